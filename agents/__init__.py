@@ -1,0 +1,1 @@
+"""Learned policies: training, networks, callbacks (imported as ``burstenv.agents``)."""

@@ -1,0 +1,117 @@
+"""Strict configuration: frozen pydantic models read from YAML, where an unknown key is an error.
+
+Every YAML file in ``configs/`` maps one to one to a subclass of :class:`Config`; defaults live in
+that subclass and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from burstenv.errors import BurstenvError, unknown_name
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configuration: frozen, typed, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Build a configuration from plain values.
+
+    Args:
+        kind: The configuration class.
+        values: Keys and values, as read from YAML.
+        where: What to call the source in an error message (a file name).
+
+    Raises:
+        BurstenvError: On the first wrong key or value; names the key, the source and what is valid.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise BurstenvError(_first_problem(kind, error, where)) from None
+
+
+def _first_problem(kind: type[Config], error: ValidationError, where: str) -> str:
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    if problem["type"] == "extra_forbidden":
+        valid = _valid_keys(kind, problem["loc"][:-1])
+        listed = f"; valid keys: {', '.join(valid)}" if valid else ""
+        return f"{where}: unknown key {path!r}{listed}"
+    if problem["type"] == "missing":
+        return f"{where}: key {path!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {path}: {message[:1].lower()}{message[1:]}, got {problem.get('input')!r:.80}"
+
+
+def _valid_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Return the field names at ``path`` inside ``kind``, or nothing when the path is ambiguous."""
+    model: Any = kind
+    for part in path:
+        if isinstance(part, int) or not hasattr(model, "model_fields"):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            continue
+        model = next((m for m in _models_in(field.annotation)), None)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping from ``path``; raises a one-sentence error when it is not one."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BurstenvError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BurstenvError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise BurstenvError(f"{path}: line {line}: not valid YAML") from None
+    if not isinstance(values, dict):
+        raise BurstenvError(f"{path}: expected a mapping of keys to values")
+    return values
+
+
+def shipped(folder: str) -> dict[str, Path]:
+    """Return the shipped YAML files of ``configs/<folder>`` by name, without the ending."""
+    root = Path(str(resources.files("burstenv.configs"))) / folder
+    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+
+
+def load(kind: type[C], folder: str, name: str | Path | Mapping[str, Any]) -> C:
+    """Load a configuration by shipped name, by path to a YAML file, or from a mapping.
+
+    Args:
+        kind: The configuration class.
+        folder: The folder of ``configs/`` that holds the shipped ones, such as ``"scenarios"``.
+        name: A shipped name (``"default"``), a path ending in ``.yaml`` or ``.yml``, or the values.
+
+    Raises:
+        BurstenvError: When there is no such name or file, or a key or value is wrong.
+    """
+    if isinstance(name, Mapping):
+        return parse(kind, name, f"{folder} (given as a mapping)")
+    if str(name).endswith((".yaml", ".yml")):
+        return parse(kind, read_yaml(Path(name)), str(name))
+    files = shipped(folder)
+    if str(name) not in files:
+        raise unknown_name(folder.rstrip("s") if folder != "hardware" else folder, str(name), files)
+    return parse(kind, read_yaml(files[str(name)]), f"configs/{folder}/{name}.yaml")

@@ -1,0 +1,1 @@
+"""YAML configuration shipped with burstenv: clusters, hardware, models, latency, workloads, scenarios, agents."""
