@@ -1,0 +1,108 @@
+"""The figures `burstenv trace info` prints: counts, rates, lengths and burstiness of a trace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from burstenv.workload.trace import Trace
+
+CV_WINDOW_S = 300.0  # the window of the published windowed CVs of BurstGPT_3
+CV_WINDOW_MIN_GAPS = 10
+
+
+def describe(trace: Trace) -> dict[str, Any]:
+    """Summarise a trace.
+
+    Returns:
+        ``requests``, ``failures``, ``failure_share``, ``span_s``, ``days`` (non-empty), ``rate_per_s``,
+        ``models`` (requests by model), ``sessions``, ``classes`` and ``metadata``. Each class has its
+        counts, rate, failure share, tokens (mean, p50, p90, p99, max), the coefficient of variation of all
+        its inter-arrival times, and quantiles of the same in 5-minute windows.
+    """
+    from burstenv.workload.trace import CLASSES, MODELS
+
+    failed, asked = len(trace.failures), len(trace) + len(trace.failures)
+    classes = {}
+    for code, name in enumerate(CLASSES):
+        rows = trace.log_type == code
+        failures = int(np.count_nonzero(trace.failures.log_type == code))
+        if rows.any() or failures:
+            classes[name] = _describe_class(trace, rows, failures)
+    return {
+        "requests": len(trace),
+        "failures": failed,
+        "failure_share": failed / asked if asked else 0.0,
+        "span_s": trace.span_s,
+        "days": len(np.unique(trace.day)),
+        "rate_per_s": _rate_per_s(len(trace), trace.span_s),
+        "models": {name: int(np.count_nonzero(trace.model == code)) for code, name in enumerate(MODELS)},
+        "sessions": len(np.unique(trace.session[trace.session >= 0])),
+        "classes": classes,
+        "metadata": dict(trace.metadata),
+    }
+
+
+def _describe_class(trace: Trace, rows: NDArray[np.bool_], failures: int) -> dict[str, Any]:
+    arrival = trace.arrival_s[rows]
+    gaps = np.diff(arrival)
+    windowed = windowed_cv(arrival)
+    return {
+        "requests": len(arrival),
+        "failures": failures,
+        "failure_share": failures / (failures + len(arrival)),
+        "rate_per_s": _rate_per_s(len(arrival), trace.span_s),
+        "prompt_tokens": _lengths(trace.prompt_tokens[rows]),
+        "output_tokens": _lengths(trace.output_tokens[rows]),
+        "interarrival_cv": float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None,
+        "interarrival_cv_5min": {
+            f"p{q}": float(np.percentile(windowed, q)) for q in (10, 50, 90) if len(windowed)
+        },
+    }
+
+
+def windowed_cv(
+    arrival_s: NDArray[np.float64], window_s: float = CV_WINDOW_S, min_gaps: int = CV_WINDOW_MIN_GAPS
+) -> NDArray[np.float64]:
+    """Return the coefficient of variation of the inter-arrival times inside each window.
+
+    Args:
+        arrival_s: Sorted times in seconds, shape ``(n,)``.
+        window_s: Width of the windows; a gap belongs to the window of its later request, and gaps that
+            span a window's start are left out.
+        min_gaps: Windows with fewer gaps are left out.
+
+    Returns:
+        One CV per kept window, in order of time.
+    """
+    window = np.floor_divide(arrival_s, window_s)
+    inside = window[1:] == window[:-1]
+    gaps, of = np.diff(arrival_s)[inside], window[1:][inside]
+    if len(gaps) == 0:
+        return np.empty(0)
+    starts = np.flatnonzero(np.diff(of, prepend=-1.0) != 0)
+    counts = np.diff(starts, append=len(gaps))
+    mean = np.add.reduceat(gaps, starts) / counts
+    spread = np.add.reduceat((gaps - np.repeat(mean, counts)) ** 2, starts) / counts
+    kept = (counts >= min_gaps) & (mean > 0)
+    return np.sqrt(spread[kept]) / mean[kept]
+
+
+def _lengths(tokens: NDArray[np.int32]) -> dict[str, float]:
+    if len(tokens) == 0:
+        return {}
+    p50, p90, p99 = np.percentile(tokens, [50, 90, 99])
+    return {
+        "mean": float(tokens.mean()),
+        "p50": float(p50),
+        "p90": float(p90),
+        "p99": float(p99),
+        "max": float(tokens.max()),
+    }
+
+
+def _rate_per_s(count: int, span_s: float) -> float:
+    return count / span_s if span_s > 0 else 0.0

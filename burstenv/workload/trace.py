@@ -1,0 +1,251 @@
+"""A trace: requests as columns, sorted by arrival, with what was set aside and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from burstenv.errors import BurstenvError
+
+MODELS: tuple[str, ...] = ("ChatGPT", "GPT-4", "other")
+LOG_TYPES: tuple[str, ...] = ("Conversation log", "API log")
+CLASSES: tuple[str, ...] = ("conversation", "api")  # class code = log type code
+
+DAY_S = 86_400.0
+OTHER_MODEL = MODELS.index("other")
+MAX_TOKENS = 10_000_000  # anything above is a damaged file, not a request
+
+
+@dataclass(frozen=True)
+class Failures:
+    """The rows without a response: outcomes of the original service, not demand that can be replayed.
+
+    Attributes:
+        arrival_s: Submission times in seconds, sorted, shape ``(f,)``, float64.
+        model: Codes into :data:`MODELS`, shape ``(f,)``, int8.
+        log_type: Codes into :data:`LOG_TYPES`, shape ``(f,)``, int8.
+    """
+
+    arrival_s: NDArray[np.float64]
+    model: NDArray[np.int8]
+    log_type: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @staticmethod
+    def none() -> Failures:
+        """Return an empty table of failures."""
+        return Failures(np.empty(0), np.empty(0, np.int8), np.empty(0, np.int8))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Requests as columns of equal length ``n``, sorted by arrival.
+
+    Attributes:
+        arrival_s: Submission times in seconds since midnight of day 0, float64.
+        prompt_tokens: Prompt lengths, at least 1, int32.
+        output_tokens: Response lengths, at least 1, int32.
+        model: Codes into :data:`MODELS`, int8.
+        log_type: Codes into :data:`LOG_TYPES`; also the class codes of :data:`CLASSES`, int8.
+        session: Conversation number, -1 where the request belongs to none, int32.
+        turn: 0-based position within its session, 0 where there is none, int32.
+        priority: Scheduling priority, lower is more urgent, default 0, int32.
+        elapsed_s: Submission to last token as recorded by the source, NaN where not recorded, float32.
+        failures: The rows without a response, kept aside.
+        metadata: Where the trace comes from and everything that was counted, changed or left out.
+    """
+
+    arrival_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    model: NDArray[np.int8]
+    log_type: NDArray[np.int8]
+    session: NDArray[np.int32]
+    turn: NDArray[np.int32]
+    priority: NDArray[np.int32]
+    elapsed_s: NDArray[np.float32]
+    failures: Failures = field(default_factory=Failures.none)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_columns(
+        cls,
+        arrival_s: ArrayLike,
+        prompt_tokens: ArrayLike,
+        output_tokens: ArrayLike,
+        *,
+        model: ArrayLike | None = None,
+        log_type: ArrayLike | None = None,
+        session: ArrayLike | None = None,
+        turn: ArrayLike | None = None,
+        priority: ArrayLike | None = None,
+        elapsed_s: ArrayLike | None = None,
+        failures: Failures | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Trace:
+        """Build a trace and check it.
+
+        Args:
+            arrival_s: Sorted, finite, non-negative times in seconds, shape ``(n,)``.
+            prompt_tokens: Whole numbers from 1 to 10 million, shape ``(n,)``.
+            output_tokens: Whole numbers from 1 to 10 million, shape ``(n,)``.
+            model: Codes into :data:`MODELS`; default "other".
+            log_type: Codes into :data:`LOG_TYPES`; default conversation.
+            session: Session numbers, -1 for none; default none.
+            turn: Turns; default the running count of each session's requests.
+            priority: Priorities; default 0.
+            elapsed_s: Recorded elapsed times; default NaN.
+            failures: Rows without a response; default none.
+            metadata: Copied; ``requests`` and ``failures`` are added.
+
+        Raises:
+            BurstenvError: On the first column that is wrong; names the column and the 1-based row.
+        """
+        arrival = np.asarray(arrival_s, dtype=np.float64)
+        if arrival.ndim != 1:
+            raise BurstenvError(f"trace: column 'arrival_s' must have one dimension, got {arrival.ndim}")
+        n = len(arrival)
+        _check(np.isfinite(arrival) & (arrival >= 0), "arrival_s", arrival, "a finite time of at least 0 s")
+        _check(np.diff(arrival, prepend=-np.inf) >= 0, "arrival_s", arrival, "rows sorted by arrival")
+
+        def column(
+            name: str, values: ArrayLike | None, default: int, dtype: type, low: int, high: int
+        ) -> Any:
+            if values is None:
+                return np.full(n, default, dtype=dtype)
+            raw = np.asarray(values)
+            if raw.shape != (n,):
+                raise BurstenvError(f"trace: column {name!r} has shape {raw.shape}, arrival_s has {n} rows")
+            whole = (raw >= low) & (raw <= high) & (raw == np.floor(raw))
+            _check(whole, name, raw, f"a whole number from {low:,} to {high:,}")
+            return raw.astype(dtype)
+
+        top = np.iinfo(np.int32).max
+        session_column = column("session", session, -1, np.int32, -1, top)
+        if turn is None and session is not None:
+            turn = turns_of(session_column)
+        elapsed = np.full(n, np.nan) if elapsed_s is None else np.asarray(elapsed_s, dtype=np.float64)
+        if elapsed.shape != (n,):
+            raise BurstenvError(
+                f"trace: column 'elapsed_s' has shape {elapsed.shape}, arrival_s has {n} rows"
+            )
+        _check(~(elapsed < 0), "elapsed_s", elapsed, "a time of at least 0 s, or NaN")
+        failed = failures if failures is not None else Failures.none()
+        return cls(
+            arrival_s=arrival,
+            prompt_tokens=column("prompt_tokens", prompt_tokens, 1, np.int32, 1, MAX_TOKENS),
+            output_tokens=column("output_tokens", output_tokens, 1, np.int32, 1, MAX_TOKENS),
+            model=column("model", model, OTHER_MODEL, np.int8, 0, len(MODELS) - 1),
+            log_type=column("log_type", log_type, 0, np.int8, 0, len(LOG_TYPES) - 1),
+            session=session_column,
+            turn=column("turn", turn, 0, np.int32, 0, top),
+            priority=column("priority", priority, 0, np.int32, -top, top),
+            elapsed_s=elapsed.astype(np.float32),
+            failures=failed,
+            metadata={**(metadata or {}), "requests": n, "failures": len(failed)},
+        )
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def class_code(self) -> NDArray[np.int8]:
+        """Codes into :data:`CLASSES`: the log type under its other name."""
+        return self.log_type
+
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first to the last request; 0 for fewer than two requests."""
+        return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
+
+    @property
+    def day(self) -> NDArray[np.int64]:
+        """Day of each request on the trace's clock, days since 0, shape ``(n,)``."""
+        return np.floor_divide(self.arrival_s, DAY_S).astype(np.int64)
+
+    def between(self, start_s: float, end_s: float) -> Trace:
+        """Return the requests and failures with ``start_s <= arrival < end_s``, times unchanged."""
+        low, high = np.searchsorted(self.arrival_s, [start_s, end_s])
+        failed = self.failures
+        first, last = np.searchsorted(failed.arrival_s, [start_s, end_s])
+        kept = Failures(failed.arrival_s[first:last], failed.model[first:last], failed.log_type[first:last])
+        return self._select(slice(low, high), kept, f"between {start_s:g} s and {end_s:g} s")
+
+    def where(self, mask: NDArray[np.bool_]) -> Trace:
+        """Return the requests where ``mask`` (shape ``(n,)``, bool) holds; failures stay as they are."""
+        chosen = np.asarray(mask)
+        if chosen.dtype != np.bool_ or chosen.shape != (len(self),):
+            raise BurstenvError(
+                f"trace: where() needs one boolean for each of {len(self)} requests, "
+                f"got {chosen.dtype} of shape {chosen.shape}"
+            )
+        return self._select(chosen, self.failures, "where(mask)")
+
+    def shift(self, offset_s: float) -> Trace:
+        """Return the trace with ``offset_s`` added to every time; no time may fall below 0."""
+        times = self.arrival_s + offset_s
+        failed = self.failures.arrival_s + offset_s
+        if (len(times) and times[0] < 0) or (len(failed) and failed[0] < 0):
+            raise BurstenvError(f"trace: shift({offset_s:g}) would move the first request before 0 s")
+        columns = {**self._columns(), "arrival_s": times}
+        kept = Failures(failed, self.failures.model, self.failures.log_type)
+        steps = [*self.metadata.get("steps", ()), f"shift by {offset_s:g} s"]
+        return Trace(**columns, failures=kept, metadata={**self.metadata, "steps": steps})
+
+    def describe(self) -> dict[str, Any]:
+        """Return counts, rates, lengths, failures and burstiness, overall and by class."""
+        from burstenv.workload.describe import describe
+
+        return describe(self)
+
+    def _columns(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in COLUMNS}
+
+    def _select(self, rows: slice | NDArray[np.bool_], failures: Failures, step: str) -> Trace:
+        columns = {name: values[rows] for name, values in self._columns().items()}
+        kept = len(columns["arrival_s"])
+        steps = [*self.metadata.get("steps", ()), f"{step}: kept {kept} of {len(self)} requests"]
+        changed = {"requests": kept, "failures": len(failures), "steps": steps}
+        return Trace(**columns, failures=failures, metadata={**self.metadata, **changed})
+
+
+COLUMNS: tuple[str, ...] = (
+    "arrival_s",
+    "prompt_tokens",
+    "output_tokens",
+    "model",
+    "log_type",
+    "session",
+    "turn",
+    "priority",
+    "elapsed_s",
+)
+
+
+def turns_of(session: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return each request's 0-based turn in its session, 0 where ``session`` is -1.
+
+    Args:
+        session: Session numbers in order of arrival, -1 for none, shape ``(n,)``.
+    """
+    turn = np.zeros(len(session), dtype=np.int32)
+    rows = np.flatnonzero(session >= 0)
+    if len(rows) == 0:
+        return turn
+    rows = rows[np.argsort(session[rows], kind="stable")]  # by session, in order of arrival inside each
+    starts = np.flatnonzero(np.diff(session[rows], prepend=-1) != 0)
+    lengths = np.diff(starts, append=len(rows))
+    turn[rows] = np.arange(len(rows)) - np.repeat(starts, lengths)
+    return turn
+
+
+def _check(good: NDArray[np.bool_], name: str, values: NDArray[Any], need: str) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise BurstenvError(f"trace: row {row + 1}: column {name!r}: need {need}, got {values[row]}")
