@@ -1,0 +1,30 @@
+"""The serving model: hardware and models to latency and KV capacity; the reference engine; fast kernels.
+
+Read in this order: ``reference.py`` (how a replica schedules, in plain Python), ``state.py`` (what the
+compiled engine keeps), ``replica.py`` (the compiled scheduler), ``frontdoor.py`` (decision epochs).
+"""
+
+from burstenv.cluster.cluster import VLLM_MODE, Cluster, load_cluster, request_array
+from burstenv.cluster.frontdoor import ADMISSION_NAMES, ADMIT, DEFER, REJECT
+from burstenv.cluster.latency import HingeLatency
+from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.state import REQUEST, STATUS_NAMES, ClusterState
+
+__all__ = [
+    "ADMISSION_NAMES",
+    "ADMIT",
+    "DEFER",
+    "REJECT",
+    "REQUEST",
+    "STATUS_NAMES",
+    "VLLM_MODE",
+    "Cluster",
+    "ClusterConfig",
+    "ClusterState",
+    "HingeLatency",
+    "ModeConfig",
+    "ReplicaSpec",
+    "load_cluster",
+    "request_array",
+    "resolve_cluster",
+]

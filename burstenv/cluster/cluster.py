@@ -1,0 +1,217 @@
+"""Clusters stepped from Python: a batch of them, without Gymnasium.
+
+Example:
+    >>> from burstenv.cluster import Cluster, load_cluster
+    >>> cluster = Cluster(load_cluster("default"))
+    >>> cluster.load(0, requests)          # a REQUEST array, sorted by arrival
+    >>> cluster.next_epoch(0)              # the first request stands at the front door
+    >>> cluster.decide(0, ADMIT, replica=2, mode=0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.replica import advance_replica, enqueue
+from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState
+from burstenv.config import load
+from burstenv.errors import BurstenvError
+
+VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
+
+
+def load_cluster(name: str) -> tuple[ReplicaSpec, ...]:
+    """Return the replicas of a shipped cluster, or of a YAML file."""
+    return resolve_cluster(load(ClusterConfig, "clusters", name))
+
+
+@kernel
+def _next_epoch_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, i):
+    next_epoch(environments[i], replicas[i], phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+
+
+@kernel
+def _decide_at(
+    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, i, admission, replica, mode
+):
+    apply_decision(
+        environments[i], replicas[i], queue_heaps[i], requests[i], modes, admission, replica, mode
+    )
+
+
+@kernel
+def _reset_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, i, num_requests, seed):
+    reset_cluster(
+        environments[i], replicas[i], phases[i], queue_heaps[i], requests[i], modes, num_requests, seed
+    )
+
+
+@kernel
+def _submit_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, i, r, request_id, now_s):
+    enqueue(environments[i], replicas[i, r], queue_heaps[i, r], requests[i], request_id, now_s)
+
+
+@kernel
+def _advance_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, i, r, until_s):
+    advance_replica(
+        environments[i],
+        replicas[i, r],
+        phases[i, r],
+        finish_heaps[i, r],
+        queue_heaps[i, r],
+        requests[i],
+        until_s,
+    )
+
+
+class Cluster:
+    """``num_envs`` independent clusters of the same replicas.
+
+    Args:
+        specs: The replicas, R of them.
+        modes: The batching modes a decision may choose from, M of them; the first is the initial one.
+        num_envs: N.
+        num_requests: E, longest episode expected; grows as needed.
+        defer_s: After how long a deferred request comes back to the front door [s].
+        max_defers: How often one request may be deferred.
+        tick_s: Longest time without a decision epoch [s]; None: only requests make epochs.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ReplicaSpec],
+        modes: Sequence[ModeConfig] = (VLLM_MODE,),
+        num_envs: int = 1,
+        num_requests: int = 1024,
+        defer_s: float = 1.0,
+        max_defers: int = 0,
+        tick_s: float | None = None,
+    ):
+        self.specs = tuple(specs)
+        self.mode_names = tuple(mode.name for mode in modes)
+        resolved = [[spec.resolve(mode) for mode in modes] for spec in self.specs]
+        self.modes = np.zeros((len(self.specs), len(modes)), MODE)  # (R, M)
+        for r, row in enumerate(resolved):
+            for m, limits in enumerate(row):
+                order = ORDER_NAMES.index(limits["order"])
+                self.modes[r, m] = (
+                    limits["token_budget"],
+                    limits["max_num_seqs"],
+                    order,
+                    limits["headroom_blocks"],
+                )
+        block_sizes = {spec.block_size for spec in self.specs}
+        if len(block_sizes) != 1:
+            raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
+        self.state = ClusterState.allocate(
+            num_envs, len(self.specs), num_requests, block_sizes.pop(), int(self.modes["max_num_seqs"].max())
+        )
+        self.state.environments["defer_s"] = defer_s
+        self.state.environments["max_defers"] = max_defers
+        self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
+        for r, spec in enumerate(self.specs):
+            column = self.state.replicas[:, r]
+            for name, value in spec.latency.coefficients_s().items():
+                column[name] = value
+            column["num_blocks"] = spec.num_blocks
+            column["block_size"] = spec.block_size
+            column["max_model_len"] = spec.max_model_len
+            column["reserve_full_prompt"] = spec.reserve_full_prompt
+
+    @property
+    def num_envs(self) -> int:
+        """N."""
+        return len(self.state.environments)
+
+    @property
+    def num_replicas(self) -> int:
+        """R."""
+        return len(self.specs)
+
+    def load(self, i: int, requests: np.ndarray, seed: int = 0) -> None:
+        """Give cluster ``i`` the requests of an episode and empty it.
+
+        Args:
+            i: Which cluster.
+            requests: (n,) REQUEST, sorted by arrival, times from 0 [s].
+            seed: Seed of the randomness that policies in the kernel draw from.
+        """
+        if len(requests) > self.state.requests.shape[1]:
+            self.state.grow_requests(int(len(requests) * 1.25) + 16)
+        self.state.requests[i, : len(requests)] = requests
+        self.rewind(i, len(requests), seed)
+
+    def rewind(self, i: int, num_requests: int, seed: int = 0) -> None:
+        """Empty cluster ``i`` and start its episode of ``num_requests`` requests again."""
+        mixed = (seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64 | 1
+        _reset_at(*self.state.arrays(), self.modes, i, num_requests, np.uint64(mixed))
+
+    def next_epoch(self, i: int) -> int:
+        """Advance cluster ``i`` to its next decision epoch; return the request at the door, or -1."""
+        _next_epoch_at(*self.state.arrays(), i)
+        return int(self.state.environments[i]["at_door"])
+
+    def decide(self, i: int, admission: int, replica: int = 0, mode: int = 0) -> None:
+        """Decide about the request at the door (0 reject, 1 admit, 2 defer) and a replica's mode."""
+        _decide_at(*self.state.arrays(), self.modes, i, admission, replica, mode)
+
+    def done(self, i: int) -> bool:
+        """Return whether every request of cluster ``i``'s episode is settled."""
+        return bool(self.state.environments[i]["done"])
+
+    def submit(self, i: int, replica: int, request_id: int, now_s: float) -> None:
+        """Hand a request straight to a replica, past the front door."""
+        _submit_at(*self.state.arrays(), i, replica, request_id, now_s)
+
+    def advance(self, i: int, replica: int, until_s: float) -> None:
+        """Run one replica up to ``until_s``, past the front door."""
+        _advance_at(*self.state.arrays(), i, replica, until_s)
+
+    def running(self, i: int, replica: int) -> list[int]:
+        """Return the ids of a replica's running requests in order of admission."""
+        return self._linked(i, int(self.state.replicas[i, replica]["running_head"]))
+
+    def waiting(self, i: int, replica: int) -> list[int]:
+        """Return the ids of a replica's waiting requests, next one first."""
+        record = self.state.replicas[i, replica]
+        if record["order"] == 0:
+            return self._linked(i, int(record["waiting_head"]))
+        requests = self.state.requests[i]
+        live, hopeless = self.state.queue_heaps[i, replica]
+        ordered: list[int] = []
+        for heap, size in ((live, record["live_heap_size"]), (hopeless, record["hopeless_heap_size"])):
+            ordered += sorted((int(k) for k in heap[:size]), key=lambda k: (requests[k]["key"], k))
+        return ordered
+
+    def _linked(self, i: int, head: int) -> list[int]:
+        ids = []
+        while head != NOBODY:
+            ids.append(head)
+            head = int(self.state.requests[i, head]["next"])
+        return ids
+
+    def records(self, i: int) -> np.ndarray:
+        """Return cluster ``i``'s requests as they stand, (n,) REQUEST (a copy)."""
+        return self.state.requests[i, : self.state.environments[i]["num_requests"]].copy()
+
+
+def request_array(
+    arrival_s: np.ndarray, prompt_tokens: np.ndarray, output_tokens: np.ndarray, ttft_slo_s: float = np.inf,
+    tpot_slo_s: float = np.inf,
+) -> np.ndarray:  # fmt: skip
+    """Return a REQUEST array with the given columns, output lengths predicted exactly, objectives open."""
+    requests = np.zeros(len(arrival_s), REQUEST)
+    requests["arrival_s"] = arrival_s
+    requests["prompt_tokens"] = prompt_tokens
+    requests["output_tokens"] = output_tokens
+    requests["predicted_tokens"] = output_tokens
+    requests["ttft_slo_s"] = ttft_slo_s
+    requests["tpot_slo_s"] = tpot_slo_s
+    requests["weight"] = 1.0
+    requests["session"] = NOBODY
+    return requests

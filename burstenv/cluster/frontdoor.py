@@ -1,0 +1,208 @@
+"""The front door of one cluster, compiled: decision epochs, and what a decision does.
+
+A decision is a triple (admission, replica, mode). Nothing here chooses; policies and agents do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from burstenv.cluster.heap import heap_push, heap_remove
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.replica import advance_replica, enqueue, idle, reset_replica, reset_request, see, set_mode
+from burstenv.cluster.state import AT_DOOR, NOBODY, REJECTED
+
+REJECT = 0
+ADMIT = 1
+DEFER = 2
+ADMISSION_NAMES = ("reject", "admit", "defer")
+
+FAST_WINDOW_S = 5.0  # averaging windows of the recent-traffic features
+SLOW_WINDOW_S = 60.0
+
+
+@kernel
+def settled(environment):
+    """Return how many requests have reached their end."""
+    return environment.attained + environment.late + environment.rejected + environment.failed
+
+
+@kernel
+def _advance_cluster(environment, replicas, phases, finish_heaps, queue_heaps, requests, until_s):
+    for r in range(replicas.shape[0]):
+        replica = replicas[r]
+        if replica.in_flight and replica.iteration_end_s > until_s:
+            continue
+        advance_replica(
+            environment, replica, phases[r], finish_heaps[r], queue_heaps[r], requests, until_s
+        )
+
+
+@kernel
+def _decay_rates(environment, now_s):
+    elapsed_s = now_s - environment.rate_s
+    if elapsed_s > 0.0:
+        fast = math.exp(-elapsed_s / FAST_WINDOW_S)
+        environment.rate_fast_per_s *= fast
+        environment.token_rate_per_s *= fast
+        environment.rate_slow_per_s *= math.exp(-elapsed_s / SLOW_WINDOW_S)
+        environment.rate_s = now_s
+
+
+@kernel
+def _count_arrival(environment, request):
+    environment.offered += 1
+    environment.offered_weight += request.weight
+    environment.rate_fast_per_s += 1.0 / FAST_WINDOW_S
+    environment.token_rate_per_s += request.prompt_tokens / FAST_WINDOW_S
+    environment.rate_slow_per_s += 1.0 / SLOW_WINDOW_S
+    environment.api_share += 0.05 * (request.class_code - environment.api_share)
+
+
+@kernel
+def next_epoch(environment, replicas, phases, finish_heaps, queue_heaps, requests):
+    """Advance one cluster to its next decision epoch.
+
+    The epoch is the earliest of: an arrival, the return of a deferred request, ``tick_s`` without a
+    decision. When nobody can come to the front door any more and there are no ticks, the cluster
+    drains and the episode is done.
+    """
+    replicas_count = replicas.shape[0]
+    door = queue_heaps[replicas_count, 0]
+    arrival_s = np.inf
+    if environment.next_arrival < environment.num_requests:
+        arrival_s = requests[environment.next_arrival].arrival_s
+    due_s = np.inf
+    if environment.deferred > 0:
+        due_s = requests[door[0]].key
+    tick_s = environment.last_decision_s + environment.tick_s
+    epoch_s = min(arrival_s, due_s, tick_s)
+    _advance_cluster(environment, replicas, phases, finish_heaps, queue_heaps, requests, epoch_s)
+    environment.at_door = NOBODY
+    if arrival_s == np.inf and due_s == np.inf and settled(environment) == environment.num_requests:
+        environment.done = 1
+        now_s = environment.now_s
+        for r in range(replicas_count):
+            now_s = max(now_s, replicas[r].clock_s)
+            see(replicas[r], requests)
+        environment.now_s = now_s
+        _decay_rates(environment, now_s)
+        return
+    if epoch_s == np.inf:  # only requests that can never be scheduled are left
+        environment.failed = environment.num_requests - settled(environment) + environment.failed
+        environment.done = 1
+        return
+    environment.now_s = epoch_s
+    _decay_rates(environment, epoch_s)
+    if due_s <= arrival_s and due_s == epoch_s:
+        request_id = door[0]
+        heap_remove(door, environment.deferred, requests, request_id)
+        environment.deferred -= 1
+        environment.at_door = request_id
+    elif arrival_s == epoch_s:
+        request_id = environment.next_arrival
+        environment.next_arrival += 1
+        requests[request_id].status = AT_DOOR
+        _count_arrival(environment, requests[request_id])
+        environment.at_door = request_id
+
+
+@kernel
+def may_defer(environment, request):
+    """Return whether the scenario lets this request be deferred once more."""
+    return request.defers < environment.max_defers
+
+
+@kernel
+def apply_decision(environment, replicas, queue_heaps, requests, modes, admission, replica_index, mode):
+    """Carry out one decision for the request at the front door (or for nobody, at a tick).
+
+    The chosen replica's batching mode is set in either case. A deferral beyond the scenario's limit
+    is a rejection: the client has been kept waiting long enough.
+    """
+    replica = replicas[replica_index]
+    set_mode(replica, queue_heaps[replica_index], requests, modes[replica_index], mode)
+    environment.last_decision_s = environment.now_s
+    environment.decisions += 1
+    request_id = environment.at_door
+    if request_id == NOBODY:
+        return
+    environment.at_door = NOBODY
+    request = requests[request_id]
+    if admission == ADMIT:
+        request.replica = replica_index
+        enqueue(
+            environment, replica, queue_heaps[replica_index], requests, request_id, environment.now_s
+        )
+    elif admission == DEFER and may_defer(environment, request):
+        request.defers += 1
+        request.key = environment.now_s + environment.defer_s
+        heap_push(queue_heaps[replicas.shape[0], 0], environment.deferred, requests, request_id)
+        environment.deferred += 1
+    else:
+        request.status = REJECTED
+        request.finish_s = environment.now_s
+        environment.rejected += 1
+
+
+@kernel
+def note_kv_use(environment, replicas):
+    """Add the present KV use, as decisions see it, to the sums that reports average."""
+    used = 0.0
+    for r in range(replicas.shape[0]):
+        share = 1.0 - replicas[r].seen_free_blocks / replicas[r].num_blocks
+        used += share
+        environment.kv_use_max = max(environment.kv_use_max, share)
+    environment.kv_use_sum += used / replicas.shape[0]
+
+
+@kernel
+def reset_cluster(environment, replicas, phases, queue_heaps, requests, modes, num_requests, seed):
+    """Empty the cluster and rewind its episode of ``num_requests`` requests to the first arrival."""
+    for r in range(replicas.shape[0]):
+        replica = replicas[r]
+        reset_replica(replica, phases[r])
+        replica.order = 0
+        replica.mode = -1
+        set_mode(replica, queue_heaps[r], requests, modes[r], 0)
+    for k in range(num_requests):
+        reset_request(requests[k])
+    environment.now_s = 0.0
+    environment.num_requests = num_requests
+    environment.next_arrival = 0
+    environment.at_door = NOBODY
+    environment.deferred = 0
+    environment.done = 0
+    environment.last_decision_s = 0.0
+    environment.offered = 0
+    environment.attained = 0
+    environment.late = 0
+    environment.rejected = 0
+    environment.failed = 0
+    environment.first_in_time = 0
+    environment.first_in_time_late = 0
+    environment.attained_weight = 0.0
+    environment.offered_weight = 0.0
+    environment.decisions = 0
+    environment.rng = seed
+    environment.round_robin = 0
+    environment.bucket_tokens = -1.0
+    environment.bucket_s = 0.0
+    environment.rate_fast_per_s = 0.0
+    environment.rate_slow_per_s = 0.0
+    environment.token_rate_per_s = 0.0
+    environment.api_share = 0.0
+    environment.rate_s = 0.0
+    environment.kv_use_sum = 0.0
+    environment.kv_use_max = 0.0
+
+
+@kernel
+def all_idle(replicas):
+    """Return whether no replica has anything to do."""
+    for r in range(replicas.shape[0]):
+        if not idle(replicas[r]):
+            return False
+    return True

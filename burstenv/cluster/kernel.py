@@ -1,0 +1,83 @@
+"""How every compiled function of burstenv is compiled and cached.
+
+Numba's on-disk cache notices an edit of the file that holds a function, but not an edit of a file
+it calls into. So the cache lives in a directory named after a digest of all kernel sources: an
+edited kernel never meets stale machine code, and a read-only installation works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_KEEP_CACHES = 3  # digests kept, so that switching between versions does not recompile each time
+
+
+def cache_home() -> Path:
+    """Return the user's burstenv cache directory (``BURSTENV_CACHE``, else ``~/.cache/burstenv``)."""
+    return Path(os.environ.get("BURSTENV_CACHE") or Path.home() / ".cache" / "burstenv")
+
+
+def _source_digest() -> str:
+    digest = hashlib.sha256(f"{numba.__version__} {np.__version__} {sys.version}".encode())
+    for folder in ("cluster", "policies", "envs"):
+        for path in sorted((_PACKAGE / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _use_cache_directory() -> Path:
+    if os.environ.get("NUMBA_CACHE_DIR"):  # the user's own choice wins
+        return Path(os.environ["NUMBA_CACHE_DIR"])
+    home = cache_home() / "kernels"
+    path = home / _source_digest()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        os.utime(path)
+        for old in sorted(home.iterdir(), key=lambda p: p.stat().st_mtime)[:-_KEEP_CACHES]:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError:  # no writable home: compile into a private directory for this process's user
+        path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
+    numba.config.CACHE_DIR = str(path)  # type: ignore[attr-defined]
+    return path
+
+
+CACHE_DIRECTORY = _use_cache_directory()
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile ``function`` with numba: no Python objects, IEEE arithmetic, cached on disk."""
+    return numba.njit(cache=True, error_model="numpy")(function)
+
+
+def is_cold() -> bool:
+    """Return whether nothing has been compiled yet by this version on this machine."""
+    return next(CACHE_DIRECTORY.rglob("*.nbc"), None) is None
+
+
+@contextmanager
+def announced_compilation(what: str) -> Iterator[None]:
+    """Tell on standard error what is being compiled, when a first use has to compile.
+
+    Args:
+        what: What the user is waiting for, such as ``"the serving engine"``.
+    """
+    cold = is_cold()
+    start_s = time.perf_counter()
+    if cold:
+        print(f"burstenv: compiling {what} (once per installation) ...", file=sys.stderr, flush=True)
+    yield
+    if cold:
+        print(f"burstenv: compiled in {time.perf_counter() - start_s:.0f} s", file=sys.stderr, flush=True)

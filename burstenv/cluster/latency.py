@@ -1,0 +1,83 @@
+"""Iteration times of a replica: the hinge form.
+
+With P prefill tokens, A prefill attention work (sum over chunks of n c + n (n + 1) / 2 for n tokens
+behind c computed ones), D decoding sequences and K their context tokens,
+
+    T = max(h0, h1 + h2 (P + D)) + h3 A + h4 K + h5 D + host overhead.
+
+The hinge is the memory-bound floor of the matrix products: below some number of tokens an iteration
+costs the reading of the weights. The host overhead is a constant per iteration and one per sequence,
+the same for every GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from burstenv.config import Config
+
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class HingeLatency(Config):
+    """The six coefficients of the hinge form, in milliseconds, and where they come from."""
+
+    h0_ms: NonNegative  # floor
+    h1_ms: NonNegative  # above the floor: constant,
+    h2_ms_per_token: NonNegative  # per prefill token or decode
+    h3_ms_per_pair: NonNegative  # per query-key pair of prefill attention
+    h4_ms_per_context_token: NonNegative  # per context token of the decodes
+    h5_ms_per_decode: float  # per decode; negative only when a linear form is written as a hinge
+    per_iteration_ms: NonNegative = 0.0  # host overhead
+    per_sequence_ms: NonNegative = 0.0
+    source: str = ""
+
+    def iteration_s(
+        self,
+        prefill_tokens: int,
+        prefill_attention: int,
+        decodes: int,
+        decode_context_tokens: int,
+        sequences: int,
+    ) -> float:
+        """Return the time of one iteration [s]."""
+        return (
+            max(self.h0_ms * 1e-3, self.h1_ms * 1e-3 + self.h2_ms_per_token * 1e-3 * (prefill_tokens + decodes))
+            + self.h3_ms_per_pair * 1e-3 * prefill_attention
+            + self.h5_ms_per_decode * 1e-3 * decodes
+            + self.per_iteration_ms * 1e-3
+            + self.per_sequence_ms * 1e-3 * sequences
+            + self.h4_ms_per_context_token * 1e-3 * decode_context_tokens
+        )
+
+    def lone_prefill_s(self, prompt_tokens: int) -> float:
+        """Return the time of a prefill in one iteration with nothing beside it [s]."""
+        return self.iteration_s(prompt_tokens, prompt_tokens * (prompt_tokens + 1) // 2, 0, 0, 1)
+
+    def coefficients_s(self) -> dict[str, float]:
+        """Return the coefficients in seconds, under the names of the compiled engine's fields."""
+        return {
+            "h0_s": self.h0_ms * 1e-3,
+            "h1_s": self.h1_ms * 1e-3,
+            "h2_s": self.h2_ms_per_token * 1e-3,
+            "h3_s": self.h3_ms_per_pair * 1e-3,
+            "h4_s": self.h4_ms_per_context_token * 1e-3,
+            "h5_s": self.h5_ms_per_decode * 1e-3,
+            "per_iteration_s": self.per_iteration_ms * 1e-3,
+            "per_sequence_s": self.per_sequence_ms * 1e-3,
+        }
+
+    @classmethod
+    def linear(cls, c0_s: float, c1_s: float, c2_s: float, c3_s: float, c4_s: float) -> HingeLatency:
+        """Write T = c0 + c1 P + c2 A + c3 D + c4 K (seconds) as a hinge without a floor."""
+        return cls(
+            h0_ms=0.0,
+            h1_ms=c0_s * 1e3,
+            h2_ms_per_token=c1_s * 1e3,
+            h3_ms_per_pair=c2_s * 1e3,
+            h4_ms_per_context_token=c4_s * 1e3,
+            h5_ms_per_decode=(c3_s - c1_s) * 1e3,
+            source="linear form",
+        )

@@ -1,0 +1,216 @@
+"""A replica's waiting queue and running list, compiled.
+
+The running list keeps admission order, which is the order of scheduling and, from its tail, the
+order of eviction. The waiting queue is a linked list under ``fcfs`` and a pair of heaps otherwise;
+a request whose latest start has passed moves to the second heap, behind every live one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.cluster.heap import heap_push, heap_remove
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.state import EARLIEST_DEADLINE, FCFS, NOBODY, SHORTEST_PREDICTED, SHORTEST_PROMPT, WAITING
+
+LIVE = 0
+HOPELESS = 1
+ALREADY_STREAMING = -1e12  # key offset that puts preempted, streaming requests before everything
+
+
+@kernel
+def blocks_of(tokens, block_size):
+    """Return how many KV blocks hold ``tokens`` tokens."""
+    return (tokens + block_size - 1) // block_size
+
+
+@kernel
+def tokens_to_compute(request):
+    """Return the known tokens of a waiting request: prompt, and outputs kept at preemptions."""
+    return request.prompt_tokens + request.produced_tokens
+
+
+@kernel
+def latest_start_s(replica, request):
+    """Return when a prefill alone on the replica must start to meet the TTFT objective [s]."""
+    prompt = request.prompt_tokens
+    prefill_s = (
+        max(replica.h0_s, replica.h1_s + replica.h2_s * prompt)
+        + replica.h3_s * (0.5 * prompt * (prompt + 1))
+        + replica.per_iteration_s
+        + replica.per_sequence_s
+    )
+    return request.arrival_s + request.ttft_slo_s - prefill_s
+
+
+@kernel
+def queue_key(replica, request):
+    """Return the key by which the replica's queue order sorts a request; smaller goes first."""
+    if replica.order == SHORTEST_PROMPT:
+        return float(request.prompt_tokens)
+    if replica.order == SHORTEST_PREDICTED:
+        return float(request.predicted_tokens)
+    if request.produced_tokens > 0:  # its user is reading already: before everything, never hopeless
+        return ALREADY_STREAMING + request.arrival_s
+    return latest_start_s(replica, request)
+
+
+@kernel
+def _list_push(replica, requests, request_id, at_front):
+    request = requests[request_id]
+    if replica.waiting_head == NOBODY:
+        request.next = NOBODY
+        replica.waiting_head = request_id
+        replica.waiting_tail = request_id
+    elif at_front:
+        request.next = replica.waiting_head
+        replica.waiting_head = request_id
+    else:
+        request.next = NOBODY
+        requests[replica.waiting_tail].next = request_id
+        replica.waiting_tail = request_id
+
+
+@kernel
+def queue_push(replica, heaps, requests, request_id, preempted):
+    """Put a request into the waiting queue; a preempted one goes to the front under fcfs."""
+    request = requests[request_id]
+    request.status = WAITING
+    if replica.order == FCFS:
+        _list_push(replica, requests, request_id, preempted)
+        if preempted:
+            replica.blocked = 0
+    else:
+        request.key = queue_key(replica, request)
+        request.demoted = 0
+        heap_push(heaps[LIVE], replica.live_heap_size, requests, request_id)
+        replica.live_heap_size += 1
+        replica.blocked = 0
+    if replica.waiting == 0:
+        replica.blocked = 0
+    replica.waiting += 1
+    tokens = tokens_to_compute(request)
+    replica.waiting_tokens += tokens
+    replica.waiting_blocks += blocks_of(tokens, replica.block_size)
+
+
+@kernel
+def queue_head(replica, heaps, requests, now_s):
+    """Return the id of the request that is next at ``now_s``; the queue must not be empty."""
+    if replica.order == FCFS:
+        return replica.waiting_head
+    if replica.order == EARLIEST_DEADLINE:
+        while replica.live_heap_size > 0:
+            first = heaps[LIVE, 0]
+            key = requests[first].key
+            if key >= now_s or key < 0.5 * ALREADY_STREAMING:
+                break
+            heap_remove(heaps[LIVE], replica.live_heap_size, requests, first)
+            replica.live_heap_size -= 1
+            heap_push(heaps[HOPELESS], replica.hopeless_heap_size, requests, first)
+            replica.hopeless_heap_size += 1
+            requests[first].demoted = 1
+    if replica.live_heap_size > 0:
+        return heaps[LIVE, 0]
+    return heaps[HOPELESS, 0]
+
+
+@kernel
+def queue_remove(replica, heaps, requests, request_id):
+    """Take the request that :func:`queue_head` returned out of the queue."""
+    request = requests[request_id]
+    if replica.order == FCFS:
+        replica.waiting_head = request.next
+        if replica.waiting_head == NOBODY:
+            replica.waiting_tail = NOBODY
+    elif request.demoted:
+        heap_remove(heaps[HOPELESS], replica.hopeless_heap_size, requests, request_id)
+        replica.hopeless_heap_size -= 1
+    else:
+        heap_remove(heaps[LIVE], replica.live_heap_size, requests, request_id)
+        replica.live_heap_size -= 1
+    replica.waiting -= 1
+    tokens = tokens_to_compute(request)
+    replica.waiting_tokens -= tokens
+    replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
+
+
+@kernel
+def next_demotion_s(replica, heaps, requests):
+    """Return when the head of the queue turns hopeless and another takes its place [s]."""
+    if replica.order == EARLIEST_DEADLINE and replica.live_heap_size > 0:
+        key = requests[heaps[LIVE, 0]].key
+        if key >= 0.5 * ALREADY_STREAMING:
+            return key
+    return np.inf
+
+
+@kernel
+def queue_reorder(replica, heaps, requests, order):
+    """Sort the whole queue by another order (a change of batching mode).
+
+    Going back to fcfs, streaming requests (preempted before) come first and the rest by arrival.
+    """
+    waiting = replica.waiting
+    if waiting > 0:  # gather everyone into the hopeless heap's memory, then push each anew
+        ids = heaps[HOPELESS]
+        if replica.order == FCFS:
+            request_id = replica.waiting_head
+            for k in range(waiting):
+                ids[k] = request_id
+                request_id = requests[request_id].next
+        else:
+            for k in range(replica.live_heap_size):
+                ids[replica.hopeless_heap_size + k] = heaps[LIVE, k]
+        replica.order = order
+        replica.waiting_head = NOBODY
+        replica.waiting_tail = NOBODY
+        # Key everyone in one heap built over `LIVE`, which serves as the sorter for fcfs too.
+        for k in range(waiting):
+            request_id = ids[k]
+            request = requests[request_id]
+            request.demoted = 0
+            if order == FCFS:
+                request.key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
+            else:
+                request.key = queue_key(replica, request)
+            heap_push(heaps[LIVE], k, requests, request_id)
+        replica.live_heap_size = waiting
+        replica.hopeless_heap_size = 0
+        if order == FCFS:
+            while replica.live_heap_size > 0:
+                request_id = heaps[LIVE, 0]
+                heap_remove(heaps[LIVE], replica.live_heap_size, requests, request_id)
+                replica.live_heap_size -= 1
+                _list_push(replica, requests, request_id, False)
+    replica.order = order
+    replica.blocked = 0
+
+
+@kernel
+def running_append(replica, requests, request_id):
+    """Put an admitted request at the end of the running list."""
+    request = requests[request_id]
+    request.next = NOBODY
+    request.previous = replica.running_tail
+    if replica.running_tail == NOBODY:
+        replica.running_head = request_id
+    else:
+        requests[replica.running_tail].next = request_id
+    replica.running_tail = request_id
+    replica.running += 1
+
+
+@kernel
+def running_remove(replica, requests, request_id):
+    """Take a request out of the running list."""
+    request = requests[request_id]
+    if request.previous == NOBODY:
+        replica.running_head = request.next
+    else:
+        requests[request.previous].next = request.next
+    if request.next == NOBODY:
+        replica.running_tail = request.previous
+    else:
+        requests[request.next].previous = request.previous
+    replica.running -= 1

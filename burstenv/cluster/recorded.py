@@ -1,0 +1,301 @@
+"""Recorded schedules of the real vLLM scheduler: reading a case folder, replaying it, comparing.
+
+A case folder holds ``config.json``, ``workload.csv`` and ``iterations.jsonl`` (every iteration of the
+real scheduler in virtual time). A replay is compared iteration by iteration: what was scheduled, who
+was preempted, free blocks, the running and waiting lists, and the times.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burstenv.cluster.cluster import Cluster, request_array
+from burstenv.cluster.latency import HingeLatency
+from burstenv.cluster.reference import EngineLimits, Iteration, ReferenceReplica, ReferenceRequest, Scheduled
+from burstenv.cluster.spec import ModeConfig, ReplicaSpec
+from burstenv.errors import BurstenvError
+
+TIME_TOLERANCE = 1e-9  # relative
+
+
+@dataclass(frozen=True)
+class RecordedCase:
+    """One recorded schedule."""
+
+    name: str
+    limits: EngineLimits
+    latency: HingeLatency
+    requests: tuple[ReferenceRequest, ...]
+    iterations: tuple[Iteration, ...]
+
+
+def read_case(folder: Path) -> RecordedCase:
+    """Read a case folder.
+
+    Raises:
+        BurstenvError: When a file is missing or malformed, or the case needs a rule the engines lack.
+    """
+    config = _read_config(folder / "config.json")
+    for key, needed in (("enable_prefix_caching", False), ("async_scheduling", False)):
+        if config.get(key, needed) != needed:
+            raise BurstenvError(
+                f"{folder / 'config.json'}: {key} is {config[key]}, which the engines do not model yet; "
+                f"a case with {key} {needed} can be validated"
+            )
+    try:
+        blocks = int(config["num_gpu_blocks"]) - 1  # less vLLM's null block
+        limits = EngineLimits(
+            num_blocks=blocks,
+            block_size=int(config["block_size"]),
+            max_model_len=int(config.get("max_model_len") or blocks * int(config["block_size"])),
+            max_num_batched_tokens=int(config["max_num_batched_tokens"]),
+            max_num_seqs=int(config["max_num_seqs"]),
+            order="priority" if config.get("policy") == "priority" else "fcfs",
+            headroom_blocks=int(config.get("watermark", 0.0) * int(config["num_gpu_blocks"])),
+            reserve_full_prompt=bool(config.get("scheduler_reserve_full_isl", True)),
+            long_prefill_token_threshold=int(config.get("long_prefill_token_threshold", 0)),
+            chunked_prefill=bool(config.get("enable_chunked_prefill", True)),
+        )
+        c = config["latency"]
+        latency = HingeLatency.linear(c["c0"], c["c1"], c["c2"], c["c3"], c["c4"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BurstenvError(f"{folder / 'config.json'}: missing or wrong value ({error})") from None
+    if math.ceil(limits.max_model_len / limits.block_size) > blocks:
+        raise BurstenvError(
+            f"{folder / 'config.json'}: max_model_len {limits.max_model_len} does not fit {blocks} KV blocks of "
+            f"{limits.block_size} tokens; the real engine refuses to start"
+        )
+    return RecordedCase(
+        name=folder.name,
+        limits=limits,
+        latency=latency,
+        requests=tuple(_read_workload(folder / "workload.csv")),
+        iterations=tuple(_read_iterations(folder / "iterations.jsonl")),
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BurstenvError(f"{path}: no such file; a recorded case needs it") from None
+    except ValueError as error:
+        raise BurstenvError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise BurstenvError(f"{path}: expected a JSON object")
+    return config
+
+
+def _read_workload(path: Path) -> Iterator[ReferenceRequest]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row, line in enumerate(csv.DictReader(file), start=1):
+                try:
+                    yield ReferenceRequest(
+                        id=row - 1,
+                        arrival_s=float(line["arrival_s"]),
+                        prompt_tokens=int(line["prompt_tokens"]),
+                        output_tokens=int(line["output_tokens"]),
+                        priority=int(line.get("priority") or 0),
+                    )
+                except (KeyError, TypeError, ValueError) as error:
+                    raise BurstenvError(f"{path}: row {row}: missing or wrong value ({error})") from None
+    except FileNotFoundError:
+        raise BurstenvError(f"{path}: no such file; a recorded case needs it") from None
+
+
+def _read_iterations(path: Path) -> Iterator[Iteration]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise BurstenvError(f"{path}: no such file; a recorded case needs it") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            d = json.loads(line)
+            yield Iteration(
+                start_s=d["t_start"],
+                end_s=d["t_end"],
+                scheduled=[
+                    Scheduled(s["id"], s["n"], s["c"], s["k"], bool(s["d"]), bool(s["s"])) for s in d["sched"]
+                ],
+                preempted=d["preempted"],
+                free_before=d["free_before"],
+                free_after=d["free_after"],
+                running=d["running"],
+                waiting=d["waiting"],
+                finished=d["finished"],
+                free_after_update=d["free_after_update"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BurstenvError(f"{path}: line {number}: not an iteration record ({error})") from None
+
+
+def replay_reference(case: RecordedCase) -> list[Iteration]:
+    """Return the iterations of the reference engine on a case."""
+    replica = ReferenceReplica(case.limits, case.latency)
+    in_order = sorted(case.requests, key=lambda r: (r.arrival_s, r.id))
+    replica.run(ReferenceRequest(r.id, r.arrival_s, r.prompt_tokens, r.output_tokens, r.priority) for r in in_order)
+    return replica.iterations
+
+
+def fast_replica(case: RecordedCase, num_envs: int = 1) -> Cluster:
+    """Return the compiled engine set up for a case, its requests loaded into every copy.
+
+    Raises:
+        BurstenvError: When the case needs a rule that only the reference engine has.
+    """
+    limits = case.limits
+    lacking = [
+        name
+        for name, needed in (
+            ("priority order", limits.order == "priority"),
+            ("long_prefill_token_threshold", limits.long_prefill_token_threshold > 0),
+            ("unchunked prefill", not limits.chunked_prefill),
+        )
+        if needed
+    ]
+    if lacking:
+        raise BurstenvError(
+            f"{case.name}: the fast engine does not model {' and '.join(lacking)} yet; use --engine reference"
+        )
+    spec = ReplicaSpec(
+        name=case.name,
+        model="recorded",
+        hardware="recorded",
+        tensor_parallel=1,
+        num_blocks=limits.num_blocks,
+        block_size=limits.block_size,
+        max_model_len=limits.max_model_len,
+        reserve_full_prompt=limits.reserve_full_prompt,
+        default_max_num_batched_tokens=limits.max_num_batched_tokens,
+        default_max_num_seqs=limits.max_num_seqs,
+        latency=case.latency,
+    )
+    cluster = Cluster([spec], [ModeConfig(name="recorded")], num_envs, len(case.requests))
+    cluster.modes["headroom_blocks"] = limits.headroom_blocks
+    requests = request_array(
+        np.array([r.arrival_s for r in case.requests]),
+        np.array([r.prompt_tokens for r in case.requests]),
+        np.array([r.output_tokens for r in case.requests]),
+    )
+    for i in range(num_envs):
+        cluster.load(i, requests)
+    return cluster
+
+
+@dataclass(frozen=True)
+class FastIteration:
+    """What can be read off the compiled engine while an iteration is in flight."""
+
+    start_s: float
+    end_s: float
+    free_after: int
+    running: list[int]
+    waiting: list[int]
+    preemptions: int  # in all, so far
+
+
+def replay_fast(case: RecordedCase) -> list[FastIteration]:
+    """Return the iterations of the compiled engine, stopping it at every iteration boundary."""
+    cluster = fast_replica(case)
+    replica = cluster.state.replicas[0]
+    order = sorted(range(len(case.requests)), key=lambda k: (case.requests[k].arrival_s, k))
+    iterations: list[FastIteration] = []
+    arrived = 0
+    while True:
+        # Everyone who arrives up to the next iteration boundary joins the queue before it is scheduled.
+        boundary_s = float(replica["iteration_end_s"][0] if replica["in_flight"][0] else replica["clock_s"][0])
+        resting = not replica["in_flight"][0] and not replica["running"][0] and not replica["waiting"][0]
+        if resting:
+            if arrived == len(order):
+                return iterations
+            boundary_s = max(boundary_s, case.requests[order[arrived]].arrival_s)
+        while arrived < len(order) and case.requests[order[arrived]].arrival_s <= boundary_s:
+            arrival_s = case.requests[order[arrived]].arrival_s
+            cluster.advance(0, 0, arrival_s)
+            cluster.submit(0, 0, order[arrived], arrival_s)
+            arrived += 1
+        cluster.advance(0, 0, boundary_s)
+        cluster.advance(0, 0, math.nextafter(boundary_s, math.inf))
+        if not replica["in_flight"][0]:
+            if arrived == len(order) and replica["waiting"][0]:
+                return iterations  # stuck: what is left can never be scheduled
+            continue
+        iterations.append(
+            FastIteration(
+                start_s=float(replica["clock_s"][0]),
+                end_s=float(replica["iteration_end_s"][0]),
+                free_after=int(replica["free_blocks"][0]),
+                running=cluster.running(0, 0),
+                waiting=cluster.waiting(0, 0),
+                preemptions=int(replica["preemptions"][0]),
+            )
+        )
+
+
+def first_difference(recorded: list[Iteration], replayed: list[Iteration]) -> str | None:
+    """Return a sentence naming the first difference of two schedules, or None."""
+    for i, (ours, theirs) in enumerate(zip(replayed, recorded, strict=False)):
+        for name in (
+            "scheduled",
+            "preempted",
+            "free_before",
+            "free_after",
+            "running",
+            "waiting",
+            "finished",
+            "free_after_update",
+        ):
+            got, want = getattr(ours, name), getattr(theirs, name)
+            if got != want:
+                return f"iteration {i}: {name}: recorded {_short(want)}, replayed {_short(got)}"
+        difference = _time_difference(i, ours, theirs)
+        if difference:
+            return difference
+    return _length_difference(len(recorded), len(replayed))
+
+
+def first_fast_difference(recorded: list[Iteration], replayed: list[FastIteration]) -> str | None:
+    """Return a sentence naming the first difference between a schedule and the compiled engine's."""
+    preemptions = 0
+    for i, (ours, theirs) in enumerate(zip(replayed, recorded, strict=False)):
+        preemptions += len(theirs.preempted)
+        for name, want in (
+            ("free_after", theirs.free_after),
+            ("running", theirs.running),
+            ("waiting", theirs.waiting),
+            ("preemptions", preemptions),
+        ):
+            if getattr(ours, name) != want:
+                return f"iteration {i}: {name}: recorded {_short(want)}, replayed {_short(getattr(ours, name))}"
+        difference = _time_difference(i, ours, theirs)
+        if difference:
+            return difference
+    return _length_difference(len(recorded), len(replayed))
+
+
+def _time_difference(i: int, ours: Iteration | FastIteration, theirs: Iteration) -> str | None:
+    for name in ("start_s", "end_s"):
+        got, want = getattr(ours, name), getattr(theirs, name)
+        if not math.isclose(got, want, rel_tol=TIME_TOLERANCE, abs_tol=1e-12):
+            return f"iteration {i}: {name}: recorded {want!r}, replayed {got!r}"
+    return None
+
+
+def _length_difference(recorded: int, replayed: int) -> str | None:
+    if recorded != replayed:
+        return f"iteration {min(recorded, replayed)}: recorded {recorded} iterations, replayed {replayed}"
+    return None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,548 @@
+"""One replica, compiled: the vLLM V1 scheduler with decode stretches skipped in one event.
+
+The rules are those of :mod:`burstenv.cluster.reference`, which is written to be read; this module
+must agree with it and is written to be fast. Three ideas carry it:
+
+* A decoding request is touched only when it joins, finishes or is evicted. In between it is a place
+  in the finish heap (keyed by the decode step at which it ends) and a count in ``phases`` (decoders
+  by the step, modulo the block size, at which they take a block).
+* Chunked prefill leaves at most one request in mid-prefill, and it is the last one admitted. So the
+  batch is always: all decoders, then that one, then new admissions.
+* While nobody can be admitted, n decode iterations take n (a + b S) + b D n (n - 1) / 2 seconds, with
+  S the context of the first and D decoders: the time at which anything can change has a closed form.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.queues import (
+    blocks_of,
+    next_demotion_s,
+    queue_head,
+    queue_push,
+    queue_remove,
+    queue_reorder,
+    running_append,
+    running_remove,
+    tokens_to_compute,
+)
+from burstenv.cluster.state import ATTAINED, FAILED, LATE, NOBODY, RUNNING
+
+_LOOP_AT_MOST = 4  # shorter stretches are cheaper to add up than to solve for
+
+
+@kernel
+def fixed_cost_s(replica, prefill_tokens, prefill_attention, decodes, sequences):
+    """Return the part of an iteration's time that does not depend on the decode context [s].
+
+    Args:
+        replica: The replica's record, which holds the latency coefficients.
+        prefill_tokens: P, tokens of prefill chunks in the batch.
+        prefill_attention: A, sum over chunks of n c + n (n + 1) / 2.
+        decodes: D, decoding sequences in the batch.
+        sequences: All sequences in the batch, for the host overhead of each.
+    """
+    return (
+        max(replica.h0_s, replica.h1_s + replica.h2_s * (prefill_tokens + decodes))
+        + replica.h3_s * prefill_attention
+        + replica.h5_s * decodes
+        + replica.per_iteration_s
+        + replica.per_sequence_s * sequences
+    )
+
+
+@kernel
+def _phase_due(replica):
+    """Return the index into ``phases`` of the decoders that take a block in the next decode step."""
+    block_size = replica.block_size
+    return (block_size - replica.decode_step % block_size) % block_size
+
+
+@kernel
+def _start_decoding(replica, phases, finish_heap, requests, request_id):
+    request = requests[request_id]
+    replica.decode_context_tokens += request.computed_tokens + 1
+    request.computed_tokens -= replica.decode_step
+    phases[request.computed_tokens % replica.block_size] += 1
+    request.decoding = 1
+    request.key = float(replica.decode_step + request.target_tokens - request.produced_tokens)
+    heap_push(finish_heap, replica.finish_heap_size, requests, request_id)
+    replica.finish_heap_size += 1
+    replica.decoding += 1
+
+
+@kernel
+def _stop_decoding(replica, phases, finish_heap, requests, request_id):
+    request = requests[request_id]
+    heap_remove(finish_heap, replica.finish_heap_size, requests, request_id)
+    replica.finish_heap_size -= 1
+    replica.decoding -= 1
+    phases[request.computed_tokens % replica.block_size] -= 1
+    request.computed_tokens += replica.decode_step
+    replica.decode_context_tokens -= request.computed_tokens + 1
+    request.produced_tokens = request.target_tokens - int(request.key - replica.decode_step)
+    request.decoding = 0
+
+
+@kernel
+def _finish(environment, replica, requests, request_id, now_s):
+    """Settle a request whose last token came out, and free its blocks."""
+    request = requests[request_id]
+    replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
+    running_remove(replica, requests, request_id)
+    replica.blocked = 0
+    request.finish_s = now_s
+    request.produced_tokens = request.target_tokens
+    first_in_time = request.first_token_s - request.arrival_s <= request.ttft_slo_s
+    gaps = request.target_tokens - 1
+    if first_in_time and now_s - request.first_token_s <= request.tpot_slo_s * gaps:
+        request.status = ATTAINED
+        environment.attained += 1
+        environment.attained_weight += request.weight
+    else:
+        request.status = LATE
+        environment.late += 1
+        if first_in_time:
+            environment.first_in_time_late += 1
+
+
+@kernel
+def _finish_decoders(environment, replica, phases, finish_heap, requests, now_s):
+    while replica.finish_heap_size > 0:
+        first = finish_heap[0]
+        if requests[first].key > replica.decode_step:
+            break
+        _stop_decoding(replica, phases, finish_heap, requests, first)
+        _finish(environment, replica, requests, first, now_s)
+
+
+@kernel
+def _evict_tail(replica, phases, finish_heap, heaps, requests):
+    """Preempt the last admitted request: its KV is lost, its outputs are kept, it waits again."""
+    victim = replica.running_tail
+    request = requests[victim]
+    if request.decoding:
+        _stop_decoding(replica, phases, finish_heap, requests, victim)
+    else:
+        replica.prefill_id = NOBODY
+    replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
+    request.recomputed_tokens += request.computed_tokens
+    request.computed_tokens = 0
+    request.preemptions += 1
+    replica.preemptions += 1
+    running_remove(replica, requests, victim)
+    queue_push(replica, heaps, requests, victim, True)
+
+
+@kernel
+def _blocks_due(replica, phases, requests, decodes):
+    """Return the blocks that the first ``decodes`` decoders, in running order, take in the next step."""
+    if decodes == replica.decoding:
+        return phases[_phase_due(replica)]
+    due = 0
+    seen = 0
+    request_id = replica.running_head
+    while seen < decodes:
+        request = requests[request_id]
+        if request.decoding:
+            seen += 1
+            if (request.computed_tokens + replica.decode_step) % replica.block_size == 0:
+                due += 1
+        request_id = request.next
+    return due
+
+
+@kernel
+def _context_of(replica, requests, decodes):
+    """Return the context tokens that the first ``decodes`` decoders read in the next step."""
+    if decodes == replica.decoding:
+        return replica.decode_context_tokens
+    context = 0
+    seen = 0
+    request_id = replica.running_head
+    while seen < decodes:
+        request = requests[request_id]
+        if request.decoding:
+            seen += 1
+            context += request.computed_tokens + replica.decode_step + 1
+        request_id = request.next
+    return context
+
+
+@kernel
+def _hold_back(replica, phases, finish_heap, requests, decodes):
+    """Undo the coming decode step for the decoders behind the first ``decodes``: the budget left them out."""
+    seen = 0
+    request_id = replica.running_head
+    while request_id != NOBODY:
+        request = requests[request_id]
+        if request.decoding:
+            seen += 1
+            if seen > decodes:
+                block_size = replica.block_size
+                phases[request.computed_tokens % block_size] -= 1
+                request.computed_tokens -= 1
+                phases[request.computed_tokens % block_size] += 1
+                heap_rekey(finish_heap, replica.finish_heap_size, requests, request_id, request.key + 1.0)
+                replica.decode_context_tokens -= 1
+        request_id = request.next
+
+
+@kernel
+def see(replica, requests):
+    """Publish the present state as what decisions see."""
+    replica.seen_waiting = replica.waiting
+    replica.seen_running = replica.running
+    replica.seen_free_blocks = replica.free_blocks
+    replica.seen_waiting_tokens = replica.waiting_tokens
+    replica.seen_waiting_blocks = replica.waiting_blocks
+    replica.seen_context_tokens = replica.decode_context_tokens
+    replica.seen_preemptions = replica.preemptions
+    if replica.prefill_id == NOBODY:
+        replica.seen_prefill_tokens = 0
+    else:
+        request = requests[replica.prefill_id]
+        replica.seen_prefill_tokens = tokens_to_compute(request) - request.computed_tokens
+
+
+@kernel
+def _start_iteration(replica, phases, finish_heap, heaps, requests):
+    """Schedule one iteration at the clock and put it in flight; return whether there was anything to run."""
+    see(replica, requests)
+    now_s = replica.clock_s
+    block_size = replica.block_size
+    preemptions_before = replica.preemptions
+
+    # 1. Decoders, in running order; the last admitted requests give way when blocks run out.
+    decodes = min(replica.decoding, replica.token_budget)
+    due = _blocks_due(replica, phases, requests, decodes)
+    while due > replica.free_blocks:
+        _evict_tail(replica, phases, finish_heap, heaps, requests)
+        decodes = min(replica.decoding, replica.token_budget)
+        due = _blocks_due(replica, phases, requests, decodes)
+    replica.free_blocks -= due
+    budget = replica.token_budget - decodes
+
+    prefill_tokens = 0
+    prefill_attention = 0
+    late_decodes = 0  # a last recomputed token counts as a decode in the iteration's time
+    late_context = 0
+    sequences = decodes
+    replica.flight_first_prefill = NOBODY
+
+    # 2. The request in mid-prefill, which is the tail of the running list.
+    if replica.prefill_id != NOBODY and budget > 0:
+        request = requests[replica.prefill_id]
+        computed = request.computed_tokens
+        chunk = min(tokens_to_compute(request) - computed, budget)
+        blocks = blocks_of(computed + chunk, block_size) - blocks_of(computed, block_size)
+        if blocks > replica.free_blocks:
+            _evict_tail(replica, phases, finish_heap, heaps, requests)
+        else:
+            replica.free_blocks -= blocks
+            replica.flight_first_prefill = replica.prefill_id
+            if chunk == 1 and computed >= request.prompt_tokens:
+                late_decodes += 1
+                late_context += computed + 1
+            else:
+                prefill_tokens += chunk
+                prefill_attention += chunk * computed + chunk * (chunk + 1) // 2
+            request.computed_tokens = computed + chunk
+            sequences += 1
+            budget -= chunk
+
+    # 3. Waiting requests, head first and nobody overtakes; none in a step that preempted.
+    replica.blocked = 0
+    if replica.preemptions == preemptions_before:
+        while replica.waiting > 0 and budget > 0:
+            if replica.running >= replica.max_num_seqs:
+                replica.blocked = 1
+                break
+            request_id = queue_head(replica, heaps, requests, now_s)
+            request = requests[request_id]
+            tokens = tokens_to_compute(request)
+            chunk = min(tokens, budget)
+            must_fit = tokens if replica.reserve_full_prompt else chunk
+            headroom = replica.headroom_blocks if replica.running > 0 else 0
+            if blocks_of(must_fit, block_size) + headroom > replica.free_blocks:
+                replica.blocked = 1
+                break
+            queue_remove(replica, heaps, requests, request_id)
+            running_append(replica, requests, request_id)
+            request.status = RUNNING
+            request.computed_tokens = chunk
+            if math.isnan(request.first_scheduled_s):
+                request.first_scheduled_s = now_s
+            replica.free_blocks -= blocks_of(chunk, block_size)
+            if replica.flight_first_prefill == NOBODY:
+                replica.flight_first_prefill = request_id
+            prefill_tokens += chunk
+            prefill_attention += chunk * (chunk + 1) // 2
+            sequences += 1
+            budget -= chunk
+
+    if sequences == 0 and replica.preemptions == preemptions_before:
+        return False
+    context = _context_of(replica, requests, decodes) + late_context
+    if decodes < replica.decoding:
+        _hold_back(replica, phases, finish_heap, requests, decodes)
+    duration_s = 0.0  # a step that only preempts takes no time
+    if sequences > 0:
+        duration_s = (
+            fixed_cost_s(replica, prefill_tokens, prefill_attention, decodes + late_decodes, sequences)
+            + replica.h4_s * context
+        )
+    replica.flight_decodes = decodes
+    replica.iteration_end_s = now_s + duration_s
+    replica.busy_s += duration_s
+    replica.iterations += 1
+    replica.in_flight = 1
+    return True
+
+
+@kernel
+def _finish_iteration(environment, replica, phases, finish_heap, requests):
+    """Apply what the iteration in flight produced, at its end."""
+    now_s = replica.iteration_end_s
+    replica.clock_s = now_s
+    replica.in_flight = 0
+    if replica.decoding > 0:
+        # Held-back decoders were set back by one step, so that the common step leaves them where they are.
+        replica.decode_step += 1
+        replica.decode_context_tokens += replica.decoding
+        _finish_decoders(environment, replica, phases, finish_heap, requests, now_s)
+    request_id = replica.flight_first_prefill
+    replica.prefill_id = NOBODY if request_id != NOBODY else replica.prefill_id
+    while request_id != NOBODY:
+        request = requests[request_id]
+        following = request.next
+        if request.computed_tokens < tokens_to_compute(request):
+            replica.prefill_id = request_id
+        else:
+            if math.isnan(request.first_token_s):
+                request.first_token_s = now_s
+                if now_s - request.arrival_s <= request.ttft_slo_s:
+                    environment.first_in_time += 1
+            request.produced_tokens += 1
+            if request.produced_tokens >= request.target_tokens:
+                _finish(environment, replica, requests, request_id, now_s)
+            else:
+                _start_decoding(replica, phases, finish_heap, requests, request_id)
+        request_id = following
+
+
+@kernel
+def _steps_with_blocks(replica, phases, at_most):
+    """Return how many decode steps, up to ``at_most``, the free blocks allow."""
+    block_size = replica.block_size
+    decoding = replica.decoding
+    free = replica.free_blocks
+    if decoding * ((at_most + block_size - 1) // block_size) <= free:
+        return at_most  # the common case: enough for the worst alignment
+    cycles = min(free // decoding, at_most // block_size)
+    free -= cycles * decoding
+    steps = cycles * block_size
+    index = _phase_due(replica)
+    while steps < at_most:
+        free -= phases[index]
+        if free < 0:
+            break
+        steps += 1
+        index = index - 1 if index > 0 else block_size - 1
+    return steps
+
+
+@kernel
+def _blocks_taken(replica, phases, steps):
+    """Return the blocks that the next ``steps`` decode steps take."""
+    block_size = replica.block_size
+    taken = (steps // block_size) * replica.decoding
+    index = _phase_due(replica)
+    for _ in range(steps % block_size):
+        taken += phases[index]
+        index = index - 1 if index > 0 else block_size - 1
+    return taken
+
+
+@kernel
+def _skip_decodes(environment, replica, phases, finish_heap, heaps, requests, until_s):
+    """Commit, in one event, every whole decode iteration that ends by ``until_s`` and changes nothing else.
+
+    Only for a batch of decoders to which nobody can be added. Stops early at the first finish, which
+    it applies; leaves the iteration in which blocks run out to :func:`_start_iteration`.
+    """
+    decoding = replica.decoding
+    to_finish = int(requests[finish_heap[0]].key) - replica.decode_step
+    steps = _steps_with_blocks(replica, phases, to_finish)
+    if replica.waiting > 0:
+        until_s = min(until_s, next_demotion_s(replica, heaps, requests))
+    fixed_s = fixed_cost_s(replica, 0, 0, decoding, decoding)
+    first_s = fixed_s + replica.h4_s * replica.decode_context_tokens  # duration of the next iteration
+    growth_s = replica.h4_s * decoding  # by which each is longer than the one before
+    clock_s = replica.clock_s
+
+    if steps > _LOOP_AT_MOST:
+        whole_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
+        if clock_s + whole_s > until_s:  # solve n first + growth n (n - 1) / 2 = left for n
+            left_s = until_s - clock_s
+            linear_s = first_s - 0.5 * growth_s
+            root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)
+            steps = min(steps, int(2.0 * left_s / (linear_s + root)) + 1) if left_s > 0.0 else 0
+            while steps > 0 and clock_s + steps * first_s + growth_s * (0.5 * steps * (steps - 1)) > until_s:
+                steps -= 1
+        elapsed_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
+    else:
+        done = 0
+        elapsed_s = 0.0
+        while done < steps:
+            longer_s = elapsed_s + first_s + growth_s * done
+            if clock_s + longer_s > until_s:
+                break
+            elapsed_s = longer_s
+            done += 1
+        steps = done
+
+    if steps > 0:
+        replica.free_blocks -= _blocks_taken(replica, phases, steps)
+        replica.decode_step += steps
+        replica.decode_context_tokens += steps * decoding
+        replica.clock_s = clock_s + elapsed_s
+        replica.busy_s += elapsed_s
+        replica.iterations += steps
+        if steps == to_finish:
+            _finish_decoders(environment, replica, phases, finish_heap, requests, replica.clock_s)
+    return steps
+
+
+@kernel
+def advance_replica(environment, replica, phases, finish_heap, heaps, requests, until_s):
+    """Run the replica up to ``until_s``: iterations ending by then are applied.
+
+    An iteration never *starts* at ``until_s`` itself, so that requests arriving at that very instant
+    are in the queue when it is scheduled.
+    """
+    while True:
+        if replica.in_flight:
+            if replica.iteration_end_s > until_s:
+                return
+            _finish_iteration(environment, replica, phases, finish_heap, requests)
+        if replica.running == 0 and replica.waiting == 0:
+            break
+        if replica.clock_s >= until_s:
+            break
+        if (
+            replica.decoding > 0
+            and replica.prefill_id == NOBODY
+            and (replica.waiting == 0 or replica.blocked)
+            and replica.decoding <= replica.token_budget
+            and _skip_decodes(environment, replica, phases, finish_heap, heaps, requests, until_s) > 0
+        ):
+            continue
+        if not _start_iteration(replica, phases, finish_heap, heaps, requests):
+            break
+    see(replica, requests)
+
+
+@kernel
+def enqueue(environment, replica, heaps, requests, request_id, now_s):
+    """Hand a request to the replica at ``now_s``, as a server's front end does.
+
+    A prompt that leaves no room for an output within the model length is refused (status ``FAILED``),
+    and the output is cut at that length.
+    """
+    request = requests[request_id]
+    if request.prompt_tokens >= replica.max_model_len:
+        request.status = FAILED
+        environment.failed += 1
+        return
+    request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
+    if not replica.in_flight and replica.clock_s < now_s and replica.running == 0 and replica.waiting == 0:
+        replica.clock_s = now_s
+    queue_push(replica, heaps, requests, request_id, False)
+    tokens = tokens_to_compute(request)
+    replica.seen_waiting += 1
+    replica.seen_waiting_tokens += tokens
+    replica.seen_waiting_blocks += blocks_of(tokens, replica.block_size)
+
+
+@kernel
+def set_mode(replica, heaps, requests, modes, mode):
+    """Put batching mode ``mode`` (a row of ``modes``) in force from the next iteration on."""
+    if replica.mode == mode:
+        return
+    row = modes[mode]
+    replica.mode = mode
+    replica.token_budget = row.token_budget
+    replica.max_num_seqs = row.max_num_seqs
+    replica.headroom_blocks = row.headroom_blocks
+    replica.blocked = 0
+    if replica.order != row.order:
+        queue_reorder(replica, heaps, requests, row.order)
+
+
+@kernel
+def idle(replica):
+    """Return whether the replica has nothing to do."""
+    return replica.running == 0 and replica.waiting == 0 and not replica.in_flight
+
+
+@kernel
+def reset_replica(replica, phases):
+    """Empty the replica; latency, limits and mode stay."""
+    phases[:] = 0
+    replica.clock_s = 0.0
+    replica.iteration_end_s = 0.0
+    replica.in_flight = 0
+    replica.blocked = 0
+    replica.free_blocks = replica.num_blocks
+    replica.running = 0
+    replica.decoding = 0
+    replica.decode_step = 0
+    replica.decode_context_tokens = 0
+    replica.running_head = NOBODY
+    replica.running_tail = NOBODY
+    replica.prefill_id = NOBODY
+    replica.finish_heap_size = 0
+    replica.flight_decodes = 0
+    replica.flight_first_prefill = NOBODY
+    replica.waiting = 0
+    replica.waiting_head = NOBODY
+    replica.waiting_tail = NOBODY
+    replica.live_heap_size = 0
+    replica.hopeless_heap_size = 0
+    replica.waiting_tokens = 0
+    replica.waiting_blocks = 0
+    replica.iterations = 0
+    replica.preemptions = 0
+    replica.busy_s = 0.0
+    replica.seen_waiting = 0
+    replica.seen_running = 0
+    replica.seen_free_blocks = replica.num_blocks
+    replica.seen_prefill_tokens = 0
+    replica.seen_waiting_tokens = 0
+    replica.seen_waiting_blocks = 0
+    replica.seen_context_tokens = 0
+    replica.seen_preemptions = 0
+
+
+@kernel
+def reset_request(request):
+    """Forget everything that happened to the request."""
+    request.status = 0
+    request.replica = NOBODY
+    request.first_scheduled_s = np.nan
+    request.first_token_s = np.nan
+    request.finish_s = np.nan
+    request.preemptions = 0
+    request.recomputed_tokens = 0
+    request.defers = 0
+    request.decoding = 0
+    request.demoted = 0
+    request.target_tokens = request.output_tokens
+    request.produced_tokens = 0
+    request.computed_tokens = 0

@@ -1,0 +1,206 @@
+"""What a cluster is made of: hardware, models, replicas and batching modes, from YAML to engine limits."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from burstenv.cluster.latency import HingeLatency
+from burstenv.config import Config, load, shipped
+from burstenv.errors import BurstenvError, unknown_name
+
+Positive = Annotated[float, Field(gt=0.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+GPU_MEMORY_UTILIZATION = 0.9  # vLLM's default
+ACTIVATION_RESERVE_GIB = 5.5  # BLIS, sim/latency/kv_capacity.go (dense models)
+RUNTIME_RESERVE_GIB = 0.15  # one GPU; the same file
+RUNTIME_RESERVE_PER_GPU_GIB = 0.6  # tensor parallelism above 1; the same file
+MAX_BLOCK_SIZE = 256  # [tokens]
+
+
+class HardwareConfig(Config):
+    """One GPU type, and the engine defaults that vLLM derives from it."""
+
+    name: str
+    memory_gib: Positive
+    bf16_tflops: Positive
+    memory_tb_per_s: Positive
+    default_max_num_batched_tokens: PositiveInt
+    default_max_num_seqs: PositiveInt
+    source: str
+
+
+class ModelConfig(Config):
+    """One model's shape, as far as serving needs it."""
+
+    name: str
+    layers: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    weights_gib: Positive
+    dtype_bytes: PositiveInt = 2
+    source: str
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache per token: keys and values of every layer."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+
+
+class ReplicaConfig(Config):
+    """``count`` equal replicas: a model on ``tensor_parallel`` GPUs of one type."""
+
+    model: str
+    hardware: str
+    tensor_parallel: PositiveInt = 1
+    count: PositiveInt = 1
+    num_blocks: PositiveInt | None = None  # usable KV blocks; None: from memory
+    max_model_len: PositiveInt | None = None  # [tokens]; None: the whole KV cache
+    latency: str | HingeLatency | None = None  # a name in configs/latency; None: MODEL_HARDWARE_tpN
+
+
+class OverheadConfig(Config):
+    """Host time that no kernel profile shows; one set of constants for all GPUs."""
+
+    per_iteration_ms: Annotated[float, Field(ge=0.0)]
+    per_sequence_ms: Annotated[float, Field(ge=0.0)]
+    source: str
+
+
+class ModeConfig(Config):
+    """A batching mode: how a replica forms its batches while the mode is in force."""
+
+    name: str
+    max_num_batched_tokens: PositiveInt | None = None  # token budget; None: the hardware's default
+    max_num_seqs: PositiveInt | None = None  # None: the hardware's default
+    order: Literal["fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline"] = "fcfs"
+    headroom: Fraction = 0.0  # share of the KV blocks kept free at admission while anything runs
+
+
+class ClusterConfig(Config):
+    """The replicas of a cluster and the engine settings they share."""
+
+    name: str
+    description: str = ""
+    replicas: Annotated[list[ReplicaConfig], Field(min_length=1)]
+    block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)] = 16  # [tokens]
+    reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
+    overhead: OverheadConfig
+
+
+class ReplicaSpec(Config):
+    """One replica with everything resolved: what the engines are built from."""
+
+    name: str
+    model: str
+    hardware: str
+    tensor_parallel: int
+    num_blocks: PositiveInt
+    block_size: PositiveInt
+    max_model_len: PositiveInt
+    reserve_full_prompt: bool
+    default_max_num_batched_tokens: PositiveInt
+    default_max_num_seqs: PositiveInt
+    latency: HingeLatency
+
+    @model_validator(mode="after")
+    def _fits(self) -> ReplicaSpec:
+        if math.ceil(self.max_model_len / self.block_size) > self.num_blocks:
+            raise ValueError(
+                f"max_model_len {self.max_model_len} needs "
+                f"{math.ceil(self.max_model_len / self.block_size)} KV blocks but {self.name} has "
+                f"{self.num_blocks}: lower max_model_len or raise num_blocks"
+            )
+        return self
+
+    def resolve(self, mode: ModeConfig) -> dict[str, Any]:
+        """Return the limits of a batching mode on this replica, under the engine's field names."""
+        budget = mode.max_num_batched_tokens or self.default_max_num_batched_tokens
+        seqs = mode.max_num_seqs or min(self.default_max_num_seqs, budget)
+        if budget < seqs:
+            raise BurstenvError(
+                f"batching mode {mode.name!r} on {self.name}: max_num_batched_tokens {budget} is below "
+                f"max_num_seqs {seqs}, which the real engine refuses; raise the one or lower the other"
+            )
+        return {
+            "token_budget": budget,
+            "max_num_seqs": seqs,
+            "order": mode.order,
+            "headroom_blocks": int(mode.headroom * (self.num_blocks + 1)),  # as vLLM's watermark counts
+        }
+
+
+def kv_blocks(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int, block_size: int) -> int:
+    """Return the usable KV blocks of a model on ``tensor_parallel`` GPUs.
+
+    (0.9 memory - weights - activation reserve - runtime reserve) / bytes of a block, the formula of BLIS
+    (sim/latency/kv_capacity.go); less one, the null block that vLLM keeps.
+
+    Raises:
+        BurstenvError: When the weights leave no room.
+    """
+    runtime = RUNTIME_RESERVE_GIB if tensor_parallel == 1 else RUNTIME_RESERVE_PER_GPU_GIB * tensor_parallel
+    free_gib = (
+        GPU_MEMORY_UTILIZATION * hardware.memory_gib * tensor_parallel
+        - model.weights_gib
+        - ACTIVATION_RESERVE_GIB
+        - runtime
+    )
+    blocks = int(free_gib * 2**30 / (model.kv_bytes_per_token * block_size)) - 1
+    if blocks < 1:
+        raise BurstenvError(
+            f"{model.name} does not fit on {tensor_parallel} x {hardware.name}: {model.weights_gib} GiB of weights "
+            f"leave no memory for KV cache; use more GPUs (tensor_parallel) or a smaller model"
+        )
+    return blocks
+
+
+def _latency(replica: ReplicaConfig, overhead: OverheadConfig) -> HingeLatency:
+    if isinstance(replica.latency, HingeLatency):
+        return replica.latency
+    name = replica.latency or f"{replica.model}_{replica.hardware}_tp{replica.tensor_parallel}"
+    if name not in shipped("latency") and not name.endswith((".yaml", ".yml")):
+        raise unknown_name("latency (model_hardware_tpN)", name, shipped("latency"))
+    return load(HingeLatency, "latency", name).model_copy(
+        update={"per_iteration_ms": overhead.per_iteration_ms, "per_sequence_ms": overhead.per_sequence_ms}
+    )
+
+
+def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
+    """Return the replicas of a cluster, one spec each, in the order of the YAML.
+
+    Raises:
+        BurstenvError: On an unknown model, hardware or latency, or a model that does not fit.
+    """
+    specs: list[ReplicaSpec] = []
+    for replica in cluster.replicas:
+        model = load(ModelConfig, "models", replica.model)
+        hardware = load(HardwareConfig, "hardware", replica.hardware)
+        blocks = replica.num_blocks or kv_blocks(model, hardware, replica.tensor_parallel, cluster.block_size)
+        for _ in range(replica.count):
+            name = f"{len(specs)}:{replica.model}@{replica.hardware}" + (
+                f"x{replica.tensor_parallel}" if replica.tensor_parallel > 1 else ""
+            )
+            values = {
+                "name": name,
+                "model": replica.model,
+                "hardware": replica.hardware,
+                "tensor_parallel": replica.tensor_parallel,
+                "num_blocks": blocks,
+                "block_size": cluster.block_size,
+                "max_model_len": replica.max_model_len or blocks * cluster.block_size,
+                "reserve_full_prompt": cluster.reserve_full_prompt,
+                "default_max_num_batched_tokens": hardware.default_max_num_batched_tokens,
+                "default_max_num_seqs": hardware.default_max_num_seqs,
+                "latency": _latency(replica, cluster.overhead),
+            }
+            try:
+                specs.append(ReplicaSpec(**values))
+            except ValueError as error:
+                message = str(error).split("Value error, ")[-1].split(" [type=")[0]
+                raise BurstenvError(f"cluster {cluster.name!r}: {message}") from None
+    return tuple(specs)
