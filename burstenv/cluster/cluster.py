@@ -16,7 +16,7 @@ import numpy as np
 
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.replica import advance_replica, enqueue
+from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState
 from burstenv.config import load
@@ -67,6 +67,11 @@ def _advance_at(environments, replicas, phases, finish_heaps, queue_heaps, reque
         requests[i],
         until_s,
     )
+
+
+@kernel
+def _set_mode_at(replicas, queue_heaps, requests, modes, i, r, mode):
+    set_mode(replicas[i, r], queue_heaps[i, r], requests[i], modes[r], mode)
 
 
 class Cluster:
@@ -171,6 +176,11 @@ class Cluster:
     def advance(self, i: int, replica: int, until_s: float) -> None:
         """Run one replica up to ``until_s``, past the front door."""
         _advance_at(*self.state.arrays(), i, replica, until_s)
+
+    def set_mode(self, i: int, replica: int, mode: int) -> None:
+        """Put a batching mode in force on one replica from its next iteration on."""
+        state = self.state
+        _set_mode_at(state.replicas, state.queue_heaps, state.requests, self.modes, i, replica, mode)
 
     def running(self, i: int, replica: int) -> list[int]:
         """Return the ids of a replica's running requests in order of admission."""

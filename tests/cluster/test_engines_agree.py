@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -127,29 +126,13 @@ def run_both(case):
             cluster.submit(0, 0, what, time_s)
         else:
             reference.set_limits(limits[what])
-            cluster.state.replicas[0, 0]["mode"] = -1
-            _set_mode(cluster, what)
+            cluster.set_mode(0, 0, what)
         assert 0 <= replica["free_blocks"][0] <= spec.num_blocks
         assert replica["seen_running"][0] >= 0
     # An iteration cap stands in for the real scheduler's livelock without the full-prompt check.
     reference.advance(horizon + 1e4)
     cluster.advance(0, 0, horizon + 1e4)
     return cluster, reference, ours
-
-
-def _set_mode(cluster, mode):
-    from burstenv.cluster.cluster import kernel
-    from burstenv.cluster.replica import set_mode
-
-    global _set
-    if "_set" not in globals():
-
-        @kernel
-        def _set(replicas, heaps, requests, modes, m):
-            set_mode(replicas[0, 0], heaps[0, 0], requests[0], modes[0], m)
-
-    s = cluster.state
-    _set(s.replicas, s.queue_heaps, s.requests, cluster.modes, mode)
 
 
 def check(case):
@@ -195,9 +178,3 @@ def test_preemption_storms_agree(seed):
             "changes": 6,
         }
     )
-
-
-def test_limits_are_frozen():
-    limits = EngineLimits(8, 4, 32, 16, 4)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        limits.num_blocks = 9  # type: ignore[misc]
