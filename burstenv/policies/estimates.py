@@ -1,0 +1,73 @@
+"""What a dispatcher can work out from what it sees: KV use, iteration time, expected TTFT. Compiled.
+
+Everything here reads the published state of a replica (its ``seen_*`` fields) and the request at the
+front door: nothing hidden from an agent's observation.
+"""
+
+from __future__ import annotations
+
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.queues import blocks_of
+
+
+@kernel
+def fits(replica, request):
+    """Return whether the replica could ever serve the request: its prompt leaves room for an output."""
+    return request.prompt_tokens < replica.max_model_len
+
+
+@kernel
+def kv_demand(replica):
+    """Return the share of the KV cache that is used or asked for by the queue (may exceed 1)."""
+    used = replica.num_blocks - replica.seen_free_blocks
+    return (used + replica.seen_waiting_blocks) / replica.num_blocks
+
+
+@kernel
+def kv_demand_with(replica, request):
+    """Return :func:`kv_demand` as it would be with the request's prompt in the queue."""
+    own = blocks_of(request.prompt_tokens, replica.block_size)
+    used = replica.num_blocks - replica.seen_free_blocks
+    return (used + replica.seen_waiting_blocks + own) / replica.num_blocks
+
+
+@kernel
+def prefill_backlog_tokens(replica):
+    """Return the tokens to be computed before a new request's: the queue's and the one in mid-prefill."""
+    return replica.seen_waiting_tokens + replica.seen_prefill_tokens
+
+
+@kernel
+def decode_iteration_s(replica):
+    """Return the time of an iteration over the running requests as if all of them decode [s]."""
+    running = replica.seen_running
+    return (
+        max(replica.h0_s, replica.h1_s + replica.h2_s * running)
+        + replica.h4_s * replica.seen_context_tokens
+        + replica.h5_s * running
+        + replica.per_iteration_s
+        + replica.per_sequence_s * running
+    )
+
+
+@kernel
+def expected_ttft_s(replica, request):
+    """Return the time to first token to expect on a replica [s], an estimate of ours.
+
+    The prefill backlog and the prompt are cut into iterations of the token budget; each costs a decode
+    iteration plus its prefill tokens. When the KV cache cannot hold queue and prompt, the wait for the
+    missing blocks is added: running requests give back the cache once per predicted output length.
+    """
+    prompt = request.prompt_tokens
+    tokens = prefill_backlog_tokens(replica) + prompt
+    running = replica.seen_running
+    room = max(1, replica.token_budget - running)
+    iterations = (tokens + room - 1) // room
+    iteration_s = decode_iteration_s(replica)
+    floor_left_s = max(0.0, replica.h0_s - replica.h1_s - replica.h2_s * running) * iterations
+    prefill_s = max(0.0, replica.h2_s * tokens - floor_left_s) + replica.h3_s * 0.5 * prompt * (prompt + 1.0)
+    missing = kv_demand_with(replica, request) - 1.0
+    wait_s = 0.0
+    if missing > 0.0:
+        wait_s = missing * max(request.predicted_tokens, 64.0) * iteration_s
+    return iterations * iteration_s + prefill_s + wait_s

@@ -1,0 +1,101 @@
+"""Routing rules, compiled: choose the replica a request would go to.
+
+Every rule but random and round-robin is an argmin of a score over the replicas that can serve the
+request, with ties broken at random, so that no rule favours the first replica of the YAML.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.cluster.kernel import kernel
+from burstenv.policies.estimates import expected_ttft_s, fits, kv_demand, prefill_backlog_tokens
+from burstenv.policies.rule import Rule
+
+RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
+
+ROUTING_RULES = (
+    Rule(RANDOM, "random", "Any replica that can serve the request.", "A floor for comparisons."),
+    Rule(ROUND_ROBIN, "round-robin", "Replicas in turn.", "The default of most load balancers."),
+    Rule(JSQ, "jsq", "Fewest requests, waiting and running.", "Join the shortest queue (least outstanding requests)."),
+    Rule(POWER_OF_TWO, "power-of-two", "The less loaded of two random replicas.", "Mitzenmacher; a mode of Dynamo."),
+    Rule(LEAST_KV, "least-kv", "Smallest KV demand: blocks used and asked for by the queue.", "Min-memory routing."),
+    Rule(VLLM_DP, "vllm-dp", "Smallest 4 waiting + running.", "vLLM's data-parallel load balancer."),
+    Rule(
+        LMETRIC,
+        "lmetric",
+        "Smallest product of prefill tokens (queued and own) and requests (queued and running).",
+        "LMetric (OSDI'26, arXiv 2603.15202), the queued-prefill term included; no prefix hits here.",
+    ),
+    Rule(EXPECTED_TTFT, "expected-ttft", "Smallest expected time to first token.", "Ours; see estimates.py."),
+)  # fmt: skip
+
+
+@kernel
+def next_random(environment):
+    """Return the next pseudo-random number in [0, 1) of the cluster's own stream (xorshift64*)."""
+    x = environment.rng
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    environment.rng = x
+    return ((x * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@kernel
+def _score(rule, replica, request):
+    if rule == LEAST_KV:
+        return kv_demand(replica)
+    if rule == VLLM_DP:
+        return 4.0 * replica.seen_waiting + replica.seen_running
+    if rule == LMETRIC:
+        tokens = prefill_backlog_tokens(replica) + request.prompt_tokens
+        return float(tokens) * (replica.seen_waiting + replica.seen_running)
+    if rule == EXPECTED_TTFT:
+        return expected_ttft_s(replica, request)
+    return float(replica.seen_waiting + replica.seen_running)  # JSQ and power-of-two
+
+
+@kernel
+def _fitting_from(replicas, request, start):
+    """Return the first replica at or after ``start`` (cyclically) that can serve the request."""
+    count = replicas.shape[0]
+    for k in range(count):
+        r = (start + k) % count
+        if fits(replicas[r], request):
+            return r
+    return start % count
+
+
+@kernel
+def route(rule, parameters, environment, replicas, request):
+    """Return the replica a rule chooses for a request."""
+    count = replicas.shape[0]
+    if rule == ROUND_ROBIN:
+        chosen = _fitting_from(replicas, request, environment.round_robin)
+        environment.round_robin = (chosen + 1) % count
+        return chosen
+    if rule == RANDOM:
+        return _fitting_from(replicas, request, int(next_random(environment) * count))
+    if rule == POWER_OF_TWO and count > 1:
+        first = int(next_random(environment) * count)
+        second = (first + 1 + int(next_random(environment) * (count - 1))) % count
+        first = _fitting_from(replicas, request, first)
+        second = _fitting_from(replicas, request, second)
+        if _score(JSQ, replicas[second], request) < _score(JSQ, replicas[first], request):
+            return second
+        return first
+    best = 0
+    best_score = np.inf
+    ties = 0
+    for r in range(count):
+        if not fits(replicas[r], request):
+            continue
+        score = _score(rule, replicas[r], request)
+        if score < best_score:
+            best, best_score, ties = r, score, 1
+        elif score == best_score:
+            ties += 1
+            if next_random(environment) * ties < 1.0:
+                best = r
+    return best

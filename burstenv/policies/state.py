@@ -1,0 +1,18 @@
+"""The record by which a composite policy reaches the kernel: three rule codes and their parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+MAX_PARAMETERS = 4  # of one rule
+
+POLICY = np.dtype(
+    [
+        ("admission", "i4"),  # rule codes, see admission.py and routing.py
+        ("routing", "i4"),
+        ("mode", "i4"),  # batching mode of the scenario, by index
+        ("admission_parameters", "f8", (MAX_PARAMETERS,)),
+        ("routing_parameters", "f8", (MAX_PARAMETERS,)),
+    ],
+    align=True,
+)
