@@ -110,19 +110,15 @@ class EpisodeSampler:
         self._rows = rows
         self.mix = _mix(trace, rows, config, where)
         self._day_of_row = trace.day[rows]
-        self._tables: dict[int, list[_DayClass]] = {}  # by day, one table per class of the mix
-        ineligible: dict[int, str] = {}
-        for day in range(days.first_day, days.last_day):
-            lacking = self._add_day(day)
-            if lacking:
-                ineligible[day] = lacking
-        if not self._tables:
-            best = next(iter(ineligible.values()))
+        self._tables: dict[int, list[_DayClass]] = {}  # by day, one table per class, made when first drawn
+        lacking = {day: self._lacking(day) for day in range(days.first_day, days.last_day)}
+        ineligible = {day: reason for day, reason in lacking.items() if reason}
+        self.days: NDArray[np.int64] = np.array([day for day, reason in lacking.items() if not reason])
+        if len(self.days) == 0:
             raise BurstenvError(
                 f"{where}: no day has at least {MIN_DAY_REQUESTS} requests of every class in the mix "
-                f"({', '.join(self.mix)}); day {days.first_day} has {best}"
+                f"({', '.join(self.mix)}); day {days.first_day} has {ineligible[days.first_day]}"
             )
-        self.days: NDArray[np.int64] = np.array(sorted(self._tables))
         self._permutation = lru_cache(maxsize=64)(self._permutation_of_cycle)
         self.metadata: dict[str, Any] = {
             "split": split,
@@ -167,7 +163,7 @@ class EpisodeSampler:
         copies: dict[str, float] = {}
         targets: dict[str, float] = {}
         next_thread = 0
-        for (name, share), table in zip(self.mix.items(), self._tables[day], strict=True):
+        for (name, share), table in zip(self.mix.items(), self._tables_of(day), strict=True):
             target = share * rate_per_s
             wanted = target / table.rate_per_s
             count = 1 if wanted < 1 else int(wanted) + int(random.random() < wanted % 1.0)
@@ -283,19 +279,30 @@ class EpisodeSampler:
             },
         )
 
-    def _add_day(self, day: int) -> str:
-        """Prepare a day; return what it lacks, or an empty string."""
+    def _rows_of_day(self, day: int) -> NDArray[np.int64]:
         low, high = np.searchsorted(self._day_of_row, [day, day + 1])
-        rows = self._rows[low:high]
-        log_type = self._trace.log_type[rows]
-        tables = []
+        return self._rows[low:high]
+
+    def _lacking(self, day: int) -> str:
+        """Return what a day lacks to be eligible, or an empty string."""
+        counts = np.bincount(self._trace.log_type[self._rows_of_day(day)], minlength=len(CLASSES))
         for name in self.mix:
-            of_class = rows[log_type == CLASSES.index(name)]
-            if len(of_class) < MIN_DAY_REQUESTS:
-                return f"{len(of_class)} {name} requests"
-            tables.append(_day_class(self._trace, of_class, day))
-        self._tables[day] = tables
+            count = int(counts[CLASSES.index(name)])
+            if count < MIN_DAY_REQUESTS:
+                return f"{count} {name} requests"
         return ""
+
+    def _tables_of(self, day: int) -> list[_DayClass]:
+        """Return the day's table of each class of the mix."""
+        tables = self._tables.get(day)
+        if tables is None:
+            rows = self._rows_of_day(day)
+            log_type = self._trace.log_type[rows]
+            tables = [
+                _day_class(self._trace, rows[log_type == CLASSES.index(name)], day) for name in self.mix
+            ]
+            self._tables[day] = tables
+        return tables
 
     def _permutation_of_cycle(self, cycle: int) -> NDArray[np.int64]:
         random = np.random.Generator(np.random.PCG64([_DAY_STREAM, cycle]))

@@ -1,0 +1,130 @@
+"""Program traffic: silent or on, hourly rates over four decades, Gamma gaps, jobs of one template."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.workload.generate_conversation import HOUR_S, correlated_normal
+from burstenv.workload.generator_config import HOURS_PER_DAY, ApiConfig
+from burstenv.workload.trace import MODELS
+
+_CHATGPT, _GPT4 = MODELS.index("ChatGPT"), MODELS.index("GPT-4")
+
+
+def generate_api(
+    config: ApiConfig, days: int, max_prompt: int, max_output: int, random: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Generate API requests.
+
+    Args:
+        config: Parameters.
+        days: Days of the trace.
+        max_prompt: Prompts are cut to this many tokens.
+        max_output: Responses are cut to this many tokens.
+        random: Source of all randomness.
+
+    Returns:
+        Columns ``arrival_s`` (sorted), ``prompt_tokens``, ``output_tokens`` and ``model``.
+    """
+    on, counts = requests_by_hour(config, days, random)
+    # Gamma gaps have coefficient of variation shape**-0.5; OFF hours are Poisson.
+    shape = np.where(on, config.interarrival_cv.draw(random, len(on)) ** -2.0, 1.0)
+    arrival_s = _arrivals(counts, shape, random)
+    prompt, output, model = _lengths(config, len(arrival_s), random)
+    return {
+        "arrival_s": arrival_s,
+        "prompt_tokens": np.clip(np.rint(prompt), 1, max_prompt).astype(np.int32),
+        "output_tokens": np.clip(np.rint(output), 1, max_output).astype(np.int32),
+        "model": model,
+    }
+
+
+def requests_by_hour(
+    config: ApiConfig, days: int, random: np.random.Generator
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Draw which hours are ON and how many requests each hour has.
+
+    Runs of ON hours have drawn lengths; a silent hour turns into one with a probability by hour of day.
+    The level of ON hours follows a first-order autoregressive normal score, mapped to the table of rates.
+
+    Returns:
+        ``on`` and ``counts``, both of shape ``(24 * days,)``.
+    """
+    hours = days * HOURS_PER_DAY
+    on = np.zeros(hours, dtype=bool)
+    starting = random.random(hours)
+    runs = np.maximum(1, np.rint(config.on_run_h.draw(random, hours))).astype(int)
+    hour = 0
+    while hour < hours:
+        if starting[hour] < config.on_start_share[hour % HOURS_PER_DAY]:
+            on[hour : hour + runs[hour]] = True
+            hour += runs[hour] + 1  # at least one silent hour ends a run
+        else:
+            hour += 1
+    score = correlated_normal(config.on_hour_correlation, hours, random)
+    # -log(1 - q) at the normal score's quantile q, which is where the table is read.
+    exponential = np.array([-math.log(0.5 * math.erfc(z / math.sqrt(2.0))) for z in score])
+    busy = config.on_requests_per_hour.at_exponential(exponential)
+    idle = np.where(random.random(hours) < config.off_active_share, config.off_requests_per_hour, 0.0)
+    rate = config.scale * np.where(on, busy, idle)
+    return on, random.poisson(rate)
+
+
+def _arrivals(
+    counts: NDArray[np.int64], shape: NDArray[np.float64], random: np.random.Generator
+) -> NDArray[np.float64]:
+    """Fill every hour with its requests: ``n + 1`` Gamma gaps, scaled to sum to the hour.
+
+    Args:
+        counts: Requests per hour, shape ``(hours,)``.
+        shape: Gamma shape of the hour's gaps, shape ``(hours,)``.
+        random: Source of randomness.
+
+    Returns:
+        Sorted times in seconds, shape ``(counts.sum(),)``.
+    """
+    gaps_per_hour = np.where(counts > 0, counts + 1, 0)
+    hour_of_gap = np.repeat(np.arange(len(counts)), gaps_per_hour)
+    gap = random.standard_gamma(shape[hour_of_gap]) + 1e-300  # tiny shapes underflow to an exact 0
+    end = np.cumsum(gaps_per_hour)  # (hours,) one past each hour's last gap
+    full = np.flatnonzero(gaps_per_hour)
+    total = np.zeros(len(counts))
+    if len(full):
+        total[full] = np.add.reduceat(gap, (end - gaps_per_hour)[full])
+    gap *= (HOUR_S / np.where(total > 0, total, 1.0))[hour_of_gap]
+    arrival = np.cumsum(gap)
+    # The running sum passes HOUR_S for every full hour before; put each at its own place instead.
+    passed = np.concatenate([[0.0], arrival])[(end - gaps_per_hour)]
+    arrival += (np.arange(len(counts)) * HOUR_S - passed)[hour_of_gap]
+    is_request = np.ones(len(gap), dtype=bool)
+    is_request[end[full] - 1] = False  # the last gap runs to the end of the hour
+    arrival, hour_of = arrival[is_request], hour_of_gap[is_request]
+    last = np.nextafter((hour_of + 1) * HOUR_S, 0.0)
+    arrival = np.clip(arrival, hour_of * HOUR_S, last)
+    return np.maximum.accumulate(arrival)
+
+
+def _lengths(
+    config: ApiConfig, count: int, random: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int8]]:
+    """Draw prompt tokens, response tokens and model of consecutive requests, job by job."""
+    new_job = random.random(count) < 1.0 / config.job_requests
+    job = np.cumsum(new_job)  # (count,) job number of each request
+    jobs = int(job[-1]) + 1 if count else 0
+    gpt4 = random.random(jobs) < config.gpt4.share
+    factor = np.where(gpt4, config.gpt4.prompt_factor, config.chatgpt.prompt_factor)
+    template = config.template_prompt_tokens.draw(random, jobs) * factor
+    prompt_sigma = config.prompt_sigma.draw(random, jobs)
+    long_share = np.where(gpt4, config.gpt4.long_answer_share, config.chatgpt.long_answer_share)
+    long = random.random(jobs) < long_share
+    answer = np.where(
+        long, config.long_answer_tokens.draw(random, jobs), config.short_answer_tokens.draw(random, jobs)
+    )
+    answer_sigma = np.where(long, config.long_answer_sigma, config.short_answer_sigma)
+    prompt = template[job] * np.exp(prompt_sigma[job] * random.standard_normal(count))
+    output = answer[job] * np.exp(answer_sigma[job] * random.standard_normal(count))
+    return prompt, output, np.where(gpt4, _GPT4, _CHATGPT).astype(np.int8)[job]
