@@ -1,0 +1,150 @@
+"""One step of a batch of environments, and whole episodes under a composite, compiled.
+
+The scalar environment, the vector environment and the evaluation of heuristics all run through the
+functions here; there is no second implementation of anything.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from burstenv.cluster.frontdoor import apply_decision, next_epoch
+from burstenv.cluster.kernel import kernel
+from burstenv.envs.actions import decode_action, write_mask
+from burstenv.envs.observations import observe
+from burstenv.envs.rewards import earned
+from burstenv.policies.decide import decide
+
+
+@kernel
+def _publish(
+    environments, replicas, requests, flags, capacity_per_s, num_modes, observations, masks, elapsed_s, before_s, i
+):
+    elapsed = environments[i].now_s - before_s
+    elapsed_s[i] = elapsed
+    observe(
+        observations[i], environments[i], replicas[i], requests[i], num_modes, capacity_per_s, elapsed
+    )
+    write_mask(masks[i], flags, environments[i], replicas[i], requests[i], num_modes)
+
+
+@kernel
+def _step(
+    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
+):  # fmt: skip
+    environment = environments[i]
+    mine = replicas[i]
+    before = earned(environment, reward_weights)
+    before_s = environment.now_s
+    if not environment.done:
+        admission, replica, mode = decide(policy[0], environment, mine, requests[i])
+        admission, replica, mode = decode_action(
+            flags, actions[i], mine.shape[0], modes.shape[1], admission, replica, mode
+        )
+        apply_decision(environment, mine, queue_heaps[i], requests[i], modes, admission, replica, mode)
+        next_epoch(environment, mine, phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+    rewards[i] = earned(environment, reward_weights) - before
+    _publish(
+        environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
+        observations, masks, elapsed_s, before_s, i,
+    )  # fmt: skip
+
+
+@kernel
+def step_batch(
+    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s,
+):  # fmt: skip
+    """Step every environment once.
+
+    Args:
+        environments: and the following five: the cluster state, see ``cluster/state.py``.
+        modes: (R, M) MODE.
+        policy: (1,) POLICY, decides the components that the agent does not.
+        flags: (4,) int64, see ``ActionLayout.flags``.
+        reward_weights: (4,) float64, see ``rewards.py``.
+        capacity_per_s: Scale of the traffic features.
+        actions: (N, C) int64.
+        observations: (N, O) float32, written.
+        masks: (N, A) int8, written.
+        rewards: (N,) float64, written.
+        elapsed_s: (N,) float64, time the step took in the cluster, written.
+    """
+    for i in range(environments.shape[0]):
+        _step(
+            environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+            policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
+        )  # fmt: skip
+
+
+@numba.njit(cache=True, error_model="numpy", parallel=True)
+def step_batch_threads(
+    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s,
+):  # fmt: skip
+    """Step every environment once, environments spread over threads; same results as ``step_batch``."""
+    for i in numba.prange(environments.shape[0]):
+        _step(
+            environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+            policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
+        )  # fmt: skip
+
+
+@kernel
+def open_episode(
+    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    flags, capacity_per_s, observations, masks, elapsed_s, i,
+):  # fmt: skip
+    """Advance a freshly reset environment to its first decision epoch and publish it."""
+    next_epoch(environments[i], replicas[i], phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+    _publish(
+        environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
+        observations, masks, elapsed_s, environments[i].now_s, i,
+    )  # fmt: skip
+
+
+@kernel
+def publish(
+    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    flags, capacity_per_s, observations, masks, elapsed_s, i,
+):  # fmt: skip
+    """Write the observation and mask of an environment as it stands."""
+    _publish(
+        environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
+        observations, masks, elapsed_s, environments[i].now_s, i,
+    )  # fmt: skip
+
+
+@kernel
+def policy_decision(environments, replicas, requests, policy, i, out):
+    """Write a composite's (admission, replica, mode) for the request at the door into ``out``, (3,) int64."""
+    admission, replica, mode = decide(policy[0], environments[i], replicas[i], requests[i])
+    out[0] = admission
+    out[1] = replica
+    out[2] = mode
+
+
+@kernel
+def rollout(
+    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, policy, i, max_decisions
+):  # fmt: skip
+    """Run one cluster under a composite until its episode is done, or for ``max_decisions``.
+
+    Starts from a reset cluster or from a decision epoch; returns the number of decisions.
+    """
+    environment = environments[i]
+    mine = replicas[i]
+    decisions = 0
+    if environment.decisions == 0 and environment.offered == 0:
+        next_epoch(environment, mine, phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+    while not environment.done and decisions < max_decisions:
+        admission, replica, mode = decide(policy[0], environment, mine, requests[i])
+        apply_decision(environment, mine, queue_heaps[i], requests[i], modes, admission, replica, mode)
+        next_epoch(environment, mine, phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+        decisions += 1
+    return decisions
+
+
+UNLIMITED = np.int64(2**62)

@@ -1,0 +1,235 @@
+"""Scenarios: cluster + workload + load + SLO + episode rule, named and versioned, in YAML."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from burstenv.cluster import REQUEST, Cluster, ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.state import NOBODY
+from burstenv.config import Config, load
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies import named_mode
+from burstenv.workload import CLASSES, SPLITS, EpisodeConfig, EpisodeRequests, EpisodeSampler, Trace, split_by_days
+from burstenv.workload.workload_config import WorkloadConfig, load_trace
+
+Positive = Annotated[float, Field(gt=0.0)]
+_PREDICTION_STREAM = 0x6C656E67  # keeps length predictions apart from the episode's own draws
+
+
+class SloConfig(Config):
+    """The objectives of one class: TTFT within ``ttft_base_s`` + ``ttft_per_token_s`` P, and TPOT."""
+
+    ttft_base_s: Positive
+    ttft_per_token_s: Annotated[float, Field(ge=0.0)] = 0.0
+    tpot_s: Positive
+    value: Positive = 1.0  # worth of a token under the weighted reward
+
+
+class PredictorConfig(Config):
+    """How output lengths are predicted: exactly, or with a log-normal error of ``sigma``."""
+
+    kind: Literal["exact", "lognormal"] = "lognormal"
+    sigma: Annotated[float, Field(ge=0.0)] = 0.5
+
+
+class ScenarioConfig(Config):
+    """Everything that fixes a task, apart from who decides."""
+
+    name: str
+    version: Annotated[int, Field(ge=0)] = 0
+    description: str = ""
+    cluster: str | ClusterConfig
+    workload: str | WorkloadConfig
+    episode: EpisodeConfig = EpisodeConfig()
+    load: Positive = 1.5  # share of capacity at which policies are judged
+    train_loads: Annotated[list[Positive], Field(min_length=1)] = [1.0, 1.5, 2.0]
+    capacity_per_s: dict[str, Positive] | None = None  # by split; None: measured on first use
+    slo: dict[str, SloConfig]
+    modes: Annotated[list[str | ModeConfig], Field(min_length=1)] = ["vllm"]
+    predictor: PredictorConfig = PredictorConfig()
+    tick_s: Positive | None = None
+    defer_s: Positive = 1.0
+    max_defers: Annotated[int, Field(ge=0)] = 0
+    batching_period_s: Annotated[float, Field(ge=0.0)] = 0.0
+    headroom: str = ""  # measured room for judgement, as a sentence with its command
+
+    @field_validator("slo")
+    @classmethod
+    def _every_class(cls, slo: dict[str, SloConfig]) -> dict[str, SloConfig]:
+        for name in slo:
+            if name not in CLASSES:
+                raise ValueError(f"unknown class {name!r}; valid: {', '.join(CLASSES)}")
+        missing = [name for name in CLASSES if name not in slo]
+        if missing:
+            raise ValueError(f"objectives for class {missing[0]!r} are missing")
+        return slo
+
+    @field_validator("capacity_per_s")
+    @classmethod
+    def _every_split(cls, capacity: dict[str, float] | None) -> dict[str, float] | None:
+        if capacity is not None and sorted(capacity) != sorted(SPLITS):
+            raise ValueError(f"needs one rate for each of {', '.join(SPLITS)}")
+        return capacity
+
+
+class Scenario:
+    """A scenario with its trace read, its splits cut and its replicas resolved.
+
+    Args:
+        config: The scenario.
+        trace: A trace to use in place of the scenario's workload; its capacity is measured anew.
+
+    Attributes:
+        config: The scenario, with ``capacity_per_s`` filled in.
+        specs: The replicas.
+        modes: The batching modes.
+        trace: The trace.
+    """
+
+    def __init__(self, config: ScenarioConfig, trace: Trace | None = None):
+        cluster = config.cluster
+        if isinstance(cluster, str):
+            cluster = load(ClusterConfig, "clusters", cluster)
+        self.specs: tuple[ReplicaSpec, ...] = resolve_cluster(cluster)
+        self.modes = tuple(named_mode(mode) for mode in config.modes)
+        names = [mode.name for mode in self.modes]
+        if len(set(names)) != len(names):
+            raise BurstenvError(f"scenario {config.name!r}: batching modes need distinct names, got {names}")
+        for spec in self.specs:
+            for mode in self.modes:
+                spec.resolve(mode)
+        workload = config.workload
+        if isinstance(workload, str):
+            workload = load(WorkloadConfig, "workloads", workload)
+        self.workload = workload
+        own = trace is not None
+        self.trace = trace if trace is not None else load_trace(workload)
+        episode = config.episode
+        if own:
+            episode = episode.model_copy(update={"mix": None})
+        largest = max(spec.max_model_len for spec in self.specs)
+        if episode.max_total_tokens is None:
+            episode = episode.model_copy(update={"max_total_tokens": largest})
+        elif episode.max_total_tokens > largest:
+            raise BurstenvError(
+                f"scenario {config.name!r}: episode.max_total_tokens {episode.max_total_tokens} is more than the "
+                f"{largest} tokens of the largest replica"
+            )
+        days = split_by_days(
+            self.trace, fractions=workload.fractions, skip_ramp_up_days=workload.skip_ramp_up_days
+        )
+        self.samplers = {
+            split: EpisodeSampler(self.trace, days[split], episode, split=split) for split in SPLITS
+        }
+        capacity = None if own else config.capacity_per_s
+        self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
+        if capacity is None:
+            from burstenv.envs.capacity import measure_capacity_per_s  # needs a Scenario
+
+            measured = {split: measure_capacity_per_s(self, split) for split in SPLITS}
+            self.config = self.config.model_copy(update={"capacity_per_s": measured})
+
+    @property
+    def mode_names(self) -> tuple[str, ...]:
+        """Names of the batching modes, in the order of the action's mode component."""
+        return tuple(mode.name for mode in self.modes)
+
+    def capacity_per_s(self, split: str) -> float:
+        """Return the rate at which the reference policy attains 90 % on a split [requests/s]."""
+        assert self.config.capacity_per_s is not None
+        return self.config.capacity_per_s[split]
+
+    def sampler(self, split: str) -> EpisodeSampler:
+        """Return the episode sampler of a split."""
+        if split not in self.samplers:
+            raise unknown_name("split", split, SPLITS)
+        return self.samplers[split]
+
+    def make_cluster(self, num_envs: int = 1, num_requests: int = 1024) -> Cluster:
+        """Return ``num_envs`` clusters of this scenario."""
+        config = self.config
+        return Cluster(
+            self.specs,
+            self.modes,
+            num_envs=num_envs,
+            num_requests=num_requests,
+            defer_s=config.defer_s,
+            max_defers=config.max_defers,
+            tick_s=config.tick_s,
+            batching_period_s=config.batching_period_s,
+        )
+
+    def episode(
+        self, split: str, seed: int, rate_per_s: float, privileged: bool = False
+    ) -> tuple[np.ndarray, EpisodeRequests]:
+        """Draw an episode.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            seed: At least 0; decides the day, the requests and the length predictions.
+            rate_per_s: Mean arrival rate [requests/s].
+            privileged: Predict output lengths exactly.
+
+        Returns:
+            The requests as the engine takes them, (n,) REQUEST, and as they were drawn.
+        """
+        drawn = self.sampler(split).sample(seed, rate_per_s)
+        return self.requests_from(drawn, seed, privileged), drawn
+
+    def requests_from(self, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> np.ndarray:
+        """Add objectives and length predictions to drawn requests; returns (n,) REQUEST."""
+        requests = np.zeros(len(drawn), REQUEST)
+        requests["arrival_s"] = drawn.arrival_s
+        requests["prompt_tokens"] = drawn.prompt_tokens
+        requests["output_tokens"] = drawn.output_tokens
+        requests["session"] = drawn.session
+        requests["class_code"] = drawn.class_code
+        requests["replica"] = NOBODY
+        slo = [self.config.slo[name] for name in CLASSES]
+        code = drawn.class_code
+        base, per_token, tpot, value = np.array(
+            [[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s, s.value] for s in slo]
+        ).T
+        requests["ttft_slo_s"] = base[code] + per_token[code] * drawn.prompt_tokens
+        requests["tpot_slo_s"] = tpot[code]
+        tokens = drawn.prompt_tokens.astype(np.float64) + drawn.output_tokens
+        requests["weight"] = value[code] * tokens / 1000.0
+        predictor = self.config.predictor
+        error = 1.0
+        if predictor.kind == "lognormal" and not privileged:
+            random = np.random.Generator(np.random.PCG64([_PREDICTION_STREAM, int(seed)]))
+            error = np.exp(predictor.sigma * random.standard_normal(len(drawn)))
+        requests["predicted_tokens"] = np.maximum(1.0, drawn.output_tokens * error)
+        return requests
+
+
+def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = None) -> Scenario:
+    """Load a scenario by shipped name, YAML path or mapping.
+
+    Args:
+        name: ``"default"``, ``"my_scenario.yaml"``, or the values.
+        trace: A CSV to use in place of the scenario's workload.
+
+    Raises:
+        BurstenvError: On anything unknown or malformed, in one sentence.
+    """
+    if isinstance(name, dict):
+        return _build(load(ScenarioConfig, "scenarios", name), trace)
+    return _cached(str(name), None if trace is None else str(trace))
+
+
+@lru_cache(maxsize=4)
+def _cached(name: str, trace: str | None) -> Scenario:
+    return _build(load(ScenarioConfig, "scenarios", name), trace)
+
+
+def _build(config: ScenarioConfig, trace: str | Path | None) -> Scenario:
+    if trace is None:
+        return Scenario(config)
+    workload = WorkloadConfig(kind="file", path=str(trace))
+    return Scenario(config.model_copy(update={"workload": workload}), load_trace(workload))
