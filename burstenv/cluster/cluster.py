@@ -85,6 +85,7 @@ class Cluster:
         defer_s: After how long a deferred request comes back to the front door [s].
         max_defers: How often one request may be deferred.
         tick_s: Longest time without a decision epoch [s]; None: only requests make epochs.
+        batching_period_s: How long a replica keeps a batching mode at least [s].
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Cluster:
         defer_s: float = 1.0,
         max_defers: int = 0,
         tick_s: float | None = None,
+        batching_period_s: float = 0.0,
     ):
         self.specs = tuple(specs)
         self.mode_names = tuple(mode.name for mode in modes)
@@ -119,6 +121,7 @@ class Cluster:
         self.state.environments["defer_s"] = defer_s
         self.state.environments["max_defers"] = max_defers
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
+        self.state.environments["batching_period_s"] = batching_period_s
         for r, spec in enumerate(self.specs):
             column = self.state.replicas[:, r]
             for name, value in spec.latency.coefficients_s().items():

@@ -62,6 +62,17 @@ def _count_arrival(environment, request):
 
 
 @kernel
+def _note_kv_use(environment, replicas):
+    """Add the present KV use, as decisions see it, to the sums that reports average."""
+    used = 0.0
+    for r in range(replicas.shape[0]):
+        share = 1.0 - replicas[r].seen_free_blocks / replicas[r].num_blocks
+        used += share
+        environment.kv_use_max = max(environment.kv_use_max, share)
+    environment.kv_use_sum += used / replicas.shape[0]
+
+
+@kernel
 def next_epoch(environment, replicas, phases, finish_heaps, queue_heaps, requests):
     """Advance one cluster to its next decision epoch.
 
@@ -96,6 +107,7 @@ def next_epoch(environment, replicas, phases, finish_heaps, queue_heaps, request
         return
     environment.now_s = epoch_s
     _decay_rates(environment, epoch_s)
+    _note_kv_use(environment, replicas)
     if due_s <= arrival_s and due_s == epoch_s:
         request_id = door[0]
         heap_remove(door, environment.deferred, requests, request_id)
@@ -119,11 +131,14 @@ def may_defer(environment, request):
 def apply_decision(environment, replicas, queue_heaps, requests, modes, admission, replica_index, mode):
     """Carry out one decision for the request at the front door (or for nobody, at a tick).
 
-    The chosen replica's batching mode is set in either case. A deferral beyond the scenario's limit
-    is a rejection: the client has been kept waiting long enough.
+    The chosen replica's batching mode is set in either case, unless it was set less than
+    ``batching_period_s`` ago. A deferral beyond the scenario's limit is a rejection: the client has
+    been kept waiting long enough.
     """
     replica = replicas[replica_index]
-    set_mode(replica, queue_heaps[replica_index], requests, modes[replica_index], mode)
+    if mode != replica.mode and environment.now_s >= replica.mode_since_s + environment.batching_period_s:
+        set_mode(replica, queue_heaps[replica_index], requests, modes[replica_index], mode)
+        replica.mode_since_s = environment.now_s
     environment.last_decision_s = environment.now_s
     environment.decisions += 1
     request_id = environment.at_door
@@ -148,17 +163,6 @@ def apply_decision(environment, replicas, queue_heaps, requests, modes, admissio
 
 
 @kernel
-def note_kv_use(environment, replicas):
-    """Add the present KV use, as decisions see it, to the sums that reports average."""
-    used = 0.0
-    for r in range(replicas.shape[0]):
-        share = 1.0 - replicas[r].seen_free_blocks / replicas[r].num_blocks
-        used += share
-        environment.kv_use_max = max(environment.kv_use_max, share)
-    environment.kv_use_sum += used / replicas.shape[0]
-
-
-@kernel
 def reset_cluster(environment, replicas, phases, queue_heaps, requests, modes, num_requests, seed):
     """Empty the cluster and rewind its episode of ``num_requests`` requests to the first arrival."""
     for r in range(replicas.shape[0]):
@@ -167,6 +171,7 @@ def reset_cluster(environment, replicas, phases, queue_heaps, requests, modes, n
         replica.order = 0
         replica.mode = -1
         set_mode(replica, queue_heaps[r], requests, modes[r], 0)
+        replica.mode_since_s = -np.inf
     for k in range(num_requests):
         reset_request(requests[k])
     environment.now_s = 0.0

@@ -85,6 +85,7 @@ REPLICA = np.dtype(
         ("reserve_full_prompt", "i1"),  # admit only if the whole prompt fits, not just its first chunk
         # The batching mode in force.
         ("mode", "i4"),
+        ("mode_since_s", "f8"),
         ("token_budget", "i4"),  # max_num_batched_tokens
         ("max_num_seqs", "i4"),
         ("order", "i4"),
@@ -142,6 +143,7 @@ ENVIRONMENT = np.dtype(
         ("done", "i1"),
         ("defer_s", "f8"),
         ("max_defers", "i4"),
+        ("batching_period_s", "f8"),  # a replica's mode may change this often
         ("tick_s", "f8"),  # longest time without a decision; infinity: none
         ("last_decision_s", "f8"),
         # Outcomes so far.

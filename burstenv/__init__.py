@@ -1,0 +1,14 @@
+"""burstenv: the environment in which LLM-serving schedulers are learned and judged.
+
+``import burstenv`` registers ``BurstGPT-v0`` and is cheap; everything else is imported when used.
+
+Where to read first: ``cluster/reference.py`` (how a replica schedules), ``envs/env.py`` (the
+environment), ``policies/composite.py`` (heuristics by name), ``evaluation`` (how policies are compared).
+"""
+
+from burstenv.envs.registration import register_envs
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "register_envs"]
+
+register_envs()

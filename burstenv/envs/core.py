@@ -1,0 +1,281 @@
+"""The batch of environments behind both Gymnasium classes: the scalar environment is the batch of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv.cluster import Cluster, ClusterState
+from burstenv.cluster.kernel import announced_compilation
+from burstenv.envs.actions import ActionLayout
+from burstenv.envs.kernels import open_episode, policy_decision, publish, rollout, step_batch, step_batch_threads
+from burstenv.envs.observations import F0, LIMIT, G, Q, observation_names, observation_size
+from burstenv.envs.rewards import reward_weights
+from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies import Composite, parse_composite
+from burstenv.workload import SPLITS
+
+TRAIN_SEEDS = 2**31  # training episodes are drawn from this many
+RESET_OPTIONS = ("split", "episode", "load", "rate_per_s")
+
+
+class EnvironmentBatch:
+    """``N`` environments of one scenario, stepped by one kernel call.
+
+    Args:
+        num_envs: N.
+        scenario: A shipped name, a YAML path, a mapping, or a loaded scenario.
+        trace: A CSV in place of the scenario's workload.
+        split: ``train``, ``validation`` or ``test``; where episodes are drawn from.
+        load: Share of capacity; None draws one of the scenario's ``train_loads`` for each episode.
+        decide: What the agent decides, any of ``admission``, ``routing``, ``batching``.
+        admission: Rule for admission where the agent does not decide it.
+        routing: Rule for routing, likewise.
+        batching: Mode for batching, likewise; None: the scenario's first.
+        action: ``multi`` or ``flat``.
+        observation: ``flat`` (one vector) or ``dict`` (cluster, request, replicas).
+        reward: ``attainment``, ``dense`` or ``weighted``.
+        privileged: Show true output lengths in place of predictions.
+        num_threads: 1, or more to spread a batch over threads.
+
+    Raises:
+        BurstenvError: On anything unknown, with the valid values.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        scenario: str | Path | dict[str, Any] | Scenario = "default",
+        trace: str | Path | None = None,
+        split: str = "train",
+        load: float | None = None,
+        decide: Sequence[str] = ("admission", "routing", "batching"),
+        admission: str = "always",
+        routing: str = "jsq",
+        batching: str | None = None,
+        action: str = "multi",
+        observation: str = "flat",
+        reward: str = "attainment",
+        privileged: bool = False,
+        num_threads: int = 1,
+    ):
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        if load is not None and not 0.0 < load < 1e3:
+            raise BurstenvError(f"load must be a share of capacity above 0, such as 1.5, got {load!r}")
+        if observation not in ("flat", "dict"):
+            raise unknown_name("observation", observation, ("flat", "dict"))
+        if num_envs < 1:
+            raise BurstenvError(f"num_envs must be at least 1, got {num_envs}")
+        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario, trace)
+        self.split = split
+        self.load = load
+        self.privileged = privileged
+        self.num_threads = num_threads
+        self.observation_form = observation
+        names = self.scenario.mode_names
+        self.policy: Composite = parse_composite(f"{admission}/{routing}/{batching or names[0]}")
+        self._policy_record = self.policy.record(names)
+        self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
+        self.reward_name = reward
+        self._reward_weights = reward_weights(reward)
+        self._flags = self.layout.flags()
+        self.cluster: Cluster = self.scenario.make_cluster(num_envs)
+        self.observation_size = observation_size(len(self.scenario.specs), len(names))
+        self.actions = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
+        self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
+        self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
+        self.rewards = np.zeros(num_envs)  # (N,)
+        self.elapsed_s = np.zeros(num_envs)  # (N,)
+        self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+
+    # -- spaces ------------------------------------------------------------------------------------
+
+    @property
+    def num_envs(self) -> int:
+        """N."""
+        return self.cluster.num_envs
+
+    def action_space(self) -> gym.Space:
+        """Return the action space of one environment."""
+        return self.layout.space()
+
+    def observation_space(self) -> gym.Space:
+        """Return the observation space of one environment."""
+
+        def box(*shape: int) -> gym.spaces.Box:
+            return gym.spaces.Box(-LIMIT, LIMIT, shape, np.float32)
+
+        if self.observation_form == "flat":
+            return box(self.observation_size)
+        replicas, modes = len(self.scenario.specs), len(self.scenario.mode_names)
+        return gym.spaces.Dict(
+            {"cluster": box(G), "request": box(Q), "replicas": box(replicas, F0 + modes)}
+        )
+
+    def observation_names(self) -> list[str]:
+        """Return the name of every number of a flat observation."""
+        return observation_names(len(self.scenario.specs), self.scenario.mode_names)
+
+    def shaped(self, flat: np.ndarray) -> Any:
+        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        if self.observation_form == "flat":
+            return flat.copy()
+        replicas = len(self.scenario.specs)
+        return {
+            "cluster": flat[..., :G].copy(),
+            "request": flat[..., G : G + Q].copy(),
+            "replicas": flat[..., G + Q :].reshape(*flat.shape[:-1], replicas, -1).copy(),
+        }
+
+    # -- episodes ----------------------------------------------------------------------------------
+
+    def reset(self, i: int, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
+        """Start a new episode in environment ``i``.
+
+        Args:
+            i: Which environment.
+            rng: Source of the episode's seed and load where ``options`` do not fix them.
+            options: ``split``, ``episode`` (its seed), ``load`` (share of capacity) or ``rate_per_s``.
+        """
+        options = dict(options or {})
+        unknown = sorted(set(options) - set(RESET_OPTIONS))
+        if unknown:
+            raise unknown_name("reset option", unknown[0], RESET_OPTIONS)
+        split = options.get("split", self.split)
+        drawn_seed = int(rng.integers(TRAIN_SEEDS))
+        loads = self.scenario.config.train_loads
+        drawn_load = float(loads[int(rng.integers(len(loads)))])
+        seed = int(options.get("episode", drawn_seed))
+        load = float(options.get("load", self.load if self.load is not None else drawn_load))
+        rate_per_s = float(options.get("rate_per_s", load * self.capacity_per_s(split)))
+        requests, drawn = self.scenario.episode(split, seed, rate_per_s, self.privileged)
+        self.start(i, requests, seed, {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s})
+
+    def start(self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any]) -> None:
+        """Start an episode of given requests, (n,) REQUEST, in environment ``i``."""
+        self.cluster.load(i, requests, seed)
+        self.episodes[i] = description
+        with announced_compilation("the environment"):
+            open_episode(
+                *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
+                self.masks, self.elapsed_s, i,
+            )  # fmt: skip
+
+    def capacity_per_s(self, split: str | None = None) -> float:
+        """Return the capacity of a split (by default this batch's) [requests/s]."""
+        if split is not None and split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        return self.scenario.capacity_per_s(split or self.split)
+
+    def _scale(self) -> float:
+        # One scale whatever the split, so that a policy sees the same numbers for the same traffic.
+        return self.scenario.capacity_per_s("train")
+
+    def step(self) -> None:
+        """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+        kernel = step_batch if self.num_threads == 1 else step_batch_threads
+        kernel(
+            *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags,
+            self._reward_weights, self._scale(), self.actions, self.observations, self.masks, self.rewards,
+            self.elapsed_s,
+        )  # fmt: skip
+
+    @property
+    def done(self) -> np.ndarray:
+        """Whether every request of each environment's episode is settled, (N,) bool (a copy)."""
+        return self.cluster.state.environments["done"].astype(bool)
+
+    def policy_action(self, i: int, policy: Composite) -> np.ndarray:
+        """Return what a composite would do in environment ``i``: (admission, replica, mode), (3,) int64."""
+        state = self.cluster.state
+        out = np.zeros(3, np.int64)
+        policy_decision(
+            state.environments, state.replicas, state.requests, policy.record(self.scenario.mode_names), i, out
+        )
+        return out
+
+    def fast_forward(self, i: int, policy: Composite, decisions: int) -> None:
+        """Run environment ``i`` under a composite for some decisions, in compiled code."""
+        rollout(
+            *self.cluster.state.arrays(), self.cluster.modes, policy.record(self.scenario.mode_names), i, decisions
+        )
+        publish(
+            *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
+            self.masks, self.elapsed_s, i,
+        )  # fmt: skip
+
+    # -- state and outcomes ------------------------------------------------------------------------
+
+    def clone_state(self) -> ClusterState:
+        """Return an independent copy of the exact state of all environments."""
+        return self.cluster.state.clone()
+
+    def restore_state(self, state: ClusterState) -> None:
+        """Go back to a cloned state and publish its observations."""
+        self.cluster.state.restore(state)
+        for i in range(self.num_envs):
+            publish(
+                *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
+                self.masks, self.elapsed_s, i,
+            )  # fmt: skip
+
+    def counts(self, i: int) -> dict[str, int]:
+        """Return the outcome counts of environment ``i`` so far."""
+        e = self.cluster.state.environments[i]
+        settled = int(e["attained"] + e["late"] + e["rejected"] + e["failed"])
+        return {
+            "offered": int(e["offered"]),
+            "attained": int(e["attained"]),
+            "late": int(e["late"]),
+            "rejected": int(e["rejected"]),
+            "failed": int(e["failed"]),
+            "pending": int(e["offered"]) - settled,
+        }
+
+    def episode_metrics(self, i: int) -> dict[str, Any]:
+        """Return what a finished episode amounts to: counts, attainment, preemptions, mean KV use."""
+        e = self.cluster.state.environments[i]
+        counts = self.counts(i)
+        return {
+            **counts,
+            "attainment": counts["attained"] / max(1, counts["offered"]),
+            "weighted_attainment": float(e["attained_weight"] / max(1e-9, e["offered_weight"])),
+            "preemptions": int(self.cluster.state.replicas["preemptions"][i].sum()),
+            "kv_use_mean": float(e["kv_use_sum"] / max(1, e["decisions"])),
+            "duration_s": float(e["now_s"]),
+            **{k: self.episodes[i][k] for k in ("split", "day", "seed", "load") if k in self.episodes[i]},
+        }
+
+    def describe(self, i: int) -> str:
+        """Return a few lines of text that show environment ``i``: replicas, KV bars, who is at the door."""
+        state = self.cluster.state
+        e = state.environments[i]
+        counts = self.counts(i)
+        door = "tick"
+        if e["at_door"] >= 0:
+            r = state.requests[i, e["at_door"]]
+            kind = "API" if r["class_code"] else "conversation"
+            door = (
+                f"{kind} request {int(e['at_door'])}: {int(r['prompt_tokens'])} prompt tokens, "
+                f"~{float(r['predicted_tokens']):.0f} output tokens"
+            )
+        elif e["done"]:
+            door = "nobody: the episode is done"
+        lines = [f"t = {float(e['now_s']):8.2f} s   at the door: {door}"]
+        for spec, replica in zip(self.scenario.specs, state.replicas[i], strict=True):
+            used = 1.0 - float(replica["seen_free_blocks"]) / float(replica["num_blocks"])
+            bar = "#" * round(20 * used)
+            lines.append(
+                f"  {spec.name:<28} KV [{bar:<20}] {used:4.0%}   running {int(replica['seen_running']):3d}   "
+                f"waiting {int(replica['seen_waiting']):3d}   mode {self.scenario.mode_names[int(replica['mode'])]}"
+            )
+        lines.append("  " + "   ".join(f"{name} {value}" for name, value in counts.items()))
+        return "\n".join(lines)
+
+

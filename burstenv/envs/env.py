@@ -1,0 +1,249 @@
+"""The scalar Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import EzPickle
+
+from burstenv.cluster import ClusterState
+from burstenv.envs.core import EnvironmentBatch
+from burstenv.errors import BurstenvError
+from burstenv.policies import parse_composite
+
+
+class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
+    """A cluster of LLM serving engines under BurstGPT traffic.
+
+    ## Description
+
+    Requests arrive at the front door of a cluster of replicas, each an engine with continuous batching
+    and a paged KV cache that schedules exactly as vLLM V1 does. At every request the agent decides
+    admission, routing and batching, and is paid for requests served within their objectives on the time
+    to first token (TTFT) and the time per output token (TPOT). Time is continuous: steps last as long as
+    it takes until the next decision epoch, which is a request at the front door or ``tick_s`` without one.
+
+    ## Action Space
+
+    ``MultiDiscrete([3, R, M])``, with R replicas and M batching modes of the scenario:
+
+    | Num | Component | Choices                                                             |
+    |-----|-----------|---------------------------------------------------------------------|
+    | 0   | admission | 0 reject, 1 admit, 2 defer (the request returns after ``defer_s``)    |
+    | 1   | routing   | the replica                                                         |
+    | 2   | batching  | the mode of that replica from now on (budget, cap, order, headroom) |
+
+    ``decide`` leaves components to named heuristics and shrinks the space: one component left is a
+    ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a
+    replica. Legal choices stand in ``info["action_mask"]`` and ``env.unwrapped.action_masks()``. Illegal
+    ones never raise: a replica that could never hold the prompt refuses it (``failed``), a deferral
+    beyond ``max_defers`` is a rejection, an index outside the space is clipped. At a tick only the
+    batching component has an effect.
+
+    ## Observation Space
+
+    ``Box(-8, 8, (G + Q + R F,), float32)``, or with ``observation="dict"`` a ``Dict(cluster=(G,),
+    request=(Q,), replicas=(R, F))`` of the same numbers. Only published, causal quantities: while an
+    iteration is in flight, the state before it. Each number is divided by the scale and clipped.
+
+    | Num      | Observation               | Unit            | Scale          | Min | Max |
+    |----------|---------------------------|-----------------|----------------|-----|-----|
+    | 0        | cluster.rate_fast (5 s)   | requests/s      | capacity       | 0   | 8   |
+    | 1        | cluster.rate_slow (60 s)  | requests/s      | capacity       | 0   | 8   |
+    | 2        | cluster.token_rate (5 s)  | prompt tokens/s | 500 x capacity | 0   | 8   |
+    | 3        | cluster.api_share         | 1               | 1              | 0   | 1   |
+    | 4        | cluster.kv_demand_mean    | 1               | 1              | 0   | 8   |
+    | 5        | cluster.waiting_mean      | requests        | 16             | 0   | 8   |
+    | 6        | cluster.deferred          | requests        | 16             | 0   | 8   |
+    | 7        | cluster.elapsed           | s               | 1              | 0   | 8   |
+    | 8        | request.present           | 1               | 1              | 0   | 1   |
+    | 9        | request.prompt            | tokens          | 1000           | 0   | 8   |
+    | 10       | request.predicted_output  | tokens          | 500            | 0   | 8   |
+    | 11       | request.is_api            | 1               | 1              | 0   | 1   |
+    | 12       | request.ttft_slo          | s               | 2              | 0   | 8   |
+    | 13       | request.tpot_slo          | s               | 0.1            | 0   | 8   |
+    | 14       | request.ttft_left         | 1               | 1              | -8  | 1   |
+    | 15       | request.value             | 1               | 1              | 0   | 8   |
+    | 16       | request.may_defer         | 1               | 1              | 0   | 1   |
+    | 17 + r F | replica.fits              | 1               | 1              | 0   | 1   |
+    | + 1      | replica.waiting           | requests        | 16             | 0   | 8   |
+    | + 2      | replica.running           | requests        | 64             | 0   | 8   |
+    | + 3      | replica.kv_used           | 1               | 1              | 0   | 1   |
+    | + 4      | replica.kv_demand         | 1               | 1              | 0   | 8   |
+    | + 5      | replica.kv_demand_with    | 1               | 1              | 0   | 8   |
+    | + 6      | replica.prefill_backlog   | tokens          | 4096           | 0   | 8   |
+    | + 7      | replica.decode_context    | 1               | KV tokens      | 0   | 1   |
+    | + 8      | replica.tpot_ratio        | 1               | 1              | 0   | 8   |
+    | + 9      | replica.ttft_ratio        | 1               | 1              | 0   | 8   |
+    | + 10     | replica.prefill_speed     | ms/token        | 0.1            | 0   | 8   |
+    | + 11     | replica.decode_floor      | ms              | 20             | 0   | 8   |
+    | + 12     | replica.preemptions       | 1               | 1              | 0   | 8   |
+    | + 13 + m | replica.mode=m            | 1               | 1              | 0   | 1   |
+
+    ``env.unwrapped.observation_names`` lists the names in order; ``burstenv/envs/observations.py`` says
+    what each means. Output lengths are predictions with the scenario's error model; the true ones only
+    with ``privileged=True``.
+
+    ## Rewards
+
+    ``attainment`` (default): +1 when a request finishes within both objectives, so that the undiscounted
+    return of an episode is the number of attained requests in the report. ``dense`` pays the same sum
+    earlier, ``weighted`` pays by tokens and class value; see ``burstenv/envs/rewards.py``. For semi-MDP
+    discounting use ``info["elapsed_s"]``.
+
+    ## Starting State
+
+    All replicas are empty. The requests are an episode of the split, drawn by the seed: a day, windows of
+    it laid over each other up to the load, output lengths and their predictions.
+
+    ## Episode End
+
+    1. Termination: every request of the episode is settled (attained, late, rejected or failed). The last
+       step carries the drain, unless the scenario has ticks.
+    2. Truncation: only through ``max_episode_steps`` of ``gym.make``.
+
+    At the end ``info["episode_metrics"]`` holds counts, attainment, preemptions and KV use.
+
+    ## Arguments
+
+    | Parameter   | Type           | Default                              | Description                          |
+    |-------------|----------------|--------------------------------------|--------------------------------------|
+    | scenario    | str or dict    | ``"default"``                        | shipped name, YAML path or values    |
+    | trace       | str or None    | ``None``                             | CSV in place of the workload         |
+    | split       | str            | ``"train"``                          | train, validation or test            |
+    | load        | float or None  | ``None``                             | share of capacity; None: train_loads |
+    | decide      | sequence       | admission, routing, batching         | what the agent decides               |
+    | admission   | str            | ``"always"``                         | rule where the agent does not decide |
+    | routing     | str            | ``"jsq"``                            | likewise                             |
+    | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |
+    | action      | str            | ``"multi"``                          | multi or flat                        |
+    | observation | str            | ``"flat"``                           | flat or dict                         |
+    | reward      | str            | ``"attainment"``                     | attainment, dense or weighted        |
+    | privileged  | bool           | ``False``                            | show true output lengths             |
+    | render_mode | str or None    | ``None``                             | ansi                                 |
+
+    ``reset(options={...})`` takes ``split``, ``episode`` (seed of the arrivals), ``load`` or ``rate_per_s``.
+
+    ## Vectorized environment
+
+    ``gym.make_vec("BurstGPT-v0", num_envs=256)`` gives :class:`burstenv.envs.vector_env.BurstGPTVectorEnv`,
+    a native batch: one compiled call steps all environments. ``vector_kwargs`` are not needed.
+
+    ## Version History
+
+    * v0: Initial version.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import burstenv
+        >>> env = gym.make("BurstGPT-v0")
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's contract)
+
+    def __init__(
+        self,
+        scenario: Any = "default",
+        trace: str | None = None,
+        split: str = "train",
+        load: float | None = None,
+        decide: Sequence[str] = ("admission", "routing", "batching"),
+        admission: str = "always",
+        routing: str = "jsq",
+        batching: str | None = None,
+        action: str = "multi",
+        observation: str = "flat",
+        reward: str = "attainment",
+        privileged: bool = False,
+        render_mode: str | None = None,
+    ):
+        EzPickle.__init__(
+            self, scenario, trace, split, load, decide, admission, routing, batching, action, observation,
+            reward, privileged, render_mode,
+        )  # fmt: skip
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise BurstenvError(f"unknown render_mode {render_mode!r}; valid: {self.metadata['render_modes']}")
+        self.batch = EnvironmentBatch(
+            1, scenario, trace, split, load, decide, admission, routing, batching, action, observation, reward,
+            privileged,
+        )  # fmt: skip
+        self.render_mode = render_mode
+        self.action_space = self.batch.action_space()
+        self.observation_space = self.batch.observation_space()
+        self._single = len(self.batch.layout.sizes) == 1
+        self._started = False
+
+    @property
+    def observation_names(self) -> list[str]:
+        """Names of the numbers of a flat observation, in order."""
+        return self.batch.observation_names()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; see Starting State for the options."""
+        super().reset(seed=seed)
+        self.batch.reset(0, self.np_random, options)
+        self._started = True
+        return self._observation(), {**self._info(), **self._episode()}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Decide about the request at the front door and go on to the next decision epoch."""
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        batch = self.batch
+        if self._single:
+            batch.actions[0, 0] = action
+        else:
+            batch.actions[0] = action
+        batch.step()
+        done = bool(batch.cluster.state.environments["done"][0])
+        info = self._info()
+        if done:
+            info["episode_metrics"] = batch.episode_metrics(0)
+        return self._observation(), float(batch.rewards[0]), done, False, info
+
+    def action_masks(self) -> np.ndarray:
+        """Return which choices are legal, bool, components side by side (as MaskablePPO takes it)."""
+        return self.batch.masks[0].astype(bool)
+
+    def policy_action(self, policy: str) -> Any:
+        """Return what a composite, such as ``always/lmetric/vllm``, would do here, as an action.
+
+        Raises:
+            BurstenvError: When the agent does not decide all components.
+        """
+        if self.batch.layout.decide != ("admission", "routing", "batching"):
+            raise BurstenvError("policy_action needs an environment that decides admission, routing and batching")
+        return self.batch.policy_action(0, parse_composite(policy))
+
+    def clone_state(self) -> ClusterState:
+        """Return the exact state of the cluster and its episode, to branch from."""
+        return self.batch.clone_state()
+
+    def restore_state(self, state: ClusterState) -> Any:
+        """Go back to a cloned state of the same episode; returns the observation there."""
+        self.batch.restore_state(state)
+        return self._observation()
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """Return a picture of the cluster in text (``render_mode="ansi"``)."""
+        return self.batch.describe(0) if self.render_mode == "ansi" else None
+
+    def _observation(self) -> Any:
+        return self.batch.shaped(self.batch.observations[0])
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "action_mask": self.batch.masks[0].copy(),
+            "elapsed_s": float(self.batch.elapsed_s[0]),
+            "now_s": float(self.batch.cluster.state.environments["now_s"][0]),
+        }
+
+    def _episode(self) -> dict[str, Any]:
+        return {"episode": dict(self.batch.episodes[0])}
