@@ -12,6 +12,10 @@ from burstenv.workload.generate_conversation import HOUR_S, correlated_normal
 from burstenv.workload.generator_config import HOURS_PER_DAY, ApiConfig
 from burstenv.workload.trace import MODELS
 
+MAX_DENSE_SHARE = (
+    0.5  # of an hour that may be spent on the least gaps; matters above 36,000 requests per hour
+)
+
 _CHATGPT, _GPT4 = MODELS.index("ChatGPT"), MODELS.index("GPT-4")
 
 
@@ -33,7 +37,7 @@ def generate_api(
     on, counts = requests_by_hour(config, days, random)
     # Gamma gaps have coefficient of variation shape**-0.5; OFF hours are Poisson.
     shape = np.where(on, config.interarrival_cv.draw(random, len(on)) ** -2.0, 1.0)
-    arrival_s = _arrivals(counts, shape, random)
+    arrival_s = _arrivals(counts, shape, config.dense_gap_s, random)
     prompt, output, model = _lengths(config, len(arrival_s), random)
     return {
         "arrival_s": arrival_s,
@@ -75,13 +79,17 @@ def requests_by_hour(
 
 
 def _arrivals(
-    counts: NDArray[np.int64], shape: NDArray[np.float64], random: np.random.Generator
+    counts: NDArray[np.int64],
+    shape: NDArray[np.float64],
+    dense_gap_s: float,
+    random: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Fill every hour with its requests: ``n + 1`` Gamma gaps, scaled to sum to the hour.
 
     Args:
         counts: Requests per hour, shape ``(hours,)``.
         shape: Gamma shape of the hour's gaps, shape ``(hours,)``.
+        dense_gap_s: Mean of the least gap between two calls, seconds.
         random: Source of randomness.
 
     Returns:
@@ -89,13 +97,21 @@ def _arrivals(
     """
     gaps_per_hour = np.where(counts > 0, counts + 1, 0)
     hour_of_gap = np.repeat(np.arange(len(counts)), gaps_per_hour)
-    gap = random.standard_gamma(shape[hour_of_gap]) + 1e-300  # tiny shapes underflow to an exact 0
     end = np.cumsum(gaps_per_hour)  # (hours,) one past each hour's last gap
     full = np.flatnonzero(gaps_per_hour)
-    total = np.zeros(len(counts))
-    if len(full):
-        total[full] = np.add.reduceat(gap, (end - gaps_per_hour)[full])
-    gap *= (HOUR_S / np.where(total > 0, total, 1.0))[hour_of_gap]
+    first = (end - gaps_per_hour)[full]
+
+    def fill(gap: NDArray[np.float64], hour_share: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scale the gaps of each full hour to sum to a share of the hour."""
+        factor = np.zeros(len(counts))
+        factor[full] = HOUR_S * hour_share / np.add.reduceat(gap, first)
+        return gap * factor[hour_of_gap]
+
+    # Most gaps of a very bursty hour are next to nothing: what a client needs between two calls is added.
+    dense_share = np.minimum(gaps_per_hour[full] * dense_gap_s / HOUR_S, MAX_DENSE_SHARE)
+    bursty = random.standard_gamma(shape[hour_of_gap]) + 1e-300  # tiny shapes underflow to an exact 0
+    gap = fill(bursty, 1.0 - dense_share)
+    gap += fill(random.random(len(gap)) + 1e-9, dense_share)
     arrival = np.cumsum(gap)
     # The running sum passes HOUR_S for every full hour before; put each at its own place instead.
     passed = np.concatenate([[0.0], arrival])[(end - gaps_per_hour)]

@@ -85,9 +85,9 @@ def next_times(
 ) -> NDArray[np.float64]:
     """Return when each session submits again, given its last submissions.
 
-    A pause that outlasts the sitting is resumed at a time of day when people are there: on the day the
-    pause ends (or the next, if that would come too soon), at an hour drawn from the weekday schedule.
-    Without this the long tail of think times would fill the nights, which are nearly empty in the data.
+    A pause that outlasts the sitting is resumed at a time when people are there: on the day the pause
+    ends (or the next, if that would come too soon; past most weekends), at an hour drawn from the weekday
+    schedule. Without this the long tail of think times would fill the nights and weekends.
 
     Args:
         config: Parameters.
@@ -101,9 +101,15 @@ def next_times(
     schedule = np.cumsum(config.weekday_starts)
     hour = np.searchsorted(schedule, random.random(len(resumed)) * schedule[-1], side="right")
     clock_s = (np.minimum(hour, HOURS_PER_DAY - 1) + random.random(len(resumed))) * HOUR_S
-    at = np.floor(following[resumed] / DAY_S) * DAY_S + clock_s
-    too_soon = at < time_s[resumed] + sitting_s
-    following[resumed] = at + np.where(too_soon, DAY_S, 0.0)
+    day = np.floor(following[resumed] / DAY_S)
+    day += day * DAY_S + clock_s < time_s[resumed] + sitting_s  # too soon
+    weekend_calls = min(1.0, sum(config.weekend_starts) / schedule[-1])  # chance to resume at a weekend
+    undecided = np.arange(len(day))
+    for _ in config.weekend_days:  # no weekend is longer than this
+        undecided = undecided[np.isin(day[undecided] % 7, config.weekend_days)]
+        undecided = undecided[random.random(len(undecided)) >= weekend_calls]
+        day[undecided] += 1
+    following[resumed] = day * DAY_S + clock_s
     return following
 
 

@@ -222,6 +222,7 @@ class ApiConfig(Config):
         off_active_share: Share of OFF hours with a few requests.
         off_requests_per_hour: Mean requests in such an hour.
         interarrival_cv: Coefficient of variation of the inter-arrival times, drawn anew every ON hour.
+        dense_gap_s: Mean of the least gap between two requests of a burst, seconds.
         job_requests: Mean requests of a job.
         template_prompt_tokens: Prompt length of a job's template.
         prompt_sigma: Log standard deviation of prompts within a job, drawn per job.
@@ -242,6 +243,7 @@ class ApiConfig(Config):
     off_active_share: float = Field(ge=0, le=1)
     off_requests_per_hour: float = Field(ge=0)
     interarrival_cv: QuantileTable
+    dense_gap_s: float = Field(ge=0)
     job_requests: float = Field(ge=1)
     template_prompt_tokens: QuantileTable
     prompt_sigma: LogNormal

@@ -1,0 +1,68 @@
+"""The readers, splits and sampler on real files, where they lie beside the checkout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from burstenv.errors import BurstenvError
+from burstenv.workload import EpisodeConfig, EpisodeSampler, read_trace, split_by_days, windowed_cv
+from workload_files import SHARED, real
+
+
+def test_gpt4_conversations_of_burstgpt_1() -> None:
+    trace = read_trace(real("data/burstgpt_1_gpt4_conversation.csv"))
+    assert len(trace) == 48_289
+    assert len(trace.failures) == 0
+    assert set(trace.model.tolist()) == {1}
+    assert trace.prompt_tokens.mean() == pytest.approx(828.2, abs=0.1)
+    assert trace.output_tokens.max() == 2048
+    assert trace.metadata["first_timestamp_s"] == 118
+    assert trace.describe()["days"] == 61
+
+
+def test_first_rows_of_burstgpt_1_have_failures() -> None:
+    trace = read_trace(real("data/burstgpt_1_first400.csv"))
+    assert (len(trace), len(trace.failures)) == (383, 17)
+
+
+def test_first_rows_of_burstgpt_3_have_sessions() -> None:
+    trace = read_trace(real("data/burstgpt_3_first400.csv"))
+    assert (len(trace), len(trace.failures)) == (399, 1)
+    assert trace.describe()["sessions"] == 134  # of 135 ids; one has but a failure
+    assert trace.turn.max() == 23
+    assert ((trace.session < 0) == (trace.log_type == 1)).all()
+    assert not np.isnan(trace.elapsed_s).any()
+
+
+def test_an_api_week_is_burstier_than_conversation() -> None:
+    api = windowed_cv(read_trace(real("data/burstgpt_2_gpt4_api_week.csv")).arrival_s)
+    chat = windowed_cv(read_trace(real("data/burstgpt_1_gpt4_conversation.csv")).arrival_s)
+    assert np.median(api) > 1.3 * np.median(chat)
+
+
+def test_episodes_of_real_conversations() -> None:
+    trace = read_trace(real("data/burstgpt_1_gpt4_conversation.csv"))
+    days = split_by_days(trace)["test"]
+    sampler = EpisodeSampler(trace, days, EpisodeConfig())
+    assert sampler.days.tolist() == list(range(52, 61))
+    rates = [len(sampler.sample(seed, 2.0)) / 180 for seed in range(200)]
+    assert np.mean(rates) == pytest.approx(2.0, rel=0.03)
+
+
+def test_every_golden_workload_is_read() -> None:
+    real("golden")
+    files = sorted(SHARED.glob("golden/*/workload.csv"))
+    assert len(files) >= 16
+    for file in files:
+        trace = read_trace(file)
+        assert len(trace) == len(file.read_text().splitlines()) - 1
+    sessions = read_trace(SHARED / "golden/09_prefix_sessions/workload.csv")
+    assert sessions.session.min() >= 0
+    assert sessions.turn.max() >= 1
+    assert "prefix_id" in sessions.metadata["ignored_columns"]
+    assert len(np.unique(read_trace(SHARED / "golden/06_priority/workload.csv").priority)) > 1
+
+
+def test_a_trace_of_another_origin_is_refused_with_the_accepted_headers() -> None:
+    with pytest.raises(BurstenvError, match=r"unknown header 'TIMESTAMP,ContextTokens,GeneratedTokens'"):
+        read_trace(real("data/azure_2023_code.csv"))
