@@ -9,20 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
+from burstenv.workload.day_table import DayTable, Integers, day_table, renumber, thin
 from burstenv.workload.episode_config import EpisodeConfig
 from burstenv.workload.splits import DayRange
 from burstenv.workload.trace import CLASSES, DAY_S, Trace
 
 __all__ = ["EpisodeConfig", "EpisodeRequests", "EpisodeSampler"]
 
-Integers = NDArray[np.integer[Any]]  # row numbers and conversation numbers of either width
-
 MIN_DAY_REQUESTS = 50  # fewer say too little about a day's shape to be copied many times
 _CYCLES_KEPT = 64
 _DAY_STREAM, _DRAW_STREAM = 0x646179, 0x64726177  # separate random streams for the day and for the draw
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EpisodeRequests:
     """The requests of one episode, sorted by arrival, all arrays of one length ``n``.
 
@@ -50,25 +49,6 @@ class EpisodeRequests:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
-
-
-@dataclass(frozen=True)
-class _DayClass:
-    """One class on one day, laid out twice in a row so that a window may run past midnight.
-
-    Attributes:
-        time_s: Times from the day's midnight, then the same a day later, shape ``(2n,)``.
-        row: Rows of the trace, shape ``(2n,)``, int32 to halve what a split takes.
-        thread: Conversation number from 0 (the second day has its own), -1 for none, shape ``(2n,)``, int32.
-        threads: How many conversation numbers there are.
-        rate_per_s: Mean rate over the day.
-    """
-
-    time_s: NDArray[np.float64]
-    row: NDArray[np.int32]
-    thread: NDArray[np.int32]
-    threads: int
-    rate_per_s: float
 
 
 class EpisodeSampler:
@@ -112,7 +92,7 @@ class EpisodeSampler:
         self._rows = rows
         self.mix = _mix(trace, rows, config, where)
         self._day_of_row = trace.day[rows]
-        self._tables: dict[int, list[_DayClass]] = {}  # by day, one table per class, made when first drawn
+        self._tables: dict[int, list[DayTable]] = {}  # by day, one table per class, made when first drawn
         lacking = {day: self._lacking(day) for day in range(days.first_day, days.last_day)}
         ineligible = {day: reason for day, reason in lacking.items() if reason}
         self.days: NDArray[np.int64] = np.array([day for day, reason in lacking.items() if not reason])
@@ -121,6 +101,7 @@ class EpisodeSampler:
                 f"{where}: no day has at least {MIN_DAY_REQUESTS} requests of every class in the mix "
                 f"({', '.join(self.mix)}); day {days.first_day} has {ineligible[days.first_day]}"
             )
+        self._streams: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}  # by class
         self._permutations: dict[int, NDArray[np.int64]] = {}  # by cycle
         self.metadata: dict[str, Any] = {
             "split": split,
@@ -182,7 +163,7 @@ class EpisodeSampler:
             thread = table.thread[place]
             thread = np.where(thread >= 0, thread + copy_of * table.threads + next_thread, -1)
             if wanted < 1:  # one copy is too much: thin it, whole conversations at a time
-                kept = _thin(thread, wanted, random)
+                kept = thin(thread, wanted, random)
                 time, place, thread = time[kept], place[kept], thread[kept]
             next_thread += count * table.threads
             times.append(time)
@@ -205,15 +186,12 @@ class EpisodeSampler:
     ) -> EpisodeRequests:
         total = max(1, round(rate_per_s * self.config.duration_s))
         if self.config.mix is None:
-            stretches = [self._stretch(self._rows, day, total, random)]
-        else:
-            log_type = self._trace.log_type[self._rows]
-            stretches = []
-            for name, share in self.mix.items():
-                of_class = self._rows[log_type == CLASSES.index(name)]
-                wanted = round(total * share)
-                if wanted:
-                    stretches.append(self._stretch(of_class, day, wanted, random))
+            wanted = {"": total}
+        else:  # the last class takes what rounding leaves, so that the total is exact
+            wanted = {name: round(total * share) for name, share in self.mix.items()}
+            last = list(wanted)[-1]
+            wanted[last] += total - sum(wanted.values())
+        stretches = [self._stretch(name, day, count, random) for name, count in wanted.items() if count > 0]
         arrival = np.concatenate([time for time, _, _ in stretches])
         rows = np.concatenate([row for _, row, _ in stretches])
         order = np.argsort(arrival, kind="stable")
@@ -229,17 +207,24 @@ class EpisodeSampler:
         )
 
     def _stretch(
-        self, rows: NDArray[np.int64], day: int, wanted: int, random: np.random.Generator
+        self, name: str, day: int, wanted: int, random: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
-        """Squeeze ``wanted`` consecutive requests, starting on ``day``, into the episode.
+        """Squeeze ``wanted`` consecutive requests of a class, starting on ``day``, into the episode.
+
+        Args:
+            name: The class; empty for all requests together.
+            day: Where the stretch starts; it may run on into the days after.
+            wanted: Number of requests.
+            random: Source of randomness.
 
         Returns:
             Times in the episode, rows of the trace, and the factor by which time was compressed.
         """
-        arrival = self._trace.arrival_s[rows]
+        rows, arrival = self._stream(name)
         if wanted >= len(rows):  # one more request is needed, to end the last gap
             raise BurstenvError(
-                f"the split holds {len(rows)} requests, an episode compressed to this rate needs {wanted + 1}"
+                f"the split holds {len(rows)} {name + ' ' if name else ''}requests, an episode compressed to "
+                f"this rate needs {wanted + 1}"
             )
         low, high = np.searchsorted(arrival, [day * DAY_S, (day + 1) * DAY_S])
         start = min(int(random.integers(low, max(high, low + 1))), len(rows) - wanted - 1)
@@ -252,6 +237,16 @@ class EpisodeSampler:
         time = (arrival[start : start + wanted] - from_s) / factor
         last = np.nextafter(self.config.duration_s, 0.0)  # rounding must not reach the end
         return np.minimum(time, last), rows[start : start + wanted], factor
+
+    def _stream(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return rows and arrivals of a class over the whole split, or of all for an empty name."""
+        stream = self._streams.get(name)
+        if stream is None:
+            rows = self._rows
+            if name:
+                rows = rows[self._trace.log_type[rows] == CLASSES.index(name)]
+            stream = self._streams[name] = rows, self._trace.arrival_s[rows]
+        return stream
 
     def _episode(
         self,
@@ -268,7 +263,7 @@ class EpisodeSampler:
             output_tokens=trace.output_tokens[rows],
             class_code=trace.log_type[rows],
             model=trace.model[rows],
-            session=_renumber(thread),
+            session=renumber(thread),
             turn=trace.turn[rows],
             metadata={
                 "split": self.metadata["split"],
@@ -294,15 +289,13 @@ class EpisodeSampler:
                 return f"{count} {name} requests"
         return ""
 
-    def _tables_of(self, day: int) -> list[_DayClass]:
+    def _tables_of(self, day: int) -> list[DayTable]:
         """Return the day's table of each class of the mix."""
         tables = self._tables.get(day)
         if tables is None:
             rows = self._rows_of_day(day)
             log_type = self._trace.log_type[rows]
-            tables = [
-                _day_class(self._trace, rows[log_type == CLASSES.index(name)], day) for name in self.mix
-            ]
+            tables = [day_table(self._trace, rows[log_type == CLASSES.index(name)], day) for name in self.mix]
             self._tables[day] = tables
         return tables
 
@@ -315,42 +308,6 @@ class EpisodeSampler:
             random = np.random.Generator(np.random.PCG64([_DAY_STREAM, cycle]))
             permutation = self._permutations[cycle] = random.permutation(len(self.days))
         return permutation
-
-
-def _day_class(trace: Trace, rows: NDArray[np.int64], day: int) -> _DayClass:
-    time = trace.arrival_s[rows] - day * DAY_S
-    session = trace.session[rows]
-    names, thread = np.unique(session, return_inverse=True)
-    if len(names) and names[0] < 0:
-        thread = thread - 1  # rows without a session become -1
-    count = int(thread.max()) + 1
-    again = np.where(thread >= 0, thread + count, -1)
-    return _DayClass(
-        time_s=np.concatenate([time, time + DAY_S]),
-        row=np.concatenate([rows, rows]).astype(np.int32),
-        thread=np.concatenate([thread, again]).astype(np.int32),
-        threads=2 * count,
-        rate_per_s=len(rows) / DAY_S,
-    )
-
-
-def _thin(thread: Integers, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Keep each conversation, and each request without one, with probability ``share``."""
-    drawn = random.random(len(thread)) < share
-    talking = thread >= 0
-    if talking.any():
-        _, first, of = np.unique(thread[talking], return_index=True, return_inverse=True)
-        drawn[talking] = drawn[talking][first][of]
-    return drawn
-
-
-def _renumber(thread: Integers) -> NDArray[np.int32]:
-    """Number conversations from 0 in order of their number; -1 stays."""
-    session = np.full(len(thread), -1, dtype=np.int32)
-    talking = np.flatnonzero(thread >= 0)
-    if len(talking):
-        session[talking] = np.unique(thread[talking], return_inverse=True)[1]
-    return session
 
 
 def _mix(trace: Trace, rows: NDArray[np.int64], config: EpisodeConfig, where: str) -> dict[str, float]:

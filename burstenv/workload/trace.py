@@ -20,7 +20,7 @@ OTHER_MODEL = MODELS.index("other")
 MAX_TOKENS = 10_000_000  # anything above is a damaged file, not a request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Failures:
     """The rows without a response: outcomes of the original service, not demand that can be replayed.
 
@@ -43,7 +43,7 @@ class Failures:
         return Failures(np.empty(0), np.empty(0, np.int8), np.empty(0, np.int8))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """Requests as columns of equal length ``n``, sorted by arrival.
 
@@ -153,6 +153,10 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def __repr__(self) -> str:
+        source = self.metadata.get("source", "columns")
+        return f"<Trace of {len(self):,} requests over {self.span_s / DAY_S:.2f} days from {source}>"
 
     @property
     def class_code(self) -> NDArray[np.int8]:

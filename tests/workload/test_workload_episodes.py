@@ -170,6 +170,8 @@ def test_compressing_reaches_the_rate_exactly_with_consecutive_requests(trace: T
 def test_compressing_with_a_mix(trace: Trace) -> None:
     episode = sampler(trace, scaling="compress", mix={"conversation": 0.25, "api": 0.75}).sample(3, 2.0)
     assert np.bincount(episode.class_code).tolist() == [90, 270]
+    drawn = sampler(trace, scaling="compress", mix={"conversation": 1 / 3, "api": 2 / 3})
+    assert [len(drawn.sample(0, rate)) for rate in (0.5, 1.0, 1.005, 2.006)] == [90, 180, 181, 361]
 
 
 def test_days_with_too_few_requests_are_left_out_and_recorded(trace: Trace) -> None:

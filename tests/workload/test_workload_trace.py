@@ -41,6 +41,10 @@ def test_turns_count_within_sessions() -> None:
     assert trace.turn.tolist() == [0, 0, 1, 0, 1, 2]
 
 
+def test_a_trace_prints_as_one_line() -> None:
+    assert repr(small()) == "<Trace of 4 requests over 0.00 days from small>"
+
+
 def test_between_takes_requests_and_failures_of_a_half_open_window() -> None:
     part = small().between(20, 40)
     assert part.arrival_s.tolist() == [20, 30]

@@ -1,0 +1,69 @@
+"""One class on one day, laid out so that shifted copies of it can be cut in a few array operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.workload.trace import DAY_S, Trace
+
+Integers = NDArray[np.integer[Any]]  # row numbers and conversation numbers of either width
+
+
+@dataclass(frozen=True, eq=False)
+class DayTable:
+    """The requests of one class on one day, laid out twice in a row so that a window may run past midnight.
+
+    Attributes:
+        time_s: Times from the day's midnight, then the same a day later, shape ``(2n,)``.
+        row: Rows of the trace, shape ``(2n,)``, int32 to halve what a split takes.
+        thread: Conversation number from 0 (the second day has its own), -1 for none, shape ``(2n,)``, int32.
+        threads: How many conversation numbers there are.
+        rate_per_s: Mean rate over the day.
+    """
+
+    time_s: NDArray[np.float64]
+    row: NDArray[np.int32]
+    thread: NDArray[np.int32]
+    threads: int
+    rate_per_s: float
+
+
+def day_table(trace: Trace, rows: NDArray[np.int64], day: int) -> DayTable:
+    """Lay out the requests in ``rows``, all of one class and of ``day``, for superposing."""
+    time = trace.arrival_s[rows] - day * DAY_S
+    session = trace.session[rows]
+    names, thread = np.unique(session, return_inverse=True)
+    if len(names) and names[0] < 0:
+        thread = thread - 1  # rows without a session become -1
+    count = int(thread.max()) + 1
+    again = np.where(thread >= 0, thread + count, -1)
+    return DayTable(
+        time_s=np.concatenate([time, time + DAY_S]),
+        row=np.concatenate([rows, rows]).astype(np.int32),
+        thread=np.concatenate([thread, again]).astype(np.int32),
+        threads=2 * count,
+        rate_per_s=len(rows) / DAY_S,
+    )
+
+
+def thin(thread: Integers, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Keep each conversation, and each request without one, with probability ``share``."""
+    drawn = random.random(len(thread)) < share
+    talking = thread >= 0
+    if talking.any():
+        _, first, of = np.unique(thread[talking], return_index=True, return_inverse=True)
+        drawn[talking] = drawn[talking][first][of]
+    return drawn
+
+
+def renumber(thread: Integers) -> NDArray[np.int32]:
+    """Number conversations from 0 in order of their number; -1 stays."""
+    session = np.full(len(thread), -1, dtype=np.int32)
+    talking = np.flatnonzero(thread >= 0)
+    if len(talking):
+        session[talking] = np.unique(thread[talking], return_inverse=True)[1]
+    return session
