@@ -1,0 +1,31 @@
+"""Shared by all tests: a small scenario that needs no calibration, and where the real material is."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burstenv.config import read_yaml, shipped
+
+SHARED = Path(__file__).parents[1] / ".." / "shared"
+
+
+@pytest.fixture(scope="session")
+def small_scenario() -> dict[str, Any]:
+    """The default scenario with short episodes and a given capacity."""
+    values = read_yaml(shipped("scenarios")["default"])
+    values = copy.deepcopy(values)
+    values["episode"]["duration_s"] = 20
+    values["capacity_per_s"] = {"train": 18.0, "validation": 18.0, "test": 18.0}
+    return values
+
+
+def shared_path(relative: str) -> Path:
+    """Return a path under ``../shared``, or skip the test where that material is absent."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"../shared/{relative} is not on this machine (real material, never committed)")
+    return path
