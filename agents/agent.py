@@ -1,0 +1,164 @@
+"""A trained agent, loaded and asked for actions."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.networks import build_policy, logits
+from burstenv.config import parse
+from burstenv.envs.actions import ActionLayout
+from burstenv.envs.observations import LIMIT, observation_size
+from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.errors import BurstenvError
+
+DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
+
+
+class LearnedAgent:
+    """A policy network that acts by its most probable legal choice.
+
+    Attributes:
+        name: What reports call it.
+        environment: Keyword arguments of ``EnvironmentBatch`` under which it acts.
+        trivial: The composite of its fixed components with every request admitted and the shortest queue
+            joined: what the agent would be worth had it learned nothing.
+        config: How it was trained.
+    """
+
+    def __init__(self, config: AgentConfig, policy: Any, sizes: Sequence[int], name: str, first_mode: str):
+        self.name = name
+        self.config = config
+        self.environment: dict[str, Any] = config.environment()
+        self.trivial = f"always/jsq/{config.batching or first_mode}"
+        self._policy = policy
+        self._sizes = tuple(sizes)
+
+    def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Choose for a batch of environments.
+
+        Args:
+            observations: (N, O) float32.
+            masks: Which choices are legal, components side by side, (N, A) bool.
+
+        Returns:
+            (N, C) int64.
+        """
+        with torch.no_grad():
+            scores = logits(self._policy, torch.from_numpy(np.ascontiguousarray(observations, np.float32))).numpy()
+        scores = np.where(masks, scores, -np.inf)
+        actions = np.empty((len(scores), len(self._sizes)), np.int64)
+        at = 0
+        for k, size in enumerate(self._sizes):
+            actions[:, k] = scores[:, at : at + size].argmax(1)
+            at += size
+        return actions
+
+
+def describe_agent(config: AgentConfig, scenario: Scenario, seed: int) -> dict[str, Any]:
+    """Return what has to be known to load an agent later: the contents of ``agent.json``."""
+    import burstenv
+
+    layout = _layout(config, scenario)
+    return {
+        "burstenv": burstenv.__version__,
+        "config": config.model_dump(mode="json"),
+        "scenario": scenario.config.name,
+        "scenario_config": scenario.config.model_dump(mode="json"),
+        "action_space": str(layout.space()),
+        "action_sizes": list(layout.sizes),
+        "observation_size": _observation_size(scenario),
+        "modes": list(scenario.mode_names),
+        "seed": seed,
+    }
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Return the contents of the ``agent.json`` beside a checkpoint or in a run folder.
+
+    Raises:
+        BurstenvError: When it is missing or not such a file.
+    """
+    folder = Path(path)
+    folder = folder.parent if folder.suffix == ".zip" else folder
+    file = folder / DESCRIPTION_FILE
+    if not folder.exists():
+        raise BurstenvError(f"{folder}: no such run folder; train one with `burstenv train`")
+    if not file.is_file():
+        raise BurstenvError(f"{folder}: holds no {DESCRIPTION_FILE}, so it is not the folder of a training run")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        for key in ("config", "scenario", "scenario_config", "action_space", "action_sizes", "observation_size"):
+            description[key]
+    except (ValueError, KeyError, TypeError):
+        raise BurstenvError(f"{file}: is not the description of an agent as `burstenv train` writes it") from None
+    return description
+
+
+def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAgent:
+    """Load a trained agent.
+
+    Args:
+        path: A run folder (its best checkpoint, or the last where none was validated yet), or a checkpoint.
+        scenario: Where it is to act; None: the scenario it was trained on.
+
+    Raises:
+        BurstenvError: When there is no such file, it is not a checkpoint, or the scenario gives another
+            action space or other observations than the agent was trained for.
+    """
+    path = Path(path)
+    description = read_description(path)
+    checkpoint = path
+    if path.suffix != ".zip":
+        found = [path / name for name in (BEST_FILE, LAST_FILE) if (path / name).is_file()]
+        if not found:
+            raise BurstenvError(f"{path}: holds no checkpoint ({BEST_FILE} or {LAST_FILE}) yet")
+        checkpoint = found[0]
+    config = parse(AgentConfig, description["config"], str(checkpoint.parent / DESCRIPTION_FILE))
+    if scenario is None:
+        scenario = load_scenario(description["scenario_config"])
+    layout = _layout(config, scenario)
+    size = _observation_size(scenario)
+    if list(layout.sizes) != description["action_sizes"] or size != description["observation_size"]:
+        raise BurstenvError(
+            f"{checkpoint} was trained for {description['action_space']} over {description['observation_size']} "
+            f"features, scenario {scenario.config.name!r} has {layout.space()} over {size}; use the scenario it "
+            f"was trained on ({description['scenario']}) or train anew"
+        )
+    if list(scenario.mode_names) != description["modes"]:
+        raise BurstenvError(
+            f"{checkpoint} was trained with batching modes {', '.join(description['modes'])}, scenario "
+            f"{scenario.config.name!r} has {', '.join(scenario.mode_names)}; use the scenario it was trained on "
+            f"({description['scenario']}) or train anew"
+        )
+    policy = build_policy(config, layout, spaces.Box(-LIMIT, LIMIT, (size,), np.float32))
+    policy.load_state_dict(_weights(checkpoint))
+    policy.set_training_mode(False)
+    return LearnedAgent(config, policy, layout.sizes, config.name, scenario.mode_names[0])
+
+
+def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Read the weights, and nothing that could run code, out of a Stable-Baselines3 checkpoint."""
+    if not checkpoint.is_file():
+        raise BurstenvError(f"{checkpoint}: no such file")
+    try:
+        with zipfile.ZipFile(checkpoint) as archive, archive.open("policy.pth") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, EOFError):
+        raise BurstenvError(f"{checkpoint}: is not a checkpoint of Stable-Baselines3") from None
+
+
+def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout:
+    return ActionLayout.build(config.decide, config.action, len(scenario.specs), len(scenario.mode_names))
+
+
+def _observation_size(scenario: Scenario) -> int:
+    return observation_size(len(scenario.specs), len(scenario.mode_names))

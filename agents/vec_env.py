@@ -1,0 +1,223 @@
+"""The native batch as a Stable-Baselines3 ``VecEnv``: one compiled call steps all environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from burstenv.envs.core import EnvironmentBatch
+from burstenv.policies import parse_composite
+
+
+class SB3VecEnv(VecEnv):
+    """``N`` environments for Stable-Baselines3 and sb3-contrib, stepped together and reset at once.
+
+    An episode that ends is followed by the next one in the same step (the observation returned is the
+    new episode's, the old one's last stands in its info). Without ``stagger``, environment ``i`` of a batch
+    seeded with ``s`` plays the episodes of the Gymnasium environment seeded with ``s + i``.
+
+    Infos are reused empty dictionaries, but for environments whose episode ended: ``terminal_observation``,
+    ``TimeLimit.truncated``, ``episode_metrics`` and ``episode`` (``r``: undiscounted and unscaled return,
+    ``l``: steps, ``t``: cluster time at the end [s]). An episode that ``stagger`` opened in the middle has
+    no ``episode``, because its return is not that of a whole one.
+
+    Args:
+        batch: The environments; observations must be flat.
+        seed: Seed of the first environment; environment ``i`` gets ``seed + i``.
+        reward_scale: Rewards are multiplied by this, so that values are of order one.
+        stagger: A composite under which each environment runs for a random number of decisions at the
+            very first reset, so that the batch does not sit in one phase of the episode; None: do not.
+        max_episode_steps: Truncate episodes after this many steps; None: never.
+    """
+
+    def __init__(
+        self,
+        batch: EnvironmentBatch,
+        seed: int = 0,
+        reward_scale: float = 1.0,
+        stagger: str | None = None,
+        max_episode_steps: int | None = None,
+    ):
+        self.batch = batch
+        self.reward_scale = reward_scale
+        self._render_mode = None
+        super().__init__(batch.num_envs, batch.observation_space(), batch.action_space())
+        self._stagger = None if stagger is None else parse_composite(stagger)
+        self._max_steps = max_episode_steps
+        self._rngs: list[np.random.Generator] = []
+        self._infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        self._returns = np.zeros(self.num_envs)  # (N,) unscaled, of the present episode
+        self._steps = np.zeros(self.num_envs, np.int64)  # (N,) of the present episode
+        self._whole = np.ones(self.num_envs, bool)  # (N,) seen from its beginning
+        self.seed(seed)
+
+    def reset(self) -> np.ndarray:
+        """Start an episode in every environment; returns observations, (N, O) float32."""
+        if not self._rngs or self._seeds[0] is not None:
+            self._rngs = [np.random.default_rng(seed) for seed in self._seeds]
+        self._reset_seeds()
+        for i in range(self.num_envs):
+            self._reset_one(i)
+        if self._stagger is not None:
+            self._spread_phases()
+            self._stagger = None
+        return self.batch.observations.copy()
+
+    def _reset_one(self, i: int) -> None:
+        self.batch.reset(i, self._rngs[i], self._options[i])
+        self._returns[i] = 0.0
+        self._steps[i] = 0
+        self._whole[i] = True
+
+    def _spread_phases(self) -> None:
+        assert self._stagger is not None
+        for i in range(self.num_envs):
+            # With fewer decisions than requests some are always still to come.
+            requests = int(self.batch.cluster.state.environments[i]["num_requests"])
+            decisions = int(self._rngs[i].integers(max(1, requests)))
+            self.batch.fast_forward(i, self._stagger, decisions)
+            self._whole[i] = decisions == 0
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions, (N,) or (N, C) int."""
+        self.batch.actions[...] = np.asarray(actions).reshape(self.batch.actions.shape)
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step; returns observations (N, O) float32, rewards (N,) float32, dones (N,) bool, infos."""
+        batch = self.batch
+        batch.step()
+        self._returns += batch.rewards
+        self._steps += 1
+        rewards = (batch.rewards * self.reward_scale).astype(np.float32)
+        dones = batch.done
+        truncated = None
+        if self._max_steps is not None:
+            truncated = (self._steps >= self._max_steps) & ~dones
+            dones |= truncated
+        infos = self._infos
+        if dones.any():
+            infos = infos.copy()  # the empty dictionaries are shared, those of finished environments fresh
+            for i in np.flatnonzero(dones):
+                infos[i] = self._final_info(int(i), truncated is not None and bool(truncated[i]))
+                self._reset_one(int(i))
+        return batch.observations.copy(), rewards, dones, infos
+
+    def _final_info(self, i: int, truncated: bool) -> dict[str, Any]:
+        metrics = self.batch.episode_metrics(i)
+        info = {
+            "terminal_observation": self.batch.observations[i].copy(),
+            "TimeLimit.truncated": truncated,
+            "episode_metrics": metrics,
+        }
+        if self._whole[i]:
+            info["episode"] = {
+                "r": float(self._returns[i]),
+                "l": int(self._steps[i]),
+                "t": metrics["duration_s"],
+            }
+        return info
+
+    def action_masks(self) -> np.ndarray:
+        """Return which choices are legal, (N, A) bool."""
+        return self.batch.masks.astype(bool)
+
+    # -- what the VecEnv interface asks for besides --------------------------------------------------
+
+    @property
+    def render_mode(self) -> str | None:
+        """None: use ``batch.describe(i)`` to look at an environment."""
+        return self._render_mode
+
+    @render_mode.setter
+    def render_mode(self, mode: str | None) -> None:
+        self._render_mode = None
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+    def _indices(self, indices: None | int | Sequence[int]) -> list[int]:
+        return [int(i) for i in self._get_indices(indices)]
+
+    def _one_of(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(self.batch, name):
+            raise AttributeError(f"environments of the native batch have no attribute {name!r}")
+        return getattr(self.batch, name)
+
+    def get_attr(self, attr_name: str, indices: None | int | Sequence[int] = None) -> list[Any]:
+        """Return an attribute of the batch for each environment; arrays with a row each are split."""
+        chosen = self._indices(indices)
+        if attr_name in ("action_masks", "render_mode", "reward_scale"):
+            return [getattr(self, attr_name)] * len(chosen)
+        value = self._one_of(attr_name)
+        per_environment = isinstance(value, np.ndarray | list) and len(value) == self.num_envs
+        return [value[i] if per_environment else value for i in chosen]
+
+    def set_attr(self, attr_name: str, value: Any, indices: None | int | Sequence[int] = None) -> None:
+        """Refuse: all environments share their settings."""
+        raise AttributeError(f"attribute {attr_name!r} cannot be set on environments of the native batch")
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: None | int | Sequence[int] = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method for each environment: ``action_masks``, or one of the batch that takes an index."""
+        if method_name == "action_masks":
+            masks = self.action_masks()
+            return list(masks if indices is None else masks[self._indices(indices)])
+        method = self._one_of(method_name)
+        return [method(i, *args, **kwargs) for i in self._indices(indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: type, indices: None | int | Sequence[int] = None
+    ) -> list[bool]:
+        """Return False for each environment: Gymnasium wrappers do not apply to the native batch.
+
+        Stable-Baselines3 asks about ``Monitor``; episode statistics are in the infos all the same.
+        """
+        return [False] * len(self._indices(indices))
+
+
+class NullVecEnv(VecEnv):
+    """An environment of given spaces that does nothing: what training costs without a simulation."""
+
+    def __init__(self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space):
+        super().__init__(num_envs, observation_space, action_space)
+        random = np.random.default_rng(0)
+        self._observations = random.random((num_envs, *observation_space.shape), np.float32)  # type: ignore[misc]
+        self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+
+    def reset(self) -> np.ndarray:
+        """Return observations, (N, O) float32, always the same."""
+        return self._observations.copy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Ignore the actions."""
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Return the same observations, no reward, no end."""
+        zeros = np.zeros(self.num_envs, np.float32)
+        return self._observations.copy(), zeros, np.zeros(self.num_envs, bool), self._infos
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Know of ``render_mode`` only."""
+        if attr_name != "render_mode":
+            raise AttributeError(attr_name)
+        return [None] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refuse."""
+        raise AttributeError(attr_name)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Refuse."""
+        raise AttributeError(method_name)
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        """Return False for each environment."""
+        return [False] * self.num_envs
