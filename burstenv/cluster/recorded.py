@@ -299,3 +299,46 @@ def _length_difference(recorded: int, replayed: int) -> str | None:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def validate_case(folder: Path, engine: str) -> tuple[int, str | None]:
+    """Replay a recorded schedule.
+
+    Args:
+        folder: The case folder.
+        engine: ``"reference"``, or ``"fast"`` for the compiled engine.
+
+    Returns:
+        The number of iterations recorded, and the first difference as a sentence, or None.
+
+    Raises:
+        BurstenvError: When the folder cannot be read, or the engine lacks a rule that the case needs.
+    """
+    case = read_case(folder)
+    recorded = list(case.iterations)
+    if engine == "reference":
+        return len(recorded), first_difference(recorded, replay_reference(case))
+    difference = first_fast_difference(recorded, replay_fast(case)) or _skipping_difference(case)
+    return len(recorded), difference
+
+
+def _skipping_difference(case: RecordedCase) -> str | None:
+    """Compare a run that skips whole decode stretches with the reference, request by request."""
+    reference = ReferenceReplica(case.limits, case.latency)
+    requests = [
+        ReferenceRequest(r.id, r.arrival_s, r.prompt_tokens, r.output_tokens, r.priority) for r in case.requests
+    ]
+    in_order = sorted(requests, key=lambda r: (r.arrival_s, r.id))
+    reference.run(in_order)
+    cluster = fast_replica(case)
+    for request in in_order:
+        cluster.advance(0, 0, request.arrival_s)
+        cluster.submit(0, 0, request.id, request.arrival_s)
+    cluster.advance(0, 0, math.inf)
+    for request, record in zip(requests, cluster.records(0), strict=True):
+        for name in ("first_scheduled_s", "first_token_s", "finish_s", "preemptions", "recomputed_tokens"):
+            want, got = getattr(request, name), float(record[name])
+            same = math.isnan(got) if want is None else math.isclose(got, want, rel_tol=TIME_TOLERANCE, abs_tol=1e-12)
+            if not same:
+                return f"request {request.id}: {name}: reference {want!r}, skipping engine {got!r}"
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -131,7 +132,10 @@ class Scenario:
         if capacity is None:
             from burstenv.envs.capacity import measure_capacity_per_s  # needs a Scenario
 
-            measured = {split: measure_capacity_per_s(self, split) for split in SPLITS}
+            measured = {}
+            for split in SPLITS:
+                print(f"burstenv: measuring the cluster's capacity on the {split} split", file=sys.stderr)
+                measured[split] = measure_capacity_per_s(self, split)
             self.config = self.config.model_copy(update={"capacity_per_s": measured})
 
     @property
@@ -190,15 +194,7 @@ class Scenario:
         requests["session"] = drawn.session
         requests["class_code"] = drawn.class_code
         requests["replica"] = NOBODY
-        slo = [self.config.slo[name] for name in CLASSES]
-        code = drawn.class_code
-        base, per_token, tpot, value = np.array(
-            [[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s, s.value] for s in slo]
-        ).T
-        requests["ttft_slo_s"] = base[code] + per_token[code] * drawn.prompt_tokens
-        requests["tpot_slo_s"] = tpot[code]
-        tokens = drawn.prompt_tokens.astype(np.float64) + drawn.output_tokens
-        requests["weight"] = value[code] * tokens / 1000.0
+        objectives(self.config, requests)
         predictor = self.config.predictor
         error = 1.0
         if predictor.kind == "lognormal" and not privileged:
@@ -206,6 +202,22 @@ class Scenario:
             error = np.exp(predictor.sigma * random.standard_normal(len(drawn)))
         requests["predicted_tokens"] = np.maximum(1.0, drawn.output_tokens * error)
         return requests
+
+
+def objectives(config: ScenarioConfig, requests: np.ndarray) -> None:
+    """Fill in the objectives and weights of requests, (n,) REQUEST, by their class, in place.
+
+    The weight is class value x kilotokens (prompt and output).
+    """
+    slo = [config.slo[name] for name in CLASSES]
+    base_s, per_token_s, tpot_s, value = np.array(
+        [[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s, s.value] for s in slo]
+    ).T
+    code = requests["class_code"]
+    requests["ttft_slo_s"] = base_s[code] + per_token_s[code] * requests["prompt_tokens"]
+    requests["tpot_slo_s"] = tpot_s[code]
+    tokens = requests["prompt_tokens"].astype(np.float64) + requests["output_tokens"]
+    requests["weight"] = value[code] * tokens / 1000.0
 
 
 def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = None) -> Scenario:

@@ -106,3 +106,26 @@ def _lengths(tokens: NDArray[np.int32]) -> dict[str, float]:
 
 def _rate_per_s(count: int, span_s: float) -> float:
     return count / span_s if span_s > 0 else 0.0
+
+
+def describe_lines(description: dict[str, Any]) -> list[str]:
+    """Return a description as lines for people."""
+    d = description
+    lines = [
+        f"{d['metadata'].get('source', 'trace')}",
+        f"  {d['requests']:,} requests and {d['failures']:,} failures ({100 * d['failure_share']:.2f} %) over "
+        f"{d['span_s'] / 86400:.2f} days, {d['rate_per_s']:.4g} requests/s, {d['sessions']:,} sessions",
+        "  models: " + ", ".join(f"{name} {count:,}" for name, count in d["models"].items() if count),
+    ]
+    for name, c in d["classes"].items():
+        lines.append(f"  {name}: {c['requests']:,} requests, {c['rate_per_s']:.4g}/s, {100 * c['failure_share']:.2f} % failed")
+        for tokens in ("prompt_tokens", "output_tokens"):
+            t = c[tokens]
+            if t:
+                parts = "   ".join(f"{key} {value:,.0f}" for key, value in t.items())
+                lines.append(f"    {tokens:<14} {parts}")
+        if c["interarrival_cv"] is not None:
+            lines.append(f"    inter-arrival CV {c['interarrival_cv']:.2f} over the whole trace")
+    kept = {k: v for k, v in d["metadata"].items() if k not in ("source",) and not isinstance(v, dict | list)}
+    lines.append("  read: " + ", ".join(f"{k} {v}" for k, v in kept.items()))
+    return lines

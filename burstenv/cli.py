@@ -1,0 +1,309 @@
+"""The ``burstenv`` command: thin, every subcommand is one call into the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from burstenv import __version__
+from burstenv.errors import BurstenvError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; returns 0, 1 when a check failed or the input was wrong, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except BurstenvError as error:
+        print(f"burstenv: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print("burstenv: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="burstenv", description="Learn and judge LLM-serving schedulers under BurstGPT traffic.")
+    parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+        return sub
+
+    sub = command("simulate", _simulate, "Replay a trace through a cluster under one policy; prints metrics.")
+    sub.add_argument("trace", help="a CSV (BurstGPT or arrival_s,prompt_tokens,output_tokens) or a workload name")
+    sub.add_argument("--cluster", default="default", help="shipped cluster or YAML file (default: %(default)s)")
+    sub.add_argument("--policy", default="always/jsq/vllm", help="admission/routing/batching (default: %(default)s)")
+    sub.add_argument("--scenario", default="default", help="where the objectives come from (default: %(default)s)")
+    sub.add_argument("--speed", type=float, default=1.0, help="divide arrival times by this (default: %(default)s)")
+    sub.add_argument("--oversize", choices=("error", "reject"), default="error", help="prompts that fit no replica (default: %(default)s)")
+    sub.add_argument("--requests-out", type=Path, metavar="FILE.csv", help="write per-request records here")
+    sub.add_argument("--seed", type=int, default=0, help="seed of random routing and of the de-tying jitter")
+
+    sub = command("train", _train, "Train an agent; checkpoints, logs and agent.json go to --out.")
+    _task_arguments(sub)
+    sub.add_argument("--agent", default="ppo", help="shipped agent configuration or YAML file (default: %(default)s)")
+    sub.add_argument("--out", type=Path, default=Path("runs/agent"), help="run folder (default: %(default)s)")
+    sub.add_argument("--steps", type=int, help="environment steps, in place of the configuration's")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+
+    sub = command("evaluate", _evaluate, "Judge policies on the same held-out episodes; a report goes to --out.")
+    _task_arguments(sub)
+    sub.add_argument("--policy", action="append", default=[], metavar="A/R/B", help="a composite; may be repeated (default: the ladder)")
+    sub.add_argument("--agent", action="append", default=[], metavar="RUN", help="a run folder or checkpoint of `train`; may be repeated")
+    sub.add_argument("--split", default="test", help="train, validation or test (default: %(default)s)")
+    sub.add_argument("--load", action="append", type=float, default=[], help="share of capacity; may be repeated (default: 1.0, 1.5 and 2.0)")
+    sub.add_argument("--episodes", type=int, default=27, help="episodes at each load (default: %(default)s)")
+    sub.add_argument("--out", type=Path, default=Path("reports/evaluation"), help="folder of the report (default: %(default)s)")
+
+    sub = command("report", _report, "Write the HTML and Markdown report of a result.json of `evaluate` anew.")
+    sub.add_argument("result", type=Path, help="result.json, or the folder that holds it")
+    sub.add_argument("--out", type=Path, help="folder of the report (default: beside the result)")
+    sub.add_argument("--training", type=Path, metavar="RUN", help="run folder whose learning curve to show")
+
+    sub = command("scenarios", _scenarios, "List the scenarios, or show one.")
+    sub.add_argument("name", nargs="?", help="shipped scenario or YAML file")
+    sub.add_argument("--capacity", action="store_true", help="measure the scenario's capacity on every split")
+
+    command("policies", _policies, "List admission rules, routing rules and batching modes.")
+
+    trace = commands.add_parser("trace", help="Look at traces.", description="Look at traces.")
+    sub = trace.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "info", help="Counts, rates, lengths, burstiness and what was set aside.", description="Describe a trace."
+    )
+    sub.set_defaults(run=_trace_info)
+    sub.add_argument("trace", help="a CSV or a workload name")
+    sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+
+    sub = command("validate", _validate, "Replay a recorded schedule of the real scheduler; exit 1 at a difference.")
+    sub.add_argument("case", type=Path, help="folder with config.json, workload.csv and iterations.jsonl")
+    sub.add_argument("--engine", choices=("reference", "fast"), default="reference")
+
+    sub = command("bench", _bench, "Measure speeds, each beside its floor in the same run.")
+    sub.add_argument("--quick", action="store_true", help="a tenth of the work, noisier")
+    sub.add_argument("--skip-ppo", action="store_true", help="leave out training, which needs the train extra")
+    return parser
+
+
+def _task_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--scenario", default="default", help="shipped scenario or YAML file (default: %(default)s)")
+    sub.add_argument("--trace", help="a CSV in place of the scenario's workload; its capacity is measured first")
+
+
+def _print(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
+    if arguments.json:
+        print(json.dumps(result, indent=1, default=str))
+    else:
+        print("\n".join(lines))
+
+
+def _read(name: str, seed: int = 0) -> Any:
+    from burstenv.config import shipped
+    from burstenv.workload import read_trace
+    from burstenv.workload.workload_config import load_trace, load_workload
+
+    if name in shipped("workloads") or name.endswith((".yaml", ".yml")):
+        return load_trace(load_workload(name))
+    return read_trace(Path(name), jitter_seed=seed)
+
+
+def _bar(what: str) -> Callable[[int, int], None]:
+    """Return a progress callback: a bar on a terminal, nothing elsewhere or without tqdm."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return lambda done, total: None
+    bar: Any = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=what, unit="request", unit_scale=True, disable=None)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return update
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation.simulate import simulate, write_records
+
+    result = simulate(
+        _read(arguments.trace, arguments.seed), arguments.cluster, arguments.policy, arguments.scenario,
+        arguments.speed, arguments.oversize, arguments.seed, _bar("simulating"),
+    )  # fmt: skip
+    if arguments.requests_out is not None:
+        write_records(result.records, arguments.requests_out)
+    m = result.metrics
+    lines = [
+        f"{m['offered']:,} requests over {m['span_s']:,.0f} s on cluster {result.cluster} under {result.policy}",
+        f"attainment {_share(m['attainment'])}   token-weighted {_share(m['token_weighted_attainment'])}   "
+        f"goodput {m['goodput_per_s']:.3f} requests/s",
+        f"attained {m['attained']:,}   late {m['late']:,}   rejected {m['rejected']:,}   failed {m['failed']:,}   "
+        f"preemptions {m['preemptions']:,}   iterations {m['iterations']:,}",
+    ]
+    for name, label in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E")):
+        if m[f"{name}_mean"] is not None:
+            parts = [f"{q} {m[f'{name}_{q}']:.4g} s" for q in ("mean", "p50", "p90", "p99")]
+            lines.append(f"{label:<5}" + "   ".join(parts))
+    if arguments.requests_out is not None:
+        lines.append(f"per-request records: {arguments.requests_out}")
+    _print(arguments, {"cluster": result.cluster, "policy": result.policy, **m}, lines)
+    return 0
+
+
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f} %"
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    train, agent_config = _agents("train", "AgentConfig")
+    from burstenv.config import load
+    from burstenv.envs.scenario import load_scenario
+
+    config = load(agent_config, "agents", arguments.agent)
+    if arguments.steps is not None:
+        config = config.with_steps(arguments.steps)
+    result = train(
+        config, load_scenario(arguments.scenario, arguments.trace), arguments.out,
+        seed=arguments.seed, resume=arguments.resume, progress=not arguments.json,
+    )  # fmt: skip
+    _print(arguments, result.summary(), result.lines())
+    return 0
+
+
+def _agents(*names: str) -> list[Any]:
+    try:
+        import burstenv.agents as agents
+
+        return [getattr(agents, name) for name in names]
+    except ImportError as error:
+        raise BurstenvError(
+            f"agents need the train extra ({error.name} is missing): pip install 'burstenv[train]'"
+        ) from None
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from burstenv.envs.scenario import load_scenario
+    from burstenv.evaluation import EvaluationPlan, evaluate, read_training, write_report
+    from burstenv.policies.ladder import DEFAULT_LADDER, REFERENCE
+
+    scenario = load_scenario(arguments.scenario, arguments.trace)
+    agents = []
+    if arguments.agent:
+        (load_agent,) = _agents("load_agent")
+        agents = [load_agent(run, scenario) for run in arguments.agent]
+    policies = tuple(dict.fromkeys([*(arguments.policy or DEFAULT_LADDER), REFERENCE]))
+    plan = EvaluationPlan(
+        scenario=arguments.scenario, trace=arguments.trace, split=arguments.split,
+        loads=tuple(arguments.load or (1.0, 1.5, 2.0)), episodes=arguments.episodes, policies=policies,
+        reference=REFERENCE,
+    )  # fmt: skip
+    result = evaluate(plan, agents=agents, scenario=scenario, progress=None if not arguments.json else False)
+    training = read_training(Path(arguments.agent[0])) if arguments.agent else None
+    paths = write_report(result, arguments.out, training=training)
+    _print(arguments, {"summary": result.summary, "paths": paths}, [*result.lines(), f"report: {paths['html']}"])
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation import EvaluationResult, read_training, write_report
+
+    path = arguments.result / "result.json" if arguments.result.is_dir() else arguments.result
+    training = read_training(arguments.training) if arguments.training else None
+    paths = write_report(EvaluationResult.from_json(path), arguments.out or path.parent, training=training)
+    _print(arguments, {"paths": paths}, [f"report: {paths['html']}"])
+    return 0
+
+
+def _scenarios(arguments: argparse.Namespace) -> int:
+    from burstenv.config import load, shipped
+    from burstenv.envs.scenario import ScenarioConfig, load_scenario
+
+    if arguments.name is None:
+        configs = [load(ScenarioConfig, "scenarios", name) for name in shipped("scenarios")]
+        _print(
+            arguments,
+            [config.model_dump(mode="json") for config in configs],
+            [f"{c.name} (v{c.version}): {' '.join(c.description.split())}" for c in configs],
+        )
+        return 0
+    config = load(ScenarioConfig, "scenarios", arguments.name)
+    if arguments.capacity:
+        values = config.model_copy(update={"capacity_per_s": None}).model_dump(mode="json")
+        capacity = load_scenario(values).config.capacity_per_s or {}
+        _print(arguments, capacity, [f"{split}: {rate} requests/s" for split, rate in capacity.items()])
+        return 0
+    import yaml
+
+    values = config.model_dump(mode="json", exclude_none=True)
+    _print(arguments, values, [yaml.safe_dump(values, sort_keys=False, width=110).rstrip()])
+    return 0
+
+
+def _policies(arguments: argparse.Namespace) -> int:
+    from burstenv.policies import ADMISSION_RULES, BATCHING_MODES, ROUTING_RULES
+
+    lines = ["A policy is written admission/routing/batching, such as queue-cap(limit=8)/lmetric/edf-512."]
+    for title, rules in (("Admission rules", ADMISSION_RULES), ("Routing rules", ROUTING_RULES)):
+        lines += ["", title]
+        for rule in rules:
+            parameters = ", ".join(f"{k}={v:g}" for k, v in rule.parameters.items())
+            lines.append(f"  {rule.name + (f'({parameters})' if parameters else '')}")
+            lines.append(f"      {rule.summary} [{rule.source}]")
+    lines += ["", "Batching modes (a scenario lists the ones it offers)"]
+    for mode in BATCHING_MODES.values():
+        budget = mode.max_num_batched_tokens or "hardware's default"
+        lines.append(f"  {mode.name:<14} order {mode.order}, token budget {budget}")
+    result = {
+        "admission": [vars(rule) for rule in ADMISSION_RULES],
+        "routing": [vars(rule) for rule in ROUTING_RULES],
+        "batching": [mode.model_dump() for mode in BATCHING_MODES.values()],
+    }
+    _print(arguments, result, lines)
+    return 0
+
+
+def _trace_info(arguments: argparse.Namespace) -> int:
+    from burstenv.workload.describe import describe_lines
+
+    description = _read(arguments.trace).describe()
+    _print(arguments, description, describe_lines(description))
+    return 0
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from burstenv.cluster.recorded import validate_case
+
+    iterations, difference = validate_case(arguments.case, arguments.engine)
+    result = {"case": str(arguments.case), "engine": arguments.engine, "iterations": iterations, "difference": difference}
+    _print(arguments, result, [difference or f"identical: {iterations} iterations"])
+    return 1 if difference else 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation.bench import bench_engine, bench_environments
+
+    scale = 0.1 if arguments.quick else 1.0
+    rows = [*bench_engine(scale), *bench_environments(scale)]
+    if not arguments.skip_ppo:
+        (ppo_bench,) = _agents("bench_ppo")
+        rows += ppo_bench(scale)
+    _print(arguments, rows, [str(row["line"]) for row in rows])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

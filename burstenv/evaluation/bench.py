@@ -1,0 +1,207 @@
+"""Speeds, each beside its floor or ceiling measured in the same run: a shared machine makes only ratios mean much."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv.cluster import Cluster, load_cluster, request_array
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.recorded import ReferenceReplica, ReferenceRequest
+from burstenv.cluster.reference import EngineLimits
+from burstenv.cluster.replica import advance_replica, enqueue
+from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.kernels import UNLIMITED, rollout
+from burstenv.envs.vector_env import BurstGPTVectorEnv
+from burstenv.policies import parse_composite
+
+REPEATS = 3  # the median is reported
+
+
+def row(name: str, value: float, unit: str, beside: str, beside_value: float) -> dict[str, Any]:
+    """Return one line of the benchmark: a speed, and what was measured beside it."""
+    ratio = value / beside_value
+    line = f"{name:<46} {value:>14,.0f} {unit:<12} beside {beside}: {beside_value:,.0f} ({ratio:.3g}x)"
+    return {
+        "name": name, "value": value, "unit": unit, "beside": beside, "beside_value": beside_value,
+        "ratio": ratio, "line": line,
+    }  # fmt: skip
+
+
+def median_rate(count: int, run: Callable[[], Any], prepare: Callable[[], Any] | None = None) -> float:
+    """Return ``count`` / the median time of ``run`` [1/s]; ``prepare`` runs before each, untimed."""
+    times = []
+    for _ in range(REPEATS):
+        if prepare is not None:
+            prepare()
+        start_s = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start_s)
+    return count / statistics.median(times)
+
+
+def poisson_requests(count: int, rate_per_s: float, output_scale: int = 1, seed: int = 0) -> np.ndarray:
+    """Return Poisson arrivals with log-normal lengths (prompt mean about 550, output about 200 tokens)."""
+    rng = np.random.default_rng(seed)
+    arrival_s = np.cumsum(rng.exponential(1.0 / rate_per_s, count))
+    prompt = np.clip(rng.lognormal(6.0, 0.8, count), 1, 3000).astype(np.int64)
+    output = np.clip(rng.lognormal(5.0, 0.8, count), 1, 1000).astype(np.int64) * output_scale
+    return request_array(arrival_s, prompt, output)
+
+
+@kernel
+def _one_iteration_at_a_time(environment, replica, phases, finish_heap, heaps, requests):
+    """Serve all requests on one replica, stopping at every iteration boundary: no decode is skipped."""
+    arrived = 0
+    while arrived < requests.shape[0] or replica.running > 0 or replica.waiting > 0 or replica.in_flight:
+        boundary_s = np.inf
+        if replica.in_flight:
+            boundary_s = replica.iteration_end_s
+        elif replica.running > 0 or replica.waiting > 0:
+            boundary_s = replica.clock_s * (1.0 + 1e-15) + 1e-12
+        if arrived < requests.shape[0] and requests[arrived].arrival_s <= boundary_s:
+            now_s = requests[arrived].arrival_s
+            advance_replica(environment[0], replica, phases, finish_heap, heaps, requests, now_s)
+            enqueue(environment[0], replica, heaps, requests, arrived, now_s)
+            arrived += 1
+        else:
+            advance_replica(environment[0], replica, phases, finish_heap, heaps, requests, boundary_s)
+
+
+@kernel
+def _serve_one_replica(environments, replicas, phases, finish_heaps, queue_heaps, requests):
+    _one_iteration_at_a_time(
+        environments, replicas[0, 0], phases[0, 0], finish_heaps[0, 0], queue_heaps[0, 0], requests[0]
+    )
+
+
+def _replay_rate(cluster: Cluster, requests: np.ndarray, policy: str) -> float:
+    record = parse_composite(policy).record(cluster.mode_names)
+    run = lambda: rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)  # noqa: E731
+    cluster.load(0, requests[:100])
+    run()  # compile
+    return median_rate(len(requests), run, lambda: cluster.load(0, requests))
+
+
+def bench_engine(scale: float = 1.0) -> list[dict[str, Any]]:
+    """Measure replays of the engine in requests/s.
+
+    Args:
+        scale: 1 for the full work, less for a quick look.
+    """
+    count = max(2_000, int(500_000 * scale))
+    specs = load_cluster("llama-2-7b-a100-x8")
+    one = Cluster(specs[:1], num_requests=count)
+    requests = poisson_requests(count, 1.6)
+    fast = _replay_rate(one, requests, "always/round-robin/vllm")
+
+    few = requests[: max(500, count // 10)]
+    one.load(0, few[:100])
+    _serve_one_replica(*(a[:, :100] if k == 5 else a for k, a in enumerate(one.state.arrays())))
+    arrays = [a[:, : len(few)] if k == 5 else a for k, a in enumerate(one.state.arrays())]
+    stepped = median_rate(len(few), lambda: _serve_one_replica(*arrays), lambda: one.load(0, few))
+
+    spec = specs[0]
+    limits = EngineLimits(spec.num_blocks, spec.block_size, spec.max_model_len, 2048, 256)
+    some = requests[: max(50, int(300 * scale))]
+
+    def reference() -> None:
+        replica = ReferenceReplica(limits, spec.latency)
+        replica.run(
+            ReferenceRequest(k, float(r["arrival_s"]), int(r["prompt_tokens"]), int(r["output_tokens"]))
+            for k, r in enumerate(some)
+        )
+
+    python = median_rate(len(some), reference)
+    eight = Cluster(specs, num_requests=count)
+    busy = poisson_requests(count, 13.0)
+    long_outputs = poisson_requests(count // 4, 0.16, output_scale=10)
+    return [
+        row("engine, 1 replica", fast, "requests/s", "one iteration at a time, compiled", stepped),
+        row("engine, 1 replica", fast, "requests/s", "reference engine in Python", python),
+        row(
+            "engine, 1 replica, outputs 10 times longer", _replay_rate(one, long_outputs, "always/round-robin/vllm"),
+            "requests/s", "engine, 1 replica", fast,
+        ),
+        row("engine, 8 replicas, lmetric", _replay_rate(eight, busy, "always/lmetric/vllm"), "requests/s",
+            "engine, 1 replica", fast),
+    ]  # fmt: skip
+
+
+class NullEnv(gym.Env[Any, Any]):
+    """An environment of the same spaces that does nothing: what Gymnasium itself costs."""
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]):
+        self.observation_space, self.action_space = observation_space, action_space
+        self._zeros = np.zeros(observation_space.shape or (), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start nothing."""
+        super().reset(seed=seed)
+        return self._zeros.copy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Do nothing."""
+        return self._zeros.copy(), 0.0, False, False, {}
+
+
+def _step_scalar(env: gym.Env[Any, Any], action: Any, steps: int) -> None:
+    step, reset = env.step, env.reset
+    for _ in range(steps):
+        _, _, terminated, _, _ = step(action)
+        if terminated:
+            reset()
+
+
+def bench_environments(scale: float = 1.0) -> list[dict[str, Any]]:
+    """Measure the environments of the default scenario in decisions/s, admitting everything to replicas in turn.
+
+    Args:
+        scale: 1 for the full work, less for a quick look.
+    """
+    steps = max(2_000, int(200_000 * scale))
+    scenario = EnvironmentBatch(1).scenario
+    env = gym.make("BurstGPT-v0", scenario="default")
+    env.reset(seed=0)
+    action = np.array([1, 2, 6])
+    _step_scalar(env, action, 1_000)
+    scalar = median_rate(steps, lambda: _step_scalar(env, action, steps), lambda: env.reset(seed=0))
+
+    if "BurstenvNull-v0" not in gym.registry:
+        gym.register("BurstenvNull-v0", entry_point=NullEnv)
+    null = gym.make("BurstenvNull-v0", observation_space=env.observation_space, action_space=env.action_space)
+    null.reset(seed=0)
+    null_rate = median_rate(steps, lambda: _step_scalar(null, action, steps))
+
+    num_envs = 256
+    vector = BurstGPTVectorEnv(num_envs, scenario=scenario, autoreset_mode="same_step")
+    rng = np.random.default_rng(0)
+    batches = rng.integers(0, 4, (64, num_envs, 3))
+    batches[..., 0], batches[..., 2] = 1, 6
+    vector.reset(seed=0)
+    calls = max(20, int(8_000 * scale))
+
+    def step_vector() -> None:
+        for k in range(calls):
+            vector.step(batches[k % 64])
+
+    step_vector()
+    batched = median_rate(calls * num_envs, step_vector)
+    record = parse_composite("always/jsq/edf-512").record(scenario.mode_names)
+    cluster = scenario.make_cluster()
+    requests, _ = scenario.episode("train", 0, 1.5 * scenario.capacity_per_s("train"))
+    compiled = median_rate(
+        len(requests),
+        lambda: rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED),
+        lambda: cluster.load(0, requests),
+    )
+    return [
+        row("BurstGPT-v0 through gym.make", scalar, "decisions/s", "null environment", null_rate),
+        row("native batch of 256", batched, "decisions/s", "through gym.make", scalar),
+        row("heuristic in compiled code (always/jsq)", compiled, "decisions/s", "native batch of 256", batched),
+    ]

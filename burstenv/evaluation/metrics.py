@@ -1,0 +1,143 @@
+"""What one episode amounts to: per-request records in, named numbers with units out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED
+from burstenv.errors import BurstenvError
+from burstenv.workload import CLASSES
+
+PROMPT_EDGES_TOKENS = (200, 600, 1200, 2000, 3000)  # a bucket holds lower < prompt tokens <= upper
+PROMPT_BUCKETS = ("0_200", "200_600", "600_1200", "1200_2000", "2000_3000", "over_3000")
+LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
+_PERCENTILES = (50, 90, 99)
+
+
+def groups() -> tuple[str, ...]:
+    """Return the names of the groups for which offered and attained requests are counted apart."""
+    return (*CLASSES, *(f"prompt_{bucket}" for bucket in PROMPT_BUCKETS))
+
+
+def prompt_bucket(prompt_tokens: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the index into ``PROMPT_BUCKETS`` of each prompt length, same shape."""
+    return np.searchsorted(PROMPT_EDGES_TOKENS, prompt_tokens, side="left")
+
+
+def latencies_s(records: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Return TTFT, TPOT and E2E of the finished requests [s].
+
+    TTFT is first token minus arrival, E2E last token minus arrival, and TPOT = (E2E - TTFT) /
+    (output tokens - 1) as in DistServe (OSDI'24); a request of one output token has no TPOT.
+
+    Args:
+        records: (n,) REQUEST, as ``Cluster.records`` returns them.
+
+    Returns:
+        Arrays by name of ``LATENCIES``; ``tpot_s`` may be shorter than the others.
+    """
+    finished = records[(records["status"] == ATTAINED) | (records["status"] == LATE)]
+    gaps = finished["target_tokens"] - 1
+    several = gaps > 0
+    decode_s = finished["finish_s"] - finished["first_token_s"]
+    return {
+        "ttft_s": finished["first_token_s"] - finished["arrival_s"],
+        "tpot_s": decode_s[several] / gaps[several],
+        "e2e_s": finished["finish_s"] - finished["arrival_s"],
+    }
+
+
+def episode_metrics(
+    records: NDArray[Any],
+    duration_s: float,
+    environment: NDArray[Any] | np.void | None = None,
+    episode_return: float | None = None,
+) -> dict[str, float | int | None]:
+    """Return the metrics of a finished episode; None stands for what is undefined (no such request).
+
+    ==================================  =================================================================
+    ``offered`` ... ``failed``          counts of requests by outcome; offered is their sum
+    ``attainment``                      attained / offered
+    ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
+    ``goodput_per_s``                   attained / ``duration_s``
+    ``<group>_offered`` ...             the same counts and share by class and prompt bucket (``groups``)
+    ``ttft_s_mean``, ``_p50`` ...       latencies over finished requests, see ``latencies_s``
+    ``rejection_share``                 rejected / offered
+    ``preemptions_per_finished``        preemptions / finished requests
+    ``max_replica_share``               share of the finished requests served by the busiest replica
+    ``kv_use_mean``, ``kv_use_max``     share of the cluster's KV blocks in use, over decisions
+    ``episode_return``                  undiscounted ``attainment`` reward: the attained requests
+    ==================================  =================================================================
+
+    Args:
+        records: (n,) REQUEST, all of them settled.
+        duration_s: Length of the window that the arrivals were drawn from [s].
+        environment: The cluster's ENVIRONMENT record at the end of the episode, for the KV use.
+        episode_return: Rewards that an agent's environment paid; must equal the attained requests.
+
+    Raises:
+        BurstenvError: When a request is not settled, or the rewards contradict the records.
+    """
+    status = records["status"]
+    attained = status == ATTAINED
+    counts = {
+        "offered": len(records),
+        "attained": int(attained.sum()),
+        "late": int((status == LATE).sum()),
+        "rejected": int((status == REJECTED).sum()),
+        "failed": int((status == FAILED).sum()),
+    }
+    unsettled = 2 * counts["offered"] - sum(counts.values())
+    if unsettled:
+        raise BurstenvError(f"the episode is not over: {unsettled} of {counts['offered']} requests not settled")
+    if episode_return is not None and episode_return != counts["attained"]:
+        raise BurstenvError(
+            f"the environment paid {episode_return:g} over the episode, its records hold "
+            f"{counts['attained']} attained requests; these must be equal"
+        )
+    tokens = records["prompt_tokens"].astype(np.int64) + records["output_tokens"]
+    finished = counts["attained"] + counts["late"]
+    served_by = records["replica"][attained | (status == LATE)]
+    metrics: dict[str, float | int | None] = {
+        **counts,
+        "attainment": share(counts["attained"], counts["offered"]),
+        "token_weighted_attainment": share(int(tokens[attained].sum()), int(tokens.sum())),
+        "goodput_per_s": counts["attained"] / duration_s,
+        "rejection_share": share(counts["rejected"], counts["offered"]),
+        "preemptions_per_finished": share(int(records["preemptions"].sum()), finished),
+        "max_replica_share": share(int(np.bincount(served_by).max()), finished) if finished else None,
+        "episode_return": float(counts["attained"]),
+    }
+    if environment is not None:
+        decisions = int(environment["decisions"])
+        metrics["kv_use_mean"] = float(environment["kv_use_sum"]) / decisions if decisions else None
+        metrics["kv_use_max"] = float(environment["kv_use_max"])
+    metrics.update(_by_group(records, attained))
+    for name, values in latencies_s(records).items():
+        metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None
+        points = np.percentile(values, _PERCENTILES).tolist() if len(values) else [None] * len(_PERCENTILES)
+        metrics.update({f"{name}_p{p}": point for p, point in zip(_PERCENTILES, points, strict=True)})
+    return metrics
+
+
+def _by_group(records: NDArray[Any], attained: NDArray[np.bool_]) -> dict[str, float | int | None]:
+    """Count offered and attained requests by class and by prompt bucket."""
+    bucket = prompt_bucket(records["prompt_tokens"])
+    codes = ((CLASSES, records["class_code"]), ([f"prompt_{b}" for b in PROMPT_BUCKETS], bucket))
+    found: dict[str, float | int | None] = {}
+    for names, code in codes:
+        offered_of = np.bincount(code, minlength=len(names))
+        attained_of = np.bincount(code[attained], minlength=len(names))
+        for name, offered, met in zip(names, offered_of.tolist(), attained_of.tolist(), strict=True):
+            found[f"{name}_offered"] = offered
+            found[f"{name}_attained"] = met
+            found[f"{name}_attainment"] = share(met, offered)
+    return found
+
+
+def share(part: float, whole: float) -> float | None:
+    """Return ``part / whole``, or None where there is nothing to have a share of."""
+    return part / whole if whole else None

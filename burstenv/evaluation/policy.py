@@ -1,0 +1,111 @@
+"""What can be evaluated: heuristics by name, and anything that answers observations with actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.envs.actions import COMPONENTS
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies import Composite, parse_composite
+
+# What an agent may ask of the environment that it acts in; the rest is the evaluation's to say.
+ENVIRONMENT_KEYS = (
+    "decide", "admission", "routing", "batching", "action", "observation", "privileged", "reward",
+)  # fmt: skip
+ORACLE_PREFIX = "oracle-"  # rules that use true output lengths
+TRIVIAL_ADMISSION, TRIVIAL_ROUTING = "always", "jsq"
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """A learned policy, as the evaluation sees it.
+
+    Attributes:
+        name: What it is called in reports; unique within an evaluation, without slashes.
+        environment: Keyword arguments of ``EnvironmentBatch`` that it was made for, any of
+            ``ENVIRONMENT_KEYS``. ``privileged=True`` shows it true output lengths, and reports say so.
+            ``reward`` is allowed and has no effect: evaluations count attained requests.
+    """
+
+    name: str
+    environment: dict[str, Any]
+
+    def act(self, observations: Any, masks: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return the actions for a batch of environments; deterministic unless its name says otherwise.
+
+        Args:
+            observations: (N, O) float32, or with ``observation="dict"`` a dict of ``cluster`` (N, G),
+                ``request`` (N, Q) and ``replicas`` (N, R, F); arrays the agent may keep.
+            masks: (N, A) bool, legal choices, the components of the action side by side.
+
+        Returns:
+            (N, C) integers, one column for each component of the action; (N,) where C is 1.
+        """
+        ...
+
+
+def check_agent(agent: Agent) -> None:
+    """Raise a one-sentence error unless ``agent`` follows the protocol."""
+    if not isinstance(agent, Agent):
+        raise BurstenvError(
+            f"{type(agent).__name__} is no agent: it needs a name, an environment (a dict) and act(observations, masks)"
+        )
+    if not agent.name or not agent.name.isprintable() or set(agent.name) & set("/`|"):
+        raise BurstenvError(
+            f"agent name {agent.name!r} must not be empty or hold any of / ` |; a slash marks heuristics such as "
+            "always/jsq/vllm, the others would break tables"
+        )
+    for key in agent.environment:
+        if key not in ENVIRONMENT_KEYS:
+            raise unknown_name(f"environment argument of agent {agent.name!r}", str(key), ENVIRONMENT_KEYS)
+
+
+def fixed_components(agent: Agent, mode_names: Sequence[str]) -> Composite:
+    """Return what an agent leaves fixed, with trivial rules for all that it decides.
+
+    An agent with a good fixed batching mode shines before it has learned anything; this composite is what
+    has to be beaten. Decided admission becomes ``always``, decided routing ``jsq`` and decided batching
+    the scenario's first mode.
+    """
+    environment = agent.environment
+    decide = environment.get("decide", COMPONENTS)
+    decided = (decide,) if isinstance(decide, str) else tuple(decide)
+    admission = TRIVIAL_ADMISSION if "admission" in decided else environment.get("admission", TRIVIAL_ADMISSION)
+    routing = TRIVIAL_ROUTING if "routing" in decided else environment.get("routing", TRIVIAL_ROUTING)
+    batching = None if "batching" in decided else environment.get("batching")
+    return parse_composite(f"{admission}/{routing}/{batching or mode_names[0]}")
+
+
+def is_privileged(policy: Agent | Composite) -> bool:
+    """Return whether a policy sees true output lengths, which no deployed one can."""
+    if isinstance(policy, Composite):
+        rules = (policy.admission.rule.name, policy.routing.rule.name, policy.batching)
+        return any(name.startswith(ORACLE_PREFIX) for name in rules)
+    environment = policy.environment
+    fixed = (environment.get(component) or "" for component in COMPONENTS)
+    return bool(environment.get("privileged")) or any(name.startswith(ORACLE_PREFIX) for name in fixed)
+
+
+def described(policy: Agent | Composite) -> dict[str, Any]:
+    """Return a policy as a report lists it, in plain values.
+
+    Returns:
+        ``name``, ``kind`` (``heuristic`` or ``agent``), ``privileged``, ``environment`` (of an agent) and
+        ``roles``, an empty list for the caller to fill.
+    """
+    environment = None
+    if not isinstance(policy, Composite):
+        environment = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in policy.environment.items()
+        }
+    return {
+        "name": policy.name,
+        "kind": "heuristic" if isinstance(policy, Composite) else "agent",
+        "privileged": is_privileged(policy),
+        "environment": environment,
+        "roles": [],
+    }

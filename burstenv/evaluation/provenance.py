@@ -1,0 +1,112 @@
+"""Everything needed to run an evaluation again, and nothing that tells whose machine it ran on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from burstenv import __version__
+from burstenv.envs.scenario import Scenario
+from burstenv.workload import Trace
+
+PACKAGES = (
+    "numpy", "numba", "gymnasium", "pandas", "pydantic", "torch", "stable-baselines3", "sb3-contrib",
+)  # fmt: skip
+
+
+def provenance(scenario: Scenario, command: str | None = None) -> dict[str, Any]:
+    """Return versions, platform, revision, command, scenario and trace, in plain values.
+
+    Host names, user names and folders are left out: of a file only its name stays.
+
+    Args:
+        scenario: What was evaluated on.
+        command: The command line; None: that of this process.
+    """
+    return {
+        "burstenv": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "revision": source_revision(),
+        "command": command if command is not None else command_line(sys.argv),
+        "scenario": _without_folders(scenario.config.model_dump(mode="json")),
+        "workload": _without_folders(scenario.workload.model_dump(mode="json")),
+        "trace": {"sha256": trace_digest(scenario.trace), **_without_folders(_plain(scenario.trace.metadata))},
+    }
+
+
+def command_line(arguments: list[str]) -> str:
+    """Return a command as one would type it, folders of absolute paths left out."""
+    words = [_file_name(word) for word in arguments]
+    return " ".join(f"'{word}'" if set(word) & set(" ()*;&|<>$") else word for word in words)
+
+
+def trace_digest(trace: Trace) -> str:
+    """Return the SHA-256 of a trace's arrivals, lengths, classes and sessions."""
+    digest = hashlib.sha256()
+    for column in (trace.arrival_s, trace.prompt_tokens, trace.output_tokens, trace.log_type, trace.session):
+        digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
+def source_revision() -> str | None:
+    """Return the git commit of burstenv's own checkout, ``+`` appended if edited; None if installed."""
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # A virtual environment may lie inside someone's own repository, whose commits say nothing here.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
+            return None
+        edited = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if edited else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _file_name(text: str) -> str:
+    """Return ``text``, or only the last part of an absolute path, also behind an option's ``=``."""
+    option, equals, value = text.rpartition("=")
+    if Path(value).is_absolute():
+        return f"{option}{equals}{Path(value).name}"
+    return text
+
+
+def _without_folders(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _without_folders(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_without_folders(value) for value in values]
+    return _file_name(values) if isinstance(values, str) else values
+
+
+def _plain(value: Any) -> Any:
+    """Return metadata as JSON can hold it; what is neither a number, a text nor a collection becomes text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

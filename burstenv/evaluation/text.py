@@ -1,0 +1,223 @@
+"""What a report says in words: numbers in their units, the headline, and the notes beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from burstenv.evaluation.result import EvaluationResult, Row
+
+ABSENT = "-"
+FEW_BLOCKS = 10  # below it, percentile intervals by blocks are known to come out too narrow
+
+
+def percent(share: float | None) -> str:
+    """Return a share as ``71.3 %``."""
+    return ABSENT if share is None else f"{100 * share:.1f} %"
+
+
+def percent_interval(low: float | None, high: float | None) -> str:
+    """Return an interval of shares as ``[69.1, 73.4]`` in percent, or that there is none."""
+    return "(no interval)" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def points(mean: float, low: float | None = None, high: float | None = None) -> str:
+    """Return a difference of shares as ``+1.2 points [+0.4, +2.0]``.
+
+    More decimals are given where one would turn a number that is not zero into zero, so that an interval
+    that excludes zero is never printed as one that touches it.
+    """
+    values = [100 * v for v in (mean, low, high) if v is not None]
+    decimals = next((d for d in (1, 2, 3) if all(v == 0 or round(v, d) != 0 for v in values)), 4)
+
+    def signed(value: float) -> str:
+        return f"{100 * value:+.{decimals}f}" if value else f"{0:.{decimals}f}"
+
+    if low is None or high is None:
+        return f"{signed(mean)} points"
+    return f"{signed(mean)} points [{signed(low)}, {signed(high)}]"
+
+
+def seconds(value: float | None) -> str:
+    """Return seconds with three figures: ``0.034``, ``1.23``, ``12.3``, ``123``."""
+    if value is None:
+        return ABSENT
+    decimals = 3 if value < 0.9995 else 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f}"
+
+
+def milliseconds(value_s: float | None) -> str:
+    """Return seconds as milliseconds: ``38.5``."""
+    return ABSENT if value_s is None else f"{1000 * value_s:.1f}"
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """Return a plain number."""
+    return ABSENT if value is None else f"{value:.{decimals}f}"
+
+
+def best_name(best: Row) -> str:
+    """Return how the best heuristic of a load is introduced, in words."""
+    if best["beforehand"]:
+        return f"the heuristic chosen beforehand, `{best['policy']}`,"
+    if best["candidates"] == 1:
+        return f"the only heuristic, `{best['policy']}`,"
+    return f"the best of the {best['candidates']} heuristics, `{best['policy']}`,"
+
+
+def headline_agent(result: EvaluationResult) -> Row | None:
+    """Return the summary row of the agent that the headline is about, or None without agents.
+
+    The unprivileged agent of highest attainment at the headline load; a privileged one only where there
+    is no other.
+    """
+    ranked = result.ranking(result.headline_load)
+    for wanted in (False, True):
+        for row in ranked:
+            policy = result.policy(row["policy"])
+            if policy["kind"] == "agent" and policy["privileged"] is wanted:
+                return row
+    return None
+
+
+def headline(result: EvaluationResult) -> str:
+    """Return what the evaluation shows, in one or two sentences; policy names stand in backquotes."""
+    load = result.headline_load
+    best = result.best_at(load)
+    agent = headline_agent(result)
+    if agent is None:
+        return _headline_of_heuristics(result, best)
+    top = result.summary_of(best["policy"], load)
+    difference = result.difference(agent["policy"], load, "best")
+    of_many = f" (the best of {len(result.agents)} agents)" if len(result.agents) > 1 else ""
+    sees = ", which sees true output lengths," if result.policy(agent["policy"])["privileged"] else ""
+    text = (
+        f"Agent `{agent['policy']}`{of_many}{sees} attains {_attains(agent)} of the offered requests at load "
+        f"{load:g}; {best_name(best)} attains {_attains(top)}. {_verdict(difference)}"
+    )
+    return text + _by_tokens(result, agent["policy"], difference)
+
+
+def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
+    load = result.headline_load
+    top = result.summary_of(best["policy"], load)
+    if best["policy"] == result.reference:
+        others = best["candidates"] - 1
+        rest = ", and none of the others attains more" if others and not best["beforehand"] else ""
+        return (
+            f"The reference, `{result.reference}`, attains {_attains(top)} of the offered requests at load {load:g}"
+            f"{rest}. No agent was evaluated."
+        )
+    reference = result.summary_of(result.reference, load)
+    opening = best_name(best)
+    return (
+        f"{opening[0].upper()}{opening[1:]} attains {_attains(top)} of the offered requests at load {load:g}; the "
+        f"reference, `{result.reference}`, attains {_attains(reference)}. "
+        f"{_verdict(result.difference(best['policy'], load, 'reference'))} No agent was evaluated."
+    )
+
+
+def _attains(row: Row) -> str:
+    return f"{percent(row['attainment'])} {percent_interval(row['attainment_low'], row['attainment_high'])}"
+
+
+def _verdict(difference: Row) -> str:
+    amount = points(difference["mean"], difference["low"], difference["high"])
+    if difference["verdict"] == "unknown":
+        return (
+            f"The paired difference is {amount} on a single day of traffic, which gives no interval and shows "
+            "nothing about other days."
+        )
+    if difference["verdict"] == "undecided":
+        return f"The paired difference is {amount}: no difference could be shown."
+    comparison = "more" if difference["verdict"] == "higher" else "less"
+    return f"The paired difference is {amount}: it attains {comparison}."
+
+
+def _by_tokens(result: EvaluationResult, agent: str, difference: Row) -> str:
+    """Say it when an agent gains in requests what it loses in tokens: it refuses the long ones."""
+    by_tokens = result.difference(agent, result.headline_load, "best", "token_weighted_attainment")
+    if difference["verdict"] != "higher" or by_tokens["verdict"] == "higher":
+        return ""
+    amount = points(by_tokens["mean"], by_tokens["low"], by_tokens["high"])
+    if by_tokens["verdict"] == "lower":
+        return f" Weighted by tokens it attains less ({amount}): it gains by preferring short requests."
+    return f" Weighted by tokens no gain could be shown ({amount})."
+
+
+def notes(result: EvaluationResult) -> list[str]:
+    """Return what a reader has to know before believing the numbers."""
+    row = result.ranking(result.headline_load)[0]
+    blocks, episodes = row["blocks"], row["episodes"]
+    found = [_note_on_intervals(blocks, episodes), _note_on_best(result)]
+    if result.agents:
+        found.append(
+            "Each agent is one training run: intervals cover the traffic, not what another training seed would "
+            "have given. Report 5 or more training seeds before claiming anything about an algorithm."
+        )
+        fixed = [p for p in result.policies if any(r["role"] == "fixed components" for r in p["roles"])]
+        found.append(
+            "What an agent leaves fixed can be most of its merit. The composites of the agents' fixed components "
+            f"with trivial admission and routing are in the tables: {_listed(p['name'] for p in fixed)}."
+        )
+    hidden = [p["name"] for p in result.policies if p["privileged"]]
+    if hidden:
+        found.append(
+            f"{_listed(hidden)} {'sees' if len(hidden) == 1 else 'see'} true output lengths, which no deployed policy "
+            "can; they are shown as bounds and never count as the best heuristic."
+        )
+    found.append(_note_on_load(result))
+    found.append(
+        "Attainment is the share of offered requests that met both objectives, averaged over episodes; differences "
+        "are taken episode by episode. By class and by prompt length it is pooled over all episodes."
+    )
+    found.append(
+        "Latencies are over finished requests only, so a policy that refuses requests can look fast; the latency "
+        "curves therefore count every offered request and level off at the share that finished."
+    )
+    if result.provenance.get("trace", {}).get("source") == "burstenv generator":
+        found.append(
+            "The traffic is generated, a stand-in with the statistics of BurstGPT; evaluate with a real trace before "
+            "claiming anything about one."
+        )
+    return found
+
+
+def _note_on_intervals(blocks: int, episodes: int) -> str:
+    if blocks == 1:
+        return (
+            f"All {episodes} episodes are drawn from one day, so there are no intervals: the spread between days "
+            "cannot be known from one. Evaluate more episodes, or a split with more days."
+        )
+    text = (
+        f"Intervals are 95 % percentile bootstraps over blocks: {episodes} episodes from {blocks} days, whole days "
+        "resampled, because episodes of one day are not independent."
+    )
+    if blocks < FEW_BLOCKS:
+        text += f" With as few as {blocks} blocks such intervals tend to be too narrow."
+    return text
+
+
+def _note_on_best(result: EvaluationResult) -> str:
+    best = result.best_at(result.headline_load)
+    if best["beforehand"]:
+        return f"The best heuristic, `{best['policy']}`, was chosen beforehand, not on these episodes."
+    return (
+        "At each load the best heuristic was picked on the very episodes it is judged on, which flatters "
+        "heuristics a little; choose it beforehand on the validation split for an unbiased comparison. It is the "
+        "best of those listed, and tuned only if they were."
+    )
+
+
+def _note_on_load(result: EvaluationResult) -> str:
+    origin = result.provenance
+    text = (
+        f"Load 1 is {number(origin['capacity_per_s'])} requests/s, the capacity of the {origin['capacity_split']} split "
+        "(the rate at which join-shortest-queue with the scenario's first mode attains 90 %)."
+    )
+    if origin["capacity_split"] != result.split:
+        text += f" The {result.split} split was not calibrated: this is a test of drift."
+    return text
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
