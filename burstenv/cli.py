@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="burstenv", description="Learn and judge LLM-serving schedulers under BurstGPT traffic.")
+    parser = argparse.ArgumentParser(
+        prog="burstenv", description="Learn and judge LLM-serving schedulers under BurstGPT traffic."
+    )
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -46,7 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--policy", default="always/jsq/vllm", help="admission/routing/batching (default: %(default)s)")
     sub.add_argument("--scenario", default="default", help="where the objectives come from (default: %(default)s)")
     sub.add_argument("--speed", type=float, default=1.0, help="divide arrival times by this (default: %(default)s)")
-    sub.add_argument("--oversize", choices=("error", "reject"), default="error", help="prompts that fit no replica (default: %(default)s)")
+    sub.add_argument(
+        "--oversize",
+        choices=("error", "reject"),
+        default="error",
+        help="prompts that fit no replica (default: %(default)s)",
+    )
     sub.add_argument("--requests-out", type=Path, metavar="FILE.csv", help="write per-request records here")
     sub.add_argument("--seed", type=int, default=0, help="seed of random routing and of the de-tying jitter")
 
@@ -60,12 +67,35 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", _evaluate, "Judge policies on the same held-out episodes; a report goes to --out.")
     _task_arguments(sub)
-    sub.add_argument("--policy", action="append", default=[], metavar="A/R/B", help="a composite; may be repeated (default: the ladder)")
-    sub.add_argument("--agent", action="append", default=[], metavar="RUN", help="a run folder or checkpoint of `train`; may be repeated")
+    sub.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="A/R/B",
+        help="a composite; may be repeated (default: the ladder)",
+    )
+    sub.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="a run folder or checkpoint of `train`; may be repeated",
+    )
     sub.add_argument("--split", default="test", help="train, validation or test (default: %(default)s)")
-    sub.add_argument("--load", action="append", type=float, default=[], help="share of capacity; may be repeated (default: 1.0, 1.5 and 2.0)")
+    sub.add_argument(
+        "--load",
+        action="append",
+        type=float,
+        default=[],
+        help="share of capacity; may be repeated (default: 1.0, 1.5 and 2.0)",
+    )
     sub.add_argument("--episodes", type=int, default=27, help="episodes at each load (default: %(default)s)")
-    sub.add_argument("--out", type=Path, default=Path("reports/evaluation"), help="folder of the report (default: %(default)s)")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/evaluation"),
+        help="folder of the report (default: %(default)s)",
+    )
 
     sub = command("report", _report, "Write the HTML and Markdown report of a result.json of `evaluate` anew.")
     sub.add_argument("result", type=Path, help="result.json, or the folder that holds it")
@@ -80,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
 
     trace = commands.add_parser("trace", help="Look at traces.", description="Look at traces.")
     sub = trace.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "info", help="Counts, rates, lengths, burstiness and what was set aside.", description="Describe a trace."
+        "info",
+        help="Counts, rates, lengths, burstiness and what was set aside.",
+        description="Describe a trace.",
     )
     sub.set_defaults(run=_trace_info)
     sub.add_argument("trace", help="a CSV or a workload name")
@@ -288,7 +320,12 @@ def _validate(arguments: argparse.Namespace) -> int:
     from burstenv.cluster.recorded import validate_case
 
     iterations, difference = validate_case(arguments.case, arguments.engine)
-    result = {"case": str(arguments.case), "engine": arguments.engine, "iterations": iterations, "difference": difference}
+    result = {
+        "case": str(arguments.case),
+        "engine": arguments.engine,
+        "iterations": iterations,
+        "difference": difference,
+    }
     _print(arguments, result, [difference or f"identical: {iterations} iterations"])
     return 1 if difference else 0
 

@@ -36,19 +36,13 @@ def _next_epoch_at(environments, replicas, phases, finish_heaps, queue_heaps, re
 
 
 @kernel
-def _decide_at(
-    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, i, admission, replica, mode
-):
-    apply_decision(
-        environments[i], replicas[i], queue_heaps[i], requests[i], modes, admission, replica, mode
-    )
+def _decide_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, i, admission, replica, mode):
+    apply_decision(environments[i], replicas[i], queue_heaps[i], requests[i], modes, admission, replica, mode)
 
 
 @kernel
 def _reset_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, i, num_requests, seed):
-    reset_cluster(
-        environments[i], replicas[i], phases[i], queue_heaps[i], requests[i], modes, num_requests, seed
-    )
+    reset_cluster(environments[i], replicas[i], phases[i], queue_heaps[i], requests[i], modes, num_requests, seed)
 
 
 @kernel

@@ -11,7 +11,14 @@ import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_remove
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.replica import advance_replica, enqueue, idle, reset_replica, reset_request, see, set_mode
+from burstenv.cluster.replica import (
+    advance_replica,
+    enqueue,
+    reset_replica,
+    reset_request,
+    see,
+    set_mode,
+)
 from burstenv.cluster.state import AT_DOOR, NOBODY, REJECTED
 
 REJECT = 0
@@ -35,9 +42,7 @@ def _advance_cluster(environment, replicas, phases, finish_heaps, queue_heaps, r
         replica = replicas[r]
         if replica.in_flight and replica.iteration_end_s > until_s:
             continue
-        advance_replica(
-            environment, replica, phases[r], finish_heaps[r], queue_heaps[r], requests, until_s
-        )
+        advance_replica(environment, replica, phases[r], finish_heaps[r], queue_heaps[r], requests, until_s)
 
 
 @kernel
@@ -148,9 +153,7 @@ def apply_decision(environment, replicas, queue_heaps, requests, modes, admissio
     request = requests[request_id]
     if admission == ADMIT:
         request.replica = replica_index
-        enqueue(
-            environment, replica, queue_heaps[replica_index], requests, request_id, environment.now_s
-        )
+        enqueue(environment, replica, queue_heaps[replica_index], requests, request_id, environment.now_s)
     elif admission == DEFER and may_defer(environment, request):
         request.defers += 1
         request.key = environment.now_s + environment.defer_s
@@ -202,12 +205,3 @@ def reset_cluster(environment, replicas, phases, queue_heaps, requests, modes, n
     environment.rate_s = 0.0
     environment.kv_use_sum = 0.0
     environment.kv_use_max = 0.0
-
-
-@kernel
-def all_idle(replicas):
-    """Return whether no replica has anything to do."""
-    for r in range(replicas.shape[0]):
-        if not idle(replicas[r]):
-            return False
-    return True

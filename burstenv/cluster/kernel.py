@@ -50,7 +50,7 @@ def _use_cache_directory() -> Path:
             shutil.rmtree(old, ignore_errors=True)
     except OSError:  # no writable home: compile into a private directory for this process's user
         path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
-    numba.config.CACHE_DIR = str(path)  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = str(path)
     return path
 
 

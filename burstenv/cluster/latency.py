@@ -44,7 +44,10 @@ class HingeLatency(Config):
     ) -> float:
         """Return the time of one iteration [s]."""
         return (
-            max(self.h0_ms * 1e-3, self.h1_ms * 1e-3 + self.h2_ms_per_token * 1e-3 * (prefill_tokens + decodes))
+            max(
+                self.h0_ms * 1e-3,
+                self.h1_ms * 1e-3 + self.h2_ms_per_token * 1e-3 * (prefill_tokens + decodes),
+            )
             + self.h3_ms_per_pair * 1e-3 * prefill_attention
             + self.h5_ms_per_decode * 1e-3 * decodes
             + self.per_iteration_ms * 1e-3

@@ -11,7 +11,14 @@ import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_remove
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.state import EARLIEST_DEADLINE, FCFS, NOBODY, SHORTEST_PREDICTED, SHORTEST_PROMPT, WAITING
+from burstenv.cluster.state import (
+    EARLIEST_DEADLINE,
+    FCFS,
+    NOBODY,
+    SHORTEST_PREDICTED,
+    SHORTEST_PROMPT,
+    WAITING,
+)
 
 LIVE = 0
 HOPELESS = 1

@@ -123,9 +123,7 @@ def _read_iterations(path: Path) -> Iterator[Iteration]:
             yield Iteration(
                 start_s=d["t_start"],
                 end_s=d["t_end"],
-                scheduled=[
-                    Scheduled(s["id"], s["n"], s["c"], s["k"], bool(s["d"]), bool(s["s"])) for s in d["sched"]
-                ],
+                scheduled=[Scheduled(s["id"], s["n"], s["c"], s["k"], bool(s["d"]), bool(s["s"])) for s in d["sched"]],
                 preempted=d["preempted"],
                 free_before=d["free_before"],
                 free_after=d["free_after"],

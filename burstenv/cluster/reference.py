@@ -250,10 +250,7 @@ class ReferenceReplica:
             request.produced_tokens += 1
             if request.first_token_s is None:
                 request.first_token_s = self.clock_s
-            if (
-                request.produced_tokens >= request.target_tokens
-                or request.known_tokens >= self.limits.max_model_len
-            ):
+            if request.produced_tokens >= request.target_tokens or request.known_tokens >= self.limits.max_model_len:
                 request.status = "finished"
                 request.finish_s = self.clock_s
                 self.running.remove(request)
@@ -336,9 +333,7 @@ class ReferenceReplica:
         decodes = [s for s in scheduled if s.decode]
         return self.latency.iteration_s(
             prefill_tokens=sum(s.tokens for s in prefills),
-            prefill_attention=sum(
-                s.tokens * s.computed_before + s.tokens * (s.tokens + 1) // 2 for s in prefills
-            ),
+            prefill_attention=sum(s.tokens * s.computed_before + s.tokens * (s.tokens + 1) // 2 for s in prefills),
             decodes=len(decodes),
             decode_context_tokens=sum(s.computed_before + 1 for s in decodes),
             sequences=len(scheduled),

@@ -486,12 +486,6 @@ def set_mode(replica, heaps, requests, modes, mode):
 
 
 @kernel
-def idle(replica):
-    """Return whether the replica has nothing to do."""
-    return replica.running == 0 and replica.waiting == 0 and not replica.in_flight
-
-
-@kernel
 def reset_replica(replica, phases):
     """Empty the replica; latency, limits and mode stay."""
     phases[:] = 0

@@ -185,7 +185,7 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
             name = f"{len(specs)}:{replica.model}@{replica.hardware}" + (
                 f"x{replica.tensor_parallel}" if replica.tensor_parallel > 1 else ""
             )
-            values = {
+            values: dict[str, Any] = {
                 "name": name,
                 "model": replica.model,
                 "hardware": replica.hardware,

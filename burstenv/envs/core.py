@@ -12,7 +12,14 @@ import numpy as np
 from burstenv.cluster import Cluster, ClusterState
 from burstenv.cluster.kernel import announced_compilation
 from burstenv.envs.actions import ActionLayout
-from burstenv.envs.kernels import open_episode, policy_decision, publish, rollout, step_batch, step_batch_threads
+from burstenv.envs.kernels import (
+    open_episode,
+    policy_decision,
+    publish,
+    rollout,
+    step_batch,
+    step_batch_threads,
+)
 from burstenv.envs.observations import F0, LIMIT, G, Q, observation_names, observation_size
 from burstenv.envs.rewards import reward_weights
 from burstenv.envs.scenario import Scenario, load_scenario
@@ -114,9 +121,7 @@ class EnvironmentBatch:
         if self.observation_form == "flat":
             return box(self.observation_size)
         replicas, modes = len(self.scenario.specs), len(self.scenario.mode_names)
-        return gym.spaces.Dict(
-            {"cluster": box(G), "request": box(Q), "replicas": box(replicas, F0 + modes)}
-        )
+        return gym.spaces.Dict({"cluster": box(G), "request": box(Q), "replicas": box(replicas, F0 + modes)})
 
     def observation_names(self) -> list[str]:
         """Return the name of every number of a flat observation."""
@@ -196,14 +201,23 @@ class EnvironmentBatch:
         state = self.cluster.state
         out = np.zeros(3, np.int64)
         policy_decision(
-            state.environments, state.replicas, state.requests, policy.record(self.scenario.mode_names), i, out
+            state.environments,
+            state.replicas,
+            state.requests,
+            policy.record(self.scenario.mode_names),
+            i,
+            out,
         )
         return out
 
     def fast_forward(self, i: int, policy: Composite, decisions: int) -> None:
         """Run environment ``i`` under a composite for some decisions, in compiled code."""
         rollout(
-            *self.cluster.state.arrays(), self.cluster.modes, policy.record(self.scenario.mode_names), i, decisions
+            *self.cluster.state.arrays(),
+            self.cluster.modes,
+            policy.record(self.scenario.mode_names),
+            i,
+            decisions,
         )
         publish(
             *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
@@ -277,5 +291,3 @@ class EnvironmentBatch:
             )
         lines.append("  " + "   ".join(f"{name} {value}" for name, value in counts.items()))
         return "\n".join(lines)
-
-

@@ -144,7 +144,7 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012 (Gymnasium's contract)
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}
 
     def __init__(
         self,
@@ -183,9 +183,7 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         """Names of the numbers of a flat observation, in order."""
         return self.batch.observation_names()
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see Starting State for the options."""
         super().reset(seed=seed)
         self.batch.reset(0, self.np_random, options)
@@ -231,7 +229,7 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         self.batch.restore_state(state)
         return self._observation()
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return a picture of the cluster in text (``render_mode="ansi"``)."""
         return self.batch.describe(0) if self.render_mode == "ansi" else None
 

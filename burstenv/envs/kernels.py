@@ -19,13 +19,21 @@ from burstenv.policies.decide import decide
 
 @kernel
 def _publish(
-    environments, replicas, requests, flags, capacity_per_s, num_modes, observations, masks, elapsed_s, before_s, i
+    environments,
+    replicas,
+    requests,
+    flags,
+    capacity_per_s,
+    num_modes,
+    observations,
+    masks,
+    elapsed_s,
+    before_s,
+    i,
 ):
     elapsed = environments[i].now_s - before_s
     elapsed_s[i] = elapsed
-    observe(
-        observations[i], environments[i], replicas[i], requests[i], num_modes, capacity_per_s, elapsed
-    )
+    observe(observations[i], environments[i], replicas[i], requests[i], num_modes, capacity_per_s, elapsed)
     write_mask(masks[i], flags, environments[i], replicas[i], requests[i], num_modes)
 
 
@@ -60,7 +68,12 @@ def step_batch(
     """Step every environment once.
 
     Args:
-        environments: and the following five: the cluster state, see ``cluster/state.py``.
+        environments: (N,) ENVIRONMENT; this and the next five are the cluster state of ``cluster/state.py``.
+        replicas: (N, R) REPLICA.
+        phases: (N, R, B) int32.
+        finish_heaps: (N, R, S) int32.
+        queue_heaps: (N, R + 1, 2, E) int32.
+        requests: (N, E) REQUEST.
         modes: (R, M) MODE.
         policy: (1,) POLICY, decides the components that the agent does not.
         flags: (4,) int64, see ``ActionLayout.flags``.

@@ -67,7 +67,12 @@ REPLICA_FEATURES = (
     Feature("kv_demand_with", "1", "1", "the same with this request's prompt"),
     Feature("prefill_backlog", "tokens", "4096", "tokens to compute before this request's"),
     Feature("decode_context", "1", "1", "context tokens of the decodes / KV cache tokens"),
-    Feature("tpot_ratio", "1", "1", "time of a decode iteration now / this request's TPOT objective (0.1 s at a tick)"),
+    Feature(
+        "tpot_ratio",
+        "1",
+        "1",
+        "time of a decode iteration now / this request's TPOT objective (0.1 s at a tick)",
+    ),
     Feature("ttft_ratio", "1", "1", "expected TTFT / what is left of the objective"),
     Feature("prefill_speed", "ms/token", "0.1", "time per prefill token of this hardware and model"),
     Feature("decode_floor", "ms", "20", "shortest iteration of this hardware and model"),

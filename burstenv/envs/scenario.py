@@ -15,7 +15,15 @@ from burstenv.cluster.state import NOBODY
 from burstenv.config import Config, load
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
-from burstenv.workload import CLASSES, SPLITS, EpisodeConfig, EpisodeRequests, EpisodeSampler, Trace, split_by_days
+from burstenv.workload import (
+    CLASSES,
+    SPLITS,
+    EpisodeConfig,
+    EpisodeRequests,
+    EpisodeSampler,
+    Trace,
+    split_by_days,
+)
 from burstenv.workload.workload_config import WorkloadConfig, load_trace
 
 Positive = Annotated[float, Field(gt=0.0)]
@@ -121,12 +129,8 @@ class Scenario:
                 f"scenario {config.name!r}: episode.max_total_tokens {episode.max_total_tokens} is more than the "
                 f"{largest} tokens of the largest replica"
             )
-        days = split_by_days(
-            self.trace, fractions=workload.fractions, skip_ramp_up_days=workload.skip_ramp_up_days
-        )
-        self.samplers = {
-            split: EpisodeSampler(self.trace, days[split], episode, split=split) for split in SPLITS
-        }
+        days = split_by_days(self.trace, fractions=workload.fractions, skip_ramp_up_days=workload.skip_ramp_up_days)
+        self.samplers = {split: EpisodeSampler(self.trace, days[split], episode, split=split) for split in SPLITS}
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
         if capacity is None:
@@ -196,7 +200,7 @@ class Scenario:
         requests["replica"] = NOBODY
         objectives(self.config, requests)
         predictor = self.config.predictor
-        error = 1.0
+        error: float | np.ndarray = 1.0
         if predictor.kind == "lognormal" and not privileged:
             random = np.random.Generator(np.random.PCG64([_PREDICTION_STREAM, int(seed)]))
             error = np.exp(predictor.sigma * random.standard_normal(len(drawn)))

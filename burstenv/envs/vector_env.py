@@ -31,7 +31,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         kwargs: The arguments of the scalar environment.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(
         self,

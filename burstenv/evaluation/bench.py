@@ -173,7 +173,7 @@ def bench_environments(scale: float = 1.0) -> list[dict[str, Any]]:
     scalar = median_rate(steps, lambda: _step_scalar(env, action, steps), lambda: env.reset(seed=0))
 
     if "BurstenvNull-v0" not in gym.registry:
-        gym.register("BurstenvNull-v0", entry_point=NullEnv)
+        gym.register("BurstenvNull-v0", entry_point="burstenv.evaluation.bench:NullEnv")
     null = gym.make("BurstenvNull-v0", observation_space=env.observation_space, action_space=env.action_space)
     null.reset(seed=0)
     null_rate = median_rate(steps, lambda: _step_scalar(null, action, steps))

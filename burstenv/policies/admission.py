@@ -57,9 +57,7 @@ def _take_tokens(environment, tokens, capacity_tokens, refill_tokens_per_s):
         environment.bucket_tokens = capacity_tokens
     else:
         elapsed_s = environment.now_s - environment.bucket_s
-        environment.bucket_tokens = min(
-            capacity_tokens, environment.bucket_tokens + refill_tokens_per_s * elapsed_s
-        )
+        environment.bucket_tokens = min(capacity_tokens, environment.bucket_tokens + refill_tokens_per_s * elapsed_s)
     environment.bucket_s = environment.now_s
     if environment.bucket_tokens < tokens:
         return False

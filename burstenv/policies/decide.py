@@ -20,7 +20,5 @@ def decide(policy, environment, replicas, requests):
         return ADMIT, replica, policy.mode
     request = requests[environment.at_door]
     replica = route(policy.routing, policy.routing_parameters, environment, replicas, request)
-    admission = admit(
-        policy.admission, policy.admission_parameters, environment, replicas[replica], request
-    )
+    admission = admit(policy.admission, policy.admission_parameters, environment, replicas[replica], request)
     return admission, replica, policy.mode

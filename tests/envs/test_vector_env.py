@@ -5,9 +5,8 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode
-
 from burstenv.envs.vector_env import BurstGPTVectorEnv
+from gymnasium.vector import AutoresetMode
 
 N = 3
 LOAD = 0.7
@@ -31,7 +30,12 @@ def scalar_run(scenario, seed, actions, **kwargs):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_same_step_equals_scalar(small_scenario, max_steps, threads):
     env = BurstGPTVectorEnv(
-        N, scenario=small_scenario, load=LOAD, autoreset_mode="same_step", max_episode_steps=max_steps, num_threads=threads
+        N,
+        scenario=small_scenario,
+        load=LOAD,
+        autoreset_mode="same_step",
+        max_episode_steps=max_steps,
+        num_threads=threads,
     )
     rng = np.random.default_rng(0)
     actions = rng.integers(0, [3, 4, 8], (1200, N, 3))
@@ -73,9 +77,7 @@ def test_next_step_gives_the_same_transitions(small_scenario):
                 assert rewards[i] == 0
                 got[i].append(("reset", observations[i].tobytes()))
             else:
-                got[i].append(
-                    ("step", observations[i].tobytes(), rewards[i], bool(terminated[i]), bool(truncated[i]))
-                )
+                got[i].append(("step", observations[i].tobytes(), rewards[i], bool(terminated[i]), bool(truncated[i])))
                 taken[i] += 1
     for i in range(N):
         expected = scalar_run(small_scenario, 10 + i, wanted[:, i])

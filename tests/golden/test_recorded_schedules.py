@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from burstenv.cluster.recorded import (
     first_difference,
     first_fast_difference,
@@ -14,6 +13,7 @@ from burstenv.cluster.recorded import (
     replay_reference,
 )
 from burstenv.errors import BurstenvError
+
 from tests.conftest import shared_path
 
 REFERENCE_CASES = {
