@@ -56,7 +56,8 @@ def check_agent(agent: Agent) -> None:
         )
     if not agent.name or not agent.name.isprintable() or set(agent.name) & set("/`|"):
         raise BurstenvError(
-            f"agent name {agent.name!r} must not be empty or hold any of / ` |; a slash marks heuristics such as "
+            f"agent name {agent.name!r} must not be empty or hold any of / ` |; a slash marks heuristics "
+            "such as "
             "always/jsq/vllm, the others would break tables"
         )
     for key in agent.environment:

@@ -38,7 +38,10 @@ def provenance(scenario: Scenario, command: str | None = None) -> dict[str, Any]
         "command": command if command is not None else command_line(sys.argv),
         "scenario": _without_folders(scenario.config.model_dump(mode="json")),
         "workload": _without_folders(scenario.workload.model_dump(mode="json")),
-        "trace": {"sha256": trace_digest(scenario.trace), **_without_folders(_plain(scenario.trace.metadata))},
+        "trace": {
+            "sha256": trace_digest(scenario.trace),
+            **_without_folders(_plain(scenario.trace.metadata)),
+        },
     }
 
 

@@ -89,7 +89,7 @@ class EvaluationResult:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the result as JSON; with ``path`` also write it there, whole or not at all."""
-        values = {"format": FORMAT, "version": FORMAT_VERSION}
+        values: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION}
         values.update({field.name: getattr(self, field.name) for field in fields(self)})
         text = json.dumps(values, indent=1, allow_nan=False) + "\n"
         if path is not None:
@@ -122,21 +122,23 @@ class EvaluationResult:
             raise BurstenvError(f"{where}: no evaluation result; need a result.json of burstenv evaluate")
         if values.get("version") != FORMAT_VERSION:
             raise BurstenvError(
-                f"{where}: result format version {values.get('version')!r}, this burstenv reads {FORMAT_VERSION}; "
+                f"{where}: result format version {values.get('version')!r}, this burstenv reads "
+                f"{FORMAT_VERSION}; "
                 "evaluate again or use the burstenv that wrote it"
             )
         found: dict[str, Any] = {}
         for field in fields(cls):
             if field.name not in values:
                 raise BurstenvError(f"{where}: key {field.name!r} is missing; the file is damaged, evaluate again")
-            value = found[field.name] = values[field.name]
-            kind = _KINDS.get(str(field.type), (list,))
+            value: Any = values[field.name]
+            found[field.name] = value
+            kind = _KINDS.get(str(field.type), (list,))  # field.type is text: annotations are postponed
             if not isinstance(value, kind):
                 raise BurstenvError(
                     f"{where}: key {field.name!r} holds a {type(value).__name__} in place of {field.type}; "
                     "the file is damaged, evaluate again"
                 )
-            if field.type == "list[Row]" and not all(isinstance(row, dict) for row in value):
+            if str(field.type) == "list[Row]" and not all(isinstance(row, dict) for row in value):
                 raise BurstenvError(f"{where}: key {field.name!r}: every row must be a mapping; the file is damaged")
         return cls(**found)
 

@@ -92,9 +92,7 @@ class _Episode:
         return requests
 
 
-def evaluate(
-    plan: EvaluationPlan, agents: Sequence[Agent] = (), progress: bool | None = None
-) -> EvaluationResult:
+def evaluate(plan: EvaluationPlan, agents: Sequence[Agent] = (), progress: bool | None = None) -> EvaluationResult:
     """Run every policy on the same episodes and say how they compare.
 
     The requests of an episode are drawn once for each load and seed and given to every policy, with the
@@ -207,7 +205,8 @@ def _draw(scenario: Scenario, split: str, load: float, seed: int, rate_per_s: fl
     requests, drawn = scenario.episode(split, seed, rate_per_s)
     if len(requests) == 0:
         raise BurstenvError(
-            f"scenario {scenario.config.name!r}: the {split} episode of seed {seed} holds no requests at load "
+            f"scenario {scenario.config.name!r}: the {split} episode of seed {seed} holds no requests at "
+            "load "
             f"{load:g}; raise the load or episode.duration_s"
         )
     duration_s = float(scenario.config.episode.duration_s)
@@ -228,9 +227,7 @@ def _outcomes(
         yield from _run_agent(scenario, split, policy, episodes[first : first + AT_ONCE])
 
 
-def _run_composite(
-    scenario: Scenario, policy: Composite, episodes: Sequence[_Episode]
-) -> Iterator[_Outcome]:
+def _run_composite(scenario: Scenario, policy: Composite, episodes: Sequence[_Episode]) -> Iterator[_Outcome]:
     cluster = scenario.make_cluster()
     record = policy.record(scenario.mode_names)
     for episode in episodes:
@@ -241,9 +238,7 @@ def _run_composite(
         yield episode, records, episode_metrics(records, episode.duration_s, cluster.state.environments[0])
 
 
-def _run_agent(
-    scenario: Scenario, split: str, agent: Agent, episodes: Sequence[_Episode]
-) -> Iterator[_Outcome]:
+def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[_Episode]) -> Iterator[_Outcome]:
     environment = {**agent.environment, "reward": "attainment"}
     batch = EnvironmentBatch(len(episodes), scenario=scenario, split=split, **environment)
     for i, episode in enumerate(episodes):
@@ -257,8 +252,8 @@ def _run_agent(
         batch.step()  # leaves environments whose episode is done alone
         returns += batch.rewards
         now_running = ~batch.done
-        for i in np.flatnonzero(running & ~now_running):
-            records = batch.cluster.records(int(i))
+        for i in np.flatnonzero(running & ~now_running).tolist():
+            records = batch.cluster.records(i)
             state = batch.cluster.state.environments[i]
             yield (
                 episodes[i],
@@ -275,8 +270,8 @@ def _checked_actions(actions: Any, shape: tuple[int, ...], name: str) -> NDArray
         given = given[:, None]
     if given.shape != shape or given.dtype.kind not in "iu":
         raise BurstenvError(
-            f"agent {name!r} returned {given.dtype} actions of shape {given.shape}; need whole numbers of shape "
-            f"{shape}, one row for each environment and one column for each component"
+            f"agent {name!r} returned {given.dtype} actions of shape {given.shape}; need whole numbers "
+            f"of shape {shape}, one row for each environment and one column for each component"
         )
     return given.astype(np.int64)
 

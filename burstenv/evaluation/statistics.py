@@ -212,9 +212,7 @@ def stratified_bootstrap(
     return float(low), float(high)
 
 
-def _checked(
-    values: ArrayLike, blocks: ArrayLike, level: float, resamples: int
-) -> tuple[Floats, NDArray[Any]]:
+def _checked(values: ArrayLike, blocks: ArrayLike, level: float, resamples: int) -> tuple[Floats, NDArray[Any]]:
     numbers, names = np.asarray(values, np.float64), np.asarray(blocks)
     if numbers.ndim != 1 or len(numbers) == 0:
         raise BurstenvError(f"an estimate needs one value for each of 1 or more episodes, got {numbers.shape}")

@@ -94,9 +94,7 @@ def best_heuristics(summary: Sequence[Row], policies: Sequence[Row], chosen: str
     for load in dict.fromkeys(row["load"] for row in summary):
         rows = [row for row in summary if row["load"] == load and row["policy"] in candidates]
         top = chosen or max(rows, key=lambda row: row["attainment"])["policy"]
-        best.append(
-            {"load": load, "policy": top, "candidates": len(rows), "beforehand": chosen is not None}
-        )
+        best.append({"load": load, "policy": top, "candidates": len(rows), "beforehand": chosen is not None})
     return best
 
 

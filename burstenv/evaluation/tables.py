@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from burstenv.evaluation.metrics import PROMPT_EDGES_TOKENS, groups
 from burstenv.evaluation.result import EvaluationResult, Row
@@ -69,7 +71,7 @@ def tables(result: EvaluationResult) -> list[Table]:
     return [*found, _by_group(result, load), _outcomes(result, load), _latency(result, load)]
 
 
-def _lines(result: EvaluationResult, load: float, cells_of) -> list[Line]:  # type: ignore[no-untyped-def]
+def _lines(result: EvaluationResult, load: float, cells_of: Callable[[Row], list[Cell]]) -> list[Line]:
     lines = []
     for row in result.ranking(load):
         policy = result.policy(row["policy"])
@@ -100,7 +102,14 @@ def _attainment(result: EvaluationResult, load: float) -> Table:
         f"Attainment at load {load:g}",
         f"Differences are paired, in percentage points, against the reference {result.reference} and the "
         f"{'chosen' if best['beforehand'] else 'best'} heuristic {best['policy']}.",
-        ["attainment", "95 % interval", "minus reference", "minus best heuristic", "by tokens", "goodput [req/s]"],
+        [
+            "attainment",
+            "95 % interval",
+            "minus reference",
+            "minus best heuristic",
+            "by tokens",
+            "goodput [req/s]",
+        ],
         _lines(result, load, cells),
     )
 
@@ -136,7 +145,7 @@ def _by_group(result: EvaluationResult, load: float) -> Table:
 
 def _bucket_titles() -> list[str]:
     edges = [0, *PROMPT_EDGES_TOKENS]
-    between = [f"{low}-{high}" for low, high in zip(edges, edges[1:], strict=False)]
+    between = [f"{low}-{high}" for low, high in pairwise(edges)]
     return [*between, f">{edges[-1]}"]
 
 
@@ -152,9 +161,18 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
             Cell(percent(row["max_replica_share"])),
         ]
 
-    columns = ["late", "rejected", "failed", "preemptions per finished", "KV use, mean", "KV use, max", "busiest replica"]
+    columns = [
+        "late",
+        "rejected",
+        "failed",
+        "preemptions per finished",
+        "KV use, mean",
+        "KV use, max",
+        "busiest replica",
+    ]
     caption = (
-        "Late, rejected and failed as shares of the offered requests; KV use as a share of the cluster's blocks; the "
+        "Late, rejected and failed as shares of the offered requests; KV use as a share of the cluster's "
+        "blocks; the "
         "busiest replica's share of the finished requests."
     )
     return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))

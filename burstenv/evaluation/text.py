@@ -104,13 +104,15 @@ def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
         others = best["candidates"] - 1
         rest = ", and none of the others attains more" if others and not best["beforehand"] else ""
         return (
-            f"The reference, `{result.reference}`, attains {_attains(top)} of the offered requests at load {load:g}"
+            f"The reference, `{result.reference}`, attains {_attains(top)} of the offered requests at load "
+            f"{load:g}"
             f"{rest}. No agent was evaluated."
         )
     reference = result.summary_of(result.reference, load)
     opening = best_name(best)
     return (
-        f"{opening[0].upper()}{opening[1:]} attains {_attains(top)} of the offered requests at load {load:g}; the "
+        f"{opening[0].upper()}{opening[1:]} attains {_attains(top)} of the offered requests at load "
+        f"{load:g}; the "
         f"reference, `{result.reference}`, attains {_attains(reference)}. "
         f"{_verdict(result.difference(best['policy'], load, 'reference'))} No agent was evaluated."
     )
@@ -124,7 +126,8 @@ def _verdict(difference: Row) -> str:
     amount = points(difference["mean"], difference["low"], difference["high"])
     if difference["verdict"] == "unknown":
         return (
-            f"The paired difference is {amount} on a single day of traffic, which gives no interval and shows "
+            f"The paired difference is {amount} on a single day of traffic, which gives no interval and "
+            "shows "
             "nothing about other days."
         )
     if difference["verdict"] == "undecided":
@@ -151,32 +154,38 @@ def notes(result: EvaluationResult) -> list[str]:
     found = [_note_on_intervals(blocks, episodes), _note_on_best(result)]
     if result.agents:
         found.append(
-            "Each agent is one training run: intervals cover the traffic, not what another training seed would "
+            "Each agent is one training run: intervals cover the traffic, not what another training seed "
+            "would "
             "have given. Report 5 or more training seeds before claiming anything about an algorithm."
         )
         fixed = [p for p in result.policies if any(r["role"] == "fixed components" for r in p["roles"])]
         found.append(
-            "What an agent leaves fixed can be most of its merit. The composites of the agents' fixed components "
+            "What an agent leaves fixed can be most of its merit. The composites of the agents' fixed "
+            "components "
             f"with trivial admission and routing are in the tables: {_listed(p['name'] for p in fixed)}."
         )
     hidden = [p["name"] for p in result.policies if p["privileged"]]
     if hidden:
         found.append(
-            f"{_listed(hidden)} {'sees' if len(hidden) == 1 else 'see'} true output lengths, which no deployed policy "
+            f"{_listed(hidden)} {'sees' if len(hidden) == 1 else 'see'} true output lengths, which no "
+            "deployed policy "
             "can; they are shown as bounds and never count as the best heuristic."
         )
     found.append(_note_on_load(result))
     found.append(
-        "Attainment is the share of offered requests that met both objectives, averaged over episodes; differences "
+        "Attainment is the share of offered requests that met both objectives, averaged over episodes; "
+        "differences "
         "are taken episode by episode. By class and by prompt length it is pooled over all episodes."
     )
     found.append(
-        "Latencies are over finished requests only, so a policy that refuses requests can look fast; the latency "
+        "Latencies are over finished requests only, so a policy that refuses requests can look fast; the "
+        "latency "
         "curves therefore count every offered request and level off at the share that finished."
     )
     if result.provenance.get("trace", {}).get("source") == "burstenv generator":
         found.append(
-            "The traffic is generated, a stand-in with the statistics of BurstGPT; evaluate with a real trace before "
+            "The traffic is generated, a stand-in with the statistics of BurstGPT; evaluate with a real "
+            "trace before "
             "claiming anything about one."
         )
     return found
@@ -185,11 +194,13 @@ def notes(result: EvaluationResult) -> list[str]:
 def _note_on_intervals(blocks: int, episodes: int) -> str:
     if blocks == 1:
         return (
-            f"All {episodes} episodes are drawn from one day, so there are no intervals: the spread between days "
+            f"All {episodes} episodes are drawn from one day, so there are no intervals: the spread "
+            "between days "
             "cannot be known from one. Evaluate more episodes, or a split with more days."
         )
     text = (
-        f"Intervals are 95 % percentile bootstraps over blocks: {episodes} episodes from {blocks} days, whole days "
+        f"Intervals are 95 % percentile bootstraps over blocks: {episodes} episodes from {blocks} days, "
+        "whole days "
         "resampled, because episodes of one day are not independent."
     )
     if blocks < FEW_BLOCKS:
@@ -203,7 +214,8 @@ def _note_on_best(result: EvaluationResult) -> str:
         return f"The best heuristic, `{best['policy']}`, was chosen beforehand, not on these episodes."
     return (
         "At each load the best heuristic was picked on the very episodes it is judged on, which flatters "
-        "heuristics a little; choose it beforehand on the validation split for an unbiased comparison. It is the "
+        "heuristics a little; choose it beforehand on the validation split for an unbiased comparison. It "
+        "is the "
         "best of those listed, and tuned only if they were."
     )
 
@@ -211,7 +223,8 @@ def _note_on_best(result: EvaluationResult) -> str:
 def _note_on_load(result: EvaluationResult) -> str:
     origin = result.provenance
     text = (
-        f"Load 1 is {number(origin['capacity_per_s'])} requests/s, the capacity of the {origin['capacity_split']} split "
+        f"Load 1 is {number(origin['capacity_per_s'])} requests/s, the capacity of the "
+        f"{origin['capacity_split']} split "
         "(the rate at which join-shortest-queue with the scenario's first mode attains 90 %)."
     )
     if origin["capacity_split"] != result.split:

@@ -1,0 +1,151 @@
+"""The report: one self-contained HTML file, the same in Markdown, and the result they were written from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.files import write_atomic
+from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.tables import Table, tables
+from burstenv.evaluation.text import headline, notes
+
+TRAINING_KEYS = ("steps", "validation_attainment")
+
+
+def write_report(
+    result: EvaluationResult, folder: str | Path, training: Sequence[Row] | None = None
+) -> dict[str, Path]:
+    """Write ``report.html``, ``report.md`` and ``result.json`` into a folder, each whole or not at all.
+
+    Nothing is computed here but layout: every number stands in ``result``. The same result gives the same
+    files.
+
+    Args:
+        result: The evaluation.
+        folder: Where to write; made if missing.
+        training: A training log for the learning curve: rows with ``steps`` and
+            ``validation_attainment`` (a share), optionally ``reference_attainment`` (drawn as a line)
+            and ``run`` (one curve for each).
+
+    Returns:
+        The paths by ``html``, ``markdown`` and ``json``.
+
+    Raises:
+        BurstenvError: Without matplotlib and jinja2, on a training row that lacks a key, or where the
+            folder cannot be written.
+    """
+    for place, row in enumerate(training or ()):
+        for key in TRAINING_KEYS:
+            if not isinstance(row.get(key), int | float):
+                raise BurstenvError(f"training log: row {place + 1}: need a number under {key!r}, got {row.get(key)!r}")
+    page = html(result, training)
+    folder = Path(folder)
+    paths = {"html": folder / "report.html", "markdown": folder / "report.md", "json": folder / "result.json"}
+    result.to_json(paths["json"])
+    write_atomic(paths["markdown"], markdown(result))
+    write_atomic(paths["html"], page)
+    return paths
+
+
+def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str:
+    """Return the report as one HTML page that loads nothing from anywhere.
+
+    Raises:
+        BurstenvError: Without matplotlib and jinja2.
+    """
+    try:
+        import jinja2
+        import matplotlib  # noqa: F401
+        from markupsafe import Markup, escape
+    except ImportError as error:
+        raise BurstenvError(
+            f"writing a report needs {error.name}; install it with: pip install 'burstenv[report]'"
+        ) from None
+    from burstenv.evaluation.figures import pictures
+
+    def coded(text: str) -> Markup:
+        """Escape a sentence and set what stands in backquotes as code."""
+        parts = text.split("`")
+        return Markup("").join(
+            Markup("<code>{}</code>").format(_breakable(part)) if k % 2 else escape(part)
+            for k, part in enumerate(parts)
+        )
+
+    def _breakable(name: str) -> Markup:
+        """Let a composite's name break after its slashes."""
+        return Markup("/<wbr>").join(name.split("/"))
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(coded=coded, breakable=_breakable)
+    here = resources.files("burstenv.evaluation")
+    template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=_title(result),
+        css=Markup((here / "report.css").read_text(encoding="utf-8")),
+        facts=_facts(result),
+        headline=headline(result),
+        tables=tables(result),
+        pictures=pictures(result, training),
+        notes=notes(result),
+        **_appendix(result),
+    )
+
+
+def markdown(result: EvaluationResult) -> str:
+    """Return the report as Markdown: headline, tables, notes and configuration; no figures."""
+    appendix = _appendix(result)
+    parts = [f"# {_title(result)}", _facts(result), f"**{headline(result)}**"]
+    for place, table in enumerate(tables(result)):
+        parts += [f"## {table.title}", table.caption, _markdown_table(table, with_tags=place == 0)]
+    parts += ["## What to know before believing this", "\n".join(f"- {note}" for note in notes(result))]
+    parts += ["## Everything needed to run this again", f"Command: `{appendix['command']}`"]
+    parts += [f"```yaml\n{appendix[name]}```" for name in ("policies", "provenance")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(result: EvaluationResult) -> str:
+    return f"Evaluation: scenario {result.scenario}, {result.split} split"
+
+
+def _facts(result: EvaluationResult) -> str:
+    row = result.ranking(result.headline_load)[0]
+    loads = ", ".join(f"{load:g}" for load in result.loads)
+    kinds = [f"{len(result.policies) - len(result.agents)} heuristics"]
+    if result.agents:
+        kinds.insert(0, f"{len(result.agents)} agent{'s' if len(result.agents) > 1 else ''}")
+    return (
+        f"{' and '.join(kinds)}; {row['episodes']} episodes from {row['blocks']} "
+        f"day{'s' if row['blocks'] > 1 else ''} "
+        f"at each of the loads {loads}; {row['offered']:,} requests offered to each policy at load "
+        f"{result.headline_load:g}. burstenv {result.provenance['burstenv']}."
+    )
+
+
+def _appendix(result: EvaluationResult) -> dict[str, str]:
+    origin = result.provenance
+    return {
+        "command": str(origin.get("command", "")),
+        "policies": _yaml(result.policies),
+        "provenance": _yaml({key: value for key, value in origin.items() if key != "command"}),
+    }
+
+
+def _yaml(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+
+
+def _markdown_table(table: Table, with_tags: bool) -> str:
+    lines = [["policy", *table.columns]]
+    for line in table.lines:
+        tags = f" ({', '.join(line.tags)})" if with_tags and line.tags else ""
+        name = f"`{line.policy}`"
+        lines.append([f"**{name}**{tags}" if line.kind == "agent" else name + tags, *(c.text for c in line.cells)])
+    rows = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    ruler = "|" + "|".join([" :--- ", *[" ---: "] * len(table.columns)]) + "|"
+    return "\n".join([rows[0], ruler, *rows[1:]])
