@@ -181,10 +181,20 @@ class SB3VecEnv(VecEnv):
 
 
 class NullVecEnv(VecEnv):
-    """An environment of given spaces that does nothing: what training costs without a simulation."""
+    """An environment of given spaces that does nothing: what training costs without a simulation.
 
-    def __init__(self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space):
+    Args:
+        num_envs: N.
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        num_choices: Length of an action mask, A; everything is legal.
+    """
+
+    def __init__(
+        self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space, num_choices: int
+    ):
         super().__init__(num_envs, observation_space, action_space)
+        self._masks = list(np.ones((num_envs, num_choices), bool))
         random = np.random.default_rng(0)
         self._observations = random.random((num_envs, *observation_space.shape), np.float32)  # type: ignore[misc]
         self._infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
@@ -205,8 +215,8 @@ class NullVecEnv(VecEnv):
         """Do nothing."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Know of ``render_mode`` only."""
-        if attr_name != "render_mode":
+        """Know of ``render_mode`` and ``action_masks`` only."""
+        if attr_name not in ("render_mode", "action_masks"):
             raise AttributeError(attr_name)
         return [None] * self.num_envs
 
@@ -215,8 +225,10 @@ class NullVecEnv(VecEnv):
         raise AttributeError(attr_name)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Refuse."""
-        raise AttributeError(method_name)
+        """Know of ``action_masks`` only."""
+        if method_name != "action_masks":
+            raise AttributeError(method_name)
+        return self._masks
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """Return False for each environment."""

@@ -1,0 +1,93 @@
+"""How fast PPO trains on the native batch, and what share of the time the environment takes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.train import make_model
+from burstenv.agents.vec_env import NullVecEnv, SB3VecEnv
+from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.scenario import Scenario
+
+
+class _Timed(VecEnvWrapper):
+    """Adds up the time spent in ``step``, episode resets included."""
+
+    def __init__(self, venv: VecEnv, batch: EnvironmentBatch):
+        super().__init__(venv)
+        self.batch = batch
+        self.step_s = 0.0
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step(self, actions: np.ndarray) -> Any:
+        start_s = time.perf_counter()
+        result = self.venv.step(actions)
+        self.step_s += time.perf_counter() - start_s
+        return result
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+
+def ppo_frames_per_s(
+    scenario: Scenario, steps: int = 262_144, config: AgentConfig | None = None
+) -> dict[str, float | int | str]:
+    """Measure Stable-Baselines3 PPO on the native batch, and on an environment that does nothing.
+
+    Both train the same network from the same weights with the same settings, one thread, in turn. The
+    environments are opened in the middle of their episodes, so that the usual number of resets falls
+    into the measurement; opening them does not count.
+
+    Args:
+        scenario: The task.
+        steps: Decisions to train on; rounded up to whole updates.
+        config: Algorithm, network and sizes; None: PPO with a 64 x 64 MLP, 256 environments, batches of
+            8,192 and 4 passes.
+
+    Returns:
+        ``frames_per_s``, ``environment_share`` of the time, ``environment_steps_per_s`` inside training,
+        ``null_frames_per_s`` (the same on the environment that does nothing), and the settings.
+    """
+    torch.set_num_threads(1)
+    if config is None:
+        config = AgentConfig(network="mlp", net_arch=[64, 64], batch_size=8192, n_epochs=4)
+    batch = EnvironmentBatch(
+        config.num_envs, scenario, split="train", load=config.load, reward=config.reward, **config.environment()
+    )
+    mode = config.batching or scenario.mode_names[0]
+    null = NullVecEnv(config.num_envs, batch.observation_space(), batch.action_space(), batch.masks.shape[1])
+    native = SB3VecEnv(batch, 0, config.reward_scale, f"{config.admission}/{config.routing}/{mode}")
+    results = {}
+    for name, inner in (("null", null), ("native", native)):
+        venv = _Timed(inner, batch)
+        model = make_model(config, venv, config.learning_rate, 0)
+        model.learn(1)  # opens the episodes, compiles, warms up
+        venv.step_s = 0.0
+        before = model.num_timesteps
+        start_s = time.perf_counter()
+        model.learn(steps, reset_num_timesteps=False)
+        results[name] = (model.num_timesteps - before, time.perf_counter() - start_s, venv.step_s)
+    frames, wall_s, step_s = results["native"]
+    null_frames, null_wall_s, _ = results["null"]
+    return {
+        "frames_per_s": frames / wall_s,
+        "environment_share": step_s / wall_s,
+        "environment_steps_per_s": frames / step_s,
+        "null_frames_per_s": null_frames / null_wall_s,
+        "frames": frames,
+        "algorithm": config.algorithm,
+        "network": config.network,
+        "net_arch": "x".join(str(size) for size in config.net_arch),
+        "num_envs": config.num_envs,
+        "n_steps": config.n_steps,
+        "batch_size": config.batch_size,
+        "n_epochs": config.n_epochs,
+    }

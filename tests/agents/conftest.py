@@ -1,0 +1,49 @@
+"""A small scenario whose capacity is given, so that nothing is measured, and a recipe that trains in a second."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("stable_baselines3", reason="needs the extra burstenv[train]")
+
+from burstenv.agents.config import AgentConfig
+from burstenv.envs.scenario import Scenario, load_scenario
+
+SLO = {"ttft_base_s": 1.0, "ttft_per_token_s": 0.001, "tpot_s": 0.06}
+SCENARIO = {
+    "name": "small",
+    "cluster": "default",
+    "workload": "burstgpt-default",
+    "episode": {
+        "duration_s": 30,
+        "mix": {"conversation": 0.5, "api": 0.5},
+        "max_total_tokens": 4096,
+        "oversize": "drop",
+    },
+    "capacity_per_s": {"train": 8.0, "validation": 8.0, "test": 8.0},
+    "slo": {"conversation": SLO, "api": SLO},
+    "modes": ["vllm", "edf-512"],
+}
+
+
+@pytest.fixture(scope="session")
+def scenario() -> Scenario:
+    return load_scenario(SCENARIO)
+
+
+@pytest.fixture(scope="session")
+def two_replicas() -> Scenario:
+    return load_scenario({**SCENARIO, "name": "two", "cluster": {
+        "name": "two", "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": 2}]
+    }})  # fmt: skip
+
+
+@pytest.fixture
+def recipe() -> AgentConfig:
+    return AgentConfig.model_validate(
+        {
+            "name": "tiny", "network": "mlp", "net_arch": [16], "num_envs": 8, "n_steps": 32, "batch_size": 128,
+            "n_epochs": 2, "total_steps": 1024, "checkpoint_every_steps": 512,
+            "validation": {"episodes": 2, "loads": [1.0, 2.0], "every_steps": 512},
+        }
+    )  # fmt: skip

@@ -1,0 +1,285 @@
+"""Training writes what it promises, is reproducible and resumes; loading says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from burstenv.agents.agent import load_agent
+from burstenv.agents.bench import ppo_frames_per_s
+from burstenv.agents.callback import TrainingCallback
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.imitation import Teacher, imitate
+from burstenv.agents.networks import build_policy
+from burstenv.agents.train import load_agent_config, train
+from burstenv.agents.validation import Validator
+from burstenv.agents.vec_env import SB3VecEnv
+from burstenv.config import shipped
+from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.scenario import load_scenario
+from burstenv.errors import BurstenvError
+
+
+def changed(recipe: AgentConfig, **values) -> AgentConfig:
+    return AgentConfig.model_validate({**recipe.model_dump(), **values})
+
+
+def weights(checkpoint):
+    with zipfile.ZipFile(checkpoint) as archive, archive.open("policy.pth") as file:
+        return torch.load(file, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def run(scenario, tmp_path_factory):
+    """A finished run that tests may read but not change."""
+    config = AgentConfig.model_validate(
+        {
+            "name": "tiny", "network": "shared", "net_arch": [16], "num_envs": 8, "n_steps": 32, "batch_size": 128,
+            "n_epochs": 2, "total_steps": 1024, "batching": "edf-512",
+            "validation": {"episodes": 2, "loads": [1.0, 2.0], "every_steps": 512},
+        }
+    )  # fmt: skip
+    return train(config, scenario, tmp_path_factory.mktemp("runs") / "run", progress=False)
+
+
+def test_a_run_folder_is_complete(run):
+    assert run.steps == 1024
+    assert not run.interrupted
+    for name in ("agent.json", "best.zip", "last.zip", "training.json"):
+        assert (run.folder / name).is_file()
+    assert list((run.folder / "tensorboard").iterdir())
+    assert not list(run.folder.glob(".*.tmp"))
+    log = json.loads((run.folder / "training.json").read_text())
+    assert log == run.log
+    assert [record["steps"] for record in log] == [0, 512, 1024]
+    assert all(0.0 <= record["validation"]["2"] <= 1.0 for record in log)
+    assert log[0]["reference_policy"] == run.reference_policy == "always/jsq/vllm"
+    best = max(np.mean(list(record["validation"].values())) for record in log)
+    assert np.mean(list(run.validation.values())) == best
+
+
+def test_the_best_checkpoint_does_what_the_log_says(run, scenario):
+    agent = load_agent(run.folder, scenario)
+    assert agent.name == "tiny"
+    assert agent.trivial == "always/jsq/edf-512"
+    assert Validator(agent.config, scenario).judge(agent.act) == run.validation
+
+
+def test_an_agent_needs_nothing_but_its_folder(run):
+    agent = load_agent(run.folder / "last.zip")
+    batch = EnvironmentBatch(3, "default" if False else load_scenario_of(run), **agent.environment)
+    random = np.random.default_rng(0)
+    for i in range(3):
+        batch.reset(i, random)
+    masks = batch.masks.astype(bool)
+    actions = agent.act(batch.observations, masks)
+    assert actions.shape == (3, 1)
+    masks[:] = False
+    masks[:, 3] = True
+    assert (agent.act(batch.observations, masks) == 3).all()
+
+
+def load_scenario_of(run):
+    return load_scenario(json.loads((run.folder / "agent.json").read_text())["scenario_config"])
+
+
+def test_the_reference_is_judged_on_the_same_episodes(scenario, recipe):
+    """A composite played step by step through the batch scores what its compiled rollout scores."""
+    validator = Validator(changed(recipe, batching="edf-512"), scenario)
+
+    def admit_to_first(observations, masks):
+        return np.ones((len(observations), 1), np.int64)
+
+    by_steps = validator.judge(admit_to_first)
+    always = Validator(changed(recipe, decide=["admission"], action="multi", routing="jsq"), scenario)
+    admit_all = always.judge(lambda observations, masks: np.ones((len(observations), 1), np.int64))
+    assert admit_all == always.judge_composite("always/jsq/vllm")
+    assert by_steps[2.0] < admit_all[2.0]  # one replica of four for everybody
+
+
+def test_same_seed_same_weights(scenario, recipe, tmp_path):
+    first = train(recipe, scenario, tmp_path / "a", seed=3, progress=False)
+    again = train(recipe, scenario, tmp_path / "b", seed=3, progress=False)
+    other = train(recipe, scenario, tmp_path / "c", seed=4, progress=False)
+    a, b, c = (weights(result.last) for result in (first, again, other))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert any(not torch.equal(a[key], c[key]) for key in a)
+
+
+def test_resume_reaches_the_budget(scenario, recipe, tmp_path, monkeypatch):
+    steps = []
+
+    def interrupt(self):
+        steps.append(self.model.num_timesteps)
+        if self.model.num_timesteps >= 512:
+            raise KeyboardInterrupt
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingCallback, "_on_step", interrupt)
+        stopped = train(recipe, scenario, tmp_path / "run", progress=False)
+    assert stopped.interrupted
+    assert stopped.steps == 512
+    assert stopped.last.is_file()
+    resumed = train(recipe, scenario, tmp_path / "run", resume=True, progress=False)
+    assert resumed.steps == 1024
+    assert [record["steps"] for record in resumed.log][0] == 0
+    assert resumed.log[-1]["steps"] == 1024
+    assert resumed.wall_s > stopped.wall_s
+    longer = train(changed(recipe, total_steps=1536), scenario, tmp_path / "run", resume=True, progress=False)
+    assert longer.steps == 1536
+
+
+def test_a_run_is_not_overwritten_or_mixed(run, scenario, recipe, two_replicas, tmp_path):
+    with pytest.raises(BurstenvError, match="already holds a training run"):
+        train(recipe, scenario, run.folder, progress=False)
+    with pytest.raises(BurstenvError, match="started with gamma"):
+        config = load_agent(run.folder).config
+        train(changed(config, gamma=0.9), scenario, run.folder, resume=True, progress=False)
+    with pytest.raises(BurstenvError, match="started with seed 0"):
+        train(config, scenario, run.folder, seed=1, resume=True, progress=False)
+    with pytest.raises(BurstenvError, match="no such run folder"):
+        train(recipe, scenario, tmp_path / "none", resume=True, progress=False)
+
+
+def test_minutes_bound_a_run(scenario, recipe, tmp_path):
+    result = train(changed(recipe, total_steps=10**9, minutes=0.01), scenario, tmp_path / "run", progress=False)
+    assert 0 < result.steps < 10**6
+    assert result.log[-1]["steps"] == result.steps
+
+
+def test_loading_says_what_is_wrong(run, two_replicas, tmp_path):
+    with pytest.raises(BurstenvError, match=r"was trained for Discrete\(5\) over 77 features, scenario 'two' has "):
+        load_agent(run.folder, two_replicas)
+    with pytest.raises(BurstenvError, match="no such run folder"):
+        load_agent(tmp_path / "absent")
+    with pytest.raises(BurstenvError, match=r"holds no agent\.json"):
+        load_agent(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(run.folder, copy)
+    (copy / "best.zip").write_bytes(b"not a zip")
+    with pytest.raises(BurstenvError, match="is not a checkpoint"):
+        load_agent(copy)
+    with pytest.raises(BurstenvError, match="no such file"):
+        load_agent(copy / "other.zip")
+    (copy / "best.zip").unlink()
+    (copy / "last.zip").unlink()
+    with pytest.raises(BurstenvError, match="holds no checkpoint"):
+        load_agent(copy)
+    (copy / "agent.json").write_text("[]")
+    with pytest.raises(BurstenvError, match="is not the description of an agent"):
+        load_agent(copy)
+
+
+def test_other_batching_modes_are_refused(run):
+    values = json.loads((run.folder / "agent.json").read_text())["scenario_config"]
+    with pytest.raises(BurstenvError, match="was trained with batching modes vllm, edf-512"):
+        load_agent(run.folder, load_scenario({**values, "modes": ["edf-512", "vllm"]}))
+
+
+@pytest.mark.parametrize("network", ["mlp", "shared"])
+@pytest.mark.parametrize(
+    "decides",
+    [
+        {},
+        {"decide": ["routing"], "action": "multi"},
+        {"decide": ["admission", "routing", "batching"], "action": "multi"},
+    ],
+)
+def test_imitation_raises_agreement_with_the_teacher(scenario, recipe, network, decides):
+    config = changed(
+        recipe, network=network, net_arch=[32], num_envs=16,
+        warm_start={"policy": "queue-cap(limit=2)/jsq/edf-512", "steps": 16 * 32 * 24}, **decides,
+    )  # fmt: skip
+    assert config.warm_start is not None
+    batch = EnvironmentBatch(16, scenario, load=2.0, reward="dense", **config.environment())
+    venv = SB3VecEnv(batch, 0, config.reward_scale, config.warm_start.policy)
+    torch.manual_seed(0)
+    policy = build_policy(config, batch.layout, venv.observation_space)
+    seen = []
+    imitate(policy, venv, config.warm_start, 32, 128, 0.99, 0, seen.append)
+    assert seen[-1].steps == 16 * 32 * 24
+    assert seen[-1].agreement > seen[0].agreement + 0.15
+    assert seen[-1].cross_entropy < seen[0].cross_entropy
+
+
+def test_the_teacher_is_the_composite(scenario):
+    """Acting as the teacher says settles an episode as the composite's compiled rollout does."""
+    text = "size-aware-kv/round-robin/edf-512"  # no ties, so that no random choice is drawn
+    batch = EnvironmentBatch(
+        6, scenario, split="validation", decide=("admission", "routing"), action="flat", batching="edf-512"
+    )
+    venv = SB3VecEnv(batch)
+    random = np.random.default_rng(0)
+    for i in range(6):
+        batch.reset(i, random, {"episode": i, "load": 2.0})
+    teacher = Teacher(venv, text)
+    while not batch.done.all():
+        targets, actions = teacher.ask()
+        assert set(np.round(targets.sum(1), 6)) <= {0.0, 1.0}
+        batch.actions[...] = actions
+        batch.step()
+    attained = batch.cluster.state.environments["attained"].copy()
+    rejected = batch.cluster.state.environments["rejected"].copy()
+    from burstenv.policies import parse_composite
+
+    for i in range(6):
+        batch.reset(i, random, {"episode": i, "load": 2.0})
+        batch.fast_forward(i, parse_composite(text), 10**9)
+    np.testing.assert_array_equal(batch.cluster.state.environments["attained"], attained)
+    np.testing.assert_array_equal(batch.cluster.state.environments["rejected"], rejected)
+    assert rejected.sum() > 0
+
+
+def test_the_shared_network_treats_replicas_alike(scenario, recipe):
+    """Exchanging two replicas in the observation exchanges their logits and nothing else."""
+    from burstenv.agents.networks import logits
+    from burstenv.envs.observations import F0, G, Q
+
+    config = changed(recipe, network="shared", net_arch=[16])
+    batch = EnvironmentBatch(1, scenario, **config.environment())
+    torch.manual_seed(1)
+    policy = build_policy(config, batch.layout, batch.observation_space())
+    observations = torch.randn(5, batch.observation_size)
+    features = F0 + len(scenario.mode_names)
+    exchanged = observations.clone()
+    first, third = (slice(G + Q + r * features, G + Q + (r + 1) * features) for r in (0, 2))
+    exchanged[:, first], exchanged[:, third] = observations[:, third], observations[:, first]
+    with torch.no_grad():
+        before, after = logits(policy, observations), logits(policy, exchanged)
+        torch.testing.assert_close(before[:, [0, 3, 2, 1, 4]], after)
+        torch.testing.assert_close(policy.predict_values(observations), policy.predict_values(exchanged))
+    assert not torch.allclose(before[:, 1], before[:, 3])
+
+
+def test_the_bench_counts_frames(scenario, recipe):
+    for algorithm in ("ppo", "maskable-ppo"):
+        measured = ppo_frames_per_s(scenario, 512, changed(recipe, algorithm=algorithm))
+        assert measured["frames"] == 512
+        assert 0.0 < measured["environment_share"] < 1.0
+        assert measured["frames_per_s"] > 0 < measured["null_frames_per_s"]
+
+
+def test_shipped_recipes_are_valid():
+    assert {"ppo", "maskable-ppo", "demo"} <= set(shipped("agents"))
+    for name in shipped("agents"):
+        assert load_agent_config(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch_sise": 3}, "unknown key 'batch_sise'"),
+        ({"batch_size": 1000}, "batch_size must divide num_envs x n_steps = 32768"),
+        ({"decide": ["routing"]}, "action 'flat' needs decide"),
+        ({"algorithm": "dqn"}, "algorithm: input should be 'ppo' or 'maskable-ppo'"),
+    ],
+)
+def test_recipe_errors(values, message):
+    with pytest.raises(BurstenvError, match=message):
+        load_agent_config(values)
