@@ -21,6 +21,15 @@ SHOWN = 7  # policies in a figure of lines; the tables hold them all
 _AGENTS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # Okabe and Ito, safe for colour-blind eyes
 _GREYS = ("#222222", "#6b6b6b", "#9a9a9a", "#444444", "#b3b3b3", "#7f7f7f", "#c4c4c4")
 _DASHES = ("--", "-.", ":", (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)), (0, (8, 2)), (0, (1, 2.5)), (0, (3, 1)))
+_LATENCY_FIGURES = {
+    "ttft_s": ("time to first token", ""),
+    "tpot_s": (
+        "time per output token",
+        "Dotted lines: the objectives of the classes. Requests of one output token have no TPOT and count as the "
+        "others do. ",
+    ),
+    "e2e_s": ("end-to-end latency", ""),
+}
 _MARKERS = ("o", "s", "D", "^")
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -73,15 +82,9 @@ def pictures(result: EvaluationResult, training: Sequence[Row] | None = None) ->
         uri = _draw(lambda axes: _over_load(axes, result, shown), legend=len(shown))
         alt = f"Attainment over loads {', '.join(f'{x:g}' for x in result.loads)}"
         found.append(Picture("Attainment over load", f"Bars: 95 % intervals. {of}", alt, uri))
-    titles = {
-        "ttft_s": "time to first token",
-        "tpot_s": "time per output token",
-        "e2e_s": "end-to-end latency",
-    }
-    for name, title in titles.items():
+    for name, (title, remark) in _LATENCY_FIGURES.items():
         uri = _draw(lambda axes, name=name: _latency(axes, result, shown, name, load), legend=len(shown))  # type: ignore[misc]
-        slo = " Dotted lines: the objectives of the classes." if name == "tpot_s" else ""
-        caption = f"Share of all offered requests that finished with at most this {title}.{slo} {of}"
+        caption = f"Share of all offered requests that finished with at most this {title}. {remark}{of}"
         found.append(Picture(f"{title.capitalize()} at load {load:g}", caption, f"Distribution of {title}", uri))
     if training:
         runs = len({str(row.get("run", "")) for row in training})
@@ -193,16 +196,19 @@ def _latency(axes: Any, result: EvaluationResult, names: Sequence[str], metric: 
     levels = np.array(result.quantile_levels)
     scale = 1000.0 if metric == "tpot_s" else 1.0
     upper, lower = 0.0, np.inf
+    drawn = []
     for name, look in zip(names, _looks(result, names), strict=True):
         row = result.distribution_of(name, load)
         values = scale * np.array(row[metric])
+        look = {**look, "marker": ""}
         if len(values) == 0:
-            axes.plot([], [], label=f"{_short(name, 40)} (nothing finished)", **{**look, "marker": ""})
+            axes.plot([], [], label=f"{_short(name, 54)} (nothing finished)", **look)
             continue
         upper = max(upper, float(np.interp(0.99, levels, values)))
         lower = min(lower, float(np.interp(0.01, levels, values)))
-        axes.plot(values, 100 * levels * row["finished"] / row["offered"], label=_short(name, 54),
-                  **{**look, "marker": ""})  # fmt: skip
+        share = 100 * levels * row["finished"] / row["offered"]
+        (line,) = axes.plot(values, share, label=_short(name, 54), **look)
+        drawn.append((line, values, share))
     short = metric.split("_")[0].upper()
     if metric == "tpot_s":
         objectives = result.provenance.get("scenario", {}).get("slo", {})
@@ -216,6 +222,8 @@ def _latency(axes: Any, result: EvaluationResult, names: Sequence[str], metric: 
             axes.set_xlim(0.8 * lower, 1.3 * upper)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel(f"{short} [s]")
+    for line, values, share in drawn:  # nothing more finishes: the curve stays level to the edge
+        line.set_data([*values, max(axes.get_xlim()[1], values[-1])], [*share, share[-1]])
     axes.set_ylim(0, 102)
     axes.set_ylabel("offered requests [%]")
 
@@ -244,4 +252,5 @@ def _learning(axes: Any, training: Sequence[Row]) -> None:
 
 
 def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else name[: length - 3] + "..."
+    """Shorten a name in its middle: composites differ at both ends."""
+    return name if len(name) <= length else f"{name[: length - 27]}...{name[-24:]}"

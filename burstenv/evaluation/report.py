@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -73,16 +74,20 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
         """Escape a sentence and set what stands in backquotes as code."""
         parts = text.split("`")
         return Markup("").join(
-            Markup("<code>{}</code>").format(_breakable(part)) if k % 2 else escape(part)
+            Markup("<code>{}</code>").format(_breakable(part)) if k % 2 else _bound(part)
             for k, part in enumerate(parts)
         )
 
     def _breakable(name: str) -> Markup:
-        """Let a composite's name break after its slashes."""
-        return Markup("/<wbr>").join(name.split("/"))
+        """Let a composite's name break between its parts and parameters."""
+        return Markup(re.sub("([/,(])", r"\1<wbr>", str(escape(name))))
+
+    def _bound(text: str) -> Markup:
+        """Keep a percent sign with its number and an interval in one piece."""
+        return escape(re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text.replace(" %", "\u00a0%")))
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(coded=coded, breakable=_breakable)
+    environment.filters.update(coded=coded, breakable=_breakable, bound=_bound)
     here = resources.files("burstenv.evaluation")
     template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
     return template.render(

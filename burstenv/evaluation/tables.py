@@ -100,8 +100,8 @@ def _attainment(result: EvaluationResult, load: float) -> Table:
 
     return Table(
         f"Attainment at load {load:g}",
-        f"Differences are paired, in percentage points, against the reference {result.reference} and the "
-        f"{'chosen' if best['beforehand'] else 'best'} heuristic {best['policy']}.",
+        f"Differences are paired, in percentage points, against the reference, `{result.reference}`, and the "
+        f"{'chosen' if best['beforehand'] else 'best'} heuristic, `{best['policy']}`.",
         [
             "attainment",
             "95 % interval",
@@ -203,4 +203,4 @@ def _heat(share: float | None) -> Cell:
         return Cell(ABSENT)
     depth = share**2  # attainments crowd near 1, where differences matter
     rgb = tuple(round(a + (b - a) * depth) for a, b in zip(_PALE, _DEEP, strict=True))
-    return Cell(percent(share), f"rgb{rgb}".replace(" ", ""), "#fff" if depth > 0.55 else "#1b1f24")
+    return Cell(percent(share), f"rgb{rgb}".replace(" ", ""), "#fff" if depth > 0.7 else "#1b1f24")
