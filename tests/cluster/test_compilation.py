@@ -1,0 +1,144 @@
+"""Compiled once for every cluster, and no memory allocated per step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from burstenv.cluster import Cluster
+from burstenv.cluster import cluster as cluster_module
+from burstenv.cluster.kernel import CACHE_DIRECTORY, is_cold
+from burstenv.envs import kernels
+from burstenv.envs.actions import ActionLayout
+from burstenv.envs.kernels import UNLIMITED, open_episode, rollout, step_batch
+from burstenv.envs.observations import observation_size
+from burstenv.envs.rewards import reward_weights
+from burstenv.policies import named_mode, parse_composite
+from numba.core.runtime import _nrt_python, rtsys
+
+from tests.cluster.small_clusters import random_requests, replica
+
+DISPATCHERS = [
+    *(v for k, v in vars(kernels).items() if hasattr(v, "signatures") and k != "step_batch_threads"),
+    *(v for k, v in vars(cluster_module).items() if hasattr(v, "signatures") and k.startswith("_")),
+]
+
+
+class Stepper:
+    """A batch of clusters with all that ``step_batch`` needs around it."""
+
+    def __init__(self, num_envs: int, num_replicas: int, block_size: int, modes: tuple[str, ...] = ("vllm",)):
+        specs = [replica(name=f"r{r}", block_size=block_size) for r in range(num_replicas)]
+        self.cluster = Cluster(specs, [named_mode(m) for m in modes], num_envs=num_envs, num_requests=400)
+        layout = ActionLayout.build(("admission", "routing", "batching"), "multi", num_replicas, len(modes))
+        self.flags = layout.flags()
+        self.record = parse_composite("always/jsq/vllm").record(modes)
+        self.sizes = layout.sizes
+        self.actions = np.zeros((num_envs, 3), np.int64)
+        self.observations = np.zeros((num_envs, observation_size(num_replicas, len(modes))), np.float32)
+        self.masks = np.zeros((num_envs, sum(layout.sizes)), np.int8)
+        self.rewards, self.elapsed_s = np.zeros(num_envs), np.zeros(num_envs)
+        self.weights = reward_weights("attainment")
+        self.load()
+
+    def load(self) -> None:
+        longest = self.cluster.specs[0].max_model_len - 1
+        for i in range(self.cluster.num_envs):
+            self.cluster.load(i, random_requests(np.random.default_rng(i), 300, longest, 20.0), i)
+            open_episode(
+                *self.cluster.state.arrays(), self.cluster.modes, self.flags, 10.0, self.observations,
+                self.masks, self.elapsed_s, i,
+            )  # fmt: skip
+
+    def step(self) -> None:
+        step_batch(
+            *self.cluster.state.arrays(), self.cluster.modes, self.record, self.flags, self.weights, 10.0,
+            self.actions, self.observations, self.masks, self.rewards, self.elapsed_s,
+        )  # fmt: skip
+
+    def rollout(self, decisions: int) -> int:
+        self.cluster.rewind(0, 300)
+        return rollout(*self.cluster.state.arrays(), self.cluster.modes, self.record, 0, np.int64(decisions))
+
+
+def test_another_cluster_size_compiles_nothing():
+    def use(num_envs: int, num_replicas: int, block_size: int, modes: tuple[str, ...]) -> None:
+        stepper = Stepper(num_envs, num_replicas, block_size, modes)
+        rng = np.random.default_rng(0)
+        for _ in range(30):
+            stepper.actions[...] = rng.integers(0, stepper.sizes, stepper.actions.shape)
+            stepper.step()
+        cluster = stepper.cluster
+        cluster.load(0, cluster.records(0))
+        cluster.next_epoch(0)
+        cluster.decide(0, 1, num_replicas - 1, len(modes) - 1)
+        cluster.set_mode(0, 0, 0)
+        cluster.submit(0, 0, 5, 1.0)
+        cluster.advance(0, 0, 2.0)
+        assert stepper.rollout(int(UNLIMITED)) == 300
+
+    use(1, 4, 16, ("vllm",))
+    before = {d.py_func.__name__: len(d.signatures) for d in DISPATCHERS}
+    assert before["step_batch"] == before["rollout"] == before["_advance_at"] == 1
+    for num_envs, num_replicas, block_size in ((1, 1, 1), (3, 4, 16), (2, 16, 32), (1, 5, 7)):
+        use(num_envs, num_replicas, block_size, ("vllm", "edf-512", "spf")[: 1 + num_envs])
+    assert {d.py_func.__name__: len(d.signatures) for d in DISPATCHERS} == before
+
+
+@pytest.fixture
+def counted():
+    """Numba's allocation counters, switched on."""
+    was_on = _nrt_python.memsys_stats_enabled()
+    _nrt_python.memsys_enable_stats()
+    yield
+    if not was_on:
+        _nrt_python.memsys_disable_stats()
+
+
+def allocations_of(call: Callable[[], Any]) -> int:
+    before = rtsys.get_allocation_stats().alloc
+    call()
+    return rtsys.get_allocation_stats().alloc - before
+
+
+@pytest.mark.usefixtures("counted")
+def test_counters_see_an_allocating_kernel():
+    import numba
+
+    @numba.njit
+    def allocates(n: int) -> float:
+        total = 0.0
+        for k in range(n):
+            total += np.full(k + 3, 1.0).sum()
+        return total
+
+    allocates(1)
+    assert allocations_of(lambda: allocates(50)) - allocations_of(lambda: allocates(10)) >= 40
+
+
+@pytest.mark.usefixtures("counted")
+def test_an_episode_allocates_no_more_than_a_decision():
+    stepper = Stepper(1, 4, 16)
+    stepper.rollout(1)
+    few = allocations_of(lambda: stepper.rollout(1))
+    assert allocations_of(lambda: stepper.rollout(100)) == few
+    assert allocations_of(lambda: stepper.rollout(int(UNLIMITED))) == few  # what the call itself takes
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_step_of_many_environments_allocates_no_more_than_of_one():
+    one, many = Stepper(1, 4, 16), Stepper(24, 4, 16)
+    for stepper in (one, many):
+        stepper.step()
+    per_call = allocations_of(one.step)
+    for _ in range(100):
+        assert allocations_of(many.step) == per_call
+        assert allocations_of(one.step) == per_call
+
+
+def test_the_kernel_cache_is_used():
+    Stepper(1, 1, 16).step()
+    assert not is_cold()
+    assert any("step_batch" in path.name for path in CACHE_DIRECTORY.rglob("*.nbc"))
