@@ -31,41 +31,42 @@ def load_cluster(name: str) -> tuple[ReplicaSpec, ...]:
 
 
 @kernel
-def _next_epoch_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, i):
-    next_epoch(environments[i], replicas[i], phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+def _next_epoch_at(environments, replicas, pool, requests, i):
+    next_epoch(environments[i], replicas, pool, requests)
 
 
 @kernel
-def _decide_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, i, admission, replica, mode):
-    apply_decision(environments[i], replicas[i], queue_heaps[i], requests[i], modes, admission, replica, mode)
+def _decide_at(environments, replicas, pool, requests, modes, i, admission, replica, mode):
+    apply_decision(environments[i], replicas, pool, requests, modes, admission, replica, mode)
 
 
 @kernel
-def _reset_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, i, num_requests, seed):
-    reset_cluster(environments[i], replicas[i], phases[i], queue_heaps[i], requests[i], modes, num_requests, seed)
+def _reset_at(environments, replicas, pool, requests, modes, i, num_requests, seed):
+    reset_cluster(environments[i], replicas, pool, requests, modes, num_requests, seed)
 
 
 @kernel
-def _submit_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, i, r, request_id, now_s):
-    enqueue(environments[i], replicas[i, r], queue_heaps[i, r], requests[i], request_id, now_s)
-
-
-@kernel
-def _advance_at(environments, replicas, phases, finish_heaps, queue_heaps, requests, i, r, until_s):
-    advance_replica(
-        environments[i],
-        replicas[i, r],
-        phases[i, r],
-        finish_heaps[i, r],
-        queue_heaps[i, r],
-        requests[i],
-        until_s,
+def _submit_at(environments, replicas, pool, requests, i, r, request_id, now_s):
+    environment = environments[i]
+    enqueue(
+        environment,
+        replicas[environment.first_replica + r],
+        pool,
+        requests,
+        environment.first_request + request_id,
+        now_s,
     )
 
 
 @kernel
-def _set_mode_at(replicas, queue_heaps, requests, modes, i, r, mode):
-    set_mode(replicas[i, r], queue_heaps[i, r], requests[i], modes[r], mode)
+def _advance_at(environments, replicas, pool, requests, i, r, until_s):
+    environment = environments[i]
+    advance_replica(environment, replicas[environment.first_replica + r], pool, requests, until_s)
+
+
+@kernel
+def _set_mode_at(environments, replicas, pool, requests, modes, i, r, mode):
+    set_mode(replicas[environments[i].first_replica + r], pool, requests, modes[r, mode], mode)
 
 
 class Cluster:
@@ -156,7 +157,13 @@ class Cluster:
     def next_epoch(self, i: int) -> int:
         """Advance cluster ``i`` to its next decision epoch; return the request at the door, or -1."""
         _next_epoch_at(*self.state.arrays(), i)
-        return int(self.state.environments[i]["at_door"])
+        return self.at_door(i)
+
+    def at_door(self, i: int) -> int:
+        """Return the number, within the episode, of the request at the front door; -1 for nobody."""
+        environment = self.state.environments[i]
+        request_id = int(environment["at_door"])
+        return NOBODY if request_id == NOBODY else request_id - int(environment["first_request"])
 
     def decide(self, i: int, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Decide about the request at the door (0 reject, 1 admit, 2 defer) and a replica's mode."""
@@ -176,8 +183,7 @@ class Cluster:
 
     def set_mode(self, i: int, replica: int, mode: int) -> None:
         """Put a batching mode in force on one replica from its next iteration on."""
-        state = self.state
-        _set_mode_at(state.replicas, state.queue_heaps, state.requests, self.modes, i, replica, mode)
+        _set_mode_at(*self.state.arrays(), self.modes, i, replica, mode)
 
     def running(self, i: int, replica: int) -> list[int]:
         """Return the ids of a replica's running requests in order of admission."""
@@ -188,18 +194,20 @@ class Cluster:
         record = self.state.replicas[i, replica]
         if record["order"] == 0:
             return self._linked(i, int(record["waiting_head"]))
-        requests = self.state.requests[i]
-        live, hopeless = self.state.queue_heaps[i, replica]
+        requests, first = self.state.requests[i], int(self.state.environments[i]["first_request"])
+        pool = self.state.pool.reshape(-1)
         ordered: list[int] = []
-        for heap, size in ((live, record["live_heap_size"]), (hopeless, record["hopeless_heap_size"])):
-            ordered += sorted((int(k) for k in heap[:size]), key=lambda k: (requests[k]["key"], k))
+        for heap in ("live", "hopeless"):
+            base = int(record[f"{heap}_base"])
+            ids = pool[base : base + int(record[f"{heap}_heap_size"])] - first
+            ordered += sorted(ids.tolist(), key=lambda k: (requests[k]["key"], k))
         return ordered
 
     def _linked(self, i: int, head: int) -> list[int]:
-        ids = []
+        ids, first = [], int(self.state.environments[i]["first_request"])
         while head != NOBODY:
-            ids.append(head)
-            head = int(self.state.requests[i, head]["next"])
+            ids.append(head - first)
+            head = int(self.state.requests[i, head - first]["next"])
         return ids
 
     def records(self, i: int) -> np.ndarray:

@@ -37,12 +37,11 @@ def settled(environment):
 
 
 @kernel
-def _advance_cluster(environment, replicas, phases, finish_heaps, queue_heaps, requests, until_s):
-    for r in range(replicas.shape[0]):
+def _advance_cluster(environment, replicas, pool, requests, until_s):
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
         replica = replicas[r]
-        if replica.in_flight and replica.iteration_end_s > until_s:
-            continue
-        advance_replica(environment, replica, phases[r], finish_heaps[r], queue_heaps[r], requests, until_s)
+        if not replica.in_flight or replica.iteration_end_s <= until_s:
+            advance_replica(environment, replica, pool, requests, until_s)
 
 
 @kernel
@@ -70,39 +69,39 @@ def _count_arrival(environment, request):
 def _note_kv_use(environment, replicas):
     """Add the present KV use, as decisions see it, to the sums that reports average."""
     used = 0.0
-    for r in range(replicas.shape[0]):
-        share = 1.0 - replicas[r].seen_free_blocks / replicas[r].num_blocks
+    for k in range(environment.num_replicas):
+        replica = replicas[environment.first_replica + k]
+        share = 1.0 - replica.seen_free_blocks / replica.num_blocks
         used += share
         environment.kv_use_max = max(environment.kv_use_max, share)
-    environment.kv_use_sum += used / replicas.shape[0]
+    environment.kv_use_sum += used / environment.num_replicas
 
 
 @kernel
-def next_epoch(environment, replicas, phases, finish_heaps, queue_heaps, requests):
+def next_epoch(environment, replicas, pool, requests):
     """Advance one cluster to its next decision epoch.
 
     The epoch is the earliest of: an arrival, the return of a deferred request, ``tick_s`` without a
     decision. When nobody can come to the front door any more and there are no ticks, the cluster
     drains and the episode is done.
     """
-    replicas_count = replicas.shape[0]
-    door = queue_heaps[replicas_count, 0]
     arrival_s = np.inf
-    if environment.next_arrival < environment.num_requests:
+    if environment.next_arrival < environment.first_request + environment.num_requests:
         arrival_s = requests[environment.next_arrival].arrival_s
     due_s = np.inf
     if environment.deferred > 0:
-        due_s = requests[door[0]].key
+        due_s = requests[pool[environment.door_base]].key
     tick_s = environment.last_decision_s + environment.tick_s
     epoch_s = min(arrival_s, due_s, tick_s)
-    _advance_cluster(environment, replicas, phases, finish_heaps, queue_heaps, requests, epoch_s)
+    _advance_cluster(environment, replicas, pool, requests, epoch_s)
     environment.at_door = NOBODY
     if arrival_s == np.inf and due_s == np.inf and settled(environment) == environment.num_requests:
         environment.done = 1
         now_s = environment.now_s
-        for r in range(replicas_count):
-            now_s = max(now_s, replicas[r].clock_s)
-            see(replicas[r], requests)
+        for k in range(environment.num_replicas):
+            replica = replicas[environment.first_replica + k]
+            now_s = max(now_s, replica.clock_s)
+            see(replica, requests)
         environment.now_s = now_s
         _decay_rates(environment, now_s)
         return
@@ -114,8 +113,8 @@ def next_epoch(environment, replicas, phases, finish_heaps, queue_heaps, request
     _decay_rates(environment, epoch_s)
     _note_kv_use(environment, replicas)
     if due_s <= arrival_s and due_s == epoch_s:
-        request_id = door[0]
-        heap_remove(door, environment.deferred, requests, request_id)
+        request_id = pool[environment.door_base]
+        heap_remove(pool, environment.door_base, environment.deferred, requests, request_id)
         environment.deferred -= 1
         environment.at_door = request_id
     elif arrival_s == epoch_s:
@@ -133,16 +132,16 @@ def may_defer(environment, request):
 
 
 @kernel
-def apply_decision(environment, replicas, queue_heaps, requests, modes, admission, replica_index, mode):
+def apply_decision(environment, replicas, pool, requests, modes, admission, replica_index, mode):
     """Carry out one decision for the request at the front door (or for nobody, at a tick).
 
     The chosen replica's batching mode is set in either case, unless it was set less than
     ``batching_period_s`` ago. A deferral beyond the scenario's limit is a rejection: the client has
     been kept waiting long enough.
     """
-    replica = replicas[replica_index]
+    replica = replicas[environment.first_replica + replica_index]
     if mode != replica.mode and environment.now_s >= replica.mode_since_s + environment.batching_period_s:
-        set_mode(replica, queue_heaps[replica_index], requests, modes[replica_index], mode)
+        set_mode(replica, pool, requests, modes[replica_index, mode], mode)
         replica.mode_since_s = environment.now_s
     environment.last_decision_s = environment.now_s
     environment.decisions += 1
@@ -153,11 +152,11 @@ def apply_decision(environment, replicas, queue_heaps, requests, modes, admissio
     request = requests[request_id]
     if admission == ADMIT:
         request.replica = replica_index
-        enqueue(environment, replica, queue_heaps[replica_index], requests, request_id, environment.now_s)
+        enqueue(environment, replica, pool, requests, request_id, environment.now_s)
     elif admission == DEFER and may_defer(environment, request):
         request.defers += 1
         request.key = environment.now_s + environment.defer_s
-        heap_push(queue_heaps[replicas.shape[0], 0], environment.deferred, requests, request_id)
+        heap_push(pool, environment.door_base, environment.deferred, requests, request_id)
         environment.deferred += 1
     else:
         request.status = REJECTED
@@ -166,20 +165,20 @@ def apply_decision(environment, replicas, queue_heaps, requests, modes, admissio
 
 
 @kernel
-def reset_cluster(environment, replicas, phases, queue_heaps, requests, modes, num_requests, seed):
+def reset_cluster(environment, replicas, pool, requests, modes, num_requests, seed):
     """Empty the cluster and rewind its episode of ``num_requests`` requests to the first arrival."""
-    for r in range(replicas.shape[0]):
-        replica = replicas[r]
-        reset_replica(replica, phases[r])
+    for r in range(environment.num_replicas):
+        replica = replicas[environment.first_replica + r]
+        reset_replica(replica, pool)
         replica.order = 0
         replica.mode = -1
-        set_mode(replica, queue_heaps[r], requests, modes[r], 0)
+        set_mode(replica, pool, requests, modes[r, 0], 0)
         replica.mode_since_s = -np.inf
     for k in range(num_requests):
-        reset_request(requests[k])
+        reset_request(requests[environment.first_request + k])
     environment.now_s = 0.0
     environment.num_requests = num_requests
-    environment.next_arrival = 0
+    environment.next_arrival = environment.first_request
     environment.at_door = NOBODY
     environment.deferred = 0
     environment.done = 0

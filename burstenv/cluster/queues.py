@@ -20,8 +20,6 @@ from burstenv.cluster.state import (
     WAITING,
 )
 
-LIVE = 0
-HOPELESS = 1
 ALREADY_STREAMING = -1e12  # key offset that puts preempted, streaming requests before everything
 
 
@@ -79,7 +77,7 @@ def _list_push(replica, requests, request_id, at_front):
 
 
 @kernel
-def queue_push(replica, heaps, requests, request_id, preempted):
+def queue_push(replica, pool, requests, request_id, preempted):
     """Put a request into the waiting queue; a preempted one goes to the front under fcfs."""
     request = requests[request_id]
     request.status = WAITING
@@ -90,7 +88,7 @@ def queue_push(replica, heaps, requests, request_id, preempted):
     else:
         request.key = queue_key(replica, request)
         request.demoted = 0
-        heap_push(heaps[LIVE], replica.live_heap_size, requests, request_id)
+        heap_push(pool, replica.live_base, replica.live_heap_size, requests, request_id)
         replica.live_heap_size += 1
         replica.blocked = 0
     if replica.waiting == 0:
@@ -102,28 +100,28 @@ def queue_push(replica, heaps, requests, request_id, preempted):
 
 
 @kernel
-def queue_head(replica, heaps, requests, now_s):
+def queue_head(replica, pool, requests, now_s):
     """Return the id of the request that is next at ``now_s``; the queue must not be empty."""
     if replica.order == FCFS:
         return replica.waiting_head
     if replica.order == EARLIEST_DEADLINE:
         while replica.live_heap_size > 0:
-            first = heaps[LIVE, 0]
+            first = pool[replica.live_base]
             key = requests[first].key
             if key >= now_s or key < 0.5 * ALREADY_STREAMING:
                 break
-            heap_remove(heaps[LIVE], replica.live_heap_size, requests, first)
+            heap_remove(pool, replica.live_base, replica.live_heap_size, requests, first)
             replica.live_heap_size -= 1
-            heap_push(heaps[HOPELESS], replica.hopeless_heap_size, requests, first)
+            heap_push(pool, replica.hopeless_base, replica.hopeless_heap_size, requests, first)
             replica.hopeless_heap_size += 1
             requests[first].demoted = 1
     if replica.live_heap_size > 0:
-        return heaps[LIVE, 0]
-    return heaps[HOPELESS, 0]
+        return pool[replica.live_base]
+    return pool[replica.hopeless_base]
 
 
 @kernel
-def queue_remove(replica, heaps, requests, request_id):
+def queue_remove(replica, pool, requests, request_id):
     """Take the request that :func:`queue_head` returned out of the queue."""
     request = requests[request_id]
     if replica.order == FCFS:
@@ -131,10 +129,10 @@ def queue_remove(replica, heaps, requests, request_id):
         if replica.waiting_head == NOBODY:
             replica.waiting_tail = NOBODY
     elif request.demoted:
-        heap_remove(heaps[HOPELESS], replica.hopeless_heap_size, requests, request_id)
+        heap_remove(pool, replica.hopeless_base, replica.hopeless_heap_size, requests, request_id)
         replica.hopeless_heap_size -= 1
     else:
-        heap_remove(heaps[LIVE], replica.live_heap_size, requests, request_id)
+        heap_remove(pool, replica.live_base, replica.live_heap_size, requests, request_id)
         replica.live_heap_size -= 1
     replica.waiting -= 1
     tokens = tokens_to_compute(request)
@@ -143,51 +141,51 @@ def queue_remove(replica, heaps, requests, request_id):
 
 
 @kernel
-def next_demotion_s(replica, heaps, requests):
+def next_demotion_s(replica, pool, requests):
     """Return when the head of the queue turns hopeless and another takes its place [s]."""
     if replica.order == EARLIEST_DEADLINE and replica.live_heap_size > 0:
-        key = requests[heaps[LIVE, 0]].key
+        key = requests[pool[replica.live_base]].key
         if key >= 0.5 * ALREADY_STREAMING:
             return key
     return np.inf
 
 
 @kernel
-def queue_reorder(replica, heaps, requests, order):
+def queue_reorder(replica, pool, requests, order):
     """Sort the whole queue by another order (a change of batching mode).
 
     Going back to fcfs, streaming requests (preempted before) come first and the rest by arrival.
     """
     waiting = replica.waiting
     if waiting > 0:  # gather everyone into the hopeless heap's memory, then push each anew
-        ids = heaps[HOPELESS]
+        ids = replica.hopeless_base
         if replica.order == FCFS:
             request_id = replica.waiting_head
             for k in range(waiting):
-                ids[k] = request_id
+                pool[ids + k] = request_id
                 request_id = requests[request_id].next
         else:
             for k in range(replica.live_heap_size):
-                ids[replica.hopeless_heap_size + k] = heaps[LIVE, k]
+                pool[ids + replica.hopeless_heap_size + k] = pool[replica.live_base + k]
         replica.order = order
         replica.waiting_head = NOBODY
         replica.waiting_tail = NOBODY
-        # Key everyone in one heap built over `LIVE`, which serves as the sorter for fcfs too.
+        # Key everyone in one heap built over the live heap, which serves as the sorter for fcfs too.
         for k in range(waiting):
-            request_id = ids[k]
+            request_id = pool[ids + k]
             request = requests[request_id]
             request.demoted = 0
             if order == FCFS:
                 request.key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
             else:
                 request.key = queue_key(replica, request)
-            heap_push(heaps[LIVE], k, requests, request_id)
+            heap_push(pool, replica.live_base, k, requests, request_id)
         replica.live_heap_size = waiting
         replica.hopeless_heap_size = 0
         if order == FCFS:
             while replica.live_heap_size > 0:
-                request_id = heaps[LIVE, 0]
-                heap_remove(heaps[LIVE], replica.live_heap_size, requests, request_id)
+                request_id = pool[replica.live_base]
+                heap_remove(pool, replica.live_base, replica.live_heap_size, requests, request_id)
                 replica.live_heap_size -= 1
                 _list_push(replica, requests, request_id, False)
     replica.order = order

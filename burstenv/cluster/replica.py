@@ -4,7 +4,7 @@ The rules are those of :mod:`burstenv.cluster.reference`, which is written to be
 must agree with it and is written to be fast. Three ideas carry it:
 
 * A decoding request is touched only when it joins, finishes or is evicted. In between it is a place
-  in the finish heap (keyed by the decode step at which it ends) and a count in ``phases`` (decoders
+  in the finish heap (keyed by the decode step at which it ends) and a count among the phases (decoders
   by the step, modulo the block size, at which they take a block).
 * Chunked prefill leaves at most one request in mid-prefill, and it is the last one admitted. So the
   batch is always: all decoders, then that one, then new admissions.
@@ -64,25 +64,25 @@ def _phase_due(replica):
 
 
 @kernel
-def _start_decoding(replica, phases, finish_heap, requests, request_id):
+def _start_decoding(replica, pool, requests, request_id):
     request = requests[request_id]
     replica.decode_context_tokens += request.computed_tokens + 1
     request.computed_tokens -= replica.decode_step
-    phases[request.computed_tokens % replica.block_size] += 1
+    pool[replica.phase_base + request.computed_tokens % replica.block_size] += 1
     request.decoding = 1
     request.key = float(replica.decode_step + request.target_tokens - request.produced_tokens)
-    heap_push(finish_heap, replica.finish_heap_size, requests, request_id)
+    heap_push(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
     replica.finish_heap_size += 1
     replica.decoding += 1
 
 
 @kernel
-def _stop_decoding(replica, phases, finish_heap, requests, request_id):
+def _stop_decoding(replica, pool, requests, request_id):
     request = requests[request_id]
-    heap_remove(finish_heap, replica.finish_heap_size, requests, request_id)
+    heap_remove(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
     replica.finish_heap_size -= 1
     replica.decoding -= 1
-    phases[request.computed_tokens % replica.block_size] -= 1
+    pool[replica.phase_base + request.computed_tokens % replica.block_size] -= 1
     request.computed_tokens += replica.decode_step
     replica.decode_context_tokens -= request.computed_tokens + 1
     request.produced_tokens = request.target_tokens - int(request.key - replica.decode_step)
@@ -112,22 +112,22 @@ def _finish(environment, replica, requests, request_id, now_s):
 
 
 @kernel
-def _finish_decoders(environment, replica, phases, finish_heap, requests, now_s):
+def _finish_decoders(environment, replica, pool, requests, now_s):
     while replica.finish_heap_size > 0:
-        first = finish_heap[0]
+        first = pool[replica.finish_base]
         if requests[first].key > replica.decode_step:
             break
-        _stop_decoding(replica, phases, finish_heap, requests, first)
+        _stop_decoding(replica, pool, requests, first)
         _finish(environment, replica, requests, first, now_s)
 
 
 @kernel
-def _evict_tail(replica, phases, finish_heap, heaps, requests):
+def _evict_tail(replica, pool, requests):
     """Preempt the last admitted request: its KV is lost, its outputs are kept, it waits again."""
     victim = replica.running_tail
     request = requests[victim]
     if request.decoding:
-        _stop_decoding(replica, phases, finish_heap, requests, victim)
+        _stop_decoding(replica, pool, requests, victim)
     else:
         replica.prefill_id = NOBODY
     replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
@@ -136,14 +136,14 @@ def _evict_tail(replica, phases, finish_heap, heaps, requests):
     request.preemptions += 1
     replica.preemptions += 1
     running_remove(replica, requests, victim)
-    queue_push(replica, heaps, requests, victim, True)
+    queue_push(replica, pool, requests, victim, True)
 
 
 @kernel
-def _blocks_due(replica, phases, requests, decodes):
+def _blocks_due(replica, pool, requests, decodes):
     """Return the blocks that the first ``decodes`` decoders, in running order, take in the next step."""
     if decodes == replica.decoding:
-        return phases[_phase_due(replica)]
+        return pool[replica.phase_base + _phase_due(replica)]
     due = 0
     seen = 0
     request_id = replica.running_head
@@ -175,7 +175,7 @@ def _context_of(replica, requests, decodes):
 
 
 @kernel
-def _hold_back(replica, phases, finish_heap, requests, decodes):
+def _hold_back(replica, pool, requests, decodes):
     """Undo the coming decode step for the decoders behind the first ``decodes``: the budget left them out."""
     seen = 0
     request_id = replica.running_head
@@ -185,10 +185,10 @@ def _hold_back(replica, phases, finish_heap, requests, decodes):
             seen += 1
             if seen > decodes:
                 block_size = replica.block_size
-                phases[request.computed_tokens % block_size] -= 1
+                pool[replica.phase_base + request.computed_tokens % block_size] -= 1
                 request.computed_tokens -= 1
-                phases[request.computed_tokens % block_size] += 1
-                heap_rekey(finish_heap, replica.finish_heap_size, requests, request_id, request.key + 1.0)
+                pool[replica.phase_base + request.computed_tokens % block_size] += 1
+                heap_rekey(pool, replica.finish_base, replica.finish_heap_size, requests, request_id, request.key + 1.0)
                 replica.decode_context_tokens -= 1
         request_id = request.next
 
@@ -211,7 +211,7 @@ def see(replica, requests):
 
 
 @kernel
-def _start_iteration(replica, phases, finish_heap, heaps, requests):
+def _start_iteration(replica, pool, requests):
     """Schedule one iteration at the clock and put it in flight; return whether there was anything to run."""
     see(replica, requests)
     now_s = replica.clock_s
@@ -220,11 +220,11 @@ def _start_iteration(replica, phases, finish_heap, heaps, requests):
 
     # 1. Decoders, in running order; the last admitted requests give way when blocks run out.
     decodes = min(replica.decoding, replica.token_budget)
-    due = _blocks_due(replica, phases, requests, decodes)
+    due = _blocks_due(replica, pool, requests, decodes)
     while due > replica.free_blocks:
-        _evict_tail(replica, phases, finish_heap, heaps, requests)
+        _evict_tail(replica, pool, requests)
         decodes = min(replica.decoding, replica.token_budget)
-        due = _blocks_due(replica, phases, requests, decodes)
+        due = _blocks_due(replica, pool, requests, decodes)
     replica.free_blocks -= due
     budget = replica.token_budget - decodes
 
@@ -242,7 +242,7 @@ def _start_iteration(replica, phases, finish_heap, heaps, requests):
         chunk = min(tokens_to_compute(request) - computed, budget)
         blocks = blocks_of(computed + chunk, block_size) - blocks_of(computed, block_size)
         if blocks > replica.free_blocks:
-            _evict_tail(replica, phases, finish_heap, heaps, requests)
+            _evict_tail(replica, pool, requests)
         else:
             replica.free_blocks -= blocks
             replica.flight_first_prefill = replica.prefill_id
@@ -263,7 +263,7 @@ def _start_iteration(replica, phases, finish_heap, heaps, requests):
             if replica.running >= replica.max_num_seqs:
                 replica.blocked = 1
                 break
-            request_id = queue_head(replica, heaps, requests, now_s)
+            request_id = queue_head(replica, pool, requests, now_s)
             request = requests[request_id]
             tokens = tokens_to_compute(request)
             chunk = min(tokens, budget)
@@ -272,7 +272,7 @@ def _start_iteration(replica, phases, finish_heap, heaps, requests):
             if blocks_of(must_fit, block_size) + headroom > replica.free_blocks:
                 replica.blocked = 1
                 break
-            queue_remove(replica, heaps, requests, request_id)
+            queue_remove(replica, pool, requests, request_id)
             running_append(replica, requests, request_id)
             request.status = RUNNING
             request.computed_tokens = chunk
@@ -290,7 +290,7 @@ def _start_iteration(replica, phases, finish_heap, heaps, requests):
         return False
     context = _context_of(replica, requests, decodes) + late_context
     if decodes < replica.decoding:
-        _hold_back(replica, phases, finish_heap, requests, decodes)
+        _hold_back(replica, pool, requests, decodes)
     duration_s = 0.0  # a step that only preempts takes no time
     if sequences > 0:
         duration_s = (
@@ -306,7 +306,7 @@ def _start_iteration(replica, phases, finish_heap, heaps, requests):
 
 
 @kernel
-def _finish_iteration(environment, replica, phases, finish_heap, requests):
+def _finish_iteration(environment, replica, pool, requests):
     """Apply what the iteration in flight produced, at its end."""
     now_s = replica.iteration_end_s
     replica.clock_s = now_s
@@ -315,7 +315,7 @@ def _finish_iteration(environment, replica, phases, finish_heap, requests):
         # Held-back decoders were set back by one step, so that the common step leaves them where they are.
         replica.decode_step += 1
         replica.decode_context_tokens += replica.decoding
-        _finish_decoders(environment, replica, phases, finish_heap, requests, now_s)
+        _finish_decoders(environment, replica, pool, requests, now_s)
     request_id = replica.flight_first_prefill
     replica.prefill_id = NOBODY if request_id != NOBODY else replica.prefill_id
     while request_id != NOBODY:
@@ -332,12 +332,12 @@ def _finish_iteration(environment, replica, phases, finish_heap, requests):
             if request.produced_tokens >= request.target_tokens:
                 _finish(environment, replica, requests, request_id, now_s)
             else:
-                _start_decoding(replica, phases, finish_heap, requests, request_id)
+                _start_decoding(replica, pool, requests, request_id)
         request_id = following
 
 
 @kernel
-def _steps_with_blocks(replica, phases, at_most):
+def _steps_with_blocks(replica, pool, at_most):
     """Return how many decode steps, up to ``at_most``, the free blocks allow."""
     block_size = replica.block_size
     decoding = replica.decoding
@@ -349,7 +349,7 @@ def _steps_with_blocks(replica, phases, at_most):
     steps = cycles * block_size
     index = _phase_due(replica)
     while steps < at_most:
-        free -= phases[index]
+        free -= pool[replica.phase_base + index]
         if free < 0:
             break
         steps += 1
@@ -358,29 +358,29 @@ def _steps_with_blocks(replica, phases, at_most):
 
 
 @kernel
-def _blocks_taken(replica, phases, steps):
+def _blocks_taken(replica, pool, steps):
     """Return the blocks that the next ``steps`` decode steps take."""
     block_size = replica.block_size
     taken = (steps // block_size) * replica.decoding
     index = _phase_due(replica)
     for _ in range(steps % block_size):
-        taken += phases[index]
+        taken += pool[replica.phase_base + index]
         index = index - 1 if index > 0 else block_size - 1
     return taken
 
 
 @kernel
-def _skip_decodes(environment, replica, phases, finish_heap, heaps, requests, until_s):
+def _skip_decodes(environment, replica, pool, requests, until_s):
     """Commit, in one event, every whole decode iteration that ends by ``until_s`` and changes nothing else.
 
     Only for a batch of decoders to which nobody can be added. Stops early at the first finish, which
     it applies; leaves the iteration in which blocks run out to :func:`_start_iteration`.
     """
     decoding = replica.decoding
-    to_finish = int(requests[finish_heap[0]].key) - replica.decode_step
-    steps = _steps_with_blocks(replica, phases, to_finish)
+    to_finish = int(requests[pool[replica.finish_base]].key) - replica.decode_step
+    steps = _steps_with_blocks(replica, pool, to_finish)
     if replica.waiting > 0:
-        until_s = min(until_s, next_demotion_s(replica, heaps, requests))
+        until_s = min(until_s, next_demotion_s(replica, pool, requests))
     fixed_s = fixed_cost_s(replica, 0, 0, decoding, decoding)
     first_s = fixed_s + replica.h4_s * replica.decode_context_tokens  # duration of the next iteration
     growth_s = replica.h4_s * decoding  # by which each is longer than the one before
@@ -408,19 +408,19 @@ def _skip_decodes(environment, replica, phases, finish_heap, heaps, requests, un
         steps = done
 
     if steps > 0:
-        replica.free_blocks -= _blocks_taken(replica, phases, steps)
+        replica.free_blocks -= _blocks_taken(replica, pool, steps)
         replica.decode_step += steps
         replica.decode_context_tokens += steps * decoding
         replica.clock_s = clock_s + elapsed_s
         replica.busy_s += elapsed_s
         replica.iterations += steps
         if steps == to_finish:
-            _finish_decoders(environment, replica, phases, finish_heap, requests, replica.clock_s)
+            _finish_decoders(environment, replica, pool, requests, replica.clock_s)
     return steps
 
 
 @kernel
-def advance_replica(environment, replica, phases, finish_heap, heaps, requests, until_s):
+def advance_replica(environment, replica, pool, requests, until_s):
     """Run the replica up to ``until_s``: iterations ending by then are applied.
 
     An iteration never *starts* at ``until_s`` itself, so that requests arriving at that very instant
@@ -430,7 +430,7 @@ def advance_replica(environment, replica, phases, finish_heap, heaps, requests, 
         if replica.in_flight:
             if replica.iteration_end_s > until_s:
                 return
-            _finish_iteration(environment, replica, phases, finish_heap, requests)
+            _finish_iteration(environment, replica, pool, requests)
         if replica.running == 0 and replica.waiting == 0:
             break
         if replica.clock_s >= until_s:
@@ -440,16 +440,16 @@ def advance_replica(environment, replica, phases, finish_heap, heaps, requests, 
             and replica.prefill_id == NOBODY
             and (replica.waiting == 0 or replica.blocked)
             and replica.decoding <= replica.token_budget
-            and _skip_decodes(environment, replica, phases, finish_heap, heaps, requests, until_s) > 0
+            and _skip_decodes(environment, replica, pool, requests, until_s) > 0
         ):
             continue
-        if not _start_iteration(replica, phases, finish_heap, heaps, requests):
+        if not _start_iteration(replica, pool, requests):
             break
     see(replica, requests)
 
 
 @kernel
-def enqueue(environment, replica, heaps, requests, request_id, now_s):
+def enqueue(environment, replica, pool, requests, request_id, now_s):
     """Hand a request to the replica at ``now_s``, as a server's front end does.
 
     A prompt that leaves no room for an output within the model length is refused (status ``FAILED``),
@@ -463,7 +463,7 @@ def enqueue(environment, replica, heaps, requests, request_id, now_s):
     request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
     if not replica.in_flight and replica.clock_s < now_s and replica.running == 0 and replica.waiting == 0:
         replica.clock_s = now_s
-    queue_push(replica, heaps, requests, request_id, False)
+    queue_push(replica, pool, requests, request_id, False)
     tokens = tokens_to_compute(request)
     replica.seen_waiting += 1
     replica.seen_waiting_tokens += tokens
@@ -471,24 +471,24 @@ def enqueue(environment, replica, heaps, requests, request_id, now_s):
 
 
 @kernel
-def set_mode(replica, heaps, requests, modes, mode):
-    """Put batching mode ``mode`` (a row of ``modes``) in force from the next iteration on."""
+def set_mode(replica, pool, requests, row, mode):
+    """Put batching mode number ``mode``, with limits ``row`` (a MODE), in force from the next iteration on."""
     if replica.mode == mode:
         return
-    row = modes[mode]
     replica.mode = mode
     replica.token_budget = row.token_budget
     replica.max_num_seqs = row.max_num_seqs
     replica.headroom_blocks = row.headroom_blocks
     replica.blocked = 0
     if replica.order != row.order:
-        queue_reorder(replica, heaps, requests, row.order)
+        queue_reorder(replica, pool, requests, row.order)
 
 
 @kernel
-def reset_replica(replica, phases):
+def reset_replica(replica, pool):
     """Empty the replica; latency, limits and mode stay."""
-    phases[:] = 0
+    for k in range(replica.block_size):
+        pool[replica.phase_base + k] = 0
     replica.clock_s = 0.0
     replica.iteration_end_s = 0.0
     replica.in_flight = 0

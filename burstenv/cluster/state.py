@@ -1,13 +1,15 @@
 """The state of a batch of clusters: record layouts, with the unit of every field.
 
 Dimensions: ``N`` environments, ``R`` replicas, ``E`` requests of an episode, ``B`` KV block size,
-``S`` most sequences a replica may run, ``M`` batching modes. One record per environment, replica
-and request; only array *shapes* depend on sizes, so another cluster size needs no compilation.
+``S`` most sequences a replica may run, ``M`` batching modes. One record per environment, replica and
+request, and one pool of integers for what varies in size. Kernels take the four arrays flat, and each
+record says where its part of the pool begins: no kernel ever makes a view, and another cluster size
+needs no compilation. A request's id is its index in the flat array of all requests.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -78,6 +80,11 @@ REPLICA = np.dtype(
         ("h5_s", "f8"),
         ("per_iteration_s", "f8"),
         ("per_sequence_s", "f8"),
+        # Where this replica's integers begin in the pool.
+        ("phase_base", "i8"),  # B counts: decoders by (KV tokens - decode_step) modulo the block size
+        ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish
+        ("live_base", "i8"),  # heaps of waiting requests
+        ("hopeless_base", "i8"),
         # Limits of the engine.
         ("num_blocks", "i4"),
         ("block_size", "i4"),
@@ -134,10 +141,14 @@ REPLICA = np.dtype(
 
 ENVIRONMENT = np.dtype(
     [
+        ("first_replica", "i8"),  # index of the first of its replicas
+        ("num_replicas", "i4"),  # R
+        ("first_request", "i8"),  # id of the first request of its episode
+        ("door_base", "i8"),  # heap of deferred requests, in the pool
         # The front door.
         ("now_s", "f8"),
         ("num_requests", "i4"),
-        ("next_arrival", "i4"),  # index of the first request that has not arrived
+        ("next_arrival", "i4"),  # id of the first request that has not arrived
         ("at_door", "i4"),  # request being decided about; NOBODY at a tick
         ("deferred", "i4"),  # size of the heap of deferred requests
         ("done", "i1"),
@@ -180,38 +191,72 @@ MODE = np.dtype(
 )
 
 
+# Fields that hold request ids, which shift when the arrays grow.
+_ID_FIELDS = {
+    "environments": ("next_arrival", "at_door"),
+    "replicas": (
+        "running_head",
+        "running_tail",
+        "prefill_id",
+        "flight_first_prefill",
+        "waiting_head",
+        "waiting_tail",
+    ),
+    "requests": ("next", "previous"),
+}
+
+
 @dataclass
 class ClusterState:
     """All state of ``N`` clusters of ``R`` replicas; every array is owned and contiguous."""
 
     environments: np.ndarray  # (N,) ENVIRONMENT
     replicas: np.ndarray  # (N, R) REPLICA
-    phases: np.ndarray  # (N, R, B) i4: decoders by (KV tokens - decode_step) mod block size
-    finish_heaps: np.ndarray  # (N, R, S) i4: decoders by the decode step at which they finish
-    queue_heaps: np.ndarray  # (N, R + 1, 2, E) i4: waiting (live, hopeless); [R, 0] is the front door's
+    pool: np.ndarray  # (N, R (B + S) + (2 R + 1) E) i4: phases and finish heaps, then queue and door heaps
     requests: np.ndarray  # (N, E) REQUEST
+    fixed_slots: int  # B + S: integers of a replica that do not depend on the episode
 
     @classmethod
     def allocate(
         cls, num_envs: int, num_replicas: int, num_requests: int, block_size: int, max_num_seqs: int
     ) -> ClusterState:
         """Allocate zeroed state; pages are touched only as they are used."""
-        return cls(
+        fixed = block_size + max_num_seqs
+        state = cls(
             environments=np.zeros(num_envs, ENVIRONMENT),
             replicas=np.zeros((num_envs, num_replicas), REPLICA),
-            phases=np.zeros((num_envs, num_replicas, block_size), np.int32),
-            finish_heaps=np.zeros((num_envs, num_replicas, max_num_seqs), np.int32),
-            queue_heaps=np.zeros((num_envs, num_replicas + 1, 2, num_requests), np.int32),
+            pool=np.zeros((num_envs, num_replicas * fixed + (2 * num_replicas + 1) * num_requests), np.int32),
             requests=np.zeros((num_envs, num_requests), REQUEST),
+            fixed_slots=fixed,
         )
+        state.replicas["block_size"] = block_size
+        state._place()
+        return state
+
+    def _place(self) -> None:
+        """Write into every record where its part of the pool, and its requests and replicas, begin."""
+        (n, count), num_requests = self.replicas.shape, self.requests.shape[1]
+        row = np.arange(n, dtype=np.int64) * self.pool.shape[1]  # (N,)
+        r = np.arange(count, dtype=np.int64)
+        heaps = row[:, None] + count * self.fixed_slots  # (N, 1)
+        self.replicas["phase_base"] = row[:, None] + r * self.fixed_slots
+        self.replicas["finish_base"] = self.replicas["phase_base"] + self.replicas["block_size"]
+        self.replicas["live_base"] = heaps + 2 * r * num_requests
+        self.replicas["hopeless_base"] = heaps + (2 * r + 1) * num_requests
+        self.environments["door_base"] = heaps[:, 0] + 2 * count * num_requests
+        self.environments["num_replicas"] = count
+        self.environments["first_replica"] = np.arange(n) * count
+        self.environments["first_request"] = np.arange(n) * num_requests
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """Return the arrays in the order in which every kernel takes them."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        """Return the arrays, flat, in the order in which every kernel takes them."""
+        return self.environments, self.replicas.reshape(-1), self.pool.reshape(-1), self.requests.reshape(-1)
 
     def clone(self) -> ClusterState:
         """Return an independent copy, from which the clusters go on exactly alike."""
-        return ClusterState(*(array.copy() for array in self.arrays()))
+        return ClusterState(
+            self.environments.copy(), self.replicas.copy(), self.pool.copy(), self.requests.copy(), self.fixed_slots
+        )
 
     def restore(self, other: ClusterState) -> None:
         """Overwrite this state with a clone of the same shape."""
@@ -219,13 +264,26 @@ class ClusterState:
             mine[...] = theirs
 
     def grow_requests(self, num_requests: int) -> None:
-        """Make room for longer episodes; what is there is kept."""
-        old = self.requests.shape[1]
+        """Make room for longer episodes; what is there is kept, with its ids shifted."""
+        n, old = self.requests.shape
         if num_requests <= old:
             return
-        n, replicas_plus_door = self.queue_heaps.shape[:2]
+        fixed = self.replicas.shape[1] * self.fixed_slots
+        lists = (self.pool.shape[1] - fixed) // old
+        shift = np.arange(n) * (num_requests - old)  # (N,) how far each environment's ids move
         requests = np.zeros((n, num_requests), REQUEST)
         requests[:, :old] = self.requests
-        heaps = np.zeros((n, replicas_plus_door, 2, num_requests), np.int32)
-        heaps[..., :old] = self.queue_heaps
-        self.requests, self.queue_heaps = requests, heaps
+        pool = np.zeros((n, fixed + lists * num_requests), np.int32)
+        finish = np.zeros(self.fixed_slots, bool)
+        finish[int(self.replicas["block_size"].flat[0]) :] = True  # the phases before it are counts, not ids
+        pool[:, :fixed] = self.pool[:, :fixed] + shift[:, None] * np.tile(finish, self.replicas.shape[1])
+        pool[:, fixed:].reshape(n, lists, num_requests)[..., :old] = (
+            self.pool[:, fixed:].reshape(n, lists, old) + shift[:, None, None]
+        )
+        self.requests, self.pool = requests, pool
+        for name, id_fields in _ID_FIELDS.items():
+            array = getattr(self, name)
+            move = shift.reshape(n, *(1,) * (array.ndim - 1))
+            for field in id_fields:
+                array[field] = np.where(array[field] == NOBODY, NOBODY, array[field] + move)
+        self._place()

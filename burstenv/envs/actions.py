@@ -86,56 +86,58 @@ class ActionLayout:
 
 
 @kernel
-def decode_action(flags, action, num_replicas, num_modes, admission, replica, mode):
+def decode_action(flags, actions, i, num_replicas, num_modes, admission, replica, mode):
     """Return (admission, replica, mode): the agent's components in place of the heuristics'."""
     if flags[3]:
-        choice = min(max(action[0], 0), num_replicas)
+        choice = min(max(actions[i, 0], 0), num_replicas)
         if choice == 0:
             return REJECT, replica, mode
         return ADMIT, choice - 1, mode
     k = 0
     if flags[0]:
-        admission = min(max(action[k], 0), 2)
+        admission = min(max(actions[i, k], 0), 2)
         k += 1
     if flags[1]:
-        replica = min(max(action[k], 0), num_replicas - 1)
+        replica = min(max(actions[i, k], 0), num_replicas - 1)
         k += 1
     if flags[2]:
-        mode = min(max(action[k], 0), num_modes - 1)
+        mode = min(max(actions[i, k], 0), num_modes - 1)
     return admission, replica, mode
 
 
 @kernel
-def write_mask(out, flags, environment, replicas, requests, num_modes):
-    """Write which choices are legal, int8, components side by side.
+def write_mask(out, i, flags, environment, replicas, requests, num_modes):
+    """Write which choices are legal into row ``i`` of ``out``, (N, A) int8, components side by side.
 
     At a tick everything is legal (nothing but the mode matters). Where no replica can serve the
     request, every replica is shown as legal, and only rejection as an admission.
     """
-    count = replicas.shape[0]
+    count = environment.num_replicas
+    base = environment.first_replica
     request_id = environment.at_door
     at = 0
     if request_id == NOBODY:
-        out[:] = 1
+        for k in range(out.shape[1]):
+            out[i, k] = 1
         return
     request = requests[request_id]
     fitting = 0
     for r in range(count):
-        if fits(replicas[r], request):
+        if fits(replicas[base + r], request):
             fitting += 1
     if flags[0]:
-        out[REJECT] = 1
+        out[i, REJECT] = 1
         if flags[3]:
             at = 1
         else:
-            out[ADMIT] = 1 if fitting > 0 else 0
-            out[DEFER] = 1 if may_defer(environment, request) else 0
+            out[i, ADMIT] = 1 if fitting > 0 else 0
+            out[i, DEFER] = 1 if may_defer(environment, request) else 0
             at = 3
     if flags[1]:
         for r in range(count):
-            legal = fits(replicas[r], request) or (fitting == 0 and not flags[3])
-            out[at + r] = 1 if legal else 0
+            legal = fits(replicas[base + r], request) or (fitting == 0 and not flags[3])
+            out[i, at + r] = 1 if legal else 0
         at += count
     if flags[2]:
         for m in range(num_modes):
-            out[at + m] = 1
+            out[i, at + m] = 1

@@ -201,9 +201,7 @@ class EnvironmentBatch:
         state = self.cluster.state
         out = np.zeros(3, np.int64)
         policy_decision(
-            state.environments,
-            state.replicas,
-            state.requests,
+            *state.arrays(),
             policy.record(self.scenario.mode_names),
             i,
             out,
@@ -272,11 +270,12 @@ class EnvironmentBatch:
         e = state.environments[i]
         counts = self.counts(i)
         door = "tick"
-        if e["at_door"] >= 0:
-            r = state.requests[i, e["at_door"]]
+        at_door = self.cluster.at_door(i)
+        if at_door >= 0:
+            r = state.requests[i, at_door]
             kind = "API" if r["class_code"] else "conversation"
             door = (
-                f"{kind} request {int(e['at_door'])}: {int(r['prompt_tokens'])} prompt tokens, "
+                f"{kind} request {at_door}: {int(r['prompt_tokens'])} prompt tokens, "
                 f"~{float(r['predicted_tokens']):.0f} output tokens"
             )
         elif e["done"]:

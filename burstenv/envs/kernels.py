@@ -33,26 +33,26 @@ def _publish(
 ):
     elapsed = environments[i].now_s - before_s
     elapsed_s[i] = elapsed
-    observe(observations[i], environments[i], replicas[i], requests[i], num_modes, capacity_per_s, elapsed)
-    write_mask(masks[i], flags, environments[i], replicas[i], requests[i], num_modes)
+    environment = environments[i]
+    observe(observations, i, environment, replicas, requests, num_modes, capacity_per_s, elapsed)
+    write_mask(masks, i, flags, environment, replicas, requests, num_modes)
 
 
 @kernel
 def _step(
-    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    environments, replicas, pool, requests, modes,
     policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
 ):  # fmt: skip
     environment = environments[i]
-    mine = replicas[i]
     before = earned(environment, reward_weights)
     before_s = environment.now_s
     if not environment.done:
-        admission, replica, mode = decide(policy[0], environment, mine, requests[i])
+        admission, replica, mode = decide(policy[0], environment, replicas, requests)
         admission, replica, mode = decode_action(
-            flags, actions[i], mine.shape[0], modes.shape[1], admission, replica, mode
+            flags, actions, i, environment.num_replicas, modes.shape[1], admission, replica, mode
         )
-        apply_decision(environment, mine, queue_heaps[i], requests[i], modes, admission, replica, mode)
-        next_epoch(environment, mine, phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+        apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
+        next_epoch(environment, replicas, pool, requests)
     rewards[i] = earned(environment, reward_weights) - before
     _publish(
         environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
@@ -62,18 +62,16 @@ def _step(
 
 @kernel
 def step_batch(
-    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    environments, replicas, pool, requests, modes,
     policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s,
 ):  # fmt: skip
     """Step every environment once.
 
     Args:
-        environments: (N,) ENVIRONMENT; this and the next five are the cluster state of ``cluster/state.py``.
-        replicas: (N, R) REPLICA.
-        phases: (N, R, B) int32.
-        finish_heaps: (N, R, S) int32.
-        queue_heaps: (N, R + 1, 2, E) int32.
-        requests: (N, E) REQUEST.
+        environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
+        replicas: (N R,) REPLICA.
+        pool: int32, what varies in size.
+        requests: (N E,) REQUEST.
         modes: (R, M) MODE.
         policy: (1,) POLICY, decides the components that the agent does not.
         flags: (4,) int64, see ``ActionLayout.flags``.
@@ -87,31 +85,31 @@ def step_batch(
     """
     for i in range(environments.shape[0]):
         _step(
-            environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+            environments, replicas, pool, requests, modes,
             policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
         )  # fmt: skip
 
 
 @numba.njit(cache=True, error_model="numpy", parallel=True)
 def step_batch_threads(
-    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    environments, replicas, pool, requests, modes,
     policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s,
 ):  # fmt: skip
     """Step every environment once, environments spread over threads; same results as ``step_batch``."""
     for i in numba.prange(environments.shape[0]):
         _step(
-            environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+            environments, replicas, pool, requests, modes,
             policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
         )  # fmt: skip
 
 
 @kernel
 def open_episode(
-    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    environments, replicas, pool, requests, modes,
     flags, capacity_per_s, observations, masks, elapsed_s, i,
 ):  # fmt: skip
     """Advance a freshly reset environment to its first decision epoch and publish it."""
-    next_epoch(environments[i], replicas[i], phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+    next_epoch(environments[i], replicas, pool, requests)
     _publish(
         environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
         observations, masks, elapsed_s, environments[i].now_s, i,
@@ -120,7 +118,7 @@ def open_episode(
 
 @kernel
 def publish(
-    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes,
+    environments, replicas, pool, requests, modes,
     flags, capacity_per_s, observations, masks, elapsed_s, i,
 ):  # fmt: skip
     """Write the observation and mask of an environment as it stands."""
@@ -131,9 +129,9 @@ def publish(
 
 
 @kernel
-def policy_decision(environments, replicas, requests, policy, i, out):
+def policy_decision(environments, replicas, pool, requests, policy, i, out):
     """Write a composite's (admission, replica, mode) for the request at the door into ``out``, (3,) int64."""
-    admission, replica, mode = decide(policy[0], environments[i], replicas[i], requests[i])
+    admission, replica, mode = decide(policy[0], environments[i], replicas, requests)
     out[0] = admission
     out[1] = replica
     out[2] = mode
@@ -141,21 +139,20 @@ def policy_decision(environments, replicas, requests, policy, i, out):
 
 @kernel
 def rollout(
-    environments, replicas, phases, finish_heaps, queue_heaps, requests, modes, policy, i, max_decisions
+    environments, replicas, pool, requests, modes, policy, i, max_decisions
 ):  # fmt: skip
     """Run one cluster under a composite until its episode is done, or for ``max_decisions``.
 
     Starts from a reset cluster or from a decision epoch; returns the number of decisions.
     """
     environment = environments[i]
-    mine = replicas[i]
     decisions = 0
     if environment.decisions == 0 and environment.offered == 0:
-        next_epoch(environment, mine, phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+        next_epoch(environment, replicas, pool, requests)
     while not environment.done and decisions < max_decisions:
-        admission, replica, mode = decide(policy[0], environment, mine, requests[i])
-        apply_decision(environment, mine, queue_heaps[i], requests[i], modes, admission, replica, mode)
-        next_epoch(environment, mine, phases[i], finish_heaps[i], queue_heaps[i], requests[i])
+        admission, replica, mode = decide(policy[0], environment, replicas, requests)
+        apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
+        next_epoch(environment, replicas, pool, requests)
         decisions += 1
     return decisions
 

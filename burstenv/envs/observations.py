@@ -105,22 +105,23 @@ def _clip(value):
 
 
 @kernel
-def observe(out, environment, replicas, requests, num_modes, capacity_per_s, elapsed_s):
-    """Write the flat observation of one cluster into ``out``, (G + Q + R (F0 + M),) float32."""
-    count = replicas.shape[0]
+def observe(out, i, environment, replicas, requests, num_modes, capacity_per_s, elapsed_s):
+    """Write the flat observation of one cluster into row ``i`` of ``out``, (N, G + Q + R (F0 + M)) float32."""
+    count = environment.num_replicas
+    base = environment.first_replica
     demand = 0.0
     waiting = 0.0
     for r in range(count):
-        demand += kv_demand(replicas[r])
-        waiting += replicas[r].seen_waiting
-    out[0] = _clip(environment.rate_fast_per_s / capacity_per_s)
-    out[1] = _clip(environment.rate_slow_per_s / capacity_per_s)
-    out[2] = _clip(environment.token_rate_per_s / (500.0 * capacity_per_s))
-    out[3] = _clip(environment.api_share)
-    out[4] = _clip(demand / count)
-    out[5] = _clip(waiting / count / 16.0)
-    out[6] = _clip(environment.deferred / 16.0)
-    out[7] = _clip(elapsed_s)
+        demand += kv_demand(replicas[base + r])
+        waiting += replicas[base + r].seen_waiting
+    out[i, 0] = _clip(environment.rate_fast_per_s / capacity_per_s)
+    out[i, 1] = _clip(environment.rate_slow_per_s / capacity_per_s)
+    out[i, 2] = _clip(environment.token_rate_per_s / (500.0 * capacity_per_s))
+    out[i, 3] = _clip(environment.api_share)
+    out[i, 4] = _clip(demand / count)
+    out[i, 5] = _clip(waiting / count / 16.0)
+    out[i, 6] = _clip(environment.deferred / 16.0)
+    out[i, 7] = _clip(elapsed_s)
 
     request_id = environment.at_door
     present = request_id != NOBODY
@@ -132,36 +133,36 @@ def observe(out, environment, replicas, requests, num_modes, capacity_per_s, ela
         left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
         kilotokens = (request.prompt_tokens + request.predicted_tokens) / 1000.0
         true_kilotokens = (request.prompt_tokens + request.output_tokens) / 1000.0
-        out[G] = 1.0
-        out[G + 1] = _clip(request.prompt_tokens / 1000.0)
-        out[G + 2] = _clip(request.predicted_tokens / 500.0)
-        out[G + 3] = request.class_code
-        out[G + 4] = _clip(request.ttft_slo_s / 2.0)
-        out[G + 5] = _clip(request.tpot_slo_s / 0.1)
-        out[G + 6] = _clip(left_s / request.ttft_slo_s)
-        out[G + 7] = _clip(request.weight / true_kilotokens * kilotokens)  # the true length cancels
-        out[G + 8] = 1.0 if may_defer(environment, request) else 0.0
+        out[i, G] = 1.0
+        out[i, G + 1] = _clip(request.prompt_tokens / 1000.0)
+        out[i, G + 2] = _clip(request.predicted_tokens / 500.0)
+        out[i, G + 3] = request.class_code
+        out[i, G + 4] = _clip(request.ttft_slo_s / 2.0)
+        out[i, G + 5] = _clip(request.tpot_slo_s / 0.1)
+        out[i, G + 6] = _clip(left_s / request.ttft_slo_s)
+        out[i, G + 7] = _clip(request.weight / true_kilotokens * kilotokens)  # the true length cancels
+        out[i, G + 8] = 1.0 if may_defer(environment, request) else 0.0
     else:
         for k in range(Q):
-            out[G + k] = 0.0
+            out[i, G + k] = 0.0
 
     at = G + Q
     for r in range(count):
-        replica = replicas[r]
-        out[at] = 1.0 if not present or fits(replica, request) else 0.0
-        out[at + 1] = _clip(replica.seen_waiting / 16.0)
-        out[at + 2] = _clip(replica.seen_running / 64.0)
-        out[at + 3] = _clip(1.0 - replica.seen_free_blocks / replica.num_blocks)
-        out[at + 4] = _clip(kv_demand(replica))
-        out[at + 5] = _clip(kv_demand_with(replica, request) if present else kv_demand(replica))
-        out[at + 6] = _clip(prefill_backlog_tokens(replica) / 4096.0)
-        out[at + 7] = _clip(replica.seen_context_tokens / float(replica.num_blocks * replica.block_size))
-        out[at + 8] = _clip(decode_iteration_s(replica) / tpot_slo_s)
-        out[at + 9] = _clip(expected_ttft_s(replica, request) / max(left_s, 1e-3)) if present else 0.0
-        out[at + 10] = _clip(replica.h2_s * 1e4)
-        out[at + 11] = _clip((max(replica.h0_s, replica.h1_s) + replica.per_iteration_s) * 50.0)
-        out[at + 12] = _clip(replica.seen_preemptions / (16.0 + replica.seen_running))
+        replica = replicas[base + r]
+        out[i, at] = 1.0 if not present or fits(replica, request) else 0.0
+        out[i, at + 1] = _clip(replica.seen_waiting / 16.0)
+        out[i, at + 2] = _clip(replica.seen_running / 64.0)
+        out[i, at + 3] = _clip(1.0 - replica.seen_free_blocks / replica.num_blocks)
+        out[i, at + 4] = _clip(kv_demand(replica))
+        out[i, at + 5] = _clip(kv_demand_with(replica, request) if present else kv_demand(replica))
+        out[i, at + 6] = _clip(prefill_backlog_tokens(replica) / 4096.0)
+        out[i, at + 7] = _clip(replica.seen_context_tokens / float(replica.num_blocks * replica.block_size))
+        out[i, at + 8] = _clip(decode_iteration_s(replica) / tpot_slo_s)
+        out[i, at + 9] = _clip(expected_ttft_s(replica, request) / max(left_s, 1e-3)) if present else 0.0
+        out[i, at + 10] = _clip(replica.h2_s * 1e4)
+        out[i, at + 11] = _clip((max(replica.h0_s, replica.h1_s) + replica.per_iteration_s) * 50.0)
+        out[i, at + 12] = _clip(replica.seen_preemptions / (16.0 + replica.seen_running))
         at += F0
         for m in range(num_modes):
-            out[at + m] = 1.0 if replica.mode == m else 0.0
+            out[i, at + m] = 1.0 if replica.mode == m else 0.0
         at += num_modes

@@ -55,7 +55,7 @@ def poisson_requests(count: int, rate_per_s: float, output_scale: int = 1, seed:
 
 
 @kernel
-def _one_iteration_at_a_time(environment, replica, phases, finish_heap, heaps, requests):
+def _one_iteration_at_a_time(environment, replica, pool, requests):
     """Serve all requests on one replica, stopping at every iteration boundary: no decode is skipped."""
     arrived = 0
     while arrived < requests.shape[0] or replica.running > 0 or replica.waiting > 0 or replica.in_flight:
@@ -66,18 +66,16 @@ def _one_iteration_at_a_time(environment, replica, phases, finish_heap, heaps, r
             boundary_s = replica.clock_s * (1.0 + 1e-15) + 1e-12
         if arrived < requests.shape[0] and requests[arrived].arrival_s <= boundary_s:
             now_s = requests[arrived].arrival_s
-            advance_replica(environment[0], replica, phases, finish_heap, heaps, requests, now_s)
-            enqueue(environment[0], replica, heaps, requests, arrived, now_s)
+            advance_replica(environment[0], replica, pool, requests, now_s)
+            enqueue(environment[0], replica, pool, requests, arrived, now_s)
             arrived += 1
         else:
-            advance_replica(environment[0], replica, phases, finish_heap, heaps, requests, boundary_s)
+            advance_replica(environment[0], replica, pool, requests, boundary_s)
 
 
 @kernel
-def _serve_one_replica(environments, replicas, phases, finish_heaps, queue_heaps, requests):
-    _one_iteration_at_a_time(
-        environments, replicas[0, 0], phases[0, 0], finish_heaps[0, 0], queue_heaps[0, 0], requests[0]
-    )
+def _serve_one_replica(environments, replicas, pool, requests):
+    _one_iteration_at_a_time(environments, replicas[0], pool, requests)
 
 
 def _replay_rate(cluster: Cluster, requests: np.ndarray, policy: str) -> float:
@@ -102,9 +100,11 @@ def bench_engine(scale: float = 1.0) -> list[dict[str, Any]]:
 
     few = requests[: max(500, count // 10)]
     one.load(0, few[:100])
-    _serve_one_replica(*(a[:, :100] if k == 5 else a for k, a in enumerate(one.state.arrays())))
-    arrays = [a[:, : len(few)] if k == 5 else a for k, a in enumerate(one.state.arrays())]
-    stepped = median_rate(len(few), lambda: _serve_one_replica(*arrays), lambda: one.load(0, few))
+    *state, all_requests = one.state.arrays()
+    _serve_one_replica(*state, all_requests[:100])
+    stepped = median_rate(
+        len(few), lambda: _serve_one_replica(*state, all_requests[: len(few)]), lambda: one.load(0, few)
+    )
 
     spec = specs[0]
     limits = EngineLimits(spec.num_blocks, spec.block_size, spec.max_model_len, 2048, 256)

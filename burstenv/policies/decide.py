@@ -16,9 +16,15 @@ def decide(policy, environment, replicas, requests):
     At a tick nobody stands there; the replicas' modes are set in turn.
     """
     if environment.at_door == NOBODY:
-        replica = environment.decisions % replicas.shape[0]
+        replica = environment.decisions % environment.num_replicas
         return ADMIT, replica, policy.mode
     request = requests[environment.at_door]
     replica = route(policy.routing, policy.routing_parameters, environment, replicas, request)
-    admission = admit(policy.admission, policy.admission_parameters, environment, replicas[replica], request)
+    admission = admit(
+        policy.admission,
+        policy.admission_parameters,
+        environment,
+        replicas[environment.first_replica + replica],
+        request,
+    )
     return admission, replica, policy.mode

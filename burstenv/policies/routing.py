@@ -57,12 +57,12 @@ def _score(rule, replica, request):
 
 
 @kernel
-def _fitting_from(replicas, request, start):
+def _fitting_from(environment, replicas, request, start):
     """Return the first replica at or after ``start`` (cyclically) that can serve the request."""
-    count = replicas.shape[0]
+    count = environment.num_replicas
     for k in range(count):
         r = (start + k) % count
-        if fits(replicas[r], request):
+        if fits(replicas[environment.first_replica + r], request):
             return r
     return start % count
 
@@ -70,28 +70,29 @@ def _fitting_from(replicas, request, start):
 @kernel
 def route(rule, parameters, environment, replicas, request):
     """Return the replica a rule chooses for a request."""
-    count = replicas.shape[0]
+    count = environment.num_replicas
+    base = environment.first_replica
     if rule == ROUND_ROBIN:
-        chosen = _fitting_from(replicas, request, environment.round_robin)
+        chosen = _fitting_from(environment, replicas, request, environment.round_robin)
         environment.round_robin = (chosen + 1) % count
         return chosen
     if rule == RANDOM:
-        return _fitting_from(replicas, request, int(next_random(environment) * count))
+        return _fitting_from(environment, replicas, request, int(next_random(environment) * count))
     if rule == POWER_OF_TWO and count > 1:
         first = int(next_random(environment) * count)
         second = (first + 1 + int(next_random(environment) * (count - 1))) % count
-        first = _fitting_from(replicas, request, first)
-        second = _fitting_from(replicas, request, second)
-        if _score(JSQ, replicas[second], request) < _score(JSQ, replicas[first], request):
+        first = _fitting_from(environment, replicas, request, first)
+        second = _fitting_from(environment, replicas, request, second)
+        if _score(JSQ, replicas[base + second], request) < _score(JSQ, replicas[base + first], request):
             return second
         return first
     best = 0
     best_score = np.inf
     ties = 0
     for r in range(count):
-        if not fits(replicas[r], request):
+        if not fits(replicas[base + r], request):
             continue
-        score = _score(rule, replicas[r], request)
+        score = _score(rule, replicas[base + r], request)
         if score < best_score:
             best, best_score, ties = r, score, 1
         elif score == best_score:
