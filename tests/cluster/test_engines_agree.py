@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from burstenv.cluster.cluster import Cluster, request_array
 from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.cluster.spec import ModeConfig, ReplicaSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 LATENCY = HingeLatency(
     h0_ms=19.37,
@@ -114,9 +113,7 @@ def run_both(case):
     ]
     events = [(float(t), 0, k) for k, t in enumerate(arrival_s)]
     horizon = float(arrival_s[-1]) + 1.0
-    events += [
-        (float(rng.uniform(0, horizon)), 1, int(rng.integers(len(limits)))) for _ in range(case["changes"])
-    ]
+    events += [(float(rng.uniform(0, horizon)), 1, int(rng.integers(len(limits)))) for _ in range(case["changes"])]
     replica = cluster.state.replicas[0, 0:1]
     for time_s, kind, what in sorted(events):
         reference.advance(time_s)
