@@ -34,7 +34,16 @@ ORDER_NAMES = ("fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadli
 
 NOBODY = -1  # no request
 
-REQUEST = np.dtype(
+
+def _record(fields: list[tuple[str, str]]) -> np.dtype:
+    """Return an aligned record type without hidden padding, so that equal states are equal bytes."""
+    ordered = sorted(fields, key=lambda field: -np.dtype(field[1]).itemsize)
+    size = np.dtype(ordered).itemsize
+    filler = [(f"unused{k}", "i1") for k in range(-size % 8)]
+    return np.dtype(ordered + filler, align=True)
+
+
+REQUEST = _record(
     [
         # What the trace says and the scenario adds.
         ("arrival_s", "f8"),
@@ -65,11 +74,10 @@ REQUEST = np.dtype(
         ("heap_position", "i4"),
         ("next", "i4"),  # linked lists: waiting (fcfs) and running (admission order)
         ("previous", "i4"),
-    ],
-    align=True,
+    ]
 )
 
-REPLICA = np.dtype(
+REPLICA = _record(
     [
         # Iteration time [s]: max(h0, h1 + h2 (P+D)) + h3 A + h4 K + h5 D + per iteration + per sequence.
         ("h0_s", "f8"),
@@ -135,11 +143,10 @@ REPLICA = np.dtype(
         ("seen_waiting_blocks", "i8"),
         ("seen_context_tokens", "i8"),
         ("seen_preemptions", "i8"),
-    ],
-    align=True,
+    ]
 )
 
-ENVIRONMENT = np.dtype(
+ENVIRONMENT = _record(
     [
         ("first_replica", "i8"),  # index of the first of its replicas
         ("num_replicas", "i4"),  # R
@@ -182,13 +189,10 @@ ENVIRONMENT = np.dtype(
         # Sums over decisions, for means in reports.
         ("kv_use_sum", "f8"),
         ("kv_use_max", "f8"),
-    ],
-    align=True,
+    ]
 )
 
-MODE = np.dtype(
-    [("token_budget", "i4"), ("max_num_seqs", "i4"), ("order", "i4"), ("headroom_blocks", "i4")], align=True
-)
+MODE = _record([("token_budget", "i4"), ("max_num_seqs", "i4"), ("order", "i4"), ("headroom_blocks", "i4")])
 
 
 # Fields that hold request ids, which shift when the arrays grow.
