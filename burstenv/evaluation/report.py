@@ -136,7 +136,14 @@ def _appendix(result: EvaluationResult) -> dict[str, str]:
     origin = result.provenance
     return {
         "command": str(origin.get("command", "")),
-        "policies": _yaml(result.policies),
+        "policies": _yaml(
+            {
+                "heuristics": [policy["name"] for policy in result.policies if policy["kind"] == "heuristic"],
+                "agents": [
+                    {key: policy[key] for key in ("name", "privileged", "environment")} for policy in result.agents
+                ],
+            }
+        ),
         "provenance": _yaml({key: value for key, value in origin.items() if key != "command"}),
     }
 

@@ -1,0 +1,174 @@
+"""Reports say what the result says, load nothing, and are written whole."""
+
+from __future__ import annotations
+
+import builtins
+import re
+from dataclasses import replace
+
+import pytest
+from burstenv.errors import BurstenvError
+from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, headline, write_report
+from burstenv.evaluation.summary import best_heuristics, compare, summarise
+from burstenv.evaluation.text import milliseconds, notes, percent, points, seconds
+
+from .conftest import FixedReplica
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+
+def with_attainment(result: EvaluationResult, policy: str, shift, metric="attainment") -> EvaluationResult:
+    """Return the result with one policy's attainment at each episode set to the best heuristic's plus a shift."""
+    best = {row["load"]: row["policy"] for row in result.best}
+    of = {(e["policy"], e["load"], e["seed"]): e for e in result.episodes}
+    episodes = [
+        {**e, metric: of[best[e["load"]], e["load"], e["seed"]][metric] + shift(e["seed"])}
+        if e["policy"] == policy
+        else e
+        for e in result.episodes
+    ]
+    summary = summarise(episodes, result.distributions)
+    chosen = best_heuristics(summary, result.policies, None)
+    assert [row["policy"] for row in chosen] == [row["policy"] for row in result.best]
+    return replace(
+        result, episodes=episodes, summary=summary, best=chosen, differences=compare(episodes, result.reference, chosen)
+    )
+
+
+def test_the_headline_claims_a_gain_only_where_it_was_shown(small):
+    name = "observing-jsq"
+    gain = with_attainment(small, name, lambda seed: 0.02 + 0.001 * seed)
+    text = headline(gain)
+    assert f"Agent `{name}` (the best of 2 agents) attains" in text
+    assert "it attains more." in text
+    difference = gain.difference(name, gain.headline_load, "best")
+    assert points(difference["mean"], difference["low"], difference["high"]) in text
+    loss = headline(with_attainment(small, name, lambda seed: -0.02))
+    assert "-2.0 points [-2.0, -2.0]: it attains less." in loss
+    tie = headline(with_attainment(small, name, lambda seed: 0.02 if seed % 2 else -0.02))
+    assert "no difference could be shown." in tie
+    assert "attains more" not in tie
+    assert "attains less" not in tie
+
+
+def test_a_gain_in_requests_that_costs_tokens_is_told(small):
+    name = "observing-jsq"
+    gain = with_attainment(small, name, lambda seed: 0.02)
+    worse = with_attainment(gain, name, lambda seed: -0.05, metric="token_weighted_attainment")
+    assert "Weighted by tokens it attains less (-5.0 points [-5.0, -5.0])" in headline(worse)
+    better = with_attainment(gain, name, lambda seed: 0.05, metric="token_weighted_attainment")
+    assert "Weighted by tokens" not in headline(better)
+
+
+def test_the_real_headline_agrees_with_its_verdict(small):
+    agent = max((a["name"] for a in small.agents), key=lambda a: small.summary_of(a, 1.5)["attainment"])
+    verdict = small.difference(agent, 1.5, "best")["verdict"]
+    said = {"higher": "it attains more.", "lower": "it attains less.", "undecided": "no difference could be shown."}
+    assert said[verdict] in headline(small)
+    assert percent(small.summary_of(agent, 1.5)["attainment"]) in headline(small)
+
+
+def test_one_day_gives_no_interval_and_says_so(scenario):
+    plan = EvaluationPlan(scenario=scenario, episodes=1, policies=["always/round-robin/vllm"])
+    result = evaluate(plan, agents=[FixedReplica()], progress=False)
+    assert "(no interval)" in headline(result)
+    assert "shows nothing about other days" in headline(result)
+    assert "there are no intervals" in notes(result)[0]
+
+
+def test_without_agents_the_headline_is_about_heuristics(scenario, tmp_path):
+    plan = EvaluationPlan(
+        scenario=scenario, episodes=3, policies=["always/random/vllm", "size-aware-kv/lmetric/edf-512"]
+    )
+    result = evaluate(plan, progress=False)
+    assert headline(result).endswith("No agent was evaluated.")
+    assert f"`{result.best_at(1.5)['policy']}`" in headline(result)
+    assert write_report(result, tmp_path)["html"].exists()
+    alone = evaluate(replace(plan, policies=[]), progress=False)
+    assert headline(alone).startswith("The reference, `always/jsq/")
+
+
+def test_notes_say_how_the_best_heuristic_was_chosen(small, scenario):
+    assert any("picked on the very episodes it is judged on" in note for note in notes(small))
+    plan = EvaluationPlan(scenario=scenario, episodes=2, chosen="always/lmetric/edf-512")
+    result = evaluate(plan, agents=[FixedReplica()], progress=False)
+    assert result.best_at(1.5) == {"load": 1.5, "policy": "always/lmetric/edf-512", "candidates": 3, "beforehand": True}
+    assert any("chosen beforehand, not on these episodes" in note for note in notes(result))
+    assert "the heuristic chosen beforehand, `always/lmetric/edf-512`," in headline(result)
+
+
+def test_the_page_is_self_contained_and_holds_every_number(small, tmp_path):
+    training = [
+        {"steps": k, "validation_attainment": 0.5 + 0.01 * k, "reference_attainment": 0.6, "run": "seed 0"}
+        for k in range(5)
+    ]
+    paths = write_report(small, tmp_path / "report", training=training)
+    page = paths["html"].read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href|url\()\s*=?\s*["']?(?:https?:)?//""", page)
+    assert "<script" not in page
+    assert page.count('src="data:image/svg+xml;base64,') == 6  # forest, loads, three latencies, learning
+    assert "width=device-width" in page
+    for row in small.ranking(small.headline_load):
+        assert percent(row["attainment"]) in page
+    assert EvaluationResult.from_json(paths["json"]) == small
+    assert sorted(p.name for p in paths["html"].parent.iterdir()) == ["report.html", "report.md", "result.json"]
+
+
+def test_markdown_holds_the_same_tables(small, tmp_path):
+    text = write_report(small, tmp_path)["markdown"].read_text(encoding="utf-8")
+    assert f"**{headline(small)}**" in text
+    for row in small.ranking(small.headline_load):
+        line = next(x for x in text.splitlines() if x.startswith("| ") and f"`{row['policy']}`" in x)
+        assert percent(row["attainment"]) in line
+    widths = {
+        len(re.findall(r"(?<!\\)\|", x)) for x in text.split("## Attainment over load")[0].splitlines() if x[:1] == "|"
+    }
+    assert len(widths) == 1
+    assert "sha256" in text
+
+
+def test_the_same_result_gives_the_same_files(small, tmp_path):
+    first, second = write_report(small, tmp_path / "a"), write_report(small, tmp_path / "b")
+    for kind in first:
+        assert first[kind].read_bytes() == second[kind].read_bytes()
+
+
+def test_names_are_escaped(scenario, tmp_path):
+    agent = FixedReplica("<script>alert(1)<-script>")
+    result = evaluate(EvaluationPlan(scenario=scenario, episodes=1), agents=[agent], progress=False)
+    page = write_report(result, tmp_path)["html"].read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(<wbr>1)" in page
+
+
+def test_a_training_log_without_its_keys_gets_one_sentence(small, tmp_path):
+    with pytest.raises(BurstenvError, match=r"row 2: need a number under 'steps'"):
+        write_report(small, tmp_path, training=[{"steps": 1, "validation_attainment": 0.5}, {"step": 2}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_report_extra_one_sentence_says_how_to_install_it(small, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *args, **kwargs):
+        if name == "jinja2":
+            raise ImportError("No module named 'jinja2'", name="jinja2")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(BurstenvError, match=r"needs jinja2; install it with: pip install 'burstenv\[report\]'"):
+        write_report(small, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_are_written_with_sensible_digits():
+    assert percent(0.7125) == "71.2 %"
+    assert [seconds(x) for x in (0.0341, 0.9996, 1.234, 9.999, 12.34, 123.4, None)] == [
+        "0.034", "1.00", "1.23", "10.0", "12.3", "123", "-",
+    ]  # fmt: skip
+    assert milliseconds(0.0385) == "38.5"
+    assert points(0.012, 0.004, 0.02) == "+1.2 points [+0.4, +2.0]"
+    assert points(0.002, 0.0003, 0.004) == "+0.20 points [+0.03, +0.40]"  # not [0.0, 0.4]
+    assert points(0.0, 0.0, 0.0) == "0.0 points [0.0, 0.0]"
+    assert points(-0.015) == "-1.5 points"
