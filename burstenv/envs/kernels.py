@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from burstenv.cluster.frontdoor import apply_decision, next_epoch
+from burstenv.cluster.frontdoor import ADMIT, apply_decision, next_epoch
 from burstenv.cluster.kernel import kernel
 from burstenv.envs.actions import decode_action, write_mask
 from burstenv.envs.observations import observe
@@ -47,7 +47,9 @@ def _step(
     before = earned(environment, reward_weights)
     before_s = environment.now_s
     if not environment.done:
-        admission, replica, mode = decide(policy[0], environment, replicas, requests)
+        admission, replica, mode = ADMIT, 0, policy[0].mode
+        if not (flags[0] and flags[1]):  # a rule decides something that the agent does not
+            admission, replica, mode = decide(policy[0], environment, replicas, requests)
         admission, replica, mode = decode_action(
             flags, actions, i, environment.num_replicas, modes.shape[1], admission, replica, mode
         )
