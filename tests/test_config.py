@@ -169,9 +169,7 @@ def test_a_user_file_loads_like_a_shipped_one(tmp_path):
     path = Path(tmp_path) / "mine.yaml"
     path.write_text(yaml.safe_dump(scenario_values()))
     assert load(ScenarioConfig, "scenarios", path) == load(ScenarioConfig, "scenarios", "default")
-    assert load(ScenarioConfig, "scenarios", str(path)) == load(
-        ScenarioConfig, "scenarios", scenario_values()
-    )
+    assert load(ScenarioConfig, "scenarios", str(path)) == load(ScenarioConfig, "scenarios", scenario_values())
 
 
 def test_unknown_name_puts_the_nearest_first():
