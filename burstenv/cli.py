@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--agent",
         action="append",
+        type=Path,
         default=[],
         metavar="RUN",
         help="a run folder or checkpoint of `train`; may be repeated",
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="share of capacity; may be repeated (default: 1.0, 1.5 and 2.0)",
     )
+    sub.add_argument("--capacity-split", help="split whose capacity is load 1.0 (default: the one evaluated)")
     sub.add_argument("--episodes", type=int, default=27, help="episodes at each load (default: %(default)s)")
     sub.add_argument(
         "--out",
@@ -201,61 +204,78 @@ def _share(value: float | None) -> str:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    train, agent_config = _agents("train", "AgentConfig")
-    from burstenv.config import load
+    train_module = _agents("train")
     from burstenv.envs.scenario import load_scenario
 
-    config = load(agent_config, "agents", arguments.agent)
+    config = train_module.load_agent_config(arguments.agent)
     if arguments.steps is not None:
-        config = config.with_steps(arguments.steps)
-    result = train(
-        config, load_scenario(arguments.scenario, arguments.trace), arguments.out,
-        seed=arguments.seed, resume=arguments.resume, progress=not arguments.json,
-    )  # fmt: skip
-    _print(arguments, result.summary(), result.lines())
-    return 0
+        config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
+    result = train_module.train(
+        config,
+        load_scenario(arguments.scenario, arguments.trace),
+        arguments.out,
+        seed=arguments.seed,
+        resume=arguments.resume,
+        progress=not arguments.json,
+    )
+    lines = [f"trained on {result.steps:,} decisions in {result.wall_s:.0f} s"]
+    for load, attainment in result.validation.items():
+        ahead = 100 * (attainment - result.reference[load])
+        lines.append(
+            f"  validation at load {load:g}: {_share(attainment)}, {ahead:+.1f} points from {result.reference_policy}"
+        )
+    lines.append(f"run folder: {result.folder} (evaluate it with: burstenv evaluate --agent {result.folder})")
+    _print(arguments, {**vars(result), "log": None}, lines)
+    return 130 if result.interrupted else 0
 
 
-def _agents(*names: str) -> list[Any]:
+def _agents(module: str) -> Any:
+    """Import a module of ``burstenv.agents``, which needs the train extra."""
     try:
-        import burstenv.agents as agents
-
-        return [getattr(agents, name) for name in names]
-    except ImportError as error:
+        return import_module(f"burstenv.agents.{module}")
+    except ModuleNotFoundError as error:
         raise BurstenvError(
             f"agents need the train extra ({error.name} is missing): pip install 'burstenv[train]'"
         ) from None
 
 
+def _training_of(run: Path | None) -> list[dict[str, Any]] | None:
+    """Return the training log beside an agent's checkpoint, if there is one."""
+    if run is None:
+        return None
+    folder = run if run.is_dir() else run.parent
+    return _agents("run_folder").RunFolder(folder).read_log() or None
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
-    from burstenv.evaluation import EvaluationPlan, evaluate, read_training, write_report
-    from burstenv.policies.ladder import DEFAULT_LADDER, REFERENCE
+    from burstenv.evaluation import EvaluationPlan, evaluate, write_report
+    from burstenv.evaluation.text import summary_lines
+    from burstenv.policies.ladder import DEFAULT_LADDER
 
     scenario = load_scenario(arguments.scenario, arguments.trace)
-    agents = []
-    if arguments.agent:
-        (load_agent,) = _agents("load_agent")
-        agents = [load_agent(run, scenario) for run in arguments.agent]
-    policies = tuple(dict.fromkeys([*(arguments.policy or DEFAULT_LADDER), REFERENCE]))
+    agents = [_agents("agent").load_agent(run, scenario) for run in arguments.agent]
     plan = EvaluationPlan(
-        scenario=arguments.scenario, trace=arguments.trace, split=arguments.split,
-        loads=tuple(arguments.load or (1.0, 1.5, 2.0)), episodes=arguments.episodes, policies=policies,
-        reference=REFERENCE,
-    )  # fmt: skip
-    result = evaluate(plan, agents=agents, scenario=scenario, progress=None if not arguments.json else False)
-    training = read_training(Path(arguments.agent[0])) if arguments.agent else None
-    paths = write_report(result, arguments.out, training=training)
-    _print(arguments, {"summary": result.summary, "paths": paths}, [*result.lines(), f"report: {paths['html']}"])
+        scenario=scenario,
+        trace=arguments.trace,
+        split=arguments.split,
+        loads=arguments.load or scenario.config.train_loads,
+        episodes=arguments.episodes,
+        policies=arguments.policy or DEFAULT_LADDER,
+        capacity_split=arguments.capacity_split,
+    )
+    result = evaluate(plan, agents=agents, progress=False if arguments.json else None)
+    paths = write_report(result, arguments.out, training=_training_of(arguments.agent[0] if agents else None))
+    _print(arguments, {"summary": result.summary, "paths": paths}, [*summary_lines(result), f"report: {paths['html']}"])
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from burstenv.evaluation import EvaluationResult, read_training, write_report
+    from burstenv.evaluation import EvaluationResult, write_report
 
     path = arguments.result / "result.json" if arguments.result.is_dir() else arguments.result
-    training = read_training(arguments.training) if arguments.training else None
-    paths = write_report(EvaluationResult.from_json(path), arguments.out or path.parent, training=training)
+    result = EvaluationResult.from_json(path)
+    paths = write_report(result, arguments.out or path.parent, training=_training_of(arguments.training))
     _print(arguments, {"paths": paths}, [f"report: {paths['html']}"])
     return 0
 
@@ -336,8 +356,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     scale = 0.1 if arguments.quick else 1.0
     rows = [*bench_engine(scale), *bench_environments(scale)]
     if not arguments.skip_ppo:
-        (ppo_bench,) = _agents("bench_ppo")
-        rows += ppo_bench(scale)
+        rows += _agents("bench").bench_ppo(scale)
     _print(arguments, rows, [str(row["line"]) for row in rows])
     return 0
 

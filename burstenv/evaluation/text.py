@@ -147,6 +147,22 @@ def _by_tokens(result: EvaluationResult, agent: str, difference: Row) -> str:
     return f" Weighted by tokens no gain could be shown ({amount})."
 
 
+def lines(result: EvaluationResult) -> list[str]:
+    """Return the headline and a table of attainments at the headline load, for a terminal."""
+    ranked = result.ranking(result.headline_load)
+    width = max(len(row["policy"]) for row in ranked)
+    table = []
+    for row in ranked:
+        difference = result.difference(row["policy"], result.headline_load, "reference")
+        mark = "*" if result.policy(row["policy"])["kind"] == "agent" else " "
+        table.append(
+            f"{mark} {row['policy']:<{width}}  {_attains(row):<22}  "
+            f"{points(difference['mean'], difference['low'], difference['high'])}"
+        )
+    title = f"  {f'policy (*: agent), load {result.headline_load:g}':<{width}}  {'attainment':<22}  minus reference"
+    return [headline(result).replace("`", ""), "", title, *table]
+
+
 def notes(result: EvaluationResult) -> list[str]:
     """Return what a reader has to know before believing the numbers."""
     row = result.ranking(result.headline_load)[0]
@@ -234,3 +250,20 @@ def _note_on_load(result: EvaluationResult) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def summary_lines(result: EvaluationResult) -> list[str]:
+    """Return the evaluation for a terminal: the headline, then a ranking for each load."""
+    lines = [headline(result).replace("`", "")]
+    width = max(len(row["policy"]) for row in result.summary)
+    for load in dict.fromkeys(row["load"] for row in result.summary):
+        lines += ["", f"load {load:g}"]
+        for row in result.ranking(load):
+            difference = result.difference(row["policy"], load, "reference")
+            against = points(difference["mean"], difference["low"], difference["high"])
+            lines.append(
+                f"  {row['policy']:<{width}}  attains {_attains(row):<22}  by tokens "
+                f"{percent(row['token_weighted_attainment']):>7}  rejects {percent(row['rejection_share']):>7}  "
+                f"vs reference {against}"
+            )
+    return lines
