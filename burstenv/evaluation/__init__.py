@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         stratified_bootstrap,
     )
     from burstenv.evaluation.text import headline
+    from burstenv.evaluation.training import read_training
 
 _HOMES = {
     "Agent": "policy",
@@ -44,6 +45,7 @@ _HOMES = {
     "latencies_s": "metrics",
     "paired_difference": "statistics",
     "probability_of_improvement": "statistics",
+    "read_training": "training",
     "stratified_bootstrap": "statistics",
     "write_report": "report",
 }
@@ -63,6 +65,7 @@ __all__ = [
     "latencies_s",
     "paired_difference",
     "probability_of_improvement",
+    "read_training",
     "stratified_bootstrap",
     "write_report",
 ]

@@ -37,6 +37,8 @@ class Agent(Protocol):
     def act(self, observations: Any, masks: NDArray[np.bool_]) -> NDArray[Any]:
         """Return the actions for a batch of environments; deterministic unless its name says otherwise.
 
+        The batch holds the episodes still running, so N falls from call to call.
+
         Args:
             observations: (N, O) float32, or with ``observation="dict"`` a dict of ``cluster`` (N, G),
                 ``request`` (N, Q) and ``replicas`` (N, R, F); arrays the agent may keep.

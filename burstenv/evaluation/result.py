@@ -85,6 +85,12 @@ class EvaluationResult:
         """The entries of ``policies`` that are agents."""
         return [policy for policy in self.policies if policy["kind"] == "agent"]
 
+    def lines(self) -> list[str]:
+        """Return the headline and the attainments at the headline load as lines of text."""
+        from burstenv.evaluation.text import lines
+
+        return lines(self)
+
     # -- files -------------------------------------------------------------------------------------
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -123,22 +129,23 @@ class EvaluationResult:
         if values.get("version") != FORMAT_VERSION:
             raise BurstenvError(
                 f"{where}: result format version {values.get('version')!r}, this burstenv reads "
-                f"{FORMAT_VERSION}; "
-                "evaluate again or use the burstenv that wrote it"
+                f"{FORMAT_VERSION}; evaluate again or use the burstenv that wrote it"
             )
         found: dict[str, Any] = {}
         for field in fields(cls):
+            kind_name = str(field.type)  # text, because annotations are postponed
             if field.name not in values:
                 raise BurstenvError(f"{where}: key {field.name!r} is missing; the file is damaged, evaluate again")
             value: Any = values[field.name]
             found[field.name] = value
-            kind = _KINDS.get(str(field.type), (list,))  # field.type is text: annotations are postponed
+            kind = _KINDS.get(kind_name, (list,))
             if not isinstance(value, kind):
                 raise BurstenvError(
-                    f"{where}: key {field.name!r} holds a {type(value).__name__} in place of {field.type}; "
+                    f"{where}: key {field.name!r} holds a {type(value).__name__} in place of {kind_name}; "
                     "the file is damaged, evaluate again"
                 )
-            if str(field.type) == "list[Row]" and not all(isinstance(row, dict) for row in value):
+            rows = found[field.name] if kind_name == "list[Row]" else []
+            if not all(isinstance(row, dict) for row in rows):
                 raise BurstenvError(f"{where}: key {field.name!r}: every row must be a mapping; the file is damaged")
         return cls(**found)
 

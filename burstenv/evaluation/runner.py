@@ -92,7 +92,12 @@ class _Episode:
         return requests
 
 
-def evaluate(plan: EvaluationPlan, agents: Sequence[Agent] = (), progress: bool | None = None) -> EvaluationResult:
+def evaluate(
+    plan: EvaluationPlan,
+    agents: Sequence[Agent] = (),
+    progress: bool | None = None,
+    scenario: Scenario | None = None,
+) -> EvaluationResult:
     """Run every policy on the same episodes and say how they compare.
 
     The requests of an episode are drawn once for each load and seed and given to every policy, with the
@@ -105,6 +110,7 @@ def evaluate(plan: EvaluationPlan, agents: Sequence[Agent] = (), progress: bool 
         agents: Learned policies, see :class:`burstenv.evaluation.Agent`.
         progress: Show a progress bar on standard error; None: when that is a terminal. Without tqdm
             there is none.
+        scenario: The plan's scenario where it is already loaded.
 
     Returns:
         The result; the same plan and agents give the same numbers (only ``provenance`` has a clock).
@@ -114,7 +120,8 @@ def evaluate(plan: EvaluationPlan, agents: Sequence[Agent] = (), progress: bool 
     """
     plan.check()
     start_s = time.perf_counter()
-    scenario = plan.scenario if isinstance(plan.scenario, Scenario) else load_scenario(plan.scenario, plan.trace)
+    if scenario is None:
+        scenario = plan.scenario if isinstance(plan.scenario, Scenario) else load_scenario(plan.scenario, plan.trace)
     contestants, listed, reference, chosen = _line_up(plan, agents, scenario)
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
@@ -245,14 +252,14 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         requests = episode.foreseen if is_privileged(agent) else episode.requests
         batch.start(i, requests, episode.seed, {"split": split, "seed": episode.seed, "load": episode.load})
     returns = np.zeros(batch.num_envs)  # (N,)
-    running = ~batch.done  # (N,)
-    while running.any():
-        actions = agent.act(batch.shaped(batch.observations), batch.masks.astype(bool))
-        batch.actions[...] = _checked_actions(actions, batch.actions.shape, agent.name)
+    running = np.flatnonzero(~batch.done)  # indices of the episodes that go on
+    while len(running):
+        actions = agent.act(batch.shaped(batch.observations[running]), batch.masks[running].astype(bool))
+        batch.actions[running] = _checked_actions(actions, (len(running), batch.actions.shape[1]), agent.name)
         batch.step()  # leaves environments whose episode is done alone
         returns += batch.rewards
-        now_running = ~batch.done
-        for i in np.flatnonzero(running & ~now_running).tolist():
+        over = batch.done[running]
+        for i in running[over].tolist():
             records = batch.cluster.records(i)
             state = batch.cluster.state.environments[i]
             yield (
@@ -260,7 +267,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
                 records,
                 episode_metrics(records, episodes[i].duration_s, state, float(returns[i])),
             )
-        running = now_running
+        running = running[~over]
 
 
 def _checked_actions(actions: Any, shape: tuple[int, ...], name: str) -> NDArray[np.int64]:

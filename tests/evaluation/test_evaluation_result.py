@@ -61,6 +61,16 @@ def test_an_interrupted_write_leaves_the_old_file(small, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_the_terminal_shows_the_headline_and_every_policy(small):
+    shown = small.lines()
+    assert "`" not in shown[0]
+    assert len(shown) == 3 + len(small.policies)
+    best = small.ranking(small.headline_load)[0]
+    assert best["policy"] in shown[3]
+    assert f"{100 * best['attainment']:.1f} %" in shown[3]
+    assert [line[2:].split()[0] for line in shown[3:] if line.startswith("*")].count("fixed") == 1
+
+
 def test_the_summary_follows_from_the_episodes(small):
     for row in small.summary:
         mine = [e for e in small.episodes if (e["policy"], e["load"]) == (row["policy"], row["load"])]

@@ -70,6 +70,18 @@ def test_an_agent_steps_until_every_request_is_settled(small):
         assert row["offered"] == row["attained"] + row["late"] + row["rejected"] + row["failed"]
 
 
+def test_an_agent_is_asked_only_about_running_episodes(scenario):
+    agent = FixedReplica()
+    result = evaluate(EvaluationPlan(scenario=scenario, episodes=3), agents=[agent], progress=False)
+    asked = [len(observations) for observations in agent.seen]
+    assert asked[0] == 3
+    assert asked[-1] < 3
+    assert asked == sorted(asked, reverse=True)
+    alone = evaluate(EvaluationPlan(scenario=scenario, episodes=1), agents=[FixedReplica()], progress=False)
+    first = next(row for row in result.episodes if row["policy"] == "fixed")
+    assert first == next(row for row in alone.episodes if row["policy"] == "fixed")
+
+
 def test_fixed_components_are_added_and_labelled(small):
     roles = {policy["name"]: policy["roles"] for policy in small.policies}
     assert roles["always/jsq/edf-512"] == [{"role": "fixed components", "of": "fixed"}]
@@ -115,7 +127,7 @@ def test_observations_come_in_the_form_the_agent_asked_for(scenario):
     class Reader(FixedReplica):
         def act(self, observations, masks):
             assert set(observations) == {"cluster", "request", "replicas"}
-            assert observations["replicas"].shape[:2] == (2, len(scenario.specs))
+            assert observations["replicas"].shape[:2] == (len(masks), len(scenario.specs))
             return super().act(observations["cluster"], masks)
 
     evaluate(EvaluationPlan(scenario=scenario, episodes=2), agents=[Reader(observation="dict")], progress=False)
