@@ -139,9 +139,7 @@ def _model_codes(table: Table) -> tuple[NDArray[np.int8], dict[str, int]]:
     known = {name: code for code, name in enumerate(MODELS)}
     lookup = np.array([*(known.get(name.strip(), OTHER_MODEL) for name in names), OTHER_MODEL])
     counts = np.bincount(codes + 1, minlength=len(names) + 1)
-    others = {
-        name: int(rows) for name, rows in zip(names, counts[1:], strict=True) if name.strip() not in known
-    }
+    others = {name: int(rows) for name, rows in zip(names, counts[1:], strict=True) if name.strip() not in known}
     if counts[0]:
         others["(blank)"] = int(counts[0])
     return lookup[codes].astype(np.int8), others

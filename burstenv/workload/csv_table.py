@@ -257,9 +257,7 @@ def _diagnose(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) 
     for row, cells in enumerate(rows, start=1):
         if len(cells) != len(header):
             hint = "; is the row truncated?" if len(cells) < len(header) else ""
-            raise BurstenvError(
-                f"{path}: row {row}: has {len(cells)} columns, the header has {len(header)}{hint}"
-            )
+            raise BurstenvError(f"{path}: row {row}: has {len(cells)} columns, the header has {len(header)}{hint}")
         for column, place in places:
             problem = _problem(column, cells[place], latest)
             if problem:

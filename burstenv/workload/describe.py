@@ -58,9 +58,7 @@ def _describe_class(trace: Trace, rows: NDArray[np.bool_], failures: int) -> dic
         "prompt_tokens": _lengths(trace.prompt_tokens[rows]),
         "output_tokens": _lengths(trace.output_tokens[rows]),
         "interarrival_cv": float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None,
-        "interarrival_cv_5min": {
-            f"p{q}": float(np.percentile(windowed, q)) for q in (10, 50, 90) if len(windowed)
-        },
+        "interarrival_cv_5min": {f"p{q}": float(np.percentile(windowed, q)) for q in (10, 50, 90) if len(windowed)},
     }
 
 
@@ -118,7 +116,9 @@ def describe_lines(description: dict[str, Any]) -> list[str]:
         "  models: " + ", ".join(f"{name} {count:,}" for name, count in d["models"].items() if count),
     ]
     for name, c in d["classes"].items():
-        lines.append(f"  {name}: {c['requests']:,} requests, {c['rate_per_s']:.4g}/s, {100 * c['failure_share']:.2f} % failed")
+        lines.append(
+            f"  {name}: {c['requests']:,} requests, {c['rate_per_s']:.4g}/s, {100 * c['failure_share']:.2f} % failed"
+        )
         for tokens in ("prompt_tokens", "output_tokens"):
             t = c[tokens]
             if t:

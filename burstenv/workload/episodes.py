@@ -138,9 +138,7 @@ class EpisodeSampler:
             return self._superpose(day, seed, rate_per_s, random)
         return self._compress(day, seed, rate_per_s, random)
 
-    def _superpose(
-        self, day: int, seed: int, rate_per_s: float, random: np.random.Generator
-    ) -> EpisodeRequests:
+    def _superpose(self, day: int, seed: int, rate_per_s: float, random: np.random.Generator) -> EpisodeRequests:
         duration_s = self.config.duration_s
         times, rows, threads = [], [], []
         copies: dict[str, float] = {}
@@ -181,9 +179,7 @@ class EpisodeSampler:
             {"copies": copies, "target_rate_per_s": targets},
         )
 
-    def _compress(
-        self, day: int, seed: int, rate_per_s: float, random: np.random.Generator
-    ) -> EpisodeRequests:
+    def _compress(self, day: int, seed: int, rate_per_s: float, random: np.random.Generator) -> EpisodeRequests:
         total = max(1, round(rate_per_s * self.config.duration_s))
         if self.config.mix is None:
             wanted = {"": total}
@@ -230,9 +226,7 @@ class EpisodeSampler:
         start = min(int(random.integers(low, max(high, low + 1))), len(rows) - wanted - 1)
         from_s, to_s = arrival[start], arrival[start + wanted]
         if to_s <= from_s:
-            raise BurstenvError(
-                f"requests {start + 1} to {start + wanted + 1} of the split arrive at one instant"
-            )
+            raise BurstenvError(f"requests {start + 1} to {start + wanted + 1} of the split arrive at one instant")
         factor = float((to_s - from_s) / self.config.duration_s)
         time = (arrival[start : start + wanted] - from_s) / factor
         last = np.nextafter(self.config.duration_s, 0.0)  # rounding must not reach the end

@@ -12,9 +12,7 @@ from burstenv.workload.generate_conversation import HOUR_S, correlated_normal
 from burstenv.workload.generator_config import HOURS_PER_DAY, ApiConfig
 from burstenv.workload.trace import MODELS
 
-MAX_DENSE_SHARE = (
-    0.5  # of an hour that may be spent on the least gaps; matters above 36,000 requests per hour
-)
+MAX_DENSE_SHARE = 0.5  # of an hour that may be spent on the least gaps; matters above 36,000 requests per hour
 
 _CHATGPT, _GPT4 = MODELS.index("ChatGPT"), MODELS.index("GPT-4")
 
@@ -137,9 +135,7 @@ def _lengths(
     prompt_sigma = config.prompt_sigma.draw(random, jobs)
     long_share = np.where(gpt4, config.gpt4.long_answer_share, config.chatgpt.long_answer_share)
     long = random.random(jobs) < long_share
-    answer = np.where(
-        long, config.long_answer_tokens.draw(random, jobs), config.short_answer_tokens.draw(random, jobs)
-    )
+    answer = np.where(long, config.long_answer_tokens.draw(random, jobs), config.short_answer_tokens.draw(random, jobs))
     answer_sigma = np.where(long, config.long_answer_sigma, config.short_answer_sigma)
     prompt = template[job] * np.exp(prompt_sigma[job] * random.standard_normal(count))
     output = answer[job] * np.exp(answer_sigma[job] * random.standard_normal(count))

@@ -65,9 +65,7 @@ def split_by_days(
         BurstenvError: When the shares are wrong or fewer than 3 days hold requests.
     """
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1.0) > 1e-6:
-        raise BurstenvError(
-            f"split fractions must be three positive shares with sum 1, got {list(fractions)}"
-        )
+        raise BurstenvError(f"split fractions must be three positive shares with sum 1, got {list(fractions)}")
     if skip_ramp_up_days < 0:
         raise BurstenvError(f"skip_ramp_up_days must be at least 0, got {skip_ramp_up_days}")
     days = np.unique(trace.day)  # days that hold requests

@@ -114,9 +114,7 @@ class Trace:
         _check(np.isfinite(arrival) & (arrival >= 0), "arrival_s", arrival, "a finite time of at least 0 s")
         _check(np.diff(arrival, prepend=-np.inf) >= 0, "arrival_s", arrival, "rows sorted by arrival")
 
-        def column(
-            name: str, values: ArrayLike | None, default: int, dtype: type, low: int, high: int
-        ) -> Any:
+        def column(name: str, values: ArrayLike | None, default: int, dtype: type, low: int, high: int) -> Any:
             if values is None:
                 return np.full(n, default, dtype=dtype)
             raw = np.asarray(values)
@@ -132,9 +130,7 @@ class Trace:
             turn = turns_of(session_column)
         elapsed = np.full(n, np.nan) if elapsed_s is None else np.asarray(elapsed_s, dtype=np.float64)
         if elapsed.shape != (n,):
-            raise BurstenvError(
-                f"trace: column 'elapsed_s' has shape {elapsed.shape}, arrival_s has {n} rows"
-            )
+            raise BurstenvError(f"trace: column 'elapsed_s' has shape {elapsed.shape}, arrival_s has {n} rows")
         _check(~(elapsed < 0), "elapsed_s", elapsed, "a time of at least 0 s, or NaN")
         failed = failures if failures is not None else Failures.none()
         return cls(

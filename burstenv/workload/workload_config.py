@@ -152,9 +152,7 @@ def _load_cached(file: Path) -> Trace | None:
 def _save_cached(trace: Trace, file: Path) -> None:
     """Save a generated trace whole or not at all; a cache that cannot be written is no error."""
     columns = {name: getattr(trace, name) for name in COLUMNS if name not in ("priority", "elapsed_s")}
-    failed = {
-        f"failures_{name}": getattr(trace.failures, name) for name in ("arrival_s", "model", "log_type")
-    }
+    failed = {f"failures_{name}": getattr(trace.failures, name) for name in ("arrival_s", "model", "log_type")}
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
