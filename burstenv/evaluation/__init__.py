@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         stratified_bootstrap,
     )
     from burstenv.evaluation.text import headline
-    from burstenv.evaluation.training import read_training
+    from burstenv.evaluation.training import learning_curve
 
 _HOMES = {
     "Agent": "policy",
@@ -45,7 +45,7 @@ _HOMES = {
     "latencies_s": "metrics",
     "paired_difference": "statistics",
     "probability_of_improvement": "statistics",
-    "read_training": "training",
+    "learning_curve": "training",
     "stratified_bootstrap": "statistics",
     "write_report": "report",
 }
@@ -63,9 +63,9 @@ __all__ = [
     "interquartile_mean",
     "is_privileged",
     "latencies_s",
+    "learning_curve",
     "paired_difference",
     "probability_of_improvement",
-    "read_training",
     "stratified_bootstrap",
     "write_report",
 ]

@@ -19,6 +19,7 @@ from burstenv.evaluation.result import EvaluationResult, Row
 WIDTH_IN = 4.3
 SHOWN = 7  # policies in a figure of lines; the tables hold them all
 _AGENTS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # Okabe and Ito, safe for colour-blind eyes
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # where no agent takes part
 _GREYS = ("#222222", "#6b6b6b", "#9a9a9a", "#444444", "#b3b3b3", "#7f7f7f", "#c4c4c4")
 _DASHES = ("--", "-.", ":", (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)), (0, (8, 2)), (0, (1, 2.5)), (0, (3, 1)))
 _LATENCY_FIGURES = {
@@ -65,7 +66,7 @@ def pictures(result: EvaluationResult, training: Sequence[Row] | None = None) ->
 
     Args:
         result: The evaluation.
-        training: A training log, see ``report.write_report``; None: no learning curve.
+        training: Points of a learning curve, see ``training.learning_curve``; none: no such figure.
     """
     load = result.headline_load
     shown = shown_policies(result)
@@ -113,7 +114,9 @@ def _draw(plot: Callable[[Any], None], height_in: float = 2.7, legend: int = 0) 
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
+    # The defaults in place of the user's settings, but for the backend, which a context does not restore.
+    defaults = {key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith("backend")}
+    with mpl.rc_context({**defaults, **_STYLE}):
         figure = Figure(figsize=(WIDTH_IN, height_in + 0.17 * legend), layout="constrained")
         axes = figure.add_subplot()
         plot(axes)

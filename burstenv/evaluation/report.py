@@ -15,8 +15,7 @@ from burstenv.evaluation.files import write_atomic
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.tables import Table, tables
 from burstenv.evaluation.text import headline, notes
-
-TRAINING_KEYS = ("steps", "validation_attainment")
+from burstenv.evaluation.training import learning_curve
 
 
 def write_report(
@@ -30,21 +29,16 @@ def write_report(
     Args:
         result: The evaluation.
         folder: Where to write; made if missing.
-        training: A training log for the learning curve: rows with ``steps`` and
-            ``validation_attainment`` (a share), optionally ``reference_attainment`` (drawn as a line)
-            and ``run`` (one curve for each).
+        training: A training log for the learning curve, see ``training.learning_curve``; one curve for
+            each ``run``, and the reference as a line.
 
     Returns:
         The paths by ``html``, ``markdown`` and ``json``.
 
     Raises:
-        BurstenvError: Without matplotlib and jinja2, on a training row that lacks a key, or where the
+        BurstenvError: Without matplotlib and jinja2, on a training record that lacks its numbers, or where the
             folder cannot be written.
     """
-    for place, row in enumerate(training or ()):
-        for key in TRAINING_KEYS:
-            if not isinstance(row.get(key), int | float):
-                raise BurstenvError(f"training log: row {place + 1}: need a number under {key!r}, got {row.get(key)!r}")
     page = html(result, training)
     folder = Path(folder)
     paths = {"html": folder / "report.html", "markdown": folder / "report.md", "json": folder / "result.json"}
@@ -96,7 +90,7 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
         facts=_facts(result),
         headline=headline(result),
         tables=tables(result),
-        pictures=pictures(result, training),
+        pictures=pictures(result, learning_curve(training or ())),
         notes=notes(result),
         **_appendix(result),
     )

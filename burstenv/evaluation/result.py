@@ -85,12 +85,6 @@ class EvaluationResult:
         """The entries of ``policies`` that are agents."""
         return [policy for policy in self.policies if policy["kind"] == "agent"]
 
-    def lines(self) -> list[str]:
-        """Return the headline and the attainments at the headline load as lines of text."""
-        from burstenv.evaluation.text import lines
-
-        return lines(self)
-
     # -- files -------------------------------------------------------------------------------------
 
     def to_json(self, path: str | Path | None = None) -> str:

@@ -96,7 +96,6 @@ def evaluate(
     plan: EvaluationPlan,
     agents: Sequence[Agent] = (),
     progress: bool | None = None,
-    scenario: Scenario | None = None,
 ) -> EvaluationResult:
     """Run every policy on the same episodes and say how they compare.
 
@@ -110,7 +109,6 @@ def evaluate(
         agents: Learned policies, see :class:`burstenv.evaluation.Agent`.
         progress: Show a progress bar on standard error; None: when that is a terminal. Without tqdm
             there is none.
-        scenario: The plan's scenario where it is already loaded.
 
     Returns:
         The result; the same plan and agents give the same numbers (only ``provenance`` has a clock).
@@ -120,8 +118,7 @@ def evaluate(
     """
     plan.check()
     start_s = time.perf_counter()
-    if scenario is None:
-        scenario = plan.scenario if isinstance(plan.scenario, Scenario) else load_scenario(plan.scenario, plan.trace)
+    scenario = plan.scenario if isinstance(plan.scenario, Scenario) else load_scenario(plan.scenario, plan.trace)
     contestants, listed, reference, chosen = _line_up(plan, agents, scenario)
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)

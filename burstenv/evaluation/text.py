@@ -92,7 +92,7 @@ def headline(result: EvaluationResult) -> str:
     sees = ", which sees true output lengths," if result.policy(agent["policy"])["privileged"] else ""
     text = (
         f"Agent `{agent['policy']}`{of_many}{sees} attains {_attains(agent)} of the offered requests at load "
-        f"{load:g}; {best_name(best)} attains {_attains(top)}. {_verdict(difference)}"
+        f"{load:g}; {best_name(best)} attains {_attains(top)}. {_verdict(difference, 'the agent')}"
     )
     return text + _by_tokens(result, agent["policy"], difference)
 
@@ -114,7 +114,7 @@ def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
         f"{opening[0].upper()}{opening[1:]} attains {_attains(top)} of the offered requests at load "
         f"{load:g}; the "
         f"reference, `{result.reference}`, attains {_attains(reference)}. "
-        f"{_verdict(result.difference(best['policy'], load, 'reference'))} No agent was evaluated."
+        f"{_verdict(result.difference(best['policy'], load, 'reference'), 'the heuristic')} No agent was evaluated."
     )
 
 
@@ -122,7 +122,7 @@ def _attains(row: Row) -> str:
     return f"{percent(row['attainment'])} {percent_interval(row['attainment_low'], row['attainment_high'])}"
 
 
-def _verdict(difference: Row) -> str:
+def _verdict(difference: Row, subject: str) -> str:
     amount = points(difference["mean"], difference["low"], difference["high"])
     if difference["verdict"] == "unknown":
         return (
@@ -133,7 +133,7 @@ def _verdict(difference: Row) -> str:
     if difference["verdict"] == "undecided":
         return f"The paired difference is {amount}: no difference could be shown."
     comparison = "more" if difference["verdict"] == "higher" else "less"
-    return f"The paired difference is {amount}: it attains {comparison}."
+    return f"The paired difference is {amount}: {subject} attains {comparison}."
 
 
 def _by_tokens(result: EvaluationResult, agent: str, difference: Row) -> str:
@@ -145,22 +145,6 @@ def _by_tokens(result: EvaluationResult, agent: str, difference: Row) -> str:
     if by_tokens["verdict"] == "lower":
         return f" Weighted by tokens it attains less ({amount}): it gains by preferring short requests."
     return f" Weighted by tokens no gain could be shown ({amount})."
-
-
-def lines(result: EvaluationResult) -> list[str]:
-    """Return the headline and a table of attainments at the headline load, for a terminal."""
-    ranked = result.ranking(result.headline_load)
-    width = max(len(row["policy"]) for row in ranked)
-    table = []
-    for row in ranked:
-        difference = result.difference(row["policy"], result.headline_load, "reference")
-        mark = "*" if result.policy(row["policy"])["kind"] == "agent" else " "
-        table.append(
-            f"{mark} {row['policy']:<{width}}  {_attains(row):<22}  "
-            f"{points(difference['mean'], difference['low'], difference['high'])}"
-        )
-    title = f"  {f'policy (*: agent), load {result.headline_load:g}':<{width}}  {'attainment':<22}  minus reference"
-    return [headline(result).replace("`", ""), "", title, *table]
 
 
 def notes(result: EvaluationResult) -> list[str]:

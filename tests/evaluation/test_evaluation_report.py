@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from burstenv.errors import BurstenvError
-from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, headline, write_report
+from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, headline, learning_curve, write_report
 from burstenv.evaluation.summary import best_heuristics, compare, summarise
 from burstenv.evaluation.text import milliseconds, notes, percent, points, seconds
 
@@ -41,11 +41,11 @@ def test_the_headline_claims_a_gain_only_where_it_was_shown(small):
     gain = with_attainment(small, name, lambda seed: 0.02 + 0.001 * seed)
     text = headline(gain)
     assert f"Agent `{name}` (the best of 2 agents) attains" in text
-    assert "it attains more." in text
+    assert "the agent attains more." in text
     difference = gain.difference(name, gain.headline_load, "best")
     assert points(difference["mean"], difference["low"], difference["high"]) in text
     loss = headline(with_attainment(small, name, lambda seed: -0.02))
-    assert "-2.0 points [-2.0, -2.0]: it attains less." in loss
+    assert "-2.0 points [-2.0, -2.0]: the agent attains less." in loss
     tie = headline(with_attainment(small, name, lambda seed: 0.02 if seed % 2 else -0.02))
     assert "no difference could be shown." in tie
     assert "attains more" not in tie
@@ -64,7 +64,11 @@ def test_a_gain_in_requests_that_costs_tokens_is_told(small):
 def test_the_real_headline_agrees_with_its_verdict(small):
     agent = max((a["name"] for a in small.agents), key=lambda a: small.summary_of(a, 1.5)["attainment"])
     verdict = small.difference(agent, 1.5, "best")["verdict"]
-    said = {"higher": "it attains more.", "lower": "it attains less.", "undecided": "no difference could be shown."}
+    said = {
+        "higher": "the agent attains more.",
+        "lower": "the agent attains less.",
+        "undecided": "no difference could be shown.",
+    }
     assert said[verdict] in headline(small)
     assert percent(small.summary_of(agent, 1.5)["attainment"]) in headline(small)
 
@@ -99,11 +103,12 @@ def test_notes_say_how_the_best_heuristic_was_chosen(small, scenario):
 
 
 def test_the_page_is_self_contained_and_holds_every_number(small, tmp_path):
-    training = [
-        {"steps": k, "validation_attainment": 0.5 + 0.01 * k, "reference_attainment": 0.6, "run": "seed 0"}
-        for k in range(5)
-    ]
+    training = [{"steps": k, "validation": {"1": 0.5 + 0.01 * k}, "reference": {"1": 0.6}, "fps": 9} for k in range(5)]
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
     paths = write_report(small, tmp_path / "report", training=training)
+    assert dict(mpl.rcParams) == before  # the user's backend and style are left alone
     page = paths["html"].read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href|url\()\s*=?\s*["']?(?:https?:)?//""", page)
     assert "<script" not in page
@@ -142,9 +147,21 @@ def test_names_are_escaped(scenario, tmp_path):
     assert "&lt;script&gt;alert(<wbr>1)" in page
 
 
-def test_a_training_log_without_its_keys_gets_one_sentence(small, tmp_path):
-    with pytest.raises(BurstenvError, match=r"row 2: need a number under 'steps'"):
-        write_report(small, tmp_path, training=[{"steps": 1, "validation_attainment": 0.5}, {"step": 2}])
+def test_a_learning_curve_is_the_mean_over_the_loads_of_a_validation():
+    log = [
+        {"steps": 0, "validation": {"1": 0.5, "2": 0.25}, "reference": {"1": 0.75, "2": 0.5}, "fps": 0},
+        {"steps": 1000, "validation_attainment": 0.9, "run": "seed 1"},
+    ]
+    curve = learning_curve(log)
+    assert curve[0] == {"steps": 0, "validation_attainment": 0.375, "reference_attainment": 0.625, "run": ""}
+    assert curve[1] == {"steps": 1000, "validation_attainment": 0.9, "reference_attainment": None, "run": "seed 1"}
+    assert learning_curve(curve) == curve
+
+
+def test_a_damaged_training_log_gets_one_sentence(small, tmp_path):
+    for damaged in ({"step": 2}, {"steps": 1, "validation": {}}, {"steps": 1, "validation": {"1": None}}, 3):
+        with pytest.raises(BurstenvError, match=r"record 2: need 'steps' and 'validation'"):
+            write_report(small, tmp_path, training=[{"steps": 1, "validation": {"1": 0.5}}, damaged])
     assert list(tmp_path.iterdir()) == []
 
 
