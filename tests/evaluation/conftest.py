@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.scenario import Scenario, load_scenario

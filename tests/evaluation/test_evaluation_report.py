@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
+
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, headline, learning_curve, write_report
 from burstenv.evaluation.summary import best_heuristics, compare, summarise

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationResult, headline
 from burstenv.evaluation.provenance import command_line

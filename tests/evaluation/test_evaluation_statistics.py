@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import (
     block_bootstrap,
