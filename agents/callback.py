@@ -107,7 +107,7 @@ class TrainingCallback(BaseCallback):
         self._stop = spent >= 1.0
 
     def _on_rollout_end(self) -> None:
-        buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
+        buffer = self.model.rollout_buffer
         self._reward = float(buffer.rewards.mean()) / self._config.reward_scale
         self.logger.record("rollout/reward_per_decision", self._reward)
         if self._bar is not None:
@@ -130,7 +130,7 @@ class TrainingCallback(BaseCallback):
         steps = self.model.num_timesteps
         if self.records and self.records[-1]["steps"] == steps:
             return
-        batch = self.training_env.batch  # type: ignore[attr-defined]
+        batch = self.training_env.batch
         policy: Any = self.model.policy
         policy.set_training_mode(False)
         modes = batch.scenario.mode_names

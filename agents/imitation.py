@@ -20,20 +20,34 @@ from burstenv.agents.vec_env import SB3VecEnv
 from burstenv.cluster.frontdoor import REJECT
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.state import NOBODY
+from burstenv.envs.kernels import policy_decision
 from burstenv.policies import parse_composite
-from burstenv.policies.decide import decide
 
 
 @kernel
-def _ask_teacher(environments, replicas, requests, policy, flags, num_modes, draws, targets, actions):
-    """Write the teacher's choice probabilities, (N, A) float32, and one of its choices, (N, C) int64.
+def _ask_teacher(
+    environments, replicas, pool, requests, policy, flags, num_modes, draws, answer, targets, actions
+):  # fmt: skip
+    """Ask a composite about every environment.
 
-    At a tick nothing but a mode has an effect: without batching decided the targets are 0 there.
+    Args:
+        environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
+        replicas: (N R,) REPLICA.
+        pool: int32, what varies in size.
+        requests: (N E,) REQUEST.
+        policy: (1,) POLICY, the teacher.
+        flags: (4,) int64, what is decided, see ``ActionLayout.flags``.
+        num_modes: M.
+        draws: How often to ask.
+        answer: (3,) int64, scratch.
+        targets: (N, A) float32, choice probabilities, written. At a tick nothing but a mode has an effect:
+            without batching decided they are 0 there, as they are where the episode is done.
+        actions: (N, C) int64, the last of the answers, written.
     """
-    count = replicas.shape[1]
     for i in range(environments.shape[0]):
-        targets[i] = 0.0
         environment = environments[i]
+        for a in range(targets.shape[1]):
+            targets[i, a] = 0.0
         if environment.done:
             continue
         nobody = environment.at_door == NOBODY
@@ -41,31 +55,31 @@ def _ask_teacher(environments, replicas, requests, policy, flags, num_modes, dra
             round_robin = environment.round_robin
             bucket_tokens = environment.bucket_tokens
             bucket_s = environment.bucket_s
-            admission, replica, mode = decide(policy[0], environment, replicas[i], requests[i])
+            policy_decision(environments, replicas, pool, requests, policy, i, answer)
             if draw < draws - 1:  # rules with a memory are charged for one answer only
                 environment.round_robin = round_robin
                 environment.bucket_tokens = bucket_tokens
                 environment.bucket_s = bucket_s
-            at = 0
-            k = 0
             if flags[3]:
-                choice = 0 if admission == REJECT else 1 + replica
+                choice = 0 if answer[0] == REJECT else 1 + answer[1]
                 actions[i, 0] = choice
                 targets[i, choice] += 0.0 if nobody else 1.0 / draws
                 continue
+            at = 0
+            k = 0
             if flags[0]:
-                actions[i, k] = admission
-                targets[i, admission] += 0.0 if nobody else 1.0 / draws
+                actions[i, k] = answer[0]
+                targets[i, answer[0]] += 0.0 if nobody else 1.0 / draws
                 at += 3
                 k += 1
             if flags[1]:
-                actions[i, k] = replica
-                targets[i, at + replica] += 0.0 if nobody and not flags[2] else 1.0 / draws
-                at += count
+                actions[i, k] = answer[1]
+                targets[i, at + answer[1]] += 0.0 if nobody and not flags[2] else 1.0 / draws
+                at += environment.num_replicas
                 k += 1
             if flags[2]:
-                actions[i, k] = mode
-                targets[i, at + mode] += 1.0 / draws
+                actions[i, k] = answer[2]
+                targets[i, at + answer[2]] += 1.0 / draws
 
 
 @dataclass(frozen=True)
@@ -74,9 +88,9 @@ class ImitationResult:
 
     Attributes:
         steps: Decisions learned from.
-        cross_entropy: Of the last batch of decisions, in nats per component.
-        agreement: Share of decisions of the last batch, before they were learned from, in which the
-            student's most probable choice is one that the teacher might make, over all components.
+        cross_entropy: Of the last batch of decisions, before they were learned from [nats per component].
+        agreement: Share of those decisions in which the student's most probable choice is one that the
+            teacher might make, in every component.
     """
 
     steps: int
@@ -93,6 +107,7 @@ class Teacher:
         self._record = parse_composite(policy).record(batch.scenario.mode_names)
         self._flags = batch.layout.flags()
         self._draws = draws
+        self._answer = np.zeros(3, np.int64)
         self.targets = np.zeros(batch.masks.shape, np.float32)  # (N, A) choice probabilities
         self.actions = np.zeros_like(batch.actions)  # (N, C) one choice
 
@@ -100,8 +115,8 @@ class Teacher:
         """Return choice probabilities, (N, A), and one choice, (N, C), for the states as they stand."""
         state = self._batch.cluster.state
         _ask_teacher(
-            state.environments, state.replicas, state.requests, self._record, self._flags,
-            len(self._batch.scenario.mode_names), self._draws, self.targets, self.actions,
+            *state.arrays(), self._record, self._flags, len(self._batch.scenario.mode_names), self._draws,
+            self._answer, self.targets, self.actions,
         )  # fmt: skip
         return self.targets, self.actions
 
@@ -151,19 +166,20 @@ def imitate(
         x = torch.from_numpy(observations.reshape(-1, observations.shape[2]))
         y = torch.from_numpy(targets.reshape(-1, targets.shape[2]))
         z = torch.from_numpy(returns.reshape(-1))
-        agreement = _agreement(policy, x, y, sizes)
+        before, agreement = _judge(policy, x, y, sizes)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1.0 - chunk / chunks)
         for _ in range(config.epochs):
             order = torch.from_numpy(random.permutation(len(x)))
             for rows in order.split(batch_size):
-                cross_entropy = _cross_entropy(logits(policy, x[rows]), y[rows], sizes)
-                value_error = torch.nn.functional.mse_loss(policy.predict_values(x[rows]).ravel(), z[rows])
+                for_actor, for_critic = policy.mlp_extractor(x[rows])
+                cross_entropy = _cross_entropy(policy.action_net(for_actor), y[rows], sizes)
+                value_error = torch.nn.functional.mse_loss(policy.value_net(for_critic).ravel(), z[rows])
                 optimizer.zero_grad()
                 (cross_entropy + 0.5 * value_error).backward()
                 torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
                 optimizer.step()
-        result = ImitationResult((chunk + 1) * n_steps * venv.num_envs, float(cross_entropy.detach()), agreement)
+        result = ImitationResult((chunk + 1) * n_steps * venv.num_envs, before, agreement)
         if on_progress is not None:
             on_progress(result)
     return result
@@ -186,14 +202,16 @@ def _cross_entropy(all_logits: torch.Tensor, targets: torch.Tensor, sizes: list[
     return total / targets.sum().clamp(min=1.0)
 
 
-def _agreement(policy: ActorCriticPolicy, x: torch.Tensor, y: torch.Tensor, sizes: list[int]) -> float:
-    """Return the share of decisions in which every component's argmax is possible for the teacher."""
+def _judge(policy: ActorCriticPolicy, x: torch.Tensor, y: torch.Tensor, sizes: list[int]) -> tuple[float, float]:
+    """Return the cross-entropy, and the share of decisions whose argmax is possible for the teacher."""
     with torch.no_grad():
+        scores = logits(policy, x)
         same = torch.ones(len(x), dtype=torch.bool)
         asked = torch.zeros(len(x), dtype=torch.bool)
-        for own, wanted in zip(logits(policy, x).split(sizes, 1), y.split(sizes, 1), strict=True):
+        for own, wanted in zip(scores.split(sizes, 1), y.split(sizes, 1), strict=True):
             has_target = wanted.sum(1) > 0
             chosen = wanted.gather(1, own.argmax(1, keepdim=True)).squeeze(1) > 0
             same &= chosen | ~has_target
             asked |= has_target
-        return float(same[asked].float().mean()) if bool(asked.any()) else 1.0
+        agreement = float(same[asked].float().mean()) if bool(asked.any()) else 1.0
+        return float(_cross_entropy(scores, y, sizes)), agreement

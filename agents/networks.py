@@ -54,11 +54,13 @@ class SharedReplicaExtractor(nn.Module):
         width = hidden[-1]
         self.encoder = _mlp(G + Q + replica_features, hidden, activation)
         self.context = _mlp(width + G + Q, [width], activation)
-        pooled = sum(1 if head < 0 else head for head in heads)
+        pooled = sum(abs(head) for head in heads)
         self.pooled_logits = nn.Linear(width, max(1, pooled))
         self.replica_hidden = nn.Sequential(nn.Linear(2 * width, width), activation())
         self.replica_logit = nn.Linear(width, 1)
-        self.latent_dim_pi = sum(num_replicas if head == 0 else num_replicas + 1 if head < 0 else head for head in heads)
+        self.latent_dim_pi = sum(
+            num_replicas if head == 0 else num_replicas + 1 if head < 0 else head for head in heads
+        )
         self.latent_dim_vf = width
 
     def _encode(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +78,7 @@ class SharedReplicaExtractor(nn.Module):
         parts = []
         at = 0
         for head in self.heads:
-            own = max(0, abs(head))
+            own = abs(head)
             if own:
                 parts.append(pooled[:, at : at + own])
                 at += own
@@ -154,9 +156,7 @@ def build_policy(
     config: AgentConfig, layout: ActionLayout, observation_space: spaces.Box
 ) -> ActorCriticPolicy | MaskableActorCriticPolicy:
     """Return an untrained policy, on the CPU."""
-    return policy_class(config)(
-        observation_space, layout.space(), lambda _: 0.0, **policy_arguments(config, layout)
-    )
+    return policy_class(config)(observation_space, layout.space(), lambda _: 0.0, **policy_arguments(config, layout))
 
 
 def logits(policy: ActorCriticPolicy | MaskableActorCriticPolicy, observations: torch.Tensor) -> torch.Tensor:

@@ -192,17 +192,18 @@ def _reference(config: AgentConfig, scenario: Scenario) -> str:
 
 
 def _warm_start(config: AgentConfig, model: Any, venv: SB3VecEnv, seed: int, progress: bool) -> None:
-    assert config.warm_start is not None
+    teacher = config.warm_start
+    assert teacher is not None
 
     def show(result: ImitationResult) -> None:
         if progress:
             print(
-                f"\rcloning {config.warm_start.policy}: {result.steps:,} decisions, "  # type: ignore[union-attr]
+                f"\rcloning {teacher.policy}: {result.steps:,} decisions, "
                 f"agreement {result.agreement:.1%}",
                 end="", file=sys.stderr, flush=True,
             )  # fmt: skip
 
-    imitate(model.policy, venv, config.warm_start, config.n_steps, config.batch_size, config.gamma, seed, show)
+    imitate(model.policy, venv, teacher, config.n_steps, config.batch_size, config.gamma, seed, show)
     if progress:
         print(file=sys.stderr)
 

@@ -139,7 +139,7 @@ class SB3VecEnv(VecEnv):
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
 
-    def _indices(self, indices: None | int | Sequence[int]) -> list[int]:
+    def _indices(self, indices: int | Sequence[int] | None) -> list[int]:
         return [int(i) for i in self._get_indices(indices)]
 
     def _one_of(self, name: str) -> Any:
@@ -147,7 +147,7 @@ class SB3VecEnv(VecEnv):
             raise AttributeError(f"environments of the native batch have no attribute {name!r}")
         return getattr(self.batch, name)
 
-    def get_attr(self, attr_name: str, indices: None | int | Sequence[int] = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Sequence[int] | None = None) -> list[Any]:
         """Return an attribute of the batch for each environment; arrays with a row each are split."""
         chosen = self._indices(indices)
         if attr_name in ("action_masks", "render_mode", "reward_scale"):
@@ -156,12 +156,12 @@ class SB3VecEnv(VecEnv):
         per_environment = isinstance(value, np.ndarray | list) and len(value) == self.num_envs
         return [value[i] if per_environment else value for i in chosen]
 
-    def set_attr(self, attr_name: str, value: Any, indices: None | int | Sequence[int] = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: int | Sequence[int] | None = None) -> None:
         """Refuse: all environments share their settings."""
         raise AttributeError(f"attribute {attr_name!r} cannot be set on environments of the native batch")
 
     def env_method(
-        self, method_name: str, *args: Any, indices: None | int | Sequence[int] = None, **kwargs: Any
+        self, method_name: str, *args: Any, indices: int | Sequence[int] | None = None, **kwargs: Any
     ) -> list[Any]:
         """Call a method for each environment: ``action_masks``, or one of the batch that takes an index."""
         if method_name == "action_masks":
@@ -170,9 +170,7 @@ class SB3VecEnv(VecEnv):
         method = self._one_of(method_name)
         return [method(i, *args, **kwargs) for i in self._indices(indices)]
 
-    def env_is_wrapped(
-        self, wrapper_class: type, indices: None | int | Sequence[int] = None
-    ) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: int | Sequence[int] | None = None) -> list[bool]:
         """Return False for each environment: Gymnasium wrappers do not apply to the native batch.
 
         Stable-Baselines3 asks about ``Monitor``; episode statistics are in the infos all the same.
@@ -190,9 +188,7 @@ class NullVecEnv(VecEnv):
         num_choices: Length of an action mask, A; everything is legal.
     """
 
-    def __init__(
-        self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space, num_choices: int
-    ):
+    def __init__(self, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space, num_choices: int):
         super().__init__(num_envs, observation_space, action_space)
         self._masks = list(np.ones((num_envs, num_choices), bool))
         random = np.random.default_rng(0)

@@ -34,7 +34,8 @@ def scenario() -> Scenario:
 @pytest.fixture(scope="session")
 def two_replicas() -> Scenario:
     return load_scenario({**SCENARIO, "name": "two", "cluster": {
-        "name": "two", "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": 2}]
+        "name": "two", "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": 2}],
+        "overhead": {"per_iteration_ms": 1.0, "per_sequence_ms": 0.005, "source": "round numbers"},
     }})  # fmt: skip
 
 

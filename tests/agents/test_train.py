@@ -23,6 +23,7 @@ from burstenv.config import shipped
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
+from burstenv.policies import parse_composite
 
 
 def changed(recipe: AgentConfig, **values) -> AgentConfig:
@@ -72,7 +73,7 @@ def test_the_best_checkpoint_does_what_the_log_says(run, scenario):
 
 def test_an_agent_needs_nothing_but_its_folder(run):
     agent = load_agent(run.folder / "last.zip")
-    batch = EnvironmentBatch(3, "default" if False else load_scenario_of(run), **agent.environment)
+    batch = EnvironmentBatch(3, load_scenario_of(run), **agent.environment)
     random = np.random.default_rng(0)
     for i in range(3):
         batch.reset(i, random)
@@ -128,7 +129,7 @@ def test_resume_reaches_the_budget(scenario, recipe, tmp_path, monkeypatch):
     assert stopped.last.is_file()
     resumed = train(recipe, scenario, tmp_path / "run", resume=True, progress=False)
     assert resumed.steps == 1024
-    assert [record["steps"] for record in resumed.log][0] == 0
+    assert resumed.log[0]["steps"] == 0
     assert resumed.log[-1]["steps"] == 1024
     assert resumed.wall_s > stopped.wall_s
     longer = train(changed(recipe, total_steps=1536), scenario, tmp_path / "run", resume=True, progress=False)
@@ -138,8 +139,8 @@ def test_resume_reaches_the_budget(scenario, recipe, tmp_path, monkeypatch):
 def test_a_run_is_not_overwritten_or_mixed(run, scenario, recipe, two_replicas, tmp_path):
     with pytest.raises(BurstenvError, match="already holds a training run"):
         train(recipe, scenario, run.folder, progress=False)
+    config = load_agent(run.folder).config
     with pytest.raises(BurstenvError, match="started with gamma"):
-        config = load_agent(run.folder).config
         train(changed(config, gamma=0.9), scenario, run.folder, resume=True, progress=False)
     with pytest.raises(BurstenvError, match="started with seed 0"):
         train(config, scenario, run.folder, seed=1, resume=True, progress=False)
@@ -194,7 +195,7 @@ def test_other_batching_modes_are_refused(run):
 def test_imitation_raises_agreement_with_the_teacher(scenario, recipe, network, decides):
     config = changed(
         recipe, network=network, net_arch=[32], num_envs=16,
-        warm_start={"policy": "queue-cap(limit=2)/jsq/edf-512", "steps": 16 * 32 * 24}, **decides,
+        warm_start={"policy": "queue-cap(limit=2)/jsq/edf-512", "steps": 16 * 32 * 24, "epochs": 4}, **decides,
     )  # fmt: skip
     assert config.warm_start is not None
     batch = EnvironmentBatch(16, scenario, load=2.0, reward="dense", **config.environment())
@@ -226,8 +227,6 @@ def test_the_teacher_is_the_composite(scenario):
         batch.step()
     attained = batch.cluster.state.environments["attained"].copy()
     rejected = batch.cluster.state.environments["rejected"].copy()
-    from burstenv.policies import parse_composite
-
     for i in range(6):
         batch.reset(i, random, {"episode": i, "load": 2.0})
         batch.fast_forward(i, parse_composite(text), 10**9)
