@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from burstenv.cluster import Cluster, HingeLatency, ModeConfig, ReplicaSpec, request_array
 
 LATENCY = HingeLatency(

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba.core.runtime import _nrt_python, rtsys
+
 from burstenv.cluster import Cluster
 from burstenv.cluster import cluster as cluster_module
 from burstenv.cluster.kernel import CACHE_DIRECTORY, is_cold
@@ -16,8 +18,6 @@ from burstenv.envs.kernels import UNLIMITED, open_episode, rollout, step_batch
 from burstenv.envs.observations import observation_size
 from burstenv.envs.rewards import reward_weights
 from burstenv.policies import named_mode, parse_composite
-from numba.core.runtime import _nrt_python, rtsys
-
 from tests.cluster.small_clusters import random_requests, replica
 
 DISPATCHERS = [

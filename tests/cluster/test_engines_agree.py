@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from burstenv.cluster.cluster import Cluster, request_array
 from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.cluster.spec import ModeConfig, ReplicaSpec
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LATENCY = HingeLatency(
     h0_ms=19.37,

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from burstenv.cluster import ADMIT, DEFER, REJECT, STATUS_NAMES, ModeConfig, request_array
 
+from burstenv.cluster import ADMIT, DEFER, REJECT, STATUS_NAMES, ModeConfig, request_array
+from burstenv.cluster.state import ENVIRONMENT, MODE, REPLICA, REQUEST
 from tests.cluster.small_clusters import (
     FAST,
     LATENCY,
@@ -269,6 +270,12 @@ def test_recent_traffic_averages():
     cluster.next_epoch(0)
     assert environment["rate_fast_per_s"] == pytest.approx(math.exp(-1) / 5 + 1 / 5)
     assert environment["rate_slow_per_s"] == pytest.approx(math.exp(-5 / 60) / 60 + 1 / 60)
+
+
+def test_equal_states_are_equal_bytes():
+    """Records have no holes between fields, which copies would fill with whatever is in memory."""
+    for record in (REQUEST, REPLICA, ENVIRONMENT, MODE):
+        assert sum(record.fields[name][0].itemsize for name in record.names) == record.itemsize
 
 
 def test_an_episode_without_requests_is_done_at_once():

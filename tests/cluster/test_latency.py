@@ -6,10 +6,11 @@ import math
 import random
 
 import pytest
+from pydantic import ValidationError
+
 from burstenv.cluster import HingeLatency
 from burstenv.config import load, parse, shipped
 from burstenv.errors import BurstenvError
-from pydantic import ValidationError
 
 # The table the hinge was fitted to, at a few points [ms]: built from AIConfigurator's GEMM and attention
 # tables (vLLM 0.14.0, bf16), kernels only. One decode behind 600 tokens; 32 and 128 decodes behind 700

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from burstenv.cluster import Cluster, ClusterConfig, ModeConfig, load_cluster, resolve_cluster
 from burstenv.cluster.spec import HardwareConfig, ModelConfig, kv_blocks
 from burstenv.config import load, parse, shipped
 from burstenv.errors import BurstenvError
-
 from tests.cluster.small_clusters import replica
 
 OVERHEAD = {"per_iteration_ms": 1.0, "per_sequence_ms": 0.01, "source": "test"}
