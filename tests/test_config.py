@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.spec import ClusterConfig, HardwareConfig, ModelConfig
 from burstenv.config import Config, load, parse, read_yaml, shipped

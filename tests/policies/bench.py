@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from burstenv.cluster import Cluster, load_cluster
 from burstenv.cluster.kernel import kernel
 from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, parse_rule
@@ -19,7 +20,6 @@ from burstenv.policies.estimates import (
 )
 from burstenv.policies.routing import route
 from burstenv.policies.state import MAX_PARAMETERS
-
 from tests.cluster.small_clusters import requests_at
 
 

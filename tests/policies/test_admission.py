@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from burstenv.policies import ADMISSION_RULES
 
+from burstenv.policies import ADMISSION_RULES
 from tests.policies.bench import Bench
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from burstenv.errors import BurstenvError
 from burstenv.policies import (
     ADMISSION_RULES,
@@ -16,8 +19,6 @@ from burstenv.policies import (
     parse_rule,
 )
 from burstenv.policies.state import MAX_PARAMETERS
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 MODES = tuple(BATCHING_MODES)
 

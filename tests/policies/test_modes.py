@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from burstenv.cluster import ADMIT, Cluster, ModeConfig, request_array
 
+from burstenv.cluster import ADMIT, Cluster, ModeConfig, request_array
 from tests.cluster.small_clusters import LATENCY, VLLM, loaded, random_requests, replica
 
 PREFILL_S = LATENCY.lone_prefill_s(100)

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from burstenv.policies import ROUTING_RULES
 
+from burstenv.policies import ROUTING_RULES
 from tests.policies.bench import Bench
 
 NAMES = [rule.name for rule in ROUTING_RULES]

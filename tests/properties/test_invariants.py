@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED, RUNNING, UNSEEN, WAITING
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.scenario import Scenario, load_scenario
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.cluster.small_clusters import LATENCY, random_requests
 
 ENVS = 2
