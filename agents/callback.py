@@ -111,11 +111,12 @@ class TrainingCallback(BaseCallback):
         self._reward = float(buffer.rewards.mean()) / self._config.reward_scale
         self.logger.record("rollout/reward_per_decision", self._reward)
         if self._bar is not None:
-            self._bar.update(self.model.num_timesteps - self._bar.n)
+            self._bar.update(min(self.model.num_timesteps, self._config.total_steps) - self._bar.n)
             self._bar.set_postfix_str(self.summary(), refresh=False)
 
     def _on_training_end(self) -> None:
         self.validate()
+        self.logger.dump(self.model.num_timesteps)
         self.save_last()
 
     # -- what they are made of -----------------------------------------------------------------------

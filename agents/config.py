@@ -103,5 +103,9 @@ class AgentConfig(Config):
 
     @property
     def reward_scale(self) -> float:
-        """What rewards are multiplied by in training: discounted sums of +1 per decision become 1."""
-        return 1.0 - self.gamma if self.gamma < 1.0 else 1e-3
+        """What rewards are multiplied by in training.
+
+        Discounted sums of +1 per decision become 5: large enough that the critic's error counts beside
+        the normalised advantages in a network they share.
+        """
+        return 5.0 * max(1.0 - self.gamma, 1e-3)

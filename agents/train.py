@@ -124,6 +124,8 @@ def train(
     """
     torch.set_num_threads(1)  # two threads are slower than one as soon as anything else runs
     folder = RunFolder(out_dir)
+    if not resume:
+        folder.create()
     reference = _reference(config, scenario)
     validator = Validator(config, scenario)
     compared = (reference, validator.judge_composite(reference))
@@ -146,7 +148,6 @@ def train(
         set_random_seed(stream)
         log = [record for record in folder.read_log() if record["steps"] <= model.num_timesteps]
     else:
-        folder.create()
         venv = _environments(config, batch, seed)
         model = make_model(config, venv, learning_rate, seed)
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
@@ -155,7 +156,7 @@ def train(
     callback = TrainingCallback(config, folder, validator, compared, learning_rate, log, before_s, progress)
     interrupted = False
     try:
-        if config.warm_start is not None and not resume:
+        if config.warm_start is not None and model.num_timesteps == 0:
             _warm_start(config, model, venv, seed, progress)
         remaining = config.total_steps - model.num_timesteps
         if remaining > 0:
