@@ -175,11 +175,11 @@ class Cluster:
 
     def submit(self, i: int, replica: int, request_id: int, now_s: float) -> None:
         """Hand a request straight to a replica, past the front door."""
-        _submit_at(*self.state.arrays(), i, replica, request_id, now_s)
+        _submit_at(*self.state.arrays(), i, replica, request_id, float(now_s))
 
     def advance(self, i: int, replica: int, until_s: float) -> None:
         """Run one replica up to ``until_s``, past the front door."""
-        _advance_at(*self.state.arrays(), i, replica, until_s)
+        _advance_at(*self.state.arrays(), i, replica, float(until_s))
 
     def set_mode(self, i: int, replica: int, mode: int) -> None:
         """Put a batching mode in force on one replica from its next iteration on."""

@@ -11,7 +11,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,6 @@ def read_case(folder: Path) -> RecordedCase:
         BurstenvError: When a file is missing or malformed, or the case needs a rule the engines lack.
     """
     config = _read_config(folder / "config.json")
-    for key, needed in (("enable_prefix_caching", False), ("async_scheduling", False)):
-        if config.get(key, needed) != needed:
-            raise BurstenvError(
-                f"{folder / 'config.json'}: {key} is {config[key]}, which the engines do not model yet; "
-                f"a case with {key} {needed} can be validated"
-            )
     try:
         blocks = int(config["num_gpu_blocks"]) - 1  # less vLLM's null block
         limits = EngineLimits(
@@ -63,6 +57,8 @@ def read_case(folder: Path) -> RecordedCase:
             reserve_full_prompt=bool(config.get("scheduler_reserve_full_isl", True)),
             long_prefill_token_threshold=int(config.get("long_prefill_token_threshold", 0)),
             chunked_prefill=bool(config.get("enable_chunked_prefill", True)),
+            prefix_caching=bool(config.get("enable_prefix_caching", False)),
+            asynchronous=bool(config.get("async_scheduling", False)),
         )
         c = config["latency"]
         latency = HingeLatency.linear(c["c0"], c["c1"], c["c2"], c["c3"], c["c4"])
@@ -105,6 +101,9 @@ def _read_workload(path: Path) -> Iterator[ReferenceRequest]:
                         prompt_tokens=int(line["prompt_tokens"]),
                         output_tokens=int(line["output_tokens"]),
                         priority=int(line.get("priority") or 0),
+                        session=line.get("session_id") or None,
+                        prefix=line.get("prefix_id") or None,
+                        prefix_tokens=int(line.get("prefix_tokens") or 0),
                     )
                 except (KeyError, TypeError, ValueError) as error:
                     raise BurstenvError(f"{path}: row {row}: missing or wrong value ({error})") from None
@@ -140,7 +139,7 @@ def replay_reference(case: RecordedCase) -> list[Iteration]:
     """Return the iterations of the reference engine on a case."""
     replica = ReferenceReplica(case.limits, case.latency)
     in_order = sorted(case.requests, key=lambda r: (r.arrival_s, r.id))
-    replica.run(ReferenceRequest(r.id, r.arrival_s, r.prompt_tokens, r.output_tokens, r.priority) for r in in_order)
+    replica.run(replace(r) for r in in_order)
     return replica.iterations
 
 
@@ -157,6 +156,8 @@ def fast_replica(case: RecordedCase, num_envs: int = 1) -> Cluster:
             ("priority order", limits.order == "priority"),
             ("long_prefill_token_threshold", limits.long_prefill_token_threshold > 0),
             ("unchunked prefill", not limits.chunked_prefill),
+            ("prefix caching", limits.prefix_caching),
+            ("asynchronous scheduling", limits.asynchronous),
         )
         if needed
     ]
@@ -323,9 +324,7 @@ def validate_case(folder: Path, engine: str) -> tuple[int, str | None]:
 def _skipping_difference(case: RecordedCase) -> str | None:
     """Compare a run that skips whole decode stretches with the reference, request by request."""
     reference = ReferenceReplica(case.limits, case.latency)
-    requests = [
-        ReferenceRequest(r.id, r.arrival_s, r.prompt_tokens, r.output_tokens, r.priority) for r in case.requests
-    ]
+    requests = [replace(r) for r in case.requests]
     in_order = sorted(requests, key=lambda r: (r.arrival_s, r.id))
     reference.run(in_order)
     cluster = fast_replica(case)

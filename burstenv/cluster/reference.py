@@ -1,8 +1,8 @@
 """The reference engine: one replica in plain Python, one iteration at a time, written to be read.
 
-This file is the specification of how a replica schedules. It follows the vLLM V1 scheduler (0.33.0,
-synchronous, recompute preemption) rule by rule, and reproduces its recorded schedules. The compiled
-engine must agree with it: same iterations, same preemptions, same times.
+This file is the specification of how a replica schedules. It follows the vLLM V1 scheduler (0.33.0, recompute
+preemption) rule by rule, and reproduces its recorded schedules. The compiled engine must agree with it:
+same iterations, same preemptions, same times.
 
 The rules, in the scheduler's own terms:
 
@@ -13,16 +13,22 @@ The rules, in the scheduler's own terms:
 * Then waiting requests, strictly from the head of the queue, unless this iteration preempted.
 * The iteration that computes the last known token of a request samples its next one, whose KV is written
   only in the iteration after.
+* With prefix caching, admission skips the longest cached run of full blocks.
+* With asynchronous scheduling an iteration is scheduled when the one before it *starts*: a sampled token
+  that has not come back counts as known, and blocks of finished requests return one iteration later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
+from burstenv.cluster.block_pool import BlockPool
 from burstenv.cluster.latency import HingeLatency
 from burstenv.errors import BurstenvError
 
+LIVELOCK_PREEMPTIONS = 1_000  # so many without a token in between: the real scheduler, too, would go on for ever
 STREAMING_FIRST = -1e12  # queue key of preempted requests whose user is already reading
 
 
@@ -40,6 +46,8 @@ class EngineLimits:
     reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
     long_prefill_token_threshold: int = 0
     chunked_prefill: bool = True
+    prefix_caching: bool = False
+    asynchronous: bool = False
 
 
 @dataclass
@@ -53,10 +61,15 @@ class ReferenceRequest:
     priority: int = 0
     predicted_tokens: float = 0.0
     ttft_slo_s: float = float("inf")
+    session: Hashable = None  # requests of a session continue one stream of tokens
+    prefix: Hashable = None  # whose first `prefix_tokens` tokens come from a shared prefix
+    prefix_tokens: int = 0
     target_tokens: int = 0  # output tokens after the clamp to the model length
     produced_tokens: int = 0
+    in_flight_tokens: int = 0  # sampled, and not back yet (asynchronous scheduling)
     computed_tokens: int = 0
-    blocks: int = 0
+    blocks: list[int] = field(default_factory=list)
+    cached_tokens: int | None = None  # prefix hit at the first admission
     preemptions: int = 0
     recomputed_tokens: int = 0
     first_scheduled_s: float | None = None
@@ -68,6 +81,13 @@ class ReferenceRequest:
     def known_tokens(self) -> int:
         """Prompt and outputs so far."""
         return self.prompt_tokens + self.produced_tokens
+
+    def block_key(self, index: int, block_size: int) -> Hashable:
+        """Return what the tokens of a block, and all before it, are known by."""
+        if (index + 1) * block_size <= self.prefix_tokens:
+            return ("prefix", self.prefix, index)
+        stream = ("request", self.id) if self.session is None else ("session", self.session)
+        return (stream, self.prefix if self.prefix_tokens else None, self.prefix_tokens, index)
 
 
 @dataclass(frozen=True)
@@ -109,12 +129,15 @@ class ReferenceReplica:
     def __init__(self, limits: EngineLimits, latency: HingeLatency):
         self.limits = limits
         self.latency = latency
-        self.clock_s = 0.0
-        self.free_blocks = limits.num_blocks
+        self.clock_s = 0.0  # when the engine last looked
+        self.pool = BlockPool(limits.num_blocks)
         self.running: list[ReferenceRequest] = []
         self.waiting: list[ReferenceRequest] = []  # fcfs: in order; otherwise unordered
-        self.in_flight: Iteration | None = None
+        self.requests: dict[int, ReferenceRequest] = {}
+        self.in_flight: deque[Iteration] = deque()  # scheduled and not applied yet, oldest first
         self.iterations: list[Iteration] = []
+        self._busy_until_s = 0.0
+        self._preemptions_without_token = 0
 
     # -- what the outside does ---------------------------------------------------------------------
 
@@ -124,9 +147,10 @@ class ReferenceReplica:
             request.status = "rejected"
             return
         request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
-        if self.in_flight is None and not self.running and not self.waiting:
+        if not self.in_flight and not self.running and not self.waiting:
             self.clock_s = max(self.clock_s, now_s)
         request.status = "waiting"
+        self.requests[request.id] = request
         self.waiting.append(request)
 
     def set_limits(self, limits: EngineLimits) -> None:
@@ -136,16 +160,19 @@ class ReferenceReplica:
         self.limits = limits
 
     def advance(self, until_s: float) -> None:
-        """Apply every iteration that ends by ``until_s``; start none at or after it."""
+        """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
+        depth = 2 if self.limits.asynchronous else 1
         while True:
-            if self.in_flight is not None:
-                if self.in_flight.end_s > until_s:
+            if len(self.in_flight) < depth and (self.running or self.waiting):
+                if self.clock_s >= until_s:
                     return
-                self._finish_iteration()
-            if self.clock_s >= until_s or not (self.running or self.waiting):
+                if not self._schedule() and not self.in_flight:
+                    return  # nothing can be scheduled, and nothing is under way that could change that
+                if len(self.in_flight) < depth:
+                    continue
+            if not self.in_flight or self.in_flight[0].end_s > until_s:
                 return
-            if not self._start_iteration():
-                return
+            self._apply(self.in_flight.popleft())
 
     def run(self, requests: Iterable[ReferenceRequest]) -> None:
         """Serve a whole list of requests, given in order of arrival."""
@@ -154,26 +181,66 @@ class ReferenceReplica:
             self.submit(request, request.arrival_s)
         self.advance(float("inf"))
 
+    @property
+    def free_blocks(self) -> int:
+        """Free KV blocks, cached ones included."""
+        return self.pool.free
+
     # -- one iteration -----------------------------------------------------------------------------
 
-    def _start_iteration(self) -> bool:
-        """Schedule one iteration at the clock; return whether there was anything to run."""
+    def _schedule(self) -> bool:
+        """Schedule one iteration at the clock; return whether there was anything to run.
+
+        An iteration in which nothing runs takes no time; asynchronous scheduling queues it all the same.
+        """
         limits = self.limits
-        free_before = self.free_blocks
-        budget = limits.max_num_batched_tokens
+        free_before = self.pool.free
         # A lone request is never cut by the long-prefill threshold.
         lone = len(self.running) + len(self.waiting) == 1
         threshold = 0 if lone else limits.long_prefill_token_threshold
         scheduled: list[Scheduled] = []
         preempted: list[ReferenceRequest] = []
+        budget = self._schedule_running(limits.max_num_batched_tokens, threshold, scheduled, preempted)
+        if not preempted:
+            self._schedule_waiting(budget, threshold, scheduled)
+        if not scheduled and not preempted and not self.in_flight:
+            return False
+        for share in scheduled:
+            request = self.requests[share.id]
+            request.computed_tokens = share.computed_before + share.tokens
+            request.in_flight_tokens += share.samples
+        start_s = max(self.clock_s, self._busy_until_s)
+        self._busy_until_s = start_s + self._duration_s(scheduled)
+        self.in_flight.append(
+            Iteration(
+                start_s=start_s,
+                end_s=self._busy_until_s,
+                scheduled=scheduled,
+                preempted=[r.id for r in preempted],
+                free_before=free_before,
+                free_after=self.pool.free,
+                running=[r.id for r in self.running],
+                waiting=[r.id for r in self.queue()],
+            )
+        )
+        return True
 
+    def _schedule_running(
+        self, budget: int, threshold: int, scheduled: list[Scheduled], preempted: list[ReferenceRequest]
+    ) -> int:
+        """Give running requests their share, in order of admission; return the budget that is left."""
         index = 0
         while index < len(self.running) and budget > 0:
             request = self.running[index]
-            tokens = request.known_tokens - request.computed_tokens
+            in_flight = request.in_flight_tokens
+            last = request.prompt_tokens + request.target_tokens
+            if in_flight and request.computed_tokens + 2 - in_flight >= last:
+                index += 1  # its last token is on its way
+                continue
+            tokens = request.known_tokens + in_flight - request.computed_tokens
             if 0 < threshold < tokens:
                 tokens = threshold
-            tokens = min(tokens, budget, limits.max_model_len - request.computed_tokens - 1)
+            tokens = min(tokens, budget, self.limits.max_model_len - request.computed_tokens - 1)
             if tokens == 0:
                 index += 1
                 continue
@@ -193,72 +260,71 @@ class ReferenceReplica:
                     break
             if evicted_itself:
                 continue  # the next request, if any, has moved up to this index
+            self._publish(request, request.computed_tokens + tokens)
             scheduled.append(self._share(request, tokens, "running"))
             budget -= tokens
             index += 1
+        return budget
 
-        if not preempted:
-            while self.waiting and budget > 0 and len(self.running) < limits.max_num_seqs:
-                request = self._head()
-                tokens = request.known_tokens
-                if 0 < threshold < tokens:
-                    tokens = threshold
-                if not limits.chunked_prefill and tokens > budget:
-                    break
-                tokens = min(tokens, budget)
-                must_fit = request.known_tokens if limits.reserve_full_prompt else tokens
-                headroom = limits.headroom_blocks if self.running else 0
-                if self._blocks(must_fit) + headroom > self.free_blocks:
-                    break  # nobody overtakes
-                self.waiting.remove(request)
-                kind = "resumed" if request.preemptions else "new"
-                request.status = "running"
-                request.computed_tokens = 0
-                self.running.append(request)
-                self._grow(request, tokens)
-                if request.first_scheduled_s is None:
-                    request.first_scheduled_s = self.clock_s
-                scheduled.append(self._share(request, tokens, kind))
-                budget -= tokens
+    def _schedule_waiting(self, budget: int, threshold: int, scheduled: list[Scheduled]) -> None:
+        """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
+        limits = self.limits
+        while self.waiting and budget > 0 and len(self.running) < limits.max_num_seqs:
+            request = self._head()
+            hits = self._cached_prefix(request)
+            cached_tokens = len(hits) * limits.block_size
+            tokens = request.known_tokens - cached_tokens
+            if 0 < threshold < tokens:
+                tokens = threshold
+            if not limits.chunked_prefill and tokens > budget:
+                break
+            tokens = min(tokens, budget)
+            must_fit = request.known_tokens if limits.reserve_full_prompt else cached_tokens + tokens
+            headroom = limits.headroom_blocks if self.running else 0
+            missing = self._blocks(must_fit) - len(hits) + self.pool.revived(hits)
+            if missing + headroom > self.pool.free:
+                break
+            self.waiting.remove(request)
+            kind = "resumed" if request.preemptions else "new"
+            request.status = "running"
+            self.pool.share(hits)
+            request.blocks = list(hits)
+            request.computed_tokens = cached_tokens
+            if request.cached_tokens is None:
+                request.cached_tokens = cached_tokens
+            self.running.append(request)
+            self._grow(request, cached_tokens + tokens)
+            self._publish(request, cached_tokens + tokens)
+            if request.first_scheduled_s is None:
+                request.first_scheduled_s = self.clock_s
+            scheduled.append(self._share(request, tokens, kind))
+            budget -= tokens
 
-        if not scheduled and not preempted:
-            return False
-        self.in_flight = Iteration(
-            start_s=self.clock_s,
-            end_s=self.clock_s + self._duration_s(scheduled),
-            scheduled=scheduled,
-            preempted=[r.id for r in preempted],
-            free_before=free_before,
-            free_after=self.free_blocks,
-            running=[r.id for r in self.running],
-            waiting=[r.id for r in self.queue()],
-        )
-        return True
-
-    def _finish_iteration(self) -> None:
-        """Apply what the iteration in flight produced."""
-        iteration = self.in_flight
-        assert iteration is not None
-        self.in_flight = None
-        self.clock_s = iteration.end_s
-        by_id = {request.id: request for request in self.running}
+    def _apply(self, iteration: Iteration) -> None:
+        """Apply what an iteration produced, at its end."""
+        self.clock_s = max(self.clock_s, iteration.end_s)
         for share in iteration.scheduled:
-            request = by_id[share.id]
-            request.computed_tokens = share.computed_before + share.tokens
+            request = self.requests[share.id]
             if not share.samples:
                 continue
+            request.in_flight_tokens -= 1
             request.produced_tokens += 1
+            self._preemptions_without_token = 0
             if request.first_token_s is None:
                 request.first_token_s = self.clock_s
+            if request.status == "running":  # a block may have waited for this token to get its key
+                self._publish(request, request.computed_tokens - request.in_flight_tokens)
             if request.produced_tokens >= request.target_tokens or request.known_tokens >= self.limits.max_model_len:
+                # A request preempted while its last token was on its way finishes in the queue.
+                (self.running if request.status == "running" else self.waiting).remove(request)
                 request.status = "finished"
                 request.finish_s = self.clock_s
-                self.running.remove(request)
-                self.free_blocks += request.blocks
-                request.blocks = 0
+                self.pool.release(request.blocks)
+                request.blocks = []
                 iteration.finished.append(request.id)
-        iteration.free_after_update = self.free_blocks
-        self.iterations.append(iteration)
+        iteration.free_after_update = self.pool.free
+        if iteration.scheduled or iteration.preempted:
+            self.iterations.append(iteration)
 
     # -- the pieces --------------------------------------------------------------------------------
 
@@ -267,12 +333,28 @@ class ReferenceReplica:
 
     def _grow(self, request: ReferenceRequest, tokens: int) -> bool:
         """Give the request the blocks for ``tokens`` tokens, if there are enough."""
-        missing = self._blocks(tokens) - request.blocks
-        if missing > self.free_blocks:
+        missing = self._blocks(tokens) - len(request.blocks)
+        if missing > self.pool.free:
             return False
-        self.free_blocks -= missing
-        request.blocks += missing
+        request.blocks += self.pool.take(max(0, missing))
         return True
+
+    def _cached_prefix(self, request: ReferenceRequest) -> list[int]:
+        """Return the cached blocks a request can share; at least one token is always computed."""
+        if not self.limits.prefix_caching:
+            return []
+        size = self.limits.block_size
+        return self.pool.cached_prefix([request.block_key(k, size) for k in range((request.known_tokens - 1) // size)])
+
+    def _publish(self, request: ReferenceRequest, tokens: int) -> None:
+        """Give their keys to the request's blocks that are full with known tokens."""
+        if not self.limits.prefix_caching:
+            return
+        size = self.limits.block_size
+        for index in range(min(tokens, request.known_tokens) // size - 1, -1, -1):
+            if self.pool.is_published(request.blocks[index]):
+                break
+            self.pool.publish(request.blocks[index], request.block_key(index, size))
 
     def _victim(self) -> ReferenceRequest:
         if self.limits.order != "priority":
@@ -281,9 +363,15 @@ class ReferenceReplica:
 
     def _preempt(self, victim: ReferenceRequest) -> None:
         """Evict: the KV is lost, the outputs are kept, and it waits again, first under fcfs."""
+        self._preemptions_without_token += 1
+        if self._preemptions_without_token > LIVELOCK_PREEMPTIONS:
+            raise BurstenvError(
+                f"livelock at {self.clock_s:.6f} s: {LIVELOCK_PREEMPTIONS} preemptions without a token, the last of "
+                f"request {victim.id}; the real scheduler loops here too: use reserve_full_prompt or more KV blocks"
+            )
         self.running.remove(victim)
-        self.free_blocks += victim.blocks
-        victim.blocks = 0
+        self.pool.release(victim.blocks)
+        victim.blocks = []
         victim.recomputed_tokens += victim.computed_tokens
         victim.computed_tokens = 0
         victim.preemptions += 1
@@ -322,7 +410,7 @@ class ReferenceReplica:
             computed_before=before,
             kind=kind,
             decode=tokens == 1 and before >= request.prompt_tokens,
-            samples=before + tokens == request.known_tokens,
+            samples=before + tokens == request.known_tokens + request.in_flight_tokens,
         )
 
     def _duration_s(self, scheduled: list[Scheduled]) -> float:

@@ -100,7 +100,7 @@ def _finish(environment, replica, requests, request_id, now_s):
     request.produced_tokens = request.target_tokens
     first_in_time = request.first_token_s - request.arrival_s <= request.ttft_slo_s
     gaps = request.target_tokens - 1
-    if first_in_time and now_s - request.first_token_s <= request.tpot_slo_s * gaps:
+    if first_in_time and (gaps == 0 or now_s - request.first_token_s <= request.tpot_slo_s * gaps):
         request.status = ATTAINED
         environment.attained += 1
         environment.attained_weight += request.weight

@@ -20,6 +20,7 @@ from burstenv.cluster.frontdoor import ADMIT, DEFER, REJECT, may_defer
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.state import NOBODY
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.decide import choose_admission, choose_replica
 from burstenv.policies.estimates import fits
 
 COMPONENTS = ("admission", "routing", "batching")
@@ -86,20 +87,26 @@ class ActionLayout:
 
 
 @kernel
-def decode_action(flags, actions, i, num_replicas, num_modes, admission, replica, mode):
-    """Return (admission, replica, mode): the agent's components in place of the heuristics'."""
-    if flags[3]:
-        choice = min(max(actions[i, 0], 0), num_replicas)
-        if choice == 0:
-            return REJECT, replica, mode
-        return ADMIT, choice - 1, mode
+def decide_with(flags, actions, i, policy, environment, replicas, requests, num_modes):
+    """Return (admission, replica, mode): the agent's components, and the rules' where it decides none.
+
+    A rule sees what has been decided before it: an admission rule judges the replica that the agent chose.
+    """
+    admission, replica, mode = ADMIT, 0, policy.mode
     k = 0
+    if flags[3]:
+        choice = min(max(actions[i, 0], 0), environment.num_replicas)
+        return (ADMIT if choice > 0 else REJECT), max(choice - 1, 0), mode
     if flags[0]:
         admission = min(max(actions[i, k], 0), 2)
         k += 1
     if flags[1]:
-        replica = min(max(actions[i, k], 0), num_replicas - 1)
+        replica = min(max(actions[i, k], 0), environment.num_replicas - 1)
         k += 1
+    else:
+        replica = choose_replica(policy, environment, replicas, requests)
+    if not flags[0]:
+        admission = choose_admission(policy, environment, replicas, requests, replica)
     if flags[2]:
         mode = min(max(actions[i, k], 0), num_modes - 1)
     return admission, replica, mode

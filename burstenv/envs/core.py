@@ -166,6 +166,7 @@ class EnvironmentBatch:
         """Start an episode of given requests, (n,) REQUEST, in environment ``i``."""
         self.cluster.load(i, requests, seed)
         self.episodes[i] = description
+        self.rewards[i] = 0.0
         with announced_compilation("the environment"):
             open_episode(
                 *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,

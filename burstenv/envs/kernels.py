@@ -9,9 +9,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from burstenv.cluster.frontdoor import ADMIT, apply_decision, next_epoch
+from burstenv.cluster.frontdoor import apply_decision, next_epoch
 from burstenv.cluster.kernel import kernel
-from burstenv.envs.actions import decode_action, write_mask
+from burstenv.envs.actions import decide_with, write_mask
 from burstenv.envs.observations import observe
 from burstenv.envs.rewards import earned
 from burstenv.policies.decide import decide
@@ -47,11 +47,8 @@ def _step(
     before = earned(environment, reward_weights)
     before_s = environment.now_s
     if not environment.done:
-        admission, replica, mode = ADMIT, 0, policy[0].mode
-        if not (flags[0] and flags[1]):  # a rule decides something that the agent does not
-            admission, replica, mode = decide(policy[0], environment, replicas, requests)
-        admission, replica, mode = decode_action(
-            flags, actions, i, environment.num_replicas, modes.shape[1], admission, replica, mode
+        admission, replica, mode = decide_with(
+            flags, actions, i, policy[0], environment, replicas, requests, modes.shape[1]
         )
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
         next_epoch(environment, replicas, pool, requests)
@@ -132,7 +129,10 @@ def publish(
 
 @kernel
 def policy_decision(environments, replicas, pool, requests, policy, i, out):
-    """Write a composite's (admission, replica, mode) for the request at the door into ``out``, (3,) int64."""
+    """Write a composite's (admission, replica, mode) for the request at the door into ``out``, (3,) int64.
+
+    Draws on the environment's own stream and counters, as a decision does: ask once for each decision.
+    """
     admission, replica, mode = decide(policy[0], environments[i], replicas, requests)
     out[0] = admission
     out[1] = replica

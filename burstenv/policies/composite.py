@@ -26,7 +26,7 @@ class RuleChoice:
 
     def __str__(self) -> str:
         changed = [
-            f"{name}={value:g}"
+            f"{name}={repr(value).removesuffix('.0')}"
             for (name, default), value in zip(self.rule.parameters.items(), self.parameters, strict=True)
             if value != default
         ]

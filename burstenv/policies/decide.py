@@ -10,21 +10,24 @@ from burstenv.policies.routing import route
 
 
 @kernel
-def decide(policy, environment, replicas, requests):
-    """Return (admission, replica, mode) for the request at the front door.
-
-    At a tick nobody stands there; the replicas' modes are set in turn.
-    """
+def choose_replica(policy, environment, replicas, requests):
+    """Return the replica that the routing rule chooses; at a tick, each replica in turn."""
     if environment.at_door == NOBODY:
-        replica = environment.decisions % environment.num_replicas
-        return ADMIT, replica, policy.mode
-    request = requests[environment.at_door]
-    replica = route(policy.routing, policy.routing_parameters, environment, replicas, request)
-    admission = admit(
-        policy.admission,
-        policy.admission_parameters,
-        environment,
-        replicas[environment.first_replica + replica],
-        request,
-    )
-    return admission, replica, policy.mode
+        return environment.decisions % environment.num_replicas
+    return route(policy.routing, policy.routing_parameters, environment, replicas, requests[environment.at_door])
+
+
+@kernel
+def choose_admission(policy, environment, replicas, requests, replica):
+    """Return what the admission rule decides about the request at the door and the replica chosen for it."""
+    if environment.at_door == NOBODY:
+        return ADMIT
+    chosen = replicas[environment.first_replica + replica]
+    return admit(policy.admission, policy.admission_parameters, environment, chosen, requests[environment.at_door])
+
+
+@kernel
+def decide(policy, environment, replicas, requests):
+    """Return (admission, replica, mode) for the request at the front door, or for nobody at a tick."""
+    replica = choose_replica(policy, environment, replicas, requests)
+    return choose_admission(policy, environment, replicas, requests, replica), replica, policy.mode

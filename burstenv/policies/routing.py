@@ -68,6 +68,19 @@ def _fitting_from(environment, replicas, request, start):
 
 
 @kernel
+def _random_fitting(environment, replicas, request, other_than):
+    """Return a replica that can serve the request, all alike, not ``other_than`` unless it is the only one."""
+    chosen = other_than
+    candidates = 0
+    for r in range(environment.num_replicas):
+        if r != other_than and fits(replicas[environment.first_replica + r], request):
+            candidates += 1
+            if next_random(environment) * candidates < 1.0:
+                chosen = r
+    return max(chosen, 0)
+
+
+@kernel
 def route(rule, parameters, environment, replicas, request):
     """Return the replica a rule chooses for a request."""
     count = environment.num_replicas
@@ -77,12 +90,10 @@ def route(rule, parameters, environment, replicas, request):
         environment.round_robin = (chosen + 1) % count
         return chosen
     if rule == RANDOM:
-        return _fitting_from(environment, replicas, request, int(next_random(environment) * count))
-    if rule == POWER_OF_TWO and count > 1:
-        first = int(next_random(environment) * count)
-        second = (first + 1 + int(next_random(environment) * (count - 1))) % count
-        first = _fitting_from(environment, replicas, request, first)
-        second = _fitting_from(environment, replicas, request, second)
+        return _random_fitting(environment, replicas, request, -1)
+    if rule == POWER_OF_TWO:
+        first = _random_fitting(environment, replicas, request, -1)
+        second = _random_fitting(environment, replicas, request, first)
         if _score(JSQ, replicas[base + second], request) < _score(JSQ, replicas[base + first], request):
             return second
         return first

@@ -136,7 +136,7 @@ def run_both(case):
 def check(case):
     cluster, reference, ours = run_both(case)
     replica = cluster.state.replicas[0, 0]
-    started = len(reference.iterations) + (reference.in_flight is not None)
+    started = len(reference.iterations) + len(reference.in_flight)
     assert replica["iterations"] == started
     assert replica["preemptions"] == sum(r.preemptions for r in ours)
     for record, want in zip(cluster.records(0), ours, strict=True):

@@ -335,3 +335,11 @@ def test_longer_episodes_grow_the_state():
     assert cluster.state.requests.shape[1] >= 10
     assert len(epochs(cluster)) == 10
     assert (cluster.records(0)["status"] == STATUS_NAMES.index("attained")).all()
+
+
+def test_one_output_token_with_open_objectives_is_attained():
+    cluster = loaded(requests_at(0.0, output=1))  # request_array: objectives infinite
+    cluster.next_epoch(0)
+    cluster.decide(0, ADMIT, 0, 0)
+    cluster.next_epoch(0)
+    assert STATUS_NAMES[int(cluster.records(0)["status"][0])] == "attained"

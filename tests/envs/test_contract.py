@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 import warnings
 
-import burstenv
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
+
+import burstenv
 from burstenv.envs.observations import G, Q
 from burstenv.errors import BurstenvError
-from gymnasium.utils.env_checker import check_env
 
 FORMS = [
     {},

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from burstenv.envs.vector_env import BurstGPTVectorEnv
 from gymnasium.vector import AutoresetMode
+
+from burstenv.envs.vector_env import BurstGPTVectorEnv
 
 N = 3
 LOAD = 0.7

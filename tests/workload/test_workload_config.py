@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workload_files import PLAIN
+
 from burstenv.config import parse
 from burstenv.errors import BurstenvError
 from burstenv.workload import Trace, WorkloadConfig, cache_folder, load_trace, load_workload
 from burstenv.workload import workload_config as module
 from burstenv.workload.trace import COLUMNS
-from workload_files import PLAIN
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +27,7 @@ def small(seed: int = 0) -> WorkloadConfig:
 
 def same(a: Trace, b: Trace) -> bool:
     return a.metadata == b.metadata and all(
-        getattr(a, name).tobytes() == getattr(b, name).tobytes()
-        and getattr(a, name).dtype == getattr(b, name).dtype
+        getattr(a, name).tobytes() == getattr(b, name).tobytes() and getattr(a, name).dtype == getattr(b, name).dtype
         for name in COLUMNS
     )
 
@@ -110,10 +110,7 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
 def test_the_jitter_seed_reaches_the_reader(write: Callable[..., Path]) -> None:
     header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
     path = write(header, "1,GPT-4,4,3,7,API log")
-    times = {
-        load_trace(WorkloadConfig(kind="file", path=str(path), jitter_seed=seed)).arrival_s[0]
-        for seed in (0, 1)
-    }
+    times = {load_trace(WorkloadConfig(kind="file", path=str(path), jitter_seed=seed)).arrival_s[0] for seed in (0, 1)}
     assert len(times) == 2
 
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from burstenv.config import parse
 from burstenv.errors import BurstenvError
 from burstenv.workload import (
@@ -47,9 +48,7 @@ def sampler(trace: Trace, days: DayRange | None = None, **options: object) -> Ep
 
 
 def same(a: EpisodeRequests, b: EpisodeRequests) -> bool:
-    return a.metadata == b.metadata and all(
-        getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in ARRAYS
-    )
+    return a.metadata == b.metadata and all(getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in ARRAYS)
 
 
 @pytest.mark.parametrize("scaling", ["superpose", "compress"])

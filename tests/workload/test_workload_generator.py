@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+
 from burstenv.errors import BurstenvError
 from burstenv.workload import GeneratorConfig, Trace, generate, load_workload, windowed_cv
 from burstenv.workload.generate_api import requests_by_hour
@@ -178,9 +179,7 @@ def test_neighbouring_api_requests_are_near_identical(default_trace: Trace) -> N
 def test_failures_by_class_are_kept_aside(default_trace: Trace) -> None:
     for code, share in ((0, 0.0079), (1, 0.0756)):
         failed = np.count_nonzero(default_trace.failures.log_type == code)
-        assert failed / (failed + np.count_nonzero(default_trace.log_type == code)) == pytest.approx(
-            share, rel=0.1
-        )
+        assert failed / (failed + np.count_nonzero(default_trace.log_type == code)) == pytest.approx(share, rel=0.1)
     assert default_trace.metadata["failures"] == len(default_trace.failures)
     assert (np.diff(default_trace.failures.arrival_s) >= 0).all()
 

@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from burstenv.workload import DAY_S, DayRange, EpisodeConfig, EpisodeSampler, Trace, read_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from burstenv.workload import DAY_S, DayRange, EpisodeConfig, EpisodeSampler, Trace, read_trace
 
 ROW = st.tuples(
     st.floats(0, 1e6, allow_nan=False),

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workload_files import EIGHT, PLAIN, SIX
+
 from burstenv.errors import BurstenvError
 from burstenv.workload import read_burstgpt, read_trace
-from workload_files import EIGHT, PLAIN, SIX
 
 Write = Callable[..., Path]
 
 
 def test_six_columns(write: Write) -> None:
     trace = read_burstgpt(
-        write(
-            SIX, "5,ChatGPT,472,18,490,Conversation log", "7,GPT-4,30,2,32,API log", "9,GPT-4v,1,2,3,API log"
-        )
+        write(SIX, "5,ChatGPT,472,18,490,Conversation log", "7,GPT-4,30,2,32,API log", "9,GPT-4v,1,2,3,API log")
     )
     assert trace.prompt_tokens.tolist() == [472, 30, 1]
     assert trace.output_tokens.tolist() == [18, 2, 2]
@@ -167,26 +166,20 @@ def test_a_bad_cell_far_down_a_file_names_its_row(write: Write) -> None:
 def test_plain_schema_refuses_an_output_of_no_tokens(write: Write) -> None:
     with pytest.raises(BurstenvError, match="row 1: column 'output_tokens': need a whole number from 1"):
         read_trace(write(PLAIN, "0,3,0"))
-    with pytest.raises(
-        BurstenvError, match="row 1: column 'class': unknown value 'batch'; valid: conversation, api"
-    ):
+    with pytest.raises(BurstenvError, match="row 1: column 'class': unknown value 'batch'; valid: conversation, api"):
         read_trace(write(PLAIN + ",class", "0,3,1,batch"))
 
 
 def test_a_missing_column_is_named_with_what_was_found(write: Write) -> None:
     path = write("Timestamp,Model,Request tokens,Total tokens,Log Type", "1,GPT-4,4,7,API log")
-    with pytest.raises(
-        BurstenvError, match=r"column 'Response tokens' is missing; found: Timestamp, Model,.*needed"
-    ):
+    with pytest.raises(BurstenvError, match=r"column 'Response tokens' is missing; found: Timestamp, Model,.*needed"):
         read_burstgpt(path)
     with pytest.raises(BurstenvError, match="column 'Response tokens' is missing"):
         read_trace(path)
 
 
 def test_an_unknown_header_lists_both_accepted_ones(write: Write) -> None:
-    with pytest.raises(
-        BurstenvError, match=r"unknown header 'a,b'; accepted .*Timestamp.*arrival_s,prompt_tokens"
-    ):
+    with pytest.raises(BurstenvError, match=r"unknown header 'a,b'; accepted .*Timestamp.*arrival_s,prompt_tokens"):
         read_trace(write("a,b", "1,2"))
 
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from burstenv.errors import BurstenvError
 from burstenv.workload import DAY_S, DayRange, Failures, Trace, split_by_days, windowed_cv
 
