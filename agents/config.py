@@ -17,7 +17,7 @@ class WarmStartConfig(Config):
     """Clone a composite before training by reward."""
 
     policy: str  # admission/routing/batching
-    steps: Count = 300_000  # decisions of the teacher to learn from
+    steps: Count = 600_000  # decisions of the teacher to learn from
     epochs: Count = 2  # passes over each batch of decisions
     learning_rate: Positive = 2e-3
     draws: Count = 4  # times the teacher is asked about one state; its answers differ where replicas tie
@@ -28,7 +28,7 @@ class ValidationConfig(Config):
 
     episodes: Count = 9  # of the validation split, at each load
     loads: list[Positive] | None = None  # shares of capacity; None: the scenario's train_loads
-    every_steps: Count = 500_000
+    every_steps: Count = 250_000
     reference: str | None = None  # composite to compare with; None: the teacher, else always/jsq/first mode
 
 
@@ -54,7 +54,7 @@ class AgentConfig(Config):
 
     # Network.
     network: Literal["mlp", "shared"] = "shared"  # shared: one encoder for all replicas, see networks.py
-    net_arch: Annotated[list[Count], Field(min_length=1)] = [64, 64]
+    net_arch: Annotated[list[Count], Field(min_length=1)] = [32, 32]
     activation: Literal["tanh", "relu"] = "tanh"
 
     # Proximal policy optimisation.
@@ -62,11 +62,11 @@ class AgentConfig(Config):
     n_steps: Count = 128  # per environment and update
     batch_size: Count = 4096
     n_epochs: Count = 3
-    learning_rate: Positive = 7e-4
+    learning_rate: Positive = 4e-3
     schedule: Literal["linear", "constant"] = "linear"  # linear: to 0 at the end of the budget
-    gamma: Share = 0.99
-    gae_lambda: Share = 0.95
-    ent_coef: Annotated[float, Field(ge=0.0)] = 0.002
+    gamma: Share = 0.997  # about 10 s of decisions at 30 requests/s
+    gae_lambda: Share = 0.97
+    ent_coef: Annotated[float, Field(ge=0.0)] = 0.0
     clip_range: Positive = 0.2
     vf_coef: Annotated[float, Field(ge=0.0)] = 0.5
     max_grad_norm: Positive = 0.5
