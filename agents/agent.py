@@ -22,6 +22,10 @@ from burstenv.errors import BurstenvError
 
 DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
 
+DESCRIPTION_KEYS = (
+    "config", "scenario", "scenario_config", "action_space", "action_sizes", "observation_size", "modes", "seed",
+)  # fmt: skip
+
 
 class LearnedAgent:
     """A policy network that acts by its most probable legal choice.
@@ -96,7 +100,15 @@ def read_description(path: str | Path) -> dict[str, Any]:
         raise BurstenvError(f"{folder}: holds no {DESCRIPTION_FILE}, so it is not the folder of a training run")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        for key in ("config", "scenario", "scenario_config", "action_space", "action_sizes", "observation_size"):
+        for key in (
+            "config",
+            "scenario",
+            "scenario_config",
+            "action_space",
+            "action_sizes",
+            "observation_size",
+            "seed",
+        ):
             description[key]
     except (ValueError, KeyError, TypeError):
         raise BurstenvError(f"{file}: is not the description of an agent as `burstenv train` writes it") from None
@@ -142,7 +154,8 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     policy = build_policy(config, layout, spaces.Box(-LIMIT, LIMIT, (size,), np.float32))
     policy.load_state_dict(_weights(checkpoint))
     policy.set_training_mode(False)
-    return LearnedAgent(config, policy, layout.sizes, config.name, scenario.mode_names[0])
+    name = f"{config.name}-seed{description['seed']}"  # runs that differ in the seed stay apart in a report
+    return LearnedAgent(config, policy, layout.sizes, name, scenario.mode_names[0])
 
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ class ValidationConfig(Config):
 class AgentConfig(Config):
     """An agent and its training. Steps are decisions, summed over environments."""
 
-    name: str = "ppo"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "ppo"
     description: str = ""
     algorithm: Literal["ppo", "maskable-ppo"] = "ppo"
 

@@ -23,6 +23,7 @@ from burstenv.config import shipped
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.policy import check_agent
 from burstenv.policies import parse_composite
 
 
@@ -66,8 +67,9 @@ def test_a_run_folder_is_complete(run):
 
 def test_the_best_checkpoint_does_what_the_log_says(run, scenario):
     agent = load_agent(run.folder, scenario)
-    assert agent.name == "tiny"
+    assert agent.name == "tiny-seed0"
     assert agent.trivial == "always/jsq/edf-512"
+    check_agent(agent)
     assert Validator(agent.config, scenario).judge(agent.act) == run.validation
 
 
