@@ -121,6 +121,8 @@ class Cluster:
             column = self.state.replicas[:, r]
             for name, value in spec.latency.coefficients_s().items():
                 column[name] = value
+            column["prefill_token_s"] = spec.latency.prefill_token_s()
+            column["floor_s"] = spec.latency.iteration_s(1, 1, 0, 0, 1)
             column["num_blocks"] = spec.num_blocks
             column["block_size"] = spec.block_size
             column["max_model_len"] = spec.max_model_len

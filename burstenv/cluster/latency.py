@@ -59,6 +59,10 @@ class HingeLatency(Config):
         """Return the time of a prefill in one iteration with nothing beside it [s]."""
         return self.iteration_s(prompt_tokens, prompt_tokens * (prompt_tokens + 1) // 2, 0, 0, 1)
 
+    def prefill_token_s(self) -> float:
+        """Return what a prefill token adds to an iteration of 1,024 to 2,048 of them, attention apart [s]."""
+        return (self.iteration_s(2048, 0, 0, 0, 1) - self.iteration_s(1024, 0, 0, 0, 1)) / 1024
+
     def coefficients_s(self) -> dict[str, float]:
         """Return the coefficients in seconds, under the names of the compiled engine's fields."""
         return {

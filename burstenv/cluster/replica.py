@@ -19,6 +19,7 @@ import math
 import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
+from burstenv.cluster.iteration_time import context_cost_s, fixed_cost_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.queues import (
     blocks_of,
@@ -34,26 +35,6 @@ from burstenv.cluster.queues import (
 from burstenv.cluster.state import ATTAINED, FAILED, LATE, NOBODY, RUNNING
 
 _LOOP_AT_MOST = 4  # shorter stretches are cheaper to add up than to solve for
-
-
-@kernel
-def fixed_cost_s(replica, prefill_tokens, prefill_attention, decodes, sequences):
-    """Return the part of an iteration's time that does not depend on the decode context [s].
-
-    Args:
-        replica: The replica's record, which holds the latency coefficients.
-        prefill_tokens: P, tokens of prefill chunks in the batch.
-        prefill_attention: A, sum over chunks of n c + n (n + 1) / 2.
-        decodes: D, decoding sequences in the batch.
-        sequences: All sequences in the batch, for the host overhead of each.
-    """
-    return (
-        max(replica.h0_s, replica.h1_s + replica.h2_s * (prefill_tokens + decodes))
-        + replica.h3_s * prefill_attention
-        + replica.h5_s * decodes
-        + replica.per_iteration_s
-        + replica.per_sequence_s * sequences
-    )
 
 
 @kernel
@@ -233,6 +214,7 @@ def _start_iteration(replica, pool, requests):
     late_decodes = 0  # a last recomputed token counts as a decode in the iteration's time
     late_context = 0
     sequences = decodes
+    samples = decodes
     replica.flight_first_prefill = NOBODY
 
     # 2. The request in mid-prefill, which is the tail of the running list.
@@ -253,6 +235,7 @@ def _start_iteration(replica, pool, requests):
                 prefill_tokens += chunk
                 prefill_attention += chunk * computed + chunk * (chunk + 1) // 2
             request.computed_tokens = computed + chunk
+            samples += computed + chunk == tokens_to_compute(request)
             sequences += 1
             budget -= chunk
 
@@ -283,6 +266,7 @@ def _start_iteration(replica, pool, requests):
                 replica.flight_first_prefill = request_id
             prefill_tokens += chunk
             prefill_attention += chunk * (chunk + 1) // 2
+            samples += chunk == tokens
             sequences += 1
             budget -= chunk
 
@@ -294,8 +278,8 @@ def _start_iteration(replica, pool, requests):
     duration_s = 0.0  # a step that only preempts takes no time
     if sequences > 0:
         duration_s = (
-            fixed_cost_s(replica, prefill_tokens, prefill_attention, decodes + late_decodes, sequences)
-            + replica.h4_s * context
+            fixed_cost_s(replica, prefill_tokens, prefill_attention, decodes + late_decodes, sequences, samples)
+            + context_cost_s(replica, decodes + late_decodes) * context
         )
     replica.flight_decodes = decodes
     replica.iteration_end_s = now_s + duration_s
@@ -381,9 +365,10 @@ def _skip_decodes(environment, replica, pool, requests, until_s):
     steps = _steps_with_blocks(replica, pool, to_finish)
     if replica.waiting > 0:
         until_s = min(until_s, next_demotion_s(replica, pool, requests))
-    fixed_s = fixed_cost_s(replica, 0, 0, decoding, decoding)
-    first_s = fixed_s + replica.h4_s * replica.decode_context_tokens  # duration of the next iteration
-    growth_s = replica.h4_s * decoding  # by which each is longer than the one before
+    fixed_s = fixed_cost_s(replica, 0, 0, decoding, decoding, decoding)
+    slope_s = context_cost_s(replica, decoding)
+    first_s = fixed_s + slope_s * replica.decode_context_tokens  # duration of the next iteration
+    growth_s = slope_s * decoding  # by which each is longer than the one before
     clock_s = replica.clock_s
 
     if steps > _LOOP_AT_MOST:

@@ -88,6 +88,8 @@ REPLICA = _record(
         ("h5_s", "f8"),
         ("per_iteration_s", "f8"),
         ("per_sequence_s", "f8"),
+        ("prefill_token_s", "f8"),  # what a prefill token adds to a large iteration
+        ("floor_s", "f8"),  # the shortest iteration
         # Where this replica's integers begin in the pool.
         ("phase_base", "i8"),  # B counts: decoders by (KV tokens - decode_step) modulo the block size
         ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish

@@ -159,8 +159,8 @@ def observe(out, i, environment, replicas, requests, num_modes, capacity_per_s, 
         out[i, at + 7] = _clip(replica.seen_context_tokens / float(replica.num_blocks * replica.block_size))
         out[i, at + 8] = _clip(decode_iteration_s(replica) / tpot_slo_s)
         out[i, at + 9] = _clip(expected_ttft_s(replica, request) / max(left_s, 1e-3)) if present else 0.0
-        out[i, at + 10] = _clip(replica.h2_s * 1e4)
-        out[i, at + 11] = _clip((max(replica.h0_s, replica.h1_s) + replica.per_iteration_s) * 50.0)
+        out[i, at + 10] = _clip(replica.prefill_token_s * 1e4)
+        out[i, at + 11] = _clip(replica.floor_s * 50.0)
         out[i, at + 12] = _clip(replica.seen_preemptions / (16.0 + replica.seen_running))
         at += F0
         for m in range(num_modes):

@@ -6,6 +6,7 @@ front door: nothing hidden from an agent's observation.
 
 from __future__ import annotations
 
+from burstenv.cluster.iteration_time import context_cost_s, fixed_cost_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.queues import blocks_of
 
@@ -41,33 +42,29 @@ def prefill_backlog_tokens(replica):
 def decode_iteration_s(replica):
     """Return the time of an iteration over the running requests as if all of them decode [s]."""
     running = replica.seen_running
-    return (
-        max(replica.h0_s, replica.h1_s + replica.h2_s * running)
-        + replica.h4_s * replica.seen_context_tokens
-        + replica.h5_s * running
-        + replica.per_iteration_s
-        + replica.per_sequence_s * running
-    )
+    context_s = context_cost_s(replica, running) * replica.seen_context_tokens
+    return fixed_cost_s(replica, 0, 0, running, running, running) + context_s
 
 
 @kernel
 def expected_ttft_s(replica, request):
     """Return the time to first token to expect on a replica [s], an estimate of ours.
 
-    The prefill backlog and the prompt are cut into iterations of the token budget; each costs a decode
-    iteration plus its prefill tokens. When the KV cache cannot hold queue and prompt, the wait for the
-    missing blocks is added: running requests give back the cache once per predicted output length.
+    The prefill backlog and the prompt are cut into iterations of the token budget, each with the running
+    requests' decodes in it. When the KV cache cannot hold queue and prompt, the wait for the missing blocks
+    is added: running requests give back the cache once per predicted output length.
     """
     prompt = request.prompt_tokens
     tokens = prefill_backlog_tokens(replica) + prompt
     running = replica.seen_running
     room = max(1, replica.token_budget - running)
     iterations = (tokens + room - 1) // room
-    iteration_s = decode_iteration_s(replica)
-    floor_left_s = max(0.0, replica.h0_s - replica.h1_s - replica.h2_s * running) * iterations
-    prefill_s = max(0.0, replica.h2_s * tokens - floor_left_s) + replica.h3_s * 0.5 * prompt * (prompt + 1.0)
+    attention = prompt * (prompt + 1) // 2
+    iteration_s = fixed_cost_s(
+        replica, tokens // iterations, attention // iterations, running, running + 1, running
+    ) + (context_cost_s(replica, running) * replica.seen_context_tokens)
     missing = kv_demand_with(replica, request) - 1.0
     wait_s = 0.0
     if missing > 0.0:
-        wait_s = missing * max(request.predicted_tokens, 64.0) * iteration_s
-    return iterations * iteration_s + prefill_s + wait_s
+        wait_s = missing * max(request.predicted_tokens, 64.0) * decode_iteration_s(replica)
+    return iterations * iteration_s + wait_s

@@ -52,20 +52,17 @@ def test_expected_ttft_of_an_idle_replica_is_the_lone_prefill():
 def test_expected_ttft_by_hand():
     bench = Bench(prompt_tokens=500)
     bench.replica(0, seen_running=48, seen_context_tokens=20_000, seen_waiting_tokens=3000, seen_prefill_tokens=548)
-    # 4,048 tokens in iterations of 2048 - 48: three, each a decode iteration of 48
-    iteration_ms = 15.08 + 0.0899 * 48 + 4.06e-4 * 20_000 + 0.0094 * 48 + 1.153 + 0.0044 * 48
-    floor_left_ms = 0.0  # 15.08 + 0.0899 * 48 = 19.395 is above the floor
-    prefill_ms = 0.0899 * 4048 - 3 * floor_left_ms + 3.86e-6 * 500 * 501 / 2
-    assert bench.estimates()["ttft_s"] == pytest.approx(1e-3 * (3 * iteration_ms + prefill_ms))
+    # 4,048 tokens in iterations of 2048 - 48: three of 1,349, each with the 48 decodes and a third of the attention
+    iteration_ms = 15.08 + 0.0899 * (1349 + 48) + 3.86e-6 * (500 * 501 // 2 // 3) + 4.06e-4 * 20_000
+    iteration_ms += 0.0094 * 48 + 1.153 + 0.0044 * 49
+    assert bench.estimates()["ttft_s"] == pytest.approx(1e-3 * 3 * iteration_ms)
 
 
 def test_expected_ttft_below_the_floor_by_hand():
-    bench = Bench(prompt_tokens=500)
-    bench.replica(0, seen_running=10, seen_waiting_tokens=2000)
-    iteration_ms = 19.37 + 0.0094 * 10 + 1.153 + 0.0044 * 10
-    floor_left_ms = 19.37 - 15.08 - 0.0899 * 10
-    prefill_ms = 0.0899 * 2500 - 2 * floor_left_ms + 3.86e-6 * 500 * 501 / 2
-    assert bench.estimates()["ttft_s"] == pytest.approx(1e-3 * (2 * iteration_ms + prefill_ms))
+    bench = Bench(prompt_tokens=10)
+    bench.replica(0, seen_running=10)
+    iteration_ms = 19.37 + 3.86e-6 * 55 + 0.0094 * 10 + 1.153 + 0.0044 * 11  # 15.08 + 0.0899 * 20 is below the floor
+    assert bench.estimates()["ttft_s"] == pytest.approx(1e-3 * iteration_ms)
 
 
 def test_missing_blocks_cost_waiting():
