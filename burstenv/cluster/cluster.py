@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import announce_first_use, kernel
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState
@@ -146,6 +146,7 @@ class Cluster:
             requests: (n,) REQUEST, sorted by arrival, times from 0 [s].
             seed: Seed of the randomness that policies in the kernel draw from.
         """
+        announce_first_use()
         if len(requests) > self.state.requests.shape[1]:
             self.state.grow_requests(int(len(requests) * 1.25) + 16)
         self.state.requests[i, : len(requests)] = requests

@@ -12,9 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +71,12 @@ def is_cold() -> bool:
     return next(CACHE_DIRECTORY.rglob("*.nbc"), None) is None
 
 
-@contextmanager
-def announced_compilation(what: str) -> Iterator[None]:
-    """Tell on standard error what is being compiled, when a first use has to compile.
+_announced = False
 
-    Args:
-        what: What the user is waiting for, such as ``"the serving engine"``.
-    """
-    cold = is_cold()
-    start_s = time.perf_counter()
-    if cold:
-        print(f"burstenv: compiling {what} (once per installation) ...", file=sys.stderr, flush=True)
-    yield
-    if cold:
-        print(f"burstenv: compiled in {time.perf_counter() - start_s:.0f} s", file=sys.stderr, flush=True)
+
+def announce_first_use() -> None:
+    """Say on standard error, once, that kernels are about to be compiled, when none has been yet."""
+    global _announced
+    if not _announced and is_cold():
+        print("burstenv: compiling the engine, once per installation (about 20 s) ...", file=sys.stderr, flush=True)
+    _announced = True

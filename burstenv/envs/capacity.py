@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from burstenv.cluster.kernel import announced_compilation
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.policies import parse_composite
 
@@ -47,14 +46,13 @@ def measure_capacity_per_s(
             offered += len(requests)
         return attained / max(1, offered)
 
-    with announced_compilation("the serving engine"):
-        low, high = 0.0, 1.0 * len(scenario.specs)
-        while attainment(high) > TARGET_ATTAINMENT and high < 1e5:
-            low, high = high, 2.0 * high
-        for _ in range(STEPS):
-            middle = 0.5 * (low + high)
-            if attainment(middle) > TARGET_ATTAINMENT:
-                low = middle
-            else:
-                high = middle
+    low, high = 0.0, 1.0 * len(scenario.specs)
+    while attainment(high) > TARGET_ATTAINMENT and high < 1e5:
+        low, high = high, 2.0 * high
+    for _ in range(STEPS):
+        middle = 0.5 * (low + high)
+        if attainment(middle) > TARGET_ATTAINMENT:
+            low = middle
+        else:
+            high = middle
     return float(np.round(0.5 * (low + high), 3))

@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import Cluster, ClusterState
-from burstenv.cluster.kernel import announced_compilation
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.kernels import (
     open_episode,
@@ -167,11 +166,10 @@ class EnvironmentBatch:
         self.cluster.load(i, requests, seed)
         self.episodes[i] = description
         self.rewards[i] = 0.0
-        with announced_compilation("the environment"):
-            open_episode(
-                *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
-                self.masks, self.elapsed_s, i,
-            )  # fmt: skip
+        open_episode(
+            *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
+            self.masks, self.elapsed_s, i,
+        )  # fmt: skip
 
     def capacity_per_s(self, split: str | None = None) -> float:
         """Return the capacity of a split (by default this batch's) [requests/s]."""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.kernel import announced_compilation
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import Scenario, load_scenario
@@ -236,8 +235,7 @@ def _run_composite(scenario: Scenario, policy: Composite, episodes: Sequence[_Ep
     record = policy.record(scenario.mode_names)
     for episode in episodes:
         cluster.load(0, episode.requests, episode.seed)
-        with announced_compilation("the serving engine"):
-            rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+        rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
         records = cluster.records(0)
         yield episode, records, episode_metrics(records, episode.duration_s, cluster.state.environments[0])
 

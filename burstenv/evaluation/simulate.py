@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 
 from burstenv.cluster import REQUEST, STATUS_NAMES, Cluster, ClusterConfig, ReplicaSpec, resolve_cluster
-from burstenv.cluster.kernel import announced_compilation
 from burstenv.cluster.state import NOBODY
 from burstenv.config import load
 from burstenv.envs.kernels import rollout
@@ -113,11 +112,10 @@ def _check_prompts(trace: Trace, specs: tuple[ReplicaSpec, ...], oversize: str) 
 
 def _run(engine: Cluster, record: np.ndarray, progress: Callable[[int, int], None] | None) -> None:
     environment = engine.state.environments[0:1]
-    with announced_compilation("the serving engine"):
-        while not environment["done"][0]:
-            rollout(*engine.state.arrays(), engine.modes, record, 0, np.int64(CHUNK_DECISIONS))
-            if progress is not None:
-                progress(int(environment["offered"][0]), int(environment["num_requests"][0]))
+    while not environment["done"][0]:
+        rollout(*engine.state.arrays(), engine.modes, record, 0, np.int64(CHUNK_DECISIONS))
+        if progress is not None:
+            progress(int(environment["offered"][0]), int(environment["num_requests"][0]))
 
 
 def write_records(records: np.ndarray, path: Path) -> None:

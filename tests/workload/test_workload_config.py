@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workload_files import PLAIN
 
 from burstenv.config import parse
 from burstenv.errors import BurstenvError
 from burstenv.workload import Trace, WorkloadConfig, cache_folder, load_trace, load_workload
 from burstenv.workload import workload_config as module
 from burstenv.workload.trace import COLUMNS
+from tests.workload.workload_files import PLAIN
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workload_files import EIGHT, PLAIN, SIX
 
 from burstenv.errors import BurstenvError
 from burstenv.workload import read_burstgpt, read_trace
+from tests.workload.workload_files import EIGHT, PLAIN, SIX
 
 Write = Callable[..., Path]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from workload_files import SHARED, real
 
 from burstenv.errors import BurstenvError
 from burstenv.workload import EpisodeConfig, EpisodeSampler, read_trace, split_by_days, windowed_cv
+from tests.workload.workload_files import SHARED, real
 
 
 def test_gpt4_conversations_of_burstgpt_1() -> None:
