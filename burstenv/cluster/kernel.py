@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import numba
 import numpy as np
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_KEEP_CACHES = 3  # digests kept, so that switching between versions does not recompile each time
+_KEEP_CACHES = 3  # digests kept however old, so that switching between versions does not recompile each time
+_KEEP_S = 7 * 86_400  # a cache used more recently may belong to a running process
 
 
 def cache_home() -> Path:
@@ -47,7 +49,8 @@ def _use_cache_directory() -> Path:
         path.mkdir(parents=True, exist_ok=True)
         os.utime(path)
         for old in sorted(home.iterdir(), key=lambda p: p.stat().st_mtime)[:-_KEEP_CACHES]:
-            shutil.rmtree(old, ignore_errors=True)
+            if time.time() - old.stat().st_mtime > _KEEP_S:
+                shutil.rmtree(old, ignore_errors=True)
     except OSError:  # no writable home: compile into a private directory for this process's user
         path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
     numba.config.CACHE_DIR = str(path)
