@@ -1,38 +1,44 @@
-"""Iteration times of a replica: the hinge form.
+"""Iteration times of a replica: what every form shares, and the hinge form.
 
 With P prefill tokens, A prefill attention work (sum over chunks of n c + n (n + 1) / 2 for n tokens
-behind c computed ones), D decoding sequences and K their context tokens,
+behind c computed ones), D decoding sequences and K their context tokens, the hinge is
 
     T = max(h0, h1 + h2 (P + D)) + h3 A + h4 K + h5 D + host overhead.
 
-The hinge is the memory-bound floor of the matrix products: below some number of tokens an iteration
+Its kink is the memory-bound floor of the matrix products: below some number of tokens an iteration
 costs the reading of the weights. The host overhead is a constant per iteration and one per sequence,
-the same for every GPU.
+the same for every GPU. The tables form is in :mod:`burstenv.cluster.latency_tables`; both are affine in
+K while a batch only decodes, which is what lets the compiled engine skip iterations.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from burstenv.config import Config
 
 NonNegative = Annotated[float, Field(ge=0.0)]
+HINGE, TABLES = 0, 1  # `latency_kind` in the kernels
 
 
-class HingeLatency(Config):
-    """The six coefficients of the hinge form, in milliseconds, and where they come from."""
+class FitError(Config):
+    """How far one part of a latency entry is from the measurements it was fitted to."""
 
-    h0_ms: NonNegative  # floor
-    h1_ms: NonNegative  # above the floor: constant,
-    h2_ms_per_token: NonNegative  # per prefill token or decode
-    h3_ms_per_pair: NonNegative  # per query-key pair of prefill attention
-    h4_ms_per_context_token: NonNegative  # per context token of the decodes
-    h5_ms_per_decode: float  # per decode; negative only when a linear form is written as a hinge
-    per_iteration_ms: NonNegative = 0.0  # host overhead
+    part: str  # such as "dense" or "decode attention"
+    rows: Annotated[int, Field(ge=1)]  # measurements compared
+    mean_percent: NonNegative  # mean of |fitted / measured - 1|
+    p95_percent: NonNegative
+
+
+class IterationLatency(Config):
+    """What the forms share: the host overhead, and where the numbers come from."""
+
+    per_iteration_ms: NonNegative = 0.0  # host overhead; a cluster puts its own here
     per_sequence_ms: NonNegative = 0.0
     source: str = ""
+    fit_errors: tuple[FitError, ...] = ()
 
     def iteration_s(
         self,
@@ -41,8 +47,59 @@ class HingeLatency(Config):
         decodes: int,
         decode_context_tokens: int,
         sequences: int,
+        samples: int | None = None,
     ) -> float:
-        """Return the time of one iteration [s]."""
+        """Return the time of one iteration [s].
+
+        Args:
+            prefill_tokens: P.
+            prefill_attention: A [query-key pairs].
+            decodes: D.
+            decode_context_tokens: K.
+            sequences: All sequences of the batch; each costs host overhead and a row of the output head.
+            samples: Sequences that sample a token. No form needs it: vLLM runs the head and the sampler for
+                sequences in mid-prefill too and throws the result away.
+        """
+        raise NotImplementedError
+
+    def lone_prefill_s(self, prompt_tokens: int) -> float:
+        """Return the time of a prefill in one iteration with nothing beside it [s]."""
+        return self.iteration_s(prompt_tokens, prompt_tokens * (prompt_tokens + 1) // 2, 0, 0, 1)
+
+    def prefill_token_s(self) -> float:
+        """Return what a prefill token adds to an iteration of 1,024 to 2,048 of them, attention apart [s]."""
+        return (self.iteration_s(2048, 0, 0, 0, 1) - self.iteration_s(1024, 0, 0, 0, 1)) / 1024
+
+    def coefficients_s(self) -> dict[str, Any]:
+        """Return the numbers in seconds, under the names of the compiled engine's fields."""
+        return {"per_iteration_s": self.per_iteration_ms * 1e-3, "per_sequence_s": self.per_sequence_ms * 1e-3}
+
+    def with_overhead(self, per_iteration_ms: float, per_sequence_ms: float) -> Any:
+        """Return the same latency with another host overhead."""
+        return self.model_copy(update={"per_iteration_ms": per_iteration_ms, "per_sequence_ms": per_sequence_ms})
+
+
+class HingeLatency(IterationLatency):
+    """The six coefficients of the hinge form, in milliseconds, and where they come from."""
+
+    kind: Literal["hinge"] = "hinge"
+    h0_ms: NonNegative  # floor
+    h1_ms: NonNegative  # above the floor: constant,
+    h2_ms_per_token: NonNegative  # per prefill token or decode
+    h3_ms_per_pair: NonNegative  # per query-key pair of prefill attention
+    h4_ms_per_context_token: NonNegative  # per context token of the decodes
+    h5_ms_per_decode: float  # per decode; negative only when a linear form is written as a hinge
+
+    def iteration_s(
+        self,
+        prefill_tokens: int,
+        prefill_attention: int,
+        decodes: int,
+        decode_context_tokens: int,
+        sequences: int,
+        samples: int | None = None,
+    ) -> float:
+        """Return the time of one iteration [s]; see the base class."""
         return (
             max(
                 self.h0_ms * 1e-3,
@@ -55,25 +112,17 @@ class HingeLatency(Config):
             + self.h4_ms_per_context_token * 1e-3 * decode_context_tokens
         )
 
-    def lone_prefill_s(self, prompt_tokens: int) -> float:
-        """Return the time of a prefill in one iteration with nothing beside it [s]."""
-        return self.iteration_s(prompt_tokens, prompt_tokens * (prompt_tokens + 1) // 2, 0, 0, 1)
-
-    def prefill_token_s(self) -> float:
-        """Return what a prefill token adds to an iteration of 1,024 to 2,048 of them, attention apart [s]."""
-        return (self.iteration_s(2048, 0, 0, 0, 1) - self.iteration_s(1024, 0, 0, 0, 1)) / 1024
-
-    def coefficients_s(self) -> dict[str, float]:
+    def coefficients_s(self) -> dict[str, Any]:
         """Return the coefficients in seconds, under the names of the compiled engine's fields."""
         return {
+            **super().coefficients_s(),
+            "latency_kind": HINGE,
             "h0_s": self.h0_ms * 1e-3,
             "h1_s": self.h1_ms * 1e-3,
             "h2_s": self.h2_ms_per_token * 1e-3,
             "h3_s": self.h3_ms_per_pair * 1e-3,
             "h4_s": self.h4_ms_per_context_token * 1e-3,
             "h5_s": self.h5_ms_per_decode * 1e-3,
-            "per_iteration_s": self.per_iteration_ms * 1e-3,
-            "per_sequence_s": self.per_sequence_ms * 1e-3,
         }
 
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_remove
-from burstenv.cluster.iteration_time import fixed_cost_s
+from burstenv.cluster.iteration_time import iteration_time_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.state import (
     EARLIEST_DEADLINE,
@@ -40,7 +40,7 @@ def tokens_to_compute(request):
 def latest_start_s(replica, request):
     """Return when a prefill alone on the replica must start to meet the TTFT objective [s]."""
     prompt = request.prompt_tokens
-    prefill_s = fixed_cost_s(replica, prompt, prompt * (prompt + 1) // 2, 0, 1, 1)
+    prefill_s = iteration_time_s(replica, prompt, prompt * (prompt + 1) // 2, 0, 0, 1)
     return request.arrival_s + request.ttft_slo_s - prefill_s
 
 

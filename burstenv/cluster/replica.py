@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
-from burstenv.cluster.iteration_time import context_cost_s, fixed_cost_s
+from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.queues import (
     blocks_of,
@@ -214,7 +214,6 @@ def _start_iteration(replica, pool, requests):
     late_decodes = 0  # a last recomputed token counts as a decode in the iteration's time
     late_context = 0
     sequences = decodes
-    samples = decodes
     replica.flight_first_prefill = NOBODY
 
     # 2. The request in mid-prefill, which is the tail of the running list.
@@ -235,7 +234,6 @@ def _start_iteration(replica, pool, requests):
                 prefill_tokens += chunk
                 prefill_attention += chunk * computed + chunk * (chunk + 1) // 2
             request.computed_tokens = computed + chunk
-            samples += computed + chunk == tokens_to_compute(request)
             sequences += 1
             budget -= chunk
 
@@ -266,7 +264,6 @@ def _start_iteration(replica, pool, requests):
                 replica.flight_first_prefill = request_id
             prefill_tokens += chunk
             prefill_attention += chunk * (chunk + 1) // 2
-            samples += chunk == tokens
             sequences += 1
             budget -= chunk
 
@@ -277,9 +274,8 @@ def _start_iteration(replica, pool, requests):
         _hold_back(replica, pool, requests, decodes)
     duration_s = 0.0  # a step that only preempts takes no time
     if sequences > 0:
-        duration_s = (
-            fixed_cost_s(replica, prefill_tokens, prefill_attention, decodes + late_decodes, sequences, samples)
-            + context_cost_s(replica, decodes + late_decodes) * context
+        duration_s = iteration_time_s(
+            replica, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
     replica.flight_decodes = decodes
     replica.iteration_end_s = now_s + duration_s
@@ -365,8 +361,8 @@ def _skip_decodes(environment, replica, pool, requests, until_s):
     steps = _steps_with_blocks(replica, pool, to_finish)
     if replica.waiting > 0:
         until_s = min(until_s, next_demotion_s(replica, pool, requests))
-    fixed_s = fixed_cost_s(replica, 0, 0, decoding, decoding, decoding)
-    slope_s = context_cost_s(replica, decoding)
+    fixed_s = decode_fixed_cost_s(replica, decoding)
+    slope_s = decode_context_cost_s(replica, decoding)
     first_s = fixed_s + slope_s * replica.decode_context_tokens  # duration of the next iteration
     growth_s = slope_s * decoding  # by which each is longer than the one before
     clock_s = replica.clock_s

@@ -10,8 +10,11 @@ needs no compilation. A request's id is its index in the flat array of all reque
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from burstenv.cluster.latency_tables import CONTEXT_KNOTS, DECODE_KNOTS, DENSE_KNOTS, HEAD_KNOTS, PREFILL_KNOTS
 
 # Request status. `offered = attained + late + rejected + failed + pending` at every instant,
 # where pending is everything that arrived and is not settled.
@@ -35,9 +38,9 @@ ORDER_NAMES = ("fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadli
 NOBODY = -1  # no request
 
 
-def _record(fields: list[tuple[str, str]]) -> np.dtype:
+def _record(fields: list[tuple[Any, ...]]) -> np.dtype:
     """Return an aligned record type without hidden padding, so that equal states are equal bytes."""
-    ordered = sorted(fields, key=lambda field: -np.dtype(field[1]).itemsize)
+    ordered = sorted(fields, key=lambda field: -np.dtype([field]).itemsize)
     size = np.dtype(ordered).itemsize
     filler = [(f"unused{k}", "i1") for k in range(-size % 8)]
     return np.dtype(ordered + filler, align=True)
@@ -79,7 +82,9 @@ REQUEST = _record(
 
 REPLICA = _record(
     [
-        # Iteration time [s]: max(h0, h1 + h2 (P+D)) + h3 A + h4 K + h5 D + per iteration + per sequence.
+        # Iteration time [s]; which of the two forms below is filled in:
+        ("latency_kind", "i4"),  # HINGE or TABLES of cluster/latency.py
+        # hinge: max(h0, h1 + h2 (P+D)) + h3 A + h4 K + h5 D + per iteration + per sequence;
         ("h0_s", "f8"),
         ("h1_s", "f8"),
         ("h2_s", "f8"),
@@ -88,6 +93,29 @@ REPLICA = _record(
         ("h5_s", "f8"),
         ("per_iteration_s", "f8"),
         ("per_sequence_s", "f8"),
+        # tables, as in cluster/latency_tables.py: knots used, their places, the values there [s].
+        ("dense_knots", "i4"),
+        ("dense_tokens", "f8", (DENSE_KNOTS,)),
+        ("dense_s", "f8", (DENSE_KNOTS,)),
+        ("dense_beyond_s", "f8"),  # per token above the last knot
+        ("head_knots", "i4"),
+        ("head_sequences", "f8", (HEAD_KNOTS,)),
+        ("head_s", "f8", (HEAD_KNOTS,)),
+        ("prefill_knots", "i4"),
+        ("prefill_tokens", "f8", (PREFILL_KNOTS,)),
+        ("prefill_base_s", "f8", (PREFILL_KNOTS,)),
+        ("prefill_context_s", "f8", (PREFILL_KNOTS,)),  # per token of A / P
+        ("decode_knots", "i4"),
+        ("decode_sequences", "f8", (DECODE_KNOTS,)),
+        ("decode_base_s", "f8", (DECODE_KNOTS,)),
+        ("decode_context_s", "f8", (DECODE_KNOTS,)),  # per token of K
+        ("mixed_knots", "i4"),
+        ("mixed_decodes", "f8", (DECODE_KNOTS,)),
+        ("mixed_prefill_s", "f8", (DECODE_KNOTS,)),  # per prefill token
+        ("mixed_context_knots", "i4"),
+        ("mixed_context_tokens", "f8", (CONTEXT_KNOTS,)),  # of K / D
+        ("mixed_s", "f8", (DECODE_KNOTS * CONTEXT_KNOTS,)),  # row by row, a row for each knot of decodes
+        # What estimates use.
         ("prefill_token_s", "f8"),  # what a prefill token adds to a large iteration
         ("floor_s", "f8"),  # the shortest iteration
         # Where this replica's integers begin in the pool.

@@ -6,7 +6,7 @@ front door: nothing hidden from an agent's observation.
 
 from __future__ import annotations
 
-from burstenv.cluster.iteration_time import context_cost_s, fixed_cost_s
+from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.queues import blocks_of
 
@@ -42,8 +42,7 @@ def prefill_backlog_tokens(replica):
 def decode_iteration_s(replica):
     """Return the time of an iteration over the running requests as if all of them decode [s]."""
     running = replica.seen_running
-    context_s = context_cost_s(replica, running) * replica.seen_context_tokens
-    return fixed_cost_s(replica, 0, 0, running, running, running) + context_s
+    return decode_fixed_cost_s(replica, running) + decode_context_cost_s(replica, running) * replica.seen_context_tokens
 
 
 @kernel
@@ -60,9 +59,9 @@ def expected_ttft_s(replica, request):
     room = max(1, replica.token_budget - running)
     iterations = (tokens + room - 1) // room
     attention = prompt * (prompt + 1) // 2
-    iteration_s = fixed_cost_s(
-        replica, tokens // iterations, attention // iterations, running, running + 1, running
-    ) + (context_cost_s(replica, running) * replica.seen_context_tokens)
+    iteration_s = iteration_time_s(
+        replica, tokens // iterations, attention // iterations, running, replica.seen_context_tokens, running + 1
+    )
     missing = kv_demand_with(replica, request) - 1.0
     wait_s = 0.0
     if missing > 0.0:
