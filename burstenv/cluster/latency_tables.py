@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -42,7 +43,7 @@ Values = tuple[float, ...]
 def _check_table(knots: Sequence[float], most: int, name: str, **columns: Sequence[Any]) -> None:
     if not 2 <= len(knots) <= most:
         raise ValueError(f"{name} needs 2 to {most} knots, got {len(knots)}")
-    if any(b <= a for a, b in zip(knots, knots[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(knots)):
         raise ValueError(f"{name} must increase from knot to knot")
     for column, values in columns.items():
         if len(values) != len(knots):

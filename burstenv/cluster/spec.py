@@ -7,48 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from burstenv.cluster.latency import HingeLatency
+from burstenv.cluster.catalogue import HardwareConfig, ModelConfig, PositiveInt
+from burstenv.cluster.latency_entry import LatencyConfig, load_latency
+from burstenv.cluster.roofline import roofline
 from burstenv.config import Config, load, shipped
-from burstenv.errors import BurstenvError, unknown_name
+from burstenv.errors import BurstenvError
 
-Positive = Annotated[float, Field(gt=0.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 GPU_MEMORY_UTILIZATION = 0.9  # vLLM's default
-ACTIVATION_RESERVE_GIB = 5.5  # BLIS, sim/latency/kv_capacity.go (dense models)
 RUNTIME_RESERVE_GIB = 0.15  # one GPU; the same file
 RUNTIME_RESERVE_PER_GPU_GIB = 0.6  # tensor parallelism above 1; the same file
 MAX_BLOCK_SIZE = 256  # [tokens]
-
-
-class HardwareConfig(Config):
-    """One GPU type, and the engine defaults that vLLM derives from it."""
-
-    name: str
-    memory_gib: Positive
-    bf16_tflops: Positive
-    memory_tb_per_s: Positive
-    default_max_num_batched_tokens: PositiveInt
-    default_max_num_seqs: PositiveInt
-    source: str
-
-
-class ModelConfig(Config):
-    """One model's shape, as far as serving needs it."""
-
-    name: str
-    layers: PositiveInt
-    kv_heads: PositiveInt
-    head_dim: PositiveInt
-    weights_gib: Positive
-    dtype_bytes: PositiveInt = 2
-    source: str
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of KV cache per token: keys and values of every layer."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
 
 
 class ReplicaConfig(Config):
@@ -60,7 +30,7 @@ class ReplicaConfig(Config):
     count: PositiveInt = 1
     num_blocks: PositiveInt | None = None  # usable KV blocks; None: from memory
     max_model_len: PositiveInt | None = None  # [tokens]; None: the whole KV cache
-    latency: str | HingeLatency | None = None  # a name in configs/latency; None: MODEL_HARDWARE_tpN
+    latency: str | LatencyConfig | None = None  # a name in configs/latency; None: MODEL_HARDWARE_tpN, or a roofline
 
 
 class OverheadConfig(Config):
@@ -105,7 +75,8 @@ class ReplicaSpec(Config):
     reserve_full_prompt: bool
     default_max_num_batched_tokens: PositiveInt
     default_max_num_seqs: PositiveInt
-    latency: HingeLatency
+    latency: LatencyConfig
+    latency_source: str = ""  # which entry of configs/latency, or that it is a roofline
 
     @model_validator(mode="after")
     def _fits(self) -> ReplicaSpec:
@@ -147,7 +118,7 @@ def kv_blocks(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int
     free_gib = (
         GPU_MEMORY_UTILIZATION * hardware.memory_gib * tensor_parallel
         - model.weights_gib
-        - ACTIVATION_RESERVE_GIB
+        - hardware.activation_reserve_gib
         - runtime
     )
     blocks = int(free_gib * 2**30 / (model.kv_bytes_per_token * block_size)) - 1
@@ -159,15 +130,24 @@ def kv_blocks(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int
     return blocks
 
 
-def _latency(replica: ReplicaConfig, overhead: OverheadConfig) -> HingeLatency:
-    if isinstance(replica.latency, HingeLatency):
-        return replica.latency
+def _latency(
+    replica: ReplicaConfig, model: ModelConfig, hardware: HardwareConfig, overhead: OverheadConfig
+) -> tuple[LatencyConfig, str]:
+    """Return a replica's latency with the cluster's host overhead in it, and where it comes from.
+
+    A name must exist. Without one, the measured entry of model, GPU and tensor parallelism is taken, or a
+    roofline where there is none.
+    """
+    if replica.latency is not None and not isinstance(replica.latency, str):
+        return replica.latency, "given with the cluster"
     name = replica.latency or f"{replica.model}_{replica.hardware}_tp{replica.tensor_parallel}"
-    if name not in shipped("latency") and not name.endswith((".yaml", ".yml")):
-        raise unknown_name("latency (model_hardware_tpN)", name, shipped("latency"))
-    return load(HingeLatency, "latency", name).model_copy(
-        update={"per_iteration_ms": overhead.per_iteration_ms, "per_sequence_ms": overhead.per_sequence_ms}
-    )
+    if replica.latency is None and name not in shipped("latency"):
+        latency: LatencyConfig = roofline(model, hardware, replica.tensor_parallel)
+        source = f"roofline: no measured entry {name}"
+    else:
+        latency = load_latency(name)
+        source = name
+    return latency.with_overhead(overhead.per_iteration_ms, overhead.per_sequence_ms), source
 
 
 def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
@@ -181,6 +161,7 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
         model = load(ModelConfig, "models", replica.model)
         hardware = load(HardwareConfig, "hardware", replica.hardware)
         blocks = replica.num_blocks or kv_blocks(model, hardware, replica.tensor_parallel, cluster.block_size)
+        latency, source = _latency(replica, model, hardware, cluster.overhead)
         for _ in range(replica.count):
             name = f"{len(specs)}:{replica.model}@{replica.hardware}" + (
                 f"x{replica.tensor_parallel}" if replica.tensor_parallel > 1 else ""
@@ -196,7 +177,8 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 "reserve_full_prompt": cluster.reserve_full_prompt,
                 "default_max_num_batched_tokens": hardware.default_max_num_batched_tokens,
                 "default_max_num_seqs": hardware.default_max_num_seqs,
-                "latency": _latency(replica, cluster.overhead),
+                "latency": latency,
+                "latency_source": source,
             }
             try:
                 specs.append(ReplicaSpec(**values))

@@ -1,0 +1,72 @@
+"""GPUs and models: what the serving model knows of them, from ``configs/hardware`` and ``configs/models``."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+
+from burstenv.config import Config, load, shipped
+from burstenv.errors import unknown_name
+
+Positive = Annotated[float, Field(gt=0.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+ACTIVATION_RESERVE_GIB = 5.5  # BLIS, sim/latency/kv_capacity.go (dense models)
+
+
+class HardwareConfig(Config):
+    """One GPU type, and the engine defaults that vLLM derives from it."""
+
+    name: str
+    aliases: tuple[str, ...] = ()  # what profiles and servers call it
+    memory_gib: Positive
+    bf16_tflops: Positive  # dense, accumulating in 32 bits
+    memory_tb_per_s: Positive
+    link_gb_per_s: Positive = 25.0  # to the other GPUs of a replica, in one direction; PCIe 4.0 x16 in practice
+    all_reduce_latency_us: Positive = 20.0  # of a small one
+    activation_reserve_gib: Positive = ACTIVATION_RESERVE_GIB  # a replica's memory that is neither weights nor KV
+    default_max_num_batched_tokens: PositiveInt
+    default_max_num_seqs: PositiveInt
+    source: str
+
+
+class ModelConfig(Config):
+    """One model's shape, as far as serving needs it."""
+
+    name: str
+    aliases: tuple[str, ...] = ()  # repository names of the weights
+    layers: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    weights_gib: Positive
+    attention_heads: PositiveInt | None = None  # these three: only where a roofline or a profile needs them
+    hidden_size: PositiveInt | None = None
+    vocab_size: PositiveInt | None = None
+    dtype_bytes: PositiveInt = 2
+    source: str
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache per token: keys and values of every layer."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+
+
+N = TypeVar("N", HardwareConfig, ModelConfig)
+
+
+def known_as(kind: type[N], folder: str, *names: str) -> N:
+    """Return the shipped model or hardware that goes by one of ``names`` or has it as an alias.
+
+    Raises:
+        BurstenvError: When there is none; lists the names there are.
+    """
+    wanted = {name.lower() for name in names if name}
+    known: list[str] = []
+    for shipped_name in shipped(folder):
+        config: N = load(kind, folder, shipped_name)
+        if wanted & {alias.lower() for alias in (config.name, *config.aliases)}:
+            return config
+        known += [config.name, *config.aliases]
+    raise unknown_name(
+        folder.rstrip("s") if folder != "hardware" else folder, " or ".join(n for n in names if n), known
+    )
