@@ -87,15 +87,11 @@ def fit_profile(
     dense = _dense_ms(profile, notes)
     origin = (
         f"kernel profile of {profile.model.name} on {profile.tensor_parallel} x {profile.hardware.name} "
-        f"({path.name}), {profile.layers} layers; kernels only, host overhead comes from the cluster"
+        f"({profile.engine}, {profile.layers} layers); kernels only, host overhead comes from the cluster"
     )
     name = f"{profile.model.name}_{profile.hardware.name}_tp{profile.tensor_parallel}"
-    entry = (
-        _tables_from_profile(profile, dense, origin)
-        if form == "tables"
-        else _hinge_from_profile(profile, dense, origin)
-    )
-    return LatencyFit(name=name, entry=entry, notes=tuple(notes))
+    fit = _tables_from_profile if form == "tables" else _hinge_from_profile
+    return LatencyFit(name=name, entry=fit(profile, dense, origin), notes=tuple(notes))
 
 
 def _dense_ms(profile: Profile, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -223,7 +219,8 @@ def fit_iterations(path: Path) -> LatencyFit:
         )
     table = np.array(rows)  # (n, 5)
     held = np.arange(len(table)) % HELD_OUT == HELD_OUT - 1
-    fitted = fit_hinge(*table[~held].T, source=f"{len(table)} measured iterations ({path.name})")
+    p, a, d, k, milliseconds = table[~held].T
+    fitted = fit_hinge(p, a, d, k, milliseconds, f"{len(table)} measured iterations ({path.name})")
     errors = tuple(
         _error(part, _hinge_ms(fitted, table[of]), table[of, 4])
         for part, of in (("fitted rows", ~held), ("held-out fifth", held))

@@ -50,6 +50,7 @@ class Profile:
     hardware: HardwareConfig
     tensor_parallel: int
     layers: int
+    engine: str  # with which version of it the profile was taken
     dense: Mapping[str, tuple[np.ndarray, np.ndarray]]  # layer -> tokens (n,), one layer's time [ms] (n,)
     per_sequence: Mapping[str, tuple[np.ndarray, np.ndarray]]  # layer -> sequences (n,), time [ms] (n,)
     prefill_tokens: np.ndarray  # (m,) attention rows: the chunk,
@@ -121,6 +122,7 @@ def read_profile(folder: Path, tensor_parallel: int | None = None, layers: int |
         hardware=hardware,
         tensor_parallel=degree,
         layers=layers or model.layers,
+        engine=f"vLLM {meta['vllm_version']}" if meta.get("vllm_version") else "engine unknown",
         dense=dense,
         per_sequence=per_sequence,
         prefill_tokens=rows["prefill_chunk"],

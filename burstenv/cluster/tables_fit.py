@@ -71,7 +71,7 @@ def _fit_prefill_attention(profile: Profile) -> dict[str, Any]:
         lines.append(nonnegative_fit(columns, profile.layers * profile.attention_ms[rows]))
     if len(sizes) < 2:
         raise BurstenvError(
-            "attention.csv: prefill rows (n_decode 0) of at least two chunk sizes, each behind two contexts, are missing"
+            "attention.csv: prefill rows (n_decode 0) of two chunk sizes or more, each behind two contexts, are missing"
         )
     base_ms, slope_ms = np.array(lines).T  # (sizes,) each
     at = np.array(sizes)
@@ -95,14 +95,13 @@ def _fit_decode_attention(profile: Profile) -> dict[str, Any]:
         lines.append(nonnegative_fit(columns, profile.layers * profile.attention_ms[rows]))
     if len(counts) < 2:
         raise BurstenvError(
-            "attention.csv: decode rows (prefill_chunk 0) of at least two batch sizes, each behind two contexts of "
+            "attention.csv: decode rows (prefill_chunk 0) of two batch sizes or more, each behind two contexts of "
             f"{FITTED_CONTEXT[0]} to {FITTED_CONTEXT[1]} tokens, are missing"
         )
     base_ms, slope_ms = np.array(lines).T  # (counts,) each
     at = np.array(counts)
-    kept = _knots(
-        at, np.stack([base_ms + slope_ms * at * context for context in (256, 1024)], axis=1), DECODE_KNOTS, 0.0
-    )
+    shape = np.stack([base_ms + slope_ms * at * context for context in (256, 1024)], axis=1)  # to interpolate well
+    kept = _knots(at, shape, DECODE_KNOTS, 0.0)
     return {"decodes": at[kept], "ms": base_ms[kept], "ms_per_context_token": slope_ms[kept]}
 
 
