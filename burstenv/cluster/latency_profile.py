@@ -27,15 +27,13 @@ from burstenv.errors import BurstenvError
 ONCE = frozenset({"embedding", "final_layernorm", "final_norm", "lm_head", "sampler"})
 TWICE_PER_LAYER = frozenset({"layernorm", "all_reduce", "allreduce"})  # before and after; o_proj and down_proj
 REDUCTIONS = frozenset({"all_reduce", "allreduce"})
-# What a profile must have, by architecture; other layers are counted once per decoder layer.
-_GATED = ("embedding", "layernorm", "qkv_proj", "rotary_emb", "o_proj", "gate_up_proj", "act_fn", "down_proj")
-REQUIRED = {
-    "llama": (*_GATED, "final_layernorm"),
-    "qwen2": (*_GATED, "final_layernorm"),
-    "qwen3": (*_GATED, "final_layernorm", "qk_norm"),
-    "mistral": (*_GATED, "final_layernorm"),
-}
+# What a profile must have; other layers are counted once per decoder layer.
 REQUIRED_ANYWHERE = ("layernorm", "qkv_proj", "o_proj")
+GATED_MLP = ("gate_up_proj", "act_fn", "down_proj")
+OTHER_MLPS = frozenset({"fc2", "moe"})  # one of them stands in for a gated MLP
+LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")  # architectures with all of these, too:
+REQUIRED_OF_LLAMA_LIKE = ("embedding", "rotary_emb", "final_layernorm")
+LAYERNORM_PAIR = frozenset({"input_layernorm", "post_attention_layernorm"})  # may stand in for layernorm
 REQUIRED_PER_SEQUENCE = ("lm_head", "sampler")
 FILES = ("dense.csv", "per_sequence.csv", "attention.csv")
 IGNORED_FILES = ("skew.csv", "skew_fit.csv", "step.csv")  # of the same profiler, and not needed here
@@ -109,7 +107,7 @@ def read_profile(folder: Path, tensor_parallel: int | None = None, layers: int |
             notes.append(f"{path.name}: its layers were added to the dense ones")
     per_sequence = _layer_table(files / "per_sequence.csv", "sequences")
     architecture = str(meta.get("architecture", ""))
-    required = REQUIRED.get(architecture, REQUIRED_ANYWHERE)
+    required = _required_layers(architecture, dense)
     _require(files / "dense.csv", dense, required, architecture)
     _require(files / "per_sequence.csv", per_sequence, REQUIRED_PER_SEQUENCE, architecture)
     extra = sorted(set(dense) - set(required) - ONCE - TWICE_PER_LAYER)
@@ -185,6 +183,13 @@ def _tensor_parallel(
         f"({whole_ms:.2f} expected on one GPU) say it is {degree}"
     )
     return degree
+
+
+def _required_layers(architecture: str, dense: Mapping[str, object]) -> tuple[str, ...]:
+    names = [n for n in REQUIRED_ANYWHERE if n != "layernorm" or not set(dense) >= LAYERNORM_PAIR]
+    if not OTHER_MLPS & set(dense):
+        names += GATED_MLP
+    return (*names, *(REQUIRED_OF_LLAMA_LIKE if architecture in LLAMA_LIKE else ()))
 
 
 def _require(path: Path, table: Mapping[str, object], names: tuple[str, ...], architecture: str) -> None:

@@ -24,6 +24,7 @@ from burstenv.cluster.catalogue import HardwareConfig, ModelConfig, known_as
 from burstenv.cluster.latency_entry import load_latency
 from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.cluster.spec import OverheadConfig, kv_blocks
+from burstenv.config import read_yaml
 from burstenv.errors import BurstenvError
 
 METRICS = ("TTFT", "TPOT", "E2E")
@@ -201,14 +202,15 @@ def _limits(meta: Mapping[str, Any], folder: Path) -> tuple[EngineLimits, list[s
     given = meta.get("engine_kwargs", {})
     resolved = meta.get("resolved_config") or {}
     scheduler = resolved.get("scheduler_config") or {}
-    cache = {**(resolved.get("cache_config") or {}), **(meta.get("kv_cache") or {})}
+    measured = meta.get("kv_cache") or {}
+    cache = resolved.get("cache_config") or {}
 
     def pick(key: str, *places: Mapping[str, Any]) -> Any:
         return next((place[key] for place in places if place.get(key) is not None), None)
 
     try:
-        block_size = int(pick("block_size", cache, given) or 16)
-        blocks = pick("num_gpu_blocks", cache)
+        block_size = int(pick("block_size", measured, cache, given) or 16)
+        blocks = pick("num_gpu_blocks", measured, cache)
         max_model_len = pick("max_model_len", resolved.get("model_config") or {}, given)
         if blocks is None:
             blocks = _blocks_from_memory(meta, block_size, folder, notes)
@@ -216,7 +218,7 @@ def _limits(meta: Mapping[str, Any], folder: Path) -> tuple[EngineLimits, list[s
         max_num_seqs = int(pick("max_num_seqs", scheduler, given) or 256)
         asynchronous = pick("async_scheduling", scheduler, given)
         reserve_full_prompt = pick("scheduler_reserve_full_isl", scheduler)
-        caching = pick("enable_prefix_caching", cache, given)
+        caching = pick("enable_prefix_caching", measured, cache, given)
         return (
             EngineLimits(
                 num_blocks=usable,
@@ -239,24 +241,19 @@ def _limits(meta: Mapping[str, Any], folder: Path) -> tuple[EngineLimits, list[s
 
 def _blocks_from_memory(meta: Mapping[str, Any], block_size: int, folder: Path, notes: list[str]) -> int:
     """Return the KV blocks (with the null block) of a run that does not record them."""
-    model = known_as(ModelConfig, "models", str(meta.get("model", "")))
     device = str((meta.get("hardware") or {}).get("device_name") or "")
     profiled = folder.parent / "profile" / "meta.yaml"
     if not device and profiled.exists():
-        from burstenv.config import read_yaml
-
         device = str(read_yaml(profiled).get("gpu") or "")
-    if not device:
-        return _unbounded(notes, block_size)
-    hardware = known_as(HardwareConfig, "hardware", device)
+    try:
+        model = known_as(ModelConfig, "models", str(meta.get("model", "")))
+        hardware = known_as(HardwareConfig, "hardware", device)
+    except BurstenvError as error:
+        notes.append(f"the run does not record its KV blocks, so that its KV cache is taken to hold all ({error})")
+        return 2**24 // block_size
     blocks = kv_blocks(model, hardware, _degree(meta), block_size) + 1
     notes.append(f"the run does not record its KV blocks; {blocks} follow from the memory of {hardware.name}")
     return blocks
-
-
-def _unbounded(notes: list[str], block_size: int) -> int:
-    notes.append("the run records neither KV blocks nor GPU; the KV cache is taken to hold everything")
-    return 2**24 // block_size
 
 
 def validate_run(folder: Path | str, latency: str | Path, out: Path | None = None) -> RunValidation:
