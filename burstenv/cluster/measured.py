@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster.catalogue import HardwareConfig, ModelConfig, known_as
+from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.latency_entry import load_latency
+from burstenv.cluster.latency_tables import TablesLatency
 from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.cluster.spec import OverheadConfig, kv_blocks
 from burstenv.config import read_yaml
@@ -279,6 +281,7 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
             f"latency {latency} is of tensor parallelism {degree}, the run {run.name} of {run.tensor_parallel}"
         )
     overhead = OverheadConfig()
+    notes = (*run.notes, *_other_model(run, entry))
     replica = ReferenceReplica(run.limits, entry.with_overhead(overhead.per_iteration_ms, overhead.per_sequence_ms))
     requests = [
         ReferenceRequest(k, float(run.arrival_s[k]), int(run.prompt_tokens[k]), int(run.output_tokens[k]))
@@ -310,7 +313,7 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
         preemptions=sum(request.preemptions for request in requests),
         iterations=len(replica.iterations),
         rows=rows,
-        notes=run.notes,
+        notes=notes,
         measured=measured,
         simulated=simulated,
         figure=out,
@@ -320,6 +323,16 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
 
         draw_distributions(result, out)
     return result
+
+
+def _other_model(run: MeasuredRun, entry: HingeLatency | TablesLatency) -> list[str]:
+    """Return a remark where the latency is of another model than the run."""
+    measured = getattr(entry, "model", "")
+    try:
+        served = known_as(ModelConfig, "models", run.model).name
+    except BurstenvError:
+        return []
+    return [f"the latency is of {measured}, the run of {served}"] if measured and measured != served else []
 
 
 def _metrics(run: MeasuredRun, first_s: np.ndarray, last_s: np.ndarray) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from burstenv.cluster.block_pool import BlockPool
-from burstenv.cluster.latency import HingeLatency
+from burstenv.cluster.latency import IterationLatency
 from burstenv.errors import BurstenvError
 
 LIVELOCK_PREEMPTIONS = 1_000  # so many without a token in between: the real scheduler, too, would go on for ever
@@ -126,7 +126,7 @@ class ReferenceReplica:
         latency: Iteration times.
     """
 
-    def __init__(self, limits: EngineLimits, latency: HingeLatency):
+    def __init__(self, limits: EngineLimits, latency: IterationLatency):
         self.limits = limits
         self.latency = latency
         self.clock_s = 0.0  # when the engine last looked

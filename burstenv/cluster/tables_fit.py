@@ -42,18 +42,28 @@ def fit_tables(profile: Profile, dense: tuple[np.ndarray, np.ndarray], source: s
     prefill = _fit_prefill_attention(profile)
     decode = _fit_decode_attention(profile)
     mixed = _fit_mixed_attention(profile, prefill, decode)
-    return TablesLatency(
-        kind="tables",
-        model=profile.model.name,
-        hardware=profile.hardware.name,
-        tensor_parallel=profile.tensor_parallel,
-        source=source,
-        dense={"tokens": tokens[kept], "ms": dense_ms[kept], "ms_per_token_beyond": max(0.0, beyond)},  # type: ignore[arg-type]
-        head={"sequences": sequences[head_kept], "ms": head_ms[head_kept]},  # type: ignore[arg-type]
-        prefill_attention=prefill,  # type: ignore[arg-type]
-        decode_attention=decode,  # type: ignore[arg-type]
-        mixed_attention=mixed,  # type: ignore[arg-type]
-    )
+    values = {
+        "kind": "tables",
+        "model": profile.model.name,
+        "hardware": profile.hardware.name,
+        "tensor_parallel": profile.tensor_parallel,
+        "source": source,
+        "dense": {"tokens": tokens[kept], "ms": dense_ms[kept], "ms_per_token_beyond": max(0.0, beyond)},
+        "head": {"sequences": sequences[head_kept], "ms": head_ms[head_kept]},
+        "prefill_attention": prefill,
+        "decode_attention": decode,
+        "mixed_attention": mixed,
+    }
+    return TablesLatency.model_validate(_plain(values))
+
+
+def _plain(value: Any) -> Any:
+    """Turn arrays, wherever they are, into lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _fit_prefill_attention(profile: Profile) -> dict[str, Any]:

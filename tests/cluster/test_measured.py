@@ -220,3 +220,8 @@ def test_a_latency_of_another_tensor_parallelism_is_refused(tmp_path):
     folder = write_run(tmp_path / "run", meta={"engine_kwargs": {"tensor_parallel_size": 2}})
     with pytest.raises(BurstenvError, match="is of tensor parallelism 1, the run run of 2"):
         validate_run(folder, LATENCY)
+
+
+def test_a_latency_of_another_model_is_remarked_on(tmp_path):
+    folder = write_run(tmp_path / "run", meta={"model": "Qwen/Qwen3-8B"})
+    assert "the latency is of llama-3.1-8b, the run of qwen3-8b" in validate_run(folder, LATENCY).notes
