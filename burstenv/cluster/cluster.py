@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from burstenv.cluster.block_table import block_slots, bucket_count
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
 from burstenv.cluster.kernel import announce_first_use, kernel
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
-from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState
+from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState, PoolLayout
 from burstenv.config import load
 from burstenv.errors import BurstenvError
 
@@ -69,6 +70,18 @@ def _set_mode_at(environments, replicas, pool, requests, modes, i, r, mode):
     set_mode(replicas[environments[i].first_replica + r], pool, requests, modes[r, mode], mode)
 
 
+def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
+    """Return whether a replica's rules go beyond what the fast engine leans on."""
+    return (
+        spec.prefix_caching
+        or spec.asynchronous
+        or not spec.chunked_prefill
+        or not spec.validate_requests
+        or spec.long_prefill_token_threshold > 0
+        or any(mode.order == "priority" for mode in modes)
+    )
+
+
 class Cluster:
     """``num_envs`` independent clusters of the same replicas.
 
@@ -81,6 +94,8 @@ class Cluster:
         max_defers: How often one request may be deferred.
         tick_s: Longest time without a decision epoch [s]; None: only requests make epochs.
         batching_period_s: How long a replica keeps a batching mode at least [s].
+        max_request_tokens: Longest request, prompt and output, that prefix caching has to hold; None: the
+            longest model length.
     """
 
     def __init__(
@@ -93,6 +108,7 @@ class Cluster:
         max_defers: int = 0,
         tick_s: float | None = None,
         batching_period_s: float = 0.0,
+        max_request_tokens: int | None = None,
     ):
         self.specs = tuple(specs)
         self.mode_names = tuple(mode.name for mode in modes)
@@ -111,7 +127,7 @@ class Cluster:
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
         self.state = ClusterState.allocate(
-            num_envs, len(self.specs), num_requests, block_sizes.pop(), int(self.modes["max_num_seqs"].max())
+            num_envs, len(self.specs), num_requests, block_sizes.pop(), self._layout(modes, max_request_tokens)
         )
         self.state.environments["defer_s"] = defer_s
         self.state.environments["max_defers"] = max_defers
@@ -127,6 +143,24 @@ class Cluster:
             column["block_size"] = spec.block_size
             column["max_model_len"] = spec.max_model_len
             column["reserve_full_prompt"] = spec.reserve_full_prompt
+            column["general"] = needs_general_engine(spec, modes)
+            column["prefix_caching"] = spec.prefix_caching
+            column["chunked_prefill"] = spec.chunked_prefill
+            column["validate_requests"] = spec.validate_requests
+            column["long_prefill_threshold"] = spec.long_prefill_token_threshold
+            column["depth"] = 2 if spec.asynchronous else 1
+
+    def _layout(self, modes: Sequence[ModeConfig], max_request_tokens: int | None) -> PoolLayout:
+        max_num_seqs = int(self.modes["max_num_seqs"].max())
+        block_size = self.specs[0].block_size
+        caching = [spec for spec in self.specs if spec.prefix_caching]
+        if not caching:
+            general = any(needs_general_engine(spec, modes) for spec in self.specs)
+            return PoolLayout(block_size, max_num_seqs, general)
+        longest = max(spec.max_model_len for spec in caching)
+        blocks = max(spec.num_blocks for spec in caching)
+        table = -(-min(longest, max_request_tokens or longest) // block_size)
+        return PoolLayout(block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table)
 
     @property
     def num_envs(self) -> int:
@@ -150,6 +184,8 @@ class Cluster:
         if len(requests) > self.state.requests.shape[1]:
             self.state.grow_requests(int(len(requests) * 1.25) + 16)
         self.state.requests[i, : len(requests)] = requests
+        if self.state.replicas["prefix_caching"][i].any():
+            number_streams(self.state.requests[i, : len(requests)])
         self.rewind(i, len(requests), seed)
 
     def rewind(self, i: int, num_requests: int, seed: int = 0) -> None:
@@ -216,6 +252,18 @@ class Cluster:
     def records(self, i: int) -> np.ndarray:
         """Return cluster ``i``'s requests as they stand, (n,) REQUEST (a copy)."""
         return self.state.requests[i, : self.state.environments[i]["num_requests"]].copy()
+
+
+def number_streams(requests: np.ndarray) -> None:
+    """Number the token streams of requests, (n,) REQUEST, in place: one for a session, one for each other.
+
+    Requests that say themselves which streams they read (``prefix_tokens`` above 0) keep theirs.
+    """
+    if requests["prefix_tokens"].any():
+        return
+    session = requests["session"]
+    alone = session < 0
+    requests["stream"] = np.where(alone, int(session.max(initial=-1)) + 1 + np.cumsum(alone), session)
 
 
 def request_array(

@@ -16,6 +16,7 @@ from burstenv.cluster.state import (
     EARLIEST_DEADLINE,
     FCFS,
     NOBODY,
+    PRIORITY,
     SHORTEST_PREDICTED,
     SHORTEST_PROMPT,
     WAITING,
@@ -51,6 +52,8 @@ def queue_key(replica, request):
         return float(request.prompt_tokens)
     if replica.order == SHORTEST_PREDICTED:
         return float(request.predicted_tokens)
+    if replica.order == PRIORITY:
+        return float(request.priority)
     if request.produced_tokens > 0:  # its user is reading already: before everything, never hopeless
         return ALREADY_STREAMING + request.arrival_s
     return latest_start_s(replica, request)
@@ -134,6 +137,24 @@ def queue_remove(replica, pool, requests, request_id):
     tokens = tokens_to_compute(request)
     replica.waiting_tokens -= tokens
     replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
+
+
+@kernel
+def queue_discard(replica, pool, requests, request_id):
+    """Take a request out of the queue from wherever it stands."""
+    if replica.order == FCFS and replica.waiting_head != request_id:
+        before = replica.waiting_head
+        while requests[before].next != request_id:
+            before = requests[before].next
+        requests[before].next = requests[request_id].next
+        if replica.waiting_tail == request_id:
+            replica.waiting_tail = before
+        replica.waiting -= 1
+        tokens = tokens_to_compute(requests[request_id])
+        replica.waiting_tokens -= tokens
+        replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
+    else:
+        queue_remove(replica, pool, requests, request_id)
 
 
 @kernel

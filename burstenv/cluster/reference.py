@@ -48,6 +48,7 @@ class EngineLimits:
     chunked_prefill: bool = True
     prefix_caching: bool = False
     asynchronous: bool = False
+    validate_requests: bool = True  # refuse prompts that leave no room for an output, cut outputs at the model length
 
 
 @dataclass
@@ -82,7 +83,7 @@ class ReferenceRequest:
         """Prompt and outputs so far."""
         return self.prompt_tokens + self.produced_tokens
 
-    def block_key(self, index: int, block_size: int) -> Hashable:
+    def block_key(self, index: int, block_size: int) -> tuple[Hashable, ...]:
         """Return what the tokens of a block, and all before it, are known by."""
         if (index + 1) * block_size <= self.prefix_tokens:
             return ("prefix", self.prefix, index)
@@ -143,10 +144,12 @@ class ReferenceReplica:
 
     def submit(self, request: ReferenceRequest, now_s: float) -> None:
         """Take a request at ``now_s``, or refuse one whose prompt leaves no room for an output."""
-        if request.prompt_tokens >= self.limits.max_model_len:
-            request.status = "rejected"
-            return
-        request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
+        request.target_tokens = request.output_tokens
+        if self.limits.validate_requests:
+            if request.prompt_tokens >= self.limits.max_model_len:
+                request.status = "rejected"
+                return
+            request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
         if not self.in_flight and not self.running and not self.waiting:
             self.clock_s = max(self.clock_s, now_s)
         request.status = "waiting"
@@ -281,7 +284,7 @@ class ReferenceReplica:
             tokens = min(tokens, budget)
             must_fit = request.known_tokens if limits.reserve_full_prompt else cached_tokens + tokens
             headroom = limits.headroom_blocks if self.running else 0
-            missing = self._blocks(must_fit) - len(hits) + self.pool.revived(hits)
+            missing = self._blocks(min(must_fit, limits.max_model_len)) - len(hits) + self.pool.revived(hits)
             if missing + headroom > self.pool.free:
                 break
             self.waiting.remove(request)
@@ -333,7 +336,7 @@ class ReferenceReplica:
 
     def _grow(self, request: ReferenceRequest, tokens: int) -> bool:
         """Give the request the blocks for ``tokens`` tokens, if there are enough."""
-        missing = self._blocks(tokens) - len(request.blocks)
+        missing = self._blocks(min(tokens, self.limits.max_model_len)) - len(request.blocks)
         if missing > self.pool.free:
             return False
         request.blocks += self.pool.take(max(0, missing))

@@ -18,9 +18,12 @@ import math
 
 import numpy as np
 
+from burstenv.cluster.block_table import reset_blocks
+from burstenv.cluster.general import advance_general
 from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
 from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 from burstenv.cluster.kernel import kernel
+from burstenv.cluster.outcome import settle_finished
 from burstenv.cluster.queues import (
     blocks_of,
     next_demotion_s,
@@ -32,7 +35,7 @@ from burstenv.cluster.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.cluster.state import ATTAINED, FAILED, LATE, NOBODY, RUNNING
+from burstenv.cluster.state import FAILED, NOBODY, RUNNING
 
 _LOOP_AT_MOST = 4  # shorter stretches are cheaper to add up than to solve for
 
@@ -77,19 +80,7 @@ def _finish(environment, replica, requests, request_id, now_s):
     replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
     running_remove(replica, requests, request_id)
     replica.blocked = 0
-    request.finish_s = now_s
-    request.produced_tokens = request.target_tokens
-    first_in_time = request.first_token_s - request.arrival_s <= request.ttft_slo_s
-    gaps = request.target_tokens - 1
-    if first_in_time and (gaps == 0 or now_s - request.first_token_s <= request.tpot_slo_s * gaps):
-        request.status = ATTAINED
-        environment.attained += 1
-        environment.attained_weight += request.weight
-    else:
-        request.status = LATE
-        environment.late += 1
-        if first_in_time:
-            environment.first_in_time_late += 1
+    settle_finished(environment, request, now_s)
 
 
 @kernel
@@ -407,6 +398,9 @@ def advance_replica(environment, replica, pool, requests, until_s):
     An iteration never *starts* at ``until_s`` itself, so that requests arriving at that very instant
     are in the queue when it is scheduled.
     """
+    if replica.general:
+        advance_general(environment, replica, pool, requests, until_s)
+        return
     while True:
         if replica.in_flight:
             if replica.iteration_end_s > until_s:
@@ -437,11 +431,13 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
     and the output is cut at that length.
     """
     request = requests[request_id]
-    if request.prompt_tokens >= replica.max_model_len:
-        request.status = FAILED
-        environment.failed += 1
-        return
-    request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
+    request.target_tokens = request.output_tokens
+    if replica.validate_requests:
+        if request.prompt_tokens >= replica.max_model_len:
+            request.status = FAILED
+            environment.failed += 1
+            return
+        request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
     if not replica.in_flight and replica.clock_s < now_s and replica.running == 0 and replica.waiting == 0:
         replica.clock_s = now_s
     queue_push(replica, pool, requests, request_id, False)
@@ -503,6 +499,16 @@ def reset_replica(replica, pool):
     replica.seen_waiting_blocks = 0
     replica.seen_context_tokens = 0
     replica.seen_preemptions = 0
+    if replica.general:
+        replica.livelocked = 0
+        replica.preemptions_without_token = 0
+        replica.first_flight = 0
+        replica.busy_until_s = 0.0
+        if replica.prefix_caching:
+            reset_blocks(replica, pool)
+            for slot in range(replica.flight_size):
+                pool[replica.slot_base + slot] = slot
+            replica.free_slots = replica.flight_size
 
 
 @kernel
@@ -521,3 +527,7 @@ def reset_request(request):
     request.target_tokens = request.output_tokens
     request.produced_tokens = 0
     request.computed_tokens = 0
+    request.cached_tokens = -1
+    request.in_flight_tokens = 0
+    request.step_tokens = 0
+    request.blocks = 0

@@ -54,7 +54,7 @@ class ModeConfig(Config):
     name: str
     max_num_batched_tokens: PositiveInt | None = None  # token budget; None: the hardware's default
     max_num_seqs: PositiveInt | None = None  # None: the hardware's default
-    order: Literal["fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline"] = "fcfs"
+    order: Literal["fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority"] = "fcfs"
     headroom: Fraction = 0.0  # share of the KV blocks kept free at admission while anything runs
 
 
@@ -66,6 +66,10 @@ class ClusterConfig(Config):
     replicas: Annotated[list[ReplicaConfig], Field(min_length=1)]
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)] = 16  # [tokens]
     reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
+    prefix_caching: bool = False  # vLLM's enable_prefix_caching; sessions are token streams
+    asynchronous: bool = False  # vLLM's async_scheduling
+    chunked_prefill: bool = True  # vLLM's enable_chunked_prefill
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0  # [tokens]; 0: none
     overhead: OverheadConfig = OverheadConfig()
 
 
@@ -80,6 +84,11 @@ class ReplicaSpec(Config):
     block_size: PositiveInt
     max_model_len: PositiveInt
     reserve_full_prompt: bool
+    prefix_caching: bool = False
+    asynchronous: bool = False  # schedule an iteration when the one before it starts
+    chunked_prefill: bool = True
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0  # [tokens]; 0: none
+    validate_requests: bool = True  # False only to replay recordings made without the server's front end
     default_max_num_batched_tokens: PositiveInt
     default_max_num_seqs: PositiveInt
     latency: LatencyConfig
@@ -87,7 +96,7 @@ class ReplicaSpec(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> ReplicaSpec:
-        if math.ceil(self.max_model_len / self.block_size) > self.num_blocks:
+        if self.validate_requests and math.ceil(self.max_model_len / self.block_size) > self.num_blocks:
             raise ValueError(
                 f"max_model_len {self.max_model_len} needs "
                 f"{math.ceil(self.max_model_len / self.block_size)} KV blocks but {self.name} has "
@@ -182,6 +191,10 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 "block_size": cluster.block_size,
                 "max_model_len": replica.max_model_len or blocks * cluster.block_size,
                 "reserve_full_prompt": cluster.reserve_full_prompt,
+                "prefix_caching": cluster.prefix_caching,
+                "asynchronous": cluster.asynchronous,
+                "chunked_prefill": cluster.chunked_prefill,
+                "long_prefill_token_threshold": cluster.long_prefill_token_threshold,
                 "default_max_num_batched_tokens": hardware.default_max_num_batched_tokens,
                 "default_max_num_seqs": hardware.default_max_num_seqs,
                 "latency": latency,

@@ -32,8 +32,9 @@ STATUS_NAMES = ("unseen", "at_door", "waiting", "running", "attained", "late", "
 FCFS = 0  # first come, first served; a preempted request goes to the head
 SHORTEST_PROMPT = 1
 SHORTEST_PREDICTED = 2  # by predicted output tokens
+PRIORITY = 4  # vLLM's policy: smaller is more urgent, in admission and, from the other end, in eviction
 EARLIEST_DEADLINE = 3  # by the latest start that still meets the TTFT objective; hopeless ones last
-ORDER_NAMES = ("fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline")
+ORDER_NAMES = ("fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority")
 
 NOBODY = -1  # no request
 
@@ -75,6 +76,16 @@ REQUEST = _record(
         ("computed_tokens", "i8"),  # KV tokens; while decoding: that number minus the replica's decode_step
         ("key", "f8"),  # heap key: queue order, finish step, or due time at the front door
         ("heap_position", "i4"),
+        # Used by the general engine only.
+        ("priority", "i4"),  # smaller is more urgent
+        ("stream", "i4"),  # number of the token stream that prompt and outputs are read off
+        ("prefix_stream", "i4"),  # the stream of the first `prefix_tokens` tokens
+        ("prefix_tokens", "i4"),
+        ("cached_tokens", "i4"),  # prefix hit at the first admission, -1 until then
+        ("step_tokens", "i4"),  # share of the iteration being scheduled
+        ("blocks", "i4"),  # KV blocks held
+        ("slot", "i4"),  # which block table
+        ("in_flight_tokens", "i1"),  # sampled, and not back yet
         ("next", "i4"),  # linked lists: waiting (fcfs) and running (admission order)
         ("previous", "i4"),
     ]
@@ -123,6 +134,29 @@ REPLICA = _record(
         ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish
         ("live_base", "i8"),  # heaps of waiting requests
         ("hopeless_base", "i8"),
+        # Used by the general engine only: rules, its parts of the pool, iterations in flight.
+        ("general", "i1"),  # served by cluster/general.py
+        ("prefix_caching", "i1"),
+        ("chunked_prefill", "i1"),
+        ("validate_requests", "i1"),  # refuse what leaves no room for an output, cut outputs at the model length
+        ("depth", "i1"),  # iterations in flight at most: 2 under asynchronous scheduling
+        ("long_prefill_threshold", "i4"),  # [tokens], 0: none
+        ("flight_base", "i8"),  # ids of the requests that sample in each of the two iterations in flight
+        ("flight_size", "i4"),  # S
+        ("block_base", "i8"),  # blocks and hash buckets, see cluster/block_table.py
+        ("bucket_count", "i4"),
+        ("slot_base", "i8"),  # stack of free block tables
+        ("free_slots", "i4"),
+        ("table_base", "i8"),  # block tables of running requests
+        ("table_size", "i4"),
+        ("first_flight", "i1"),  # which of the two is the older
+        ("flight0_samples", "i4"),
+        ("flight1_samples", "i4"),
+        ("flight0_end_s", "f8"),
+        ("flight1_end_s", "f8"),
+        ("busy_until_s", "f8"),
+        ("preemptions_without_token", "i4"),
+        ("livelocked", "i1"),
         # Limits of the engine.
         ("num_blocks", "i4"),
         ("block_size", "i4"),
@@ -240,28 +274,77 @@ _ID_FIELDS = {
 }
 
 
+@dataclass(frozen=True)
+class PoolLayout:
+    """How the integers of one replica lie in the pool, queues apart.
+
+    Attributes:
+        block_size: B, [tokens].
+        max_num_seqs: S.
+        general: Whether any replica runs under the general engine.
+        block_numbers: Integers for blocks and hash buckets; 0 without prefix caching.
+        buckets: Hash buckets.
+        table_size: Most blocks of one request, with prefix caching.
+    """
+
+    block_size: int
+    max_num_seqs: int
+    general: bool = False
+    block_numbers: int = 0
+    buckets: int = 1
+    table_size: int = 0
+
+    def sizes(self) -> dict[str, int]:
+        """Return the length of every section, in order."""
+        tables = self.max_num_seqs if self.block_numbers else 0
+        return {
+            "phase": self.block_size,  # counts
+            "finish": self.max_num_seqs,  # request ids
+            "flight": 2 * self.max_num_seqs if self.general else 0,  # request ids
+            "block": self.block_numbers,
+            "slot": tables,
+            "table": tables * self.table_size,
+        }
+
+    def offsets(self) -> dict[str, int]:
+        """Return where every section begins."""
+        ends = np.cumsum(list(self.sizes().values()))
+        return {name: int(end) - size for (name, size), end in zip(self.sizes().items(), ends, strict=True)}
+
+    @property
+    def fixed(self) -> int:
+        """Integers of one replica."""
+        return sum(self.sizes().values())
+
+    def ids(self) -> np.ndarray:
+        """Return which of them are request ids, (fixed,) bool."""
+        marked = np.zeros(self.fixed, bool)
+        marked[self.block_size : self.offsets()["block"]] = True
+        return marked
+
+
 @dataclass
 class ClusterState:
     """All state of ``N`` clusters of ``R`` replicas; every array is owned and contiguous."""
 
     environments: np.ndarray  # (N,) ENVIRONMENT
     replicas: np.ndarray  # (N, R) REPLICA
-    pool: np.ndarray  # (N, R (B + S) + (2 R + 1) E) i4: phases and finish heaps, then queue and door heaps
+    pool: np.ndarray  # (N, R fixed + (2 R + 1) E) i4: each replica's own integers, then queue and door heaps
     requests: np.ndarray  # (N, E) REQUEST
-    fixed_slots: int  # B + S: integers of a replica that do not depend on the episode
+    layout: PoolLayout
 
     @classmethod
     def allocate(
-        cls, num_envs: int, num_replicas: int, num_requests: int, block_size: int, max_num_seqs: int
+        cls, num_envs: int, num_replicas: int, num_requests: int, block_size: int, layout: PoolLayout
     ) -> ClusterState:
         """Allocate zeroed state; pages are touched only as they are used."""
-        fixed = block_size + max_num_seqs
+        size = num_replicas * layout.fixed + (2 * num_replicas + 1) * num_requests
         state = cls(
             environments=np.zeros(num_envs, ENVIRONMENT),
             replicas=np.zeros((num_envs, num_replicas), REPLICA),
-            pool=np.zeros((num_envs, num_replicas * fixed + (2 * num_replicas + 1) * num_requests), np.int32),
+            pool=np.zeros((num_envs, size), np.int32),
             requests=np.zeros((num_envs, num_requests), REQUEST),
-            fixed_slots=fixed,
+            layout=layout,
         )
         state.replicas["block_size"] = block_size
         state._place()
@@ -270,11 +353,16 @@ class ClusterState:
     def _place(self) -> None:
         """Write into every record where its part of the pool, and its requests and replicas, begin."""
         (n, count), num_requests = self.replicas.shape, self.requests.shape[1]
+        layout = self.layout
         row = np.arange(n, dtype=np.int64) * self.pool.shape[1]  # (N,)
         r = np.arange(count, dtype=np.int64)
-        heaps = row[:, None] + count * self.fixed_slots  # (N, 1)
-        self.replicas["phase_base"] = row[:, None] + r * self.fixed_slots
-        self.replicas["finish_base"] = self.replicas["phase_base"] + self.replicas["block_size"]
+        own = row[:, None] + r * layout.fixed  # (N, R)
+        heaps = row[:, None] + count * layout.fixed  # (N, 1)
+        for name, offset in layout.offsets().items():
+            self.replicas[f"{name}_base"] = own + offset
+        self.replicas["flight_size"] = layout.max_num_seqs
+        self.replicas["bucket_count"] = layout.buckets
+        self.replicas["table_size"] = layout.table_size
         self.replicas["live_base"] = heaps + 2 * r * num_requests
         self.replicas["hopeless_base"] = heaps + (2 * r + 1) * num_requests
         self.environments["door_base"] = heaps[:, 0] + 2 * count * num_requests
@@ -289,7 +377,7 @@ class ClusterState:
     def clone(self) -> ClusterState:
         """Return an independent copy, from which the clusters go on exactly alike."""
         return ClusterState(
-            self.environments.copy(), self.replicas.copy(), self.pool.copy(), self.requests.copy(), self.fixed_slots
+            self.environments.copy(), self.replicas.copy(), self.pool.copy(), self.requests.copy(), self.layout
         )
 
     def restore(self, other: ClusterState) -> None:
@@ -302,15 +390,13 @@ class ClusterState:
         n, old = self.requests.shape
         if num_requests <= old:
             return
-        fixed = self.replicas.shape[1] * self.fixed_slots
+        fixed = self.replicas.shape[1] * self.layout.fixed
         lists = (self.pool.shape[1] - fixed) // old
         shift = np.arange(n) * (num_requests - old)  # (N,) how far each environment's ids move
         requests = np.zeros((n, num_requests), REQUEST)
         requests[:, :old] = self.requests
         pool = np.zeros((n, fixed + lists * num_requests), np.int32)
-        finish = np.zeros(self.fixed_slots, bool)
-        finish[int(self.replicas["block_size"].flat[0]) :] = True  # the phases before it are counts, not ids
-        pool[:, :fixed] = self.pool[:, :fixed] + shift[:, None] * np.tile(finish, self.replicas.shape[1])
+        pool[:, :fixed] = self.pool[:, :fixed] + shift[:, None] * np.tile(self.layout.ids(), self.replicas.shape[1])
         pool[:, fixed:].reshape(n, lists, num_requests)[..., :old] = (
             self.pool[:, fixed:].reshape(n, lists, old) + shift[:, None, None]
         )

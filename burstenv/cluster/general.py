@@ -1,0 +1,379 @@
+"""One replica under every rule of the reference engine, compiled one iteration at a time.
+
+The fast engine of :mod:`burstenv.cluster.replica` leans on facts that hold for chunked prefill, fcfs
+eviction and synchronous scheduling without a prefix cache. A replica that has priorities, a long-prefill
+threshold, unchunked prefill, prefix caching or asynchronous scheduling runs here, rule by rule as in
+:mod:`burstenv.cluster.reference`, whose names the functions share.
+"""
+
+from __future__ import annotations
+
+import math
+
+from burstenv.cluster.block_table import (
+    find_block,
+    has_key,
+    is_unused,
+    publish_block,
+    release_blocks,
+    share_block,
+    take_block,
+)
+from burstenv.cluster.iteration_time import iteration_time_s
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.outcome import settle_finished
+from burstenv.cluster.queues import (
+    blocks_of,
+    queue_discard,
+    queue_head,
+    queue_push,
+    queue_remove,
+    running_append,
+    running_remove,
+    tokens_to_compute,
+)
+from burstenv.cluster.state import NOBODY, PRIORITY, RUNNING
+
+LIVELOCK_PREEMPTIONS = 1_000  # as in the reference engine
+
+
+@kernel
+def _stream_of(replica, request, index):
+    """Return the stream that decides the tokens of a request's block."""
+    if (index + 1) * replica.block_size <= request.prefix_tokens:
+        return request.prefix_stream
+    return request.stream
+
+
+@kernel
+def _table(replica, request):
+    """Return where in the pool the numbers of a running request's blocks stand."""
+    return replica.table_base + request.slot * replica.table_size
+
+
+@kernel
+def _grow(replica, pool, request, tokens):
+    """Give the request the blocks for ``tokens`` tokens, if there are enough."""
+    needed = blocks_of(min(tokens, replica.max_model_len), replica.block_size)
+    if needed - request.blocks > replica.free_blocks:
+        return False
+    if replica.prefix_caching:
+        table = _table(replica, request)
+        while request.blocks < needed:
+            pool[table + request.blocks] = take_block(replica, pool)
+            request.blocks += 1
+    elif needed > request.blocks:
+        replica.free_blocks -= needed - request.blocks
+        request.blocks = needed
+    return True
+
+
+@kernel
+def _release(replica, pool, request):
+    """Give back all blocks of a request, and its table."""
+    if replica.prefix_caching:
+        release_blocks(replica, pool, _table(replica, request), request.blocks)
+        pool[replica.slot_base + replica.free_slots] = request.slot
+        replica.free_slots += 1
+    else:
+        replica.free_blocks += request.blocks
+    request.blocks = 0
+
+
+@kernel
+def _publish(replica, pool, request, tokens):
+    """Give their keys to the request's blocks that are full with known tokens."""
+    if not replica.prefix_caching:
+        return
+    full = min(tokens, tokens_to_compute(request)) // replica.block_size
+    table = _table(replica, request)
+    for index in range(full - 1, -1, -1):
+        block = pool[table + index]
+        if has_key(replica, pool, block):
+            break
+        publish_block(replica, pool, block, _stream_of(replica, request, index), index)
+
+
+@kernel
+def _cached_blocks(replica, pool, request):
+    """Return how many blocks the request could share; at least one token is always computed."""
+    if not replica.prefix_caching:
+        return 0
+    most = (tokens_to_compute(request) - 1) // replica.block_size
+    hits = 0
+    while hits < most and find_block(replica, pool, _stream_of(replica, request, hits), hits) != 0:
+        hits += 1
+    return hits
+
+
+@kernel
+def _revived(replica, pool, request, hits):
+    """Return how many of the first ``hits`` cached blocks would leave the free list."""
+    revived = 0
+    for index in range(hits):
+        block = find_block(replica, pool, _stream_of(replica, request, index), index)
+        if is_unused(replica, pool, block):
+            revived += 1
+    return revived
+
+
+@kernel
+def _open_table(replica, pool, request, hits):
+    """Give an admitted request a table that starts with its cached blocks."""
+    request.blocks = 0
+    if not replica.prefix_caching:
+        return
+    replica.free_slots -= 1
+    request.slot = pool[replica.slot_base + replica.free_slots]
+    table = _table(replica, request)
+    for index in range(hits):
+        block = find_block(replica, pool, _stream_of(replica, request, index), index)
+        share_block(replica, pool, block)
+        pool[table + index] = block
+    request.blocks = hits
+
+
+@kernel
+def _victim(replica, requests):
+    """Return who is evicted: the last admitted, or under priorities the least urgent, latest arrived."""
+    if replica.order != PRIORITY:
+        return replica.running_tail
+    victim = replica.running_head
+    request_id = requests[victim].next
+    while request_id != NOBODY:
+        request, worst = requests[request_id], requests[victim]
+        if request.priority > worst.priority or (
+            request.priority == worst.priority and request.arrival_s > worst.arrival_s
+        ):
+            victim = request_id
+        request_id = request.next
+    return victim
+
+
+@kernel
+def _preempt(replica, pool, requests, victim):
+    request = requests[victim]
+    running_remove(replica, requests, victim)
+    _release(replica, pool, request)
+    request.recomputed_tokens += request.computed_tokens
+    request.computed_tokens = 0
+    request.step_tokens = 0
+    request.preemptions += 1
+    replica.preemptions += 1
+    replica.preemptions_without_token += 1
+    queue_push(replica, pool, requests, victim, True)
+
+
+@kernel
+def _schedule_running(replica, pool, requests, budget, threshold):
+    """Give running requests their share, in order of admission; return the budget that is left."""
+    request_id = replica.running_head
+    while request_id != NOBODY and budget > 0:
+        request = requests[request_id]
+        following = request.next
+        in_flight = request.in_flight_tokens
+        last = request.prompt_tokens + request.target_tokens
+        if in_flight > 0 and request.computed_tokens + 2 - in_flight >= last:
+            request_id = following  # its last token is on its way
+            continue
+        tokens = tokens_to_compute(request) + in_flight - request.computed_tokens
+        if 0 < threshold < tokens:
+            tokens = threshold
+        tokens = min(tokens, budget, replica.max_model_len - request.computed_tokens - 1)
+        if tokens == 0:
+            request_id = following
+            continue
+        evicted_itself = False
+        while not _grow(replica, pool, request, request.computed_tokens + tokens):
+            victim = _victim(replica, requests)
+            budget += requests[victim].step_tokens  # one already scheduled gives its tokens back
+            evicted_itself = victim == request_id
+            if evicted_itself:
+                following = request.next
+            _preempt(replica, pool, requests, victim)
+            if evicted_itself:
+                break
+        if not evicted_itself:
+            _publish(replica, pool, request, request.computed_tokens + tokens)
+            request.step_tokens = tokens
+            budget -= tokens
+            following = request.next
+        request_id = following
+    return budget
+
+
+@kernel
+def _schedule_waiting(replica, pool, requests, budget, threshold):
+    """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
+    while replica.waiting > 0 and budget > 0 and replica.running < replica.max_num_seqs:
+        request_id = queue_head(replica, pool, requests, replica.clock_s)
+        request = requests[request_id]
+        hits = _cached_blocks(replica, pool, request)
+        cached_tokens = hits * replica.block_size
+        known = tokens_to_compute(request)
+        tokens = known - cached_tokens
+        if 0 < threshold < tokens:
+            tokens = threshold
+        if not replica.chunked_prefill and tokens > budget:
+            break
+        tokens = min(tokens, budget)
+        must_fit = known if replica.reserve_full_prompt else cached_tokens + tokens
+        headroom = replica.headroom_blocks if replica.running > 0 else 0
+        must_fit = min(must_fit, replica.max_model_len)
+        missing = blocks_of(must_fit, replica.block_size) - hits + _revived(replica, pool, request, hits)
+        if missing + headroom > replica.free_blocks:
+            break
+        queue_remove(replica, pool, requests, request_id)
+        running_append(replica, requests, request_id)
+        request.status = RUNNING
+        _open_table(replica, pool, request, hits)
+        request.computed_tokens = cached_tokens
+        if request.cached_tokens < 0:
+            request.cached_tokens = cached_tokens
+        _grow(replica, pool, request, cached_tokens + tokens)
+        _publish(replica, pool, request, cached_tokens + tokens)
+        if math.isnan(request.first_scheduled_s):
+            request.first_scheduled_s = replica.clock_s
+        request.step_tokens = tokens
+        budget -= tokens
+
+
+@kernel
+def _see(replica, requests):
+    """Publish the present state as what decisions see."""
+    replica.seen_waiting = replica.waiting
+    replica.seen_running = replica.running
+    replica.seen_free_blocks = replica.free_blocks
+    replica.seen_waiting_tokens = replica.waiting_tokens
+    replica.seen_waiting_blocks = replica.waiting_blocks
+    replica.seen_preemptions = replica.preemptions
+    context = 0
+    prefill = 0
+    request_id = replica.running_head
+    while request_id != NOBODY:
+        request = requests[request_id]
+        left = tokens_to_compute(request) - request.computed_tokens
+        if left > 1:
+            prefill += left
+        else:
+            context += request.computed_tokens
+        request_id = request.next
+    replica.seen_context_tokens = context
+    replica.seen_prefill_tokens = prefill
+
+
+@kernel
+def _schedule(replica, pool, requests):
+    """Schedule one iteration at the clock; return whether there was anything to run."""
+    if replica.in_flight == 0:
+        _see(replica, requests)
+    preemptions_before = replica.preemptions
+    lone = replica.running + replica.waiting == 1
+    threshold = 0 if lone else replica.long_prefill_threshold
+    budget = _schedule_running(replica, pool, requests, replica.token_budget, threshold)
+    preempted = replica.preemptions > preemptions_before
+    if not preempted:
+        _schedule_waiting(replica, pool, requests, budget, threshold)
+
+    prefill_tokens = prefill_attention = decodes = context = sequences = samples = 0
+    flight = (replica.first_flight + replica.in_flight) % 2
+    flight_base = replica.flight_base + flight * replica.flight_size
+    request_id = replica.running_head
+    while request_id != NOBODY:
+        request = requests[request_id]
+        tokens = request.step_tokens
+        if tokens > 0:
+            computed = request.computed_tokens
+            sequences += 1
+            if tokens == 1 and computed >= request.prompt_tokens:
+                decodes += 1
+                context += computed + 1
+            else:
+                prefill_tokens += tokens
+                prefill_attention += tokens * computed + tokens * (tokens + 1) // 2
+            request.computed_tokens = computed + tokens
+            if request.computed_tokens == tokens_to_compute(request) + request.in_flight_tokens:
+                request.in_flight_tokens += 1
+                pool[flight_base + samples] = request_id
+                samples += 1
+            request.step_tokens = 0
+        request_id = request.next
+    if sequences == 0 and not preempted and replica.in_flight == 0:
+        return False
+    duration_s = 0.0
+    if sequences > 0:
+        duration_s = iteration_time_s(replica, prefill_tokens, prefill_attention, decodes, context, sequences)
+    start_s = max(replica.clock_s, replica.busy_until_s)
+    replica.busy_until_s = start_s + duration_s
+    replica.busy_s += duration_s
+    if sequences > 0 or preempted:
+        replica.iterations += 1
+    if flight == 0:
+        replica.flight0_samples = samples
+        replica.flight0_end_s = replica.busy_until_s
+    else:
+        replica.flight1_samples = samples
+        replica.flight1_end_s = replica.busy_until_s
+    replica.in_flight += 1
+    return True
+
+
+@kernel
+def _apply(environment, replica, pool, requests):
+    """Apply what the oldest iteration in flight produced, at its end."""
+    flight = replica.first_flight
+    samples = replica.flight0_samples if flight == 0 else replica.flight1_samples
+    flight_base = replica.flight_base + flight * replica.flight_size
+    replica.clock_s = max(replica.clock_s, replica.iteration_end_s)
+    replica.first_flight = 1 - flight
+    replica.in_flight -= 1
+    now_s = replica.clock_s
+    for k in range(samples):
+        request_id = pool[flight_base + k]
+        request = requests[request_id]
+        running = request.status == RUNNING
+        if not running:  # preempted while this token was on its way
+            replica.waiting_tokens += 1
+            replica.waiting_blocks -= blocks_of(tokens_to_compute(request), replica.block_size)
+        request.in_flight_tokens -= 1
+        request.produced_tokens += 1
+        if not running:
+            replica.waiting_blocks += blocks_of(tokens_to_compute(request), replica.block_size)
+        replica.preemptions_without_token = 0
+        if math.isnan(request.first_token_s):
+            request.first_token_s = now_s
+            if now_s - request.arrival_s <= request.ttft_slo_s:
+                environment.first_in_time += 1
+        if running:  # a block may have waited for this token to get its key
+            _publish(replica, pool, request, request.computed_tokens - request.in_flight_tokens)
+        if request.produced_tokens >= request.target_tokens or tokens_to_compute(request) >= replica.max_model_len:
+            request.target_tokens = request.produced_tokens
+            if running:
+                running_remove(replica, requests, request_id)
+                _release(replica, pool, request)
+            else:
+                queue_discard(replica, pool, requests, request_id)
+            settle_finished(environment, request, now_s)
+
+
+@kernel
+def advance_general(environment, replica, pool, requests, until_s):
+    """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
+    while not replica.livelocked:
+        if replica.in_flight < replica.depth and (replica.running > 0 or replica.waiting > 0):
+            if replica.clock_s >= until_s:
+                break
+            if not _schedule(replica, pool, requests) and replica.in_flight == 0:
+                break
+            if replica.preemptions_without_token > LIVELOCK_PREEMPTIONS:
+                replica.livelocked = 1
+            if replica.in_flight < replica.depth:
+                continue
+        if replica.in_flight == 0:
+            break
+        replica.iteration_end_s = replica.flight0_end_s if replica.first_flight == 0 else replica.flight1_end_s
+        if replica.iteration_end_s > until_s:
+            return
+        _apply(environment, replica, pool, requests)
+    if replica.in_flight == 0:
+        _see(replica, requests)
