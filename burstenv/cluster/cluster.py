@@ -73,8 +73,7 @@ def _set_mode_at(environments, replicas, pool, requests, modes, i, r, mode):
 def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
     """Return whether a replica's rules go beyond what the fast engine leans on."""
     return (
-        spec.prefix_caching
-        or spec.asynchronous
+        spec.asynchronous
         or not spec.chunked_prefill
         or not spec.validate_requests
         or spec.long_prefill_token_threshold > 0

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 
-from burstenv.cluster.block_table import (
-    find_block,
-    has_key,
-    is_unused,
-    publish_block,
-    release_blocks,
-    share_block,
-    take_block,
-)
 from burstenv.cluster.iteration_time import iteration_time_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.outcome import settle_finished
+from burstenv.cluster.prefix import (
+    cached_blocks,
+    give_back_blocks,
+    grow_blocks,
+    open_table,
+    publish_full_blocks,
+    revived_blocks,
+)
 from burstenv.cluster.queues import (
     blocks_of,
     queue_discard,
@@ -38,99 +37,9 @@ LIVELOCK_PREEMPTIONS = 1_000  # as in the reference engine
 
 
 @kernel
-def _stream_of(replica, request, index):
-    """Return the stream that decides the tokens of a request's block."""
-    if (index + 1) * replica.block_size <= request.prefix_tokens:
-        return request.prefix_stream
-    return request.stream
-
-
-@kernel
-def _table(replica, request):
-    """Return where in the pool the numbers of a running request's blocks stand."""
-    return replica.table_base + request.slot * replica.table_size
-
-
-@kernel
-def _grow(replica, pool, request, tokens):
-    """Give the request the blocks for ``tokens`` tokens, if there are enough."""
-    needed = blocks_of(min(tokens, replica.max_model_len), replica.block_size)
-    if needed - request.blocks > replica.free_blocks:
-        return False
-    if replica.prefix_caching:
-        table = _table(replica, request)
-        while request.blocks < needed:
-            pool[table + request.blocks] = take_block(replica, pool)
-            request.blocks += 1
-    elif needed > request.blocks:
-        replica.free_blocks -= needed - request.blocks
-        request.blocks = needed
-    return True
-
-
-@kernel
-def _release(replica, pool, request):
-    """Give back all blocks of a request, and its table."""
-    if replica.prefix_caching:
-        release_blocks(replica, pool, _table(replica, request), request.blocks)
-        pool[replica.slot_base + replica.free_slots] = request.slot
-        replica.free_slots += 1
-    else:
-        replica.free_blocks += request.blocks
-    request.blocks = 0
-
-
-@kernel
-def _publish(replica, pool, request, tokens):
-    """Give their keys to the request's blocks that are full with known tokens."""
-    if not replica.prefix_caching:
-        return
-    full = min(tokens, tokens_to_compute(request)) // replica.block_size
-    table = _table(replica, request)
-    for index in range(full - 1, -1, -1):
-        block = pool[table + index]
-        if has_key(replica, pool, block):
-            break
-        publish_block(replica, pool, block, _stream_of(replica, request, index), index)
-
-
-@kernel
-def _cached_blocks(replica, pool, request):
-    """Return how many blocks the request could share; at least one token is always computed."""
-    if not replica.prefix_caching:
-        return 0
-    most = (tokens_to_compute(request) - 1) // replica.block_size
-    hits = 0
-    while hits < most and find_block(replica, pool, _stream_of(replica, request, hits), hits) != 0:
-        hits += 1
-    return hits
-
-
-@kernel
-def _revived(replica, pool, request, hits):
-    """Return how many of the first ``hits`` cached blocks would leave the free list."""
-    revived = 0
-    for index in range(hits):
-        block = find_block(replica, pool, _stream_of(replica, request, index), index)
-        if is_unused(replica, pool, block):
-            revived += 1
-    return revived
-
-
-@kernel
-def _open_table(replica, pool, request, hits):
-    """Give an admitted request a table that starts with its cached blocks."""
-    request.blocks = 0
-    if not replica.prefix_caching:
-        return
-    replica.free_slots -= 1
-    request.slot = pool[replica.slot_base + replica.free_slots]
-    table = _table(replica, request)
-    for index in range(hits):
-        block = find_block(replica, pool, _stream_of(replica, request, index), index)
-        share_block(replica, pool, block)
-        pool[table + index] = block
-    request.blocks = hits
+def _publish_known(replica, pool, request, tokens):
+    """Publish the blocks that ``tokens`` tokens fill, as far as the tokens are back."""
+    publish_full_blocks(replica, pool, request, min(tokens, tokens_to_compute(request)))
 
 
 @kernel
@@ -154,7 +63,7 @@ def _victim(replica, requests):
 def _preempt(replica, pool, requests, victim):
     request = requests[victim]
     running_remove(replica, requests, victim)
-    _release(replica, pool, request)
+    give_back_blocks(replica, pool, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.step_tokens = 0
@@ -184,7 +93,7 @@ def _schedule_running(replica, pool, requests, budget, threshold):
             request_id = following
             continue
         evicted_itself = False
-        while not _grow(replica, pool, request, request.computed_tokens + tokens):
+        while not grow_blocks(replica, pool, request, request.computed_tokens + tokens):
             victim = _victim(replica, requests)
             budget += requests[victim].step_tokens  # one already scheduled gives its tokens back
             evicted_itself = victim == request_id
@@ -194,7 +103,7 @@ def _schedule_running(replica, pool, requests, budget, threshold):
             if evicted_itself:
                 break
         if not evicted_itself:
-            _publish(replica, pool, request, request.computed_tokens + tokens)
+            _publish_known(replica, pool, request, request.computed_tokens + tokens)
             request.step_tokens = tokens
             budget -= tokens
             following = request.next
@@ -208,7 +117,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
     while replica.waiting > 0 and budget > 0 and replica.running < replica.max_num_seqs:
         request_id = queue_head(replica, pool, requests, replica.clock_s)
         request = requests[request_id]
-        hits = _cached_blocks(replica, pool, request)
+        hits = cached_blocks(replica, pool, request)
         cached_tokens = hits * replica.block_size
         known = tokens_to_compute(request)
         tokens = known - cached_tokens
@@ -220,18 +129,18 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         must_fit = known if replica.reserve_full_prompt else cached_tokens + tokens
         headroom = replica.headroom_blocks if replica.running > 0 else 0
         must_fit = min(must_fit, replica.max_model_len)
-        missing = blocks_of(must_fit, replica.block_size) - hits + _revived(replica, pool, request, hits)
+        missing = blocks_of(must_fit, replica.block_size) - hits + revived_blocks(replica, pool, request, hits)
         if missing + headroom > replica.free_blocks:
             break
         queue_remove(replica, pool, requests, request_id)
         running_append(replica, requests, request_id)
         request.status = RUNNING
-        _open_table(replica, pool, request, hits)
+        open_table(replica, pool, request, hits)
         request.computed_tokens = cached_tokens
         if request.cached_tokens < 0:
             request.cached_tokens = cached_tokens
-        _grow(replica, pool, request, cached_tokens + tokens)
-        _publish(replica, pool, request, cached_tokens + tokens)
+        grow_blocks(replica, pool, request, cached_tokens + tokens)
+        _publish_known(replica, pool, request, cached_tokens + tokens)
         if math.isnan(request.first_scheduled_s):
             request.first_scheduled_s = replica.clock_s
         request.step_tokens = tokens
@@ -345,12 +254,12 @@ def _apply(environment, replica, pool, requests):
             if now_s - request.arrival_s <= request.ttft_slo_s:
                 environment.first_in_time += 1
         if running:  # a block may have waited for this token to get its key
-            _publish(replica, pool, request, request.computed_tokens - request.in_flight_tokens)
+            _publish_known(replica, pool, request, request.computed_tokens - request.in_flight_tokens)
         if request.produced_tokens >= request.target_tokens or tokens_to_compute(request) >= replica.max_model_len:
             request.target_tokens = request.produced_tokens
             if running:
                 running_remove(replica, requests, request_id)
-                _release(replica, pool, request)
+                give_back_blocks(replica, pool, request)
             else:
                 queue_discard(replica, pool, requests, request_id)
             settle_finished(environment, request, now_s)

@@ -19,11 +19,33 @@ import math
 import numpy as np
 
 from burstenv.cluster.block_table import reset_blocks
+from burstenv.cluster.decoders import (
+    blocks_due,
+    blocks_taken,
+    context_of,
+    first_of_phase,
+    grow_decoders,
+    hold_back,
+    last_admission,
+    phase_due,
+    publish_decoded_blocks,
+    start_decoding,
+    steps_with_blocks,
+    stop_decoding,
+)
 from burstenv.cluster.general import advance_general
-from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
 from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.outcome import settle_finished
+from burstenv.cluster.prefix import (
+    cached_blocks,
+    give_back_blocks,
+    grow_blocks,
+    open_table,
+    publish_full_blocks,
+    revived_blocks,
+    stream_of,
+)
 from burstenv.cluster.queues import (
     blocks_of,
     next_demotion_s,
@@ -41,43 +63,19 @@ _LOOP_AT_MOST = 4  # shorter stretches are cheaper to add up than to solve for
 
 
 @kernel
-def _phase_due(replica):
-    """Return the index into ``phases`` of the decoders that take a block in the next decode step."""
-    block_size = replica.block_size
-    return (block_size - replica.decode_step % block_size) % block_size
+def _release(replica, pool, request):
+    """Free the blocks of a request that leaves the batch."""
+    if replica.prefix_caching:
+        give_back_blocks(replica, pool, request)
+    else:
+        replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
 
 
 @kernel
-def _start_decoding(replica, pool, requests, request_id):
-    request = requests[request_id]
-    replica.decode_context_tokens += request.computed_tokens + 1
-    request.computed_tokens -= replica.decode_step
-    pool[replica.phase_base + request.computed_tokens % replica.block_size] += 1
-    request.decoding = 1
-    request.key = float(replica.decode_step + request.target_tokens - request.produced_tokens)
-    heap_push(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
-    replica.finish_heap_size += 1
-    replica.decoding += 1
-
-
-@kernel
-def _stop_decoding(replica, pool, requests, request_id):
-    request = requests[request_id]
-    heap_remove(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
-    replica.finish_heap_size -= 1
-    replica.decoding -= 1
-    pool[replica.phase_base + request.computed_tokens % replica.block_size] -= 1
-    request.computed_tokens += replica.decode_step
-    replica.decode_context_tokens -= request.computed_tokens + 1
-    request.produced_tokens = request.target_tokens - int(request.key - replica.decode_step)
-    request.decoding = 0
-
-
-@kernel
-def _finish(environment, replica, requests, request_id, now_s):
+def _finish(environment, replica, pool, requests, request_id, now_s):
     """Settle a request whose last token came out, and free its blocks."""
     request = requests[request_id]
-    replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
+    _release(replica, pool, request)
     running_remove(replica, requests, request_id)
     replica.blocked = 0
     settle_finished(environment, request, now_s)
@@ -85,12 +83,24 @@ def _finish(environment, replica, requests, request_id, now_s):
 
 @kernel
 def _finish_decoders(environment, replica, pool, requests, now_s):
+    """Finish every decoder whose last token came out, in running order where the order shows."""
+    finished = 0
     while replica.finish_heap_size > 0:
         first = pool[replica.finish_base]
         if requests[first].key > replica.decode_step:
             break
-        _stop_decoding(replica, pool, requests, first)
-        _finish(environment, replica, requests, first, now_s)
+        stop_decoding(replica, pool, requests, first)
+        if not replica.prefix_caching:
+            _finish(environment, replica, pool, requests, first, now_s)
+            continue
+        place = finished  # the order in which blocks are freed is the order in which they are reused
+        while place > 0 and requests[pool[replica.flight_base + place - 1]].admission > requests[first].admission:
+            pool[replica.flight_base + place] = pool[replica.flight_base + place - 1]
+            place -= 1
+        pool[replica.flight_base + place] = first
+        finished += 1
+    for k in range(finished):
+        _finish(environment, replica, pool, requests, pool[replica.flight_base + k], now_s)
 
 
 @kernel
@@ -99,70 +109,16 @@ def _evict_tail(replica, pool, requests):
     victim = replica.running_tail
     request = requests[victim]
     if request.decoding:
-        _stop_decoding(replica, pool, requests, victim)
+        stop_decoding(replica, pool, requests, victim)
     else:
         replica.prefill_id = NOBODY
-    replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
+    _release(replica, pool, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
     replica.preemptions += 1
     running_remove(replica, requests, victim)
     queue_push(replica, pool, requests, victim, True)
-
-
-@kernel
-def _blocks_due(replica, pool, requests, decodes):
-    """Return the blocks that the first ``decodes`` decoders, in running order, take in the next step."""
-    if decodes == replica.decoding:
-        return pool[replica.phase_base + _phase_due(replica)]
-    due = 0
-    seen = 0
-    request_id = replica.running_head
-    while seen < decodes:
-        request = requests[request_id]
-        if request.decoding:
-            seen += 1
-            if (request.computed_tokens + replica.decode_step) % replica.block_size == 0:
-                due += 1
-        request_id = request.next
-    return due
-
-
-@kernel
-def _context_of(replica, requests, decodes):
-    """Return the context tokens that the first ``decodes`` decoders read in the next step."""
-    if decodes == replica.decoding:
-        return replica.decode_context_tokens
-    context = 0
-    seen = 0
-    request_id = replica.running_head
-    while seen < decodes:
-        request = requests[request_id]
-        if request.decoding:
-            seen += 1
-            context += request.computed_tokens + replica.decode_step + 1
-        request_id = request.next
-    return context
-
-
-@kernel
-def _hold_back(replica, pool, requests, decodes):
-    """Undo the coming decode step for the decoders behind the first ``decodes``: the budget left them out."""
-    seen = 0
-    request_id = replica.running_head
-    while request_id != NOBODY:
-        request = requests[request_id]
-        if request.decoding:
-            seen += 1
-            if seen > decodes:
-                block_size = replica.block_size
-                pool[replica.phase_base + request.computed_tokens % block_size] -= 1
-                request.computed_tokens -= 1
-                pool[replica.phase_base + request.computed_tokens % block_size] += 1
-                heap_rekey(pool, replica.finish_base, replica.finish_heap_size, requests, request_id, request.key + 1.0)
-                replica.decode_context_tokens -= 1
-        request_id = request.next
 
 
 @kernel
@@ -183,6 +139,55 @@ def see(replica, requests):
 
 
 @kernel
+def _hold(replica, pool, request, computed, tokens):
+    """Take the blocks for ``tokens`` more tokens behind ``computed`` ones; they are known to be there."""
+    if replica.prefix_caching:
+        grow_blocks(replica, pool, request, computed + tokens)
+        publish_full_blocks(replica, pool, request, computed + tokens)
+    else:
+        replica.free_blocks -= blocks_of(computed + tokens, replica.block_size) - blocks_of(
+            computed, replica.block_size
+        )
+
+
+@kernel
+def _grow_first_decoders(replica, pool, requests):
+    """Take and publish the blocks of one decode step, evicting the last admitted requests as blocks run out.
+
+    Block by block in running order: what an eviction frees is reused by those behind, not by those before.
+    """
+    admission = last_admission(replica, requests, min(replica.decoding, replica.token_budget))
+    step = replica.decode_step
+    request_id = first_of_phase(replica, pool, phase_due(replica))
+    while request_id != NOBODY and requests[request_id].admission <= admission:
+        request = requests[request_id]
+        evicted_itself = False
+        while replica.free_blocks == 0 and not evicted_itself:
+            evicted_itself = replica.running_tail == request_id
+            _evict_tail(replica, pool, requests)
+        if evicted_itself:
+            break
+        grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
+        request_id = request.phase_next
+    publish_decoded_blocks(replica, pool, requests, step, admission)
+
+
+@kernel
+def _feeds(replica, requests, request, hits):
+    """Return whether a running request may publish the next block that a refused one could share."""
+    if not replica.prefix_caching or (hits + 1) * replica.block_size >= tokens_to_compute(request):
+        return False
+    stream = stream_of(replica, request, hits)
+    running_id = replica.running_head
+    while running_id != NOBODY:
+        running = requests[running_id]
+        if running.stream == stream or (running.prefix_tokens > 0 and running.prefix_stream == stream):
+            return True
+        running_id = running.next
+    return False
+
+
+@kernel
 def _start_iteration(replica, pool, requests):
     """Schedule one iteration at the clock and put it in flight; return whether there was anything to run."""
     see(replica, requests)
@@ -191,13 +196,17 @@ def _start_iteration(replica, pool, requests):
     preemptions_before = replica.preemptions
 
     # 1. Decoders, in running order; the last admitted requests give way when blocks run out.
-    decodes = min(replica.decoding, replica.token_budget)
-    due = _blocks_due(replica, pool, requests, decodes)
-    while due > replica.free_blocks:
-        _evict_tail(replica, pool, requests)
+    if replica.prefix_caching:
+        _grow_first_decoders(replica, pool, requests)
         decodes = min(replica.decoding, replica.token_budget)
-        due = _blocks_due(replica, pool, requests, decodes)
-    replica.free_blocks -= due
+    else:
+        decodes = min(replica.decoding, replica.token_budget)
+        due = blocks_due(replica, pool, requests, decodes)
+        while due > replica.free_blocks:
+            _evict_tail(replica, pool, requests)
+            decodes = min(replica.decoding, replica.token_budget)
+            due = blocks_due(replica, pool, requests, decodes)
+        replica.free_blocks -= due
     budget = replica.token_budget - decodes
 
     prefill_tokens = 0
@@ -216,7 +225,7 @@ def _start_iteration(replica, pool, requests):
         if blocks > replica.free_blocks:
             _evict_tail(replica, pool, requests)
         else:
-            replica.free_blocks -= blocks
+            _hold(replica, pool, request, computed, chunk)
             replica.flight_first_prefill = replica.prefill_id
             if chunk == 1 and computed >= request.prompt_tokens:
                 late_decodes += 1
@@ -237,32 +246,42 @@ def _start_iteration(replica, pool, requests):
                 break
             request_id = queue_head(replica, pool, requests, now_s)
             request = requests[request_id]
+            hits = cached_blocks(replica, pool, request)
+            cached = hits * block_size
             tokens = tokens_to_compute(request)
-            chunk = min(tokens, budget)
-            must_fit = tokens if replica.reserve_full_prompt else chunk
+            chunk = min(tokens - cached, budget)
+            must_fit = tokens if replica.reserve_full_prompt else cached + chunk
             headroom = replica.headroom_blocks if replica.running > 0 else 0
-            if blocks_of(must_fit, block_size) + headroom > replica.free_blocks:
-                replica.blocked = 1
+            missing = blocks_of(must_fit, block_size) - hits + revived_blocks(replica, pool, request, hits)
+            if missing + headroom > replica.free_blocks:
+                replica.blocked = 0 if _feeds(replica, requests, request, hits) else 1
                 break
             queue_remove(replica, pool, requests, request_id)
             running_append(replica, requests, request_id)
             request.status = RUNNING
-            request.computed_tokens = chunk
+            open_table(replica, pool, request, hits)
+            _hold(replica, pool, request, 0, cached + chunk)
+            request.computed_tokens = cached + chunk
+            if request.cached_tokens < 0:
+                request.cached_tokens = cached
             if math.isnan(request.first_scheduled_s):
                 request.first_scheduled_s = now_s
-            replica.free_blocks -= blocks_of(chunk, block_size)
             if replica.flight_first_prefill == NOBODY:
                 replica.flight_first_prefill = request_id
-            prefill_tokens += chunk
-            prefill_attention += chunk * (chunk + 1) // 2
+            if chunk == 1 and cached >= request.prompt_tokens:
+                late_decodes += 1
+                late_context += cached + 1
+            else:
+                prefill_tokens += chunk
+                prefill_attention += chunk * cached + chunk * (chunk + 1) // 2
             sequences += 1
             budget -= chunk
 
     if sequences == 0 and replica.preemptions == preemptions_before:
         return False
-    context = _context_of(replica, requests, decodes) + late_context
+    context = context_of(replica, requests, decodes) + late_context
     if decodes < replica.decoding:
-        _hold_back(replica, pool, requests, decodes)
+        hold_back(replica, pool, requests, decodes)
     duration_s = 0.0  # a step that only preempts takes no time
     if sequences > 0:
         duration_s = iteration_time_s(
@@ -301,43 +320,10 @@ def _finish_iteration(environment, replica, pool, requests):
                     environment.first_in_time += 1
             request.produced_tokens += 1
             if request.produced_tokens >= request.target_tokens:
-                _finish(environment, replica, requests, request_id, now_s)
+                _finish(environment, replica, pool, requests, request_id, now_s)
             else:
-                _start_decoding(replica, pool, requests, request_id)
+                start_decoding(replica, pool, requests, request_id)
         request_id = following
-
-
-@kernel
-def _steps_with_blocks(replica, pool, at_most):
-    """Return how many decode steps, up to ``at_most``, the free blocks allow."""
-    block_size = replica.block_size
-    decoding = replica.decoding
-    free = replica.free_blocks
-    if decoding * ((at_most + block_size - 1) // block_size) <= free:
-        return at_most  # the common case: enough for the worst alignment
-    cycles = min(free // decoding, at_most // block_size)
-    free -= cycles * decoding
-    steps = cycles * block_size
-    index = _phase_due(replica)
-    while steps < at_most:
-        free -= pool[replica.phase_base + index]
-        if free < 0:
-            break
-        steps += 1
-        index = index - 1 if index > 0 else block_size - 1
-    return steps
-
-
-@kernel
-def _blocks_taken(replica, pool, steps):
-    """Return the blocks that the next ``steps`` decode steps take."""
-    block_size = replica.block_size
-    taken = (steps // block_size) * replica.decoding
-    index = _phase_due(replica)
-    for _ in range(steps % block_size):
-        taken += pool[replica.phase_base + index]
-        index = index - 1 if index > 0 else block_size - 1
-    return taken
 
 
 @kernel
@@ -349,7 +335,7 @@ def _skip_decodes(environment, replica, pool, requests, until_s):
     """
     decoding = replica.decoding
     to_finish = int(requests[pool[replica.finish_base]].key) - replica.decode_step
-    steps = _steps_with_blocks(replica, pool, to_finish)
+    steps = steps_with_blocks(replica, pool, to_finish)
     if replica.waiting > 0:
         until_s = min(until_s, next_demotion_s(replica, pool, requests))
     fixed_s = decode_fixed_cost_s(replica, decoding)
@@ -380,7 +366,10 @@ def _skip_decodes(environment, replica, pool, requests, until_s):
         steps = done
 
     if steps > 0:
-        replica.free_blocks -= _blocks_taken(replica, pool, steps)
+        if replica.prefix_caching:
+            grow_decoders(replica, pool, requests, steps)
+        else:
+            replica.free_blocks -= blocks_taken(replica, pool, steps)
         replica.decode_step += steps
         replica.decode_context_tokens += steps * decoding
         replica.clock_s = clock_s + elapsed_s
@@ -499,16 +488,16 @@ def reset_replica(replica, pool):
     replica.seen_waiting_blocks = 0
     replica.seen_context_tokens = 0
     replica.seen_preemptions = 0
-    if replica.general:
-        replica.livelocked = 0
-        replica.preemptions_without_token = 0
-        replica.first_flight = 0
-        replica.busy_until_s = 0.0
-        if replica.prefix_caching:
-            reset_blocks(replica, pool)
-            for slot in range(replica.flight_size):
-                pool[replica.slot_base + slot] = slot
-            replica.free_slots = replica.flight_size
+    replica.admissions = 0
+    replica.livelocked = 0
+    replica.preemptions_without_token = 0
+    replica.first_flight = 0
+    replica.busy_until_s = 0.0
+    if replica.prefix_caching:
+        reset_blocks(replica, pool)
+        for slot in range(replica.flight_size):
+            pool[replica.slot_base + slot] = slot
+        replica.free_slots = replica.flight_size
 
 
 @kernel

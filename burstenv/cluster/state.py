@@ -76,7 +76,11 @@ REQUEST = _record(
         ("computed_tokens", "i8"),  # KV tokens; while decoding: that number minus the replica's decode_step
         ("key", "f8"),  # heap key: queue order, finish step, or due time at the front door
         ("heap_position", "i4"),
-        # Used by the general engine only.
+        ("admission", "i4"),  # number of its last admission
+        # Used with prefix caching.
+        ("phase_next", "i4"),  # decoders of one phase, in order of admission
+        ("phase_previous", "i4"),
+        # Used by the general engine, and in part with prefix caching.
         ("priority", "i4"),  # smaller is more urgent
         ("stream", "i4"),  # number of the token stream that prompt and outputs are read off
         ("prefix_stream", "i4"),  # the stream of the first `prefix_tokens` tokens
@@ -134,7 +138,8 @@ REPLICA = _record(
         ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish
         ("live_base", "i8"),  # heaps of waiting requests
         ("hopeless_base", "i8"),
-        # Used by the general engine only: rules, its parts of the pool, iterations in flight.
+        ("phase_list_base", "i8"),  # with prefix caching: B heads, then B tails, of lists of decoders by phase
+        # Used by the general engine or with prefix caching: rules, parts of the pool, iterations in flight.
         ("general", "i1"),  # served by cluster/general.py
         ("prefix_caching", "i1"),
         ("chunked_prefill", "i1"),
@@ -182,6 +187,7 @@ REPLICA = _record(
         ("decode_context_tokens", "i8"),  # context the next decode iteration reads, all decoders
         ("running_head", "i4"),
         ("running_tail", "i4"),
+        ("admissions", "i4"),
         ("prefill_id", "i4"),  # the request in mid-prefill; always the tail of `running`
         ("finish_heap_size", "i4"),
         ("flight_decodes", "i4"),  # decoders taking part in the iteration in flight
@@ -270,7 +276,7 @@ _ID_FIELDS = {
         "waiting_head",
         "waiting_tail",
     ),
-    "requests": ("next", "previous"),
+    "requests": ("next", "previous", "phase_next", "phase_previous"),
 }
 
 
@@ -301,6 +307,7 @@ class PoolLayout:
             "phase": self.block_size,  # counts
             "finish": self.max_num_seqs,  # request ids
             "flight": 2 * self.max_num_seqs if self.general else 0,  # request ids
+            "phase_list": 2 * self.block_size if self.block_numbers else 0,  # request ids
             "block": self.block_numbers,
             "slot": tables,
             "table": tables * self.table_size,

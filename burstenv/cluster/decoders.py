@@ -1,0 +1,236 @@
+"""The decoders of a replica, compiled: touched only when one joins, leaves, or crosses a block.
+
+A decoder's KV tokens are kept as their number less the replica's decode step, which does not change while
+it decodes. That number modulo the block size is its *phase*: all decoders of one phase take a block in the
+same step. Without prefix caching a count of each phase is enough; with it each phase is a list, in order
+of admission, because it matters whose block is whose.
+"""
+
+from __future__ import annotations
+
+from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.prefix import grow_blocks, publish_full_blocks
+from burstenv.cluster.state import NOBODY
+
+EVERYBODY = 2**62  # an admission number above all
+
+
+@kernel
+def phase_due(replica):
+    """Return the index into ``phases`` of the decoders that take a block in the next decode step."""
+    block_size = replica.block_size
+    return (block_size - replica.decode_step % block_size) % block_size
+
+
+@kernel
+def _enter_phase(replica, pool, requests, request_id):
+    """Put a decoder into its phase, behind those admitted before it."""
+    request = requests[request_id]
+    phase = request.computed_tokens % replica.block_size
+    empty = pool[replica.phase_base + phase] == 0
+    pool[replica.phase_base + phase] += 1
+    if not replica.prefix_caching:
+        return
+    head = replica.phase_list_base + phase
+    tail = head + replica.block_size
+    if empty:
+        pool[head] = request_id
+        pool[tail] = request_id
+        request.phase_previous = NOBODY
+        request.phase_next = NOBODY
+        return
+    before = pool[tail]
+    while before != NOBODY and requests[before].admission > request.admission:
+        before = requests[before].phase_previous
+    after = pool[head] if before == NOBODY else requests[before].phase_next
+    request.phase_previous = before
+    request.phase_next = after
+    if before == NOBODY:
+        pool[head] = request_id
+    else:
+        requests[before].phase_next = request_id
+    if after == NOBODY:
+        pool[tail] = request_id
+    else:
+        requests[after].phase_previous = request_id
+
+
+@kernel
+def _leave_phase(replica, pool, requests, request_id):
+    """Take a decoder out of its phase."""
+    request = requests[request_id]
+    phase = request.computed_tokens % replica.block_size
+    pool[replica.phase_base + phase] -= 1
+    if not replica.prefix_caching:
+        return
+    head = replica.phase_list_base + phase
+    if request.phase_previous == NOBODY:
+        pool[head] = request.phase_next
+    else:
+        requests[request.phase_previous].phase_next = request.phase_next
+    if request.phase_next == NOBODY:
+        pool[head + replica.block_size] = request.phase_previous
+    else:
+        requests[request.phase_next].phase_previous = request.phase_previous
+
+
+@kernel
+def start_decoding(replica, pool, requests, request_id):
+    request = requests[request_id]
+    replica.decode_context_tokens += request.computed_tokens + 1
+    request.computed_tokens -= replica.decode_step
+    _enter_phase(replica, pool, requests, request_id)
+    request.decoding = 1
+    request.key = float(replica.decode_step + request.target_tokens - request.produced_tokens)
+    heap_push(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
+    replica.finish_heap_size += 1
+    replica.decoding += 1
+
+
+@kernel
+def stop_decoding(replica, pool, requests, request_id):
+    request = requests[request_id]
+    heap_remove(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
+    replica.finish_heap_size -= 1
+    replica.decoding -= 1
+    _leave_phase(replica, pool, requests, request_id)
+    request.computed_tokens += replica.decode_step
+    replica.decode_context_tokens -= request.computed_tokens + 1
+    request.produced_tokens = request.target_tokens - int(request.key - replica.decode_step)
+    request.decoding = 0
+
+
+@kernel
+def blocks_due(replica, pool, requests, decodes):
+    """Return the blocks that the first ``decodes`` decoders, in running order, take in the next step."""
+    if decodes == replica.decoding:
+        return pool[replica.phase_base + phase_due(replica)]
+    due = 0
+    seen = 0
+    request_id = replica.running_head
+    while seen < decodes:
+        request = requests[request_id]
+        if request.decoding:
+            seen += 1
+            if (request.computed_tokens + replica.decode_step) % replica.block_size == 0:
+                due += 1
+        request_id = request.next
+    return due
+
+
+@kernel
+def context_of(replica, requests, decodes):
+    """Return the context tokens that the first ``decodes`` decoders read in the next step."""
+    if decodes == replica.decoding:
+        return replica.decode_context_tokens
+    context = 0
+    seen = 0
+    request_id = replica.running_head
+    while seen < decodes:
+        request = requests[request_id]
+        if request.decoding:
+            seen += 1
+            context += request.computed_tokens + replica.decode_step + 1
+        request_id = request.next
+    return context
+
+
+@kernel
+def hold_back(replica, pool, requests, decodes):
+    """Undo the coming decode step for the decoders behind the first ``decodes``: the budget left them out."""
+    seen = 0
+    request_id = replica.running_head
+    while request_id != NOBODY:
+        request = requests[request_id]
+        if request.decoding:
+            seen += 1
+            if seen > decodes:
+                _leave_phase(replica, pool, requests, request_id)
+                request.computed_tokens -= 1
+                _enter_phase(replica, pool, requests, request_id)
+                heap_rekey(pool, replica.finish_base, replica.finish_heap_size, requests, request_id, request.key + 1.0)
+                replica.decode_context_tokens -= 1
+        request_id = request.next
+
+
+@kernel
+def steps_with_blocks(replica, pool, at_most):
+    """Return how many decode steps, up to ``at_most``, the free blocks allow."""
+    block_size = replica.block_size
+    decoding = replica.decoding
+    free = replica.free_blocks
+    if decoding * ((at_most + block_size - 1) // block_size) <= free:
+        return at_most  # the common case: enough for the worst alignment
+    cycles = min(free // decoding, at_most // block_size)
+    free -= cycles * decoding
+    steps = cycles * block_size
+    index = phase_due(replica)
+    while steps < at_most:
+        free -= pool[replica.phase_base + index]
+        if free < 0:
+            break
+        steps += 1
+        index = index - 1 if index > 0 else block_size - 1
+    return steps
+
+
+@kernel
+def blocks_taken(replica, pool, steps):
+    """Return the blocks that the next ``steps`` decode steps take."""
+    block_size = replica.block_size
+    taken = (steps // block_size) * replica.decoding
+    index = phase_due(replica)
+    for _ in range(steps % block_size):
+        taken += pool[replica.phase_base + index]
+        index = index - 1 if index > 0 else block_size - 1
+    return taken
+
+
+@kernel
+def first_of_phase(replica, pool, phase):
+    """Return the first admitted decoder of a phase, or NOBODY (with prefix caching)."""
+    if pool[replica.phase_base + phase] == 0:
+        return NOBODY
+    return pool[replica.phase_list_base + phase]
+
+
+@kernel
+def last_admission(replica, requests, decodes):
+    """Return the admission number of the last of the first ``decodes`` decoders, in running order."""
+    if decodes == replica.decoding:
+        return EVERYBODY
+    seen = 0
+    request_id = replica.running_head
+    admission = -1
+    while seen < decodes:
+        request = requests[request_id]
+        if request.decoding:
+            seen += 1
+            admission = request.admission
+        request_id = request.next
+    return admission
+
+
+@kernel
+def publish_decoded_blocks(replica, pool, requests, step, admission):
+    """Publish the blocks that decode step ``step`` fills, for decoders admitted up to ``admission``."""
+    phase = (2 * replica.block_size - 1 - step % replica.block_size) % replica.block_size
+    request_id = first_of_phase(replica, pool, phase)
+    while request_id != NOBODY and requests[request_id].admission <= admission:
+        request = requests[request_id]
+        publish_full_blocks(replica, pool, request, request.computed_tokens + step + 1)
+        request_id = request.phase_next
+
+
+@kernel
+def grow_decoders(replica, pool, requests, steps):
+    """Take and publish the blocks of the next ``steps`` decode steps of all decoders, step by step."""
+    block_size = replica.block_size
+    for step in range(replica.decode_step, replica.decode_step + steps):
+        request_id = first_of_phase(replica, pool, (block_size - step % block_size) % block_size)
+        while request_id != NOBODY:
+            request = requests[request_id]
+            grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
+            request_id = request.phase_next
+        publish_decoded_blocks(replica, pool, requests, step, EVERYBODY)

@@ -1,0 +1,113 @@
+"""A request's KV blocks, compiled: growing, publishing, sharing a cached prefix, giving back.
+
+With prefix caching a running request has a table of its blocks; without, only their number counts.
+"""
+
+from __future__ import annotations
+
+from burstenv.cluster.block_table import (
+    find_block,
+    has_key,
+    is_unused,
+    publish_block,
+    release_blocks,
+    share_block,
+    take_block,
+)
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.queues import blocks_of, tokens_to_compute
+
+
+@kernel
+def stream_of(replica, request, index):
+    """Return the stream that decides the tokens of a request's block."""
+    if (index + 1) * replica.block_size <= request.prefix_tokens:
+        return request.prefix_stream
+    return request.stream
+
+
+@kernel
+def table_of(replica, request):
+    """Return where in the pool the numbers of a running request's blocks stand."""
+    return replica.table_base + request.slot * replica.table_size
+
+
+@kernel
+def grow_blocks(replica, pool, request, tokens):
+    """Give the request the blocks for ``tokens`` tokens, if there are enough."""
+    needed = blocks_of(min(tokens, replica.max_model_len), replica.block_size)
+    if needed - request.blocks > replica.free_blocks:
+        return False
+    if replica.prefix_caching:
+        table = table_of(replica, request)
+        while request.blocks < needed:
+            pool[table + request.blocks] = take_block(replica, pool)
+            request.blocks += 1
+    elif needed > request.blocks:
+        replica.free_blocks -= needed - request.blocks
+        request.blocks = needed
+    return True
+
+
+@kernel
+def give_back_blocks(replica, pool, request):
+    """Give back all blocks of a request, and its table."""
+    if replica.prefix_caching:
+        release_blocks(replica, pool, table_of(replica, request), request.blocks)
+        pool[replica.slot_base + replica.free_slots] = request.slot
+        replica.free_slots += 1
+    else:
+        replica.free_blocks += request.blocks
+    request.blocks = 0
+
+
+@kernel
+def publish_full_blocks(replica, pool, request, tokens):
+    """Give their keys to the request's blocks that ``tokens`` tokens, all of them known, fill."""
+    if not replica.prefix_caching:
+        return
+    table = table_of(replica, request)
+    for index in range(tokens // replica.block_size - 1, -1, -1):
+        block = pool[table + index]
+        if has_key(replica, pool, block):
+            break
+        publish_block(replica, pool, block, stream_of(replica, request, index), index)
+
+
+@kernel
+def cached_blocks(replica, pool, request):
+    """Return how many blocks the request could share; at least one token is always computed."""
+    if not replica.prefix_caching:
+        return 0
+    most = (tokens_to_compute(request) - 1) // replica.block_size
+    hits = 0
+    while hits < most and find_block(replica, pool, stream_of(replica, request, hits), hits) != 0:
+        hits += 1
+    return hits
+
+
+@kernel
+def revived_blocks(replica, pool, request, hits):
+    """Return how many of the first ``hits`` cached blocks would leave the free list."""
+    revived = 0
+    for index in range(hits):
+        block = find_block(replica, pool, stream_of(replica, request, index), index)
+        if is_unused(replica, pool, block):
+            revived += 1
+    return revived
+
+
+@kernel
+def open_table(replica, pool, request, hits):
+    """Give an admitted request a table that starts with its cached blocks."""
+    request.blocks = 0
+    if not replica.prefix_caching:
+        return
+    replica.free_slots -= 1
+    request.slot = pool[replica.slot_base + replica.free_slots]
+    table = table_of(replica, request)
+    for index in range(hits):
+        block = find_block(replica, pool, stream_of(replica, request, index), index)
+        share_block(replica, pool, block)
+        pool[table + index] = block
+    request.blocks = hits
