@@ -11,7 +11,7 @@ from __future__ import annotations
 from burstenv.cluster.kernel import kernel
 
 NEXT, PREVIOUS, REFERENCES, STREAM, INDEX, CHAIN = range(6)
-NUMBERS_OF_A_BLOCK = 6
+NUMBERS_OF_A_BLOCK = 8  # six, and two to make a block half a cache line
 NO_KEY = -1
 
 
@@ -27,7 +27,7 @@ def block_slots(num_blocks: int) -> int:
 
 @kernel
 def _at(replica, number, block):
-    return replica.block_base + number * (replica.num_blocks + 1) + block
+    return replica.block_base + NUMBERS_OF_A_BLOCK * block + number
 
 
 @kernel
@@ -47,7 +47,7 @@ def reset_blocks(replica, pool):
         pool[_at(replica, REFERENCES, block)] = 0
         pool[_at(replica, STREAM, block)] = NO_KEY
         pool[_at(replica, CHAIN, block)] = 0
-    base = _at(replica, NUMBERS_OF_A_BLOCK, 0)
+    base = replica.block_base + NUMBERS_OF_A_BLOCK * (count + 1)
     for bucket in range(replica.bucket_count):
         pool[base + bucket] = 0
 

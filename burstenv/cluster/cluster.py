@@ -185,7 +185,18 @@ class Cluster:
         self.state.requests[i, : len(requests)] = requests
         if self.state.replicas["prefix_caching"][i].any():
             number_streams(self.state.requests[i, : len(requests)])
+            self._check_tables(requests)
         self.rewind(i, len(requests), seed)
+
+    def _check_tables(self, requests: np.ndarray) -> None:
+        tokens = requests["prompt_tokens"].astype(np.int64) + requests["output_tokens"]
+        longest = min(int(tokens.max(initial=0)), max(spec.max_model_len for spec in self.specs))
+        room = self.state.layout.table_size * self.specs[0].block_size
+        if longest > room:
+            raise BurstenvError(
+                f"a request of {longest} tokens is longer than the {room} that this cluster was made for; "
+                f"raise max_request_tokens"
+            )
 
     def rewind(self, i: int, num_requests: int, seed: int = 0) -> None:
         """Empty cluster ``i`` and start its episode of ``num_requests`` requests again."""

@@ -77,6 +77,7 @@ def _leave_phase(replica, pool, requests, request_id):
 
 @kernel
 def start_decoding(replica, pool, requests, request_id):
+    """Make a decoder of a request whose known tokens are all computed but the newest."""
     request = requests[request_id]
     replica.decode_context_tokens += request.computed_tokens + 1
     request.computed_tokens -= replica.decode_step
@@ -90,6 +91,7 @@ def start_decoding(replica, pool, requests, request_id):
 
 @kernel
 def stop_decoding(replica, pool, requests, request_id):
+    """Give a decoder its own counts back: it finishes, or is evicted."""
     request = requests[request_id]
     heap_remove(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
     replica.finish_heap_size -= 1

@@ -129,7 +129,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         must_fit = known if replica.reserve_full_prompt else cached_tokens + tokens
         headroom = replica.headroom_blocks if replica.running > 0 else 0
         must_fit = min(must_fit, replica.max_model_len)
-        missing = blocks_of(must_fit, replica.block_size) - hits + revived_blocks(replica, pool, request, hits)
+        missing = blocks_of(must_fit, replica.block_size) - hits + revived_blocks(replica, pool, hits)
         if missing + headroom > replica.free_blocks:
             break
         queue_remove(replica, pool, requests, request_id)

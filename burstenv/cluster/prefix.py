@@ -75,31 +75,45 @@ def publish_full_blocks(replica, pool, request, tokens):
 
 
 @kernel
+def _next_table(replica, pool):
+    """Return where the next admitted request's table will stand."""
+    return replica.table_base + pool[replica.slot_base + replica.free_slots - 1] * replica.table_size
+
+
+@kernel
 def cached_blocks(replica, pool, request):
-    """Return how many blocks the request could share; at least one token is always computed."""
+    """Return how many blocks the request could share, and write them where its table will stand.
+
+    At least one token is always computed.
+    """
     if not replica.prefix_caching:
         return 0
     most = (tokens_to_compute(request) - 1) // replica.block_size
+    table = _next_table(replica, pool)
     hits = 0
-    while hits < most and find_block(replica, pool, stream_of(replica, request, hits), hits) != 0:
+    while hits < most:
+        block = find_block(replica, pool, stream_of(replica, request, hits), hits)
+        if block == 0:
+            break
+        pool[table + hits] = block
         hits += 1
     return hits
 
 
 @kernel
-def revived_blocks(replica, pool, request, hits):
-    """Return how many of the first ``hits`` cached blocks would leave the free list."""
+def revived_blocks(replica, pool, hits):
+    """Return how many of the ``hits`` blocks just found would leave the free list."""
     revived = 0
-    for index in range(hits):
-        block = find_block(replica, pool, stream_of(replica, request, index), index)
-        if is_unused(replica, pool, block):
-            revived += 1
+    if hits > 0:
+        table = _next_table(replica, pool)
+        for index in range(hits):
+            revived += is_unused(replica, pool, pool[table + index])
     return revived
 
 
 @kernel
 def open_table(replica, pool, request, hits):
-    """Give an admitted request a table that starts with its cached blocks."""
+    """Give a request that is being admitted the table that starts with the ``hits`` blocks just found."""
     request.blocks = 0
     if not replica.prefix_caching:
         return
@@ -107,7 +121,5 @@ def open_table(replica, pool, request, hits):
     request.slot = pool[replica.slot_base + replica.free_slots]
     table = table_of(replica, request)
     for index in range(hits):
-        block = find_block(replica, pool, stream_of(replica, request, index), index)
-        share_block(replica, pool, block)
-        pool[table + index] = block
+        share_block(replica, pool, pool[table + index])
     request.blocks = hits

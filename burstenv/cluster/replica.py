@@ -252,7 +252,7 @@ def _start_iteration(replica, pool, requests):
             chunk = min(tokens - cached, budget)
             must_fit = tokens if replica.reserve_full_prompt else cached + chunk
             headroom = replica.headroom_blocks if replica.running > 0 else 0
-            missing = blocks_of(must_fit, block_size) - hits + revived_blocks(replica, pool, request, hits)
+            missing = blocks_of(must_fit, block_size) - hits + revived_blocks(replica, pool, hits)
             if missing + headroom > replica.free_blocks:
                 replica.blocked = 0 if _feeds(replica, requests, request, hits) else 1
                 break
