@@ -382,8 +382,7 @@ def _validate_run(arguments: argparse.Namespace) -> int:
     if arguments.latency is None:
         raise BurstenvError(f"{arguments.folder} is a measured run; name its iteration times with --latency")
     result = validate_run(arguments.folder, arguments.latency, arguments.out)
-    lines = result.lines() + ([f"CDFs: {arguments.out}"] if arguments.out else [])
-    _print(arguments, result.values(), lines)
+    _print(arguments, result.values(), result.lines())
     return 0
 
 
