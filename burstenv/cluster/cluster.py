@@ -17,7 +17,7 @@ import numpy as np
 from burstenv.cluster.block_table import block_slots, bucket_count
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
 from burstenv.cluster.kernel import announce_first_use, kernel
-from burstenv.cluster.replica import advance_replica, enqueue, set_mode
+from burstenv.cluster.replica import advance_replica, enqueue, set_mode, start_under_way
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState, PoolLayout
 from burstenv.config import load
@@ -63,6 +63,11 @@ def _submit_at(environments, replicas, pool, requests, i, r, request_id, now_s):
 def _advance_at(environments, replicas, pool, requests, i, r, until_s):
     environment = environments[i]
     advance_replica(environment, replicas[environment.first_replica + r], pool, requests, until_s)
+
+
+@kernel
+def _start_under_way_at(environments, replicas, pool, requests, i, r):
+    start_under_way(replicas[environments[i].first_replica + r], pool, requests)
 
 
 @kernel
@@ -229,6 +234,10 @@ class Cluster:
     def advance(self, i: int, replica: int, until_s: float) -> None:
         """Run one replica up to ``until_s``, past the front door."""
         _advance_at(*self.state.arrays(), i, replica, float(until_s))
+
+    def start_under_way(self, i: int, replica: int) -> None:
+        """Put a decode iteration that has started in flight, so that it can be looked at."""
+        _start_under_way_at(*self.state.arrays(), i, replica)
 
     def set_mode(self, i: int, replica: int, mode: int) -> None:
         """Put a batching mode in force on one replica from its next iteration on."""

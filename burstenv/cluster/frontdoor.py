@@ -40,7 +40,8 @@ def settled(environment):
 def _advance_cluster(environment, replicas, pool, requests, until_s):
     for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
         replica = replicas[r]
-        if not replica.in_flight or replica.iteration_end_s <= until_s:
+        # The general engine may have one iteration in flight and another to schedule.
+        if replica.general or not (replica.in_flight or replica.under_way) or replica.iteration_end_s <= until_s:
             advance_replica(environment, replica, pool, requests, until_s)
 
 

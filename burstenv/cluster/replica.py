@@ -59,6 +59,7 @@ from burstenv.cluster.queues import (
 )
 from burstenv.cluster.state import FAILED, NOBODY, RUNNING
 
+_UNDER_WAY = -1
 _LOOP_AT_MOST = 4  # shorter stretches are cheaper to add up than to solve for
 
 
@@ -332,17 +333,29 @@ def _skip_decodes(environment, replica, pool, requests, until_s):
 
     Only for a batch of decoders to which nobody can be added. Stops early at the first finish, which
     it applies; leaves the iteration in which blocks run out to :func:`_start_iteration`.
+
+    Returns:
+        How many were committed; ``_UNDER_WAY`` when the next one, an ordinary one, ends only after
+        ``until_s``: it need not be put in flight as long as nobody intervenes.
     """
     decoding = replica.decoding
-    to_finish = int(requests[pool[replica.finish_base]].key) - replica.decode_step
-    steps = steps_with_blocks(replica, pool, to_finish)
-    if replica.waiting > 0:
-        until_s = min(until_s, next_demotion_s(replica, pool, requests))
     fixed_s = decode_fixed_cost_s(replica, decoding)
     slope_s = decode_context_cost_s(replica, decoding)
     first_s = fixed_s + slope_s * replica.decode_context_tokens  # duration of the next iteration
-    growth_s = slope_s * decoding  # by which each is longer than the one before
     clock_s = replica.clock_s
+    demotion_s = np.inf
+    if replica.waiting > 0:
+        demotion_s = next_demotion_s(replica, pool, requests)
+    if clock_s + first_s > until_s:
+        enough = pool[replica.phase_base + phase_due(replica)] <= replica.free_blocks
+        if not enough or demotion_s < clock_s:
+            return 0
+        replica.iteration_end_s = clock_s + first_s
+        return _UNDER_WAY
+    until_s = min(until_s, demotion_s)
+    to_finish = int(requests[pool[replica.finish_base]].key) - replica.decode_step
+    steps = steps_with_blocks(replica, pool, to_finish)
+    growth_s = slope_s * decoding  # by which each is longer than the one before
 
     if steps > _LOOP_AT_MOST:
         whole_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
@@ -390,6 +403,7 @@ def advance_replica(environment, replica, pool, requests, until_s):
     if replica.general:
         advance_general(environment, replica, pool, requests, until_s)
         return
+    replica.under_way = 0
     while True:
         if replica.in_flight:
             if replica.iteration_end_s > until_s:
@@ -404,12 +418,24 @@ def advance_replica(environment, replica, pool, requests, until_s):
             and replica.prefill_id == NOBODY
             and (replica.waiting == 0 or replica.blocked)
             and replica.decoding <= replica.token_budget
-            and _skip_decodes(environment, replica, pool, requests, until_s) > 0
         ):
-            continue
+            steps = _skip_decodes(environment, replica, pool, requests, until_s)
+            if steps == _UNDER_WAY:
+                replica.under_way = 1
+                break
+            if steps > 0:
+                continue
         if not _start_iteration(replica, pool, requests):
             break
     see(replica, requests)
+
+
+@kernel
+def start_under_way(replica, pool, requests):
+    """Put the decode iteration that is under way in flight, before something changes what comes after it."""
+    if replica.under_way:
+        replica.under_way = 0
+        _start_iteration(replica, pool, requests)
 
 
 @kernel
@@ -427,6 +453,7 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
             environment.failed += 1
             return
         request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
+    start_under_way(replica, pool, requests)
     if not replica.in_flight and replica.clock_s < now_s and replica.running == 0 and replica.waiting == 0:
         replica.clock_s = now_s
     queue_push(replica, pool, requests, request_id, False)
@@ -441,6 +468,7 @@ def set_mode(replica, pool, requests, row, mode):
     """Put batching mode number ``mode``, with limits ``row`` (a MODE), in force from the next iteration on."""
     if replica.mode == mode:
         return
+    start_under_way(replica, pool, requests)
     replica.mode = mode
     replica.token_budget = row.token_budget
     replica.max_num_seqs = row.max_num_seqs
@@ -458,6 +486,7 @@ def reset_replica(replica, pool):
     replica.clock_s = 0.0
     replica.iteration_end_s = 0.0
     replica.in_flight = 0
+    replica.under_way = 0
     replica.blocked = 0
     replica.free_blocks = replica.num_blocks
     replica.running = 0

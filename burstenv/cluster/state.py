@@ -177,7 +177,8 @@ REPLICA = _record(
         # Time.
         ("clock_s", "f8"),  # the last iteration boundary
         ("iteration_end_s", "f8"),  # of the iteration in flight
-        ("in_flight", "i1"),
+        ("in_flight", "i1"),  # iterations scheduled and not applied yet
+        ("under_way", "i1"),  # a decode iteration has started at the clock that nothing has been noted of yet
         ("blocked", "i1"),  # the head of the queue was refused and nothing has changed since
         # KV cache and batch.
         ("free_blocks", "i4"),
