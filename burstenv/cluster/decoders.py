@@ -11,6 +11,7 @@ from __future__ import annotations
 from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.prefix import grow_blocks, publish_full_blocks
+from burstenv.cluster.queues import blocks_of, phase_of
 from burstenv.cluster.state import NOBODY
 
 EVERYBODY = 2**62  # an admission number above all
@@ -20,14 +21,14 @@ EVERYBODY = 2**62  # an admission number above all
 def phase_due(replica):
     """Return the index into ``phases`` of the decoders that take a block in the next decode step."""
     block_size = replica.block_size
-    return (block_size - replica.decode_step % block_size) % block_size
+    return phase_of(-replica.decode_step, block_size)
 
 
 @kernel
 def _enter_phase(replica, pool, requests, request_id):
     """Put a decoder into its phase, behind those admitted before it."""
     request = requests[request_id]
-    phase = request.computed_tokens % replica.block_size
+    phase = phase_of(request.computed_tokens, replica.block_size)
     empty = pool[replica.phase_base + phase] == 0
     pool[replica.phase_base + phase] += 1
     if not replica.prefix_caching:
@@ -60,7 +61,7 @@ def _enter_phase(replica, pool, requests, request_id):
 def _leave_phase(replica, pool, requests, request_id):
     """Take a decoder out of its phase."""
     request = requests[request_id]
-    phase = request.computed_tokens % replica.block_size
+    phase = phase_of(request.computed_tokens, replica.block_size)
     pool[replica.phase_base + phase] -= 1
     if not replica.prefix_caching:
         return
@@ -115,7 +116,7 @@ def blocks_due(replica, pool, requests, decodes):
         request = requests[request_id]
         if request.decoding:
             seen += 1
-            if (request.computed_tokens + replica.decode_step) % replica.block_size == 0:
+            if phase_of(request.computed_tokens + replica.decode_step, replica.block_size) == 0:
                 due += 1
         request_id = request.next
     return due
@@ -162,7 +163,7 @@ def steps_with_blocks(replica, pool, at_most):
     block_size = replica.block_size
     decoding = replica.decoding
     free = replica.free_blocks
-    if decoding * ((at_most + block_size - 1) // block_size) <= free:
+    if decoding * blocks_of(at_most, block_size) <= free:
         return at_most  # the common case: enough for the worst alignment
     cycles = min(free // decoding, at_most // block_size)
     free -= cycles * decoding
@@ -181,9 +182,12 @@ def steps_with_blocks(replica, pool, at_most):
 def blocks_taken(replica, pool, steps):
     """Return the blocks that the next ``steps`` decode steps take."""
     block_size = replica.block_size
-    taken = (steps // block_size) * replica.decoding
+    rest = phase_of(steps, block_size)
+    taken = 0
+    if steps >= block_size:
+        taken = ((steps - rest) // block_size) * replica.decoding
     index = phase_due(replica)
-    for _ in range(steps % block_size):
+    for _ in range(rest):
         taken += pool[replica.phase_base + index]
         index = index - 1 if index > 0 else block_size - 1
     return taken
@@ -217,7 +221,7 @@ def last_admission(replica, requests, decodes):
 @kernel
 def publish_decoded_blocks(replica, pool, requests, step, admission):
     """Publish the blocks that decode step ``step`` fills, for decoders admitted up to ``admission``."""
-    phase = (2 * replica.block_size - 1 - step % replica.block_size) % replica.block_size
+    phase = phase_of(-1 - step, replica.block_size)
     request_id = first_of_phase(replica, pool, phase)
     while request_id != NOBODY and requests[request_id].admission <= admission:
         request = requests[request_id]
@@ -230,7 +234,7 @@ def grow_decoders(replica, pool, requests, steps):
     """Take and publish the blocks of the next ``steps`` decode steps of all decoders, step by step."""
     block_size = replica.block_size
     for step in range(replica.decode_step, replica.decode_step + steps):
-        request_id = first_of_phase(replica, pool, (block_size - step % block_size) % block_size)
+        request_id = first_of_phase(replica, pool, phase_of(-step, block_size))
         while request_id != NOBODY:
             request = requests[request_id]
             grow_blocks(replica, pool, request, request.computed_tokens + step + 1)

@@ -28,7 +28,17 @@ ALREADY_STREAMING = -1e12  # key offset that puts preempted, streaming requests 
 @kernel
 def blocks_of(tokens, block_size):
     """Return how many KV blocks hold ``tokens`` tokens."""
+    if block_size == 16:  # the usual size: a shift in place of a division
+        return (tokens + 15) >> 4
     return (tokens + block_size - 1) // block_size
+
+
+@kernel
+def phase_of(number, block_size):
+    """Return a number of tokens or steps, possibly negative, modulo the block size."""
+    if block_size == 16:
+        return number & 15
+    return number % block_size
 
 
 @kernel
