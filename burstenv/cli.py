@@ -402,10 +402,15 @@ def _latency_fit(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from burstenv.evaluation.bench import bench_engine, bench_environments
+    from burstenv.evaluation.bench import bench_engine, bench_environments, bench_prefix_caching, bench_whole_burstgpt
 
     scale = 0.1 if arguments.quick else 1.0
-    rows = [*bench_engine(scale), *bench_environments(scale)]
+    rows = [
+        *bench_engine(scale),
+        *bench_prefix_caching(scale),
+        *bench_whole_burstgpt(scale),
+        *bench_environments(scale),
+    ]
     if not arguments.skip_ppo:
         rows += _agents("bench").bench_ppo(scale)
     _print(arguments, rows, [str(row["line"]) for row in rows])

@@ -184,14 +184,19 @@ class Cluster:
             requests: (n,) REQUEST, sorted by arrival, times from 0 [s].
             seed: Seed of the randomness that policies in the kernel draw from.
         """
-        announce_first_use()
         if len(requests) > self.state.requests.shape[1]:
             self.state.grow_requests(int(len(requests) * 1.25) + 16)
         self.state.requests[i, : len(requests)] = requests
+        self.begin(i, len(requests), seed)
+
+    def begin(self, i: int, num_requests: int, seed: int = 0) -> None:
+        """Start cluster ``i`` on the ``num_requests`` requests that were written into its state."""
+        announce_first_use()
+        requests = self.state.requests[i, :num_requests]
         if self.state.replicas["prefix_caching"][i].any():
-            number_streams(self.state.requests[i, : len(requests)])
+            number_streams(requests)
             self._check_tables(requests)
-        self.rewind(i, len(requests), seed)
+        self.rewind(i, num_requests, seed)
 
     def _check_tables(self, requests: np.ndarray) -> None:
         tokens = requests["prompt_tokens"].astype(np.int64) + requests["output_tokens"]

@@ -14,19 +14,25 @@ from burstenv.cluster import Cluster, load_cluster, request_array
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.recorded import ReferenceReplica, ReferenceRequest
 from burstenv.cluster.reference import EngineLimits
-from burstenv.cluster.replica import advance_replica, enqueue
+from burstenv.cluster.replica import advance_replica, enqueue, start_under_way
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.vector_env import BurstGPTVectorEnv
 from burstenv.policies import parse_composite
+from burstenv.workload.generator import generate
+from burstenv.workload.workload_config import load_workload
 
 REPEATS = 3  # the median is reported
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def row(name: str, value: float, unit: str, beside: str, beside_value: float) -> dict[str, Any]:
     """Return one line of the benchmark: a speed, and what was measured beside it."""
     ratio = value / beside_value
-    line = f"{name:<46} {value:>14,.0f} {unit:<12} beside {beside}: {beside_value:,.0f} ({ratio:.3g}x)"
+    line = f"{name:<48} {_shown(value):>12} {unit:<12} beside {beside}: {_shown(beside_value)} ({ratio:.3g}x)"
     return {
         "name": name, "value": value, "unit": unit, "beside": beside, "beside_value": beside_value,
         "ratio": ratio, "line": line,
@@ -71,6 +77,7 @@ def _one_iteration_at_a_time(environment, replica, pool, requests):
             arrived += 1
         else:
             advance_replica(environment[0], replica, pool, requests, boundary_s)
+            start_under_way(replica, pool, requests)
 
 
 @kernel
@@ -131,6 +138,67 @@ def bench_engine(scale: float = 1.0) -> list[dict[str, Any]]:
         row("engine, 8 replicas, lmetric", _replay_rate(eight, busy, "always/lmetric/vllm"), "requests/s",
             "engine, 1 replica", fast),
     ]  # fmt: skip
+
+
+def session_requests(count: int, rate_per_s: float, seed: int = 0) -> np.ndarray:
+    """Return requests of conversations: turns that continue the last total, 4 of them in the mean."""
+    rng = np.random.default_rng(seed)
+    sessions = count // 3
+    turns = rng.geometric(0.25, sessions)
+    session = np.repeat(np.arange(sessions), turns)[:count]
+    first = np.r_[True, session[1:] != session[:-1]]
+    fresh = np.clip(rng.lognormal(4.5, 1.0, count), 1, 2000).astype(np.int64)
+    output = np.clip(rng.lognormal(5.0, 0.8, count), 1, 800).astype(np.int64)
+    start_s = np.sort(rng.uniform(0.0, count / rate_per_s, sessions))
+    gap_s = rng.lognormal(4.3, 1.1, count)  # within-session intervals, BurstGPT_3
+    turn_s = np.cumsum(gap_s)
+    opened = np.maximum.accumulate(np.where(first, np.arange(count), 0))
+    arrival_s = start_s[session] + turn_s - turn_s[opened]
+    total = np.cumsum(fresh + output)
+    prompt = np.minimum(total - output - (total[opened] - fresh[opened] - output[opened]), 4000)
+    order = np.argsort(arrival_s, kind="stable")
+    requests = request_array(arrival_s[order], prompt[order], output[order])
+    requests["session"] = session[order]
+    return requests
+
+
+def bench_prefix_caching(scale: float = 1.0) -> list[dict[str, Any]]:
+    """Measure a replay of conversations with and without the prefix cache, in requests/s."""
+    count = max(2_000, int(200_000 * scale))
+    spec = load_cluster("llama-2-7b-a100-x8")[0]
+    requests = session_requests(count, 1.0)
+    rates = []
+    for caching in (True, False):
+        cluster = Cluster(
+            [spec.model_copy(update={"prefix_caching": caching})], num_requests=count, max_request_tokens=4800
+        )
+        rates.append(_replay_rate(cluster, requests, "always/round-robin/vllm"))
+    return [row("engine, 1 replica, conversations, prefix caching", rates[0], "requests/s", "without", rates[1])]
+
+
+def bench_whole_burstgpt(scale: float = 1.0) -> list[dict[str, Any]]:
+    """Measure as many generated requests as BurstGPT has (10.3 million) through 8 replicas, in seconds.
+
+    Every request's record is kept; arrivals are compressed 20 times.
+    """
+    config = load_workload("burstgpt-default")
+    assert config.generator is not None
+    start_s = time.perf_counter()
+    trace = generate(config.generator, max(4, int(376 * scale)), config.seed)
+    generated_s = time.perf_counter() - start_s
+    cluster = Cluster(load_cluster("llama-2-7b-a100-x8"), num_requests=len(trace))
+    requests = cluster.state.requests[0]
+    filled = request_array(trace.arrival_s[:1], trace.prompt_tokens[:1], trace.output_tokens[:1])
+    requests[:] = filled[0]
+    requests["arrival_s"] = trace.arrival_s / 20.0
+    requests["prompt_tokens"], requests["output_tokens"] = trace.prompt_tokens, trace.output_tokens
+    record = parse_composite("always/lmetric/vllm").record(cluster.mode_names)
+    cluster.begin(0, len(trace))
+    start_s = time.perf_counter()
+    rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+    replayed_s = time.perf_counter() - start_s
+    name = f"{len(trace) / 1e6:.1f} million requests, 8 replicas, lmetric"
+    return [row(name, replayed_s, "s", "generating them", generated_s)]
 
 
 class NullEnv(gym.Env[Any, Any]):

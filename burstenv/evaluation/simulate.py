@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burstenv.cluster import REQUEST, STATUS_NAMES, Cluster, ClusterConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import NOBODY
 from burstenv.config import load
 from burstenv.envs.kernels import rollout
@@ -72,7 +72,10 @@ def simulate(
     specs = resolve_cluster(config)
     composite = parse_composite(policy)
     _check_prompts(trace, specs, oversize)
-    requests = np.zeros(len(trace), REQUEST)
+    mode = named_mode(composite.batching)
+    longest = int((trace.prompt_tokens.astype(np.int64) + trace.output_tokens).max())
+    engine = Cluster(specs, [mode], num_requests=len(trace), max_request_tokens=longest)
+    requests = engine.state.requests[0]  # filled in place: all of BurstGPT should fit in memory once
     first_s = trace.arrival_s[0]
     requests["arrival_s"] = first_s + (trace.arrival_s - first_s) / speed if speed != 1.0 else trace.arrival_s
     requests["prompt_tokens"] = trace.prompt_tokens
@@ -84,19 +87,16 @@ def simulate(
     if not isinstance(scenario, ScenarioConfig):
         scenario = load(ScenarioConfig, "scenarios", scenario)
     objectives(scenario, requests)
-    engine = Cluster(specs, [named_mode(composite.batching)], num_requests=len(requests))
-    engine.load(0, requests, seed)
-    del requests
+    del trace  # its columns are in the engine now
+    engine.begin(0, len(requests), seed)
     _run(engine, composite.record(engine.mode_names), progress)
-    # The engine's own array, not a copy: a replay of all of BurstGPT should fit in memory once.
-    records = engine.state.requests[0]
-    span_s = float(records["arrival_s"][-1] - records["arrival_s"][0])
-    metrics = episode_metrics(records, max(span_s, 1e-9), engine.state.environments[0])
+    span_s = float(requests["arrival_s"][-1] - requests["arrival_s"][0])
+    metrics = episode_metrics(requests, max(span_s, 1e-9), engine.state.environments[0])
     metrics["span_s"] = span_s
     metrics["end_s"] = float(engine.state.environments["now_s"][0])
     metrics["preemptions"] = int(engine.state.replicas["preemptions"].sum())
     metrics["iterations"] = int(engine.state.replicas["iterations"].sum())
-    return Simulation(metrics, records, config.name, composite.name)
+    return Simulation(metrics, requests, config.name, composite.name)
 
 
 def _check_prompts(trace: Trace, specs: tuple[ReplicaSpec, ...], oversize: str) -> None:
