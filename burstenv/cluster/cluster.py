@@ -240,6 +240,12 @@ class Cluster:
         """Run one replica up to ``until_s``, past the front door."""
         _advance_at(*self.state.arrays(), i, replica, float(until_s))
 
+    def boundary_s(self, i: int, replica: int) -> float:
+        """Return when the replica's iteration ends, or, when it runs none, where its clock stands [s]."""
+        record = self.state.replicas[i, replica]
+        runs = record["in_flight"] or record["under_way"]
+        return float(record["iteration_end_s"] if runs else record["clock_s"])
+
     def start_under_way(self, i: int, replica: int) -> None:
         """Put a decode iteration that has started in flight, so that it can be looked at."""
         _start_under_way_at(*self.state.arrays(), i, replica)

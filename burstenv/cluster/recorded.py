@@ -214,7 +214,7 @@ def replay_fast(case: RecordedCase) -> list[FastIteration]:
     stalled = False  # nothing can be scheduled before the next arrival
     while True:
         # Everyone who arrives up to the next iteration boundary joins the queue before it is scheduled.
-        boundary_s = float(replica["iteration_end_s"][0] if replica["in_flight"][0] else replica["clock_s"][0])
+        boundary_s = cluster.boundary_s(0, 0)
         if stalled or not (replica["in_flight"][0] or replica["running"][0] or replica["waiting"][0]):
             if arrived == len(order):
                 return iterations

@@ -103,8 +103,7 @@ def test_the_queue_as_told_is_the_order_of_service(order):
         cluster.submit(0, 0, k, float(arrival_s))
     checked = 0
     while cluster.waiting(0, 0):
-        record = cluster.state.replicas[0, 0]
-        clock_s = float(record["iteration_end_s"] if record["in_flight"] else record["clock_s"])
+        clock_s = cluster.boundary_s(0, 0)
         before = cluster.waiting(0, 0)
         if order == "earliest-deadline":  # who turned hopeless is told apart when the next one is picked
             r = cluster.state.requests[0]
