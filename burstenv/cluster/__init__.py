@@ -1,7 +1,8 @@
 """The serving model: hardware and models to latency and KV capacity; the reference engine; fast kernels.
 
 Read in this order: ``reference.py`` (how a replica schedules, in plain Python), ``state.py`` (what the
-compiled engine keeps), ``replica.py`` (the compiled scheduler), ``frontdoor.py`` (decision epochs).
+compiled engine keeps), ``replica.py`` and ``iteration.py`` (the fast scheduler), ``general.py`` (the same under
+every rule), ``frontdoor.py`` (decision epochs).
 """
 
 from burstenv.cluster.cluster import VLLM_MODE, Cluster, load_cluster, request_array

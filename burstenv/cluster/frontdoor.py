@@ -10,15 +10,10 @@ import math
 import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_remove
+from burstenv.cluster.iteration import see
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.replica import (
-    advance_replica,
-    enqueue,
-    reset_replica,
-    reset_request,
-    see,
-    set_mode,
-)
+from burstenv.cluster.replica import advance_replica, enqueue, set_mode
+from burstenv.cluster.reset import reset_replica, reset_request
 from burstenv.cluster.state import AT_DOOR, NOBODY, REJECTED
 
 REJECT = 0

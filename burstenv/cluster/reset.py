@@ -1,0 +1,82 @@
+"""Emptying a replica and forgetting what happened to a request, compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.cluster.block_table import reset_blocks
+from burstenv.cluster.kernel import kernel
+from burstenv.cluster.state import NOBODY
+
+
+@kernel
+def reset_replica(replica, pool):
+    """Empty the replica; latency, limits and mode stay."""
+    for k in range(replica.block_size):
+        pool[replica.phase_base + k] = 0
+    replica.clock_s = 0.0
+    replica.iteration_end_s = 0.0
+    replica.in_flight = 0
+    replica.under_way = 0
+    replica.blocked = 0
+    replica.free_blocks = replica.num_blocks
+    replica.running = 0
+    replica.decoding = 0
+    replica.decode_step = 0
+    replica.decode_context_tokens = 0
+    replica.running_head = NOBODY
+    replica.running_tail = NOBODY
+    replica.prefill_id = NOBODY
+    replica.finish_heap_size = 0
+    replica.flight_decodes = 0
+    replica.flight_first_prefill = NOBODY
+    replica.waiting = 0
+    replica.waiting_head = NOBODY
+    replica.waiting_tail = NOBODY
+    replica.live_heap_size = 0
+    replica.hopeless_heap_size = 0
+    replica.waiting_tokens = 0
+    replica.waiting_blocks = 0
+    replica.iterations = 0
+    replica.preemptions = 0
+    replica.busy_s = 0.0
+    replica.seen_waiting = 0
+    replica.seen_running = 0
+    replica.seen_free_blocks = replica.num_blocks
+    replica.seen_prefill_tokens = 0
+    replica.seen_waiting_tokens = 0
+    replica.seen_waiting_blocks = 0
+    replica.seen_context_tokens = 0
+    replica.seen_preemptions = 0
+    replica.admissions = 0
+    replica.livelocked = 0
+    replica.preemptions_without_token = 0
+    replica.first_flight = 0
+    replica.busy_until_s = 0.0
+    if replica.prefix_caching:
+        reset_blocks(replica, pool)
+        for slot in range(replica.flight_size):
+            pool[replica.slot_base + slot] = slot
+        replica.free_slots = replica.flight_size
+
+
+@kernel
+def reset_request(request):
+    """Forget everything that happened to the request."""
+    request.status = 0
+    request.replica = NOBODY
+    request.first_scheduled_s = np.nan
+    request.first_token_s = np.nan
+    request.finish_s = np.nan
+    request.preemptions = 0
+    request.recomputed_tokens = 0
+    request.defers = 0
+    request.decoding = 0
+    request.demoted = 0
+    request.target_tokens = request.output_tokens
+    request.produced_tokens = 0
+    request.computed_tokens = 0
+    request.cached_tokens = -1
+    request.in_flight_tokens = 0
+    request.step_tokens = 0
+    request.blocks = 0
