@@ -43,7 +43,11 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def _first_problem(kind: type[Config], error: ValidationError, where: str) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    problem = problems[0]
+    if problem["type"].endswith("_type"):  # a field of several forms: the one that was tried in earnest says more
+        beside = [p for p in problems if p["loc"][: len(problem["loc"]) - 1] == problem["loc"][:-1]]
+        problem = max(beside, key=lambda p: len(p["loc"]))
     path = ".".join(str(part) for part in problem["loc"]) or "(top level)"
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(kind, problem["loc"][:-1])

@@ -170,6 +170,7 @@ class Scenario:
             max_defers=config.max_defers,
             tick_s=config.tick_s,
             batching_period_s=config.batching_period_s,
+            max_request_tokens=config.episode.max_total_tokens,
         )
 
     def episode(
