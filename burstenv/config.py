@@ -48,7 +48,7 @@ def _first_problem(kind: type[Config], error: ValidationError, where: str) -> st
     if problem["type"].endswith("_type"):  # a field of several forms: the one that was tried in earnest says more
         beside = [p for p in problems if p["loc"][: len(problem["loc"]) - 1] == problem["loc"][:-1]]
         problem = max(beside, key=lambda p: len(p["loc"]))
-    path = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    path = ".".join(str(part) for part in problem["loc"] if "[" not in str(part)) or "(top level)"
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(kind, problem["loc"][:-1])
         listed = f"; valid keys: {', '.join(valid)}" if valid else ""
