@@ -81,5 +81,9 @@ def announce_first_use() -> None:
     """Say on standard error, once, that kernels are about to be compiled, when none has been yet."""
     global _announced
     if not _announced and is_cold():
-        print("burstenv: compiling the engine, once per installation (about 20 s) ...", file=sys.stderr, flush=True)
+        print(
+            "burstenv: compiling the engine, once per installation (about half a minute) ...",
+            file=sys.stderr,
+            flush=True,
+        )
     _announced = True
