@@ -23,6 +23,7 @@ from burstenv.cluster.prefix import (
 )
 from burstenv.cluster.queues import (
     blocks_of,
+    publish_counts,
     queue_discard,
     queue_head,
     queue_push,
@@ -150,12 +151,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
 @kernel
 def _see(replica, requests):
     """Publish the present state as what decisions see."""
-    replica.seen_waiting = replica.waiting
-    replica.seen_running = replica.running
-    replica.seen_free_blocks = replica.free_blocks
-    replica.seen_waiting_tokens = replica.waiting_tokens
-    replica.seen_waiting_blocks = replica.waiting_blocks
-    replica.seen_preemptions = replica.preemptions
+    publish_counts(replica)
     context = 0
     prefill = 0
     request_id = replica.running_head

@@ -33,6 +33,7 @@ from burstenv.cluster.prefix import (
 )
 from burstenv.cluster.queues import (
     blocks_of,
+    publish_counts,
     queue_head,
     queue_push,
     queue_remove,
@@ -105,13 +106,8 @@ def _evict_tail(replica, pool, requests):
 @kernel
 def see(replica, requests):
     """Publish the present state as what decisions see."""
-    replica.seen_waiting = replica.waiting
-    replica.seen_running = replica.running
-    replica.seen_free_blocks = replica.free_blocks
-    replica.seen_waiting_tokens = replica.waiting_tokens
-    replica.seen_waiting_blocks = replica.waiting_blocks
+    publish_counts(replica)
     replica.seen_context_tokens = replica.decode_context_tokens
-    replica.seen_preemptions = replica.preemptions
     if replica.prefill_id == NOBODY:
         replica.seen_prefill_tokens = 0
     else:
@@ -268,7 +264,6 @@ def start_iteration(replica, pool, requests):
         duration_s = iteration_time_s(
             replica, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
-    replica.flight_decodes = decodes
     replica.iteration_end_s = now_s + duration_s
     replica.busy_s += duration_s
     replica.iterations += 1

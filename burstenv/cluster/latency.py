@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from burstenv.config import Config
 
@@ -88,7 +88,13 @@ class HingeLatency(IterationLatency):
     h2_ms_per_token: NonNegative  # per prefill token or decode
     h3_ms_per_pair: NonNegative  # per query-key pair of prefill attention
     h4_ms_per_context_token: NonNegative  # per context token of the decodes
-    h5_ms_per_decode: float  # per decode; negative only when a linear form is written as a hinge
+    h5_ms_per_decode: float  # per decode, beside h2; below 0 where a decode is cheaper than a prefill token
+
+    @model_validator(mode="after")
+    def _decodes_cost_time(self) -> HingeLatency:
+        if self.h2_ms_per_token + self.h5_ms_per_decode < -1e-12:  # rounding apart
+            raise ValueError("h5_ms_per_decode must be at least -h2_ms_per_token: a decode cannot take negative time")
+        return self
 
     def iteration_s(
         self,

@@ -248,3 +248,14 @@ def running_remove(replica, requests, request_id):
     else:
         requests[request.next].previous = request.previous
     replica.running -= 1
+
+
+@kernel
+def publish_counts(replica):
+    """Publish what decisions see of the queue, the batch and the KV cache: the present counts."""
+    replica.seen_waiting = replica.waiting
+    replica.seen_running = replica.running
+    replica.seen_free_blocks = replica.free_blocks
+    replica.seen_waiting_tokens = replica.waiting_tokens
+    replica.seen_waiting_blocks = replica.waiting_blocks
+    replica.seen_preemptions = replica.preemptions

@@ -28,7 +28,6 @@ def reset_replica(replica, pool):
     replica.running_tail = NOBODY
     replica.prefill_id = NOBODY
     replica.finish_heap_size = 0
-    replica.flight_decodes = 0
     replica.flight_first_prefill = NOBODY
     replica.waiting = 0
     replica.waiting_head = NOBODY

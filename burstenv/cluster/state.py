@@ -191,7 +191,6 @@ REPLICA = _record(
         ("admissions", "i4"),
         ("prefill_id", "i4"),  # the request in mid-prefill; always the tail of `running`
         ("finish_heap_size", "i4"),
-        ("flight_decodes", "i4"),  # decoders taking part in the iteration in flight
         ("flight_first_prefill", "i4"),  # first prefilling request in flight; the rest follow it in `running`
         # Waiting queue: a linked list (fcfs), or heaps of live and of hopeless requests.
         ("waiting", "i4"),
