@@ -1,0 +1,83 @@
+"""What the subcommands share: how they are declared, read their input and print their result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from burstenv.errors import BurstenvError
+
+Commands = Any  # argparse's private _SubParsersAction
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
+    """Declare a subcommand that every caller may ask for JSON."""
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    sub.set_defaults(run=run)
+    sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    return sub
+
+
+def add_task_arguments(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what is trained on or judged on."""
+    sub.add_argument("--scenario", default="default", help="shipped scenario or YAML file (default: %(default)s)")
+    sub.add_argument("--trace", help="a CSV in place of the scenario's workload; its capacity is measured first")
+
+
+def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
+    """Print a result: as JSON where the caller asked for it, else as lines for people."""
+    if arguments.json:
+        print(json.dumps(result, indent=1, default=str))
+    else:
+        print("\n".join(lines))
+
+
+def read_trace_or_workload(name: str, seed: int = 0) -> Any:
+    """Return the trace of a file, of a shipped workload or of a workload's YAML file."""
+    from burstenv.config import shipped
+    from burstenv.workload import read_trace
+    from burstenv.workload.workload_config import load_trace, load_workload
+
+    if name in shipped("workloads") or name.endswith((".yaml", ".yml")):
+        return load_trace(load_workload(name))
+    return read_trace(Path(name), jitter_seed=seed)
+
+
+def progress_bar(what: str) -> Callable[[int, int], None]:
+    """Return a progress callback: a bar on a terminal, nothing elsewhere or without tqdm."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return lambda done, total: None
+    bar: Any = None
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=what, unit="request", unit_scale=True, disable=None)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return update
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage, or "n/a" for None."""
+    return "n/a" if value is None else f"{100 * value:.1f} %"
+
+
+def agents_module(module: str) -> Any:
+    """Import a module of ``burstenv.agents``, which needs the train extra."""
+    try:
+        return import_module(f"burstenv.agents.{module}")
+    except ModuleNotFoundError as error:
+        raise BurstenvError(
+            f"agents need the train extra ({error.name} is missing): pip install 'burstenv[train]'"
+        ) from None

@@ -1,0 +1,56 @@
+"""`burstenv simulate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from burstenv.cli.common import Commands, add_command, emit, percent, progress_bar, read_trace_or_workload
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommands of this module."""
+    sub = add_command(
+        commands, "simulate", _simulate, "Replay a trace through a cluster under one policy; prints metrics."
+    )
+    sub.add_argument("trace", help="a CSV (BurstGPT or arrival_s,prompt_tokens,output_tokens) or a workload name")
+    sub.add_argument("--cluster", default="default", help="shipped cluster or YAML file (default: %(default)s)")
+    sub.add_argument("--policy", default="always/jsq/vllm", help="admission/routing/batching (default: %(default)s)")
+    sub.add_argument("--scenario", default="default", help="where the objectives come from (default: %(default)s)")
+    sub.add_argument("--speed", type=float, default=1.0, help="divide arrival times by this (default: %(default)s)")
+    sub.add_argument(
+        "--oversize",
+        choices=("error", "reject"),
+        default="error",
+        help="prompts that fit no replica (default: %(default)s)",
+    )
+    sub.add_argument("--requests-out", type=Path, metavar="FILE.csv", help="write per-request records here")
+    sub.add_argument("--seed", type=int, default=0, help="seed of random routing and of the de-tying jitter")
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation.simulate import simulate, write_records
+
+    trace = read_trace_or_workload(arguments.trace, arguments.seed)
+    result = simulate(
+        trace, arguments.cluster, arguments.policy, arguments.scenario,
+        arguments.speed, arguments.oversize, arguments.seed, progress_bar("simulating"),
+    )  # fmt: skip
+    if arguments.requests_out is not None:
+        write_records(result.records, arguments.requests_out)
+    m = result.metrics
+    lines = [
+        f"{m['offered']:,} requests over {m['span_s']:,.0f} s on cluster {result.cluster} under {result.policy}",
+        f"attainment {percent(m['attainment'])}   token-weighted {percent(m['token_weighted_attainment'])}   "
+        f"goodput {m['goodput_per_s']:.3f} requests/s",
+        f"attained {m['attained']:,}   late {m['late']:,}   rejected {m['rejected']:,}   failed {m['failed']:,}   "
+        f"preemptions {m['preemptions']:,}   iterations {m['iterations']:,}",
+    ]
+    for name, label in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E")):
+        if m[f"{name}_mean"] is not None:
+            parts = [f"{q} {m[f'{name}_{q}']:.4g} s" for q in ("mean", "p50", "p90", "p99")]
+            lines.append(f"{label:<5}" + "   ".join(parts))
+    if arguments.requests_out is not None:
+        lines.append(f"per-request records: {arguments.requests_out}")
+    emit(arguments, {"cluster": result.cluster, "policy": result.policy, **m}, lines)
+    return 0

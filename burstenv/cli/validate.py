@@ -1,0 +1,82 @@
+"""`burstenv validate` and `burstenv latency fit`: the model against recordings of the real engine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from burstenv.cli.common import Commands, add_command, emit
+from burstenv.errors import BurstenvError
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommands of this module."""
+    sub = add_command(
+        commands,
+        "validate",
+        _validate,
+        "Replay a recorded schedule (exit 1 at the first difference) or a measured server run (its errors).",
+    )
+    sub.add_argument(
+        "folder",
+        type=Path,
+        help="recorded schedule (config.json, workload.csv, iterations.jsonl) or run (meta.json, requests.jsonl)",
+    )
+    sub.add_argument("--engine", choices=("reference", "fast"), default="reference", help="for a recorded schedule")
+    sub.add_argument("--latency", metavar="NAME", help="for a run: entry of configs/latency, or YAML file")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="for a run: overlaid CDFs (.html, .png, .svg or .pdf)")
+
+    latency = commands.add_parser("latency", help="Iteration times.", description="Iteration times.")
+    sub = latency.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "fit",
+        help="Fit an entry of configs/latency to a kernel profile or to measured iterations.",
+        description="Fit an entry of configs/latency; prints it with its fit error, or writes it to --out.",
+    )
+    sub.set_defaults(run=_latency_fit)
+    sub.add_argument("source", type=Path, help="profile folder, or CSV of iterations: P,A,D,K,milliseconds")
+    sub.add_argument("--form", choices=("tables", "hinge"), default="tables")
+    sub.add_argument("--tensor-parallel", type=int, help="GPUs of the replica (default: the profile's)")
+    sub.add_argument("--layers", type=int, help="layers of the model (default: the profile's)")
+    sub.add_argument("--out", type=Path, metavar="FILE.yaml", help="write the entry here")
+    sub.add_argument("--json", action="store_true", help="print the fit errors as JSON on standard output")
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    if (arguments.folder / "meta.json").exists():
+        return _validate_run(arguments)
+    from burstenv.cluster.recorded import validate_case
+
+    iterations, difference = validate_case(arguments.folder, arguments.engine)
+    result = {
+        "case": str(arguments.folder),
+        "engine": arguments.engine,
+        "iterations": iterations,
+        "difference": difference,
+    }
+    emit(arguments, result, [difference or f"identical: {iterations} iterations"])
+    return 1 if difference else 0
+
+
+def _validate_run(arguments: argparse.Namespace) -> int:
+    from burstenv.cluster.measured import validate_run
+
+    if arguments.latency is None:
+        raise BurstenvError(f"{arguments.folder} is a measured run; name its iteration times with --latency")
+    result = validate_run(arguments.folder, arguments.latency, arguments.out)
+    emit(arguments, result.values(), result.lines())
+    return 0
+
+
+def _latency_fit(arguments: argparse.Namespace) -> int:
+    from burstenv.cluster.latency_fit import fit_profile
+    from burstenv.evaluation.files import write_atomic
+
+    fit = fit_profile(arguments.source, arguments.form, arguments.tensor_parallel, arguments.layers)
+    lines = fit.lines()
+    if arguments.out is not None:
+        write_atomic(arguments.out, fit.yaml())
+        lines = [*lines, f"entry: {arguments.out}"]
+    else:
+        lines = [*lines, "", fit.yaml().rstrip()]
+    emit(arguments, fit.values(), lines)
+    return 0
