@@ -4,7 +4,7 @@ from burstenv.workload.burstgpt import read_burstgpt
 from burstenv.workload.describe import windowed_cv
 from burstenv.workload.episodes import EpisodeConfig, EpisodeRequests, EpisodeSampler
 from burstenv.workload.generator import GENERATOR_VERSION, generate
-from burstenv.workload.generator_config import GeneratorConfig
+from burstenv.workload.generator.config import GeneratorConfig
 from burstenv.workload.reader import read_trace
 from burstenv.workload.splits import SPLITS, DayRange, split_by_days
 from burstenv.workload.trace import CLASSES, DAY_S, LOG_TYPES, MODELS, Failures, Trace

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from burstenv.config import Config, load
 from burstenv.errors import BurstenvError
 from burstenv.workload.generator import GENERATOR_VERSION, generate
-from burstenv.workload.generator_config import GeneratorConfig
+from burstenv.workload.generator.config import GeneratorConfig
 from burstenv.workload.reader import read_trace
 from burstenv.workload.splits import DEFAULT_FRACTIONS
 from burstenv.workload.trace import COLUMNS, Failures, Trace

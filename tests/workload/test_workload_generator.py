@@ -9,8 +9,8 @@ import pytest
 
 from burstenv.errors import BurstenvError
 from burstenv.workload import GeneratorConfig, Trace, generate, load_workload, windowed_cv
-from burstenv.workload.generate_api import requests_by_hour
-from burstenv.workload.generate_conversation import draw_turns
+from burstenv.workload.generator.api import requests_by_hour
+from burstenv.workload.generator.conversation import draw_turns
 from burstenv.workload.trace import COLUMNS
 
 HOURS = 60 * 24

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.generator_config import HOURS_PER_DAY, ConversationConfig, Drift, SessionTurns
+from burstenv.workload.generator.config import HOURS_PER_DAY, ConversationConfig, Drift, SessionTurns
 from burstenv.workload.trace import DAY_S, MODELS
 
 HOUR_S = 3600.0

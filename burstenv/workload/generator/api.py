@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.generate_conversation import HOUR_S, correlated_normal
-from burstenv.workload.generator_config import HOURS_PER_DAY, ApiConfig
+from burstenv.workload.generator.conversation import HOUR_S, correlated_normal
+from burstenv.workload.generator.config import HOURS_PER_DAY, ApiConfig
 from burstenv.workload.trace import MODELS
 
 MAX_DENSE_SHARE = 0.5  # of an hour that may be spent on the least gaps; matters above 36,000 requests per hour

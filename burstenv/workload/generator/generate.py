@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.generate_api import generate_api
-from burstenv.workload.generate_conversation import generate_conversation
-from burstenv.workload.generator_config import GeneratorConfig
+from burstenv.workload.generator.api import generate_api
+from burstenv.workload.generator.conversation import generate_conversation
+from burstenv.workload.generator.config import GeneratorConfig
 from burstenv.workload.trace import CLASSES, Failures, Trace
 
 GENERATOR_VERSION = 1  # raise it whenever the same configuration and seed give other requests
