@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.workload.generator.conversation import HOUR_S, correlated_normal
-from burstenv.workload.generator.config import HOURS_PER_DAY, ApiConfig
+from burstenv.workload.generator.basics import HOURS_PER_DAY
+from burstenv.workload.generator.config import ApiConfig
 from burstenv.workload.trace import MODELS
 
 MAX_DENSE_SHARE = 0.5  # of an hour that may be spent on the least gaps; matters above 36,000 requests per hour
@@ -35,7 +36,7 @@ def generate_api(
     on, counts = requests_by_hour(config, days, random)
     # Gamma gaps have coefficient of variation shape**-0.5; OFF hours are Poisson.
     shape = np.where(on, config.interarrival_cv.draw(random, len(on)) ** -2.0, 1.0)
-    arrival_s = _arrivals(counts, shape, config.dense_gap_s, random)
+    arrival_s = fill_hours(counts, shape, config.dense_gap_s, random)
     prompt, output, model = _lengths(config, len(arrival_s), random)
     return {
         "arrival_s": arrival_s,
@@ -76,10 +77,10 @@ def requests_by_hour(
     return on, random.poisson(rate)
 
 
-def _arrivals(
+def fill_hours(
     counts: NDArray[np.int64],
     shape: NDArray[np.float64],
-    dense_gap_s: float,
+    dense_gap_s: float | NDArray[np.float64],
     random: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Fill every hour with its requests: ``n + 1`` Gamma gaps, scaled to sum to the hour.
@@ -87,7 +88,7 @@ def _arrivals(
     Args:
         counts: Requests per hour, shape ``(hours,)``.
         shape: Gamma shape of the hour's gaps, shape ``(hours,)``.
-        dense_gap_s: Mean of the least gap between two calls, seconds.
+        dense_gap_s: Mean of the least gap between two calls, seconds, for all hours or by hour.
         random: Source of randomness.
 
     Returns:
@@ -95,6 +96,8 @@ def _arrivals(
     """
     gaps_per_hour = np.where(counts > 0, counts + 1, 0)
     hour_of_gap = np.repeat(np.arange(len(counts)), gaps_per_hour)
+    if len(hour_of_gap) == 0:
+        return np.empty(0)
     end = np.cumsum(gaps_per_hour)  # (hours,) one past each hour's last gap
     full = np.flatnonzero(gaps_per_hour)
     first = (end - gaps_per_hour)[full]
@@ -106,7 +109,8 @@ def _arrivals(
         return gap * factor[hour_of_gap]
 
     # Most gaps of a very bursty hour are next to nothing: what a client needs between two calls is added.
-    dense_share = np.minimum(gaps_per_hour[full] * dense_gap_s / HOUR_S, MAX_DENSE_SHARE)
+    least_gap_s = np.broadcast_to(dense_gap_s, counts.shape)[full]
+    dense_share = np.minimum(gaps_per_hour[full] * least_gap_s / HOUR_S, MAX_DENSE_SHARE)
     bursty = random.standard_gamma(shape[hour_of_gap]) + 1e-300  # tiny shapes underflow to an exact 0
     gap = fill(bursty, 1.0 - dense_share)
     gap += fill(random.random(len(gap)) + 1e-9, dense_share)

@@ -5,91 +5,22 @@ There are no defaults here: every figure is stated once, in YAML, beside the nam
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from burstenv.config import Config
-
-HOURS_PER_DAY = 24
-
-
-class QuantileTable(Config):
-    """A positive distribution given by quantiles.
-
-    Between the points, the logarithm of the value is linear in ``-log(1 - q)``, which draws the tails of
-    heavy-tailed data as power laws; outside of them the nearest value holds.
-
-    Attributes:
-        q: Rising quantile levels in ``[0, 1)``.
-        value: The values at these levels, positive and never falling.
-    """
-
-    q: tuple[float, ...] = Field(min_length=2)
-    value: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _increasing(self) -> QuantileTable:
-        if len(self.q) != len(self.value):
-            raise ValueError(f"q has {len(self.q)} levels and value {len(self.value)}; they must pair up")
-        if min(self.q) < 0 or max(self.q) >= 1 or (np.diff(self.q) <= 0).any():
-            raise ValueError("q must rise within [0, 1)")
-        if min(self.value) <= 0 or (np.diff(self.value) < 0).any():
-            raise ValueError("value must be positive and never fall")
-        return self
-
-    def at_exponential(self, exponential: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map unit-exponential draws, ``-log(1 - q)``, to values of this distribution."""
-        return np.exp(np.interp(exponential, -np.log1p(-np.array(self.q)), np.log(self.value)))
-
-    def draw(self, random: np.random.Generator, count: int) -> NDArray[np.float64]:
-        """Draw ``count`` values, shape ``(count,)``."""
-        return self.at_exponential(random.standard_exponential(count))
-
-
-class LogNormal(Config):
-    """A log-normal distribution by its median and the standard deviation of its logarithm."""
-
-    median: float = Field(gt=0)
-    sigma: float = Field(ge=0)
-
-    def draw(self, random: np.random.Generator, count: int) -> NDArray[np.float64]:
-        """Draw ``count`` values, shape ``(count,)``."""
-        return self.median * np.exp(self.sigma * random.standard_normal(count))
-
-
-class Drift(Config):
-    """A slow multiplicative log-normal drift of a rate, with mean 1.
-
-    Attributes:
-        sigma: Standard deviation of the logarithm.
-        correlation_h: Hours in which its autocorrelation falls to 1/e.
-    """
-
-    sigma: float = Field(ge=0)
-    correlation_h: float = Field(gt=0)
-
-
-class SessionTurns(Config):
-    """Requests per session: tabulated up to a length, a power law above.
-
-    Attributes:
-        share: P(turns = 1), P(turns = 2), ... up to the length of the table; the rest is the tail.
-        tail_exponent: Exponent a of ``P(turns > k) ~ k**-a`` above the table.
-        maximum: Most turns of a session.
-    """
-
-    share: tuple[float, ...] = Field(min_length=1)
-    tail_exponent: float = Field(gt=1)
-    maximum: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _shares(self) -> SessionTurns:
-        if min(self.share) < 0 or sum(self.share) > 1:
-            raise ValueError("share must hold probabilities with sum at most 1")
-        if self.maximum < len(self.share):
-            raise ValueError(f"maximum must be at least the {len(self.share)} turns of share")
-        return self
+from burstenv.workload.generator.basics import (
+    Drift,
+    FailureConfig,
+    LogNormal,
+    PerHour,
+    QuantileTable,
+    SessionTurns,
+    WeekendDays,
+)
+from burstenv.workload.generator.stream_config import StreamConfig
 
 
 class ContextGrowth(Config):
@@ -163,14 +94,14 @@ class ConversationConfig(Config):
         response: Responses given the prompt.
         chatgpt_response_factor: Multiple of the mean response for ChatGPT.
         gpt4_response_factor: The same for GPT-4.
-        failure_share: Failed share of all submissions.
+        failures: Failed submissions.
     """
 
     scale: float = Field(gt=0)
     sessions_per_day: float = Field(gt=0)
-    weekday_starts: tuple[float, ...]
-    weekend_starts: tuple[float, ...]
-    weekend_days: tuple[int, ...]
+    weekday_starts: PerHour
+    weekend_starts: PerHour
+    weekend_days: WeekendDays
     drift: Drift
     turns: SessionTurns
     think_time_s: QuantileTable
@@ -181,19 +112,7 @@ class ConversationConfig(Config):
     response: ResponseGivenPrompt
     chatgpt_response_factor: float = Field(gt=0)
     gpt4_response_factor: float = Field(gt=0)
-    failure_share: float = Field(ge=0, lt=1)
-
-    @field_validator("weekday_starts", "weekend_starts")
-    @classmethod
-    def _by_hour(cls, starts: tuple[float, ...]) -> tuple[float, ...]:
-        return _per_hour(starts)
-
-    @field_validator("weekend_days")
-    @classmethod
-    def _days_of_week(cls, days: tuple[int, ...]) -> tuple[int, ...]:
-        if any(not 0 <= day < 7 for day in days):
-            raise ValueError("weekend_days must be days from 0 to 6")
-        return days
+    failures: FailureConfig
 
 
 class ApiLengths(Config):
@@ -232,12 +151,12 @@ class ApiConfig(Config):
         long_answer_sigma: Log standard deviation of long answers within a job.
         chatgpt: Lengths of ChatGPT jobs.
         gpt4: Lengths of GPT-4 jobs.
-        failure_share: Failed share of all submissions.
+        failures: Failed submissions.
     """
 
     scale: float = Field(gt=0)
     on_run_h: QuantileTable
-    on_start_share: tuple[float, ...]
+    on_start_share: PerHour
     on_requests_per_hour: QuantileTable
     on_hour_correlation: float = Field(ge=0, lt=1)
     off_active_share: float = Field(ge=0, le=1)
@@ -253,14 +172,14 @@ class ApiConfig(Config):
     long_answer_sigma: float = Field(ge=0)
     chatgpt: ApiLengths
     gpt4: ApiLengths
-    failure_share: float = Field(ge=0, lt=1)
+    failures: FailureConfig
 
     @field_validator("on_start_share")
     @classmethod
-    def _by_hour(cls, starts: tuple[float, ...]) -> tuple[float, ...]:
-        if max(starts, default=0) > 1:
+    def _probabilities(cls, starts: tuple[float, ...]) -> tuple[float, ...]:
+        if max(starts) > 1:
             raise ValueError("probabilities must be at most 1")
-        return _per_hour(starts)
+        return starts
 
     @model_validator(mode="after")
     def _models(self) -> ApiConfig:
@@ -270,22 +189,36 @@ class ApiConfig(Config):
 
 
 class GeneratorConfig(Config):
-    """Everything the generator needs.
+    """Everything the generator needs: at least one of its three parts.
 
     Attributes:
         max_prompt_tokens: Prompts are cut to this.
         max_output_tokens: Responses are cut to this.
-        conversation: Chat traffic.
-        api: Program traffic.
+        conversation: Chat traffic, described by published figures.
+        api: Program traffic, described by published figures.
+        streams: Classes of requests, described by tables fitted to a trace.
     """
 
     max_prompt_tokens: int = Field(ge=1)
     max_output_tokens: int = Field(ge=1)
-    conversation: ConversationConfig
-    api: ApiConfig
+    conversation: ConversationConfig | None = None
+    api: ApiConfig | None = None
+    streams: tuple[StreamConfig, ...] = ()
 
+    @model_validator(mode="after")
+    def _something(self) -> GeneratorConfig:
+        if self.conversation is None and self.api is None and not self.streams:
+            raise ValueError("a generator needs at least one of conversation, api and streams")
+        return self
 
-def _per_hour(values: tuple[float, ...]) -> tuple[float, ...]:
-    if len(values) != HOURS_PER_DAY or min(values) < 0 or max(values) <= 0:
-        raise ValueError("need 24 numbers of at least 0, one per hour of day, not all 0")
-    return values
+    def scaled(self, factor: float) -> GeneratorConfig:
+        """Return these parameters with every class's population multiplied by ``factor``, above 0.
+
+        More people or programs of the same habits: think times, cycles and lengths stay as they are.
+        """
+
+        def times(part: Any) -> Any:
+            return None if part is None else part.model_copy(update={"scale": part.scale * factor})
+
+        changed = {"conversation": times(self.conversation), "api": times(self.api)}
+        return self.model_copy(update={**changed, "streams": tuple(times(stream) for stream in self.streams)})

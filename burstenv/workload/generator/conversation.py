@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.generator.config import HOURS_PER_DAY, ConversationConfig, Drift, SessionTurns
+from burstenv.workload.generator.basics import HOURS_PER_DAY, Drift, SessionTurns
+from burstenv.workload.generator.config import ConversationConfig
 from burstenv.workload.trace import DAY_S, MODELS
 
 HOUR_S = 3600.0
@@ -45,7 +46,8 @@ def generate_conversation(
     blocks: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
     for turn, alive in enumerate(reach):
         if turn > 0:
-            time = next_times(config, time[:alive], random)
+            pause = config.think_time_s.draw(random, int(alive))
+            time = resume(config, config.sitting_h * HOUR_S, time[:alive], pause, random)
         prompt, output = walk.next_turn(turn, int(alive))
         kept = (time >= 0) & (time < days * DAY_S)
         blocks["arrival_s"].append(time[kept])
@@ -80,23 +82,40 @@ def session_starts(config: ConversationConfig, days: int, random: np.random.Gene
     return starts
 
 
-def next_times(
-    config: ConversationConfig, time_s: NDArray[np.float64], random: np.random.Generator
+class Schedule(Protocol):
+    """What decides at which hour people come back; session configurations of both kinds have it."""
+
+    @property
+    def weekday_starts(self) -> tuple[float, ...]: ...  # noqa: D102
+
+    @property
+    def weekend_starts(self) -> tuple[float, ...]: ...  # noqa: D102
+
+    @property
+    def weekend_days(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+def resume(
+    config: Schedule,
+    sitting_s: float,
+    time_s: NDArray[np.float64],
+    pause_s: NDArray[np.float64],
+    random: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Return when each session submits again, given its last submissions.
+    """Return when each session submits again, given its last submissions and its pauses.
 
     A pause that outlasts the sitting is resumed at a time when people are there: on the day the pause
     ends (or the next, if that would come too soon; past most weekends), at an hour drawn from the weekday
     schedule. Without this the long tail of think times would fill the nights and weekends.
 
     Args:
-        config: Parameters.
+        config: When people are there.
+        sitting_s: Longest pause that is not looked at this way, seconds.
         time_s: Last submissions, seconds, shape ``(n,)``.
+        pause_s: Pauses, seconds, shape ``(n,)``.
         random: Source of randomness.
     """
-    pause_s = config.think_time_s.draw(random, len(time_s))
     following = time_s + pause_s
-    sitting_s = config.sitting_h * HOUR_S
     resumed = np.flatnonzero(pause_s > sitting_s)
     schedule = np.cumsum(config.weekday_starts)
     hour = np.searchsorted(schedule, random.random(len(resumed)) * schedule[-1], side="right")
