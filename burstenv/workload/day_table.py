@@ -48,22 +48,3 @@ def day_table(trace: Trace, rows: NDArray[np.int64], day: int) -> DayTable:
         threads=2 * count,
         rate_per_s=len(rows) / DAY_S,
     )
-
-
-def thin(thread: Integers, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Keep each conversation, and each request without one, with probability ``share``."""
-    drawn = random.random(len(thread)) < share
-    talking = thread >= 0
-    if talking.any():
-        _, first, of = np.unique(thread[talking], return_index=True, return_inverse=True)
-        drawn[talking] = drawn[talking][first][of]
-    return drawn
-
-
-def renumber(thread: Integers) -> NDArray[np.int32]:
-    """Number conversations from 0 in order of their number; -1 stays."""
-    session = np.full(len(thread), -1, dtype=np.int32)
-    talking = np.flatnonzero(thread >= 0)
-    if len(talking):
-        session[talking] = np.unique(thread[talking], return_inverse=True)[1]
-    return session

@@ -15,21 +15,28 @@ class EpisodeConfig(Config):
 
     Attributes:
         duration_s: Length of the window in which requests arrive, seconds.
-        scaling: How the trace reaches the load asked for. ``superpose`` lays circularly shifted copies of
-            one day over each other: every time scale below the window stays as it is, so bursts stay bursts
-            and think times think times, while the wave of the day is flattened. ``compress`` squeezes a
-            stretch of consecutive requests: the variation of counts stays, think times and burst lengths
-            shrink by the factor of the compression.
+        scaling: How the trace reaches the load asked for; the three mean what they mean for whole traces in
+            ``burstenv.workload.scaling``. ``superpose`` lays circularly shifted copies of one day over each
+            other, and below one copy thins it: every time scale below the window stays as it is, so bursts
+            stay bursts and think times think times, while the wave of the day is flattened. ``compress``
+            squeezes a stretch of consecutive requests: the variation of counts stays, think times and burst
+            lengths shrink by the factor of the compression. ``thin`` keeps a share of one day's conversations
+            and refuses loads above the day's own.
         mix: Share of the requests by class, with sum 1; None keeps the composition of the split.
         max_total_tokens: Longest request, prompt plus output tokens; None for no limit.
         oversize: What to do with longer ones: refuse the trace, or drop and count them.
+        upstream_failures: ``none`` leaves the recorded failures out. ``recorded`` adds each of those that
+            fall into the window as a further arrival, beyond the rate asked for, marked
+            ``upstream_failed``, with the lengths of a served request of the same class and hour: what a client of
+            the original service would have seen fail.
     """
 
     duration_s: float = Field(default=180.0, gt=0)
-    scaling: Literal["superpose", "compress"] = "superpose"
+    scaling: Literal["superpose", "compress", "thin"] = "superpose"
     mix: dict[str, float] | None = None
     max_total_tokens: int | None = Field(default=None, ge=2)
     oversize: Literal["error", "drop"] = "error"
+    upstream_failures: Literal["none", "recorded"] = "none"
 
     @field_validator("mix")
     @classmethod
@@ -45,6 +52,6 @@ class EpisodeConfig(Config):
 
     @model_validator(mode="after")
     def _within_a_day(self) -> EpisodeConfig:
-        if self.scaling == "superpose" and self.duration_s > DAY_S:
-            raise ValueError(f"duration_s must be at most {DAY_S:g} (one day) to superpose")
+        if self.scaling != "compress" and self.duration_s > DAY_S:
+            raise ValueError(f"duration_s must be at most {DAY_S:g} (one day) to {self.scaling}")
         return self

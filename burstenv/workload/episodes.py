@@ -9,16 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.day_table import DayTable, Integers, day_table, renumber, thin
+from burstenv.workload.conversations import link_turns, think_after
+from burstenv.workload.day_table import DayTable, Integers, day_table
 from burstenv.workload.episode_config import EpisodeConfig
+from burstenv.workload.scaling import keep_sessions, lay_over, squeezed
 from burstenv.workload.splits import DayRange
 from burstenv.workload.trace import CLASSES, DAY_S, Trace
+from burstenv.workload.upstream_failures import FailureTable, GatheredFailures, failure_table
 
 __all__ = ["EpisodeConfig", "EpisodeRequests", "EpisodeSampler"]
 
 MIN_DAY_REQUESTS = 50  # fewer say too little about a day's shape to be copied many times
 _CYCLES_KEPT = 64
-_DAY_STREAM, _DRAW_STREAM = 0x646179, 0x64726177  # separate random streams for the day and for the draw
+# Separate random streams for the day and for the draw.
+_DAY_STREAM, _DRAW_STREAM = 0x646179, 0x64726177
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +37,17 @@ class EpisodeRequests:
         model: Codes into ``MODELS``, int8.
         session: Conversation number within the episode, counted from 0, -1 for none; copies of the same
             day never share one, int32.
-        turn: Turn within the conversation *of the trace*: an episode may open in the middle of one, int32.
+        turn: Turn within the conversation *of the trace*: an episode may open in the middle of one, whose
+            context is then in nobody's cache, int32.
+        previous: Index within the episode of the turn before in the same conversation, -1 where that is
+            outside the episode or there is none, int32.
+        think_s: Seconds from the end of that turn's original service to the submission of this one, NaN where
+            ``previous`` is -1, see :func:`burstenv.workload.conversations.think_times`, float64.
+        upstream_failed: The original service did not answer this one, bool; all False unless the
+            configuration asks for recorded failures.
         metadata: ``split``, ``day``, ``seed``, ``scaling``, ``duration_s``, ``rate_per_s`` (asked for),
-            ``requests`` and, by class, ``copies`` and ``target_rate_per_s``.
+            ``requests`` and, by class, ``copies`` and ``target_rate_per_s``; with recorded failures also their
+            number, ``upstream_failed``.
     """
 
     arrival_s: NDArray[np.float64]
@@ -45,6 +57,9 @@ class EpisodeRequests:
     model: NDArray[np.int8]
     session: NDArray[np.int32]
     turn: NDArray[np.int32]
+    previous: NDArray[np.int32]
+    think_s: NDArray[np.float64]
+    upstream_failed: NDArray[np.bool_]
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -90,9 +105,11 @@ class EpisodeSampler:
             raise BurstenvError(f"{where} holds no requests")
         self._trace = trace
         self._rows = rows
+        self._elapsed_recorded = not np.isnan(trace.elapsed_s[low:high]).all()
         self.mix = _mix(trace, rows, config, where)
         self._day_of_row = trace.day[rows]
         self._tables: dict[int, list[DayTable]] = {}  # by day, one table per class, made when first drawn
+        self._failure_tables: dict[int, list[FailureTable]] = {}
         lacking = {day: self._lacking(day) for day in range(days.first_day, days.last_day)}
         ineligible = {day: reason for day, reason in lacking.items() if reason}
         self.days: NDArray[np.int64] = np.array([day for day, reason in lacking.items() if not reason])
@@ -124,57 +141,59 @@ class EpisodeSampler:
 
         Args:
             seed: At least 0; the same seed and rate give the same bytes.
-            rate_per_s: Mean arrival rate to reach, requests per second. Superposing reaches it in the mean
-                over episodes (a count per episode varies, as load does); compressing reaches it exactly.
+            rate_per_s: Mean arrival rate to reach, requests per second. Superposing and thinning reach it in
+                the mean over episodes (a count per episode varies, as load does); compressing reaches it
+                exactly. Recorded failures come on top.
 
         Raises:
-            BurstenvError: When the seed or rate is out of range, or a compressed split has too few requests.
+            BurstenvError: When the seed or rate is out of range, a compressed split has too few requests, or
+                thinning is to reach more than the day carries.
         """
         if not 0 < rate_per_s < np.inf:
             raise BurstenvError(f"rate_per_s must be above 0 and finite, got {rate_per_s}")
         day = self.block_of(seed)
         random = np.random.Generator(np.random.PCG64([_DRAW_STREAM, int(seed)]))
-        if self.config.scaling == "superpose":
-            return self._superpose(day, seed, rate_per_s, random)
-        return self._compress(day, seed, rate_per_s, random)
+        if self.config.scaling == "compress":
+            return self._compress(day, seed, rate_per_s, random)
+        return self._superpose(day, seed, rate_per_s, random)
 
     def _superpose(self, day: int, seed: int, rate_per_s: float, random: np.random.Generator) -> EpisodeRequests:
-        duration_s = self.config.duration_s
         times, rows, threads = [], [], []
+        failed = GatheredFailures(seed) if self.config.upstream_failures == "recorded" else None
         copies: dict[str, float] = {}
         targets: dict[str, float] = {}
         next_thread = 0
-        for (name, share), table in zip(self.mix.items(), self._tables_of(day), strict=True):
+        for k, ((name, share), table) in enumerate(zip(self.mix.items(), self._tables_of(day), strict=True)):
             target = share * rate_per_s
             wanted = target / table.rate_per_s
+            if wanted > 1 and self.config.scaling == "thin":
+                raise BurstenvError(
+                    f"day {day} carries {table.rate_per_s:.4g} {name} requests/s, thinning cannot raise it to "
+                    f"{target:.4g}; lower the load or set scaling to superpose"
+                )
             count = 1 if wanted < 1 else int(wanted) + int(random.random() < wanted % 1.0)
             offset = random.random(count) * DAY_S  # (copies,) where in the day each copy's window begins
-            first = table.time_s.searchsorted(offset)
-            last = table.time_s.searchsorted(offset + duration_s)
-            inside = last - first  # (copies,) requests of each copy inside the window
-            total = int(inside.sum())
-            # Positions in the table of all requests, copy after copy.
-            step = np.repeat(first - (np.cumsum(inside) - inside), inside)
-            place = step + np.arange(total)
-            copy_of = np.repeat(np.arange(count), inside)
-            time = table.time_s[place] - offset[copy_of]
+            time, place, copy_of = lay_over(table.time_s, offset, self.config.duration_s)
             thread = table.thread[place]
             thread = np.where(thread >= 0, thread + copy_of * table.threads + next_thread, -1)
             if wanted < 1:  # one copy is too much: thin it, whole conversations at a time
-                kept = thin(thread, wanted, random)
+                kept = keep_sessions(thread, wanted, random)
                 time, place, thread = time[kept], place[kept], thread[kept]
             next_thread += count * table.threads
             times.append(time)
             rows.append(table.row[place])
             threads.append(thread)
+            if failed is not None:  # the same copies of the day's failures
+                failures = self._failures_of(day)[k]
+                when, which, _ = lay_over(failures.time_s, offset, self.config.duration_s)
+                failed.add(when, which, failures, table.row, min(wanted, 1.0))
             copies[name] = float(count) if wanted >= 1 else wanted
             targets[name] = target
-        arrival = np.concatenate(times)
-        order = np.argsort(arrival, kind="stable")
         return self._episode(
-            arrival[order],
-            np.concatenate(rows)[order],
-            np.concatenate(threads)[order],
+            np.concatenate(times),
+            np.concatenate(rows),
+            np.concatenate(threads),
+            failed,
             {"day": day, "seed": int(seed), "rate_per_s": rate_per_s},
             {"copies": copies, "target_rate_per_s": targets},
         )
@@ -187,24 +206,30 @@ class EpisodeSampler:
             wanted = {name: round(total * share) for name, share in self.mix.items()}
             last = list(wanted)[-1]
             wanted[last] += total - sum(wanted.values())
-        stretches = [self._stretch(name, day, count, random) for name, count in wanted.items() if count > 0]
-        arrival = np.concatenate([time for time, _, _ in stretches])
-        rows = np.concatenate([row for _, row, _ in stretches])
-        order = np.argsort(arrival, kind="stable")
-        session = self._trace.session[rows[order]].astype(np.int64)
-        targets = {name: share * rate_per_s for name, share in self.mix.items()}
-        factor = max(compression for _, _, compression in stretches)
+        stretches = {name: self._stretch(name, day, count, random) for name, count in wanted.items() if count > 0}
+        rows = np.concatenate([stretch.rows for stretch in stretches.values()])
+        factor = max(stretch.factor for stretch in stretches.values())
+        failed = GatheredFailures(seed) if self.config.upstream_failures == "recorded" else None
+        if failed is not None:
+            for name, stretch in stretches.items():
+                for of in [name] if name else self.mix:
+                    donors, served_s = self._stream(of)
+                    failures = failure_table(self._trace, served_s, stretch.from_s, stretch.to_s, CLASSES.index(of))
+                    when = squeezed(failures.time_s, 0.0, stretch.factor)
+                    failed.add(when, np.arange(len(failures)), failures, donors, 1.0)
         return self._episode(
-            arrival[order],
-            rows[order],
-            session,
+            np.concatenate([stretch.time_s for stretch in stretches.values()]),
+            rows,
+            self._trace.session[rows].astype(np.int64),
+            failed,
             {"day": day, "seed": int(seed), "rate_per_s": rate_per_s},
-            {"compression": factor, "target_rate_per_s": targets},
+            {
+                "compression": factor,
+                "target_rate_per_s": {name: share * rate_per_s for name, share in self.mix.items()},
+            },
         )
 
-    def _stretch(
-        self, name: str, day: int, wanted: int, random: np.random.Generator
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
+    def _stretch(self, name: str, day: int, wanted: int, random: np.random.Generator) -> _Stretch:
         """Squeeze ``wanted`` consecutive requests of a class, starting on ``day``, into the episode.
 
         Args:
@@ -212,9 +237,6 @@ class EpisodeSampler:
             day: Where the stretch starts; it may run on into the days after.
             wanted: Number of requests.
             random: Source of randomness.
-
-        Returns:
-            Times in the episode, rows of the trace, and the factor by which time was compressed.
         """
         rows, arrival = self._stream(name)
         if wanted >= len(rows):  # one more request is needed, to end the last gap
@@ -228,9 +250,9 @@ class EpisodeSampler:
         if to_s <= from_s:
             raise BurstenvError(f"requests {start + 1} to {start + wanted + 1} of the split arrive at one instant")
         factor = float((to_s - from_s) / self.config.duration_s)
-        time = (arrival[start : start + wanted] - from_s) / factor
+        time = squeezed(arrival[start : start + wanted], from_s, factor)
         last = np.nextafter(self.config.duration_s, 0.0)  # rounding must not reach the end
-        return np.minimum(time, last), rows[start : start + wanted], factor
+        return _Stretch(np.minimum(time, last), rows[start : start + wanted], factor, float(from_s), float(to_s))
 
     def _stream(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return rows and arrivals of a class over the whole split, or of all for an empty name."""
@@ -247,18 +269,43 @@ class EpisodeSampler:
         arrival_s: NDArray[np.float64],
         rows: Integers,
         thread: Integers,
+        failed: GatheredFailures | None,
         drawn: dict[str, Any],
         scaled: dict[str, Any],
     ) -> EpisodeRequests:
+        """Sort what was drawn by arrival, link its conversations and lay the recorded failures over it."""
         trace = self._trace
+        served = len(arrival_s)
+        if failed is not None:
+            arrival_s = np.concatenate([arrival_s, *failed.times])
+            rows = np.concatenate([rows, *failed.rows])
+            thread = np.concatenate([thread, np.full(len(rows) - served, -1, thread.dtype)])
+            scaled = {**scaled, "upstream_failed": len(rows) - served}
+        order = np.argsort(arrival_s, kind="stable")
+        arrival_s, rows = arrival_s[order], rows[order]
+        session, previous = link_turns(thread[order])
+        model, turn, output_tokens = trace.model[rows], trace.turn[rows], trace.output_tokens[rows]
+        elapsed_s = trace.elapsed_s[rows] if self._elapsed_recorded else None
+        # Only compressed episodes run on another clock than the trace.
+        think_s = think_after(arrival_s, previous, model, output_tokens, elapsed_s, scaled.get("compression", 1.0))
+        upstream_failed = np.zeros(len(rows), np.bool_)
+        if failed is not None:
+            upstream_failed = order >= served
+            model[upstream_failed] = np.concatenate([np.empty(0, np.int8), *failed.models])[
+                order[upstream_failed] - served
+            ]
+            turn[upstream_failed] = 0
         return EpisodeRequests(
             arrival_s=arrival_s,
             prompt_tokens=trace.prompt_tokens[rows],
-            output_tokens=trace.output_tokens[rows],
+            output_tokens=output_tokens,
             class_code=trace.log_type[rows],
-            model=trace.model[rows],
-            session=renumber(thread),
-            turn=trace.turn[rows],
+            model=model,
+            session=session,
+            turn=turn,
+            previous=previous,
+            think_s=think_s,
+            upstream_failed=upstream_failed,
             metadata={
                 "split": self.metadata["split"],
                 **drawn,
@@ -293,6 +340,18 @@ class EpisodeSampler:
             self._tables[day] = tables
         return tables
 
+    def _failures_of(self, day: int) -> list[FailureTable]:
+        """Return the day's recorded failures of each class of the mix, laid out twice as the day's requests are."""
+        tables = self._failure_tables.get(day)
+        if tables is None:
+            tables = []
+            for name, table in zip(self.mix, self._tables_of(day), strict=True):
+                served_s = self._trace.arrival_s[table.row[: len(table.row) // 2]]
+                code, from_s = CLASSES.index(name), day * DAY_S
+                tables.append(failure_table(self._trace, served_s, from_s, from_s + DAY_S, code).twice())
+            self._failure_tables[day] = tables
+        return tables
+
     def _permutation_of(self, cycle: int) -> NDArray[np.int64]:
         """Return the order in which a cycle of seeds visits the days."""
         permutation = self._permutations.get(cycle)
@@ -302,6 +361,17 @@ class EpisodeSampler:
             random = np.random.Generator(np.random.PCG64([_DAY_STREAM, cycle]))
             permutation = self._permutations[cycle] = random.permutation(len(self.days))
         return permutation
+
+
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """Consecutive requests squeezed into an episode: times in it, rows, the factor, and the stretch on the clock."""
+
+    time_s: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    factor: float
+    from_s: float
+    to_s: float
 
 
 def _mix(trace: Trace, rows: NDArray[np.int64], config: EpisodeConfig, where: str) -> dict[str, float]:

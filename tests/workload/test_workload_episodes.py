@@ -229,7 +229,7 @@ def test_what_cannot_be_drawn_is_refused(trace: Trace) -> None:
         ({"mix": {"chat": 1.0}}, "unknown class 'chat'; valid: conversation, api"),
         ({"mix": {"api": 0.5}}, "sum 1"),
         ({"mix": {}}, "sum 1"),
-        ({"scaling": "stretch"}, "'superpose' or 'compress'"),
+        ({"scaling": "stretch"}, "'superpose', 'compress' or 'thin'"),
         ({"rate": 1}, "unknown key 'rate'"),
     ],
 )

@@ -1,0 +1,382 @@
+"""The three ways to bring a trace to another rate, and laying several traces over each other.
+
+What each keeps and what it changes, beside the trace it is made from (``f`` is the factor of the rate):
+
+=========================  =====================  ==============================  ===========================
+                           ``compress``           ``superpose``                   ``thin``
+=========================  =====================  ==============================  ===========================
+rate                       times ``f``            times ``f``                     times ``f`` (below 1)
+inter-arrival CV           kept                   falls towards 1 (Poisson)       moves towards 1
+count CV, same requests    kept                   falls with the root of ``f``    rises with the root of 1/f
+Fano factor of counts      moves to scales ``f``  kept at every scale below the   falls towards 1 where the
+by time scale              times shorter          window                          requests have no session
+burst length               divided by ``f``       kept                            kept
+think times                divided by ``f``       kept                            kept
+sessions                   whole                  whole, and those of copies      whole, or gone
+                                                  distinct; cut at the seam
+daily wave                 kept, ``f`` times      flattened: every copy begins    kept
+                           faster                 at another hour
+lengths, their order       kept                   kept per copy                   kept per session
+=========================  =====================  ==============================  ===========================
+
+Compressing thirty hours into two minutes therefore turns bursts into the daily wave and think times into nothing:
+superposing is the default of episodes. No scaling makes up structure below a second that a file of whole-second
+timestamps never held: readers spread such timestamps inside their second first, so that none of these makes ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.errors import BurstenvError
+from burstenv.workload.conversations import link_turns
+from burstenv.workload.trace import COLUMNS, DAY_S, Failures, Trace
+
+MAX_REQUESTS = 200_000_000  # beyond this a scaled trace would not fit in the memory of ordinary machines
+_STREAM = 0x7363616C  # keeps these draws apart from all others of the same seed
+Integers = NDArray[np.integer[Any]]
+
+
+def compress(trace: Trace, factor: float) -> Trace:
+    """Run the clock of a trace faster: every time since its start is divided by ``factor``.
+
+    Keeps the coefficients of variation of inter-arrival times and of counts (over windows that shrink alike), the
+    order of requests, lengths and sessions. Divides think times, burst lengths, recorded elapsed times and the day:
+    after it, hours of day mean nothing.
+
+    Args:
+        trace: The trace.
+        factor: Above 0; below 1 stretches time.
+
+    Raises:
+        BurstenvError: When the factor is not a number above 0.
+    """
+    if not 0 < factor < np.inf:
+        raise BurstenvError(f"compress: factor must be a number above 0, got {factor!r}")
+    start_s, _ = _extent(trace)
+    columns = _columns(trace)
+    columns["arrival_s"] = squeezed(trace.arrival_s, start_s, factor) + start_s
+    columns["elapsed_s"] = (trace.elapsed_s / factor).astype(np.float32)
+    failed = trace.failures
+    kept = _failures(failed, slice(None), arrival_s=squeezed(failed.arrival_s, start_s, factor) + start_s)
+    return _made(trace, columns, kept, f"compress by {factor:g}")
+
+
+def thin(trace: Trace, share: float, seed: int = 0) -> Trace:
+    """Keep each session, with its failures, and each request and failure without one, with probability ``share``.
+
+    Keeps the clock, the daily wave, bursts' lengths, and of every session that stays all turns, so think times and
+    context growth exactly. Requests without a session become sparser inside their bursts: inter-arrival CV and Fano
+    factor move towards those of a Poisson process.
+
+    Args:
+        trace: The trace.
+        share: Within (0, 1].
+        seed: Seed of what stays.
+
+    Raises:
+        BurstenvError: When the share is out of range or nothing is left.
+    """
+    if not 0 < share <= 1:
+        raise BurstenvError(f"thin: share must be above 0 and at most 1, got {share!r}")
+    failed = trace.failures
+    both = keep_sessions(np.concatenate([trace.session, _failed_session(failed)]), share, _generator(seed))
+    kept, stays = both[: len(trace)], both[len(trace) :]
+    if not kept.any():
+        raise BurstenvError(f"thin: a share of {share:g} leaves none of {len(trace):,} requests")
+    columns = {name: values[kept] for name, values in _columns(trace).items()}
+    failures = _failures(failed, stays)
+    return _made(trace, columns, failures, f"thin to a share of {share:g} (seed {seed})")
+
+
+def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None = None) -> Trace:
+    """Lay circularly shifted copies of a trace over each other.
+
+    Every copy begins at another instant, drawn uniformly, and runs on from the trace's end to its start. Keeps every
+    time scale below the trace's span: think times, burst lengths, and the Fano factor of counts. Flattens the daily
+    wave and, as copies are independent, lowers the CV of inter-arrival times and of counts. Sessions of copies are
+    distinct; one that runs over the end of the window or of the trace is cut there, and opens again as another
+    session in the middle of its turns.
+
+    Args:
+        trace: The trace, of at least 2 requests.
+        copies: How many; what is beyond a whole number is one more copy, thinned to that share (:func:`thin`).
+        seed: Seed of where copies begin.
+        window_s: Length of the result; by default the trace's own span. A copy contributes its first ``window_s``.
+
+    Raises:
+        BurstenvError: When copies or window are out of range, or the result would be too large.
+    """
+    if not 0 < copies < np.inf:
+        raise BurstenvError(f"superpose: copies must be a number above 0, got {copies!r}")
+    start_s, period_s = _extent(trace)
+    if len(trace) < 2 or period_s <= 0:
+        raise BurstenvError(f"superpose: needs requests at two instants at least, got {len(trace)} request(s)")
+    window = period_s if window_s is None else window_s
+    if not 0 < window <= period_s:
+        raise BurstenvError(
+            f"superpose: window_s must be above 0 and at most the trace's {period_s:g} s, got {window!r}"
+        )
+    expected = len(trace) * copies * window / period_s
+    if expected > MAX_REQUESTS:
+        raise BurstenvError(
+            f"superpose: {copies:g} copies would hold {expected:,.0f} requests, more than {MAX_REQUESTS:,}; "
+            "give a shorter window_s"
+        )
+    random = _generator(seed)
+    whole, part = int(copies), copies % 1.0
+    count = whole + (part > 0)
+    offset_s = random.random(count) * period_s  # (copies,) where in the trace each copy begins
+    time, place, copy_of = lay_over(_twice(trace.arrival_s - start_s, period_s), offset_s, window)
+    failed = trace.failures
+    failed_s, failed_place, failed_copy = lay_over(_twice(failed.arrival_s - start_s, period_s), offset_s, window)
+    served = len(time)
+    time, copy_of = np.concatenate([time, failed_s]), np.concatenate([copy_of, failed_copy])
+    row = np.concatenate([place % len(trace), failed_place % max(len(failed), 1)])
+    lap = np.concatenate([place // len(trace), failed_place // max(len(failed), 1)])
+    # Sessions of copies are distinct, and one that runs over the trace's end is another one in the second lap.
+    session = np.concatenate([trace.session[row[:served]], _failed_session(failed)[row[served:]]]).astype(np.int64)
+    thread = np.where(session >= 0, session + _names(trace) * (2 * copy_of + lap), -1)
+    is_served = np.arange(len(time)) < served
+    if part > 0:
+        last = copy_of == whole
+        stays = np.ones(len(time), np.bool_)
+        stays[last] = keep_sessions(thread[last], part, random)
+        time, row, thread, is_served = time[stays], row[stays], thread[stays], is_served[stays]
+    if not is_served.any():
+        raise BurstenvError(f"superpose: {copies:g} copies leave no request in a window of {window:g} s")
+    order = np.argsort(time, kind="stable")
+    time, row, thread, is_served = time[order] + start_s, row[order], thread[order], is_served[order]
+    names, _ = link_turns(thread)
+    columns = {name: values[row[is_served]] for name, values in _columns(trace).items()}
+    columns["arrival_s"], columns["session"] = time[is_served], names[is_served]
+    failures = _failures(failed, row[~is_served], arrival_s=time[~is_served], session=names[~is_served])
+    return _made(trace, columns, failures, f"superpose {copies:g} copies over {window:g} s (seed {seed})")
+
+
+def scale_to_rate(trace: Trace, rate_per_s: float, scaling: str = "superpose", seed: int = 0) -> Trace:
+    """Bring a trace to a mean rate by one of the three scalings.
+
+    Args:
+        trace: The trace, of at least 2 requests.
+        rate_per_s: Served requests per second to reach.
+        scaling: ``compress``, ``superpose`` or ``thin``.
+        seed: Seed of superposing and thinning.
+
+    Raises:
+        BurstenvError: On an unknown scaling, or when thinning cannot raise the rate.
+    """
+    if not 0 < rate_per_s < np.inf:
+        raise BurstenvError(f"rate_per_s must be a number above 0, got {rate_per_s!r}")
+    factor = rate_per_s / mean_rate_per_s(trace)
+    if scaling == "compress":
+        return compress(trace, factor)
+    if scaling == "superpose":
+        return superpose(trace, factor, seed)
+    if scaling != "thin":
+        raise BurstenvError(f"unknown scaling {scaling!r}; valid: compress, superpose, thin")
+    if factor > 1:
+        raise BurstenvError(
+            f"thin: the trace carries {mean_rate_per_s(trace):.4g} requests/s, thinning cannot raise it to "
+            f"{rate_per_s:.4g}; use superpose or compress"
+        )
+    return thin(trace, factor, seed)
+
+
+def mix(
+    traces: Sequence[Trace],
+    *,
+    rates_per_s: Sequence[float] | None = None,
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Trace:
+    """Lay several traces over each other.
+
+    Each is moved by whole days to begin on day 0, so that hours of day agree, and all are cut to the end of the
+    shortest. With rates, each is brought to its own first: thinned where it carries more, superposed where less. With
+    neither rates nor shares they are laid as they are. Sessions stay apart.
+
+    Args:
+        traces: At least one.
+        rates_per_s: Rate of each, requests per second over the common span.
+        shares: Share of each in the mix, with sum 1; the mix keeps the sum of the traces' rates.
+        seed: Seed of thinning and superposing.
+
+    Raises:
+        BurstenvError: When both or the wrong number of rates or shares are given, or the traces have no common span.
+    """
+    if not traces:
+        raise BurstenvError("mix: needs at least one trace")
+    if rates_per_s is not None and shares is not None:
+        raise BurstenvError("mix: give rates_per_s or shares, not both")
+    moved = [trace.shift(-DAY_S * np.floor(_extent(trace)[0] / DAY_S)) for trace in traces]
+    starts, ends = zip(*[(_extent(trace)[0], sum(_extent(trace))) for trace in moved], strict=True)
+    start_s, end_s = max(starts), min(ends)
+    if end_s <= start_s:
+        raise BurstenvError(
+            f"mix: the traces have no time in common: the last begins at {start_s:g} s, one ends before"
+        )
+    cut = [trace.between(start_s, end_s) for trace in moved]
+    if shares is not None:
+        if min(shares, default=0.0) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise BurstenvError(f"mix: shares must be above 0 and have sum 1, got {list(shares)}")
+        total_per_s = sum(len(trace) for trace in cut) / (end_s - start_s)
+        rates_per_s = [share * total_per_s for share in shares]
+    if rates_per_s is not None:
+        if len(rates_per_s) != len(traces):
+            raise BurstenvError(
+                f"mix: needs one rate or share for each of {len(traces)} traces, got {len(rates_per_s)}"
+            )
+        scaled = []
+        for k, (trace, rate_per_s) in enumerate(zip(cut, rates_per_s, strict=True)):
+            factor = rate_per_s * (end_s - start_s) / max(len(trace), 1)
+            scaled.append(thin(trace, factor, seed + k) if 0 < factor <= 1 else superpose(trace, factor, seed + k))
+        cut = scaled
+    columns, failures = _merged(cut)
+    sources = [str(trace.metadata.get("source", "trace")) for trace in traces]
+    steps = [f"mix of {len(traces)} traces over {end_s - start_s:g} s: kept {[len(trace) for trace in cut]} requests"]
+    metadata = {
+        "source": "mix of " + ", ".join(sources),
+        "sources": [dict(trace.metadata) for trace in cut],
+        "requests": len(columns["arrival_s"]),
+        "failures": len(failures),
+        "steps": steps,
+    }
+    return Trace(**columns, failures=failures, metadata=metadata)
+
+
+def mean_rate_per_s(trace: Trace) -> float:
+    """Return the mean rate of served requests over the trace's extent, the seam of its circle included.
+
+    Raises:
+        BurstenvError: When all requests arrive at one instant.
+    """
+    _, period_s = _extent(trace)
+    if len(trace) < 2 or period_s <= 0:
+        raise BurstenvError(f"a rate needs requests at two instants at least, got {len(trace)} request(s)")
+    return len(trace) / period_s
+
+
+def keep_sessions(thread: Integers, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Keep each conversation, and each request without one, with probability ``share``.
+
+    Args:
+        thread: Conversation of each request, -1 for none, shape ``(n,)``.
+        share: The probability.
+        random: Source of randomness.
+
+    Returns:
+        What stays, shape ``(n,)``.
+    """
+    drawn = random.random(len(thread)) < share
+    talking = thread >= 0
+    if talking.any():
+        _, first, of = np.unique(thread[talking], return_index=True, return_inverse=True)
+        drawn[talking] = drawn[talking][first][of]
+    return drawn
+
+
+def lay_over(
+    time_s: NDArray[np.float64], offset_s: NDArray[np.float64], window_s: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Cut the window ``offset <= time < offset + window_s`` out of a table once for every offset.
+
+    Args:
+        time_s: A circle of requests laid out twice in a row, sorted, shape ``(2n,)``.
+        offset_s: Where each copy begins, within the first lap, shape ``(copies,)``.
+        window_s: Length of the window, at most one lap.
+
+    Returns:
+        Times from the window's start, places in the table, and the copy of each; copy after copy.
+    """
+    first = time_s.searchsorted(offset_s)
+    inside = time_s.searchsorted(offset_s + window_s) - first  # (copies,) requests of each copy
+    step = np.repeat(first - (np.cumsum(inside) - inside), inside)
+    place = step + np.arange(int(inside.sum()))
+    copy_of = np.repeat(np.arange(len(offset_s)), inside)
+    return time_s[place] - offset_s[copy_of], place, copy_of
+
+
+def squeezed(arrival_s: NDArray[np.float64], from_s: float, factor: float) -> NDArray[np.float64]:
+    """Return times since ``from_s`` on a clock that runs ``factor`` times faster."""
+    return (arrival_s - from_s) / factor
+
+
+def _extent(trace: Trace) -> tuple[float, float]:
+    """Return the first time of requests and failures, and the circle they fill: their span and one mean gap."""
+    ends = [values[[0, -1]] for values in (trace.arrival_s, trace.failures.arrival_s) if len(values)]
+    if not ends:
+        raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests")
+    first, last = min(end[0] for end in ends), max(end[1] for end in ends)
+    count = len(trace) + len(trace.failures)
+    return float(first), float(last - first) * count / max(count - 1, 1)
+
+
+def _twice(time_s: NDArray[np.float64], period_s: float) -> NDArray[np.float64]:
+    return np.concatenate([time_s, time_s + period_s])
+
+
+def _merged(traces: Sequence[Trace]) -> tuple[dict[str, Any], Failures]:
+    """Return columns and failures of all traces by arrival, numbers of sessions and shared prefixes kept apart."""
+    parts: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    sessions = prefixes = 0
+    for trace in traces:
+        part, fails = _columns(trace), {f.name: getattr(trace.failures, f.name) for f in fields(trace.failures)}
+        part["session"] = np.where(part["session"] >= 0, part["session"] + np.int32(sessions), np.int32(-1))
+        if "session" in fails:
+            fails["session"] = np.where(fails["session"] >= 0, fails["session"] + np.int32(sessions), np.int32(-1))
+        sessions += _names(trace)
+        if "prefix_id" in part:
+            highest = int(part["prefix_id"].max(initial=-1))
+            part["prefix_id"] = np.where(part["prefix_id"] >= 0, part["prefix_id"] + np.int32(prefixes), np.int32(-1))
+            prefixes += 1 + highest
+        parts.append(part)
+        failed.append(fails)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    order = np.argsort(columns["arrival_s"], kind="stable")
+    failures = {name: np.concatenate([part[name] for part in failed]) for name in failed[0]}
+    failed_order = np.argsort(failures["arrival_s"], kind="stable")
+    return (
+        {name: values[order] for name, values in columns.items()},
+        Failures(**{name: values[failed_order] for name, values in failures.items()}),
+    )
+
+
+def _failures(failed: Failures, rows: Any, **changed: NDArray[Any]) -> Failures:
+    """Return rows of a table of failures, some columns replaced by others of that many rows."""
+    columns = {f.name: getattr(failed, f.name)[rows] for f in fields(failed)}
+    return Failures(**{name: changed.get(name, values) for name, values in columns.items()})
+
+
+def _failed_session(failed: Failures) -> NDArray[np.int32]:
+    session: NDArray[np.int32] | None = getattr(failed, "session", None)
+    return np.full(len(failed), -1, np.int32) if session is None else session
+
+
+def _names(trace: Trace) -> int:
+    """Return a number above all session numbers of a trace."""
+    failed = _failed_session(trace.failures)
+    return 1 + max(int(trace.session.max(initial=-1)), int(failed.max(initial=-1)))
+
+
+def _columns(trace: Trace) -> dict[str, Any]:
+    return {name: getattr(trace, name) for name in COLUMNS}
+
+
+def _made(trace: Trace, columns: dict[str, Any], failures: Failures, step: str) -> Trace:
+    count = len(columns["arrival_s"])
+    steps = [*trace.metadata.get("steps", ()), f"{step}: {count} requests of {len(trace)}"]
+    changed = {"requests": count, "failures": len(failures), "steps": steps}
+    return Trace(**columns, failures=failures, metadata={**trace.metadata, **changed})
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise BurstenvError(f"seed must be at least 0, got {seed}")
+    return np.random.Generator(np.random.PCG64([_STREAM, seed]))
