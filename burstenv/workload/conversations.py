@@ -90,7 +90,7 @@ def think_after(
     model: NDArray[np.int8],
     output_tokens: NDArray[np.int32],
     elapsed_s: NDArray[np.float32] | None = None,
-    clock: float = 1.0,
+    clock: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return think times of linked requests, see :func:`think_times`.
 
@@ -100,7 +100,7 @@ def think_after(
         model: Codes into ``MODELS``, shape ``(n,)``.
         output_tokens: Response lengths, shape ``(n,)``.
         elapsed_s: Recorded elapsed times, see :func:`service_s`.
-        clock: How many times faster than the service's the clock of ``arrival_s`` runs.
+        clock: How many times faster than the service's the clock of each request runs, shape ``(n,)``; None: as fast.
 
     Returns:
         Seconds on the clock of ``arrival_s``, NaN where there is no previous, shape ``(n,)``, float64.
@@ -109,7 +109,9 @@ def think_after(
     later = np.flatnonzero(previous >= 0)
     before = previous[later]
     served_s = service_s(model[before], output_tokens[before], None if elapsed_s is None else elapsed_s[before])
-    think_s[later] = np.maximum(arrival_s[later] - arrival_s[before] - served_s / clock, 0.0)
+    if clock is not None:
+        served_s = served_s / clock[before]
+    think_s[later] = np.maximum(arrival_s[later] - arrival_s[before] - served_s, 0.0)
     return think_s
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from burstenv.errors import BurstenvError
 from burstenv.workload.conversations import link_turns, think_after
 from burstenv.workload.day_table import DayTable, Integers, day_table
 from burstenv.workload.episode_config import EpisodeConfig
+from burstenv.workload.episode_requests import EpisodeRequests
 from burstenv.workload.scaling import keep_sessions, lay_over, squeezed
 from burstenv.workload.splits import DayRange
 from burstenv.workload.trace import CLASSES, DAY_S, Trace
@@ -23,47 +24,6 @@ MIN_DAY_REQUESTS = 50  # fewer say too little about a day's shape to be copied m
 _CYCLES_KEPT = 64
 # Separate random streams for the day and for the draw.
 _DAY_STREAM, _DRAW_STREAM = 0x646179, 0x64726177
-
-
-@dataclass(frozen=True, eq=False)
-class EpisodeRequests:
-    """The requests of one episode, sorted by arrival, all arrays of one length ``n``.
-
-    Attributes:
-        arrival_s: Times from the start of the episode, in ``[0, duration_s)``, seconds, float64.
-        prompt_tokens: Prompt lengths, int32.
-        output_tokens: Response lengths, int32.
-        class_code: Codes into ``CLASSES``, int8.
-        model: Codes into ``MODELS``, int8.
-        session: Conversation number within the episode, counted from 0, -1 for none; copies of the same
-            day never share one, int32.
-        turn: Turn within the conversation *of the trace*: an episode may open in the middle of one, whose
-            context is then in nobody's cache, int32.
-        previous: Index within the episode of the turn before in the same conversation, -1 where that is
-            outside the episode or there is none, int32.
-        think_s: Seconds from the end of that turn's original service to the submission of this one, NaN where
-            ``previous`` is -1, see :func:`burstenv.workload.conversations.think_times`, float64.
-        upstream_failed: The original service did not answer this one, bool; all False unless the
-            configuration asks for recorded failures.
-        metadata: ``split``, ``day``, ``seed``, ``scaling``, ``duration_s``, ``rate_per_s`` (asked for),
-            ``requests`` and, by class, ``copies`` and ``target_rate_per_s``; with recorded failures also their
-            number, ``upstream_failed``.
-    """
-
-    arrival_s: NDArray[np.float64]
-    prompt_tokens: NDArray[np.int32]
-    output_tokens: NDArray[np.int32]
-    class_code: NDArray[np.int8]
-    model: NDArray[np.int8]
-    session: NDArray[np.int32]
-    turn: NDArray[np.int32]
-    previous: NDArray[np.int32]
-    think_s: NDArray[np.float64]
-    upstream_failed: NDArray[np.bool_]
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.arrival_s)
 
 
 class EpisodeSampler:
@@ -208,7 +168,6 @@ class EpisodeSampler:
             wanted[last] += total - sum(wanted.values())
         stretches = {name: self._stretch(name, day, count, random) for name, count in wanted.items() if count > 0}
         rows = np.concatenate([stretch.rows for stretch in stretches.values()])
-        factor = max(stretch.factor for stretch in stretches.values())
         failed = GatheredFailures(seed) if self.config.upstream_failures == "recorded" else None
         if failed is not None:
             for name, stretch in stretches.items():
@@ -216,7 +175,7 @@ class EpisodeSampler:
                     donors, served_s = self._stream(of)
                     failures = failure_table(self._trace, served_s, stretch.from_s, stretch.to_s, CLASSES.index(of))
                     when = squeezed(failures.time_s, 0.0, stretch.factor)
-                    failed.add(when, np.arange(len(failures)), failures, donors, 1.0)
+                    failed.add(when, np.arange(len(failures)), failures, donors)
         return self._episode(
             np.concatenate([stretch.time_s for stretch in stretches.values()]),
             rows,
@@ -224,9 +183,10 @@ class EpisodeSampler:
             failed,
             {"day": day, "seed": int(seed), "rate_per_s": rate_per_s},
             {
-                "compression": factor,
+                "compression": max(stretch.factor for stretch in stretches.values()),
                 "target_rate_per_s": {name: share * rate_per_s for name, share in self.mix.items()},
             },
+            clock=np.concatenate([np.full(len(stretch.rows), stretch.factor) for stretch in stretches.values()]),
         )
 
     def _stretch(self, name: str, day: int, wanted: int, random: np.random.Generator) -> _Stretch:
@@ -272,22 +232,27 @@ class EpisodeSampler:
         failed: GatheredFailures | None,
         drawn: dict[str, Any],
         scaled: dict[str, Any],
+        clock: NDArray[np.float64] | None = None,
     ) -> EpisodeRequests:
-        """Sort what was drawn by arrival, link its conversations and lay the recorded failures over it."""
+        """Sort what was drawn by arrival, link its conversations and lay the recorded failures over it.
+
+        ``clock`` is how many times faster than the trace's the clock of each request runs, by default as fast.
+        """
         trace = self._trace
         served = len(arrival_s)
         if failed is not None:
             arrival_s = np.concatenate([arrival_s, *failed.times])
             rows = np.concatenate([rows, *failed.rows])
             thread = np.concatenate([thread, np.full(len(rows) - served, -1, thread.dtype)])
+            clock = clock if clock is None else np.concatenate([clock, np.ones(len(rows) - served)])
             scaled = {**scaled, "upstream_failed": len(rows) - served}
         order = np.argsort(arrival_s, kind="stable")
         arrival_s, rows = arrival_s[order], rows[order]
         session, previous = link_turns(thread[order])
         model, turn, output_tokens = trace.model[rows], trace.turn[rows], trace.output_tokens[rows]
         elapsed_s = trace.elapsed_s[rows] if self._elapsed_recorded else None
-        # Only compressed episodes run on another clock than the trace.
-        think_s = think_after(arrival_s, previous, model, output_tokens, elapsed_s, scaled.get("compression", 1.0))
+        clock = clock if clock is None else clock[order]
+        think_s = think_after(arrival_s, previous, model, output_tokens, elapsed_s, clock)
         upstream_failed = np.zeros(len(rows), np.bool_)
         if failed is not None:
             upstream_failed = order >= served
