@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.generator.conversation import HOUR_S, correlated_normal
 from burstenv.workload.generator.basics import HOURS_PER_DAY
 from burstenv.workload.generator.config import ApiConfig
+from burstenv.workload.generator.conversation import HOUR_S, correlated_normal
 from burstenv.workload.trace import MODELS
 
-MAX_DENSE_SHARE = 0.5  # of an hour that may be spent on the least gaps; matters above 36,000 requests per hour
+MAX_DENSE_SHARE = 0.5  # of a window that may be spent on the least gaps; matters above 36,000 requests per hour
 
 _CHATGPT, _GPT4 = MODELS.index("ChatGPT"), MODELS.index("GPT-4")
 
@@ -36,7 +36,7 @@ def generate_api(
     on, counts = requests_by_hour(config, days, random)
     # Gamma gaps have coefficient of variation shape**-0.5; OFF hours are Poisson.
     shape = np.where(on, config.interarrival_cv.draw(random, len(on)) ** -2.0, 1.0)
-    arrival_s = fill_hours(counts, shape, config.dense_gap_s, random)
+    arrival_s = fill_windows(counts, shape, config.dense_gap_s, random)
     prompt, output, model = _lengths(config, len(arrival_s), random)
     return {
         "arrival_s": arrival_s,
@@ -77,52 +77,54 @@ def requests_by_hour(
     return on, random.poisson(rate)
 
 
-def fill_hours(
+def fill_windows(
     counts: NDArray[np.int64],
     shape: NDArray[np.float64],
     dense_gap_s: float | NDArray[np.float64],
     random: np.random.Generator,
+    width_s: float = HOUR_S,
 ) -> NDArray[np.float64]:
-    """Fill every hour with its requests: ``n + 1`` Gamma gaps, scaled to sum to the hour.
+    """Fill every window with its requests: ``n + 1`` Gamma gaps, scaled to sum to the window.
 
     Args:
-        counts: Requests per hour, shape ``(hours,)``.
-        shape: Gamma shape of the hour's gaps, shape ``(hours,)``.
-        dense_gap_s: Mean of the least gap between two calls, seconds, for all hours or by hour.
+        counts: Requests per window, shape ``(windows,)``.
+        shape: Gamma shape of the window's gaps, shape ``(windows,)``.
+        dense_gap_s: Mean of the least gap between two calls, seconds, for all windows or by window.
         random: Source of randomness.
+        width_s: Width of a window, an hour by default.
 
     Returns:
         Sorted times in seconds, shape ``(counts.sum(),)``.
     """
-    gaps_per_hour = np.where(counts > 0, counts + 1, 0)
-    hour_of_gap = np.repeat(np.arange(len(counts)), gaps_per_hour)
-    if len(hour_of_gap) == 0:
+    gaps_per_window = np.where(counts > 0, counts + 1, 0)
+    window_of_gap = np.repeat(np.arange(len(counts)), gaps_per_window)
+    if len(window_of_gap) == 0:
         return np.empty(0)
-    end = np.cumsum(gaps_per_hour)  # (hours,) one past each hour's last gap
-    full = np.flatnonzero(gaps_per_hour)
-    first = (end - gaps_per_hour)[full]
+    end = np.cumsum(gaps_per_window)  # (hours,) one past each window's last gap
+    full = np.flatnonzero(gaps_per_window)
+    first = (end - gaps_per_window)[full]
 
-    def fill(gap: NDArray[np.float64], hour_share: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scale the gaps of each full hour to sum to a share of the hour."""
+    def fill(gap: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scale the gaps of each full window to sum to a share of the window."""
         factor = np.zeros(len(counts))
-        factor[full] = HOUR_S * hour_share / np.add.reduceat(gap, first)
-        return gap * factor[hour_of_gap]
+        factor[full] = width_s * share / np.add.reduceat(gap, first)
+        return gap * factor[window_of_gap]
 
-    # Most gaps of a very bursty hour are next to nothing: what a client needs between two calls is added.
+    # Most gaps of a very bursty window are next to nothing: what a client needs between two calls is added.
     least_gap_s = np.broadcast_to(dense_gap_s, counts.shape)[full]
-    dense_share = np.minimum(gaps_per_hour[full] * least_gap_s / HOUR_S, MAX_DENSE_SHARE)
-    bursty = random.standard_gamma(shape[hour_of_gap]) + 1e-300  # tiny shapes underflow to an exact 0
+    dense_share = np.minimum(gaps_per_window[full] * least_gap_s / width_s, MAX_DENSE_SHARE)
+    bursty = random.standard_gamma(shape[window_of_gap]) + 1e-300  # tiny shapes underflow to an exact 0
     gap = fill(bursty, 1.0 - dense_share)
     gap += fill(random.random(len(gap)) + 1e-9, dense_share)
     arrival = np.cumsum(gap)
-    # The running sum passes HOUR_S for every full hour before; put each at its own place instead.
-    passed = np.concatenate([[0.0], arrival])[(end - gaps_per_hour)]
-    arrival += (np.arange(len(counts)) * HOUR_S - passed)[hour_of_gap]
+    # The running sum passes width_s for every full window before; put each at its own place instead.
+    passed = np.concatenate([[0.0], arrival])[(end - gaps_per_window)]
+    arrival += (np.arange(len(counts)) * width_s - passed)[window_of_gap]
     is_request = np.ones(len(gap), dtype=bool)
-    is_request[end[full] - 1] = False  # the last gap runs to the end of the hour
-    arrival, hour_of = arrival[is_request], hour_of_gap[is_request]
-    last = np.nextafter((hour_of + 1) * HOUR_S, 0.0)
-    arrival = np.clip(arrival, hour_of * HOUR_S, last)
+    is_request[end[full] - 1] = False  # the last gap runs to the end of the window
+    arrival, window_of = arrival[is_request], window_of_gap[is_request]
+    last = np.nextafter((window_of + 1) * width_s, 0.0)
+    arrival = np.clip(arrival, window_of * width_s, last)
     return np.maximum.accumulate(arrival)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.generator.api import fill_hours
+from burstenv.workload.generator.api import fill_windows
 from burstenv.workload.generator.basics import HOURS_PER_DAY, QuantileTable
-from burstenv.workload.generator.conversation import HOUR_S, correlated_normal, drift, draw_turns, resume
+from burstenv.workload.generator.conversation import HOUR_S, correlated_normal, draw_turns, drift, resume
 from burstenv.workload.generator.stream_config import (
     Alike,
     ContextTables,
@@ -83,11 +83,20 @@ def on_off_levels(config: OnOff, hours: int, random: np.random.Generator) -> NDA
 def stream_arrivals(
     config: StreamArrivals, scale: float, first_day: int, last_day: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Draw sorted arrival times in seconds from ``first_day`` to ``last_day``."""
-    counts = random.poisson(hourly_rates(config, scale, first_day, last_day, random))
+    """Draw sorted arrival times in seconds from ``first_day`` to ``last_day``.
+
+    An hour's rate is shared out over its windows by Gamma weights (a Dirichlet draw), and every window is
+    filled with Gamma gaps of a variation of its own.
+    """
+    rate = hourly_rates(config, scale, first_day, last_day, random)  # (hours,)
+    windows = round(HOUR_S / config.window_s)
+    weight = random.standard_gamma(config.window_evenness, (len(rate), windows)) + 1e-300
+    weight /= weight.sum(axis=1, keepdims=True)
+    counts = random.poisson(rate[:, None] * weight).ravel()
     shape = config.interarrival_cv.draw(random, len(counts)) ** -2.0  # a Gamma's CV is shape**-0.5
     # The least gap matters in bursts only; a Gamma of shape 1 and above must stay what it is.
-    return fill_hours(counts, shape, np.where(shape < 1, DENSE_GAP_S, 0.0), random) + first_day * DAY_S
+    least_gap_s = np.where(shape < 1, DENSE_GAP_S, 0.0)
+    return fill_windows(counts, shape, least_gap_s, random, config.window_s) + first_day * DAY_S
 
 
 def draw_lengths(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from burstenv.config import Config
 from burstenv.workload.generator.basics import Drift, FailureConfig, PerHour, QuantileTable, SessionTurns, WeekendDays
@@ -42,7 +42,10 @@ class StreamArrivals(Config):
         weekend_days: Days of the week (day modulo 7) that are weekend.
         drift: Slow drift around that schedule.
         on_off: ON and OFF hours on top of the schedule; None for a stream that never pauses.
-        interarrival_cv: Coefficient of variation of the inter-arrival times, drawn anew every hour.
+        window_s: Windows within which gaps have one variation, seconds: a divisor of the hour.
+        window_evenness: How evenly an hour's requests fall into its windows: the parameter of a symmetric
+            Dirichlet distribution of their shares. Large for even, below 1 for most of them in one or two.
+        interarrival_cv: Coefficient of variation of the inter-arrival times, drawn anew in every window.
     """
 
     per_day: float = Field(gt=0)
@@ -51,7 +54,16 @@ class StreamArrivals(Config):
     weekend_days: WeekendDays
     drift: Drift
     on_off: OnOff | None = None
+    window_s: float = Field(gt=0, le=3600)
+    window_evenness: float = Field(gt=0, le=1e6)
     interarrival_cv: QuantileTable
+
+    @field_validator("window_s")
+    @classmethod
+    def _divides(cls, window_s: float) -> float:
+        if abs(3600 / window_s - round(3600 / window_s)) > 1e-9:
+            raise ValueError("window_s must divide an hour (3600)")
+        return window_s
 
 
 class Alike(Config):
