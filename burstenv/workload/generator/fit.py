@@ -63,9 +63,9 @@ def fit(trace: Trace, *, days: NDArray[np.int64] | None = None) -> Fit:
             if len(rows) < LEAST_ROWS:
                 continue
             failed = (trace.failures.log_type == code) & (trace.failures.model == model)
-            config = _fit_stream(trace, rows, failed, log_type, model_name, hours)
-            configs.append(config)
-            summaries.append(_summary(name, config, len(rows), int(failed.sum())))
+            stream = _fit_stream(trace, rows, failed, log_type, model_name, hours)
+            configs.append(stream)
+            summaries.append(_summary(name, stream, len(rows), int(failed.sum())))
     if not configs:
         raise BurstenvError(
             f"{trace.metadata.get('source', 'trace')}: no model and log type has {LEAST_ROWS} requests, "

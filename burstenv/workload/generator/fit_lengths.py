@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,7 +54,7 @@ def fit_lengths(
     )
 
 
-def equal_mass_edges(values: NDArray[np.generic], bins: int) -> NDArray[np.float64]:
+def equal_mass_edges(values: NDArray[np.integer[Any]], bins: int) -> NDArray[np.float64]:
     """Return the values at which the sample falls into at most ``bins`` parts of equal mass, none empty."""
     edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="higher")).astype(float)
     return edges[edges > values.min()]

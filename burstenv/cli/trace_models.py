@@ -1,0 +1,147 @@
+"""`burstenv trace generate`, `fit` and `fidelity`: traces made, models fitted, and both judged."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burstenv.cli.common import Commands, add_command, emit, read_trace_or_workload
+from burstenv.errors import BurstenvError
+
+if TYPE_CHECKING:
+    from burstenv.workload import Trace
+
+_PARTS = ("all", "even-weeks", "odd-weeks", "even-days", "odd-days", "even-rows", "odd-rows")
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommands of this module."""
+    sub = add_command(
+        commands, "generate", _generate, "Generate a trace and write it to OUT, in the format of its ending."
+    )
+    sub.add_argument("out", metavar="OUT", help="file to write; the ending says the format (see `trace convert`)")
+    sub.add_argument(
+        "--workload", default="burstgpt-default", help="shipped workload or YAML file (default: %(default)s)"
+    )
+    sub.add_argument("--days", type=int, help="days to generate (default: the workload's)")
+    sub.add_argument("--seed", type=int, help="seed (default: the workload's)")
+    sub.add_argument("--scale", type=float, default=1.0, help="multiple of the population of every class (default: 1)")
+    sub.add_argument(
+        "--model",
+        choices=("burstenv", "paper"),
+        default="burstenv",
+        help="generator: ours, or the paper's own (Gamma gaps by 20 minutes, Zipf lengths), which needs --like",
+    )
+    sub.add_argument("--like", metavar="TRACE", help="trace that the paper's models are fitted to")
+
+    sub = add_command(
+        commands, "fit", _fit, "Fit the generator to a trace and write it as a workload, a YAML file, to --out."
+    )
+    sub.add_argument("trace", metavar="TRACE", help="a trace file or a workload name")
+    sub.add_argument("--out", required=True, metavar="YAML", help="workload file to write")
+    sub.add_argument("--part", choices=_PARTS, default="all", help="fit to this part of the trace (default: all)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the workload that is written (default: 0)")
+    sub.add_argument("--days", type=int, help="days of the workload that is written (default: those of the trace)")
+
+    sub = add_command(
+        commands,
+        "fidelity",
+        _fidelity,
+        "Judge trace B beside trace A by lengths, bursts, cycles, sessions and failures; prints a table.",
+    )
+    sub.add_argument("reference", metavar="A", help="the real trace: a file or a workload name")
+    sub.add_argument("candidate", metavar="B", help="the trace to judge: a file or a workload name")
+    sub.add_argument("--out", metavar="FILE", help="also write pictures and table as .html, or pictures as .png")
+    sub.add_argument(
+        "--part", choices=_PARTS, default="all", help="part of A that counts, such as the one held out of a fit"
+    )
+    sub.add_argument("--paper", action="store_true", help="also judge the paper's own models, fitted to the rest of A")
+    sub.add_argument("--floor", action="store_true", help="also compare A's alternate weeks (or days) with each other")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from burstenv.workload.writers import write_trace
+
+    out = Path(arguments.out)
+    trace = _made(arguments)
+    written = write_trace(trace, out)
+    days = trace.metadata["days"]
+    result = {"out": str(out), "requests": len(trace), "failures": len(trace.failures), "days": days, **(written or {})}
+    failed = f" and {len(trace.failures):,} failures" if len(trace.failures) else ""
+    emit(arguments, result, [f"{out}: {len(trace):,} requests{failed} over {days} days"])
+    return 0
+
+
+def _made(arguments: argparse.Namespace) -> Trace:
+    """Return the trace that `generate` asks for."""
+    from burstenv.workload.generator import generate
+    from burstenv.workload.generator.paper import generate_paper
+    from burstenv.workload.workload_config import load_workload
+
+    if not arguments.scale > 0:
+        raise BurstenvError(f"--scale must be above 0, got {arguments.scale:g}")
+    if arguments.model == "paper":
+        if arguments.like is None:
+            raise BurstenvError("--model paper is fitted to a trace: name one with --like")
+        if arguments.scale != 1:
+            raise BurstenvError("--scale is for our generator; the paper's models keep the rates of --like")
+        return generate_paper(read_trace_or_workload(arguments.like), arguments.seed or 0, arguments.days)
+    if arguments.like is not None:
+        raise BurstenvError("--like belongs to --model paper; to imitate a trace, use `burstenv trace fit` first")
+    config = load_workload(arguments.workload)
+    if config.kind != "generated" or config.days is None:
+        raise BurstenvError(f"workload {arguments.workload!r} reads a file; generate needs one of kind 'generated'")
+    generator = config.generator or load_workload().generator
+    assert generator is not None
+    days = config.days if arguments.days is None else arguments.days
+    seed = config.seed if arguments.seed is None else arguments.seed
+    return generate(generator.scaled(arguments.scale), days, seed)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from burstenv.files import write_atomic
+    from burstenv.workload.generator.fit import fit, fit_lines
+    from burstenv.workload.generator.fit_yaml import workload_yaml
+    from burstenv.workload.holdout import days_of_part, part_of
+
+    out = Path(arguments.out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise BurstenvError(f"{out}: a workload is written as .yaml, got {out.suffix or 'no ending'!r}")
+    trace = read_trace_or_workload(arguments.trace)
+    found = fit(part_of(trace, arguments.part), days=days_of_part(trace, arguments.part))
+    source = Path(arguments.trace).name + ("" if arguments.part == "all" else f", {arguments.part}")
+    days = found.days if arguments.days is None else arguments.days
+    if days < 1 or arguments.seed < 0:
+        raise BurstenvError(f"need --days of at least 1 and --seed of at least 0, got {days} and {arguments.seed}")
+    write_atomic(out, workload_yaml(found, source, days=days, seed=arguments.seed))
+    result = {"out": str(out), "days": days, "streams": found.streams, "left_out": found.left_out}
+    emit(arguments, result, [*fit_lines(found), f"{out}: written"])
+    return 0
+
+
+def _fidelity(arguments: argparse.Namespace) -> int:
+    from burstenv.workload.fidelity import compare, fidelity_lines
+    from burstenv.workload.generator.paper import generate_paper
+    from burstenv.workload.holdout import other_part, part_of
+
+    if arguments.out is not None:
+        from burstenv.workload.fidelity_pictures import check_output
+
+        check_output(Path(arguments.out))
+    reference, candidate = (read_trace_or_workload(name) for name in (arguments.reference, arguments.candidate))
+    names = [Path(name).stem for name in (arguments.reference, arguments.candidate)]
+    if names[0] == names[1] or "paper" in names:
+        names = ["A", "B"]
+    candidates = {names[1]: candidate}
+    if arguments.paper:
+        candidates["paper"] = generate_paper(part_of(reference, other_part(arguments.part)), 0)
+    result = compare(reference, candidates, reference_name=names[0], part=arguments.part, floor=arguments.floor)
+    lines = fidelity_lines(result)
+    if arguments.out is not None:
+        from burstenv.workload.fidelity_pictures import write_pictures
+
+        write_pictures(result, Path(arguments.out))
+        lines.append(f"{arguments.out}: written")
+    emit(arguments, result.as_json(), lines)
+    return 0
