@@ -126,6 +126,21 @@ def draw(
     return images
 
 
+def blank(text: str) -> dict[str, bytes]:
+    """Return a low picture that only says what there is not."""
+
+    def plot(panels: Sequence[Any], theme: Theme) -> None:
+        panels[0].set_axis_off()
+        panels[0].text(0.5, 0.5, text, ha="center", va="center", color=theme.soft)
+
+    return draw(plot, [0.7])
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 day``, ``2 days``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def legend_above(axes: Any, title: str, columns: int = 2) -> None:
     """Put a panel's title and, beneath it, its legend above the axes, so that neither covers data."""
     handles, labels = axes.get_legend_handles_labels()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from burstenv.workload.describe import windowed_cv
 from burstenv.workload.failure_rates import failure_rates
-from burstenv.workload.picture_style import Picture, Theme, class_label, draw, legend_above, short
+from burstenv.workload.picture_style import Picture, Theme, blank, class_label, draw, legend_above, plural, short
 from burstenv.workload.trace import CLASSES, MODELS, Trace
 
 HOUR_S = 3600.0
@@ -96,7 +96,7 @@ def _weekly(counts: HourlyCounts) -> Picture:
             low, high = int(of_week.argmin()), int(of_week.argmax())
             text += f", weekday {low} of 7 at {100 * of_week[low] / of_week[high]:.0f} % of weekday {high}"
         parts.append(text)
-    sentence = f"Served requests per day over {len(days)} days. {_joined(parts)}."
+    sentence = f"Served requests per day over {plural(len(days), 'day')}. {_joined(parts)}."
     if len(days) >= 14:
         sentence += " Grid lines stand a week apart."
     heights = [2.1] * len(counts.classes)
@@ -114,14 +114,16 @@ def _daily(counts: HourlyCounts) -> Picture:
     def plot(panels: Sequence[Any], theme: Theme) -> None:
         for axes, code in zip(panels, counts.classes, strict=True):
             colour = theme.of_class(code)
+            highest = 1.0
             for h, values in enumerate(by_hour[code]):
                 if len(values) == 0:
                     continue
                 low, q1, median, q3, high = np.percentile(values, [5, 25, 50, 75, 95])
+                highest = max(highest, float(high))
                 axes.vlines(h, low, high, color=colour, lw=1.0, alpha=0.8)
                 axes.bar(h, q3 - q1, 0.66, bottom=q1, color=colour, alpha=0.38, lw=0)
                 axes.hlines(median, h - 0.33, h + 0.33, color=colour, lw=2.0)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.06 * highest)
             axes.set_xlim(-0.7, 23.7)
             axes.yaxis.set_major_formatter(short)
             axes.set_ylabel("requests per hour")
@@ -278,17 +280,17 @@ def _failing(trace: Trace) -> Picture:
         for axes in panels:
             axes.set_ylim(0, max(axes.get_ylim()[1], 0.1))
 
+    alt = "Share of failed submissions over time and by hour of day"
     if len(trace.failures) == 0:
         sentence = "The trace records no failures: every row has a response, or rows without one were left out before."
-    else:
-        parts = [
-            f"{class_label(code)}: {rates.failed[code].sum():,} of {rates.submitted[code].sum():,} "
-            f"({100 * rates.rate[code]:.2f} %, 95 % interval by days {100 * rates.rate_low[code]:.2f} to "
-            f"{100 * rates.rate_high[code]:.2f} %)"
-            for code in classes
-        ]
-        sentence = f"Submissions without a response, as a share of all. {_joined(parts)}."
-    alt = "Share of failed submissions over time and by hour of day"
+        return Picture("failures", "Failures", sentence, alt, blank("no failures recorded"))
+    parts = [
+        f"{class_label(code)}: {rates.failed[code].sum():,} of {rates.submitted[code].sum():,} "
+        f"({100 * rates.rate[code]:.2f} %, 95 % interval by days {100 * rates.rate_low[code]:.2f} to "
+        f"{100 * rates.rate_high[code]:.2f} %)"
+        for code in classes
+    ]
+    sentence = f"Submissions without a response, as a share of all. {_joined(parts)}."
     return Picture("failures", "Failures", sentence, alt, draw(plot, [2.0, 1.9]))
 
 
@@ -301,6 +303,8 @@ def _day_axis(axes: Any, days: NDArray[Any]) -> None:
     elif high - low > 1:
         step = max(1, int(np.ceil((high - low) / 9)))
         axes.set_xticks(np.arange(np.ceil(low), high + 1e-9, step))
+    else:
+        axes.set_xlim(low - 0.05, high + 0.05)
     axes.set_xlabel("day of the trace's clock" if high - low > 1 else "time [days of the trace's clock]")
 
 

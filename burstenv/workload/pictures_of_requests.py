@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.workload.conversations import context_growth, link_turns, think_after
-from burstenv.workload.picture_style import Picture, Theme, class_label, draw, label, legend_above, short
+from burstenv.workload.picture_style import Picture, Theme, blank, class_label, draw, label, legend_above, plural, short
 from burstenv.workload.trace import CLASSES, MODELS, Trace
 
 BINS_PER_DECADE = 14
@@ -71,7 +71,9 @@ def _lengths(kind: str, of_group: Sequence[tuple[Group, NDArray[np.int32]]]) -> 
             panels[0].stairs(density, edges, color=colour, lw=1.4, label=group.label)
             panels[0].stairs(density, edges, color=colour, alpha=0.10, fill=True)
             value = np.flatnonzero(count)
-            panels[1].step(value, 100 * below[value + 1] / len(tokens), where="post", color=colour, label=group.label)
+            value = np.concatenate([[value[0]], value])  # rises from 0 at the shortest
+            share = 100 * np.concatenate([[0], below[value[1:] + 1]]) / len(tokens)
+            panels[1].step(value, share, where="post", color=colour, label=group.label)
         for axes in panels:
             axes.set_xscale("log")
             axes.set_xlim(0.9, 1.15 * max(longest, 10))
@@ -95,9 +97,11 @@ def _lengths(kind: str, of_group: Sequence[tuple[Group, NDArray[np.int32]]]) -> 
     return Picture(f"{kind}-lengths", title, sentence, alt, draw(plot, [2.3, 1.9], True))
 
 
-def _edges(longest: int) -> NDArray[np.float64]:
+def _edges(longest: int, per_decade: int = BINS_PER_DECADE) -> NDArray[np.float64]:
     """Return edges of bins in whole numbers plus one half, evenly spaced in the logarithm as far as these allow."""
-    whole = np.unique(np.round(10 ** np.arange(0, np.log10(max(longest, 2)) + 0.1, 1 / BINS_PER_DECADE)))
+    whole = np.unique(np.round(10 ** np.arange(0, np.log10(max(longest, 2)) + 1 / per_decade, 1 / per_decade)))
+    if whole[-1] < longest:  # the last step was rounded away
+        whole = np.append(whole, longest)
     return np.concatenate([[0.5], whole + 0.5])
 
 
@@ -106,7 +110,7 @@ def _response_given_prompt(groups: Sequence[Group]) -> Picture:
         (group.code, group.model): _band(group.prompt_tokens, group.output_tokens) for group in groups
     }
     shown = [group for group in groups if len(bands[group.code, group.model])]
-    classes = sorted({group.code for group in groups})
+    classes = sorted({group.code for group in shown})
 
     def plot(panels: Sequence[Any], theme: Theme) -> None:
         for axes, code in zip(panels, classes, strict=True):
@@ -143,17 +147,18 @@ def _response_given_prompt(groups: Sequence[Group]) -> Picture:
         + (f"{_joined(parts)}." if parts else "No bin of this trace holds as many.")
     )
     alt = "Mean and 5 to 95 percent band of the response length given the prompt length, by class and model"
-    heights = [2.3] * len(classes)
-    return Picture("response-given-prompt", "Response given the prompt", sentence, alt, draw(plot, heights, True))
+    images = draw(plot, [2.3] * len(classes), True) if shown else blank("too few requests")
+    return Picture("response-given-prompt", "Response given the prompt", sentence, alt, images)
 
 
 def _band(prompt: NDArray[np.int32], output: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return prompt (geometric middle), p5, mean and p95 of the response, and count, of each bin; ``(bins, 5)``."""
-    lookup = np.searchsorted(_edges(int(prompt.max())), np.arange(int(prompt.max()) + 1)).astype(np.int16)
+    # Few requests: wide bins, so that some hold enough.
+    edges = _edges(int(prompt.max()), BINS_PER_DECADE if len(prompt) >= 5000 else BINS_PER_DECADE // 3)
+    lookup = np.searchsorted(edges, np.arange(int(prompt.max()) + 1)).astype(np.int16)
     place = lookup[prompt]  # (g,) bin of each prompt
     order = np.argsort(place, kind="stable")  # 16-bit: a radix sort
     ends = np.cumsum(np.bincount(place))
-    edges = _edges(int(prompt.max()))
     rows = []
     for k, (start, end) in enumerate(zip(np.concatenate([[0], ends[:-1]]), ends, strict=True)):
         if end - start >= MIN_IN_BIN:
@@ -168,8 +173,7 @@ def _conversations(trace: Trace) -> Picture:
     talking = np.flatnonzero(trace.session >= 0)
     alt = "Turns per session, think times, and prompt length by turn"
     if len(talking) == 0:
-        nothing = draw(_nothing, [0.8])
-        return Picture("conversations", title, "The trace records no sessions.", alt, nothing)
+        return Picture("conversations", title, "The trace records no sessions.", alt, blank("no sessions recorded"))
     session, previous = link_turns(trace.session[talking])
     turns = np.bincount(session)  # (sessions,) requests of each
     think_s = think_after(
@@ -200,7 +204,8 @@ def _conversations(trace: Trace) -> Picture:
             axis.set_minor_formatter("")
         panels[0].set_xlim(0.9, max(12.0, 1.1 * turns.max()))
         if len(think_s):
-            panels[1].step(np.maximum(think_s, 1.0), 100 * np.arange(1, len(think_s) + 1) / len(think_s), color=colour)
+            at = np.linspace(0, len(think_s) - 1, min(len(think_s), 1000)).astype(int)  # enough points for a line
+            panels[1].plot(np.maximum(think_s[at], 1.0), 100 * (at + 1) / len(think_s), color=colour)
         panels[1].set_xscale("log")
         panels[1].set_xlim(1, 1e6)
         panels[1].set_xticks([1, 10, 60, 600, 3600, 21600, 86400, 604800],
@@ -224,7 +229,7 @@ def _conversations(trace: Trace) -> Picture:
 
     p50, p90 = np.percentile(turns, [50, 90])
     sentence = (
-        f"{len(turns):,} sessions of {turns.mean():.2f} turns in the mean (p50 {p50:.0f}, p90 {p90:.0f}, most "
+        f"{plural(len(turns), 'session')} of {turns.mean():.2f} turns in the mean (p50 {p50:.0f}, p90 {p90:.0f}, most "
         f"{turns.max():,}); {100 * (turns == 1).mean():.0f} % have one turn only."
     )
     if len(think_s):
@@ -236,11 +241,6 @@ def _conversations(trace: Trace) -> Picture:
             f"in the mean; {100 * (beyond >= 0).mean():.0f} % hold at least all that was said before."
         )
     return Picture("conversations", title, sentence, alt, draw(plot, [1.9, 1.9, 2.2]))
-
-
-def _nothing(panels: Sequence[Any], theme: Theme) -> None:
-    panels[0].set_axis_off()
-    panels[0].text(0.5, 0.5, "no sessions recorded", ha="center", va="center", color=theme.soft)
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
-from burstenv.workload.picture_style import Picture, need_matplotlib
+from burstenv.workload.picture_style import Picture, need_matplotlib, plural
 from burstenv.workload.trace import DAY_S, Trace
 
 PAGE = "trace.html"
@@ -70,9 +70,11 @@ def write_trace_plots(trace: Trace, folder: str | Path, title: str) -> dict[str,
     Raises:
         BurstenvError: Without matplotlib and jinja2, when the trace is empty, or where the folder cannot be written.
     """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BurstenvError(f"{folder}: cannot be written (not a folder)")
     pictures = trace_pictures(trace)
     page = trace_page(trace, pictures, title)
-    folder = Path(folder)
     paths = {picture.name: folder / f"{picture.name}.png" for picture in pictures}
     for picture in pictures:
         write_atomic(paths[picture.name], picture.png["light"])
@@ -86,6 +88,6 @@ def _facts(trace: Trace) -> str:
     rate = f", {len(trace) / span_s:.4g} requests/s in the mean" if span_s > 0 else ""
     span = f"{span_s / DAY_S:.1f} days" if span_s > DAY_S else f"{span_s / 3600:.1f} hours"
     return (
-        f"{len(trace):,} served requests and {len(trace.failures):,} failures over {span}{rate}; "
+        f"{plural(len(trace), 'served request')} and {plural(len(trace.failures), 'failure')} over {span}{rate}; "
         f"read from {Path(str(trace.metadata.get('source', 'columns'))).name}."
     )
