@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 from burstenv.workload.csv_table import Column, Table, read_table
-from burstenv.workload.trace import LOG_TYPES, MAX_TOKENS, MODELS, OTHER_MODEL, Failures, Trace
+from burstenv.workload.trace import FAILURE_COLUMNS, LOG_TYPES, MAX_TOKENS, MODELS, OTHER_MODEL, Failures, Trace
 
 BURSTGPT_COLUMNS: tuple[Column, ...] = (
     Column("Timestamp", "time"),
-    Column("Session ID", "text", required=False, blank=True),
+    Column("Session ID", "key", required=False, blank=True),
     Column("Elapsed time", "seconds", required=False, blank=True),
     Column("Model", "text", blank=True),
     Column("Request tokens", "whole", high=MAX_TOKENS),
@@ -40,54 +40,111 @@ def read_burstgpt(path: str | Path, *, jitter_seed: int = 0) -> Trace:
         jitter_seed: Seed of the instants inside the second.
 
     Returns:
-        The trace. Its metadata has ``source``, ``schema``, ``rows_read``, ``requests``, ``failures``,
-        ``duplicates`` (rows equal to an earlier one; kept), ``out_of_order`` (always 0: unsorted files are
-        refused), ``total_mismatches`` (total other than request + response), ``zero_prompts`` (prompts of
-        0 tokens with a response, raised to 1), ``other_models`` (names and rows mapped to "other"),
-        ``ignored_columns``, ``jitter_seed`` (None when timestamps are not whole seconds),
-        ``first_timestamp_s``, ``last_timestamp_s``, ``largest_gap_s`` (between any two rows).
+        The trace. Its metadata has what :func:`clock_metadata` counts and ``source``, ``schema``,
+        ``rows_read``, ``requests``, ``failures``, ``duplicates`` (rows equal to an earlier one; kept),
+        ``total_mismatches`` (total other than request + response), ``zero_prompts`` (prompts of 0 tokens
+        with a response, raised to 1), ``other_models`` (names and rows mapped to "other"),
+        ``ignored_columns``, ``jitter_seed`` (None when timestamps are not whole seconds).
 
     Raises:
         BurstenvError: On the first thing wrong; names the file, the 1-based data row and the column.
     """
     file = Path(path)
     table = read_table(file, BURSTGPT_COLUMNS)
-    prompt, output = table.numbers["Request tokens"], table.numbers["Response tokens"]
+    prompt, output = table.pop("Request tokens"), table.pop("Response tokens")
     served = output > 0
     if not served.any():
         raise BurstenvError(f"{file}: all {table.rows} rows have 0 response tokens, so there is no request")
-    stamp = table.numbers["Timestamp"]
+    stamp = table.pop("Timestamp")
+    metadata: dict[str, Any] = {
+        "source": str(file),
+        "schema": "burstgpt-8" if "Session ID" in table.columns else "burstgpt-6",
+        "rows_read": table.rows,
+        "duplicates": table.duplicates,
+        **clock_metadata(stamp),
+        "total_mismatches": int(np.count_nonzero(table.pop("Total tokens") != prompt + output)),
+        "zero_prompts": int(np.count_nonzero(served & (prompt == 0))),
+        "ignored_columns": list(table.ignored),
+    }
+    model, metadata["other_models"] = _model_codes(table)
     whole_seconds = bool((stamp == np.floor(stamp)).all())
+    metadata["jitter_seed"] = jitter_seed if whole_seconds else None
     arrival = spread_within_second(stamp, jitter_seed) if whole_seconds else stamp
-    model, others = _model_codes(table)
-    log_type = codes_of(table, "Log Type", LOG_TYPES).astype(np.int8)
-    session = codes_of(table, "Session ID")
+    del stamp
+    elapsed = table.columns.pop("Elapsed time", None)
+    if elapsed is not None:
+        elapsed = elapsed.astype(np.float32)
+    return served_and_failed(
+        arrival, prompt, output, served, metadata, model=model, log_type=table.codes("Log Type", LOG_TYPES),
+        session=table.codes("Session ID"), elapsed_s=elapsed,
+    )  # fmt: skip
+
+
+def served_and_failed(
+    arrival_s: NDArray[np.float64],
+    prompt_tokens: NDArray[np.int32],
+    output_tokens: NDArray[np.int32],
+    served: NDArray[np.bool_],
+    metadata: dict[str, Any],
+    **others: NDArray[Any] | None,
+) -> Trace:
+    """Build a trace whose rows without a response are kept aside.
+
+    Args:
+        arrival_s: Sorted times of all rows, shape ``(n,)``.
+        prompt_tokens: Prompt lengths, shape ``(n,)``; those of served rows are raised to at least 1.
+        output_tokens: Response lengths, shape ``(n,)``.
+        served: Which rows have a response, shape ``(n,)``.
+        metadata: What was counted.
+        others: Further columns of the trace, shape ``(n,)``, or None where the file has none.
+    """
+    columns = {name: values for name, values in others.items() if values is not None}
+    n = len(arrival_s)
     failed = ~served
+    if failed.any():
+        count = int(np.count_nonzero(failed))
+        kept = {name: columns[name][failed] for name in FAILURE_COLUMNS if name in columns}
+        kept.setdefault("model", np.full(count, OTHER_MODEL, dtype=np.int8))
+        kept.setdefault("log_type", np.zeros(count, dtype=np.int8))
+        failures = Failures(arrival_s=arrival_s[failed], prompt_tokens=prompt_tokens[failed], **kept)
+        arrival_s, prompt_tokens, output_tokens = arrival_s[served], prompt_tokens[served], output_tokens[served]
+        for name in list(columns):
+            columns[name] = columns[name][served]
+    else:
+        failures = Failures.none()
+    assert len(arrival_s) + len(failures) == n
     return Trace.from_columns(
-        arrival[served],
-        np.maximum(prompt[served], 1),
-        output[served],
-        model=model[served],
-        log_type=log_type[served],
-        session=None if session is None else session[served],
-        elapsed_s=table.numbers["Elapsed time"][served] if "Elapsed time" in table.numbers else None,
-        failures=Failures(arrival[failed], model[failed], log_type[failed]),
-        metadata={
-            "source": str(file),
-            "schema": "burstgpt-8" if session is not None else "burstgpt-6",
-            "rows_read": table.rows,
-            "duplicates": table.duplicates,
-            "out_of_order": 0,
-            "total_mismatches": int(np.count_nonzero(table.numbers["Total tokens"] != prompt + output)),
-            "zero_prompts": int(np.count_nonzero(prompt[served] == 0)),
-            "other_models": others,
-            "ignored_columns": list(table.ignored),
-            "jitter_seed": jitter_seed if whole_seconds else None,
-            "first_timestamp_s": float(stamp[0]),
-            "last_timestamp_s": float(stamp[-1]),
-            "largest_gap_s": float(np.diff(stamp).max(initial=0.0)),
-        },
+        arrival_s,
+        np.maximum(prompt_tokens, 1),
+        output_tokens,
+        failures=failures,
+        metadata=metadata,
+        **columns,
     )
+
+
+def clock_metadata(stamp_s: NDArray[np.float64]) -> dict[str, Any]:
+    """Return what the times of all rows of a file say, failures included.
+
+    Args:
+        stamp_s: Sorted times in seconds as recorded, shape ``(n,)``, n at least 1.
+
+    Returns:
+        ``first_timestamp_s``, ``last_timestamp_s``, ``largest_gap_s``, ``gaps_over_1h`` (between one row
+        and the next), and ``out_of_order`` (always 0: unsorted files are refused).
+    """
+    largest, long_gaps = 0.0, 0
+    for start in range(0, len(stamp_s), 1 << 20):  # a piece at a time, so that gaps need no column of their own
+        gaps = np.diff(stamp_s[start : start + (1 << 20) + 1])
+        largest = max(largest, float(gaps.max(initial=0.0)))
+        long_gaps += int(np.count_nonzero(gaps > 3600.0))
+    return {
+        "out_of_order": 0,
+        "first_timestamp_s": float(stamp_s[0]),
+        "last_timestamp_s": float(stamp_s[-1]),
+        "largest_gap_s": largest,
+        "gaps_over_1h": long_gaps,
+    }
 
 
 def spread_within_second(stamp_s: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
@@ -104,42 +161,22 @@ def spread_within_second(stamp_s: NDArray[np.float64], seed: int) -> NDArray[np.
     Returns:
         Sorted times, each in ``[stamp, stamp + 1)``, shape ``(n,)``.
     """
-    uniform = np.random.Generator(np.random.PCG64([0x6A697474, seed])).random(len(stamp_s))
+    spread = np.random.Generator(np.random.PCG64([0x6A697474, seed])).random(len(stamp_s))
+    spread += stamp_s
     # Whole seconds are sorted and instants are below 1, so one sort orders each second and mixes none.
-    spread = np.sort(stamp_s + uniform, kind="stable")
-    return np.minimum(spread, np.nextafter(stamp_s + 1.0, 0.0))  # the sum may round up to the next second
-
-
-def codes_of(table: Table, name: str, labels: tuple[str, ...] | None = None) -> Any:
-    """Return a text column as codes, or None when the file lacks it.
-
-    Args:
-        table: The table.
-        name: The column.
-        labels: What the codes shall index; by default the values in order of first appearance.
-
-    Returns:
-        Codes, -1 where blank, shape ``(rows,)``.
-    """
-    if name not in table.codes:
-        return None
-    codes, names = table.codes[name], table.names[name]
-    if labels is not None:
-        return np.array([*(labels.index(value.strip()) for value in names), -1])[codes]
-    seen, first = np.unique(codes, return_index=True)
-    seen, first = seen[seen >= 0], first[seen >= 0]
-    rank = np.full(len(names) + 1, -1)
-    rank[seen[np.argsort(first)]] = np.arange(len(seen))
-    return rank[codes]
+    spread.sort()
+    latest = stamp_s + 1.0
+    np.nextafter(latest, 0.0, out=latest)  # the sum may round up to the next second
+    return np.minimum(spread, latest, out=spread)
 
 
 def _model_codes(table: Table) -> tuple[NDArray[np.int8], dict[str, int]]:
     """Return model codes and, for names that are not in ``MODELS``, how many rows have each."""
-    codes, names = table.codes["Model"], table.names["Model"]
+    codes, names = table.pop("Model"), table.names["Model"]
     known = {name: code for code, name in enumerate(MODELS)}
-    lookup = np.array([*(known.get(name.strip(), OTHER_MODEL) for name in names), OTHER_MODEL])
+    lookup = np.array([*(known.get(name, OTHER_MODEL) for name in names), OTHER_MODEL], dtype=np.int8)
     counts = np.bincount(codes + 1, minlength=len(names) + 1)
-    others = {name: int(rows) for name, rows in zip(names, counts[1:], strict=True) if name.strip() not in known}
+    others = {name: int(rows) for name, rows in zip(names, counts[1:], strict=True) if name not in known}
     if counts[0]:
         others["(blank)"] = int(counts[0])
-    return lookup[codes].astype(np.int8), others
+    return lookup[codes], others

@@ -1,17 +1,15 @@
-"""Strict reading of a CSV table: fast when all is well, one exact sentence when it is not.
+"""Strict reading of a CSV table by column name, in bounded memory.
 
-The whole file goes through pandas' C parser once. Only when that fails, or a vectorised check does, is the
-file walked row by row, to say which row and column is wrong and what would be right.
+There is one meaning and there are two ways to it. :mod:`burstenv.workload.csv_rows` walks a file row by row
+in plain Python: it defines what is accepted and says which row and column is wrong. Large files go through
+the compiled parser of :mod:`burstenv.workload.csv_fast` first, which accepts only what is plain (ASCII,
+unquoted, ordinary decimals) and valid; a file that it does not accept is walked from the start instead.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
-import io
-import re
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +21,10 @@ from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-_SHOWN = 40  # characters of a bad cell that an error message repeats
+GZIP_MAGIC = b"\x1f\x8b"
+COMPILED_FROM_BYTES = 8 << 20  # below this, walking the rows is faster than starting the compiled parser
+_GZIP_RATIO = 4  # a compressed file counts as this many times its size
+_ROWS_AT_ONCE = 1 << 18  # rows whose hash is computed together
 
 
 @dataclass(frozen=True)
@@ -34,27 +33,38 @@ class Column:
 
     Attributes:
         name: Its name in the header.
-        kind: ``time`` (finite, at least 0, never decreasing), ``seconds`` (finite, at least 0), ``whole``
-            (whole number within ``low..high``), ``label`` (one of ``labels``) or ``text``.
+        kind: ``time`` (finite, at least 0, never decreasing), ``stamp`` (ISO 8601 date and time, never
+            decreasing), ``seconds`` (finite, at least 0), ``whole`` (whole number within ``low..high``),
+            ``label`` (one of ``labels``), ``text``, or ``key`` (text whose distinct values matter, but not
+            what they say).
         required: Whether the header must have it.
-        blank: Whether a cell may be blank.
+        blank: Whether a cell may be blank; a blank ``whole`` cell reads as 0.
         low: Least value of a ``whole`` column.
-        high: Greatest value of a ``whole`` column.
+        high: Greatest value of a ``whole`` column, below 2**31.
         labels: Valid values of a ``label`` column.
+        unit_digits: Decimal places by which a ``time`` is divided: 3 for milliseconds.
     """
 
     name: str
-    kind: Literal["time", "seconds", "whole", "label", "text"]
+    kind: Literal["time", "stamp", "seconds", "whole", "label", "text", "key"]
     required: bool = True
     blank: bool = False
     low: int = 0
     high: int = 0
     labels: tuple[str, ...] = ()
+    unit_digits: int = 0
 
     @property
-    def numeric(self) -> bool:
-        """Whether its cells are numbers."""
-        return self.kind in ("time", "seconds", "whole")
+    def coded(self) -> bool:
+        """Whether its cells are read as codes into a list of distinct values."""
+        return self.kind in ("label", "text", "key")
+
+    @property
+    def dtype(self) -> type:
+        """The type its cells are read into."""
+        if self.kind == "stamp":
+            return np.int64
+        return np.int32 if self.coded or self.kind == "whole" else np.float64
 
 
 @dataclass(frozen=True)
@@ -63,19 +73,37 @@ class Table:
 
     Attributes:
         rows: Number of data rows.
-        numbers: Numeric columns by name, float64, shape ``(rows,)``, NaN where blank.
-        codes: Text and label columns by name, int64 codes into ``names``, -1 where blank, shape ``(rows,)``.
-        names: The distinct values behind each of ``codes``.
+        columns: Columns by name, shape ``(rows,)``: ``time`` and ``seconds`` float64 [s] (NaN where blank),
+            ``stamp`` int64 [ns since 1970 UTC], ``whole`` int32 (0 where blank), ``label``, ``text``
+            and ``key`` int32 codes into ``names`` in order of first appearance, -1 where blank.
+        names: The distinct values behind the codes, stripped of blanks; not kept for ``key``.
         ignored: Columns of the file that were not asked for.
         duplicates: Rows that repeat an earlier row in every column that was asked for.
     """
 
     rows: int
-    numbers: dict[str, NDArray[np.float64]]
-    codes: dict[str, NDArray[np.int64]]
+    columns: dict[str, NDArray[Any]]
     names: dict[str, list[str]]
     ignored: tuple[str, ...]
     duplicates: int
+
+    def pop(self, name: str) -> NDArray[Any]:
+        """Return a column and forget it, so that its memory can be given back."""
+        return self.columns.pop(name)
+
+    def codes(self, name: str, labels: tuple[str, ...] | None = None) -> NDArray[Any] | None:
+        """Return a coded column, or None when the file lacks it, and forget it.
+
+        Args:
+            name: The column.
+            labels: What the codes shall index; by default the values in order of first appearance.
+        """
+        if name not in self.columns:
+            return None
+        codes = self.pop(name)
+        if labels is None:
+            return codes
+        return np.array([*(labels.index(value) for value in self.names[name]), -1], dtype=np.int8)[codes]
 
 
 @contextlib.contextmanager
@@ -88,10 +116,10 @@ def open_table(path: Path) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as file:
             head = file.read(4)
-            if path.suffix == ".gz" and head and not head.startswith(_GZIP_MAGIC):
+            if path.suffix == ".gz" and head and not head.startswith(GZIP_MAGIC):
                 raise BurstenvError(f"{path}: ends in .gz but is not gzip-compressed")
             file.seek(0)
-            stream: Any = gzip.GzipFile(fileobj=file) if head.startswith(_GZIP_MAGIC) else file
+            stream: Any = gzip.GzipFile(fileobj=file) if head.startswith(GZIP_MAGIC) else file
             sample = stream.read(1 << 16)
             if not sample:
                 raise BurstenvError(f"{path}: the file is empty; expected a CSV header and rows")
@@ -109,7 +137,9 @@ def open_table(path: Path) -> Iterator[IO[bytes]]:
 
 def read_header(path: Path) -> tuple[str, ...]:
     """Return the column names of a CSV file, stripped of blanks and byte-order mark."""
-    return next(iter(_rows(path)))
+    from burstenv.workload.csv_rows import rows_of
+
+    return next(iter(rows_of(path)))
 
 
 def missing_columns(header: tuple[str, ...], columns: tuple[Column, ...]) -> list[str]:
@@ -138,150 +168,63 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> Table:
             f"needed: {', '.join(c.name for c in columns if c.required)}"
         )
     present = tuple(column for column in columns if column.name in header)
-    try:
-        table = _parse(path, header, present)
-    except (ValueError, OverflowError) as error:  # ParserError and UnicodeDecodeError are ValueErrors
-        if isinstance(error, BurstenvError):
-            raise
-        _diagnose(path, header, present)
-        raise BurstenvError(f"{path}: cannot be parsed as CSV ({' '.join(str(error).split())})") from None
-    if table.rows == 0:
+    found = None
+    if _counted_bytes(path) >= COMPILED_FROM_BYTES:
+        from burstenv.workload.csv_fast import parse_file
+
+        found = parse_file(path, header, present)
+    if found is None:
+        from burstenv.workload.csv_rows import walk_file
+
+        found = walk_file(path, header, present)
+    values, names = found
+    rows = len(next(iter(values.values())))
+    if rows == 0:
         raise BurstenvError(f"{path}: there is a header but no row below it")
-    return table
-
-
-class _NotClean(ValueError):
-    """A vectorised check failed; the row-by-row walk will say where."""
-
-
-def _parse(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) -> Table:
-    import pandas as pd
-
-    # Columns nobody asked for stay text, so that nothing in them can fail to parse.
-    kinds: dict[Any, Any] = {name: "category" for name in header}
-    kinds.update({column.name: "float64" for column in present if column.numeric})
-    with open_table(path) as stream, warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-        try:
-            frame = pd.read_csv(
-                stream,
-                names=list(header),
-                header=0,
-                index_col=False,
-                dtype=kinds,
-                engine="c",
-                encoding="utf-8-sig",
-                na_values=[""],
-                keep_default_na=False,
-                low_memory=False,
-            )
-        except pd.errors.ParserWarning as warning:
-            raise _NotClean(str(warning)) from None
-    numbers = {c.name: frame[c.name].to_numpy() for c in present if c.numeric}
-    codes = {c.name: frame[c.name].cat.codes.to_numpy().astype(np.int64) for c in present if not c.numeric}
-    names = {c.name: [str(v) for v in frame[c.name].cat.categories] for c in present if not c.numeric}
-    for column in present:
-        if column.numeric:
-            _check_numbers(column, numbers[column.name])
-        else:
-            _check_codes(column, codes[column.name], names[column.name])
+    asked = {column.name for column in present}
     return Table(
-        rows=len(frame),
-        numbers=numbers,
-        codes=codes,
+        rows=rows,
+        columns=values,
         names=names,
-        ignored=tuple(name for name in header if name not in {c.name for c in present}),
-        duplicates=_count_duplicates([*numbers.values(), *codes.values()]),
+        ignored=tuple(name for name in header if name not in asked),
+        duplicates=count_duplicates(list(values.values())),
     )
 
 
-def _check_numbers(column: Column, values: NDArray[np.float64]) -> None:
-    blank = np.isnan(values)
-    if blank.any() and not column.blank:
-        raise _NotClean(column.name)
-    kept = values[~blank] if column.blank else values
-    if column.kind == "whole":
-        good = (kept >= column.low) & (kept <= column.high) & (kept == np.floor(kept))
-    else:
-        good = np.isfinite(kept) & (kept >= 0)
-    if not good.all() or (column.kind == "time" and (np.diff(kept) < 0).any()):
-        raise _NotClean(column.name)
+def joined(parts: dict[str, list[NDArray[Any]]], columns: tuple[Column, ...]) -> dict[str, NDArray[Any]]:
+    """Join the chunks of every column, giving back each column's chunks before the next is joined."""
+    whole = {}
+    for column in columns:
+        chunks = parts.pop(column.name)
+        whole[column.name] = np.concatenate(chunks) if chunks else np.empty(0, dtype=column.dtype)
+        chunks.clear()
+    return whole
 
 
-def _check_codes(column: Column, codes: NDArray[np.int64], names: list[str]) -> None:
-    if not column.blank and (codes < 0).any():
-        raise _NotClean(column.name)
-    if column.kind == "label" and any(name.strip() not in column.labels for name in names):
-        raise _NotClean(column.name)
+def count_duplicates(columns: list[NDArray[Any]]) -> int:
+    """Count rows equal to an earlier one, by a 64-bit hash of each row (splitmix64 finaliser).
 
-
-def _count_duplicates(columns: list[NDArray[Any]]) -> int:
-    """Count rows equal to an earlier one, by a 64-bit hash of each row (splitmix64 finaliser)."""
-    hashed = np.zeros(len(columns[0]), dtype=np.uint64)
-    for values in columns:
-        hashed = (hashed ^ values.view(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-        hashed = (hashed ^ (hashed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        hashed = (hashed ^ (hashed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        hashed ^= hashed >> np.uint64(31)
+    Among ten million rows the chance that two that differ are counted as equal is 3 in a million.
+    """
+    rows = len(columns[0])
+    hashed = np.empty(rows, dtype=np.uint64)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        part = np.zeros(min(_ROWS_AT_ONCE, rows - start), dtype=np.uint64)
+        for values in columns:
+            chunk = values[start : start + _ROWS_AT_ONCE]
+            part ^= chunk.view(np.uint64) if chunk.itemsize == 8 else chunk.view(np.uint32).astype(np.uint64)
+            part += np.uint64(0x9E3779B97F4A7C15)
+            part ^= part >> np.uint64(30)
+            part *= np.uint64(0xBF58476D1CE4E5B9)
+            part ^= part >> np.uint64(27)
+            part *= np.uint64(0x94D049BB133111EB)
+            part ^= part >> np.uint64(31)
+        hashed[start : start + len(part)] = part
     hashed.sort()
     return int(np.count_nonzero(hashed[1:] == hashed[:-1]))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, ...]]:
-    """Yield the header and then every non-blank row of a CSV file as stripped text."""
-    row = -1
-    with open_table(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        try:
-            for cells in csv.reader(text):
-                if cells:
-                    row += 1
-                    yield tuple(cell.strip() for cell in cells)
-        except UnicodeDecodeError:
-            where = "in the header" if row < 0 else f"after row {row}"
-            raise BurstenvError(f"{path}: not UTF-8 text {where}; expected CSV") from None
-        except csv.Error as error:
-            raise BurstenvError(f"{path}: row {row + 1}: not valid CSV ({error})") from None
-        finally:
-            text.detach()
-    if row < 0:
-        raise BurstenvError(f"{path}: the file is empty; expected a CSV header and rows")
-
-
-def _diagnose(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) -> None:
-    """Walk the file and raise for the first cell that is wrong; return when there is none."""
-    places = [(column, header.index(column.name)) for column in present]
-    latest = -1.0
-    rows = iter(_rows(path))
-    next(rows)
-    for row, cells in enumerate(rows, start=1):
-        if len(cells) != len(header):
-            hint = "; is the row truncated?" if len(cells) < len(header) else ""
-            raise BurstenvError(f"{path}: row {row}: has {len(cells)} columns, the header has {len(header)}{hint}")
-        for column, place in places:
-            problem = _problem(column, cells[place], latest)
-            if problem:
-                raise BurstenvError(f"{path}: row {row}: column {column.name!r}: {problem}")
-            if column.kind == "time":
-                latest = float(cells[place])
-
-
-def _problem(column: Column, cell: str, latest: float) -> str | None:
-    """Say what is wrong with a cell, or return None."""
-    shown = repr(cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "...")
-    if not cell:
-        return None if column.blank else "is blank"
-    if column.kind == "text":
-        return None
-    if column.kind == "label":
-        valid = ", ".join(column.labels)
-        return None if cell in column.labels else f"unknown value {shown}; valid: {valid}"
-    value = float(cell) if _NUMBER.fullmatch(cell) else np.nan
-    if column.kind == "whole":
-        fits = column.low <= value <= column.high and value == np.floor(value)
-        return None if fits else f"need a whole number from {column.low:,} to {column.high:,}, got {shown}"
-    if not (np.isfinite(value) and value >= 0):
-        return f"need a finite number of seconds of at least 0, got {shown}"
-    if column.kind == "time" and value < latest:
-        return f"{cell} is earlier than {latest:g} in the row before; rows must be sorted by time"
-    return None
+def _counted_bytes(path: Path) -> int:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        return size * _GZIP_RATIO if file.read(2) == GZIP_MAGIC else size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,19 +28,42 @@ class Failures:
         arrival_s: Submission times in seconds, sorted, shape ``(f,)``, float64.
         model: Codes into :data:`MODELS`, shape ``(f,)``, int8.
         log_type: Codes into :data:`LOG_TYPES`, shape ``(f,)``, int8.
+        prompt_tokens: Prompt lengths as recorded, 0 where none was, shape ``(f,)``, int32; default 0.
+        session: Conversation number on the trace's count, -1 for none, shape ``(f,)``, int32; default -1.
+        elapsed_s: Submission to failure as recorded, NaN where it was not, shape ``(f,)``, float32.
     """
 
     arrival_s: NDArray[np.float64]
     model: NDArray[np.int8]
     log_type: NDArray[np.int8]
+    prompt_tokens: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    session: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    elapsed_s: NDArray[np.float32] = field(default=None)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        _fill(self, len(self.arrival_s), {"prompt_tokens": np.int32(0), "session": np.int32(-1), **_NO_ELAPSED})
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def select(self, rows: slice | NDArray[Any]) -> Failures:
+        """Return some of the rows, all columns of them."""
+        return Failures(*(getattr(self, name)[rows] for name in FAILURE_COLUMNS))
 
     @staticmethod
     def none() -> Failures:
         """Return an empty table of failures."""
         return Failures(np.empty(0), np.empty(0, np.int8), np.empty(0, np.int8))
+
+
+_NO_ELAPSED = {"elapsed_s": np.float32(np.nan)}
+
+
+def _fill(table: Any, rows: int, defaults: Mapping[str, np.generic]) -> None:
+    """Give the columns of a frozen table that were left out their default."""
+    for name, default in defaults.items():
+        if getattr(table, name) is None:
+            object.__setattr__(table, name, np.full(rows, default, dtype=default.dtype))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,6 +80,9 @@ class Trace:
         turn: 0-based position within its session, 0 where there is none, int32.
         priority: Scheduling priority, lower is more urgent, default 0, int32.
         elapsed_s: Submission to last token as recorded by the source, NaN where not recorded, float32.
+        prefix_id: Number of the shared prefix that the prompt begins with, -1 for none, int32. Requests of
+            equal number begin with the same tokens, as far as both prefixes reach.
+        prefix_tokens: Length of that prefix, 0 where there is none, int32. A shorter prompt is a part of it.
         failures: The rows without a response, kept aside.
         metadata: Where the trace comes from and everything that was counted, changed or left out.
     """
@@ -72,6 +98,11 @@ class Trace:
     elapsed_s: NDArray[np.float32]
     failures: Failures = field(default_factory=Failures.none)
     metadata: dict[str, Any] = field(default_factory=dict)
+    prefix_id: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    prefix_tokens: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        _fill(self, len(self.arrival_s), {"prefix_id": np.int32(-1), "prefix_tokens": np.int32(0)})
 
     @classmethod
     def from_columns(
@@ -86,6 +117,8 @@ class Trace:
         turn: ArrayLike | None = None,
         priority: ArrayLike | None = None,
         elapsed_s: ArrayLike | None = None,
+        prefix_id: ArrayLike | None = None,
+        prefix_tokens: ArrayLike | None = None,
         failures: Failures | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Trace:
@@ -101,6 +134,8 @@ class Trace:
             turn: Turns; default the running count of each session's requests.
             priority: Priorities; default 0.
             elapsed_s: Recorded elapsed times; default NaN.
+            prefix_id: Numbers of shared prefixes, -1 for none; default none.
+            prefix_tokens: Their lengths; default 0.
             failures: Rows without a response; default none.
             metadata: Copied; ``requests`` and ``failures`` are added.
 
@@ -112,7 +147,8 @@ class Trace:
             raise BurstenvError(f"trace: column 'arrival_s' must have one dimension, got {arrival.ndim}")
         n = len(arrival)
         _check(np.isfinite(arrival) & (arrival >= 0), "arrival_s", arrival, "a finite time of at least 0 s")
-        _check(np.diff(arrival, prepend=-np.inf) >= 0, "arrival_s", arrival, "rows sorted by arrival")
+        if (arrival[1:] < arrival[:-1]).any():
+            _check(np.diff(arrival, prepend=-np.inf) >= 0, "arrival_s", arrival, "rows sorted by arrival")
 
         def column(name: str, values: ArrayLike | None, default: int, dtype: type, low: int, high: int) -> Any:
             if values is None:
@@ -120,19 +156,32 @@ class Trace:
             raw = np.asarray(values)
             if raw.shape != (n,):
                 raise BurstenvError(f"trace: column {name!r} has shape {raw.shape}, arrival_s has {n} rows")
-            whole = (raw >= low) & (raw <= high) & (raw == np.floor(raw))
-            _check(whole, name, raw, f"a whole number from {low:,} to {high:,}")
-            return raw.astype(dtype)
+            if n and not (raw.dtype.kind in "iu" and low <= raw.min() and raw.max() <= high):
+                whole = (raw >= low) & (raw <= high) & (raw == np.floor(raw))
+                _check(whole, name, raw, f"a whole number from {low:,} to {high:,}")
+            return raw.astype(dtype, copy=raw is values)
 
         top = np.iinfo(np.int32).max
         session_column = column("session", session, -1, np.int32, -1, top)
         if turn is None and session is not None:
             turn = turns_of(session_column)
-        elapsed = np.full(n, np.nan) if elapsed_s is None else np.asarray(elapsed_s, dtype=np.float64)
-        if elapsed.shape != (n,):
-            raise BurstenvError(f"trace: column 'elapsed_s' has shape {elapsed.shape}, arrival_s has {n} rows")
-        _check(~(elapsed < 0), "elapsed_s", elapsed, "a time of at least 0 s, or NaN")
+        if elapsed_s is None:
+            elapsed = np.full(n, np.nan, dtype=np.float32)
+        else:
+            raw_elapsed = np.asarray(elapsed_s)
+            if raw_elapsed.shape != (n,):
+                raise BurstenvError(f"trace: column 'elapsed_s' has shape {raw_elapsed.shape}, arrival_s has {n} rows")
+            _check(~(raw_elapsed < 0), "elapsed_s", raw_elapsed, "a time of at least 0 s, or NaN")
+            elapsed = raw_elapsed.astype(np.float32)
         failed = failures if failures is not None else Failures.none()
+        prefixes = column("prefix_id", prefix_id, -1, np.int32, -1, top)
+        shared = column("prefix_tokens", prefix_tokens, 0, np.int32, 0, MAX_TOKENS)
+        if prefix_tokens is not None:
+            _check(
+                (prefixes < 0) == (shared == 0), "prefix_tokens", shared, "tokens exactly where there is a prefix_id"
+            )
+        elif prefix_id is not None:
+            raise BurstenvError("trace: column 'prefix_id' needs column 'prefix_tokens' beside it")
         return cls(
             arrival_s=arrival,
             prompt_tokens=column("prompt_tokens", prompt_tokens, 1, np.int32, 1, MAX_TOKENS),
@@ -142,7 +191,9 @@ class Trace:
             session=session_column,
             turn=column("turn", turn, 0, np.int32, 0, top),
             priority=column("priority", priority, 0, np.int32, -top, top),
-            elapsed_s=elapsed.astype(np.float32),
+            elapsed_s=elapsed,
+            prefix_id=prefixes,
+            prefix_tokens=shared,
             failures=failed,
             metadata={**(metadata or {}), "requests": n, "failures": len(failed)},
         )
@@ -174,7 +225,7 @@ class Trace:
         low, high = np.searchsorted(self.arrival_s, [start_s, end_s])
         failed = self.failures
         first, last = np.searchsorted(failed.arrival_s, [start_s, end_s])
-        kept = Failures(failed.arrival_s[first:last], failed.model[first:last], failed.log_type[first:last])
+        kept = failed.select(slice(first, last))
         return self._select(slice(low, high), kept, f"between {start_s:g} s and {end_s:g} s")
 
     def where(self, mask: NDArray[np.bool_]) -> Trace:
@@ -194,7 +245,7 @@ class Trace:
         if (len(times) and times[0] < 0) or (len(failed) and failed[0] < 0):
             raise BurstenvError(f"trace: shift({offset_s:g}) would move the first request before 0 s")
         columns = {**self._columns(), "arrival_s": times}
-        kept = Failures(failed, self.failures.model, self.failures.log_type)
+        kept = replace(self.failures, arrival_s=failed)
         steps = [*self.metadata.get("steps", ()), f"shift by {offset_s:g} s"]
         return Trace(**columns, failures=kept, metadata={**self.metadata, "steps": steps})
 
@@ -225,7 +276,10 @@ COLUMNS: tuple[str, ...] = (
     "turn",
     "priority",
     "elapsed_s",
+    "prefix_id",
+    "prefix_tokens",
 )
+FAILURE_COLUMNS: tuple[str, ...] = ("arrival_s", "model", "log_type", "prompt_tokens", "session", "elapsed_s")
 
 
 def turns_of(session: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,11 +13,15 @@ from pydantic import Field, field_validator, model_validator
 
 from burstenv.config import Config, load
 from burstenv.errors import BurstenvError
+from burstenv.workload.cache import load_cached, save_cached
+from burstenv.workload.data_directory import cache_folder
 from burstenv.workload.generator import GENERATOR_VERSION, generate
 from burstenv.workload.generator.config import GeneratorConfig
+from burstenv.workload.mapped import TimeUnit, check_columns
+from burstenv.workload.official import locate
 from burstenv.workload.reader import read_trace
 from burstenv.workload.splits import DEFAULT_FRACTIONS
-from burstenv.workload.trace import COLUMNS, Failures, Trace
+from burstenv.workload.trace import Trace
 
 FOLDER = "workloads"
 DEFAULT = "burstgpt-default"
@@ -36,7 +36,10 @@ class WorkloadConfig(Config):
         days: Days to generate.
         seed: Seed of the generator.
         generator: Its parameters; by default those of the shipped ``burstgpt-default``.
-        path: The file to read, BurstGPT or plain schema.
+        path: The file to read, of any format of :func:`burstenv.workload.read_trace`, or the name of an
+            official one (``burstgpt-1``).
+        columns: For other CSV files: the name in the file of each column.
+        time_unit: Unit of the arrival column of such a file.
         jitter_seed: Seed that spreads whole-second timestamps of a file.
         fractions: Shares of the days for train, validation and test.
         skip_ramp_up_days: Days at the start to leave out.
@@ -47,6 +50,8 @@ class WorkloadConfig(Config):
     seed: int = Field(default=0, ge=0)
     generator: GeneratorConfig | None = None
     path: str | None = None
+    columns: dict[str, str] | None = None
+    time_unit: TimeUnit = "s"
     jitter_seed: int = Field(default=0, ge=0)
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     skip_ramp_up_days: int = Field(default=0, ge=0)
@@ -57,6 +62,16 @@ class WorkloadConfig(Config):
         if min(fractions) <= 0 or abs(sum(fractions) - 1.0) > 1e-6:
             raise ValueError("fractions must be three positive shares with sum 1")
         return fractions
+
+    @field_validator("columns")
+    @classmethod
+    def _map(cls, columns: dict[str, str] | None) -> dict[str, str] | None:
+        if columns is not None:
+            try:
+                check_columns(columns)
+            except BurstenvError as error:
+                raise ValueError(str(error)) from None
+        return columns
 
     @model_validator(mode="after")
     def _complete(self) -> WorkloadConfig:
@@ -69,6 +84,10 @@ class WorkloadConfig(Config):
             raise ValueError("a workload of kind 'generated' needs 'days'")
         elif self.path is not None:
             raise ValueError("'path' belongs to kind 'file', not 'generated'")
+        elif self.columns is not None:
+            raise ValueError("'columns' belongs to kind 'file', not 'generated'")
+        if self.columns is None and self.time_unit != "s":
+            raise ValueError("'time_unit' needs 'columns'")
         return self
 
 
@@ -80,32 +99,42 @@ def load_workload(name: str | Path | Mapping[str, Any] = DEFAULT) -> WorkloadCon
 def load_trace(config: WorkloadConfig) -> Trace:
     """Return the trace of a workload.
 
-    The last few are kept in memory and handed out again: treat their arrays as read-only. Large generated
-    ones are kept on disk too, in ``$BURSTENV_CACHE`` or ``~/.cache/burstenv``; where that cannot be
-    written, they are generated anew.
+    The last few are kept in memory and handed out again: treat their arrays as read-only. Large ones are kept
+    on disk too, in :func:`cache_folder`; where that cannot be written, they are made anew.
 
     Raises:
         BurstenvError: When the file cannot be read or is wrong.
     """
     if config.kind == "file":
         assert config.path is not None
-        return _read(config.path, config.jitter_seed, _stamp(config.path))
+        path = locate(config.path)
+        columns = None if config.columns is None else tuple(sorted(config.columns.items()))
+        return _read(path, config.jitter_seed, columns, config.time_unit, _stamp(path))
     assert config.days is not None
     generator = config.generator or _default_generator()
     return _generated(generator.model_dump_json(), config.days, config.seed)
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, jitter_seed: int, stamp: tuple[int, int]) -> Trace:
-    return read_trace(path, jitter_seed=jitter_seed)
+def _read(
+    path: Path,
+    jitter_seed: int,
+    columns: tuple[tuple[str, str], ...] | None,
+    time_unit: TimeUnit,
+    stamp: tuple[int, int],
+) -> Trace:
+    mapped = None if columns is None else dict(columns)
+    return read_trace(path, jitter_seed=jitter_seed, columns=mapped, time_unit=time_unit)
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int]:
     """Return size and time of change, so that a file that changed is read again."""
     try:
-        status = os.stat(path)
-    except OSError:
+        status = path.stat()
+    except FileNotFoundError:
         raise BurstenvError(f"{path}: no such file") from None
+    except OSError as error:
+        raise BurstenvError(f"{path}: cannot be read ({error.strerror or error})") from None
     return status.st_size, status.st_mtime_ns
 
 
@@ -119,48 +148,19 @@ def _default_generator() -> GeneratorConfig:
 @lru_cache(maxsize=4)
 def _generated(generator_json: str, days: int, seed: int) -> Trace:
     # A new numpy may draw other numbers from the same seed, so its version is part of the key.
-    key = json.dumps([generator_json, days, seed, GENERATOR_VERSION, np.__version__])
-    file = cache_folder() / f"trace-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-    trace = _load_cached(file)
+    recipe: dict[str, Any] = {
+        "generator": json.loads(generator_json),
+        "days": days,
+        "seed": seed,
+        "version": GENERATOR_VERSION,
+        "numpy": np.__version__,
+    }
+    trace = load_cached(recipe)
     if trace is None:
         trace = generate(GeneratorConfig.model_validate_json(generator_json), days, seed)
         if len(trace) >= _CACHED_FROM_REQUESTS:
-            _save_cached(trace, file)
+            save_cached(recipe, trace)
     return trace
 
 
-def cache_folder() -> Path:
-    """Return the user's cache folder: ``$BURSTENV_CACHE``, else ``~/.cache/burstenv``."""
-    chosen = os.environ.get("BURSTENV_CACHE")
-    return Path(chosen) if chosen else Path(os.path.expanduser("~")) / ".cache" / "burstenv"
-
-
-def _load_cached(file: Path) -> Trace | None:
-    """Load a cached trace, or None when there is none that can be used."""
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in COLUMNS if name in stored}
-            count = len(columns["arrival_s"])
-            columns.setdefault("priority", np.zeros(count, dtype=np.int32))
-            columns.setdefault("elapsed_s", np.full(count, np.nan, dtype=np.float32))
-            failures = Failures(*(stored[f"failures_{name}"] for name in ("arrival_s", "model", "log_type")))
-            return Trace(**columns, failures=failures, metadata=json.loads(str(stored["metadata"])))
-    except Exception:  # absent, unreadable or damaged: whatever the reason, it is generated again
-        return None
-
-
-def _save_cached(trace: Trace, file: Path) -> None:
-    """Save a generated trace whole or not at all; a cache that cannot be written is no error."""
-    columns = {name: getattr(trace, name) for name in COLUMNS if name not in ("priority", "elapsed_s")}
-    failed = {f"failures_{name}": getattr(trace.failures, name) for name in ("arrival_s", "model", "log_type")}
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                np.savez(stream, metadata=np.array(json.dumps(trace.metadata)), **columns, **failed)
-            os.replace(temporary, file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+__all__ = ["DEFAULT", "FOLDER", "WorkloadConfig", "cache_folder", "load_trace", "load_workload"]

@@ -1,0 +1,235 @@
+"""A CSV file walked row by row in plain Python: what is accepted, and what exactly is wrong."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.errors import BurstenvError
+from burstenv.workload.csv_table import Column, joined, open_table
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_STAMP = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?"
+)
+_EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
+_SHOWN = 40  # characters of a bad cell that an error message repeats
+_LONGEST_LINE = 1 << 20
+_LONGEST_NUMBER = 400  # characters; a longer one is no number anyone wrote
+_CHUNK_ROWS = 1 << 14
+
+Found = tuple[dict[str, NDArray[Any]], dict[str, list[str]]]
+
+
+def rows_of(path: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the header and then every non-blank row of a CSV file as stripped text.
+
+    Raises:
+        BurstenvError: When the file is no UTF-8 text or no CSV; names the row.
+    """
+    row = -1
+    with open_table(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        try:
+            for cells in csv.reader(_lines(text), strict=True):
+                if cells:
+                    row += 1
+                    yield tuple(cell.strip() for cell in cells)
+        except UnicodeDecodeError:
+            where = "in the header" if row < 0 else f"after row {row}"
+            raise BurstenvError(f"{path}: not UTF-8 text {where}; expected CSV") from None
+        except csv.Error as error:
+            raise BurstenvError(f"{path}: row {row + 1}: not valid CSV ({error})") from None
+        finally:
+            text.detach()
+    if row < 0:
+        raise BurstenvError(f"{path}: the file is empty; expected a CSV header and rows")
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(_LONGEST_LINE):
+        if "\0" in line:
+            raise csv.Error("it holds a NUL byte")
+        if len(line) == _LONGEST_LINE:
+            raise csv.Error(f"a line is longer than {_LONGEST_LINE:,} characters")
+        yield line
+
+
+def walk_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) -> Found:
+    """Read a file row by row.
+
+    Args:
+        path: The file.
+        header: Its column names.
+        present: Which of its columns to read, and what they must hold.
+
+    Returns:
+        Columns and distinct values as in :class:`burstenv.workload.csv_table.Table`.
+
+    Raises:
+        BurstenvError: For the first cell that is wrong; names the file, the 1-based data row and the column.
+    """
+    walk = _Walk(path, header, present)
+    rows = rows_of(path)
+    next(rows)
+    chunk: list[tuple[str, ...]] = []
+    for cells in rows:
+        if len(cells) != len(header):
+            walk.take(chunk)
+            hint = "; is the row truncated?" if len(cells) < len(header) else ""
+            raise BurstenvError(
+                f"{path}: row {walk.rows + 1}: has {len(cells)} columns, the header has {len(header)}{hint}"
+            )
+        chunk.append(cells)
+        if len(chunk) == _CHUNK_ROWS:
+            walk.take(chunk)
+    walk.take(chunk)
+    named = [column.name for column in present if column.kind in ("label", "text")]
+    return joined(walk.parts, present), {name: list(walk.values[name]) for name in named}
+
+
+class _Walk:
+    """What has been read of a file: chunks of columns, distinct texts, where the clock stands."""
+
+    def __init__(self, path: Path, header: tuple[str, ...], present: tuple[Column, ...]) -> None:
+        self.path = path
+        self.places = [(column, header.index(column.name)) for column in present]
+        self.parts: dict[str, list[NDArray[Any]]] = {column.name: [] for column in present}
+        self.values: dict[str, dict[str, int]] = {column.name: {} for column in present if column.coded}
+        self.latest: dict[str, Any] = {}  # of each column of times: last value and, for stamps, whether zoned
+        self.rows = 0
+
+    def take(self, chunk: list[tuple[str, ...]]) -> None:
+        """Read a chunk of rows and empty it."""
+        if not chunk:
+            return
+        latest = dict(self.latest)
+        try:
+            read = {column.name: self._read(column, [cells[place] for cells in chunk]) for column, place in self.places}
+        except _Wrong:
+            self.latest = latest
+            self._diagnose(chunk)
+            raise
+        for name, values in read.items():
+            self.parts[name].append(values)
+        self.rows += len(chunk)
+        chunk.clear()
+
+    def _read(self, column: Column, cells: list[str]) -> NDArray[Any]:
+        if column.coded:
+            known = self.values[column.name]
+            valid = column.labels if column.kind == "label" else None
+            for cell in set(cells) - known.keys():
+                if (not cell and not column.blank) or (cell and valid and cell not in valid):
+                    raise _Wrong
+            return np.array([known.setdefault(cell, len(known)) if cell else -1 for cell in cells], dtype=np.int32)
+        read = [self.value(column, cell) for cell in cells]
+        return np.array(read, dtype=column.dtype)
+
+    def value(self, column: Column, cell: str) -> float | int:
+        """Return the value of a cell; raises _Wrong with what would be right."""
+        if not cell:
+            if not column.blank:
+                raise _Wrong("is blank")
+            return np.nan if column.kind == "seconds" else 0
+        if column.kind == "whole":
+            whole = _whole(cell)
+            if whole is None or not column.low <= whole <= column.high:
+                raise _Wrong(f"need a whole number from {column.low:,} to {column.high:,}, got {_shown(cell)}")
+            return whole
+        if column.kind == "stamp":
+            return self._instant(column, cell)
+        number = _seconds(cell, column.unit_digits)
+        if not (np.isfinite(number) and number >= 0):
+            raise _Wrong(f"need a finite number of seconds of at least 0, got {_shown(cell)}")
+        if column.kind == "time":
+            self._not_earlier(column, cell, number)
+        return number
+
+    def _instant(self, column: Column, cell: str) -> int:
+        """Return an ISO date and time as nanoseconds since 1970 UTC."""
+        match = _STAMP.fullmatch(cell)
+        need = "need a date and time such as 2023-11-16 18:17:03.9799600"
+        if match is None:
+            raise _Wrong(f"{need}, got {_shown(cell)}")
+        year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+        fraction, zone = match.groups()[6:]
+        try:
+            days = datetime.date(year, month, day).toordinal() - _EPOCH_DAY
+        except ValueError:
+            raise _Wrong(f"{need}, got {_shown(cell)}") from None
+        offset_min = 0
+        if zone not in (None, "Z"):
+            offset_min = (60 * int(zone[1:3]) + int(zone[4:6])) * (-1 if zone[0] == "-" else 1)
+        if not (1970 <= year <= 2200 and hour < 24 and minute < 60 and second < 60 and abs(offset_min) < 1440):
+            raise _Wrong(f"{need}, got {_shown(cell)}")
+        zoned = zone is not None
+        if self.latest.setdefault(f"{column.name} zoned", zoned) != zoned:
+            raise _Wrong(f"{cell} {'has' if zoned else 'lacks'} a time zone, unlike the rows before")
+        seconds = days * 86_400 + hour * 3_600 + (minute - offset_min) * 60 + second
+        instant = seconds * 10**9 + int((fraction or "").ljust(9, "0"))
+        self._not_earlier(column, cell, instant)
+        return instant
+
+    def _not_earlier(self, column: Column, cell: str, value: float | int) -> None:
+        before = self.latest.get(column.name)
+        if before is not None and value < before:
+            shown = f"{before:g}" if column.kind == "time" else "the time"
+            raise _Wrong(f"{cell} is earlier than {shown} in the row before; rows must be sorted by time")
+        self.latest[column.name] = value
+
+    def _diagnose(self, chunk: list[tuple[str, ...]]) -> None:
+        for row, cells in enumerate(chunk, start=self.rows + 1):
+            for column, place in self.places:
+                problem = self._problem(column, cells[place])
+                if problem:
+                    raise BurstenvError(f"{self.path}: row {row}: column {column.name!r}: {problem}") from None
+
+    def _problem(self, column: Column, cell: str) -> str | None:
+        """Say what is wrong with a cell, or return None."""
+        if column.coded:
+            if not cell:
+                return None if column.blank else "is blank"
+            valid = column.kind != "label" or cell in column.labels
+            return None if valid else f"unknown value {_shown(cell)}; valid: {', '.join(column.labels)}"
+        try:
+            self.value(column, cell)
+        except _Wrong as wrong:
+            return str(wrong)
+        return None
+
+
+class _Wrong(ValueError):
+    """A cell does not hold what its column must hold."""
+
+
+def _whole(cell: str) -> int | None:
+    """Return the whole number that a cell holds, or None; magnitudes beyond 10**20 are of no column."""
+    if len(cell) < 20 and cell.isascii() and cell.isdigit():
+        return int(cell)
+    if len(cell) > _LONGEST_NUMBER or not _NUMBER.fullmatch(cell):
+        return None
+    exact = Decimal(cell)
+    return int(exact) if abs(exact) < 10**20 and exact == exact.to_integral_value() else None
+
+
+def _seconds(cell: str, unit_digits: int) -> float:
+    if len(cell) > _LONGEST_NUMBER or not _NUMBER.fullmatch(cell):
+        return np.nan
+    if unit_digits == 0:
+        return float(cell)
+    exact = Decimal(cell)  # its own division, so that 1700000000123456789 ns is rounded once
+    return float(exact.scaleb(-unit_digits)) if abs(exact.adjusted()) < 400 else float(cell)
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= _SHOWN else cell[:_SHOWN] + "...")

@@ -1,0 +1,172 @@
+"""Mooncake traces: requests whose prompts are given as chains of hashes of their blocks of tokens.
+
+A line is ``{"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [...]}``, one hash
+for every block of the prompt, the last one for its partial block; equal leading hashes mean equal leading
+tokens (Qin et al., "Mooncake", FAST 2025, and the traces of kvcache-ai/Mooncake). The hashes become what a
+trace can say: conversations, and prefixes shared between them.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from array import array
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.errors import BurstenvError
+from burstenv.workload.burstgpt import clock_metadata, served_and_failed
+from burstenv.workload.csv_table import count_duplicates, open_table
+from burstenv.workload.prefix_tree import recognise
+from burstenv.workload.trace import MAX_TOKENS, Trace
+
+BLOCK_TOKENS = 512  # the block of the published traces
+_BLOCK_SIZES = (512, 16, 32, 64, 128, 256, 1024)
+_LONGEST_LINE = 1 << 24
+_KEYS = ("timestamp", "input_length", "output_length")
+
+
+def read_mooncake(path: str | Path) -> Trace:
+    """Read a Mooncake trace.
+
+    A request whose chain goes on from all full blocks of an earlier request, the last of which nobody
+    else had, is the next turn of its session; else the blocks that it shares with other sessions are its
+    shared prefix. A trace knows one shared prefix per request, so sharing that branches more than once is
+    kept in part: the metadata says how much.
+
+    Args:
+        path: A JSONL file, plain or gzip-compressed.
+
+    Returns:
+        The trace; requests without a session had no second turn. Its metadata has ``block_tokens``,
+        ``reused_blocks`` (full blocks of prompts that had been seen before) and ``reused_blocks_kept``
+        (those that sessions and shared prefixes of the trace still express) and ``reused_blocks_added``
+        (full blocks that a session's earlier turns should have made, by their lengths, and the file's
+        hashes do not repeat).
+
+    Raises:
+        BurstenvError: On the first thing wrong; names the file, the 1-based row and the key.
+    """
+    file = Path(path)
+    columns: dict[str, Any] = {"timestamp": array("d"), "input_length": array("q"), "output_length": array("q")}
+    hashes, ends = array("q"), array("q", [0])
+    ignored: set[str] = set()
+    with open_table(file) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n")
+        row = 0
+        try:
+            while line := text.readline(_LONGEST_LINE):
+                if not line.strip():
+                    continue
+                row += 1
+                record = _record(file, row, line)
+                stamp = record["timestamp"] / 1000.0
+                if columns["timestamp"] and stamp < columns["timestamp"][-1]:
+                    raise BurstenvError(
+                        f"{file}: row {row}: key 'timestamp': {record['timestamp']} is earlier than in the row "
+                        f"before; rows must be sorted by time"
+                    )
+                columns["timestamp"].append(stamp)
+                columns["input_length"].append(int(record["input_length"]))
+                columns["output_length"].append(int(record["output_length"]))
+                hashes.extend(record.get("hash_ids", ()))
+                ends.append(len(hashes))
+                ignored |= record.keys() - {*_KEYS, "hash_ids"}
+        except UnicodeDecodeError:
+            raise BurstenvError(f"{file}: not UTF-8 text after row {row}; expected JSON lines") from None
+        finally:
+            text.detach()
+    if row == 0:
+        raise BurstenvError(f"{file}: holds no request")
+    arrival = np.array(columns["timestamp"])
+    prompt = np.array(columns["input_length"], dtype=np.int32)
+    output = np.array(columns["output_length"], dtype=np.int32)
+    served = output > 0
+    if not served.any():
+        raise BurstenvError(f"{file}: all {row} rows have an output_length of 0, so there is no request")
+    chain, end = np.array(hashes, dtype=np.int64), np.array(ends, dtype=np.int64)
+    size = _block_tokens(file, prompt, np.diff(end))
+    found = recognise(chain, end, prompt, output, size) if size else None
+    metadata = {
+        "source": str(file),
+        "schema": "mooncake",
+        "rows_read": row,
+        "duplicates": count_duplicates([arrival, prompt, output, _chain_hashes(chain, end)]),
+        **clock_metadata(arrival),
+        "zero_prompts": int(np.count_nonzero(served & (prompt == 0))),
+        "ignored_columns": sorted(ignored),
+        "jitter_seed": None,
+        "block_tokens": size,
+        "reused_blocks": found.reused_blocks if found else 0,
+        "reused_blocks_kept": found.reused_blocks_kept if found else 0,
+        "reused_blocks_added": found.reused_blocks_added if found else 0,
+    }
+    return served_and_failed(
+        arrival, prompt, output, served, metadata,
+        session=found.session if found else None,
+        prefix_id=found.prefix_id if found else None,
+        prefix_tokens=found.prefix_tokens if found else None,
+    )  # fmt: skip
+
+
+def looks_like_mooncake(first_line: str) -> bool:
+    """Return whether a file that begins with this line is meant as JSON lines."""
+    return first_line.lstrip("\ufeff \t").startswith("{")
+
+
+def _record(file: Path, row: int, line: str) -> dict[str, Any]:
+    """Return one line's record, checked."""
+
+    def wrong(problem: str) -> NoReturn:
+        raise BurstenvError(f"{file}: row {row}: {problem}")
+
+    try:
+        record = json.loads(line, parse_constant=lambda name: wrong(f"{name} is no number"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BurstenvError):
+            raise
+        wrong(f"not a JSON object on one line ({error}); is the row truncated?")
+    if not isinstance(record, dict):
+        wrong("not a JSON object")
+    for key in _KEYS:
+        value = record.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            wrong(
+                f"key {key!r}: need a number, got {str(value)[:40]!r}" if key in record else f"key {key!r} is missing"
+            )
+        if key == "timestamp":
+            if not 0 <= value < 1e15:
+                wrong(f"key {key!r}: need milliseconds from 0 on, got {str(value)[:40]}")
+        elif not (0 <= value <= MAX_TOKENS and value == int(value)):
+            wrong(f"key {key!r}: need a whole number from 0 to {MAX_TOKENS:,}, got {str(value)[:40]}")
+    ids = record.get("hash_ids", [])
+    if not isinstance(ids, list) or not all(type(i) is int and -(2**63) <= i < 2**63 for i in ids):
+        wrong("key 'hash_ids': need a list of whole numbers of 64 bits")
+    return record
+
+
+def _block_tokens(file: Path, prompt: NDArray[np.int32], blocks: NDArray[np.int64]) -> int | None:
+    """Return the block size that explains how many hashes each prompt has, None where there are no hashes."""
+    if not blocks.any():
+        return None
+    worst = None
+    for size in _BLOCK_SIZES:
+        for needed in (-(-prompt // size), prompt // size):  # the partial block has a hash, or none has
+            fits = needed == blocks
+            if fits.all():
+                return size
+            if size == BLOCK_TOKENS and worst is None:
+                worst = int(np.argmin(fits))
+    assert worst is not None
+    raise BurstenvError(
+        f"{file}: row {worst + 1}: key 'hash_ids': {blocks[worst]} blocks for {prompt[worst]} tokens; no block size of "
+        f"{', '.join(map(str, sorted(_BLOCK_SIZES)))} tokens fits all rows"
+    )
+
+
+def _chain_hashes(chain: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.array([hash(chain[a:b].tobytes()) for a, b in itertools.pairwise(end)], dtype=np.int64)

@@ -1,0 +1,96 @@
+"""Writing traces as Mooncake JSON lines with true prefix blocks, for load generators that replay them."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+from burstenv.errors import BurstenvError
+from burstenv.workload.atomic import writing
+from burstenv.workload.mooncake import BLOCK_TOKENS
+from burstenv.workload.trace import Trace
+
+_ROWS_AT_ONCE = 1 << 14
+
+
+def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_TOKENS) -> None:
+    """Write a trace as Mooncake JSON lines.
+
+    Equal leading ``hash_ids`` mean equal leading tokens, and they are equal exactly where the trace says so:
+    a turn whose prompt is at least the prompt and response before it begins with their blocks (a shorter one
+    starts its conversation's tokens anew), and requests of one shared prefix begin with its blocks. A full
+    block is named when a prompt first covers it; the partial block at the end of a prompt is its own, as in
+    the published traces. Times are milliseconds, whole where the time is. Failures, models, classes,
+    priorities and elapsed times have no place in the format.
+
+    Args:
+        trace: The trace.
+        path: The file; ending in ``.gz`` it is compressed.
+        block_tokens: Tokens of a block: 512 in the published traces, 16 in a vLLM server.
+
+    Raises:
+        BurstenvError: When the file cannot be written, or the block size is out of range.
+    """
+    if not 1 <= block_tokens <= 1 << 20:
+        raise BurstenvError(f"block size must be from 1 to {1 << 20} tokens, got {block_tokens}")
+    file = Path(path)
+    chains = _Chains(block_tokens)
+    with writing(file) as raw:
+        packed: Any = gzip.GzipFile("", "wb", 6, raw, mtime=0) if file.suffix == ".gz" else raw
+        for start in range(0, len(trace), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            lines = []
+            for arrival_s, prompt, output, session, prefix, shared in zip(
+                trace.arrival_s[part].tolist(), trace.prompt_tokens[part].tolist(), trace.output_tokens[part].tolist(),
+                trace.session[part].tolist(), trace.prefix_id[part].tolist(), trace.prefix_tokens[part].tolist(),
+                strict=True,
+            ):  # fmt: skip
+                ids = chains.of(prompt, output, session, prefix, shared)
+                lines.append(
+                    f'{{"timestamp": {_milliseconds(arrival_s)}, "input_length": {prompt}, '
+                    f'"output_length": {output}, "hash_ids": [{", ".join(map(str, ids))}]}}\n'
+                )
+            packed.write("".join(lines).encode())
+        if packed is not raw:
+            packed.close()
+
+
+def _milliseconds(arrival_s: float) -> str:
+    value = arrival_s * 1000.0
+    return str(int(value)) if value == int(value) else repr(round(value, 6))
+
+
+class _Chains:
+    """The blocks named so far, of every shared prefix and every conversation."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self.next_id = 0
+        self.prefixes: dict[int, list[int]] = {}
+        self.sessions: dict[int, tuple[tuple[int, int], int, list[int]]] = {}  # head, total tokens, blocks
+
+    def of(self, prompt: int, output: int, session: int, prefix: int, shared: int) -> list[int]:
+        """Return the block ids of a prompt."""
+        full = prompt // self.block_tokens
+        head = min(full, shared // self.block_tokens) if prefix >= 0 else 0
+        begins = (prefix, head) if head else (-1, 0)
+        total = 0
+        blocks: list[int] = []
+        if session >= 0 and session in self.sessions:
+            begun, total, blocks = self.sessions[session]
+            if prompt < total or begun != begins:  # not the same tokens from the start
+                total, blocks = 0, []
+        if not blocks and head:
+            known = self.prefixes.setdefault(prefix, [])
+            known += self._fresh(head - len(known))
+            blocks = known[:head]
+        blocks += self._fresh(full - len(blocks))
+        if session >= 0:
+            self.sessions[session] = (begins, prompt + output, blocks)
+        return [*blocks[:full], *self._fresh(1 if prompt % self.block_tokens else 0)]
+
+    def _fresh(self, count: int) -> range:
+        first = self.next_id
+        self.next_id += max(count, 0)
+        return range(first, self.next_id)
