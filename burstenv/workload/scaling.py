@@ -58,7 +58,7 @@ def compress(trace: Trace, factor: float) -> Trace:
     """
     if not 0 < factor < np.inf:
         raise BurstenvError(f"compress: factor must be a number above 0, got {factor!r}")
-    start_s, _ = _extent(trace)
+    start_s, _ = extent_s(trace)
     columns = _columns(trace)
     columns["arrival_s"] = squeezed(trace.arrival_s, start_s, factor) + start_s
     columns["elapsed_s"] = (trace.elapsed_s / factor).astype(np.float32)
@@ -114,7 +114,7 @@ def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None
     """
     if not 0 < copies < np.inf:
         raise BurstenvError(f"superpose: copies must be a number above 0, got {copies!r}")
-    start_s, period_s = _extent(trace)
+    start_s, period_s = extent_s(trace)
     if len(trace) < 2 or period_s <= 0:
         raise BurstenvError(f"superpose: needs requests at two instants at least, got {len(trace)} request(s)")
     window = period_s if window_s is None else window_s
@@ -159,35 +159,6 @@ def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None
     return _made(trace, columns, failures, f"superpose {copies:g} copies over {window:g} s (seed {seed})")
 
 
-def scale_to_rate(trace: Trace, rate_per_s: float, scaling: str = "superpose", seed: int = 0) -> Trace:
-    """Bring a trace to a mean rate by one of the three scalings.
-
-    Args:
-        trace: The trace, of at least 2 requests.
-        rate_per_s: Served requests per second to reach.
-        scaling: ``compress``, ``superpose`` or ``thin``.
-        seed: Seed of superposing and thinning.
-
-    Raises:
-        BurstenvError: On an unknown scaling, or when thinning cannot raise the rate.
-    """
-    if not 0 < rate_per_s < np.inf:
-        raise BurstenvError(f"rate_per_s must be a number above 0, got {rate_per_s!r}")
-    factor = rate_per_s / mean_rate_per_s(trace)
-    if scaling == "compress":
-        return compress(trace, factor)
-    if scaling == "superpose":
-        return superpose(trace, factor, seed)
-    if scaling != "thin":
-        raise BurstenvError(f"unknown scaling {scaling!r}; valid: compress, superpose, thin")
-    if factor > 1:
-        raise BurstenvError(
-            f"thin: the trace carries {mean_rate_per_s(trace):.4g} requests/s, thinning cannot raise it to "
-            f"{rate_per_s:.4g}; use superpose or compress"
-        )
-    return thin(trace, factor, seed)
-
-
 def mix(
     traces: Sequence[Trace],
     *,
@@ -214,8 +185,8 @@ def mix(
         raise BurstenvError("mix: needs at least one trace")
     if rates_per_s is not None and shares is not None:
         raise BurstenvError("mix: give rates_per_s or shares, not both")
-    moved = [trace.shift(-DAY_S * np.floor(_extent(trace)[0] / DAY_S)) for trace in traces]
-    starts, ends = zip(*[(_extent(trace)[0], sum(_extent(trace))) for trace in moved], strict=True)
+    moved = [trace.shift(-DAY_S * np.floor(extent_s(trace)[0] / DAY_S)) for trace in traces]
+    starts, ends = zip(*[(extent_s(trace)[0], sum(extent_s(trace))) for trace in moved], strict=True)
     start_s, end_s = max(starts), min(ends)
     if end_s <= start_s:
         raise BurstenvError(
@@ -248,18 +219,6 @@ def mix(
         "steps": steps,
     }
     return Trace(**columns, failures=failures, metadata=metadata)
-
-
-def mean_rate_per_s(trace: Trace) -> float:
-    """Return the mean rate of served requests over the trace's extent, the seam of its circle included.
-
-    Raises:
-        BurstenvError: When all requests arrive at one instant.
-    """
-    _, period_s = _extent(trace)
-    if len(trace) < 2 or period_s <= 0:
-        raise BurstenvError(f"a rate needs requests at two instants at least, got {len(trace)} request(s)")
-    return len(trace) / period_s
 
 
 def keep_sessions(thread: Integers, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
@@ -307,8 +266,12 @@ def squeezed(arrival_s: NDArray[np.float64], from_s: float, factor: float) -> ND
     return (arrival_s - from_s) / factor
 
 
-def _extent(trace: Trace) -> tuple[float, float]:
-    """Return the first time of requests and failures, and the circle they fill: their span and one mean gap."""
+def extent_s(trace: Trace) -> tuple[float, float]:
+    """Return the first time of requests and failures, and the length of the circle they fill: span and a mean gap.
+
+    Raises:
+        BurstenvError: When the trace holds neither requests nor failures.
+    """
     ends = [values[[0, -1]] for values in (trace.arrival_s, trace.failures.arrival_s) if len(values)]
     if not ends:
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests")

@@ -8,7 +8,8 @@ import pytest
 from burstenv.errors import BurstenvError
 from burstenv.workload import DAY_S, Failures, Trace, read_trace, windowed_cv
 from burstenv.workload.conversations import think_times
-from burstenv.workload.scaling import compress, mean_rate_per_s, mix, scale_to_rate, superpose, thin
+from burstenv.workload.rates import mean_rate_per_s, scale_to_rate
+from burstenv.workload.scaling import compress, mix, superpose, thin
 
 from .workload_files import real
 
@@ -166,6 +167,21 @@ def test_reaching_a_rate(trace: Trace, scaling: str) -> None:
         assert mean_rate_per_s(scale_to_rate(trace, 3.0, scaling)) == pytest.approx(3.0, rel=0.03)
 
 
+@pytest.mark.parametrize("scaling", ["superpose", "compress", "thin"])
+def test_reaching_a_rate_for_a_length_of_time(trace: Trace, scaling: str) -> None:
+    rate_per_s = {"superpose": 5.0, "compress": 5.0, "thin": 0.5 * mean_rate_per_s(trace)}[scaling]
+    made = [scale_to_rate(trace, rate_per_s, scaling, seed, duration_s=3600.0) for seed in range(8)]
+    starts = {float(m.arrival_s[0]) for m in made}
+    for m in made:
+        assert m.span_s < 3600
+        assert len(m.failures) > 0
+    assert np.mean([len(m) for m in made]) == pytest.approx(3600 * rate_per_s, rel=0.2)
+    if scaling == "compress":
+        assert {len(m) for m in made} == {18_000}
+    if scaling == "thin":
+        assert len(starts) == 8
+
+
 def test_the_same_seed_gives_the_same_bytes(trace: Trace) -> None:
     for make in (lambda seed: superpose(trace, 1.5, seed), lambda seed: thin(trace, 0.5, seed)):
         assert make(3).arrival_s.tobytes() == make(3).arrival_s.tobytes()
@@ -236,8 +252,12 @@ def test_real_api_rows_keep_their_windowed_cv_when_superposed_in_time_scales_bel
         (lambda t: superpose(t, 1e6), "more than 200,000,000; give a shorter window_s"),
         (lambda t: superpose(t, 2, window_s=1e9), "window_s must be above 0 and at most"),
         (lambda t: superpose(Trace.from_columns([1.0], [1], [1]), 2), "at two instants"),
-        (lambda t: scale_to_rate(t, 1.0, "stretch"), "unknown scaling 'stretch'; valid: compress, superpose, thin"),
+        (lambda t: scale_to_rate(t, 1.0, "stretch"), "unknown scaling 'stretch'"),
         (lambda t: scale_to_rate(t, -1.0), "rate_per_s must be a number above 0"),
+        (lambda t: scale_to_rate(t, 1.0, "thin"), "thinning cannot raise it to 1; use superpose or compress"),
+        (lambda t: scale_to_rate(t, 0.01, "thin", duration_s=1e9), "duration_s must be at most the trace's"),
+        (lambda t: scale_to_rate(t, 10.0, "compress", duration_s=1e6), "need 10,000,001; use superpose or a shorter"),
+        (lambda t: scale_to_rate(t, 1.0, duration_s=0), "duration_s must be a number above 0"),
         (lambda t: mix([]), "at least one trace"),
         (lambda t: mix([t], shares=[1.0], rates_per_s=[1.0]), "not both"),
         (lambda t: mix([t, t], rates_per_s=[1.0]), "one rate or share for each of 2 traces"),
