@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,21 @@ if TYPE_CHECKING:
 
 _PARTS = ("all", "even-weeks", "odd-weeks", "even-days", "odd-days", "even-rows", "odd-rows")
 
+_FORMAT_OF = {".csv": "burstgpt", ".jsonl": "mooncake", ".parquet": "parquet"}
+
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(
         commands, "generate", _generate, "Generate a trace and write it to OUT, in the format of its ending."
     )
-    sub.add_argument("out", metavar="OUT", help="file to write; the ending says the format (see `trace convert`)")
+    sub.add_argument(
+        "out", metavar="OUT", help="file to write: .csv (BurstGPT), .jsonl (Mooncake), .parquet; .gz compresses"
+    )
+    sub.add_argument("--to", choices=sorted({*_FORMAT_OF.values(), "plain"}), help="format, whatever the ending")
+    sub.add_argument(
+        "--whole-seconds", action="store_true", help="cut times to whole seconds, as the official BurstGPT files do"
+    )
     sub.add_argument(
         "--workload", default="burstgpt-default", help="shipped workload or YAML file (default: %(default)s)"
     )
@@ -61,16 +70,34 @@ def register(commands: Commands) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from burstenv.workload.writers import write_trace
-
     out = Path(arguments.out)
+    write = _writer(out, arguments.to, arguments.whole_seconds)
     trace = _made(arguments)
-    written = write_trace(trace, out)
+    write(trace)
     days = trace.metadata["days"]
-    result = {"out": str(out), "requests": len(trace), "failures": len(trace.failures), "days": days, **(written or {})}
+    result = {"out": str(out), "requests": len(trace), "failures": len(trace.failures), "days": days}
     failed = f" and {len(trace.failures):,} failures" if len(trace.failures) else ""
     emit(arguments, result, [f"{out}: {len(trace):,} requests{failed} over {days} days"])
     return 0
+
+
+def _writer(out: Path, chosen: str | None, whole_seconds: bool) -> Callable[[Trace], None]:
+    """Return what writes a trace to ``out``, by the format asked for or else by the ending."""
+    from burstenv.workload import write_burstgpt, write_mooncake, write_parquet, write_plain
+
+    ending = Path(str(out).removesuffix(".gz")).suffix
+    name = chosen or _FORMAT_OF.get(ending)
+    if name is None:
+        raise BurstenvError(f"{out}: no format is known for this ending; use {', '.join(_FORMAT_OF)} or --to")
+    if whole_seconds and name != "burstgpt":
+        raise BurstenvError(f"--whole-seconds is for BurstGPT CSV, not {name}")
+    writers: dict[str, Callable[[Trace], None]] = {
+        "burstgpt": lambda trace: write_burstgpt(trace, out, exact_times=not whole_seconds),
+        "plain": lambda trace: write_plain(trace, out),
+        "mooncake": lambda trace: write_mooncake(trace, out),
+        "parquet": lambda trace: write_parquet(trace, out),
+    }
+    return writers[name]
 
 
 def _made(arguments: argparse.Namespace) -> Trace:

@@ -16,6 +16,7 @@ _TABULATED_TURNS = 10
 _LEAST_THINK_S = 1.0  # the resolution of the official clock
 _MOST_FAILURE_VARIANCE = 4.0  # of the logarithm of an hour's odds
 _RESUMED, _ROUNDS = 40_000, 8  # pauses drawn to see what resuming by the clock does to them, and how often
+_EXPECTED_FOR_LAG = 0.5  # failures expected in an hour that says something about the next one
 _FAILURES_FOR_DRIFT = 30  # fewer say nothing about their course
 
 
@@ -112,8 +113,14 @@ def fit_failures(failed_hourly: NDArray[np.int64], served_hourly: NDArray[np.int
     variance = min(float(np.log1p(excess)), _MOST_FAILURE_VARIANCE)
     if variance < 1e-3:
         return FailureConfig(share=share, load_exponent=exponent)
-    shared = float((residual[1:] * residual[:-1]).sum()) / float((expected[1:] * expected[:-1]).sum())
-    correlation = float(np.clip(np.log1p(max(shared, 0.0)) / variance, 0.01, 0.99))
+    usable = expected >= _EXPECTED_FOR_LAG
+    pairs = usable[1:] & usable[:-1]
+    rate = lost / expected
+    relative = rate / rate[usable].mean() - 1.0 if usable.any() else rate
+    around = float((relative[usable] ** 2 - 1.0 / expected[usable]).mean()) if usable.any() else 0.0
+    shared = float((relative[1:] * relative[:-1])[pairs].mean()) if pairs.any() else 0.0
+    ratio = np.log1p(max(shared, 0.0)) / np.log1p(around) if around > 0 else 0.0
+    correlation = float(np.clip(ratio, 0.01, 0.99))
     drift = Drift(sigma=round(variance**0.5, 4), correlation_h=round(-1.0 / float(np.log(correlation)), 3))
     return FailureConfig(share=share, load_exponent=exponent, drift=drift)
 

@@ -27,7 +27,8 @@ def table_of_counts(values: NDArray[Any], tolerance: float = 0.004) -> QuantileT
     value, count = np.unique(values, return_counts=True)
     below = np.concatenate([[0.0], np.cumsum(count) / len(values)])
     point = np.concatenate([[value[0] - 0.5], value + 0.5])
-    return _thinned(below, point, len(values), tolerance, digits=6)
+    point[-1] -= 0.1  # the last point is drawn as it is, and must round to the largest value
+    return _thinned(below, point, len(values), tolerance, digits=9)
 
 
 def table_of_values(values: NDArray[Any], tolerance: float = 0.004) -> QuantileTable:

@@ -87,21 +87,23 @@ class GammaWindows:
         return cls(float(start), counts / WINDOW_S, np.clip(shape, _LEAST_SHAPE, _MOST_SHAPE))
 
     def draw(self, days: int, random: np.random.Generator) -> NDArray[np.float64]:
-        """Draw sorted times over ``days`` days from the midnight before the first window; windows repeat.
+        """Draw sorted times over ``days`` days from the midnight before the first window.
 
         A window's requests are Poisson in number and their gaps Gamma, scaled to the window: so a window of
-        very bursty gaps keeps its rate.
+        very bursty gaps keeps its rate. Beyond the fitted days, these repeat, whole days at a time.
         """
         origin = np.floor(self.start_s / DAY_S) * DAY_S
         lead = round((self.start_s - origin) / WINDOW_S)
-        total = round(days * DAY_S / WINDOW_S)
-        index = (np.arange(total) - lead) % len(self.rate_per_s)
-        first_round = np.arange(total) < lead  # before the trace began there is nothing to repeat
-        expected = np.where(first_round, 0.0, self.rate_per_s[index] * WINDOW_S)
+        per_day = round(DAY_S / WINDOW_S)
+        fitted = -(-(lead + len(self.rate_per_s)) // per_day) * per_day  # whole days, silent before and after
+        after = fitted - lead - len(self.rate_per_s)
+        index = np.arange(days * per_day) % fitted
+        expected = np.pad(self.rate_per_s * WINDOW_S, (lead, after))[index]
+        shape = np.pad(self.shape, (lead, after), constant_values=1.0)[index]
         counts = random.poisson(expected)
         times = []
         for window in np.flatnonzero(counts):
-            gaps = random.gamma(self.shape[index[window]], size=counts[window] + 1) + 1e-300
+            gaps = random.gamma(shape[window], size=counts[window] + 1) + 1e-300
             position = np.cumsum(gaps)
             times.append((window + position[:-1] / position[-1]) * WINDOW_S)
         return np.concatenate(times) if times else np.empty(0)
