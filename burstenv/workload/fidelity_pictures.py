@@ -53,13 +53,9 @@ def check_output(out: Path) -> None:
 def _picture(result: Fidelity, group: str) -> dict[str, bytes]:
     """Draw all panels of one class; PNG by the name of the theme."""
     measured = {name: s for name, s in result.statistics[group].items() if s.requests}
-    first = measured[result.reference]
-    panels: list[Panel] = [_prompt, _response, _band, _cv, _fano, _day]
-    if first.hourly_acf:
-        panels.append(_acf)
-    panels += [_turns] if len(first.turns) else []
-    panels += [_think] if len(first.think_s) else []
-    panels += [_failures] if first.failures else []
+    # A part of a trace has no figures that the gaps between its weeks would falsify; neither are they drawn.
+    said = " ".join(figure.statistic for figure in result.figures if figure.group == group)
+    panels: list[Panel] = [panel for statistic, panel in _PANELS if statistic in said]
 
     def plot(axes: Sequence[Any], theme: Theme) -> None:
         looks = _looks(result, theme)
@@ -199,6 +195,21 @@ def _failures(axis: Any, measured: Measured, looks: dict[str, dict[str, Any]], _
     axis.set_xlabel("% of the hours with at least 5 submissions")
     axis.set_ylabel("% failed")
     axis.set_title("failed share by hour, sorted", loc="left")
+
+
+# Each panel is drawn where the table has its statistic.
+_PANELS: tuple[tuple[str, Panel], ...] = (
+    ("prompt tokens", _prompt),
+    ("response tokens", _response),
+    ("response given prompt", _band),
+    ("inter-arrival CV", _cv),
+    ("Fano factor, ", _fano),
+    ("hour of day", _day),
+    ("hourly autocorrelation", _acf),
+    ("turns", _turns),
+    ("think time", _think),
+    ("failures per hour", _failures),
+)
 
 
 def _side_by_side(images: dict[str, dict[str, bytes]]) -> bytes:
