@@ -17,7 +17,21 @@ def register(commands: Commands) -> None:
     sub.add_argument("--cluster", default="default", help="shipped cluster or YAML file (default: %(default)s)")
     sub.add_argument("--policy", default="always/jsq/vllm", help="admission/routing/batching (default: %(default)s)")
     sub.add_argument("--scenario", default="default", help="where the objectives come from (default: %(default)s)")
-    sub.add_argument("--speed", type=float, default=1.0, help="divide arrival times by this (default: %(default)s)")
+    sub.add_argument(
+        "--speed", type=float, default=1.0, help="compress time: divide arrival times by this (default: %(default)s)"
+    )
+    sub.add_argument("--rate-per-s", type=float, metavar="R", help="bring the trace to this many requests per second")
+    sub.add_argument(
+        "--load", type=float, metavar="SHARE", help="the same, as a share of the rate at which jsq attains 90 %%"
+    )
+    sub.add_argument(
+        "--utilisation", type=float, metavar="SHARE",
+        help="the same, as a share of the rate that the cluster finishes when it never idles",
+    )  # fmt: skip
+    sub.add_argument(
+        "--scaling", choices=("superpose", "compress", "thin"), help="how the rate is reached (default: superpose)"
+    )
+    sub.add_argument("--duration-s", type=float, metavar="S", help="replay a stretch of this length, drawn by --seed")
     sub.add_argument(
         "--oversize",
         choices=("error", "reject"),
@@ -25,7 +39,7 @@ def register(commands: Commands) -> None:
         help="prompts that fit no replica (default: %(default)s)",
     )
     sub.add_argument("--requests-out", type=Path, metavar="FILE.csv", help="write per-request records here")
-    sub.add_argument("--seed", type=int, default=0, help="seed of random routing and of the de-tying jitter")
+    sub.add_argument("--seed", type=int, default=0, help="seed of random routing, scaling and de-tying")
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -35,12 +49,24 @@ def _simulate(arguments: argparse.Namespace) -> int:
     result = simulate(
         trace, arguments.cluster, arguments.policy, arguments.scenario,
         arguments.speed, arguments.oversize, arguments.seed, progress_bar("simulating"),
+        rate_per_s=arguments.rate_per_s, load=arguments.load, utilisation=arguments.utilisation,
+        scaling=arguments.scaling, duration_s=arguments.duration_s,
     )  # fmt: skip
     if arguments.requests_out is not None:
         write_records(result.records, arguments.requests_out)
     m = result.metrics
+    beside = [
+        f"{100 * m['rate_per_s'] / m[name]:.0f} % of the {m[name]:.2f} requests/s {what}"
+        for name, what in (
+            ("capacity_per_s", "at which always/jsq/vllm attains 90 %"),
+            ("saturated_rate_per_s", "that the cluster finishes when it never idles"),
+        )
+        if name in m
+    ]
     lines = [
         f"{m['offered']:,} requests over {m['span_s']:,.0f} s on cluster {result.cluster} under {result.policy}",
+        f"{m['rate_per_s']:.3f} requests/s{''.join(', ' + text for text in beside)}; replicas busy "
+        f"{percent(m['busy_share'])} of the time",
         f"attainment {percent(m['attainment'])}   token-weighted {percent(m['token_weighted_attainment'])}   "
         f"goodput {m['goodput_per_s']:.3f} requests/s",
         f"attained {m['attained']:,}   late {m['late']:,}   rejected {m['rejected']:,}   failed {m['failed']:,}   "

@@ -1,4 +1,4 @@
-"""Replaying a whole trace through a cluster under one composite: metrics and per-request records."""
+"""Replaying a trace, as it is or brought to a load, through a cluster under one composite: metrics and records."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any, Literal
 import numpy as np
 
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig, ReplicaSpec, resolve_cluster
-from burstenv.cluster.state import NOBODY
-from burstenv.config import load
+from burstenv.config import load as load_config
 from burstenv.envs.kernels import rollout
-from burstenv.envs.scenario import ScenarioConfig, objectives
-from burstenv.errors import BurstenvError
-from burstenv.evaluation.files import write_atomic
+from burstenv.envs.scenario import ScenarioConfig
+from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics
+from burstenv.evaluation.offered_load import fill_requests, saturated_rate_per_s, trace_capacity_per_s
+from burstenv.files import write_atomic
 from burstenv.policies import named_mode, parse_composite
 from burstenv.workload import CLASSES, Trace
+from burstenv.workload.rates import SCALINGS, scale_to_rate, stretch
 
 CHUNK_DECISIONS = 100_000  # between two reports of progress
 RECORD_COLUMNS = (
@@ -48,55 +49,116 @@ def simulate(
     oversize: Literal["error", "reject"] = "error",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    rate_per_s: float | None = None,
+    load: float | None = None,
+    utilisation: float | None = None,
+    scaling: str | None = None,
+    duration_s: float | None = None,
 ) -> Simulation:
     """Replay a trace.
 
+    At most one of ``rate_per_s``, ``load`` and ``utilisation`` brings the trace to a rate, the same for every policy;
+    without any, its clock is kept or runs faster by ``speed``.
+
     Args:
-        trace: The trace; its clock is kept.
+        trace: The trace.
         cluster: A shipped cluster, a YAML path, or a configuration.
         policy: A composite, ``admission/routing/batching``.
-        scenario: Where the objectives come from.
+        scenario: Where the objectives come from, and the length of the windows on which capacity is measured.
         speed: Times since the first arrival are divided by this.
         oversize: A prompt larger than every replica's model length is an error, or is refused on arrival.
-        seed: Seed of random routing.
+        seed: Seed of random routing and of scaling.
         progress: Called with requests decided and requests in all.
+        rate_per_s: Requests per second to reach.
+        load: The same as a share of the capacity, see ``offered_load.trace_capacity_per_s``.
+        utilisation: The same as a share of the saturated rate, see ``offered_load.saturated_rate_per_s``.
+        scaling: How the rate is reached, ``compress``, ``superpose`` (the default) or ``thin``.
+        duration_s: Replay a stretch of this length, in seconds of the replay, from a drawn instant on.
+
+    Returns:
+        Metrics and records. Beside those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
+        ``span_s``, ``end_s``, ``rate_per_s`` (arrivals over their span), ``busy_share`` (share of the replicas' time,
+        until the end, that is spent in iterations), ``preemptions``, ``iterations``, and where asked for
+        ``capacity_per_s`` and ``saturated_rate_per_s``.
 
     Raises:
-        BurstenvError: On unknown names, an empty trace, or a prompt that fits nowhere.
+        BurstenvError: On unknown names, an empty trace, a prompt that fits nowhere, or a load that cannot be reached.
     """
     if not 0.0 < speed < np.inf:
         raise BurstenvError(f"speed must be a number above 0, got {speed!r}")
+    loads = {"rate_per_s": rate_per_s, "load": load, "utilisation": utilisation}
+    asked = {name: value for name, value in loads.items() if value is not None}
+    _check_asked(asked, speed, scaling)
     if len(trace) == 0:
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to simulate")
-    config = load(ClusterConfig, "clusters", cluster) if isinstance(cluster, str) else cluster
+    config = load_config(ClusterConfig, "clusters", cluster) if isinstance(cluster, str) else cluster
     specs = resolve_cluster(config)
     composite = parse_composite(policy)
     _check_prompts(trace, specs, oversize)
+    if not isinstance(scenario, ScenarioConfig):
+        scenario = load_config(ScenarioConfig, "scenarios", scenario)
+    measured: dict[str, float] = {}
+    if asked:
+        rate, measured = _rate_per_s(trace, specs, scenario, asked)
+        trace = scale_to_rate(trace, rate, scaling or "superpose", seed, duration_s)
+    elif duration_s is not None:
+        trace = stretch(trace, duration_s * speed, seed)
+        if len(trace) == 0:
+            raise BurstenvError(
+                f"no request arrives in the stretch of {duration_s:g} s; take a longer one or another seed"
+            )
     mode = named_mode(composite.batching)
     longest = int((trace.prompt_tokens.astype(np.int64) + trace.output_tokens).max())
     engine = Cluster(specs, [mode], num_requests=len(trace), max_request_tokens=longest)
     requests = engine.state.requests[0]  # filled in place: all of BurstGPT should fit in memory once
-    first_s = trace.arrival_s[0]
-    requests["arrival_s"] = first_s + (trace.arrival_s - first_s) / speed if speed != 1.0 else trace.arrival_s
-    requests["prompt_tokens"] = trace.prompt_tokens
-    requests["output_tokens"] = trace.output_tokens
-    requests["predicted_tokens"] = trace.output_tokens
-    requests["session"] = trace.session
-    requests["class_code"] = trace.class_code
-    requests["replica"] = NOBODY
-    if not isinstance(scenario, ScenarioConfig):
-        scenario = load(ScenarioConfig, "scenarios", scenario)
-    objectives(scenario, requests)
+    fill_requests(requests, trace, scenario)
+    if speed != 1.0:
+        first_s = trace.arrival_s[0]
+        requests["arrival_s"] = first_s + (trace.arrival_s - first_s) / speed
     del trace  # its columns are in the engine now
     engine.begin(0, len(requests), seed)
     _run(engine, composite.record(engine.mode_names), progress)
     span_s = float(requests["arrival_s"][-1] - requests["arrival_s"][0])
     metrics = episode_metrics(requests, max(span_s, 1e-9), engine.state.environments[0])
     metrics["span_s"] = span_s
-    metrics["end_s"] = float(engine.state.environments["now_s"][0])
+    end_s = float(engine.state.environments["now_s"][0])
+    metrics["end_s"] = end_s
+    metrics["rate_per_s"] = len(requests) / max(span_s, 1e-9)
+    until_end_s = end_s - float(requests["arrival_s"][0])
+    metrics["busy_share"] = float(engine.state.replicas["busy_s"].sum()) / (len(specs) * max(until_end_s, 1e-9))
+    metrics.update(measured)
     metrics["preemptions"] = int(engine.state.replicas["preemptions"].sum())
     metrics["iterations"] = int(engine.state.replicas["iterations"].sum())
     return Simulation(metrics, requests, config.name, composite.name)
+
+
+def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> None:
+    """Refuse loads that contradict each other."""
+    if len(asked) > 1 or (asked and speed != 1.0):
+        given = [*asked, *(["speed"] if speed != 1.0 else [])]
+        raise BurstenvError(f"give one of rate_per_s, load, utilisation and speed, got {' and '.join(given)}")
+    for name, value in asked.items():
+        if not 0.0 < value < np.inf:
+            raise BurstenvError(f"{name} must be a number above 0, got {value!r}")
+    if scaling is not None:
+        if scaling not in SCALINGS:
+            raise unknown_name("scaling", scaling, SCALINGS)
+        if not asked:
+            raise BurstenvError("scaling needs one of rate_per_s, load and utilisation to scale to")
+
+
+def _rate_per_s(
+    trace: Trace, specs: tuple[ReplicaSpec, ...], scenario: ScenarioConfig, asked: dict[str, float]
+) -> tuple[float, dict[str, float]]:
+    """Return the rate asked for, and what was measured to find it; the same whatever the seed of the replay."""
+    if "utilisation" in asked:
+        saturated = saturated_rate_per_s(trace, specs)
+        return asked["utilisation"] * saturated, {"saturated_rate_per_s": saturated}
+    if "load" in asked:
+        capacity = trace_capacity_per_s(trace, specs, scenario)
+        return asked["load"] * capacity, {"capacity_per_s": capacity}
+    return asked["rate_per_s"], {}
 
 
 def _check_prompts(trace: Trace, specs: tuple[ReplicaSpec, ...], oversize: str) -> None:

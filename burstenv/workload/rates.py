@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.workload.scaling import compress, extent_s, superpose, thin
+from burstenv.workload.scaling import compress, extent_s, superpose, superpose_to_count, thin
 from burstenv.workload.trace import Trace
 
 Scaling = Literal["compress", "superpose", "thin"]
@@ -37,8 +37,8 @@ def scale_to_rate(
 
     With a duration, the result is a stretch of that length that begins at a drawn instant, never at the start of the
     trace: the first days of BurstGPT_1 carry a ninetieth of its later rate. Superposing lays the windows of many copies
-    over each other; compressing squeezes consecutive requests, so that it meets the rate exactly, as it does in
-    episodes; thinning cuts a window. These two meet it in the mean over seeds only, as real traffic varies.
+    over each other until they hold enough; compressing squeezes consecutive requests, as in episodes. Both meet the
+    rate. Thinning cuts a window, whose rate varies as the trace's does.
 
     Args:
         trace: The trace, of at least 2 requests.
@@ -59,26 +59,37 @@ def scale_to_rate(
     own_per_s = mean_rate_per_s(trace)
     factor = rate_per_s / own_per_s
     if scaling == "superpose":
-        return superpose(trace, factor, seed, duration_s)
+        if duration_s is None:
+            return superpose(trace, factor, seed)
+        return superpose_to_count(trace, max(1, round(rate_per_s * duration_s)), seed, duration_s)
     if scaling == "thin":
         if factor > 1:
             raise BurstenvError(
                 f"thin: the trace carries {own_per_s:.4g} requests/s, thinning cannot raise it to {rate_per_s:.4g}; "
                 "use superpose or compress"
             )
-        return thin(_window(trace, duration_s, seed), factor, seed)
+        return thin(stretch(trace, duration_s, seed), factor, seed)
     if duration_s is None:
         return compress(trace, factor)
     return _squeezed_stretch(trace, max(1, round(rate_per_s * duration_s)), duration_s, seed)
 
 
-def _window(trace: Trace, duration_s: float | None, seed: int) -> Trace:
-    """Return a stretch of the trace's own time that begins at a drawn instant."""
+def stretch(trace: Trace, duration_s: float | None, seed: int = 0) -> Trace:
+    """Cut a stretch of the trace's own time that begins at a drawn instant.
+
+    Args:
+        trace: The trace.
+        duration_s: Its length; None: the whole trace.
+        seed: Seed of where it begins.
+
+    Raises:
+        BurstenvError: When the trace is shorter than that.
+    """
     if duration_s is None:
         return trace
     start_s, period_s = extent_s(trace)
-    if duration_s > period_s:
-        raise BurstenvError(f"duration_s must be at most the trace's {period_s:g} s, got {duration_s:g}")
+    if not 0 < duration_s <= period_s:
+        raise BurstenvError(f"duration_s must be above 0 and at most the trace's {period_s:g} s, got {duration_s:g}")
     begin_s = start_s + (period_s - duration_s) * np.random.Generator(np.random.PCG64([_STREAM, seed])).random()
     return trace.between(begin_s, begin_s + duration_s)
 

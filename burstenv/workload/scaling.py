@@ -114,7 +114,7 @@ def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None
     """
     if not 0 < copies < np.inf:
         raise BurstenvError(f"superpose: copies must be a number above 0, got {copies!r}")
-    start_s, period_s = extent_s(trace)
+    _, period_s = extent_s(trace)
     if len(trace) < 2 or period_s <= 0:
         raise BurstenvError(f"superpose: needs requests at two instants at least, got {len(trace)} request(s)")
     window = period_s if window_s is None else window_s
@@ -130,33 +130,49 @@ def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None
         )
     random = _generator(seed)
     whole, part = int(copies), copies % 1.0
-    count = whole + (part > 0)
-    offset_s = random.random(count) * period_s  # (copies,) where in the trace each copy begins
-    time, place, copy_of = lay_over(_twice(trace.arrival_s - start_s, period_s), offset_s, window)
-    failed = trace.failures
-    failed_s, failed_place, failed_copy = lay_over(_twice(failed.arrival_s - start_s, period_s), offset_s, window)
-    served = len(time)
-    time, copy_of = np.concatenate([time, failed_s]), np.concatenate([copy_of, failed_copy])
-    row = np.concatenate([place % len(trace), failed_place % max(len(failed), 1)])
-    lap = np.concatenate([place // len(trace), failed_place // max(len(failed), 1)])
-    # Sessions of copies are distinct, and one that runs over the trace's end is another one in the second lap.
-    session = np.concatenate([trace.session[row[:served]], _failed_session(failed)[row[served:]]]).astype(np.int64)
-    thread = np.where(session >= 0, session + _names(trace) * (2 * copy_of + lap), -1)
-    is_served = np.arange(len(time)) < served
-    if part > 0:
-        last = copy_of == whole
-        stays = np.ones(len(time), np.bool_)
-        stays[last] = keep_sessions(thread[last], part, random)
-        time, row, thread, is_served = time[stays], row[stays], thread[stays], is_served[stays]
-    if not is_served.any():
-        raise BurstenvError(f"superpose: {copies:g} copies leave no request in a window of {window:g} s")
-    order = np.argsort(time, kind="stable")
-    time, row, thread, is_served = time[order] + start_s, row[order], thread[order], is_served[order]
-    names, _ = link_turns(thread)
-    columns = {name: values[row[is_served]] for name, values in _columns(trace).items()}
-    columns["arrival_s"], columns["session"] = time[is_served], names[is_served]
-    failures = _failures(failed, row[~is_served], arrival_s=time[~is_served], session=names[~is_served])
-    return _made(trace, columns, failures, f"superpose {copies:g} copies over {window:g} s (seed {seed})")
+    offset_s = random.random(whole + (part > 0)) * period_s  # (copies,) where in the trace each copy begins
+    step = f"superpose {copies:g} copies over {window:g} s (seed {seed})"
+    return _laid_over(trace, offset_s, part or 1.0, window, random, step)
+
+
+def superpose_to_count(trace: Trace, count: int, seed: int, window_s: float) -> Trace:
+    """Lay shifted copies of a trace over each other until a window holds a number of requests.
+
+    As :func:`superpose` does, but copies are added until the window is full, the last one thinned: what a copy's window
+    holds varies by orders of magnitude where traffic comes in spells of hours, so that a fixed number of copies meets a
+    rate in the mean only.
+
+    Args:
+        trace: The trace, of at least 2 requests.
+        count: Requests to reach; met up to the conversations of the last copy.
+        seed: Seed of where copies begin.
+        window_s: Length of the result, at most the trace's span.
+
+    Raises:
+        BurstenvError: When count or window are out of range.
+    """
+    start_s, period_s = extent_s(trace)
+    if len(trace) < 2 or period_s <= 0:
+        raise BurstenvError(f"superpose: needs requests at two instants at least, got {len(trace)} request(s)")
+    if not 0 < window_s <= period_s:
+        raise BurstenvError(
+            f"superpose: window_s must be above 0 and at most the trace's {period_s:g} s, got {window_s!r}"
+        )
+    if not 0 < count <= MAX_REQUESTS:
+        raise BurstenvError(f"superpose: need a count from 1 to {MAX_REQUESTS:,}, got {count!r}")
+    random = _generator(seed)
+    circle_s = _twice(trace.arrival_s - start_s, period_s)
+    expected = len(trace) * window_s / period_s  # requests of one copy
+    offset_s, held = np.empty(0), np.empty(0, np.int64)
+    while held.sum() < count:
+        more = random.random(16 + int(1.2 * count / expected)) * period_s
+        offset_s = np.concatenate([offset_s, more])
+        held = np.concatenate([held, circle_s.searchsorted(more + window_s) - circle_s.searchsorted(more)])
+    before = np.cumsum(held) - held
+    last = int(np.flatnonzero(before + held >= count)[0])
+    share = float((count - before[last]) / held[last])
+    step = f"superpose to {count} requests in {window_s:g} s, {last + share:.2f} copies (seed {seed})"
+    return _laid_over(trace, offset_s[: last + 1], share, window_s, random, step)
 
 
 def mix(
@@ -264,6 +280,43 @@ def lay_over(
 def squeezed(arrival_s: NDArray[np.float64], from_s: float, factor: float) -> NDArray[np.float64]:
     """Return times since ``from_s`` on a clock that runs ``factor`` times faster."""
     return (arrival_s - from_s) / factor
+
+
+def _laid_over(
+    trace: Trace,
+    offset_s: NDArray[np.float64],
+    last_share: float,
+    window: float,
+    random: np.random.Generator,
+    step: str,
+) -> Trace:
+    """Lay a copy from each offset on over each other, the last one thinned to a share."""
+    start_s, period_s = extent_s(trace)
+    time, place, copy_of = lay_over(_twice(trace.arrival_s - start_s, period_s), offset_s, window)
+    failed = trace.failures
+    failed_s, failed_place, failed_copy = lay_over(_twice(failed.arrival_s - start_s, period_s), offset_s, window)
+    served = len(time)
+    time, copy_of = np.concatenate([time, failed_s]), np.concatenate([copy_of, failed_copy])
+    row = np.concatenate([place % len(trace), failed_place % max(len(failed), 1)])
+    lap = np.concatenate([place // len(trace), failed_place // max(len(failed), 1)])
+    # Sessions of copies are distinct, and one that runs over the trace's end is another one in the second lap.
+    session = np.concatenate([trace.session[row[:served]], _failed_session(failed)[row[served:]]]).astype(np.int64)
+    thread = np.where(session >= 0, session + _names(trace) * (2 * copy_of + lap), -1)
+    is_served = np.arange(len(time)) < served
+    if last_share < 1:
+        last = copy_of == len(offset_s) - 1
+        stays = np.ones(len(time), np.bool_)
+        stays[last] = keep_sessions(thread[last], last_share, random)
+        time, row, thread, is_served = time[stays], row[stays], thread[stays], is_served[stays]
+    if not is_served.any():
+        raise BurstenvError(f"{step}: no request is left")
+    order = np.argsort(time, kind="stable")
+    time, row, thread, is_served = time[order] + start_s, row[order], thread[order], is_served[order]
+    names, _ = link_turns(thread)
+    columns = {name: values[row[is_served]] for name, values in _columns(trace).items()}
+    columns["arrival_s"], columns["session"] = time[is_served], names[is_served]
+    failures = _failures(failed, row[~is_served], arrival_s=time[~is_served], session=names[~is_served])
+    return _made(trace, columns, failures, step)
 
 
 def extent_s(trace: Trace) -> tuple[float, float]:

@@ -178,6 +178,8 @@ def test_reaching_a_rate_for_a_length_of_time(trace: Trace, scaling: str) -> Non
     assert np.mean([len(m) for m in made]) == pytest.approx(3600 * rate_per_s, rel=0.2)
     if scaling == "compress":
         assert {len(m) for m in made} == {18_000}
+    if scaling == "superpose":
+        assert [len(m) for m in made] == pytest.approx([18_000] * 8, rel=0.005)
     if scaling == "thin":
         assert len(starts) == 8
 
@@ -255,8 +257,13 @@ def test_real_api_rows_keep_their_windowed_cv_when_superposed_in_time_scales_bel
         (lambda t: scale_to_rate(t, 1.0, "stretch"), "unknown scaling 'stretch'"),
         (lambda t: scale_to_rate(t, -1.0), "rate_per_s must be a number above 0"),
         (lambda t: scale_to_rate(t, 1.0, "thin"), "thinning cannot raise it to 1; use superpose or compress"),
-        (lambda t: scale_to_rate(t, 0.01, "thin", duration_s=1e9), "duration_s must be at most the trace's"),
+        (
+            lambda t: scale_to_rate(t, 0.01, "thin", duration_s=1e9),
+            "duration_s must be above 0 and at most the trace's",
+        ),
         (lambda t: scale_to_rate(t, 10.0, "compress", duration_s=1e6), "need 10,000,001; use superpose or a shorter"),
+        (lambda t: scale_to_rate(t, 1.0, duration_s=1e9), "window_s must be above 0 and at most the trace's"),
+        (lambda t: scale_to_rate(t, 1e6, duration_s=1e4), "count from 1 to 200,000,000, got 10000000000"),
         (lambda t: scale_to_rate(t, 1.0, duration_s=0), "duration_s must be a number above 0"),
         (lambda t: mix([]), "at least one trace"),
         (lambda t: mix([t], shares=[1.0], rates_per_s=[1.0]), "not both"),
