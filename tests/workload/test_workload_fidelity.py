@@ -196,3 +196,19 @@ def test_think_times_and_turns_of_the_default_meet_the_published_sessions_of_bur
     within = statistics.think_s[statistics.think_s <= 600]
     published_within = [12, 17, 32, 76, 188, 358, 458, 566]
     assert np.percentile(within, [5, 10, 25, 50, 75, 90, 95, 99]) == pytest.approx(published_within, rel=0.10)
+
+
+PUBLISHED_LENGTHS = {  # quantiles 0.5, 0.9 and 0.99 of all rows of BurstGPT_3 (issao/lbsim)
+    (0, "prompt_tokens"): (517, 2354, 5630),
+    (0, "output_tokens"): (187, 669, 1067),
+    (1, "prompt_tokens"): (326, 794, 3141),
+    (1, "output_tokens"): (14, 111, 804),
+}
+
+
+def test_lengths_of_the_default_are_near_the_published_distributions(default_trace: Trace) -> None:
+    """The rows of BurstGPT_3 are not here: the distance is taken at the quantiles that are published."""
+    for (code, name), values in PUBLISHED_LENGTHS.items():
+        tokens = getattr(default_trace, name)[default_trace.log_type == code]
+        below = [float((tokens <= value).mean()) for value in values]
+        assert below == pytest.approx([0.5, 0.9, 0.99], abs=0.05), (code, name)
