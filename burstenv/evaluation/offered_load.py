@@ -41,7 +41,8 @@ def saturated_rate_per_s(trace: Trace, specs: tuple[ReplicaSpec, ...], seed: int
     Requests drawn evenly from the trace (whole sessions, where a replica caches prefixes) are replayed from instants
     of their own at 1.4 times what the cluster finishes, under ``always/jsq/vllm``, which keeps the backlogs even;
     requests that finish in the last 70 % of the arrivals' time are counted. Mean service demand at a saturated batch is
-    the number of replicas over this rate.
+    the number of replicas over this rate. Behind a backlog the blocks of a session's last turn are gone before the next
+    is served, so prefix caches add next to nothing here, and with them a utilisation is on the safe side.
 
     Args:
         trace: The trace; prompts that fit no replica are left out.

@@ -68,7 +68,7 @@ def test_with_one_request_at_a_time_utilisation_is_the_busy_share(trace: Trace, 
     assert batched["busy_share"] > 0.9  # with it, engines are busy long before they are full
 
 
-def test_the_saturated_rate_does_not_hang_on_the_seed_and_rises_with_cached_prefixes(trace: Trace) -> None:
+def test_the_saturated_rate_does_not_hang_on_the_seed_or_on_cached_prefixes(trace: Trace) -> None:
     specs = resolve_cluster(cluster())
     rates = [saturated_rate_per_s(trace, specs, seed) for seed in range(3)]
     assert max(rates) / min(rates) < 1.03
@@ -82,7 +82,8 @@ def test_the_saturated_rate_does_not_hang_on_the_seed_and_rises_with_cached_pref
         session=np.repeat(np.arange(1000), 4)[order],
     )
     caching = tuple(spec.model_copy(update={"prefix_caching": True}) for spec in specs)
-    assert saturated_rate_per_s(talking, caching) > 1.1 * saturated_rate_per_s(talking, specs)
+    # Behind a backlog of minutes a turn finds the blocks of the one before gone: saturation does not count on caches.
+    assert saturated_rate_per_s(talking, caching) == pytest.approx(saturated_rate_per_s(talking, specs), rel=0.05)
 
 
 def test_a_load_of_1_attains_90_percent(trace: Trace) -> None:
