@@ -69,7 +69,7 @@ def _valid_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
         if field is None:
             continue
         model = next((m for m in _models_in(field.annotation)), None)
-    return list(getattr(model, "model_fields", {}))
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from burstenv.errors import BurstenvError
 from burstenv.workload.conversations import link_turns, think_after
 from burstenv.workload.day_table import DayTable, Integers, day_table
+from burstenv.workload.detie import detied
 from burstenv.workload.episode_config import EpisodeConfig
 from burstenv.workload.episode_requests import EpisodeRequests
 from burstenv.workload.scaling import keep_sessions, lay_over, squeezed
@@ -58,6 +59,7 @@ class EpisodeSampler:
             raise BurstenvError(
                 f"{source}: spans {trace.span_s:g} s, an episode needs at least {config.duration_s:g} s"
             )
+        trace = detied(trace)
         low, high = np.searchsorted(trace.arrival_s, [days.start_s, days.end_s])
         rows = np.arange(low, high)
         rows, dropped = _without_oversize(trace, rows, config, str(source))

@@ -1,4 +1,4 @@
-"""The three ways to bring a trace to another rate, and laying several traces over each other.
+"""The three ways to bring a trace to another rate.
 
 What each keeps and what it changes, beside the trace it is made from (``f`` is the factor of the rate):
 
@@ -20,13 +20,12 @@ lengths, their order       kept                   kept per copy                 
 =========================  =====================  ==============================  ===========================
 
 Compressing thirty hours into two minutes therefore turns bursts into the daily wave and think times into nothing:
-superposing is the default of episodes. No scaling makes up structure below a second that a file of whole-second
-timestamps never held: readers spread such timestamps inside their second first, so that none of these makes ties.
+superposing is the default of episodes. No scaling makes up structure below a second that whole-second timestamps never
+held: those are spread inside their second first (:mod:`burstenv.workload.detie`), so that none of these makes ties.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -35,7 +34,8 @@ from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 from burstenv.workload.conversations import link_turns
-from burstenv.workload.trace import COLUMNS, DAY_S, Failures, Trace
+from burstenv.workload.detie import detied
+from burstenv.workload.trace import COLUMNS, Failures, Trace
 
 MAX_REQUESTS = 200_000_000  # beyond this a scaled trace would not fit in the memory of ordinary machines
 _STREAM = 0x7363616C  # keeps these draws apart from all others of the same seed
@@ -58,6 +58,7 @@ def compress(trace: Trace, factor: float) -> Trace:
     """
     if not 0 < factor < np.inf:
         raise BurstenvError(f"compress: factor must be a number above 0, got {factor!r}")
+    trace = detied(trace)
     start_s, _ = extent_s(trace)
     columns = _columns(trace)
     columns["arrival_s"] = squeezed(trace.arrival_s, start_s, factor) + start_s
@@ -114,6 +115,7 @@ def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None
     """
     if not 0 < copies < np.inf:
         raise BurstenvError(f"superpose: copies must be a number above 0, got {copies!r}")
+    trace = detied(trace)
     _, period_s = extent_s(trace)
     if len(trace) < 2 or period_s <= 0:
         raise BurstenvError(f"superpose: needs requests at two instants at least, got {len(trace)} request(s)")
@@ -151,6 +153,7 @@ def superpose_to_count(trace: Trace, count: int, seed: int, window_s: float) -> 
     Raises:
         BurstenvError: When count or window are out of range.
     """
+    trace = detied(trace)
     start_s, period_s = extent_s(trace)
     if len(trace) < 2 or period_s <= 0:
         raise BurstenvError(f"superpose: needs requests at two instants at least, got {len(trace)} request(s)")
@@ -173,68 +176,6 @@ def superpose_to_count(trace: Trace, count: int, seed: int, window_s: float) -> 
     share = float((count - before[last]) / held[last])
     step = f"superpose to {count} requests in {window_s:g} s, {last + share:.2f} copies (seed {seed})"
     return _laid_over(trace, offset_s[: last + 1], share, window_s, random, step)
-
-
-def mix(
-    traces: Sequence[Trace],
-    *,
-    rates_per_s: Sequence[float] | None = None,
-    shares: Sequence[float] | None = None,
-    seed: int = 0,
-) -> Trace:
-    """Lay several traces over each other.
-
-    Each is moved by whole days to begin on day 0, so that hours of day agree, and all are cut to the end of the
-    shortest. With rates, each is brought to its own first: thinned where it carries more, superposed where less. With
-    neither rates nor shares they are laid as they are. Sessions stay apart.
-
-    Args:
-        traces: At least one.
-        rates_per_s: Rate of each, requests per second over the common span.
-        shares: Share of each in the mix, with sum 1; the mix keeps the sum of the traces' rates.
-        seed: Seed of thinning and superposing.
-
-    Raises:
-        BurstenvError: When both or the wrong number of rates or shares are given, or the traces have no common span.
-    """
-    if not traces:
-        raise BurstenvError("mix: needs at least one trace")
-    if rates_per_s is not None and shares is not None:
-        raise BurstenvError("mix: give rates_per_s or shares, not both")
-    moved = [trace.shift(-DAY_S * np.floor(extent_s(trace)[0] / DAY_S)) for trace in traces]
-    starts, ends = zip(*[(extent_s(trace)[0], sum(extent_s(trace))) for trace in moved], strict=True)
-    start_s, end_s = max(starts), min(ends)
-    if end_s <= start_s:
-        raise BurstenvError(
-            f"mix: the traces have no time in common: the last begins at {start_s:g} s, one ends before"
-        )
-    cut = [trace.between(start_s, end_s) for trace in moved]
-    if shares is not None:
-        if min(shares, default=0.0) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise BurstenvError(f"mix: shares must be above 0 and have sum 1, got {list(shares)}")
-        total_per_s = sum(len(trace) for trace in cut) / (end_s - start_s)
-        rates_per_s = [share * total_per_s for share in shares]
-    if rates_per_s is not None:
-        if len(rates_per_s) != len(traces):
-            raise BurstenvError(
-                f"mix: needs one rate or share for each of {len(traces)} traces, got {len(rates_per_s)}"
-            )
-        scaled = []
-        for k, (trace, rate_per_s) in enumerate(zip(cut, rates_per_s, strict=True)):
-            factor = rate_per_s * (end_s - start_s) / max(len(trace), 1)
-            scaled.append(thin(trace, factor, seed + k) if 0 < factor <= 1 else superpose(trace, factor, seed + k))
-        cut = scaled
-    columns, failures = _merged(cut)
-    sources = [str(trace.metadata.get("source", "trace")) for trace in traces]
-    steps = [f"mix of {len(traces)} traces over {end_s - start_s:g} s: kept {[len(trace) for trace in cut]} requests"]
-    metadata = {
-        "source": "mix of " + ", ".join(sources),
-        "sources": [dict(trace.metadata) for trace in cut],
-        "requests": len(columns["arrival_s"]),
-        "failures": len(failures),
-        "steps": steps,
-    }
-    return Trace(**columns, failures=failures, metadata=metadata)
 
 
 def keep_sessions(thread: Integers, share: float, random: np.random.Generator) -> NDArray[np.bool_]:
@@ -301,7 +242,7 @@ def _laid_over(
     lap = np.concatenate([place // len(trace), failed_place // max(len(failed), 1)])
     # Sessions of copies are distinct, and one that runs over the trace's end is another one in the second lap.
     session = np.concatenate([trace.session[row[:served]], _failed_session(failed)[row[served:]]]).astype(np.int64)
-    thread = np.where(session >= 0, session + _names(trace) * (2 * copy_of + lap), -1)
+    thread = np.where(session >= 0, session + session_names(trace) * (2 * copy_of + lap), -1)
     is_served = np.arange(len(time)) < served
     if last_share < 1:
         last = copy_of == len(offset_s) - 1
@@ -337,33 +278,6 @@ def _twice(time_s: NDArray[np.float64], period_s: float) -> NDArray[np.float64]:
     return np.concatenate([time_s, time_s + period_s])
 
 
-def _merged(traces: Sequence[Trace]) -> tuple[dict[str, Any], Failures]:
-    """Return columns and failures of all traces by arrival, numbers of sessions and shared prefixes kept apart."""
-    parts: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-    sessions = prefixes = 0
-    for trace in traces:
-        part, fails = _columns(trace), {f.name: getattr(trace.failures, f.name) for f in fields(trace.failures)}
-        part["session"] = np.where(part["session"] >= 0, part["session"] + np.int32(sessions), np.int32(-1))
-        if "session" in fails:
-            fails["session"] = np.where(fails["session"] >= 0, fails["session"] + np.int32(sessions), np.int32(-1))
-        sessions += _names(trace)
-        if "prefix_id" in part:
-            highest = int(part["prefix_id"].max(initial=-1))
-            part["prefix_id"] = np.where(part["prefix_id"] >= 0, part["prefix_id"] + np.int32(prefixes), np.int32(-1))
-            prefixes += 1 + highest
-        parts.append(part)
-        failed.append(fails)
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(columns["arrival_s"], kind="stable")
-    failures = {name: np.concatenate([part[name] for part in failed]) for name in failed[0]}
-    failed_order = np.argsort(failures["arrival_s"], kind="stable")
-    return (
-        {name: values[order] for name, values in columns.items()},
-        Failures(**{name: values[failed_order] for name, values in failures.items()}),
-    )
-
-
 def _failures(failed: Failures, rows: Any, **changed: NDArray[Any]) -> Failures:
     """Return rows of a table of failures, some columns replaced by others of that many rows."""
     columns = {f.name: getattr(failed, f.name)[rows] for f in fields(failed)}
@@ -375,8 +289,8 @@ def _failed_session(failed: Failures) -> NDArray[np.int32]:
     return np.full(len(failed), -1, np.int32) if session is None else session
 
 
-def _names(trace: Trace) -> int:
-    """Return a number above all session numbers of a trace."""
+def session_names(trace: Trace) -> int:
+    """Return a number above all session numbers of a trace, failures included."""
     failed = _failed_session(trace.failures)
     return 1 + max(int(trace.session.max(initial=-1)), int(failed.max(initial=-1)))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from burstenv.config import Config
 from burstenv.errors import BurstenvError, unknown_name
@@ -27,6 +27,8 @@ class SelectConfig(Config):
         class_name: A name or list of names of ``CLASSES``; the key is written ``class``.
         days: ``[first, last)`` on the trace's own clock, in days from midnight of day 0; fractions are allowed.
     """
+
+    model_config = ConfigDict(populate_by_name=True)  # what is dumped by field names reads back
 
     model: Names | None = None
     log_type: Names | None = None

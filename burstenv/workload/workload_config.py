@@ -20,6 +20,7 @@ from burstenv.workload.generator.config import GeneratorConfig
 from burstenv.workload.mapped import TimeUnit, check_columns
 from burstenv.workload.official import locate
 from burstenv.workload.reader import read_trace
+from burstenv.workload.selection import SelectConfig, select
 from burstenv.workload.splits import DEFAULT_FRACTIONS
 from burstenv.workload.trace import Trace
 
@@ -43,6 +44,7 @@ class WorkloadConfig(Config):
         jitter_seed: Seed that spreads whole-second timestamps of a file.
         fractions: Shares of the days for train, validation and test.
         skip_ramp_up_days: Days at the start to leave out.
+        select: Keep only some models, log types, classes or days.
     """
 
     kind: Literal["generated", "file"]
@@ -55,6 +57,7 @@ class WorkloadConfig(Config):
     jitter_seed: int = Field(default=0, ge=0)
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     skip_ramp_up_days: int = Field(default=0, ge=0)
+    select: SelectConfig = SelectConfig()
 
     @field_validator("fractions")
     @classmethod
@@ -109,10 +112,12 @@ def load_trace(config: WorkloadConfig) -> Trace:
         assert config.path is not None
         path = locate(config.path)
         columns = None if config.columns is None else tuple(sorted(config.columns.items()))
-        return _read(path, config.jitter_seed, columns, config.time_unit, _stamp(path))
-    assert config.days is not None
-    generator = config.generator or _default_generator()
-    return _generated(generator.model_dump_json(), config.days, config.seed)
+        trace = _read(path, config.jitter_seed, columns, config.time_unit, _stamp(path))
+    else:
+        assert config.days is not None
+        generator = config.generator or _default_generator()
+        trace = _generated(generator.model_dump_json(), config.days, config.seed)
+    return select(trace, config.select)
 
 
 @lru_cache(maxsize=4)

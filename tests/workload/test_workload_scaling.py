@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 
 from burstenv.errors import BurstenvError
-from burstenv.workload import DAY_S, Failures, Trace, read_trace, windowed_cv
+from burstenv.workload import (
+    DAY_S,
+    DayRange,
+    EpisodeConfig,
+    EpisodeSampler,
+    Failures,
+    Trace,
+    read_trace,
+    windowed_cv,
+)
 from burstenv.workload.conversations import think_times
+from burstenv.workload.mixing import mix
 from burstenv.workload.rates import mean_rate_per_s, scale_to_rate
-from burstenv.workload.scaling import compress, mix, superpose, thin
+from burstenv.workload.scaling import compress, superpose, thin
 
 from .workload_files import real
 
@@ -232,6 +242,25 @@ def test_whole_seconds_make_no_ties_however_far_they_are_compressed(trace: Trace
     assert (np.diff(np.floor(trace.arrival_s)) == 0).sum() > 1000  # the file has ties
     assert (np.diff(compress(read_trace(path), 100).arrival_s) > 0).all()
     assert (np.diff(superpose(read_trace(path), 5).arrival_s) > 0).all()
+
+
+def test_every_scaling_spreads_whole_seconds_first_whatever_they_come_from(trace: Trace) -> None:
+    seconds = Trace.from_columns(np.floor(trace.arrival_s), trace.prompt_tokens, trace.output_tokens)
+    ties = (np.diff(seconds.arrival_s) == 0).sum()
+    assert ties > 1000
+    for made in (
+        compress(seconds, 100),
+        superpose(seconds, 2.5),
+        scale_to_rate(seconds, 5.0, "compress", duration_s=60.0),
+        scale_to_rate(seconds, 5.0, "superpose", duration_s=60.0),
+    ):
+        assert (np.diff(made.arrival_s) > 0).all()
+    assert (compress(seconds, 100).prompt_tokens == trace.prompt_tokens).all()  # the order of the file is kept
+    for scaling in ("superpose", "compress"):
+        sampler = EpisodeSampler(seconds, DayRange(0, 4), EpisodeConfig(scaling=scaling))  # type: ignore[arg-type]
+        assert (np.diff(sampler.sample(1, 20.0).arrival_s) > 0).all()
+    sparse = Trace.from_columns([0.0, 3.0, 9.0], [1] * 3, [1] * 3)  # whole, but without ties: as it is
+    assert compress(sparse, 3).arrival_s.tolist() == [0.0, 1.0, 3.0]
 
 
 def test_real_api_rows_keep_their_windowed_cv_when_superposed_in_time_scales_below_it() -> None:

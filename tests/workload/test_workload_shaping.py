@@ -9,7 +9,17 @@ import pytest
 
 from burstenv.config import parse
 from burstenv.errors import BurstenvError
-from burstenv.workload import DAY_S, DayRange, EpisodeConfig, EpisodeSampler, Failures, Trace, read_trace
+from burstenv.workload import (
+    DAY_S,
+    DayRange,
+    EpisodeConfig,
+    EpisodeSampler,
+    Failures,
+    Trace,
+    load_trace,
+    load_workload,
+    read_trace,
+)
 from burstenv.workload.conversations import context_growth, link_turns, think_times
 from burstenv.workload.failure_rates import failure_rates
 from burstenv.workload.selection import SelectConfig, select
@@ -259,3 +269,17 @@ def test_failure_rates_of_the_first_rows_of_file_1() -> None:
     rates = failure_rates(read_trace(real("data/burstgpt_1_first400.csv")))
     assert rates.failed.sum() == 17
     assert rates.submitted.sum() == 400
+
+
+def test_a_workload_selects(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "w.yaml"
+    path.write_text("kind: generated\ndays: 4\nseed: 1\nselect: {class: api, model: GPT-4, days: [1, 3]}\n")
+    trace = load_trace(load_workload(path))
+    assert set(trace.log_type.tolist()) == {1}
+    assert set(trace.model.tolist()) == {1}
+    assert set(trace.failures.log_type.tolist()) <= {1}
+    assert DAY_S <= trace.arrival_s[0] < trace.arrival_s[-1] < 3 * DAY_S
+    assert "class api" in trace.metadata["steps"][-1]
+    path.write_text("kind: generated\ndays: 4\nselect: {klass: api}\n")
+    with pytest.raises(BurstenvError, match=r"unknown key 'select.klass'; valid keys: model, log_type, class, days"):
+        load_workload(path)
