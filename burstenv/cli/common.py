@@ -6,10 +6,12 @@ import argparse
 import json
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from burstenv.errors import BurstenvError
+
+if TYPE_CHECKING:
+    from burstenv.workload.mapped import TimeUnit
 
 Commands = Any  # argparse's private _SubParsersAction
 
@@ -38,18 +40,29 @@ def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
         print("\n".join(lines))
 
 
-def read_trace_or_workload(name: str, seed: int = 0) -> Any:
-    """Return the trace of a file, of a shipped workload or of a workload's YAML file."""
+def read_trace_or_workload(name: str, seed: int = 0, columns: str | None = None, time_unit: str = "s") -> Any:
+    """Return the trace of a file, of an official file's name, of a shipped workload or of a workload's YAML file.
+
+    Args:
+        name: Which.
+        seed: Seed of the instants inside whole seconds of a BurstGPT file.
+        columns: For other CSV files, which column is which: ``arrival_s=NAME,...``.
+        time_unit: Unit of the times of such a file.
+    """
     from burstenv.config import shipped
     from burstenv.workload import read_trace
+    from burstenv.workload.mapped import parse_columns
     from burstenv.workload.workload_config import load_trace, load_workload
 
+    if columns is None and time_unit != "s":
+        raise BurstenvError("--time-unit needs --columns")
     if name in shipped("workloads") or name.endswith((".yaml", ".yml")):
         return load_trace(load_workload(name))
-    return read_trace(Path(name), jitter_seed=seed)
+    mapped = None if columns is None else parse_columns(columns)
+    return read_trace(name, jitter_seed=seed, columns=mapped, time_unit=cast("TimeUnit", time_unit))
 
 
-def progress_bar(what: str) -> Callable[[int, int], None]:
+def progress_bar(what: str, unit: str = "request") -> Callable[[int, int], None]:
     """Return a progress callback: a bar on a terminal, nothing elsewhere or without tqdm."""
     try:
         from tqdm import tqdm
@@ -60,7 +73,7 @@ def progress_bar(what: str) -> Callable[[int, int], None]:
     def update(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=total, desc=what, unit="request", unit_scale=True, disable=None)
+            bar = tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=None)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()

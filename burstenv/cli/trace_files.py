@@ -1,21 +1,102 @@
-"""`burstenv trace info`: trace files as they are."""
+"""`burstenv trace info`, `download` and `convert`: trace files as they are."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
+from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, emit, read_trace_or_workload
+from burstenv.cli.common import Commands, add_command, emit, progress_bar, read_trace_or_workload
+
+_TRACE = "a file of any known format, the name of an official file (burstgpt-1) or of a workload"
 
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
-    sub = add_command(commands, "info", _info, "Counts, rates, lengths, burstiness and what was set aside.")
-    sub.add_argument("trace", help="a CSV or a workload name")
+    sub = add_command(
+        commands, "info", _info,
+        "Counts, rates, lengths, burstiness and what was set aside, on standard output; an official BurstGPT file is "
+        "held against the figures published about it, and any difference makes the command fail.",
+    )  # fmt: skip
+    sub.add_argument("trace", help=_TRACE)
+    add_reading_arguments(sub)
+
+    sub = add_command(
+        commands, "download", _download,
+        "Get official BurstGPT files into the data directory; checked, and resumed where it was interrupted.",
+    )  # fmt: skip
+    sub.add_argument("name", nargs="?", default="all", help="burstgpt-1, burstgpt-2, burstgpt-3 or all (the default)")
+    sub.add_argument("--without-fails", action="store_true", help="the versions without failed requests")
+    sub.add_argument("--to", type=Path, metavar="DIR", help="another folder ($BURSTENV_DATA sets it for all commands)")
+    sub.add_argument("--mirror", metavar="URL", help="get the files from this folder instead of the GitHub releases")
+
+    sub = add_command(commands, "convert", _convert, "Write a trace in another format, to the file OUT.")
+    sub.add_argument("trace", metavar="IN", help=_TRACE)
+    sub.add_argument("out", metavar="OUT", type=Path, help="the file to write; text ending in .gz is compressed")
+    sub.add_argument(
+        "--to",
+        choices=("burstgpt", "plain", "mooncake", "parquet"),
+        help="format (default: by the ending: .csv BurstGPT, .jsonl Mooncake, .parquet)",
+    )
+    sub.add_argument("--exact-times", action="store_true", help="BurstGPT: times in full, not whole seconds")
+    sub.add_argument("--block-tokens", type=int, default=512, help="Mooncake: tokens of a block (default: %(default)s)")
+    add_reading_arguments(sub)
+
+
+def add_reading_arguments(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how a file is read."""
+    sub.add_argument("--columns", metavar="arrival_s=NAME,...", help="which columns of another CSV to read")
+    sub.add_argument(
+        "--time-unit", choices=("s", "ms", "us", "ns", "iso"), default="s", help="unit of its times (default: s)"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="seed of the instants inside whole seconds (default: 0)")
 
 
 def _info(arguments: argparse.Namespace) -> int:
     from burstenv.workload.describe import describe_lines
+    from burstenv.workload.official import check_file, check_lines
 
-    description = read_trace_or_workload(arguments.trace).describe()
-    emit(arguments, description, describe_lines(description))
+    trace = read_trace_or_workload(arguments.trace, arguments.seed, arguments.columns, arguments.time_unit)
+    description = trace.describe()
+    lines = describe_lines(description)
+    checks = check_file(trace) if arguments.columns is None else []
+    if checks:
+        description["published"] = [asdict(check) for check in checks]
+        lines += check_lines(checks)
+    emit(arguments, description, lines)
+    return 0 if all(check.agrees for check in checks) else 1
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from burstenv.workload.data_directory import data_directory
+    from burstenv.workload.download import download
+    from burstenv.workload.official import LICENSE, choose
+
+    folder = arguments.to if arguments.to is not None else data_directory()
+    done, lines = [], []
+    for file in choose(arguments.name, arguments.without_fails):
+        got = download(file, folder, arguments.mirror, progress_bar(file.file, "B"))
+        done.append(asdict(got))
+        how = "was there already" if got.fetched_bytes == 0 else f"{got.fetched_bytes:,} bytes fetched"
+        note = "" if got.verified == "sha256" else " (no sha256 is published for it)"
+        lines.append(f"{got.path}: {got.bytes:,} bytes, {how}, {got.verified} right{note}")
+    lines.append(f"BurstGPT is {LICENSE}")
+    if folder != data_directory():
+        lines.append(f"to use the files by name: export BURSTENV_DATA={folder.resolve()}")
+    emit(arguments, {"files": done, "license": LICENSE}, lines)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from burstenv.workload.convert import convert
+
+    trace = read_trace_or_workload(arguments.trace, arguments.seed, arguments.columns, arguments.time_unit)
+    done = convert(
+        trace, arguments.out, arguments.to, exact_times=arguments.exact_times, block_tokens=arguments.block_tokens
+    )
+    failures = f" and {done.failures:,} failures" if done.failures else ""
+    lines = [f"{done.path}: {done.requests:,} requests{failures} as {done.format}"]
+    if done.left_out:
+        lines.append(f"not written, for the format has no place for them: {', '.join(done.left_out)}")
+    emit(arguments, asdict(done), lines)
     return 0

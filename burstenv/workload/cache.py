@@ -80,9 +80,9 @@ def content_hash(path: Path) -> str:
         status = path.stat()
         note = cache_folder() / f"seen-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]}.json"
         known = {"path": str(path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError):
             noted = json.loads(note.read_text(encoding="utf-8"))
-            if len(noted.get("sha256", "")) == 64 and known.items() <= noted.items():
+            if isinstance(noted, dict) and noted == {**known, "sha256": noted.get("sha256")}:
                 return str(noted["sha256"])
         found = file_sha256(path)
     except FileNotFoundError:

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.csv_table import Column, joined, open_table
+from burstenv.workload.csv_table import MAX_SECONDS, Column, joined, open_table
 
 CHUNK_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -225,7 +225,7 @@ def _parse(
                         wholes[slots[column], row] = digits
                         continue
                     seconds = _quotient(digits, units[column])
-                    if seconds < 0.0 or (kind == _TIME and seconds < latest[column]):
+                    if not 0.0 <= seconds <= MAX_SECONDS or (kind == _TIME and seconds < latest[column]):
                         return _GIVE_UP
                     latest[column] = seconds
                     floats[slots[column], row] = seconds
@@ -294,7 +294,7 @@ def _parse(
                     wholes[slot, row] = value
                 else:
                     seconds = _quotient(digits, places + units[column])
-                    if negative or seconds < 0.0:
+                    if negative or not 0.0 <= seconds <= MAX_SECONDS:
                         return _GIVE_UP
                     if kind == _TIME:
                         if seconds < latest[column]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.csv_table import Column, joined, open_table
+from burstenv.workload.csv_table import MAX_SECONDS, Column, joined, open_table
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _STAMP = re.compile(
@@ -149,8 +149,8 @@ class _Walk:
         if column.kind == "stamp":
             return self._instant(column, cell)
         number = _seconds(cell, column.unit_digits)
-        if not (np.isfinite(number) and number >= 0):
-            raise _Wrong(f"need a finite number of seconds of at least 0, got {_shown(cell)}")
+        if not 0 <= number <= MAX_SECONDS:
+            raise _Wrong(f"need a finite number of seconds from 0 to {MAX_SECONDS:,.0f}, got {_shown(cell)}")
         if column.kind == "time":
             self._not_earlier(column, cell, number)
         return number

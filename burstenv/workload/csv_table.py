@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 
+MAX_SECONDS = 1e10  # 317 years: anything above is damaged, or in another unit
 GZIP_MAGIC = b"\x1f\x8b"
 COMPILED_FROM_BYTES = 8 << 20  # below this, walking the rows is faster than starting the compiled parser
 _GZIP_RATIO = 4  # a compressed file counts as this many times its size
+_SHOWN = 400  # characters of a header that an error message repeats
 _ROWS_AT_ONCE = 1 << 18  # rows whose hash is computed together
 
 
@@ -33,8 +35,8 @@ class Column:
 
     Attributes:
         name: Its name in the header.
-        kind: ``time`` (finite, at least 0, never decreasing), ``stamp`` (ISO 8601 date and time, never
-            decreasing), ``seconds`` (finite, at least 0), ``whole`` (whole number within ``low..high``),
+        kind: ``time`` (from 0 to 10 billion s, never decreasing), ``stamp`` (ISO 8601 date and time, never
+            decreasing), ``seconds`` (from 0 to 10 billion s), ``whole`` (whole number within ``low..high``),
             ``label`` (one of ``labels``), ``text``, or ``key`` (text whose distinct values matter, but not
             what they say).
         required: Whether the header must have it.
@@ -163,8 +165,9 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> Table:
         raise BurstenvError(f"{path}: column {twice[0]!r} appears more than once in the header")
     missing = missing_columns(header, columns)
     if missing:
+        found_names = " ".join(", ".join(header).split())[:_SHOWN]  # a name may hold anything, line ends too
         raise BurstenvError(
-            f"{path}: column {missing[0]!r} is missing; found: {', '.join(header)}; "
+            f"{path}: column {missing[0]!r} is missing; found: {found_names}; "
             f"needed: {', '.join(c.name for c in columns if c.required)}"
         )
     present = tuple(column for column in columns if column.name in header)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 CV_WINDOW_S = 300.0  # the window of the published windowed CVs of BurstGPT_3
 CV_WINDOW_MIN_GAPS = 10
+RAMP_UP_SHARE = 0.25  # of the later median: days below it at the start are ramp-up
+RAMP_UP_MIN_DAYS = 8
 
 
 def describe(trace: Trace) -> dict[str, Any]:
@@ -19,9 +21,10 @@ def describe(trace: Trace) -> dict[str, Any]:
 
     Returns:
         ``requests``, ``failures``, ``failure_share``, ``span_s``, ``days`` (non-empty), ``rate_per_s``,
-        ``models`` (requests by model), ``sessions``, ``classes`` and ``metadata``. Each class has its
-        counts, rate, failure share, tokens (mean, p50, p90, p99, max), the coefficient of variation of all
-        its inter-arrival times, and quantiles of the same in 5-minute windows.
+        ``models`` (requests by model), ``sessions``, ``shared_prefixes``, ``ramp_up`` (see :func:`ramp_up`),
+        ``classes`` and ``metadata``. Each class has its counts, rate, failure share, tokens (mean, p50, p90,
+        p99, max), the coefficient of variation of all its inter-arrival times, and quantiles of the same in
+        5-minute windows.
     """
     from burstenv.workload.trace import CLASSES, MODELS
 
@@ -41,6 +44,8 @@ def describe(trace: Trace) -> dict[str, Any]:
         "rate_per_s": _rate_per_s(len(trace), trace.span_s),
         "models": {name: int(np.count_nonzero(trace.model == code)) for code, name in enumerate(MODELS)},
         "sessions": len(np.unique(trace.session[trace.session >= 0])),
+        "shared_prefixes": len(np.unique(trace.prefix_id[trace.prefix_id >= 0])),
+        "ramp_up": ramp_up(trace),
         "classes": classes,
         "metadata": dict(trace.metadata),
     }
@@ -59,6 +64,34 @@ def _describe_class(trace: Trace, rows: NDArray[np.bool_], failures: int) -> dic
         "output_tokens": _lengths(trace.output_tokens[rows]),
         "interarrival_cv": float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None,
         "interarrival_cv_5min": {f"p{q}": float(np.percentile(windowed, q)) for q in (10, 50, 90) if len(windowed)},
+    }
+
+
+def ramp_up(trace: Trace) -> dict[str, float] | None:
+    """Return how a trace begins, where it begins far below its later traffic.
+
+    Submissions, failures included, are counted by day of the trace's clock. The days before the first one
+    that reaches a quarter of the median of the later half of the days (days without any left out) are the
+    ramp-up. Nothing is cut: a workload leaves them out with ``skip_ramp_up_days``.
+
+    Returns:
+        ``days``, their ``requests_per_day`` and the ``later_requests_per_day`` (the median); None for fewer
+        than 8 days.
+    """
+    times = np.concatenate([trace.arrival_s, trace.failures.arrival_s])
+    if len(times) == 0:
+        return None
+    day = np.floor_divide(times, 86_400.0).astype(np.int64)
+    counts = np.bincount(day - day.min())
+    if len(counts) < RAMP_UP_MIN_DAYS:
+        return None
+    later = counts[len(counts) // 2 :]
+    median = float(np.median(later[later > 0]))
+    days = int(np.argmax(counts >= RAMP_UP_SHARE * median))
+    return {
+        "days": days,
+        "requests_per_day": float(counts[:days].mean()) if days else 0.0,
+        "later_requests_per_day": median,
     }
 
 
@@ -108,11 +141,12 @@ def _rate_per_s(count: int, span_s: float) -> float:
 
 def describe_lines(description: dict[str, Any]) -> list[str]:
     """Return a description as lines for people."""
-    d = description
+    d, m = description, description["metadata"]
+    prefixes = f", {d['shared_prefixes']:,} shared prefixes" if d["shared_prefixes"] else ""
     lines = [
-        f"{d['metadata'].get('source', 'trace')}",
+        f"{m.get('source', 'trace')}",
         f"  {d['requests']:,} requests and {d['failures']:,} failures ({100 * d['failure_share']:.2f} %) over "
-        f"{d['span_s'] / 86400:.2f} days, {d['rate_per_s']:.4g} requests/s, {d['sessions']:,} sessions",
+        f"{d['span_s'] / 86400:.2f} days, {d['rate_per_s']:.4g} requests/s, {d['sessions']:,} sessions{prefixes}",
         "  models: " + ", ".join(f"{name} {count:,}" for name, count in d["models"].items() if count),
     ]
     for name, c in d["classes"].items():
@@ -126,6 +160,41 @@ def describe_lines(description: dict[str, Any]) -> list[str]:
                 lines.append(f"    {tokens:<14} {parts}")
         if c["interarrival_cv"] is not None:
             lines.append(f"    inter-arrival CV {c['interarrival_cv']:.2f} over the whole trace")
-    kept = {k: v for k, v in d["metadata"].items() if k not in ("source",) and not isinstance(v, dict | list)}
-    lines.append("  read: " + ", ".join(f"{k} {v}" for k, v in kept.items()))
+    lines += _read_lines(m, d["ramp_up"])
     return lines
+
+
+def _read_lines(m: dict[str, Any], start: dict[str, float] | None) -> list[str]:
+    """Return what was counted while reading, and what was done about it."""
+    lines = [f"  read as {m.get('schema', 'columns')}: {m.get('rows_read', 0):,} rows"]
+    if m.get("failures"):
+        lines.append(f"    kept aside: {m['failures']:,} rows without a response")
+    counted = (
+        ("duplicates", "rows equal to an earlier one, kept"),
+        ("zero_prompts", "prompts of 0 tokens with a response, raised to 1"),
+        ("total_mismatches", "rows whose total is not request + response, kept as request and response"),
+    )
+    lines += [f"    {m[key]:,} {what}" for key, what in counted if m.get(key)]
+    if m.get("other_models"):
+        names = [f"{name} {rows:,}" for name, rows in m["other_models"].items()]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        lines.append(f"    other models: {', '.join(names[:8])}{more}")
+    if m.get("ignored_columns"):
+        lines.append(f"    columns not used: {', '.join(m['ignored_columns'])}")
+    if m.get("jitter_seed") is not None:
+        lines.append(f"    whole seconds: every row moved to an instant inside its second (seed {m['jitter_seed']})")
+    if "assumed_class" in m:
+        lines.append(f"    no class in the file: all taken as {m['assumed_class']}")
+    if m.get("reused_blocks"):
+        lines.append(
+            f"    prefix hashes: blocks of {m['block_tokens']} tokens, {m['reused_blocks']:,} seen before, of which "
+            f"sessions and shared prefixes keep {100 * m['reused_blocks_kept'] / m['reused_blocks']:.1f} %"
+        )
+    if "gaps_over_1h" in m:
+        lines.append(f"    longest gap {m['largest_gap_s']:,.0f} s, {m['gaps_over_1h']:,} gaps over an hour")
+    if start and start["days"]:
+        lines.append(
+            f"    ramp-up: the first {start['days']:.0f} days have {start['requests_per_day']:,.0f} rows a day, "
+            f"later ones {start['later_requests_per_day']:,.0f} (nothing is cut; skip_ramp_up_days does)"
+        )
+    return lines + [f"    {step}" for step in m.get("steps", ())]

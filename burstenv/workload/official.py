@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.errors import BurstenvError
+from burstenv.workload.cache import content_hash
 from burstenv.workload.data_directory import data_directory
 from burstenv.workload.trace import DAY_S, LOG_TYPES, MODELS, Trace
 
@@ -228,6 +229,41 @@ def check(file: OfficialFile, trace: Trace, size: int | None = None, sha256: str
         value = found.get(what)
         checks.append(Check(what, published, value, value == published, source))
     return checks
+
+
+def check_file(trace: Trace) -> list[Check]:
+    """Hold a trace against what is published when it was read from an official file, else return nothing.
+
+    A file is official by its name, or by its size and sha256.
+    """
+    path = Path(str(trace.metadata.get("source", "")))
+    if not str(trace.metadata.get("schema", "")).startswith("burstgpt") or not path.is_file():
+        return []
+    size = path.stat().st_size
+    file = official_by_file(path) or next((f for f in OFFICIAL.values() if f.bytes == size), None)
+    if file is None:
+        return []
+    if path.suffix == ".gz":
+        return check(file, trace)
+    sha256 = content_hash(path)
+    if file.file != path.name and file.sha256 not in (None, sha256):
+        return []  # a stranger of the same size
+    return check(file, trace, size, sha256)
+
+
+def choose(name: str, without_fails: bool = False) -> list[OfficialFile]:
+    """Return the files that a name asks for: ``burstgpt-1``, ``burstgpt-1-without-fails``, or ``all`` three.
+
+    Raises:
+        BurstenvError: When there is no such file.
+    """
+    full = [file for file in OFFICIAL if file.endswith("-without-fails") == without_fails]
+    if name == "all":
+        return [OFFICIAL[file] for file in full]
+    wanted = f"{name}-without-fails" if without_fails and not name.endswith("-without-fails") else name
+    if wanted not in OFFICIAL:
+        raise BurstenvError(f"unknown trace {name!r}; valid: {', '.join(OFFICIAL)}, all")
+    return [OFFICIAL[wanted]]
 
 
 def check_lines(checks: list[Check]) -> list[str]:

@@ -21,8 +21,8 @@ def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_
     a turn whose prompt is at least the prompt and response before it begins with their blocks (a shorter one
     starts its conversation's tokens anew), and requests of one shared prefix begin with its blocks. A full
     block is named when a prompt first covers it; the partial block at the end of a prompt is its own, as in
-    the published traces. Times are milliseconds, whole where the time is. Failures, models, classes,
-    priorities and elapsed times have no place in the format.
+    the published traces. Times are whole milliseconds since the first request, which is what replaying load
+    generators take. Failures, models, classes, priorities and elapsed times have no place in the format.
 
     Args:
         trace: The trace.
@@ -36,6 +36,7 @@ def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_
         raise BurstenvError(f"block size must be from 1 to {1 << 20} tokens, got {block_tokens}")
     file = Path(path)
     chains = _Chains(block_tokens)
+    first_s = float(trace.arrival_s[0]) if len(trace) else 0.0
     with writing(file) as raw:
         packed: Any = gzip.GzipFile("", "wb", 6, raw, mtime=0) if file.suffix == ".gz" else raw
         for start in range(0, len(trace), _ROWS_AT_ONCE):
@@ -48,17 +49,12 @@ def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_
             ):  # fmt: skip
                 ids = chains.of(prompt, output, session, prefix, shared)
                 lines.append(
-                    f'{{"timestamp": {_milliseconds(arrival_s)}, "input_length": {prompt}, '
+                    f'{{"timestamp": {round((arrival_s - first_s) * 1000)}, "input_length": {prompt}, '
                     f'"output_length": {output}, "hash_ids": [{", ".join(map(str, ids))}]}}\n'
                 )
             packed.write("".join(lines).encode())
         if packed is not raw:
             packed.close()
-
-
-def _milliseconds(arrival_s: float) -> str:
-    value = arrival_s * 1000.0
-    return str(int(value)) if value == int(value) else repr(round(value, 6))
 
 
 class _Chains:

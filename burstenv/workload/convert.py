@@ -1,0 +1,99 @@
+"""Writing a trace in another format, and saying what the format has no place for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from burstenv.errors import BurstenvError
+from burstenv.workload.mooncake import BLOCK_TOKENS
+from burstenv.workload.parquet import write_parquet
+from burstenv.workload.trace import OTHER_MODEL, Trace
+from burstenv.workload.write_csv import write_burstgpt, write_plain
+from burstenv.workload.write_mooncake import write_mooncake
+
+Target = Literal["burstgpt", "plain", "mooncake", "parquet"]
+_SUFFIXES: dict[str, Target] = {".csv": "burstgpt", ".jsonl": "mooncake", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        path: Where.
+        format: In which format.
+        requests: Requests written.
+        failures: Failures written.
+        left_out: What the format has no place for, one phrase each.
+    """
+
+    path: Path
+    format: Target
+    requests: int
+    failures: int
+    left_out: tuple[str, ...]
+
+
+def convert(
+    trace: Trace,
+    path: str | Path,
+    to: Target | None = None,
+    *,
+    exact_times: bool = False,
+    block_tokens: int = BLOCK_TOKENS,
+) -> Conversion:
+    """Write a trace.
+
+    Args:
+        trace: The trace.
+        path: The file; text formats ending in ``.gz`` are compressed.
+        to: The format; by default what the ending says: ``.csv`` BurstGPT, ``.jsonl`` Mooncake, ``.parquet``.
+        exact_times: Times in full in the BurstGPT schema, instead of whole seconds.
+        block_tokens: Tokens of a Mooncake block.
+
+    Raises:
+        BurstenvError: When the ending says nothing, the trace is empty, or the file cannot be written.
+    """
+    file = Path(path)
+    if to is None:
+        to = _SUFFIXES.get(Path(file.name.removesuffix(".gz")).suffix)
+    if to is None or to not in get_args(Target):
+        valid = ", ".join(get_args(Target))
+        raise BurstenvError(f"{file}: its ending says no format; end it in {', '.join(_SUFFIXES)} or choose: {valid}")
+    if len(trace) == 0:
+        raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to write")
+    if to == "burstgpt":
+        write_burstgpt(trace, file, exact_times=exact_times)
+    elif to == "plain":
+        write_plain(trace, file)
+    elif to == "mooncake":
+        write_mooncake(trace, file, block_tokens=block_tokens)
+    else:
+        write_parquet(trace, file)
+    keeps_failures = to in ("burstgpt", "parquet")
+    left_out = _left_out(trace, to, exact_times)
+    return Conversion(file, to, len(trace), len(trace.failures) if keeps_failures else 0, left_out)
+
+
+def _left_out(trace: Trace, to: Target, exact_times: bool) -> tuple[str, ...]:
+    """Return what a trace has and a format has no place for."""
+    if to == "parquet":
+        return ()
+    has = {
+        "the fractions of seconds": to == "burstgpt" and not exact_times and trace.metadata.get("jitter_seed") is None
+        and bool((trace.arrival_s != np.floor(trace.arrival_s)).any()),
+        f"the clock (times begin at 0, {trace.arrival_s[0]:,.3f} s in the trace)": to == "mooncake"
+        and trace.arrival_s[0] > 0,
+        f"{len(trace.failures):,} failures": to != "burstgpt" and len(trace.failures) > 0,
+        "the models": to != "burstgpt" and bool((trace.model != OTHER_MODEL).any()),
+        "the classes": to == "mooncake" and bool((trace.log_type != trace.log_type[0]).any()),
+        "the names of other models": to == "burstgpt" and bool(trace.metadata.get("other_models")),
+        "the elapsed times": to != "burstgpt" and not np.isnan(trace.elapsed_s).all(),
+        "the priorities": to != "plain" and bool(trace.priority.any()),
+        "the shared prefixes": to == "burstgpt" and bool((trace.prefix_id >= 0).any()),
+    }  # fmt: skip
+    return tuple(what for what, lost in has.items() if lost)
