@@ -13,7 +13,7 @@ def register(commands: Commands) -> None:
     sub = add_command(
         commands, "simulate", _simulate, "Replay a trace through a cluster under one policy; prints metrics."
     )
-    sub.add_argument("trace", help="a CSV (BurstGPT or arrival_s,prompt_tokens,output_tokens) or a workload name")
+    sub.add_argument("trace", help="a trace file, or a workload name or YAML file")
     sub.add_argument("--cluster", default="default", help="shipped cluster or YAML file (default: %(default)s)")
     sub.add_argument("--policy", default="always/jsq/vllm", help="admission/routing/batching (default: %(default)s)")
     sub.add_argument("--scenario", default="default", help="where the objectives come from (default: %(default)s)")

@@ -81,7 +81,13 @@ def think_times(trace: Trace) -> NDArray[np.float64]:
         Seconds, NaN for first turns and for requests without a session, shape ``(n,)``, float64.
     """
     _, previous = link_turns(trace.session)
-    return think_after(trace.arrival_s, previous, trace.model, trace.output_tokens, trace.elapsed_s)
+    clock = float(trace.metadata.get("clock", 1.0))
+    if clock == 1.0:
+        return think_after(trace.arrival_s, previous, trace.model, trace.output_tokens, trace.elapsed_s)
+    # Compressing divided the recorded times, but an estimate is in seconds of the original clock.
+    estimate = service_s(trace.model, trace.output_tokens) / clock
+    elapsed_s = np.where(np.isnan(trace.elapsed_s), estimate, trace.elapsed_s).astype(np.float32)
+    return think_after(trace.arrival_s, previous, trace.model, trace.output_tokens, elapsed_s)
 
 
 def think_after(

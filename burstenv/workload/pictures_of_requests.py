@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.conversations import context_growth, link_turns, think_after
+from burstenv.workload.conversations import context_growth, link_turns, think_times
 from burstenv.workload.picture_style import Picture, Theme, blank, class_label, draw, label, legend_above, plural, short
 from burstenv.workload.trace import CLASSES, MODELS, Trace
 
@@ -174,11 +174,9 @@ def _conversations(trace: Trace) -> Picture:
     alt = "Turns per session, think times, and prompt length by turn"
     if len(talking) == 0:
         return Picture("conversations", title, "The trace records no sessions.", alt, blank("no sessions recorded"))
-    session, previous = link_turns(trace.session[talking])
+    session, _ = link_turns(trace.session[talking])
     turns = np.bincount(session)  # (sessions,) requests of each
-    think_s = think_after(
-        trace.arrival_s[talking], previous, trace.model[talking], trace.output_tokens[talking], trace.elapsed_s[talking]
-    )
+    think_s = think_times(trace)
     think_s = np.sort(think_s[~np.isnan(think_s)])
     turn = trace.turn[talking]
     prompt = trace.prompt_tokens[talking]

@@ -6,10 +6,12 @@ What each keeps and what it changes, beside the trace it is made from (``f`` is 
                            ``compress``           ``superpose``                   ``thin``
 =========================  =====================  ==============================  ===========================
 rate                       times ``f``            times ``f``                     times ``f`` (below 1)
-inter-arrival CV           kept                   falls towards 1 (Poisson)       moves towards 1
-count CV, same requests    kept                   falls with the root of ``f``    rises with the root of 1/f
-Fano factor of counts      moves to scales ``f``  kept at every scale below the   falls towards 1 where the
-by time scale              times shorter          window                          requests have no session
+inter-arrival CV           kept, in windows       falls towards 1 (Poisson),      falls towards 1 inside
+                           that shrink alike      inside dense bursts last        bursts without sessions
+count CV                   kept, in windows       falls with the root of ``f``    kept, but for the chance
+                           that shrink alike                                      of fewer requests
+Fano factor of counts      moves to scales ``f``  kept at every scale below the   excess over 1 times ``f``
+by time scale              times shorter          window                          where there is no session
 burst length               divided by ``f``       kept                            kept
 think times                divided by ``f``       kept                            kept
 sessions                   whole                  whole, and those of copies      whole, or gone
@@ -63,9 +65,12 @@ def compress(trace: Trace, factor: float) -> Trace:
     columns = _columns(trace)
     columns["arrival_s"] = squeezed(trace.arrival_s, start_s, factor) + start_s
     columns["elapsed_s"] = (trace.elapsed_s / factor).astype(np.float32)
+    clock = float(trace.metadata.get("clock", 1.0)) * factor
     failed = trace.failures
     kept = _failures(failed, slice(None), arrival_s=squeezed(failed.arrival_s, start_s, factor) + start_s)
-    return _made(trace, columns, kept, f"compress by {factor:g}")
+    made = _made(trace, columns, kept, f"compress by {factor:g}")
+    made.metadata["clock"] = clock  # estimates of services, in seconds of the original, are divided by it
+    return made
 
 
 def thin(trace: Trace, share: float, seed: int = 0) -> Trace:
