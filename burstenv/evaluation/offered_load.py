@@ -21,6 +21,7 @@ from burstenv.envs.capacity import measure_capacity_per_s
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import Scenario, ScenarioConfig, objectives
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.streams import write_streams
 from burstenv.policies import named_mode, parse_composite
 from burstenv.workload import Trace
 from burstenv.workload.conversations import link_turns
@@ -95,6 +96,7 @@ def fill_requests(requests: np.ndarray, trace: Trace, config: ScenarioConfig) ->
     requests["output_tokens"] = trace.output_tokens
     requests["predicted_tokens"] = trace.output_tokens
     requests["session"] = trace.session
+    write_streams(requests, trace)
     requests["class_code"] = trace.class_code
     requests["replica"] = NOBODY
     objectives(config, requests)

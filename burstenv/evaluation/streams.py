@@ -1,0 +1,33 @@
+"""From a trace's sessions and shared prefixes to the token streams that the engine's prefix cache knows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.workload import Trace
+
+
+def write_streams(requests: np.ndarray, trace: Trace) -> None:
+    """Say which tokens requests begin with, (n,) REQUEST, in place; needed where a trace has shared prefixes.
+
+    The first ``prefix_tokens`` tokens of a request are read off the stream of its shared prefix, the others
+    off the stream of its session behind that prefix, or off one of its own. A trace without shared prefixes
+    is left to :func:`burstenv.cluster.cluster.number_streams`.
+
+    Args:
+        requests: Requests of the trace, in its order.
+        trace: The trace.
+    """
+    has_prefix = trace.prefix_tokens > 0
+    if not has_prefix.any():
+        return
+    _, prefix = np.unique(np.where(has_prefix, trace.prefix_id, -1), return_inverse=True)
+    begins = np.stack([trace.session.astype(np.int64), prefix, np.where(has_prefix, trace.prefix_tokens, 0)], axis=1)
+    alone = trace.session < 0
+    _, stream = np.unique(begins, axis=0, return_inverse=True)
+    first = int(prefix.max()) + 1
+    stream = first + stream.reshape(-1)
+    stream[alone] = int(stream.max()) + 1 + np.arange(np.count_nonzero(alone))
+    requests["prefix_tokens"] = np.where(has_prefix, trace.prefix_tokens, 0)
+    requests["prefix_stream"] = np.where(has_prefix, prefix, stream)
+    requests["stream"] = stream
