@@ -11,28 +11,36 @@ from numpy.typing import NDArray
 from burstenv.workload.describe import windowed_cv
 from burstenv.workload.failure_rates import failure_rates
 from burstenv.workload.picture_style import Picture, Theme, blank, class_label, draw, legend_above, plural, short
-from burstenv.workload.trace import CLASSES, MODELS, Trace
+from burstenv.workload.trace import CLASSES, DAY_S, MODELS, Trace
 
+MINUTE_S = 60.0
 HOUR_S = 3600.0
+SHORT_S = 6 * HOUR_S  # below it, minutes are the unit of time
 CV_WINDOWS_S = (60.0, 300.0, 1200.0, 3600.0, 14400.0)
 CV_WINDOW_S = 300.0
 MIN_WINDOWS = 5  # fewer say nothing about quantiles
 
 
-class HourlyCounts:
-    """Served requests and their tokens by hour of the trace; computed once for all pictures of load.
+class Counts:
+    """Served requests and their tokens by hour, or another unit of time; computed once for all pictures of load.
+
+    Args:
+        trace: The trace.
+        unit_s: The unit.
 
     Attributes:
-        first_hour: Hours from the clock's zero to the first column.
-        requests: Counts by class, model and hour, shape ``(classes, models, hours)``, float64.
-        prompt_tokens: Tokens by class and hour, shape ``(classes, hours)``, float64.
+        unit_s: The unit, seconds.
+        first: Units from the clock's zero to the first column.
+        requests: Counts by class, model and unit, shape ``(classes, models, units)``, float64.
+        prompt_tokens: Tokens by class and unit, shape ``(classes, units)``, float64.
         output_tokens: The same of responses.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        place = (trace.arrival_s / HOUR_S).astype(np.int32)  # (n,) hour of the clock
-        self.first_hour = int(place[0])
-        place -= self.first_hour
+    def __init__(self, trace: Trace, unit_s: float = HOUR_S) -> None:
+        self.unit_s = unit_s
+        place = (trace.arrival_s / unit_s).astype(np.int32)  # (n,) unit of the clock
+        self.first = int(place[0])
+        place -= self.first
         hours = int(place[-1]) + 1
         of_class = place + trace.log_type.astype(np.int32) * hours
         of_model = of_class + trace.model.astype(np.int32) * (hours * len(CLASSES))
@@ -44,9 +52,15 @@ class HourlyCounts:
         )
 
     @property
-    def hour(self) -> NDArray[np.int64]:
-        """Hour of the clock of each column, shape ``(hours,)``."""
-        return self.first_hour + np.arange(self.requests.shape[2])
+    def unit(self) -> NDArray[np.int64]:
+        """Unit of the clock of each column, shape ``(units,)``."""
+        return self.first + np.arange(self.requests.shape[2])
+
+    @property
+    def start_s(self) -> NDArray[np.float64]:
+        """Start of each unit on the trace's clock, shape ``(units,)``."""
+        start_s: NDArray[np.float64] = self.unit.astype(np.float64) * self.unit_s
+        return start_s
 
     @property
     def classes(self) -> list[int]:
@@ -59,18 +73,20 @@ class HourlyCounts:
 
     def by_day(self, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Sum values by hour into days; returns the days and sums of shape ``(..., days)``."""
-        day = self.hour // 24
+        day = self.unit // 24
         starts = np.flatnonzero(np.diff(day, prepend=day[0] - 1))
         return day[starts], np.add.reduceat(values, starts, axis=-1)
 
 
 def load_pictures(trace: Trace) -> list[Picture]:
     """Return the pictures of a trace's load, in order: weekly, daily, tokens, inter-arrival CV, failures."""
-    counts = HourlyCounts(trace)
-    return [_weekly(counts), _daily(counts), _tokens(counts), _interarrival(trace, counts.classes), _failing(trace)]
+    counts = Counts(trace)
+    fine = Counts(trace, MINUTE_S) if trace.span_s < SHORT_S else counts
+    over_time = _weekly(counts) if trace.span_s > 2 * DAY_S else _over_time(fine)
+    return [over_time, _daily(counts), _tokens(fine), _interarrival(trace, counts.classes), _failing(trace)]
 
 
-def _weekly(counts: HourlyCounts) -> Picture:
+def _weekly(counts: Counts) -> Picture:
     days, requests = counts.by_day(counts.requests)  # (classes, models, days)
     step = "steps-mid" if len(days) < 60 else "default"
 
@@ -79,12 +95,14 @@ def _weekly(counts: HourlyCounts) -> Picture:
             for model in counts.models(code):
                 style: dict[str, Any] = {"marker": "o", "ms": 3.5} if len(days) < 10 else {"ds": step}
                 colour = theme.of_model[code][model]
-                axes.plot(days, requests[code, model], color=colour, lw=1.3, label=MODELS[model], **style)
+                axes.plot(
+                    _time(days * DAY_S), requests[code, model], color=colour, lw=1.3, label=MODELS[model], **style
+                )
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(short)
             axes.set_ylabel("requests per day")
             legend_above(axes, f"{class_label(code)}", columns=3)
-        _day_axis(panels[-1], days)
+        _time_axis(panels[-1], days * DAY_S)
 
     parts = []
     for code in counts.classes:
@@ -105,8 +123,32 @@ def _weekly(counts: HourlyCounts) -> Picture:
     )
 
 
-def _daily(counts: HourlyCounts) -> Picture:
-    hour = counts.hour % 24
+def _over_time(counts: Counts) -> Picture:
+    """Draw a trace of at most two days by hour or minute, under the name of the weekly picture."""
+    unit = "hour" if counts.unit_s == HOUR_S else "minute"
+
+    def plot(panels: Sequence[Any], theme: Theme) -> None:
+        for axes, code in zip(panels, counts.classes, strict=True):
+            for model in counts.models(code):
+                _steps(axes, counts, counts.requests[code, model], theme.of_model[code][model], MODELS[model])
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter(short)
+            axes.set_ylabel(f"requests per {unit}")
+            legend_above(axes, class_label(code), columns=3)
+        _time_axis(panels[-1], counts.start_s)
+
+    parts = []
+    for code in counts.classes:
+        total = counts.requests[code].sum(axis=0)
+        parts.append(f"{class_label(code)}: {_count(total.mean())} per {unit} in the mean, {total.max():,.0f} at most")
+    sentence = f"Served requests over {plural(len(counts.unit), unit)}. {_joined(parts)}."
+    heights = [2.1] * len(counts.classes)
+    alt = f"Requests per {unit} by class and model"
+    return Picture("weekly", f"Requests per {unit}", sentence, alt, draw(plot, heights, True))
+
+
+def _daily(counts: Counts) -> Picture:
+    hour = counts.unit % 24
     by_hour = {  # per class, per hour of day: the counts of every day's hour
         code: [counts.requests[code].sum(axis=0)[hour == h] for h in range(24)] for code in counts.classes
     }
@@ -147,24 +189,27 @@ def _daily(counts: HourlyCounts) -> Picture:
     return Picture("daily", "Requests by hour of day", sentence, alt, draw(plot, heights, True))
 
 
-def _tokens(counts: HourlyCounts) -> Picture:
+def _tokens(counts: Counts) -> Picture:
     kinds = (("prompt", counts.prompt_tokens), ("response", counts.output_tokens))
-    long = len(counts.hour) > 72
+    unit = "hour" if counts.unit_s == HOUR_S else "minute"
+    long = len(counts.unit) > 72 and unit == "hour"
 
     def plot(panels: Sequence[Any], theme: Theme) -> None:
         for axes, code in zip(panels, counts.classes, strict=True):
             for name, values in kinds:
                 colour = theme.prompt if name == "prompt" else theme.response
-                axes.plot(counts.hour / 24, values[code], color=colour, lw=0.6, alpha=0.45 if long else 1.0,
-                          label=None if long else name)  # fmt: skip
                 if long:
+                    axes.plot(_time(counts.start_s), values[code], color=colour, lw=0.6, alpha=0.45)
                     day, sums = counts.by_day(np.stack([values[code], np.ones_like(values[code])]))
-                    axes.plot(day + 0.5, sums[0] / sums[1], color=colour, lw=1.8, label=f"{name}, mean of the day")
+                    middle = _time((day + 0.5) * DAY_S)
+                    axes.plot(middle, sums[0] / sums[1], color=colour, lw=1.8, label=f"{name}, mean of the day")
+                else:
+                    _steps(axes, counts, values[code], colour, name)
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(short)
-            axes.set_ylabel("tokens per hour")
+            axes.set_ylabel(f"tokens per {unit}")
             legend_above(axes, class_label(code))
-        _day_axis(panels[-1], counts.hour / 24)
+        _time_axis(panels[-1], counts.start_s)
 
     parts = []
     for code in counts.classes:
@@ -173,13 +218,15 @@ def _tokens(counts: HourlyCounts) -> Picture:
         middle = [short(float(np.median(tokens[busy]))) for tokens in (prompt, output)]
         parts.append(
             f"{class_label(code)}: {short(prompt.sum())} prompt and {short(output.sum())} response tokens "
-            f"({prompt.sum() / output.sum():.1f} to 1), in the median hour with requests {middle[0]} and {middle[1]}, "
-            f"at most {short((prompt + output).max())} together"
+            f"({prompt.sum() / output.sum():.1f} to 1), in the median {unit} with requests {middle[0]} and "
+            f"{middle[1]}, at most {short((prompt + output).max())} together"
         )
-    title = "Token throughput per hour"
-    sentence = f"Tokens of the requests submitted in each hour. {_joined(parts)}."
+    title = f"Token throughput per {unit}"
+    sentence = f"Tokens of the requests submitted in each {unit}. {_joined(parts)}."
     heights = [2.1] * len(counts.classes)
-    return Picture("tokens", title, sentence, "Prompt and response tokens per hour by class", draw(plot, heights, True))
+    return Picture(
+        "tokens", title, sentence, f"Prompt and response tokens per {unit} by class", draw(plot, heights, True)
+    )
 
 
 def _interarrival(trace: Trace, classes: Sequence[int]) -> Picture:
@@ -257,14 +304,14 @@ def _failing(trace: Trace) -> Picture:
     starts = np.flatnonzero(np.diff(place, prepend=place[0] - 1))
     failed, submitted = (np.add.reduceat(c, starts, axis=1) for c in (rates.failed, rates.submitted))
     share = np.where(submitted > 0, 100 * failed / np.maximum(submitted, 1), np.nan)
-    when = place[starts] * unit / 24
+    when_s = (place[starts] * unit * HOUR_S).astype(np.float64)
 
     def plot(panels: Sequence[Any], theme: Theme) -> None:
         for code in classes:
-            style: dict[str, Any] = {"marker": "o", "ms": 3.0} if len(when) < 15 else {}
-            panels[0].plot(when, share[code], color=theme.of_class(code), label=class_label(code), **style)
+            style: dict[str, Any] = {"marker": "o", "ms": 3.0} if len(when_s) < 15 else {}
+            panels[0].plot(_time(when_s), share[code], color=theme.of_class(code), label=class_label(code), **style)
         panels[0].set_ylabel("failed [%]")
-        _day_axis(panels[0], when)
+        _time_axis(panels[0], when_s)
         legend_above(panels[0], "by day" if unit == 24 else "by hour")
         width = 0.8 / len(classes)
         for k, code in enumerate(classes):
@@ -294,18 +341,39 @@ def _failing(trace: Trace) -> Picture:
     return Picture("failures", "Failures", sentence, alt, draw(plot, [2.0, 1.9]))
 
 
-def _day_axis(axes: Any, days: NDArray[Any]) -> None:
-    """Label an axis of days: whole weeks where there are at least two."""
-    low, high = float(days[0]), float(days[-1])
-    if high - low >= 14:
+def _steps(axes: Any, counts: Counts, values: NDArray[np.float64], colour: str, name: str) -> None:
+    """Draw values by unit of time as a flight of steps."""
+    ends = _time(np.append(counts.start_s, counts.start_s[-1] + counts.unit_s), counts.start_s)
+    axes.stairs(values, ends, color=colour, lw=1.4, label=name)
+
+
+def _time(times_s: NDArray[Any], axis_s: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """Return times in the unit of the axis that :func:`_time_axis` labels: days, hours or minutes."""
+    axis_s = times_s if axis_s is None else axis_s
+    if axis_s[-1] - axis_s[0] > 2 * DAY_S:
+        return times_s / DAY_S
+    if axis_s[-1] - axis_s[0] > 2 * HOUR_S:
+        return (times_s - axis_s[0] // DAY_S * DAY_S) / HOUR_S
+    return (times_s - axis_s[0] // HOUR_S * HOUR_S) / MINUTE_S
+
+
+def _time_axis(axes: Any, times_s: NDArray[Any]) -> None:
+    """Label an axis of time: weeks, days, hours of the first day, or minutes of the first hour."""
+    day, hour = int(times_s[0] // DAY_S), int(times_s[0] % DAY_S // HOUR_S)
+    if times_s[-1] - times_s[0] <= 2 * HOUR_S:
+        axes.set_xlabel(f"minute, from {hour}:00 of day {day} of the trace's clock")
+        return
+    if times_s[-1] - times_s[0] <= 2 * DAY_S:
+        axes.set_xlabel(f"hour, from midnight of day {day} of the trace's clock")
+        return
+    low, high = float(times_s[0] / DAY_S), float(times_s[-1] / DAY_S)
+    if high - low >= 14:  # whole weeks
         step = 7 * max(1, int(np.ceil((high - low) / 7 / 9)))
         axes.set_xticks(np.arange(step * np.ceil(low / step), high + 1e-9, step))
-    elif high - low > 1:
+    else:
         step = max(1, int(np.ceil((high - low) / 9)))
         axes.set_xticks(np.arange(np.ceil(low), high + 1e-9, step))
-    else:
-        axes.set_xlim(low - 0.05, high + 0.05)
-    axes.set_xlabel("day of the trace's clock" if high - low > 1 else "time [days of the trace's clock]")
+    axes.set_xlabel("day of the trace's clock")
 
 
 def _count(value: float) -> str:

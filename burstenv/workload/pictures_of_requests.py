@@ -126,6 +126,10 @@ def _response_given_prompt(groups: Sequence[Group]) -> Picture:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(short)
             axes.xaxis.set_minor_formatter("")
+            low, high = axes.get_xlim()
+            if high < 30 * low:  # too few powers of ten to read it by
+                steps = [digit * 10.0**power for power in range(8) for digit in (1, 2, 5)]
+                axes.set_xticks([step for step in steps if low <= step <= high])
             axes.set_ylim(0, 1.03 * highest)
             axes.yaxis.set_major_formatter(short)
             axes.set_ylabel("response tokens")

@@ -86,7 +86,9 @@ def write_trace_plots(trace: Trace, folder: str | Path, title: str) -> dict[str,
 def _facts(trace: Trace) -> str:
     span_s = trace.span_s
     rate = f", {len(trace) / span_s:.4g} requests/s in the mean" if span_s > 0 else ""
-    span = f"{span_s / DAY_S:.1f} days" if span_s > DAY_S else f"{span_s / 3600:.1f} hours"
+    units = ((DAY_S, "days"), (3600.0, "hours"), (60.0, "minutes"))
+    size, unit = next(((size, unit) for size, unit in units if span_s > 2 * size), (1.0, "seconds"))
+    span = f"{span_s / size:.1f} {unit}"
     return (
         f"{plural(len(trace), 'served request')} and {plural(len(trace.failures), 'failure')} over {span}{rate}; "
         f"read from {Path(str(trace.metadata.get('source', 'columns'))).name}."
