@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import EzPickle
 
 from burstenv.cluster import ClusterState
+from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
 from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.options import reset_with
+from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
 
 
-class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
+class BurstGPTEnv(gym.Env[Any, Any]):
     """A cluster of LLM serving engines under BurstGPT traffic.
 
     ## Description
@@ -123,9 +126,21 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
     | observation | str            | ``"flat"``                           | flat or dict                         |
     | reward      | str            | ``"attainment"``                     | attainment, dense or weighted        |
     | privileged  | bool           | ``False``                            | show true output lengths             |
-    | render_mode | str or None    | ``None``                             | ansi                                 |
+    | render_mode | str or None    | ``None``                             | ansi, rgb_array or human             |
 
-    ``reset(options={...})`` takes ``split``, ``episode`` (seed of the arrivals), ``load`` or ``rate_per_s``.
+    ``reset(options={...})`` chooses the episode in place of a drawn one:
+
+    | Option     | Meaning                                                                                    |
+    |------------|--------------------------------------------------------------------------------------------|
+    | split      | train, validation or test                                                                  |
+    | seed       | seed of the arrivals; the same seeds are the episodes of an evaluation                     |
+    | day        | a day of the split                                                                         |
+    | load       | arrival rate as a share of capacity                                                        |
+    | rate_per_s | arrival rate [requests/s]                                                                  |
+    | window     | (from_s, to_s) on the trace's clock: exactly these requests, as recorded unless scaled     |
+    | trace      | a file to play, all of it or a window of it                                                |
+
+    What was chosen or drawn stands in the ``info["episode_description"]`` of ``reset``.
 
     ## Vectorized environment
 
@@ -144,7 +159,7 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 10}
 
     def __init__(
         self,
@@ -161,22 +176,28 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         reward: str = "attainment",
         privileged: bool = False,
         render_mode: str | None = None,
+        **unknown: Any,
     ):
-        EzPickle.__init__(
-            self, scenario, trace, split, load, decide, admission, routing, batching, action, observation,
-            reward, privileged, render_mode,
-        )  # fmt: skip
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise BurstenvError(f"unknown render_mode {render_mode!r}; valid: {self.metadata['render_modes']}")
-        self.batch = EnvironmentBatch(
-            1, scenario, trace, split, load, decide, admission, routing, batching, action, observation, reward,
-            privileged,
-        )  # fmt: skip
+        arguments = {
+            "scenario": scenario, "trace": trace, "split": split, "load": load, "decide": decide,
+            "admission": admission, "routing": routing, "batching": batching, "action": action,
+            "observation": observation, "reward": reward, "privileged": privileged,
+        }  # fmt: skip
+        refuse_unknown(unknown, [*arguments, "render_mode"])
+        check_arguments({**arguments, "render_mode": render_mode})
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        self._arguments = arguments
         self.render_mode = render_mode
-        self.action_space = self.batch.action_space()
-        self.observation_space = self.batch.observation_space()
-        self._single = len(self.batch.layout.sizes) == 1
+        self._build(EnvironmentBatch(1, **arguments))
+
+    def _build(self, batch: EnvironmentBatch) -> None:
+        self.batch = batch
+        self.action_space = batch.action_space()
+        self.observation_space = batch.observation_space()
+        self._single = len(batch.layout.sizes) == 1
         self._started = False
+        self._window: Any = None  # of render_mode="human"
+        self._picture: Any = None
 
     @property
     def observation_names(self) -> list[str]:
@@ -184,11 +205,14 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         return self.batch.observation_names()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; see Starting State for the options."""
+        """Start an episode; the options stand in :mod:`burstenv.envs.options`."""
         super().reset(seed=seed)
-        self.batch.reset(0, self.np_random, options)
+        reset_with(self.batch, 0, self.np_random, options)
         self._started = True
-        return self._observation(), {**self._info(), **self._episode()}
+        self._picture = None
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), {**self._info(), "episode_description": dict(self.batch.episodes[0])}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Decide about the request at the front door and go on to the next decision epoch."""
@@ -204,6 +228,8 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         info = self._info()
         if done:
             info["episode_metrics"] = batch.episode_metrics(0)
+        if self.render_mode == "human":
+            self.render()
         return self._observation(), float(batch.rewards[0]), done, False, info
 
     def action_masks(self) -> np.ndarray:
@@ -229,9 +255,71 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
         self.batch.restore_state(state)
         return self._observation()
 
-    def render(self) -> str | None:
-        """Return a picture of the cluster in text (``render_mode="ansi"``)."""
-        return self.batch.describe(0) if self.render_mode == "ansi" else None
+    def render(self) -> Any:
+        """Return the cluster as text (``ansi``) or a picture, (H, W, 3) uint8 (``rgb_array``); ``human`` shows it."""
+        if self.render_mode is None:
+            gym.logger.warn(
+                "render() was called without a render_mode; pass one to gym.make, such as render_mode='rgb_array'"
+            )
+            return None
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        if self.render_mode == "ansi":
+            return self.batch.describe(0)
+        if self._picture is None:
+            from burstenv.envs.render import ClusterPicture  # needs the extra burstenv[render]
+
+            self._picture = ClusterPicture(self.batch, 0)
+        frame = self._picture.frame()
+        if self.render_mode == "rgb_array":
+            return frame
+        if self._window is None:
+            from burstenv.envs.window import Window
+
+            self._window = Window("burstenv", self.metadata["render_fps"])
+        self._window.show(frame)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one; closing twice does nothing more."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    # -- pickling and copying: the exact state goes along -------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return arguments and state; scenarios given as objects go along, named ones are loaded again."""
+        return {
+            "arguments": self._arguments,
+            "render_mode": self.render_mode,
+            "spec": self.spec,
+            "np_random": (self._np_random, self._np_random_seed),
+            "snapshot": Snapshot.of(self.batch) if self._started else None,
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Build the environment again and bring it to the saved state."""
+        self._restore(saved, EnvironmentBatch(1, **saved["arguments"]))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BurstGPTEnv:
+        """Return an independent environment in the same state; the scenario, which never changes, is shared."""
+        again: BurstGPTEnv = type(self).__new__(type(self))
+        memo[id(self)] = again
+        saved = self.__getstate__()
+        saved["np_random"] = copy.deepcopy(saved["np_random"])
+        again._restore(saved, EnvironmentBatch(1, **{**self._arguments, "scenario": self.batch.scenario}))
+        return again
+
+    def _restore(self, saved: dict[str, Any], batch: EnvironmentBatch) -> None:
+        self._arguments = saved["arguments"]
+        self.render_mode = saved["render_mode"]
+        self.spec = saved["spec"]
+        self._np_random, self._np_random_seed = saved["np_random"]
+        self._build(batch)
+        if saved["snapshot"] is not None:
+            saved["snapshot"].put_into(batch)
+            self._started = True
 
     def _observation(self) -> Any:
         return self.batch.shaped(self.batch.observations[0])
@@ -242,6 +330,3 @@ class BurstGPTEnv(gym.Env[Any, Any], EzPickle):
             "elapsed_s": float(self.batch.elapsed_s[0]),
             "now_s": float(self.batch.cluster.state.environments["now_s"][0]),
         }
-
-    def _episode(self) -> dict[str, Any]:
-        return {"episode": dict(self.batch.episodes[0])}

@@ -133,11 +133,11 @@ def test_observation_names_cover_the_vector(small_scenario):
 
 def test_reset_options(small_scenario):
     env = make(small_scenario).unwrapped
-    _, info = env.reset(seed=0, options={"split": "test", "episode": 7, "load": 0.5})
-    assert info["episode"]["split"] == "test"
-    assert info["episode"]["load"] == 0.5
+    _, info = env.reset(seed=0, options={"split": "test", "seed": 7, "load": 0.5})
+    assert info["episode_description"]["split"] == "test"
+    assert info["episode_description"]["load"] == 0.5
     first = env.batch.cluster.records(0)["arrival_s"]
-    env.reset(seed=99, options={"split": "test", "episode": 7, "load": 0.5})
+    env.reset(seed=99, options={"split": "test", "seed": 7, "load": 0.5})
     assert np.array_equal(first, env.batch.cluster.records(0)["arrival_s"])
 
 
@@ -165,8 +165,8 @@ def test_wrong_arguments_get_one_sentence(small_scenario, kwargs, message):
 
 def test_wrong_reset_option_lists_the_valid_ones(small_scenario):
     env = make(small_scenario).unwrapped
-    with pytest.raises(BurstenvError, match="rate_per_s"):
-        env.reset(seed=0, options={"window": 3})
+    with pytest.raises(BurstenvError, match="did you mean window"):
+        env.reset(seed=0, options={"windwo": 3})
 
 
 def test_render_ansi_shows_every_replica(small_scenario):

@@ -1,0 +1,88 @@
+"""The arguments of the environments, checked before anything is built: one clear sentence for a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from burstenv.errors import BurstenvError, unknown_name
+
+_TEXT = ("split", "admission", "routing", "action", "observation", "reward")
+_TEXT_OR_NONE = ("batching", "render_mode")
+_COUNTS = ("num_envs", "num_threads")
+_COUNTS_OR_NONE = ("max_episode_steps",)
+
+
+def refuse_unknown(unknown: Mapping[str, Any], valid: Iterable[str]) -> None:
+    """Refuse arguments that do not exist, naming those that do.
+
+    Args:
+        unknown: Arguments that fitted no parameter.
+        valid: Names of the parameters.
+
+    Raises:
+        BurstenvError: When there is any.
+    """
+    for name in unknown:
+        raise unknown_name("argument", name, valid)
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Check the kinds of the arguments that are given; their values are checked by whoever uses them.
+
+    Raises:
+        BurstenvError: On the first of a wrong kind.
+    """
+    for name, value in arguments.items():
+        wrong = _wrong(name, value)
+        if wrong:
+            raise BurstenvError(f"{name} must be {wrong}, got {value!r:.80}")
+
+
+def _wrong(name: str, value: Any) -> str:
+    """Return what an argument should have been, or nothing."""
+    if name in _TEXT:
+        return "" if isinstance(value, str) else "a name"
+    if name in _TEXT_OR_NONE:
+        return "" if value is None or isinstance(value, str) else "a name or None"
+    if name in _COUNTS or (name in _COUNTS_OR_NONE and value is not None):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return "" if whole and value >= 1 else "a whole number of at least 1"
+    if name == "load":
+        number = value is None or (isinstance(value, Real) and not isinstance(value, bool))
+        return "" if number else "a share of capacity above 0, such as 1.5, or None"
+    if name == "privileged":
+        return "" if isinstance(value, bool) else "True or False"
+    if name == "trace":
+        return "" if value is None or isinstance(value, str | Path) else "the path of a file, or None"
+    if name == "scenario":
+        named = isinstance(value, str | Path | Mapping) or type(value).__name__ == "Scenario"
+        return "" if named else "a shipped name, the path of a YAML file, or a mapping"
+    if name == "decide":
+        names = isinstance(value, str) or (
+            isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+        )
+        return "" if names else "a name or several of admission, routing, batching"
+    return ""
+
+
+def check_render_mode(render_mode: str | None, valid: Iterable[str]) -> None:
+    """Refuse an unknown render mode, and one whose extra is not installed, before an episode begins.
+
+    Raises:
+        BurstenvError: In one sentence.
+    """
+    if render_mode is None:
+        return
+    if render_mode not in valid:
+        raise unknown_name("render_mode", render_mode, valid)
+    if render_mode != "ansi":
+        from burstenv.envs.render import need_pillow
+
+        need_pillow()
+    if render_mode == "human":
+        from burstenv.envs.window import need_pygame
+
+        need_pygame()
