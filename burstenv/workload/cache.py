@@ -11,8 +11,9 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from burstenv.workload.atomic import replacing
 from burstenv.workload.data_directory import cache_folder
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS, Failures, Trace
 
-FORMAT_VERSION = 2  # raise it whenever the layout of the files changes
+FORMAT_VERSION = 3  # raise it whenever the layout of the files changes
 DEFAULT_LIMIT_GIB = 10.0
 _HASHED_AT_ONCE = 1 << 20
 
@@ -35,13 +36,11 @@ def load_cached(recipe: dict[str, Any]) -> Trace | None:
     """
     file = _file_of(recipe)
     try:
-        # A damaged file fails the zip's checksums.
-        with np.load(file, allow_pickle=False) as stored:
-            rows = int(stored["rows"])
-            columns = {name: _unfolded(stored[name], rows) for name in COLUMNS}
-            failed = int(stored["failed_rows"])
-            failures = Failures(*(_unfolded(stored[f"failures_{name}"], failed) for name in FAILURE_COLUMNS))
-            trace = Trace(**columns, failures=failures, metadata=json.loads(str(stored["metadata"])))
+        arrays, header = _read_arrays(file)
+        rows, failed = header["rows"], header["failed_rows"]
+        columns = {name: _unfolded(arrays[name], rows) for name in COLUMNS}
+        failures = Failures(*(_unfolded(arrays[f"failures_{name}"], failed) for name in FAILURE_COLUMNS))
+        trace = Trace(**columns, failures=failures, metadata=header["metadata"])
     except Exception:  # absent, unreadable or damaged: whatever the reason, it is made again
         return None
     with contextlib.suppress(OSError):
@@ -55,10 +54,9 @@ def save_cached(recipe: dict[str, Any], trace: Trace) -> None:
     The least recently used traces make room: together they take at most ``$BURSTENV_CACHE_GIB`` (default 10).
     """
     file = _file_of(recipe)
-    columns: dict[str, Any] = {name: _folded(getattr(trace, name)) for name in COLUMNS}
+    columns = {name: _folded(getattr(trace, name)) for name in COLUMNS}
     columns |= {f"failures_{name}": _folded(getattr(trace.failures, name)) for name in FAILURE_COLUMNS}
-    columns["metadata"] = np.array(json.dumps(trace.metadata))
-    columns["rows"], columns["failed_rows"] = np.array(len(trace)), np.array(len(trace.failures))
+    header = {"rows": len(trace), "failed_rows": len(trace.failures), "metadata": trace.metadata}
     with contextlib.suppress(OSError, ValueError):
         limit = float(os.environ.get("BURSTENV_CACHE_GIB") or DEFAULT_LIMIT_GIB) * 2**30
         size = sum(values.nbytes for values in columns.values())
@@ -67,7 +65,31 @@ def save_cached(recipe: dict[str, Any], trace: Trace) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         _make_room(file.parent, limit - size)
         with replacing(file) as stream:
-            np.savez(stream, **columns)
+            _write_arrays(stream, columns, header)
+
+
+def _write_arrays(stream: IO[bytes], arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
+    """Write a line of JSON, its checksum in front, and then the bytes of every array."""
+    listed = [(name, a.dtype.str, len(a), zlib.crc32(np.ascontiguousarray(a).data)) for name, a in arrays.items()]
+    line = json.dumps({**header, "arrays": listed}).encode()
+    stream.write(b"%08x %s\n" % (zlib.crc32(line), line))
+    for values in arrays.values():
+        stream.write(np.ascontiguousarray(values).data)
+
+
+def _read_arrays(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what :func:`_write_arrays` wrote; raises an error of some kind when anything is damaged."""
+    with file.open("rb") as stream:
+        sums, line = stream.readline().rstrip(b"\n").split(b" ", 1)
+        if int(sums, 16) != zlib.crc32(line):
+            raise ValueError("damaged header")
+        header = json.loads(line)
+        arrays = {}
+        for name, dtype, rows, checksum in header["arrays"]:
+            arrays[name] = np.fromfile(stream, dtype=np.dtype(dtype), count=rows)
+            if len(arrays[name]) != rows or zlib.crc32(arrays[name].data) != checksum:
+                raise ValueError("damaged column")
+    return arrays, header
 
 
 def content_hash(path: Path) -> str:
@@ -105,7 +127,7 @@ def file_sha256(path: Path) -> str:
 
 def _file_of(recipe: dict[str, Any]) -> Path:
     key = json.dumps({"format": FORMAT_VERSION, **recipe}, sort_keys=True)
-    return cache_folder() / f"trace-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+    return cache_folder() / f"trace-{hashlib.sha256(key.encode()).hexdigest()[:24]}.columns"
 
 
 def _folded(values: NDArray[Any]) -> NDArray[Any]:
@@ -128,7 +150,7 @@ def _unfolded(values: NDArray[Any], rows: int) -> NDArray[Any]:
 def _make_room(folder: Path, limit: float) -> None:
     """Remove the traces that were not used for the longest time until the rest fits."""
     found = []
-    for file in folder.glob("trace-*.npz"):
+    for file in folder.glob("trace-*.columns"):
         with contextlib.suppress(OSError):
             status = file.stat()
             found.append((status.st_mtime_ns, status.st_size, file))

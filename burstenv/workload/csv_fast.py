@@ -1,12 +1,13 @@
 """A CSV file parsed by a compiled state machine, chunk by chunk: for files of millions of rows.
 
 It accepts a part of what :mod:`burstenv.workload.csv_rows` accepts, with the same meaning, and gives up on
-everything else, right or wrong: bytes outside ASCII, quotes, control characters, carriage returns alone,
-exponents, plus signs, more than 18 digits, and any cell that its column may not hold.
+everything else, right or wrong: bytes outside ASCII, quotes and line ends inside quotes, control characters,
+carriage returns alone, exponents, plus signs, more than 18 digits, and any cell that its column may not hold.
 """
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,13 @@ def _after_header(data: bytes, header: tuple[str, ...]) -> int | None:
         if line:
             break
         at = end + 1
-    if not line.isascii() or b'"' in line or b"\r" in line:
+    if not line.isascii() or b"\r" in line or b"\0" in line:
         return None
-    return end + 1 if tuple(cell.strip() for cell in line.decode().split(",")) == header else None
+    try:
+        cells = next(csv.reader([line.decode("ascii")], strict=True))
+    except csv.Error:  # a quoted name goes on in the next line
+        return None
+    return end + 1 if tuple(cell.strip() for cell in cells) == header else None
 
 
 class _Plan:
@@ -198,6 +203,7 @@ def _parse(
 ):  # fmt: skip
     """Parse complete lines from ``state[_AT]`` to ``end``; leave row count and position in ``state``."""
     columns = len(kinds)
+    stop = 0
     at = state[_AT]
     row = state[_ROWS]
     while at < end:
@@ -231,6 +237,20 @@ def _parse(
                     floats[slots[column], row] = seconds
                     continue
                 at = start
+            quoted = buffer[at] == _QUOTE
+            if quoted:
+                at += 1
+                start = at
+                while buffer[at] != _QUOTE:
+                    if buffer[at] < _SPACE and buffer[at] != _TAB:
+                        return _GIVE_UP
+                    at += 1
+                stop = at
+                at += 1
+                if buffer[at] == _RETURN and buffer[at + 1] == _NEWLINE:
+                    at += 1
+                if buffer[at] != _COMMA and buffer[at] != _NEWLINE:
+                    return _GIVE_UP
             while buffer[at] != _COMMA and buffer[at] != _NEWLINE:
                 byte = buffer[at]
                 if byte == _QUOTE or (
@@ -240,10 +260,11 @@ def _parse(
                 at += 1
             if (buffer[at] == _NEWLINE) != (column == columns - 1):
                 return _GIVE_UP  # too few or too many cells
-            stop = at
+            if not quoted:
+                stop = at
+                if stop > start and buffer[stop - 1] == _RETURN:
+                    stop -= 1
             at += 1
-            if stop > start and buffer[stop - 1] == _RETURN:
-                stop -= 1
             while start < stop and (buffer[start] == _SPACE or buffer[start] == _TAB):
                 start += 1
             while start < stop and (buffer[stop - 1] == _SPACE or buffer[stop - 1] == _TAB):

@@ -3,7 +3,7 @@
 There is one meaning and there are two ways to it. :mod:`burstenv.workload.csv_rows` walks a file row by row
 in plain Python: it defines what is accepted and says which row and column is wrong. Large files go through
 the compiled parser of :mod:`burstenv.workload.csv_fast` first, which accepts only what is plain (ASCII,
-unquoted, ordinary decimals) and valid; a file that it does not accept is walked from the start instead.
+ordinary decimals) and valid; a file that it does not accept is walked from the start instead.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def write_parquet(trace: Trace, path: str | Path) -> None:
             columns[name] = pa.array(values)
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(trace.metadata).encode()})
     with writing(Path(path)) as stream:
-        parquet.write_table(table, stream, row_group_size=_ROW_GROUP, compression="zstd")
+        parquet.write_table(table, stream, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True)
 
 
 def read_parquet(path: str | Path) -> Trace:
@@ -64,7 +64,7 @@ def read_parquet(path: str | Path) -> Trace:
     file = Path(path)
     pa, parquet = _pyarrow()
     try:
-        source = parquet.ParquetFile(file)
+        source = parquet.ParquetFile(file, page_checksum_verification=True)
         present = set(source.schema_arrow.names)
         metadata = json.loads((source.schema_arrow.metadata or {}).get(_KEY, b"{}"))
         for name in ("arrival_s", "prompt_tokens", "output_tokens"):

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from burstenv.config import parse
@@ -48,7 +47,7 @@ def test_a_workload_without_a_generator_uses_the_shipped_one() -> None:
 def test_a_trace_is_generated_once_and_then_read_from_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     made = load_trace(small())
     assert load_trace(small()) is made
-    assert [path.suffix for path in cache_folder().iterdir()] == [".npz"]
+    assert [path.suffix for path in cache_folder().iterdir()] == [".columns"]
     module._generated.cache_clear()
     monkeypatch.setattr(module, "generate", lambda *_: pytest.fail("generated again"))
     assert same(load_trace(small()), made)
@@ -92,7 +91,7 @@ def test_a_failed_write_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -
     def full_disk(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(np, "savez", full_disk)
+    monkeypatch.setattr("burstenv.workload.cache._write_arrays", full_disk)
     assert len(load_trace(small())) > 1000
     assert list(cache_folder().iterdir()) == []
 
