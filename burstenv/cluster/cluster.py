@@ -16,10 +16,11 @@ import numpy as np
 
 from burstenv.cluster.block_table import block_slots, bucket_count
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
-from burstenv.cluster.kernel import announce_first_use, kernel
-from burstenv.cluster.replica import advance_replica, enqueue, set_mode, start_under_way
+from burstenv.cluster.kernel import announce_first_use, entry
+from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState, PoolLayout
+from burstenv.cluster.stretch import interrupt_stretch
 from burstenv.config import load
 from burstenv.errors import BurstenvError
 
@@ -31,22 +32,22 @@ def load_cluster(name: str) -> tuple[ReplicaSpec, ...]:
     return resolve_cluster(load(ClusterConfig, "clusters", name))
 
 
-@kernel
+@entry
 def _next_epoch_at(environments, replicas, pool, requests, i):
-    next_epoch(environments[i], replicas, pool, requests)
+    next_epoch(environments[i], replicas, pool, requests, False)
 
 
-@kernel
+@entry
 def _decide_at(environments, replicas, pool, requests, modes, i, admission, replica, mode):
     apply_decision(environments[i], replicas, pool, requests, modes, admission, replica, mode)
 
 
-@kernel
+@entry
 def _reset_at(environments, replicas, pool, requests, modes, i, num_requests, seed):
     reset_cluster(environments[i], replicas, pool, requests, modes, num_requests, seed)
 
 
-@kernel
+@entry
 def _submit_at(environments, replicas, pool, requests, i, r, request_id, now_s):
     environment = environments[i]
     enqueue(
@@ -59,18 +60,18 @@ def _submit_at(environments, replicas, pool, requests, i, r, request_id, now_s):
     )
 
 
-@kernel
+@entry
 def _advance_at(environments, replicas, pool, requests, i, r, until_s):
     environment = environments[i]
     advance_replica(environment, replicas[environment.first_replica + r], pool, requests, until_s)
 
 
-@kernel
+@entry
 def _start_under_way_at(environments, replicas, pool, requests, i, r):
-    start_under_way(replicas[environments[i].first_replica + r], pool, requests)
+    interrupt_stretch(replicas[environments[i].first_replica + r], pool, requests)
 
 
-@kernel
+@entry
 def _set_mode_at(environments, replicas, pool, requests, modes, i, r, mode):
     set_mode(replicas[environments[i].first_replica + r], pool, requests, modes[r, mode], mode)
 
@@ -253,6 +254,12 @@ class Cluster:
     def set_mode(self, i: int, replica: int, mode: int) -> None:
         """Put a batching mode in force on one replica from its next iteration on."""
         _set_mode_at(*self.state.arrays(), self.modes, i, replica, mode)
+
+    def kv_use(self, i: int) -> tuple[float, float]:
+        """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""
+        replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
+        share = replicas["used_block_s"] / replicas["num_blocks"] / max(now_s, 1e-9)  # (R,)
+        return float(share.mean()), float((replicas["most_used_blocks"] / replicas["num_blocks"]).max())
 
     def running(self, i: int, replica: int) -> list[int]:
         """Return the ids of a replica's running requests in order of admission."""

@@ -8,13 +8,19 @@ of admission, because it matters whose block is whose.
 
 from __future__ import annotations
 
-from burstenv.cluster.heap import heap_push, heap_rekey, heap_remove
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.finish_heap import (
+    count_steps_from,
+    finish_heap_push,
+    finish_heap_remove,
+    finish_later,
+)
+from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.prefix import grow_blocks, publish_full_blocks
 from burstenv.cluster.queues import blocks_of, phase_of
 from burstenv.cluster.state import NOBODY
 
 EVERYBODY = 2**62  # an admission number above all
+MOST_STEPS = 2**30  # decode steps are kept in 32 bits
 
 
 @kernel
@@ -76,31 +82,39 @@ def _leave_phase(replica, pool, requests, request_id):
         requests[request.phase_next].phase_previous = request.phase_previous
 
 
+@outlined
+def _count_steps_anew(replica, pool, requests):
+    """Count decode steps from a multiple of the block size on, which leaves every phase where it is."""
+    first_step = replica.decode_step - phase_of(replica.decode_step, replica.block_size)
+    count_steps_from(replica, pool, first_step)
+    for place in range(replica.decoding):
+        requests[pool[replica.finish_base + place]].computed_tokens += first_step
+    replica.decode_step -= first_step
+
+
 @kernel
 def start_decoding(replica, pool, requests, request_id):
     """Make a decoder of a request whose known tokens are all computed but the newest."""
+    if replica.decode_step > MOST_STEPS:
+        _count_steps_anew(replica, pool, requests)
     request = requests[request_id]
     replica.decode_context_tokens += request.computed_tokens + 1
     request.computed_tokens -= replica.decode_step
     _enter_phase(replica, pool, requests, request_id)
     request.decoding = 1
-    request.key = float(replica.decode_step + request.target_tokens - request.produced_tokens)
-    heap_push(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
-    replica.finish_heap_size += 1
-    replica.decoding += 1
+    finish_step = replica.decode_step + request.target_tokens - request.produced_tokens
+    finish_heap_push(replica, pool, finish_step, request_id)
 
 
 @kernel
 def stop_decoding(replica, pool, requests, request_id):
     """Give a decoder its own counts back: it finishes, or is evicted."""
     request = requests[request_id]
-    heap_remove(pool, replica.finish_base, replica.finish_heap_size, requests, request_id)
-    replica.finish_heap_size -= 1
-    replica.decoding -= 1
+    finish_step = finish_heap_remove(replica, pool, request_id)
     _leave_phase(replica, pool, requests, request_id)
     request.computed_tokens += replica.decode_step
     replica.decode_context_tokens -= request.computed_tokens + 1
-    request.produced_tokens = request.target_tokens - int(request.key - replica.decode_step)
+    request.produced_tokens = request.target_tokens - (finish_step - replica.decode_step)
     request.decoding = 0
 
 
@@ -139,7 +153,7 @@ def context_of(replica, requests, decodes):
     return context
 
 
-@kernel
+@outlined
 def hold_back(replica, pool, requests, decodes):
     """Undo the coming decode step for the decoders behind the first ``decodes``: the budget left them out."""
     seen = 0
@@ -152,7 +166,7 @@ def hold_back(replica, pool, requests, decodes):
                 _leave_phase(replica, pool, requests, request_id)
                 request.computed_tokens -= 1
                 _enter_phase(replica, pool, requests, request_id)
-                heap_rekey(pool, replica.finish_base, replica.finish_heap_size, requests, request_id, request.key + 1.0)
+                finish_later(replica, pool, request_id, 1)
                 replica.decode_context_tokens -= 1
         request_id = request.next
 
@@ -229,7 +243,7 @@ def publish_decoded_blocks(replica, pool, requests, step, admission):
         request_id = request.phase_next
 
 
-@kernel
+@outlined
 def grow_decoders(replica, pool, requests, steps):
     """Take and publish the blocks of the next ``steps`` decode steps of all decoders, step by step."""
     block_size = replica.block_size

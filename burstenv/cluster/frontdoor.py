@@ -11,7 +11,7 @@ import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_remove
 from burstenv.cluster.iteration import see
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import kernel, merged, outlined
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.reset import reset_replica, reset_request
 from burstenv.cluster.state import AT_DOOR, NOBODY, REJECTED
@@ -22,7 +22,7 @@ DEFER = 2
 ADMISSION_NAMES = ("reject", "admit", "defer")
 
 FAST_WINDOW_S = 5.0  # averaging windows of the recent-traffic features
-SLOW_WINDOW_S = 60.0
+SLOW_WINDOW_S = 12.0 * FAST_WINDOW_S
 
 
 @kernel
@@ -31,23 +31,39 @@ def settled(environment):
     return environment.attained + environment.late + environment.rejected + environment.failed
 
 
-@kernel
-def _advance_cluster(environment, replicas, pool, requests, until_s):
+@merged
+def _advance_cluster(environment, replicas, pool, requests, until_s, lazily):
+    """Run every replica up to ``until_s``; ``lazily``, leave those alone of which only KV use and context change."""
     for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
         replica = replicas[r]
         # The general engine may have one iteration in flight and another to schedule.
-        if replica.general or not (replica.in_flight or replica.under_way) or replica.iteration_end_s <= until_s:
+        if lazily:
+            advance = replica.wake_s <= until_s
+        else:
+            runs_on = (replica.in_flight or replica.under_way) and replica.iteration_end_s > until_s
+            advance = replica.general or not runs_on
+        if advance:
             advance_replica(environment, replica, pool, requests, until_s)
+
+
+@merged
+def catch_up(environment, replica, pool, requests, until_s):
+    """Bring a replica that was left alone up to ``until_s``."""
+    if replica.stretch_steps > 0 and not (replica.under_way and replica.iteration_end_s > until_s):
+        advance_replica(environment, replica, pool, requests, until_s)
 
 
 @kernel
 def _decay_rates(environment, now_s):
     elapsed_s = now_s - environment.rate_s
     if elapsed_s > 0.0:
-        fast = math.exp(-elapsed_s / FAST_WINDOW_S)
+        slow = math.exp(-elapsed_s / SLOW_WINDOW_S)
+        square = slow * slow
+        fast = square * square * square  # the fast window is a twelfth of the slow one
+        fast *= fast
         environment.rate_fast_per_s *= fast
         environment.token_rate_per_s *= fast
-        environment.rate_slow_per_s *= math.exp(-elapsed_s / SLOW_WINDOW_S)
+        environment.rate_slow_per_s *= slow
         environment.rate_s = now_s
 
 
@@ -62,24 +78,15 @@ def _count_arrival(environment, request):
 
 
 @kernel
-def _note_kv_use(environment, replicas):
-    """Add the present KV use, as decisions see it, to the sums that reports average."""
-    used = 0.0
-    for k in range(environment.num_replicas):
-        replica = replicas[environment.first_replica + k]
-        share = 1.0 - replica.seen_free_blocks / replica.num_blocks
-        used += share
-        environment.kv_use_max = max(environment.kv_use_max, share)
-    environment.kv_use_sum += used / environment.num_replicas
-
-
-@kernel
-def next_epoch(environment, replicas, pool, requests):
+def next_epoch(environment, replicas, pool, requests, lazily):
     """Advance one cluster to its next decision epoch.
 
     The epoch is the earliest of: an arrival, the return of a deferred request, ``tick_s`` without a
     decision. When nobody can come to the front door any more and there are no ticks, the cluster
     drains and the episode is done.
+
+    ``lazily`` is for those who decide without a look at KV use or context: replicas in the middle of a
+    stretch are left behind and caught up with when something happens to them. What happens is the same.
     """
     arrival_s = np.inf
     if environment.next_arrival < environment.first_request + environment.num_requests:
@@ -89,7 +96,7 @@ def next_epoch(environment, replicas, pool, requests):
         due_s = requests[pool[environment.door_base]].key
     tick_s = environment.last_decision_s + environment.tick_s
     epoch_s = min(arrival_s, due_s, tick_s)
-    _advance_cluster(environment, replicas, pool, requests, epoch_s)
+    _advance_cluster(environment, replicas, pool, requests, epoch_s, lazily)
     environment.at_door = NOBODY
     if arrival_s == np.inf and due_s == np.inf and settled(environment) == environment.num_requests:
         environment.done = 1
@@ -107,7 +114,6 @@ def next_epoch(environment, replicas, pool, requests):
         return
     environment.now_s = epoch_s
     _decay_rates(environment, epoch_s)
-    _note_kv_use(environment, replicas)
     if due_s <= arrival_s and due_s == epoch_s:
         request_id = pool[environment.door_base]
         heap_remove(pool, environment.door_base, environment.deferred, requests, request_id)
@@ -136,6 +142,7 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
     been kept waiting long enough.
     """
     replica = replicas[environment.first_replica + replica_index]
+    catch_up(environment, replica, pool, requests, environment.now_s)
     if mode != replica.mode and environment.now_s >= replica.mode_since_s + environment.batching_period_s:
         set_mode(replica, pool, requests, modes[replica_index, mode], mode)
         replica.mode_since_s = environment.now_s
@@ -160,7 +167,7 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
         environment.rejected += 1
 
 
-@kernel
+@outlined
 def reset_cluster(environment, replicas, pool, requests, modes, num_requests, seed):
     """Empty the cluster and rewind its episode of ``num_requests`` requests to the first arrival."""
     for r in range(environment.num_replicas):
@@ -198,5 +205,3 @@ def reset_cluster(environment, replicas, pool, requests, modes, num_requests, se
     environment.token_rate_per_s = 0.0
     environment.api_share = 0.0
     environment.rate_s = 0.0
-    environment.kv_use_sum = 0.0
-    environment.kv_use_max = 0.0

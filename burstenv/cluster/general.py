@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 
+from burstenv.cluster.accounts import count_busy, publish_counts
 from burstenv.cluster.iteration_time import iteration_time_s
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.outcome import settle_finished
 from burstenv.cluster.prefix import (
     cached_blocks,
@@ -23,7 +24,6 @@ from burstenv.cluster.prefix import (
 )
 from burstenv.cluster.queues import (
     blocks_of,
-    publish_counts,
     queue_discard,
     queue_head,
     queue_push,
@@ -210,7 +210,7 @@ def _schedule(replica, pool, requests):
         duration_s = iteration_time_s(replica, prefill_tokens, prefill_attention, decodes, context, sequences)
     start_s = max(replica.clock_s, replica.busy_until_s)
     replica.busy_until_s = start_s + duration_s
-    replica.busy_s += duration_s
+    count_busy(replica, duration_s, replica.free_blocks)
     if sequences > 0 or preempted:
         replica.iterations += 1
     if flight == 0:
@@ -261,7 +261,7 @@ def _apply(environment, replica, pool, requests):
             settle_finished(environment, request, now_s)
 
 
-@kernel
+@outlined
 def advance_general(environment, replica, pool, requests, until_s):
     """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
     while not replica.livelocked:

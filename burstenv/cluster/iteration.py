@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from burstenv.cluster.accounts import count_busy, publish_counts
 from burstenv.cluster.decoders import (
     blocks_due,
     context_of,
@@ -19,8 +20,9 @@ from burstenv.cluster.decoders import (
     start_decoding,
     stop_decoding,
 )
+from burstenv.cluster.finish_heap import next_finish_step, next_finisher
 from burstenv.cluster.iteration_time import iteration_time_s
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.outcome import settle_finished
 from burstenv.cluster.prefix import (
     cached_blocks,
@@ -33,7 +35,6 @@ from burstenv.cluster.prefix import (
 )
 from burstenv.cluster.queues import (
     blocks_of,
-    publish_counts,
     queue_head,
     queue_push,
     queue_remove,
@@ -67,10 +68,8 @@ def _finish(environment, replica, pool, requests, request_id, now_s):
 def finish_decoders(environment, replica, pool, requests, now_s):
     """Finish every decoder whose last token came out, in running order where the order shows."""
     finished = 0
-    while replica.finish_heap_size > 0:
-        first = pool[replica.finish_base]
-        if requests[first].key > replica.decode_step:
-            break
+    while replica.decoding > 0 and next_finish_step(replica, pool) <= replica.decode_step:
+        first = next_finisher(replica, pool)
         stop_decoding(replica, pool, requests, first)
         if not replica.prefix_caching:
             _finish(environment, replica, pool, requests, first, now_s)
@@ -85,7 +84,7 @@ def finish_decoders(environment, replica, pool, requests, now_s):
         _finish(environment, replica, pool, requests, pool[replica.flight_base + k], now_s)
 
 
-@kernel
+@outlined
 def _evict_tail(replica, pool, requests):
     """Preempt the last admitted request: its KV is lost, its outputs are kept, it waits again."""
     victim = replica.running_tail
@@ -127,7 +126,7 @@ def _hold(replica, pool, request, computed, tokens):
         )
 
 
-@kernel
+@outlined
 def _grow_first_decoders(replica, pool, requests):
     """Take and publish the blocks of one decode step, evicting the last admitted requests as blocks run out.
 
@@ -265,7 +264,7 @@ def start_iteration(replica, pool, requests):
             replica, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
     replica.iteration_end_s = now_s + duration_s
-    replica.busy_s += duration_s
+    count_busy(replica, duration_s, replica.free_blocks)
     replica.iterations += 1
     replica.in_flight = 1
     return True

@@ -13,7 +13,7 @@ on the same numbers.
 
 from __future__ import annotations
 
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.latency import HINGE
 from burstenv.cluster.latency_tables import CONTEXT_KNOTS
 
@@ -72,6 +72,35 @@ def _tables_mixed_s(replica, prefill_tokens, decodes, context_tokens):
     return below_s + w * (above_s - below_s) + _between(replica.mixed_prefill_s, k, w) * prefill_tokens
 
 
+@outlined
+def _tables_decode_fixed_s(replica, decodes):
+    time_s = _tables_batch_s(replica, decodes, decodes)
+    if decodes > 0:
+        k = _segment(replica.decode_sequences, replica.decode_knots, decodes)
+        time_s += _between(replica.decode_base_s, k, _along(replica.decode_sequences, k, decodes))
+    return time_s
+
+
+@outlined
+def _tables_decode_context_s(replica, decodes):
+    k = _segment(replica.decode_sequences, replica.decode_knots, decodes)
+    return _between(replica.decode_context_s, k, min(_along(replica.decode_sequences, k, decodes), 1.0))
+
+
+@outlined
+def _tables_time_s(replica, prefill_tokens, prefill_attention, decodes, context_tokens, sequences):
+    if prefill_tokens == 0:
+        return _tables_decode_fixed_s(replica, decodes) + _tables_decode_context_s(replica, decodes) * context_tokens
+    time_s = _tables_batch_s(replica, prefill_tokens + decodes, sequences)
+    k = _segment(replica.prefill_tokens, replica.prefill_knots, prefill_tokens)
+    w = _along(replica.prefill_tokens, k, prefill_tokens)
+    time_s += _between(replica.prefill_base_s, k, w)
+    time_s += _between(replica.prefill_context_s, k, w) * (prefill_attention / prefill_tokens)
+    if decodes > 0:
+        time_s += _tables_mixed_s(replica, prefill_tokens, decodes, context_tokens)
+    return time_s
+
+
 @kernel
 def decode_fixed_cost_s(replica, decodes):
     """Return the part of the time of ``decodes`` decodes alone that does not depend on their context [s]."""
@@ -82,11 +111,7 @@ def decode_fixed_cost_s(replica, decodes):
             + replica.per_iteration_s
             + replica.per_sequence_s * decodes
         )
-    time_s = _tables_batch_s(replica, decodes, decodes)
-    if decodes > 0:
-        k = _segment(replica.decode_sequences, replica.decode_knots, decodes)
-        time_s += _between(replica.decode_base_s, k, _along(replica.decode_sequences, k, decodes))
-    return time_s
+    return _tables_decode_fixed_s(replica, decodes)
 
 
 @kernel
@@ -94,8 +119,7 @@ def decode_context_cost_s(replica, decodes):
     """Return the time that each context token adds to an iteration of ``decodes`` decodes alone [s]."""
     if replica.latency_kind == _HINGE:
         return replica.h4_s
-    k = _segment(replica.decode_sequences, replica.decode_knots, decodes)
-    return _between(replica.decode_context_s, k, min(_along(replica.decode_sequences, k, decodes), 1.0))
+    return _tables_decode_context_s(replica, decodes)
 
 
 @kernel
@@ -119,13 +143,4 @@ def iteration_time_s(replica, prefill_tokens, prefill_attention, decodes, contex
             + replica.per_sequence_s * sequences
             + replica.h4_s * context_tokens
         )
-    if prefill_tokens == 0:
-        return decode_fixed_cost_s(replica, decodes) + decode_context_cost_s(replica, decodes) * context_tokens
-    time_s = _tables_batch_s(replica, prefill_tokens + decodes, sequences)
-    k = _segment(replica.prefill_tokens, replica.prefill_knots, prefill_tokens)
-    w = _along(replica.prefill_tokens, k, prefill_tokens)
-    time_s += _between(replica.prefill_base_s, k, w)
-    time_s += _between(replica.prefill_context_s, k, w) * (prefill_attention / prefill_tokens)
-    if decodes > 0:
-        time_s += _tables_mixed_s(replica, prefill_tokens, decodes, context_tokens)
-    return time_s
+    return _tables_time_s(replica, prefill_tokens, prefill_attention, decodes, context_tokens, sequences)

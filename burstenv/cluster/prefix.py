@@ -14,7 +14,7 @@ from burstenv.cluster.block_table import (
     share_block,
     take_block,
 )
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import blocks_of, tokens_to_compute
 
 
@@ -32,7 +32,7 @@ def table_of(replica, request):
     return replica.table_base + request.slot * replica.table_size
 
 
-@kernel
+@outlined
 def grow_blocks(replica, pool, request, tokens):
     """Give the request the blocks for ``tokens`` tokens, if there are enough."""
     needed = blocks_of(min(tokens, replica.max_model_len), replica.block_size)
@@ -49,7 +49,7 @@ def grow_blocks(replica, pool, request, tokens):
     return True
 
 
-@kernel
+@outlined
 def give_back_blocks(replica, pool, request):
     """Give back all blocks of a request, and its table."""
     if replica.prefix_caching:
@@ -61,7 +61,7 @@ def give_back_blocks(replica, pool, request):
     request.blocks = 0
 
 
-@kernel
+@outlined
 def publish_full_blocks(replica, pool, request, tokens):
     """Give their keys to the request's blocks that ``tokens`` tokens, all of them known, fill."""
     if not replica.prefix_caching:
@@ -80,14 +80,8 @@ def _next_table(replica, pool):
     return replica.table_base + pool[replica.slot_base + replica.free_slots - 1] * replica.table_size
 
 
-@kernel
-def cached_blocks(replica, pool, request):
-    """Return how many blocks the request could share, and write them where its table will stand.
-
-    At least one token is always computed.
-    """
-    if not replica.prefix_caching:
-        return 0
+@outlined
+def _find_prefix(replica, pool, request):
     most = (tokens_to_compute(request) - 1) // replica.block_size
     table = _next_table(replica, pool)
     hits = 0
@@ -101,6 +95,15 @@ def cached_blocks(replica, pool, request):
 
 
 @kernel
+def cached_blocks(replica, pool, request):
+    """Return how many blocks the request could share, and write them where its table will stand.
+
+    At least one token is always computed.
+    """
+    return _find_prefix(replica, pool, request) if replica.prefix_caching else 0
+
+
+@kernel
 def revived_blocks(replica, pool, hits):
     """Return how many of the ``hits`` blocks just found would leave the free list."""
     revived = 0
@@ -111,15 +114,19 @@ def revived_blocks(replica, pool, hits):
     return revived
 
 
-@kernel
-def open_table(replica, pool, request, hits):
-    """Give a request that is being admitted the table that starts with the ``hits`` blocks just found."""
-    request.blocks = 0
-    if not replica.prefix_caching:
-        return
+@outlined
+def _share_prefix(replica, pool, request, hits):
     replica.free_slots -= 1
     request.slot = pool[replica.slot_base + replica.free_slots]
     table = table_of(replica, request)
     for index in range(hits):
         share_block(replica, pool, pool[table + index])
     request.blocks = hits
+
+
+@kernel
+def open_table(replica, pool, request, hits):
+    """Give a request that is being admitted the table that starts with the ``hits`` blocks just found."""
+    request.blocks = 0
+    if replica.prefix_caching:
+        _share_prefix(replica, pool, request, hits)

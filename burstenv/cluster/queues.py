@@ -11,7 +11,7 @@ import numpy as np
 
 from burstenv.cluster.heap import heap_push, heap_remove
 from burstenv.cluster.iteration_time import iteration_time_s
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.state import (
     EARLIEST_DEADLINE,
     FCFS,
@@ -149,7 +149,7 @@ def queue_remove(replica, pool, requests, request_id):
     replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
 
 
-@kernel
+@outlined
 def queue_discard(replica, pool, requests, request_id):
     """Take a request out of the queue from wherever it stands."""
     if replica.order == FCFS and replica.waiting_head != request_id:
@@ -177,7 +177,7 @@ def next_demotion_s(replica, pool, requests):
     return np.inf
 
 
-@kernel
+@outlined
 def queue_reorder(replica, pool, requests, order):
     """Sort the whole queue by another order (a change of batching mode).
 
@@ -248,14 +248,3 @@ def running_remove(replica, requests, request_id):
     else:
         requests[request.next].previous = request.previous
     replica.running -= 1
-
-
-@kernel
-def publish_counts(replica):
-    """Publish what decisions see of the queue, the batch and the KV cache: the present counts."""
-    replica.seen_waiting = replica.waiting
-    replica.seen_running = replica.running
-    replica.seen_free_blocks = replica.free_blocks
-    replica.seen_waiting_tokens = replica.waiting_tokens
-    replica.seen_waiting_blocks = replica.waiting_blocks
-    replica.seen_preemptions = replica.preemptions

@@ -14,105 +14,23 @@ must agree with it and is written to be fast. Three ideas carry it:
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from burstenv.cluster.decoders import (
-    blocks_taken,
-    grow_decoders,
-    phase_due,
-    steps_with_blocks,
-)
 from burstenv.cluster.general import advance_general
 from burstenv.cluster.iteration import finish_decoders, finish_iteration, see, start_iteration
-from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s
-from burstenv.cluster.kernel import kernel
-from burstenv.cluster.queues import (
-    blocks_of,
-    next_demotion_s,
-    queue_push,
-    queue_reorder,
-    tokens_to_compute,
-)
-from burstenv.cluster.state import FAILED, NOBODY
-
-_UNDER_WAY = -1
-_LOOP_AT_MOST = 4  # shorter stretches are cheaper to add up than to solve for
+from burstenv.cluster.kernel import kernel, outlined
+from burstenv.cluster.queues import blocks_of, queue_push, queue_reorder, tokens_to_compute
+from burstenv.cluster.state import FAILED
+from burstenv.cluster.stretch import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
 
 
-@kernel
-def _skip_decodes(environment, replica, pool, requests, until_s):
-    """Commit, in one event, every whole decode iteration that ends by ``until_s`` and changes nothing else.
-
-    Only for a batch of decoders to which nobody can be added. Stops early at the first finish, which
-    it applies; leaves the iteration in which blocks run out to :func:`start_iteration`.
-
-    Returns:
-        How many were committed; ``_UNDER_WAY`` when the next one, an ordinary one, ends only after
-        ``until_s``: it need not be put in flight as long as nobody intervenes.
-    """
-    decoding = replica.decoding
-    fixed_s = decode_fixed_cost_s(replica, decoding)
-    slope_s = decode_context_cost_s(replica, decoding)
-    first_s = fixed_s + slope_s * replica.decode_context_tokens  # duration of the next iteration
-    clock_s = replica.clock_s
-    demotion_s = np.inf
-    if replica.waiting > 0:
-        demotion_s = next_demotion_s(replica, pool, requests)
-    if clock_s + first_s > until_s:
-        enough = pool[replica.phase_base + phase_due(replica)] <= replica.free_blocks
-        if not enough or demotion_s < clock_s:
-            return 0
-        replica.iteration_end_s = clock_s + first_s
-        return _UNDER_WAY
-    until_s = min(until_s, demotion_s)
-    to_finish = int(requests[pool[replica.finish_base]].key) - replica.decode_step
-    steps = steps_with_blocks(replica, pool, to_finish)
-    growth_s = slope_s * decoding  # by which each is longer than the one before
-
-    if steps > _LOOP_AT_MOST:
-        whole_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
-        if clock_s + whole_s > until_s:  # solve n first + growth n (n - 1) / 2 = left for n
-            left_s = until_s - clock_s
-            linear_s = first_s - 0.5 * growth_s
-            root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)
-            steps = min(steps, int(2.0 * left_s / (linear_s + root)) + 1) if left_s > 0.0 else 0
-            while steps > 0 and clock_s + steps * first_s + growth_s * (0.5 * steps * (steps - 1)) > until_s:
-                steps -= 1
-        elapsed_s = steps * first_s + growth_s * (0.5 * steps * (steps - 1))
-    else:
-        done = 0
-        elapsed_s = 0.0
-        while done < steps:
-            longer_s = elapsed_s + first_s + growth_s * done
-            if clock_s + longer_s > until_s:
-                break
-            elapsed_s = longer_s
-            done += 1
-        steps = done
-
-    if steps > 0:
-        if replica.prefix_caching:
-            grow_decoders(replica, pool, requests, steps)
-        else:
-            replica.free_blocks -= blocks_taken(replica, pool, steps)
-        replica.decode_step += steps
-        replica.decode_context_tokens += steps * decoding
-        replica.clock_s = clock_s + elapsed_s
-        replica.busy_s += elapsed_s
-        replica.iterations += steps
-        if steps == to_finish:
-            finish_decoders(environment, replica, pool, requests, replica.clock_s)
-    return steps
-
-
-@kernel
+@outlined
 def advance_replica(environment, replica, pool, requests, until_s):
     """Run the replica up to ``until_s``: iterations ending by then are applied.
 
     An iteration never *starts* at ``until_s`` itself, so that requests arriving at that very instant
-    are in the queue when it is scheduled.
+    are in the queue when it is scheduled. Leaves in ``wake_s`` until when nothing happens here but the ordinary
+    iterations of a stretch.
     """
     if replica.general:
         advance_general(environment, replica, pool, requests, until_s)
@@ -121,35 +39,28 @@ def advance_replica(environment, replica, pool, requests, until_s):
     while True:
         if replica.in_flight:
             if replica.iteration_end_s > until_s:
+                replica.wake_s = replica.iteration_end_s
                 return
             finish_iteration(environment, replica, pool, requests)
         if replica.running == 0 and replica.waiting == 0:
+            replica.wake_s = np.inf
             break
         if replica.clock_s >= until_s:
+            replica.wake_s = replica.clock_s
             break
-        if (
-            replica.decoding > 0
-            and replica.prefill_id == NOBODY
-            and (replica.waiting == 0 or replica.blocked)
-            and replica.decoding <= replica.token_budget
-        ):
-            steps = _skip_decodes(environment, replica, pool, requests, until_s)
-            if steps == _UNDER_WAY:
+        if replica.stretch_steps > 0 or (may_stretch(replica) and open_stretch(replica, pool, requests)):
+            became = follow_stretch(replica, pool, requests, until_s)
+            if became == UNDER_WAY:
                 replica.under_way = 1
+                replica.wake_s = min(replica.stretch_end_s, replica.stretch_demotion_s)
                 break
-            if steps > 0:
+            if became != CUT:
+                finish_decoders(environment, replica, pool, requests, replica.clock_s)
                 continue
         if not start_iteration(replica, pool, requests):
+            replica.wake_s = replica.clock_s  # the head of the queue may change with time
             break
     see(replica, requests)
-
-
-@kernel
-def start_under_way(replica, pool, requests):
-    """Put the decode iteration that is under way in flight, before something changes what comes after it."""
-    if replica.under_way:
-        replica.under_way = 0
-        start_iteration(replica, pool, requests)
 
 
 @kernel
@@ -167,7 +78,7 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
             environment.failed += 1
             return
         request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
-    start_under_way(replica, pool, requests)
+    interrupt_stretch(replica, pool, requests)
     if not replica.in_flight and replica.clock_s < now_s and replica.running == 0 and replica.waiting == 0:
         replica.clock_s = now_s
     queue_push(replica, pool, requests, request_id, False)
@@ -177,12 +88,12 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
     replica.seen_waiting_blocks += blocks_of(tokens, replica.block_size)
 
 
-@kernel
+@outlined
 def set_mode(replica, pool, requests, row, mode):
     """Put batching mode number ``mode``, with limits ``row`` (a MODE), in force from the next iteration on."""
     if replica.mode == mode:
         return
-    start_under_way(replica, pool, requests)
+    interrupt_stretch(replica, pool, requests)
     replica.mode = mode
     replica.token_budget = row.token_budget
     replica.max_num_seqs = row.max_num_seqs

@@ -18,6 +18,8 @@ def reset_replica(replica, pool):
     replica.iteration_end_s = 0.0
     replica.in_flight = 0
     replica.under_way = 0
+    replica.wake_s = -np.inf
+    replica.stretch_steps = 0
     replica.blocked = 0
     replica.free_blocks = replica.num_blocks
     replica.running = 0
@@ -27,7 +29,6 @@ def reset_replica(replica, pool):
     replica.running_head = NOBODY
     replica.running_tail = NOBODY
     replica.prefill_id = NOBODY
-    replica.finish_heap_size = 0
     replica.flight_first_prefill = NOBODY
     replica.waiting = 0
     replica.waiting_head = NOBODY
@@ -39,6 +40,8 @@ def reset_replica(replica, pool):
     replica.iterations = 0
     replica.preemptions = 0
     replica.busy_s = 0.0
+    replica.used_block_s = 0.0
+    replica.most_used_blocks = 0
     replica.seen_waiting = 0
     replica.seen_running = 0
     replica.seen_free_blocks = replica.num_blocks

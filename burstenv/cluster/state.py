@@ -72,9 +72,9 @@ REQUEST = _record(
         ("decoding", "i1"),  # running, with all known tokens but the newest computed
         ("demoted", "i1"),  # in the queue of hopeless requests
         ("target_tokens", "i4"),  # output tokens after the clamp to the model length
-        ("produced_tokens", "i4"),  # outputs so far (while decoding: derived from `key`)
+        ("produced_tokens", "i4"),  # outputs so far (while decoding: at the start of decoding)
         ("computed_tokens", "i8"),  # KV tokens; while decoding: that number minus the replica's decode_step
-        ("key", "f8"),  # heap key: queue order, finish step, or due time at the front door
+        ("key", "f8"),  # heap key: queue order, or due time at the front door
         ("heap_position", "i4"),
         ("admission", "i4"),  # number of its last admission
         # Used with prefix caching.
@@ -135,7 +135,8 @@ REPLICA = _record(
         ("floor_s", "f8"),  # the shortest iteration
         # Where this replica's integers begin in the pool.
         ("phase_base", "i8"),  # B counts: decoders by (KV tokens - decode_step) modulo the block size
-        ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish
+        ("finish_step_base", "i8"),  # heap of decoders, by the decode step at which they finish: the steps
+        ("finish_base", "i8"),  # and their ids
         ("live_base", "i8"),  # heaps of waiting requests
         ("hopeless_base", "i8"),
         ("phase_list_base", "i8"),  # with prefix caching: B heads, then B tails, of lists of decoders by phase
@@ -180,6 +181,16 @@ REPLICA = _record(
         ("in_flight", "i1"),  # iterations scheduled and not applied yet
         ("under_way", "i1"),  # a decode iteration has started at the clock that nothing has been noted of yet
         ("blocked", "i1"),  # the head of the queue was refused and nothing has changed since
+        ("wake_s", "f8"),  # until then nothing happens but the ordinary iterations of a stretch
+        # The stretch of decode iterations that is open, see cluster/stretch.py.
+        ("stretch_steps", "i8"),  # its length; 0: none is open
+        ("stretch_done", "i8"),  # of those, committed
+        ("stretch_from_s", "f8"),  # the clock at its beginning
+        ("stretch_first_s", "f8"),  # duration of its first iteration
+        ("stretch_growth_s", "f8"),  # by which each is longer than the one before
+        ("stretch_end_s", "f8"),
+        ("stretch_demotion_s", "f8"),  # when the head of the queue turns hopeless
+        ("stretch_free_blocks", "i4"),  # at its beginning
         # KV cache and batch.
         ("free_blocks", "i4"),
         ("running", "i4"),
@@ -190,7 +201,6 @@ REPLICA = _record(
         ("running_tail", "i4"),
         ("admissions", "i4"),
         ("prefill_id", "i4"),  # the request in mid-prefill; always the tail of `running`
-        ("finish_heap_size", "i4"),
         ("flight_first_prefill", "i4"),  # first prefilling request in flight; the rest follow it in `running`
         # Waiting queue: a linked list (fcfs), or heaps of live and of hopeless requests.
         ("waiting", "i4"),
@@ -203,7 +213,9 @@ REPLICA = _record(
         # Statistics.
         ("iterations", "i8"),
         ("preemptions", "i8"),
-        ("busy_s", "f8"),
+        ("busy_s", "f8"),  # an open stretch not included
+        ("used_block_s", "f8"),  # integral of the KV blocks in use over time
+        ("most_used_blocks", "i4"),
         # What a decision may see: the state before the iteration in flight, plus what was sent since.
         ("seen_waiting", "i4"),
         ("seen_running", "i4"),
@@ -256,9 +268,6 @@ ENVIRONMENT = _record(
         ("token_rate_per_s", "f8"),  # prompt tokens/s over about 5 s
         ("api_share", "f8"),  # of the recent requests
         ("rate_s", "f8"),  # when the averages were last brought up to date
-        # Sums over decisions, for means in reports.
-        ("kv_use_sum", "f8"),
-        ("kv_use_max", "f8"),
     ]
 )
 
@@ -305,6 +314,7 @@ class PoolLayout:
         tables = self.max_num_seqs if self.block_numbers else 0
         return {
             "phase": self.block_size,  # counts
+            "finish_step": self.max_num_seqs,  # decode steps
             "finish": self.max_num_seqs,  # request ids
             "flight": 2 * self.max_num_seqs if self.general else 0,  # request ids
             "phase_list": 2 * self.block_size if self.block_numbers else 0,  # request ids
@@ -326,7 +336,7 @@ class PoolLayout:
     def ids(self) -> np.ndarray:
         """Return which of them are request ids, (fixed,) bool."""
         marked = np.zeros(self.fixed, bool)
-        marked[self.block_size : self.offsets()["block"]] = True
+        marked[self.offsets()["finish"] : self.offsets()["block"]] = True
         return marked
 
 

@@ -258,7 +258,7 @@ class EnvironmentBatch:
             "attainment": counts["attained"] / max(1, counts["offered"]),
             "weighted_attainment": float(e["attained_weight"] / max(1e-9, e["offered_weight"])),
             "preemptions": int(self.cluster.state.replicas["preemptions"][i].sum()),
-            "kv_use_mean": float(e["kv_use_sum"] / max(1, e["decisions"])),
+            "kv_use_mean": self.cluster.kv_use(i)[0],
             "duration_s": float(e["now_s"]),
             **{k: self.episodes[i][k] for k in ("split", "day", "seed", "load") if k in self.episodes[i]},
         }

@@ -9,15 +9,15 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from burstenv.cluster.frontdoor import apply_decision, next_epoch
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.frontdoor import apply_decision, catch_up, next_epoch
+from burstenv.cluster.kernel import entry, merged
 from burstenv.envs.actions import decide_with, write_mask
 from burstenv.envs.observations import observe
 from burstenv.envs.rewards import earned
 from burstenv.policies.decide import decide
 
 
-@kernel
+@merged
 def _publish(
     environments,
     replicas,
@@ -38,7 +38,7 @@ def _publish(
     write_mask(masks, i, flags, environment, replicas, requests, num_modes)
 
 
-@kernel
+@merged
 def _step(
     environments, replicas, pool, requests, modes,
     policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
@@ -51,7 +51,7 @@ def _step(
             flags, actions, i, policy[0], environment, replicas, requests, modes.shape[1]
         )
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
-        next_epoch(environment, replicas, pool, requests)
+        next_epoch(environment, replicas, pool, requests, False)
     rewards[i] = earned(environment, reward_weights) - before
     _publish(
         environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
@@ -59,7 +59,7 @@ def _step(
     )  # fmt: skip
 
 
-@kernel
+@entry
 def step_batch(
     environments, replicas, pool, requests, modes,
     policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s,
@@ -102,20 +102,20 @@ def step_batch_threads(
         )  # fmt: skip
 
 
-@kernel
+@entry
 def open_episode(
     environments, replicas, pool, requests, modes,
     flags, capacity_per_s, observations, masks, elapsed_s, i,
 ):  # fmt: skip
     """Advance a freshly reset environment to its first decision epoch and publish it."""
-    next_epoch(environments[i], replicas, pool, requests)
+    next_epoch(environments[i], replicas, pool, requests, False)
     _publish(
         environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
         observations, masks, elapsed_s, environments[i].now_s, i,
     )  # fmt: skip
 
 
-@kernel
+@entry
 def publish(
     environments, replicas, pool, requests, modes,
     flags, capacity_per_s, observations, masks, elapsed_s, i,
@@ -127,7 +127,7 @@ def publish(
     )  # fmt: skip
 
 
-@kernel
+@entry
 def policy_decision(environments, replicas, pool, requests, policy, i, out):
     """Write a composite's (admission, replica, mode) for the request at the door into ``out``, (3,) int64.
 
@@ -139,7 +139,7 @@ def policy_decision(environments, replicas, pool, requests, policy, i, out):
     out[2] = mode
 
 
-@kernel
+@entry
 def rollout(
     environments, replicas, pool, requests, modes, policy, i, max_decisions
 ):  # fmt: skip
@@ -148,14 +148,17 @@ def rollout(
     Starts from a reset cluster or from a decision epoch; returns the number of decisions.
     """
     environment = environments[i]
+    lazily = not policy[0].sees_cache
     decisions = 0
     if environment.decisions == 0 and environment.offered == 0:
-        next_epoch(environment, replicas, pool, requests)
+        next_epoch(environment, replicas, pool, requests, lazily)
     while not environment.done and decisions < max_decisions:
         admission, replica, mode = decide(policy[0], environment, replicas, requests)
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
-        next_epoch(environment, replicas, pool, requests)
+        next_epoch(environment, replicas, pool, requests, lazily)
         decisions += 1
+    for r in range(environment.num_replicas):
+        catch_up(environment, replicas[environment.first_replica + r], pool, requests, environment.now_s)
     return decisions
 
 

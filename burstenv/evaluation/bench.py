@@ -11,10 +11,11 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import Cluster, load_cluster, request_array
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import entry, kernel
 from burstenv.cluster.recorded import ReferenceReplica, ReferenceRequest
 from burstenv.cluster.reference import EngineLimits
-from burstenv.cluster.replica import advance_replica, enqueue, start_under_way
+from burstenv.cluster.replica import advance_replica, enqueue
+from burstenv.cluster.stretch import interrupt_stretch
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.vector_env import BurstGPTVectorEnv
@@ -77,10 +78,10 @@ def _one_iteration_at_a_time(environment, replica, pool, requests):
             arrived += 1
         else:
             advance_replica(environment[0], replica, pool, requests, boundary_s)
-            start_under_way(replica, pool, requests)
+            interrupt_stretch(replica, pool, requests)
 
 
-@kernel
+@entry
 def _serve_one_replica(environments, replicas, pool, requests):
     _one_iteration_at_a_time(environments, replicas[0], pool, requests)
 

@@ -53,7 +53,7 @@ def latencies_s(records: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
 def episode_metrics(
     records: NDArray[Any],
     duration_s: float,
-    environment: NDArray[Any] | np.void | None = None,
+    kv_use: tuple[float, float] | None = None,
     episode_return: float | None = None,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None stands for what is undefined (no such request).
@@ -68,14 +68,14 @@ def episode_metrics(
     ``rejection_share``                 rejected / offered
     ``preemptions_per_finished``        preemptions / finished requests
     ``max_replica_share``               share of the finished requests served by the busiest replica
-    ``kv_use_mean``, ``kv_use_max``     share of the cluster's KV blocks in use, over decisions
+    ``kv_use_mean``, ``kv_use_max``     share of the cluster's KV blocks in use, over time
     ``episode_return``                  undiscounted ``attainment`` reward: the attained requests
     ==================================  =================================================================
 
     Args:
         records: (n,) REQUEST, all of them settled.
         duration_s: Length of the window that the arrivals were drawn from [s].
-        environment: The cluster's ENVIRONMENT record at the end of the episode, for the KV use.
+        kv_use: Mean and greatest share of KV blocks in use, as ``Cluster.kv_use`` returns them.
         episode_return: Rewards that an agent's environment paid; must equal the attained requests.
 
     Raises:
@@ -111,10 +111,8 @@ def episode_metrics(
         "max_replica_share": share(int(np.bincount(served_by).max()), finished) if finished else None,
         "episode_return": float(counts["attained"]),
     }
-    if environment is not None:
-        decisions = int(environment["decisions"])
-        metrics["kv_use_mean"] = float(environment["kv_use_sum"]) / decisions if decisions else None
-        metrics["kv_use_max"] = float(environment["kv_use_max"])
+    if kv_use is not None:
+        metrics["kv_use_mean"], metrics["kv_use_max"] = kv_use
     metrics.update(_by_group(records, attained))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None

@@ -237,7 +237,7 @@ def _run_composite(scenario: Scenario, policy: Composite, episodes: Sequence[_Ep
         cluster.load(0, episode.requests, episode.seed)
         rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
         records = cluster.records(0)
-        yield episode, records, episode_metrics(records, episode.duration_s, cluster.state.environments[0])
+        yield episode, records, episode_metrics(records, episode.duration_s, cluster.kv_use(0))
 
 
 def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[_Episode]) -> Iterator[_Outcome]:
@@ -256,11 +256,10 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         over = batch.done[running]
         for i in running[over].tolist():
             records = batch.cluster.records(i)
-            state = batch.cluster.state.environments[i]
             yield (
                 episodes[i],
                 records,
-                episode_metrics(records, episodes[i].duration_s, state, float(returns[i])),
+                episode_metrics(records, episodes[i].duration_s, batch.cluster.kv_use(i), float(returns[i])),
             )
         running = running[~over]
 

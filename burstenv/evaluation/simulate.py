@@ -120,7 +120,7 @@ def simulate(
     engine.begin(0, len(requests), seed)
     _run(engine, composite.record(engine.mode_names), progress)
     span_s = float(requests["arrival_s"][-1] - requests["arrival_s"][0])
-    metrics = episode_metrics(requests, max(span_s, 1e-9), engine.state.environments[0])
+    metrics = episode_metrics(requests, max(span_s, 1e-9), engine.kv_use(0))
     metrics["span_s"] = span_s
     end_s = float(engine.state.environments["now_s"][0])
     metrics["end_s"] = end_s

@@ -33,6 +33,7 @@ ADMISSION_RULES = (
         "Reject when the expected TTFT exceeds `slack` times what is left of the objective.",
         "SLO-deadline shedding as in Mooncake's early rejection (FAST'25, Algorithm 1), with our TTFT estimate.",
         {"slack": 1.5},
+        sees_cache=True,
     ),
     Rule(
         KV_THRESHOLD,
@@ -40,6 +41,7 @@ ADMISSION_RULES = (
         "Reject when the KV demand of the replica exceeds `limit`.",
         "KV-utilisation limit of the Gateway API Inference Extension (0.8 there), queue's demand included.",
         {"limit": 1.0},
+        sees_cache=True,
     ),
     Rule(
         SIZE_AWARE_KV,
@@ -47,6 +49,7 @@ ADMISSION_RULES = (
         "Reject when KV demand with this prompt exceeds `limit` - `prompt` P/1000 - `output` O/1000.",
         "Ours: the KV threshold tightened with the prompt P and the predicted output O.",
         {"limit": 1.25, "prompt": 0.2, "output": 0.3},
+        sees_cache=True,
     ),
 )
 

@@ -91,6 +91,7 @@ class Composite:
         record["admission"] = self.admission.rule.code
         record["routing"] = self.routing.rule.code
         record["mode"] = list(mode_names).index(self.batching)
+        record["sees_cache"] = self.admission.rule.sees_cache or self.routing.rule.sees_cache
         record["admission_parameters"][0, : len(self.admission.parameters)] = self.admission.parameters
         record["routing_parameters"][0, : len(self.routing.parameters)] = self.routing.parameters
         return record

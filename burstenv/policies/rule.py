@@ -15,6 +15,7 @@ class Rule:
         summary: What it does, in one line.
         source: Paper, system or document that defines it; how our setting differs.
         parameters: Names, in the kernel's order, with defaults.
+        sees_cache: Whether it looks at KV use or context, which change at every iteration, and not just at queues.
     """
 
     code: int
@@ -22,6 +23,7 @@ class Rule:
     summary: str
     source: str
     parameters: dict[str, float] = field(default_factory=dict)
+    sees_cache: bool = False
 
 
 def by_name(rules: tuple[Rule, ...]) -> dict[str, Rule]:

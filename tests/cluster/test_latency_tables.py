@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from burstenv.cluster import Cluster, ModeConfig, request_array
 from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import entry
 from burstenv.cluster.latency_entry import load_latency, parse_latency
 from burstenv.cluster.latency_tables import TablesLatency
 from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
@@ -72,7 +72,7 @@ def test_a_prefill_alone_and_a_prefill_token():
     assert SMALL.prefill_token_s() == pytest.approx((dense_ms + base_ms) * 1e-3)
 
 
-@kernel
+@entry
 def _times_at(replicas, batches, out):
     for i in range(len(batches)):
         p, a, d, k, n = batches[i, 0], batches[i, 1], batches[i, 2], batches[i, 3], batches[i, 4]

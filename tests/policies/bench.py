@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster import Cluster, load_cluster
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import entry
 from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, parse_rule
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import (
@@ -23,17 +23,17 @@ from burstenv.policies.state import MAX_PARAMETERS
 from tests.cluster.small_clusters import requests_at
 
 
-@kernel
+@entry
 def _route(rule, parameters, environments, replicas, requests):
     return route(rule, parameters, environments[0], replicas[0], requests[0, 0])
 
 
-@kernel
+@entry
 def _admit(rule, parameters, environments, replicas, requests, r):
     return admit(rule, parameters, environments[0], replicas[0, r], requests[0, 0])
 
 
-@kernel
+@entry
 def _estimates(replicas, requests, r, out):
     replica = replicas[0, r]
     request = requests[0, 0]
