@@ -19,7 +19,13 @@ ROUTING_RULES = (
     Rule(ROUND_ROBIN, "round-robin", "Replicas in turn.", "The default of most load balancers."),
     Rule(JSQ, "jsq", "Fewest requests, waiting and running.", "Join the shortest queue (least outstanding requests)."),
     Rule(POWER_OF_TWO, "power-of-two", "The less loaded of two random replicas.", "Mitzenmacher; a mode of Dynamo."),
-    Rule(LEAST_KV, "least-kv", "Smallest KV demand: blocks used and asked for by the queue.", "Min-memory routing.", sees_cache=True),
+    Rule(
+        LEAST_KV,
+        "least-kv",
+        "Smallest KV demand: blocks used and asked for by the queue.",
+        "Min-memory routing.",
+        sees_cache=True,
+    ),
     Rule(VLLM_DP, "vllm-dp", "Smallest 4 waiting + running.", "vLLM's data-parallel load balancer."),
     Rule(
         LMETRIC,
@@ -27,7 +33,13 @@ ROUTING_RULES = (
         "Smallest product of prefill tokens (queued and own) and requests (queued and running).",
         "LMetric (OSDI'26, arXiv 2603.15202), the queued-prefill term included; no prefix hits here.",
     ),
-    Rule(EXPECTED_TTFT, "expected-ttft", "Smallest expected time to first token.", "Ours; see estimates.py.", sees_cache=True),
+    Rule(
+        EXPECTED_TTFT,
+        "expected-ttft",
+        "Smallest expected time to first token.",
+        "Ours; see estimates.py.",
+        sees_cache=True,
+    ),
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from burstenv.cluster.state import ATTAINED, ENVIRONMENT, FAILED, LATE, REJECTED, REQUEST, WAITING
+from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED, REQUEST, WAITING
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import PROMPT_BUCKETS, episode_metrics, latencies_s, prompt_bucket
 
