@@ -11,13 +11,13 @@ from __future__ import annotations
 from burstenv.cluster.kernel import kernel
 
 NEXT, PREVIOUS, REFERENCES, STREAM, INDEX, CHAIN = range(6)
-NUMBERS_OF_A_BLOCK = 8  # six, and two to make a block half a cache line
+NUMBERS_OF_A_BLOCK = 6
 NO_KEY = -1
 
 
 def bucket_count(num_blocks: int) -> int:
-    """Return the number of hash buckets: a power of two of at least twice the blocks."""
-    return 1 << (2 * num_blocks - 1).bit_length()
+    """Return the number of hash buckets: a power of two of at least eight times the blocks, so that few share one."""
+    return 1 << (8 * num_blocks - 1).bit_length()
 
 
 def block_slots(num_blocks: int) -> int:
@@ -26,114 +26,139 @@ def block_slots(num_blocks: int) -> int:
 
 
 @kernel
-def _at(replica, number, block):
-    return replica.block_base + NUMBERS_OF_A_BLOCK * block + number
+def _bucket(stream, index, buckets, mask):
+    # Streams are scattered, the blocks of one stream lie side by side: they are mostly visited in a row.
+    return buckets + ((((stream * 0x9E3779B1) >> 8) + index) & mask)
 
 
 @kernel
-def _bucket(replica, stream, index):
-    mixed = (stream * 0x9E3779B1 + index * 0x85EBCA77) & 0x7FFFFFFF
-    mixed ^= mixed >> 15
-    return replica.block_base + NUMBERS_OF_A_BLOCK * (replica.num_blocks + 1) + (mixed & (replica.bucket_count - 1))
+def _blocks(replica):
+    """Return where in the pool the blocks and the buckets begin, and the mask of a bucket's number.
+
+    Asked for once in every loop: a kernel cannot know that writing to the pool leaves a replica's record alone.
+    """
+    base = replica.block_base
+    return base, base + NUMBERS_OF_A_BLOCK * (replica.num_blocks + 1), replica.bucket_count - 1
 
 
 @kernel
 def reset_blocks(replica, pool):
     """Free every block, in ascending order, and forget all keys."""
     count = replica.num_blocks
+    base, buckets, mask = _blocks(replica)
     for block in range(count + 1):
-        pool[_at(replica, NEXT, block)] = block + 1 if block < count else 0
-        pool[_at(replica, PREVIOUS, block)] = block - 1 if block > 0 else count
-        pool[_at(replica, REFERENCES, block)] = 0
-        pool[_at(replica, STREAM, block)] = NO_KEY
-        pool[_at(replica, CHAIN, block)] = 0
-    base = replica.block_base + NUMBERS_OF_A_BLOCK * (count + 1)
-    for bucket in range(replica.bucket_count):
-        pool[base + bucket] = 0
+        at = base + NUMBERS_OF_A_BLOCK * block
+        pool[at + NEXT] = block + 1 if block < count else 0
+        pool[at + PREVIOUS] = block - 1 if block > 0 else count
+        pool[at + REFERENCES] = 0
+        pool[at + STREAM] = NO_KEY
+        pool[at + CHAIN] = 0
+    for bucket in range(mask + 1):
+        pool[buckets + bucket] = 0
 
 
 @kernel
-def _unlink(replica, pool, block):
-    before = pool[_at(replica, PREVIOUS, block)]
-    after = pool[_at(replica, NEXT, block)]
-    pool[_at(replica, NEXT, before)] = after
-    pool[_at(replica, PREVIOUS, after)] = before
-    replica.free_blocks -= 1
+def _link_after(pool, base, block, before):
+    after = pool[base + NUMBERS_OF_A_BLOCK * before + NEXT]
+    pool[base + NUMBERS_OF_A_BLOCK * block + PREVIOUS] = before
+    pool[base + NUMBERS_OF_A_BLOCK * block + NEXT] = after
+    pool[base + NUMBERS_OF_A_BLOCK * before + NEXT] = block
+    pool[base + NUMBERS_OF_A_BLOCK * after + PREVIOUS] = block
 
 
 @kernel
-def _link_after(replica, pool, block, before):
-    after = pool[_at(replica, NEXT, before)]
-    pool[_at(replica, PREVIOUS, block)] = before
-    pool[_at(replica, NEXT, block)] = after
-    pool[_at(replica, NEXT, before)] = block
-    pool[_at(replica, PREVIOUS, after)] = block
-    replica.free_blocks += 1
+def find_blocks(replica, pool, stream, first, last, table):
+    """Write the blocks first published under the keys (``stream``, ``first``) up to ``last`` (exclusive) into a table.
+
+    Returns:
+        The index of the first key nobody has published.
+    """
+    base, buckets, mask = _blocks(replica)
+    for index in range(first, last):
+        block = pool[_bucket(stream, index, buckets, mask)]
+        while block != 0:
+            at = base + NUMBERS_OF_A_BLOCK * block
+            if pool[at + STREAM] == stream and pool[at + INDEX] == index:
+                break
+            block = pool[at + CHAIN]
+        if block == 0:
+            return index
+        pool[table + index] = block
+    return last
 
 
 @kernel
-def find_block(replica, pool, stream, index):
-    """Return the block first published under a key, or 0."""
-    block = pool[_bucket(replica, stream, index)]
-    while block != 0:
-        if pool[_at(replica, STREAM, block)] == stream and pool[_at(replica, INDEX, block)] == index:
-            return block
-        block = pool[_at(replica, CHAIN, block)]
-    return 0
+def publish_blocks(replica, pool, table, stream, first, last):
+    """Give the full blocks ``first`` to ``last`` (exclusive) of a table their keys, from the last on.
+
+    Stops at a block that has one. A bucket keeps the order of publication.
+
+    Returns:
+        Whether it came to the first of them.
+    """
+    base, buckets, mask = _blocks(replica)
+    for index in range(last - 1, first - 1, -1):
+        block = pool[table + index]
+        at = base + NUMBERS_OF_A_BLOCK * block
+        if pool[at + STREAM] != NO_KEY:
+            return False
+        pool[at + STREAM] = stream
+        pool[at + INDEX] = index
+        pool[at + CHAIN] = 0
+        place = _bucket(stream, index, buckets, mask)
+        while pool[place] != 0:
+            place = base + NUMBERS_OF_A_BLOCK * pool[place] + CHAIN
+        pool[place] = block
+    return True
 
 
 @kernel
-def publish_block(replica, pool, block, stream, index):
-    """Give a full block its key; the bucket keeps the order of publication."""
-    pool[_at(replica, STREAM, block)] = stream
-    pool[_at(replica, INDEX, block)] = index
-    pool[_at(replica, CHAIN, block)] = 0
-    place = _bucket(replica, stream, index)
-    while pool[place] != 0:
-        place = _at(replica, CHAIN, pool[place])
-    pool[place] = block
+def take_blocks(replica, pool, table, count):
+    """Write ``count`` blocks from the front of the free list into a table; cached ones are forgotten."""
+    base, buckets, mask = _blocks(replica)
+    block = pool[base + NEXT]
+    for k in range(count):
+        at = base + NUMBERS_OF_A_BLOCK * block
+        stream = pool[at + STREAM]
+        if stream != NO_KEY:
+            place = _bucket(stream, pool[at + INDEX], buckets, mask)
+            while pool[place] != block:
+                place = base + NUMBERS_OF_A_BLOCK * pool[place] + CHAIN
+            pool[place] = pool[at + CHAIN]
+            pool[at + STREAM] = NO_KEY
+        pool[at + REFERENCES] = 1
+        pool[table + k] = block
+        block = pool[at + NEXT]
+    pool[base + NEXT] = block
+    pool[base + NUMBERS_OF_A_BLOCK * block + PREVIOUS] = 0
+    replica.free_blocks -= count
 
 
 @kernel
-def _forget(replica, pool, block):
-    stream = pool[_at(replica, STREAM, block)]
-    if stream == NO_KEY:
-        return
-    place = _bucket(replica, stream, pool[_at(replica, INDEX, block)])
-    while pool[place] != block:
-        place = _at(replica, CHAIN, pool[place])
-    pool[place] = pool[_at(replica, CHAIN, block)]
-    pool[_at(replica, STREAM, block)] = NO_KEY
+def share_blocks(replica, pool, table, count):
+    """Take one more reference to each of the ``count`` cached blocks of a table."""
+    base = replica.block_base
+    revived = 0
+    for k in range(count):
+        at = base + NUMBERS_OF_A_BLOCK * pool[table + k]
+        references = pool[at + REFERENCES]
+        if references == 0:  # it leaves the free list
+            before, after = pool[at + PREVIOUS], pool[at + NEXT]
+            pool[base + NUMBERS_OF_A_BLOCK * before + NEXT] = after
+            pool[base + NUMBERS_OF_A_BLOCK * after + PREVIOUS] = before
+            revived += 1
+        pool[at + REFERENCES] = references + 1
+    replica.free_blocks -= revived
 
 
 @kernel
-def take_block(replica, pool):
-    """Take the block at the front of the free list; a cached one is forgotten."""
-    block = pool[_at(replica, NEXT, 0)]
-    _unlink(replica, pool, block)
-    _forget(replica, pool, block)
-    pool[_at(replica, REFERENCES, block)] = 1
-    return block
-
-
-@kernel
-def share_block(replica, pool, block):
-    """Take one more reference to a cached block."""
-    if pool[_at(replica, REFERENCES, block)] == 0:
-        _unlink(replica, pool, block)
-    pool[_at(replica, REFERENCES, block)] += 1
-
-
-@kernel
-def is_unused(replica, pool, block):
-    """Return whether a cached block is in the free list."""
-    return pool[_at(replica, REFERENCES, block)] == 0
-
-
-@kernel
-def has_key(replica, pool, block):
-    """Return whether a block is published."""
-    return pool[_at(replica, STREAM, block)] != NO_KEY
+def count_unused(replica, pool, table, count):
+    """Return how many of the ``count`` cached blocks of a table are in the free list."""
+    base = replica.block_base
+    unused = 0
+    for k in range(count):
+        unused += pool[base + NUMBERS_OF_A_BLOCK * pool[table + k] + REFERENCES] == 0
+    return unused
 
 
 @kernel
@@ -143,14 +168,20 @@ def release_blocks(replica, pool, table, count):
     Blocks nobody refers to any more become free: with a key at the back of the list, without one at its
     front, as a group that keeps its order from the last block on.
     """
+    base = replica.block_base
     front = 0
+    freed = 0
     for k in range(count - 1, -1, -1):
         block = pool[table + k]
-        pool[_at(replica, REFERENCES, block)] -= 1
-        if pool[_at(replica, REFERENCES, block)] > 0:
+        at = base + NUMBERS_OF_A_BLOCK * block
+        references = pool[at + REFERENCES] - 1
+        pool[at + REFERENCES] = references
+        if references > 0:
             continue
-        if has_key(replica, pool, block):
-            _link_after(replica, pool, block, pool[_at(replica, PREVIOUS, 0)])
+        freed += 1
+        if pool[at + STREAM] != NO_KEY:
+            _link_after(pool, base, block, pool[base + PREVIOUS])
         else:
-            _link_after(replica, pool, block, front)
+            _link_after(pool, base, block, front)
             front = block
+    replica.free_blocks += freed

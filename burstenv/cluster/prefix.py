@@ -6,13 +6,12 @@ With prefix caching a running request has a table of its blocks; without, only t
 from __future__ import annotations
 
 from burstenv.cluster.block_table import (
-    find_block,
-    has_key,
-    is_unused,
-    publish_block,
+    count_unused,
+    find_blocks,
+    publish_blocks,
     release_blocks,
-    share_block,
-    take_block,
+    share_blocks,
+    take_blocks,
 )
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import blocks_of, tokens_to_compute
@@ -24,6 +23,12 @@ def stream_of(replica, request, index):
     if (index + 1) * replica.block_size <= request.prefix_tokens:
         return request.prefix_stream
     return request.stream
+
+
+@kernel
+def _shared_blocks(replica, request):
+    """Return how many of the request's first blocks hold tokens of its shared prefix alone."""
+    return request.prefix_tokens // replica.block_size
 
 
 @kernel
@@ -39,10 +44,9 @@ def grow_blocks(replica, pool, request, tokens):
     if needed - request.blocks > replica.free_blocks:
         return False
     if replica.prefix_caching:
-        table = table_of(replica, request)
-        while request.blocks < needed:
-            pool[table + request.blocks] = take_block(replica, pool)
-            request.blocks += 1
+        if needed > request.blocks:
+            take_blocks(replica, pool, table_of(replica, request) + request.blocks, needed - request.blocks)
+            request.blocks = needed
     elif needed > request.blocks:
         replica.free_blocks -= needed - request.blocks
         request.blocks = needed
@@ -67,11 +71,10 @@ def publish_full_blocks(replica, pool, request, tokens):
     if not replica.prefix_caching:
         return
     table = table_of(replica, request)
-    for index in range(tokens // replica.block_size - 1, -1, -1):
-        block = pool[table + index]
-        if has_key(replica, pool, block):
-            break
-        publish_block(replica, pool, block, stream_of(replica, request, index), index)
+    full = tokens // replica.block_size
+    shared = _shared_blocks(replica, request)
+    if publish_blocks(replica, pool, table, request.stream, min(shared, full), full):
+        publish_blocks(replica, pool, table, request.prefix_stream, 0, min(shared, full))
 
 
 @kernel
@@ -84,14 +87,9 @@ def _next_table(replica, pool):
 def _find_prefix(replica, pool, request):
     most = (tokens_to_compute(request) - 1) // replica.block_size
     table = _next_table(replica, pool)
-    hits = 0
-    while hits < most:
-        block = find_block(replica, pool, stream_of(replica, request, hits), hits)
-        if block == 0:
-            break
-        pool[table + hits] = block
-        hits += 1
-    return hits
+    shared = min(_shared_blocks(replica, request), most)
+    hits = find_blocks(replica, pool, request.prefix_stream, 0, shared, table)
+    return hits if hits < shared else find_blocks(replica, pool, request.stream, shared, most, table)
 
 
 @kernel
@@ -106,21 +104,14 @@ def cached_blocks(replica, pool, request):
 @kernel
 def revived_blocks(replica, pool, hits):
     """Return how many of the ``hits`` blocks just found would leave the free list."""
-    revived = 0
-    if hits > 0:
-        table = _next_table(replica, pool)
-        for index in range(hits):
-            revived += is_unused(replica, pool, pool[table + index])
-    return revived
+    return count_unused(replica, pool, _next_table(replica, pool), hits) if hits > 0 else 0
 
 
 @outlined
 def _share_prefix(replica, pool, request, hits):
     replica.free_slots -= 1
     request.slot = pool[replica.slot_base + replica.free_slots]
-    table = table_of(replica, request)
-    for index in range(hits):
-        share_block(replica, pool, pool[table + index])
+    share_blocks(replica, pool, table_of(replica, request), hits)
     request.blocks = hits
 
 
