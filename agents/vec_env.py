@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.wrappers.flat_action import FlatCode
 from burstenv.policies import parse_composite
 
 
@@ -26,12 +28,14 @@ class SB3VecEnv(VecEnv):
     no ``episode``, because its return is not that of a whole one.
 
     Args:
-        batch: The environments; observations must be flat.
+        batch: The environments; their observations are vectors, or dictionaries (then use ``MultiInputPolicy``).
         seed: Seed of the first environment; environment ``i`` gets ``seed + i``.
         reward_scale: Rewards are multiplied by this, so that values are of order one.
         stagger: A composite under which each environment runs for a random number of decisions at the
             very first reset, so that the batch does not sit in one phase of the episode; None: do not.
         max_episode_steps: Truncate episodes after this many steps; None: never.
+        flat_action: Show a joint action as one ``Discrete`` number, for DQN, QR-DQN and other algorithms
+            that take no ``MultiDiscrete``; masks are those of the numbers.
     """
 
     def __init__(
@@ -41,11 +45,15 @@ class SB3VecEnv(VecEnv):
         reward_scale: float = 1.0,
         stagger: str | None = None,
         max_episode_steps: int | None = None,
+        flat_action: bool = False,
     ):
         self.batch = batch
         self.reward_scale = reward_scale
         self._render_mode = None
-        super().__init__(batch.num_envs, batch.observation_space(), batch.action_space())
+        joint = flat_action and len(batch.layout.sizes) > 1
+        self._code = FlatCode(batch.layout.sizes) if joint else None
+        actions = batch.action_space() if self._code is None else spaces.Discrete(self._code.n)
+        super().__init__(batch.num_envs, batch.observation_space(), actions)
         self._stagger = None if stagger is None else parse_composite(stagger)
         self._max_steps = max_episode_steps
         self._rngs: list[np.random.Generator] = []
@@ -55,8 +63,8 @@ class SB3VecEnv(VecEnv):
         self._whole = np.ones(self.num_envs, bool)  # (N,) seen from its beginning
         self.seed(seed)
 
-    def reset(self) -> np.ndarray:
-        """Start an episode in every environment; returns observations, (N, O) float32."""
+    def reset(self) -> Any:
+        """Start an episode in every environment; returns observations, (N, O) float32 or a dictionary."""
         if not self._rngs or self._seeds[0] is not None:
             self._rngs = [np.random.default_rng(seed) for seed in self._seeds]
         self._reset_seeds()
@@ -65,7 +73,7 @@ class SB3VecEnv(VecEnv):
         if self._stagger is not None:
             self._spread_phases()
             self._stagger = None
-        return self.batch.observations.copy()
+        return self.batch.shaped(self.batch.observations)
 
     def _reset_one(self, i: int) -> None:
         self.batch.reset(i, self._rngs[i], self._options[i])
@@ -84,10 +92,12 @@ class SB3VecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions, (N,) or (N, C) int."""
+        if self._code is not None:
+            actions = self._code.decode(actions)
         self.batch.actions[...] = np.asarray(actions).reshape(self.batch.actions.shape)
 
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step; returns observations (N, O) float32, rewards (N,) float32, dones (N,) bool, infos."""
+    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step; returns observations (N, O) float32 or a dictionary, rewards (N,) float32, dones (N,) bool, infos."""
         batch = self.batch
         batch.step()
         self._returns += batch.rewards
@@ -104,12 +114,12 @@ class SB3VecEnv(VecEnv):
             for i in np.flatnonzero(dones):
                 infos[i] = self._final_info(int(i), truncated is not None and bool(truncated[i]))
                 self._reset_one(int(i))
-        return batch.observations.copy(), rewards, dones, infos
+        return batch.shaped(batch.observations), rewards, dones, infos
 
     def _final_info(self, i: int, truncated: bool) -> dict[str, Any]:
         metrics = self.batch.episode_metrics(i)
         info = {
-            "terminal_observation": self.batch.observations[i].copy(),
+            "terminal_observation": self.batch.shaped(self.batch.observations[i]),
             "TimeLimit.truncated": truncated,
             "episode_metrics": metrics,
         }
@@ -123,7 +133,8 @@ class SB3VecEnv(VecEnv):
 
     def action_masks(self) -> np.ndarray:
         """Return which choices are legal, (N, A) bool."""
-        return self.batch.masks.astype(bool)
+        masks = self.batch.masks.astype(bool)
+        return masks if self._code is None else self._code.mask(masks)
 
     # -- what the VecEnv interface asks for besides --------------------------------------------------
 
@@ -171,11 +182,11 @@ class SB3VecEnv(VecEnv):
         return [method(i, *args, **kwargs) for i in self._indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: int | Sequence[int] | None = None) -> list[bool]:
-        """Return False for each environment: Gymnasium wrappers do not apply to the native batch.
+        """Return True for ``Monitor`` alone: its episode statistics are in the infos, no wrapper is.
 
-        Stable-Baselines3 asks about ``Monitor``; episode statistics are in the infos all the same.
+        So ``evaluate_policy`` reads whole and unscaled returns, and warns of nothing.
         """
-        return [False] * len(self._indices(indices))
+        return [issubclass(wrapper_class, Monitor)] * len(self._indices(indices))
 
 
 class NullVecEnv(VecEnv):

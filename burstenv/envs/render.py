@@ -120,7 +120,7 @@ class ClusterPicture:
         self._text(WIDTH - 24, 28, f"t = {now_s:,.2f} s", 17, anchor="rm")
 
     def _door(self, environment: Any, now_s: float) -> None:
-        top, bottom = 52, 140
+        top, bottom = 52, 154
         self._d.rounded_rectangle((16, top, WIDTH - 16, bottom), 6, fill=_PANEL)
         at_door = self.batch.cluster.at_door(self.i)
         requests = self.batch.cluster.state.requests[self.i]
@@ -131,7 +131,7 @@ class ClusterPicture:
             self._request(requests[at_door], at_door, top, now_s)
         before = self._before
         if 0 <= before < int(environment["num_requests"]) and before != at_door:
-            self._text(32, bottom - 13, self._decided(requests[before], before), 13, _SOFT)
+            self._text(32, bottom - 16, self._decided(requests[before], before), 13, _SOFT)
         self._before = at_door
         rate, slow = float(environment["rate_fast_per_s"]), float(environment["rate_slow_per_s"])
         right = WIDTH - 32
@@ -165,8 +165,8 @@ class ClusterPicture:
 
     def _replicas(self) -> None:
         count = len(self.batch.scenario.specs)
-        top, bottom = 152.0, 432.0
-        columns = 1 if count <= 6 else -(-count // 10) if count > 20 else 2
+        top, bottom = 162.0, 438.0
+        columns = 1 if count <= 6 else max(2, -(-count // 16))
         rows = -(-count // columns)
         width = (WIDTH - 32 - 16 * (columns - 1)) / columns
         height = min(62.0, (bottom - top) / rows)
@@ -187,9 +187,9 @@ class ClusterPicture:
         used, queued, running, waiting = self._shares(r)
         middle = y + height / 2
         mode = self.batch.scenario.mode_names[int(self.batch.cluster.state.replicas[self.i, r]["mode"])]
-        name = f"{r}  {self.batch.scenario.specs[r].name}"
-        self._text(x + 12, middle - 10, self._fitted(name, 250, 14), 14)
-        self._text(x + 29, middle + 10, mode, 13, _SOFT)
+        name = self.batch.scenario.specs[r].name.replace(":", "  ", 1).replace("@", " on ", 1)
+        self._text(x + 8, middle - 10, self._fitted(name, 255, 14), 14)
+        self._text(x + 25, middle + 10, mode, 13, _SOFT)
         self._bar(x + 280, middle - 4, 330, 16, [(used, _KV), (queued, _KV_QUEUED)])
         self._text(x + 280, middle - 15, f"KV cache {used:.0%} used", 13, _SOFT)
         if queued > 0:
@@ -207,7 +207,7 @@ class ClusterPicture:
         used, queued, running, waiting = self._shares(r)
         middle, size = y + height / 2, 12 if height < 26 else 13
         self._text(x + 22, middle, str(r), size, anchor="rm")
-        room = 118 if width > 200 else 62
+        room = 92 if width > 200 else 62
         self._bar(x + 30, middle - min(8, height / 3), width - 34 - room, min(16, 2 * height / 3),
                   [(used, _KV), (queued, _KV_QUEUED)])  # fmt: skip
         counts = f"{running} run, {waiting} wait" if width > 200 else f"{running} / {waiting}"
