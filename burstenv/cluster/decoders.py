@@ -15,9 +15,9 @@ from burstenv.cluster.finish_heap import (
     finish_later,
 )
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.prefix import grow_blocks, publish_full_blocks
+from burstenv.cluster.prefix import grow_blocks, publish_full_blocks, sequence_of
 from burstenv.cluster.queues import blocks_of, phase_of
-from burstenv.cluster.state import NOBODY
+from burstenv.cluster.state import ADMISSION, NOBODY, PHASE_NEXT, PHASE_PREVIOUS
 
 EVERYBODY = 2**62  # an admission number above all
 MOST_STEPS = 2**30  # decode steps are kept in 32 bits
@@ -41,26 +41,28 @@ def _enter_phase(replica, pool, requests, request_id):
         return
     head = replica.phase_list_base + phase
     tail = head + replica.block_size
-    if empty:
-        pool[head] = request_id
-        pool[tail] = request_id
-        request.phase_previous = NOBODY
-        request.phase_next = NOBODY
-        return
-    before = pool[tail]
-    while before != NOBODY and requests[before].admission > request.admission:
-        before = requests[before].phase_previous
-    after = pool[head] if before == NOBODY else requests[before].phase_next
-    request.phase_previous = before
-    request.phase_next = after
+    sequence = sequence_of(replica, request)
+    before = NOBODY if empty else pool[tail]
+    while before != NOBODY:
+        other = sequence_of(replica, requests[before])
+        if pool[other + ADMISSION] <= pool[sequence + ADMISSION]:
+            break
+        before = pool[other + PHASE_PREVIOUS]
+    after = NOBODY
+    if before != NOBODY:
+        after = pool[sequence_of(replica, requests[before]) + PHASE_NEXT]
+    elif not empty:
+        after = pool[head]
+    pool[sequence + PHASE_PREVIOUS] = before
+    pool[sequence + PHASE_NEXT] = after
     if before == NOBODY:
         pool[head] = request_id
     else:
-        requests[before].phase_next = request_id
+        pool[sequence_of(replica, requests[before]) + PHASE_NEXT] = request_id
     if after == NOBODY:
         pool[tail] = request_id
     else:
-        requests[after].phase_previous = request_id
+        pool[sequence_of(replica, requests[after]) + PHASE_PREVIOUS] = request_id
 
 
 @kernel
@@ -72,14 +74,16 @@ def _leave_phase(replica, pool, requests, request_id):
     if not replica.prefix_caching:
         return
     head = replica.phase_list_base + phase
-    if request.phase_previous == NOBODY:
-        pool[head] = request.phase_next
+    sequence = sequence_of(replica, request)
+    before, after = pool[sequence + PHASE_PREVIOUS], pool[sequence + PHASE_NEXT]
+    if before == NOBODY:
+        pool[head] = after
     else:
-        requests[request.phase_previous].phase_next = request.phase_next
-    if request.phase_next == NOBODY:
-        pool[head + replica.block_size] = request.phase_previous
+        pool[sequence_of(replica, requests[before]) + PHASE_NEXT] = after
+    if after == NOBODY:
+        pool[head + replica.block_size] = before
     else:
-        requests[request.phase_next].phase_previous = request.phase_previous
+        pool[sequence_of(replica, requests[after]) + PHASE_PREVIOUS] = before
 
 
 @outlined
@@ -216,7 +220,7 @@ def first_of_phase(replica, pool, phase):
 
 
 @kernel
-def last_admission(replica, requests, decodes):
+def last_admission(replica, pool, requests, decodes):
     """Return the admission number of the last of the first ``decodes`` decoders, in running order."""
     if decodes == replica.decoding:
         return EVERYBODY
@@ -227,7 +231,7 @@ def last_admission(replica, requests, decodes):
         request = requests[request_id]
         if request.decoding:
             seen += 1
-            admission = request.admission
+            admission = pool[sequence_of(replica, request) + ADMISSION]
         request_id = request.next
     return admission
 
@@ -237,10 +241,13 @@ def publish_decoded_blocks(replica, pool, requests, step, admission):
     """Publish the blocks that decode step ``step`` fills, for decoders admitted up to ``admission``."""
     phase = phase_of(-1 - step, replica.block_size)
     request_id = first_of_phase(replica, pool, phase)
-    while request_id != NOBODY and requests[request_id].admission <= admission:
+    while request_id != NOBODY:
         request = requests[request_id]
+        sequence = sequence_of(replica, request)
+        if pool[sequence + ADMISSION] > admission:
+            break
         publish_full_blocks(replica, pool, request, request.computed_tokens + step + 1)
-        request_id = request.phase_next
+        request_id = pool[sequence + PHASE_NEXT]
 
 
 @outlined
@@ -252,5 +259,5 @@ def grow_decoders(replica, pool, requests, steps):
         while request_id != NOBODY:
             request = requests[request_id]
             grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
-            request_id = request.phase_next
+            request_id = pool[sequence_of(replica, request) + PHASE_NEXT]
         publish_decoded_blocks(replica, pool, requests, step, EVERYBODY)

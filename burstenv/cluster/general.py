@@ -18,9 +18,10 @@ from burstenv.cluster.prefix import (
     cached_blocks,
     give_back_blocks,
     grow_blocks,
-    open_table,
+    open_sequence,
     publish_full_blocks,
     revived_blocks,
+    sequence_of,
 )
 from burstenv.cluster.queues import (
     blocks_of,
@@ -32,7 +33,7 @@ from burstenv.cluster.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.cluster.state import NOBODY, PRIORITY, RUNNING
+from burstenv.cluster.state import NOBODY, PRIORITY, RUNNING, STEP_TOKENS
 
 LIVELOCK_PREEMPTIONS = 1_000  # as in the reference engine
 
@@ -67,7 +68,6 @@ def _preempt(replica, pool, requests, victim):
     give_back_blocks(replica, pool, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
-    request.step_tokens = 0
     request.preemptions += 1
     replica.preemptions += 1
     replica.preemptions_without_token += 1
@@ -96,7 +96,9 @@ def _schedule_running(replica, pool, requests, budget, threshold):
         evicted_itself = False
         while not grow_blocks(replica, pool, request, request.computed_tokens + tokens):
             victim = _victim(replica, requests)
-            budget += requests[victim].step_tokens  # one already scheduled gives its tokens back
+            budget += pool[
+                sequence_of(replica, requests[victim]) + STEP_TOKENS
+            ]  # one already scheduled gives its tokens back
             evicted_itself = victim == request_id
             if evicted_itself:
                 following = request.next
@@ -105,7 +107,7 @@ def _schedule_running(replica, pool, requests, budget, threshold):
                 break
         if not evicted_itself:
             _publish_known(replica, pool, request, request.computed_tokens + tokens)
-            request.step_tokens = tokens
+            pool[sequence_of(replica, request) + STEP_TOKENS] = tokens
             budget -= tokens
             following = request.next
         request_id = following
@@ -136,7 +138,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         queue_remove(replica, pool, requests, request_id)
         running_append(replica, requests, request_id)
         request.status = RUNNING
-        open_table(replica, pool, request, hits)
+        open_sequence(replica, pool, request, hits)
         request.computed_tokens = cached_tokens
         if request.cached_tokens < 0:
             request.cached_tokens = cached_tokens
@@ -144,7 +146,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         _publish_known(replica, pool, request, cached_tokens + tokens)
         if math.isnan(request.first_scheduled_s):
             request.first_scheduled_s = replica.clock_s
-        request.step_tokens = tokens
+        pool[sequence_of(replica, request) + STEP_TOKENS] = tokens
         budget -= tokens
 
 
@@ -186,7 +188,8 @@ def _schedule(replica, pool, requests):
     request_id = replica.running_head
     while request_id != NOBODY:
         request = requests[request_id]
-        tokens = request.step_tokens
+        step_tokens = sequence_of(replica, request) + STEP_TOKENS
+        tokens = pool[step_tokens]
         if tokens > 0:
             computed = request.computed_tokens
             sequences += 1
@@ -201,7 +204,7 @@ def _schedule(replica, pool, requests):
                 request.in_flight_tokens += 1
                 pool[flight_base + samples] = request_id
                 samples += 1
-            request.step_tokens = 0
+            pool[step_tokens] = 0
         request_id = request.next
     if sequences == 0 and not preempted and replica.in_flight == 0:
         return False

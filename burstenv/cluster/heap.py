@@ -24,10 +24,10 @@ def _sift_up(pool, base, requests, position):
         if not _before(requests, moving, pool[base + parent]):
             break
         pool[base + position] = pool[base + parent]
-        requests[pool[base + position]].heap_position = position
+        requests[pool[base + position]].place = position
         position = parent
     pool[base + position] = moving
-    requests[moving].heap_position = position
+    requests[moving].place = position
 
 
 @kernel
@@ -42,10 +42,10 @@ def _sift_down(pool, base, size, requests, position):
         if not _before(requests, pool[base + child], moving):
             break
         pool[base + position] = pool[base + child]
-        requests[pool[base + position]].heap_position = position
+        requests[pool[base + position]].place = position
         position = child
     pool[base + position] = moving
-    requests[moving].heap_position = position
+    requests[moving].place = position
 
 
 @kernel
@@ -58,18 +58,18 @@ def heap_push(pool, base, size, requests, request_id):
 @kernel
 def heap_remove(pool, base, size, requests, request_id):
     """Remove a request, wherever it stands, from a heap of ``size`` entries (the caller counts)."""
-    position = requests[request_id].heap_position
+    position = requests[request_id].place
     last = pool[base + size - 1]
     if position != size - 1:
         pool[base + position] = last
-        requests[last].heap_position = position
+        requests[last].place = position
         _sift_up(pool, base, requests, position)
-        _sift_down(pool, base, size - 1, requests, requests[last].heap_position)
+        _sift_down(pool, base, size - 1, requests, requests[last].place)
 
 
 @kernel
 def heap_rekey(pool, base, size, requests, request_id, key):
     """Give a request in the heap another key."""
     requests[request_id].key = key
-    _sift_up(pool, base, requests, requests[request_id].heap_position)
-    _sift_down(pool, base, size, requests, requests[request_id].heap_position)
+    _sift_up(pool, base, requests, requests[request_id].place)
+    _sift_down(pool, base, size, requests, requests[request_id].place)

@@ -28,9 +28,10 @@ from burstenv.cluster.prefix import (
     cached_blocks,
     give_back_blocks,
     grow_blocks,
-    open_table,
+    open_sequence,
     publish_full_blocks,
     revived_blocks,
+    sequence_of,
     stream_of,
 )
 from burstenv.cluster.queues import (
@@ -42,7 +43,7 @@ from burstenv.cluster.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.cluster.state import NOBODY, RUNNING
+from burstenv.cluster.state import ADMISSION, NOBODY, PHASE_NEXT, RUNNING
 
 
 @kernel
@@ -75,7 +76,11 @@ def finish_decoders(environment, replica, pool, requests, now_s):
             _finish(environment, replica, pool, requests, first, now_s)
             continue
         place = finished  # the order in which blocks are freed is the order in which they are reused
-        while place > 0 and requests[pool[replica.flight_base + place - 1]].admission > requests[first].admission:
+        admission = pool[sequence_of(replica, requests[first]) + ADMISSION]
+        while place > 0:
+            before = requests[pool[replica.flight_base + place - 1]]
+            if pool[sequence_of(replica, before) + ADMISSION] < admission:
+                break
             pool[replica.flight_base + place] = pool[replica.flight_base + place - 1]
             place -= 1
         pool[replica.flight_base + place] = first
@@ -132,11 +137,13 @@ def _grow_first_decoders(replica, pool, requests):
 
     Block by block in running order: what an eviction frees is reused by those behind, not by those before.
     """
-    admission = last_admission(replica, requests, min(replica.decoding, replica.token_budget))
+    admission = last_admission(replica, pool, requests, min(replica.decoding, replica.token_budget))
     step = replica.decode_step
     request_id = first_of_phase(replica, pool, phase_due(replica))
-    while request_id != NOBODY and requests[request_id].admission <= admission:
+    while request_id != NOBODY:
         request = requests[request_id]
+        if pool[sequence_of(replica, request) + ADMISSION] > admission:
+            break
         evicted_itself = False
         while replica.free_blocks == 0 and not evicted_itself:
             evicted_itself = replica.running_tail == request_id
@@ -144,7 +151,7 @@ def _grow_first_decoders(replica, pool, requests):
         if evicted_itself:
             break
         grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
-        request_id = request.phase_next
+        request_id = pool[sequence_of(replica, request) + PHASE_NEXT]
     publish_decoded_blocks(replica, pool, requests, step, admission)
 
 
@@ -235,7 +242,8 @@ def start_iteration(replica, pool, requests):
             queue_remove(replica, pool, requests, request_id)
             running_append(replica, requests, request_id)
             request.status = RUNNING
-            open_table(replica, pool, request, hits)
+            if replica.prefix_caching:
+                open_sequence(replica, pool, request, hits)
             _hold(replica, pool, request, 0, cached + chunk)
             request.computed_tokens = cached + chunk
             if request.cached_tokens < 0:

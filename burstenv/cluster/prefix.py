@@ -15,6 +15,7 @@ from burstenv.cluster.block_table import (
 )
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import blocks_of, tokens_to_compute
+from burstenv.cluster.state import ADMISSION, BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
 
 
 @kernel
@@ -32,37 +33,44 @@ def _shared_blocks(replica, request):
 
 
 @kernel
+def sequence_of(replica, request):
+    """Return where in the pool the numbers of a running request stand, see ``NUMBERS_OF_A_SEQUENCE``."""
+    return replica.sequence_base + NUMBERS_OF_A_SEQUENCE * request.place
+
+
+@kernel
 def table_of(replica, request):
     """Return where in the pool the numbers of a running request's blocks stand."""
-    return replica.table_base + request.slot * replica.table_size
+    return replica.table_base + request.place * replica.table_size
 
 
 @outlined
 def grow_blocks(replica, pool, request, tokens):
     """Give the request the blocks for ``tokens`` tokens, if there are enough."""
     needed = blocks_of(min(tokens, replica.max_model_len), replica.block_size)
-    if needed - request.blocks > replica.free_blocks:
+    held = sequence_of(replica, request) + BLOCKS
+    more = needed - pool[held]
+    if more > replica.free_blocks:
         return False
-    if replica.prefix_caching:
-        if needed > request.blocks:
-            take_blocks(replica, pool, table_of(replica, request) + request.blocks, needed - request.blocks)
-            request.blocks = needed
-    elif needed > request.blocks:
-        replica.free_blocks -= needed - request.blocks
-        request.blocks = needed
+    if more > 0:
+        if replica.prefix_caching:
+            take_blocks(replica, pool, table_of(replica, request) + pool[held], more)
+        else:
+            replica.free_blocks -= more
+        pool[held] = needed
     return True
 
 
 @outlined
 def give_back_blocks(replica, pool, request):
-    """Give back all blocks of a request, and its table."""
+    """Give back all blocks of a request, and its place among the sequences."""
+    blocks = pool[sequence_of(replica, request) + BLOCKS]
     if replica.prefix_caching:
-        release_blocks(replica, pool, table_of(replica, request), request.blocks)
-        pool[replica.slot_base + replica.free_slots] = request.slot
-        replica.free_slots += 1
+        release_blocks(replica, pool, table_of(replica, request), blocks)
     else:
-        replica.free_blocks += request.blocks
-    request.blocks = 0
+        replica.free_blocks += blocks
+    pool[replica.slot_base + replica.free_slots] = request.place
+    replica.free_slots += 1
 
 
 @outlined
@@ -108,16 +116,17 @@ def revived_blocks(replica, pool, hits):
 
 
 @outlined
-def _share_prefix(replica, pool, request, hits):
+def open_sequence(replica, pool, request, hits):
+    """Give a request that is being admitted a place and the table that starts with the ``hits`` blocks just found.
+
+    For the general engine and with prefix caching; otherwise nothing of the kind is kept.
+    """
     replica.free_slots -= 1
-    request.slot = pool[replica.slot_base + replica.free_slots]
-    share_blocks(replica, pool, table_of(replica, request), hits)
-    request.blocks = hits
-
-
-@kernel
-def open_table(replica, pool, request, hits):
-    """Give a request that is being admitted the table that starts with the ``hits`` blocks just found."""
-    request.blocks = 0
-    if replica.prefix_caching:
-        _share_prefix(replica, pool, request, hits)
+    request.place = pool[replica.slot_base + replica.free_slots]
+    sequence = sequence_of(replica, request)
+    pool[sequence + STEP_TOKENS] = 0
+    pool[sequence + BLOCKS] = hits
+    pool[sequence + ADMISSION] = replica.admissions
+    replica.admissions += 1
+    if hits > 0:
+        share_blocks(replica, pool, table_of(replica, request), hits)

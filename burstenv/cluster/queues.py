@@ -231,8 +231,6 @@ def running_append(replica, requests, request_id):
         requests[replica.running_tail].next = request_id
     replica.running_tail = request_id
     replica.running += 1
-    request.admission = replica.admissions
-    replica.admissions += 1
 
 
 @kernel

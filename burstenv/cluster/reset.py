@@ -57,6 +57,7 @@ def reset_replica(replica, pool):
     replica.busy_until_s = 0.0
     if replica.prefix_caching:
         reset_blocks(replica, pool)
+    if replica.prefix_caching or replica.general:
         for slot in range(replica.flight_size):
             pool[replica.slot_base + slot] = slot
         replica.free_slots = replica.flight_size
@@ -80,5 +81,3 @@ def reset_request(request):
     request.computed_tokens = 0
     request.cached_tokens = -1
     request.in_flight_tokens = 0
-    request.step_tokens = 0
-    request.blocks = 0

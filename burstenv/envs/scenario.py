@@ -63,7 +63,7 @@ class ScenarioConfig(Config):
     predictor: PredictorConfig = PredictorConfig()
     tick_s: Positive | None = None
     defer_s: Positive = 1.0
-    max_defers: Annotated[int, Field(ge=0)] = 0
+    max_defers: Annotated[int, Field(ge=0, le=100)] = 0
     batching_period_s: Annotated[float, Field(ge=0.0)] = 0.0
     headroom: str = ""  # measured room for judgement, as a sentence with its command
 
