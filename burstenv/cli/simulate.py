@@ -39,6 +39,7 @@ def register(commands: Commands) -> None:
         help="prompts that fit no replica (default: %(default)s)",
     )
     sub.add_argument("--requests-out", type=Path, metavar="FILE.csv", help="write per-request records here")
+    sub.add_argument("--timeline", type=Path, metavar="FILE.html", help="write a zoomable picture of the replay here")
     sub.add_argument("--seed", type=int, default=0, help="seed of random routing, scaling and de-tying")
 
 
@@ -50,10 +51,14 @@ def _simulate(arguments: argparse.Namespace) -> int:
         trace, arguments.cluster, arguments.policy, arguments.scenario,
         arguments.speed, arguments.oversize, arguments.seed, progress_bar("simulating"),
         rate_per_s=arguments.rate_per_s, load=arguments.load, utilisation=arguments.utilisation,
-        scaling=arguments.scaling, duration_s=arguments.duration_s,
+        scaling=arguments.scaling, duration_s=arguments.duration_s, timeline=arguments.timeline is not None,
     )  # fmt: skip
     if arguments.requests_out is not None:
         write_records(result.records, arguments.requests_out)
+    if result.timeline is not None:
+        from burstenv.evaluation.timeline_page import write_timeline
+
+        write_timeline(result.timeline, arguments.timeline)
     m = result.metrics
     beside = [
         f"{100 * m['rate_per_s'] / m[name]:.0f} % of the {m[name]:.2f} requests/s {what}"
@@ -78,5 +83,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
             lines.append(f"{label:<5}" + "   ".join(parts))
     if arguments.requests_out is not None:
         lines.append(f"per-request records: {arguments.requests_out}")
+    if arguments.timeline is not None:
+        lines.append(f"timeline: {arguments.timeline}")
     emit(arguments, {"cluster": result.cluster, "policy": result.policy, **m}, lines)
     return 0

@@ -18,6 +18,7 @@ from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics
 from burstenv.evaluation.offered_load import fill_requests, saturated_rate_per_s, trace_capacity_per_s
+from burstenv.evaluation.timeline import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
 from burstenv.policies import named_mode, parse_composite
 from burstenv.workload import CLASSES, Trace
@@ -32,12 +33,13 @@ RECORD_COLUMNS = (
 
 @dataclass(frozen=True)
 class Simulation:
-    """A finished replay: the metrics of :mod:`burstenv.evaluation.metrics`, and the records, (n,) REQUEST."""
+    """A finished replay: the metrics of :mod:`burstenv.evaluation.metrics`, the records, (n,) REQUEST, the timeline."""
 
     metrics: dict[str, Any]
     records: np.ndarray
     cluster: str
     policy: str
+    timeline: Timeline | None = None
 
 
 def simulate(
@@ -55,6 +57,7 @@ def simulate(
     utilisation: float | None = None,
     scaling: str | None = None,
     duration_s: float | None = None,
+    timeline: bool = False,
 ) -> Simulation:
     """Replay a trace.
 
@@ -75,6 +78,7 @@ def simulate(
         utilisation: The same as a share of the saturated rate, see ``offered_load.saturated_rate_per_s``.
         scaling: How the rate is reached, ``compress``, ``superpose`` (the default) or ``thin``.
         duration_s: Replay a stretch of this length, in seconds of the replay, from a drawn instant on.
+        timeline: Read the state of the replicas as the replay goes on; changes nothing of it.
 
     Returns:
         Metrics and records. Beside those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
@@ -116,9 +120,11 @@ def simulate(
     if speed != 1.0:
         first_s = trace.arrival_s[0]
         requests["arrival_s"] = first_s + (trace.arrival_s - first_s) / speed
+    source = str(trace.metadata.get("source", "trace")).rsplit("/", 1)[-1]
     del trace  # its columns are in the engine now
     engine.begin(0, len(requests), seed)
-    _run(engine, composite.record(engine.mode_names), progress)
+    recorder = TimelineRecorder([spec.name for spec in specs]) if timeline else None
+    _run(engine, composite.record(engine.mode_names), progress, recorder)
     span_s = float(requests["arrival_s"][-1] - requests["arrival_s"][0])
     metrics = episode_metrics(requests, max(span_s, 1e-9), engine.kv_use(0))
     metrics["span_s"] = span_s
@@ -130,7 +136,12 @@ def simulate(
     metrics.update(measured)
     metrics["preemptions"] = int(engine.state.replicas["preemptions"].sum())
     metrics["iterations"] = int(engine.state.replicas["iterations"].sum())
-    return Simulation(metrics, requests, config.name, composite.name)
+    seen = (
+        None
+        if recorder is None
+        else recorder.finish(requests, f"{source} on cluster {config.name}", _facts(metrics, composite.name))
+    )
+    return Simulation(metrics, requests, config.name, composite.name, seen)
 
 
 def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> None:
@@ -172,10 +183,30 @@ def _check_prompts(trace: Trace, specs: tuple[ReplicaSpec, ...], oversize: str) 
         )
 
 
-def _run(engine: Cluster, record: np.ndarray, progress: Callable[[int, int], None] | None) -> None:
+def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
+    """Return what stands beside a timeline."""
+    shares = {"attainment": m["attainment"], "busy": m["busy_share"]}
+    counts = ("offered", "attained", "late", "rejected", "failed", "preemptions")
+    return {
+        "policy": policy,
+        "requests/s": f"{m['rate_per_s']:.3g}",
+        **{name: f"{value:.1%}" for name, value in shares.items()},
+        **{name: f"{m[name]:,}" for name in counts},
+    }
+
+
+def _run(
+    engine: Cluster,
+    record: np.ndarray,
+    progress: Callable[[int, int], None] | None,
+    recorder: TimelineRecorder | None = None,
+) -> None:
     environment = engine.state.environments[0:1]
+    chunk = CHUNK_DECISIONS if recorder is None else recorder.every(int(environment["num_requests"][0]))
     while not environment["done"][0]:
-        rollout(*engine.state.arrays(), engine.modes, record, 0, np.int64(CHUNK_DECISIONS))
+        rollout(*engine.state.arrays(), engine.modes, record, 0, np.int64(chunk))
+        if recorder is not None:
+            recorder.note(engine.state)
         if progress is not None:
             progress(int(environment["offered"][0]), int(environment["num_requests"][0]))
 
