@@ -88,6 +88,25 @@ def find_blocks(replica, pool, stream, first, last, table):
 
 
 @kernel
+def published_until(replica, pool, stream, first, last):
+    """Return the index of the first of the keys (``stream``, ``first``) up to ``last`` that nobody has published.
+
+    As :func:`find_blocks`, for those who only ask.
+    """
+    base, buckets, mask = _blocks(replica)
+    for index in range(first, last):
+        block = pool[_bucket(stream, index, buckets, mask)]
+        while block != 0:
+            at = base + NUMBERS_OF_A_BLOCK * block
+            if pool[at + STREAM] == stream and pool[at + INDEX] == index:
+                break
+            block = pool[at + CHAIN]
+        if block == 0:
+            return index
+    return last
+
+
+@kernel
 def publish_blocks(replica, pool, table, stream, first, last):
     """Give the full blocks ``first`` to ``last`` (exclusive) of a table their keys, from the last on.
 

@@ -9,6 +9,7 @@ from burstenv.cluster.block_table import (
     count_unused,
     find_blocks,
     publish_blocks,
+    published_until,
     release_blocks,
     share_blocks,
     take_blocks,
@@ -98,6 +99,25 @@ def _find_prefix(replica, pool, request):
     shared = min(_shared_blocks(replica, request), most)
     hits = find_blocks(replica, pool, request.prefix_stream, 0, shared, table)
     return hits if hits < shared else find_blocks(replica, pool, request.stream, shared, most, table)
+
+
+@outlined
+def prefix_hit_tokens(replica, pool, requests, request_id):
+    """Return how many tokens of a request's known ones (its prompt) the replica would not have to compute now.
+
+    Changes nothing. This is what routers that follow the engines' KV events know (llm-d's precise prefix
+    scorer, Dynamo's KV router): the blocks as they are, not as of the last scrape of the metrics. 0 without
+    prefix caching. At least one token is always computed, as at admission.
+    """
+    if not replica.prefix_caching:
+        return 0
+    request = requests[request_id]
+    most = (tokens_to_compute(request) - 1) // replica.block_size
+    shared = min(_shared_blocks(replica, request), most)
+    hits = published_until(replica, pool, request.prefix_stream, 0, shared)
+    if hits == shared:
+        hits = published_until(replica, pool, request.stream, shared, most)
+    return hits * replica.block_size
 
 
 @kernel
