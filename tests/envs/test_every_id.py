@@ -1,0 +1,412 @@
+"""The contract, for every id of the namespace: what is registered later is held to it without a further line."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import pickle
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+import burstenv
+from burstenv.envs.registration import NAMESPACE
+from burstenv.errors import BurstenvError
+
+IDS = sorted(env_id for env_id in gym.registry if env_id.startswith(NAMESPACE))
+NATIVE = [env_id for env_id in IDS if gym.registry[env_id].vector_entry_point is not None]
+AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
+every_id = pytest.mark.parametrize("env_id", IDS)
+every_copy = pytest.mark.parametrize(
+    "way", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
+every_native_id = pytest.mark.parametrize("env_id", NATIVE)
+
+
+@pytest.fixture(scope="session")
+def scenario_file(small_scenario, tmp_path_factory):
+    """A scenario by file is read once per process, one by value each time."""
+    path = tmp_path_factory.mktemp("scenario") / "small.yaml"
+    path.write_text(yaml.safe_dump(small_scenario))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def make(scenario_file):
+    def make(env_id, **kwargs):
+        return gym.make(env_id, **{"scenario": scenario_file, "load": 0.7, **kwargs})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_vec(scenario_file):
+    def make_vec(env_id, num_envs=3, **kwargs):
+        return gym.make_vec(env_id, num_envs, **{"scenario": scenario_file, "load": 0.7, **kwargs})
+
+    return make_vec
+
+
+def masked(space, mask):
+    """Return a mask in the form that ``space.sample`` takes: components apart."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(np.split(mask, np.cumsum(space.nvec)[:-1]))
+    return mask
+
+
+def arrays_in(value):
+    """Yield every array inside an observation or info."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from arrays_in(inner)
+
+
+def as_bytes(value):
+    """Return an observation or info as something that compares bit for bit."""
+    if isinstance(value, dict):
+        return {key: as_bytes(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        if value.dtype == object:
+            return [as_bytes(inner) for inner in value]
+        return (value.dtype.str, value.shape, value.tobytes())
+    return value
+
+
+def play(env, actions):
+    """Return everything that steps return, bit for bit."""
+    return [tuple(as_bytes(part) for part in env.step(action)) for action in actions]
+
+
+def test_ids_are_the_documented_ones():
+    assert {"BurstGPT-v0", "BurstGPT-Admission-v0", "BurstGPT-Routing-v0", "BurstGPT-Batching-v0"} <= set(IDS)
+    burstenv.register_envs()  # again: nothing changes
+    assert sorted(env_id for env_id in gym.registry if env_id.startswith(NAMESPACE)) == IDS
+
+
+@every_id
+def test_gymnasium_checker_is_silent(make, env_id, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    can_render = all(importlib.util.find_spec(name) is not None for name in ("PIL", "pygame"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", module="pygame|pkg_resources")
+        check_env(make(env_id).unwrapped, skip_render_check=not can_render)
+
+
+@every_id
+def test_stable_baselines_checker_is_silent(make, env_id):
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checker.check_env(make(env_id).unwrapped)
+
+
+@every_id
+def test_spec_goes_through_json(make, env_id):
+    env = make(env_id)
+    spec = EnvSpec.from_json(env.spec.to_json())
+    assert spec.id == env_id
+    again = gym.make(spec)
+    assert again.action_space == env.action_space
+    assert again.observation_space == env.observation_space
+    assert as_bytes(again.reset(seed=3)[0]) == as_bytes(env.reset(seed=3)[0])
+
+
+@every_id
+def test_same_seed_and_actions_same_bytes(make, env_id):
+    def run():
+        env = make(env_id)
+        env.action_space.seed(1)
+        first = as_bytes(env.reset(seed=5)[0])
+        return first, play(env, [env.action_space.sample() for _ in range(100)])
+
+    assert run() == run()
+
+
+@every_id
+def test_another_seed_is_another_episode_and_none_goes_on_with_the_stream(make, env_id):
+    env = make(env_id)
+    seen = [env.reset(seed=seed)[1]["episode_description"]["seed"] for seed in (1, None, 2, 1, None)]
+    assert seen[0] == seen[3]
+    assert seen[1] == seen[4]
+    assert len(set(seen)) == 3
+
+
+@every_id
+def test_what_is_returned_is_never_overwritten(make, env_id):
+    env = make(env_id)
+    env.action_space.seed(0)
+    kept = [env.reset(seed=0)]
+    before = [as_bytes(part) for part in kept[0]]
+    for _ in range(20):
+        observation, _, over, _, info = env.step(env.action_space.sample())
+        for old in kept:
+            for a in arrays_in({"o": old[0], "i": old[1]}):
+                assert not any(np.shares_memory(a, b) for b in arrays_in({"o": observation, "i": info}))
+        kept.append((observation, info))
+        if over:
+            break
+    assert [as_bytes(part) for part in kept[0]] == before
+
+
+@every_id
+@pytest.mark.parametrize("legal", [True, False], ids=["masked", "unmasked"])
+def test_random_actions_keep_the_invariants(make, env_id, legal):
+    run_randomly(make(env_id, load=None), 10_000, legal)
+
+
+@pytest.mark.slow
+@every_id
+@pytest.mark.parametrize("legal", [True, False], ids=["masked", "unmasked"])
+def test_many_random_actions_keep_the_invariants(make, env_id, legal):
+    run_randomly(make(env_id, load=None), 1_000_000, legal)
+
+
+def run_randomly(env, steps, legal):
+    """Play random actions; observations stay finite and in their space, no request is lost, time never runs back."""
+    env.action_space.seed(0)
+    _, info = env.reset(seed=0)
+    batch = env.unwrapped.batch
+    returned = 0.0
+    for step in range(steps):
+        mask = masked(env.action_space, info["action_mask"]) if legal and "action_mask" in info else None
+        before_s = info["now_s"]
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample(mask=mask))
+        returned += reward
+        assert np.isfinite(reward)
+        assert info["elapsed_s"] >= 0.0
+        assert info["now_s"] == pytest.approx(before_s + info["elapsed_s"])
+        if step % 10 == 0 or terminated:
+            assert env.observation_space.contains(observation)
+            assert all(np.isfinite(a).all() for a in arrays_in(observation))
+            replicas = batch.cluster.state.replicas
+            assert (replicas["free_blocks"] >= 0).all()
+            assert (replicas["free_blocks"] <= replicas["num_blocks"]).all()
+            counts = batch.counts(0)
+            assert counts["pending"] >= 0
+        assert not truncated
+        if terminated:
+            metrics = info["episode_metrics"]
+            assert metrics["pending"] == 0
+            assert metrics["offered"] == sum(metrics[k] for k in ("attained", "late", "rejected", "failed"))
+            assert returned == metrics["attained"]
+            returned = 0.0
+            _, info = env.reset()
+
+
+@every_id
+def test_masks_are_those_of_the_method(make, env_id):
+    env = make(env_id)
+    _, info = env.reset(seed=0)
+    if "action_mask" not in info:
+        pytest.skip("a continuous action has no mask")
+    env.action_space.seed(0)
+    for _ in range(50):
+        masks = env.get_wrapper_attr("action_masks")()
+        assert masks.dtype == bool
+        assert info["action_mask"].dtype == np.int8
+        assert np.array_equal(masks, info["action_mask"])
+        assert all(part.any() for part in masked_parts(env.action_space, masks))
+        _, _, over, _, info = env.step(env.action_space.sample(mask=masked(env.action_space, info["action_mask"])))
+        if over:
+            break
+
+
+def masked_parts(space, masks):
+    parts = masked(space, masks)
+    return parts if isinstance(parts, tuple) else (parts,)
+
+
+@every_id
+@pytest.mark.parametrize(
+    "way", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
+def test_copies_go_on_from_the_same_state(make, env_id, way):
+    env = make(env_id)
+    env.action_space.seed(0)
+    env.reset(seed=3)
+    for _ in range(30):
+        env.step(env.action_space.sample())
+    again = way(env)
+    actions = [env.action_space.sample() for _ in range(40)]
+    expected = play(env, actions)
+    assert play(again, actions) == expected
+    assert as_bytes(again.reset()[0]) == as_bytes(env.reset()[0])  # the stream of episodes goes along too
+    fresh = way(make(env_id))
+    with pytest.raises(gym.error.ResetNeeded):
+        fresh.unwrapped.step(actions[0])
+
+
+@every_native_id
+@pytest.mark.parametrize(
+    "way", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
+def test_copies_of_a_batch_go_on_from_the_same_state(make_vec, env_id, way):
+    env = make_vec(env_id)
+    env.action_space.seed(0)
+    env.reset(seed=3)
+    actions = [env.action_space.sample() for _ in range(60)]
+    play(env, actions[:20])
+    again = way(env)
+    assert play(again, actions[20:]) == play(env, actions[20:])
+
+
+@every_id
+def test_close_twice(make, make_vec, env_id):
+    env = make(env_id)
+    env.reset(seed=0)
+    env.close()
+    env.close()
+    if env_id in NATIVE:
+        batch = make_vec(env_id)
+        batch.reset(seed=0)
+        batch.close()
+        batch.close()
+
+
+@every_id
+def test_step_and_render_need_a_reset(make, env_id):
+    env = make(env_id, render_mode="ansi").unwrapped
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(env.action_space.sample())
+    with pytest.raises(gym.error.ResetNeeded):
+        env.render()
+
+
+@every_id
+def test_time_limit_truncates(make, env_id):
+    env = make(env_id, max_episode_steps=5)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(5)]
+    assert ends == [(False, False)] * 4 + [(False, True)]
+
+
+@every_id
+def test_reset_options_choose_the_episode(make, env_id):
+    env = make(env_id)
+
+    def arrivals(own_seed, **options):
+        env.reset(seed=own_seed, options=options)
+        return env.unwrapped.batch.cluster.records(0)["arrival_s"].tolist()
+
+    chosen = {"split": "test", "seed": 7, "load": 0.5}
+    assert arrivals(0, **chosen) == arrivals(99, **chosen)
+    assert arrivals(0, **chosen) != arrivals(0, **{**chosen, "seed": 8})
+    assert len(arrivals(0, rate_per_s=40.0)) > 1.5 * len(arrivals(0, rate_per_s=10.0))
+    _, info = env.reset(seed=1, options={"day": 3})
+    assert info["episode_description"]["day"] == 3
+    trace = env.unwrapped.batch.scenario.trace
+    from_s = float(trace.arrival_s[len(trace) // 2])
+    window = trace.between(from_s, from_s + 60.0)
+    assert len(arrivals(0, window=(from_s, from_s + 60.0))) == len(window)
+
+
+WRONG_OPTIONS = {
+    "unknown": ({"sed": 3}, "did you mean seed"),
+    "split": ({"split": "tset"}, "did you mean test"),
+    "seed": ({"seed": -1}, "at least 0"),
+    "load": ({"load": 0}, "above 0"),
+    "two rates": ({"load": 1.0, "rate_per_s": 5.0}, "give one of them"),
+    "day": ({"day": 10**6}, "its days: "),
+    "window": ({"window": (5.0, 1.0)}, "from_s before to_s"),
+    "empty window": ({"window": (1e9, 2e9)}, "the trace spans"),
+    "trace": ({"trace": "nowhere.csv"}, "no such file"),
+    "window of a split": ({"window": (0.0, 9.0), "split": "test"}, "leave one out"),
+}
+
+
+@every_id
+@pytest.mark.parametrize("case", WRONG_OPTIONS)
+def test_wrong_reset_options_get_one_sentence(make, env_id, case):
+    options, message = WRONG_OPTIONS[case]
+    with pytest.raises(BurstenvError, match=message) as error:
+        make(env_id).reset(seed=0, options=options)
+    assert "\n" not in str(error.value)
+
+
+WRONG_ARGUMENTS = {
+    "unknown": ({"loda": 1.0}, "did you mean load.*valid: "),
+    "split": ({"split": "tset"}, "did you mean test"),
+    "load": ({"load": "high"}, "share of capacity"),
+    "reward": ({"reward": "no such"}, "unknown reward.*valid: "),
+    "scenario": ({"scenario": "defualt"}, "did you mean default"),
+    "kind of scenario": ({"scenario": 5}, "scenario must be"),
+    "privileged": ({"privileged": "yes"}, "True or False"),
+}
+
+
+@every_id
+@pytest.mark.parametrize("case", WRONG_ARGUMENTS)
+def test_wrong_arguments_get_one_sentence(make, make_vec, env_id, case):
+    arguments, message = WRONG_ARGUMENTS[case]
+    makers = [make, make_vec] if env_id in NATIVE else [make]
+    for maker in makers:
+        with pytest.raises(BurstenvError, match=message) as error:
+            maker(env_id, **arguments)
+        assert "\n" not in str(error.value)
+
+
+@every_native_id
+@pytest.mark.parametrize("arguments", [{"num_envs": 0}, {"num_threads": 1.5}, {"autoreset_mode": "nextstep"}], ids=str)
+def test_wrong_arguments_of_a_batch_get_one_sentence(make_vec, env_id, arguments):
+    with pytest.raises(BurstenvError, match=next(iter(arguments))):
+        make_vec(env_id, **arguments)
+
+
+@every_native_id
+@pytest.mark.parametrize("mode", AUTORESET)
+def test_native_batch_is_gymnasiums_over_scalar_environments(make, make_vec, env_id, mode):
+    """Observations, rewards, ends and infos, key by key, of the native batch and of ``SyncVectorEnv``."""
+    native = make_vec(env_id, 3, autoreset_mode=mode)
+    sync = gym.vector.SyncVectorEnv([lambda: make(env_id)] * 3, autoreset_mode=AUTORESET[mode])
+    native.action_space.seed(0)
+    (a, infos), (b, expected) = native.reset(seed=9), sync.reset(seed=9)
+    assert as_bytes(a) == as_bytes(b)
+    compare_infos(infos, expected)
+    ends = 0
+    for _ in range(450):
+        actions = native.action_space.sample()
+        a, rewards, terminated, truncated, infos = native.step(actions)
+        b, *other, expected = sync.step(actions)
+        assert as_bytes(a) == as_bytes(b)
+        for mine, theirs in zip((rewards, terminated, truncated), other, strict=True):
+            assert np.array_equal(mine, theirs)
+        ends += int((terminated | truncated).sum())
+        if mode == "same_step":  # at the end Gymnasium keeps the metrics in final_info only
+            infos.pop("episode_metrics", None)
+            infos.pop("_episode_metrics", None)
+        compare_infos(infos, expected)
+    assert ends >= 3
+
+
+def compare_infos(mine, theirs):
+    """What Gymnasium's batch says of the environments it says it of is what the native one says."""
+    named = {key for key in theirs if not key.startswith("_")}
+    assert named == {key for key in mine if not key.startswith("_")}
+    for key in named:
+        present = theirs[f"_{key}"]
+        assert np.array_equal(present, mine[f"_{key}"]), key
+        if key in ("episode_description", "episode_metrics"):  # dictionaries: objects here, gathered by key there
+            for i in np.flatnonzero(present):
+                compare_gathered(mine[key][i], theirs[key], i)
+        elif isinstance(theirs[key], dict):
+            compare_infos(mine[key], theirs[key])
+        else:
+            for i in np.flatnonzero(present):
+                assert as_bytes(mine[key][i]) == as_bytes(theirs[key][i]), key
+
+
+def compare_gathered(one, gathered, i):
+    for name, value in one.items():
+        if isinstance(value, dict):
+            compare_gathered(value, gathered[name], i)
+        else:
+            assert np.all(gathered[name][i] == value), name
