@@ -104,7 +104,12 @@ def bench_ppo(scale: float = 1.0) -> list[dict[str, Any]]:
     frames_per_s, share = float(measured["frames_per_s"]), float(measured["environment_share"])
     return [
         row(
-            "PPO, 256 environments", frames_per_s, "frames/s", "null environment", float(measured["null_frames_per_s"])
+            "Training",
+            "PPO, 256 environments",
+            frames_per_s,
+            "frames/s",
+            "null environment",
+            float(measured["null_frames_per_s"]),
         ),
-        row("environment's share of PPO's time", 100.0 * share, "%", "target", 15.0),
+        row("Training", "environment's share of PPO's time", 100.0 * share, "%", "target", 15.0),
     ]

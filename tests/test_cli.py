@@ -154,12 +154,22 @@ def test_trace_info(capsys, burstgpt_csv):
     assert json.loads(run(capsys, "trace", "info", burstgpt_csv, "--json")[1])["failures"] == 1
 
 
-def test_bench_compares_with_floors(capsys):
-    code, text, _ = run(capsys, "bench", "--quick", "--skip-ppo", "--json")
+def test_bench_compares_with_floors(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("burstenv.evaluation.bench.REPEATS", 1)
+    page = tmp_path / "speed.md"
+    code, text, _ = run(capsys, "bench", "environments", "--quick", "--json", "--out", page)
     assert code == 0
     rows = json.loads(text)
-    assert {"engine, 1 replica", "BurstGPT-v0 through gym.make", "native batch of 256"} <= {r["name"] for r in rows}
+    assert {"BurstGPT-v0 through gym.make", "native batch of 256"} <= {r["name"] for r in rows}
     assert all(row["value"] > 0 and row["beside_value"] > 0 for row in rows)
+    assert "| native batch of 256 |" in page.read_text()
+
+
+def test_bench_names_its_subjects(capsys):
+    code, _, error = run(capsys, "bench", "engines")
+    assert code == 1
+    assert "'engines'" in error
+    assert "environments" in error
 
 
 CSVS = {

@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from burstenv.cli.common import Commands, add_command, agents_module, emit
+
+SUBJECTS = ("engine", "environments", "training")
 
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(commands, "bench", _bench, "Measure speeds, each beside its floor in the same run.")
+    sub.add_argument("subject", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)} (default: all)")
     sub.add_argument("--quick", action="store_true", help="a tenth of the work, noisier")
-    sub.add_argument("--skip-ppo", action="store_true", help="leave out training, which needs the train extra")
+    sub.add_argument("--out", type=Path, metavar="FILE.md", help="write the figures and the machine as a page here")
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from burstenv.evaluation.bench import bench_engine, bench_environments, bench_prefix_caching, bench_whole_burstgpt
+    from burstenv.errors import unknown_name
+    from burstenv.evaluation.bench import page
+    from burstenv.evaluation.provenance import command_line
+    from burstenv.files import write_atomic
 
-    scale = 0.1 if arguments.quick else 1.0
-    rows = [
-        *bench_engine(scale),
-        *bench_prefix_caching(scale),
-        *bench_whole_burstgpt(scale),
-        *bench_environments(scale),
-    ]
-    if not arguments.skip_ppo:
-        rows += agents_module("bench").bench_ppo(scale)
-    emit(arguments, rows, [str(row["line"]) for row in rows])
+    subjects = arguments.subject or SUBJECTS
+    for subject in subjects:
+        if subject not in SUBJECTS:
+            raise unknown_name("subject of bench", subject, SUBJECTS)
+    rows = []
+    for row in itertools.chain.from_iterable(_measured(subject, arguments.quick) for subject in subjects):
+        rows.append(row)
+        if not arguments.json:
+            print(row["line"], flush=True)
+    if arguments.out is not None:
+        write_atomic(arguments.out, page(rows, f"burstenv {command_line(sys.argv[1:])}"))
+    emit(arguments, rows, [f"page: {arguments.out}"] if arguments.out is not None else [])
     return 0
+
+
+def _measured(subject: str, quick: bool) -> Iterator[dict[str, Any]]:
+    scale = 0.1 if quick else 1.0
+    if subject == "engine":
+        from burstenv.evaluation.bench_engine import bench_engine, bench_first_step, bench_whole_burstgpt
+
+        yield from bench_engine(scale)
+        yield from bench_whole_burstgpt(scale)
+        if not quick:
+            yield from bench_first_step()
+    elif subject == "environments":
+        from burstenv.evaluation.bench_environments import bench_environments
+
+        yield from bench_environments(scale)
+    else:
+        yield from agents_module("bench").bench_ppo(scale)

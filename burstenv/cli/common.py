@@ -36,7 +36,7 @@ def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
     """Print a result: as JSON where the caller asked for it, else as lines for people."""
     if arguments.json:
         print(json.dumps(result, indent=1, default=str))
-    else:
+    elif lines:
         print("\n".join(lines))
 
 

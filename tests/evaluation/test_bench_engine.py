@@ -1,0 +1,39 @@
+"""The benchmark's floor does what the engine does, one iteration at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.cluster import load_cluster
+from burstenv.evaluation.bench import page, row
+from burstenv.evaluation.bench_engine import CLUSTER, Replay, poisson_requests, session_requests
+
+
+def test_stepping_gives_the_records_of_the_replay():
+    requests = poisson_requests(400, 20.0)
+    specs = [spec.model_copy(update={"num_blocks": 400}) for spec in load_cluster(CLUSTER)[:3]]
+    replay = Replay(specs, requests, "always/lmetric/vllm")
+    assert replay.rate_per_s() > 0
+    fast = replay.cluster.records(0)
+    assert (fast["preemptions"] > 0).any()
+    assert replay.stepped_rate_per_s(len(requests)) > 0
+    stepped = replay.cluster.records(0)
+    for name in ("replica", "status", "preemptions"):
+        np.testing.assert_array_equal(fast[name], stepped[name])
+    for name in ("first_token_s", "finish_s"):
+        np.testing.assert_allclose(fast[name], stepped[name], rtol=1e-9)
+
+
+def test_sessions_go_on_from_their_last_total():
+    requests = session_requests(600, 1.0)
+    assert (np.diff(requests["arrival_s"]) >= 0).all()
+    for session in np.unique(requests["session"])[:50]:
+        turns = requests[requests["session"] == session]
+        total = (turns["prompt_tokens"] + turns["output_tokens"])[:-1]
+        assert ((turns["prompt_tokens"][1:] >= total) | (turns["prompt_tokens"][1:] == 4000)).all()
+
+
+def test_a_page_has_a_table_for_each_group():
+    text = page([row("A", "x", 200.0, "requests/s", "y", 100.0), row("B", "z", 1.0, "s", "w", 2.0)], "burstenv bench")
+    assert text.count("| what | figure |") == 2
+    assert "| x | 200 requests/s | y: 100 | 2 |" in text
