@@ -7,23 +7,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from burstenv.cluster import Cluster, load_cluster, request_array
-from burstenv.cluster.frontdoor import apply_decision, next_epoch
-from burstenv.cluster.kernel import entry, merged
 from burstenv.cluster.recorded import ReferenceReplica, ReferenceRequest
 from burstenv.cluster.reference import EngineLimits
-from burstenv.cluster.replica import advance_replica
 from burstenv.cluster.spec import ReplicaSpec
-from burstenv.cluster.stretch import interrupt_stretch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.evaluation.bench import median_rate, row
 from burstenv.policies import parse_composite
-from burstenv.policies.decide import decide
 
 CLUSTER = "llama-2-7b-a100-x8"
 RATE_PER_S = 1.6  # of one replica, about half of what it can take
@@ -62,34 +57,6 @@ def session_requests(count: int, rate_per_s: float, seed: int = 0) -> np.ndarray
     return requests
 
 
-@merged
-def _step_replica(environment, replica, pool, requests, until_s):
-    """Run a replica up to ``until_s``, stopping at every iteration boundary: no decode is skipped."""
-    while replica.running > 0 or replica.waiting > 0 or replica.in_flight:
-        boundary_s = replica.iteration_end_s if replica.in_flight else replica.clock_s * (1.0 + 1e-15) + 1e-12
-        if boundary_s > until_s:
-            break
-        advance_replica(environment, replica, pool, requests, boundary_s)
-        interrupt_stretch(replica, pool, requests)
-
-
-@entry
-def _stepped_rollout(environments, replicas, pool, requests, modes, policy):
-    """Do what ``rollout`` does for the first cluster, one iteration at a time."""
-    environment = environments[0]
-    last_request = environment.first_request + environment.num_requests
-    while not environment.done:
-        until_s = np.inf
-        if environment.next_arrival < last_request:
-            until_s = requests[environment.next_arrival].arrival_s
-        for r in range(environment.num_replicas):
-            _step_replica(environment, replicas[r], pool, requests, until_s)
-        next_epoch(environment, replicas, pool, requests, False)
-        if not environment.done:
-            admission, replica, mode = decide(policy[0], environment, replicas, requests)
-            apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
-
-
 class Replay:
     """A trace, a cluster and a policy to be timed together.
 
@@ -101,9 +68,9 @@ class Replay:
     """
 
     def __init__(
-        self, specs: list[ReplicaSpec], requests: np.ndarray, policy: str, max_request_tokens: int | None = None
+        self, specs: Sequence[ReplicaSpec], requests: np.ndarray, policy: str, max_request_tokens: int | None = None
     ):
-        self.requests = requests
+        self.requests, self.policy = requests, policy
         self.cluster = Cluster(specs, num_requests=len(requests), max_request_tokens=max_request_tokens)
         self._record = parse_composite(policy).record(self.cluster.mode_names)
 
@@ -116,16 +83,14 @@ class Replay:
         self._run()  # compile
         return median_rate(len(self.requests), self._run, lambda: self.cluster.load(0, self.requests))
 
-    def stepped_rate_per_s(self, count: int) -> float:
-        """Return requests per second one iteration at a time, over the first ``count`` requests."""
-        few = self.requests[:count]
+    def stepped(self, count: int) -> Replay:
+        """Return the first ``count`` requests on the general engine, which runs one iteration at a time.
 
-        def run() -> None:
-            _stepped_rollout(*self.cluster.state.arrays(), self.cluster.modes, self._record)
-
-        self.cluster.load(0, few[:50])
-        run()
-        return median_rate(len(few), run, lambda: self.cluster.load(0, few))
+        It is chosen by a rule that never applies, and visits every running request in every iteration.
+        """
+        never = {"long_prefill_token_threshold": 2**30}
+        specs = [spec.model_copy(update=never) for spec in self.cluster.specs]
+        return Replay(specs, self.requests[:count], self.policy)
 
     def figures(self) -> dict[str, float]:
         """Return iterations per request, decoders in a batch and the share of requests preempted, of the last run."""
@@ -142,7 +107,7 @@ def _beside_stepping(name: str, replay: Replay) -> dict[str, Any]:
     fast = replay.rate_per_s()
     figures = replay.figures()
     described = f"{name} (batch {figures['batch']:.1f}, {100 * figures['preempted']:.0f} % preempted)"
-    slow = replay.stepped_rate_per_s(max(200, len(replay.requests) // 20))
+    slow = replay.stepped(max(200, len(replay.requests) // 20)).rate_per_s()
     return {**row(GROUP, described, fast, "requests/s", "one iteration at a time, compiled", slow), **figures}
 
 

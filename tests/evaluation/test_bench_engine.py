@@ -16,8 +16,10 @@ def test_stepping_gives_the_records_of_the_replay():
     assert replay.rate_per_s() > 0
     fast = replay.cluster.records(0)
     assert (fast["preemptions"] > 0).any()
-    assert replay.stepped_rate_per_s(len(requests)) > 0
-    stepped = replay.cluster.records(0)
+    stepping = replay.stepped(len(requests))
+    assert stepping.cluster.state.replicas["general"].all()
+    assert stepping.rate_per_s() > 0
+    stepped = stepping.cluster.records(0)
     for name in ("replica", "status", "preemptions"):
         np.testing.assert_array_equal(fast[name], stepped[name])
     for name in ("first_token_s", "finish_s"):
