@@ -94,3 +94,20 @@ def agents_module(module: str) -> Any:
         raise BurstenvError(
             f"agents need the train extra ({error.name} is missing): pip install 'burstenv[train]'"
         ) from None
+
+
+def add_policy_file(sub: argparse.ArgumentParser) -> None:
+    """Add ``--policy-file``, a Python file of one's own heuristics, which are then known by name."""
+    sub.add_argument(
+        "--policy-file", action="append", default=[], metavar="FILE.py",
+        help="a Python file that registers heuristics, for use by name; may be repeated",
+    )  # fmt: skip
+
+
+def load_policy_files(arguments: argparse.Namespace) -> None:
+    """Load what ``--policy-file`` named."""
+    if arguments.policy_file:
+        from burstenv.policies import load_policy_file
+
+        for path in arguments.policy_file:
+            load_policy_file(path)

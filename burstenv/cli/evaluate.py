@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from burstenv.cli.common import Commands, add_command, add_task_arguments, agents_module, emit
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_policy_file,
+    add_task_arguments,
+    agents_module,
+    emit,
+    load_policy_files,
+)
 
 
 def register(commands: Commands) -> None:
@@ -20,8 +28,9 @@ def register(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="A/R/B",
-        help="a composite; may be repeated (default: the ladder)",
+        help="a composite, or mine.py:name; may be repeated (default: the ladder)",
     )
+    add_policy_file(sub)
     sub.add_argument(
         "--agent",
         action="append",
@@ -61,6 +70,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.text import summary_lines
     from burstenv.policies.ladder import DEFAULT_LADDER
 
+    load_policy_files(arguments)
     scenario = load_scenario(arguments.scenario, arguments.trace)
     agents = [agents_module("agent").load_agent(run, scenario) for run in arguments.agent]
     plan = EvaluationPlan(

@@ -56,8 +56,8 @@ def _policies(arguments: argparse.Namespace) -> int:
         budget = mode.max_num_batched_tokens or "hardware's default"
         lines.append(f"  {mode.name:<14} order {mode.order}, token budget {budget}")
     result = {
-        "admission": [vars(rule) for rule in ADMISSION_RULES],
-        "routing": [vars(rule) for rule in ROUTING_RULES],
+        "admission": [rule.described() for rule in ADMISSION_RULES],
+        "routing": [rule.described() for rule in ROUTING_RULES],
         "batching": [mode.model_dump() for mode in BATCHING_MODES.values()],
     }
     emit(arguments, result, lines)

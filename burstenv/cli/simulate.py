@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, emit, percent, progress_bar, read_trace_or_workload
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_policy_file,
+    emit,
+    load_policy_files,
+    percent,
+    progress_bar,
+    read_trace_or_workload,
+)
 
 
 def register(commands: Commands) -> None:
@@ -15,7 +24,10 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("trace", help="a trace file, or a workload name or YAML file")
     sub.add_argument("--cluster", default="default", help="shipped cluster or YAML file (default: %(default)s)")
-    sub.add_argument("--policy", default="always/jsq/vllm", help="admission/routing/batching (default: %(default)s)")
+    sub.add_argument(
+        "--policy", default="always/jsq/vllm", help="admission/routing/batching, or mine.py:name (default: %(default)s)"
+    )
+    add_policy_file(sub)
     sub.add_argument("--scenario", default="default", help="where the objectives come from (default: %(default)s)")
     sub.add_argument(
         "--speed", type=float, default=1.0, help="compress time: divide arrival times by this (default: %(default)s)"
@@ -46,6 +58,7 @@ def register(commands: Commands) -> None:
 def _simulate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.simulate import simulate, write_records
 
+    load_policy_files(arguments)
     trace = read_trace_or_workload(arguments.trace, arguments.seed)
     result = simulate(
         trace, arguments.cluster, arguments.policy, arguments.scenario,

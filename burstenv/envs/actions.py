@@ -87,7 +87,7 @@ class ActionLayout:
 
 
 @kernel
-def decide_with(flags, actions, i, policy, environment, replicas, requests, num_modes):
+def decide_with(flags, actions, i, policy, environment, replicas, pool, requests, num_modes):
     """Return (admission, replica, mode): the agent's components, and the rules' where it decides none.
 
     A rule sees what has been decided before it: an admission rule judges the replica that the agent chose.
@@ -104,9 +104,9 @@ def decide_with(flags, actions, i, policy, environment, replicas, requests, num_
         replica = min(max(actions[i, k], 0), environment.num_replicas - 1)
         k += 1
     else:
-        replica = choose_replica(policy, environment, replicas, requests)
+        replica = choose_replica(policy, environment, replicas, pool, requests)
     if not flags[0]:
-        admission = choose_admission(policy, environment, replicas, requests, replica)
+        admission = choose_admission(policy, environment, replicas, pool, requests, replica)
     if flags[2]:
         mode = min(max(actions[i, k], 0), num_modes - 1)
     return admission, replica, mode

@@ -13,17 +13,16 @@ from burstenv.cluster import Cluster, ClusterState
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.kernels import (
     open_episode,
-    policy_decision,
     publish,
-    rollout,
     step_batch,
     step_batch_threads,
 )
 from burstenv.envs.observations import F0, LIMIT, G, Q, observation_names, observation_size
+from burstenv.envs.play import Player, player_of
 from burstenv.envs.rewards import reward_weights
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Composite, parse_composite
+from burstenv.policies import Composite, Policy, parse_composite
 from burstenv.workload import SPLITS
 
 TRAIN_SEEDS = 2**31  # training episodes are drawn from this many
@@ -99,6 +98,7 @@ class EnvironmentBatch:
         self.rewards = np.zeros(num_envs)  # (N,)
         self.elapsed_s = np.zeros(num_envs)  # (N,)
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self._players: dict[tuple[int, str], Player] = {}  # by environment and policy, for its episode
 
     # -- spaces ------------------------------------------------------------------------------------
 
@@ -164,6 +164,7 @@ class EnvironmentBatch:
     def start(self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any]) -> None:
         """Start an episode of given requests, (n,) REQUEST, in environment ``i``."""
         self.cluster.load(i, requests, seed)
+        self._players = {key: player for key, player in self._players.items() if key[0] != i}
         self.episodes[i] = description
         self.rewards[i] = 0.0
         open_episode(
@@ -195,27 +196,22 @@ class EnvironmentBatch:
         """Whether every request of each environment's episode is settled, (N,) bool (a copy)."""
         return self.cluster.state.environments["done"].astype(bool)
 
-    def policy_action(self, i: int, policy: Composite) -> np.ndarray:
-        """Return what a composite would do in environment ``i``: (admission, replica, mode), (3,) int64."""
-        state = self.cluster.state
-        out = np.zeros(3, np.int64)
-        policy_decision(
-            *state.arrays(),
-            policy.record(self.scenario.mode_names),
-            i,
-            out,
-        )
-        return out
+    def _player(self, i: int, policy: Policy) -> Player:
+        key = (i, policy.name)
+        if key not in self._players:
+            self._players[key] = player_of(policy, self.cluster, i)
+        return self._players[key]
 
-    def fast_forward(self, i: int, policy: Composite, decisions: int) -> None:
-        """Run environment ``i`` under a composite for some decisions, in compiled code."""
-        rollout(
-            *self.cluster.state.arrays(),
-            self.cluster.modes,
-            policy.record(self.scenario.mode_names),
-            i,
-            decisions,
-        )
+    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
+        """Return what a policy would do in environment ``i``: (admission, replica, mode), (3,) int64.
+
+        Draws on the environment's own stream, and on the policy's memory if it has one: ask once for each decision.
+        """
+        return np.array(self._player(i, policy).decision(), np.int64)
+
+    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
+        """Run environment ``i`` under a policy for some decisions, in compiled code if the policy is compiled."""
+        self._player(i, policy).run(decisions)
         publish(
             *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
             self.masks, self.elapsed_s, i,

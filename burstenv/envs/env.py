@@ -15,7 +15,7 @@ from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.options import reset_with
 from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError
-from burstenv.policies import parse_composite
+from burstenv.policies import Composite, PythonPolicy, load_policy
 
 
 class BurstGPTEnv(gym.Env[Any, Any]):
@@ -236,15 +236,15 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         """Return which choices are legal, bool, components side by side (as MaskablePPO takes it)."""
         return self.batch.masks[0].astype(bool)
 
-    def policy_action(self, policy: str) -> Any:
-        """Return what a composite, such as ``always/lmetric/vllm``, would do here, as an action.
+    def policy_action(self, policy: str | Composite | PythonPolicy) -> Any:
+        """Return what a policy, such as ``always/lmetric/vllm`` or ``mine.py:mine``, would do here, as an action.
 
         Raises:
             BurstenvError: When the agent does not decide all components.
         """
         if self.batch.layout.decide != ("admission", "routing", "batching"):
             raise BurstenvError("policy_action needs an environment that decides admission, routing and batching")
-        return self.batch.policy_action(0, parse_composite(policy))
+        return self.batch.policy_action(0, load_policy(policy) if isinstance(policy, str) else policy)
 
     def clone_state(self) -> ClusterState:
         """Return the exact state of the cluster and its episode, to branch from."""

@@ -48,7 +48,7 @@ def _step(
     before_s = environment.now_s
     if not environment.done:
         admission, replica, mode = decide_with(
-            flags, actions, i, policy[0], environment, replicas, requests, modes.shape[1]
+            flags, actions, i, policy[0], environment, replicas, pool, requests, modes.shape[1]
         )
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
         next_epoch(environment, replicas, pool, requests, False)
@@ -133,7 +133,7 @@ def policy_decision(environments, replicas, pool, requests, policy, i, out):
 
     Draws on the environment's own stream and counters, as a decision does: ask once for each decision.
     """
-    admission, replica, mode = decide(policy[0], environments[i], replicas, requests)
+    admission, replica, mode = decide(policy[0], environments[i], replicas, pool, requests)
     out[0] = admission
     out[1] = replica
     out[2] = mode
@@ -153,7 +153,7 @@ def rollout(
     if environment.decisions == 0 and environment.offered == 0:
         next_epoch(environment, replicas, pool, requests, lazily)
     while not environment.done and decisions < max_decisions:
-        admission, replica, mode = decide(policy[0], environment, replicas, requests)
+        admission, replica, mode = decide(policy[0], environment, replicas, pool, requests)
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
         next_epoch(environment, replicas, pool, requests, lazily)
         decisions += 1

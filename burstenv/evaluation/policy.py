@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from burstenv.envs.actions import COMPONENTS
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Composite, parse_composite
+from burstenv.policies import Composite, Policy, PythonPolicy, parse_composite
 
 # What an agent may ask of the environment that it acts in; the rest is the evaluation's to say.
 ENVIRONMENT_KEYS = (
@@ -83,17 +83,16 @@ def fixed_components(agent: Agent, mode_names: Sequence[str]) -> Composite:
     return parse_composite(f"{admission}/{routing}/{batching or mode_names[0]}")
 
 
-def is_privileged(policy: Agent | Composite) -> bool:
+def is_privileged(policy: Agent | Policy) -> bool:
     """Return whether a policy sees true output lengths, which no deployed one can."""
-    if isinstance(policy, Composite):
-        rules = (policy.admission.rule.name, policy.routing.rule.name, policy.batching)
-        return any(name.startswith(ORACLE_PREFIX) for name in rules)
+    if isinstance(policy, Composite | PythonPolicy):
+        return policy.oracle
     environment = policy.environment
     fixed = (environment.get(component) or "" for component in COMPONENTS)
     return bool(environment.get("privileged")) or any(name.startswith(ORACLE_PREFIX) for name in fixed)
 
 
-def described(policy: Agent | Composite) -> dict[str, Any]:
+def described(policy: Agent | Policy) -> dict[str, Any]:
     """Return a policy as a report lists it, in plain values.
 
     Returns:
@@ -101,13 +100,13 @@ def described(policy: Agent | Composite) -> dict[str, Any]:
         ``roles``, an empty list for the caller to fill.
     """
     environment = None
-    if not isinstance(policy, Composite):
+    if not isinstance(policy, Composite | PythonPolicy):
         environment = {
             key: list(value) if isinstance(value, tuple) else value for key, value in policy.environment.items()
         }
     return {
         "name": policy.name,
-        "kind": "heuristic" if isinstance(policy, Composite) else "agent",
+        "kind": "agent" if environment is not None else "heuristic",
         "privileged": is_privileged(policy),
         "environment": environment,
         "roles": [],

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.kernels import UNLIMITED, rollout
+from burstenv.envs.play import player_of
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics
@@ -23,7 +23,7 @@ from burstenv.evaluation.policy import Agent, check_agent, described, fixed_comp
 from burstenv.evaluation.provenance import provenance
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.summary import QUANTILE_LEVELS, LatencyPool, best_heuristics, compare, summarise
-from burstenv.policies import Composite, parse_composite
+from burstenv.policies import Composite, Policy, PythonPolicy, load_policy
 from burstenv.workload import SPLITS
 
 AT_ONCE = 128  # environments stepped together under an agent; bounds memory
@@ -40,7 +40,7 @@ class EvaluationPlan:
         loads: Shares of capacity; none given: the scenario's own load.
         episodes: K, how many episodes at each load: those of seeds 0 to K - 1, which visit the days of the
             split in turn. The interval needs at least two days; nine days deserve 9 k episodes.
-        policies: Heuristics, composites or their names.
+        policies: Heuristics: composites, Python policies, or what ``load_policy`` takes.
         reference: Heuristic that all others are paired with; None: ``always/jsq`` with the first mode.
         chosen: Heuristic chosen as the best beforehand, by tuning on another split; None: the best
             heuristic is picked on the evaluated episodes themselves, and the report says so.
@@ -54,7 +54,7 @@ class EvaluationPlan:
     split: str = "test"
     loads: Sequence[float] = ()
     episodes: int = 63
-    policies: Sequence[str | Composite] = ()
+    policies: Sequence[str | Policy] = ()
     reference: str | None = None
     chosen: str | None = None
     capacity_split: str | None = None
@@ -170,19 +170,19 @@ def evaluate(
 
 def _line_up(
     plan: EvaluationPlan, agents: Sequence[Agent], scenario: Scenario
-) -> tuple[list[Composite | Agent], list[Row], str, str | None]:
+) -> tuple[list[Policy | Agent], list[Row], str, str | None]:
     """Return all that take part, how the report lists them, the reference and the best chosen beforehand."""
     modes = scenario.mode_names
-    heuristics: dict[str, Composite] = {}
+    heuristics: dict[str, Policy] = {}
     roles: list[tuple[str, str, str | None]] = []
 
-    def add(policy: str | Composite, role: str | None = None, of: str | None = None) -> str:
-        composite = policy if isinstance(policy, Composite) else parse_composite(policy)
-        composite.record(modes)  # an unknown mode is an error now, not after an hour
-        heuristics.setdefault(composite.name, composite)
+    def add(policy: str | Policy, role: str | None = None, of: str | None = None) -> str:
+        heuristic = load_policy(policy) if isinstance(policy, str) else policy
+        heuristic.check(modes)  # an unknown mode is an error now, not after an hour
+        heuristics.setdefault(heuristic.name, heuristic)
         if role is not None:
-            roles.append((composite.name, role, of))
-        return composite.name
+            roles.append((heuristic.name, role, of))
+        return heuristic.name
 
     reference = add(plan.reference or f"always/jsq/{modes[0]}", "reference")
     for policy in plan.policies:
@@ -197,7 +197,7 @@ def _line_up(
             raise BurstenvError(f"two agents are named {agent.name!r}; names must differ")
         names.add(agent.name)
         add(fixed_components(agent, modes), "fixed components", agent.name)
-    everyone: list[Composite | Agent] = [*heuristics.values(), *agents]
+    everyone: list[Policy | Agent] = [*heuristics.values(), *agents]
     listed = [described(policy) for policy in everyone]
     for row in listed:
         row["roles"] = [{"role": role, "of": of} for name, role, of in roles if name == row["name"]]
@@ -220,22 +220,21 @@ _Outcome = tuple[_Episode, NDArray[Any], dict[str, float | int | None]]
 
 
 def _outcomes(
-    scenario: Scenario, split: str, policy: Composite | Agent, episodes: Sequence[_Episode]
+    scenario: Scenario, split: str, policy: Policy | Agent, episodes: Sequence[_Episode]
 ) -> Iterator[_Outcome]:
     """Yield each episode with its records, (n,) REQUEST, and metrics; in any order."""
-    if isinstance(policy, Composite):
-        yield from _run_composite(scenario, policy, episodes)
+    if isinstance(policy, Composite | PythonPolicy):
+        yield from _run_heuristic(scenario, policy, episodes)
         return
     for first in range(0, len(episodes), AT_ONCE):
         yield from _run_agent(scenario, split, policy, episodes[first : first + AT_ONCE])
 
 
-def _run_composite(scenario: Scenario, policy: Composite, episodes: Sequence[_Episode]) -> Iterator[_Outcome]:
+def _run_heuristic(scenario: Scenario, policy: Policy, episodes: Sequence[_Episode]) -> Iterator[_Outcome]:
     cluster = scenario.make_cluster()
-    record = policy.record(scenario.mode_names)
     for episode in episodes:
         cluster.load(0, episode.requests, episode.seed)
-        rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+        player_of(policy, cluster).run()
         records = cluster.records(0)
         yield episode, records, episode_metrics(records, episode.duration_s, cluster.kv_use(0))
 

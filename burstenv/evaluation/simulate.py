@@ -13,14 +13,14 @@ import numpy as np
 
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig, ReplicaSpec, resolve_cluster
 from burstenv.config import load as load_config
-from burstenv.envs.kernels import rollout
+from burstenv.envs.play import Player, player_of
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics
 from burstenv.evaluation.offered_load import fill_requests, saturated_rate_per_s, trace_capacity_per_s
 from burstenv.evaluation.timeline import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
-from burstenv.policies import named_mode, parse_composite
+from burstenv.policies import load_policy, named_mode
 from burstenv.workload import CLASSES, Trace
 from burstenv.workload.rates import SCALINGS, scale_to_rate, stretch
 
@@ -67,7 +67,7 @@ def simulate(
     Args:
         trace: The trace.
         cluster: A shipped cluster, a YAML path, or a configuration.
-        policy: A composite, ``admission/routing/batching``.
+        policy: A composite, ``admission/routing/batching``, or a Python policy, see ``load_policy``.
         scenario: Where the objectives come from, and the length of the windows on which capacity is measured.
         speed: Times since the first arrival are divided by this.
         oversize: A prompt larger than every replica's model length is an error, or is refused on arrival.
@@ -98,7 +98,7 @@ def simulate(
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to simulate")
     config = load_config(ClusterConfig, "clusters", cluster) if isinstance(cluster, str) else cluster
     specs = resolve_cluster(config)
-    composite = parse_composite(policy)
+    played = load_policy(policy)
     _check_prompts(trace, specs, oversize)
     if not isinstance(scenario, ScenarioConfig):
         scenario = load_config(ScenarioConfig, "scenarios", scenario)
@@ -112,9 +112,9 @@ def simulate(
             raise BurstenvError(
                 f"no request arrives in the stretch of {duration_s:g} s; take a longer one or another seed"
             )
-    mode = named_mode(composite.batching)
+    modes = [named_mode(mode) for mode in played.modes or ("vllm",)]
     longest = int((trace.prompt_tokens.astype(np.int64) + trace.output_tokens).max())
-    engine = Cluster(specs, [mode], num_requests=len(trace), max_request_tokens=longest)
+    engine = Cluster(specs, modes, num_requests=len(trace), max_request_tokens=longest)
     requests = engine.state.requests[0]  # filled in place: all of BurstGPT should fit in memory once
     fill_requests(requests, trace, scenario)
     if speed != 1.0:
@@ -124,7 +124,7 @@ def simulate(
     del trace  # its columns are in the engine now
     engine.begin(0, len(requests), seed)
     recorder = TimelineRecorder([spec.name for spec in specs]) if timeline else None
-    _run(engine, composite.record(engine.mode_names), progress, recorder)
+    _run(engine, player_of(played, engine), progress, recorder)
     span_s = float(requests["arrival_s"][-1] - requests["arrival_s"][0])
     metrics = episode_metrics(requests, max(span_s, 1e-9), engine.kv_use(0))
     metrics["span_s"] = span_s
@@ -139,9 +139,9 @@ def simulate(
     seen = (
         None
         if recorder is None
-        else recorder.finish(requests, f"{source} on cluster {config.name}", _facts(metrics, composite.name))
+        else recorder.finish(requests, f"{source} on cluster {config.name}", _facts(metrics, played.name))
     )
-    return Simulation(metrics, requests, config.name, composite.name, seen)
+    return Simulation(metrics, requests, config.name, played.name, seen)
 
 
 def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> None:
@@ -197,14 +197,14 @@ def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
 
 def _run(
     engine: Cluster,
-    record: np.ndarray,
+    player: Player,
     progress: Callable[[int, int], None] | None,
     recorder: TimelineRecorder | None = None,
 ) -> None:
     environment = engine.state.environments[0:1]
     chunk = CHUNK_DECISIONS if recorder is None else recorder.every(int(environment["num_requests"][0]))
     while not environment["done"][0]:
-        rollout(*engine.state.arrays(), engine.modes, record, 0, np.int64(chunk))
+        player.run(chunk)
         if recorder is not None:
             recorder.note(engine.state)
         if progress is not None:

@@ -1,14 +1,20 @@
 """Heuristics for admission, routing and batching, and their composition by name.
 
-Every rule is compiled, sees what an agent sees, and acts through the agent's action space.
+Shipped rules are compiled, see what an agent sees, and act through the agent's action space; a heuristic of one's
+own is one decorated function in plain Python (``policies/heuristics.py``).
 """
 
-from burstenv.policies.admission import ADMISSION_RULES
+from burstenv.policies.admission_rules import ADMISSION_RULES
 from burstenv.policies.batching import BATCHING_MODES, named_mode
 from burstenv.policies.composite import Composite, RuleChoice, parse_composite, parse_rule
-from burstenv.policies.routing import ROUTING_RULES
-from burstenv.policies.rule import Rule
+from burstenv.policies.heuristics import admission_rule, policy, routing_rule
+from burstenv.policies.load import Policy, load_policy, load_policy_file, loaded_files
+from burstenv.policies.python_policy import PythonPolicy
+from burstenv.policies.registry import admission_rules, python_policies, routing_rules
+from burstenv.policies.routing_rules import ROUTING_RULES
+from burstenv.policies.rule import Parameter, Range, Rule
 from burstenv.policies.state import POLICY
+from burstenv.policies.view import ReplicaView, RequestView, View
 
 __all__ = [
     "ADMISSION_RULES",
@@ -16,9 +22,25 @@ __all__ = [
     "POLICY",
     "ROUTING_RULES",
     "Composite",
+    "Parameter",
+    "Policy",
+    "PythonPolicy",
+    "Range",
+    "ReplicaView",
+    "RequestView",
     "Rule",
     "RuleChoice",
+    "View",
+    "admission_rule",
+    "admission_rules",
+    "load_policy",
+    "load_policy_file",
+    "loaded_files",
     "named_mode",
     "parse_composite",
     "parse_rule",
+    "policy",
+    "python_policies",
+    "routing_rule",
+    "routing_rules",
 ]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies.admission import ADMISSION_RULES
-from burstenv.policies.routing import ROUTING_RULES
+from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.policies.rule import Rule, by_name
 from burstenv.policies.state import POLICY
 
@@ -23,6 +22,11 @@ class RuleChoice:
 
     rule: Rule
     parameters: tuple[float, ...]
+
+    @property
+    def named(self) -> dict[str, float]:
+        """The parameters by name."""
+        return dict(zip(self.rule.parameters, self.parameters, strict=True))
 
     def __str__(self) -> str:
         changed = [
@@ -49,8 +53,17 @@ def parse_rule(text: str, kind: str, rules: tuple[Rule, ...]) -> RuleChoice:
     if match is None or match["name"] not in known:
         raise unknown_name(kind, match["name"] if match else text, known)
     rule = known[match["name"]]
+    return RuleChoice(rule, parse_parameters(rule, match["parameters"]))
+
+
+def parse_parameters(rule: Rule, text: str | None) -> tuple[float, ...]:
+    """Read ``limit=64,slack=2``; what is not written has its default.
+
+    Raises:
+        BurstenvError: On an unknown parameter, or a value that is not a finite number.
+    """
     values = dict(rule.parameters)
-    for pair in filter(None, (p.strip() for p in (match["parameters"] or "").split(","))):
+    for pair in filter(None, (p.strip() for p in (text or "").split(","))):
         name, _, value = (part.strip() for part in pair.partition("="))
         if name not in values:
             raise unknown_name(f"parameter of {rule.name}", name, values)
@@ -60,7 +73,7 @@ def parse_rule(text: str, kind: str, rules: tuple[Rule, ...]) -> RuleChoice:
             values[name] = float("nan")
         if not np.isfinite(values[name]):
             raise BurstenvError(f"parameter {name} of {rule.name} must be a finite number, got {value!r}")
-    return RuleChoice(rule, tuple(values.values()))
+    return tuple(values.values())
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,30 @@ class Composite:
         """The name that parses back to this policy."""
         return f"{self.admission}/{self.routing}/{self.batching}"
 
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled code runs it whole: no rule of it is written in Python."""
+        return self.admission.rule.function is None and self.routing.rule.function is None
+
+    @property
+    def oracle(self) -> bool:
+        """Whether any part of it uses true output lengths."""
+        return self.admission.rule.oracle or self.routing.rule.oracle
+
+    @property
+    def floor(self) -> bool:
+        """Whether any part of it is bad on purpose."""
+        return self.admission.rule.floor or self.routing.rule.floor
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The batching modes it names."""
+        return (self.batching,)
+
+    def check(self, mode_names: Sequence[str]) -> None:
+        """Raise the error of :meth:`record` when the scenario lacks the batching mode."""
+        self.compiled_part(mode_names)
+
     def record(self, mode_names: Sequence[str]) -> np.ndarray:
         """Return the policy as the kernel takes it, (1,) POLICY.
 
@@ -83,17 +120,28 @@ class Composite:
             mode_names: The batching modes of the scenario, in its order.
 
         Raises:
-            BurstenvError: When the scenario has no such mode.
+            BurstenvError: When the scenario has no such mode, or a rule is written in Python.
         """
+        for rule in (self.admission.rule, self.routing.rule):
+            if rule.function is not None:
+                raise BurstenvError(
+                    f"rule {rule.name} is written in Python: it runs in evaluate, simulate and env.policy_action, "
+                    f"but not inside the compiled step of an environment"
+                )
+        return self.compiled_part(mode_names)
+
+    def compiled_part(self, mode_names: Sequence[str]) -> np.ndarray:
+        """Return :meth:`record` for the rules that are compiled; a rule in Python leaves its place empty."""
         if self.batching not in mode_names:
             raise unknown_name("batching mode of this scenario", self.batching, mode_names)
         record = np.zeros(1, POLICY)
-        record["admission"] = self.admission.rule.code
-        record["routing"] = self.routing.rule.code
+        record["admission"] = max(0, self.admission.rule.code)
+        record["routing"] = max(0, self.routing.rule.code)
         record["mode"] = list(mode_names).index(self.batching)
         record["sees_cache"] = self.admission.rule.sees_cache or self.routing.rule.sees_cache
-        record["admission_parameters"][0, : len(self.admission.parameters)] = self.admission.parameters
-        record["routing_parameters"][0, : len(self.routing.parameters)] = self.routing.parameters
+        for component, choice in (("admission", self.admission), ("routing", self.routing)):
+            if choice.rule.function is None:
+                record[f"{component}_parameters"][0, : len(choice.parameters)] = choice.parameters
         return record
 
 
@@ -109,7 +157,7 @@ def parse_composite(text: str) -> Composite:
             f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm"
         )
     return Composite(
-        admission=parse_rule(parts[0], "admission rule", ADMISSION_RULES),
-        routing=parse_rule(parts[1], "routing rule", ROUTING_RULES),
+        admission=parse_rule(parts[0], "admission rule", admission_rules()),
+        routing=parse_rule(parts[1], "routing rule", routing_rules()),
         batching=parts[2].strip(),
     )

@@ -10,37 +10,8 @@ import numpy as np
 
 from burstenv.cluster.kernel import kernel
 from burstenv.policies.estimates import expected_ttft_s, fits, kv_demand, prefill_backlog_tokens
-from burstenv.policies.rule import Rule
 
 RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
-
-ROUTING_RULES = (
-    Rule(RANDOM, "random", "Any replica that can serve the request.", "A floor for comparisons."),
-    Rule(ROUND_ROBIN, "round-robin", "Replicas in turn.", "The default of most load balancers."),
-    Rule(JSQ, "jsq", "Fewest requests, waiting and running.", "Join the shortest queue (least outstanding requests)."),
-    Rule(POWER_OF_TWO, "power-of-two", "The less loaded of two random replicas.", "Mitzenmacher; a mode of Dynamo."),
-    Rule(
-        LEAST_KV,
-        "least-kv",
-        "Smallest KV demand: blocks used and asked for by the queue.",
-        "Min-memory routing.",
-        sees_cache=True,
-    ),
-    Rule(VLLM_DP, "vllm-dp", "Smallest 4 waiting + running.", "vLLM's data-parallel load balancer."),
-    Rule(
-        LMETRIC,
-        "lmetric",
-        "Smallest product of prefill tokens (queued and own) and requests (queued and running).",
-        "LMetric (OSDI'26, arXiv 2603.15202), the queued-prefill term included; no prefix hits here.",
-    ),
-    Rule(
-        EXPECTED_TTFT,
-        "expected-ttft",
-        "Smallest expected time to first token.",
-        "Ours; see estimates.py.",
-        sees_cache=True,
-    ),
-)  # fmt: skip
 
 
 @kernel
@@ -93,8 +64,9 @@ def _random_fitting(environment, replicas, request, other_than):
 
 
 @kernel
-def route(rule, parameters, environment, replicas, request):
-    """Return the replica a rule chooses for a request."""
+def route(rule, parameters, environment, replicas, pool, requests):
+    """Return the replica a rule chooses for the request at the door."""
+    request = requests[environment.at_door]
     count = environment.num_replicas
     base = environment.first_replica
     if rule == ROUND_ROBIN:

@@ -1,8 +1,38 @@
-"""What every rule of the ladder declares: its name, parameters with defaults, and where it comes from."""
+"""What every rule of the ladder declares: its name, parameters with defaults and ranges, and where it comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from burstenv.errors import BurstenvError, unknown_name
+
+SCALES = ("linear", "log", "integer")
+
+
+class Range(NamedTuple):
+    """Where a tuner looks for a parameter: from ``low`` to ``high``, both included.
+
+    Attributes:
+        low: Smallest value worth trying.
+        high: Largest one.
+        scale: ``linear``, ``log`` (both ends above 0), or ``integer`` (whole numbers, linearly).
+    """
+
+    low: float
+    high: float
+    scale: str = "linear"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One number of a rule: its name, default, meaning with its unit, and where a tuner looks for it."""
+
+    name: str
+    default: float
+    range: Range
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -10,22 +40,91 @@ class Rule:
     """One heuristic for one component of a decision.
 
     Attributes:
-        code: The number by which the kernel knows it.
+        code: The number by which the compiled code knows it; -1 for a rule in Python.
         name: The name users write.
         summary: What it does, in one line.
-        source: Paper, system or document that defines it; how our setting differs.
-        parameters: Names, in the kernel's order, with defaults.
+        source: Paper, system or document that defines it.
+        differs: Where our setting differs from the source; empty where it does not.
+        declared: The parameters, in the order of the record that the compiled code takes.
         sees_cache: Whether it looks at KV use or context, which change at every iteration, and not just at queues.
+        oracle: Whether it uses true output lengths, which no deployed policy knows.
+        floor: Whether it is bad on purpose, to show what can be lost.
+        function: What decides, for a rule in Python; None for a compiled one.
     """
 
     code: int
     name: str
     summary: str
     source: str
-    parameters: dict[str, float] = field(default_factory=dict)
+    differs: str = ""
+    declared: tuple[Parameter, ...] = ()
     sees_cache: bool = False
+    oracle: bool = False
+    floor: bool = False
+    function: Callable[..., Any] | None = None
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Names, in the order of the record, with defaults."""
+        return {parameter.name: parameter.default for parameter in self.declared}
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """Where a tuner looks for each parameter."""
+        return {parameter.name: parameter.range for parameter in self.declared}
+
+    def described(self) -> dict[str, Any]:
+        """Return the rule in plain values, as ``burstenv policies --json`` prints it."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "source": self.source,
+            "differs": self.differs,
+            "parameters": {
+                p.name: {"default": p.default, **p.range._asdict(), "meaning": p.meaning} for p in self.declared
+            },
+            "oracle": self.oracle,
+            "floor": self.floor,
+            "python": self.function is not None,
+        }
 
 
 def by_name(rules: tuple[Rule, ...]) -> dict[str, Rule]:
     """Return rules by name."""
     return {rule.name: rule for rule in rules}
+
+
+def declare(owner: str, given: dict[str, Any]) -> tuple[Parameter, ...]:
+    """Return parameters from ``{name: default}`` or ``{name: (default, low, high, scale)}``.
+
+    A default alone is tuned between a quarter and four times itself.
+
+    Raises:
+        BurstenvError: On a value that is neither, or a range that does not hold its default.
+    """
+    declared = []
+    for name, value in given.items():
+        parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+        if not str(name).isidentifier() or len(parts) not in (1, 3, 4) or not all(map(_is_number, parts[:3])):
+            raise BurstenvError(
+                f"parameter {name!r} of {owner} must be a number or (default, low, high, scale), got {value!r}"
+            )
+        default = float(parts[0])
+        if len(parts) == 1:
+            low, high = sorted((default / 4.0, default * 4.0)) if default else (0.0, 1.0)
+            scale = "log" if default > 0.0 else "linear"
+        else:
+            low, high, scale = float(parts[1]), float(parts[2]), parts[3] if len(parts) == 4 else "linear"
+        if scale not in SCALES:
+            raise unknown_name(f"scale of parameter {name} of {owner}", str(scale), SCALES)
+        if not low <= default <= high or (scale == "log" and low <= 0.0):
+            raise BurstenvError(
+                f"parameter {name!r} of {owner}: the default {default:g} must lie between {low:g} and {high:g}"
+                + (", both above 0 on a log scale" if scale == "log" else "")
+            )
+        declared.append(Parameter(name, default, Range(low, high, scale), ""))
+    return tuple(declared)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

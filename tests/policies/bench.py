@@ -24,13 +24,13 @@ from tests.cluster.small_clusters import requests_at
 
 
 @entry
-def _route(rule, parameters, environments, replicas, requests):
-    return route(rule, parameters, environments[0], replicas[0], requests[0, 0])
+def _route(rule, parameters, environments, replicas, pool, requests):
+    return route(rule, parameters, environments[0], replicas, pool, requests)
 
 
 @entry
-def _admit(rule, parameters, environments, replicas, requests, r):
-    return admit(rule, parameters, environments[0], replicas[0, r], requests[0, 0])
+def _admit(rule, parameters, environments, replicas, pool, requests, r):
+    return admit(rule, parameters, environments[0], replicas, pool, requests, r)
 
 
 @entry
@@ -81,17 +81,12 @@ class Bench:
     def route(self, rule: str) -> int:
         """The replica that a rule, such as ``"jsq"``, chooses."""
         choice = parse_rule(rule, "routing rule", ROUTING_RULES)
-        state = self.cluster.state
-        return int(
-            _route(choice.rule.code, _padded(choice.parameters), state.environments, state.replicas, state.requests)
-        )
+        return int(_route(choice.rule.code, _padded(choice.parameters), *self.cluster.state.arrays()))
 
     def admit(self, rule: str, r: int = 0) -> bool:
         """Whether a rule, such as ``"queue-cap(limit=4)"``, admits to replica ``r``."""
         choice = parse_rule(rule, "admission rule", ADMISSION_RULES)
-        state = self.cluster.state
-        parameters = _padded(choice.parameters)
-        decision = _admit(choice.rule.code, parameters, state.environments, state.replicas, state.requests, r)
+        decision = _admit(choice.rule.code, _padded(choice.parameters), *self.cluster.state.arrays(), r)
         assert decision in (0, 1)
         return decision == 1
 

@@ -45,6 +45,12 @@ def test_rules_are_well_formed(kind):
         assert rule.source.endswith(".")
         assert len(rule.parameters) <= MAX_PARAMETERS
         assert np.isfinite(list(rule.parameters.values())).all()
+        for parameter in rule.declared:
+            low, high, scale = parameter.range
+            assert low <= parameter.default <= high
+            assert scale in ("linear", "log", "integer")
+            assert scale != "log" or low > 0.0
+            assert parameter.meaning
 
 
 def test_modes_are_named_after_themselves():

@@ -1,0 +1,116 @@
+"""Policies from what a user writes: composites, names of Python policies, and files of one's own heuristics."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.composite import Composite, parse_composite, parse_parameters
+from burstenv.policies.python_policy import PythonPolicy, where
+from burstenv.policies.registry import admission_rules, python_policies, routing_rules
+
+Policy = Composite | PythonPolicy
+
+_FILE = re.compile(r"^(?P<path>.+\.py)(?::(?P<rest>.*))?$", re.DOTALL)
+_NAMED = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
+_loaded: dict[Path, str] = {}  # digest of each file that was loaded
+
+
+def load_policy(text: str) -> Policy:
+    """Return the policy that a user wrote.
+
+    Args:
+        text: ``admission/routing/batching``; the name of a Python policy, such as ``mine`` or ``mine(cap=3)``;
+            ``mine.py``, a file with one policy in it; or ``mine.py:NAME``, a file and what to take from it, which
+            may be a composite too: ``mine.py:short-only/jsq/vllm``.
+
+    Returns:
+        A policy; its ``name`` is read back by this function wherever its file has been loaded.
+
+    Raises:
+        BurstenvError: On anything unknown, or a file that cannot be loaded; names its line.
+    """
+    text = text.strip()
+    match = _FILE.match(text)
+    if match is not None:
+        names = load_policy_file(match["path"])
+        if match["rest"]:
+            return load_policy(match["rest"])
+        own = [name for name in names if name in python_policies()]
+        if len(own) != 1:
+            rules = [name for name in names if name not in own]
+            what = f"the policies {', '.join(own)}" if own else f"no policy but the rules {', '.join(rules)}"
+            write = f"{match['path']}:{own[0]}" if own else f"{match['path']}:{_example(rules[0])}"
+            raise BurstenvError(f"{match['path']} holds {what}; say which, such as {write}")
+        return python_policies()[own[0]]
+    if "/" in text:
+        return parse_composite(text)
+    named = _NAMED.match(text)
+    known = python_policies()
+    if named is None or named["name"] not in known:
+        if not known:
+            raise BurstenvError(
+                f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
+                f"or a file of your own, such as mine.py:{text or 'name'}"
+            )
+        raise unknown_name("policy", named["name"] if named else text, known)
+    policy = known[named["name"]]
+    return policy.with_parameters(parse_parameters(policy.rule, named["parameters"]))
+
+
+def load_policy_file(path: str | Path) -> list[str]:
+    """Run a Python file that registers heuristics; return their names.
+
+    A file that was loaded before and has not changed is not run again.
+
+    Raises:
+        BurstenvError: When the file is missing, fails (with the line), or registers nothing.
+    """
+    file = Path(path).expanduser().resolve()
+    try:
+        source = file.read_bytes()
+    except OSError as error:
+        raise BurstenvError(f"{path}: cannot be read ({error.strerror}); a policy file is a Python file") from None
+    digest = hashlib.sha256(source).hexdigest()
+    if _loaded.get(file) != digest:
+        name = f"burstenv_policies_{file.stem}_{digest[:8]}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            exec(compile(source, str(file), "exec"), module.__dict__)
+        except BurstenvError as error:
+            message = str(error)
+            raise BurstenvError(message if str(file) in message else f"{where(error, str(file))}: {message}") from None
+        except SyntaxError as error:
+            raise BurstenvError(f"{file}, line {error.lineno}: {error.msg}") from None
+        except Exception as error:
+            raise BurstenvError(f"{where(error, str(file))}: {type(error).__name__}: {error}") from None
+        _loaded[file] = digest
+    names = _names_in(file)
+    if not names:
+        raise BurstenvError(
+            f"{path} registers no heuristic; decorate a function with @policy, @admission_rule or @routing_rule "
+            f"of burstenv.policies"
+        )
+    return names
+
+
+def loaded_files() -> list[Path]:
+    """Return the policy files that were loaded, for another process to load too."""
+    return list(_loaded)
+
+
+def _names_in(file: Path) -> list[str]:
+    rules = [*admission_rules(), *routing_rules(), *(policy.rule for policy in python_policies().values())]
+    return [r.name for r in rules if r.function is not None and r.function.__code__.co_filename == str(file)]
+
+
+def _example(name: str) -> str:
+    admission = any(rule.name == name for rule in admission_rules())
+    return f"{name}/jsq/vllm" if admission else f"always/{name}/vllm"

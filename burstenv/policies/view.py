@@ -1,0 +1,283 @@
+"""What a heuristic in plain Python sees at a decision: the request at the front door, the replicas, the time.
+
+Everything here is what an agent's observation is made of: published and causal. While an iteration is in
+flight, a replica shows the state before it; output lengths are predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from burstenv.cluster import Cluster
+from burstenv.cluster.state import NOBODY
+from burstenv.errors import BurstenvError
+from burstenv.policies.decide import ESTIMATES, estimate_at
+
+CLASS_NAMES = ("conversation", "api")  # by class code, as in traces
+_MASK = 2**64 - 1
+
+
+class RequestView:
+    """The request at the front door."""
+
+    def __init__(self, record: Any, now_s: float, max_defers: int, oracle: bool):
+        self._record = record
+        self._now_s = now_s
+        self._max_defers = max_defers
+        self._oracle = oracle
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt length [tokens]."""
+        return int(self._record["prompt_tokens"])
+
+    @property
+    def predicted_tokens(self) -> float:
+        """Predicted output length [tokens], with the scenario's error."""
+        return float(self._record["predicted_tokens"])
+
+    @property
+    def output_tokens(self) -> int:
+        """True output length [tokens]; only a policy or rule that is marked ``oracle=True`` may ask."""
+        if not self._oracle:
+            raise BurstenvError(
+                "request.output_tokens is the true output length; use predicted_tokens, or mark the policy oracle=True"
+            )
+        return int(self._record["output_tokens"])
+
+    @property
+    def class_name(self) -> str:
+        """``conversation`` or ``api``."""
+        return CLASS_NAMES[int(self._record["class_code"])]
+
+    @property
+    def session(self) -> int | None:
+        """Number of its conversation; None for a request on its own."""
+        session = int(self._record["session"])
+        return None if session < 0 else session
+
+    @property
+    def arrival_s(self) -> float:
+        """When it first came to the front door [s]."""
+        return float(self._record["arrival_s"])
+
+    @property
+    def ttft_slo_s(self) -> float:
+        """Objective on the time to first token [s], from its arrival on."""
+        return float(self._record["ttft_slo_s"])
+
+    @property
+    def tpot_slo_s(self) -> float:
+        """Objective on the time per output token [s]."""
+        return float(self._record["tpot_slo_s"])
+
+    @property
+    def ttft_left_s(self) -> float:
+        """What is left of the time to first token [s]; below 0 when it is missed already."""
+        return self.arrival_s + self.ttft_slo_s - self._now_s
+
+    @property
+    def defers(self) -> int:
+        """How often it has been deferred."""
+        return int(self._record["defers"])
+
+    @property
+    def may_defer(self) -> bool:
+        """Whether it may be deferred once more."""
+        return self.defers < self._max_defers
+
+
+class ReplicaView:
+    """One replica, as it shows itself."""
+
+    def __init__(self, view: View, index: int):
+        self._view = view
+        self._record = view._replicas[index]
+        self._estimates: dict[str, float] | None = None
+        self.index = index
+
+    def __index__(self) -> int:
+        return self.index
+
+    def __repr__(self) -> str:
+        return f"<replica {self.index}: {self.waiting} waiting, {self.running} running, KV {self.kv_used:.0%}>"
+
+    def _seen(self, name: str) -> int:
+        return int(self._record[f"seen_{name}"])
+
+    def _estimate(self, name: str) -> float:
+        if self._estimates is None:
+            self._estimates = self._view._estimates(self.index)
+        return self._estimates[name]
+
+    @property
+    def fits(self) -> bool:
+        """Whether it could ever serve the request at the door: the prompt leaves room for an output."""
+        request = self._view.request
+        return request is None or request.prompt_tokens < self.max_model_len
+
+    @property
+    def waiting(self) -> int:
+        """Waiting requests, those just sent included."""
+        return self._seen("waiting")
+
+    @property
+    def running(self) -> int:
+        """Running requests."""
+        return self._seen("running")
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens to compute for the queue."""
+        return self._seen("waiting_tokens")
+
+    @property
+    def prefill_backlog_tokens(self) -> int:
+        """Tokens to compute before a new request's: the queue's, and what is left of the one in mid-prefill."""
+        return self._seen("waiting_tokens") + self._seen("prefill_tokens")
+
+    @property
+    def context_tokens(self) -> int:
+        """Context tokens that the decodes read."""
+        return self._seen("context_tokens")
+
+    @property
+    def preemptions(self) -> int:
+        """Preemptions so far."""
+        return self._seen("preemptions")
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks in all."""
+        return int(self._record["num_blocks"])
+
+    @property
+    def free_blocks(self) -> int:
+        """Free KV blocks."""
+        return self._seen("free_blocks")
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a KV block."""
+        return int(self._record["block_size"])
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest request, prompt and output [tokens]."""
+        return int(self._record["max_model_len"])
+
+    @property
+    def kv_used(self) -> float:
+        """Share of the KV blocks in use."""
+        return 1.0 - self.free_blocks / self.num_blocks
+
+    @property
+    def kv_demand(self) -> float:
+        """Share of the KV blocks in use or asked for by the queue; may exceed 1."""
+        return self._estimate("kv_demand")
+
+    @property
+    def kv_demand_with(self) -> float:
+        """The same with this request's prompt in the queue."""
+        return self._estimate("kv_demand_with")
+
+    @property
+    def decode_iteration_s(self) -> float:
+        """Time of an iteration over the running requests as if all of them decode [s]."""
+        return self._estimate("decode_iteration_s")
+
+    @property
+    def expected_ttft_s(self) -> float:
+        """Time to first token to expect here for this request [s]; see ``policies/estimates.py``."""
+        return self._estimate("expected_ttft_s")
+
+    @property
+    def mode(self) -> str:
+        """Name of the batching mode in force."""
+        return self._view.modes[int(self._record["mode"])]
+
+
+class View:
+    """Everything a decision may be based on.
+
+    Attributes:
+        request: The request at the front door; None at a tick, when only the batching mode matters.
+        replicas: The replicas, in the order of the cluster.
+        modes: Names of the batching modes to choose from; the first is the scenario's default.
+        memory: A dict of the policy's own, empty when an episode begins.
+    """
+
+    def __init__(self, cluster: Cluster, i: int, modes: Sequence[str], memory: dict[Any, Any], oracle: bool):
+        state = cluster.state
+        self._cluster = cluster
+        self._i = i
+        self._environment = state.environments[i]
+        self._replicas = state.replicas[i]
+        self.modes = tuple(modes)
+        self.memory = memory
+        at_door = cluster.at_door(i)
+        self.request: RequestView | None = None
+        if at_door != NOBODY:
+            max_defers = int(self._environment["max_defers"])
+            self.request = RequestView(state.requests[i, at_door], self.now_s, max_defers, oracle)
+        self.replicas = tuple(ReplicaView(self, r) for r in range(cluster.num_replicas))
+
+    def _estimates(self, r: int) -> dict[str, float]:
+        out = np.zeros(len(ESTIMATES))
+        estimate_at(*self._cluster.state.arrays(), self._i, r, out)
+        return dict(zip(ESTIMATES, out.tolist(), strict=True))
+
+    @property
+    def now_s(self) -> float:
+        """The time [s]."""
+        return float(self._environment["now_s"])
+
+    @property
+    def rate_fast_per_s(self) -> float:
+        """Arrival rate, averaged over 5 s [requests/s]."""
+        return float(self._environment["rate_fast_per_s"])
+
+    @property
+    def rate_slow_per_s(self) -> float:
+        """Arrival rate, averaged over 60 s [requests/s]."""
+        return float(self._environment["rate_slow_per_s"])
+
+    @property
+    def token_rate_per_s(self) -> float:
+        """Prompt tokens that arrive, averaged over 5 s [tokens/s]."""
+        return float(self._environment["token_rate_per_s"])
+
+    @property
+    def decisions(self) -> int:
+        """Decisions so far."""
+        return int(self._environment["decisions"])
+
+    def random(self) -> float:
+        """Return the next number in [0, 1) of the cluster's own stream, the one that compiled rules draw from."""
+        x = int(self._environment["rng"])
+        x ^= x >> 12
+        x = (x ^ (x << 25)) & _MASK
+        x ^= x >> 27
+        self._environment["rng"] = x
+        return (((x * 2685821657736338717) & _MASK) >> 11) * (1.0 / 9007199254740992.0)
+
+    def least(self, score: Callable[[ReplicaView], float]) -> ReplicaView:
+        """Return the replica of the smallest score among those that fit; ties are broken at random.
+
+        Draws from the cluster's stream just as the compiled rules do, so that a rule written twice decides alike.
+        """
+        best, best_score, ties = self.replicas[0], float("inf"), 0
+        for replica in self.replicas:
+            if not replica.fits:
+                continue
+            value = score(replica)
+            if value < best_score:
+                best, best_score, ties = replica, value, 1
+            elif value == best_score:
+                ties += 1
+                if self.random() * ties < 1.0:
+                    best = replica
+        return best
