@@ -11,8 +11,8 @@ import pytest
 
 from burstenv.cli import main
 from burstenv.workload import Failures, Trace
-from burstenv.workload.picture_style import draw
-from burstenv.workload.trace_page import trace_pictures
+from burstenv.workload.pictures.style import draw
+from burstenv.workload.pictures.trace_page import trace_pictures
 
 NAMES = [
     "weekly", "daily", "tokens", "prompt-lengths", "response-lengths", "response-given-prompt", "conversations",
@@ -127,5 +127,5 @@ def test_wrong_places_get_one_sentence(capsys, csv, tmp_path):
 def test_importing_the_package_draws_in_no_matplotlib():
     import subprocess
 
-    code = "import sys, burstenv.workload, burstenv.workload.trace_page; print('matplotlib' in sys.modules)"
+    code = "import sys, burstenv.workload, burstenv.workload.pictures.trace_page; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
-    from burstenv.workload.mapped import TimeUnit
+    from burstenv.workload.formats.mapped import TimeUnit
 
 Commands = Any  # argparse's private _SubParsersAction
 
@@ -51,7 +51,7 @@ def read_trace_or_workload(name: str, seed: int = 0, columns: str | None = None,
     """
     from burstenv.config import shipped
     from burstenv.workload import read_trace
-    from burstenv.workload.mapped import parse_columns
+    from burstenv.workload.formats.mapped import parse_columns
     from burstenv.workload.workload_config import load_trace, load_workload
 
     if columns is None and time_unit != "s":

@@ -88,7 +88,7 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from burstenv.workload.convert import convert
+    from burstenv.workload.formats.convert import convert
 
     trace = read_trace_or_workload(arguments.trace, arguments.seed, arguments.columns, arguments.time_unit)
     done = convert(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 _PARTS = ("all", "even-weeks", "odd-weeks", "even-days", "odd-days", "even-rows", "odd-rows")
 
-_FORMAT_OF = {".csv": "burstgpt", ".jsonl": "mooncake", ".parquet": "parquet"}
-
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
@@ -26,7 +23,7 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "out", metavar="OUT", help="file to write: .csv (BurstGPT), .jsonl (Mooncake), .parquet; .gz compresses"
     )
-    sub.add_argument("--to", choices=sorted({*_FORMAT_OF.values(), "plain"}), help="format, whatever the ending")
+    sub.add_argument("--to", choices=("burstgpt", "plain", "mooncake", "parquet"), help="format, whatever the ending")
     sub.add_argument(
         "--whole-seconds", action="store_true", help="cut times to whole seconds, as the official BurstGPT files do"
     )
@@ -70,34 +67,19 @@ def register(commands: Commands) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    from burstenv.workload.formats.convert import convert, format_of
+
     out = Path(arguments.out)
-    write = _writer(out, arguments.to, arguments.whole_seconds)
+    form = format_of(out, arguments.to)  # before minutes of work
+    if arguments.whole_seconds and form != "burstgpt":
+        raise BurstenvError(f"--whole-seconds is for BurstGPT CSV, not {form}")
     trace = _made(arguments)
-    write(trace)
+    convert(trace, out, form, exact_times=not arguments.whole_seconds)
     days = trace.metadata["days"]
     result = {"out": str(out), "requests": len(trace), "failures": len(trace.failures), "days": days}
     failed = f" and {len(trace.failures):,} failures" if len(trace.failures) else ""
     emit(arguments, result, [f"{out}: {len(trace):,} requests{failed} over {days} days"])
     return 0
-
-
-def _writer(out: Path, chosen: str | None, whole_seconds: bool) -> Callable[[Trace], None]:
-    """Return what writes a trace to ``out``, by the format asked for or else by the ending."""
-    from burstenv.workload import write_burstgpt, write_mooncake, write_parquet, write_plain
-
-    ending = Path(str(out).removesuffix(".gz")).suffix
-    name = chosen or _FORMAT_OF.get(ending)
-    if name is None:
-        raise BurstenvError(f"{out}: no format is known for this ending; use {', '.join(_FORMAT_OF)} or --to")
-    if whole_seconds and name != "burstgpt":
-        raise BurstenvError(f"--whole-seconds is for BurstGPT CSV, not {name}")
-    writers: dict[str, Callable[[Trace], None]] = {
-        "burstgpt": lambda trace: write_burstgpt(trace, out, exact_times=not whole_seconds),
-        "plain": lambda trace: write_plain(trace, out),
-        "mooncake": lambda trace: write_mooncake(trace, out),
-        "parquet": lambda trace: write_parquet(trace, out),
-    }
-    return writers[name]
 
 
 def _made(arguments: argparse.Namespace) -> Trace:
@@ -153,7 +135,7 @@ def _fidelity(arguments: argparse.Namespace) -> int:
     from burstenv.workload.holdout import other_part, part_of
 
     if arguments.out is not None:
-        from burstenv.workload.fidelity_pictures import check_output
+        from burstenv.workload.pictures.fidelity import check_output
 
         check_output(Path(arguments.out))
     reference, candidate = (read_trace_or_workload(name) for name in (arguments.reference, arguments.candidate))
@@ -166,7 +148,7 @@ def _fidelity(arguments: argparse.Namespace) -> int:
     result = compare(reference, candidates, reference_name=names[0], part=arguments.part, floor=arguments.floor)
     lines = fidelity_lines(result)
     if arguments.out is not None:
-        from burstenv.workload.fidelity_pictures import write_pictures
+        from burstenv.workload.pictures.fidelity import write_pictures
 
         write_pictures(result, Path(arguments.out))
         lines.append(f"{arguments.out}: written")

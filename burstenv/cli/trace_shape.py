@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from burstenv.cli.common import Commands, add_command, emit, read_trace_or_workload
 from burstenv.errors import BurstenvError
@@ -40,12 +41,12 @@ def register(commands: Commands) -> None:
 
 def _shape(arguments: argparse.Namespace) -> int:
     from burstenv.config import parse
+    from burstenv.workload.formats.convert import convert, format_of
     from burstenv.workload.mixing import mix
     from burstenv.workload.rates import scale_to_rate, stretch
     from burstenv.workload.selection import SelectConfig, select
-    from burstenv.workload.write_trace import format_of, write_trace
 
-    format_of(arguments.out, arguments.to)  # before minutes of reading
+    format_of(Path(arguments.out), arguments.to)  # before minutes of reading
     if arguments.shares is not None and len(arguments.trace) == 1:
         raise BurstenvError("--shares needs several traces")
     wanted = {"model": arguments.model, "class": arguments.class_name, "days": arguments.days}
@@ -62,7 +63,7 @@ def _shape(arguments: argparse.Namespace) -> int:
     if arguments.duration_s is not None:
         firsts = [values[0] for values in (trace.arrival_s, trace.failures.arrival_s) if len(values)]
         trace = trace.shift(-float(min(firsts)))
-    write_trace(trace, arguments.out, arguments.to)
+    convert(trace, arguments.out, arguments.to, exact_times=True)
     steps = list(trace.metadata.get("steps", ()))
     result = {"out": str(arguments.out), "requests": len(trace), "failures": len(trace.failures), "steps": steps}
     lines = [

@@ -69,7 +69,7 @@ def _validate_run(arguments: argparse.Namespace) -> int:
 
 def _latency_fit(arguments: argparse.Namespace) -> int:
     from burstenv.cluster.latency_fit import fit_profile
-    from burstenv.evaluation.files import write_atomic
+    from burstenv.files import write_atomic
 
     fit = fit_profile(arguments.source, arguments.form, arguments.tensor_parallel, arguments.layers)
     lines = fit.lines()

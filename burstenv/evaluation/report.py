@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.files import write_atomic
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.tables import Table, tables
 from burstenv.evaluation.text import headline, notes
 from burstenv.evaluation.training import learning_curve
+from burstenv.files import write_atomic
 
 
 def write_report(

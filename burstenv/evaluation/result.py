@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.files import write_atomic
+from burstenv.files import write_atomic
 
 FORMAT = "burstenv evaluation"
 FORMAT_VERSION = 1

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.atomic import replacing
+from burstenv.files import replacing
 from burstenv.workload.data_directory import cache_folder
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS, Failures, Trace
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from burstenv.workload.burstgpt import spread_within_second
+from burstenv.workload.formats.burstgpt import spread_within_second
 from burstenv.workload.trace import Trace
 
 _PEEK = 1000  # arrivals that settle the question for nearly every trace

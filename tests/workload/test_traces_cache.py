@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from burstenv.workload import Trace, cache_folder, read_trace, reader, write_burstgpt
+from burstenv.workload import Trace, cache_folder, read_trace, write_burstgpt
 from burstenv.workload import cache as module
 from burstenv.workload.cache import content_hash, load_cached, save_cached
+from burstenv.workload.formats import reader
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS
 from tests.workload.test_traces_formats import conversations
 

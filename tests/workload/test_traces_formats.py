@@ -13,16 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burstenv.errors import BurstenvError
-from burstenv.workload import (
-    Failures,
-    Trace,
-    csv_table,
-    read_mapped,
-    read_mooncake,
-    read_trace,
-    write_mooncake,
-)
-from burstenv.workload.mapped import parse_columns
+from burstenv.workload import Failures, Trace, read_mapped, read_mooncake, read_trace, write_mooncake
+from burstenv.workload.formats import csv_table
+from burstenv.workload.formats.mapped import parse_columns
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS
 from tests.workload.workload_files import SHARED, real
 

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from burstenv.errors import BurstenvError
-from burstenv.workload import Trace, csv_table, read_trace, write_parquet
-from burstenv.workload.burstgpt import BURSTGPT_COLUMNS
-from burstenv.workload.csv_fast import parse_file
+from burstenv.workload import Trace, read_trace, write_parquet
+from burstenv.workload.formats import csv_table
+from burstenv.workload.formats.burstgpt import BURSTGPT_COLUMNS
+from burstenv.workload.formats.csv_fast import parse_file
 from tests.workload.workload_files import EIGHT, PLAIN, SIX
 
 Rows = list[dict[str, Any]]
@@ -245,7 +246,7 @@ def test_the_compiled_parser_takes_the_files_it_is_made_for(tmp_path: Path) -> N
 
 
 def test_many_chunks_and_many_sessions_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from burstenv.workload import csv_fast
+    from burstenv.workload.formats import csv_fast
 
     r = random.Random(5)
     rows = [

@@ -1,4 +1,4 @@
-"""Large files: bounded memory and, roughly, speed (the exact figures are in docs/traces.md)."""
+"""Large files: bounded memory; speeds are in docs/traces.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from burstenv.workload.csv_table import COMPILED_FROM_BYTES
+from burstenv.workload.formats.csv_table import COMPILED_FROM_BYTES
 from tests.workload.workload_files import EIGHT
 
 ROWS = 800_000
@@ -18,8 +18,8 @@ import json, resource, sys, time
 from burstenv.workload import read_trace, read_burstgpt
 from burstenv.workload.trace import COLUMNS
 def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-from burstenv.workload.csv_table import Column, read_table
-from burstenv.workload import csv_table
+from burstenv.workload.formats.csv_table import Column, read_table
+from burstenv.workload.formats import csv_table
 large, csv_table.COMPILED_FROM_BYTES = csv_table.COMPILED_FROM_BYTES, 0
 read_burstgpt(sys.argv[1])  # numba is there now, and what it compiled
 csv_table.COMPILED_FROM_BYTES = large
@@ -31,7 +31,7 @@ print(json.dumps({"rows": len(trace), "took_s": took_s, "held": held, "added": p
 """
 
 
-def test_a_large_file_is_read_fast_and_in_bounded_memory(tmp_path: Path) -> None:
+def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     seconds = np.sort(random.integers(0, 5_000_000, ROWS)).tolist()
     sessions, prompts = random.integers(0, 30_000, ROWS).tolist(), random.integers(1, 3000, ROWS).tolist()
@@ -47,4 +47,3 @@ def test_a_large_file_is_read_fast_and_in_bounded_memory(tmp_path: Path) -> None
     found = json.loads(ran.stdout)
     assert found["rows"] == ROWS
     assert found["added"] < 4 * found["held"]
-    assert found["rows"] / found["took_s"] > 300_000  # a million and more where nothing else runs

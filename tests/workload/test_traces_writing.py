@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from burstenv.errors import BurstenvError
-from burstenv.workload import (
-    read_parquet,
-    read_trace,
-    write_burstgpt,
-    write_parquet,
-    write_plain,
-)
-from burstenv.workload.convert import convert
+from burstenv.workload import read_parquet, read_trace, write_burstgpt, write_parquet, write_plain
+from burstenv.workload.formats.convert import convert
 from tests.workload.test_traces_formats import conversations, same
 from tests.workload.workload_files import real
 
@@ -82,7 +76,7 @@ def test_damaged_parquet_gets_one_sentence(tmp_path: Path) -> None:
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from burstenv.workload import parquet as module
+    from burstenv.workload.formats import parquet as module
 
     def absent(name: str) -> Any:
         raise ImportError(name)

@@ -1,4 +1,4 @@
-"""The compiled state machine behind :mod:`burstenv.workload.csv_fast`.
+"""The compiled state machine behind :mod:`burstenv.workload.formats.csv_fast`.
 
 Numba's cache on disk notices an edit of this file only, so everything that is compiled stands in it.
 """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.atomic import writing
+from burstenv.files import writing
 from burstenv.workload.trace import CLASSES, LOG_TYPES, MODELS, Trace
 
 _ROWS_AT_ONCE = 1 << 16

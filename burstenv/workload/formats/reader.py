@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.burstgpt import BURSTGPT_COLUMNS, read_burstgpt
 from burstenv.workload.cache import content_hash, load_cached, save_cached
-from burstenv.workload.csv_table import Column, missing_columns, open_table, read_header
-from burstenv.workload.mapped import FORMATS, TimeUnit, check_columns, known_format, read_format, read_mapped
-from burstenv.workload.mooncake import looks_like_mooncake, read_mooncake
+from burstenv.workload.formats.burstgpt import BURSTGPT_COLUMNS, read_burstgpt
+from burstenv.workload.formats.csv_table import Column, missing_columns, open_table, read_header
+from burstenv.workload.formats.mapped import FORMATS, TimeUnit, check_columns, known_format, read_format, read_mapped
+from burstenv.workload.formats.mooncake import looks_like_mooncake, read_mooncake
+from burstenv.workload.formats.parquet import MAGIC, read_parquet
+from burstenv.workload.formats.plain import PLAIN_COLUMNS, read_plain
 from burstenv.workload.official import locate
-from burstenv.workload.parquet import MAGIC, read_parquet
-from burstenv.workload.plain import PLAIN_COLUMNS, read_plain
 from burstenv.workload.trace import Trace
 
 READER_VERSION = 1  # raise it whenever a reader makes another trace of the same file

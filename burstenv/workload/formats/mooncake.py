@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.burstgpt import clock_metadata, served_and_failed
-from burstenv.workload.csv_table import count_duplicates, open_table
-from burstenv.workload.prefix_tree import recognise
+from burstenv.workload.formats.burstgpt import clock_metadata, served_and_failed
+from burstenv.workload.formats.csv_table import count_duplicates, open_table
+from burstenv.workload.formats.prefix_tree import recognise
 from burstenv.workload.trace import MAX_TOKENS, Trace
 
 BLOCK_TOKENS = 512  # the block of the published traces

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.atomic import writing
-from burstenv.workload.mooncake import BLOCK_TOKENS
+from burstenv.files import writing
+from burstenv.workload.formats.mooncake import BLOCK_TOKENS
 from burstenv.workload.trace import Trace
 
 _ROWS_AT_ONCE = 1 << 14

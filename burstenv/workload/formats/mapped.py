@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.burstgpt import clock_metadata, served_and_failed
-from burstenv.workload.csv_table import Column, read_table
+from burstenv.workload.formats.burstgpt import clock_metadata, served_and_failed
+from burstenv.workload.formats.csv_table import Column, read_table
 from burstenv.workload.trace import CLASSES, MAX_TOKENS, MODELS, OTHER_MODEL, Trace
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]

@@ -16,7 +16,7 @@ from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
 from burstenv.workload.fidelity import FLOOR, Fidelity, error_number, error_text, number
 from burstenv.workload.generator.fit_lengths import equal_mass_edges
-from burstenv.workload.picture_style import Theme, draw, need_matplotlib, short
+from burstenv.workload.pictures.style import Theme, draw, need_matplotlib, short
 from burstenv.workload.statistics import GroupStatistics
 from burstenv.workload.trace import CLASSES
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.atomic import writing
+from burstenv.files import writing
 from burstenv.workload.trace import CLASSES, COLUMNS, FAILURE_COLUMNS, MODELS, Failures, Trace
 
 MAGIC = b"PAR1"

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from burstenv.errors import BurstenvError
-from burstenv.workload.mooncake import BLOCK_TOKENS
-from burstenv.workload.parquet import write_parquet
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.workload.formats.mooncake import BLOCK_TOKENS
+from burstenv.workload.formats.parquet import write_parquet
+from burstenv.workload.formats.write_csv import write_burstgpt, write_plain
+from burstenv.workload.formats.write_mooncake import write_mooncake
 from burstenv.workload.trace import OTHER_MODEL, Trace
-from burstenv.workload.write_csv import write_burstgpt, write_plain
-from burstenv.workload.write_mooncake import write_mooncake
 
 Target = Literal["burstgpt", "plain", "mooncake", "parquet"]
 _SUFFIXES: dict[str, Target] = {".csv": "burstgpt", ".jsonl": "mooncake", ".parquet": "parquet"}
@@ -38,10 +38,26 @@ class Conversion:
     left_out: tuple[str, ...]
 
 
+def format_of(path: Path, to: str | None = None) -> Target:
+    """Return the format to write a file in: the one asked for, else the one of its ending (before ``.gz``).
+
+    Raises:
+        BurstenvError: When the ending says nothing, or there is no such format.
+    """
+    chosen = to if to is not None else _SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix)
+    for target in get_args(Target):
+        if target == chosen:
+            return target
+    valid = ", ".join(get_args(Target))
+    if to is not None:
+        raise unknown_name("format", to, get_args(Target))
+    raise BurstenvError(f"{path}: its ending says no format; end it in {', '.join(_SUFFIXES)} or choose: {valid}")
+
+
 def convert(
     trace: Trace,
     path: str | Path,
-    to: Target | None = None,
+    to: str | None = None,
     *,
     exact_times: bool = False,
     block_tokens: int = BLOCK_TOKENS,
@@ -59,11 +75,7 @@ def convert(
         BurstenvError: When the ending says nothing, the trace is empty, or the file cannot be written.
     """
     file = Path(path)
-    if to is None:
-        to = _SUFFIXES.get(Path(file.name.removesuffix(".gz")).suffix)
-    if to is None or to not in get_args(Target):
-        valid = ", ".join(get_args(Target))
-        raise BurstenvError(f"{file}: its ending says no format; end it in {', '.join(_SUFFIXES)} or choose: {valid}")
+    to = format_of(file, to)
     if len(trace) == 0:
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to write")
     if to == "burstgpt":

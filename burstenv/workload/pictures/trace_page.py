@@ -7,7 +7,7 @@ from pathlib import Path
 
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
-from burstenv.workload.picture_style import Picture, need_matplotlib, plural
+from burstenv.workload.pictures.style import Picture, need_matplotlib, plural
 from burstenv.workload.trace import DAY_S, Trace
 
 PAGE = "trace.html"
@@ -28,8 +28,8 @@ def trace_pictures(trace: Trace) -> list[Picture]:
     need_matplotlib()
     if len(trace) == 0:
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to draw")
-    from burstenv.workload.pictures_of_load import load_pictures
-    from burstenv.workload.pictures_of_requests import request_pictures
+    from burstenv.workload.pictures.load import load_pictures
+    from burstenv.workload.pictures.requests import request_pictures
 
     weekly, daily, tokens, interarrival, failures = load_pictures(trace)
     return [weekly, daily, tokens, *request_pictures(trace), failures, interarrival]
@@ -44,7 +44,7 @@ def trace_page(trace: Trace, pictures: list[Picture], title: str) -> str:
     from burstenv import __version__
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    here = resources.files("burstenv.workload")
+    here = resources.files("burstenv.workload.pictures")
     template = environment.from_string((here / "trace_page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from burstenv.workload.describe import windowed_cv
 from burstenv.workload.failure_rates import failure_rates
-from burstenv.workload.picture_style import Picture, Theme, blank, class_label, draw, legend_above, plural, short
+from burstenv.workload.pictures.style import Picture, Theme, blank, class_label, draw, legend_above, plural, short
 from burstenv.workload.trace import CLASSES, DAY_S, MODELS, Trace
 
 MINUTE_S = 60.0

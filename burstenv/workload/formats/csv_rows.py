@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.csv_table import MAX_SECONDS, Column, joined, open_table
+from burstenv.workload.formats.csv_table import MAX_SECONDS, Column, joined, open_table
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _STAMP = re.compile(
@@ -73,7 +73,7 @@ def walk_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) 
         present: Which of its columns to read, and what they must hold.
 
     Returns:
-        Columns and distinct values as in :class:`burstenv.workload.csv_table.Table`.
+        Columns and distinct values as in :class:`burstenv.workload.formats.csv_table.Table`.
 
     Raises:
         BurstenvError: For the first cell that is wrong; names the file, the 1-based data row and the column.

@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.workload.conversations import context_growth, link_turns, think_times
-from burstenv.workload.picture_style import Picture, Theme, blank, class_label, draw, label, legend_above, plural, short
+from burstenv.workload.pictures.style import (
+    Picture,
+    Theme,
+    blank,
+    class_label,
+    draw,
+    label,
+    legend_above,
+    plural,
+    short,
+)
 from burstenv.workload.trace import CLASSES, MODELS, Trace
 
 BINS_PER_DECADE = 14

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.csv_table import Column, Table, read_table
+from burstenv.workload.formats.csv_table import Column, Table, read_table
 from burstenv.workload.trace import FAILURE_COLUMNS, LOG_TYPES, MAX_TOKENS, MODELS, OTHER_MODEL, Failures, Trace
 
 BURSTGPT_COLUMNS: tuple[Column, ...] = (

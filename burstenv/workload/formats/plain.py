@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from burstenv.errors import BurstenvError
-from burstenv.workload.burstgpt import clock_metadata
-from burstenv.workload.csv_table import Column, read_table
+from burstenv.workload.formats.burstgpt import clock_metadata
+from burstenv.workload.formats.csv_table import Column, read_table
 from burstenv.workload.trace import CLASSES, MAX_TOKENS, Trace
 
 _INT32_MAX = 2**31 - 1

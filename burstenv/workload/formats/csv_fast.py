@@ -1,6 +1,6 @@
 """A CSV file parsed by a compiled state machine, chunk by chunk: for files of millions of rows.
 
-It accepts a part of what :mod:`burstenv.workload.csv_rows` accepts, with the same meaning, and gives up on
+It accepts a part of what :mod:`burstenv.workload.formats.csv_rows` accepts, with the same meaning, and gives up on
 everything else, right or wrong: bytes outside ASCII, quotes and line ends inside quotes, control characters,
 carriage returns alone, exponents, plus signs, more than 18 digits, and any cell that its column may not hold.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.csv_kernel import (
+from burstenv.workload.formats.csv_kernel import (
     AT,
     CODED,
     DONE,
@@ -31,7 +31,7 @@ from burstenv.workload.csv_kernel import (
     parse,
     rehash,
 )
-from burstenv.workload.csv_table import MAX_SECONDS, Column, joined, open_table
+from burstenv.workload.formats.csv_table import MAX_SECONDS, Column, joined, open_table
 
 CHUNK_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -50,7 +50,7 @@ def parse_file(
         present: Which of its columns to read, and what they must hold.
 
     Returns:
-        Columns and distinct values as in :class:`burstenv.workload.csv_table.Table`, or None when anything
+        Columns and distinct values as in :class:`burstenv.workload.formats.csv_table.Table`, or None when anything
         in the file is not plain or not valid.
     """
     plan = _Plan(header, present)

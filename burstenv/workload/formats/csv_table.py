@@ -1,8 +1,8 @@
 """Strict reading of a CSV table by column name, in bounded memory.
 
-There is one meaning and there are two ways to it. :mod:`burstenv.workload.csv_rows` walks a file row by row
+There is one meaning and there are two ways to it. :mod:`burstenv.workload.formats.csv_rows` walks a file row by row
 in plain Python: it defines what is accepted and says which row and column is wrong. Large files go through
-the compiled parser of :mod:`burstenv.workload.csv_fast` first, which accepts only what is plain (ASCII,
+the compiled parser of :mod:`burstenv.workload.formats.csv_fast` first, which accepts only what is plain (ASCII,
 ordinary decimals) and valid; a file that it does not accept is walked from the start instead.
 """
 
@@ -139,7 +139,7 @@ def open_table(path: Path) -> Iterator[IO[bytes]]:
 
 def read_header(path: Path) -> tuple[str, ...]:
     """Return the column names of a CSV file, stripped of blanks and byte-order mark."""
-    from burstenv.workload.csv_rows import rows_of
+    from burstenv.workload.formats.csv_rows import rows_of
 
     return next(iter(rows_of(path)))
 
@@ -173,11 +173,11 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> Table:
     present = tuple(column for column in columns if column.name in header)
     found = None
     if _counted_bytes(path) >= COMPILED_FROM_BYTES:
-        from burstenv.workload.csv_fast import parse_file
+        from burstenv.workload.formats.csv_fast import parse_file
 
         found = parse_file(path, header, present)
     if found is None:
-        from burstenv.workload.csv_rows import walk_file
+        from burstenv.workload.formats.csv_rows import walk_file
 
         found = walk_file(path, header, present)
     values, names = found
