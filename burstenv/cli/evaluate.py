@@ -1,4 +1,4 @@
-"""`burstenv evaluate` and `burstenv report`."""
+"""`burstenv evaluate`, `burstenv report` and `burstenv leaderboard`."""
 
 from __future__ import annotations
 
@@ -20,24 +20,33 @@ from burstenv.cli.common import (
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(
-        commands, "evaluate", _evaluate, "Judge policies on the same held-out episodes; a report goes to --out."
+        commands,
+        "evaluate",
+        _evaluate,
+        "Judge policies on the same held-out episodes; report, result and manifest go to --out. Killed, the same "
+        "command goes on where it stopped.",
     )
     add_task_arguments(sub)
     sub.add_argument(
         "--policy",
         action="append",
         default=[],
-        metavar="A/R/B",
+        metavar="POLICY",
         help="a composite, or mine.py:name; may be repeated (default: the ladder)",
     )
     add_policy_file(sub)
     sub.add_argument(
         "--agent",
         action="append",
-        type=Path,
         default=[],
         metavar="RUN",
-        help="a run folder or checkpoint of `train`; may be repeated",
+        help="a run folder or checkpoint of `train`; NAME=PATTERN, such as ppo='runs/ppo-s*', for several training "
+        "seeds of one algorithm; may be repeated",
+    )
+    sub.add_argument(
+        "--tuned",
+        metavar="FILE",
+        help="tuned policies of `tune`, or none (default: those shipped for the scenario, if any)",
     )
     sub.add_argument("--split", default="test", help="train, validation or test (default: %(default)s)")
     sub.add_argument(
@@ -45,10 +54,19 @@ def register(commands: Commands) -> None:
         action="append",
         type=float,
         default=[],
-        help="share of capacity; may be repeated (default: 1.0, 1.5 and 2.0)",
+        help="share of capacity; may be repeated (default: the scenario's)",
     )
     sub.add_argument("--capacity-split", help="split whose capacity is load 1.0 (default: the one evaluated)")
     sub.add_argument("--episodes", type=int, default=27, help="episodes at each load (default: %(default)s)")
+    sub.add_argument("--workers", type=int, help="processes (default: the cores); the numbers do not depend on it")
+    sub.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="spread episodes over a Ray cluster in place of --workers (default address: a running one)",
+    )
+    sub.add_argument("--parquet", action="store_true", help="also write the tables as Parquet files")
     sub.add_argument(
         "--out",
         type=Path,
@@ -66,26 +84,79 @@ def register(commands: Commands) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
-    from burstenv.evaluation import EvaluationPlan, evaluate, write_report
+    from burstenv.evaluation import EvaluationPlan, evaluate, finished, write_report
     from burstenv.evaluation.text import summary_lines
+    from burstenv.evaluation.workers import available_cores
     from burstenv.policies.ladder import DEFAULT_LADDER
 
     load_policy_files(arguments)
     scenario = load_scenario(arguments.scenario, arguments.trace)
-    agents = [agents_module("agent").load_agent(run, scenario) for run in arguments.agent]
+    agents, groups = _agents(arguments.agent, scenario)
+    loads = arguments.load or scenario.config.train_loads
+    chosen, tuning = _tuned(arguments.tuned, scenario, loads)
     plan = EvaluationPlan(
         scenario=scenario,
         trace=arguments.trace,
         split=arguments.split,
-        loads=arguments.load or scenario.config.train_loads,
+        loads=loads,
         episodes=arguments.episodes,
         policies=arguments.policy or DEFAULT_LADDER,
+        chosen=chosen,
+        groups=groups,
+        tuning=tuning,
         capacity_split=arguments.capacity_split,
     )
-    result = evaluate(plan, agents=agents, progress=False if arguments.json else None)
-    paths = write_report(result, arguments.out, training=_training_of(arguments.agent[0] if agents else None))
+    result = evaluate(
+        plan,
+        agents=agents,
+        progress=False if arguments.json else None,
+        workers=arguments.workers if arguments.workers is not None else available_cores(),
+        folder=arguments.out,
+        ray=arguments.ray,
+    )
+    paths = write_report(result, arguments.out, training=_training_of(agents[0].path if agents else None))
+    if arguments.parquet:
+        from burstenv.evaluation.parquet import write_parquet
+
+        paths.update(write_parquet(result, arguments.out))
+    finished(arguments.out)
     emit(arguments, {"summary": result.summary, "paths": paths}, [*summary_lines(result), f"report: {paths['html']}"])
     return 0
+
+
+def _agents(given: list[str], scenario: Any) -> tuple[list[Any], dict[str, list[str]]]:
+    """Return the agents, and which of them are training seeds of one algorithm."""
+    from burstenv.evaluation.checkpoints import checkpoint_digest, find_runs
+
+    found, groups = [], {}
+    for text in given:
+        group, runs = find_runs(text)
+        agents = [agents_module("agent").load_agent(run, scenario) for run in runs]
+        for agent, run in zip(agents, runs, strict=True):
+            agent.path, agent.digest = run, checkpoint_digest(run)
+            if group is not None:
+                agent.name = f"{group}:{run.stem if run.suffix == '.zip' else run.name}"
+        found += agents
+        if group is not None:
+            groups[group] = [agent.name for agent in agents]
+    return found, groups
+
+
+def _tuned(name: str | None, scenario: Any, loads: list[float]) -> tuple[dict[float, str] | None, list[dict[str, Any]]]:
+    """Return the best heuristic chosen beforehand for each load, and how it was tuned."""
+    from burstenv.evaluation.provenance import trace_digest
+    from burstenv.evaluation.tuned import load_tuned, shipped_tuned
+
+    config = scenario.config
+    if name == "none":
+        return None, []
+    if name is None:
+        tuned = shipped_tuned(config.name, config.version, trace_digest(scenario.trace))
+    else:
+        tuned = load_tuned(name, config.name)
+    if tuned is None:
+        return None, []
+    return {load: tuned.at(load) for load in loads}, [tuned.model_dump(mode="json")]
 
 
 def _report(arguments: argparse.Namespace) -> int:

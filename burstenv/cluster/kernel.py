@@ -31,7 +31,8 @@ def cache_home() -> Path:
     return Path(os.environ.get("BURSTENV_CACHE") or Path.home() / ".cache" / "burstenv")
 
 
-def _source_digest() -> str:
+def source_digest() -> str:
+    """Return a digest of all kernel sources and of what compiles them: equal ones give equal numbers."""
     digest = hashlib.sha256(f"{numba.__version__} {np.__version__} {sys.version}".encode())
     for folder in ("cluster", "policies", "envs"):
         for path in sorted((_PACKAGE / folder).glob("*.py")):
@@ -45,7 +46,7 @@ def _use_cache_directory() -> Path:
     if os.environ.get("NUMBA_CACHE_DIR"):  # the user's own choice wins
         return Path(os.environ["NUMBA_CACHE_DIR"])
     home = cache_home() / "kernels"
-    path = home / _source_digest()
+    path = home / source_digest()
     try:
         path.mkdir(parents=True, exist_ok=True)
         os.utime(path)

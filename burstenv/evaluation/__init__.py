@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from burstenv.evaluation.metrics import episode_metrics, latencies_s
+    from burstenv.evaluation.parquet import write_parquet
     from burstenv.evaluation.policy import Agent, fixed_components, is_privileged
     from burstenv.evaluation.report import write_report
     from burstenv.evaluation.result import EvaluationResult
-    from burstenv.evaluation.runner import EvaluationPlan, evaluate
+    from burstenv.evaluation.runner import EvaluationPlan, evaluate, finished
     from burstenv.evaluation.statistics import (
         Estimate,
         block_bootstrap,
@@ -38,6 +39,7 @@ _HOMES = {
     "block_bootstrap": "statistics",
     "episode_metrics": "metrics",
     "evaluate": "runner",
+    "finished": "runner",
     "fixed_components": "policy",
     "headline": "text",
     "interquartile_mean": "statistics",
@@ -47,6 +49,7 @@ _HOMES = {
     "probability_of_improvement": "statistics",
     "learning_curve": "training",
     "stratified_bootstrap": "statistics",
+    "write_parquet": "parquet",
     "write_report": "report",
 }
 
@@ -58,6 +61,7 @@ __all__ = [
     "block_bootstrap",
     "episode_metrics",
     "evaluate",
+    "finished",
     "fixed_components",
     "headline",
     "interquartile_mean",
@@ -67,6 +71,7 @@ __all__ = [
     "paired_difference",
     "probability_of_improvement",
     "stratified_bootstrap",
+    "write_parquet",
     "write_report",
 ]
 

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
+from burstenv.workload.trace import MODELS
 
+LOSSES = ("rejected", "failed", "preempted", "late_first_token", "slow_tokens")  # why a request did not attain
+MODEL_GROUPS = tuple(f"model_{name.lower().replace('-', '')}" for name in MODELS)
 PROMPT_EDGES_TOKENS = (200, 600, 1200, 2000, 3000)  # a bucket holds lower < prompt tokens <= upper
 PROMPT_BUCKETS = ("0_200", "200_600", "600_1200", "1200_2000", "2000_3000", "over_3000")
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
@@ -19,7 +22,7 @@ _PERCENTILES = (50, 90, 99)
 
 def groups() -> tuple[str, ...]:
     """Return the names of the groups for which offered and attained requests are counted apart."""
-    return (*CLASSES, *(f"prompt_{bucket}" for bucket in PROMPT_BUCKETS))
+    return (*CLASSES, *MODEL_GROUPS, *(f"prompt_{bucket}" for bucket in PROMPT_BUCKETS))
 
 
 def prompt_bucket(prompt_tokens: NDArray[Any]) -> NDArray[np.intp]:
@@ -55,6 +58,7 @@ def episode_metrics(
     duration_s: float,
     kv_use: tuple[float, float] | None = None,
     episode_return: float | None = None,
+    model: NDArray[Any] | None = None,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None stands for what is undefined (no such request).
 
@@ -63,7 +67,9 @@ def episode_metrics(
     ``attainment``                      attained / offered
     ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
     ``goodput_per_s``                   attained / ``duration_s``
-    ``<group>_offered`` ...             the same counts and share by class and prompt bucket (``groups``)
+    ``<group>_offered`` ...             the same counts and share by class, model and prompt bucket (``groups``)
+    ``lost_<why>``                      requests that did not attain, by ``LOSSES``, see ``losses``
+    ``burstiness``                      variance / mean of the arrivals in each second (1 for Poisson)
     ``ttft_s_mean``, ``_p50`` ...       latencies over finished requests, see ``latencies_s``
     ``rejection_share``                 rejected / offered
     ``preemptions_per_finished``        preemptions / finished requests
@@ -77,6 +83,7 @@ def episode_metrics(
         duration_s: Length of the window that the arrivals were drawn from [s].
         kv_use: Mean and greatest share of KV blocks in use, as ``Cluster.kv_use`` returns them.
         episode_return: Rewards that an agent's environment paid; must equal the attained requests.
+        model: Codes into ``MODELS``, (n,); None: all ``other``.
 
     Raises:
         BurstenvError: When a request is not settled, or the rewards contradict the records.
@@ -113,7 +120,9 @@ def episode_metrics(
     }
     if kv_use is not None:
         metrics["kv_use_mean"], metrics["kv_use_max"] = kv_use
-    metrics.update(_by_group(records, attained))
+    metrics.update({f"lost_{why}": count for why, count in losses(records).items()})
+    metrics["burstiness"] = burstiness(records["arrival_s"], duration_s)
+    metrics.update(_by_group(records, attained, model))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None
         points = np.percentile(values, _PERCENTILES).tolist() if len(values) else [None] * len(_PERCENTILES)
@@ -121,10 +130,50 @@ def episode_metrics(
     return metrics
 
 
-def _by_group(records: NDArray[Any], attained: NDArray[np.bool_]) -> dict[str, float | int | None]:
-    """Count offered and attained requests by class and by prompt bucket."""
+def losses(records: NDArray[Any]) -> dict[str, int]:
+    """Return how many requests did not attain, each counted once, by the first of ``LOSSES`` that holds.
+
+    A late request that was preempted counts as ``preempted``; of the others, ``late_first_token`` missed its TTFT
+    objective and ``slow_tokens`` only its TPOT objective.
+    """
+    status = records["status"]
+    late = status == LATE
+    preempted = late & (records["preemptions"] > 0)
+    with np.errstate(invalid="ignore"):
+        late_first = records["first_token_s"] - records["arrival_s"] > records["ttft_slo_s"].astype(np.float64)
+    first = late & ~preempted & late_first
+    counts = (
+        status == REJECTED,
+        ~((status == REJECTED) | (status == ATTAINED) | late),
+        preempted,
+        first,
+        late & ~preempted & ~first,
+    )
+    return {why: int(np.count_nonzero(mask)) for why, mask in zip(LOSSES, counts, strict=True)}
+
+
+def burstiness(arrival_s: NDArray[Any], duration_s: float) -> float | None:
+    """Return the index of dispersion of the arrivals in seconds of an episode (Fano factor); None of no arrivals.
+
+    Variance over mean of the counts in each whole second of the window; 1 for a Poisson process.
+    """
+    seconds = max(1, int(np.ceil(duration_s)))
+    counts = np.bincount(np.clip(arrival_s.astype(np.int64), 0, seconds - 1), minlength=seconds)
+    return float(counts.var() / counts.mean()) if len(arrival_s) else None
+
+
+def _by_group(
+    records: NDArray[Any], attained: NDArray[np.bool_], model: NDArray[Any] | None
+) -> dict[str, float | int | None]:
+    """Count offered and attained requests by class, model and prompt bucket."""
     bucket = prompt_bucket(records["prompt_tokens"])
-    codes = ((CLASSES, records["class_code"]), ([f"prompt_{b}" for b in PROMPT_BUCKETS], bucket))
+    if model is None:
+        model = np.full(len(records), len(MODELS) - 1)
+    codes = (
+        (CLASSES, records["class_code"]),
+        (MODEL_GROUPS, model),
+        ([f"prompt_{b}" for b in PROMPT_BUCKETS], bucket),
+    )
     found: dict[str, float | int | None] = {}
     for names, code in codes:
         offered_of = np.bincount(code, minlength=len(names))

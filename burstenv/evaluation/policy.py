@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeIs
 
 from burstenv.envs.actions import COMPONENTS
 from burstenv.errors import BurstenvError, unknown_name
@@ -50,6 +51,11 @@ class Agent(Protocol):
         ...
 
 
+def is_heuristic(policy: Any) -> TypeIs[Policy]:
+    """Return whether a policy is a hand-written one, which runs without an agent's environment."""
+    return isinstance(policy, Composite | PythonPolicy)
+
+
 def check_agent(agent: Agent) -> None:
     """Raise a one-sentence error unless ``agent`` follows the protocol."""
     if not isinstance(agent, Agent):
@@ -85,7 +91,7 @@ def fixed_components(agent: Agent, mode_names: Sequence[str]) -> Composite:
 
 def is_privileged(policy: Agent | Policy) -> bool:
     """Return whether a policy sees true output lengths, which no deployed one can."""
-    if isinstance(policy, Composite | PythonPolicy):
+    if is_heuristic(policy):
         return policy.oracle
     environment = policy.environment
     fixed = (environment.get(component) or "" for component in COMPONENTS)
@@ -100,13 +106,13 @@ def described(policy: Agent | Policy) -> dict[str, Any]:
         ``roles``, an empty list for the caller to fill.
     """
     environment = None
-    if not isinstance(policy, Composite | PythonPolicy):
+    if not is_heuristic(policy):
         environment = {
             key: list(value) if isinstance(value, tuple) else value for key, value in policy.environment.items()
         }
     return {
         "name": policy.name,
-        "kind": "agent" if environment is not None else "heuristic",
+        "kind": "heuristic" if is_heuristic(policy) else "agent",
         "privileged": is_privileged(policy),
         "environment": environment,
         "roles": [],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,26 +18,20 @@ from burstenv.envs.scenario import Scenario
 from burstenv.workload import Trace
 
 PACKAGES = (
-    "numpy", "numba", "gymnasium", "pandas", "pydantic", "torch", "stable-baselines3", "sb3-contrib",
+    "numpy", "numba", "gymnasium", "pandas", "pydantic", "torch", "stable-baselines3", "sb3-contrib", "optuna",
 )  # fmt: skip
 
 
-def provenance(scenario: Scenario, command: str | None = None) -> dict[str, Any]:
-    """Return versions, platform, revision, command, scenario and trace, in plain values.
+def provenance(scenario: Scenario) -> dict[str, Any]:
+    """Return what fixes an evaluation's numbers: version, scenario, workload and trace, in plain values.
 
-    Host names, user names and folders are left out: of a file only its name stays.
+    The same on every machine and at every time; folders are left out: of a file only its name stays.
 
     Args:
         scenario: What was evaluated on.
-        command: The command line; None: that of this process.
     """
     return {
         "burstenv": __version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "revision": source_revision(),
-        "command": command if command is not None else command_line(sys.argv),
         "scenario": _without_folders(scenario.config.model_dump(mode="json")),
         "workload": _without_folders(scenario.workload.model_dump(mode="json")),
         "trace": {
@@ -43,6 +39,40 @@ def provenance(scenario: Scenario, command: str | None = None) -> dict[str, Any]
             **_without_folders(_plain(scenario.trace.metadata)),
         },
     }
+
+
+def manifest(command: str | None = None) -> dict[str, Any]:
+    """Return on what an evaluation ran: command, revision, packages and hardware, in plain values.
+
+    Host names, user names and folders are left out.
+
+    Args:
+        command: The command line; None: that of this process.
+    """
+    return {
+        "command": command if command is not None else command_line(sys.argv),
+        "burstenv": __version__,
+        "revision": source_revision(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "hardware": {
+            "platform": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str | None:
+    """Return the name of the processor, where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or None
 
 
 def command_line(arguments: list[str]) -> str:

@@ -129,7 +129,7 @@ def _facts(result: EvaluationResult) -> str:
 def _appendix(result: EvaluationResult) -> dict[str, str]:
     origin = result.provenance
     return {
-        "command": str(origin.get("command", "")),
+        "command": str(result.manifest.get("command", "")),
         "policies": _yaml(
             {
                 "heuristics": [policy["name"] for policy in result.policies if policy["kind"] == "heuristic"],
@@ -138,7 +138,7 @@ def _appendix(result: EvaluationResult) -> dict[str, str]:
                 ],
             }
         ),
-        "provenance": _yaml({key: value for key, value in origin.items() if key != "command"}),
+        "provenance": _yaml({**origin, "manifest": {k: v for k, v in result.manifest.items() if k != "command"}}),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
 
 FORMAT = "burstenv evaluation"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"  # beside the result: what may differ between runs of the same command
 
 Row = dict[str, Any]
 
@@ -37,7 +39,15 @@ class EvaluationResult:
         quantile_levels: Levels of the quantiles in ``distributions``.
         distributions: One row per policy and load: ``offered`` and ``finished`` requests, and the
             quantiles over all finished requests of all episodes of ``ttft_s``, ``tpot_s`` and ``e2e_s``.
-        provenance: Versions, platform, command, configuration, trace, seeds and wall time.
+        groups: Comparisons within classes, models, prompt lengths and burstiness, see ``summary.compare_groups``.
+        ranks: Ranks with ties, see ``summary.rank``.
+        pairs: The matrix of pairs of each load, see ``summary.rank``.
+        seeds: Training seeds summarised by algorithm, see ``seeds.summarise_groups``.
+        timelines: ``policy``, ``seed``, ``episode`` (``good`` or ``bad``) and the counts of ``course.course``, at
+            the headline load.
+        tuning: What was tuned and how: the contents of the tuned policies' files.
+        provenance: Version, configuration, trace and seeds: the same for the same command.
+        manifest: Command, packages, hardware and wall time; kept beside the result, and no part of it.
     """
 
     scenario: str
@@ -52,7 +62,14 @@ class EvaluationResult:
     differences: list[Row]
     quantile_levels: list[float]
     distributions: list[Row]
+    groups: list[Row]
+    ranks: list[Row]
+    pairs: list[Row]
+    seeds: list[Row]
+    timelines: list[Row]
+    tuning: list[Row]
     provenance: dict[str, Any]
+    manifest: dict[str, Any] = field(default_factory=dict, compare=False)
 
     # -- looking things up -------------------------------------------------------------------------
 
@@ -76,6 +93,15 @@ class EvaluationResult:
         """Return the paired difference of a policy against ``"reference"`` or ``"best"`` at a load."""
         return _one(self.differences, policy=policy, load=load, against=against, metric=metric)
 
+    def group(self, policy: str, load: float, group: str) -> Row:
+        """Return the comparison of a policy within a group of requests or episodes at a load."""
+        return _one(self.groups, policy=policy, load=load, group=group)
+
+    def rank_of(self, policy: str, load: float) -> Row | None:
+        """Return the rank of a policy at a load; None for one that sees true lengths."""
+        found = [row for row in self.ranks if row["policy"] == policy and row["load"] == load]
+        return found[0] if found else None
+
     def ranking(self, load: float) -> list[Row]:
         """Return the summary rows of a load, highest attainment first."""
         return sorted((r for r in self.summary if r["load"] == load), key=lambda r: -r["attainment"])
@@ -88,11 +114,13 @@ class EvaluationResult:
     # -- files -------------------------------------------------------------------------------------
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return the result as JSON; with ``path`` also write it there, whole or not at all."""
+        """Return the result as JSON; with ``path`` also write it there, and the manifest beside it, each whole."""
         values: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION}
-        values.update({field.name: getattr(self, field.name) for field in fields(self)})
+        values.update({entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "manifest"})
         text = json.dumps(values, indent=1, allow_nan=False) + "\n"
         if path is not None:
+            manifest = json.dumps(self.manifest, indent=1, allow_nan=False) + "\n"
+            write_atomic(Path(path).with_name(MANIFEST), manifest)
             write_atomic(Path(path), text)
         return text
 
@@ -114,10 +142,13 @@ class EvaluationResult:
             raise BurstenvError(
                 f"{path}: line {error.lineno}: not valid JSON; the file is damaged or no evaluation result"
             ) from None
-        return cls._from_values(values, str(path))
+        manifest: Any = {}
+        with contextlib.suppress(OSError, ValueError):
+            manifest = json.loads(Path(path).with_name(MANIFEST).read_text(encoding="utf-8"))
+        return cls._from_values(values, str(path), manifest if isinstance(manifest, dict) else {})
 
     @classmethod
-    def _from_values(cls, values: Any, where: str) -> EvaluationResult:
+    def _from_values(cls, values: Any, where: str, manifest: dict[str, Any]) -> EvaluationResult:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise BurstenvError(f"{where}: no evaluation result; need a result.json of burstenv evaluate")
         if values.get("version") != FORMAT_VERSION:
@@ -125,22 +156,24 @@ class EvaluationResult:
                 f"{where}: result format version {values.get('version')!r}, this burstenv reads "
                 f"{FORMAT_VERSION}; evaluate again or use the burstenv that wrote it"
             )
-        found: dict[str, Any] = {}
-        for field in fields(cls):
-            kind_name = str(field.type)  # text, because annotations are postponed
-            if field.name not in values:
-                raise BurstenvError(f"{where}: key {field.name!r} is missing; the file is damaged, evaluate again")
-            value: Any = values[field.name]
-            found[field.name] = value
+        found: dict[str, Any] = {"manifest": manifest}
+        for entry in fields(cls):
+            if entry.name == "manifest":
+                continue
+            kind_name = str(entry.type)  # text, because annotations are postponed
+            if entry.name not in values:
+                raise BurstenvError(f"{where}: key {entry.name!r} is missing; the file is damaged, evaluate again")
+            value: Any = values[entry.name]
+            found[entry.name] = value
             kind = _KINDS.get(kind_name, (list,))
             if not isinstance(value, kind):
                 raise BurstenvError(
-                    f"{where}: key {field.name!r} holds a {type(value).__name__} in place of {kind_name}; "
+                    f"{where}: key {entry.name!r} holds a {type(value).__name__} in place of {kind_name}; "
                     "the file is damaged, evaluate again"
                 )
-            rows = found[field.name] if kind_name == "list[Row]" else []
+            rows = found[entry.name] if kind_name == "list[Row]" else []
             if not all(isinstance(row, dict) for row in rows):
-                raise BurstenvError(f"{where}: key {field.name!r}: every row must be a mapping; the file is damaged")
+                raise BurstenvError(f"{where}: key {entry.name!r}: every row must be a mapping; the file is damaged")
         return cls(**found)
 
 

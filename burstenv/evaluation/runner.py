@@ -5,28 +5,37 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.play import player_of
+from burstenv.cluster.kernel import source_digest
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.evaluation.metrics import episode_metrics
-from burstenv.evaluation.policy import Agent, check_agent, described, fixed_components, is_privileged
-from burstenv.evaluation.provenance import provenance
+from burstenv.evaluation.episodes import EpisodeStore
+from burstenv.evaluation.journal import JOURNAL, Journal, Key, Unit
+from burstenv.evaluation.line_up import LineUp, line_up
+from burstenv.evaluation.metrics import LATENCIES
+from burstenv.evaluation.policy import Agent, is_heuristic
+from burstenv.evaluation.provenance import manifest, provenance
 from burstenv.evaluation.result import EvaluationResult, Row
-from burstenv.evaluation.summary import QUANTILE_LEVELS, LatencyPool, best_heuristics, compare, summarise
-from burstenv.policies import Composite, Policy, PythonPolicy, load_policy
+from burstenv.evaluation.seeds import summarise_groups
+from burstenv.evaluation.sketch import Sketch
+from burstenv.evaluation.summary import (
+    QUANTILE_LEVELS,
+    best_heuristics,
+    compare,
+    compare_groups,
+    distribution,
+    rank,
+    summarise,
+)
+from burstenv.evaluation.units import Arena, Task
+from burstenv.evaluation.workers import run_tasks, run_tasks_on_ray
+from burstenv.policies import Policy, loaded_files
 from burstenv.workload import SPLITS
-
-AT_ONCE = 128  # environments stepped together under an agent; bounds memory
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,10 @@ class EvaluationPlan:
             split in turn. The interval needs at least two days; nine days deserve 9 k episodes.
         policies: Heuristics: composites, Python policies, or what ``load_policy`` takes.
         reference: Heuristic that all others are paired with; None: ``always/jsq`` with the first mode.
-        chosen: Heuristic chosen as the best beforehand, by tuning on another split; None: the best
-            heuristic is picked on the evaluated episodes themselves, and the report says so.
+        chosen: Heuristic chosen as the best beforehand, by tuning on another split, or one for each load; None: the
+            best heuristic is picked on the evaluated episodes themselves, and the report says so.
+        groups: Names of agents that are training seeds of one algorithm, by its name.
+        tuning: What ``chosen`` was tuned with, for the report: see ``tuned.TunedPolicies.to_dict``.
         capacity_split: Split whose capacity is the unit of load; None: the evaluated one. With
             ``"train"`` an evaluation on the test split shows drift uncalibrated.
         command: Command line to record; None: that of this process.
@@ -56,7 +67,9 @@ class EvaluationPlan:
     episodes: int = 63
     policies: Sequence[str | Policy] = ()
     reference: str | None = None
-    chosen: str | None = None
+    chosen: str | Mapping[float, str] | None = None
+    groups: Mapping[str, Sequence[str]] | None = None
+    tuning: Sequence[Row] = ()
     capacity_split: str | None = None
     command: str | None = None
 
@@ -72,29 +85,13 @@ class EvaluationPlan:
                 raise BurstenvError(f"load must be a share of capacity above 0, such as 1.5, got {load!r}")
 
 
-@dataclass(frozen=True)
-class _Episode:
-    """One episode as every policy meets it."""
-
-    load: float
-    seed: int
-    day: int
-    rate_per_s: float
-    duration_s: float
-    requests: NDArray[Any]  # (n,) REQUEST
-
-    @cached_property
-    def foreseen(self) -> NDArray[Any]:
-        """The same requests with output lengths predicted exactly, for privileged agents."""
-        requests = self.requests.copy()
-        requests["predicted_tokens"] = np.maximum(1, requests["output_tokens"])
-        return requests
-
-
 def evaluate(
     plan: EvaluationPlan,
     agents: Sequence[Agent] = (),
     progress: bool | None = None,
+    workers: int = 1,
+    folder: str | Path | None = None,
+    ray: str | None = None,
 ) -> EvaluationResult:
     """Run every policy on the same episodes and say how they compare.
 
@@ -108,183 +105,179 @@ def evaluate(
         agents: Learned policies, see :class:`burstenv.evaluation.Agent`.
         progress: Show a progress bar on standard error; None: when that is a terminal. Without tqdm
             there is none.
+        workers: Processes to spread episodes over; the numbers are the same for any number of them.
+        folder: Where finished episodes are kept until all are done (``journal.jsonl``), so that the same call goes on
+            where a killed one stopped; None: nowhere. The file is removed by :func:`finished`.
+        ray: Spread episodes over a Ray cluster in place of ``workers``: its address, or ``""`` for a running one.
 
     Returns:
-        The result; the same plan and agents give the same numbers (only ``provenance`` has a clock).
+        The result; the same plan and agents give the same numbers (only ``manifest`` has a clock).
 
     Raises:
-        BurstenvError: On anything unknown or out of range, or an agent whose actions do not fit.
+        BurstenvError: On anything unknown or out of range, an agent whose actions do not fit, or a folder that holds
+            an interrupted evaluation with another plan.
     """
     plan.check()
+    if workers < 1:
+        raise BurstenvError(f"an evaluation needs at least 1 worker, got {workers}")
     start_s = time.perf_counter()
     scenario = plan.scenario if isinstance(plan.scenario, Scenario) else load_scenario(plan.scenario, plan.trace)
-    contestants, listed, reference, chosen = _line_up(plan, agents, scenario)
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
+    part = line_up(scenario.mode_names, agents, plan.policies, plan.reference, plan.chosen, loads, plan.groups or {})
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
+    origin = {
+        **provenance(scenario),
+        "seeds": list(range(plan.episodes)),
+        "loads": loads,
+        "capacity_per_s": unit_per_s,
+        "capacity_split": plan.capacity_split or plan.split,
+    }
+    arena = Arena(EpisodeStore(scenario, plan.split, unit_per_s), part.policies)
+    journal = None
+    if folder is not None:
+        journal = Journal(Path(folder) / JOURNAL, _fixed(plan, part, origin))
+    with journal if journal is not None else contextlib.nullcontext():
+        units = _run(arena, loads, plan.episodes, journal, workers, ray, progress)
+    result = _assemble(plan, part, arena, loads, units, origin)
+    result.manifest.update(
+        manifest(plan.command),
+        workers=workers if ray is None else f"Ray cluster {ray}".strip(),
+        resumed_episodes=0 if journal is None else journal.resumed,
+        wall_time_s=round(time.perf_counter() - start_s, 3),
+    )
+    return result
+
+
+def finished(folder: str | Path) -> None:
+    """Remove the journal of an evaluation whose result has been written."""
+    (Path(folder) / JOURNAL).unlink(missing_ok=True)
+
+
+def _fixed(plan: EvaluationPlan, part: LineUp, origin: Row) -> Row:
+    """Return what fixes the outcome of every unit, for the journal."""
+    return {
+        "split": plan.split,
+        **{key: origin[key] for key in ("burstenv", "scenario", "workload", "loads", "seeds", "capacity_per_s")},
+        "trace": origin["trace"]["sha256"],
+        "policies": [[p.name, getattr(p, "digest", None)] for p in part.policies],
+        "policy_files": sorted(sha256(path.read_bytes()).hexdigest() for path in loaded_files()),
+        "environments": [row["environment"] for row in part.listed],
+        "engine": source_digest(),
+    }
+
+
+def _run(
+    arena: Arena,
+    loads: Sequence[float],
+    episodes: int,
+    journal: Journal | None,
+    workers: int,
+    ray: str | None,
+    progress: bool | None,
+) -> dict[Key, Unit]:
+    """Run what the journal does not hold, and return all units."""
+    units: dict[Key, Unit] = {} if journal is None else journal.units
+    seeds = range(episodes)
+    tasks = arena.tasks(loads, seeds, set(units))
+    if tasks and workers > 1 and ray is None:
+        if any(is_heuristic(policy) for policy in arena.policies):
+            _compile(arena, loads[0])
+        arena.store.fill(loads, seeds)
+    outcomes = run_tasks(arena.run, tasks, workers) if ray is None else run_tasks_on_ray(arena.run, tasks, ray or None)
+    with _progress(len(arena.policies) * len(loads) * episodes, len(units), progress) as advance:
+        for found in outcomes:
+            advance(len(found))
+            if journal is not None:
+                journal.append(found)
+            else:
+                units.update({(unit["policy"], unit["load"], unit["seed"]): unit for unit in found})
+    return units
+
+
+def _compile(arena: Arena, load: float) -> None:
+    """Run one episode, so that the engine is compiled once and not by every worker."""
+    first = next(k for k, policy in enumerate(arena.policies) if is_heuristic(policy))
+    arena.run(Task(first, load, (0,)))
+
+
+def _assemble(
+    plan: EvaluationPlan, part: LineUp, arena: Arena, loads: list[float], units: dict[Key, Unit], origin: Row
+) -> EvaluationResult:
+    """Return the result of finished units; from the same units the same result."""
     episodes: list[Row] = []
     distributions: list[Row] = []
-    with _progress(len(contestants) * len(loads) * plan.episodes, progress) as advance:
-        for load in loads:
-            drawn = [_draw(scenario, plan.split, load, seed, load * unit_per_s) for seed in range(plan.episodes)]
-            for policy in contestants:
-                pool = LatencyPool()
-                rows: dict[int, Row] = {}
-                for episode, records, metrics in _outcomes(scenario, plan.split, policy, drawn):
-                    pool.add(records)
-                    rows[episode.seed] = {
-                        "policy": policy.name,
-                        "load": load,
-                        "seed": episode.seed,
-                        "day": episode.day,
-                        "rate_per_s": episode.rate_per_s,
-                        **metrics,
-                    }
-                    advance(1)
-                episodes += [rows[seed] for seed in sorted(rows)]
-                distributions.append({"policy": policy.name, "load": load, **pool.distribution()})
+    for load in loads:
+        for policy in part.policies:
+            found = [units[policy.name, load, seed] for seed in range(plan.episodes)]
+            episodes += [
+                {"policy": policy.name, "load": load, "seed": unit["seed"], **unit["metrics"]} for unit in found
+            ]
+            sketches = {name: [Sketch.from_list(unit["latencies"][name]) for unit in found] for name in LATENCIES}
+            offered = sum(unit["metrics"]["offered"] for unit in found)
+            distributions.append({"policy": policy.name, "load": load, **distribution(offered, sketches)})
     summary = summarise(episodes, distributions)
-    best = best_heuristics(summary, listed, chosen)
-    return EvaluationResult(
-        scenario=scenario.config.name,
+    best = best_heuristics(summary, part.listed, part.chosen)
+    headline_load = min(loads, key=lambda load: (abs(load - arena.store.scenario.config.load), load))
+    always = [part.reference, *(row["policy"] for row in best)]
+    ranked, pairs = rank(episodes, part.listed, always)
+    result = EvaluationResult(
+        scenario=arena.store.scenario.config.name,
         split=plan.split,
         loads=loads,
-        headline_load=min(loads, key=lambda load: (abs(load - scenario.config.load), load)),
-        reference=reference,
-        policies=listed,
+        headline_load=headline_load,
+        reference=part.reference,
+        policies=part.listed,
         episodes=episodes,
         summary=summary,
         best=best,
-        differences=compare(episodes, reference, best),
+        differences=compare(episodes, part.reference, best),
         quantile_levels=list(QUANTILE_LEVELS),
         distributions=distributions,
-        provenance={
-            **provenance(scenario, plan.command),
-            "seeds": list(range(plan.episodes)),
-            "loads": loads,
-            "capacity_per_s": unit_per_s,
-            "capacity_split": plan.capacity_split or plan.split,
-            "wall_time_s": round(time.perf_counter() - start_s, 3),
-        },
+        groups=compare_groups(episodes, best),
+        ranks=ranked,
+        pairs=pairs,
+        seeds=summarise_groups(episodes, part.groups, best),
+        timelines=[],
+        tuning=list(plan.tuning),
+        provenance=origin,
     )
+    result.timelines.extend(_timelines(result, units))
+    return result
 
 
-def _line_up(
-    plan: EvaluationPlan, agents: Sequence[Agent], scenario: Scenario
-) -> tuple[list[Policy | Agent], list[Row], str, str | None]:
-    """Return all that take part, how the report lists them, the reference and the best chosen beforehand."""
-    modes = scenario.mode_names
-    heuristics: dict[str, Policy] = {}
-    roles: list[tuple[str, str, str | None]] = []
+def _timelines(result: EvaluationResult, units: Mapping[Key, Unit]) -> list[Row]:
+    """Return the episodes at the headline load on which the top policy did best and worst beside another.
 
-    def add(policy: str | Policy, role: str | None = None, of: str | None = None) -> str:
-        heuristic = load_policy(policy) if isinstance(policy, str) else policy
-        heuristic.check(modes)  # an unknown mode is an error now, not after an hour
-        heuristics.setdefault(heuristic.name, heuristic)
-        if role is not None:
-            roles.append((heuristic.name, role, of))
-        return heuristic.name
-
-    reference = add(plan.reference or f"always/jsq/{modes[0]}", "reference")
-    for policy in plan.policies:
-        add(policy)
-    chosen = None if plan.chosen is None else add(plan.chosen, "best chosen beforehand")
-    if chosen is not None and is_privileged(heuristics[chosen]):
-        raise BurstenvError(f"{chosen} sees true output lengths; the best heuristic must be one that could be deployed")
-    names: set[str] = set()
-    for agent in agents:
-        check_agent(agent)
-        if agent.name in names:
-            raise BurstenvError(f"two agents are named {agent.name!r}; names must differ")
-        names.add(agent.name)
-        add(fixed_components(agent, modes), "fixed components", agent.name)
-    everyone: list[Policy | Agent] = [*heuristics.values(), *agents]
-    listed = [described(policy) for policy in everyone]
-    for row in listed:
-        row["roles"] = [{"role": role, "of": of} for name, role, of in roles if name == row["name"]]
-    return everyone, listed, reference, chosen
-
-
-def _draw(scenario: Scenario, split: str, load: float, seed: int, rate_per_s: float) -> _Episode:
-    requests, drawn = scenario.episode(split, seed, rate_per_s)
-    if len(requests) == 0:
-        raise BurstenvError(
-            f"scenario {scenario.config.name!r}: the {split} episode of seed {seed} holds no requests at "
-            "load "
-            f"{load:g}; raise the load or episode.duration_s"
-        )
-    duration_s = float(scenario.config.episode.duration_s)
-    return _Episode(load, seed, int(drawn.metadata["day"]), rate_per_s, duration_s, requests)
-
-
-_Outcome = tuple[_Episode, NDArray[Any], dict[str, float | int | None]]
-
-
-def _outcomes(
-    scenario: Scenario, split: str, policy: Policy | Agent, episodes: Sequence[_Episode]
-) -> Iterator[_Outcome]:
-    """Yield each episode with its records, (n,) REQUEST, and metrics; in any order."""
-    if isinstance(policy, Composite | PythonPolicy):
-        yield from _run_heuristic(scenario, policy, episodes)
-        return
-    for first in range(0, len(episodes), AT_ONCE):
-        yield from _run_agent(scenario, split, policy, episodes[first : first + AT_ONCE])
-
-
-def _run_heuristic(scenario: Scenario, policy: Policy, episodes: Sequence[_Episode]) -> Iterator[_Outcome]:
-    cluster = scenario.make_cluster()
-    for episode in episodes:
-        cluster.load(0, episode.requests, episode.seed)
-        player_of(policy, cluster).run()
-        records = cluster.records(0)
-        yield episode, records, episode_metrics(records, episode.duration_s, cluster.kv_use(0))
-
-
-def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[_Episode]) -> Iterator[_Outcome]:
-    environment = {**agent.environment, "reward": "attainment"}
-    batch = EnvironmentBatch(len(episodes), scenario=scenario, split=split, **environment)
-    for i, episode in enumerate(episodes):
-        requests = episode.foreseen if is_privileged(agent) else episode.requests
-        batch.start(i, requests, episode.seed, {"split": split, "seed": episode.seed, "load": episode.load})
-    returns = np.zeros(batch.num_envs)  # (N,)
-    running = np.flatnonzero(~batch.done)  # indices of the episodes that go on
-    while len(running):
-        actions = agent.act(batch.shaped(batch.observations[running]), batch.masks[running].astype(bool))
-        batch.actions[running] = _checked_actions(actions, (len(running), batch.actions.shape[1]), agent.name)
-        batch.step()  # leaves environments whose episode is done alone
-        returns += batch.rewards
-        over = batch.done[running]
-        for i in running[over].tolist():
-            records = batch.cluster.records(i)
-            yield (
-                episodes[i],
-                records,
-                episode_metrics(records, episodes[i].duration_s, batch.cluster.kv_use(i), float(returns[i])),
-            )
-        running = running[~over]
-
-
-def _checked_actions(actions: Any, shape: tuple[int, ...], name: str) -> NDArray[np.int64]:
-    """Return an agent's actions as (N, C) int64, or say what is wrong with them."""
-    given = np.asarray(actions)
-    if shape[1] == 1 and given.shape == shape[:1]:
-        given = given[:, None]
-    if given.shape != shape or given.dtype.kind not in "iu":
-        raise BurstenvError(
-            f"agent {name!r} returned {given.dtype} actions of shape {given.shape}; need whole numbers "
-            f"of shape {shape}, one row for each environment and one column for each component"
-        )
-    return given.astype(np.int64)
+    The top policy is the best agent, or without agents the best heuristic; beside it stands the best heuristic, or the
+    reference.
+    """
+    load = result.headline_load
+    agents = {row["name"] for row in result.agents if not row["privileged"]}
+    best = result.best_at(load)["policy"]
+    top = next((row["policy"] for row in result.ranking(load) if row["policy"] in agents), best)
+    other = best if top != best else result.reference
+    if other == top:
+        other = next((row["policy"] for row in result.ranking(load) if row["policy"] != top), top)
+    score = {(row["policy"], row["seed"]): row["attainment"] for row in result.episodes if row["load"] == load}
+    seeds = sorted({seed for _, seed in score}, key=lambda seed: (score[top, seed] - score[other, seed], seed))
+    rows = []
+    for which, seed in (("good", seeds[-1]), ("bad", seeds[0])):
+        for name in dict.fromkeys((top, other)):
+            unit = units[name, load, seed]
+            row = {"policy": name, "seed": seed, "episode": which, "attainment": unit["metrics"]["attainment"]}
+            rows.append({**row, **unit["course"]})
+    return rows
 
 
 @contextlib.contextmanager
-def _progress(total: int, wanted: bool | None) -> Iterator[Any]:
+def _progress(total: int, done: int, wanted: bool | None) -> Iterator[Any]:
     """Give a function that advances a progress bar, or does nothing where none is wanted or possible."""
     bar = None
     if sys.stderr.isatty() if wanted is None else wanted:
         with contextlib.suppress(ImportError):
             from tqdm import tqdm
 
-            bar = tqdm(total=total, desc="evaluate", unit="episode", leave=False, file=sys.stderr)
+            bar = tqdm(total=total, initial=done, desc="evaluate", unit="episode", leave=False, file=sys.stderr)
     try:
         yield bar.update if bar is not None else lambda count: None
     finally:

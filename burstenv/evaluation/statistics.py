@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,11 +101,57 @@ def block_bootstrap(
         return Estimate(mean, None, None, len(values), len(names), level)
     count = np.bincount(code).astype(np.float64)  # (D,) episodes of each block
     total = np.bincount(code, weights=values - values[0])  # (D,)
-    random = np.random.Generator(np.random.PCG64(seed))
-    drawn = random.multinomial(len(names), np.full(len(names), 1.0 / len(names)), size=resamples)  # (B, D)
+    drawn = drawn_blocks(len(names), resamples, seed)
     means = values[0] + (drawn @ total) / (drawn @ count)  # (B,)
     low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Estimate(mean, float(low), float(high), len(values), len(names), level)
+
+
+@lru_cache(maxsize=8)
+def drawn_blocks(blocks: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Return how often each block is drawn in each resample, (B, D), read-only; the same for the same arguments."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    drawn = random.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=resamples).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
+
+
+def ratio_estimate(
+    part: ArrayLike,
+    whole: ArrayLike,
+    blocks: ArrayLike,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Return sum(part) / sum(whole) over episodes, with an interval by blocks: a share pooled over episodes.
+
+    Resamples that hold nothing of the whole are left out.
+
+    Args:
+        part: One number for each episode, (n,); for a paired difference, that of two policies' parts.
+        whole: One number for each episode, (n,), not all 0.
+        blocks: The block (day) of each episode, (n,).
+        level: Level of the interval.
+        resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Raises:
+        BurstenvError: As ``block_bootstrap``; also when the whole is nothing.
+    """
+    parts, names = _checked(part, blocks, level, resamples)
+    wholes, _ = _checked(whole, blocks, level, resamples)
+    if wholes.sum() <= 0:
+        raise BurstenvError("a share needs something to be a share of, the whole is 0")
+    mean = float(parts.sum() / wholes.sum())
+    found, code = np.unique(names, return_inverse=True)
+    if len(found) < 2:
+        return Estimate(mean, None, None, len(parts), len(found), level)
+    drawn = drawn_blocks(len(found), resamples, seed)
+    above, below = drawn @ np.bincount(code, weights=parts), drawn @ np.bincount(code, weights=wholes)
+    low, high = np.quantile(above[below > 0] / below[below > 0], [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return Estimate(mean, float(low), float(high), len(parts), len(found), level)
 
 
 def paired_difference(

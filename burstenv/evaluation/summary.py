@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.evaluation.metrics import LATENCIES, groups, latencies_s, share
+from burstenv.evaluation.comparisons import adjusted_p_values, pairwise, ranks
+from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
-from burstenv.evaluation.statistics import block_bootstrap, paired_difference
+from burstenv.evaluation.sketch import Sketch
+from burstenv.evaluation.statistics import Estimate, block_bootstrap, paired_difference, ratio_estimate
 
 INTERVALS = ("attainment", "token_weighted_attainment", "goodput_per_s")  # metrics given with intervals
 MEANS = (
@@ -18,32 +19,29 @@ MEANS = (
 )  # fmt: skip
 COMPARED = ("attainment", "token_weighted_attainment")
 QUANTILE_LEVELS = [0.0, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999, 1.0]
-_COUNTS = ("offered", "attained", "late", "rejected", "failed")
+_COUNTS = ("offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES))
+BURSTINESS_BUCKETS = ("calm", "middling", "bursty")  # terciles of the evaluated episodes
+PAIRED_AT_MOST = 24  # policies in the matrix of pairs
 
 
-class LatencyPool:
-    """Latencies of all finished requests of a policy at a load, to be reduced to quantiles."""
+def distribution(offered: int, sketches: Mapping[str, Sequence[Sketch]]) -> Row:
+    """Return the latencies of all finished requests of a policy at a load.
 
-    def __init__(self) -> None:
-        self._parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in LATENCIES}
-        self._offered = 0
+    Args:
+        offered: How many requests were offered.
+        sketches: By name of ``LATENCIES``, one for each episode.
 
-    def add(self, records: NDArray[Any]) -> None:
-        """Add the records of an episode, (n,) REQUEST."""
-        self._offered += len(records)
-        for name, values in latencies_s(records).items():
-            self._parts[name].append(values)
-
-    def distribution(self) -> Row:
-        """Return ``offered``, ``finished``, and by latency its ``QUANTILE_LEVELS`` quantiles and mean [s]."""
-        row: Row = {"offered": self._offered}
-        for name, parts in self._parts.items():
-            values = np.concatenate(parts) if parts else np.empty(0)
-            if name == "ttft_s":
-                row["finished"] = len(values)
-            row[name] = np.quantile(values, QUANTILE_LEVELS).tolist() if len(values) else []
-            row[f"{name}_mean"] = float(values.mean()) if len(values) else None
-        return row
+    Returns:
+        ``offered``, ``finished``, and by latency its ``QUANTILE_LEVELS`` quantiles and its mean [s].
+    """
+    row: Row = {"offered": offered}
+    for name in LATENCIES:
+        pooled = Sketch.sum(sketches[name])
+        if name == "ttft_s":
+            row["finished"] = pooled.count
+        row[name] = pooled.quantiles(QUANTILE_LEVELS)
+        row[f"{name}_mean"] = pooled.mean
+    return row
 
 
 def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row]:
@@ -67,6 +65,7 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
             values = [row[name] for row in rows if row[name] is not None]
             out[name] = float(np.mean(values)) if values else None
         out["kv_use_max"] = max(row["kv_use_max"] for row in rows)
+        out.update({f"lost_{why}_share": share(out[f"lost_{why}"], out["offered"]) for why in LOSSES})
         for group in groups():
             offered, attained = (sum(row[f"{group}_{count}"] for row in rows) for count in ("offered", "attained"))
             out[f"{group}_offered"] = offered
@@ -81,20 +80,21 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
     return summary
 
 
-def best_heuristics(summary: Sequence[Row], policies: Sequence[Row], chosen: str | None) -> list[Row]:
+def best_heuristics(summary: Sequence[Row], policies: Sequence[Row], chosen: Mapping[float, str]) -> list[Row]:
     """Return the best heuristic of each load: ``load``, ``policy``, ``candidates``, ``beforehand``.
 
     Args:
         summary: As ``summarise`` returns it.
         policies: As ``EvaluationResult.policies``; privileged heuristics are no candidates.
-        chosen: A heuristic chosen beforehand, on other episodes; None: the highest attainment on these.
+        chosen: Heuristics by load that were chosen beforehand, on other episodes; at other loads it is the one of the
+            highest attainment on these.
     """
     candidates = {p["name"] for p in policies if p["kind"] == "heuristic" and not p["privileged"]}
     best = []
     for load in dict.fromkeys(row["load"] for row in summary):
         rows = [row for row in summary if row["load"] == load and row["policy"] in candidates]
-        top = chosen or max(rows, key=lambda row: row["attainment"])["policy"]
-        best.append({"load": load, "policy": top, "candidates": len(rows), "beforehand": chosen is not None})
+        top = chosen.get(load) or max(rows, key=lambda row: row["attainment"])["policy"]
+        best.append({"load": load, "policy": top, "candidates": len(rows), "beforehand": load in chosen})
     return best
 
 
@@ -102,31 +102,135 @@ def compare(episodes: Sequence[Row], reference: str, best: Sequence[Row]) -> lis
     """Return the paired per-episode differences of every policy against the reference and the best heuristic.
 
     Rows hold ``policy``, ``load``, ``against`` (``reference`` or ``best``), ``other`` (that policy's name),
-    ``metric``, the ``Estimate`` of the difference (``mean``, ``low``, ``high`` ...), its ``verdict``, and how
-    many episodes were better, equal and worse.
+    ``metric``, the ``Estimate`` of the difference (``mean``, ``low``, ``high`` ...), its ``verdict``, how many episodes
+    were ``better``, ``equal`` and ``worse``, and ``p_adjusted``, corrected for the number of policies compared at that
+    load (``comparisons.adjusted_p_values``).
     """
-    differences = []
-    by_policy = {key: {row["seed"]: row for row in rows} for key, rows in _grouped(episodes).items()}
-    best_at = {row["load"]: row["policy"] for row in best}
-    for (policy, load), mine in by_policy.items():
-        for against, other in (("reference", reference), ("best", best_at[load])):
-            theirs = by_policy[other, load]
-            seeds = sorted(mine)
-            days = [mine[seed]["day"] for seed in seeds]
+    found: dict[tuple[str, float], list[Row]] = {}
+    by_policy = _by_policy(episodes)
+    for load, top in ((row["load"], row["policy"]) for row in best):
+        names = [policy for policy, at in by_policy if at == load]
+        days = [row["day"] for row in by_policy[names[0], load]]
+        for against, other in (("reference", reference), ("best", top)):
             for metric in COMPARED:
-                a = np.array([mine[seed][metric] for seed in seeds])
-                b = np.array([theirs[seed][metric] for seed in seeds])
-                estimate = paired_difference(a, b, days)
-                row = {"policy": policy, "load": load, "against": against, "other": other, "metric": metric}
-                row.update(estimate.to_dict())
-                row.update(
-                    verdict=estimate.verdict,
-                    better=int((a > b).sum()),
-                    equal=int((a == b).sum()),
-                    worse=int((a < b).sum()),
-                )
-                differences.append(row)
-    return differences
+                values = np.array([[row[metric] for row in by_policy[name, load]] for name in names])
+                differences = values - values[names.index(other)]
+                adjusted = adjusted_p_values(differences, days)
+                for name, difference, p in zip(names, differences, adjusted, strict=True):
+                    estimate = paired_difference(difference, np.zeros_like(difference), days)
+                    row = {"policy": name, "load": load, "against": against, "other": other, "metric": metric}
+                    row.update(estimate.to_dict())
+                    row.update(
+                        verdict=estimate.verdict,
+                        better=int((difference > 0).sum()),
+                        equal=int((difference == 0).sum()),
+                        worse=int((difference < 0).sum()),
+                        p_adjusted=p,
+                    )
+                    found.setdefault((name, load), []).append(row)
+    return [row for key in by_policy for row in found[key]]
+
+
+def compare_groups(episodes: Sequence[Row], best: Sequence[Row]) -> list[Row]:
+    """Return how every policy compares with the best heuristic within each group of requests or episodes.
+
+    Groups are the classes, models and prompt lengths of ``metrics.groups``, pooled over episodes, and the terciles of
+    the episodes' burstiness at each load (``BURSTINESS_BUCKETS``).
+
+    Returns:
+        Rows of ``policy``, ``load``, ``other``, ``group``, ``offered`` requests, ``attainment`` with ``low`` and
+        ``high``, and ``difference`` with ``difference_low``, ``difference_high`` and ``verdict``; for burstiness also
+        ``from`` and ``to``, the bucket's least and greatest index of dispersion.
+    """
+    by_policy = _by_policy(episodes)
+    best_at = {row["load"]: row["policy"] for row in best}
+    rows = []
+    for (policy, load), mine in by_policy.items():
+        theirs = by_policy[best_at[load], load]
+        for group in groups():
+            pairs = [
+                (a["day"], a[f"{group}_attained"], b[f"{group}_attained"], a[f"{group}_offered"])
+                for a, b in zip(mine, theirs, strict=True)
+            ]
+            rows.append({"policy": policy, "load": load, "other": best_at[load], "group": group, **_group_row(pairs)})
+        order = sorted(range(len(mine)), key=lambda k: (mine[k]["burstiness"], mine[k]["seed"]))
+        for name, some in zip(BURSTINESS_BUCKETS, np.array_split(np.array(order), 3), strict=True):
+            pairs = [(mine[k]["day"], mine[k]["attained"], theirs[k]["attained"], mine[k]["offered"]) for k in some]
+            edges = [mine[k]["burstiness"] for k in some]
+            row = {"policy": policy, "load": load, "other": best_at[load], "group": name, **_group_row(pairs)}
+            row.update({"from": min(edges, default=None), "to": max(edges, default=None)})
+            rows.append(row)
+    return rows
+
+
+def _group_row(pairs: Sequence[tuple[int, int, int, int]]) -> Row:
+    """Return attainment and difference of (day, attained, other's attained, offered) episodes."""
+    offered = sum(pair[3] for pair in pairs)
+    row: Row = {"offered": offered}
+    if not offered:
+        return {**row, **dict.fromkeys(("attainment", "low", "high")), **_difference_row(None)}
+    days, mine, theirs, whole = (np.array(column) for column in zip(*pairs, strict=True))
+    own = ratio_estimate(mine, whole, days)
+    row.update(attainment=own.mean, low=own.low, high=own.high)
+    return {**row, **_difference_row(ratio_estimate(mine - theirs, whole, days))}
+
+
+def _difference_row(estimate: Estimate | None) -> Row:
+    if estimate is None:
+        return dict.fromkeys(("difference", "difference_low", "difference_high", "verdict"))
+    return {
+        "difference": estimate.mean,
+        "difference_low": estimate.low,
+        "difference_high": estimate.high,
+        "verdict": estimate.verdict,
+    }
+
+
+def rank(episodes: Sequence[Row], policies: Sequence[Row], always: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    """Return the ranks of the policies at each load, and the matrix of pairs.
+
+    Policies that see true output lengths take no rank. At most ``PAIRED_AT_MOST`` policies are paired: the best ones,
+    those named in ``always``, and agents.
+
+    Returns:
+        Rows of ``load``, ``policy``, ``attainment``, ``rank`` and ``rank_to`` (the worst rank it may hold: others
+        whose paired interval holds 0 share it); and for each load ``policies``, ``mean``, ``low`` and ``high``, K x K
+        lists of the row's attainment minus the column's, None without intervals.
+    """
+    by_policy = _by_policy(episodes)
+    privileged = {row["name"] for row in policies if row["privileged"]}
+    agents = {row["name"] for row in policies if row["kind"] == "agent"}
+    ranked: list[Row] = []
+    matrices: list[Row] = []
+    for load in dict.fromkeys(at for _, at in by_policy):
+        names = [policy for policy, at in by_policy if at == load and policy not in privileged]
+        values = np.array([[row["attainment"] for row in by_policy[name, load]] for name in names])
+        order = np.argsort(-values.mean(axis=1), kind="stable")
+        names, values = [names[k] for k in order], values[order]
+        days = [row["day"] for row in by_policy[names[0], load]]
+        pairs = pairwise(values, days)
+        for name, mean, (low, high) in zip(names, values.mean(axis=1).tolist(), ranks(pairs), strict=True):
+            ranked.append({"load": load, "policy": name, "attainment": mean, "rank": low, "rank_to": high})
+        first = [k for k, name in enumerate(names) if name in agents or name in always]
+        kept = sorted(sorted({*first, *range(len(names))}, key=lambda k: (k not in first, k))[:PAIRED_AT_MOST])
+        grid = np.ix_(kept, kept)
+        matrices.append(
+            {
+                "load": load,
+                "policies": [names[k] for k in kept],
+                **{key: _plain(getattr(pairs, key)[grid]) for key in ("mean", "low", "high")},
+            }
+        )
+    return ranked, matrices
+
+
+def _plain(matrix: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]
+
+
+def _by_policy(episodes: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:
+    """Return the rows of each policy and load in the order of their seeds."""
+    return {key: sorted(rows, key=lambda row: int(row["seed"])) for key, rows in _grouped(episodes).items()}
 
 
 def _grouped(episodes: Sequence[Row]) -> dict[tuple[str, float], list[Row]]:

@@ -18,6 +18,7 @@ from burstenv.evaluation.text import (
     seconds,
 )
 from burstenv.workload import CLASSES
+from burstenv.workload.trace import MODELS
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,15 @@ def _over_load(result: EvaluationResult) -> Table:
 
 def _by_group(result: EvaluationResult, load: float) -> Table:
     first = result.ranking(load)[0]  # every policy is offered the same requests
-    names = [*CLASSES, *_bucket_titles()]
-    columns = [
-        f"{title} ({percent(first[f'{group}_offered'] / first['offered'])})"
-        for title, group in zip(names, groups(), strict=True)
-    ]
+    names = [*CLASSES, *MODELS, *_bucket_titles()]
+    shown = [(title, group) for title, group in zip(names, groups(), strict=True) if first[f"{group}_offered"]]
+    columns = [f"{title} ({percent(first[f'{group}_offered'] / first['offered'])})" for title, group in shown]
 
     def cells(row: Row) -> list[Cell]:
-        return [_heat(row[f"{group}_attainment"]) for group in groups()]
+        return [_heat(row[f"{group}_attainment"]) for _, group in shown]
 
     caption = "Attainment of each group of requests; in brackets, the group's share of the offered requests."
-    return Table(f"By class and prompt tokens at load {load:g}", caption, columns, _lines(result, load, cells))
+    return Table(f"By class, model and prompt tokens at load {load:g}", caption, columns, _lines(result, load, cells))
 
 
 def _bucket_titles() -> list[str]:

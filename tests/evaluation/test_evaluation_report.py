@@ -30,7 +30,7 @@ def with_attainment(result: EvaluationResult, policy: str, shift, metric="attain
         for e in result.episodes
     ]
     summary = summarise(episodes, result.distributions)
-    chosen = best_heuristics(summary, result.policies, None)
+    chosen = best_heuristics(summary, result.policies, {})
     assert [row["policy"] for row in chosen] == [row["policy"] for row in result.best]
     return replace(
         result, episodes=episodes, summary=summary, best=chosen, differences=compare(episodes, result.reference, chosen)
@@ -118,7 +118,12 @@ def test_the_page_is_self_contained_and_holds_every_number(small, tmp_path):
     for row in small.ranking(small.headline_load):
         assert percent(row["attainment"]) in page
     assert EvaluationResult.from_json(paths["json"]) == small
-    assert sorted(p.name for p in paths["html"].parent.iterdir()) == ["report.html", "report.md", "result.json"]
+    assert sorted(p.name for p in paths["html"].parent.iterdir()) == [
+        "manifest.json",
+        "report.html",
+        "report.md",
+        "result.json",
+    ]
 
 
 def test_markdown_holds_the_same_tables(small, tmp_path):

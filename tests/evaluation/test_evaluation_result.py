@@ -24,7 +24,10 @@ def test_a_result_comes_back_exactly(small, tmp_path):
     again = EvaluationResult.from_json(path)
     assert again == small
     assert again.to_json() == text
-    assert [p.name for p in path.parent.iterdir()] == ["result.json"]  # nothing temporary is left
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "manifest.json",
+        "result.json",
+    ]  # nothing temporary is left
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,7 @@ def test_a_result_comes_back_exactly(small, tmp_path):
         (lambda text: text[: len(text) // 2], "not valid JSON"),
         (lambda text: "", "line 1: not valid JSON"),
         (lambda text: "[1, 2]", "no evaluation result"),
-        (lambda text: text.replace('"version": 1', '"version": 99'), "format version 99, this burstenv reads 1"),
+        (lambda text: text.replace('"version": 2', '"version": 99'), "format version 99, this burstenv reads 2"),
         (lambda text: text.replace('"episodes": [', '"episodio": [', 1), "key 'episodes' is missing"),
         (lambda text: json.dumps({**json.loads(text), "summary": "none"}), "'summary' holds a str"),
         (lambda text: json.dumps({**json.loads(text), "summary": [1]}), "'summary': every row must be a mapping"),
@@ -113,8 +116,9 @@ def test_provenance_reproduces_and_tells_no_paths(small, scenario):
     assert origin["seeds"] == [0, 1, 2, 3]
     assert origin["scenario"]["episode"]["duration_s"] == 30
     assert len(origin["trace"]["sha256"]) == 64
-    assert origin["packages"]["numpy"] == np.__version__
-    assert origin["command"] == "burstenv evaluate"
+    assert small.manifest["packages"]["numpy"] == np.__version__
+    assert small.manifest["command"] == "burstenv evaluate"
+    assert small.manifest["hardware"]["cores"] >= 1
     assert str(scenario.config.name) == small.scenario
     assert command_line(["/usr/bin/burstenv", "evaluate", "--trace=/home/me/a b.csv", "/data/x.csv", "1.5"]) == (
         "burstenv evaluate '--trace=a b.csv' x.csv 1.5"

@@ -1,0 +1,43 @@
+"""Finding the runs of trained agents that a user named."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from pathlib import Path
+
+from burstenv.errors import BurstenvError
+
+_CHECKPOINTS = ("best.zip", "last.zip")
+
+
+def find_runs(text: str) -> tuple[str | None, list[Path]]:
+    """Return the training runs of an ``--agent``, and the group that they are training seeds of.
+
+    Args:
+        text: A run folder or checkpoint; or ``NAME=PATTERN`` for a group, such as ``ppo=runs/ppo-s*``.
+
+    Returns:
+        The group's name, or None; and its runs in the order of their names.
+
+    Raises:
+        BurstenvError: When a pattern finds nothing.
+    """
+    name, equals, pattern = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        return None, [Path(text)]
+    if not name:
+        raise BurstenvError(
+            f"--agent {text!r}: a group of training seeds needs a name, such as ppo={pattern or 'runs/*'}"
+        )
+    runs = [Path(path) for path in sorted(glob.glob(pattern))]
+    runs = [run for run in runs if run.suffix == ".zip" or (run / "agent.json").is_file()]
+    if not runs:
+        raise BurstenvError(f"--agent {text!r}: no run folder or checkpoint matches {pattern!r}")
+    return name, runs
+
+
+def checkpoint_digest(run: Path) -> str:
+    """Return the SHA-256 of a run's checkpoint: what a journal knows an agent by."""
+    files = [run] if run.suffix == ".zip" else [run / name for name in _CHECKPOINTS if (run / name).is_file()][:1]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

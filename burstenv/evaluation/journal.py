@@ -1,0 +1,132 @@
+"""The journal of an evaluation under way: finished episodes, appended as they finish, each with its checksum.
+
+One line for each unit, a (policy, load, seed) that finished: eight hexadecimal digits of CRC-32, a blank, and JSON.
+The first line holds the plan. What a killed process left half written at the end fails its checksum and is dropped;
+those episodes run again, no other does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from burstenv.errors import BurstenvError
+
+JOURNAL = "journal.jsonl"
+_SYNC_S = 2.0  # how often lines are forced to the disk, against power cuts; a killed process loses nothing anyway
+
+Unit = dict[str, Any]
+Key = tuple[str, float, int]
+
+
+class Journal:
+    """Appends finished units to a file, and reads those of an interrupted run of the same plan.
+
+    Args:
+        path: The file; made if missing.
+        plan: What fixes every unit's outcome, in plain values.
+
+    Attributes:
+        units: Units by (policy, load, seed).
+        resumed: How many units an interrupted run left.
+
+    Raises:
+        BurstenvError: When the file holds another plan, is no journal, or cannot be written.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any]):
+        self.path = path
+        self.units: dict[Key, Unit] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._read(plan) if path.exists() else 0
+            self._stream = path.open("r+b" if path.exists() else "w+b")
+            self._stream.truncate(kept)
+            self._stream.seek(kept)
+            if kept == 0:
+                self._stream.write(_line({"plan": plan}))
+                self._stream.flush()
+        except OSError as error:
+            raise BurstenvError(f"{path}: cannot be written ({error.strerror or error})") from None
+        self.resumed = len(self.units)
+        self._synced_s = time.monotonic()
+
+    def append(self, units: Iterable[Unit]) -> None:
+        """Add units that finished together; they are kept together or not at all."""
+        found = list(units)
+        if not found:
+            return
+        self._stream.write(_line({"units": found}))
+        self._stream.flush()
+        if time.monotonic() - self._synced_s > _SYNC_S:
+            os.fsync(self._stream.fileno())
+            self._synced_s = time.monotonic()
+        self._take(found)
+
+    def close(self, remove: bool = False) -> None:
+        """Close the file, and remove it once its units stand elsewhere."""
+        self._stream.close()
+        if remove:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take(self, units: Iterable[Unit]) -> None:
+        for unit in units:
+            self.units[unit["policy"], unit["load"], unit["seed"]] = unit
+
+    def _read(self, plan: dict[str, Any]) -> int:
+        """Take the units of the file; return how many of its bytes are sound."""
+        kept = 0
+        with self.path.open("rb") as stream:
+            for number, line in enumerate(stream):
+                values = _parsed(line)
+                if values is None:
+                    if number == 0 and line.endswith(b"\n"):
+                        raise BurstenvError(f"{self.path}: is no journal of burstenv evaluate; use another folder")
+                    break
+                if number == 0:
+                    self._check(values.get("plan"), plan)
+                else:
+                    self._take(values["units"])
+                kept += len(line)
+        return kept
+
+    def _check(self, found: Any, plan: dict[str, Any]) -> None:
+        plain = json.loads(json.dumps(plan))
+        if found == plain:
+            return
+        keys = [key for key in plain if not isinstance(found, dict) or found.get(key) != plain[key]]
+        changed = ", ".join(keys) or "what it ran"
+        raise BurstenvError(
+            f"{self.path}: an interrupted evaluation with another plan lies here (different: {changed}); repeat its "
+            "command to finish it, or delete the file, or write to another folder"
+        )
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return what a line holds; None when it is torn or damaged."""
+    if len(line) < 10 or line[8:9] != b" " or not line.endswith(b"\n"):
+        return None
+    text = line[9:-1]
+    if line[:8] != b"%08x" % zlib.crc32(text):
+        return None
+    values = json.loads(text)
+    return values if isinstance(values, dict) else None

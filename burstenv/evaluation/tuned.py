@@ -1,0 +1,95 @@
+"""Tuned policies as files: what `burstenv tune` writes and `burstenv evaluate` picks up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from burstenv.config import Config, load, shipped
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.files import write_atomic
+
+FOLDER = "tuned"  # of configs/, by scenario
+
+
+class TunedPolicy(Config):
+    """The best policy found at one load."""
+
+    load: Annotated[float, Field(gt=0.0)]
+    policy: str
+    attainment: float  # on the episodes it was tuned on, so flattered
+    default_attainment: float | None = None  # of the reference policy, on the same
+    trials: int
+    candidates: int = 1  # different policies among the trials
+
+
+class TunedPolicies(Config):
+    """The contents of a tuned policies' file.
+
+    Attributes:
+        scenario: Name of the scenario.
+        scenario_version: Its version; another one's tuning says little.
+        trace_sha256: Digest of the trace.
+        split: Split whose episodes were used.
+        seeds: Seeds of the episodes.
+        method: ``optuna`` or ``grid``.
+        template: What was searched.
+        metric: What was maximised.
+        tuner_seed: Seed of the search.
+        burstenv: Version that tuned.
+        policies: The best policy of each load.
+    """
+
+    scenario: str
+    scenario_version: int
+    trace_sha256: str
+    split: str
+    seeds: list[int]
+    method: Literal["optuna", "grid"]
+    template: str
+    metric: Literal["attainment", "token_weighted_attainment"] = "attainment"
+    tuner_seed: int = 0
+    burstenv: str
+    policies: Annotated[list[TunedPolicy], Field(min_length=1)]
+
+    def at(self, load: float) -> str:
+        """Return the policy tuned at a load, or at the nearest one."""
+        return min(self.policies, key=lambda entry: (abs(entry.load - load), entry.load)).policy
+
+    def to_yaml(self) -> str:
+        """Return the file's contents."""
+        values: dict[str, Any] = self.model_dump(mode="json")
+        return yaml.safe_dump(values, sort_keys=False, width=110, default_flow_style=None)
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        write_atomic(Path(path), self.to_yaml())
+
+
+def load_tuned(name: str | Path, scenario: str) -> TunedPolicies:
+    """Read a tuned policies' file, or the shipped one of a scenario.
+
+    Args:
+        name: A YAML file, or the name of a scenario with a shipped one.
+        scenario: Name of the scenario it is for.
+
+    Raises:
+        BurstenvError: When there is no such file, or it is for another scenario.
+    """
+    tuned = load(TunedPolicies, FOLDER, name)
+    if tuned.scenario != scenario:
+        raise BurstenvError(f"{name}: was tuned on scenario {tuned.scenario!r}, not on {scenario!r}; tune on that one")
+    if tuned.split == "test":
+        raise BurstenvError(f"{name}: was tuned on the test split, where policies are judged; tune on validation")
+    return tuned
+
+
+def shipped_tuned(scenario: str, version: int, trace_sha256: str) -> TunedPolicies | None:
+    """Return the shipped tuned policies of a scenario; None where there are none for this version and trace."""
+    if scenario not in shipped(FOLDER):
+        return None
+    tuned = load_tuned(scenario, scenario)
+    return tuned if (tuned.scenario_version, tuned.trace_sha256) == (version, trace_sha256) else None
