@@ -1,0 +1,148 @@
+"""Pictures of the cluster: frames, videos, and a window without a display."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from burstenv.envs.vector_env import BurstGPTVectorEnv
+from burstenv.errors import BurstenvError
+
+pytest.importorskip("PIL", reason="needs the extra burstenv[render]")
+
+
+def make(scenario, **kwargs):
+    return gym.make("BurstGPT-v0", **{"scenario": scenario, "load": 1.5, "render_mode": "rgb_array", **kwargs})
+
+
+def play(env, steps):
+    for _ in range(steps):
+        env.step(env.unwrapped.policy_action("always/jsq/vllm"))
+
+
+def test_a_frame_shows_the_state(small_scenario):
+    env = make(small_scenario)
+    env.reset(seed=0)
+    first = env.render()
+    assert first.shape == (540, 960, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, env.render())  # looking changes nothing
+    play(env, 400)
+    later = env.render()
+    blue = (0x00, 0x72, 0xB2)  # the used part of the KV bars
+    bars = slice(296, 626)
+
+    def used(frame):
+        return int((frame[162:438, bars] == blue).all(axis=2).sum())
+
+    assert used(later) > used(first)
+    shares = [1 - r["seen_free_blocks"] / r["num_blocks"] for r in env.unwrapped.batch.cluster.state.replicas[0]]
+    drawn = used(later) / (17 * 331 * len(shares))
+    assert drawn == pytest.approx(np.mean(shares), abs=0.03)
+
+
+def test_rendering_does_not_change_the_episode(small_scenario):
+    quiet, drawn = make(small_scenario, render_mode=None), make(small_scenario)
+    for env in (quiet, drawn):
+        env.reset(seed=2)
+        env.action_space.seed(0)
+    for _ in range(100):
+        action = quiet.action_space.sample()
+        a, b = quiet.step(action), drawn.step(action)
+        drawn.render()
+        assert np.array_equal(a[0], b[0])
+        assert a[1] == b[1]
+
+
+def test_thirty_frames_a_second(small_scenario):
+    env = make(small_scenario)
+    env.reset(seed=0)
+    play(env, 200)
+    best = min(_seconds(env) for _ in range(20))
+    assert best < 1 / 30
+
+
+def _seconds(env):
+    start = time.perf_counter()
+    env.render()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_any_number_of_replicas(small_scenario, count):
+    values = {**small_scenario, "cluster": {
+        "name": "many", "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": count}],
+        "overhead": {"per_iteration_ms": 1.0, "per_sequence_ms": 0.005, "source": "round numbers"},
+    }}  # fmt: skip
+    env = make(values)
+    env.reset(seed=0)
+    play(env, 50)
+    assert env.render().shape == (540, 960, 3)
+
+
+def test_the_end_of_an_episode_and_a_batch(small_scenario):
+    env = make(small_scenario, load=0.2)
+    env.reset(seed=0)
+    over = False
+    while not over:
+        over = env.step(env.unwrapped.policy_action("always/jsq/vllm"))[2]
+    env.render()
+    env.reset()
+    env.render()
+    batch = BurstGPTVectorEnv(3, scenario=small_scenario, render_mode="rgb_array")
+    batch.reset(seed=0)
+    frames = batch.render()
+    assert [frame.shape for frame in frames] == [(540, 960, 3)] * 3
+
+
+def test_record_episode_statistics(small_scenario):
+    env = gym.wrappers.RecordEpisodeStatistics(make(small_scenario, render_mode=None, load=0.3))
+    env.reset(seed=0)
+    over, steps = False, 0
+    while not over:
+        _, _, over, _, info = env.step(env.unwrapped.policy_action("always/jsq/vllm"))
+        steps += 1
+    assert info["episode"]["r"] == info["episode_metrics"]["attained"]
+    assert info["episode"]["l"] == steps
+
+
+def test_record_video(small_scenario, tmp_path):
+    pytest.importorskip("moviepy", reason="needs the extra burstenv[render]")
+    env = gym.wrappers.RecordVideo(make(small_scenario, max_episode_steps=15), str(tmp_path), disable_logger=True)
+    env.reset(seed=0)
+    play(env, 15)
+    env.close()
+    (film,) = tmp_path.glob("*.mp4")
+    assert film.stat().st_size > 1000
+
+
+def test_a_window_without_a_display(small_scenario, monkeypatch):
+    pytest.importorskip("pygame", reason="needs the extra burstenv[render]")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = make(small_scenario, render_mode="human")
+    env.reset(seed=0)
+    play(env, 3)
+    env.close()
+    env.close()
+
+
+@pytest.mark.parametrize(("mode", "module"), [("rgb_array", "PIL"), ("human", "pygame")])
+def test_what_is_missing_is_said_in_one_sentence(small_scenario, monkeypatch, mode, module):
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    real = builtins.__import__
+
+    def without(name, *rest, **kwargs):
+        if name.split(".")[0] == module:
+            raise ImportError(name)
+        return real(name, *rest, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(BurstenvError, match=r"pip install 'burstenv\[render\]'") as error:
+        make(small_scenario, render_mode=mode)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,66 @@
+"""Every example runs, with little to do, where what it needs is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CASES = {
+    "ppo_cleanrl.py": (["torch"], ["--total-timesteps", "16384", "--num-envs", "16", "--episodes", "2"], "trained: "),
+    "sb3_algorithms.py": (["stable_baselines3", "sb3_contrib"], ["--algorithm", "DQN", "--steps", "4000"], "DQN: "),
+    "torchrl_ppo.py": (["torchrl"], ["--frames", "1000", "--frames-per-batch", "1000"], "episodes ended"),
+    "rllib_ppo.py": (["ray.rllib"], ["--iterations", "1", "--batch", "500"], "iteration 1: "),
+    "record_minari.py": (["minari", "jax", "h5py"], ["--episodes", "1", "--scenario", "SMALL"], "1 episodes"),
+    "watch.py": (["PIL", "moviepy"], ["--steps", "20", "--scenario", "SMALL"], "timeline.html"),
+}
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def run(name, arguments, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MINARI_DATASETS_PATH": str(tmp_path / "minari")}
+    arguments = [str(EXAMPLES / "small.yaml") if a == "SMALL" else a for a in arguments]
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_example_has_a_test_and_a_line():
+    files = {path.name for path in EXAMPLES.glob("*.py")}
+    assert files == set(CASES)
+    listed = set(re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text()))
+    assert listed == files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_runs(name, tmp_path):
+    modules, arguments, expected = CASES[name]
+    missing = [module for module in modules if not installed(module)]
+    if missing:
+        pytest.skip(f"examples/{name} needs {', '.join(missing)}, which is not installed")
+    assert expected in run(name, arguments, tmp_path)
+
+
+@pytest.mark.slow
+def test_ppo_in_one_file_learns(tmp_path):
+    """With its own settings it attains more than admitting everything, which attains 34 %."""
+    pytest.importorskip("torch")
+    out = run("ppo_cleanrl.py", [], tmp_path)
+    after = float(re.search(r"trained: ([\d.]+)% of the requests attained, [\d.]+% before", out).group(1))
+    assert after > 50.0
