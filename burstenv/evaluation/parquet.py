@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.files import write_atomic
 from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.files import write_atomic
 
 TABLES = ("episodes", "summary", "differences", "groups", "ranks")
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from burstenv.config import Config, load, shipped
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.files import write_atomic
+from burstenv.files import write_atomic
 
 FOLDER = "tuned"  # of configs/, by scenario
 

@@ -1,0 +1,133 @@
+"""`burstenv tune` and `burstenv capacity`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_policy_file,
+    add_task_arguments,
+    emit,
+    load_policy_files,
+    percent,
+)
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommands of this module."""
+    sub = add_command(
+        commands,
+        "tune",
+        _tune,
+        "Tune a heuristic, or find the best composite, on validation episodes; what is found goes to --out, where "
+        "`evaluate --tuned` picks it up. Killed, the same command goes on where it stopped.",
+    )
+    add_task_arguments(sub)
+    add_policy_file(sub)
+    sub.add_argument(
+        "--policy",
+        default="all",
+        metavar="TEMPLATE",
+        help="admission/routing/batching with * for any, such as 'kv-threshold/*/edf-512'; all: any composite",
+    )
+    sub.add_argument(
+        "--load", action="append", type=float, default=[], help="share of capacity; may be repeated (default: the "
+        "scenario's)",
+    )  # fmt: skip
+    sub.add_argument("--trials", type=int, default=200, help="policies tried at each load (default: %(default)s)")
+    sub.add_argument("--episodes", type=int, help="episodes each is tried on (default: 18; 30 with --grid)")
+    sub.add_argument("--split", default="validation", help="where they are drawn from (default: %(default)s)")
+    sub.add_argument("--metric", default="attainment", choices=("attainment", "token_weighted_attainment"))
+    sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
+    sub.add_argument("--grid", action="store_true", help="try the whole product of the template instead")
+    sub.add_argument(
+        "--settings", type=int, default=2, help="with --grid: settings of parameters beside the default "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    sub.add_argument("--workers", type=int, help="processes (default: the cores); the result does not depend on it")
+    sub.add_argument(
+        "--out", type=Path, default=Path("reports/tuned.yaml"), help="YAML file of the best; --grid writes the whole "
+        "table beside it as JSON (default: %(default)s)",
+    )  # fmt: skip
+
+    sub = add_command(
+        commands, "capacity", _capacity, "Measure the highest load at which policies attain 90 %; prints it."
+    )
+    add_task_arguments(sub)
+    add_policy_file(sub)
+    sub.add_argument(
+        "--policy", action="append", default=[], metavar="POLICY",
+        help="a composite, or mine.py:name; may be repeated (default: always/jsq with the first mode)",
+    )  # fmt: skip
+    sub.add_argument("--split", default="test", help="train, validation or test (default: %(default)s)")
+    sub.add_argument("--share", type=float, default=0.9, help="of the offered requests (default: %(default)s)")
+    sub.add_argument("--episodes", type=int, default=27, help="episodes at each rate (default: %(default)s)")
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from burstenv.envs.scenario import load_scenario
+    from burstenv.evaluation.workers import available_cores
+
+    load_policy_files(arguments)
+    scenario = load_scenario(arguments.scenario, arguments.trace)
+    workers = arguments.workers if arguments.workers is not None else available_cores()
+    loads = arguments.load or scenario.config.train_loads
+    progress = False if arguments.json else None
+    paths = {"best": arguments.out}
+    if arguments.grid:
+        from burstenv.evaluation.grid import run_grid
+
+        grid = run_grid(
+            scenario, arguments.policy, arguments.load, arguments.episodes or 30, arguments.split,
+            arguments.settings, workers, progress,
+        )  # fmt: skip
+        paths["grid"] = arguments.out.with_suffix(".json")
+        grid.write(paths["grid"])
+        tuned = grid.best(arguments.metric)
+    else:
+        from burstenv.evaluation.tuning import TuningPlan, tune
+
+        plan = TuningPlan(
+            arguments.policy, loads, arguments.trials, arguments.episodes or 18, arguments.split, arguments.metric,
+            arguments.seed,
+        )  # fmt: skip
+        tuned = tune(scenario, plan, arguments.out.with_suffix(".trials"), workers, progress)
+    tuned.write(arguments.out)
+    lines = []
+    for found in tuned.policies:
+        default = "" if found.default_attainment is None else f" (always/jsq: {percent(found.default_attainment)})"
+        lines.append(
+            f"load {found.load:g}: {found.policy} attains {percent(found.attainment)}{default}, the best of "
+            f"{found.candidates} composites on {len(tuned.seeds)} {tuned.split} episodes"
+        )
+    result = {**tuned.model_dump(mode="json"), "paths": paths}
+    emit(arguments, result, [*lines, *(f"{name}: {path}" for name, path in paths.items())])
+    return 0
+
+
+def _capacity(arguments: argparse.Namespace) -> int:
+    from burstenv.envs.scenario import load_scenario
+    from burstenv.evaluation.capacity import measure_capacity
+
+    load_policy_files(arguments)
+    scenario = load_scenario(arguments.scenario, arguments.trace)
+    names = arguments.policy or [f"always/jsq/{scenario.mode_names[0]}"]
+    found = [measure_capacity(scenario, name, arguments.split, arguments.share, arguments.episodes) for name in names]
+    lines = []
+    for one in found:
+        if one.rate_per_s is None:
+            text = f"attains {percent(one.share)} at every rate tried"
+        elif one.rate_per_s == 0.0:
+            text = f"attains less than {percent(one.share)} at any rate"
+        else:
+            ends = "" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]"
+            rates = "" if one.low is None else f" [{one.low_per_s:.2f}, {one.high_per_s:.2f}]"
+            text = (
+                f"attains {percent(one.share)} up to load {one.load:.3f}{ends}, {one.rate_per_s:.2f}{rates} requests/s"
+            )
+        lines.append(f"{one.policy}: {text} ({one.episodes} episodes from {one.blocks} days)")
+    emit(arguments, [one.to_dict() for one in found], lines)
+    return 0

@@ -1,0 +1,154 @@
+"""Which composites a tuner may choose from: a template, and the ranges that the rules of the ladder declare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies import Range, Rule, RuleChoice, admission_rules, parse_composite, parse_rule, routing_rules
+
+ANYTHING = "*"
+_COMPONENTS = ("admission", "routing", "batching")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The policies of a template.
+
+    Attributes:
+        template: As the user wrote it: ``admission/routing/batching``, ``*`` for any; ``all`` is ``*/*/*``.
+        admission: Rules to choose from, each with the parameters it has in the template.
+        routing: The same for routing.
+        batching: Batching modes to choose from.
+    """
+
+    template: str
+    admission: tuple[RuleChoice, ...]
+    routing: tuple[RuleChoice, ...]
+    batching: tuple[str, ...]
+
+    @classmethod
+    def of(cls, template: str, modes: Sequence[str]) -> SearchSpace:
+        """Read a template.
+
+        A ``*`` stands for every rule that could be deployed and is not bad on purpose, or every batching mode.
+
+        Args:
+            template: What the user wrote.
+            modes: Batching modes of the scenario.
+
+        Raises:
+            BurstenvError: When it has not three parts, or one of them is unknown.
+        """
+        parts = [ANYTHING] * 3 if template == "all" else [part.strip() for part in template.split("/")]
+        if len(parts) != 3:
+            raise BurstenvError(
+                f"template {template!r} needs three parts, admission/routing/batching, such as kv-threshold/*/edf-512, "
+                "or all"
+            )
+        choices = []
+        for part, kind, rules in zip(parts, _COMPONENTS, (admission_rules(), routing_rules()), strict=False):
+            if part == ANYTHING:
+                choices.append(tuple(_default(rule) for rule in rules if not (rule.oracle or rule.floor)))
+            else:
+                choices.append((parse_rule(part, f"{kind} rule", rules),))
+        if parts[2] != ANYTHING and parts[2] not in modes:
+            raise unknown_name("batching mode of this scenario", parts[2], modes)
+        return cls(template, choices[0], choices[1], tuple(modes) if parts[2] == ANYTHING else (parts[2],))
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether there is anything to search."""
+        rules = (*self.admission, *self.routing)
+        return len(rules) > 2 or len(self.batching) > 1 or any(choice.rule.ranges for choice in rules)
+
+    def suggest(self, trial: Any) -> str:
+        """Return the policy that an Optuna trial proposes."""
+        parts = []
+        for component in ("admission", "routing"):
+            choices: tuple[RuleChoice, ...] = getattr(self, component)
+            names = [choice.rule.name for choice in choices]
+            name = names[0] if len(names) == 1 else trial.suggest_categorical(component, names)
+            choice = choices[names.index(name)]
+            values = {
+                parameter: _suggested(trial, f"{name}.{parameter}", where)
+                for parameter, where in choice.rule.ranges.items()
+            }
+            parts.append(_written(choice.rule, values))
+        mode = self.batching[0]
+        if len(self.batching) > 1:
+            mode = trial.suggest_categorical("batching", list(self.batching))
+        return parse_composite("/".join([*parts, mode])).name
+
+    def first_guesses(self, policies: Sequence[str]) -> list[dict[str, Any]]:
+        """Return those of some composites that lie in this space, as values by the names that trials use."""
+        found = []
+        for text in policies:
+            composite = parse_composite(text)
+            values: dict[str, Any] = {}
+            inside = composite.batching in self.batching
+            for component in ("admission", "routing"):
+                choice: RuleChoice = getattr(composite, component)
+                names = [known.rule.name for known in getattr(self, component)]
+                inside = inside and choice.rule.name in names
+                if len(names) > 1:
+                    values[component] = choice.rule.name
+                for parameter, value in choice.named.items():
+                    where = choice.rule.ranges[parameter]
+                    inside = inside and where.low <= value <= where.high
+                    values[f"{choice.rule.name}.{parameter}"] = int(value) if where.scale == "integer" else value
+            if len(self.batching) > 1:
+                values["batching"] = composite.batching
+            if inside:
+                found.append(values)
+        return found
+
+    def grid(self, settings: int = 2) -> list[str]:
+        """Return the whole product of rules and modes, each rule as given and with ``settings`` other parameters.
+
+        The other settings lie at equal steps of the ranges, in their scales, all parameters of a rule moved together:
+        with two of them, a quarter and three quarters of the way.
+        """
+        admission = [text for choice in self.admission for text in _settings(choice, settings)]
+        routing = [text for choice in self.routing for text in _settings(choice, settings)]
+        return ["/".join(parts) for parts in product(admission, routing, self.batching)]
+
+
+def _default(rule: Rule) -> RuleChoice:
+    return RuleChoice(rule, tuple(rule.parameters.values()))
+
+
+def _settings(choice: RuleChoice, settings: int) -> list[str]:
+    found = [str(choice)]
+    if choice.rule.ranges:
+        for k in range(settings):
+            at = (2 * k + 1) / (2 * settings)
+            values = {name: _between(where, at) for name, where in choice.rule.ranges.items()}
+            found.append(_written(choice.rule, values))
+    return list(dict.fromkeys(found))
+
+
+def _between(where: Range, share: float) -> float:
+    if where.scale == "log":
+        return _rounded(math.exp(math.log(where.low) + share * (math.log(where.high) - math.log(where.low))))
+    value = where.low + share * (where.high - where.low)
+    return float(round(value)) if where.scale == "integer" else _rounded(value)
+
+
+def _suggested(trial: Any, name: str, where: Range) -> float:
+    if where.scale == "integer":
+        return float(trial.suggest_int(name, int(where.low), int(where.high)))
+    return _rounded(trial.suggest_float(name, where.low, where.high, log=where.scale == "log"))
+
+
+def _rounded(value: float) -> float:
+    """Round to four figures, so that policies have names that people can copy."""
+    return float(f"{value:.4g}")
+
+
+def _written(rule: Rule, values: dict[str, float]) -> str:
+    return str(RuleChoice(rule, tuple(values.get(name, default) for name, default in rule.parameters.items())))
