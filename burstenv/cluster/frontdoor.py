@@ -191,6 +191,7 @@ def reset_cluster(environment, replicas, pool, requests, modes, num_requests, se
     environment.late = 0
     environment.rejected = 0
     environment.failed = 0
+    environment.first_tokens = 0
     environment.first_in_time = 0
     environment.first_in_time_late = 0
     environment.attained_weight = 0.0
@@ -200,6 +201,10 @@ def reset_cluster(environment, replicas, pool, requests, modes, num_requests, se
     environment.round_robin = 0
     environment.bucket_tokens = -1.0
     environment.bucket_s = 0.0
+    environment.concurrency_limit = -1.0
+    environment.window_s = 0.0
+    environment.window_first_tokens = 0
+    environment.window_in_time = 0
     environment.rate_fast_per_s = 0.0
     environment.rate_slow_per_s = 0.0
     environment.token_rate_per_s = 0.0

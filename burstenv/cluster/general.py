@@ -250,6 +250,7 @@ def _apply(environment, replica, pool, requests):
         replica.preemptions_without_token = 0
         if math.isnan(request.first_token_s):
             request.first_token_s = now_s
+            environment.first_tokens += 1
             if now_s - request.arrival_s <= request.ttft_slo_s:
                 environment.first_in_time += 1
         if running:  # a block may have waited for this token to get its key

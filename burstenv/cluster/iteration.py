@@ -299,6 +299,7 @@ def finish_iteration(environment, replica, pool, requests):
         else:
             if math.isnan(request.first_token_s):
                 request.first_token_s = now_s
+                environment.first_tokens += 1
                 if now_s - request.arrival_s <= request.ttft_slo_s:
                     environment.first_in_time += 1
             request.produced_tokens += 1

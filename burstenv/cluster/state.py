@@ -254,7 +254,8 @@ ENVIRONMENT = _record(
         ("late", "i4"),
         ("rejected", "i4"),
         ("failed", "i4"),
-        ("first_in_time", "i4"),  # first tokens within the TTFT objective
+        ("first_tokens", "i4"),
+        ("first_in_time", "i4"),  # of those, within the TTFT objective
         ("first_in_time_late", "i4"),  # of those, finished with TPOT missed
         ("attained_weight", "f8"),
         ("offered_weight", "f8"),
@@ -264,6 +265,10 @@ ENVIRONMENT = _record(
         ("round_robin", "i4"),
         ("bucket_tokens", "f8"),
         ("bucket_s", "f8"),
+        ("concurrency_limit", "f8"),  # requests; below 0: not set yet
+        ("window_s", "f8"),  # since when it has been as it is
+        ("window_first_tokens", "i4"),  # and the counts of first tokens then
+        ("window_in_time", "i4"),
         # Exponentially weighted recent traffic, seen at arrivals.
         ("rate_fast_per_s", "f8"),  # requests/s over about 5 s
         ("rate_slow_per_s", "f8"),  # requests/s over about 60 s

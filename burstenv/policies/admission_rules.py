@@ -71,4 +71,73 @@ ADMISSION_RULES = (
         ),
         sees_cache=True,
     ),
+    Rule(
+        code.KV_SATURATION,
+        "kv-saturation",
+        "Reject when the mean over replicas of max(waiting / `queue`, KV use / `kv`) reaches `limit`.",
+        "The saturation detector of the Gateway API Inference Extension (queue 5, KV 0.8, limit 1).",
+        "There only sheddable requests are rejected and metrics may be up to 200 ms old; we reject all alike.",
+        (
+            Parameter("queue", 5.0, Range(1.0, 64.0, "log"), "waiting requests that count as full"),
+            Parameter("kv", 0.8, Range(0.4, 1.0), "share of the KV cache in use that counts as full"),
+            Parameter("limit", 1.0, Range(0.5, 2.0), "mean fullness at which requests are rejected"),
+        ),
+        sees_cache=True,
+    ),
+    Rule(
+        code.EARLY_REJECTION,
+        "early-rejection",
+        "Reject when the TTFT, or the TPOT forecast for the time of the first token, would miss its objective.",
+        "Mooncake's predictive early rejection (arXiv 2407.00079, section 7): every request is taken to decode for "
+        "`decode_s`, which says who will be gone by then.",
+        "One pool of replicas, not prefill and decode nodes; the ages of running requests are taken as uniform; "
+        "TTFT is our estimate.",
+        (
+            Parameter("decode_s", 10.0, Range(1.0, 60.0, "log"), "how long a request decodes [s]"),
+            Parameter("ttft_slack", 1.5, Range(0.5, 4.0, "log"), "allowed multiple of the TTFT that is left"),
+            Parameter("tpot_slack", 1.5, Range(0.5, 4.0, "log"), "allowed multiple of the TPOT objective"),
+        ),
+        sees_cache=True,
+    ),
+    Rule(
+        code.AIMD,
+        "aimd",
+        "Reject at a limit of requests in the cluster that grows while first tokens are in time and shrinks when not.",
+        "Additive increase, multiplicative decrease, as in TCP and in Breakwater's credit pool (OSDI'20); a limit "
+        "that is less than half used does not grow, as in Netflix's concurrency-limits.",
+        "The signal is the share of a window's first tokens that were late (above 5 %: their 95th percentile missed).",
+        (
+            Parameter("start", 32.0, Range(4.0, 128.0, "log"), "first limit, requests per replica"),
+            Parameter("increase", 1.0, Range(0.25, 8.0, "log"), "growth in a good window, requests per replica"),
+            Parameter("decrease", 0.9, Range(0.5, 0.98), "factor after a bad window"),
+            Parameter("period_s", 1.0, Range(0.25, 8.0, "log"), "length of a window [s]"),
+        ),
+    ),
+    Rule(
+        code.TIER_SHEDDING,
+        "tier-shedding",
+        "Reject one class when the fullest replica holds more than `limit` requests, everyone above `hard_limit`.",
+        "BLIS tier shedding (docs/guide/admission.md): classes below a priority are shed when max(queue + batch) "
+        "exceeds a threshold.",
+        "Two tiers, by class: API requests are shed first unless `shed` is 0; BLIS never sheds the upper tier.",
+        (
+            Parameter("limit", 32.0, Range(4.0, 256.0, "log"), "requests in the fullest replica"),
+            Parameter("shed", 1.0, Range(0.0, 1.0, "integer"), "class shed first: 0 conversation, 1 API"),
+            Parameter("hard_limit", 128.0, Range(8.0, 1024.0, "log"), "requests above which everyone is shed"),
+        ),
+    ),
+    Rule(
+        code.ORACLE_SIZE_AWARE_KV,
+        "oracle-size-aware-kv",
+        "size-aware-kv with the true output length.",
+        "Ours: what perfect length prediction would be worth to that rule.",
+        "",
+        (
+            Parameter("limit", 1.25, Range(0.5, 2.0), "share of the KV cache that an empty request may meet"),
+            Parameter("prompt", 0.2, Range(0.0, 0.8), "by how much 1,000 prompt tokens tighten it"),
+            Parameter("output", 0.3, Range(0.0, 0.8), "by how much 1,000 output tokens tighten it"),
+        ),
+        sees_cache=True,
+        oracle=True,
+    ),
 )

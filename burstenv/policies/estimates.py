@@ -7,14 +7,27 @@ front door: nothing hidden from an agent's observation.
 from __future__ import annotations
 
 from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import blocks_of
+from burstenv.cluster.state import NOBODY
 
 
 @kernel
 def fits(replica, request):
     """Return whether the replica could ever serve the request: its prompt leaves room for an output."""
     return request.prompt_tokens < replica.max_model_len
+
+
+@kernel
+def outstanding(replica):
+    """Return the requests of a replica, waiting and running."""
+    return replica.seen_waiting + replica.seen_running
+
+
+@kernel
+def kv_used(replica):
+    """Return the share of the KV cache in use."""
+    return 1.0 - replica.seen_free_blocks / replica.num_blocks
 
 
 @kernel
@@ -46,14 +59,21 @@ def decode_iteration_s(replica):
 
 
 @kernel
-def expected_ttft_s(replica, request):
-    """Return the time to first token to expect on a replica [s], an estimate of ours.
+def forecast_iteration_s(replica, request, after_s, decode_s):
+    """Return the time of a decode iteration ``after_s`` from now, the request and the queue decoding by then [s].
 
-    The prefill backlog and the prompt are cut into iterations of the token budget, each with the running
-    requests' decodes in it. When the KV cache cannot hold queue and prompt, the wait for the missing blocks
-    is added: running requests give back the cache once per predicted output length.
+    Every request is taken to decode for ``decode_s``; with ages spread evenly, the share ``after_s / decode_s`` of
+    those that run has left (Mooncake's system-level prediction, arXiv 2407.00079, section 7).
     """
-    prompt = request.prompt_tokens
+    stays = max(0.0, 1.0 - after_s / decode_s)
+    decodes = int(stays * replica.seen_running) + replica.seen_waiting + 1
+    context = stays * replica.seen_context_tokens + prefill_backlog_tokens(replica) + request.prompt_tokens
+    return decode_fixed_cost_s(replica, decodes) + decode_context_cost_s(replica, decodes) * context
+
+
+@kernel
+def _prefill_wait_s(replica, prompt):
+    """Return the time of the iterations that compute the prefill backlog and then the prompt [s]."""
     tokens = prefill_backlog_tokens(replica) + prompt
     running = replica.seen_running
     room = max(1, replica.token_budget - running)
@@ -62,8 +82,40 @@ def expected_ttft_s(replica, request):
     iteration_s = iteration_time_s(
         replica, tokens // iterations, attention // iterations, running, replica.seen_context_tokens, running + 1
     )
+    return iterations * iteration_s
+
+
+@kernel
+def expected_ttft_s(replica, request):
+    """Return the time to first token to expect on a replica [s], an estimate of ours.
+
+    The prefill backlog and the prompt are cut into iterations of the token budget, each with the running
+    requests' decodes in it. When the KV cache cannot hold queue and prompt, the wait for the missing blocks
+    is added: running requests give back the cache once per predicted output length.
+    """
     missing = kv_demand_with(replica, request) - 1.0
     wait_s = 0.0
     if missing > 0.0:
         wait_s = missing * max(request.predicted_tokens, 64.0) * decode_iteration_s(replica)
-    return iterations * iteration_s + wait_s
+    return _prefill_wait_s(replica, request.prompt_tokens) + wait_s
+
+
+@outlined
+def oracle_expected_ttft_s(replica, requests, request):
+    """Return :func:`expected_ttft_s` with the true rate at which running requests give back KV blocks [s].
+
+    Each gives back all of its blocks when its last token is out: blocks over true remaining tokens, summed.
+    """
+    missing = kv_demand_with(replica, request) - 1.0
+    wait_s = 0.0
+    if missing > 0.0:
+        blocks_per_iteration = 0.0
+        running_id = replica.running_head
+        while running_id != NOBODY:
+            running = requests[running_id]
+            held = running.computed_tokens + (replica.decode_step if running.decoding else 0)
+            left = max(1, running.prompt_tokens + running.target_tokens - held)
+            blocks_per_iteration += blocks_of(held, replica.block_size) / left
+            running_id = running.next
+        wait_s = missing * replica.num_blocks / max(blocks_per_iteration, 1e-3) * decode_iteration_s(replica)
+    return _prefill_wait_s(replica, request.prompt_tokens) + wait_s

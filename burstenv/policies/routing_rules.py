@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from burstenv.policies import routing as code
-from burstenv.policies.rule import Rule
+from burstenv.policies.rule import Parameter, Range, Rule
 
 ROUTING_RULES = (
     Rule(
@@ -60,5 +60,73 @@ ROUTING_RULES = (
         "Smallest expected time to first token.",
         "Ours; see policies/estimates.py.",
         sees_cache=True,
+    ),
+    Rule(
+        code.LEAST_TOKENS,
+        "least-tokens",
+        "Fewest tokens: to compute for the queue and the prompt in mid-prefill, and in the context of the decodes.",
+        "Join the shortest queue by tokens, `token_jsq` of splitwise-sim (Splitwise, ISCA'24).",
+        "Splitwise counts pending tokens of each pool; our replicas do both, so the context counts too.",
+        sees_cache=True,
+    ),
+    Rule(
+        code.SESSION_AFFINITY,
+        "session-affinity",
+        "The replica that the session hashes to; requests without a session go where the fewest requests are.",
+        "`session` of the vLLM production-stack router: a consistent-hash ring on a session header.",
+        "Rendezvous hashing, which spreads sessions evenly and passes over a replica that cannot serve the request; "
+        "without a session, that router takes the endpoint of the lowest rate.",
+    ),
+    Rule(
+        code.PREFIX_AWARE,
+        "prefix-aware",
+        "The replica of the longest cached prefix, if longer than `threshold` of the prompt and loads are balanced; "
+        "else fewest requests.",
+        "`cache_aware` of the SGLang router (Rust defaults: threshold 0.5, balance 32 requests and 1.1 times).",
+        "Precise knowledge of the replicas' blocks in place of an approximate radix tree; without a match SGLang takes "
+        "the worker of the smallest tree.",
+        (
+            Parameter("threshold", 0.5, Range(0.0, 1.0), "share of the prompt that must be cached"),
+            Parameter("balance_abs", 32.0, Range(2.0, 128.0, "log"), "requests by which loads may differ"),
+            Parameter("balance_rel", 1.1, Range(1.0, 3.0), "and the factor by which they may"),
+        ),
+        sees_cache=True,
+    ),
+    Rule(
+        code.KV_ROUTER,
+        "kv-router",
+        "Smallest prefill blocks (queued and own less cached) + KV blocks in use and to come + weighted requests.",
+        "The cost function of the Dynamo KV router (docs/router-design.md): prefill_load_scale, overlap credit, "
+        "active decode blocks, weight of active requests.",
+        "No host or disk tiers, no softmax (temperature 0, as its default); blocks in use stand for decode blocks.",
+        (
+            Parameter("overlap", 1.0, Range(0.0, 4.0), "credit of a cached block"),
+            Parameter("prefill", 1.0, Range(0.0, 4.0), "weight of prefill blocks"),
+            Parameter("requests", 0.0, Range(0.0, 64.0), "blocks that a request counts for"),
+        ),
+        sees_cache=True,
+    ),
+    Rule(
+        code.FREENESS,
+        "freeness",
+        "Largest (free KV blocks - blocks the queue will take) / requests.",
+        "Dispatch of Llumnix (OSDI'24), `remaining_steps`: how many more steps the batch can grow.",
+        "No priorities and no migration; the demand of the whole queue counts, and an idle replica by its size.",
+        sees_cache=True,
+    ),
+    Rule(
+        code.LONGEST_QUEUE,
+        "longest-queue",
+        "Most requests, waiting and running.",
+        "Bad on purpose: jsq turned round.",
+        floor=True,
+    ),
+    Rule(
+        code.ORACLE_EXPECTED_TTFT,
+        "oracle-expected-ttft",
+        "expected-ttft, with the true rate at which running requests give back KV blocks.",
+        "Ours: what perfect length prediction would be worth to that rule.",
+        sees_cache=True,
+        oracle=True,
     ),
 )

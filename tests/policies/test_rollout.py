@@ -26,8 +26,18 @@ def compiled(scenario, policy, requests, seed):
     return cluster.records(0), decisions
 
 
-@pytest.mark.parametrize("admission", [rule.name for rule in ADMISSION_RULES])
-@pytest.mark.parametrize("routing", [rule.name for rule in ROUTING_RULES])
+ADMISSIONS = [rule.name for rule in ADMISSION_RULES]
+ROUTINGS = [rule.name for rule in ROUTING_RULES]
+# Every rule, each beside several others.
+PAIRS = [(a, ROUTINGS[(k + step) % len(ROUTINGS)]) for k, a in enumerate(ADMISSIONS) for step in (0, 5, 10)]
+
+
+def test_the_pairs_hold_every_rule():
+    assert {admission for admission, _ in PAIRS} == set(ADMISSIONS)
+    assert {routing for _, routing in PAIRS} == set(ROUTINGS)
+
+
+@pytest.mark.parametrize(("admission", "routing"), PAIRS)
 def test_stepped_and_compiled_episodes_are_the_same(scenario, admission, routing):
     policy = f"{admission}/{routing}/edf-512"
     env = BurstGPTEnv(scenario=scenario)
