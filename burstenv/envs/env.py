@@ -199,6 +199,11 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         self._window: Any = None  # of render_mode="human"
         self._picture: Any = None
 
+    def _bind(self) -> None:
+        """Keep the two fields that every step reads; looking them up by name takes a tenth of a step."""
+        environments = self.batch.cluster.state.environments
+        self._done, self._now_s = environments["done"], environments["now_s"]  # views, (1,)
+
     @property
     def observation_names(self) -> list[str]:
         """Names of the numbers of a flat observation, in order."""
@@ -209,6 +214,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         super().reset(seed=seed)
         reset_with(self.batch, 0, self.np_random, options)
         self._started = True
+        self._bind()
         self._picture = None
         if self.render_mode == "human":
             self.render()
@@ -224,7 +230,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         else:
             batch.actions[0] = action
         batch.step()
-        done = bool(batch.cluster.state.environments["done"][0])
+        done = bool(self._done[0])
         info = self._info()
         if done:
             info["episode_metrics"] = batch.episode_metrics(0)
@@ -320,6 +326,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if saved["snapshot"] is not None:
             saved["snapshot"].put_into(batch)
             self._started = True
+            self._bind()
 
     def _observation(self) -> Any:
         return self.batch.shaped(self.batch.observations[0])
@@ -328,5 +335,5 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         return {
             "action_mask": self.batch.masks[0].copy(),
             "elapsed_s": float(self.batch.elapsed_s[0]),
-            "now_s": float(self.batch.cluster.state.environments["now_s"][0]),
+            "now_s": float(self._now_s[0]),
         }
