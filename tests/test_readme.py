@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from burstenv.cli import _parser
+from burstenv.cli.main import make_parser
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -28,4 +28,4 @@ def test_python_blocks_run(code, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
-    _parser().parse_args(shlex.split(command)[1:])
+    make_parser().parse_args(shlex.split(command)[1:])

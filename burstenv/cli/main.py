@@ -12,7 +12,7 @@ from burstenv.errors import BurstenvError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; returns 0, 1 when a check failed or the input was wrong, 130 when interrupted."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         return int(arguments.run(arguments) or 0)
     except BurstenvError as error:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="burstenv", description="Learn and judge LLM-serving schedulers under BurstGPT traffic."
     )
