@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench setup clean
+.PHONY: demo test lint format bench docs setup clean
 
 demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo
@@ -29,6 +29,9 @@ format: setup
 
 bench: setup
 	$(BIN)/burstenv bench
+
+docs: setup
+	$(BIN)/python -m burstenv.envs.document
 
 setup: $(READY)
 

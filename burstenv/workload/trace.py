@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from burstenv.errors import BurstenvError
+from burstenv.errors import BurstenvError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas
 
 MODELS: tuple[str, ...] = ("ChatGPT", "GPT-4", "other")
 LOG_TYPES: tuple[str, ...] = ("Conversation log", "API log")
@@ -254,6 +257,36 @@ class Trace:
         from burstenv.workload.describe import describe
 
         return describe(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the requests as a table, one column for each of the trace's, models and classes by name."""
+        import pandas
+
+        frame = pandas.DataFrame(self._columns())
+        frame["model"] = pandas.Categorical.from_codes(self.model.astype(int).tolist(), list(MODELS))
+        frame["log_type"] = pandas.Categorical.from_codes(self.log_type.astype(int).tolist(), list(LOG_TYPES))
+        return frame
+
+    @classmethod
+    def from_pandas(cls, frame: pandas.DataFrame) -> Trace:
+        """Build a trace from a table with (some of) the columns that :meth:`to_pandas` returns.
+
+        Raises:
+            BurstenvError: When a needed column is missing, a name is unknown or a value is wrong.
+        """
+        needed = ("arrival_s", "prompt_tokens", "output_tokens")
+        missing = [name for name in needed if name not in frame]
+        if missing:
+            raise BurstenvError(f"table: column {missing[0]!r} is missing; needed: {', '.join(needed)}")
+        columns = {name: frame[name].to_numpy() for name in COLUMNS if name in frame}
+        for name, labels in (("model", MODELS), ("log_type", LOG_TYPES)):
+            if name in columns:
+                values = frame[name].astype(str)
+                unknown = sorted(set(values) - set(labels))
+                if unknown:
+                    raise unknown_name(f"{name} in the table", unknown[0], labels)
+                columns[name] = values.map({label: code for code, label in enumerate(labels)}).to_numpy()
+        return cls.from_columns(**columns, metadata={"source": "table"})
 
     def _columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in COLUMNS}
