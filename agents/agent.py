@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.networks import build_policy, logits
 from burstenv.config import parse
 from burstenv.envs.actions import ActionLayout
-from burstenv.envs.observations import LIMIT, observation_size
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 
@@ -79,7 +77,7 @@ def describe_agent(config: AgentConfig, scenario: Scenario, seed: int) -> dict[s
         "scenario_config": scenario.config.model_dump(mode="json"),
         "action_space": str(layout.space()),
         "action_sizes": list(layout.sizes),
-        "observation_size": _observation_size(scenario),
+        "observation_size": scenario.observation_layout.size,
         "modes": list(scenario.mode_names),
         "seed": seed,
     }
@@ -138,7 +136,7 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     if scenario is None:
         scenario = load_scenario(description["scenario_config"])
     layout = _layout(config, scenario)
-    size = _observation_size(scenario)
+    size = scenario.observation_layout.size
     if list(layout.sizes) != description["action_sizes"] or size != description["observation_size"]:
         raise BurstenvError(
             f"{checkpoint} was trained for {description['action_space']} over {description['observation_size']} "
@@ -151,7 +149,7 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
             f"{scenario.config.name!r} has {', '.join(scenario.mode_names)}; use the scenario it was trained on "
             f"({description['scenario']}) or train anew"
         )
-    policy = build_policy(config, layout, spaces.Box(-LIMIT, LIMIT, (size,), np.float32))
+    policy = build_policy(config, layout, scenario.observation_layout)
     policy.load_state_dict(_weights(checkpoint))
     policy.set_training_mode(False)
     name = f"{config.name}-seed{description['seed']}"  # runs that differ in the seed stay apart in a report
@@ -171,7 +169,3 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout:
     return ActionLayout.build(config.decide, config.action, len(scenario.specs), len(scenario.mode_names))
-
-
-def _observation_size(scenario: Scenario) -> int:
-    return observation_size(len(scenario.specs), len(scenario.mode_names))

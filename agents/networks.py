@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -19,7 +20,7 @@ from torch import nn
 
 from burstenv.agents.config import AgentConfig
 from burstenv.envs.actions import ActionLayout
-from burstenv.envs.observations import F0, G, Q
+from burstenv.envs.features import LIMIT, ObservationLayout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -37,6 +38,7 @@ class SharedReplicaExtractor(nn.Module):
 
     Args:
         num_replicas: R.
+        shared_features: G + Q.
         replica_features: F.
         heads: Number of choices of each component of the action; 0 for one choice per replica, -1 for
             rejection followed by one choice per replica (the flat form).
@@ -45,15 +47,22 @@ class SharedReplicaExtractor(nn.Module):
     """
 
     def __init__(
-        self, num_replicas: int, replica_features: int, heads: list[int], hidden: list[int], activation: type[nn.Module]
+        self,
+        num_replicas: int,
+        shared_features: int,
+        replica_features: int,
+        heads: list[int],
+        hidden: list[int],
+        activation: type[nn.Module],
     ):
         super().__init__()
+        self.shared_features = shared_features
         self.num_replicas = num_replicas
         self.replica_features = replica_features
         self.heads = heads
         width = hidden[-1]
-        self.encoder = _mlp(G + Q + replica_features, hidden, activation)
-        self.context = _mlp(width + G + Q, [width], activation)
+        self.encoder = _mlp(shared_features + replica_features, hidden, activation)
+        self.context = _mlp(width + shared_features, [width], activation)
         pooled = sum(abs(head) for head in heads)
         self.pooled_logits = nn.Linear(width, max(1, pooled))
         self.replica_hidden = nn.Sequential(nn.Linear(2 * width, width), activation())
@@ -65,8 +74,8 @@ class SharedReplicaExtractor(nn.Module):
 
     def _encode(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return replica codes, (B, R, H), and the context, (B, H)."""
-        shared = observations[:, : G + Q]
-        replicas = observations[:, G + Q :].unflatten(1, (self.num_replicas, self.replica_features))
+        shared = observations[:, : self.shared_features]
+        replicas = observations[:, self.shared_features :].unflatten(1, (self.num_replicas, self.replica_features))
         everywhere = shared.unsqueeze(1).expand(-1, self.num_replicas, -1)
         codes = self.encoder(torch.cat([everywhere, replicas], dim=2))
         return codes, self.context(torch.cat([codes.mean(1), shared], dim=1))
@@ -136,8 +145,8 @@ def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[Maskable
     return MaskableActorCriticPolicy if masked else ActorCriticPolicy
 
 
-def policy_arguments(config: AgentConfig, layout: ActionLayout) -> dict[str, Any]:
-    """Return the keyword arguments of the policy class, for an action layout."""
+def policy_arguments(config: AgentConfig, layout: ActionLayout, observed: ObservationLayout) -> dict[str, Any]:
+    """Return the keyword arguments of the policy class, for an action and an observation layout."""
     arguments: dict[str, Any] = {
         "net_arch": list(config.net_arch),
         "activation_fn": ACTIVATIONS[config.activation],
@@ -146,17 +155,20 @@ def policy_arguments(config: AgentConfig, layout: ActionLayout) -> dict[str, Any
         sizes = {"admission": 3, "routing": 0, "batching": layout.num_modes}
         arguments["extractor"] = {
             "num_replicas": layout.num_replicas,
-            "replica_features": F0 + layout.num_modes,
+            "shared_features": observed.num_cluster + observed.num_request,
+            "replica_features": observed.num_replica,
             "heads": [-1] if layout.flat else [sizes[name] for name in layout.decide],
         }
     return arguments
 
 
 def build_policy(
-    config: AgentConfig, layout: ActionLayout, observation_space: spaces.Box
+    config: AgentConfig, layout: ActionLayout, observed: ObservationLayout
 ) -> ActorCriticPolicy | MaskableActorCriticPolicy:
     """Return an untrained policy, on the CPU."""
-    return policy_class(config)(observation_space, layout.space(), lambda _: 0.0, **policy_arguments(config, layout))
+    observation_space = spaces.Box(-LIMIT, LIMIT, (observed.size,), np.float32)
+    arguments = policy_arguments(config, layout, observed)
+    return policy_class(config)(observation_space, layout.space(), lambda _: 0.0, **arguments)
 
 
 def logits(policy: ActorCriticPolicy | MaskableActorCriticPolicy, observations: torch.Tensor) -> torch.Tensor:

@@ -89,7 +89,7 @@ def make_model(config: AgentConfig, venv: Any, learning_rate: Any, seed: int) ->
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,
         target_kl=config.target_kl,
-        policy_kwargs=policy_arguments(config, venv.batch.layout),
+        policy_kwargs=policy_arguments(config, venv.batch.layout, venv.batch.observation_layout),
         seed=seed,
         device="cpu",
         verbose=0,

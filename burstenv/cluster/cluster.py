@@ -138,6 +138,8 @@ class Cluster:
         self.state.environments["max_defers"] = max_defers
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.state.environments["batching_period_s"] = batching_period_s
+        self.state.environments["class_value"] = 1.0
+        self.state.environments["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
         for r, spec in enumerate(self.specs):
             column = self.state.replicas[:, r]
             for name, value in spec.latency.coefficients_s().items():
@@ -146,6 +148,8 @@ class Cluster:
             column["floor_s"] = spec.latency.iteration_s(1, 1, 0, 0, 1)
             column["num_blocks"] = spec.num_blocks
             column["block_size"] = spec.block_size
+            column["per_block"] = 1.0 / spec.num_blocks
+            column["per_cache_token"] = 1.0 / (spec.num_blocks * spec.block_size)
             column["max_model_len"] = spec.max_model_len
             column["reserve_full_prompt"] = spec.reserve_full_prompt
             column["general"] = needs_general_engine(spec, modes)
@@ -154,6 +158,19 @@ class Cluster:
             column["validate_requests"] = spec.validate_requests
             column["long_prefill_threshold"] = spec.long_prefill_token_threshold
             column["depth"] = 2 if spec.asynchronous else 1
+            column["gpus"] = spec.tensor_parallel
+
+    def see_stale(self, delay_s: float, period_s: float, count_sent: bool) -> None:
+        """Let decisions see metrics that are read every ``period_s`` and take ``delay_s`` to arrive; 0: fresh ones.
+
+        Holds from the next episode on. ``count_sent`` adds what was sent to a replica since the reading.
+        """
+        if not 0.0 <= delay_s <= period_s < np.inf:
+            raise BurstenvError(f"delay_s must lie between 0 and period_s, got {delay_s:g} and {period_s:g}")
+        environments = self.state.environments
+        environments["scrape_period_s"] = period_s
+        environments["scrape_delay_s"] = delay_s
+        environments["count_sent"] = count_sent and period_s > 0.0
 
     def _layout(self, modes: Sequence[ModeConfig], max_request_tokens: int | None) -> PoolLayout:
         max_num_seqs = int(self.modes["max_num_seqs"].max())

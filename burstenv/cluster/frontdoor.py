@@ -13,8 +13,9 @@ from burstenv.cluster.heap import heap_push, heap_remove
 from burstenv.cluster.iteration import see
 from burstenv.cluster.kernel import kernel, merged, outlined
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
-from burstenv.cluster.reset import reset_replica, reset_request
-from burstenv.cluster.state import AT_DOOR, NOBODY, REJECTED
+from burstenv.cluster.reset import reset_accounts, reset_replica, reset_request
+from burstenv.cluster.staleness import note_sent, scrape_until, unveil, veil
+from burstenv.cluster.state import AT_DOOR, FAILED, NOBODY, REJECTED
 
 REJECT = 0
 ADMIT = 1
@@ -71,6 +72,7 @@ def _decay_rates(environment, now_s):
 def _count_arrival(environment, request):
     environment.offered += 1
     environment.offered_weight += request.weight
+    environment.arrived_s += request.arrival_s
     environment.rate_fast_per_s += 1.0 / FAST_WINDOW_S
     environment.token_rate_per_s += request.prompt_tokens / FAST_WINDOW_S
     environment.rate_slow_per_s += 1.0 / SLOW_WINDOW_S
@@ -88,6 +90,13 @@ def next_epoch(environment, replicas, pool, requests, lazily):
     ``lazily`` is for those who decide without a look at KV use or context: replicas in the middle of a
     stretch are left behind and caught up with when something happens to them. What happens is the same.
     """
+    unveil(environment, replicas)
+    _next_epoch(environment, replicas, pool, requests, lazily)
+    veil(environment, replicas)
+
+
+@merged
+def _next_epoch(environment, replicas, pool, requests, lazily):
     arrival_s = np.inf
     if environment.next_arrival < environment.first_request + environment.num_requests:
         arrival_s = requests[environment.next_arrival].arrival_s
@@ -96,6 +105,8 @@ def next_epoch(environment, replicas, pool, requests, lazily):
         due_s = requests[pool[environment.door_base]].key
     tick_s = environment.last_decision_s + environment.tick_s
     epoch_s = min(arrival_s, due_s, tick_s)
+    if environment.scrape_period_s > 0.0:
+        scrape_until(environment, replicas, pool, requests, epoch_s)
     _advance_cluster(environment, replicas, pool, requests, epoch_s, lazily)
     environment.at_door = NOBODY
     if arrival_s == np.inf and due_s == np.inf and settled(environment) == environment.num_requests:
@@ -141,6 +152,7 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
     ``batching_period_s`` ago. A deferral beyond the scenario's limit is a rejection: the client has
     been kept waiting long enough.
     """
+    unveil(environment, replicas)
     replica = replicas[environment.first_replica + replica_index]
     catch_up(environment, replica, pool, requests, environment.now_s)
     if mode != replica.mode and environment.now_s >= replica.mode_since_s + environment.batching_period_s:
@@ -156,6 +168,8 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
     if admission == ADMIT:
         request.replica = replica_index
         enqueue(environment, replica, pool, requests, request_id, environment.now_s)
+        if environment.count_sent and request.status != FAILED:
+            note_sent(replica, request)
     elif admission == DEFER and may_defer(environment, request):
         request.defers += 1
         request.key = environment.now_s + environment.defer_s
@@ -165,6 +179,7 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
         request.status = REJECTED
         request.finish_s = environment.now_s
         environment.rejected += 1
+        environment.settled_s += environment.now_s
 
 
 @outlined
@@ -210,3 +225,4 @@ def reset_cluster(environment, replicas, pool, requests, modes, num_requests, se
     environment.token_rate_per_s = 0.0
     environment.api_share = 0.0
     environment.rate_s = 0.0
+    reset_accounts(environment)

@@ -76,6 +76,7 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
         if request.prompt_tokens >= replica.max_model_len:
             request.status = FAILED
             environment.failed += 1
+            environment.settled_s += now_s
             return
         request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
     interrupt_stretch(replica, pool, requests)

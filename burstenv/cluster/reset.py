@@ -6,7 +6,10 @@ import numpy as np
 
 from burstenv.cluster.block_table import reset_blocks
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.state import NOBODY
+from burstenv.cluster.state import BINS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
+
+_BINS = BINS
+_HORIZONS = len(HORIZONS_S)
 
 
 @kernel
@@ -50,6 +53,11 @@ def reset_replica(replica, pool):
     replica.seen_waiting_blocks = 0
     replica.seen_context_tokens = 0
     replica.seen_preemptions = 0
+    for k in range(SEEN_FIELDS):
+        replica.shown[k] = 0
+        replica.scraped[k] = 0
+    replica.shown[SEEN_FREE_BLOCKS] = replica.num_blocks
+    replica.scraped[SEEN_FREE_BLOCKS] = replica.num_blocks
     replica.admissions = 0
     replica.livelocked = 0
     replica.preemptions_without_token = 0
@@ -81,3 +89,27 @@ def reset_request(request):
     request.computed_tokens = 0
     request.cached_tokens = -1
     request.in_flight_tokens = 0
+
+
+@kernel
+def reset_accounts(environment):
+    """Empty what rewards, stale metrics and the features of recent arrivals are made of."""
+    for code in range(2):
+        environment.attained_by_class[code] = 0
+    environment.attained_tokens = 0
+    environment.arrived_s = 0.0
+    environment.settled_s = 0.0
+    environment.scrape = -1
+    environment.shown_s = 0.0
+    environment.veiled = 0
+    for k in range(_HORIZONS):
+        environment.recent[k] = 0
+    environment.binned = 0
+    environment.bin = 0
+    for k in range(_BINS + 1):
+        environment.bin_counts[k] = 0
+    environment.bin_sum = 0
+    environment.bin_squares = 0
+    environment.gap_from_s = 0.0
+    environment.gap_mean_s = 0.0
+    environment.gap_square = 0.0

@@ -37,6 +37,10 @@ EARLIEST_DEADLINE = 3  # by the latest start that still meets the TTFT objective
 ORDER_NAMES = ("fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority")
 
 NOBODY = -1  # no request
+SEEN_FIELDS = 8  # numbers of a replica that decisions see
+SEEN_FREE_BLOCKS = 2  # the place of one of them
+HORIZONS_S = (1.0, 10.0, 60.0)  # of the recent arrival counts
+BINS = 60  # whole seconds over which the Fano factor of arrivals is taken
 
 
 def _record(fields: list[tuple[Any, ...]]) -> np.dtype:
@@ -167,6 +171,8 @@ REPLICA = _record(
         ("livelocked", "i1"),
         # Limits of the engine.
         ("num_blocks", "i4"),
+        ("per_block", "f8"),  # 1 / num_blocks
+        ("per_cache_token", "f8"),  # 1 / (num_blocks block_size)
         ("block_size", "i4"),
         ("max_model_len", "i4"),  # [tokens]
         ("reserve_full_prompt", "i1"),  # admit only if the whole prompt fits, not just its first chunk
@@ -227,6 +233,12 @@ REPLICA = _record(
         ("seen_waiting_blocks", "i8"),
         ("seen_context_tokens", "i8"),
         ("seen_preemptions", "i8"),
+        # With stale metrics, in this order of the fields above: as they are, as decisions see them, as last read.
+        ("fresh", "i8", (SEEN_FIELDS,)),
+        ("shown", "i8", (SEEN_FIELDS,)),
+        ("scraped", "i8", (SEEN_FIELDS,)),
+        # What its work costs.
+        ("gpus", "i4"),
     ]
 )
 
@@ -275,6 +287,30 @@ ENVIRONMENT = _record(
         ("token_rate_per_s", "f8"),  # prompt tokens/s over about 5 s
         ("api_share", "f8"),  # of the recent requests
         ("rate_s", "f8"),  # when the averages were last brought up to date
+        # Accounts that rewards are made of, see envs/rewards.py.
+        ("gpus", "i4"),  # of all replicas
+        ("class_value", "f8", (2,)),  # worth of a token of each class
+        ("attained_by_class", "i4", (2,)),
+        ("attained_tokens", "i8"),  # prompt and output
+        ("arrived_s", "f8"),  # sum of the arrival times of offered requests
+        ("settled_s", "f8"),  # sum of the times at which requests were settled
+        # Stale metrics, see cluster/staleness.py.
+        ("scrape_period_s", "f8"),  # 0: metrics are always fresh
+        ("scrape_delay_s", "f8"),
+        ("scrape", "i8"),  # number of the last reading
+        ("shown_s", "f8"),  # when what decisions see was read
+        ("count_sent", "i1"),  # what was sent since a reading is added to it
+        ("veiled", "i1"),  # decisions see the stale metrics at the moment
+        # Recent arrivals, brought up to date only for those who look, see envs/forecast.py.
+        ("recent", "i4", (len(HORIZONS_S),)),  # first request within each horizon
+        ("binned", "i4"),  # requests counted so far in what follows
+        ("bin", "i8"),  # the present second
+        ("bin_counts", "i4", (BINS + 1,)),  # a ring: arrivals of the present second and of those before
+        ("bin_sum", "i8"),  # of the whole seconds
+        ("bin_squares", "i8"),
+        ("gap_from_s", "f8"),  # the last arrival
+        ("gap_mean_s", "f8"),
+        ("gap_square", "f8"),  # mean square [s^2]
     ]
 )
 
@@ -282,7 +318,7 @@ MODE = _record([("token_budget", "i4"), ("max_num_seqs", "i4"), ("order", "i4"),
 
 
 # Fields that hold request ids, which shift when the arrays grow.
-_ID_FIELDS = {
+ID_FIELDS = {
     "environments": ("next_arrival", "at_door"),
     "replicas": (
         "running_head",
@@ -375,10 +411,10 @@ class ClusterState:
             layout=layout,
         )
         state.replicas["block_size"] = block_size
-        state._place()
+        state.place()
         return state
 
-    def _place(self) -> None:
+    def place(self) -> None:
         """Write into every record where its part of the pool, and its requests and replicas, begin."""
         (n, count), num_requests = self.replicas.shape, self.requests.shape[1]
         layout = self.layout
@@ -424,14 +460,15 @@ class ClusterState:
         requests = np.zeros((n, num_requests), REQUEST)
         requests[:, :old] = self.requests
         pool = np.zeros((n, fixed + lists * num_requests), np.int32)
-        pool[:, :fixed] = self.pool[:, :fixed] + shift[:, None] * np.tile(self.layout.ids(), self.replicas.shape[1])
+        moved = np.tile(self.layout.ids(), self.replicas.shape[1]) & (self.pool[:, :fixed] != NOBODY)
+        pool[:, :fixed] = self.pool[:, :fixed] + shift[:, None] * moved
         pool[:, fixed:].reshape(n, lists, num_requests)[..., :old] = (
             self.pool[:, fixed:].reshape(n, lists, old) + shift[:, None, None]
         )
         self.requests, self.pool = requests, pool
-        for name, id_fields in _ID_FIELDS.items():
+        for name, id_fields in ID_FIELDS.items():
             array = getattr(self, name)
             move = shift.reshape(n, *(1,) * (array.ndim - 1))
             for field in id_fields:
                 array[field] = np.where(array[field] == NOBODY, NOBODY, array[field] + move)
-        self._place()
+        self.place()

@@ -28,7 +28,8 @@ CUT = 2  # the next iteration must be scheduled in full: the head of the queue c
 
 
 @kernel
-def _elapsed_s(replica, steps):
+def stretch_elapsed_s(replica, steps):
+    """Return the duration of the first iterations of the open stretch [s]."""
     return steps * replica.stretch_first_s + replica.stretch_growth_s * (0.5 * steps * (steps - 1))
 
 
@@ -61,7 +62,7 @@ def open_stretch(replica, pool, requests):
     replica.stretch_from_s = replica.clock_s
     replica.stretch_done = 0
     replica.stretch_steps = steps
-    replica.stretch_end_s = replica.clock_s + _elapsed_s(replica, steps)
+    replica.stretch_end_s = replica.clock_s + stretch_elapsed_s(replica, steps)
     replica.stretch_demotion_s = demotion_s
     replica.stretch_free_blocks = replica.free_blocks
     return True
@@ -70,7 +71,7 @@ def open_stretch(replica, pool, requests):
 @kernel
 def close_stretch(replica):
     """End the stretch where it stands."""
-    elapsed_s = _elapsed_s(replica, replica.stretch_done)
+    elapsed_s = stretch_elapsed_s(replica, replica.stretch_done)
     count_busy(replica, elapsed_s, replica.stretch_free_blocks)
     replica.stretch_steps = 0
 
@@ -89,9 +90,9 @@ def _steps_by(replica, limit_s):
     root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)
     most = replica.stretch_steps - 1
     steps = max(done, int(min(2.0 * left_s / (linear_s + root), float(most))))
-    while steps > done and from_s + _elapsed_s(replica, steps) > limit_s:  # rounding
+    while steps > done and from_s + stretch_elapsed_s(replica, steps) > limit_s:  # rounding
         steps -= 1
-    while steps < most and from_s + _elapsed_s(replica, steps + 1) <= limit_s:
+    while steps < most and from_s + stretch_elapsed_s(replica, steps + 1) <= limit_s:
         steps += 1
     return steps
 
@@ -115,11 +116,11 @@ def follow_stretch(replica, pool, requests, until_s):
         replica.decode_context_tokens += steps * replica.decoding
         replica.iterations += steps
         replica.stretch_done = upto
-        replica.clock_s = replica.stretch_from_s + _elapsed_s(replica, upto)
+        replica.clock_s = replica.stretch_from_s + stretch_elapsed_s(replica, upto)
     if over:
         close_stretch(replica)
         return OVER
-    end_s = replica.stretch_from_s + _elapsed_s(replica, upto + 1)
+    end_s = replica.stretch_from_s + stretch_elapsed_s(replica, upto + 1)
     if end_s <= until_s:  # it begins in time but may not be one of the stretch
         close_stretch(replica)
         return CUT

@@ -9,18 +9,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from burstenv.cluster import Cluster, ClusterState
+from burstenv.cluster import Cluster
 from burstenv.envs.actions import ActionLayout
+from burstenv.envs.features import LIMIT
 from burstenv.envs.kernels import (
-    open_episode,
     publish,
     step_batch,
     step_batch_threads,
 )
-from burstenv.envs.observations import F0, LIMIT, G, Q, observation_names, observation_size
 from burstenv.envs.play import Player, player_of
-from burstenv.envs.rewards import reward_weights
+from burstenv.envs.rewards import COMPONENTS, paid_components
 from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.envs.sessions import NO_LINKS, turn_links
+from burstenv.envs.snapshot import Snapshot, scenario_key
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import Composite, Policy, parse_composite
 from burstenv.workload import SPLITS
@@ -44,7 +45,7 @@ class EnvironmentBatch:
         batching: Mode for batching, likewise; None: the scenario's first.
         action: ``multi`` or ``flat``.
         observation: ``flat`` (one vector) or ``dict`` (cluster, request, replicas).
-        reward: ``attainment``, ``dense`` or ``weighted``.
+        reward: A name of :mod:`burstenv.envs.rewards`.
         privileged: Show true output lengths in place of predictions.
         num_threads: 1, or more to spread a batch over threads.
 
@@ -86,16 +87,24 @@ class EnvironmentBatch:
         names = self.scenario.mode_names
         self.policy: Composite = parse_composite(f"{admission}/{routing}/{batching or names[0]}")
         self._policy_record = self.policy.record(names)
+        # One scale whatever the split, so that a policy sees the same numbers for the same traffic.
+        self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
         self.reward_name = reward
-        self._reward_weights = reward_weights(reward)
+        paid = paid_components(reward)
+        self._paid: int | list[int] = paid if reward == "vector" else paid[0]
         self._flags = self.layout.flags()
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
-        self.observation_size = observation_size(len(self.scenario.specs), len(names))
+        self.scenario_key = scenario_key(self.scenario)
+        self.observation_layout = self.scenario.observation_layout
+        self.observation_size = self.observation_layout.size
+        self._shape = self.observation_layout.flags()
+        self._links = NO_LINKS  # (N E, 2) int32, where session features are on
         self.actions = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
         self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
-        self.rewards = np.zeros(num_envs)  # (N,)
+        self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 8) rewards of the last step by name
+        self.totals = np.zeros_like(self.components)  # (N, 8) the accounts that they are taken from
         self.elapsed_s = np.zeros(num_envs)  # (N,)
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         self._players: dict[tuple[int, str], Player] = {}  # by environment and policy, for its episode
@@ -106,6 +115,17 @@ class EnvironmentBatch:
     def num_envs(self) -> int:
         """N."""
         return self.cluster.num_envs
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """Rewards of the last step, (N,) float64, or (N, 4) with the vector reward; not to be written to."""
+        return self.components[:, self._paid]
+
+    def reward_of(self, i: int) -> Any:
+        """Return environment ``i``'s reward of the last step: a float, or (4,) float32 with the vector reward."""
+        if isinstance(self._paid, int):
+            return float(self.components[i, self._paid])
+        return self.components[i, self._paid].astype(np.float32)
 
     def action_space(self) -> gym.Space:
         """Return the action space of one environment."""
@@ -119,22 +139,26 @@ class EnvironmentBatch:
 
         if self.observation_form == "flat":
             return box(self.observation_size)
-        replicas, modes = len(self.scenario.specs), len(self.scenario.mode_names)
-        return gym.spaces.Dict({"cluster": box(G), "request": box(Q), "replicas": box(replicas, F0 + modes)})
+        layout = self.observation_layout
+        replicas = box(layout.num_replicas, layout.num_replica)
+        return gym.spaces.Dict(
+            {"cluster": box(layout.num_cluster), "request": box(layout.num_request), "replicas": replicas}
+        )
 
     def observation_names(self) -> list[str]:
         """Return the name of every number of a flat observation."""
-        return observation_names(len(self.scenario.specs), self.scenario.mode_names)
+        return self.observation_layout.names()
 
     def shaped(self, flat: np.ndarray) -> Any:
         """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
         if self.observation_form == "flat":
             return flat.copy()
-        replicas = len(self.scenario.specs)
+        layout = self.observation_layout
+        request, replicas = layout.num_cluster, layout.num_cluster + layout.num_request
         return {
-            "cluster": flat[..., :G].copy(),
-            "request": flat[..., G : G + Q].copy(),
-            "replicas": flat[..., G + Q :].reshape(*flat.shape[:-1], replicas, -1).copy(),
+            "cluster": flat[..., :request].copy(),
+            "request": flat[..., request:replicas].copy(),
+            "replicas": flat[..., replicas:].reshape(*flat.shape[:-1], layout.num_replicas, -1).copy(),
         }
 
     # -- episodes ----------------------------------------------------------------------------------
@@ -164,12 +188,36 @@ class EnvironmentBatch:
     def start(self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any]) -> None:
         """Start an episode of given requests, (n,) REQUEST, in environment ``i``."""
         self.cluster.load(i, requests, seed)
-        self._players = {key: player for key, player in self._players.items() if key[0] != i}
+        self.forget_policies(i)
+        if self.observation_layout.config.sessions:
+            self.put_links(i, turn_links(requests["session"]))
         self.episodes[i] = description
-        self.rewards[i] = 0.0
-        open_episode(
-            *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
-            self.masks, self.elapsed_s, i,
+        self.totals[i] = 0.0
+        self._publish(i, opens=True)
+
+    def links_of(self, i: int) -> np.ndarray:
+        """Return the conversations of environment ``i``'s episode, (n, 2) int32; empty where nobody looks at them."""
+        if self._links is NO_LINKS:
+            return NO_LINKS[:0]
+        first, length = (int(self.cluster.state.environments[name][i]) for name in ("first_request", "num_requests"))
+        return self._links[first : first + length]
+
+    def put_links(self, i: int, links: np.ndarray) -> None:
+        """Write the conversations of environment ``i``'s episode, see :func:`burstenv.envs.sessions.turn_links`."""
+        if not self.observation_layout.config.sessions:
+            return
+        n, room = self.cluster.state.requests.shape
+        if len(self._links) != n * room:  # the episodes outgrew their room
+            old = self._links.reshape(n, -1, 2) if self._links is not NO_LINKS else np.zeros((n, 0, 2), np.int32)
+            grown = np.zeros((n, room, 2), np.int32)
+            grown[:, : old.shape[1]] = old
+            self._links = grown.reshape(-1, 2)
+        self._links.reshape(n, room, 2)[i, : len(links)] = links
+
+    def _publish(self, i: int, opens: bool = False) -> None:
+        publish(
+            *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._shape, self._links, self._scale,
+            self.observations, self.masks, self.components, self.totals, self.elapsed_s, i, opens,
         )  # fmt: skip
 
     def capacity_per_s(self, split: str | None = None) -> float:
@@ -178,16 +226,12 @@ class EnvironmentBatch:
             raise unknown_name("split", split, SPLITS)
         return self.scenario.capacity_per_s(split or self.split)
 
-    def _scale(self) -> float:
-        # One scale whatever the split, so that a policy sees the same numbers for the same traffic.
-        return self.scenario.capacity_per_s("train")
-
     def step(self) -> None:
         """Step all environments with ``self.actions``; results stand in the arrays of this object."""
         kernel = step_batch if self.num_threads == 1 else step_batch_threads
         kernel(
-            *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags,
-            self._reward_weights, self._scale(), self.actions, self.observations, self.masks, self.rewards,
+            *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags, self._shape,
+            self._links, self._scale, self.actions, self.observations, self.masks, self.components, self.totals,
             self.elapsed_s,
         )  # fmt: skip
 
@@ -202,6 +246,10 @@ class EnvironmentBatch:
             self._players[key] = player_of(policy, self.cluster, i)
         return self._players[key]
 
+    def forget_policies(self, i: int) -> None:
+        """Forget what policies remember of environment ``i``'s episode, as another one begins there."""
+        self._players = {key: player for key, player in self._players.items() if key[0] != i}
+
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
         """Return what a policy would do in environment ``i``: (admission, replica, mode), (3,) int64.
 
@@ -212,25 +260,17 @@ class EnvironmentBatch:
     def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
         """Run environment ``i`` under a policy for some decisions, in compiled code if the policy is compiled."""
         self._player(i, policy).run(decisions)
-        publish(
-            *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
-            self.masks, self.elapsed_s, i,
-        )  # fmt: skip
+        self._publish(i)
 
     # -- state and outcomes ------------------------------------------------------------------------
 
-    def clone_state(self) -> ClusterState:
+    def clone_state(self) -> Snapshot:
         """Return an independent copy of the exact state of all environments."""
-        return self.cluster.state.clone()
+        return Snapshot.of(self)
 
-    def restore_state(self, state: ClusterState) -> None:
-        """Go back to a cloned state and publish its observations."""
-        self.cluster.state.restore(state)
-        for i in range(self.num_envs):
-            publish(
-                *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._scale(), self.observations,
-                self.masks, self.elapsed_s, i,
-            )  # fmt: skip
+    def restore_state(self, snapshot: Snapshot) -> None:
+        """Go back to a cloned state."""
+        snapshot.put_into(self)
 
     def counts(self, i: int) -> dict[str, int]:
         """Return the outcome counts of environment ``i`` so far."""

@@ -9,10 +9,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from burstenv.cluster import ClusterState
 from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
 from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.features import feature_table
 from burstenv.envs.options import reset_with
+from burstenv.envs.rewards import COMPONENTS, reward_space
 from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, PythonPolicy, load_policy
@@ -52,50 +53,23 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     request=(Q,), replicas=(R, F))`` of the same numbers. Only published, causal quantities: while an
     iteration is in flight, the state before it. Each number is divided by the scale and clipped.
 
-    | Num      | Observation               | Unit            | Scale          | Min | Max |
-    |----------|---------------------------|-----------------|----------------|-----|-----|
-    | 0        | cluster.rate_fast (5 s)   | requests/s      | capacity       | 0   | 8   |
-    | 1        | cluster.rate_slow (60 s)  | requests/s      | capacity       | 0   | 8   |
-    | 2        | cluster.token_rate (5 s)  | prompt tokens/s | 500 x capacity | 0   | 8   |
-    | 3        | cluster.api_share         | 1               | 1              | 0   | 1   |
-    | 4        | cluster.kv_demand_mean    | 1               | 1              | 0   | 8   |
-    | 5        | cluster.waiting_mean      | requests        | 16             | 0   | 8   |
-    | 6        | cluster.deferred          | requests        | 16             | 0   | 8   |
-    | 7        | cluster.elapsed           | s               | 1              | 0   | 8   |
-    | 8        | request.present           | 1               | 1              | 0   | 1   |
-    | 9        | request.prompt            | tokens          | 1000           | 0   | 8   |
-    | 10       | request.predicted_output  | tokens          | 500            | 0   | 8   |
-    | 11       | request.is_api            | 1               | 1              | 0   | 1   |
-    | 12       | request.ttft_slo          | s               | 2              | 0   | 8   |
-    | 13       | request.tpot_slo          | s               | 0.1            | 0   | 8   |
-    | 14       | request.ttft_left         | 1               | 1              | -8  | 1   |
-    | 15       | request.value             | 1               | 1              | 0   | 8   |
-    | 16       | request.may_defer         | 1               | 1              | 0   | 1   |
-    | 17 + r F | replica.fits              | 1               | 1              | 0   | 1   |
-    | + 1      | replica.waiting           | requests        | 16             | 0   | 8   |
-    | + 2      | replica.running           | requests        | 64             | 0   | 8   |
-    | + 3      | replica.kv_used           | 1               | 1              | 0   | 1   |
-    | + 4      | replica.kv_demand         | 1               | 1              | 0   | 8   |
-    | + 5      | replica.kv_demand_with    | 1               | 1              | 0   | 8   |
-    | + 6      | replica.prefill_backlog   | tokens          | 4096           | 0   | 8   |
-    | + 7      | replica.decode_context    | 1               | KV tokens      | 0   | 1   |
-    | + 8      | replica.tpot_ratio        | 1               | 1              | 0   | 8   |
-    | + 9      | replica.ttft_ratio        | 1               | 1              | 0   | 8   |
-    | + 10     | replica.prefill_speed     | ms/token        | 0.1            | 0   | 8   |
-    | + 11     | replica.decode_floor      | ms              | 20             | 0   | 8   |
-    | + 12     | replica.preemptions       | 1               | 1              | 0   | 8   |
-    | + 13 + m | replica.mode=m            | 1               | 1              | 0   | 1   |
+    {observation_table}
 
-    ``env.unwrapped.observation_names`` lists the names in order; ``burstenv/envs/observations.py`` says
-    what each means. Output lengths are predictions with the scenario's error model; the true ones only
-    with ``privileged=True``.
+    ``env.unwrapped.observation_names`` lists the names in order. A row without a number is there when the
+    scenario's ``observation`` asks for it (``forecast``, ``sessions``, ``delay_s``), behind the other rows of its
+    group. With ``delay_s`` or ``scrape_period_s`` the engine metrics are old, for the agent and for every
+    heuristic alike. Output lengths are predictions with the scenario's error model (``predictor``: exact,
+    lognormal, bucket or class-mean); the true ones only with ``privileged=True``.
 
     ## Rewards
 
     ``attainment`` (default): +1 when a request finishes within both objectives, so that the undiscounted
     return of an episode is the number of attained requests in the report. ``dense`` pays the same sum
-    earlier, ``weighted`` pays by tokens and class value; see ``burstenv/envs/rewards.py``. For semi-MDP
-    discounting use ``info["elapsed_s"]``.
+    earlier, ``weighted``, ``token-weighted`` and ``class-weighted`` pay by size and worth, ``goodput-per-gpu``
+    by what the cluster costs; ``latency`` charges the time that requests spend in the system and ``cost`` the
+    GPU-seconds; ``vector`` pays several at once for multi-objective methods. ``burstenv/envs/rewards.py`` says
+    how each can be gamed. All stand in ``info["reward_components"]``, in the order of
+    ``env.unwrapped.reward_names``. For semi-MDP discounting use ``info["elapsed_s"]``.
 
     ## Starting State
 
@@ -194,6 +168,9 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         self.batch = batch
         self.action_space = batch.action_space()
         self.observation_space = batch.observation_space()
+        if batch.reward_name == "vector":
+            self.reward_space = reward_space()  # as MO-Gymnasium has it
+            self.reward_dim = self.reward_space.shape[0]
         self._single = len(batch.layout.sizes) == 1
         self._started = False
         self._window: Any = None  # of render_mode="human"
@@ -203,6 +180,11 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         """Keep the two fields that every step reads; looking them up by name takes a tenth of a step."""
         environments = self.batch.cluster.state.environments
         self._done, self._now_s = environments["done"], environments["now_s"]  # views, (1,)
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of the numbers in ``info["reward_components"]``, in order."""
+        return COMPONENTS
 
     @property
     def observation_names(self) -> list[str]:
@@ -220,7 +202,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             self.render()
         return self._observation(), {**self._info(), "episode_description": dict(self.batch.episodes[0])}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Decide about the request at the front door and go on to the next decision epoch."""
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
@@ -236,7 +218,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             info["episode_metrics"] = batch.episode_metrics(0)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), float(batch.rewards[0]), done, False, info
+        return self._observation(), batch.reward_of(0), done, False, info
 
     def action_masks(self) -> np.ndarray:
         """Return which choices are legal, bool, components side by side (as MaskablePPO takes it)."""
@@ -252,13 +234,18 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             raise BurstenvError("policy_action needs an environment that decides admission, routing and batching")
         return self.batch.policy_action(0, load_policy(policy) if isinstance(policy, str) else policy)
 
-    def clone_state(self) -> ClusterState:
-        """Return the exact state of the cluster and its episode, to branch from."""
-        return self.batch.clone_state()
+    def clone_state(self) -> Snapshot:
+        """Return the exact state of the cluster and its episode, to branch from; it can be pickled."""
+        return Snapshot.of(self.batch)
 
-    def restore_state(self, state: ClusterState) -> Any:
-        """Go back to a cloned state of the same episode; returns the observation there."""
-        self.batch.restore_state(state)
+    def restore_state(self, snapshot: Snapshot) -> Any:
+        """Go back to a cloned state, of this environment or another of the same scenario; returns the observation.
+
+        Raises:
+            BurstenvError: When it was cloned under another scenario or another action space.
+        """
+        snapshot.put_into(self.batch)
+        self._started = True
         return self._observation()
 
     def render(self) -> Any:
@@ -336,4 +323,9 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             "action_mask": self.batch.masks[0].copy(),
             "elapsed_s": float(self.batch.elapsed_s[0]),
             "now_s": float(self._now_s[0]),
+            "reward_components": self.batch.components[0].copy(),
         }
+
+
+if BurstGPTEnv.__doc__:  # absent under -OO
+    BurstGPTEnv.__doc__ = BurstGPTEnv.__doc__.replace("{observation_table}", feature_table().replace("\n", "\n    "))

@@ -11,40 +11,31 @@ import numpy as np
 
 from burstenv.cluster.frontdoor import apply_decision, catch_up, next_epoch
 from burstenv.cluster.kernel import entry, merged
+from burstenv.cluster.staleness import unveil, veil
 from burstenv.envs.actions import decide_with, write_mask
 from burstenv.envs.observations import observe
-from burstenv.envs.rewards import earned
+from burstenv.envs.rewards import pay
 from burstenv.policies.decide import decide
 
 
 @merged
 def _publish(
-    environments,
-    replicas,
-    requests,
-    flags,
-    capacity_per_s,
-    num_modes,
-    observations,
-    masks,
-    elapsed_s,
-    before_s,
-    i,
-):
-    elapsed = environments[i].now_s - before_s
-    elapsed_s[i] = elapsed
+    environments, replicas, pool, requests,
+    flags, shape, links, capacity_per_s, observations, masks, rewards, totals, elapsed_s, before_s, i,
+):  # fmt: skip
     environment = environments[i]
-    observe(observations, i, environment, replicas, requests, num_modes, capacity_per_s, elapsed)
-    write_mask(masks, i, flags, environment, replicas, requests, num_modes)
+    elapsed_s[i] = environment.now_s - before_s
+    observe(observations, i, environment, replicas, pool, requests, links, shape, capacity_per_s, elapsed_s[i])
+    write_mask(masks, i, flags, environment, replicas, requests, shape[3])
+    pay(rewards, totals, i, environment, replicas)
 
 
 @merged
 def _step(
     environments, replicas, pool, requests, modes,
-    policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
+    policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s, i,
 ):  # fmt: skip
     environment = environments[i]
-    before = earned(environment, reward_weights)
     before_s = environment.now_s
     if not environment.done:
         admission, replica, mode = decide_with(
@@ -52,17 +43,16 @@ def _step(
         )
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
         next_epoch(environment, replicas, pool, requests, False)
-    rewards[i] = earned(environment, reward_weights) - before
     _publish(
-        environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
-        observations, masks, elapsed_s, before_s, i,
+        environments, replicas, pool, requests,
+        flags, shape, links, capacity_per_s, observations, masks, rewards, totals, elapsed_s, before_s, i,
     )  # fmt: skip
 
 
 @entry
 def step_batch(
     environments, replicas, pool, requests, modes,
-    policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s,
+    policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s,
 ):  # fmt: skip
     """Step every environment once.
 
@@ -74,56 +64,50 @@ def step_batch(
         modes: (R, M) MODE.
         policy: (1,) POLICY, decides the components that the agent does not.
         flags: (4,) int64, see ``ActionLayout.flags``.
-        reward_weights: (4,) float64, see ``rewards.py``.
+        shape: (4,) int64, see ``ObservationLayout.flags``.
+        links: (N E, 2) int32, see ``sessions.turn_links``.
         capacity_per_s: Scale of the traffic features.
         actions: (N, C) int64.
         observations: (N, O) float32, written.
         masks: (N, A) int8, written.
-        rewards: (N,) float64, written.
+        rewards: (N, 8) float64, the components of ``rewards.py``, written.
+        totals: (N, 8) float64, the accounts that they are taken from, written.
         elapsed_s: (N,) float64, time the step took in the cluster, written.
     """
     for i in range(environments.shape[0]):
         _step(
             environments, replicas, pool, requests, modes,
-            policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
+            policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s, i,
         )  # fmt: skip
 
 
 @numba.njit(cache=True, error_model="numpy", parallel=True)
 def step_batch_threads(
     environments, replicas, pool, requests, modes,
-    policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s,
+    policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s,
 ):  # fmt: skip
     """Step every environment once, environments spread over threads; same results as ``step_batch``."""
     for i in numba.prange(environments.shape[0]):
         _step(
             environments, replicas, pool, requests, modes,
-            policy, flags, reward_weights, capacity_per_s, actions, observations, masks, rewards, elapsed_s, i,
+            policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s, i,
         )  # fmt: skip
-
-
-@entry
-def open_episode(
-    environments, replicas, pool, requests, modes,
-    flags, capacity_per_s, observations, masks, elapsed_s, i,
-):  # fmt: skip
-    """Advance a freshly reset environment to its first decision epoch and publish it."""
-    next_epoch(environments[i], replicas, pool, requests, False)
-    _publish(
-        environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
-        observations, masks, elapsed_s, environments[i].now_s, i,
-    )  # fmt: skip
 
 
 @entry
 def publish(
     environments, replicas, pool, requests, modes,
-    flags, capacity_per_s, observations, masks, elapsed_s, i,
+    flags, shape, links, capacity_per_s, observations, masks, rewards, totals, elapsed_s, i, opens,
 ):  # fmt: skip
-    """Write the observation and mask of an environment as it stands."""
+    """Write the observation and mask of an environment as it stands, and what it has earned since the last time.
+
+    ``opens`` advances a freshly reset environment to its first decision epoch before.
+    """
+    if opens:
+        next_epoch(environments[i], replicas, pool, requests, False)
     _publish(
-        environments, replicas, requests, flags, capacity_per_s, modes.shape[1],
-        observations, masks, elapsed_s, environments[i].now_s, i,
+        environments, replicas, pool, requests, flags, shape, links, capacity_per_s,
+        observations, masks, rewards, totals, elapsed_s, environments[i].now_s, i,
     )  # fmt: skip
 
 
@@ -157,8 +141,10 @@ def rollout(
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
         next_epoch(environment, replicas, pool, requests, lazily)
         decisions += 1
+    unveil(environment, replicas)
     for r in range(environment.num_replicas):
         catch_up(environment, replicas[environment.first_replica + r], pool, requests, environment.now_s)
+    veil(environment, replicas)
     return decisions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -13,6 +13,8 @@ from pydantic import Field, field_validator
 from burstenv.cluster import REQUEST, Cluster, ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import NOBODY
 from burstenv.config import Config, load
+from burstenv.envs.features import ObservationConfig, ObservationLayout
+from burstenv.envs.predictors import LengthPredictor, PredictorConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
 from burstenv.workload import (
@@ -27,7 +29,6 @@ from burstenv.workload import (
 from burstenv.workload.workload_config import WorkloadConfig, load_trace
 
 Positive = Annotated[float, Field(gt=0.0)]
-_PREDICTION_STREAM = 0x6C656E67  # keeps length predictions apart from the episode's own draws
 
 
 class SloConfig(Config):
@@ -37,13 +38,6 @@ class SloConfig(Config):
     ttft_per_token_s: Annotated[float, Field(ge=0.0)] = 0.0
     tpot_s: Positive
     value: Positive = 1.0  # worth of a token under the weighted reward
-
-
-class PredictorConfig(Config):
-    """How output lengths are predicted: exactly, or with a log-normal error of ``sigma``."""
-
-    kind: Literal["exact", "lognormal"] = "lognormal"
-    sigma: Annotated[float, Field(ge=0.0)] = 0.5
 
 
 class ScenarioConfig(Config):
@@ -61,6 +55,7 @@ class ScenarioConfig(Config):
     slo: dict[str, SloConfig]
     modes: Annotated[list[str | ModeConfig], Field(min_length=1)] = ["vllm"]
     predictor: PredictorConfig = PredictorConfig()
+    observation: ObservationConfig = ObservationConfig()
     tick_s: Positive | None = None
     defer_s: Positive = 1.0
     max_defers: Annotated[int, Field(ge=0, le=100)] = 0
@@ -131,6 +126,10 @@ class Scenario:
             )
         days = split_by_days(self.trace, fractions=workload.fractions, skip_ramp_up_days=workload.skip_ramp_up_days)
         self.samplers = {split: EpisodeSampler(self.trace, days[split], episode, split=split) for split in SPLITS}
+        train = (self.trace.arrival_s >= days["train"].start_s) & (self.trace.arrival_s < days["train"].end_s)
+        self.predictor = LengthPredictor.fitted(
+            config.predictor, self.trace.output_tokens[train], self.trace.log_type[train]
+        )
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
         if capacity is None:
@@ -147,6 +146,11 @@ class Scenario:
         """Names of the batching modes, in the order of the action's mode component."""
         return tuple(mode.name for mode in self.modes)
 
+    @property
+    def observation_layout(self) -> ObservationLayout:
+        """Which numbers an observation of this scenario holds, and where."""
+        return ObservationLayout(len(self.specs), self.mode_names, self.config.observation)
+
     def capacity_per_s(self, split: str) -> float:
         """Return the rate at which the reference policy attains 90 % on a split [requests/s]."""
         assert self.config.capacity_per_s is not None
@@ -161,7 +165,7 @@ class Scenario:
     def make_cluster(self, num_envs: int = 1, num_requests: int = 1024) -> Cluster:
         """Return ``num_envs`` clusters of this scenario."""
         config = self.config
-        return Cluster(
+        cluster = Cluster(
             self.specs,
             self.modes,
             num_envs=num_envs,
@@ -172,6 +176,10 @@ class Scenario:
             batching_period_s=config.batching_period_s,
             max_request_tokens=config.episode.max_total_tokens,
         )
+        cluster.state.environments["class_value"] = [config.slo[name].value for name in CLASSES]
+        seen = config.observation
+        cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)
+        return cluster
 
     def episode(
         self, split: str, seed: int, rate_per_s: float, privileged: bool = False
@@ -200,12 +208,10 @@ class Scenario:
         requests["class_code"] = drawn.class_code
         requests["replica"] = NOBODY
         objectives(self.config, requests)
-        predictor = self.config.predictor
-        error: float | np.ndarray = 1.0
-        if predictor.kind == "lognormal" and not privileged:
-            random = np.random.Generator(np.random.PCG64([_PREDICTION_STREAM, int(seed)]))
-            error = np.exp(predictor.sigma * random.standard_normal(len(drawn)))
-        requests["predicted_tokens"] = np.maximum(1.0, drawn.output_tokens * error)
+        if privileged:
+            requests["predicted_tokens"] = np.maximum(1, drawn.output_tokens)
+        else:
+            requests["predicted_tokens"] = self.predictor.predict(drawn.output_tokens, drawn.class_code, seed)
         return requests
 
 

@@ -1,36 +1,96 @@
-"""A batch of environments in the middle of its episodes, as something that can be pickled and copied."""
+"""Environments in the middle of their episodes, as something that can be kept, pickled and gone back to."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from burstenv.cluster import ClusterState
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.cluster.rows import put_row, take_row
+from burstenv.cluster.state import ClusterState
+from burstenv.errors import BurstenvError
 
-_BUFFERS = ("actions", "observations", "masks", "rewards", "elapsed_s")
+if TYPE_CHECKING:
+    from burstenv.envs.core import EnvironmentBatch
+    from burstenv.envs.scenario import Scenario
+
+_BUFFERS = ("actions", "observations", "masks", "components", "totals", "elapsed_s")
+
+
+def scenario_key(scenario: Scenario) -> str:
+    """Return what scenarios have in common whose environments may exchange snapshots: cluster, modes, objectives."""
+    config = scenario.config.model_dump_json(exclude={"capacity_per_s", "description", "headroom"})
+    return hashlib.sha256(config.encode()).hexdigest()[:16]
 
 
 @dataclass
 class Snapshot:
-    """Everything of a batch that changes: the state of its clusters, what it published last, its episodes."""
+    """All that changes about some environments of a batch; independent of the batch, and picklable.
 
-    state: ClusterState
+    Attributes:
+        scenario: Name of the scenario.
+        key: See :func:`scenario_key`.
+        rows: The cluster of each environment.
+        buffers: What each environment published last, by name.
+        links: The conversations of each environment's episode, where they are looked at.
+        episodes: What each environment plays.
+    """
+
+    scenario: str
+    key: str
+    rows: list[ClusterState]
     buffers: dict[str, np.ndarray]
+    links: list[np.ndarray]
     episodes: list[dict[str, Any]]
 
-    @classmethod
-    def of(cls, batch: EnvironmentBatch) -> Snapshot:
-        """Take a snapshot of a batch; independent of it."""
-        buffers = {name: getattr(batch, name).copy() for name in _BUFFERS}
-        return cls(batch.cluster.state.clone(), buffers, copy.deepcopy(batch.episodes))
+    def __len__(self) -> int:
+        """Return the number of environments."""
+        return len(self.rows)
 
-    def put_into(self, batch: EnvironmentBatch) -> None:
-        """Bring a batch built with the same arguments to the snapshot."""
-        batch.cluster.state = self.state.clone()  # its arrays may have grown
+    @classmethod
+    def of(cls, batch: EnvironmentBatch, places: Sequence[int] | None = None) -> Snapshot:
+        """Take a snapshot of some environments of a batch, by default of all."""
+        places = range(batch.num_envs) if places is None else places
+        rows = [take_row(batch.cluster.state, i) for i in places]
+        return cls(
+            scenario=batch.scenario.config.name,
+            key=batch.scenario_key,
+            rows=rows,
+            buffers={name: getattr(batch, name)[list(places)] for name in _BUFFERS},
+            links=[batch.links_of(i).copy() for i in places],
+            episodes=[copy.deepcopy(batch.episodes[i]) for i in places],
+        )
+
+    def put_into(self, batch: EnvironmentBatch, places: Sequence[int] | None = None) -> None:
+        """Bring environments of a batch, by default all, to the snapshot.
+
+        The batch may be another one and of another size; it must be of the same scenario, and have the same actions.
+
+        Raises:
+            BurstenvError: When it is of another scenario, or the numbers differ.
+        """
+        places = range(batch.num_envs) if places is None else places
+        if self.key != batch.scenario_key:
+            raise BurstenvError(
+                f"the saved state is of scenario {self.scenario!r}, this environment of "
+                f"{batch.scenario.config.name!r} or of another version of it; restore it where it was saved"
+            )
+        if len(places) != len(self):
+            raise BurstenvError(f"the saved state is of {len(self)} environments, it cannot go into {len(places)}")
         for name, values in self.buffers.items():
-            getattr(batch, name)[...] = values
-        batch.episodes = copy.deepcopy(self.episodes)
+            if getattr(batch, name).shape[1:] != values.shape[1:]:
+                raise BurstenvError(
+                    f"the saved state is of an environment with other {name}; restore it into one that was made with "
+                    f"the same decide and action"
+                )
+        for k, i in enumerate(places):
+            put_row(batch.cluster.state, i, self.rows[k])
+            batch.put_links(i, self.links[k])
+            batch.forget_policies(i)
+            batch.episodes[i] = copy.deepcopy(self.episodes[k])
+        for name, values in self.buffers.items():
+            getattr(batch, name)[list(places)] = values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.options import reset_with
+from burstenv.envs.rewards import COMPONENTS, reward_space
 from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError, unknown_name
 
@@ -22,6 +24,21 @@ SHARED_ARGUMENTS = (
     "scenario", "trace", "split", "load", "decide", "admission", "routing", "batching", "action", "observation",
     "reward", "privileged",
 )  # fmt: skip
+
+
+@dataclass
+class VectorSnapshot:
+    """Some environments of a batch, with what the vector environment knows of their episodes.
+
+    Attributes:
+        environments: Their state.
+        steps: (n,) int64, steps of the present episode.
+        over: (n,) bool, whether it ended at the last step.
+    """
+
+    environments: Snapshot
+    steps: np.ndarray
+    over: np.ndarray
 
 
 class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
@@ -84,6 +101,9 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_observation_space = batch.observation_space()
         self.action_space = batch_space(self.single_action_space, n)
         self.observation_space = batch_space(self.single_observation_space, n)
+        if batch.reward_name == "vector":
+            self.single_reward_space = reward_space()  # as MO-Gymnasium has it
+            self.reward_space = batch_space(self.single_reward_space, n)
         self._same_step = self._mode == "same_step"
         self._rngs = [np.random.default_rng() for _ in range(n)]
         self._options: dict[str, Any] | None = None
@@ -119,7 +139,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         batch = self.batch
         batch.actions[...] = np.asarray(actions).reshape(batch.actions.shape)
         batch.step()  # an environment whose episode is done stays as it is
-        rewards = batch.rewards.copy()
+        rewards = batch.rewards.copy() if batch.reward_name != "vector" else batch.rewards.astype(np.float32)
         terminated = batch.done
         self._steps += 1
         truncated = np.zeros(self.num_envs, bool)
@@ -155,19 +175,45 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         infos.update(self._infos(np.ones(self.num_envs, bool)))
         return self._observations(), rewards, terminated, truncated, infos
 
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of the numbers in ``info["reward_components"]``, in order."""
+        return COMPONENTS
+
     def action_masks(self) -> np.ndarray:
         """Return which choices are legal, (N, A) bool."""
         return self.batch.masks.astype(bool)
 
-    def clone_state(self) -> Snapshot:
-        """Return the exact state of all environments and their episodes, to branch from."""
-        return Snapshot.of(self.batch)
+    def clone_state(self, env: int | None = None) -> VectorSnapshot:
+        """Return the exact state of one environment, or of all, and of their episodes; it can be pickled."""
+        places = range(self.num_envs) if env is None else [self._place(env)]
+        snapshot = Snapshot.of(self.batch, places)
+        return VectorSnapshot(snapshot, self._steps[list(places)], self._over[list(places)])
 
-    def restore_state(self, snapshot: Snapshot) -> Any:
-        """Go back to a cloned state; returns the observations there."""
-        snapshot.put_into(self.batch)
-        self._over = self.batch.done
+    def restore_state(self, snapshot: VectorSnapshot | Snapshot, env: int | None = None) -> Any:
+        """Go back to a cloned state, of these environments or others of the same scenario; returns the observations.
+
+        Args:
+            snapshot: Of all environments, or of one; a scalar environment's is taken too.
+            env: Which environment is to be brought to the state of one; None: all are brought to that of all.
+
+        Raises:
+            BurstenvError: When it was cloned under another scenario or action space, or the numbers differ.
+        """
+        places = range(self.num_envs) if env is None else [self._place(env)]
+        if isinstance(snapshot, Snapshot):
+            done = np.array([bool(row.environments["done"][0]) for row in snapshot.rows])
+            snapshot = VectorSnapshot(snapshot, np.zeros(len(snapshot), np.int64), done)
+        snapshot.environments.put_into(self.batch, places)
+        self._steps[list(places)] = snapshot.steps
+        self._over[list(places)] = snapshot.over
+        self._started = True
         return self._observations()
+
+    def _place(self, env: int) -> int:
+        if not 0 <= env < self.num_envs:
+            raise BurstenvError(f"env must be from 0 to {self.num_envs - 1}, got {env}")
+        return int(env)
 
     def render(self) -> tuple[Any, ...] | None:
         """Return every environment as text or as a picture, (H, W, 3) uint8."""
@@ -202,6 +248,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
             "_elapsed_s": present.copy(),
             "now_s": now_s.copy(),
             "_now_s": present.copy(),
+            "reward_components": self.batch.components.copy(),
+            "_reward_components": present.copy(),
         }
 
     def _descriptions(self, begun: np.ndarray) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def test_imitation_raises_agreement_with_the_teacher(scenario, recipe, network, 
     batch = EnvironmentBatch(16, scenario, load=2.0, reward="dense", **config.environment())
     venv = SB3VecEnv(batch, 0, config.reward_scale, config.warm_start.policy)
     torch.manual_seed(0)
-    policy = build_policy(config, batch.layout, venv.observation_space)
+    policy = build_policy(config, batch.layout, batch.observation_layout)
     seen = []
     imitate(policy, venv, config.warm_start, 32, 128, 0.99, 0, seen.append)
     assert seen[-1].steps == 16 * 32 * 24
@@ -242,16 +242,16 @@ def test_the_teacher_is_the_composite(scenario):
 def test_the_shared_network_treats_replicas_alike(scenario, recipe):
     """Exchanging two replicas in the observation exchanges their logits and nothing else."""
     from burstenv.agents.networks import logits
-    from burstenv.envs.observations import F0, G, Q
 
     config = changed(recipe, network="shared", net_arch=[16])
     batch = EnvironmentBatch(1, scenario, **config.environment())
     torch.manual_seed(1)
-    policy = build_policy(config, batch.layout, batch.observation_space())
+    policy = build_policy(config, batch.layout, batch.observation_layout)
     observations = torch.randn(5, batch.observation_size)
-    features = F0 + len(scenario.mode_names)
+    features = batch.observation_layout.num_replica
+    shared = batch.observation_size - 4 * features
     exchanged = observations.clone()
-    first, third = (slice(G + Q + r * features, G + Q + (r + 1) * features) for r in (0, 2))
+    first, third = (slice(shared + r * features, shared + (r + 1) * features) for r in (0, 2))
     exchanged[:, first], exchanged[:, third] = observations[:, third], observations[:, first]
     with torch.no_grad():
         before, after = logits(policy, observations), logits(policy, exchanged)

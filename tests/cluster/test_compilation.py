@@ -14,9 +14,9 @@ from burstenv.cluster import cluster as cluster_module
 from burstenv.cluster.kernel import CACHE_DIRECTORY, is_cold
 from burstenv.envs import kernels
 from burstenv.envs.actions import ActionLayout
-from burstenv.envs.kernels import UNLIMITED, open_episode, rollout, step_batch
-from burstenv.envs.observations import observation_size
-from burstenv.envs.rewards import reward_weights
+from burstenv.envs.features import ObservationLayout
+from burstenv.envs.kernels import UNLIMITED, publish, rollout, step_batch
+from burstenv.envs.sessions import NO_LINKS
 from burstenv.policies import named_mode, parse_composite
 from tests.cluster.small_clusters import random_requests, replica
 
@@ -37,25 +37,27 @@ class Stepper:
         self.record = parse_composite("always/jsq/vllm").record(modes)
         self.sizes = layout.sizes
         self.actions = np.zeros((num_envs, 3), np.int64)
-        self.observations = np.zeros((num_envs, observation_size(num_replicas, len(modes))), np.float32)
+        observed = ObservationLayout(num_replicas, modes)
+        self.shape = observed.flags()
+        self.observations = np.zeros((num_envs, observed.size), np.float32)
         self.masks = np.zeros((num_envs, sum(layout.sizes)), np.int8)
-        self.rewards, self.elapsed_s = np.zeros(num_envs), np.zeros(num_envs)
-        self.weights = reward_weights("attainment")
+        self.rewards, self.totals = np.zeros((num_envs, 8)), np.zeros((num_envs, 8))
+        self.elapsed_s = np.zeros(num_envs)
         self.load()
 
     def load(self) -> None:
         longest = self.cluster.specs[0].max_model_len - 1
         for i in range(self.cluster.num_envs):
             self.cluster.load(i, random_requests(np.random.default_rng(i), 300, longest, 20.0), i)
-            open_episode(
-                *self.cluster.state.arrays(), self.cluster.modes, self.flags, 10.0, self.observations,
-                self.masks, self.elapsed_s, i,
+            publish(
+                *self.cluster.state.arrays(), self.cluster.modes, self.flags, self.shape, NO_LINKS, 10.0,
+                self.observations, self.masks, self.rewards, self.totals, self.elapsed_s, i, True,
             )  # fmt: skip
 
     def step(self) -> None:
         step_batch(
-            *self.cluster.state.arrays(), self.cluster.modes, self.record, self.flags, self.weights, 10.0,
-            self.actions, self.observations, self.masks, self.rewards, self.elapsed_s,
+            *self.cluster.state.arrays(), self.cluster.modes, self.record, self.flags, self.shape,
+            NO_LINKS, 10.0, self.actions, self.observations, self.masks, self.rewards, self.totals, self.elapsed_s,
         )  # fmt: skip
 
     def rollout(self, decisions: int) -> int:

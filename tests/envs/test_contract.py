@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import burstenv
-from burstenv.envs.observations import G, Q
+from burstenv.envs.observations import G0, Q0
 from burstenv.errors import BurstenvError
 
 FORMS = [
@@ -127,8 +127,8 @@ def test_clone_and_restore_branch_exactly(small_scenario):
 def test_observation_names_cover_the_vector(small_scenario):
     env = make(small_scenario).unwrapped
     assert len(env.observation_names) == env.observation_space.shape[0]
-    assert env.observation_names[G] == "request.present"
-    assert env.observation_names[G + Q] == "replica0.fits"
+    assert env.observation_names[G0] == "request.present"
+    assert env.observation_names[G0 + Q0] == "replica0.fits"
 
 
 def test_reset_options(small_scenario):

@@ -1,0 +1,56 @@
+"""One cluster of a batch on its own: taken out, kept, and put back, into the same place or another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.cluster.state import ID_FIELDS, NOBODY, ClusterState
+
+
+def _moved(row: ClusterState, by: int) -> None:
+    """Add ``by`` to every request id in a state of one cluster, in place."""
+    if by == 0:
+        return
+    fixed = row.replicas.shape[1] * row.layout.fixed
+    own, lists = row.pool[0, :fixed], row.pool[0, fixed:]
+    own += by * (np.tile(row.layout.ids(), row.replicas.shape[1]) & (own != NOBODY)).astype(np.int32)
+    lists += by
+    for name, id_fields in ID_FIELDS.items():
+        array = getattr(row, name)
+        for field in id_fields:
+            array[field] += np.where(array[field] == NOBODY, 0, by).astype(array.dtype[field])
+
+
+def take_row(state: ClusterState, i: int) -> ClusterState:
+    """Return cluster ``i`` as a state of its own, independent, no longer than its episode."""
+    length, room = int(state.environments["num_requests"][i]), state.requests.shape[1]
+    fixed = state.replicas.shape[1] * state.layout.fixed
+    pool = state.pool[i]
+    row = ClusterState(
+        environments=state.environments[i : i + 1].copy(),
+        replicas=state.replicas[i : i + 1].copy(),
+        pool=np.concatenate([pool[:fixed], pool[fixed:].reshape(-1, room)[:, :length].reshape(-1)])[None],
+        requests=state.requests[i : i + 1, :length].copy(),
+        layout=state.layout,
+    )
+    _moved(row, -i * room)
+    row.place()
+    return row
+
+
+def put_row(state: ClusterState, i: int, row: ClusterState) -> None:
+    """Make cluster ``i`` go on exactly as the one that was taken out; both must be built alike."""
+    length = row.requests.shape[1]
+    if length > state.requests.shape[1]:
+        state.grow_requests(length)
+    room = state.requests.shape[1]
+    fixed = state.replicas.shape[1] * state.layout.fixed
+    if i > 0:
+        row = row.clone()
+        _moved(row, i * room)
+    state.environments[i : i + 1] = row.environments
+    state.replicas[i : i + 1] = row.replicas
+    state.pool[i, :fixed] = row.pool[0, :fixed]
+    state.pool[i, fixed:].reshape(-1, room)[:, :length] = row.pool[0, fixed:].reshape(-1, length)
+    state.requests[i, :length] = row.requests[0]
+    state.place()

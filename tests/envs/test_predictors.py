@@ -1,0 +1,71 @@
+"""Length predictors err as stated, and know nothing of the split that they are judged on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from burstenv.envs.predictors import LengthPredictor, PredictorConfig
+from burstenv.envs.scenario import load_scenario
+from burstenv.errors import BurstenvError
+
+OUTPUT = np.random.default_rng(0).geometric(1 / 400, 20_000)
+CODE = np.random.default_rng(1).integers(0, 2, 20_000)
+
+
+def predicted(**parameters) -> np.ndarray:
+    config = PredictorConfig(**parameters)
+    return LengthPredictor.fitted(config, OUTPUT, CODE).predict(OUTPUT, CODE, 7)
+
+
+def test_exact():
+    assert np.array_equal(predicted(kind="exact"), OUTPUT)
+
+
+def test_lognormal_errs_by_sigma():
+    error = np.log(predicted(kind="lognormal", sigma=0.8) / OUTPUT)[OUTPUT > 100]
+    assert error.std() == pytest.approx(0.8, rel=0.02)
+    assert error.mean() == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.6, 1.0])
+def test_a_bucket_is_right_as_often_as_stated_and_else_beside(accuracy):
+    edges = [100, 300, 900]
+    answer = predicted(kind="bucket", edges_tokens=edges, accuracy=accuracy)
+    means = np.unique(answer)
+    assert len(means) == 4
+    true = np.searchsorted(edges, OUTPUT, side="right")
+    given = np.searchsorted(means, answer)
+    assert (given == true).mean() == pytest.approx(accuracy, abs=0.01)
+    assert (np.abs(given - true) <= 1).all()
+
+
+def test_class_mean():
+    answer = predicted(kind="class-mean")
+    for code in (0, 1):
+        assert answer[CODE == code] == pytest.approx(OUTPUT[CODE == code].mean())
+
+
+def test_scenarios_fit_on_the_training_split_and_repeat_themselves(small_scenario):
+    values = copy.deepcopy(small_scenario)
+    values["predictor"] = {"kind": "class-mean"}
+    scenario = load_scenario(values)
+    first, drawn = scenario.episode("test", 3, 10.0)
+    again, _ = scenario.episode("test", 3, 10.0)
+    assert first.tobytes() == again.tobytes()
+    days = scenario.sampler("train").days
+    trace = scenario.trace
+    rows = (trace.day >= days.min()) & (trace.day <= days.max()) & (trace.log_type == 0)
+    conversation = first["predicted_tokens"][drawn.class_code == 0]
+    assert len(np.unique(conversation)) == 1
+    assert conversation[0] == pytest.approx(trace.output_tokens[rows].mean(), rel=0.05)
+    privileged, _ = scenario.episode("test", 3, 10.0, privileged=True)
+    assert np.array_equal(privileged["predicted_tokens"], drawn.output_tokens)
+
+
+def test_edges_must_ascend(small_scenario):
+    values = {**small_scenario, "predictor": {"kind": "bucket", "edges_tokens": [300, 100]}}
+    with pytest.raises(BurstenvError, match="ascend"):
+        load_scenario(values)
