@@ -246,6 +246,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         """
         snapshot.put_into(self.batch)
         self._started = True
+        self._bind()
         return self._observation()
 
     def render(self) -> Any:

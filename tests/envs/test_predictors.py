@@ -45,7 +45,7 @@ def test_a_bucket_is_right_as_often_as_stated_and_else_beside(accuracy):
 def test_class_mean():
     answer = predicted(kind="class-mean")
     for code in (0, 1):
-        assert answer[CODE == code] == pytest.approx(OUTPUT[CODE == code].mean())
+        assert answer[code == CODE] == pytest.approx(OUTPUT[code == CODE].mean())
 
 
 def test_scenarios_fit_on_the_training_split_and_repeat_themselves(small_scenario):

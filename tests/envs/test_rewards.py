@@ -96,11 +96,13 @@ def test_the_vector_reward_follows_mo_gymnasium(scenario):
     env.action_space.seed(0)
     for _ in range(50):
         paid = env.step(env.action_space.sample())[1]
-        assert isinstance(paid, np.ndarray) and paid in space
+        assert isinstance(paid, np.ndarray)
+        assert paid in space
     vector = gym.make_vec("BurstGPT-v0", num_envs=3, scenario=scenario, reward="vector")
     vector.reset(seed=0)
     paid = vector.step(vector.action_space.sample())[1]
-    assert paid.shape == (3, 4) and paid.dtype == np.float32
+    assert paid.shape == (3, 4)
+    assert paid.dtype == np.float32
     assert vector.unwrapped.reward_space.shape == (3, 4)
 
 
