@@ -18,13 +18,13 @@ from burstenv.agents.config import WarmStartConfig
 from burstenv.agents.networks import logits
 from burstenv.agents.vec_env import SB3VecEnv
 from burstenv.cluster.frontdoor import REJECT
-from burstenv.cluster.kernel import kernel
+from burstenv.cluster.kernel import entry
 from burstenv.cluster.state import NOBODY
 from burstenv.envs.kernels import policy_decision
 from burstenv.policies import parse_composite
 
 
-@kernel
+@entry
 def _ask_teacher(
     environments, replicas, pool, requests, policy, flags, num_modes, draws, answer, targets, actions
 ):  # fmt: skip

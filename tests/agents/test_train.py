@@ -158,7 +158,7 @@ def test_minutes_bound_a_run(scenario, recipe, tmp_path):
 
 
 def test_loading_says_what_is_wrong(run, two_replicas, tmp_path):
-    with pytest.raises(BurstenvError, match=r"was trained for Discrete\(5\) over 77 features, scenario 'two' has "):
+    with pytest.raises(BurstenvError, match=r"was trained for Discrete\(5\) over 81 features, scenario 'two' has "):
         load_agent(run.folder, two_replicas)
     with pytest.raises(BurstenvError, match="no such run folder"):
         load_agent(tmp_path / "absent")
