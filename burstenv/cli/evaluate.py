@@ -81,6 +81,20 @@ def register(commands: Commands) -> None:
     sub.add_argument("--out", type=Path, help="folder of the report (default: beside the result)")
     sub.add_argument("--training", type=Path, metavar="RUN", help="run folder whose learning curve to show")
 
+    sub = add_command(
+        commands, "leaderboard", _leaderboard, "Put many results of `evaluate` side by side; the page goes to --out."
+    )
+    sub.add_argument("result", type=Path, nargs="+", help="result.json files, or the folders that hold them")
+    sub.add_argument(
+        "--defaults", metavar="POLICY", help="what gains are measured from (default: always/round-robin/vllm)"
+    )
+    sub.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/leaderboard.html"),
+        help="the page; Markdown and JSON go beside it (default: %(default)s)",
+    )
+
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
@@ -166,6 +180,19 @@ def _report(arguments: argparse.Namespace) -> int:
     result = EvaluationResult.from_json(path)
     paths = write_report(result, arguments.out or path.parent, training=_training_of(arguments.training))
     emit(arguments, {"paths": paths}, [f"report: {paths['html']}"])
+    return 0
+
+
+def _leaderboard(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation import EvaluationResult
+    from burstenv.evaluation.leaderboard import leaderboard, verdict, write_leaderboard
+
+    files = [path / "result.json" if path.is_dir() else path for path in arguments.result]
+    results = [EvaluationResult.from_json(path) for path in files]
+    paths = write_leaderboard(results, arguments.out, arguments.defaults)
+    board = leaderboard(results, arguments.defaults)
+    lines = [verdict(board).replace("`", ""), f"leaderboard: {paths['html']}"]
+    emit(arguments, {"boards": board.boards, "paths": paths}, lines)
     return 0
 
 

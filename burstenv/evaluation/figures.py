@@ -1,259 +1,318 @@
-"""The figures of a report, as SVG data URIs: agents in strong colours, heuristics in greys.
-
-Figures are drawn narrow, so that their letters stay readable on a phone, and without pyplot, so that
-the caller's backend is left alone. The same result gives the same bytes.
-"""
+"""The figures of a report, as inline SVG; colours stand in the style sheet, policies keep theirs on the whole page."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from html import escape
 
 import numpy as np
 
+from burstenv.evaluation.metrics import LOSSES
 from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.seeds import THRESHOLDS
+from burstenv.evaluation.summary import BURSTINESS_BUCKETS
+from burstenv.evaluation.svg import WIDTH, Plot, number, picture, ticks
+from burstenv.evaluation.text import percent
 
-WIDTH_IN = 4.3
-SHOWN = 7  # policies in a figure of lines; the tables hold them all
-_AGENTS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # Okabe and Ito, safe for colour-blind eyes
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # where no agent takes part
-_GREYS = ("#222222", "#6b6b6b", "#9a9a9a", "#444444", "#b3b3b3", "#7f7f7f", "#c4c4c4")
-_DASHES = ("--", "-.", ":", (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)), (0, (8, 2)), (0, (1, 2.5)), (0, (3, 1)))
-_LATENCY_FIGURES = {
-    "ttft_s": ("time to first token", ""),
-    "tpot_s": (
-        "time per output token",
-        "Dotted lines: the objectives of the classes. Requests of one output token have no TPOT and count as the "
-        "others do. ",
-    ),
-    "e2e_s": ("end-to-end latency", ""),
+SHOWN = 6  # policies in a figure of lines; the tables hold them all
+STYLES = 8  # lines that can be told apart
+LOSS_TITLES = {
+    "rejected": "rejected",
+    "failed": "could never be served",
+    "preempted": "late after a preemption",
+    "late_first_token": "late first token",
+    "slow_tokens": "slow tokens",
 }
-_MARKERS = ("o", "s", "D", "^")
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e8eb",
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#8a9099",
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "svg.hashsalt": "burstenv",
-    "svg.fonttype": "path",
+_LATENCIES = {
+    "ttft_s": ("Time to first token", ""),
+    "tpot_s": (
+        "Time per output token",
+        "Dotted: the objectives of the classes. A request of one output token has none and counts as the others do. ",
+    ),
+    "e2e_s": ("End-to-end latency", ""),
 }
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: title, caption, what to say where it cannot be seen, and its data URI."""
+    """A figure: title, caption, the SVG element, and its legend as (style, text) pairs."""
 
     title: str
     caption: str
-    alt: str
-    uri: str
-
-
-def pictures(result: EvaluationResult, training: Sequence[Row] | None = None) -> list[Picture]:
-    """Return the figures of a report in their order.
-
-    Args:
-        result: The evaluation.
-        training: Points of a learning curve, see ``training.learning_curve``; none: no such figure.
-    """
-    load = result.headline_load
-    shown = shown_policies(result)
-    of = f"{len(shown)} of {len(result.policies)} policies; the tables hold all." if _some_left(result) else ""
-    found = [
-        Picture(
-            f"Attainment at load {load:g}",
-            "Mean over episodes with its 95 % interval by blocks of days. Filled: agents; hollow: heuristics.",
-            f"Attainment of every policy at load {load:g} with intervals, highest first",
-            _draw(lambda axes: _forest(axes, result, load), height_in=0.62 + 0.31 * len(result.policies)),
-        )
-    ]
-    if len(result.loads) > 1:
-        uri = _draw(lambda axes: _over_load(axes, result, shown), legend=len(shown))
-        alt = f"Attainment over loads {', '.join(f'{x:g}' for x in result.loads)}"
-        found.append(Picture("Attainment over load", f"Bars: 95 % intervals. {of}", alt, uri))
-    for name, (title, remark) in _LATENCY_FIGURES.items():
-        uri = _draw(lambda axes, name=name: _latency(axes, result, shown, name, load), legend=len(shown))  # type: ignore[misc]
-        caption = f"Share of all offered requests that finished with at most this {title}. {remark}{of}"
-        found.append(Picture(f"{title.capitalize()} at load {load:g}", caption, f"Distribution of {title}", uri))
-    if training:
-        runs = len({str(row.get("run", "")) for row in training})
-        uri = _draw(lambda axes: _learning(axes, training), legend=min(runs, 8) + 1)
-        caption = "Attainment on validation episodes during training."
-        found.append(Picture("Learning curve", caption, "Validation attainment over training steps", uri))
-    return found
+    svg: str
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 def shown_policies(result: EvaluationResult) -> list[str]:
     """Return the policies in figures of lines: agents, best, reference, fixed parts, then the next best."""
     load = result.headline_load
     ranked = [row["policy"] for row in result.ranking(load)]
-    first = [name for name in ranked if result.policy(name)["kind"] == "agent"]
+    first = [name for name in ranked if result.policy(name)["kind"] == "agent"][:3]
     first += [result.best_at(load)["policy"], result.reference]
     first += [name for name in ranked if result.policy(name)["roles"]]
-    return list(dict.fromkeys([*first, *ranked]))[: max(SHOWN, len(result.agents) + 2)]
+    return list(dict.fromkeys([*first, *ranked]))[:SHOWN]
 
 
-def _some_left(result: EvaluationResult) -> bool:
-    return len(shown_policies(result)) < len(result.policies)
+def looks(result: EvaluationResult) -> dict[str, str]:
+    """Return the style class of each policy in figures of lines."""
+    return {name: f"s{k}" for k, name in enumerate(shown_policies(result))}
 
 
-def _draw(plot: Callable[[Any], None], height_in: float = 2.7, legend: int = 0) -> str:
-    """Run ``plot`` on new axes and return the figure; ``legend`` is how many lines it needs beneath."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    # The defaults in place of the user's settings, but for the backend, which a context does not restore.
-    defaults = {key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith("backend")}
-    with mpl.rc_context({**defaults, **_STYLE}):
-        figure = Figure(figsize=(WIDTH_IN, height_in + 0.17 * legend), layout="constrained")
-        axes = figure.add_subplot()
-        plot(axes)
-        if legend:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, handlelength=3.2)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+def figures(result: EvaluationResult) -> dict[str, list[Picture]]:
+    """Return the figures of a report by section."""
+    found = {"attainment": [_forest(result)], "latency": [_latency(result, name) for name in _LATENCIES]}
+    if len(result.loads) > 1:
+        found["attainment"] = [_over_load(result, "goodput_per_s"), _over_load(result, "attainment"), _forest(result)]
+    found["attainment"].append(_losses(result))
+    found["groups"] = [_burstiness(result)]
+    found["timelines"] = [_course(result, row) for row in result.timelines]
+    return found
 
 
-def _looks(result: EvaluationResult, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return how each policy's line is drawn."""
-    looks = []
-    agents = heuristics = 0
-    for name in names:
-        if result.policy(name)["kind"] == "agent":
-            colour = _AGENTS[agents % len(_AGENTS)]
-            marker = _MARKERS[agents % len(_MARKERS)]
-            looks.append({"color": colour, "lw": 2.0, "ls": "-", "marker": marker, "mfc": colour, "zorder": 4})
-            agents += 1
-        else:
-            k = heuristics % len(_GREYS)
-            marker = _MARKERS[k % len(_MARKERS)]
-            looks.append(
-                {
-                    "color": _GREYS[k],
-                    "lw": 1.2,
-                    "ls": _DASHES[k],
-                    "marker": marker,
-                    "mfc": "white",
-                    "zorder": 3,
-                }
-            )
-            heuristics += 1
-    return looks
-
-
-def _forest(axes: Any, result: EvaluationResult, load: float) -> None:
-    rows = result.ranking(load)
-    ordered_agents = [name for name in shown_policies(result) if result.policy(name)["kind"] == "agent"]
-    for place, row in enumerate(rows):
-        mean, low, high = (
-            None if row[key] is None else 100 * row[key] for key in ("attainment", "attainment_low", "attainment_high")
-        )
-        is_agent = row["policy"] in ordered_agents
-        colour = _AGENTS[ordered_agents.index(row["policy"]) % len(_AGENTS)] if is_agent else "#555555"
-        if low is not None and high is not None:
-            axes.plot([low, high], [place, place], color=colour, lw=2.4 if is_agent else 1.4, solid_capstyle="butt")
-        axes.plot([mean], [place], "o", ms=5.5, color=colour, mfc=colour if is_agent else "white")
-        # The name stands above its interval, so that long names take nothing from the plot's width.
-        axes.annotate(
-            _short(row["policy"], 58), (0.0, place), xycoords=("axes fraction", "data"), xytext=(2, 4),
-            textcoords="offset points", fontsize=7.2, color=colour if is_agent else "#333333",
-            fontweight="bold" if is_agent else "normal", va="bottom",
-        )  # fmt: skip
-    axes.set_ylim(len(rows) - 0.4, -0.95)
-    axes.set_yticks([])
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("attainment [% of offered requests]")
-    axes.margins(x=0.04)
-
-
-def _over_load(axes: Any, result: EvaluationResult, names: Sequence[str]) -> None:
-    loads = sorted(result.loads)
-    for name, look in zip(names, _looks(result, names), strict=True):
-        rows = [result.summary_of(name, load) for load in loads]
-        mean = 100 * np.array([row["attainment"] for row in rows])
-        if all(row["attainment_low"] is not None for row in rows):
-            ends = 100 * np.array([[row["attainment_low"], row["attainment_high"]] for row in rows]).T
-            for x, low, high in zip(loads, *ends, strict=True):
-                axes.plot([x, x], [low, high], color=look["color"], lw=1.0, alpha=0.7, zorder=look["zorder"])
-        axes.plot(loads, mean, ms=4.5, label=_short(name, 54), **look)
-    axes.set_xticks(loads, [f"{load:g}" for load in loads])
-    axes.set_xlabel("load [share of capacity]")
-    axes.set_ylabel("attainment [%]")
-
-
-def _latency(axes: Any, result: EvaluationResult, names: Sequence[str], metric: str, load: float) -> None:
-    levels = np.array(result.quantile_levels)
-    scale = 1000.0 if metric == "tpot_s" else 1.0
-    upper, lower = 0.0, np.inf
-    drawn = []
-    for name, look in zip(names, _looks(result, names), strict=True):
-        row = result.distribution_of(name, load)
-        values = scale * np.array(row[metric])
-        look = {**look, "marker": ""}
-        if len(values) == 0:
-            axes.plot([], [], label=f"{_short(name, 54)} (nothing finished)", **look)
-            continue
-        upper = max(upper, float(np.interp(0.99, levels, values)))
-        lower = min(lower, float(np.interp(0.01, levels, values)))
-        share = 100 * levels * row["finished"] / row["offered"]
-        (line,) = axes.plot(values, share, label=_short(name, 54), **look)
-        drawn.append((line, values, share))
-    short = metric.split("_")[0].upper()
-    if metric == "tpot_s":
-        objectives = result.provenance.get("scenario", {}).get("slo", {})
-        for slo in sorted({1000 * values["tpot_s"] for values in objectives.values()}):
-            axes.axvline(slo, color="#8a9099", lw=1.0, ls=":", zorder=1)
-        axes.set_xlim(0, 1.15 * max([upper, *(1000 * v["tpot_s"] for v in objectives.values())]) or 1.0)
-        axes.set_xlabel(f"{short} [ms]")
-    else:
-        axes.set_xscale("log")
-        if 0 < lower < upper:
-            axes.set_xlim(0.8 * lower, 1.3 * upper)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel(f"{short} [s]")
-    for line, values, share in drawn:  # nothing more finishes: the curve stays level to the edge
-        line.set_data([*values, max(axes.get_xlim()[1], values[-1])], [*share, share[-1]])
-    axes.set_ylim(0, 102)
-    axes.set_ylabel("offered requests [%]")
-
-
-def _learning(axes: Any, training: Sequence[Row]) -> None:
+def learning_figures(training: Sequence[Row]) -> list[Picture]:
+    """Return the learning curve of a training log, see ``training.learning_curve``."""
+    if not training:
+        return []
     runs: dict[str, list[Row]] = {}
     for row in training:
         runs.setdefault(str(row.get("run", "")), []).append(row)
+    values = [row["validation_attainment"] for row in training]
+    references = {row["reference_attainment"] for row in training if row.get("reference_attainment") is not None}
+    low, high = _around([*values, *references])
+    longest = max(float(row["steps"]) for row in training) / 1e6
+    plot = Plot((0.0, longest or 1.0), (low, high), "environment steps [million]", "attainment", percent_y=True)
+    legend = []
     for k, (run, rows) in enumerate(runs.items()):
-        rows = sorted(rows, key=lambda row: row["steps"])
-        steps = [row["steps"] for row in rows]
-        values = [100 * row["validation_attainment"] for row in rows]
-        label = ("agent" + (f", {_short(run, 40)}" if run else "")) if k < 8 else None
-        axes.plot(steps, values, color=_AGENTS[k % len(_AGENTS)], marker="o", ms=3, lw=1.6, label=label)
-    references = sorted(
-        {row["reference_attainment"] for row in training if row.get("reference_attainment") is not None}
-    )
-    for place, reference in enumerate(references):
-        label = "reference" if place == 0 else None
-        axes.axhline(100 * reference, color="#222222", lw=1.2, ls="--", label=label)
-    axes.xaxis.set_major_formatter(
-        lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value else "0"
-    )
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("validation attainment [%]")
+        rows = sorted(rows, key=lambda row: float(row["steps"]))
+        style = f"s{k % STYLES}"
+        plot.line([r["steps"] / 1e6 for r in rows], [r["validation_attainment"] for r in rows], style, run, True)
+        legend.append((style, run or "agent"))
+    for reference in sorted(references):
+        plot.line([0.0, longest or 1.0], [reference, reference], "reference", "reference")
+    if references:
+        legend.append(("reference", "reference policy"))
+    caption = "Attainment on validation episodes during training."
+    return [Picture("Learning curve", caption, plot.svg("Validation attainment over steps"), tuple(legend))]
 
 
-def _short(name: str, length: int) -> str:
-    """Shorten a name in its middle: composites differ at both ends."""
-    return name if len(name) <= length else f"{name[: length - 27]}...{name[-24:]}"
+def profile_figure(result: EvaluationResult) -> Picture | None:
+    """Return the performance profiles of the groups of training seeds, beside the best heuristic's."""
+    rows = [row for row in result.seeds if row["load"] == result.headline_load]
+    if not rows:
+        return None
+    plot = Plot((0.0, 1.0), (0.0, 1.0), "attainment", "runs and days above it", percent_y=True)
+    for k, row in enumerate(rows):
+        plot.line(THRESHOLDS, row["profile"], f"s{k % STYLES}", row["group"])
+    caption = "Share of training runs and days whose attainment is above each level; higher is better everywhere."
+    legend = tuple((f"s{k % STYLES}", f"{row['group']} ({len(row['members'])} runs)") for k, row in enumerate(rows))
+    return Picture("Performance profiles", caption, plot.svg("Performance profiles of training runs"), legend)
+
+
+def _around(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> tuple[float, float]:
+    """Return ends of an axis that hold all values with some room."""
+    low, high = min(values), max(values)
+    room = 0.06 * max(high - low, 0.02)
+    return max(least, low - room), min(most, high + room)
+
+
+def _legend(result: EvaluationResult) -> tuple[tuple[str, str], ...]:
+    return tuple((style, name) for name, style in looks(result).items())
+
+
+def _of(result: EvaluationResult) -> str:
+    shown, count = len(shown_policies(result)), len(result.policies)
+    return f" {shown} of {count} policies; the tables hold all." if shown < count else ""
+
+
+def _forest(result: EvaluationResult) -> Picture:
+    load = result.headline_load
+    rows = result.ranking(load)
+    ends = [
+        v for row in rows for v in (row["attainment"], row["attainment_low"], row["attainment_high"]) if v is not None
+    ]
+    step, top = 27.0, 16.0
+    height = top + step * len(rows) + 44.0
+    plot = Plot(_around(ends), (0.0, 1.0), "attainment", "", height=height)
+    plot.parts.clear()
+    bottom = height - 38.0
+    for value in ticks(*plot.x):
+        at = number(plot.to_x(value) - 32 * (1 - (plot.to_x(value) - 44) / (WIDTH - 56)))
+        plot.parts.append(f'<path class="grid" d="M{at} 4V{bottom:g}"/>')
+        plot.parts.append(f'<text x="{at}" y="{bottom + 14:g}" text-anchor="middle">{100 * value:g} %</text>')
+
+    def place(value: float) -> float:
+        """The whole width is used: names stand above their intervals."""
+        at = plot.to_x(value)
+        return at - 32 * (1 - (at - 44) / (WIDTH - 56))
+
+    style_of = looks(result)
+    for k, row in enumerate(rows):
+        y = top + step * k + 12
+        policy = result.policy(row["policy"])
+        style = style_of.get(row["policy"], "other")
+        kind = " privileged" if policy["privileged"] else ""
+        name = escape(row["policy"] if len(row["policy"]) < 62 else row["policy"][:59] + "...")
+        plot.parts.append(f'<text class="name {policy["kind"]}{kind}" x="12" y="{number(y - 4)}">{name}</text>')
+        if row["attainment_low"] is not None:
+            low, high = number(place(row["attainment_low"])), number(place(row["attainment_high"]))
+            plot.parts.append(f'<path class="interval {style}" d="M{low} {number(y + 4)}H{high}"/>')
+        told = f"{row['policy']}: {percent(row['attainment'])}"
+        plot.parts.append(
+            f'<circle class="dot {style}" cx="{number(place(row["attainment"]))}" cy="{number(y + 4)}" r="4">'
+            f"<title>{escape(told)}</title></circle>"
+        )
+    plot.parts.append(
+        f'<text class="label" x="{WIDTH / 2:g}" y="{height - 6:g}" text-anchor="middle">attained share of the offered '
+        "requests</text>"
+    )
+    caption = "Mean over episodes with its 95 % interval by blocks of days; colours as in the other figures."
+    return Picture(f"Attainment at load {load:g}", caption, plot.svg(f"Attainment of every policy at load {load:g}"))
+
+
+def _over_load(result: EvaluationResult, metric: str) -> Picture:
+    loads = sorted(result.loads)
+    goodput = metric == "goodput_per_s"
+    values = {name: [result.summary_of(name, load) for load in loads] for name in shown_policies(result)}
+    unit_per_s = result.provenance["capacity_per_s"]
+    found = [
+        row[key] for rows in values.values() for row in rows for key in (metric, f"{metric}_low", f"{metric}_high")
+    ]
+    seen = [v for v in found if v is not None]
+    if goodput:
+        seen += [loads[-1] * unit_per_s, 0.0]
+    low, high = _around(seen, most=np.inf if goodput else 1.0)
+    margin = 0.03 * (loads[-1] - loads[0])
+    plot = Plot(
+        (loads[0] - margin, loads[-1] + margin), (low, high), "load [share of capacity]",
+        "attained requests per second" if goodput else "attainment", x_ticks=loads, percent_y=not goodput,
+    )  # fmt: skip
+    if goodput:
+        plot.line(loads, [load * unit_per_s for load in loads], "reference", "offered")
+    for name, style in looks(result).items():
+        for load, row in zip(loads, values[name], strict=True):
+            if row[f"{metric}_low"] is not None:
+                plot.whisker(load, row[f"{metric}_low"], row[f"{metric}_high"], style)
+        plot.line(loads, [row[metric] for row in values[name]], style, name, markers=True)
+    title = "Goodput against load" if goodput else "Attainment against load"
+    caption = f"Bars: 95 % intervals.{' Dashed: what was offered.' if goodput else ''}{_of(result)}"
+    return Picture(title, caption, plot.svg(title), _legend(result))
+
+
+def _losses(result: EvaluationResult) -> Picture:
+    load = result.headline_load
+    rows = result.ranking(load)
+    step, top = 30.0, 4.0
+    parts = []
+    for k, row in enumerate(rows):
+        y, at = top + step * k, 0.0
+        name = escape(row["policy"] if len(row["policy"]) < 66 else row["policy"][:63] + "...")
+        parts.append(f'<text class="name" x="0" y="{number(y + 10)}">{name}</text>')
+        for part in ("attained", *LOSSES):
+            count = row["attained"] if part == "attained" else row[f"lost_{part}"]
+            width = (WIDTH - 1) * count / row["offered"]
+            told = f"{row['policy']}: {LOSS_TITLES.get(part, part)} {percent(count / row['offered'])}"
+            if width > 0:
+                parts.append(
+                    f'<rect class="loss {part}" x="{number(at)}" y="{number(y + 14)}" width="{number(width)}" '
+                    f'height="10"><title>{escape(told)}</title></rect>'
+                )
+            at += width
+    legend = [("box attained", "attained"), *((f"box {why}", LOSS_TITLES[why]) for why in LOSSES)]
+    caption = (
+        "All offered requests of each policy, by what became of them; each is counted once, by the first that holds."
+    )
+    alt = f"What became of the offered requests at load {load:g}"
+    return Picture(
+        f"Where requests were lost at load {load:g}",
+        caption,
+        picture(parts, top + step * len(rows), alt),
+        tuple(legend),
+    )
+
+
+def _burstiness(result: EvaluationResult) -> Picture:
+    load = result.headline_load
+    names = shown_policies(result)
+    rows = {name: [result.group(name, load, bucket) for bucket in BURSTINESS_BUCKETS] for name in names}
+    held = [k for k in range(len(BURSTINESS_BUCKETS)) if rows[names[0]][k]["offered"]]
+    seen = [
+        v for found in rows.values() for k in held for v in (found[k]["attainment"], found[k]["low"], found[k]["high"])
+        if v is not None
+    ]  # fmt: skip
+    plot = Plot((-0.45, 2.45), _around(seen), "episodes by burstiness of their arrivals", "attainment",
+                x_ticks=[], percent_y=True)  # fmt: skip
+    for k in held:
+        edge = rows[names[0]][k]
+        text = f"{BURSTINESS_BUCKETS[k]} ({edge['from']:.2g} to {edge['to']:.2g})"
+        at = number(plot.to_x(k))
+        plot.parts.append(f'<text x="{at}" y="{plot.height - 24:g}" text-anchor="middle">{text}</text>')
+    for place, (name, style) in enumerate(looks(result).items()):
+        shift = 0.05 * (place - (len(names) - 1) / 2)
+        for k in held:
+            if rows[name][k]["low"] is not None:
+                plot.whisker(k + shift, rows[name][k]["low"], rows[name][k]["high"], style)
+        plot.line([k + shift for k in held], [rows[name][k]["attainment"] for k in held], style, name, markers=True)
+    caption = (
+        "Thirds of the episodes; in brackets the index of dispersion of their arrivals per second, which is 1 for a "
+        "Poisson process."
+    )
+    alt = "Attainment in calm, middling and bursty episodes"
+    return Picture(f"Attainment by burstiness at load {load:g}", caption, plot.svg(alt), _legend(result))
+
+
+def _latency(result: EvaluationResult, name: str) -> Picture:
+    title, remark = _LATENCIES[name]
+    load = result.headline_load
+    levels = np.array(result.quantile_levels)
+    tokens = name == "tpot_s"
+    scale = 1000.0 if tokens else 1.0
+    rows = {policy: result.distribution_of(policy, load) for policy in shown_policies(result)}
+    held = [scale * np.array(row[name]) for row in rows.values() if row[name]]
+    objectives = sorted({1000 * v["tpot_s"] for v in result.provenance["scenario"]["slo"].values()}) if tokens else []
+    upper = max([float(np.interp(0.99, levels, values)) for values in held] + objectives, default=1.0)
+    lower = min([float(np.interp(0.01, levels, values)) for values in held], default=0.1)
+    axis = (0.0, 1.08 * upper) if tokens else (max(1e-4, 0.8 * lower), 1.3 * max(upper, 2e-4))
+    plot = Plot(
+        axis, (0.0, 1.0), f"{title.lower()} [{'ms' if tokens else 's'}]", "offered requests", log_x=not tokens,
+        percent_y=True,
+    )  # fmt: skip
+    for objective in objectives:
+        plot.rule(objective, f"objective {objective:g} ms")
+    for policy, style in looks(result).items():
+        row = rows[policy]
+        if not row[name]:
+            continue
+        values = scale * np.array(row[name])
+        share = levels * row["finished"] / row["offered"]
+        inside = values <= axis[1]
+        # Nothing more finishes: the curve stays level to the edge.
+        xs = [*values[inside].tolist(), axis[1]]
+        ys = [*share[inside].tolist(), float(share[inside][-1]) if inside.any() else 0.0]
+        plot.line(xs, ys, style, policy)
+    caption = f"Share of all offered requests that finished with at most this latency. {remark}{_of(result).strip()}"
+    return Picture(f"{title} at load {load:g}", caption, plot.svg(f"Distribution of {title.lower()}"), _legend(result))
+
+
+def _course(result: EvaluationResult, row: Row) -> Picture:
+    bin_s = row["bin_s"]
+    parts = ("attained", "late", "lost")
+    counts = {part: np.array(row[part], float) / bin_s for part in parts}
+    same = [other for other in result.timelines if other["episode"] == row["episode"]]
+    top = max(float(np.sum([other[part] for part in parts], axis=0).max()) / other["bin_s"] for other in same)
+    most = max(max(other["in_system"]) for other in same)
+    xs = [(k + 0.5) * bin_s for k in range(len(row["attained"]))]
+    plot = Plot((0.0, len(xs) * bin_s), (0.0, max(top, 1.0)), "seconds", "requests per second", height=210.0)
+    base = np.zeros(len(xs))
+    for part in parts:
+        plot.area(xs, base.tolist(), (base + counts[part]).tolist(), part)
+        base = base + counts[part]
+    scale = max(top, 1.0) / max(most, 1)
+    plot.line(xs, [scale * v for v in row["in_system"]], "insystem", f"in the system, at most {max(row['in_system'])}")
+    legend = (
+        ("box attained", "arrivals that attained"), ("box late", "late"), ("box lost", "rejected or failed"),
+        ("insystem", f"requests in the system (at most {max(row['in_system'])})"),
+    )  # fmt: skip
+    title = f"A {row['episode']} episode (seed {row['seed']}): {row['policy']}"
+    caption = f"Attains {percent(row['attainment'])}."
+    return Picture(title, caption, plot.svg(title), legend)

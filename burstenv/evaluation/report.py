@@ -13,7 +13,7 @@ import yaml
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.tables import Table, tables
-from burstenv.evaluation.text import headline, notes
+from burstenv.evaluation.text import headline, headline_agent, notes, percent, points
 from burstenv.evaluation.training import learning_curve
 from burstenv.files import write_atomic
 
@@ -36,7 +36,7 @@ def write_report(
         The paths by ``html``, ``markdown`` and ``json``.
 
     Raises:
-        BurstenvError: Without matplotlib and jinja2, on a training record that lacks its numbers, or where the
+        BurstenvError: Without jinja2, on a training record that lacks its numbers, or where the
             folder cannot be written.
     """
     page = html(result, training)
@@ -52,60 +52,124 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
     """Return the report as one HTML page that loads nothing from anywhere.
 
     Raises:
-        BurstenvError: Without matplotlib and jinja2.
+        BurstenvError: Without jinja2.
+    """
+    environment, style = page_environment()
+    here = resources.files("burstenv.evaluation")
+    template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=_title(result),
+        css=style,
+        facts=_facts(result),
+        headline=headline(result),
+        tiles=_tiles(result),
+        sections=_sections(result, learning_curve(training or ())),
+        notes=notes(result),
+        version=result.provenance["burstenv"],
+        revision=result.manifest.get("revision"),
+        trace=result.provenance["trace"]["sha256"],
+        **_appendix(result),
+    )
+
+
+def page_environment() -> tuple[Any, Any]:
+    """Return what pages are made with: a Jinja environment, and the style sheet.
+
+    Raises:
+        BurstenvError: Without jinja2.
     """
     try:
         import jinja2
-        import matplotlib  # noqa: F401
         from markupsafe import Markup, escape
     except ImportError as error:
         raise BurstenvError(
             f"writing a report needs {error.name}; install it with: pip install 'burstenv[report]'"
         ) from None
-    from burstenv.evaluation.figures import pictures
 
     def coded(text: str) -> Markup:
         """Escape a sentence and set what stands in backquotes as code."""
         parts = text.split("`")
         return Markup("").join(
-            Markup("<code>{}</code>").format(_breakable(part)) if k % 2 else _bound(part)
-            for k, part in enumerate(parts)
+            Markup("<code>{}</code>").format(breakable(part)) if k % 2 else bound(part) for k, part in enumerate(parts)
         )
 
-    def _breakable(name: str) -> Markup:
+    def breakable(name: str) -> Markup:
         """Let a composite's name break between its parts and parameters."""
         return Markup(re.sub("([/,(])", r"\1<wbr>", str(escape(name))))
 
-    def _bound(text: str) -> Markup:
+    def bound(text: str) -> Markup:
         """Keep a percent sign with its number and an interval in one piece."""
         return escape(re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text.replace(" %", "\u00a0%")))
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(coded=coded, breakable=_breakable, bound=_bound)
     here = resources.files("burstenv.evaluation")
-    template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        title=_title(result),
-        css=Markup((here / "report.css").read_text(encoding="utf-8")),
-        facts=_facts(result),
-        headline=headline(result),
-        tables=tables(result),
-        pictures=pictures(result, learning_curve(training or ())),
-        notes=notes(result),
-        **_appendix(result),
-    )
+    loader = jinja2.FunctionLoader(lambda name: (here / name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    environment.filters.update(coded=coded, breakable=breakable, bound=bound)
+    return environment, Markup((here / "report.css").read_text(encoding="utf-8"))
 
 
 def markdown(result: EvaluationResult) -> str:
     """Return the report as Markdown: headline, tables, notes and configuration; no figures."""
     appendix = _appendix(result)
     parts = [f"# {_title(result)}", _facts(result), f"**{headline(result)}**"]
-    for place, table in enumerate(tables(result)):
-        parts += [f"## {table.title}", table.caption, _markdown_table(table, with_tags=place == 0)]
+    for section in _sections(result, []):
+        for table in section["tables"]:
+            parts += [f"## {table.title}", table.caption, markdown_table(table)]
     parts += ["## What to know before believing this", "\n".join(f"- {note}" for note in notes(result))]
     parts += ["## Everything needed to run this again", f"Command: `{appendix['command']}`"]
     parts += [f"```yaml\n{appendix[name]}```" for name in ("policies", "provenance")]
     return "\n\n".join(parts) + "\n"
+
+
+_SECTIONS = {
+    "attainment": "Who attains what",
+    "losses": "What became of the requests",
+    "groups": "By class, model, prompt length and burstiness",
+    "latency": "Latency",
+    "timelines": "A good and a bad episode",
+    "pairs": "Every pair",
+    "seeds": "Training",
+    "tuning": "What was tuned, and how",
+}
+
+
+def _sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the sections that hold anything: key, title, pictures and tables."""
+    from burstenv.evaluation.figures import figures, learning_figures, profile_figure
+
+    drawn, listed = figures(result), tables(result)
+    profile = profile_figure(result)
+    drawn["seeds"] = [*([profile] if profile is not None else []), *learning_figures(training)]
+    found = []
+    for key, title in _SECTIONS.items():
+        pictures, held = drawn.get(key, []), listed.get(key, [])
+        if pictures or held:
+            legends = {picture.legend for picture in pictures}
+            shared = legends.pop() if len(pictures) > 2 and len(legends) == 1 else ()
+            found.append({"key": key, "title": title, "pictures": pictures, "tables": held, "legend": shared})
+    return found
+
+
+def _tiles(result: EvaluationResult) -> list[dict[str, str]]:
+    """Return the few numbers that a reader wants first."""
+    load = result.headline_load
+    best = result.best_at(load)
+    tiles = []
+    agent = headline_agent(result)
+    names = [(agent["policy"], "the agent")] if agent is not None else []
+    names.append((best["policy"], "the heuristic chosen beforehand" if best["beforehand"] else "the best heuristic"))
+    if result.reference != best["policy"]:
+        names.append((result.reference, "the reference"))
+    for name, what in names:
+        row = result.summary_of(name, load)
+        tiles.append({"value": percent(row["attainment"]), "text": f"attained by {what}, `{name}`"})
+    top, against = (agent["policy"], "best") if agent is not None else (best["policy"], "reference")
+    difference = result.difference(top, load, against)
+    if top != difference["other"]:
+        amount = points(difference["mean"], difference["low"], difference["high"])
+        value, _, interval = amount.partition(" points")
+        tiles.append({"value": f"{value} points", "text": f"over {difference['other']}{interval}, paired by episode"})
+    return tiles
 
 
 def _title(result: EvaluationResult) -> str:
@@ -146,11 +210,12 @@ def _yaml(values: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
 
-def _markdown_table(table: Table, with_tags: bool) -> str:
-    lines = [["policy", *table.columns]]
+def markdown_table(table: Table) -> str:
+    """Return a table in Markdown."""
+    lines = [[table.first, *table.columns]]
     for line in table.lines:
-        tags = f" ({', '.join(line.tags)})" if with_tags and line.tags else ""
-        name = f"`{line.policy}`"
+        tags = f" ({', '.join(line.tags)})" if table.tagged and line.tags else ""
+        name = f"{line.lead}`{line.policy}`"
         lines.append([f"**{name}**{tags}" if line.kind == "agent" else name + tags, *(c.text for c in line.cells)])
     rows = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
     ruler = "|" + "|".join([" :--- ", *[" ---: "] * len(table.columns)]) + "|"

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from burstenv.evaluation.metrics import PROMPT_EDGES_TOKENS, groups
 from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.summary import BURSTINESS_BUCKETS
 from burstenv.evaluation.text import (
     ABSENT,
     milliseconds,
@@ -23,11 +24,10 @@ from burstenv.workload.trace import MODELS
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, and in heat tables its background and ink as CSS colours."""
+    """A cell: its text, and in heat tables its depth, from -1 to 1."""
 
     text: str
-    background: str = ""
-    ink: str = ""
+    heat: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Line:
     """A row: the policy, what it is, and its cells."""
 
     policy: str
-    kind: str  # "agent" or "heuristic"
+    kind: str  # "agent", "heuristic", or "apart" for one that sees true lengths
     tags: list[str]
     cells: list[Cell]
+    lead: str = ""  # stands before the name
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Table:
     caption: str
     columns: list[str]
     lines: list[Line] = field(default_factory=list)
+    first: str = "policy"  # heading of the first column
+    tagged: bool = False  # whether tags are shown
+    matrix: bool = False  # whether cells are small
 
 
 def tags(result: EvaluationResult, policy: Row) -> list[str]:
@@ -63,21 +67,30 @@ def tags(result: EvaluationResult, policy: Row) -> list[str]:
     return found
 
 
-def tables(result: EvaluationResult) -> list[Table]:
-    """Return the tables of a report in their order."""
+def tables(result: EvaluationResult) -> dict[str, list[Table]]:
+    """Return the tables of a report by section."""
     load = result.headline_load
-    found = [_attainment(result, load)]
+    found = {"attainment": [_attainment(result, load)]}
     if len(result.loads) > 1:
-        found.append(_over_load(result))
-    return [*found, _by_group(result, load), _outcomes(result, load), _latency(result, load)]
+        found["attainment"].append(_over_load(result))
+    found["losses"] = [_outcomes(result, load)]
+    found["groups"] = [_by_group(result, load), _group_differences(result, load)]
+    found["latency"] = [_latency(result, load)]
+    found["pairs"] = [_pairs(result, load)]
+    if result.seeds:
+        found["seeds"] = [_seeds(result)]
+    if result.tuning:
+        found["tuning"] = [_tuning(row) for row in result.tuning]
+    return found
 
 
 def _lines(result: EvaluationResult, load: float, cells_of: Callable[[Row], list[Cell]]) -> list[Line]:
     lines = []
     for row in result.ranking(load):
         policy = result.policy(row["policy"])
-        lines.append(Line(row["policy"], policy["kind"], tags(result, policy), cells_of(row)))
-    return lines
+        kind = "apart" if policy["privileged"] else policy["kind"]
+        lines.append(Line(row["policy"], kind, tags(result, policy), cells_of(row)))
+    return sorted(lines, key=lambda line: line.kind == "apart")  # oracles stand apart, at the end
 
 
 def _attainment(result: EvaluationResult, load: float) -> Table:
@@ -90,29 +103,41 @@ def _attainment(result: EvaluationResult, load: float) -> Table:
         return Cell(points(difference["mean"], difference["low"], difference["high"]).replace(" points", ""))
 
     def cells(row: Row) -> list[Cell]:
+        against_best = result.difference(row["policy"], load, "best")
         return [
+            Cell(_rank(result.rank_of(row["policy"], load))),
             Cell(percent(row["attainment"])),
             Cell(percent_interval(row["attainment_low"], row["attainment_high"])),
-            against(row, "reference", result.reference),
             against(row, "best", best["policy"]),
+            Cell("" if row["policy"] == best["policy"] else p_value(against_best["p_adjusted"])),
+            against(row, "reference", result.reference),
             Cell(percent(row["token_weighted_attainment"])),
             Cell(number(row["goodput_per_s"])),
         ]
 
     return Table(
-        f"Attainment at load {load:g}",
-        f"Differences are paired, in percentage points, against the reference, `{result.reference}`, and the "
-        f"{'chosen' if best['beforehand'] else 'best'} heuristic, `{best['policy']}`.",
+        f"Ranks and paired differences at load {load:g}",
+        f"Differences are paired, in percentage points, against the {'chosen' if best['beforehand'] else 'best'} "
+        f"heuristic, `{best['policy']}`, and the reference, `{result.reference}`. Policies share a rank where the "
+        "interval of their difference holds 0. p is corrected for the number of policies (Romano and Wolf).",
         [
-            "attainment",
-            "95 % interval",
-            "minus reference",
-            "minus best heuristic",
-            "by tokens",
+            "rank", "attainment", "95 % interval", "minus best heuristic", "p", "minus reference", "by tokens",
             "goodput [req/s]",
         ],
         _lines(result, load, cells),
-    )
+        tagged=True,
+    )  # fmt: skip
+
+
+def _rank(row: Row | None) -> str:
+    if row is None:
+        return ABSENT
+    return str(row["rank"]) if row["rank"] == row["rank_to"] else f"{row['rank']} to {row['rank_to']}"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value with two figures."""
+    return ABSENT if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _over_load(result: EvaluationResult) -> Table:
@@ -194,12 +219,103 @@ def _latency(result: EvaluationResult, load: float) -> Table:
     return Table(f"Latency at load {load:g}", caption, columns, _lines(result, load, cells))
 
 
-_PALE, _DEEP = (247, 251, 255), (8, 81, 156)  # ends of ColorBrewer's sequential blues, safe for all eyes
+def _group_differences(result: EvaluationResult, load: float) -> Table:
+    best = result.best_at(load)["policy"]
+    first = result.ranking(load)[0]["policy"]
+    titles = dict(zip(groups(), [*CLASSES, *MODELS, *_bucket_titles()], strict=True))
+    shown = [(f"{name} episodes", name) for name in BURSTINESS_BUCKETS]
+    shown += [(title, group) for group, title in titles.items() if not group.startswith("prompt_")]
+    shown = [(title, group) for title, group in shown if result.group(first, load, group)["offered"]]
+
+    def cells(row: Row) -> list[Cell]:
+        found = []
+        for _, group in shown:
+            entry = result.group(row["policy"], load, group)
+            text = points(entry["difference"], entry["difference_low"], entry["difference_high"]).replace(" points", "")
+            found.append(Cell("itself" if row["policy"] == best else text))
+        return found
+
+    return Table(
+        f"Minus the best heuristic, by burstiness, class and model, at load {load:g}",
+        f"Paired differences from `{best}` in percentage points of the group's requests, with 95 % intervals by blocks "
+        "of days.",
+        [title for title, _ in shown],
+        _lines(result, load, cells),
+    )
+
+
+def _pairs(result: EvaluationResult, load: float) -> Table:
+    found = next(row for row in result.pairs if row["load"] == load)
+    names = found["policies"]
+    lines = []
+    for i, name in enumerate(names):
+        cells = []
+        for j in range(len(names)):
+            mean, low, high = (found[key][i][j] for key in ("mean", "low", "high"))
+            if i == j:
+                cells.append(Cell(""))
+                continue
+            sure = low is not None and (low > 0 or high < 0)
+            depth = max(-1.0, min(1.0, mean / 0.15)) * 0.6
+            cells.append(Cell(f"{100 * mean:+.1f}" + ("" if sure else " ~"), depth if sure else None))
+        lines.append(Line(name, result.policy(name)["kind"], [], cells, lead=f"{i + 1}. "))
+    return Table(
+        f"Every pair at load {load:g}",
+        "The row's attainment minus the column's, in percentage points, paired by episode; coloured where the 95 % "
+        "interval excludes 0, marked ~ where it does not.",
+        [str(k + 1) for k in range(len(names))],
+        lines,
+        matrix=True,
+    )
+
+
+def _seeds(result: EvaluationResult) -> Table:
+    lines = []
+    for row in result.seeds:
+        cells = [
+            Cell(f"{row['load']:g}"),
+            Cell(str(len(row["members"]))),
+            Cell(percent(row["iqm"])),
+            Cell(percent_interval(row["iqm_low"], row["iqm_high"])),
+            Cell(points(row["mean"], row["low"], row["high"]).replace(" points", "")),
+            Cell(percent(row["improvement"])),
+            Cell(percent_interval(row["improvement_low"], row["improvement_high"])),
+        ]
+        lines.append(Line(row["group"], "agent", [], cells))
+    return Table(
+        "Training seeds",
+        "Interquartile mean of the attainment over training runs and days, its interval by stratified bootstrap over "
+        "runs; the mean over runs minus the best heuristic, by blocks of days; and the probability that a run beats "
+        "the best heuristic on a day.",
+        ["load", "runs", "IQM", "95 % interval", "minus best heuristic", "improves", "95 % interval"],
+        lines,
+        first="algorithm",
+    )
+
+
+def _tuning(row: Row) -> Table:
+    lines = [
+        Line(
+            entry["policy"],
+            "heuristic",
+            [],
+            [
+                Cell(f"{entry['load']:g}"), Cell(percent(entry["attainment"])),
+                Cell(percent(entry["default_attainment"])), Cell(str(entry["candidates"])),
+            ],
+        )
+        for entry in row["policies"]
+    ]  # fmt: skip
+    how = "a search of Optuna's TPE" if row["method"] == "optuna" else "the whole grid"
+    return Table(
+        "Tuned heuristics",
+        f"The best of {row['template']} at each load on {len(row['seeds'])} {row['split']} episodes, found by {how}; "
+        "attainment as found there, which flatters it.",
+        ["load", f"attainment on {row['split']}", "always/jsq there", "tried"],
+        lines,
+    )
 
 
 def _heat(share: float | None) -> Cell:
-    if share is None:
-        return Cell(ABSENT)
-    depth = share**2  # attainments crowd near 1, where differences matter
-    rgb = tuple(round(a + (b - a) * depth) for a, b in zip(_PALE, _DEEP, strict=True))
-    return Cell(percent(share), f"rgb{rgb}".replace(" ", ""), "#fff" if depth > 0.7 else "#1b1f24")
+    # Attainments crowd near 1, where differences matter.
+    return Cell(ABSENT) if share is None else Cell(percent(share), 0.6 * share**2)

@@ -16,7 +16,6 @@ from burstenv.evaluation.text import milliseconds, notes, percent, points, secon
 from .conftest import FixedReplica
 
 pytest.importorskip("jinja2")
-pytest.importorskip("matplotlib")
 
 
 def with_attainment(result: EvaluationResult, policy: str, shift, metric="attainment") -> EvaluationResult:
@@ -113,7 +112,10 @@ def test_the_page_is_self_contained_and_holds_every_number(small, tmp_path):
     page = paths["html"].read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href|url\()\s*=?\s*["']?(?:https?:)?//""", page)
     assert "<script" not in page
-    assert page.count('src="data:image/svg+xml;base64,') == 6  # forest, loads, three latencies, learning
+    # two over load, forest, losses, burstiness, three latencies, two episodes of two policies, learning
+    assert page.count('role="img"') == 13
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
     assert "width=device-width" in page
     for row in small.ranking(small.headline_load):
         assert percent(row["attainment"]) in page

@@ -1,0 +1,144 @@
+"""Drawing plots as inline SVG: colours and letters come from the page's style sheet, so both themes and paper work.
+
+The same data give the same text. Lengths are in units of the view box, 440 wide, which a phone shows at about its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+WIDTH = 440.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 10.0, 38.0
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Return round numbers between two ends, about so many."""
+    if not high > low:
+        return [low]
+    step = 10.0 ** math.floor(math.log10((high - low) / about))
+    step *= next(m for m in (1, 2, 2.5, 5, 10) if (high - low) / (step * m) <= about + 0.5)
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten between two ends, or only the powers where there are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if len(powers) > 5 else (1, 3) if len(powers) > 3 else (1, 2, 5)
+    found = [m * 10.0**k for k in powers for m in steps]
+    return [value for value in found if low <= value <= high]
+
+
+def number(value: float) -> str:
+    """Return a coordinate, short."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+class Plot:
+    """One set of axes.
+
+    Args:
+        x: Ends of the horizontal axis.
+        y: Ends of the vertical axis.
+        x_label: What the horizontal axis shows, with its unit.
+        y_label: What the vertical axis shows, with its unit.
+        height: Height of the picture.
+        log_x: Whether the horizontal axis is logarithmic.
+        x_ticks: Where to put ticks; None: at round numbers.
+        percent_y: Whether vertical ticks are shares, shown in percent.
+    """
+
+    def __init__(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        x_label: str,
+        y_label: str,
+        height: float = 270.0,
+        log_x: bool = False,
+        x_ticks: Sequence[float] | None = None,
+        percent_y: bool = False,
+    ):
+        self.x, self.y, self.height, self.log_x = x, y, height, log_x
+        self.left = _LEFT + 12.0 * percent_y
+        self.parts: list[str] = []
+        bottom, right = height - _BOTTOM, WIDTH - _RIGHT
+        places = x_ticks if x_ticks is not None else log_ticks(*x) if log_x else ticks(*x)
+        for value in ticks(*y):
+            at = number(self.to_y(value))
+            text = f"{100 * value:g} %" if percent_y else f"{value:g}"
+            self.parts.append(f'<path class="grid" d="M{self.left:g} {at}H{right:g}"/>')
+            self.parts.append(f'<text x="{self.left - 6:g}" y="{at}" dy="3.5" text-anchor="end">{text}</text>')
+        for value in places:
+            at = number(self.to_x(value))
+            self.parts.append(f'<path class="grid" d="M{at} {_TOP:g}V{bottom:g}"/>')
+            self.parts.append(f'<text x="{at}" y="{bottom + 14:g}" text-anchor="middle">{value:g}</text>')
+        middle = number((self.left + right) / 2)
+        self.parts.append(f'<path class="axis" d="M{self.left:g} {bottom:g}H{right:g}"/>')
+        self.parts.append(
+            f'<text class="label" x="{middle}" y="{height - 6:g}" text-anchor="middle">{escape(x_label)}</text>'
+        )
+        at = number((_TOP + bottom) / 2)
+        turned = f'text-anchor="middle" transform="translate(10 {at}) rotate(-90)"'
+        self.parts.append(f'<text class="label" {turned}>{escape(y_label)}</text>')
+
+    def to_x(self, value: float) -> float:
+        """Return where a value lies on the horizontal axis."""
+        low, high = self.x
+        if self.log_x:
+            low, high, value = math.log(low), math.log(high), math.log(max(value, 1e-300))
+        share = (value - low) / (high - low) if high > low else 0.5
+        return self.left + min(1.0, max(0.0, share)) * (WIDTH - self.left - _RIGHT)
+
+    def to_y(self, value: float) -> float:
+        """Return where a value lies on the vertical axis."""
+        low, high = self.y
+        share = (value - low) / (high - low) if high > low else 0.5
+        return self.height - _BOTTOM - min(1.0, max(0.0, share)) * (self.height - _TOP - _BOTTOM)
+
+    def line(
+        self, xs: Sequence[float], ys: Sequence[float], style: str, title: str = "", markers: bool = False
+    ) -> None:
+        """Draw a line through points; ``title`` shows where a pointer rests on it."""
+        points = [f"{number(self.to_x(a))} {number(self.to_y(b))}" for a, b in zip(xs, ys, strict=True)]
+        told = f"<title>{escape(title)}</title>" if title else ""
+        self.parts.append(f'<path class="line {style}" d="M{"L".join(points)}">{told}</path>')
+        if markers:
+            for a, b in zip(xs, ys, strict=True):
+                x, y = number(self.to_x(a)), number(self.to_y(b))
+                self.parts.append(f'<circle class="dot {style}" cx="{x}" cy="{y}" r="3.2">{told}</circle>')
+
+    def whisker(self, x: float, low: float, high: float, style: str) -> None:
+        """Draw an interval."""
+        self.parts.append(
+            f'<path class="whisker {style}" d="M{number(self.to_x(x))} {number(self.to_y(low))}'
+            f'V{number(self.to_y(high))}"/>'
+        )
+
+    def area(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], style: str) -> None:
+        """Fill between two lines."""
+        there = [f"{number(self.to_x(a))} {number(self.to_y(b))}" for a, b in zip(xs, high, strict=True)]
+        back = [f"{number(self.to_x(a))} {number(self.to_y(b))}" for a, b in zip(xs, low, strict=True)]
+        self.parts.append(f'<path class="area {style}" d="M{"L".join([*there, *back[::-1]])}Z"/>')
+
+    def rule(self, x: float, title: str) -> None:
+        """Mark a place of the horizontal axis."""
+        bottom = self.height - _BOTTOM
+        self.parts.append(
+            f'<path class="rule" d="M{number(self.to_x(x))} {_TOP:g}V{bottom:g}"><title>{escape(title)}</title></path>'
+        )
+
+    def svg(self, alt: str) -> str:
+        """Return the picture."""
+        return picture(self.parts, self.height, alt)
+
+
+def picture(parts: Sequence[str], height: float, alt: str) -> str:
+    """Return an SVG element of drawn parts."""
+    return (
+        f'<svg viewBox="0 0 {WIDTH:g} {number(height)}" role="img" aria-label="{escape(alt, quote=True)}">'
+        + "".join(parts)
+        + "</svg>"
+    )
