@@ -15,6 +15,7 @@ from burstenv.cluster.spec import ClusterConfig, HardwareConfig, ModelConfig
 from burstenv.config import Config, load, parse, read_yaml, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.tuned import TunedPolicies
 from burstenv.workload import WorkloadConfig
 
 FOLDERS: dict[str, type[Config]] = {
@@ -23,6 +24,7 @@ FOLDERS: dict[str, type[Config]] = {
     "latency": HingeLatency,
     "models": ModelConfig,
     "scenarios": ScenarioConfig,
+    "tuned": TunedPolicies,
     "workloads": WorkloadConfig,
 }
 

@@ -164,10 +164,7 @@ def _tuned(name: str | None, scenario: Any, loads: list[float]) -> tuple[dict[fl
     config = scenario.config
     if name == "none":
         return None, []
-    if name is None:
-        tuned = shipped_tuned(config.name, config.version, trace_digest(scenario.trace))
-    else:
-        tuned = load_tuned(name, config.name)
+    tuned = shipped_tuned(config, trace_digest(scenario.trace)) if name is None else load_tuned(name, config.name)
     if tuned is None:
         return None, []
     return {load: tuned.at(load) for load in loads}, [tuned.model_dump(mode="json")]

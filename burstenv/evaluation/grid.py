@@ -19,7 +19,7 @@ from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.scorer import METRICS, Scorer
 from burstenv.evaluation.search_space import SearchSpace
-from burstenv.evaluation.tuned import TunedPolicies, TunedPolicy
+from burstenv.evaluation.tuned import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.evaluation.workers import run_tasks
 from burstenv.files import write_atomic
 from burstenv.policies import load_policy
@@ -35,6 +35,7 @@ class Grid:
     Attributes:
         scenario: Name of the scenario.
         scenario_version: Its version.
+        scenario_sha256: Digest of its configuration.
         trace_sha256: Digest of the trace.
         split: Split whose episodes were used.
         seeds: Seeds of the episodes, E of them.
@@ -49,6 +50,7 @@ class Grid:
 
     scenario: str
     scenario_version: int
+    scenario_sha256: str
     trace_sha256: str
     split: str
     seeds: list[int]
@@ -95,10 +97,18 @@ class Grid:
                 )
             )  # fmt: skip
         return TunedPolicies(
-            scenario=self.scenario, scenario_version=self.scenario_version, trace_sha256=self.trace_sha256,
-            split=self.split, seeds=self.seeds, method="grid", template=self.template, metric=metric,  # type: ignore[arg-type]
-            burstenv=self.burstenv, policies=found,
-        )  # fmt: skip
+            scenario=self.scenario,
+            scenario_version=self.scenario_version,
+            scenario_sha256=self.scenario_sha256,
+            trace_sha256=self.trace_sha256,
+            split=self.split,
+            seeds=self.seeds,
+            method="grid",
+            template=self.template,
+            metric=metric,  # type: ignore[arg-type]
+            burstenv=self.burstenv,
+            policies=found,
+        )
 
 
 def run_grid(
@@ -147,6 +157,7 @@ def run_grid(
     return Grid(
         scenario=scenario.config.name,
         scenario_version=scenario.config.version,
+        scenario_sha256=scenario_digest(scenario.config),
         trace_sha256=trace_digest(scenario.trace),
         split=split,
         seeds=list(range(episodes)),

@@ -127,7 +127,7 @@ _SECTIONS = {
     "groups": "By class, model, prompt length and burstiness",
     "latency": "Latency",
     "timelines": "A good and a bad episode",
-    "pairs": "Every pair",
+    "pairs": "Policy against policy",
     "seeds": "Training",
     "tuning": "What was tuned, and how",
 }
@@ -146,8 +146,23 @@ def _sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[st
         if pictures or held:
             legends = {picture.legend for picture in pictures}
             shared = legends.pop() if len(pictures) > 2 and len(legends) == 1 else ()
-            found.append({"key": key, "title": title, "pictures": pictures, "tables": held, "legend": shared})
+            found.append(
+                {
+                    "key": key, "title": title, "pictures": pictures, "tables": held, "legend": shared,
+                    "intro": _about_episodes(result) if key == "timelines" else "",
+                }
+            )  # fmt: skip
     return found
+
+
+def _about_episodes(result: EvaluationResult) -> str:
+    names = list(dict.fromkeys(row["policy"] for row in result.timelines))
+    beside = f" beside `{names[1]}`" if len(names) > 1 else ""
+    return (
+        f"The episodes at load {result.headline_load:g} on which `{names[0]}`{beside} did best and worst, second by "
+        "second: arrivals by what became of them, and how many finishing requests were in the system (the line, scaled "
+        "to its greatest value)."
+    )
 
 
 def _tiles(result: EvaluationResult) -> list[dict[str, str]]:

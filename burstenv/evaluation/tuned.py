@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +11,7 @@ import yaml
 from pydantic import Field
 
 from burstenv.config import Config, load, shipped
+from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
 
@@ -31,7 +34,8 @@ class TunedPolicies(Config):
 
     Attributes:
         scenario: Name of the scenario.
-        scenario_version: Its version; another one's tuning says little.
+        scenario_version: Its version.
+        scenario_sha256: Digest of all that fixes the task: another one's tuning says little.
         trace_sha256: Digest of the trace.
         split: Split whose episodes were used.
         seeds: Seeds of the episodes.
@@ -45,6 +49,7 @@ class TunedPolicies(Config):
 
     scenario: str
     scenario_version: int
+    scenario_sha256: str
     trace_sha256: str
     split: str
     seeds: list[int]
@@ -87,9 +92,15 @@ def load_tuned(name: str | Path, scenario: str) -> TunedPolicies:
     return tuned
 
 
-def shipped_tuned(scenario: str, version: int, trace_sha256: str) -> TunedPolicies | None:
-    """Return the shipped tuned policies of a scenario; None where there are none for this version and trace."""
-    if scenario not in shipped(FOLDER):
+def scenario_digest(config: ScenarioConfig) -> str:
+    """Return the SHA-256 of a scenario's configuration, apart from its description."""
+    values = config.model_dump(mode="json", exclude={"description", "headroom"})
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def shipped_tuned(config: ScenarioConfig, trace_sha256: str) -> TunedPolicies | None:
+    """Return the shipped tuned policies of a scenario; None where there are none for it as it is, and its trace."""
+    if config.name not in shipped(FOLDER):
         return None
-    tuned = load_tuned(scenario, scenario)
-    return tuned if (tuned.scenario_version, tuned.trace_sha256) == (version, trace_sha256) else None
+    tuned = load_tuned(config.name, config.name)
+    return tuned if (tuned.scenario_sha256, tuned.trace_sha256) == (scenario_digest(config), trace_sha256) else None

@@ -23,7 +23,7 @@ from burstenv.evaluation.journal import Journal
 from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.scorer import Scorer
 from burstenv.evaluation.search_space import SearchSpace
-from burstenv.evaluation.tuned import TunedPolicies, TunedPolicy
+from burstenv.evaluation.tuned import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.evaluation.workers import run_tasks
 from burstenv.policies import load_policy
 from burstenv.policies.ladder import DEFAULT_LADDER
@@ -105,10 +105,13 @@ def tune(
             advance = stack.enter_context(_progress(f"load {load:g}", plan.trials, place, progress))
             return place, _search(scenario, plan, space, load, kept, advance)
 
+    if workers > 1:  # compile once, not in every worker
+        Scorer(scenario, plan.split, loads[0], [0]).score(load_policy(f"always/jsq/{scenario.mode_names[0]}"))
     found = sorted(run_tasks(search, range(len(loads)), workers), key=lambda pair: pair[0])
     return TunedPolicies(
         scenario=scenario.config.name,
         scenario_version=scenario.config.version,
+        scenario_sha256=scenario_digest(scenario.config),
         trace_sha256=digest,
         split=plan.split,
         seeds=list(range(plan.episodes)),
