@@ -57,9 +57,11 @@ class Table:
 def tags(result: EvaluationResult, policy: Row) -> list[str]:
     """Return what a reader must know of a policy: reference, best, fixed part of whom, privileged."""
     found = []
-    for role in policy["roles"]:
-        found.append(f"fixed part of {role['of']}" if role["of"] else role["role"])
     best = result.best_at(result.headline_load)
+    for role in policy["roles"]:
+        if role["role"].startswith("best") and policy["name"] != best["policy"]:
+            continue  # chosen for another load
+        found.append(f"fixed part of {role['of']}" if role["of"] else role["role"])
     if best["policy"] == policy["name"] and not best["beforehand"] and best["candidates"] > 1:
         found.append("best heuristic")
     if policy["privileged"]:

@@ -94,7 +94,7 @@ def headline(result: EvaluationResult) -> str:
         f"Agent `{agent['policy']}`{of_many}{sees} attains {_attains(agent)} of the offered requests at load "
         f"{load:g}; {best_name(best)} attains {_attains(top)}. {_verdict(difference, 'the agent')}"
     )
-    return text + _by_tokens(result, agent["policy"], difference)
+    return text + _by_tokens(result, agent["policy"], difference) + _over_runs(result, agent["policy"])
 
 
 def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
@@ -136,6 +136,19 @@ def _verdict(difference: Row, subject: str) -> str:
     return f"The paired difference is {amount}: {subject} attains {comparison}."
 
 
+def _over_runs(result: EvaluationResult, agent: str) -> str:
+    """Say what the agent's algorithm attains over all its training seeds, where there are several."""
+    for row in result.seeds:
+        if row["load"] == result.headline_load and agent in row["members"] and len(row["members"]) > 1:
+            amount = points(row["mean"], row["low"], row["high"])
+            return (
+                f" Over the {len(row['members'])} training runs of `{row['group']}` the interquartile mean is "
+                f"{percent(row['iqm'])} {percent_interval(row['iqm_low'], row['iqm_high'])}, their mean paired "
+                f"difference {amount}."
+            )
+    return ""
+
+
 def _by_tokens(result: EvaluationResult, agent: str, difference: Row) -> str:
     """Say it when an agent gains in requests what it loses in tokens: it refuses the long ones."""
     by_tokens = result.difference(agent, result.headline_load, "best", "token_weighted_attainment")
@@ -153,11 +166,19 @@ def notes(result: EvaluationResult) -> list[str]:
     blocks, episodes = row["blocks"], row["episodes"]
     found = [_note_on_intervals(blocks, episodes), _note_on_best(result)]
     if result.agents:
-        found.append(
-            "Each agent is one training run: intervals cover the traffic, not what another training seed "
-            "would "
-            "have given. Report 5 or more training seeds before claiming anything about an algorithm."
-        )
+        runs = [row for row in result.seeds if row["load"] == result.headline_load]
+        if runs:
+            counted = ", ".join(f"`{row['group']}` {len(row['members'])}" for row in runs)
+            found.append(
+                f"Training runs by algorithm: {counted}. Intervals of interquartile means cover what other training "
+                "seeds would have given, those of differences what other traffic would have given; five runs are the "
+                "least for a claim about an algorithm."
+            )
+        if len({name for row in runs for name in row["members"]}) < len(result.agents):
+            found.append(
+                "Each agent is one training run: intervals cover the traffic, not what another training seed would "
+                "have given. Report 5 or more training seeds before claiming anything about an algorithm."
+            )
         fixed = [p for p in result.policies if any(r["role"] == "fixed components" for r in p["roles"])]
         found.append(
             "What an agent leaves fixed can be most of its merit. The composites of the agents' fixed "
