@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -94,7 +95,7 @@ def run_tasks_on_ray(
         raise BurstenvError("--ray needs Ray; install it with: pip install 'burstenv[ray]'") from None
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise BurstenvError(f"the Ray cluster at {address or 'this machine'} cannot be reached ({error})") from None
     for name, module in list(sys.modules.items()):
