@@ -44,7 +44,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
     sub.add_argument("--grid", action="store_true", help="try the whole product of the template instead")
     sub.add_argument(
-        "--settings", type=int, default=2, help="with --grid: settings of parameters beside the default "
+        "--settings", type=int, default=1, help="with --grid: settings of parameters beside the default "
         "(default: %(default)s)",
     )  # fmt: skip
     sub.add_argument("--workers", type=int, help="processes (default: the cores); the result does not depend on it")

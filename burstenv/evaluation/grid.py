@@ -117,7 +117,7 @@ def run_grid(
     loads: Sequence[float] = (),
     episodes: int = 30,
     split: str = "validation",
-    settings: int = 2,
+    settings: int = 1,
     workers: int = 1,
     progress: bool | None = None,
 ) -> Grid:

@@ -107,7 +107,7 @@ class SearchSpace:
                 found.append(values)
         return found
 
-    def grid(self, settings: int = 2) -> list[str]:
+    def grid(self, settings: int = 1) -> list[str]:
         """Return the whole product of rules and modes, each rule as given and with ``settings`` other parameters.
 
         The other settings lie at equal steps of the ranges, in their scales, all parameters of a rule moved together:
