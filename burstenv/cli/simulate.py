@@ -90,6 +90,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
         f"attained {m['attained']:,}   late {m['late']:,}   rejected {m['rejected']:,}   failed {m['failed']:,}   "
         f"preemptions {m['preemptions']:,}   iterations {m['iterations']:,}",
     ]
+    if "attempts" in m:  # clients that do more than send and wait
+        lines.append(
+            f"clients: attempts {m['attempts']:,}   refusals {m['refusals']:,}   abandoned {m['abandoned']:,} (of the "
+            f"late)   failed upstream {m['upstream_failed']:,}   unsent {m['unsent']:,}"
+        )
     for name, label in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E")):
         if m[f"{name}_mean"] is not None:
             parts = [f"{q} {m[f'{name}_{q}']:.4g} s" for q in ("mean", "p50", "p90", "p99")]

@@ -5,6 +5,7 @@ compiled engine keeps), ``replica.py`` and ``iteration.py`` (the fast scheduler)
 every rule), ``frontdoor.py`` (decision epochs).
 """
 
+from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster import VLLM_MODE, Cluster, load_cluster, request_array
 from burstenv.cluster.frontdoor import ADMISSION_NAMES, ADMIT, DEFER, REJECT
 from burstenv.cluster.latency import HingeLatency
@@ -19,12 +20,15 @@ __all__ = [
     "REQUEST",
     "STATUS_NAMES",
     "VLLM_MODE",
+    "Clients",
+    "ClientsConfig",
     "Cluster",
     "ClusterConfig",
     "ClusterState",
     "HingeLatency",
     "ModeConfig",
     "ReplicaSpec",
+    "draw_clients",
     "load_cluster",
     "request_array",
     "resolve_cluster",

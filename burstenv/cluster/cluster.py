@@ -15,15 +15,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from burstenv.cluster.block_table import block_slots, bucket_count
+from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
 from burstenv.cluster.kernel import announce_first_use, entry
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
-from burstenv.cluster.state import MODE, NOBODY, ORDER_NAMES, REQUEST, ClusterState, PoolLayout
+from burstenv.cluster.state import (
+    FAILS_UPSTREAM,
+    FOLLOWS,
+    MODE,
+    NOBODY,
+    ORDER_NAMES,
+    REQUEST,
+    ClusterState,
+    PoolLayout,
+)
 from burstenv.cluster.stretch import interrupt_stretch
 from burstenv.config import load
 from burstenv.errors import BurstenvError
 
+CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 
 
@@ -101,6 +112,8 @@ class Cluster:
         batching_period_s: How long a replica keeps a batching mode at least [s].
         max_request_tokens: Longest request, prompt and output, that prefix caching has to hold; None: the
             longest model length.
+        clients: What the senders of requests do; None: they send and wait. Otherwise every episode that is
+            loaded needs its ``Clients``.
     """
 
     def __init__(
@@ -114,6 +127,7 @@ class Cluster:
         tick_s: float | None = None,
         batching_period_s: float = 0.0,
         max_request_tokens: int | None = None,
+        clients: ClientsConfig | None = None,
     ):
         self.specs = tuple(specs)
         self.mode_names = tuple(mode.name for mode in modes)
@@ -131,9 +145,12 @@ class Cluster:
         block_sizes = {spec.block_size for spec in self.specs}
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
+        self.clients = clients
         self.state = ClusterState.allocate(
             num_envs, len(self.specs), num_requests, block_sizes.pop(), self._layout(modes, max_request_tokens)
         )
+        if clients is not None:
+            self._set_clients(clients)
         self.state.environments["defer_s"] = defer_s
         self.state.environments["max_defers"] = max_defers
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
@@ -172,17 +189,31 @@ class Cluster:
         environments["scrape_delay_s"] = delay_s
         environments["count_sent"] = count_sent and period_s > 0.0
 
+    def _set_clients(self, clients: ClientsConfig) -> None:
+        environments = self.state.environments
+        environments["clients"] = 1
+        if clients.closed_loop is not None:
+            environments["closed_loop"] = 1
+            environments["session_goes_on"] = clients.closed_loop.after_failure == "go_on"
+        if clients.retries is not None:
+            environments["retry_after"] = sum(AFTER[cause] for cause in set(clients.retries.after))
+            environments["max_retries"] = clients.retries.max_retries
+            for name in ("base_s", "factor", "max_s", "jitter"):
+                environments[f"retry_{name}"] = getattr(clients.retries, name)
+
     def _layout(self, modes: Sequence[ModeConfig], max_request_tokens: int | None) -> PoolLayout:
         max_num_seqs = int(self.modes["max_num_seqs"].max())
         block_size = self.specs[0].block_size
         caching = [spec for spec in self.specs if spec.prefix_caching]
         if not caching:
             general = any(needs_general_engine(spec, modes) for spec in self.specs)
-            return PoolLayout(block_size, max_num_seqs, general)
+            return PoolLayout(block_size, max_num_seqs, general, clients=self.clients is not None)
         longest = max(spec.max_model_len for spec in caching)
         blocks = max(spec.num_blocks for spec in caching)
         table = -(-min(longest, max_request_tokens or longest) // block_size)
-        return PoolLayout(block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table)
+        return PoolLayout(
+            block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table, self.clients is not None
+        )
 
     @property
     def num_envs(self) -> int:
@@ -194,27 +225,44 @@ class Cluster:
         """R."""
         return len(self.specs)
 
-    def load(self, i: int, requests: np.ndarray, seed: int = 0) -> None:
+    def load(self, i: int, requests: np.ndarray, seed: int = 0, clients: Clients | None = None) -> None:
         """Give cluster ``i`` the requests of an episode and empty it.
 
         Args:
             i: Which cluster.
             requests: (n,) REQUEST, sorted by arrival, times from 0 [s].
-            seed: Seed of the randomness that policies in the kernel draw from.
+            seed: Seed of the randomness that policies and clients in the kernel draw from.
+            clients: What the clients of these requests will do, where the cluster was made with ``clients``.
         """
         if len(requests) > self.state.requests.shape[1]:
             self.state.grow_requests(int(len(requests) * 1.25) + 16)
         self.state.requests[i, : len(requests)] = requests
-        self.begin(i, len(requests), seed)
+        self.begin(i, len(requests), seed, clients)
 
-    def begin(self, i: int, num_requests: int, seed: int = 0) -> None:
-        """Start cluster ``i`` on the ``num_requests`` requests that were written into its state."""
+    def begin(self, i: int, num_requests: int, seed: int = 0, clients: Clients | None = None) -> None:
+        """Start cluster ``i`` on the ``num_requests`` requests that were written into its state; see :meth:`load`."""
         announce_first_use()
         requests = self.state.requests[i, :num_requests]
         if self.state.replicas["prefix_caching"][i].any():
             number_streams(requests)
             self._check_tables(requests)
+        self._write_clients(i, num_requests, clients)
         self.rewind(i, num_requests, seed)
+
+    def _write_clients(self, i: int, num_requests: int, clients: Clients | None) -> None:
+        if (clients is None) != (self.clients is None) or (clients is not None and len(clients) != num_requests):
+            given = "none" if clients is None else f"those of {len(clients)} requests"
+            wanted = "none" if self.clients is None else f"those of {num_requests} requests"
+            raise BurstenvError(
+                f"this cluster needs {wanted} as the clients of the episode, got {given}; draw_clients draws them"
+            )
+        if clients is None:
+            return
+        numbers = self.state.clients(i)[:num_requests]
+        for name in ("patience_s", "think_s", "next_turn"):
+            numbers[name] = getattr(clients, name)
+        numbers["kind"] = np.where(clients.previous >= 0, FOLLOWS, 0) + FAILS_UPSTREAM * clients.upstream_failed
+        self.state.environments["horizon_s"][i] = clients.horizon_s
 
     def _check_tables(self, requests: np.ndarray) -> None:
         tokens = requests["prompt_tokens"].astype(np.int64) + requests["output_tokens"]
@@ -306,6 +354,21 @@ class Cluster:
     def records(self, i: int) -> np.ndarray:
         """Return cluster ``i``'s requests as they stand, (n,) REQUEST (a copy)."""
         return self.state.requests[i, : self.state.environments[i]["num_requests"]].copy()
+
+    def client_records(self, i: int) -> np.ndarray:
+        """Return what is known of the clients of cluster ``i``'s requests, (n,) CLIENT (a copy)."""
+        return self.state.clients(i)[: self.state.environments[i]["num_requests"]].copy()
+
+    def client_counts(self, i: int) -> dict[str, int] | None:
+        """Return what the clients of cluster ``i`` did so far; None where they only send and wait.
+
+        ``attempts`` (sendings), ``refusals`` (rejections, those that were followed by another attempt included),
+        ``abandoned`` (requests given up for good; the late ones include them), ``upstream_failed`` (attempts that
+        failed before the front door) and ``unsent`` (requests that are not offered, their session being over).
+        """
+        if self.clients is None:
+            return None
+        return {name: int(self.state.environments[i][name]) for name in CLIENT_COUNTS}
 
 
 def number_streams(requests: np.ndarray) -> None:

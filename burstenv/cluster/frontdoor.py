@@ -1,6 +1,7 @@
 """The front door of one cluster, compiled: decision epochs, and what a decision does.
 
-A decision is a triple (admission, replica, mode). Nothing here chooses; policies and agents do.
+A decision is a triple (admission, replica, mode). Nothing here chooses; policies and agents do. Clients that do
+more than send and wait are in :mod:`burstenv.cluster.clients`; their epochs are found here, by a loop of its own.
 """
 
 from __future__ import annotations
@@ -9,13 +10,25 @@ import math
 
 import numpy as np
 
+from burstenv.cluster.clients import (
+    AFTER_ABANDONMENT,
+    deadline_passed,
+    follows,
+    next_to_come,
+    next_to_give_up,
+    refused,
+    reset_clients,
+    send,
+    turn_ended,
+    unserved,
+)
 from burstenv.cluster.heap import heap_push, heap_remove
 from burstenv.cluster.iteration import see
 from burstenv.cluster.kernel import kernel, merged, outlined
-from burstenv.cluster.replica import advance_replica, enqueue, set_mode
+from burstenv.cluster.replica import advance_replica, enqueue, set_mode, withdraw
 from burstenv.cluster.reset import reset_accounts, reset_replica, reset_request
 from burstenv.cluster.staleness import note_sent, scrape_until, unveil, veil
-from burstenv.cluster.state import AT_DOOR, FAILED, NOBODY, REJECTED
+from burstenv.cluster.state import ABANDONED, AT_DOOR, FAILED, NOBODY, REJECTED, WAITING
 
 REJECT = 0
 ADMIT = 1
@@ -69,14 +82,135 @@ def _decay_rates(environment, now_s):
 
 
 @kernel
-def _count_arrival(environment, request):
-    environment.offered += 1
-    environment.offered_weight += request.weight
-    environment.arrived_s += request.arrival_s
+def _count_traffic(environment, request):
+    """Count a request that comes to the front door, for the first time or again, in the recent traffic."""
     environment.rate_fast_per_s += 1.0 / FAST_WINDOW_S
     environment.token_rate_per_s += request.prompt_tokens / FAST_WINDOW_S
     environment.rate_slow_per_s += 1.0 / SLOW_WINDOW_S
     environment.api_share += 0.05 * (request.class_code - environment.api_share)
+
+
+@kernel
+def _close_episode(environment, replicas, requests):
+    """End the episode, every request of it being settled, at the end of the last iteration."""
+    environment.done = 1
+    now_s = environment.now_s
+    for k in range(environment.num_replicas):
+        replica = replicas[environment.first_replica + k]
+        now_s = max(now_s, replica.clock_s)
+        see(replica, requests)
+    environment.now_s = now_s
+    _decay_rates(environment, now_s)
+
+
+@kernel
+def _return_of_deferred(environment, pool, requests):
+    """Bring the deferred request that is due first back to the front door."""
+    request_id = pool[environment.door_base]
+    heap_remove(pool, environment.door_base, environment.deferred, requests, request_id)
+    environment.deferred -= 1
+    environment.at_door = request_id
+
+
+@kernel
+def _next_wake_s(environment, replicas):
+    """Return when the next replica has to be looked at: nothing finishes before, on any of them [s]."""
+    wake_s = np.inf
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        replica = replicas[r]
+        if replica.wake_s > environment.advanced_s:
+            wake_s = min(wake_s, replica.wake_s)
+        elif replica.in_flight or replica.under_way:  # the last iteration of a stretch that is cut
+            wake_s = min(wake_s, replica.iteration_end_s)
+    return wake_s
+
+
+@outlined
+def _give_up(environment, replicas, pool, requests, now_s):
+    """Let the client whose deadline comes first go, at that instant, if it is kept waiting."""
+    request_id = deadline_passed(environment, pool)
+    request = requests[request_id]
+    if request.status == AT_DOOR:  # deferred
+        heap_remove(pool, environment.door_base, environment.deferred, requests, request_id)
+        environment.deferred -= 1
+    elif request.status == WAITING and math.isnan(request.first_token_s) and request.in_flight_tokens == 0:
+        replica = replicas[environment.first_replica + request.replica]
+        catch_up(environment, replica, pool, requests, now_s)
+        withdraw(replica, pool, requests, request_id, now_s)
+    else:
+        return  # it is being computed, or was answered or refused before
+    environment.now_s = now_s
+    _decay_rates(environment, now_s)
+    unserved(environment, pool, requests, request_id, now_s, AFTER_ABANDONMENT, ABANDONED)
+
+
+@outlined
+def _next_epoch_among_clients(environment, replicas, pool, requests, lazily):
+    """Advance one cluster to its next decision epoch, its clients giving up, coming again and going on meanwhile.
+
+    With a closed loop nobody is moved past an instant at which a request may finish, because the next turn of its
+    session may be sent before anything else happens: all replicas go from one such instant (``wake_s``) to the next.
+    """
+    environment.at_door = NOBODY
+    end = environment.first_request + environment.num_requests
+    begun = False  # with a closed loop: iterations that begin at ``advanced_s`` are in flight
+    while True:
+        while environment.next_arrival < end and follows(environment, pool, environment.next_arrival):
+            environment.next_arrival += 1
+        arrival_s = np.inf
+        if environment.next_arrival < end:
+            arrival_s = requests[environment.next_arrival].arrival_s
+        due_s = np.inf
+        if environment.deferred > 0:
+            due_s = requests[pool[environment.door_base]].key
+        leave_s = next_to_give_up(environment, pool)
+        tick_s = environment.last_decision_s + environment.tick_s
+        epoch_s = min(arrival_s, due_s, next_to_come(environment, pool, requests), tick_s)
+        until_s = min(epoch_s, leave_s)
+        if environment.closed_loop and until_s > environment.advanced_s:
+            if not begun:
+                begin_s = np.nextafter(environment.advanced_s, np.inf)
+                _advance_cluster(environment, replicas, pool, requests, begin_s, True)
+                begun = True
+                continue
+            until_s = min(until_s, _next_wake_s(environment, replicas))
+        if environment.scrape_period_s > 0.0:
+            scrape_until(environment, replicas, pool, requests, until_s)
+        _advance_cluster(environment, replicas, pool, requests, until_s, lazily or until_s < epoch_s)
+        environment.advanced_s = max(environment.advanced_s, until_s)
+        begun = False
+        over = settled(environment) + environment.unsent == environment.num_requests
+        if over and environment.coming == 0:
+            _close_episode(environment, replicas, requests)
+            return
+        if until_s == np.inf:  # only requests that can never be scheduled are left
+            environment.failed += environment.offered - settled(environment)
+            environment.unsent = environment.num_requests - environment.offered
+            environment.done = 1
+            return
+        if leave_s == until_s:
+            _give_up(environment, replicas, pool, requests, until_s)
+            continue
+        if until_s < epoch_s:
+            continue
+        environment.now_s = epoch_s
+        _decay_rates(environment, epoch_s)
+        if due_s == epoch_s:
+            _return_of_deferred(environment, pool, requests)
+            return
+        if next_to_come(environment, pool, requests) == epoch_s:
+            request_id = pool[environment.coming_base]
+            heap_remove(pool, environment.coming_base, environment.coming, requests, request_id)
+            environment.coming -= 1
+        elif arrival_s == epoch_s:
+            request_id = environment.next_arrival
+            environment.next_arrival += 1
+        else:
+            return  # a tick
+        if send(environment, pool, requests, request_id, epoch_s):
+            _count_traffic(environment, requests[request_id])
+            environment.at_door = request_id
+            return
 
 
 @kernel
@@ -97,6 +231,9 @@ def next_epoch(environment, replicas, pool, requests, lazily):
 
 @merged
 def _next_epoch(environment, replicas, pool, requests, lazily):
+    if environment.clients:
+        _next_epoch_among_clients(environment, replicas, pool, requests, lazily)
+        return
     arrival_s = np.inf
     if environment.next_arrival < environment.first_request + environment.num_requests:
         arrival_s = requests[environment.next_arrival].arrival_s
@@ -110,14 +247,7 @@ def _next_epoch(environment, replicas, pool, requests, lazily):
     _advance_cluster(environment, replicas, pool, requests, epoch_s, lazily)
     environment.at_door = NOBODY
     if arrival_s == np.inf and due_s == np.inf and settled(environment) == environment.num_requests:
-        environment.done = 1
-        now_s = environment.now_s
-        for k in range(environment.num_replicas):
-            replica = replicas[environment.first_replica + k]
-            now_s = max(now_s, replica.clock_s)
-            see(replica, requests)
-        environment.now_s = now_s
-        _decay_rates(environment, now_s)
+        _close_episode(environment, replicas, requests)
         return
     if epoch_s == np.inf:  # only requests that can never be scheduled are left
         environment.failed = environment.num_requests - settled(environment) + environment.failed
@@ -126,15 +256,15 @@ def _next_epoch(environment, replicas, pool, requests, lazily):
     environment.now_s = epoch_s
     _decay_rates(environment, epoch_s)
     if due_s <= arrival_s and due_s == epoch_s:
-        request_id = pool[environment.door_base]
-        heap_remove(pool, environment.door_base, environment.deferred, requests, request_id)
-        environment.deferred -= 1
-        environment.at_door = request_id
+        _return_of_deferred(environment, pool, requests)
     elif arrival_s == epoch_s:
         request_id = environment.next_arrival
         environment.next_arrival += 1
         requests[request_id].status = AT_DOOR
-        _count_arrival(environment, requests[request_id])
+        environment.offered += 1
+        environment.offered_weight += requests[request_id].weight
+        environment.arrived_s += requests[request_id].arrival_s
+        _count_traffic(environment, requests[request_id])
         environment.at_door = request_id
 
 
@@ -170,11 +300,15 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
         enqueue(environment, replica, pool, requests, request_id, environment.now_s)
         if environment.count_sent and request.status != FAILED:
             note_sent(replica, request)
+        if environment.closed_loop and request.status == FAILED:
+            turn_ended(environment, pool, requests, request_id, environment.now_s, False)
     elif admission == DEFER and may_defer(environment, request):
         request.defers += 1
         request.key = environment.now_s + environment.defer_s
         heap_push(pool, environment.door_base, environment.deferred, requests, request_id)
         environment.deferred += 1
+    elif environment.clients:
+        refused(environment, pool, requests, request_id, environment.now_s)
     else:
         request.status = REJECTED
         request.finish_s = environment.now_s
@@ -194,6 +328,8 @@ def reset_cluster(environment, replicas, pool, requests, modes, num_requests, se
         replica.mode_since_s = -np.inf
     for k in range(num_requests):
         reset_request(requests[environment.first_request + k])
+    if environment.clients:
+        reset_clients(environment, pool, num_requests, seed)
     environment.now_s = 0.0
     environment.num_requests = num_requests
     environment.next_arrival = environment.first_request

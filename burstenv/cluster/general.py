@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from burstenv.cluster.accounts import count_busy, publish_counts
 from burstenv.cluster.iteration_time import iteration_time_s
 from burstenv.cluster.kernel import kernel, outlined
@@ -262,17 +264,23 @@ def _apply(environment, replica, pool, requests):
                 give_back_blocks(replica, pool, request)
             else:
                 queue_discard(replica, pool, requests, request_id)
-            settle_finished(environment, request, now_s)
+            settle_finished(environment, pool, requests, request_id, now_s)
 
 
 @outlined
 def advance_general(environment, replica, pool, requests, until_s):
-    """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
+    """Apply every iteration that ends by ``until_s``; schedule none at or after it.
+
+    Leaves in ``wake_s`` when the next thing happens here.
+    """
+    replica.wake_s = np.inf
     while not replica.livelocked:
         if replica.in_flight < replica.depth and (replica.running > 0 or replica.waiting > 0):
             if replica.clock_s >= until_s:
+                replica.wake_s = replica.clock_s
                 break
             if not _schedule(replica, pool, requests) and replica.in_flight == 0:
+                replica.wake_s = replica.clock_s
                 break
             if replica.preemptions_without_token > LIVELOCK_PREEMPTIONS:
                 replica.livelocked = 1
@@ -282,6 +290,7 @@ def advance_general(environment, replica, pool, requests, until_s):
             break
         replica.iteration_end_s = replica.flight0_end_s if replica.first_flight == 0 else replica.flight1_end_s
         if replica.iteration_end_s > until_s:
+            replica.wake_s = replica.iteration_end_s
             return
         _apply(environment, replica, pool, requests)
     if replica.in_flight == 0:

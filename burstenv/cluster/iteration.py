@@ -62,7 +62,7 @@ def _finish(environment, replica, pool, requests, request_id, now_s):
     _release(replica, pool, request)
     running_remove(replica, requests, request_id)
     replica.blocked = 0
-    settle_finished(environment, request, now_s)
+    settle_finished(environment, pool, requests, request_id, now_s)
 
 
 @kernel

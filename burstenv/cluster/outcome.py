@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from burstenv.cluster.clients import turn_ended
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.state import ATTAINED, LATE
 
 
 @kernel
-def settle_finished(environment, request, now_s):
+def settle_finished(environment, pool, requests, request_id, now_s):
     """Count a request whose last token came out at ``now_s`` as attained or late."""
+    request = requests[request_id]
     request.finish_s = now_s
     request.produced_tokens = request.target_tokens
     first_in_time = request.first_token_s - request.arrival_s <= request.ttft_slo_s
@@ -25,3 +27,5 @@ def settle_finished(environment, request, now_s):
         environment.late += 1
         if first_in_time:
             environment.first_in_time_late += 1
+    if environment.closed_loop:
+        turn_ended(environment, pool, requests, request_id, now_s, True)

@@ -149,6 +149,16 @@ def queue_remove(replica, pool, requests, request_id):
     replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
 
 
+@kernel
+def is_queue_head(replica, pool, request_id):
+    """Return whether a waiting request is the first of its queue, as the queue was last looked at."""
+    if replica.order == FCFS:
+        return replica.waiting_head == request_id
+    if replica.live_heap_size > 0:
+        return pool[replica.live_base] == request_id
+    return pool[replica.hopeless_base] == request_id
+
+
 @outlined
 def queue_discard(replica, pool, requests, request_id):
     """Take a request out of the queue from wherever it stands."""

@@ -19,7 +19,14 @@ import numpy as np
 from burstenv.cluster.general import advance_general
 from burstenv.cluster.iteration import finish_decoders, finish_iteration, see, start_iteration
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.queues import blocks_of, queue_push, queue_reorder, tokens_to_compute
+from burstenv.cluster.queues import (
+    blocks_of,
+    is_queue_head,
+    queue_discard,
+    queue_push,
+    queue_reorder,
+    tokens_to_compute,
+)
 from burstenv.cluster.state import FAILED
 from burstenv.cluster.stretch import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
 
@@ -87,6 +94,28 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
     replica.seen_waiting += 1
     replica.seen_waiting_tokens += tokens
     replica.seen_waiting_blocks += blocks_of(tokens, replica.block_size)
+
+
+@outlined
+def withdraw(replica, pool, requests, request_id, now_s):
+    """Take a waiting request out of the replica at ``now_s``, up to which the replica has been moved.
+
+    Who else waits, and in which order, stays; the next iteration finds the queue without it.
+    """
+    request = requests[request_id]
+    # One that the iteration in flight evicted is not among those that were published as waiting.
+    published = replica.in_flight == 0 or request.preemptions == 0
+    if is_queue_head(replica, pool, request_id):  # who follows may fit
+        interrupt_stretch(replica, pool, requests)
+        replica.blocked = 0
+    queue_discard(replica, pool, requests, request_id)
+    if replica.in_flight == 0 and replica.running == 0:
+        replica.clock_s = max(replica.clock_s, now_s)
+    if published:
+        tokens = tokens_to_compute(request)
+        replica.seen_waiting -= 1
+        replica.seen_waiting_tokens -= tokens
+        replica.seen_waiting_blocks -= blocks_of(tokens, replica.block_size)
 
 
 @outlined

@@ -17,7 +17,7 @@ import numpy as np
 from burstenv.cluster.latency_tables import CONTEXT_KNOTS, DECODE_KNOTS, DENSE_KNOTS, HEAD_KNOTS, PREFILL_KNOTS
 
 # Request status. `offered = attained + late + rejected + failed + pending` at every instant,
-# where pending is everything that arrived and is not settled.
+# where pending is everything that was sent and is not settled, and late includes the abandoned ones.
 UNSEEN = 0  # has not arrived yet
 AT_DOOR = 1  # at the front door: being decided about, or deferred
 WAITING = 2  # in a replica's waiting queue (new or preempted)
@@ -25,8 +25,14 @@ RUNNING = 3  # holds KV blocks
 ATTAINED = 4  # finished within both objectives
 LATE = 5  # finished, but an objective was missed
 REJECTED = 6  # refused by the admission decision
-FAILED = 7  # could never be served by the replica it was sent to
-STATUS_NAMES = ("unseen", "at_door", "waiting", "running", "attained", "late", "rejected", "failed")
+FAILED = 7  # could never be served by the replica it was sent to, or failed before the front door
+ABANDONED = 8  # its client's patience ran out before it was served
+AWAY = 9  # with its client, who will send it again
+UNSENT = 10  # a later turn of a session that is over: never sent, and not offered
+STATUS_NAMES = (
+    "unseen", "at_door", "waiting", "running", "attained", "late", "rejected", "failed", "abandoned", "away", "unsent",
+)  # fmt: skip
+SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED)  # offered requests at their end
 
 # Queue orders of a batching mode.
 FCFS = 0  # first come, first served; a preempted request goes to the head
@@ -311,8 +317,50 @@ ENVIRONMENT = _record(
         ("gap_from_s", "f8"),  # the last arrival
         ("gap_mean_s", "f8"),
         ("gap_square", "f8"),  # mean square [s^2]
+        # The clients, see cluster/clients.py.
+        ("clients", "i1"),  # whether they do anything but send and wait
+        ("closed_loop", "i1"),  # turns of a session follow upon the answer to the turn before
+        ("session_goes_on", "i1"),  # after a turn that was not answered, too
+        ("retry_after", "i1"),  # of what: a sum of AFTER_... bits
+        ("max_retries", "i4"),
+        ("retry_base_s", "f8"),
+        ("retry_factor", "f8"),
+        ("retry_max_s", "f8"),
+        ("retry_jitter", "f8"),
+        ("horizon_s", "f8"),  # from then on no new request is sent
+        ("client_seed", "u8"),
+        ("client_base", "i8"),  # a CLIENT for each request, in the pool
+        ("coming_base", "i8"),  # heap of requests that will be sent at a known time, in the pool
+        ("coming", "i4"),  # its size
+        ("patience_base", "i8"),  # heap of requests by the time at which their clients give up, in the pool
+        ("impatient", "i4"),  # its size
+        ("arrival_base", "i8"),  # requests in the order in which they first came to the front door, in the pool
+        ("arrivals", "i4"),  # how many these are
+        ("advanced_s", "f8"),  # up to when the replicas were moved, with a closed loop
+        ("attempts", "i4"),
+        ("refusals", "i4"),
+        ("abandoned", "i4"),  # of the late ones
+        ("upstream_failed", "i4"),
+        ("unsent", "i4"),
     ]
 )
+
+# What is known of a request's client: numbers in the pool, where any clients do more than send and wait.
+CLIENT = np.dtype(
+    [
+        ("patience_s", "f8"),  # how long it waits for its first token to be on the way, at each attempt
+        ("think_s", "f8"),  # from the end of the turn before to the sending
+        ("deadline_s", "f8"),  # when it gives up the present attempt
+        ("next_turn", "i4"),  # number, within the episode, of the request that follows upon this one; -1: none
+        ("kind", "i4"),  # a sum of FOLLOWS and FAILS_UPSTREAM
+        ("attempts", "i4"),  # times it was sent
+        ("refusals", "i4"),
+        ("place", "i4"),  # in the heap of deadlines; -1: not there
+        ("unused", "i4"),
+    ]
+)
+FOLLOWS = 1  # it is sent upon the end of the turn before
+FAILS_UPSTREAM = 2  # its first attempt does not reach the front door
 
 MODE = _record([("token_budget", "i4"), ("max_num_seqs", "i4"), ("order", "i4"), ("headroom_blocks", "i4")])
 
@@ -343,6 +391,7 @@ class PoolLayout:
         block_numbers: Integers for blocks and hash buckets; 0 without prefix caching.
         buckets: Hash buckets.
         table_size: Most blocks of one request, with prefix caching.
+        clients: Whether clients do more than send and wait.
     """
 
     block_size: int
@@ -351,6 +400,7 @@ class PoolLayout:
     block_numbers: int = 0
     buckets: int = 1
     table_size: int = 0
+    clients: bool = False
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every section, in order."""
@@ -393,7 +443,9 @@ class ClusterState:
 
     environments: np.ndarray  # (N,) ENVIRONMENT
     replicas: np.ndarray  # (N, R) REPLICA
-    pool: np.ndarray  # (N, R fixed + (2 R + 1) E) i4: each replica's own integers, then queue and door heaps
+    # (N, R fixed + L E + C E) i4: each replica's own integers, then L lists of ids: the heaps of the queues (2 R), of the
+    # front door, and of the clients (2, where there are any), then a CLIENT of C integers for each request.
+    pool: np.ndarray
     requests: np.ndarray  # (N, E) REQUEST
     layout: PoolLayout
 
@@ -402,7 +454,8 @@ class ClusterState:
         cls, num_envs: int, num_replicas: int, num_requests: int, block_size: int, layout: PoolLayout
     ) -> ClusterState:
         """Allocate zeroed state; pages are touched only as they are used."""
-        size = num_replicas * layout.fixed + (2 * num_replicas + 1) * num_requests
+        lists, numbers = cls._of_each_request(num_replicas, layout)
+        size = num_replicas * layout.fixed + (lists + numbers) * num_requests
         state = cls(
             environments=np.zeros(num_envs, ENVIRONMENT),
             replicas=np.zeros((num_envs, num_replicas), REPLICA),
@@ -413,6 +466,17 @@ class ClusterState:
         state.replicas["block_size"] = block_size
         state.place()
         return state
+
+    @staticmethod
+    def _of_each_request(num_replicas: int, layout: PoolLayout) -> tuple[int, int]:
+        """Return how many lists of ids the pool holds, and integers for each request beside them."""
+        numbers = CLIENT.itemsize // 4 if layout.clients else 0
+        return 2 * num_replicas + (4 if layout.clients else 1), numbers
+
+    def clients(self, i: int) -> np.ndarray:
+        """Return what is known of the clients of environment ``i``'s requests, (E,) CLIENT, a view."""
+        size = self.requests.shape[1] * (CLIENT.itemsize // 4)
+        return self.pool[i, self.pool.shape[1] - size :].view(CLIENT)
 
     def place(self) -> None:
         """Write into every record where its part of the pool, and its requests and replicas, begin."""
@@ -429,7 +493,13 @@ class ClusterState:
         self.replicas["table_size"] = layout.table_size
         self.replicas["live_base"] = heaps + 2 * r * num_requests
         self.replicas["hopeless_base"] = heaps + (2 * r + 1) * num_requests
-        self.environments["door_base"] = heaps[:, 0] + 2 * count * num_requests
+        door_base = heaps[:, 0] + 2 * count * num_requests
+        self.environments["door_base"] = door_base
+        if layout.clients:
+            self.environments["coming_base"] = door_base + num_requests
+            self.environments["patience_base"] = door_base + 2 * num_requests
+            self.environments["arrival_base"] = door_base + 3 * num_requests
+            self.environments["client_base"] = door_base + 4 * num_requests
         self.environments["num_replicas"] = count
         self.environments["first_replica"] = np.arange(n) * count
         self.environments["first_request"] = np.arange(n) * num_requests
@@ -455,16 +525,18 @@ class ClusterState:
         if num_requests <= old:
             return
         fixed = self.replicas.shape[1] * self.layout.fixed
-        lists = (self.pool.shape[1] - fixed) // old
+        lists, numbers = self._of_each_request(self.replicas.shape[1], self.layout)
         shift = np.arange(n) * (num_requests - old)  # (N,) how far each environment's ids move
         requests = np.zeros((n, num_requests), REQUEST)
         requests[:, :old] = self.requests
-        pool = np.zeros((n, fixed + lists * num_requests), np.int32)
+        pool = np.zeros((n, fixed + (lists + numbers) * num_requests), np.int32)
         moved = np.tile(self.layout.ids(), self.replicas.shape[1]) & (self.pool[:, :fixed] != NOBODY)
         pool[:, :fixed] = self.pool[:, :fixed] + shift[:, None] * moved
-        pool[:, fixed:].reshape(n, lists, num_requests)[..., :old] = (
-            self.pool[:, fixed:].reshape(n, lists, old) + shift[:, None, None]
-        )
+        for k in range(lists):
+            at, was = fixed + k * num_requests, fixed + k * old
+            pool[:, at : at + old] = self.pool[:, was : was + old] + shift[:, None]
+        at, was = fixed + lists * num_requests, fixed + lists * old
+        pool[:, at : at + numbers * old] = self.pool[:, was:]
         self.requests, self.pool = requests, pool
         for name, id_fields in ID_FIELDS.items():
             array = getattr(self, name)

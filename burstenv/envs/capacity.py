@@ -41,11 +41,11 @@ class AttainedAt:
         if rate_per_s not in self._found:
             attained, offered = np.zeros((2, self._episodes), np.int64)
             for seed in range(self._episodes):
-                requests, _ = self._scenario.episode(self._split, seed, rate_per_s)
-                self._cluster.load(0, requests, seed)
+                requests, drawn = self._scenario.episode(self._split, seed, rate_per_s)
+                self._cluster.load(0, requests, seed, self._scenario.clients_of(requests, drawn, seed))
                 player_of(self._policy, self._cluster).run()
                 attained[seed] = self._cluster.state.environments[0]["attained"]
-                offered[seed] = len(requests)
+                offered[seed] = self._cluster.state.environments[0]["offered"]
             self._found[rate_per_s] = (attained, offered)
         return self._found[rate_per_s]
 

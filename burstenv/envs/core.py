@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from burstenv.cluster import Cluster
+from burstenv.cluster import Clients, Cluster
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.features import LIMIT
 from burstenv.envs.kernels import (
@@ -183,11 +183,15 @@ class EnvironmentBatch:
         load = float(options.get("load", self.load if self.load is not None else drawn_load))
         rate_per_s = float(options.get("rate_per_s", load * self.capacity_per_s(split)))
         requests, drawn = self.scenario.episode(split, seed, rate_per_s, self.privileged)
-        self.start(i, requests, seed, {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s})
+        clients = self.scenario.clients_of(requests, drawn, seed)
+        description = {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s}
+        self.start(i, requests, seed, description, clients)
 
-    def start(self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any]) -> None:
-        """Start an episode of given requests, (n,) REQUEST, in environment ``i``."""
-        self.cluster.load(i, requests, seed)
+    def start(
+        self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any], clients: Clients | None = None
+    ) -> None:
+        """Start an episode of given requests, (n,) REQUEST, and of their clients, in environment ``i``."""
+        self.cluster.load(i, requests, seed, clients)
         self.forget_policies(i)
         if self.observation_layout.config.sessions:
             self.put_links(i, turn_links(requests["session"]))
@@ -273,7 +277,10 @@ class EnvironmentBatch:
         snapshot.put_into(self)
 
     def counts(self, i: int) -> dict[str, int]:
-        """Return the outcome counts of environment ``i`` so far."""
+        """Return the outcome counts of environment ``i`` so far; the late ones include the abandoned.
+
+        Where clients act, what they did is added, see :meth:`burstenv.cluster.Cluster.client_counts`.
+        """
         e = self.cluster.state.environments[i]
         settled = int(e["attained"] + e["late"] + e["rejected"] + e["failed"])
         return {
@@ -283,6 +290,7 @@ class EnvironmentBatch:
             "rejected": int(e["rejected"]),
             "failed": int(e["failed"]),
             "pending": int(e["offered"]) - settled,
+            **(self.cluster.client_counts(i) or {}),
         }
 
     def episode_metrics(self, i: int) -> dict[str, Any]:

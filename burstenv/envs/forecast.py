@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from burstenv.cluster.clients import arrival, arrivals
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.state import BINS, HORIZONS_S
 
@@ -46,13 +47,12 @@ def _count_gap(environment, arrival_s):
 
 
 @outlined
-def observe_recent(out, i, at, environment, requests, capacity_per_s, limit):
+def observe_recent(out, i, at, environment, pool, requests, capacity_per_s, limit):
     """Write the forecast features from column ``at`` of row ``i`` of ``out`` on."""
-    first = environment.first_request
-    arrived = environment.next_arrival - first
+    arrived = arrivals(environment)
     now_s = environment.now_s
     while environment.binned < arrived:
-        arrival_s = requests[first + environment.binned].arrival_s
+        arrival_s = requests[arrival(environment, pool, environment.binned)].arrival_s
         _go_to_bin(environment, int(arrival_s / BIN_S))
         environment.bin_counts[environment.bin % _SLOTS] += 1
         _count_gap(environment, arrival_s)
@@ -60,7 +60,7 @@ def observe_recent(out, i, at, environment, requests, capacity_per_s, limit):
     _go_to_bin(environment, int(now_s / BIN_S))
     for k in range(len(_HORIZONS_S)):
         oldest = environment.recent[k]
-        while oldest < arrived and requests[first + oldest].arrival_s <= now_s - _HORIZONS_S[k]:
+        while oldest < arrived and requests[arrival(environment, pool, oldest)].arrival_s <= now_s - _HORIZONS_S[k]:
             oldest += 1
         environment.recent[k] = oldest
         out[i, at + k] = min(limit, (arrived - oldest) / (capacity_per_s * _HORIZONS_S[k]))

@@ -92,7 +92,7 @@ def observe(out, i, environment, replicas, pool, requests, links, flags, capacit
         out[i, at] = _clip(max(0.0, environment.now_s - environment.shown_s))  # nobody decides after the end
         at += 1
     if flags[1]:
-        observe_recent(out, i, at, environment, requests, capacity_per_s, LIMIT)
+        observe_recent(out, i, at, environment, pool, requests, capacity_per_s, LIMIT)
         at += FORECASTS
 
     request_id = environment.at_door

@@ -175,6 +175,7 @@ def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, ch
             "window": chosen.get("window"),
             "rate_per_s": len(drawn) / span_s,
         },
+        batch.scenario.clients_of(requests, drawn, seed),
     )
 
 

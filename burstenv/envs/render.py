@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.cluster.state import ATTAINED, REJECTED, STATUS_NAMES
+from burstenv.cluster.state import ATTAINED, AWAY, REJECTED, SETTLED, STATUS_NAMES
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
@@ -159,6 +159,8 @@ class ClusterPicture:
         status, replica = int(request["status"]), int(request["replica"])
         if status == REJECTED:
             return f"request {number} was rejected"
+        if status == AWAY:
+            return f"request {number} was turned away, its client will send it again"
         if replica >= 0:
             return f"request {number} went to replica {replica}"
         return f"request {number} {'was deferred' if int(request['defers']) else 'is ' + STATUS_NAMES[status]}"
@@ -236,10 +238,9 @@ class ClusterPicture:
     def _recent(self, now_s: float) -> float:
         """Return the share attained of the requests settled in the last minute; NaN for none."""
         environment = self.batch.cluster.state.environments[self.i]
-        seen = int(environment["next_arrival"]) - int(environment["first_request"])
-        requests = self.batch.cluster.state.requests[self.i, :seen]
+        requests = self.batch.cluster.state.requests[self.i, : environment["num_requests"]]
         status = requests["status"]
-        settled = (status >= ATTAINED) & ~(requests["finish_s"] < now_s - RECENT_S)
+        settled = np.isin(status, SETTLED) & ~(requests["finish_s"] < now_s - RECENT_S)
         total = int(np.count_nonzero(settled))
         return float(np.count_nonzero(status[settled] == ATTAINED)) / total if total else float("nan")
 

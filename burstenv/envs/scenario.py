@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from burstenv.cluster import REQUEST, Cluster, ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster import (
+    REQUEST,
+    Clients,
+    ClientsConfig,
+    Cluster,
+    ClusterConfig,
+    ModeConfig,
+    ReplicaSpec,
+    draw_clients,
+    resolve_cluster,
+)
 from burstenv.cluster.state import NOBODY
 from burstenv.config import Config, load
 from burstenv.envs.features import ObservationConfig, ObservationLayout
@@ -60,7 +70,14 @@ class ScenarioConfig(Config):
     defer_s: Positive = 1.0
     max_defers: Annotated[int, Field(ge=0, le=100)] = 0
     batching_period_s: Annotated[float, Field(ge=0.0)] = 0.0
+    clients: ClientsConfig = ClientsConfig()
     headroom: str = ""  # measured room for judgement, as a sentence with its command
+
+    @property
+    def acting_clients(self) -> ClientsConfig | None:
+        """What clients do, or None where they only send and wait, and nothing fails before the front door."""
+        acting = self.clients.active or self.episode.upstream_failures == "recorded"
+        return self.clients if acting else None
 
     @field_validator("slo")
     @classmethod
@@ -175,6 +192,7 @@ class Scenario:
             tick_s=config.tick_s,
             batching_period_s=config.batching_period_s,
             max_request_tokens=config.episode.max_total_tokens,
+            clients=config.acting_clients,
         )
         cluster.state.environments["class_value"] = [config.slo[name].value for name in CLASSES]
         seen = config.observation
@@ -197,6 +215,20 @@ class Scenario:
         """
         drawn = self.sampler(split).sample(seed, rate_per_s)
         return self.requests_from(drawn, seed, privileged), drawn
+
+    def clients_of(self, requests: np.ndarray, drawn: EpisodeRequests, seed: int) -> Clients | None:
+        """Return what the clients of an episode will do, to be loaded with it; None where they only send and wait.
+
+        Args:
+            requests: (n,) REQUEST, as :meth:`episode` returns them.
+            drawn: The same requests as they were drawn.
+            seed: Of the episode.
+        """
+        config = self.config.acting_clients
+        if config is None:
+            return None
+        horizon_s = float(drawn.metadata.get("duration_s", np.inf))
+        return draw_clients(config, requests, seed, drawn.previous, drawn.think_s, drawn.upstream_failed, horizon_s)
 
     def requests_from(self, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> np.ndarray:
         """Add objectives and length predictions to drawn requests; returns (n,) REQUEST."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster.kernel import outlined
 from burstenv.cluster.prefix import prefix_hit_tokens
-from burstenv.cluster.state import ATTAINED, NOBODY
+from burstenv.cluster.state import ABANDONED, ATTAINED, NOBODY
 from burstenv.envs.features import LIMIT
 
 TURN, PREVIOUS = 0, 1
@@ -43,8 +45,11 @@ def observe_turn(out, i, at, environment, requests, links, request_id):
     out[i, at + 1] = 0.0
     out[i, at + 2] = 0.0
     previous = links[request_id, PREVIOUS]
-    if previous != NOBODY and requests[environment.first_request + previous].status >= ATTAINED:
-        settled_s = requests[environment.first_request + previous].finish_s
+    if previous == NOBODY:
+        return
+    before = requests[environment.first_request + previous]
+    if ATTAINED <= before.status <= ABANDONED and not math.isnan(before.finish_s):
+        settled_s = before.finish_s
         out[i, at + 1] = 1.0
         out[i, at + 2] = min(LIMIT, max(0.0, environment.now_s - settled_s) / 60.0)
 

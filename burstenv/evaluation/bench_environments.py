@@ -70,11 +70,12 @@ def bench_environments(scale: float = 1.0) -> Iterator[dict[str, Any]]:
         yield row(GROUP, f"native batch of {num_envs}", batched, "decisions/s", "through gym.make", scalar)
     record = parse_composite("always/jsq/edf-512").record(scenario.mode_names)
     cluster = scenario.make_cluster()
-    requests, _ = scenario.episode("train", 0, 1.5 * scenario.capacity_per_s("train"))
+    requests, drawn = scenario.episode("train", 0, 1.5 * scenario.capacity_per_s("train"))
+    clients = scenario.clients_of(requests, drawn, 0)
     compiled = median_rate(
         len(requests),
         lambda: rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED),
-        lambda: cluster.load(0, requests),
+        lambda: cluster.load(0, requests, 0, clients),
     )
     name = "heuristic in compiled code (always/jsq)"
     yield row(GROUP, name, compiled, "decisions/s", "native batch of 1024", batched)

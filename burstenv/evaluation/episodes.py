@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.cluster import Clients
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 
@@ -29,6 +30,7 @@ class Episode:
         duration_s: Length of the window that arrivals were drawn from [s].
         requests: (n,) REQUEST, untouched.
         model: Codes into ``MODELS``, (n,) int8.
+        clients: What their clients will do; None: send and wait.
     """
 
     load: float
@@ -38,6 +40,7 @@ class Episode:
     duration_s: float
     requests: NDArray[Any]
     model: NDArray[np.int8]
+    clients: Clients | None = None
 
     @cached_property
     def foreseen(self) -> NDArray[Any]:
@@ -67,7 +70,8 @@ def draw_episode(scenario: Scenario, split: str, load: float, seed: int, rate_pe
             f"{load:g}; raise the load or episode.duration_s"
         )
     duration_s = float(scenario.config.episode.duration_s)
-    return Episode(load, seed, int(drawn.metadata["day"]), rate_per_s, duration_s, requests, drawn.model)
+    day, clients = int(drawn.metadata["day"]), scenario.clients_of(requests, drawn, seed)
+    return Episode(load, seed, day, rate_per_s, duration_s, requests, drawn.model, clients)
 
 
 class EpisodeStore:

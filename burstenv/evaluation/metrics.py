@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED
+from burstenv.cluster.state import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 from burstenv.workload.trace import MODELS
@@ -59,11 +60,13 @@ def episode_metrics(
     kv_use: tuple[float, float] | None = None,
     episode_return: float | None = None,
     model: NDArray[Any] | None = None,
+    client_counts: Mapping[str, int] | None = None,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None stands for what is undefined (no such request).
 
     ==================================  =================================================================
-    ``offered`` ... ``failed``          counts of requests by outcome; offered is their sum
+    ``offered`` ... ``failed``          counts of requests by outcome; offered is their sum; late includes the
+                                        abandoned, rejected are those rejected for good
     ``attainment``                      attained / offered
     ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
     ``goodput_per_s``                   attained / ``duration_s``
@@ -76,6 +79,8 @@ def episode_metrics(
     ``max_replica_share``               share of the finished requests served by the busiest replica
     ``kv_use_mean``, ``kv_use_max``     share of the cluster's KV blocks in use, over time
     ``episode_return``                  undiscounted ``attainment`` reward: the attained requests
+    ``attempts`` ... ``unsent``         where clients act: see ``Cluster.client_counts``; every request is counted
+                                        once in all of the above, however often it was sent; unsent ones nowhere
     ==================================  =================================================================
 
     Args:
@@ -84,16 +89,21 @@ def episode_metrics(
         kv_use: Mean and greatest share of KV blocks in use, as ``Cluster.kv_use`` returns them.
         episode_return: Rewards that an agent's environment paid; must equal the attained requests.
         model: Codes into ``MODELS``, (n,); None: all ``other``.
+        client_counts: What the clients did, as ``Cluster.client_counts`` returns it; None: sent and waited.
 
     Raises:
         BurstenvError: When a request is not settled, or the rewards contradict the records.
     """
+    if client_counts is not None and client_counts["unsent"]:
+        sent = records["status"] != UNSENT
+        records, model = records[sent], None if model is None else model[sent]
     status = records["status"]
     attained = status == ATTAINED
+    abandoned = int((status == ABANDONED).sum())
     counts = {
         "offered": len(records),
         "attained": int(attained.sum()),
-        "late": int((status == LATE).sum()),
+        "late": int((status == LATE).sum()) + abandoned,
         "rejected": int((status == REJECTED).sum()),
         "failed": int((status == FAILED).sum()),
     }
@@ -106,7 +116,7 @@ def episode_metrics(
             f"{counts['attained']} attained requests; these must be equal"
         )
     tokens = records["prompt_tokens"] + records["output_tokens"]
-    finished = counts["attained"] + counts["late"]
+    finished = counts["attained"] + counts["late"] - abandoned
     served_by = records["replica"][attained | (status == LATE)]
     metrics: dict[str, float | int | None] = {
         **counts,
@@ -122,6 +132,8 @@ def episode_metrics(
         metrics["kv_use_mean"], metrics["kv_use_max"] = kv_use
     metrics.update({f"lost_{why}": count for why, count in losses(records).items()})
     metrics["burstiness"] = burstiness(records["arrival_s"], duration_s)
+    if client_counts is not None:
+        metrics.update(client_counts)
     metrics.update(_by_group(records, attained, model))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None
@@ -134,14 +146,15 @@ def losses(records: NDArray[Any]) -> dict[str, int]:
     """Return how many requests did not attain, each counted once, by the first of ``LOSSES`` that holds.
 
     A late request that was preempted counts as ``preempted``; of the others, ``late_first_token`` missed its TTFT
-    objective and ``slow_tokens`` only its TPOT objective.
+    objective, or was given up before its first token, and ``slow_tokens`` missed only its TPOT objective.
     """
     status = records["status"]
-    late = status == LATE
+    abandoned = status == ABANDONED
+    late = (status == LATE) | abandoned
     preempted = late & (records["preemptions"] > 0)
     with np.errstate(invalid="ignore"):
         late_first = records["first_token_s"] - records["arrival_s"] > records["ttft_slo_s"].astype(np.float64)
-    first = late & ~preempted & late_first
+    first = late & ~preempted & (late_first | abandoned)
     counts = (
         status == REJECTED,
         ~((status == REJECTED) | (status == ATTAINED) | late),

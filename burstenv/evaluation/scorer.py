@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.state import ATTAINED
+from burstenv.cluster.state import ATTAINED, UNSENT
 from burstenv.envs.play import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import draw_episode
@@ -49,7 +49,7 @@ class Scorer:
 
     Attributes:
         days: Day of each episode, (E,): the blocks of the bootstrap.
-        offered: Requests of each episode, (E,).
+        offered: Requests of each episode, (E,), turns that clients may never send included.
     """
 
     def __init__(self, scenario: Scenario, split: str, load: float, seeds: Sequence[int]):
@@ -61,20 +61,22 @@ class Scorer:
         self.cluster = scenario.make_cluster(len(episodes), int(self.offered.max()))
         self._tokens = []
         for i, episode in enumerate(episodes):
-            self.cluster.load(i, episode.requests, episode.seed)
+            self.cluster.load(i, episode.requests, episode.seed, episode.clients)
             tokens = episode.requests["prompt_tokens"].astype(np.float64) + episode.requests["output_tokens"]
             self._tokens.append(tokens / tokens.sum())
 
     def score(self, policy: Policy) -> Scores:
         """Run a policy on every episode."""
         cluster, count = self.cluster, len(self.seeds)
-        attained, rejected = np.zeros((2, count), np.int64)
+        attained, rejected, offered = np.zeros((3, count), np.int64)
         token_share = np.zeros(count)
-        for i, (seed, offered) in enumerate(zip(self.seeds, self.offered.tolist(), strict=True)):
-            cluster.rewind(i, offered, seed)
+        for i, (seed, drawn) in enumerate(zip(self.seeds, self.offered.tolist(), strict=True)):
+            cluster.rewind(i, drawn, seed)
             player_of(policy, cluster, i).run()
             environment = cluster.state.environments[i]
-            attained[i], rejected[i] = environment["attained"], environment["rejected"]
-            met = cluster.state.requests[i, :offered]["status"] == ATTAINED
-            token_share[i] = float(self._tokens[i] @ met)
-        return Scores(attained, rejected, token_share, attained / self.offered)
+            attained[i], rejected[i], offered[i] = (environment[name] for name in ("attained", "rejected", "offered"))
+            status = cluster.state.requests[i, :drawn]["status"]
+            token_share[i] = float(self._tokens[i] @ (status == ATTAINED))
+            if offered[i] < drawn:  # turns of sessions that were over before
+                token_share[i] /= float(self._tokens[i] @ (status != UNSENT))
+        return Scores(attained, rejected, token_share, attained / offered)

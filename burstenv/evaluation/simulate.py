@@ -11,7 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster import (
+    STATUS_NAMES,
+    Clients,
+    ClientsConfig,
+    Cluster,
+    ClusterConfig,
+    ReplicaSpec,
+    draw_clients,
+    resolve_cluster,
+)
+from burstenv.cluster.cluster import CLIENT_COUNTS
+from burstenv.cluster.state import UNSENT
 from burstenv.config import load as load_config
 from burstenv.envs.play import Player, player_of
 from burstenv.envs.scenario import ScenarioConfig
@@ -22,6 +33,7 @@ from burstenv.evaluation.timeline import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
 from burstenv.policies import load_policy, named_mode
 from burstenv.workload import CLASSES, Trace
+from burstenv.workload.conversations import link_turns, think_times
 from burstenv.workload.rates import SCALINGS, scale_to_rate, stretch
 
 CHUNK_DECISIONS = 100_000  # between two reports of progress
@@ -68,7 +80,8 @@ def simulate(
         trace: The trace.
         cluster: A shipped cluster, a YAML path, or a configuration.
         policy: A composite, ``admission/routing/batching``, or a Python policy, see ``load_policy``.
-        scenario: Where the objectives come from, and the length of the windows on which capacity is measured.
+        scenario: Where the objectives and what clients do come from, and the length of the windows on which capacity
+            is measured.
         speed: Times since the first arrival are divided by this.
         oversize: A prompt larger than every replica's model length is an error, or is refused on arrival.
         seed: Seed of random routing and of scaling.
@@ -114,24 +127,28 @@ def simulate(
             )
     modes = [named_mode(mode) for mode in played.modes or ("vllm",)]
     longest = int((trace.prompt_tokens.astype(np.int64) + trace.output_tokens).max())
-    engine = Cluster(specs, modes, num_requests=len(trace), max_request_tokens=longest)
+    acting = scenario.clients if scenario.clients.active else None
+    engine = Cluster(specs, modes, num_requests=len(trace), max_request_tokens=longest, clients=acting)
     requests = engine.state.requests[0]  # filled in place: all of BurstGPT should fit in memory once
     fill_requests(requests, trace, scenario)
     if speed != 1.0:
         first_s = trace.arrival_s[0]
         requests["arrival_s"] = first_s + (trace.arrival_s - first_s) / speed
+    clients = None if acting is None else _clients(acting, trace, requests, seed, speed)
     source = str(trace.metadata.get("source", "trace")).rsplit("/", 1)[-1]
     del trace  # its columns are in the engine now
-    engine.begin(0, len(requests), seed)
+    engine.begin(0, len(requests), seed, clients)
     recorder = TimelineRecorder([spec.name for spec in specs]) if timeline else None
     _run(engine, player_of(played, engine), progress, recorder)
-    span_s = float(requests["arrival_s"][-1] - requests["arrival_s"][0])
-    metrics = episode_metrics(requests, max(span_s, 1e-9), engine.kv_use(0))
+    sent = requests if clients is None else requests[requests["status"] != UNSENT]
+    first_s = float(sent["arrival_s"][0])
+    span_s = float((sent["arrival_s"][-1] if clients is None else sent["arrival_s"].max()) - first_s)
+    metrics = episode_metrics(requests, max(span_s, 1e-9), engine.kv_use(0), client_counts=engine.client_counts(0))
     metrics["span_s"] = span_s
     end_s = float(engine.state.environments["now_s"][0])
     metrics["end_s"] = end_s
-    metrics["rate_per_s"] = len(requests) / max(span_s, 1e-9)
-    until_end_s = end_s - float(requests["arrival_s"][0])
+    metrics["rate_per_s"] = len(sent) / max(span_s, 1e-9)
+    until_end_s = end_s - first_s
     metrics["busy_share"] = float(engine.state.replicas["busy_s"].sum()) / (len(specs) * max(until_end_s, 1e-9))
     metrics.update(measured)
     metrics["preemptions"] = int(engine.state.replicas["preemptions"].sum())
@@ -142,6 +159,14 @@ def simulate(
         else recorder.finish(requests, f"{source} on cluster {config.name}", _facts(metrics, played.name))
     )
     return Simulation(metrics, requests, config.name, played.name, seen)
+
+
+def _clients(config: ClientsConfig, trace: Trace, requests: np.ndarray, seed: int, speed: float) -> Clients:
+    """Return what the clients of a replayed trace will do; everything of it is sent that a session comes to."""
+    previous = think_s = None
+    if config.closed_loop is not None:
+        previous, think_s = link_turns(trace.session)[1], think_times(trace) / speed
+    return draw_clients(config, requests, seed, previous, think_s)
 
 
 def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> None:
@@ -186,12 +211,12 @@ def _check_prompts(trace: Trace, specs: tuple[ReplicaSpec, ...], oversize: str) 
 def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
     """Return what stands beside a timeline."""
     shares = {"attainment": m["attainment"], "busy": m["busy_share"]}
-    counts = ("offered", "attained", "late", "rejected", "failed", "preemptions")
+    counts = ("offered", "attained", "late", "rejected", "failed", *CLIENT_COUNTS, "preemptions")
     return {
         "policy": policy,
         "requests/s": f"{m['rate_per_s']:.3g}",
         **{name: f"{value:.1%}" for name, value in shares.items()},
-        **{name: f"{m[name]:,}" for name in counts},
+        **{name: f"{m[name]:,}" for name in counts if name in m},
     }
 
 
@@ -229,7 +254,7 @@ def write_records(records: np.ndarray, path: Path) -> None:
         records["output_tokens"].tolist(),
         [STATUS_NAMES[s] for s in records["status"].tolist()],
         ["" if r < 0 else r for r in records["replica"].tolist()],
-        records["arrival_s"].tolist(),
+        _blank(records["arrival_s"]),  # of unsent ones: none
         _blank(records["first_scheduled_s"]),
         _blank(records["first_token_s"]),
         _blank(np.where(unserved, np.nan, records["finish_s"])),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.cluster.cluster import CLIENT_COUNTS
 from burstenv.evaluation.comparisons import adjusted_p_values, pairwise, ranks
 from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
@@ -19,7 +20,7 @@ MEANS = (
 )  # fmt: skip
 COMPARED = ("attainment", "token_weighted_attainment")
 QUANTILE_LEVELS = [0.0, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999, 1.0]
-_COUNTS = ("offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES))
+_COUNTS = ("offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES), *CLIENT_COUNTS)
 BURSTINESS_BUCKETS = ("calm", "middling", "bursty")  # terciles of the evaluated episodes
 PAIRED_AT_MOST = 24  # policies in the matrix of pairs
 
@@ -60,7 +61,7 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
         for name in INTERVALS:
             estimate = block_bootstrap([row[name] for row in rows], days)
             out.update({name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high})
-        out.update({name: sum(row[name] for row in rows) for name in _COUNTS})
+        out.update({name: sum(row[name] for row in rows) for name in _COUNTS if name in rows[0]})
         for name in MEANS:
             values = [row[name] for row in rows if row[name] is not None]
             out[name] = float(np.mean(values)) if values else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from burstenv.evaluation.metrics import PROMPT_EDGES_TOKENS, groups
 from burstenv.evaluation.result import EvaluationResult, Row
@@ -175,6 +176,15 @@ def _bucket_titles() -> list[str]:
     return [*between, f">{edges[-1]}"]
 
 
+_CLIENT_COLUMNS: dict[str, tuple[str, Callable[[Any, Row], str]]] = {
+    "abandoned": ("abandoned", lambda count, row: percent(count / row["offered"])),
+    "attempts": ("attempts per request", lambda count, row: number(count / row["offered"], 3)),
+    "refusals": ("refusals per request", lambda count, row: number(count / row["offered"], 3)),
+    "upstream_failed": ("failed upstream", lambda count, row: percent(count / row["offered"])),
+    "unsent": ("unsent turns", lambda count, row: f"{count:,}"),
+}
+
+
 def _outcomes(result: EvaluationResult, load: float) -> Table:
     def cells(row: Row) -> list[Cell]:
         return [
@@ -185,8 +195,10 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
             Cell(percent(row["kv_use_mean"])),
             Cell(percent(row["kv_use_max"])),
             Cell(percent(row["max_replica_share"])),
+            *(Cell(show(row[name], row)) for name, (_, show) in clients.items()),
         ]
 
+    clients = _CLIENT_COLUMNS if "attempts" in result.ranking(load)[0] else {}
     columns = [
         "late",
         "rejected",
@@ -195,12 +207,18 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
         "KV use, mean",
         "KV use, max",
         "busiest replica",
+        *(title for title, _ in clients.values()),
     ]
     caption = (
         "Late, rejected and failed as shares of the offered requests; KV use as a share of the cluster's "
         "blocks; the "
         "busiest replica's share of the finished requests."
     )
+    if clients:
+        caption += (
+            " Late includes abandoned, failed includes what failed upstream for good, and rejected counts the last "
+            "refusal only; unsent turns, of sessions that were over, are not offered."
+        )
     return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))
 
 

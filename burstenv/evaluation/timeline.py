@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import ClusterState
-from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED
+from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 
@@ -68,6 +68,8 @@ class TimelineRecorder:
         Raises:
             BurstenvError: When there are no requests.
         """
+        if (records["status"] == UNSENT).any():
+            records = records[records["status"] != UNSENT]
         if len(records) == 0:
             raise BurstenvError("an episode without requests has no timeline")
         return Timeline(

@@ -111,13 +111,19 @@ class Arena:
 def run_heuristic(cluster: Cluster, policy: Heuristic, episodes: Sequence[Episode]) -> Iterator[Outcome]:
     """Yield episodes under a heuristic, with their records and metrics; composites run compiled."""
     for episode in episodes:
-        cluster.load(0, episode.requests, episode.seed)
+        cluster.load(0, episode.requests, episode.seed, episode.clients)
         player_of(policy, cluster).run()
         records = cluster.records(0)
         yield (
             episode,
             records,
-            episode_metrics(records, episode.duration_s, cluster.kv_use(0), model=episode.model),
+            episode_metrics(
+                records,
+                episode.duration_s,
+                cluster.kv_use(0),
+                model=episode.model,
+                client_counts=cluster.client_counts(0),
+            ),
         )
 
 
@@ -126,7 +132,8 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
     batch = EnvironmentBatch(len(episodes), scenario=scenario, split=split, **environment)
     for i, episode in enumerate(episodes):
         requests = episode.foreseen if is_privileged(agent) else episode.requests
-        batch.start(i, requests, episode.seed, {"split": split, "seed": episode.seed, "load": episode.load})
+        description = {"split": split, "seed": episode.seed, "load": episode.load}
+        batch.start(i, requests, episode.seed, description, episode.clients)
     returns = np.zeros(batch.num_envs)  # (N,)
     running = np.flatnonzero(~batch.done)  # indices of the episodes that go on
     while len(running):
@@ -138,7 +145,12 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         for i in running[over].tolist():
             records = batch.cluster.records(i)
             metrics = episode_metrics(
-                records, episodes[i].duration_s, batch.cluster.kv_use(i), float(returns[i]), episodes[i].model
+                records,
+                episodes[i].duration_s,
+                batch.cluster.kv_use(i),
+                float(returns[i]),
+                episodes[i].model,
+                batch.cluster.client_counts(i),
             )
             yield episodes[i], records, metrics
         running = running[~over]
