@@ -443,8 +443,8 @@ class ClusterState:
 
     environments: np.ndarray  # (N,) ENVIRONMENT
     replicas: np.ndarray  # (N, R) REPLICA
-    # (N, R fixed + L E + C E) i4: each replica's own integers, then L lists of ids: the heaps of the queues (2 R), of the
-    # front door, and of the clients (2, where there are any), then a CLIENT of C integers for each request.
+    # (N, R fixed + L E + C E) i4: each replica's own integers; L lists of ids, the heaps of the queues (2 R), of the
+    # front door, and of the clients (2, where they act); for each request a CLIENT of C integers, likewise.
     pool: np.ndarray
     requests: np.ndarray  # (N, E) REQUEST
     layout: PoolLayout
