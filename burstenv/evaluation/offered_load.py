@@ -147,6 +147,9 @@ class _Windows:
         objectives(self._config, requests)
         return requests, None
 
+    def clients_of(self, requests: np.ndarray, drawn: None, seed: int) -> None:
+        """The rate is that of an open loop, whatever clients do in the replay: the unit does not move with them."""
+
 
 def _fitting(trace: Trace, specs: tuple[ReplicaSpec, ...]) -> Trace:
     """Return the requests whose prompt leaves room for an output on the largest replica."""
