@@ -444,7 +444,7 @@ class ClusterState:
     environments: np.ndarray  # (N,) ENVIRONMENT
     replicas: np.ndarray  # (N, R) REPLICA
     # (N, R fixed + L E + C E) i4: each replica's own integers; L lists of ids, the heaps of the queues (2 R), of the
-    # front door, and of the clients (2, where they act); for each request a CLIENT of C integers, likewise.
+    # front door, and of the clients (3, where they act); for each request a CLIENT of C integers, likewise.
     pool: np.ndarray
     requests: np.ndarray  # (N, E) REQUEST
     layout: PoolLayout
