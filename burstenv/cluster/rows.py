@@ -12,7 +12,7 @@ def _moved(row: ClusterState, by: int) -> None:
     if by == 0:
         return
     fixed = row.replicas.shape[1] * row.layout.fixed
-    own, lists = row.pool[0, :fixed], row.pool[0, fixed:]
+    own, lists = row.pool[0, :fixed], row.lists(0)
     own += by * (np.tile(row.layout.ids(), row.replicas.shape[1]) & (own != NOBODY)).astype(np.int32)
     lists += by
     for name, id_fields in ID_FIELDS.items():
@@ -25,11 +25,11 @@ def take_row(state: ClusterState, i: int) -> ClusterState:
     """Return cluster ``i`` as a state of its own, independent, no longer than its episode."""
     length, room = int(state.environments["num_requests"][i]), state.requests.shape[1]
     fixed = state.replicas.shape[1] * state.layout.fixed
-    pool = state.pool[i]
+    pool, clients = state.pool[i], state.clients(i)[:length]
     row = ClusterState(
         environments=state.environments[i : i + 1].copy(),
         replicas=state.replicas[i : i + 1].copy(),
-        pool=np.concatenate([pool[:fixed], pool[fixed:].reshape(-1, room)[:, :length].reshape(-1)])[None],
+        pool=np.concatenate([pool[:fixed], state.lists(i)[:, :length].reshape(-1), clients.view(np.int32)])[None],
         requests=state.requests[i : i + 1, :length].copy(),
         layout=state.layout,
     )
@@ -45,12 +45,14 @@ def put_row(state: ClusterState, i: int, row: ClusterState) -> None:
         state.grow_requests(length)
     room = state.requests.shape[1]
     fixed = state.replicas.shape[1] * state.layout.fixed
+    clients = row.clients(0)
     if i > 0:
         row = row.clone()
         _moved(row, i * room)
     state.environments[i : i + 1] = row.environments
     state.replicas[i : i + 1] = row.replicas
     state.pool[i, :fixed] = row.pool[0, :fixed]
-    state.pool[i, fixed:].reshape(-1, room)[:, :length] = row.pool[0, fixed:].reshape(-1, length)
+    state.lists(i)[:, :length] = row.lists(0)
+    state.clients(i)[: len(clients)] = clients
     state.requests[i, :length] = row.requests[0]
     state.place()

@@ -474,9 +474,19 @@ class ClusterState:
         return 2 * num_replicas + (4 if layout.clients else 1), numbers
 
     def clients(self, i: int) -> np.ndarray:
-        """Return what is known of the clients of environment ``i``'s requests, (E,) CLIENT, a view."""
-        size = self.requests.shape[1] * (CLIENT.itemsize // 4)
+        """Return what is known of the clients of environment ``i``'s requests, a view, (E,) CLIENT, or (0,)."""
+        size = self.requests.shape[1] * self._of_each_request(0, self.layout)[1]
         return self.pool[i, self.pool.shape[1] - size :].view(CLIENT)
+
+    def lists(self, i: int) -> np.ndarray:
+        """Return the lists of ids of environment ``i``, those of the queues, the front door and the clients, a view.
+
+        Shape (L, E); what lies behind the end of a list means nothing.
+        """
+        count = self.replicas.shape[1]
+        first, length = count * self.layout.fixed, self.requests.shape[1]
+        lists = self._of_each_request(count, self.layout)[0]
+        return self.pool[i, first : first + lists * length].reshape(lists, length)
 
     def place(self) -> None:
         """Write into every record where its part of the pool, and its requests and replicas, begin."""

@@ -101,6 +101,51 @@ def test_pickles_and_clones_go_on_alike(scenario):
     env.restore_state(saved)
     env.batch.fast_forward(0, parse_composite(POLICIES[0]), 10**6)
     assert_same_episode(other.batch.cluster, env.batch.cluster)
+    batch = EnvironmentBatch(3, scenario=scenario)  # another place of a larger batch, in a longer room
+    for i in range(3):
+        batch.reset(i, np.random.default_rng(i), {"load": 4.0})
+    saved.put_into(batch, [2])
+    batch.fast_forward(2, parse_composite(POLICIES[0]), 10**6)
+    assert_same_episode(other.batch.cluster, batch.cluster, 2)
+
+
+def test_an_episode_is_played_again_from_its_beginning(scenario):
+    cluster = compiled(scenario, POLICIES[0])
+    before = cluster.records(0), cluster.client_counts(0)
+    assert before[1]["unsent"] > 0
+    cluster.rewind(0, len(before[0]), 3)
+    rollout(
+        *cluster.state.arrays(), cluster.modes, parse_composite(POLICIES[0]).record(scenario.mode_names), 0, UNLIMITED
+    )
+    assert_same_records(before[0], cluster.records(0))
+    assert cluster.client_counts(0) == before[1]
+
+
+@pytest.mark.parametrize("clients", [CLIENTS, {"retries": CLIENTS["retries"]}])
+def test_optional_features_and_stale_metrics_stand_clients(small_scenario, clients):
+    """Forecasts and sessions read arrivals and earlier turns, which clients make or leave out."""
+    values = copy.deepcopy(small_scenario)
+    values["clients"] = clients
+    values["observation"] = {"forecast": True, "sessions": True, "delay_s": 0.2}
+    scenario = load_scenario(values)
+    batch = EnvironmentBatch(1, scenario=scenario)
+    batch.reset(0, np.random.default_rng(0), {"episode": 3, "load": 3.0})
+    rng = np.random.default_rng(0)
+    arrived: list[float] = []
+    names = batch.observation_names()
+    while not batch.done[0]:
+        assert np.isfinite(batch.observations).all()
+        at_door = batch.cluster.at_door(0)
+        if batch.cluster.client_records(0)["attempts"][at_door] == 1 and at_door >= 0:
+            request = batch.cluster.state.requests[0, at_door]
+            if request["defers"] == 0:
+                arrived.append(float(request["arrival_s"]))
+        now_s = float(batch.cluster.state.environments["now_s"][0])
+        recent = sum(t > now_s - 1.0 for t in arrived) / scenario.capacity_per_s("train")
+        column = next(k for k, name in enumerate(names) if name.endswith("count_1s"))
+        assert batch.observations[0, column] == pytest.approx(min(8.0, recent), rel=1e-5)
+        batch.actions[0] = (rng.choice(3, p=[0.3, 0.6, 0.1]), rng.integers(4), 0)
+        batch.step()
 
 
 @pytest.mark.parametrize("policy", ["always/jsq/vllm", "never/jsq/vllm", POLICIES[0]])
