@@ -51,7 +51,7 @@ BINS = 60  # whole seconds over which the Fano factor of arrivals is taken
 
 def _record(fields: list[tuple[Any, ...]]) -> np.dtype:
     """Return an aligned record type without hidden padding, so that equal states are equal bytes."""
-    ordered = sorted(fields, key=lambda field: -np.dtype([field]).itemsize)
+    ordered = sorted(fields, key=lambda field: -np.dtype(field[1]).itemsize)  # of one element, in arrays too
     size = np.dtype(ordered).itemsize
     filler = [(f"unused{k}", "i1") for k in range(-size % 8)]
     return np.dtype(ordered + filler, align=True)
