@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="burstenv", description="Learn and judge LLM-serving schedulers under BurstGPT traffic."
     )

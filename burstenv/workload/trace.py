@@ -263,8 +263,8 @@ class Trace:
         import pandas
 
         frame = pandas.DataFrame(self._columns())
-        frame["model"] = pandas.Categorical.from_codes(self.model.astype(int).tolist(), list(MODELS))
-        frame["log_type"] = pandas.Categorical.from_codes(self.log_type.astype(int).tolist(), list(LOG_TYPES))
+        frame["model"] = pandas.Categorical(np.array(MODELS)[self.model], categories=list(MODELS))
+        frame["log_type"] = pandas.Categorical(np.array(LOG_TYPES)[self.log_type], categories=list(LOG_TYPES))
         return frame
 
     @classmethod
@@ -278,7 +278,7 @@ class Trace:
         missing = [name for name in needed if name not in frame]
         if missing:
             raise BurstenvError(f"table: column {missing[0]!r} is missing; needed: {', '.join(needed)}")
-        columns = {name: frame[name].to_numpy() for name in COLUMNS if name in frame}
+        columns: dict[str, Any] = {name: frame[name].to_numpy() for name in COLUMNS if name in frame}
         for name, labels in (("model", MODELS), ("log_type", LOG_TYPES)):
             if name in columns:
                 values = frame[name].astype(str)
