@@ -236,7 +236,8 @@ class Cluster:
         """
         if len(requests) > self.state.requests.shape[1]:
             self.state.grow_requests(int(len(requests) * 1.25) + 16)
-        self.state.requests[i, : len(requests)] = requests
+        # As bytes: NumPy would copy records field by field, which takes thirty times as long.
+        self.state.requests[i, : len(requests)].view(np.uint8)[...] = np.ascontiguousarray(requests).view(np.uint8)
         self.begin(i, len(requests), seed, clients)
 
     def begin(self, i: int, num_requests: int, seed: int = 0, clients: Clients | None = None) -> None:

@@ -10,8 +10,9 @@ import numba
 import numpy as np
 
 from burstenv.cluster.frontdoor import apply_decision, catch_up, next_epoch
-from burstenv.cluster.kernel import entry, merged
+from burstenv.cluster.kernel import entry, fetch_ahead, kernel, merged
 from burstenv.cluster.staleness import unveil, veil
+from burstenv.cluster.state import ENVIRONMENT, REPLICA, REQUEST
 from burstenv.envs.actions import decide_with, write_mask
 from burstenv.envs.observations import observe
 from burstenv.envs.rewards import pay
@@ -49,6 +50,24 @@ def _step(
     )  # fmt: skip
 
 
+_ENVIRONMENT_HOT, _ENVIRONMENT_END = ENVIRONMENT.fields["class_value"][1] // 64 * 64, ENVIRONMENT.itemsize
+_REPLICA_HOT, _REPLICA_END = REPLICA.fields["h0_s"][1] // 64 * 64, REPLICA.itemsize  # before: tables
+_REQUEST_END = REQUEST.itemsize
+
+
+@kernel
+def _fetch_ahead(environments, replicas, requests, i):
+    """Ask for what the steps of environments ``i`` and ``i`` + 1 will touch, which large batches do not keep cached."""
+    count = environments.shape[0]
+    if i + 1 < count:
+        fetch_ahead(environments, i + 1, _ENVIRONMENT_HOT, _ENVIRONMENT_END)
+    if i < count:
+        per_environment = replicas.shape[0] // count
+        for r in range(i * per_environment, (i + 1) * per_environment):
+            fetch_ahead(replicas, r, _REPLICA_HOT, _REPLICA_END)
+        fetch_ahead(requests, environments[i].next_arrival, 0, _REQUEST_END)
+
+
 @entry
 def step_batch(
     environments, replicas, pool, requests, modes,
@@ -75,6 +94,7 @@ def step_batch(
         elapsed_s: (N,) float64, time the step took in the cluster, written.
     """
     for i in range(environments.shape[0]):
+        _fetch_ahead(environments, replicas, requests, i + 1)
         _step(
             environments, replicas, pool, requests, modes,
             policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s, i,

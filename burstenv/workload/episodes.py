@@ -248,7 +248,7 @@ class EpisodeSampler:
             thread = np.concatenate([thread, np.full(len(rows) - served, -1, thread.dtype)])
             clock = clock if clock is None else np.concatenate([clock, np.ones(len(rows) - served)])
             scaled = {**scaled, "upstream_failed": len(rows) - served}
-        order = np.argsort(arrival_s, kind="stable")
+        order = _in_order(arrival_s)
         arrival_s, rows = arrival_s[order], rows[order]
         session, previous = link_turns(thread[order])
         model, turn, output_tokens = trace.model[rows], trace.turn[rows], trace.output_tokens[rows]
@@ -339,6 +339,15 @@ class _Stretch:
     factor: float
     from_s: float
     to_s: float
+
+
+def _in_order(time_s: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the stable order of times; ties are rare, and without them the vectorised sort finds it sooner."""
+    order = np.argsort(time_s)
+    ordered = time_s[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        order = np.argsort(time_s, kind="stable")
+    return order
 
 
 def _mix(trace: Trace, rows: NDArray[np.int64], config: EpisodeConfig, where: str) -> dict[str, float]:
