@@ -56,15 +56,23 @@ _REQUEST_END = REQUEST.itemsize
 
 
 @kernel
-def _fetch_ahead(environments, replicas, requests, i):
-    """Ask for what the steps of environments ``i`` and ``i`` + 1 will touch, which large batches do not keep cached."""
+def _fetch_ahead(environments, replicas, pool, requests, i):
+    """Ask for what the steps of environments ``i`` to ``i`` + 2 will touch, which large batches do not keep cached.
+
+    One environment ahead of the other, as the records of the nearer one say where its part of the pool is.
+    """
     count = environments.shape[0]
+    per_environment = replicas.shape[0] // count
+    if i + 2 < count:
+        fetch_ahead(environments, i + 2, _ENVIRONMENT_HOT, _ENVIRONMENT_END)
     if i + 1 < count:
-        fetch_ahead(environments, i + 1, _ENVIRONMENT_HOT, _ENVIRONMENT_END)
-    if i < count:
-        per_environment = replicas.shape[0] // count
-        for r in range(i * per_environment, (i + 1) * per_environment):
+        for r in range((i + 1) * per_environment, (i + 2) * per_environment):
             fetch_ahead(replicas, r, _REPLICA_HOT, _REPLICA_END)
+    if i < count:
+        for r in range(i * per_environment, (i + 1) * per_environment):
+            fetch_ahead(pool, replicas[r].phase_base, 0, 64)
+            fetch_ahead(pool, replicas[r].finish_step_base, 0, 64)
+            fetch_ahead(pool, replicas[r].finish_base, 0, 64)
         fetch_ahead(requests, environments[i].next_arrival, 0, _REQUEST_END)
 
 
@@ -94,7 +102,7 @@ def step_batch(
         elapsed_s: (N,) float64, time the step took in the cluster, written.
     """
     for i in range(environments.shape[0]):
-        _fetch_ahead(environments, replicas, requests, i + 1)
+        _fetch_ahead(environments, replicas, pool, requests, i + 1)
         _step(
             environments, replicas, pool, requests, modes,
             policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s, i,
