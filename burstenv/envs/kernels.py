@@ -50,8 +50,14 @@ def _step(
     )  # fmt: skip
 
 
-_ENVIRONMENT_HOT, _ENVIRONMENT_END = ENVIRONMENT.fields["class_value"][1] // 64 * 64, ENVIRONMENT.itemsize
-_REPLICA_HOT, _REPLICA_END = REPLICA.fields["h0_s"][1] // 64 * 64, REPLICA.itemsize  # before: tables
+def _line_of(record: np.dtype, field: str) -> int:
+    """Return where the cache line with a field's first byte begins."""
+    assert record.fields is not None
+    return int(record.fields[field][1]) // 64 * 64
+
+
+_ENVIRONMENT_HOT, _ENVIRONMENT_END = _line_of(ENVIRONMENT, "class_value"), ENVIRONMENT.itemsize
+_REPLICA_HOT, _REPLICA_END = _line_of(REPLICA, "h0_s"), REPLICA.itemsize  # before: tables
 _REQUEST_END = REQUEST.itemsize
 
 
