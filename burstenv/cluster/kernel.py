@@ -19,7 +19,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic
@@ -110,7 +110,7 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @intrinsic
-def fetch_ahead(typing_context, records, index, first_byte, last_byte):  # type: ignore[no-untyped-def]
+def fetch_ahead(typing_context, records, index, first_byte, last_byte):
     """Ask for the bytes of ``records[index]`` from ``first_byte`` to ``last_byte``: they are needed soon.
 
     Only a hint to the memory system, of no effect on any result. The two bounds are literals.
@@ -119,7 +119,7 @@ def fetch_ahead(typing_context, records, index, first_byte, last_byte):  # type:
         return None
     begin, end = first_byte.literal_value, last_byte.literal_value
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         byte = ir.IntType(8)
         start = builder.bitcast(array.data, byte.as_pointer())
