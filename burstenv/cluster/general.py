@@ -35,7 +35,7 @@ from burstenv.cluster.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.cluster.state import NOBODY, PRIORITY, RUNNING, STEP_TOKENS
+from burstenv.cluster.state import EARLIEST_DEADLINE, NOBODY, PRIORITY, RUNNING, STEP_TOKENS
 
 LIVELOCK_PREEMPTIONS = 1_000  # as in the reference engine
 
@@ -249,6 +249,9 @@ def _apply(environment, replica, pool, requests):
         request.produced_tokens += 1
         if not running:
             replica.waiting_blocks += blocks_of(tokens_to_compute(request), replica.block_size)
+            if replica.order == EARLIEST_DEADLINE:  # its user is reading now
+                queue_discard(replica, pool, requests, request_id)
+                queue_push(replica, pool, requests, request_id, True)
         replica.preemptions_without_token = 0
         if math.isnan(request.first_token_s):
             request.first_token_s = now_s
