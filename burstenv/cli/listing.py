@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from burstenv.cli.common import Commands, add_command, emit
+from burstenv.cli.common import Commands, add_command, add_policy_file, emit, load_policy_files
 
 
 def register(commands: Commands) -> None:
@@ -13,7 +14,11 @@ def register(commands: Commands) -> None:
     sub.add_argument("name", nargs="?", help="shipped scenario or YAML file")
     sub.add_argument("--capacity", action="store_true", help="measure the scenario's capacity on every split")
 
-    add_command(commands, "policies", _policies, "List admission rules, routing rules and batching modes.")
+    sub = add_command(
+        commands, "policies", _policies, "List admission rules, routing rules and batching modes, or explain one."
+    )
+    sub.add_argument("name", nargs="?", help="a rule, a mode or a policy of your own")
+    add_policy_file(sub)
 
 
 def _scenarios(arguments: argparse.Namespace) -> int:
@@ -42,23 +47,19 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 
 
 def _policies(arguments: argparse.Namespace) -> int:
-    from burstenv.policies import ADMISSION_RULES, BATCHING_MODES, ROUTING_RULES
+    from burstenv.policies.catalogue import catalogue, explained, overview
 
-    lines = ["A policy is written admission/routing/batching, such as queue-cap(limit=8)/lmetric/edf-512."]
-    for title, rules in (("Admission rules", ADMISSION_RULES), ("Routing rules", ROUTING_RULES)):
-        lines += ["", title]
-        for rule in rules:
-            parameters = ", ".join(f"{k}={v:g}" for k, v in rule.parameters.items())
-            lines.append(f"  {rule.name + (f'({parameters})' if parameters else '')}")
-            lines.append(f"      {rule.summary} [{rule.source}]")
-    lines += ["", "Batching modes (a scenario lists the ones it offers)"]
-    for mode in BATCHING_MODES.values():
-        budget = mode.max_num_batched_tokens or "hardware's default"
-        lines.append(f"  {mode.name:<14} order {mode.order}, token budget {budget}")
-    result = {
-        "admission": [rule.described() for rule in ADMISSION_RULES],
-        "routing": [rule.described() for rule in ROUTING_RULES],
-        "batching": [mode.model_dump() for mode in BATCHING_MODES.values()],
-    }
-    emit(arguments, result, lines)
+    load_policy_files(arguments)
+    entries = catalogue()
+    if arguments.name is None:
+        emit(arguments, {kind: [entry.described() for entry in rules] for kind, rules in entries.items()}, overview())
+        return 0
+    found = explained(arguments.name)
+    emit(arguments, [{"component": kind, **entry.described()} for kind, entry in found], _pages(found))
     return 0
+
+
+def _pages(found: list[tuple[str, Any]]) -> list[str]:
+    from burstenv.policies.catalogue import page
+
+    return [line for kind, entry in found for line in page(kind, entry)]

@@ -21,8 +21,12 @@ from burstenv.cluster.kernel import announce_first_use, entry
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import (
+    BATCH_NAMES,
+    CLIENT_NAMES,
     FAILS_UPSTREAM,
+    FIRST_SCANNED,
     FOLLOWS,
+    MEMORY_NAMES,
     MODE,
     NOBODY,
     ORDER_NAMES,
@@ -35,6 +39,7 @@ from burstenv.config import load
 from burstenv.errors import BurstenvError
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
+_CODED = {"order": ORDER_NAMES, "batch": BATCH_NAMES, "memory": MEMORY_NAMES, "fair_by": CLIENT_NAMES}
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 
 
@@ -94,7 +99,7 @@ def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool
         or not spec.chunked_prefill
         or not spec.validate_requests
         or spec.long_prefill_token_threshold > 0
-        or any(mode.order == "priority" for mode in modes)
+        or any(mode.needs_general_engine for mode in modes)
     )
 
 
@@ -135,13 +140,9 @@ class Cluster:
         self.modes = np.zeros((len(self.specs), len(modes)), MODE)  # (R, M)
         for r, row in enumerate(resolved):
             for m, limits in enumerate(row):
-                order = ORDER_NAMES.index(limits["order"])
-                self.modes[r, m] = (
-                    limits["token_budget"],
-                    limits["max_num_seqs"],
-                    order,
-                    limits["headroom_blocks"],
-                )
+                for name, value in limits.items():
+                    names = _CODED.get(name)
+                    self.modes[r, m][name] = value if names is None else names.index(value)
         block_sizes = {spec.block_size for spec in self.specs}
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
@@ -332,9 +333,9 @@ class Cluster:
         return self._linked(i, int(self.state.replicas[i, replica]["running_head"]))
 
     def waiting(self, i: int, replica: int) -> list[int]:
-        """Return the ids of a replica's waiting requests, next one first."""
+        """Return the ids of a replica's waiting requests, next one first; under fair and mlfq in order of arrival."""
         record = self.state.replicas[i, replica]
-        if record["order"] == 0:
+        if record["order"] == 0 or record["order"] >= FIRST_SCANNED:
             return self._linked(i, int(record["waiting_head"]))
         requests, first = self.state.requests[i], int(self.state.environments[i]["first_request"])
         pool = self.state.pool.reshape(-1)

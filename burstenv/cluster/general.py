@@ -1,9 +1,9 @@
 """One replica under every rule of the reference engine, compiled one iteration at a time.
 
 The fast engine of :mod:`burstenv.cluster.replica` leans on facts that hold for chunked prefill, fcfs
-eviction and synchronous scheduling without a prefix cache. A replica that has priorities, a long-prefill
-threshold, unchunked prefill, prefix caching or asynchronous scheduling runs here, rule by rule as in
-:mod:`burstenv.cluster.reference`, whose names the functions share.
+eviction and synchronous scheduling. A replica that has priorities, a long-prefill threshold, unchunked prefill,
+asynchronous scheduling, or a batching mode with an order, a batch or a memory rule of its own runs here, rule by
+rule as in :mod:`burstenv.cluster.reference`, whose names the functions share.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from burstenv.cluster.prefix import (
 )
 from burstenv.cluster.queues import (
     blocks_of,
+    drop_hopeless,
     queue_discard,
     queue_head,
     queue_push,
@@ -35,7 +36,9 @@ from burstenv.cluster.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.cluster.state import EARLIEST_DEADLINE, NOBODY, PRIORITY, RUNNING, STEP_TOKENS
+from burstenv.cluster.reservation import leaves_room
+from burstenv.cluster.scanned import count_output, count_prompt
+from burstenv.cluster.state import AS_NEEDED, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING, STEP_TOKENS
 
 LIVELOCK_PREEMPTIONS = 1_000  # as in the reference engine
 
@@ -117,8 +120,25 @@ def _schedule_running(replica, pool, requests, budget, threshold):
 
 
 @kernel
+def _opens(replica, requests):
+    """Return whether admission is open: under a deferral bound only once somebody has waited so long, till all are in.
+
+    Waiting requests are fcfs then.
+    """
+    if replica.deferral_s == 0.0 or replica.waiting == 0:
+        return True
+    waited_s = replica.clock_s - requests[replica.waiting_head].arrival_s
+    if replica.running == 0 or waited_s >= replica.deferral_s:
+        replica.admitting = 1
+    return replica.admitting == 1
+
+
+@kernel
 def _schedule_waiting(replica, pool, requests, budget, threshold):
     """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
+    if not _opens(replica, requests):
+        return
+    whole = not replica.chunked_prefill or replica.batch != MIXED
     while replica.waiting > 0 and budget > 0 and replica.running < replica.max_num_seqs:
         request_id = queue_head(replica, pool, requests, replica.clock_s)
         request = requests[request_id]
@@ -128,7 +148,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         tokens = known - cached_tokens
         if 0 < threshold < tokens:
             tokens = threshold
-        if not replica.chunked_prefill and tokens > budget:
+        if whole and tokens > budget:
             break
         tokens = min(tokens, budget)
         must_fit = known if replica.reserve_full_prompt else cached_tokens + tokens
@@ -137,9 +157,12 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         missing = blocks_of(must_fit, replica.block_size) - hits + revived_blocks(replica, pool, hits)
         if missing + headroom > replica.free_blocks:
             break
+        if replica.memory != AS_NEEDED and not leaves_room(replica, pool, requests, request):
+            break
         queue_remove(replica, pool, requests, request_id)
         running_append(replica, requests, request_id)
         request.status = RUNNING
+        count_prompt(replica, request)
         open_sequence(replica, pool, request, hits)
         request.computed_tokens = cached_tokens
         if request.cached_tokens < 0:
@@ -150,6 +173,8 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
             request.first_scheduled_s = replica.clock_s
         pool[sequence_of(replica, request) + STEP_TOKENS] = tokens
         budget -= tokens
+    if replica.waiting == 0:
+        replica.admitting = 0
 
 
 @kernel
@@ -179,10 +204,17 @@ def _schedule(replica, pool, requests):
     preemptions_before = replica.preemptions
     lone = replica.running + replica.waiting == 1
     threshold = 0 if lone else replica.long_prefill_threshold
-    budget = _schedule_running(replica, pool, requests, replica.token_budget, threshold)
-    preempted = replica.preemptions > preemptions_before
-    if not preempted:
-        _schedule_waiting(replica, pool, requests, budget, threshold)
+    budget = replica.token_budget
+    preempted = False
+    prefill_first = replica.batch == PREFILL_FIRST
+    running_before = replica.running
+    for turn in range(2):
+        if (turn == 0) == prefill_first:
+            if not preempted:
+                _schedule_waiting(replica, pool, requests, budget, threshold)
+        elif not prefill_first or replica.running == running_before:  # new prompts run alone
+            budget = _schedule_running(replica, pool, requests, budget, threshold)
+            preempted = replica.preemptions > preemptions_before
 
     prefill_tokens = prefill_attention = decodes = context = sequences = samples = 0
     flight = (replica.first_flight + replica.in_flight) % 2
@@ -247,11 +279,9 @@ def _apply(environment, replica, pool, requests):
             replica.waiting_blocks -= blocks_of(tokens_to_compute(request), replica.block_size)
         request.in_flight_tokens -= 1
         request.produced_tokens += 1
+        count_output(replica, request)
         if not running:
             replica.waiting_blocks += blocks_of(tokens_to_compute(request), replica.block_size)
-            if replica.order == EARLIEST_DEADLINE:  # its user is reading now
-                queue_discard(replica, pool, requests, request_id)
-                queue_push(replica, pool, requests, request_id, True)
         replica.preemptions_without_token = 0
         if math.isnan(request.first_token_s):
             request.first_token_s = now_s
@@ -282,6 +312,8 @@ def advance_general(environment, replica, pool, requests, until_s):
             if replica.clock_s >= until_s:
                 replica.wake_s = replica.clock_s
                 break
+            if replica.drops_hopeless:
+                drop_hopeless(environment, replica, pool, requests)
             if not _schedule(replica, pool, requests) and replica.in_flight == 0:
                 replica.wake_s = replica.clock_s
                 break

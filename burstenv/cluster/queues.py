@@ -1,22 +1,29 @@
 """A replica's waiting queue and running list, compiled.
 
 The running list keeps admission order, which is the order of scheduling and, from its tail, the
-order of eviction. The waiting queue is a linked list under ``fcfs`` and a pair of heaps otherwise;
-a request whose latest start has passed moves to the second heap, behind every live one.
+order of eviction. The waiting queue is a linked list under ``fcfs`` and the orders of :mod:`burstenv.cluster.scanned`,
+and a pair of heaps otherwise; a request whose latest start has passed moves to the second heap, behind every
+live one, or is dropped.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from burstenv.cluster.clients import turn_ended
 from burstenv.cluster.heap import heap_push, heap_remove
 from burstenv.cluster.iteration_time import iteration_time_s
 from burstenv.cluster.kernel import kernel, outlined
+from burstenv.cluster.scanned import leave_scanned, scanned_head, welcome
 from burstenv.cluster.state import (
     EARLIEST_DEADLINE,
     FCFS,
+    FIRST_SCANNED,
+    LONGEST_PROMPT,
     NOBODY,
+    ORACLE_SHORTEST,
     PRIORITY,
+    REJECTED,
     SHORTEST_PREDICTED,
     SHORTEST_PROMPT,
     WAITING,
@@ -48,6 +55,11 @@ def tokens_to_compute(request):
 
 
 @kernel
+def _is_list(order):
+    return order == FCFS or order >= FIRST_SCANNED
+
+
+@kernel
 def latest_start_s(replica, request):
     """Return when a prefill alone on the replica must start to meet the TTFT objective [s]."""
     prompt = request.prompt_tokens
@@ -64,7 +76,11 @@ def queue_key(replica, request):
         return float(request.predicted_tokens)
     if replica.order == PRIORITY:
         return float(request.priority)
-    if request.produced_tokens > 0:  # its user is reading already: before everything, never hopeless
+    if replica.order == LONGEST_PROMPT:
+        return -float(request.prompt_tokens)
+    if replica.order == ORACLE_SHORTEST:
+        return float(request.target_tokens - request.produced_tokens - request.in_flight_tokens)
+    if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: before everything, never hopeless
         return ALREADY_STREAMING + request.arrival_s
     return latest_start_s(replica, request)
 
@@ -90,7 +106,9 @@ def queue_push(replica, pool, requests, request_id, preempted):
     """Put a request into the waiting queue; a preempted one goes to the front under fcfs."""
     request = requests[request_id]
     request.status = WAITING
-    if replica.order == FCFS:
+    if _is_list(replica.order):
+        if replica.order != FCFS:
+            welcome(replica, requests, request)
         _list_push(replica, requests, request_id, preempted)
         if preempted:
             replica.blocked = 0
@@ -113,6 +131,8 @@ def queue_head(replica, pool, requests, now_s):
     """Return the id of the request that is next at ``now_s``; the queue must not be empty."""
     if replica.order == FCFS:
         return replica.waiting_head
+    if replica.order >= FIRST_SCANNED:
+        return scanned_head(replica, requests, now_s)
     if replica.order == EARLIEST_DEADLINE:
         while replica.live_heap_size > 0:
             first = pool[replica.live_base]
@@ -133,7 +153,9 @@ def queue_head(replica, pool, requests, now_s):
 def queue_remove(replica, pool, requests, request_id):
     """Take the request that :func:`queue_head` returned out of the queue."""
     request = requests[request_id]
-    if replica.order == FCFS:
+    if replica.order >= FIRST_SCANNED:
+        leave_scanned(replica, requests, request_id)
+    elif replica.order == FCFS:
         replica.waiting_head = request.next
         if replica.waiting_head == NOBODY:
             replica.waiting_tail = NOBODY
@@ -152,7 +174,7 @@ def queue_remove(replica, pool, requests, request_id):
 @kernel
 def is_queue_head(replica, pool, request_id):
     """Return whether a waiting request is the first of its queue, as the queue was last looked at."""
-    if replica.order == FCFS:
+    if _is_list(replica.order):
         return replica.waiting_head == request_id
     if replica.live_heap_size > 0:
         return pool[replica.live_base] == request_id
@@ -163,18 +185,41 @@ def is_queue_head(replica, pool, request_id):
 def queue_discard(replica, pool, requests, request_id):
     """Take a request out of the queue from wherever it stands."""
     if replica.order == FCFS and replica.waiting_head != request_id:
-        before = replica.waiting_head
-        while requests[before].next != request_id:
-            before = requests[before].next
-        requests[before].next = requests[request_id].next
-        if replica.waiting_tail == request_id:
-            replica.waiting_tail = before
+        leave_scanned(replica, requests, request_id)
         replica.waiting -= 1
         tokens = tokens_to_compute(requests[request_id])
         replica.waiting_tokens -= tokens
         replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
     else:
         queue_remove(replica, pool, requests, request_id)
+
+
+@outlined
+def drop_hopeless(environment, replica, pool, requests):
+    """Reject every waiting request that can no longer start in time, as the front end would at dequeue.
+
+    That is final: its client does not send it again. The queue is looked at from its head: while somebody whose
+    user is reading already waits there, nobody is dropped.
+    """
+    while replica.live_heap_size > 0 or replica.hopeless_heap_size > 0:
+        request_id = pool[replica.hopeless_base]
+        if replica.live_heap_size > 0:
+            first = pool[replica.live_base]
+            key = requests[first].key
+            if key < 0.5 * ALREADY_STREAMING:
+                return
+            if key < replica.clock_s:
+                request_id = first
+            elif replica.hopeless_heap_size == 0:
+                return
+        queue_remove(replica, pool, requests, request_id)
+        request = requests[request_id]
+        request.status = REJECTED
+        request.finish_s = replica.clock_s
+        environment.rejected += 1
+        replica.blocked = 0
+        if environment.closed_loop:
+            turn_ended(environment, pool, requests, request_id, replica.clock_s, False)
 
 
 @kernel
@@ -196,7 +241,7 @@ def queue_reorder(replica, pool, requests, order):
     waiting = replica.waiting
     if waiting > 0:  # gather everyone into the hopeless heap's memory, then push each anew
         ids = replica.hopeless_base
-        if replica.order == FCFS:
+        if _is_list(replica.order):
             request_id = replica.waiting_head
             for k in range(waiting):
                 pool[ids + k] = request_id
@@ -212,14 +257,14 @@ def queue_reorder(replica, pool, requests, order):
             request_id = pool[ids + k]
             request = requests[request_id]
             request.demoted = 0
-            if order == FCFS:
+            if _is_list(order):
                 request.key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
             else:
                 request.key = queue_key(replica, request)
             heap_push(pool, replica.live_base, k, requests, request_id)
         replica.live_heap_size = waiting
         replica.hopeless_heap_size = 0
-        if order == FCFS:
+        if _is_list(order):
             while replica.live_heap_size > 0:
                 request_id = pool[replica.live_base]
                 heap_remove(pool, replica.live_base, replica.live_heap_size, requests, request_id)

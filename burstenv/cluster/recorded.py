@@ -21,6 +21,7 @@ from burstenv.cluster.cluster import Cluster, request_array
 from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.reference import EngineLimits, Iteration, ReferenceReplica, ReferenceRequest, Scheduled
 from burstenv.cluster.spec import ModeConfig, ReplicaSpec
+from burstenv.cluster.state import NOBODY
 from burstenv.errors import BurstenvError
 
 TIME_TOLERANCE = 1e-9  # relative
@@ -149,6 +150,9 @@ def replay_reference(case: RecordedCase) -> list[Iteration]:
     return replica.iterations
 
 
+_MODE_RULES = ("order", "batch", "memory", "reserve_tokens", "deferral_s", "fair_by", "quantum_s", "starve_s")
+
+
 def fast_replica(case: RecordedCase, num_envs: int = 1) -> Cluster:
     """Return the compiled engine set up for a case, its requests loaded into every copy."""
     limits = case.limits
@@ -170,7 +174,10 @@ def fast_replica(case: RecordedCase, num_envs: int = 1) -> Cluster:
         default_max_num_seqs=limits.max_num_seqs,
         latency=case.latency,
     )
-    mode = ModeConfig(name="recorded", order="priority" if limits.order == "priority" else "fcfs")
+    rules = {name: getattr(limits, name) for name in _MODE_RULES}
+    mode = ModeConfig.model_validate(
+        {"name": "recorded", "hopeless": "drop" if limits.drops_hopeless else "last", **rules}
+    )
     cluster = Cluster([spec], [mode], num_envs, len(case.requests))
     cluster.modes["headroom_blocks"] = limits.headroom_blocks
     requests = request_array(
@@ -179,6 +186,10 @@ def fast_replica(case: RecordedCase, num_envs: int = 1) -> Cluster:
         np.array([r.output_tokens for r in case.requests]),
     )
     requests["priority"] = [r.priority for r in case.requests]
+    requests["session"] = [r.session if isinstance(r.session, int) else NOBODY for r in case.requests]
+    requests["class_code"] = [r.class_code for r in case.requests]
+    requests["predicted_tokens"] = [r.predicted_tokens for r in case.requests]
+    requests["ttft_slo_s"] = [r.ttft_slo_s for r in case.requests]
     streams: dict[Hashable, int] = {}
     for record, request in zip(requests, case.requests, strict=True):
         record["prefix_tokens"] = request.prefix_tokens

@@ -21,102 +21,18 @@ The rules, in the scheduler's own terms:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from burstenv.cluster.block_pool import BlockPool
 from burstenv.cluster.latency import IterationLatency
+from burstenv.cluster.reference_modes import TokenCounters, leaves_room, level
+from burstenv.cluster.reference_records import EngineLimits, Iteration, ReferenceRequest, Scheduled
 from burstenv.errors import BurstenvError
+
+__all__ = ["EngineLimits", "Iteration", "ReferenceReplica", "ReferenceRequest", "Scheduled"]
 
 LIVELOCK_PREEMPTIONS = 1_000  # so many without a token in between: the real scheduler, too, would go on for ever
 STREAMING_FIRST = -1e12  # queue key of preempted requests whose user is already reading
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    """What the engine may use: KV cache, model length, and the batching mode in force."""
-
-    num_blocks: int  # usable KV blocks (vLLM's num_gpu_blocks less the null block)
-    block_size: int  # [tokens]
-    max_model_len: int  # [tokens]
-    max_num_batched_tokens: int  # token budget of an iteration
-    max_num_seqs: int
-    order: str = "fcfs"  # fcfs | shortest-prompt | shortest-predicted | earliest-deadline | priority
-    headroom_blocks: int = 0  # blocks kept free at admission while anything runs (vLLM's watermark)
-    reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
-    long_prefill_token_threshold: int = 0
-    chunked_prefill: bool = True
-    prefix_caching: bool = False
-    asynchronous: bool = False
-    validate_requests: bool = True  # refuse prompts that leave no room for an output, cut outputs at the model length
-
-
-@dataclass
-class ReferenceRequest:
-    """One request as the engine sees it."""
-
-    id: int
-    arrival_s: float
-    prompt_tokens: int
-    output_tokens: int
-    priority: int = 0
-    predicted_tokens: float = 0.0
-    ttft_slo_s: float = float("inf")
-    session: Hashable = None  # requests of a session continue one stream of tokens
-    prefix: Hashable = None  # whose first `prefix_tokens` tokens come from a shared prefix
-    prefix_tokens: int = 0
-    target_tokens: int = 0  # output tokens after the clamp to the model length
-    produced_tokens: int = 0
-    in_flight_tokens: int = 0  # sampled, and not back yet (asynchronous scheduling)
-    computed_tokens: int = 0
-    blocks: list[int] = field(default_factory=list)
-    cached_tokens: int | None = None  # prefix hit at the first admission
-    preemptions: int = 0
-    recomputed_tokens: int = 0
-    first_scheduled_s: float | None = None
-    first_token_s: float | None = None
-    finish_s: float | None = None
-    status: str = "unseen"  # unseen | waiting | running | finished | rejected
-
-    @property
-    def known_tokens(self) -> int:
-        """Prompt and outputs so far."""
-        return self.prompt_tokens + self.produced_tokens
-
-    def block_key(self, index: int, block_size: int) -> tuple[Hashable, ...]:
-        """Return what the tokens of a block, and all before it, are known by."""
-        if (index + 1) * block_size <= self.prefix_tokens:
-            return ("prefix", self.prefix, index)
-        stream = ("request", self.id) if self.session is None else ("session", self.session)
-        return (stream, self.prefix if self.prefix_tokens else None, self.prefix_tokens, index)
-
-
-@dataclass(frozen=True)
-class Scheduled:
-    """One request's share of an iteration."""
-
-    id: int
-    tokens: int
-    computed_before: int
-    kind: str  # new | resumed | running
-    decode: bool
-    samples: bool  # produces a token in this iteration
-
-
-@dataclass
-class Iteration:
-    """One iteration as recorded schedules describe it."""
-
-    start_s: float
-    end_s: float
-    scheduled: list[Scheduled]
-    preempted: list[int]
-    free_before: int
-    free_after: int  # after scheduling, before the iteration's finishes
-    running: list[int]
-    waiting: list[int]
-    finished: list[int] = field(default_factory=list)
-    free_after_update: int = 0
 
 
 class ReferenceReplica:
@@ -137,8 +53,11 @@ class ReferenceReplica:
         self.requests: dict[int, ReferenceRequest] = {}
         self.in_flight: deque[Iteration] = deque()  # scheduled and not applied yet, oldest first
         self.iterations: list[Iteration] = []
+        self.rejected: list[int] = []  # dropped from the queue as hopeless
         self._busy_until_s = 0.0
         self._preemptions_without_token = 0
+        self._counters = TokenCounters()
+        self._admitting = False  # under a deferral bound: until the queue is empty
 
     # -- what the outside does ---------------------------------------------------------------------
 
@@ -154,11 +73,13 @@ class ReferenceReplica:
             self.clock_s = max(self.clock_s, now_s)
         request.status = "waiting"
         self.requests[request.id] = request
+        self._welcome(request)
         self.waiting.append(request)
 
     def set_limits(self, limits: EngineLimits) -> None:
         """Change the batching mode from the next iteration on; the waiting queue is sorted anew."""
-        if limits.order == "fcfs" and self.limits.order != "fcfs":
+        lists = ("fcfs", "fair", "mlfq")
+        if limits.order in lists and self.limits.order != limits.order:
             self.waiting.sort(key=lambda r: (r.arrival_s + (STREAMING_FIRST if r.preemptions else 0.0), r.id))
         self.limits = limits
 
@@ -197,15 +118,23 @@ class ReferenceReplica:
         An iteration in which nothing runs takes no time; asynchronous scheduling queues it all the same.
         """
         limits = self.limits
+        if limits.drops_hopeless:
+            self._drop_hopeless()
         free_before = self.pool.free
         # A lone request is never cut by the long-prefill threshold.
         lone = len(self.running) + len(self.waiting) == 1
         threshold = 0 if lone else limits.long_prefill_token_threshold
         scheduled: list[Scheduled] = []
         preempted: list[ReferenceRequest] = []
-        budget = self._schedule_running(limits.max_num_batched_tokens, threshold, scheduled, preempted)
-        if not preempted:
+        budget = limits.max_num_batched_tokens
+        if limits.batch == "prefill-first":
             self._schedule_waiting(budget, threshold, scheduled)
+            if not scheduled:
+                self._schedule_running(budget, threshold, scheduled, preempted)
+        else:
+            budget = self._schedule_running(budget, threshold, scheduled, preempted)
+            if not preempted:
+                self._schedule_waiting(budget, threshold, scheduled)
         if not scheduled and not preempted and not self.in_flight:
             return False
         for share in scheduled:
@@ -272,6 +201,9 @@ class ReferenceReplica:
     def _schedule_waiting(self, budget: int, threshold: int, scheduled: list[Scheduled]) -> None:
         """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
         limits = self.limits
+        if not self._opens():
+            return
+        whole = not limits.chunked_prefill or limits.batch != "mixed"
         while self.waiting and budget > 0 and len(self.running) < limits.max_num_seqs:
             request = self._head()
             hits = self._cached_prefix(request)
@@ -279,15 +211,16 @@ class ReferenceReplica:
             tokens = request.known_tokens - cached_tokens
             if 0 < threshold < tokens:
                 tokens = threshold
-            if not limits.chunked_prefill and tokens > budget:
+            if whole and tokens > budget:
                 break
             tokens = min(tokens, budget)
             must_fit = request.known_tokens if limits.reserve_full_prompt else cached_tokens + tokens
             headroom = limits.headroom_blocks if self.running else 0
             missing = self._blocks(min(must_fit, limits.max_model_len)) - len(hits) + self.pool.revived(hits)
-            if missing + headroom > self.pool.free:
+            if missing + headroom > self.pool.free or not leaves_room(limits, self.running, request):
                 break
             self.waiting.remove(request)
+            self._counters.admit(limits, request)
             kind = "resumed" if request.preemptions else "new"
             request.status = "running"
             self.pool.share(hits)
@@ -302,6 +235,8 @@ class ReferenceReplica:
                 request.first_scheduled_s = self.clock_s
             scheduled.append(self._share(request, tokens, kind))
             budget -= tokens
+        if not self.waiting:
+            self._admitting = False
 
     def _apply(self, iteration: Iteration) -> None:
         """Apply what an iteration produced, at its end."""
@@ -312,6 +247,7 @@ class ReferenceReplica:
                 continue
             request.in_flight_tokens -= 1
             request.produced_tokens += 1
+            self._counters.count_output(self.limits, request)
             self._preemptions_without_token = 0
             if request.first_token_s is None:
                 request.first_token_s = self.clock_s
@@ -319,7 +255,11 @@ class ReferenceReplica:
                 self._publish(request, request.computed_tokens - request.in_flight_tokens)
             if request.produced_tokens >= request.target_tokens or request.known_tokens >= self.limits.max_model_len:
                 # A request preempted while its last token was on its way finishes in the queue.
-                (self.running if request.status == "running" else self.waiting).remove(request)
+                if request.status == "running":
+                    self.running.remove(request)
+                else:
+                    self.waiting.remove(request)
+                    self._counters.leave(self.limits, request)
                 request.status = "finished"
                 request.finish_s = self.clock_s
                 self.pool.release(request.blocks)
@@ -379,16 +319,46 @@ class ReferenceReplica:
         victim.computed_tokens = 0
         victim.preemptions += 1
         victim.status = "waiting"
+        self._welcome(victim)
         self.waiting.insert(0, victim)
 
     def queue(self) -> list[ReferenceRequest]:
-        """Return the waiting requests, next one first."""
-        if self.limits.order == "fcfs":
+        """Return the waiting requests, next one first; under fair and mlfq in order of arrival."""
+        if self.limits.order in ("fcfs", "fair", "mlfq"):
             return self.waiting
         return sorted(self.waiting, key=self._queue_key)
 
     def _head(self) -> ReferenceRequest:
-        return self.waiting[0] if self.limits.order == "fcfs" else min(self.waiting, key=self._queue_key)
+        if self.limits.order == "fcfs":
+            return self.waiting[0]
+        if self.limits.order == "fair":
+            return min(self.waiting, key=lambda r: self._counters.served(self.limits, r))
+        if self.limits.order == "mlfq":
+            return min(self.waiting, key=lambda r: level(self.limits, self.latency, r, self.clock_s))
+        return min(self.waiting, key=self._queue_key)
+
+    def _welcome(self, request: ReferenceRequest) -> None:
+        if self.limits.order == "fair":
+            self._counters.welcome(self.limits, self.waiting, request)
+
+    def _drop_hopeless(self) -> None:
+        """Reject waiting requests that can no longer start in time, unless one whose user is reading stands before."""
+        if any(request.produced_tokens + request.in_flight_tokens > 0 for request in self.waiting):
+            return
+        for request in list(self.waiting):
+            if self._queue_key(request)[0] == 1.0:
+                self.waiting.remove(request)
+                request.status = "rejected"
+                request.finish_s = self.clock_s
+                self.rejected.append(request.id)
+
+    def _opens(self) -> bool:
+        """Return whether admission is open: if deferred, once somebody has waited so long, till all are in."""
+        if self.limits.deferral_s == 0.0 or not self.waiting:
+            return True
+        if not self.running or self.clock_s - self.waiting[0].arrival_s >= self.limits.deferral_s:
+            self._admitting = True
+        return self._admitting
 
     def _queue_key(self, request: ReferenceRequest) -> tuple[float, ...]:
         order = self.limits.order
@@ -398,8 +368,12 @@ class ReferenceReplica:
             return (request.prompt_tokens, request.id)
         if order == "shortest-predicted":
             return (request.predicted_tokens, request.id)
+        if order == "longest-prompt":
+            return (-request.prompt_tokens, request.id)
+        if order == "oracle-shortest":
+            return (request.target_tokens - request.produced_tokens - request.in_flight_tokens, request.id)
         if order == "earliest-deadline":
-            if request.produced_tokens > 0:  # its user is reading already: first, and never hopeless
+            if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: first, never hopeless
                 return (0, STREAMING_FIRST + request.arrival_s, request.id)
             latest_s = request.arrival_s + request.ttft_slo_s - self.latency.lone_prefill_s(request.prompt_tokens)
             return (float(latest_s < self.clock_s), latest_s, request.id)

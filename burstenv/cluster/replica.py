@@ -21,6 +21,7 @@ from burstenv.cluster.iteration import finish_decoders, finish_iteration, see, s
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import (
     blocks_of,
+    drop_hopeless,
     is_queue_head,
     queue_discard,
     queue_push,
@@ -64,6 +65,8 @@ def advance_replica(environment, replica, pool, requests, until_s):
             if became != CUT:
                 finish_decoders(environment, replica, pool, requests, replica.clock_s)
                 continue
+        if replica.drops_hopeless:
+            drop_hopeless(environment, replica, pool, requests)
         if not start_iteration(replica, pool, requests):
             replica.wake_s = replica.clock_s  # the head of the queue may change with time
             break
@@ -128,6 +131,14 @@ def set_mode(replica, pool, requests, row, mode):
     replica.token_budget = row.token_budget
     replica.max_num_seqs = row.max_num_seqs
     replica.headroom_blocks = row.headroom_blocks
+    replica.batch = row.batch
+    replica.memory = row.memory
+    replica.drops_hopeless = row.drops_hopeless
+    replica.fair_by = row.fair_by
+    replica.reserve_tokens = row.reserve_tokens
+    replica.deferral_s = row.deferral_s
+    replica.quantum_s = row.quantum_s
+    replica.starve_s = row.starve_s
     replica.blocked = 0
-    if replica.order != row.order:
+    if replica.order != row.order or row.drops_hopeless:  # whoever was put last is to be dropped
         queue_reorder(replica, pool, requests, row.order)

@@ -6,7 +6,7 @@ import numpy as np
 
 from burstenv.cluster.block_table import reset_blocks
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.state import BINS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
+from burstenv.cluster.state import BINS, CLIENTS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
 
 _BINS = BINS
 _HORIZONS = len(HORIZONS_S)
@@ -38,6 +38,10 @@ def reset_replica(replica, pool):
     replica.waiting_tail = NOBODY
     replica.live_heap_size = 0
     replica.hopeless_heap_size = 0
+    for client in range(CLIENTS):
+        replica.served_tokens[client] = 0.0
+    replica.last_client = NOBODY
+    replica.admitting = 0
     replica.waiting_tokens = 0
     replica.waiting_blocks = 0
     replica.iterations = 0

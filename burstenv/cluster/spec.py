@@ -54,8 +54,42 @@ class ModeConfig(Config):
     name: str
     max_num_batched_tokens: PositiveInt | None = None  # token budget; None: the hardware's default
     max_num_seqs: PositiveInt | None = None  # None: the hardware's default
-    order: Literal["fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority"] = "fcfs"
+    order: Literal[
+        "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority", "longest-prompt",
+        "oracle-shortest", "fair", "mlfq",
+    ] = "fcfs"  # fmt: skip
     headroom: Fraction = 0.0  # share of the KV blocks kept free at admission while anything runs
+    hopeless: Literal["last", "drop"] = "last"  # under earliest-deadline: requests that cannot start in time any more
+    batch: Literal["mixed", "prefill-first", "whole-prompts"] = "mixed"  # what shares an iteration
+    memory: Literal["as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved"] = "as-needed"
+    reserve_tokens: PositiveInt = 1024  # outputs that memory="reserved" sets KV blocks aside for
+    deferral_s: Annotated[float, Field(ge=0.0)] = 0.0  # admission waits until somebody has waited so long
+    fair_by: Literal["class", "session"] = "class"  # who is a client under order="fair"
+    quantum_s: Annotated[float, Field(gt=0.0)] = 0.05  # of the highest level under order="mlfq"
+    starve_s: Annotated[float, Field(gt=0.0)] = 5.0  # after so long anybody is of the highest level
+
+    @model_validator(mode="after")
+    def _rules_go_together(self) -> ModeConfig:
+        if self.hopeless == "drop" and self.order != "earliest-deadline":
+            raise ValueError(f"mode {self.name!r}: hopeless: drop needs order: earliest-deadline, got {self.order}")
+        if self.deferral_s > 0.0 and self.order != "fcfs":
+            raise ValueError(f"mode {self.name!r}: deferral_s needs order: fcfs, got {self.order}")
+        return self
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it uses true output lengths."""
+        return self.order == "oracle-shortest" or self.memory.startswith("oracle-")
+
+    @property
+    def needs_general_engine(self) -> bool:
+        """Whether its rules go beyond what the fast engine leans on."""
+        return (
+            self.order in ("priority", "fair", "mlfq")
+            or self.batch != "mixed"
+            or self.memory != "as-needed"
+            or self.deferral_s > 0.0
+        )
 
 
 class ClusterConfig(Config):
@@ -108,6 +142,8 @@ class ReplicaSpec(Config):
         """Return the limits of a batching mode on this replica, under the engine's field names."""
         budget = mode.max_num_batched_tokens or self.default_max_num_batched_tokens
         seqs = mode.max_num_seqs or min(self.default_max_num_seqs, budget)
+        if mode.batch != "mixed":  # a whole prompt must fit beside everybody's decode: V0's max(2048, max_model_len)
+            budget = max(budget, self.max_model_len + seqs)
         if budget < seqs:
             raise BurstenvError(
                 f"batching mode {mode.name!r} on {self.name}: max_num_batched_tokens {budget} is below "
@@ -118,6 +154,14 @@ class ReplicaSpec(Config):
             "max_num_seqs": seqs,
             "order": mode.order,
             "headroom_blocks": int(mode.headroom * (self.num_blocks + 1)),  # as vLLM's watermark counts
+            "batch": mode.batch,
+            "memory": mode.memory,
+            "drops_hopeless": mode.hopeless == "drop",
+            "fair_by": mode.fair_by,
+            "reserve_tokens": mode.reserve_tokens,
+            "deferral_s": mode.deferral_s,
+            "quantum_s": mode.quantum_s,
+            "starve_s": mode.starve_s,
         }
 
 

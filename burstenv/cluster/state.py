@@ -34,13 +34,38 @@ STATUS_NAMES = (
 )  # fmt: skip
 SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED)  # offered requests at their end
 
-# Queue orders of a batching mode.
+# Queue orders of a batching mode. The last two run in the general engine.
 FCFS = 0  # first come, first served; a preempted request goes to the head
 SHORTEST_PROMPT = 1
 SHORTEST_PREDICTED = 2  # by predicted output tokens
 PRIORITY = 4  # vLLM's policy: smaller is more urgent, in admission and, from the other end, in eviction
 EARLIEST_DEADLINE = 3  # by the latest start that still meets the TTFT objective; hopeless ones last
-ORDER_NAMES = ("fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority")
+LONGEST_PROMPT = 5  # bad on purpose
+ORACLE_SHORTEST = 6  # by true output tokens that are left
+FAIR = 7  # the client that has been served least (VTC)
+MLFQ = 8  # the highest level of a skip-join multi-level feedback queue
+ORDER_NAMES = (
+    "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority", "longest-prompt",
+    "oracle-shortest", "fair", "mlfq",
+)  # fmt: skip
+FIRST_SCANNED = FAIR  # from here on the queue is a list, and whoever is next is looked for
+
+# What shares an iteration.
+MIXED = 0  # decodes, and chunks of prompts
+PREFILL_FIRST = 1  # whole prompts alone while any can be admitted, decodes otherwise
+WHOLE_PROMPTS = 2  # decodes, and whole prompts
+BATCH_NAMES = ("mixed", "prefill-first", "whole-prompts")
+
+# How much KV cache an admission looks for.
+AS_NEEDED = 0  # what the prompt takes
+PROJECTED = 1  # what all running requests will hold at every time that one of them ends
+RESERVED = 2  # the most outputs that anybody may have
+ORACLE_PROJECTED = 3  # the same with true lengths
+ORACLE_RESERVED = 4
+MEMORY_NAMES = ("as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved")
+
+CLIENT_NAMES = ("class", "session")  # who is served fairly
+CLIENTS = 16  # counters of a replica; sessions share the first 15 by number modulo 15
 
 NOBODY = -1  # no request
 SEEN_FIELDS = 8  # numbers of a replica that decisions see
@@ -189,6 +214,14 @@ REPLICA = _record(
         ("max_num_seqs", "i4"),
         ("order", "i4"),
         ("headroom_blocks", "i4"),  # blocks kept free at admission while anything runs (watermark)
+        ("batch", "i1"),
+        ("memory", "i1"),
+        ("drops_hopeless", "i1"),
+        ("fair_by", "i1"),
+        ("reserve_tokens", "i4"),  # outputs reserved for under RESERVED
+        ("deferral_s", "f8"),  # admission waits until somebody has waited so long; 0: it does not
+        ("quantum_s", "f8"),  # of the highest level
+        ("starve_s", "f8"),  # after so long anybody is of the highest level
         # Time.
         ("clock_s", "f8"),  # the last iteration boundary
         ("iteration_end_s", "f8"),  # of the iteration in flight
@@ -222,6 +255,9 @@ REPLICA = _record(
         ("waiting_tail", "i4"),
         ("live_heap_size", "i4"),
         ("hopeless_heap_size", "i4"),
+        ("served_tokens", "f8", (CLIENTS,)),  # under FAIR: prompt tokens + 2 x output tokens, see cluster/scanned.py
+        ("last_client", "i4"),  # that left the queue last
+        ("admitting", "i1"),  # deferral: admission is open until the queue is empty
         ("waiting_tokens", "i8"),  # tokens to compute for the queue
         ("waiting_blocks", "i8"),  # blocks the queue will take when admitted
         # Statistics.
@@ -362,7 +398,14 @@ CLIENT = np.dtype(
 FOLLOWS = 1  # it is sent upon the end of the turn before
 FAILS_UPSTREAM = 2  # its first attempt does not reach the front door
 
-MODE = _record([("token_budget", "i4"), ("max_num_seqs", "i4"), ("order", "i4"), ("headroom_blocks", "i4")])
+# The same names as in REPLICA.
+MODE = _record(
+    [
+        ("token_budget", "i4"), ("max_num_seqs", "i4"), ("order", "i4"), ("headroom_blocks", "i4"), ("batch", "i1"),
+        ("memory", "i1"), ("drops_hopeless", "i1"), ("fair_by", "i1"), ("reserve_tokens", "i4"), ("deferral_s", "f8"),
+        ("quantum_s", "f8"), ("starve_s", "f8"),
+    ]
+)  # fmt: skip
 
 
 # Fields that hold request ids, which shift when the arrays grow.

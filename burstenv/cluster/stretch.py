@@ -53,7 +53,7 @@ def open_stretch(replica, pool, requests):
     demotion_s = np.inf
     if replica.waiting > 0:
         demotion_s = next_demotion_s(replica, pool, requests)
-        if demotion_s < replica.clock_s:
+        if demotion_s < replica.clock_s or (replica.drops_hopeless and replica.hopeless_heap_size > 0):
             return False
     decoding = replica.decoding
     slope_s = decode_context_cost_s(replica, decoding)

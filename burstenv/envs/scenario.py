@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -179,12 +180,14 @@ class Scenario:
             raise unknown_name("split", split, SPLITS)
         return self.samplers[split]
 
-    def make_cluster(self, num_envs: int = 1, num_requests: int = 1024) -> Cluster:
-        """Return ``num_envs`` clusters of this scenario."""
+    def make_cluster(
+        self, num_envs: int = 1, num_requests: int = 1024, modes: Sequence[str | ModeConfig] | None = None
+    ) -> Cluster:
+        """Return ``num_envs`` clusters of this scenario, with its batching modes or with others."""
         config = self.config
         cluster = Cluster(
             self.specs,
-            self.modes,
+            self.modes if modes is None else [named_mode(mode) for mode in modes],
             num_envs=num_envs,
             num_requests=num_requests,
             defer_s=config.defer_s,

@@ -5,7 +5,7 @@ own is one decorated function in plain Python (``policies/heuristics.py``).
 """
 
 from burstenv.policies.admission_rules import ADMISSION_RULES
-from burstenv.policies.batching import BATCHING_MODES, named_mode
+from burstenv.policies.batching import BATCHING_MODES, BATCHING_RULES, BatchingRule, named_mode
 from burstenv.policies.composite import Composite, RuleChoice, parse_composite, parse_rule
 from burstenv.policies.heuristics import admission_rule, policy, routing_rule
 from burstenv.policies.load import Policy, load_policy, load_policy_file, loaded_files
@@ -19,8 +19,10 @@ from burstenv.policies.view import ReplicaView, RequestView, View
 __all__ = [
     "ADMISSION_RULES",
     "BATCHING_MODES",
+    "BATCHING_RULES",
     "POLICY",
     "ROUTING_RULES",
+    "BatchingRule",
     "Composite",
     "Parameter",
     "Policy",

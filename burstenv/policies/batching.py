@@ -1,36 +1,281 @@
-"""Named batching modes: how a replica forms its batches. A scenario lists the ones a policy may choose."""
+"""Batching modes by name: how a replica forms its batches. A scenario lists the ones a policy may choose.
+
+A mode in a composite may carry parameters, ``edf-512(budget=384,seqs=64)``; it is then a mode of that name.
+"""
 
 from __future__ import annotations
 
-from burstenv.cluster.spec import ModeConfig
-from burstenv.errors import unknown_name
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
 
-# Where a budget or a cap is absent, the engine's own default for the hardware holds.
-BATCHING_MODES = {
-    mode.name: mode
-    for mode in (
-        ModeConfig(name="vllm"),  # vLLM V1 defaults
-        # Stall-free chunked prefill (Sarathi-Serve, OSDI'24): a budget that keeps decodes moving.
-        ModeConfig(name="sarathi-256", max_num_batched_tokens=256, max_num_seqs=256),
-        ModeConfig(name="sarathi-512", max_num_batched_tokens=512, max_num_seqs=256),
-        ModeConfig(name="sarathi-1024", max_num_batched_tokens=1024, max_num_seqs=256),
-        # Shortest prompt first: the `sjf` scheduler of BLIS; long prompts may starve.
-        ModeConfig(name="spf", order="shortest-prompt"),
-        ModeConfig(name="spf-512", max_num_batched_tokens=512, max_num_seqs=256, order="shortest-prompt"),
-        # Shortest predicted output first (SSJF, arXiv 2404.08509), with the scenario's predictor.
-        ModeConfig(name="sof-512", max_num_batched_tokens=512, max_num_seqs=256, order="shortest-predicted"),
-        # Earliest deadline first, requests that cannot meet theirs any more last.
-        ModeConfig(name="edf", order="earliest-deadline"),
-        ModeConfig(name="edf-256", max_num_batched_tokens=256, max_num_seqs=256, order="earliest-deadline"),
-        ModeConfig(name="edf-512", max_num_batched_tokens=512, max_num_seqs=256, order="earliest-deadline"),
-    )
-}
+from burstenv.cluster.spec import ModeConfig
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.rule import Parameter, Range
+
+BUDGET = Parameter("budget", math.nan, Range(64.0, 8192.0, "log"), "tokens of an iteration; unset: the hardware's")
+SEQS = Parameter("seqs", math.nan, Range(4.0, 512.0, "log"), "most sequences that run; unset: the hardware's")
+HEADROOM = Parameter("headroom", 0.0, Range(0.0, 0.3), "share of the KV blocks kept free at admission")
+COMMON = (BUDGET, SEQS, HEADROOM)
+_FIELDS = {
+    "budget": "max_num_batched_tokens", "seqs": "max_num_seqs", "headroom": "headroom", "reserve": "reserve_tokens",
+    "bound_s": "deferral_s", "quantum_s": "quantum_s", "starve_s": "starve_s",
+}  # fmt: skip
+_WHOLE = ("budget", "seqs", "reserve")
+_TEXT = re.compile(r"^(?P<name>[a-z0-9-]+)\((?P<parameters>[^()]*)\)$")
+
+
+@dataclass(frozen=True)
+class BatchingRule:
+    """A batching mode as users know it.
+
+    Attributes:
+        mode: What the engine does.
+        summary: The same in one line.
+        source: Paper, system or document that defines it.
+        differs: Where our setting differs from the source; empty where it does not.
+        declared: The numbers that may be written behind its name; NaN where the mode or the hardware says.
+        floor: Whether it is bad on purpose.
+    """
+
+    mode: ModeConfig
+    summary: str
+    source: str
+    differs: str = ""
+    declared: tuple[Parameter, ...] = COMMON
+    floor: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name users write."""
+        return self.mode.name
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it uses true output lengths."""
+        return self.mode.oracle
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Names with defaults; NaN where the hardware decides."""
+        values = {p.name: getattr(self.mode, _FIELDS[p.name]) for p in self.declared}
+        return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """Where a tuner looks for each parameter."""
+        return {parameter.name: parameter.range for parameter in self.declared}
+
+    def described(self) -> dict[str, Any]:
+        """Return the mode in plain values, as ``burstenv policies --json`` prints it."""
+        defaults = {name: None if value != value else value for name, value in self.parameters.items()}
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "source": self.source,
+            "differs": self.differs,
+            "parameters": {
+                p.name: {"default": defaults[p.name], **p.range._asdict(), "meaning": p.meaning} for p in self.declared
+            },
+            "oracle": self.oracle,
+            "floor": self.floor,
+            "python": False,
+            "general_engine": self.mode.needs_general_engine,
+            "mode": self.mode.model_dump(),
+        }
+
+    def with_parameters(self, text: str) -> ModeConfig:
+        """Return the mode with ``budget=384,seqs=64`` put in, under the name that says so.
+
+        Raises:
+            BurstenvError: On an unknown parameter, or a value that is no number or out of bounds.
+        """
+        given: dict[str, float] = {}
+        for pair in filter(None, (p.strip() for p in text.split(","))):
+            name, _, value = (part.strip() for part in pair.partition("="))
+            if name not in self.parameters:
+                raise unknown_name(f"parameter of {self.name}", name, self.parameters)
+            try:
+                number = float(value)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number) or number < 0.0 or (name in _WHOLE and number < 1.0):
+                raise BurstenvError(
+                    f"parameter {name} of {self.name} must be a number of at least "
+                    f"{1 if name in _WHOLE else 0}, got {value!r}"
+                )
+            given[name] = float(round(number)) if name in _WHOLE else number
+        changed = {name: given[name] for name in self.parameters if name in given}
+        changed = {name: value for name, value in changed.items() if value != self.parameters[name]}
+        if not changed:
+            return self.mode
+        shown = ",".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in changed.items())
+        values = {_FIELDS[name]: int(value) if name in _WHOLE else value for name, value in changed.items()}
+        if "budget" in changed and "seqs" not in changed and self.mode.max_num_seqs is not None:
+            values["max_num_seqs"] = min(self.mode.max_num_seqs, int(changed["budget"]))  # more cannot run
+        try:
+            return ModeConfig.model_validate({**self.mode.model_dump(), **values, "name": f"{self.name}({shown})"})
+        except ValueError as error:
+            message = str(error).split("Value error, ")[-1].splitlines()
+            raise BurstenvError(f"{self.name}({shown}): {message[-1].split(' [type=')[0].strip()}") from None
+
+
+def _chunked(name: str, budget: int, **more: Any) -> ModeConfig:
+    return ModeConfig(name=name, max_num_batched_tokens=budget, max_num_seqs=256, **more)
+
+
+_VLLM = "The scheduler of vLLM V1 (vllm/v1/core/sched/scheduler.py), of which our engine replays recorded schedules."
+_SARATHI = "Sarathi-Serve (OSDI'24): chunked prefill under a budget that keeps decodes moving."
+_SARATHI_DIFFERS = (
+    "V1's order within an iteration, which is Sarathi's; no watermark (0.01 there) and a cap of 256 sequences (128 in "
+    "Vidur's port). The paper's budgets are 512 (strict) and 2048 (relaxed)."
+)
+_SPF = "The `sjf` scheduler of BLIS: shortest prompt first; long prompts may starve."
+_EDF = (
+    "Earliest deadline first, of real-time scheduling; the deadline is the latest start that meets the TTFT objective."
+)
+_EDF_DIFFERS = "Requests that can no longer start in time go last, preempted ones whose user is reading go first."
+_DROP_DIFFERS = (
+    "As edf; a request that can no longer start in time is rejected when an iteration is scheduled, and its client "
+    "does not send it again."
+)
+
+BATCHING_RULES = (
+    BatchingRule(ModeConfig(name="vllm"), "First come, first served, chunked prefill, the hardware's limits.", _VLLM),
+    BatchingRule(_chunked("sarathi-256", 256), "vllm with a budget of 256 tokens.", _SARATHI, _SARATHI_DIFFERS),
+    BatchingRule(_chunked("sarathi-512", 512), "vllm with a budget of 512 tokens.", _SARATHI, _SARATHI_DIFFERS),
+    BatchingRule(_chunked("sarathi-1024", 1024), "vllm with a budget of 1,024 tokens.", _SARATHI, _SARATHI_DIFFERS),
+    BatchingRule(
+        ModeConfig(name="prefill-first", batch="prefill-first", headroom=0.01),
+        "Whole prompts in iterations of their own while any can be admitted, decodes otherwise.",
+        "vLLM V0 (2023), as in Vidur's vllm scheduler; watermark 0.01.",
+        "Recompute preemption only; the budget is raised to the model length, V0's max(2048, max_model_len).",
+    ),
+    BatchingRule(
+        ModeConfig(name="orca", batch="whole-prompts", memory="reserved", max_num_seqs=256),
+        "Whole prompts and decodes together, first come, first served, KV cache reserved for `reserve` outputs.",
+        "Orca (OSDI'22): iteration-level scheduling, max_tokens slots reserved at admission.",
+        "BurstGPT names no max_tokens, so all reserve alike (Orca(Max) of the vLLM paper reserves 2,048); paged "
+        "attention stays, so the cache is counted in blocks.",
+        (SEQS, Parameter("reserve", 1024.0, Range(64.0, 4096.0, "log"), "outputs reserved for [tokens]")),
+    ),
+    BatchingRule(
+        ModeConfig(name="oracle-orca", batch="whole-prompts", memory="oracle-reserved", max_num_seqs=256),
+        "orca, reserving for the true output.",
+        "Orca(Oracle) of the vLLM paper (SOSP'23).",
+        "",
+        (SEQS,),
+    ),
+    BatchingRule(ModeConfig(name="spf", order="shortest-prompt"), "Shortest prompt first.", _SPF),
+    BatchingRule(_chunked("spf-512", 512, order="shortest-prompt"), "spf with a budget of 512 tokens.", _SPF),
+    BatchingRule(
+        _chunked("sof-512", 512, order="shortest-predicted"),
+        "Shortest predicted output first, budget 512 tokens.",
+        "SSJF (arXiv 2404.08509).",
+        "The scenario's predictor in place of a BERT proxy.",
+    ),
+    BatchingRule(
+        _chunked("oracle-sof-512", 512, order="oracle-shortest"),
+        "Fewest outputs left first, by the truth, budget 512 tokens.",
+        "Shortest remaining processing time among those that wait.",
+        "Running requests are not preempted for shorter ones.",
+    ),
+    BatchingRule(ModeConfig(name="edf", order="earliest-deadline"), "Earliest deadline first.", _EDF, _EDF_DIFFERS),
+    BatchingRule(
+        _chunked("edf-256", 256, order="earliest-deadline"), "edf with a budget of 256 tokens.", _EDF, _EDF_DIFFERS
+    ),
+    BatchingRule(
+        _chunked("edf-512", 512, order="earliest-deadline"), "edf with a budget of 512 tokens.", _EDF, _EDF_DIFFERS
+    ),
+    BatchingRule(
+        ModeConfig(name="edf-drop", order="earliest-deadline", hopeless="drop"),
+        "edf, rejecting requests that can no longer start in time.",
+        "Deadline shedding at dequeue, as after Mooncake's and BLIS's check at arrival.",
+        _DROP_DIFFERS,
+    ),
+    BatchingRule(
+        _chunked("edf-drop-512", 512, order="earliest-deadline", hopeless="drop"),
+        "edf-drop with a budget of 512 tokens.",
+        "Deadline shedding at dequeue, as after Mooncake's and BLIS's check at arrival.",
+        _DROP_DIFFERS,
+    ),
+    BatchingRule(
+        _chunked("mc-sf-512", 512, order="shortest-predicted", memory="projected"),
+        "Shortest predicted output first, admitted if the cache holds everybody until each of them ends; budget 512.",
+        "MC-SF (Jaillet et al., arXiv 2502.07115), with the test of LightLLM and of VTC's artifact.",
+        "Predictions in place of true lengths, so that overflows are possible: they preempt. An idle replica admits.",
+    ),
+    BatchingRule(
+        _chunked("oracle-mc-sf-512", 512, order="oracle-shortest", memory="oracle-projected"),
+        "mc-sf-512 with true output lengths.",
+        "MC-SF as analysed (arXiv 2502.07115).",
+        "An idle replica admits in any case.",
+    ),
+    BatchingRule(
+        ModeConfig(name="deferral-bound", deferral_s=0.5),
+        "vllm, admitting nobody until somebody has waited `bound_s`, then everybody.",
+        "Inspired by Deferred Continuous Batching (FineInfer, EuroMLSys'24, deferral bound 1.0 s).",
+        "FineInfer fills the time with fine-tuning steps; here it gathers prefills. An idle replica admits at once.",
+        (*COMMON, Parameter("bound_s", 0.5, Range(0.02, 4.0, "log"), "longest deferral [s]")),
+    ),
+    BatchingRule(
+        ModeConfig(name="vtc", order="fair"),
+        "The class that has been served least goes first: prompt tokens + 2 x output tokens.",
+        "Virtual token counter (VTC, OSDI'24): w_p 1, w_q 2, counters lifted after idleness.",
+        "The two classes are the clients.",
+    ),
+    BatchingRule(
+        ModeConfig(name="vtc-session", order="fair", fair_by="session"),
+        "vtc with sessions as clients.",
+        "Virtual token counter (VTC, OSDI'24).",
+        "Sessions share 15 counters by number; requests without a session are one client.",
+    ),
+    BatchingRule(
+        ModeConfig(name="mlfq", order="mlfq"),
+        "The highest level whose quantum holds the prefill goes first; who waits `starve_s` is lifted to the top.",
+        "Skip-join multi-level feedback queue of FastServe (arXiv 2305.05920).",
+        "Levels order those that wait; running requests are not demoted in favour of others, as FastServe does by "
+        "swapping their cache out, so a level is left only by preemption and by starving.",
+        (
+            *COMMON,
+            Parameter("quantum_s", 0.05, Range(0.01, 0.5, "log"), "quantum of the highest level [s]"),
+            Parameter("starve_s", 5.0, Range(0.5, 60.0, "log"), "wait after which a request is lifted [s]"),
+        ),
+    ),
+    BatchingRule(
+        ModeConfig(name="longest-prompt", order="longest-prompt"),
+        "Longest prompt first.",
+        "Bad on purpose: spf turned round.",
+        floor=True,
+    ),
+)
+BATCHING_MODES = {rule.name: rule.mode for rule in BATCHING_RULES}
+
+
+def batching_rule(name: str) -> BatchingRule | None:
+    """Return the declaration of a shipped mode, parameters or not; None for a mode of a scenario's own."""
+    plain = name.partition("(")[0].strip()
+    return next((rule for rule in BATCHING_RULES if rule.name == plain), None)
+
+
+def canonical_mode(text: str) -> str:
+    """Return the name under which a mode that a user wrote is known: parameters that change nothing are left out."""
+    match = _TEXT.match(text.strip())
+    return text.strip() if match is None else named_mode(text).name
 
 
 def named_mode(mode: str | ModeConfig) -> ModeConfig:
-    """Return a batching mode by name, or the one given."""
+    """Return a batching mode by name, with parameters or without, or the one given.
+
+    Raises:
+        BurstenvError: On an unknown mode or parameter.
+    """
     if isinstance(mode, ModeConfig):
         return mode
-    if mode not in BATCHING_MODES:
-        raise unknown_name("batching mode", mode, BATCHING_MODES)
-    return BATCHING_MODES[mode]
+    match = _TEXT.match(mode.strip())
+    name = mode if match is None else match["name"]
+    rule = batching_rule(name)
+    if rule is None or (match is None and "(" in mode):
+        raise unknown_name("batching mode", name, BATCHING_MODES)
+    return rule.mode if match is None else rule.with_parameters(match["parameters"])

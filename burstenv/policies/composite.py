@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.batching import batching_rule, canonical_mode
 from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.policies.rule import Rule, by_name
 from burstenv.policies.state import POLICY
@@ -97,12 +98,14 @@ class Composite:
     @property
     def oracle(self) -> bool:
         """Whether any part of it uses true output lengths."""
-        return self.admission.rule.oracle or self.routing.rule.oracle
+        mode = batching_rule(self.batching)
+        return self.admission.rule.oracle or self.routing.rule.oracle or (mode is not None and mode.oracle)
 
     @property
     def floor(self) -> bool:
         """Whether any part of it is bad on purpose."""
-        return self.admission.rule.floor or self.routing.rule.floor
+        mode = batching_rule(self.batching)
+        return self.admission.rule.floor or self.routing.rule.floor or (mode is not None and mode.floor)
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -159,5 +162,5 @@ def parse_composite(text: str) -> Composite:
     return Composite(
         admission=parse_rule(parts[0], "admission rule", admission_rules()),
         routing=parse_rule(parts[1], "routing rule", routing_rules()),
-        batching=parts[2].strip(),
+        batching=canonical_mode(parts[2]),
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from burstenv.cluster.frontdoor import ADMIT
 from burstenv.cluster.kernel import entry, kernel
+from burstenv.cluster.prefix import prefix_hit_tokens
 from burstenv.cluster.state import NOBODY
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
 from burstenv.policies.routing import route
 
-ESTIMATES = ("kv_demand", "kv_demand_with", "decode_iteration_s", "expected_ttft_s")
+ESTIMATES = ("kv_demand", "kv_demand_with", "decode_iteration_s", "expected_ttft_s", "prefix_hit_tokens")
 
 
 @kernel
@@ -56,7 +57,9 @@ def estimate_at(environments, replicas, pool, requests, i, r, out):
     out[1] = out[0]
     out[2] = decode_iteration_s(replica)
     out[3] = 0.0
+    out[4] = 0.0
     if environment.at_door != NOBODY:
         request = requests[environment.at_door]
         out[1] = kv_demand_with(replica, request)
         out[3] = expected_ttft_s(replica, request)
+        out[4] = prefix_hit_tokens(replica, pool, requests, environment.at_door)

@@ -195,6 +195,11 @@ class ReplicaView:
         return self._estimate("expected_ttft_s")
 
     @property
+    def prefix_hit_tokens(self) -> int:
+        """Prompt tokens that are in its prefix cache [tokens]; 0 without prefix caching."""
+        return int(self._estimate("prefix_hit_tokens"))
+
+    @property
     def mode(self) -> str:
         """Name of the batching mode in force."""
         return self._view.modes[int(self._record["mode"])]

@@ -24,7 +24,9 @@ LATENCY = HingeLatency(
     per_iteration_ms=1.2,
     per_sequence_ms=0.0044,
 )
-ORDERS = ("fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline")
+ORDERS = (
+    "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "longest-prompt", "oracle-shortest",
+)  # fmt: skip
 
 
 @st.composite
@@ -36,12 +38,14 @@ def cases(draw):
     for k in range(draw(st.integers(1, 3))):
         seqs = draw(st.integers(1, 40))
         budget = draw(st.integers(seqs, max(seqs, draw(st.sampled_from([seqs, 64, 256, 2048])))))
+        order = draw(st.sampled_from(ORDERS))
         modes.append(
             ModeConfig(
                 name=f"m{k}",
                 max_num_batched_tokens=budget,
                 max_num_seqs=seqs,
-                order=draw(st.sampled_from(ORDERS)),
+                order=order,
+                hopeless=draw(st.sampled_from(["last", "drop"])) if order == "earliest-deadline" else "last",
                 headroom=draw(st.sampled_from([0.0, 0.0, 0.05, 0.3])),
             )
         )
@@ -96,6 +100,7 @@ def run_both(case):
                 max_num_batched_tokens=resolved["token_budget"],
                 max_num_seqs=resolved["max_num_seqs"],
                 order=resolved["order"],
+                drops_hopeless=resolved["drops_hopeless"],
                 headroom_blocks=resolved["headroom_blocks"],
                 reserve_full_prompt=spec.reserve_full_prompt,
             )

@@ -155,9 +155,12 @@ def test_a_budget_below_the_number_of_sequences():
 
 def test_what_a_mode_leaves_open_is_the_engines_default():
     spec = replica(default_max_num_batched_tokens=2048, default_max_num_seqs=256)
-    assert spec.resolve(ModeConfig(name="m")) == {
-        "token_budget": 2048, "max_num_seqs": 256, "order": "fcfs", "headroom_blocks": 0,
-    }  # fmt: skip
+    limits = spec.resolve(ModeConfig(name="m"))
+    open_limits = {"token_budget": 2048, "max_num_seqs": 256, "order": "fcfs", "headroom_blocks": 0}
+    assert {name: limits[name] for name in open_limits} == open_limits
+    # a whole prompt has to fit beside everybody's decode
+    whole = spec.resolve(ModeConfig(name="m", batch="whole-prompts", max_num_batched_tokens=64, max_num_seqs=8))
+    assert whole["token_budget"] == spec.max_model_len + 8
     assert spec.resolve(ModeConfig(name="m", max_num_batched_tokens=100))["max_num_seqs"] == 100
     # vLLM's watermark counts all blocks of the GPU, the null block included: 0.01 * 200 = 2 of 199 + 1.
     assert replica(num_blocks=199).resolve(ModeConfig(name="m", headroom=0.01))["headroom_blocks"] == 2
