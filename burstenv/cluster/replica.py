@@ -142,3 +142,13 @@ def set_mode(replica, pool, requests, row, mode):
     replica.blocked = 0
     if replica.order != row.order or row.drops_hopeless:  # whoever was put last is to be dropped
         queue_reorder(replica, pool, requests, row.order)
+
+
+@outlined
+def set_token_budget(replica, pool, requests, token_budget):
+    """Change the token budget from the next iteration on; the rest of the batching mode stays."""
+    if replica.token_budget == token_budget:
+        return
+    interrupt_stretch(replica, pool, requests)
+    replica.token_budget = token_budget
+    replica.blocked = 0

@@ -281,6 +281,9 @@ REPLICA = _record(
         ("scraped", "i8", (SEEN_FIELDS,)),
         # What its work costs.
         ("gpus", "i4"),
+        # Shares of the traffic, where an agent sets them: see envs/interval_kernels.py.
+        ("routing_weight", "f8"),
+        ("routing_credit", "f8"),
     ]
 )
 
@@ -378,6 +381,16 @@ ENVIRONMENT = _record(
         ("abandoned", "i4"),  # of the late ones
         ("upstream_failed", "i4"),
         ("unsent", "i4"),
+        # An admission rate that an agent sets: see envs/interval_kernels.py.
+        ("admission_rate_per_s", "f8"),  # infinity: everybody is admitted
+        ("admission_credit", "f8"),  # requests that may be admitted at once
+        ("credit_s", "f8"),  # when it was last brought up to date
+        # A waiting queue that an agent chooses from, in the place of deferred requests: see envs/iteration_kernels.py.
+        ("queue_first", "i4"),  # where it begins
+        ("queue_size", "i4"),
+        ("queue_tokens", "i8"),
+        ("queue_blocks", "i8"),
+        ("chosen", "i4"),  # for the iteration that is about to begin
     ]
 )
 

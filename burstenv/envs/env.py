@@ -134,6 +134,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 10}
+    batch_kind: type[EnvironmentBatch] = EnvironmentBatch
 
     def __init__(
         self,
@@ -157,12 +158,16 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             "admission": admission, "routing": routing, "batching": batching, "action": action,
             "observation": observation, "reward": reward, "privileged": privileged,
         }  # fmt: skip
+        self._begin(arguments, unknown, render_mode)
+
+    def _begin(self, arguments: dict[str, Any], unknown: dict[str, Any], render_mode: str | None) -> None:
+        """Check the arguments and build the batch of one."""
         refuse_unknown(unknown, [*arguments, "render_mode"])
         check_arguments({**arguments, "render_mode": render_mode})
         check_render_mode(render_mode, self.metadata["render_modes"])
         self._arguments = arguments
         self.render_mode = render_mode
-        self._build(EnvironmentBatch(1, **arguments))
+        self._build(self.batch_kind(1, **arguments))
 
     def _build(self, batch: EnvironmentBatch) -> None:
         self.batch = batch
@@ -294,7 +299,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Build the environment again and bring it to the saved state."""
-        self._restore(saved, EnvironmentBatch(1, **saved["arguments"]))
+        self._restore(saved, self.batch_kind(1, **saved["arguments"]))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BurstGPTEnv:
         """Return an independent environment in the same state; the scenario, which never changes, is shared."""
@@ -302,7 +307,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         memo[id(self)] = again
         saved = self.__getstate__()
         saved["np_random"] = copy.deepcopy(saved["np_random"])
-        again._restore(saved, EnvironmentBatch(1, **{**self._arguments, "scenario": self.batch.scenario}))
+        again._restore(saved, self.batch_kind(1, **{**self._arguments, "scenario": self.batch.scenario}))
         return again
 
     def _restore(self, saved: dict[str, Any], batch: EnvironmentBatch) -> None:

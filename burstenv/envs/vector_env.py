@@ -66,6 +66,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         "render_fps": 10,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
+    batch_kind: type[EnvironmentBatch] = EnvironmentBatch
+    shared_arguments: tuple[str, ...] = SHARED_ARGUMENTS
 
     def __init__(
         self,
@@ -78,8 +80,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
     ):
         own = {"num_envs": num_envs, "max_episode_steps": max_episode_steps, "num_threads": num_threads}
         refuse_unknown(
-            {name: value for name, value in kwargs.items() if name not in SHARED_ARGUMENTS},
-            [*own, "autoreset_mode", "render_mode", *SHARED_ARGUMENTS],
+            {name: value for name, value in kwargs.items() if name not in self.shared_arguments},
+            [*own, "autoreset_mode", "render_mode", *self.shared_arguments],
         )
         check_arguments({**own, **kwargs})
         check_render_mode(render_mode, self.metadata["render_modes"])
@@ -91,7 +93,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         self.render_mode = render_mode
         self._mode = autoreset_mode
         self._max_steps = max_episode_steps
-        self._build(EnvironmentBatch(**self._arguments))
+        self._build(self.batch_kind(**self._arguments))
 
     def _build(self, batch: EnvironmentBatch) -> None:
         self.batch = batch
@@ -269,7 +271,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Build the batch again and bring it to the saved state."""
-        self._restore(saved, EnvironmentBatch(**saved["_arguments"]))
+        self._restore(saved, self.batch_kind(**saved["_arguments"]))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BurstGPTVectorEnv:
         """Return an independent batch in the same state; the scenario, which never changes, is shared."""
@@ -278,7 +280,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         snapshot = self.__getstate__()
         arguments = snapshot.pop("_arguments")
         saved = {**copy.deepcopy(snapshot), "_arguments": arguments}
-        again._restore(saved, EnvironmentBatch(**{**arguments, "scenario": self.batch.scenario}))
+        again._restore(saved, self.batch_kind(**{**arguments, "scenario": self.batch.scenario}))
         return again
 
     def _restore(self, saved: dict[str, Any], batch: EnvironmentBatch) -> None:
