@@ -81,10 +81,10 @@ def _steps_by(replica, limit_s):
     """Return how many iterations of the stretch, fewer than all, end by ``limit_s``."""
     done = replica.stretch_done
     from_s = replica.stretch_from_s
-    left_s = limit_s - from_s
     first_s = replica.stretch_first_s
-    if left_s < first_s:
+    if from_s + first_s > limit_s:
         return done
+    left_s = limit_s - from_s
     growth_s = replica.stretch_growth_s  # solve n first + growth n (n - 1) / 2 = left for n
     linear_s = first_s - 0.5 * growth_s
     root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)

@@ -11,7 +11,8 @@ from burstenv.errors import BurstenvError, unknown_name
 
 _TEXT = ("split", "admission", "routing", "action", "observation", "reward")
 _TEXT_OR_NONE = ("batching", "render_mode")
-_COUNTS = ("num_envs", "num_threads")
+_COUNTS = ("num_envs", "num_threads", "slots")
+_ABOVE_0 = ("interval_s", "max_admission")
 _COUNTS_OR_NONE = ("max_episode_steps",)
 
 
@@ -50,6 +51,9 @@ def _wrong(name: str, value: Any) -> str:
     if name in _COUNTS or (name in _COUNTS_OR_NONE and value is not None):
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         return "" if whole and value >= 1 else "a whole number of at least 1"
+    if name in _ABOVE_0:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return "" if number and 0.0 < float(value) < float("inf") else "a number above 0"
     if name == "load":
         number = value is None or (isinstance(value, Real) and not isinstance(value, bool))
         return "" if number else "a share of capacity above 0, such as 1.5, or None"

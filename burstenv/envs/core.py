@@ -100,7 +100,7 @@ class EnvironmentBatch:
         self.observation_size = self.observation_layout.size
         self._shape = self.observation_layout.flags()
         self._links = NO_LINKS  # (N E, 2) int32, where session features are on
-        self.actions = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
+        self.actions: np.ndarray = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
         self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
         self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 8) rewards of the last step by name
@@ -307,12 +307,16 @@ class EnvironmentBatch:
             **{k: self.episodes[i][k] for k in ("split", "day", "seed", "load") if k in self.episodes[i]},
         }
 
+    def without_request(self, i: int) -> str:
+        """Say what there is to decide in environment ``i`` while nobody stands at the front door."""
+        return "a tick"
+
     def describe(self, i: int) -> str:
         """Return a few lines of text that show environment ``i``: replicas, KV bars, who is at the door."""
         state = self.cluster.state
         e = state.environments[i]
         counts = self.counts(i)
-        door = "tick"
+        door = self.without_request(i)
         at_door = self.cluster.at_door(i)
         if at_door >= 0:
             r = state.requests[i, at_door]

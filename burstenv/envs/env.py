@@ -176,7 +176,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if batch.reward_name == "vector":
             self.reward_space = reward_space()  # as MO-Gymnasium has it
             self.reward_dim = self.reward_space.shape[0]
-        self._single = len(batch.layout.sizes) == 1
+        self._single = isinstance(self.action_space, gym.spaces.Discrete)
         self._started = False
         self._window: Any = None  # of render_mode="human"
         self._picture: Any = None

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from burstenv.cluster.frontdoor import ADMIT, DEFER, REJECT, apply_decision, catch_up, next_epoch
-from burstenv.cluster.kernel import entry, kernel, merged
+from burstenv.cluster.kernel import entry, kernel, merged, outlined
 from burstenv.cluster.replica import set_mode, set_token_budget
 from burstenv.cluster.staleness import unveil, veil
 from burstenv.cluster.state import NOBODY
@@ -36,9 +36,9 @@ SHARES = len(SHARE_FEATURES)
 
 
 @kernel
-def _unit(value):
-    """Return a number of an action, clipped to [0, 1]; 0 for what is no number."""
-    return min(1.0, max(0.0, value))
+def _share(value):
+    """Return a number of an action, from [-1, 1], as a share from 0 to 1; 0 for what is no number."""
+    return min(1.0, max(0.0, 0.5 + 0.5 * value))
 
 
 @kernel
@@ -110,17 +110,17 @@ def _set(environment, replicas, pool, requests, flags, budgets, interval_s, most
     at = 0
     if flags[0]:
         _gather_credit(environment, interval_s)  # so far at the old rate
-        share = _unit(actions[i, 0])
+        share = _share(actions[i, 0])
         environment.admission_rate_per_s = np.inf if share == 1.0 else share * most_per_s
         at = 1
     if flags[1]:
         for r in range(count):
-            replicas[environment.first_replica + r].routing_weight = _unit(actions[i, at + r])
+            replicas[environment.first_replica + r].routing_weight = _share(actions[i, at + r])
         at += count
     if flags[2]:
         for r in range(count):
             lowest, highest = float(budgets[r, 0]), float(budgets[r, 1])
-            budget = lowest * math.exp(_unit(actions[i, at + r]) * math.log(highest / lowest))
+            budget = lowest * math.exp(_share(actions[i, at + r]) * math.log(highest / lowest))
             set_token_budget(replicas[environment.first_replica + r], pool, requests, int(budget + 0.5))
 
 
@@ -163,7 +163,7 @@ def _observe_interval(out, i, at, environment, replicas, budgets, most_per_s, pe
         at += SHARES
 
 
-@merged
+@outlined
 def _interval(
     environments, replicas, pool, requests, modes, policy, flags, budgets, interval_s, most_per_s, shape, links,
     capacity_per_s, actions, observations, rewards, totals, elapsed_s, i, what,
@@ -244,7 +244,7 @@ def step_intervals(
         shape: (4,) int64, see ``ObservationLayout.flags``.
         links: (N E, 2) int32, see ``sessions.turn_links``.
         capacity_per_s: Scale of the traffic features.
-        actions: (N, C) float64 in [0, 1]; what is outside is clipped.
+        actions: (N, C) float64 in [-1, 1]; what is outside is clipped.
         observations: (N, O) float32, written.
         rewards: (N, 8) float64, the components of ``rewards.py``, written.
         totals: (N, 8) float64, the accounts that they are taken from, written.

@@ -254,6 +254,7 @@ def _choose(environment, replica, pool, requests, slots, action):
     stopped = choice == slots
     if not stopped:
         _hand_over(environment, replica, pool, requests, _leave(environment, replica, pool, requests, choice))
+        replica.blocked = 0  # it will be looked at, whoever was refused before
         environment.chosen += 1
         budget, free, running = _room(replica, pool, requests)
         first = _first_fitting(environment, replica, pool, requests, slots, budget, free, running)
@@ -293,7 +294,7 @@ def _observe_queue(out, masks, i, at, environment, replica, pool, requests, slot
     masks[i, slots] = 1 if environment.done or _may_stop(replica) else 0
 
 
-@merged
+@outlined
 def _iteration(
     environments, replicas, pool, requests, modes, mode, shape, links, capacity_per_s, actions, observations, masks,
     rewards, totals, elapsed_s, i, what,

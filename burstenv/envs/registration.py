@@ -51,6 +51,17 @@ PRESETS: tuple[Preset, ...] = (
         "burstenv.envs.tasks:BatchingEnv",
         kwargs={"decide": ["batching"], "admission": "size-aware-kv", "routing": "expected-ttft"},
     ),
+    Preset(
+        "BurstGPT-Interval-v0",
+        "burstenv.envs.interval:IntervalEnv",
+        "burstenv.envs.interval:IntervalVectorEnv",
+    ),
+    Preset(
+        "BurstGPT-Iteration-v0",
+        "burstenv.envs.iteration:IterationEnv",
+        "burstenv.envs.iteration:IterationVectorEnv",
+        kwargs={"scenario": "one-replica"},
+    ),
 )
 
 

@@ -16,8 +16,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import burstenv
+from burstenv.config import read_yaml, shipped
 from burstenv.envs.registration import NAMESPACE
 from burstenv.errors import BurstenvError
+from burstenv.workload import SPLITS
 
 IDS = sorted(env_id for env_id in gym.registry if env_id.startswith(NAMESPACE))
 NATIVE = [env_id for env_id in IDS if gym.registry[env_id].vector_entry_point is not None]
@@ -30,25 +32,35 @@ every_native_id = pytest.mark.parametrize("env_id", NATIVE)
 
 
 @pytest.fixture(scope="session")
-def scenario_file(small_scenario, tmp_path_factory):
-    """A scenario by file is read once per process, one by value each time."""
-    path = tmp_path_factory.mktemp("scenario") / "small.yaml"
-    path.write_text(yaml.safe_dump(small_scenario))
-    return str(path)
+def short(tmp_path_factory):
+    """The scenario of each id with short episodes; one by file is read once per process, one by value each time."""
+    folder = tmp_path_factory.mktemp("scenarios")
+
+    def short(env_id):
+        name = gym.spec(env_id).kwargs.get("scenario", "default")
+        path = folder / f"{name}.yaml"
+        if not path.exists():
+            values = read_yaml(shipped("scenarios")[name])
+            values["episode"]["duration_s"] = 20 if name == "default" else 8
+            values["capacity_per_s"] = dict.fromkeys(SPLITS, 18.0 if name == "default" else 4.0)
+            path.write_text(yaml.safe_dump(values))
+        return str(path)
+
+    return short
 
 
 @pytest.fixture(scope="session")
-def make(scenario_file):
+def make(short):
     def make(env_id, **kwargs):
-        return gym.make(env_id, **{"scenario": scenario_file, "load": 0.7, **kwargs})
+        return gym.make(env_id, **{"scenario": short(env_id), "load": 0.7, **kwargs})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_vec(scenario_file):
+def make_vec(short):
     def make_vec(env_id, num_envs=3, **kwargs):
-        return gym.make_vec(env_id, num_envs, **{"scenario": scenario_file, "load": 0.7, **kwargs})
+        return gym.make_vec(env_id, num_envs, **{"scenario": short(env_id), "load": 0.7, **kwargs})
 
     return make_vec
 
@@ -86,7 +98,8 @@ def play(env, actions):
 
 
 def test_ids_are_the_documented_ones():
-    assert {"BurstGPT-v0", "BurstGPT-Admission-v0", "BurstGPT-Routing-v0", "BurstGPT-Batching-v0"} <= set(IDS)
+    parts = ("", "Admission-", "Routing-", "Batching-", "Interval-", "Iteration-")
+    assert {f"BurstGPT-{part}v0" for part in parts} <= set(IDS)
     burstenv.register_envs()  # again: nothing changes
     assert sorted(env_id for env_id in gym.registry if env_id.startswith(NAMESPACE)) == IDS
 
