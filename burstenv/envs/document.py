@@ -89,7 +89,7 @@ def page(env_id: str) -> str:
         "",
         "![the front door, four replicas with their KV caches, and the outcomes so far](cluster.png)",
         "",
-        "| | on the default scenario |",
+        f"| | on the scenario `{spec.kwargs.get('scenario', 'default')}` |",
         "|---|---|",
         *(f"| {label} | {value} |" for label, value in facts.items()),
     ]
