@@ -19,10 +19,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
 from numba.core.registry import CPUDispatcher
-from numba.extending import intrinsic
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KEEP_CACHES = 3  # digests kept however old, so that switching between versions does not recompile each time
@@ -107,33 +104,6 @@ def merged(function: Callable[..., Any]) -> Callable[..., Any]:
 def entry(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that Python calls, and keep its machine code, with all that it calls, on disk."""
     return numba.njit(cache=True, **_OPTIONS)(function)
-
-
-@intrinsic
-def fetch_ahead(typing_context, records, index, first_byte, last_byte):
-    """Ask for the bytes of ``records[index]`` from ``first_byte`` to ``last_byte``: they are needed soon.
-
-    Only a hint to the memory system, of no effect on any result. The two bounds are literals.
-    """
-    if not isinstance(first_byte, types.IntegerLiteral) or not isinstance(last_byte, types.IntegerLiteral):
-        return None
-    begin, end = first_byte.literal_value, last_byte.literal_value
-
-    def generate(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        byte = ir.IntType(8)
-        start = builder.bitcast(array.data, byte.as_pointer())
-        index64 = context.cast(builder, arguments[1], signature.args[1], types.int64)
-        at = builder.mul(index64, array.itemsize)
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte.as_pointer()], kind)
-        for offset in range(begin, end, 64):
-            place = builder.gep(start, [builder.add(at, ir.Constant(at.type, offset))])
-            builder.call(prefetch, [place, word(1), word(2), word(1)])  # to be written, into the second cache, data
-        return context.get_dummy_value()
-
-    return types.void(records, index, first_byte, last_byte), generate
 
 
 def is_cold() -> bool:

@@ -10,9 +10,8 @@ import numba
 import numpy as np
 
 from burstenv.cluster.frontdoor import apply_decision, catch_up, next_epoch
-from burstenv.cluster.kernel import entry, fetch_ahead, kernel, merged
+from burstenv.cluster.kernel import entry, merged
 from burstenv.cluster.staleness import unveil, veil
-from burstenv.cluster.state import ENVIRONMENT, REPLICA, REQUEST
 from burstenv.envs.actions import decide_with, write_mask
 from burstenv.envs.observations import observe
 from burstenv.envs.rewards import pay
@@ -50,38 +49,6 @@ def _step(
     )  # fmt: skip
 
 
-def _line_of(record: np.dtype, field: str) -> int:
-    """Return where the cache line with a field's first byte begins."""
-    assert record.fields is not None
-    return int(record.fields[field][1]) // 64 * 64
-
-
-_ENVIRONMENT_HOT, _ENVIRONMENT_END = _line_of(ENVIRONMENT, "class_value"), ENVIRONMENT.itemsize
-_REPLICA_HOT, _REPLICA_END = _line_of(REPLICA, "h0_s"), REPLICA.itemsize  # before: tables
-_REQUEST_END = REQUEST.itemsize
-
-
-@kernel
-def _fetch_ahead(environments, replicas, pool, requests, i):
-    """Ask for what the steps of environments ``i`` to ``i`` + 2 will touch, which large batches do not keep cached.
-
-    One environment ahead of the other, as the records of the nearer one say where its part of the pool is.
-    """
-    count = environments.shape[0]
-    per_environment = replicas.shape[0] // count
-    if i + 2 < count:
-        fetch_ahead(environments, i + 2, _ENVIRONMENT_HOT, _ENVIRONMENT_END)
-    if i + 1 < count:
-        for r in range((i + 1) * per_environment, (i + 2) * per_environment):
-            fetch_ahead(replicas, r, _REPLICA_HOT, _REPLICA_END)
-    if i < count:
-        for r in range(i * per_environment, (i + 1) * per_environment):
-            fetch_ahead(pool, replicas[r].phase_base, 0, 64)
-            fetch_ahead(pool, replicas[r].finish_step_base, 0, 64)
-            fetch_ahead(pool, replicas[r].finish_base, 0, 64)
-        fetch_ahead(requests, environments[i].next_arrival, 0, _REQUEST_END)
-
-
 @entry
 def step_batch(
     environments, replicas, pool, requests, modes,
@@ -108,7 +75,6 @@ def step_batch(
         elapsed_s: (N,) float64, time the step took in the cluster, written.
     """
     for i in range(environments.shape[0]):
-        _fetch_ahead(environments, replicas, pool, requests, i + 1)
         _step(
             environments, replicas, pool, requests, modes,
             policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s, i,
