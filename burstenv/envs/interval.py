@@ -39,7 +39,8 @@ class IntervalEnv(BurstGPTEnv):
     request: deterministic, exact in the long run, turns spread as evenly as they can be; a weight of 0 sends nothing,
     and when all are 0 they count as equal. A request that no replica could ever hold is refused (``failed``).
     *Batching*: the budget goes from what vLLM accepts at least (``max_num_seqs``, and not below 64) to the most that
-    the hardware's default or any mode of the scenario uses; order of the queue, most sequences and KV headroom stay
+    the hardware's default or any mode of the scenario uses (not below the mode's own where prompts are computed in
+    one piece); order of the queue, most sequences and KV headroom stay
     those of the mode ``batching``. ``env.unwrapped.batch.budgets`` holds the limits.
 
     ``decide`` leaves parts to the named rules, as in ``BurstGPT-v0``, and their numbers drop out of the action. A

@@ -49,6 +49,9 @@ class IntervalBatch(EnvironmentBatch):
             [spec.default_max_num_batched_tokens for spec in self.scenario.specs], limits["token_budget"].max(axis=1)
         )
         lowest = np.minimum(np.maximum(limits["max_num_seqs"][:, mode], LEAST_BUDGET_TOKENS), highest)
+        for r, spec in enumerate(self.scenario.specs):  # a prompt that is computed in one piece must fit
+            if not spec.chunked_prefill or self.scenario.modes[mode].batch != "mixed":
+                lowest[r] = limits["token_budget"][r, mode]
         self.budgets = np.stack([lowest, highest], axis=1).astype(np.int64)  # (R, 2) [tokens]
         widths = {"admission": 1, "routing": replicas, "batching": replicas}
         width = sum(widths[part] for part in self.layout.decide)

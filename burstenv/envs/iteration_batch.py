@@ -82,7 +82,9 @@ class IterationBatch(EnvironmentBatch):
         if len(self.scenario.specs) != 1:
             wrong = f"its cluster has {len(self.scenario.specs)} replicas; use one of one replica, such as one-replica"
         elif replicas["general"].any() or replicas["prefix_caching"].any():
-            wrong = "its engine needs the plain rules: no prefix caching, asynchronous scheduling or priorities"
+            wrong = (
+                "leave out prefix caching, asynchronous scheduling, and modes that share iterations or memory otherwise"
+            )
         elif self.observation_layout.config.period_s > 0.0:
             wrong = "an engine's scheduler sees its own state at once; leave delay_s and scrape_period_s out"
         elif clients is not None:

@@ -241,7 +241,7 @@ def test_threads_change_nothing(scenario):
 
 REFUSED = {
     "replicas": ({"cluster": "default"}, "has 4 replicas"),
-    "prefix caching": ({"prefix_caching": True}, "no prefix caching"),
+    "prefix caching": ({"prefix_caching": True}, "leave out prefix caching"),
     "stale": ({"observation": {"delay_s": 0.5}}, "delay_s"),
 }
 
