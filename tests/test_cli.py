@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from burstenv.cli import main
+from burstenv.cli.main import make_parser
 from tests.conftest import shared_path
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
@@ -268,3 +270,13 @@ def test_an_unknown_key_lists_the_valid_ones(capsys, scenario_yaml, tmp_path, ke
     assert f"unknown key '{key}'" in error
     assert "valid keys: " in error
     assert not (tmp_path / "none").exists()
+
+
+def test_every_command_shows_its_help(capsys):
+    parsers = [make_parser()]
+    while parsers:
+        parser = parsers.pop()
+        assert parser.format_help().startswith("usage: burstenv")
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()

@@ -20,7 +20,8 @@ def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
     """Declare a subcommand that every caller may ask for JSON."""
-    sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    plain = text.replace("%", "%%")  # argparse formats a help text, but not a description
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=plain, description=text)
     sub.set_defaults(run=run)
     sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     return sub
