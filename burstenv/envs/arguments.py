@@ -11,8 +11,9 @@ from burstenv.errors import BurstenvError, unknown_name
 
 _TEXT = ("split", "admission", "routing", "action", "observation", "reward")
 _TEXT_OR_NONE = ("batching", "render_mode")
-_COUNTS = ("num_envs", "num_threads", "slots")
-_ABOVE_0 = ("interval_s", "max_admission")
+_COUNTS = ("num_envs", "num_threads")
+_MOST_SLOTS = 1_024  # an observation and a mask grow with them
+_LEAST_INTERVAL_S = 1e-3  # an episode of minutes must end within a sensible number of steps
 _COUNTS_OR_NONE = ("max_episode_steps",)
 
 
@@ -51,12 +52,16 @@ def _wrong(name: str, value: Any) -> str:
     if name in _COUNTS or (name in _COUNTS_OR_NONE and value is not None):
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         return "" if whole and value >= 1 else "a whole number of at least 1"
-    if name in _ABOVE_0:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        return "" if number and 0.0 < float(value) < float("inf") else "a number above 0"
+    if name == "slots":
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return "" if whole and 1 <= value <= _MOST_SLOTS else f"a whole number from 1 to {_MOST_SLOTS:,}"
+    if name == "interval_s":
+        enough = _is_number(value) and _LEAST_INTERVAL_S <= float(value) < float("inf")
+        return "" if enough else f"a number of seconds of at least {_LEAST_INTERVAL_S:g}"
+    if name == "max_admission":
+        return "" if _is_number(value) and 0.0 < float(value) < float("inf") else "a number above 0"
     if name == "load":
-        number = value is None or (isinstance(value, Real) and not isinstance(value, bool))
-        return "" if number else "a share of capacity above 0, such as 1.5, or None"
+        return "" if value is None or _is_number(value) else "a share of capacity above 0, such as 1.5, or None"
     if name == "privileged":
         return "" if isinstance(value, bool) else "True or False"
     if name == "trace":
@@ -70,6 +75,10 @@ def _wrong(name: str, value: Any) -> str:
         )
         return "" if names else "a name or several of admission, routing, batching"
     return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_render_mode(render_mode: str | None, valid: Iterable[str]) -> None:

@@ -87,7 +87,7 @@ def page(env_id: str) -> str:
         "",
         _markdown(lead),
         "",
-        "![the front door, four replicas with their KV caches, and the outcomes so far](cluster.png)",
+        "![a cluster: the front door, replicas with their KV caches, and the outcomes so far](cluster.png)",
         "",
         f"| | on the scenario `{spec.kwargs.get('scenario', 'default')}` |",
         "|---|---|",

@@ -64,6 +64,8 @@ def reset_with(
 
 def checked(batch: EnvironmentBatch, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the options, checked; ``episode``, the batch's own name of ``seed``, is taken too."""
+    if options is not None and not isinstance(options, Mapping):
+        raise BurstenvError(f"reset options must be a mapping of {', '.join(RESET_OPTIONS)}, got {options!r:.80}")
     chosen = dict(options or {})
     if "episode" in chosen:
         chosen["seed"] = chosen.pop("episode")

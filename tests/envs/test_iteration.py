@@ -261,7 +261,7 @@ def test_scenarios_of_another_kind_are_refused_in_one_sentence(values, case):
 def test_a_mode_that_orders_the_queue_is_refused(values):
     with pytest.raises(BurstenvError, match="choose one whose order is fcfs"):
         gym.make(ID, scenario=values, batching="spf")
-    with pytest.raises(BurstenvError, match="slots must be a whole number of at least 1"):
+    with pytest.raises(BurstenvError, match="slots must be a whole number from 1 to 1,024"):
         gym.make(ID, scenario=values, slots=0)
     assert ModeConfig(name="vllm").order == "fcfs"
 
