@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from burstenv.agents.actors import Actor, build_untrained
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.networks import build_policy, logits
 from burstenv.config import parse
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.scenario import Scenario, load_scenario
@@ -41,8 +41,7 @@ class LearnedAgent:
         self.config = config
         self.environment: dict[str, Any] = config.environment()
         self.trivial = f"always/jsq/{config.batching or first_mode}"
-        self._policy = policy
-        self._sizes = tuple(sizes)
+        self._actor = Actor(policy, sizes)
 
     def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Choose for a batch of environments.
@@ -52,17 +51,17 @@ class LearnedAgent:
             masks: Which choices are legal, components side by side, (N, A) bool.
 
         Returns:
-            (N, C) int64.
+            (N, C) int64, or float64 on the interval environment.
         """
-        with torch.no_grad():
-            scores = logits(self._policy, torch.from_numpy(np.ascontiguousarray(observations, np.float32))).numpy()
-        scores = np.where(masks, scores, -np.inf)
-        actions = np.empty((len(scores), len(self._sizes)), np.int64)
-        at = 0
-        for k, size in enumerate(self._sizes):
-            actions[:, k] = scores[:, at : at + size].argmax(1)
-            at += size
-        return actions
+        return self._actor.act(observations, masks)
+
+    def begin(self, count: int) -> None:
+        """Begin an episode in ``count`` environments; what agents with a memory are told."""
+        self._actor.begin(count)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with some of the environments of the last call, by index into them."""
+        self._actor.keep(rows)
 
 
 def describe_agent(config: AgentConfig, scenario: Scenario, seed: int) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
             f"{scenario.config.name!r} has {', '.join(scenario.mode_names)}; use the scenario it was trained on "
             f"({description['scenario']}) or train anew"
         )
-    policy = build_policy(config, layout, scenario.observation_layout)
+    policy = build_untrained(config, scenario)
     policy.load_state_dict(_weights(checkpoint))
     policy.set_training_mode(False)
     name = f"{config.name}-seed{description['seed']}"  # runs that differ in the seed stay apart in a report
@@ -168,4 +167,6 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout:
-    return ActionLayout.build(config.decide, config.action, len(scenario.specs), len(scenario.mode_names))
+    return ActionLayout.build(
+        config.decide, config.environment()["action"], len(scenario.specs), len(scenario.mode_names)
+    )

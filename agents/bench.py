@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from burstenv.agents.algorithm_config import PPOConfig
+from burstenv.agents.algorithms import make_model
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.train import make_model
 from burstenv.agents.vec_env import NullVecEnv, SB3VecEnv
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.errors import BurstenvError
 from burstenv.evaluation.bench import row
 
 
@@ -59,7 +61,10 @@ def ppo_frames_per_s(
     """
     torch.set_num_threads(1)
     if config is None:
-        config = AgentConfig(network="mlp", net_arch=[64, 64], batch_size=8192, n_epochs=4)
+        config = AgentConfig(network="mlp", net_arch=[64, 64], algorithm=PPOConfig(batch_size=8192, n_epochs=4))
+    algorithm = config.algorithm
+    if not isinstance(algorithm, PPOConfig):
+        raise BurstenvError(f"this measures ppo and maskable-ppo, not {algorithm.name}")
     batch = EnvironmentBatch(
         config.num_envs, scenario, split="train", load=config.load, reward=config.reward, **config.environment()
     )
@@ -69,7 +74,7 @@ def ppo_frames_per_s(
     results = {}
     for name, inner in (("null", null), ("native", native)):
         venv = _Timed(inner, batch)
-        model = make_model(config, venv, config.learning_rate, 0)
+        model = make_model(config, venv, algorithm.learning_rate, 0)
         model.learn(1)  # opens the episodes, compiles, warms up
         venv.step_s = 0.0
         before = model.num_timesteps
@@ -84,13 +89,13 @@ def ppo_frames_per_s(
         "environment_steps_per_s": frames / step_s,
         "null_frames_per_s": null_frames / null_wall_s,
         "frames": frames,
-        "algorithm": config.algorithm,
+        "algorithm": algorithm.name,
         "network": config.network,
         "net_arch": "x".join(str(size) for size in config.net_arch),
         "num_envs": config.num_envs,
-        "n_steps": config.n_steps,
-        "batch_size": config.batch_size,
-        "n_epochs": config.n_epochs,
+        "n_steps": algorithm.n_steps,
+        "batch_size": algorithm.batch_size,
+        "n_epochs": algorithm.n_epochs,
     }
 
 

@@ -4,32 +4,90 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from burstenv.agents.algorithm_config import (
+    CONTINUOUS,
+    ON_POLICY,
+    Q_LEARNING,
+    AlgorithmConfig,
+    Count,
+    EvolutionConfig,
+    MaskablePPOConfig,
+    Positive,
+    PPOConfig,
+    RecurrentPPOConfig,
+    Share,
+)
 from burstenv.config import Config
 
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]  # from, to
 
 
 class WarmStartConfig(Config):
-    """Clone a composite before training by reward."""
+    """Imitate a teacher before training by reward."""
 
-    policy: str  # admission/routing/batching
-    steps: Count = 600_000  # decisions of the teacher to learn from
-    epochs: Count = 2  # passes over each batch of decisions
+    # A composite (admission/routing/batching); "tuned", the best tuned composite of each load; or one for each load.
+    policy: str | dict[Positive, str]
+    steps: Count = 600_000  # decisions to learn from
+    chunk_steps: Count = 128  # decisions of each environment between lessons
+    batch_size: Count = 4096
+    epochs: Count = 2  # passes over each chunk
     learning_rate: Positive = 2e-3
     draws: Count = 4  # times the teacher is asked about one state; its answers differ where replicas tie
+    # Data aggregation (DAgger, Ross et al. 2011): the student acts, the teacher says what it would have done.
+    student_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of the environments, in the last chunk; from 0
+    memory_steps: Count = 400_000  # with a student: decisions of earlier chunks that each lesson repeats at most
 
 
 class ValidationConfig(Config):
     """When and on what the agent is judged while it trains, to keep the best checkpoint."""
 
-    episodes: Count = 9  # of the validation split, at each load
+    episodes: Annotated[int, Field(ge=2)] = 9  # of the validation split, at each load
     loads: list[Positive] | None = None  # shares of capacity; None: the scenario's train_loads
     every_steps: Count = 250_000
-    reference: str | None = None  # composite to compare with; None: the teacher, else always/jsq/first mode
+    # "tuned": the best tuned composite of each load, where the scenario has them, else the teacher, else
+    # always/jsq/first mode; or a composite.
+    reference: str = "tuned"
+    patience: Count | None = None  # stop after so many validations in a row without a better one
+
+
+class ClusterChoice(Config):
+    """A cluster to train on beside the scenario's own."""
+
+    cluster: str
+    capacity_per_s: Positive | None = None  # of the train split; None: measured before training
+
+
+class CurriculumConfig(Config):
+    """What training episodes are drawn from, beyond the scenario's train_loads on its own cluster."""
+
+    load_range: Range | None = None  # shares of capacity, uniform; None: the scenario's train_loads
+    first_load_range: Range | None = None  # what the range is at first
+    widen_share: Share = 0.3  # of the budget over which the first range becomes the whole one
+    clusters: list[str | ClusterChoice] = []  # of as many replicas; environments are shared out evenly
+    scenarios: list[str] = []  # of the same actions and observations; shared out likewise
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CurriculumConfig:
+        for name, values in (("load_range", self.load_range), ("first_load_range", self.first_load_range)):
+            if values is not None and values[0] > values[1]:
+                raise ValueError(f"{name} must go from the lower load to the higher")
+        if self.first_load_range is not None and self.load_range is None:
+            raise ValueError("first_load_range needs a load_range that it widens to")
+        return self
+
+
+class CommonArrivalsConfig(Config):
+    """The same arrivals in a group of environments, and what they have in common taken out of the advantage.
+
+    After Mao et al. (ICLR 2019): whether a decision was good is told apart from whether a burst followed it.
+    """
+
+    group: Annotated[int, Field(ge=2)] = 8  # environments that play the same episodes at the same loads
+    # residual: the critic's value, corrected by what the others got beyond it at the same request;
+    # return: what the others got at the same request, in place of the critic's value.
+    baseline: Literal["residual", "return"] = "residual"
 
 
 class AgentConfig(Config):
@@ -37,64 +95,107 @@ class AgentConfig(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "ppo"
     description: str = ""
-    algorithm: Literal["ppo", "maskable-ppo"] = "ppo"
+    algorithm: AlgorithmConfig = PPOConfig()  # a name alone stands for its defaults
 
     # What it decides, and who decides the rest (keyword arguments of EnvironmentBatch).
     decide: Annotated[list[Literal["admission", "routing", "batching"]], Field(min_length=1)] = [
         "admission",
         "routing",
     ]
-    action: Literal["flat", "multi"] = "flat"
+    action: Literal["flat", "multi"] = "flat"  # has no meaning on the interval environment
     admission: str = "always"
     routing: str = "jsq"
     batching: str | None = None  # None: the scenario's first mode
     reward: str = "dense"
     privileged: bool = False  # show true output lengths
     load: Positive | None = None  # share of capacity; None: each episode draws one of the train_loads
+    interval_s: Positive = 1.0  # of the interval environment (sac and td3)
+    max_admission: Positive = 3.0  # of the interval environment: highest rate, as a share of capacity
 
     # Network.
     network: Literal["mlp", "shared"] = "shared"  # shared: one encoder for all replicas, see networks.py
     net_arch: Annotated[list[Count], Field(min_length=1)] = [32, 32]
     activation: Literal["tanh", "relu"] = "tanh"
 
-    # Proximal policy optimisation.
+    # Returns.
     num_envs: Count = 256
-    n_steps: Count = 128  # per environment and update
-    batch_size: Count = 4096
-    n_epochs: Count = 3
-    learning_rate: Positive = 4e-3
-    schedule: Literal["linear", "constant"] = "linear"  # linear: to 0 at the end of the budget
     gamma: Share = 0.997  # about 10 s of decisions at 30 requests/s
-    gae_lambda: Share = 0.97
-    ent_coef: Annotated[float, Field(ge=0.0)] = 0.0
-    clip_range: Positive = 0.2
-    vf_coef: Annotated[float, Field(ge=0.0)] = 0.5
-    max_grad_norm: Positive = 0.5
-    target_kl: Positive | None = None
+    discount_unit_s: Positive | None = None  # time that gamma is the discount of; None: of one decision
+    reward_scaling: Literal["fixed", "running"] = "fixed"  # running: by the spread of returns so far
 
     # Budget: whichever is spent first.
     total_steps: Count = 5_000_000
     minutes: Positive | None = None  # of wall time; runs so bounded are not reproducible to the bit
 
     stagger: bool = True  # open the first episodes in the middle, so that the batch covers all their phases
+    curriculum: CurriculumConfig | None = None
+    common_arrivals: CommonArrivalsConfig | None = None
     warm_start: WarmStartConfig | None = None
     validation: ValidationConfig = ValidationConfig()
-    checkpoint_every_steps: Count = 1_000_000
+    checkpoint_every_steps: Count = 2_000_000
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> AgentConfig:
-        rollout = self.num_envs * self.n_steps
-        if rollout % self.batch_size:
-            raise ValueError(f"batch_size must divide num_envs x n_steps = {rollout}")
+        algorithm = self.algorithm
+        name = algorithm.name
+        if isinstance(algorithm, PPOConfig):
+            rollout = self.num_envs * algorithm.n_steps
+            if rollout % algorithm.batch_size:
+                raise ValueError(f"batch_size must divide num_envs x n_steps = {rollout}")
+        if self.continuous or isinstance(algorithm, (RecurrentPPOConfig, *Q_LEARNING)):
+            if self.network != "mlp":
+                raise ValueError(f"algorithm {name} needs network: mlp")
+            if self.warm_start is not None:
+                raise ValueError(f"algorithm {name} knows no warm_start")
+        if self.continuous:
+            return self
         if self.action == "flat" and sorted(self.decide) != ["admission", "routing"]:
             raise ValueError("action 'flat' needs decide [admission, routing]; use action 'multi'")
+        if isinstance(algorithm, Q_LEARNING) and self.action == "multi" and len(self.decide) > 1:
+            raise ValueError(f"algorithm {name} chooses one number; use action 'flat', or decide one component")
+        on_policy = isinstance(algorithm, ON_POLICY)
+        if not on_policy and (self.common_arrivals is not None or self.discount_unit_s is not None):
+            what = "common_arrivals" if self.common_arrivals is not None else "discount_unit_s"
+            raise ValueError(
+                f"{what} belongs to the advantages of ppo, maskable-ppo, recurrent-ppo and a2c, not {name}"
+            )
+        if self.common_arrivals is not None and self.num_envs % (self.common_arrivals.group * self.num_tasks):
+            tasks = f" for each of {self.num_tasks} tasks" if self.num_tasks > 1 else ""
+            raise ValueError(f"num_envs must be a multiple of common_arrivals.group{tasks}")
+        if self.num_envs % self.num_tasks:
+            raise ValueError(f"num_envs must be a multiple of the {self.num_tasks} tasks of the curriculum")
         return self
+
+    @property
+    def num_tasks(self) -> int:
+        """Between how many scenarios and clusters the environments are shared out."""
+        return 1 if self.curriculum is None else 1 + len(self.curriculum.clusters) + len(self.curriculum.scenarios)
+
+    @property
+    def continuous(self) -> bool:
+        """Whether it acts on the interval environment."""
+        return isinstance(self.algorithm, CONTINUOUS)
+
+    @property
+    def masked(self) -> bool:
+        """Whether illegal choices are masked in training; they always are when it is judged."""
+        return isinstance(self.algorithm, MaskablePPOConfig)
+
+    @property
+    def evolves(self) -> bool:
+        """Whether it is trained without gradients."""
+        return isinstance(self.algorithm, EvolutionConfig)
 
     def environment(self) -> dict[str, Any]:
         """Return the keyword arguments of ``EnvironmentBatch`` under which the agent acts."""
         return {
             "decide": tuple(self.decide),
-            "action": self.action,
+            "action": "multi" if self.continuous else self.action,
             "admission": self.admission,
             "routing": self.routing,
             "batching": self.batching,

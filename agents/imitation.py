@@ -1,9 +1,4 @@
-"""Warm start: learn to act as a composite does, before learning from reward.
-
-The teacher's decisions are compared as probabilities: it is asked several times about the same state, and
-where replicas tie (which it breaks at random) the target is spread over them. So a student is not punished
-for an arbitrary choice.
-"""
+"""Warm start: learn to act as a teacher does, before learning from reward."""
 
 from __future__ import annotations
 
@@ -14,72 +9,14 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from burstenv.agents.config import WarmStartConfig
+from burstenv.agents.actors import Actor
+from burstenv.agents.config import AgentConfig, WarmStartConfig
+from burstenv.agents.environments import load_range_at
 from burstenv.agents.networks import logits
+from burstenv.agents.reference import TUNED, teachers, tuned_policies
+from burstenv.agents.teachers import Teacher
 from burstenv.agents.vec_env import SB3VecEnv
-from burstenv.cluster.frontdoor import REJECT
-from burstenv.cluster.kernel import entry
-from burstenv.cluster.state import NOBODY
-from burstenv.envs.kernels import policy_decision
-from burstenv.policies import parse_composite
-
-
-@entry
-def _ask_teacher(
-    environments, replicas, pool, requests, policy, flags, num_modes, draws, answer, targets, actions
-):  # fmt: skip
-    """Ask a composite about every environment.
-
-    Args:
-        environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
-        replicas: (N R,) REPLICA.
-        pool: int32, what varies in size.
-        requests: (N E,) REQUEST.
-        policy: (1,) POLICY, the teacher.
-        flags: (4,) int64, what is decided, see ``ActionLayout.flags``.
-        num_modes: M.
-        draws: How often to ask.
-        answer: (3,) int64, scratch.
-        targets: (N, A) float32, choice probabilities, written. At a tick nothing but a mode has an effect:
-            without batching decided they are 0 there, as they are where the episode is done.
-        actions: (N, C) int64, the last of the answers, written.
-    """
-    for i in range(environments.shape[0]):
-        environment = environments[i]
-        for a in range(targets.shape[1]):
-            targets[i, a] = 0.0
-        if environment.done:
-            continue
-        nobody = environment.at_door == NOBODY
-        for draw in range(draws):
-            round_robin = environment.round_robin
-            bucket_tokens = environment.bucket_tokens
-            bucket_s = environment.bucket_s
-            policy_decision(environments, replicas, pool, requests, policy, i, answer)
-            if draw < draws - 1:  # rules with a memory are charged for one answer only
-                environment.round_robin = round_robin
-                environment.bucket_tokens = bucket_tokens
-                environment.bucket_s = bucket_s
-            if flags[3]:
-                choice = 0 if answer[0] == REJECT else 1 + answer[1]
-                actions[i, 0] = choice
-                targets[i, choice] += 0.0 if nobody else 1.0 / draws
-                continue
-            at = 0
-            k = 0
-            if flags[0]:
-                actions[i, k] = answer[0]
-                targets[i, answer[0]] += 0.0 if nobody else 1.0 / draws
-                at += 3
-                k += 1
-            if flags[1]:
-                actions[i, k] = answer[1]
-                targets[i, at + answer[1]] += 0.0 if nobody and not flags[2] else 1.0 / draws
-                at += environment.num_replicas
-                k += 1
-            if flags[2]:
-                actions[i, k] = answer[2]
-                targets[i, at + answer[2]] += 1.0 / draws
+from burstenv.envs.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -98,56 +35,109 @@ class ImitationResult:
     agreement: float
 
 
-class Teacher:
-    """A composite that can be asked about every environment of a batch at once."""
+def warm_start(
+    config: AgentConfig,
+    policy: ActorCriticPolicy,
+    venv: SB3VecEnv,
+    scenarios: list[Scenario],
+    seed: int,
+    say: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> None:
+    """Imitate the teacher that a configuration names, and say how far it got.
 
-    def __init__(self, venv: SB3VecEnv, policy: str, draws: int = 4):
-        batch = venv.batch
-        self._batch = batch
-        self._record = parse_composite(policy).record(batch.scenario.mode_names)
-        self._flags = batch.layout.flags()
-        self._draws = draws
-        self._answer = np.zeros(3, np.int64)
-        self.targets = np.zeros(batch.masks.shape, np.float32)  # (N, A) choice probabilities
-        self.actions = np.zeros_like(batch.actions)  # (N, C) one choice
+    Raises:
+        KeyboardInterrupt: When ``interrupted`` turns true.
+    """
+    settings = config.warm_start
+    assert settings is not None
+    teacher = Teacher(venv, [_policies(config, scenario, scenarios[0]) for scenario in scenarios], settings.draws)
+    chunks = max(1, round(settings.steps / (settings.chunk_steps * venv.num_envs)))
+    venv.load_range = load_range_at(config, 0.0)
 
-    def ask(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return choice probabilities, (N, A), and one choice, (N, C), for the states as they stand."""
-        state = self._batch.cluster.state
-        _ask_teacher(
-            *state.arrays(), self._record, self._flags, len(self._batch.scenario.mode_names), self._draws,
-            self._answer, self.targets, self.actions,
-        )  # fmt: skip
-        return self.targets, self.actions
+    def show(result: ImitationResult) -> None:
+        if interrupted():
+            raise KeyboardInterrupt
+        done = round(result.steps / (settings.chunk_steps * venv.num_envs))
+        if done == chunks or done % max(1, chunks // 4) == 0:
+            say(f"imitated {result.steps:,} decisions, agreement {result.agreement:.1%}")
+
+    imitate(policy, venv, settings, config.gamma, seed, show, teacher)
+
+
+def _policies(config: AgentConfig, scenario: Scenario, first: Scenario) -> dict[float, str]:
+    """Return the teachers by load on a scenario; clusters that were never tuned for are taught as the first is."""
+    assert config.warm_start is not None
+    where = first if config.warm_start.policy == TUNED and tuned_policies(scenario) is None else scenario
+    return teachers(config, where, _loads(config, where))
+
+
+def _loads(config: AgentConfig, scenario: Scenario) -> list[float]:
+    assert config.warm_start is not None
+    policy = config.warm_start.policy
+    if isinstance(policy, dict):
+        return list(policy)
+    tuned = tuned_policies(scenario) if policy == TUNED else None
+    return [entry.load for entry in tuned.policies] if tuned is not None else list(scenario.config.train_loads)
+
+
+class _Lessons:
+    """Decisions to learn from: those of the last chunk, and of earlier ones where the student acts.
+
+    Args:
+        memory: How many earlier decisions a lesson repeats at most.
+    """
+
+    def __init__(self, memory: int):
+        self._memory = memory
+        self._chunks: list[tuple[torch.Tensor, ...]] = []
+
+    def with_earlier(
+        self, chunk: tuple[torch.Tensor, ...], random: np.random.Generator
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        """Return a chunk together with a random part of all before it, and remember it."""
+        earlier = [torch.cat(parts) for parts in zip(*self._chunks, strict=True)] if self._chunks else []
+        self._chunks.append(chunk)
+        if not earlier:
+            return chunk
+        rows = torch.from_numpy(random.permutation(len(earlier[0]))[: self._memory])
+        return tuple(torch.cat([now, before[rows]]) for now, before in zip(chunk, earlier, strict=True))
 
 
 def imitate(
     policy: ActorCriticPolicy,
     venv: SB3VecEnv,
     config: WarmStartConfig,
-    n_steps: int,
-    batch_size: int,
     gamma: float,
     seed: int,
     on_progress: Callable[[ImitationResult], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> ImitationResult:
-    """Train a policy's actor to choose as a composite does, and its critic on the composite's returns.
+    """Train a policy's actor to choose as a teacher does, and its critic on the returns.
+
+    With ``student_share`` the student acts in a growing share of the environments, and learns what the teacher would
+    have done in the states it got into itself; the decisions of all chunks are then learned from (DAgger, Ross et al.,
+    AISTATS 2011).
 
     Args:
         policy: The student; changed in place.
-        venv: Environments; reset and then stepped by the teacher.
+        venv: Environments; reset and then stepped.
         config: Teacher, number of decisions, passes and learning rate.
-        n_steps: Decisions of each environment that are gathered before they are learned from.
-        batch_size: Decisions of one gradient step.
         gamma: Discount of the returns; the last decision's future is the critic's own estimate.
-        seed: Of the order of the gradient steps.
-        on_progress: Called after every batch of decisions.
+        seed: Of the order of the gradient steps, and of who acts.
+        on_progress: Called after every chunk of decisions.
+        teacher: Whom to ask; None: the composite that ``config`` names.
     """
-    teacher = Teacher(venv, config.policy, config.draws)
+    if teacher is None:
+        assert config.policy != TUNED
+        teacher = Teacher(venv, config.policy, config.draws)
     sizes = list(venv.batch.layout.sizes)
+    student = Actor(policy, sizes)
     random = np.random.default_rng(seed)
     optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+    n_steps = config.chunk_steps
     chunks = max(1, round(config.steps / (n_steps * venv.num_envs)))
+    lessons = _Lessons(config.memory_steps)
     observed = venv.reset()
     policy.set_training_mode(True)
     shape = (n_steps, venv.num_envs)
@@ -156,22 +146,30 @@ def imitate(
     rewards = np.zeros(shape, np.float32)  # (T, N)
     dones = np.zeros(shape, bool)  # (T, N)
     for chunk in range(chunks):
+        # The teacher acts in the first chunk, the student in the whole share of the last.
+        acts = random.random(venv.num_envs) < config.student_share * chunk / max(1, chunks - 1)
         for t in range(n_steps):
             observations[t] = observed
             targets[t], actions = teacher.ask()
+            if acts.any():
+                actions = actions.copy()
+                actions[acts] = student.act(observed[acts], venv.action_masks()[acts])
             observed, rewards[t], dones[t], _ = venv.step(actions)
         with torch.no_grad():
             future = policy.predict_values(torch.from_numpy(observed)).numpy().ravel()
         returns = _discounted(rewards, dones, future, gamma)
-        x = torch.from_numpy(observations.reshape(-1, observations.shape[2]))
-        y = torch.from_numpy(targets.reshape(-1, targets.shape[2]))
+        # Copies: with a student the decisions are kept.
+        x = torch.from_numpy(observations.reshape(-1, observations.shape[2]).copy())
+        y = torch.from_numpy(targets.reshape(-1, targets.shape[2]).copy())
         z = torch.from_numpy(returns.reshape(-1))
         before, agreement = _judge(policy, x, y, sizes)
+        if config.student_share > 0.0:
+            x, y, z = lessons.with_earlier((x, y, z), random)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1.0 - chunk / chunks)
         for _ in range(config.epochs):
             order = torch.from_numpy(random.permutation(len(x)))
-            for rows in order.split(batch_size):
+            for rows in order.split(config.batch_size):
                 for_actor, for_critic = policy.mlp_extractor(x[rows])
                 cross_entropy = _cross_entropy(policy.action_net(for_actor), y[rows], sizes)
                 value_error = torch.nn.functional.mse_loss(policy.value_net(for_critic).ravel(), z[rows])

@@ -139,7 +139,7 @@ class MaskableSharedPolicy(_Shared, MaskableActorCriticPolicy):
 
 def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[MaskableActorCriticPolicy]:
     """Return the policy class of an agent's algorithm and network."""
-    masked = config.algorithm == "maskable-ppo"
+    masked = config.masked
     if config.network == "shared":
         return MaskableSharedPolicy if masked else SharedPolicy
     return MaskableActorCriticPolicy if masked else ActorCriticPolicy

@@ -1,34 +1,33 @@
-"""Training: PPO or MaskablePPO on the native batch, validated as it goes, resumable."""
+"""Training: any algorithm on the native batch, validated as it goes, resumable."""
 
 from __future__ import annotations
 
-import sys
-import zipfile
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from sb3_contrib import MaskablePPO
-from stable_baselines3 import PPO
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.logger import Logger, configure
 
 from burstenv.agents.agent import describe_agent, read_description
-from burstenv.agents.callback import LearningRate, TrainingCallback
+from burstenv.agents.algorithms import make_model
+from burstenv.agents.callback import ModelLearner, TrainingCallback
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.imitation import ImitationResult, imitate
-from burstenv.agents.networks import policy_arguments, policy_class
+from burstenv.agents.environments import training_environments, training_scenarios
+from burstenv.agents.imitation import warm_start
+from burstenv.agents.monitor import Finished, LearningRate, Monitor
+from burstenv.agents.progress import Progress, make_progress
+from burstenv.agents.reference import references
 from burstenv.agents.run_folder import RunFolder
-from burstenv.agents.validation import Validator
-from burstenv.agents.vec_env import SB3VecEnv
+from burstenv.agents.validation import Score, Validator
 from burstenv.config import load
-from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 
-ALGORITHMS = {"ppo": PPO, "maskable-ppo": MaskablePPO}
 MAY_CHANGE = ("total_steps", "minutes", "checkpoint_every_steps", "description")  # when a run is resumed
 
 
@@ -43,9 +42,12 @@ class TrainingResult:
         steps: Decisions trained on.
         wall_s: Wall time, earlier parts of a resumed run included.
         validation: Attainment by load of the best checkpoint.
-        reference_policy: The composite it was compared with.
-        reference: That composite's attainment by load, on the same episodes.
+        reference_policies: The composites it was compared with, by load.
+        reference: Their attainment by load, on the same episodes.
+        ahead_points: By load, how far the best checkpoint is ahead: ``mean``, ``low``, ``high`` [points].
+        ahead_points_overall: The same over all loads.
         log: One record for each validation; also in ``training.json``.
+        stopped: Why training ended.
         interrupted: Whether the run was stopped by Ctrl-C; it can be resumed.
     """
 
@@ -55,9 +57,12 @@ class TrainingResult:
     steps: int
     wall_s: float
     validation: dict[float, float]
-    reference_policy: str
+    reference_policies: dict[float, str]
     reference: dict[float, float]
+    ahead_points: dict[float, dict[str, float | None]]
+    ahead_points_overall: dict[str, float | None]
     log: list[dict[str, Any]]
+    stopped: str
     interrupted: bool
 
 
@@ -66,57 +71,32 @@ def load_agent_config(name: str | Path | dict[str, Any]) -> AgentConfig:
     return load(AgentConfig, "agents", name)
 
 
-def make_model(config: AgentConfig, venv: Any, learning_rate: Any, seed: int) -> Any:
-    """Return an untrained PPO or MaskablePPO of Stable-Baselines3 on a batch.
-
-    Args:
-        config: The agent's.
-        venv: An :class:`SB3VecEnv`, or any ``VecEnv`` with the same spaces and a ``batch``.
-        learning_rate: A number, or a function of the remaining share of the budget.
-        seed: Of the weights, the sampled actions and the minibatches.
-    """
-    return ALGORITHMS[config.algorithm](
-        policy_class(config),
-        venv,
-        learning_rate=learning_rate,
-        n_steps=config.n_steps,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        ent_coef=config.ent_coef,
-        vf_coef=config.vf_coef,
-        max_grad_norm=config.max_grad_norm,
-        target_kl=config.target_kl,
-        policy_kwargs=policy_arguments(config, venv.batch.layout, venv.batch.observation_layout),
-        seed=seed,
-        device="cpu",
-        verbose=0,
-    )
-
-
 def train(
     config: AgentConfig,
     scenario: Scenario,
     out_dir: str | Path,
     seed: int = 0,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | str = True,
+    on_validation: Any = None,
 ) -> TrainingResult:
     """Train an agent.
 
     With a budget in steps, the same configuration, scenario and seed give the same weights on the same
-    machine. A resumed run goes on from the last checkpoint with newly drawn episodes and actions, of a
-    stream of its own that follows from the seed and the steps done: what was in flight is not kept.
+    machine, whether or not the run was interrupted and resumed, and wherever: a run goes on from the last
+    checkpoint with environments, optimiser and random streams as they were.
 
     Args:
         config: The agent and its training.
         scenario: The task.
         out_dir: Run folder; see :class:`burstenv.agents.run_folder.RunFolder` for what is in it.
         seed: Of weights, episodes, actions and minibatches.
-        resume: Continue the run in ``out_dir``, up to the budget of ``config``.
-        progress: Show a progress line on standard error.
+        resume: Continue the run in ``out_dir``, up to the budget of ``config``; begin anew if it was stopped
+            before its first checkpoint.
+        progress: Show a live table, or lines where standard error is no terminal; ``"lines"`` for lines that
+            name the seed.
+        on_validation: Called with each record of the log; may raise
+            :class:`burstenv.agents.monitor.Finished` to end the run.
 
     Raises:
         BurstenvError: When ``out_dir`` already holds a run and ``resume`` is not asked for, holds none to
@@ -124,95 +104,128 @@ def train(
     """
     torch.set_num_threads(1)  # two threads are slower than one as soon as anything else runs
     folder = RunFolder(out_dir)
-    if not resume:
-        folder.create()
-    reference = _reference(config, scenario)
-    validator = Validator(config, scenario)
-    compared = (reference, validator.judge_composite(reference))
-    batch = EnvironmentBatch(
-        config.num_envs, scenario, split="train", load=config.load, reward=config.reward, **config.environment()
-    )
-    learning_rate = LearningRate(config.learning_rate, config.schedule)
-    log: list[dict[str, Any]] = []
     if resume:
         _check_same_run(config, scenario, folder, seed)
-        done_steps = _steps_of(folder)
-        stream = int(np.random.SeedSequence([seed, done_steps]).generate_state(1)[0])
-        venv = _environments(config, batch, stream)
-        try:
-            model = ALGORITHMS[config.algorithm].load(
-                folder.last, env=venv, device="cpu", custom_objects={"learning_rate": learning_rate}
-            )
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile, RuntimeError):
-            raise BurstenvError(f"{folder.last}: is not a checkpoint that training can resume from") from None
-        set_random_seed(stream)
-        log = [record for record in folder.read_log() if record["steps"] <= model.num_timesteps]
     else:
-        venv = _environments(config, batch, seed)
-        model = make_model(config, venv, learning_rate, seed)
+        folder.create()
+    validator = Validator(config, scenario)
+    policies = references(config, scenario, validator.loads)
+    reference = validator.judge_composites(policies)
+    scenarios = training_scenarios(config, scenario)
+    if not resume:
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
-    before_s = float(log[-1]["wall_s"]) if log else 0.0
-    model.set_logger(configure(str(folder.tensorboard), ["tensorboard"]))
-    callback = TrainingCallback(config, folder, validator, compared, learning_rate, log, before_s, progress)
-    interrupted = False
+    shown = make_progress(config, scenario.config.name, seed, progress)
+    logger = configure(str(folder.tensorboard), ["tensorboard"])
+    algorithm = config.algorithm
+    learning_rate = LearningRate(algorithm.learning_rate, algorithm.schedule)
+    monitor = Monitor(
+        config, folder, validator, (policies, reference), learning_rate, shown, logger.record, on_validation
+    )  # fmt: skip
+    state = folder.read_state() if resume and folder.resume.is_file() else None
     try:
-        if config.warm_start is not None and model.num_timesteps == 0:
-            _warm_start(config, model, venv, seed, progress)
+        with _stopping(monitor):
+            run = _evolve if config.evolves else _learn
+            steps = run(config, scenarios, seed, learning_rate, monitor, shown, logger, state)
+    except KeyboardInterrupt:
+        raise BurstenvError(f"{folder.path}: stopped; --resume goes on from its last checkpoint") from None
+    finally:
+        shown.close()
+        logger.close()
+    return _result(folder, monitor, policies, reference, steps)
+
+
+def _learn(
+    config: AgentConfig,
+    scenarios: list[Scenario],
+    seed: int,
+    learning_rate: LearningRate,
+    monitor: Monitor,
+    shown: Progress,
+    logger: Logger,
+    state: dict[str, Any] | None,
+) -> int:
+    """Train with Stable-Baselines3; returns the decisions trained on."""
+    venv = training_environments(config, scenarios, seed)
+    if state is None:
+        model = make_model(config, venv, learning_rate, seed)
+        learner = ModelLearner(config, model, venv)
+    else:
+        learner = ModelLearner.restored(config, venv, learning_rate, state["learner"])
+        model = learner.model
+        monitor.restore(state["monitor"], model.num_timesteps)
+    model.set_logger(logger)
+    if state is None and config.warm_start is not None:
+        warm_start(config, model.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
+    callback = TrainingCallback(config, monitor, learner, venv)
+    try:
         remaining = config.total_steps - model.num_timesteps
         if remaining > 0:
             model.learn(remaining, callback=callback, reset_num_timesteps=False)
-    except KeyboardInterrupt:
-        interrupted = True
-        callback.init_callback(model)
-        callback.save_last()
-        print(
-            f"\nburstenv: stopped after {model.num_timesteps:,} steps; {folder.last} is saved, resume with the same "
-            "folder to go on",
-            file=sys.stderr,
-        )
+    except Finished:
+        pass
+    monitor.finish(model.num_timesteps, learner)
+    logger.dump(model.num_timesteps)
+    return int(model.num_timesteps)
+
+
+def _evolve(
+    config: AgentConfig,
+    scenarios: list[Scenario],
+    seed: int,
+    learning_rate: LearningRate,
+    monitor: Monitor,
+    shown: Progress,
+    logger: Logger,
+    state: dict[str, Any] | None,
+) -> int:
+    """Train with an evolution strategy; returns the decisions trained on."""
+    from burstenv.agents.evolution import EvolutionLearner
+
+    learner = EvolutionLearner(config, scenarios, seed)
+    if state is not None:
+        learner.restore(state["learner"])
+        monitor.restore(state["monitor"], learner.steps)
+    elif config.warm_start is not None:
+        venv = training_environments(config, scenarios, seed)
+        warm_start(config, learner.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
+        learner.take_policy()
+    try:
+        while learner.steps < config.total_steps:
+            monitor.between_updates(learner.steps, learner)
+            learner.update(learning_rate(0.0), monitor.spent)
+            for name, value in learner.facts().items():
+                if value is not None:
+                    logger.record(f"evolution/{name}", value)
+            logger.dump(learner.steps)
+    except Finished:
+        pass
+    monitor.finish(learner.steps, learner)
+    logger.dump(learner.steps)
+    return learner.steps
+
+
+@contextmanager
+def _stopping(monitor: Monitor) -> Iterator[None]:
+    """Make the first Ctrl-C (or a polite kill) stop the run after the update at hand, the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if monitor.interrupted:
+            raise KeyboardInterrupt
+        monitor.interrupted = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        callback.close()
-        model.logger.close()
-    return _result(folder, callback, compared, model.num_timesteps, interrupted)
-
-
-def _environments(config: AgentConfig, batch: EnvironmentBatch, seed: int) -> SB3VecEnv:
-    stagger = None
-    if config.stagger:
-        own = f"{config.admission}/{config.routing}/{config.batching or batch.scenario.mode_names[0]}"
-        stagger = config.warm_start.policy if config.warm_start is not None else own
-    return SB3VecEnv(batch, seed, config.reward_scale, stagger)
-
-
-def _reference(config: AgentConfig, scenario: Scenario) -> str:
-    if config.validation.reference is not None:
-        return config.validation.reference
-    if config.warm_start is not None:
-        return config.warm_start.policy
-    return f"always/jsq/{scenario.mode_names[0]}"
-
-
-def _warm_start(config: AgentConfig, model: Any, venv: SB3VecEnv, seed: int, progress: bool) -> None:
-    teacher = config.warm_start
-    assert teacher is not None
-
-    def show(result: ImitationResult) -> None:
-        if progress:
-            print(
-                f"\rcloning {teacher.policy}: {result.steps:,} decisions, "
-                f"agreement {result.agreement:.1%}",
-                end="", file=sys.stderr, flush=True,
-            )  # fmt: skip
-
-    imitate(model.policy, venv, teacher, config.n_steps, config.batch_size, config.gamma, seed, show)
-    if progress:
-        print(file=sys.stderr)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_same_run(config: AgentConfig, scenario: Scenario, folder: RunFolder, seed: int) -> None:
     description = read_description(folder.path)
-    if not folder.last.is_file():
-        raise BurstenvError(f"{folder.path}: holds no {folder.last.name} to resume from; train anew elsewhere")
     now = describe_agent(config, scenario, seed)
     for key, value in now["config"].items():
         if key not in MAY_CHANGE and description["config"].get(key) != value:
@@ -226,36 +239,23 @@ def _check_same_run(config: AgentConfig, scenario: Scenario, folder: RunFolder, 
             raise BurstenvError(f"{folder.description}: the run was started with {what}; resume it with the same")
 
 
-def _steps_of(folder: RunFolder) -> int:
-    from stable_baselines3.common.save_util import load_from_zip_file
-
-    try:
-        data, _, _ = load_from_zip_file(folder.last, device="cpu", custom_objects={"learning_rate": 0.0})
-        return int(data["num_timesteps"]) if data else 0
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile, RuntimeError):
-        raise BurstenvError(f"{folder.last}: is not a checkpoint that training can resume from") from None
-
-
 def _result(
-    folder: RunFolder,
-    callback: TrainingCallback,
-    compared: tuple[str, dict[float, float]],
-    steps: int,
-    interrupted: bool,
+    folder: RunFolder, monitor: Monitor, policies: dict[float, str], reference: Score, steps: int
 ) -> TrainingResult:
-    best: dict[float, float] = {}
-    if callback.records:
-        record = max(callback.records, key=lambda r: float(np.mean(list(r["validation"].values()))))
-        best = {float(load): value for load, value in record["validation"].items()}
+    best = next((record for record in reversed(monitor.records) if record["best"]), None)
+    numbers: dict[str, Any] = best or {"validation": {}, "ahead_points": {}, "ahead_points_overall": {}}
     return TrainingResult(
         folder=folder.path,
         best=folder.best,
         last=folder.last,
         steps=steps,
-        wall_s=callback.wall_s,
-        validation=best,
-        reference_policy=compared[0],
-        reference=compared[1],
-        log=callback.records,
-        interrupted=interrupted,
+        wall_s=monitor.wall_s,
+        validation={float(load): value for load, value in numbers["validation"].items()},
+        reference_policies=policies,
+        reference=reference.by_load(),
+        ahead_points={float(load): value for load, value in numbers["ahead_points"].items()},
+        ahead_points_overall=numbers["ahead_points_overall"],
+        log=monitor.records,
+        stopped=monitor.stopped,
+        interrupted=monitor.stopped == "interrupted",
     )

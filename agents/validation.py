@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from burstenv.agents.config import AgentConfig
+from burstenv.agents.environments import make_batch
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import Scenario
+from burstenv.evaluation.statistics import Estimate, paired_difference
 from burstenv.policies import parse_composite
 
-Act = Callable[[np.ndarray, np.ndarray], np.ndarray]  # observations (N, O), masks (N, A) -> actions (N, C)
+
+class Acts(Protocol):
+    """What can be judged."""
+
+    def begin(self, count: int) -> None:
+        """Begin episodes in ``count`` environments."""
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with some environments of the last call, by index into them."""
+
+    def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Return actions, (N, C), for observations, (N, O), and masks, (N, A) bool."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Attainment on the validation episodes.
+
+    Attributes:
+        loads: Shares of capacity.
+        attainment: (L, E) by load and episode.
+        blocks: (L, E) the day of each episode.
+    """
+
+    loads: tuple[float, ...]
+    attainment: np.ndarray
+    blocks: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean over loads and episodes."""
+        return float(self.attainment.mean())
+
+    def by_load(self) -> dict[float, float]:
+        """Return the mean of each load."""
+        return dict(zip(self.loads, self.attainment.mean(1).tolist(), strict=True))
+
+    def ahead_of(self, other: Score) -> dict[float, Estimate]:
+        """Return the mean paired difference to another's at each load, with an interval by days."""
+        return {
+            load: paired_difference(self.attainment[k], other.attainment[k], self.blocks[k])
+            for k, load in enumerate(self.loads)
+        }
+
+    def ahead_overall(self, other: Score) -> Estimate:
+        """Return the mean paired difference over all loads, with an interval by days."""
+        return paired_difference(self.attainment.ravel(), other.attainment.ravel(), self.blocks.ravel())
 
 
 class Validator:
@@ -28,38 +78,49 @@ class Validator:
 
     def __init__(self, config: AgentConfig, scenario: Scenario):
         self.loads = tuple(config.validation.loads or scenario.config.train_loads)
+        self._scenario = scenario
         self._episodes = config.validation.episodes
-        count = self._episodes * len(self.loads)
-        self._batch = EnvironmentBatch(count, scenario, split="validation", **config.environment())
+        self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 
-    def _reset(self) -> None:
+    def _reset(self, batch: EnvironmentBatch) -> None:
         random = np.random.default_rng(0)  # of no effect: episode and load are given
-        for i in range(self._batch.num_envs):
-            load, episode = divmod(i, self._episodes)
-            self._batch.reset(i, random, {"episode": episode, "load": self.loads[load]})
-
-    def _attainment(self) -> dict[float, float]:
-        """Return the mean attainment over episodes, by load."""
-        e = self._batch.cluster.state.environments
-        share = (e["attained"] / np.maximum(1, e["offered"])).reshape(len(self.loads), self._episodes)
-        return dict(zip(self.loads, share.mean(1).tolist(), strict=True))
-
-    def judge(self, act: Act) -> dict[float, float]:
-        """Return an agent's mean attainment by load."""
-        batch = self._batch
-        self._reset()
-        active = np.flatnonzero(~batch.done)
-        while len(active):
-            batch.actions[active] = act(batch.observations[active], batch.masks[active].astype(bool))
-            batch.step()
-            active = np.flatnonzero(~batch.done)
-        return self._attainment()
-
-    def judge_composite(self, policy: str) -> dict[float, float]:
-        """Return a composite's mean attainment by load, on the same episodes."""
-        batch = self._batch
-        record = parse_composite(policy).record(batch.scenario.mode_names)
-        self._reset()
         for i in range(batch.num_envs):
+            load, episode = divmod(i, self._episodes)
+            batch.reset(i, random, {"episode": episode, "load": self.loads[load]})
+
+    def _score(self, batch: EnvironmentBatch) -> Score:
+        e = batch.cluster.state.environments
+        shape = (len(self.loads), self._episodes)
+        days = np.array([episode.get("day", episode["seed"]) for episode in batch.episodes])
+        share = e["attained"] / np.maximum(1, e["offered"])
+        return Score(self.loads, share.reshape(shape), days.reshape(shape))
+
+    def judge(self, agent: Acts) -> Score:
+        """Return an agent's attainment."""
+        batch = self._batch
+        self._reset(batch)
+        active = np.flatnonzero(~batch.done)
+        agent.begin(len(active))
+        while len(active):
+            batch.actions[active] = agent.act(batch.observations[active], batch.masks[active].astype(bool))
+            batch.step()
+            going_on = ~batch.done[active]
+            if not going_on.all():
+                agent.keep(np.flatnonzero(going_on))
+                active = active[going_on]
+        return self._score(batch)
+
+    def judge_composites(self, policies: Mapping[float, str]) -> Score:
+        """Return the attainment of one composite for each load, on the same episodes."""
+        batch = EnvironmentBatch(self._batch.num_envs, self._scenario, split="validation")
+        self._reset(batch)
+        for i in range(batch.num_envs):
+            record = parse_composite(policies[self.loads[i // self._episodes]]).record(batch.scenario.mode_names)
             rollout(*batch.cluster.state.arrays(), batch.cluster.modes, record, i, UNLIMITED)
-        return self._attainment()
+        return self._score(batch)
+
+
+def described(estimate: Estimate) -> dict[str, Any]:
+    """Return a difference as a log holds it: ``mean``, ``low``, ``high``, in points."""
+    ends = (None if end is None else 100.0 * end for end in (estimate.low, estimate.high))
+    return dict(zip(("mean", "low", "high"), (100.0 * estimate.mean, *ends), strict=True))

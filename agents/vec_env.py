@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,16 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
+from burstenv.agents.joint_batch import JointBatch
+from burstenv.agents.return_scale import ReturnScale
 from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.snapshot import Snapshot
 from burstenv.envs.wrappers.flat_action import FlatCode
 from burstenv.policies import parse_composite
+
+_KEPT = (
+    "load_range", "elapsed_s", "decided_request", "decided_ordinal", "_returns", "_steps", "_whole", "_ordinal",
+)  # fmt: skip
 
 
 class SB3VecEnv(VecEnv):
@@ -29,28 +37,42 @@ class SB3VecEnv(VecEnv):
 
     Args:
         batch: The environments; their observations are vectors, or dictionaries (then use ``MultiInputPolicy``).
-        seed: Seed of the first environment; environment ``i`` gets ``seed + i``.
+        seed: Seed of the first environment; environment ``i`` gets ``seed + i``, or ``seed + i // group``.
         reward_scale: Rewards are multiplied by this, so that values are of order one.
         stagger: A composite under which each environment runs for a random number of decisions at the
             very first reset, so that the batch does not sit in one phase of the episode; None: do not.
         max_episode_steps: Truncate episodes after this many steps; None: never.
         flat_action: Show a joint action as one ``Discrete`` number, for DQN, QR-DQN and other algorithms
             that take no ``MultiDiscrete``; masks are those of the numbers.
+        group: So many environments in a row play the same episodes at the same loads, in the same order.
+        scale: Scales rewards in place of ``reward_scale``, by what it saw of them.
+
+    Attributes:
+        load_range: Shares of capacity that episodes are drawn from, (from, to); None: as the batch draws them.
+        elapsed_s: (N,) time that the last step took in the cluster [s]; 0 after an episode's end.
+        last_reward: Mean over environments of the last step's rewards, unscaled.
+        decided_request: (N,) index of the request that the last step decided about, -1 at a tick.
+        decided_ordinal: (N,) how many episodes its environment had begun before that one.
     """
 
     def __init__(
         self,
-        batch: EnvironmentBatch,
+        batch: EnvironmentBatch | JointBatch,
         seed: int = 0,
         reward_scale: float = 1.0,
         stagger: str | None = None,
         max_episode_steps: int | None = None,
         flat_action: bool = False,
+        group: int = 1,
+        scale: ReturnScale | None = None,
     ):
         self.batch = batch
+        self.scale = scale
+        self.load_range: tuple[float, float] | None = None
+        self._group = group
         self.reward_scale = reward_scale
         self._render_mode = None
-        joint = flat_action and len(batch.layout.sizes) > 1
+        joint = flat_action and isinstance(batch.action_space(), spaces.MultiDiscrete)
         self._code = FlatCode(batch.layout.sizes) if joint else None
         actions = batch.action_space() if self._code is None else spaces.Discrete(self._code.n)
         super().__init__(batch.num_envs, batch.observation_space(), actions)
@@ -61,12 +83,17 @@ class SB3VecEnv(VecEnv):
         self._returns = np.zeros(self.num_envs)  # (N,) unscaled, of the present episode
         self._steps = np.zeros(self.num_envs, np.int64)  # (N,) of the present episode
         self._whole = np.ones(self.num_envs, bool)  # (N,) seen from its beginning
+        self._ordinal = np.full(self.num_envs, -1, np.int64)  # (N,) of the present episode
+        self.last_reward = 0.0
+        self.elapsed_s = np.zeros(self.num_envs)
+        self.decided_request = np.full(self.num_envs, -1, np.int64)
+        self.decided_ordinal = np.zeros(self.num_envs, np.int64)
         self.seed(seed)
 
     def reset(self) -> Any:
         """Start an episode in every environment; returns observations, (N, O) float32 or a dictionary."""
         if not self._rngs or self._seeds[0] is not None:
-            self._rngs = [np.random.default_rng(seed) for seed in self._seeds]
+            self._rngs = [np.random.default_rng(self._seeds[i - i % self._group]) for i in range(self.num_envs)]
         self._reset_seeds()
         for i in range(self.num_envs):
             self._reset_one(i)
@@ -76,7 +103,11 @@ class SB3VecEnv(VecEnv):
         return self.batch.shaped(self.batch.observations)
 
     def _reset_one(self, i: int) -> None:
-        self.batch.reset(i, self._rngs[i], self._options[i])
+        options = self._options[i]
+        if self.load_range is not None:
+            options = {"load": float(self._rngs[i].uniform(*self.load_range)), **(options or {})}
+        self.batch.reset(i, self._rngs[i], options)
+        self._ordinal[i] += 1
         self._returns[i] = 0.0
         self._steps[i] = 0
         self._whole[i] = True
@@ -85,7 +116,7 @@ class SB3VecEnv(VecEnv):
         assert self._stagger is not None
         for i in range(self.num_envs):
             # With fewer decisions than requests some are always still to come.
-            requests = int(self.batch.cluster.state.environments[i]["num_requests"])
+            requests = self.batch.num_requests(i)
             decisions = int(self._rngs[i].integers(max(1, requests)))
             self.batch.fast_forward(i, self._stagger, decisions)
             self._whole[i] = decisions == 0
@@ -99,11 +130,16 @@ class SB3VecEnv(VecEnv):
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step; returns observations (N, O) float32 or a dictionary, rewards (N,) float32, dones (N,) bool, infos."""
         batch = self.batch
+        self.decided_request = batch.request_at_door()
+        self.decided_ordinal = self._ordinal.copy()
         batch.step()
+        self.elapsed_s = batch.elapsed_s.copy()
+        self.last_reward = float(batch.rewards.mean())
         self._returns += batch.rewards
         self._steps += 1
-        rewards = (batch.rewards * self.reward_scale).astype(np.float32)
         dones = batch.done
+        scale = self.reward_scale if self.scale is None else self.scale.after(batch.rewards, dones)
+        rewards = (batch.rewards * scale).astype(np.float32)
         truncated = None
         if self._max_steps is not None:
             truncated = (self._steps >= self._max_steps) & ~dones
@@ -130,6 +166,26 @@ class SB3VecEnv(VecEnv):
                 "t": metrics["duration_s"],
             }
         return info
+
+    # -- going on later as if nothing had happened ---------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return all that changes as the environments are stepped, picklable."""
+        state = {name: getattr(self, name) for name in _KEPT}
+        parts = self.batch.parts if isinstance(self.batch, JointBatch) else [self.batch]
+        return copy.deepcopy({**state, "_rngs": self._rngs, "scale": self.scale}) | {
+            "snapshots": [Snapshot.of(part) for part in parts]
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state` was taken; the environments must be made alike."""
+        for name in (*_KEPT, "_rngs", "scale"):
+            setattr(self, name, copy.deepcopy(state[name]))
+        parts = self.batch.parts if isinstance(self.batch, JointBatch) else [self.batch]
+        for part, snapshot in zip(parts, state["snapshots"], strict=True):
+            snapshot.put_into(part)
+        self._stagger = None
+        self._reset_seeds()
 
     def action_masks(self) -> np.ndarray:
         """Return which choices are legal, (N, A) bool."""

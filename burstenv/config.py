@@ -53,6 +53,9 @@ def _first_problem(kind: type[Config], error: ValidationError, where: str) -> st
         valid = _valid_keys(kind, problem["loc"][:-1])
         listed = f"; valid keys: {', '.join(valid)}" if valid else ""
         return f"{where}: unknown key {path!r}{listed}"
+    if problem["type"] == "union_tag_invalid":
+        valid_tags = problem["ctx"]["expected_tags"].replace("'", "")
+        return f"{where}: unknown {path} {problem['ctx']['tag']!r}; valid: {valid_tags}"
     if problem["type"] == "missing":
         return f"{where}: key {path!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -62,14 +65,26 @@ def _first_problem(kind: type[Config], error: ValidationError, where: str) -> st
 def _valid_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Return the field names at ``path`` inside ``kind``, or nothing when the path is ambiguous."""
     model: Any = kind
+    forms: list[type[BaseModel]] = []
     for part in path:
         if isinstance(part, int) or not hasattr(model, "model_fields"):
+            continue
+        tagged = [form for form in forms if part in _tags(form)]  # of a union whose members tell by a name
+        if len(forms) > 1 and tagged:
+            model, forms = tagged[0], []
             continue
         field = model.model_fields.get(part)
         if field is None:
             continue
-        model = next((m for m in _models_in(field.annotation)), None)
+        forms = _models_in(field.annotation)
+        model = next(iter(forms), None)
     return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """Return the values of ``name`` that a member of a union goes by."""
+    field = model.model_fields.get("name")
+    return getattr(field.annotation, "__args__", ()) if field is not None else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

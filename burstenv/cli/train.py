@@ -34,11 +34,13 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         progress=not arguments.json,
     )
-    lines = [f"trained on {result.steps:,} decisions in {result.wall_s:.0f} s"]
+    lines = [f"trained on {result.steps:,} decisions in {result.wall_s:.0f} s: {result.stopped}"]
     for load, attainment in result.validation.items():
-        ahead = 100 * (attainment - result.reference[load])
+        points = result.ahead_points[load]
+        within = "" if points["low"] is None else f" +- {(points['high'] - points['low']) / 2:.1f}"
         lines.append(
-            f"  validation at load {load:g}: {percent(attainment)}, {ahead:+.1f} points from {result.reference_policy}"
+            f"  validation at load {load:g}: {percent(attainment)}, {points['mean']:+.1f}{within} points from "
+            f"{result.reference_policies[load]}"
         )
     lines.append(f"run folder: {result.folder} (evaluate it with: burstenv evaluate --agent {result.folder})")
     emit(arguments, {**vars(result), "log": None}, lines)

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import Clients, Cluster
+from burstenv.cluster.state import NOBODY
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.features import LIMIT
 from burstenv.envs.kernels import (
@@ -265,6 +266,16 @@ class EnvironmentBatch:
         """Run environment ``i`` under a policy for some decisions, in compiled code if the policy is compiled."""
         self._player(i, policy).run(decisions)
         self._publish(i)
+
+    def request_at_door(self) -> np.ndarray:
+        """Return the index in its episode of the request to decide about, (N,) int64, -1 where there is none."""
+        environments = self.cluster.state.environments
+        at_door = environments["at_door"].astype(np.int64)
+        return np.where(at_door == NOBODY, -1, at_door - environments["first_request"])
+
+    def num_requests(self, i: int) -> int:
+        """Return how many requests environment ``i``'s episode has."""
+        return int(self.cluster.state.environments["num_requests"][i])
 
     # -- state and outcomes ------------------------------------------------------------------------
 

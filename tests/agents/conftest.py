@@ -43,8 +43,9 @@ def two_replicas() -> Scenario:
 def recipe() -> AgentConfig:
     return AgentConfig.model_validate(
         {
-            "name": "tiny", "network": "mlp", "net_arch": [16], "num_envs": 8, "n_steps": 32, "batch_size": 128,
-            "n_epochs": 2, "total_steps": 1024, "checkpoint_every_steps": 512,
+            "name": "tiny", "network": "mlp", "net_arch": [16], "num_envs": 8,
+            "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128, "n_epochs": 2},
+            "total_steps": 1024, "checkpoint_every_steps": 512,
             "validation": {"episodes": 2, "loads": [1.0, 2.0], "every_steps": 512},
         }
     )  # fmt: skip

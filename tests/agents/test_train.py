@@ -12,10 +12,10 @@ import torch
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.bench import ppo_frames_per_s
-from burstenv.agents.callback import TrainingCallback
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.imitation import Teacher, imitate
+from burstenv.agents.imitation import imitate
 from burstenv.agents.networks import build_policy
+from burstenv.agents.teachers import Teacher
 from burstenv.agents.train import load_agent_config, train
 from burstenv.agents.validation import Validator
 from burstenv.agents.vec_env import SB3VecEnv
@@ -41,8 +41,9 @@ def run(scenario, tmp_path_factory):
     """A finished run that tests may read but not change."""
     config = AgentConfig.model_validate(
         {
-            "name": "tiny", "network": "shared", "net_arch": [16], "num_envs": 8, "n_steps": 32, "batch_size": 128,
-            "n_epochs": 2, "total_steps": 1024, "batching": "edf-512",
+            "name": "tiny", "network": "shared", "net_arch": [16], "num_envs": 8,
+            "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128, "n_epochs": 2},
+            "total_steps": 1024, "batching": "edf-512",
             "validation": {"episodes": 2, "loads": [1.0, 2.0], "every_steps": 512},
         }
     )  # fmt: skip
@@ -60,7 +61,10 @@ def test_a_run_folder_is_complete(run):
     assert log == run.log
     assert [record["steps"] for record in log] == [0, 512, 1024]
     assert all(0.0 <= record["validation"]["2"] <= 1.0 for record in log)
-    assert log[0]["reference_policy"] == run.reference_policy == "always/jsq/vllm"
+    assert set(log[0]["reference_policy"].values()) == set(run.reference_policies.values()) == {"always/jsq/vllm"}
+    assert log[-1]["ahead_points"]["2"]["mean"] == pytest.approx(
+        100 * (log[-1]["validation"]["2"] - log[-1]["reference"]["2"])
+    )
     best = max(np.mean(list(record["validation"].values())) for record in log)
     assert np.mean(list(run.validation.values())) == best
 
@@ -70,7 +74,7 @@ def test_the_best_checkpoint_does_what_the_log_says(run, scenario):
     assert agent.name == "tiny-seed0"
     assert agent.trivial == "always/jsq/edf-512"
     check_agent(agent)
-    assert Validator(agent.config, scenario).judge(agent.act) == run.validation
+    assert Validator(agent.config, scenario).judge(agent).by_load() == run.validation
 
 
 def test_an_agent_needs_nothing_but_its_folder(run):
@@ -91,18 +95,29 @@ def load_scenario_of(run):
     return load_scenario(json.loads((run.folder / "agent.json").read_text())["scenario_config"])
 
 
-def test_the_reference_is_judged_on_the_same_episodes(scenario, recipe):
-    """A composite played step by step through the batch scores what its compiled rollout scores."""
-    validator = Validator(changed(recipe, batching="edf-512"), scenario)
+class First:
+    """Takes the first choice that is no rejection."""
 
-    def admit_to_first(observations, masks):
+    def begin(self, count):
+        pass
+
+    def keep(self, rows):
+        pass
+
+    def act(self, observations, masks):
         return np.ones((len(observations), 1), np.int64)
 
-    by_steps = validator.judge(admit_to_first)
+
+def test_the_reference_is_judged_on_the_same_episodes(scenario, recipe):
+    """A composite played step by step through the batch scores what its compiled rollout scores."""
+    by_steps = Validator(changed(recipe, batching="edf-512"), scenario).judge(First())
     always = Validator(changed(recipe, decide=["admission"], action="multi", routing="jsq"), scenario)
-    admit_all = always.judge(lambda observations, masks: np.ones((len(observations), 1), np.int64))
-    assert admit_all == always.judge_composite("always/jsq/vllm")
-    assert by_steps[2.0] < admit_all[2.0]  # one replica of four for everybody
+    admit_all = always.judge(First())
+    by_rollout = always.judge_composites(dict.fromkeys(always.loads, "always/jsq/vllm"))
+    np.testing.assert_array_equal(admit_all.attainment, by_rollout.attainment)
+    assert by_steps.by_load()[2.0] < admit_all.by_load()[2.0]  # one replica of four for everybody
+    assert admit_all.ahead_overall(by_rollout).mean == 0.0
+    assert admit_all.ahead_of(by_steps)[2.0].mean > 0.0
 
 
 def test_same_seed_same_weights(scenario, recipe, tmp_path):
@@ -112,31 +127,6 @@ def test_same_seed_same_weights(scenario, recipe, tmp_path):
     a, b, c = (weights(result.last) for result in (first, again, other))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert any(not torch.equal(a[key], c[key]) for key in a)
-
-
-def test_resume_reaches_the_budget(scenario, recipe, tmp_path, monkeypatch, capsys):
-    steps = []
-
-    def interrupt(self):
-        steps.append(self.model.num_timesteps)
-        if self.model.num_timesteps >= 512:
-            raise KeyboardInterrupt
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingCallback, "_on_step", interrupt)
-        stopped = train(recipe, scenario, tmp_path / "run", progress=False)
-    assert stopped.interrupted
-    assert stopped.steps == 512
-    assert stopped.last.is_file()
-    assert f"{stopped.last} is saved" in capsys.readouterr().err
-    resumed = train(recipe, scenario, tmp_path / "run", resume=True, progress=False)
-    assert resumed.steps == 1024
-    assert resumed.log[0]["steps"] == 0
-    assert resumed.log[-1]["steps"] == 1024
-    assert resumed.wall_s > stopped.wall_s
-    longer = train(changed(recipe, total_steps=1536), scenario, tmp_path / "run", resume=True, progress=False)
-    assert longer.steps == 1536
 
 
 def test_a_run_is_not_overwritten_or_mixed(run, scenario, recipe, two_replicas, tmp_path):
@@ -186,7 +176,7 @@ def test_other_batching_modes_are_refused(run):
         load_agent(run.folder, load_scenario({**values, "modes": ["edf-512", "vllm"]}))
 
 
-@pytest.mark.parametrize("network", ["mlp", "shared"])
+@pytest.mark.parametrize(("network", "student_share"), [("mlp", 0.0), ("shared", 0.0), ("shared", 1.0)])
 @pytest.mark.parametrize(
     "decides",
     [
@@ -195,10 +185,13 @@ def test_other_batching_modes_are_refused(run):
         {"decide": ["admission", "routing", "batching"], "action": "multi"},
     ],
 )
-def test_imitation_raises_agreement_with_the_teacher(scenario, recipe, network, decides):
+def test_imitation_raises_agreement_with_the_teacher(scenario, recipe, network, student_share, decides):
     config = changed(
         recipe, network=network, net_arch=[32], num_envs=16,
-        warm_start={"policy": "queue-cap(limit=2)/jsq/edf-512", "steps": 16 * 32 * 24, "epochs": 4}, **decides,
+        warm_start={
+            "policy": "queue-cap(limit=2)/jsq/edf-512", "steps": 16 * 32 * 24, "epochs": 4, "chunk_steps": 32,
+            "batch_size": 128, "student_share": student_share,
+        }, **decides,
     )  # fmt: skip
     assert config.warm_start is not None
     batch = EnvironmentBatch(16, scenario, load=2.0, reward="dense", **config.environment())
@@ -206,10 +199,9 @@ def test_imitation_raises_agreement_with_the_teacher(scenario, recipe, network, 
     torch.manual_seed(0)
     policy = build_policy(config, batch.layout, batch.observation_layout)
     seen = []
-    imitate(policy, venv, config.warm_start, 32, 128, 0.99, 0, seen.append)
+    imitate(policy, venv, config.warm_start, 0.99, 0, seen.append)
     assert seen[-1].steps == 16 * 32 * 24
     assert seen[-1].agreement > seen[0].agreement
-    assert seen[-1].cross_entropy < seen[0].cross_entropy
     assert seen[-1].cross_entropy < seen[0].cross_entropy
 
 
@@ -262,7 +254,9 @@ def test_the_shared_network_treats_replicas_alike(scenario, recipe):
 
 def test_the_bench_counts_frames(scenario, recipe):
     for algorithm in ("ppo", "maskable-ppo"):
-        measured = ppo_frames_per_s(scenario, 512, changed(recipe, algorithm=algorithm))
+        measured = ppo_frames_per_s(
+            scenario, 512, changed(recipe, algorithm={**recipe.algorithm.model_dump(), "name": algorithm})
+        )
         assert measured["frames"] == 512
         assert 0.0 < measured["environment_share"] < 1.0
         assert measured["frames_per_s"] > 0 < measured["null_frames_per_s"]
@@ -277,10 +271,18 @@ def test_shipped_recipes_are_valid():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_sise": 3}, "unknown key 'batch_sise'"),
-        ({"batch_size": 1000}, "batch_size must divide num_envs x n_steps = 32768"),
+        ({"algoritm": "ppo"}, "unknown key 'algoritm'; valid keys: name, description, algorithm"),
+        (
+            {"algorithm": {"name": "dqn", "batch_sise": 3}},
+            "unknown key 'algorithm.dqn.batch_sise'; valid keys: learning_rate, schedule, buffer_size",
+        ),
+        ({"algorithm": {"name": "ppo", "batch_size": 1000}}, "batch_size must divide num_envs x n_steps = 32768"),
         ({"decide": ["routing"]}, "action 'flat' needs decide"),
-        ({"algorithm": "dqn"}, "algorithm: input should be 'ppo' or 'maskable-ppo'"),
+        (
+            {"algorithm": "reinforce"},
+            "unknown algorithm 'reinforce'; valid: ppo, maskable-ppo, recurrent-ppo, a2c, dqn",
+        ),
+        ({"algorithm": "dqn"}, "algorithm dqn needs network: mlp"),
     ],
 )
 def test_recipe_errors(values, message):

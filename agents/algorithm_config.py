@@ -1,0 +1,147 @@
+"""The settings of each algorithm: one typed section each, chosen by its name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from burstenv.config import Config
+
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Schedule = Literal["linear", "constant"]  # of the learning rate; linear: to 0 at the end of the budget
+
+
+class _OnPolicy(Config):
+    """What the algorithms have in common that learn from what they just did."""
+
+    n_steps: Count = 128  # decisions of each environment between updates
+    schedule: Schedule = "linear"
+    gae_lambda: Share = 0.97
+    ent_coef: NotNegative = 0.0
+    vf_coef: NotNegative = 0.5
+    max_grad_norm: Positive = 0.5
+
+
+class PPOConfig(_OnPolicy):
+    """Proximal policy optimisation (Schulman et al. 2017)."""
+
+    name: Literal["ppo"] = "ppo"
+    learning_rate: Positive = 4e-3
+    batch_size: Count = 4096
+    n_epochs: Count = 3
+    clip_range: Positive = 0.2
+    target_kl: Positive | None = None
+
+
+class MaskablePPOConfig(PPOConfig):
+    """PPO that never samples an illegal choice (Huang and Ontanon 2022)."""
+
+    name: Literal["maskable-ppo"] = "maskable-ppo"  # type: ignore[assignment]
+
+
+class RecurrentPPOConfig(PPOConfig):
+    """PPO with a memory (an LSTM) in actor and critic; the network is the plain one."""
+
+    name: Literal["recurrent-ppo"] = "recurrent-ppo"  # type: ignore[assignment]
+    learning_rate: Positive = 1e-3
+    lstm_size: Count = 64
+
+
+class A2CConfig(_OnPolicy):
+    """Advantage actor-critic (Mnih et al. 2016), synchronous."""
+
+    name: Literal["a2c"] = "a2c"
+    n_steps: Count = 16
+    learning_rate: Positive = 2e-3
+    rms_prop: bool = True  # else Adam
+
+
+class _OffPolicy(Config):
+    """What the algorithms have in common that learn from a store of past decisions."""
+
+    learning_rate: Positive = 5e-4
+    schedule: Schedule = "constant"
+    buffer_size: Count = 500_000  # decisions kept
+    learning_starts: Count = 20_000  # decisions before the first update
+    batch_size: Count = 1024
+    train_every: Count = 4  # steps of all environments between updates
+    gradient_steps: Count = 4  # at each update
+
+
+class DQNConfig(_OffPolicy):
+    """Deep Q-learning (Mnih et al. 2015) over one number; greedy but for a falling share of random choices."""
+
+    name: Literal["dqn"] = "dqn"
+    target_update_every: Count = 20_000  # decisions
+    exploration_share: Share = 0.2  # of the budget over which random choices become rare
+    exploration_final: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
+    max_grad_norm: Positive = 10.0
+
+
+class QRDQNConfig(DQNConfig):
+    """Q-learning of quantiles of the return (Dabney et al. 2018)."""
+
+    name: Literal["qr-dqn"] = "qr-dqn"  # type: ignore[assignment]
+    quantiles: Count = 25
+
+
+class SACConfig(_OffPolicy):
+    """Soft actor-critic (Haarnoja et al. 2018), on the interval environment."""
+
+    name: Literal["sac"] = "sac"
+    learning_rate: Positive = 1e-3
+    buffer_size: Count = 200_000
+    learning_starts: Count = 2_000
+    batch_size: Count = 256
+    train_every: Count = 1
+    gradient_steps: Count = 8
+    tau: Share = 0.005  # how fast target networks follow
+    ent_coef: Positive | None = None  # None: tuned as it learns
+
+
+class TD3Config(_OffPolicy):
+    """Twin delayed deterministic policy gradients (Fujimoto et al. 2018), on the interval environment."""
+
+    name: Literal["td3"] = "td3"
+    learning_rate: Positive = 1e-3
+    buffer_size: Count = 200_000
+    learning_starts: Count = 2_000
+    batch_size: Count = 256
+    train_every: Count = 1
+    gradient_steps: Count = 8
+    tau: Share = 0.005
+    action_noise: Positive = 0.1  # standard deviation of exploration
+
+
+class EvolutionConfig(Config):
+    """Evolution strategies (Salimans et al. 2017): antithetic pairs, rank-shaped, Adam on the estimated gradient."""
+
+    name: Literal["evolution"] = "evolution"
+    pairs: Count = 16  # each a random direction and its opposite
+    episodes: Count = 4  # that each candidate plays
+    sigma: Positive = 0.05  # standard deviation of the directions
+    learning_rate: Positive = 0.02
+    schedule: Schedule = "linear"
+    weight_decay: NotNegative = 0.0
+    common_arrivals: bool = True  # all candidates of a generation play the same episodes
+
+
+AlgorithmConfig = Annotated[
+    PPOConfig
+    | MaskablePPOConfig
+    | RecurrentPPOConfig
+    | A2CConfig
+    | DQNConfig
+    | QRDQNConfig
+    | SACConfig
+    | TD3Config
+    | EvolutionConfig,
+    Field(discriminator="name"),
+]
+ON_POLICY = (PPOConfig, RecurrentPPOConfig, A2CConfig)  # MaskablePPOConfig is a PPOConfig
+CONTINUOUS = (SACConfig, TD3Config)
+Q_LEARNING = (DQNConfig,)

@@ -1,0 +1,210 @@
+"""What happens between updates, whatever the algorithm: validation, checkpoints, the log, and when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.progress import Progress
+from burstenv.agents.run_folder import RunFolder
+from burstenv.agents.validation import Acts, Score, Validator, described
+
+
+class Finished(Exception):
+    """Training is over: the budget is spent, nothing improves any more, or the user interrupts."""
+
+
+class LearningRate:
+    """The learning rate over the budget: constant, or linear to 0.
+
+    Attributes:
+        remaining: Share of the budget that is left, kept up to date by :class:`Monitor`.
+    """
+
+    def __init__(self, initial: float, schedule: str):
+        self.initial = initial
+        self.schedule = schedule
+        self.remaining = 1.0
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Return the learning rate; Stable-Baselines3's own idea of progress knows of steps only."""
+        return self.initial * (max(0.0, self.remaining) if self.schedule == "linear" else 1.0)
+
+
+class Learner(Protocol):
+    """What is being trained."""
+
+    def actor(self) -> Acts:
+        """Return the policy as it stands, as something that can be judged."""
+
+    def save(self, file: Any) -> None:
+        """Write a checkpoint that agents are loaded from, to an open file."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is needed to go on as if nothing had happened, picklable."""
+
+    def facts(self) -> dict[str, float | None]:
+        """Return numbers of the last update that belong into the log."""
+
+
+class Monitor:
+    """Validates, keeps the best and the last checkpoint, logs, and says when to stop.
+
+    Args:
+        config: The agent's.
+        folder: Where everything is written.
+        validator: The validation episodes.
+        reference: Composites by load, and how they did on the same episodes.
+        learning_rate: Told how much of the budget is left.
+        progress: Shows it all.
+        record: Writes a number under a name to TensorBoard.
+        on_validation: Called with each new record; may raise :class:`Finished`.
+
+    Attributes:
+        records: One for each validation.
+        interrupted: Set it to stop at the end of the next update.
+        stopped: Why training ended, in a few words; empty while it goes on.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        folder: RunFolder,
+        validator: Validator,
+        reference: tuple[dict[float, str], Score],
+        learning_rate: LearningRate,
+        progress: Progress,
+        record: Callable[[str, float], None],
+        on_validation: Callable[[dict[str, Any]], None] | None = None,
+    ):
+        self.records: list[dict[str, Any]] = []
+        self.interrupted = False
+        self.stopped = ""
+        self.spent = 0.0  # share of the budget
+        self._config = config
+        self._folder = folder
+        self._validator = validator
+        self._policies, self._reference = reference
+        self._learning_rate = learning_rate
+        self._progress = progress
+        self._record = record
+        self._on_validation = on_validation
+        self._before_s = 0.0
+        self._start_s = time.perf_counter()
+        self._started_at_steps = 0
+        self._best = -1.0
+        self._without_better = 0
+        self._next_validation = 0
+        self._next_checkpoint = config.checkpoint_every_steps
+
+    # -- going on later ------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run has to know."""
+        kept = ("records", "_best", "_without_better", "_next_validation", "_next_checkpoint")
+        return {**{name: getattr(self, name) for name in kept}, "_before_s": self.wall_s}
+
+    def restore(self, state: dict[str, Any], steps: int) -> None:
+        """Go on from a state, after so many steps."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._start_s = time.perf_counter()
+        self._started_at_steps = steps
+
+    @property
+    def wall_s(self) -> float:
+        """Wall time of the run so far, earlier parts included."""
+        return self._before_s + time.perf_counter() - self._start_s
+
+    def fps(self, steps: int) -> float:
+        """Return decisions per second of this part of the run."""
+        return (steps - self._started_at_steps) / max(1e-9, time.perf_counter() - self._start_s)
+
+    # -- between updates -----------------------------------------------------------------------------
+
+    def between_updates(self, steps: int, learner: Learner) -> None:
+        """Do what is due after so many steps.
+
+        Raises:
+            Finished: When training is over.
+        """
+        # What follows must be the same for a run that stops here and goes on later: state is saved before it.
+        due = steps >= self._next_checkpoint and steps < self._config.total_steps
+        if self.interrupted or due:
+            self._next_checkpoint = steps + self._config.checkpoint_every_steps
+            self.save_last(learner)
+        if self.interrupted:
+            self.stopped = "interrupted"
+            raise Finished
+        self._tell_progress(steps, learner)
+        if steps >= self._next_validation:
+            self._next_validation = steps + self._config.validation.every_steps
+            self.validate(steps, learner)
+        patience = self._config.validation.patience
+        if patience is not None and self._without_better >= patience:
+            self.stopped = f"no better validation in {patience}"
+        elif self.spent >= 1.0:
+            self.stopped = "the budget is spent"
+        if self.stopped:
+            raise Finished
+
+    def _tell_progress(self, steps: int, learner: Learner) -> None:
+        budget_s = 60.0 * self._config.minutes if self._config.minutes else np.inf
+        self.spent = max(steps / self._config.total_steps, self.wall_s / budget_s)
+        self._learning_rate.remaining = 1.0 - self.spent
+        self._progress.update(
+            steps, self.fps(steps), self.spent, self.wall_s, learner.facts().get("reward_per_decision")
+        )
+
+    def finish(self, steps: int, learner: Learner) -> None:
+        """Judge and keep the policy that training ended with."""
+        if self.stopped == "interrupted":
+            return
+        self.stopped = self.stopped or "the budget is spent"
+        self._tell_progress(steps, learner)
+        self.validate(steps, learner)
+        self.save_last(learner)
+
+    def validate(self, steps: int, learner: Learner) -> None:
+        """Judge the policy as it stands, log it, and keep it if it is the best so far."""
+        if self.records and self.records[-1]["steps"] == steps:
+            return
+        score = self._validator.judge(learner.actor())
+        ahead, overall = score.ahead_of(self._reference), score.ahead_overall(self._reference)
+        better = score.mean > self._best
+        record = {
+            "steps": steps,
+            "wall_s": round(self.wall_s, 2),
+            "fps": round(self.fps(steps)),
+            "validation": {f"{load:g}": value for load, value in score.by_load().items()},
+            "reference": {f"{load:g}": value for load, value in self._reference.by_load().items()},
+            "reference_policy": {f"{load:g}": name for load, name in self._policies.items()},
+            "ahead_points": {f"{load:g}": described(estimate) for load, estimate in ahead.items()},
+            "ahead_points_overall": described(overall),
+            "best": better,
+            "learning_rate": self._learning_rate(0.0),
+            **learner.facts(),
+        }
+        self.records.append(record)
+        self._record("validation/attainment", score.mean)
+        self._record("validation/ahead_points", 100.0 * overall.mean)
+        for load, value in score.by_load().items():
+            self._record(f"validation/attainment_at_{load:g}", value)
+        self._without_better = 0 if better else self._without_better + 1
+        if better:
+            self._best = score.mean
+            self._folder.write(self._folder.best, learner.save)
+        self._folder.write_json(self._folder.log, self.records)
+        self._progress.validated(record)
+        if self._on_validation is not None:
+            self._on_validation(record)
+
+    def save_last(self, learner: Learner) -> None:
+        """Write the checkpoint from which a run is resumed, and the log that goes with it."""
+        self._folder.write(self._folder.last, learner.save)
+        self._folder.write_state({"learner": learner.state(), "monitor": self.state()})
+        self._folder.write_json(self._folder.log, self.records)

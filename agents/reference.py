@@ -1,0 +1,58 @@
+"""What an agent is compared with while it trains: by default the best tuned composite of each load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from burstenv.agents.config import AgentConfig
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.provenance import trace_digest
+from burstenv.evaluation.tuned import TunedPolicies, shipped_tuned
+from burstenv.policies import parse_composite
+
+TUNED = "tuned"
+
+
+def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
+    """Return the shipped tuned composites of a scenario, None where there are none."""
+    return shipped_tuned(scenario.config, trace_digest(scenario.trace))
+
+
+def references(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:
+    """Return the composite that the agent is compared with at each load."""
+    asked = config.validation.reference
+    if asked != TUNED:
+        parse_composite(asked)
+        return dict.fromkeys(loads, asked)
+    tuned = tuned_policies(scenario)
+    if tuned is not None:
+        return {load: tuned.at(load) for load in loads}
+    if config.warm_start is not None and config.warm_start.policy != TUNED:
+        return teachers(config, scenario, loads)
+    return dict.fromkeys(loads, f"always/jsq/{scenario.mode_names[0]}")
+
+
+def teachers(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:
+    """Return the composite that an agent is first taught by at each load.
+
+    Raises:
+        BurstenvError: When tuned composites are asked for and there are none, or there is no such composite.
+    """
+    assert config.warm_start is not None
+    policy = config.warm_start.policy
+    if policy == TUNED:
+        tuned = tuned_policies(scenario)
+        if tuned is None:
+            raise BurstenvError(
+                f"warm_start.policy: scenario {scenario.config.name!r} as it is has no tuned composites in "
+                "configs/tuned; name a composite"
+            )
+        found = {load: tuned.at(load) for load in loads}
+    elif isinstance(policy, str):
+        found = dict.fromkeys(loads, policy)
+    else:
+        found = {load: policy[min(policy, key=lambda known: (abs(known - load), known))] for load in loads}
+    for name in found.values():
+        parse_composite(name)
+    return found
