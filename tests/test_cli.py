@@ -42,14 +42,11 @@ def agent_yaml(tmp_path) -> Path:
     path = tmp_path / "tiny.yaml"
     values = {
         "name": "tiny",
-        "algorithm": "ppo",
+        "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128, "n_epochs": 1},
         "decide": ["admission", "routing"],
         "action": "flat",
         "batching": "edf-256",
         "num_envs": 8,
-        "n_steps": 32,
-        "batch_size": 128,
-        "n_epochs": 1,
         "net_arch": [8],
         "total_steps": 512,
         "validation": {"episodes": 2, "every_steps": 256},

@@ -89,9 +89,10 @@ def test_killed_and_resumed_as_if_nothing_had_happened(scenario, tmp_path, monke
     config = recipe_of(name)
     whole = train(config, scenario, tmp_path / "whole", seed=5, progress=False)
     wanted = int(np.random.default_rng(len(name)).integers(config.total_steps // 3, config.total_steps))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         at_step(patch, wanted, die)
-        train(config, scenario, tmp_path / "killed", seed=5, progress=False)
+        with pytest.raises(Killed):
+            train(config, scenario, tmp_path / "killed", seed=5, progress=False)
     resumed = train(config, scenario, tmp_path / "killed", seed=5, resume=True, progress=False)
     assert resumed.steps == whole.steps
     assert_same(whole, resumed)
@@ -119,9 +120,10 @@ def test_ctrl_c_stops_after_the_update_at_hand(scenario, tmp_path, monkeypatch):
 def test_killed_before_the_first_checkpoint_begins_anew(scenario, tmp_path, monkeypatch):
     config = recipe_of("maskable-ppo")
     whole = train(config, scenario, tmp_path / "whole", progress=False)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         at_step(patch, 300, die)
-        train(config, scenario, tmp_path / "run", progress=False)
+        with pytest.raises(Killed):
+            train(config, scenario, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "resume.bin").exists()
     assert_same(whole, train(config, scenario, tmp_path / "run", resume=True, progress=False))
 
@@ -144,9 +146,10 @@ def test_an_evolution_goes_on_too(scenario, tmp_path, monkeypatch):
             raise Killed
         original(self, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(EvolutionLearner, "update", second_is_the_last)
-        train(config, scenario, tmp_path / "run", progress=False)
+        with pytest.raises(Killed):
+            train(config, scenario, tmp_path / "run", progress=False)
     assert_same(whole, train(config, scenario, tmp_path / "run", resume=True, progress=False))
 
 
