@@ -145,6 +145,8 @@ class Monitor:
             self._next_validation = steps + self._config.validation.every_steps
             self.validate(steps, learner)
         patience = self._config.validation.patience
+        if self.stopped:  # by whoever looks at validations
+            raise Finished
         if patience is not None and self._without_better >= patience:
             self.stopped = f"no better validation in {patience}"
         elif self.spent >= 1.0:
@@ -201,7 +203,10 @@ class Monitor:
         self._folder.write_json(self._folder.log, self.records)
         self._progress.validated(record)
         if self._on_validation is not None:
-            self._on_validation(record)
+            try:
+                self._on_validation(record)
+            except Finished:
+                self.stopped = self.stopped or "stopped by its caller"
 
     def save_last(self, learner: Learner) -> None:
         """Write the checkpoint from which a run is resumed, and the log that goes with it."""

@@ -86,6 +86,7 @@ class LiveTable:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=self._title, title_justify="left", title_style="bold", expand=False)
         table.add_column("steps", justify="right")
@@ -99,7 +100,8 @@ class LiveTable:
             table.add_row(f"{record['steps']:,}", *cells, mark + with_interval(record["ahead_points_overall"]))
         if self._records:
             table.caption = reference_text(self._records[-1])
-        return Group(table, ProgressBar(total=1.0, completed=min(1.0, self._spent), width=40), self._now)
+        bar = ProgressBar(total=1.0, completed=min(1.0, self._spent), width=40)
+        return Group(table, bar, Text("\n" + self._now))
 
     def say(self, text: str) -> None:
         """Show a line above the table."""

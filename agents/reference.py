@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from burstenv.agents.config import AgentConfig
+from burstenv.config import shipped
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import trace_digest
-from burstenv.evaluation.tuned import TunedPolicies, shipped_tuned
+from burstenv.evaluation.tuned import FOLDER, TunedPolicies, load_tuned, shipped_tuned
 from burstenv.policies import parse_composite
 
 TUNED = "tuned"
 
 
+@lru_cache(maxsize=16)
 def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
-    """Return the shipped tuned composites of a scenario, None where there are none."""
-    return shipped_tuned(scenario.config, trace_digest(scenario.trace))
+    """Return the shipped tuned composites of a scenario, None where there are none.
+
+    Composites that were tuned on another version of the scenario are better than none: they are taken too, as long
+    as the scenario has their batching modes.
+    """
+    exact = shipped_tuned(scenario.config, trace_digest(scenario.trace))
+    if exact is not None or scenario.config.name not in shipped(FOLDER):
+        return exact
+    other = load_tuned(scenario.config.name, scenario.config.name)
+    known = all(entry.policy.rsplit("/", 1)[-1] in scenario.mode_names for entry in other.policies)
+    return other if known else None
+
+
+def is_of_another_version(tuned: TunedPolicies, scenario: Scenario) -> bool:
+    """Return whether composites were tuned on another version of a scenario, or on another trace."""
+    return shipped_tuned(scenario.config, tuned.trace_sha256) is None or tuned.trace_sha256 != trace_digest(
+        scenario.trace
+    )
 
 
 def references(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:

@@ -21,7 +21,7 @@ from burstenv.agents.environments import training_environments, training_scenari
 from burstenv.agents.imitation import warm_start
 from burstenv.agents.monitor import Finished, LearningRate, Monitor
 from burstenv.agents.progress import Progress, make_progress
-from burstenv.agents.reference import references
+from burstenv.agents.reference import TUNED, is_of_another_version, references, tuned_policies
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.validation import Score, Validator
 from burstenv.config import load
@@ -115,6 +115,11 @@ def train(
     if not resume:
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
     shown = make_progress(config, scenario.config.name, seed, progress)
+    tuned = tuned_policies(scenario) if config.validation.reference == TUNED else None
+    if tuned is not None and is_of_another_version(tuned, scenario):
+        shown.say(
+            f"the tuned composites of {scenario.config.name} are of another version of it: burstenv tune makes new"
+        )
     logger = configure(str(folder.tensorboard), ["tensorboard"])
     algorithm = config.algorithm
     learning_rate = LearningRate(algorithm.learning_rate, algorithm.schedule)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from burstenv.cli.common import Commands, add_command, add_task_arguments, agents_module, emit, percent
+from burstenv.errors import BurstenvError
 
 
 def register(commands: Commands) -> None:
@@ -15,8 +17,17 @@ def register(commands: Commands) -> None:
     sub.add_argument("--agent", default="ppo", help="shipped agent configuration or YAML file (default: %(default)s)")
     sub.add_argument("--out", type=Path, default=Path("runs/agent"), help="run folder (default: %(default)s)")
     sub.add_argument("--steps", type=int, help="environment steps, in place of the configuration's")
-    sub.add_argument("--seed", type=int, default=0)
+    seeds = sub.add_mutually_exclusive_group()
+    seeds.add_argument(
+        "--seed", type=int, nargs="+", default=[0], help="training seed; several train a run each, in OUT/seed-N"
+    )
+    seeds.add_argument("--seeds", type=int, metavar="N", help="train the seeds 0 to N-1")
+    sub.add_argument("--processes", type=int, default=1, help="runs at a time, of several seeds (default: %(default)s)")
     sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    sub.add_argument(
+        "--tune", type=int, metavar="N",
+        help="search the algorithm's settings in N trials of --steps each; the best recipe goes to OUT/best.yaml",
+    )  # fmt: skip
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -26,13 +37,17 @@ def _train(arguments: argparse.Namespace) -> int:
     config = train_module.load_agent_config(arguments.agent)
     if arguments.steps is not None:
         config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
+    for name in ("seeds", "processes", "tune"):
+        if (getattr(arguments, name) or 1) < 1:
+            raise BurstenvError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    scenario = load_scenario(arguments.scenario, arguments.trace)
+    seeds = arguments.seed if arguments.seeds is None else list(range(arguments.seeds))
+    if arguments.tune is not None:
+        return _tune(arguments, config, scenario, seeds)
+    if len(seeds) > 1:
+        return _train_seeds(arguments, config, scenario, seeds)
     result = train_module.train(
-        config,
-        load_scenario(arguments.scenario, arguments.trace),
-        arguments.out,
-        seed=arguments.seed,
-        resume=arguments.resume,
-        progress=not arguments.json,
+        config, scenario, arguments.out, seed=seeds[0], resume=arguments.resume, progress=not arguments.json
     )
     lines = [f"trained on {result.steps:,} decisions in {result.wall_s:.0f} s: {result.stopped}"]
     for load, attainment in result.validation.items():
@@ -42,6 +57,42 @@ def _train(arguments: argparse.Namespace) -> int:
             f"  validation at load {load:g}: {percent(attainment)}, {points['mean']:+.1f}{within} points from "
             f"{result.reference_policies[load]}"
         )
-    lines.append(f"run folder: {result.folder} (evaluate it with: burstenv evaluate --agent {result.folder})")
+    again = f"--resume with --out {result.folder} goes on" if result.interrupted else ""
+    lines.append(
+        again or f"run folder: {result.folder} (evaluate it with: burstenv evaluate --agent {result.folder})"
+    )  # fmt: skip
     emit(arguments, {**vars(result), "log": None}, lines)
     return 130 if result.interrupted else 0
+
+
+def _train_seeds(arguments: argparse.Namespace, config: Any, scenario: Any, seeds: list[int]) -> int:
+    module = agents_module("seeds")
+    results = module.train_seeds(
+        config, scenario, arguments.out, seeds, arguments.resume, arguments.processes, not arguments.json
+    )
+    lines = [f"trained {len(results)} seeds on {results[0].steps:,} decisions each"]
+    for load, (mean, spread) in module.over_seeds(results).items():
+        lines.append(
+            f"  validation at load {load:g}: {mean:+.1f} points from {results[0].reference_policies[load]}, "
+            f"standard deviation over seeds {spread:.1f}"
+        )
+    lines.append(f"evaluate them with: burstenv evaluate --agent '{config.name}={arguments.out}/seed-*'")
+    emit(arguments, [{**vars(result), "log": None} for result in results], lines)
+    return 130 if any(result.interrupted for result in results) else 0
+
+
+def _tune(arguments: argparse.Namespace, config: Any, scenario: Any, seeds: list[int]) -> int:
+    if len(seeds) > 1:
+        raise BurstenvError("--tune searches with one training seed; train the recipe it finds with several")
+    found = agents_module("tune").tune_agent(
+        config, scenario, arguments.out, arguments.tune, seeds[0], progress=not arguments.json
+    )
+    settings = ", ".join(f"{name} {value:.3g}" for name, value in found.settings.items())
+    lines = [
+        f"{found.trials} trials, {found.pruned} of them stopped early; the best is {found.ahead_points:+.1f} points "
+        "from the reference on validation",
+        f"  {settings}",
+        f"train it with: burstenv train --scenario {arguments.scenario} --agent {found.recipe}",
+    ]
+    emit(arguments, vars(found), lines)
+    return 0

@@ -1,0 +1,149 @@
+"""Searching an algorithm's settings with Optuna, by validation while they train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from burstenv.agents.algorithm_config import ON_POLICY, EvolutionConfig, PPOConfig
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.monitor import Finished
+from burstenv.agents.train import TrainingResult, train
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
+from burstenv.files import write_atomic
+
+STUDY_FILE, BEST_RECIPE = "study.log", "best.yaml"
+
+
+@dataclass(frozen=True)
+class AgentTuning:
+    """What a search came to.
+
+    Attributes:
+        recipe: File of the best settings, to train with: ``burstenv train --agent RECIPE``.
+        settings: What is searched, of the best trial.
+        ahead_points: How far the best trial is ahead of the reference on validation [points]; flattered, because it
+            is the best of many.
+        trials: How many trials there are.
+        pruned: How many of them were stopped early.
+    """
+
+    recipe: Path
+    settings: dict[str, Any]
+    ahead_points: float
+    trials: int
+    pruned: int
+
+
+def suggest(trial: Any, config: AgentConfig) -> dict[str, Any]:
+    """Return new values of what is searched, as a mapping that updates a recipe.
+
+    Args:
+        trial: Of Optuna.
+        config: The recipe that the search starts from.
+    """
+    algorithm = config.algorithm
+    settings: dict[str, Any] = {}
+    rate = algorithm.learning_rate
+    settings["learning_rate"] = trial.suggest_float("learning_rate", rate / 10, rate * 4, log=True)
+    if isinstance(algorithm, EvolutionConfig):
+        settings["sigma"] = trial.suggest_float("sigma", 0.01, 0.2, log=True)
+        return {"algorithm": settings}
+    horizon = trial.suggest_float("horizon", 20.0, 2000.0, log=True)  # decisions: gamma by how far it looks
+    if isinstance(algorithm, ON_POLICY):
+        settings["gae_lambda"] = trial.suggest_categorical("gae_lambda", [0.8, 0.9, 0.95, 0.97, 0.99])
+        settings["ent_coef"] = trial.suggest_categorical("ent_coef", [0.0, 1e-3, 1e-2])
+        if isinstance(algorithm, PPOConfig):
+            settings["n_epochs"] = trial.suggest_int("n_epochs", 1, 6)
+            settings["clip_range"] = trial.suggest_categorical("clip_range", [0.1, 0.2, 0.3])
+    return {"algorithm": settings, "gamma": 1.0 - 1.0 / horizon}
+
+
+def tune_agent(
+    config: AgentConfig,
+    scenario: Scenario,
+    out_dir: str | Path,
+    trials: int,
+    seed: int = 0,
+    progress: bool | str = True,
+) -> AgentTuning:
+    """Search settings of a recipe: each trial trains an agent, and is stopped early where it lags behind.
+
+    A trial counts by its best validation, as points ahead of the reference; it is pruned when, after the first
+    validations, it is below the median of earlier trials at the same number of steps. Trials that are in ``out_dir``
+    already count: the same command goes on after an interruption. All of it uses the validation split alone.
+
+    Args:
+        config: Where to start from; what is not searched stays.
+        scenario: The task.
+        out_dir: Gets a run folder for each trial, the study, and ``best.yaml``.
+        trials: How many there should be in the end.
+        seed: Of the search and of every trial.
+        progress: As in :func:`burstenv.agents.train.train`.
+
+    Raises:
+        BurstenvError: When Optuna is missing, or training says so.
+    """
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise BurstenvError("tuning needs Optuna: pip install 'burstenv[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=f"{config.name}-{scenario.config.name}",
+        storage=JournalStorage(JournalFileBackend(str(folder / STUDY_FILE))),
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 4)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=config.validation.every_steps),
+        load_if_exists=True,
+    )
+
+    def run(trial: Any) -> float:
+        tried = updated(config, suggest(trial, config), f"{config.name}-trial{trial.number}")
+        trial.set_user_attr("recipe", tried.model_dump(mode="json"))
+
+        def report(record: dict[str, Any]) -> None:
+            trial.report(record["ahead_points_overall"]["mean"], record["steps"])
+            if trial.should_prune():
+                raise Finished
+
+        result = train(
+            tried, scenario, folder / f"trial-{trial.number:03}", seed, progress=progress, on_validation=report
+        )  # fmt: skip
+        if result.interrupted:
+            raise KeyboardInterrupt
+        if result.steps < tried.total_steps and result.stopped == "stopped by its caller":
+            raise optuna.TrialPruned
+        return best_of(result)
+
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    try:
+        study.optimize(run, n_trials=max(0, trials - len(done)))
+    except KeyboardInterrupt:
+        raise BurstenvError(f"{folder}: stopped; the same command goes on after the last finished trial") from None
+    found = study.get_trials(deepcopy=False)
+    pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in found)
+    best = study.best_trial
+    recipe = {**best.user_attrs["recipe"], "name": f"{config.name}-tuned"}
+    write_atomic(folder / BEST_RECIPE, yaml.safe_dump(recipe, sort_keys=False, width=110))
+    return AgentTuning(folder / BEST_RECIPE, dict(best.params), float(best.value), len(found), pruned)
+
+
+def updated(config: AgentConfig, values: dict[str, Any], name: str) -> AgentConfig:
+    """Return a recipe with other values, of its algorithm too."""
+    plain = config.model_dump()
+    algorithm = {**plain["algorithm"], **values.get("algorithm", {})}
+    return AgentConfig.model_validate({**plain, **values, "algorithm": algorithm, "name": name})
+
+
+def best_of(result: TrainingResult) -> float:
+    """Return the points ahead of the reference at the best validation."""
+    return max(float(record["ahead_points_overall"]["mean"]) for record in result.log)

@@ -1,0 +1,77 @@
+"""Every algorithm trains by its shipped recipe, cut short, and its agent is loaded and judged as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from burstenv.agents.agent import load_agent
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.evolution import rank_shaped
+from burstenv.agents.train import load_agent_config, train
+from burstenv.agents.validation import Validator
+from burstenv.config import shipped
+
+SHORT = {
+    "ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1},
+    "maskable-ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1},
+    "recurrent-ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1},
+    "a2c": {"n_steps": 8},
+    "evolution": {"pairs": 2, "episodes": 1},
+}
+OFF_POLICY = {"buffer_size": 500, "learning_starts": 32, "batch_size": 16}
+
+
+def cut_short(name: str) -> AgentConfig:
+    """Return a shipped recipe with a budget of a few updates."""
+    values = load_agent_config(name).model_dump()
+    values["algorithm"] |= SHORT.get(values["algorithm"]["name"], OFF_POLICY)
+    if values["warm_start"] is not None:
+        values["warm_start"] |= {"policy": "size-aware-kv/jsq/edf-512", "steps": 256, "chunk_steps": 16}
+        values["warm_start"]["batch_size"] = 64
+    values |= {"num_envs": 8, "total_steps": 384, "batching": "edf-512", "net_arch": [8]}
+    values["validation"] = {"episodes": 2, "loads": [1.5], "every_steps": 128}
+    return AgentConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("name", shipped("agents"))
+def test_a_recipe_trains_and_its_agent_is_loaded(scenario, tmp_path, name):
+    config = cut_short(name)
+    result = train(config, scenario, tmp_path / "run", progress=False)
+    assert result.steps >= 384
+    assert len(result.log) >= 2
+    assert all(np.isfinite(value) for record in result.log for value in record["validation"].values())
+    agent = load_agent(result.folder, scenario)
+    assert Validator(config, scenario).judge(agent).by_load() == result.validation
+
+
+def test_the_recipe_of_everything_has_every_ingredient():
+    config = load_agent_config("everything")
+    assert config.discount_unit_s is not None
+    assert config.common_arrivals is not None
+    assert config.curriculum is not None
+    assert config.warm_start is not None
+    assert config.warm_start.policy == "tuned"
+    assert config.warm_start.student_share > 0
+
+
+def test_ranks_are_centred_and_ties_share_theirs():
+    np.testing.assert_allclose(rank_shaped(np.array([3.0, 1.0, 2.0])), [0.5, -0.5, 0.0])
+    np.testing.assert_allclose(rank_shaped(np.array([1.0, 1.0, 5.0, 0.0])), [0.0, 0.0, 0.5, -0.5])
+    assert rank_shaped(np.zeros(4)).tolist() == [0.0] * 4
+
+
+def test_an_evolution_climbs(scenario, tmp_path):
+    """Rejecting more at first, the policy learns to serve: calm traffic, where any admission is right."""
+    config = AgentConfig.model_validate(
+        {
+            "name": "es", "network": "mlp", "net_arch": [8], "load": 0.3, "total_steps": 40_000,
+            "algorithm": {
+                "name": "evolution", "pairs": 4, "episodes": 1, "sigma": 0.3, "learning_rate": 0.2,
+                "schedule": "constant",
+            },
+            "validation": {"episodes": 2, "loads": [0.3], "every_steps": 40_000},
+        }
+    )  # fmt: skip
+    result = train(config, scenario, tmp_path / "run", progress=False)
+    assert result.log[-1]["validation"]["0.3"] > 0.9
