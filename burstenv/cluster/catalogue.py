@@ -43,7 +43,23 @@ class ModelConfig(Config):
     hidden_size: PositiveInt | None = None
     vocab_size: PositiveInt | None = None
     dtype_bytes: PositiveInt = 2
+    experts: PositiveInt | None = None  # of a layer, in a mixture of experts; None: a dense model
+    experts_per_token: PositiveInt | None = None
     source: str
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether the model is a mixture of experts."""
+        return self.experts is not None and self.experts_per_token is not None
+
+    def active_experts(self, tokens: float) -> float:
+        """Return how many experts of a layer a batch of ``tokens`` tokens is expected to use, all being as likely.
+
+        A token leaves one out with probability 1 - experts_per_token / experts.
+        """
+        if self.experts is None or self.experts_per_token is None:
+            return 0.0
+        return self.experts * (1.0 - (1.0 - self.experts_per_token / self.experts) ** tokens)
 
     @property
     def kv_bytes_per_token(self) -> int:

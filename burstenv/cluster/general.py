@@ -95,7 +95,7 @@ def _schedule_running(replica, pool, requests, budget, threshold):
         if 0 < threshold < tokens:
             tokens = threshold
         tokens = min(tokens, budget, replica.max_model_len - request.computed_tokens - 1)
-        if tokens == 0:
+        if tokens <= 0:
             request_id = following
             continue
         evicted_itself = False

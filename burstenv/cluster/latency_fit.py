@@ -77,6 +77,9 @@ def fit_profile(
     """
     if form not in ("tables", "hinge"):
         raise BurstenvError(f"latency form {form!r} is unknown; valid: tables, hinge")
+    for name, count in (("tensor_parallel", tensor_parallel), ("layers", layers)):
+        if count is not None and count < 1:
+            raise BurstenvError(f"{name} must be a whole number of at least 1, got {count}")
     path = Path(source)
     if path.is_file():
         if form == "tables":

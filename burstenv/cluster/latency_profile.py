@@ -5,7 +5,8 @@ time_us: every layer type of *one* decoder layer, and what runs once per iterati
 (layer, sequences, time_us: output head and sampler) and ``attention.csv`` (prefill_chunk, kv_prefill,
 n_decode, kv_decode, time_us: one layer's attention of a batch of one prefill chunk and so many decodes).
 This is the layout of LLMServingSim's profiler (casys-kaist/LLMServingSim), folders ``tp1``, ``tp2``, ...
-inside included.
+inside included. A mixture of experts has ``moe.csv`` too (tokens, activated_experts, time_us): its time is taken
+at the number of experts that so many tokens are expected to use.
 """
 
 from __future__ import annotations
@@ -217,12 +218,38 @@ def _further_layers(path: Path, tokens: np.ndarray, model: ModelConfig) -> dict[
         if knot == "bytes":
             at = at / ((model.hidden_size or 1) * model.dtype_bytes)
         table = {"all_reduce": (at, rows["time_us"][order] * 1e-3)}
+    elif path.stem == "moe" and {"tokens", "activated_experts"} <= set(header):
+        table = {"moe": _experts_by_tokens(path, model, split="ep" in header)}
     else:
         raise BurstenvError(
             f"{path}: not a file of a profile that can be read; leaving its layers out would make the fit too fast, "
             f"so give it the columns layer,tokens,time_us or remove it"
         )
     return {name: (tokens, np.interp(tokens, at, ms)) for name, (at, ms) in table.items()}
+
+
+def _experts_by_tokens(path: Path, model: ModelConfig, split: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens and the time of one layer's experts [ms], at the expected number of active experts.
+
+    Args:
+        path: ``moe.csv``.
+        model: Says how many experts there are and how many serve a token.
+        split: Whether the file has a column ``ep``, over how many GPUs experts are distributed; the least counts.
+    """
+    if not model.is_mixture:
+        raise BurstenvError(
+            f"{path}: configs/models says of {model.name} neither experts nor experts_per_token; a mixture of experts "
+            f"needs both"
+        )
+    rows = _read_csv(path, ("tokens", "activated_experts", "time_us", *(["ep"] if split else [])))
+    mine = rows["ep"] == rows["ep"].min() if split else np.ones(len(rows["tokens"]), bool)
+    knots = np.unique(rows["tokens"][mine])
+    ms = np.empty(len(knots))
+    for k, tokens in enumerate(knots):
+        at = np.flatnonzero(mine & (rows["tokens"] == tokens))
+        at = at[np.argsort(rows["activated_experts"][at], kind="stable")]
+        ms[k] = np.interp(model.active_experts(tokens), rows["activated_experts"][at], rows["time_us"][at] * 1e-3)
+    return knots, ms
 
 
 def _header(path: Path) -> list[str]:

@@ -173,7 +173,7 @@ class ReferenceReplica:
             if 0 < threshold < tokens:
                 tokens = threshold
             tokens = min(tokens, budget, self.limits.max_model_len - request.computed_tokens - 1)
-            if tokens == 0:
+            if tokens <= 0:  # below 0: only past the model length, without validation
                 index += 1
                 continue
             evicted_itself = False

@@ -54,6 +54,11 @@ def roofline(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int)
     Raises:
         BurstenvError: When the model's shape is not known well enough.
     """
+    if model.is_mixture:
+        raise BurstenvError(
+            f"model {model.name} is a mixture of experts; no roofline can stand in for its latency, fit one to a "
+            f"kernel profile with burstenv latency fit"
+        )
     if model.attention_heads is None:
         raise BurstenvError(
             f"model {model.name}: attention_heads is missing; without it (and hidden_size) no roofline can stand in "

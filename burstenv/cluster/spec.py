@@ -18,6 +18,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 GPU_MEMORY_UTILIZATION = 0.9  # vLLM's default
 RUNTIME_RESERVE_GIB = 0.15  # one GPU; the same file
 RUNTIME_RESERVE_PER_GPU_GIB = 0.6  # tensor parallelism above 1; the same file
+MIXTURE_RESERVE_GIB = 2.5  # of activations, more than a dense model's; the same file (8 against 5.5)
 MAX_BLOCK_SIZE = 256  # [tokens]
 
 
@@ -179,6 +180,7 @@ def kv_blocks(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int
         GPU_MEMORY_UTILIZATION * hardware.memory_gib * tensor_parallel
         - model.weights_gib
         - hardware.activation_reserve_gib
+        - (MIXTURE_RESERVE_GIB if model.is_mixture else 0.0)
         - runtime
     )
     blocks = int(free_gib * 2**30 / (model.kv_bytes_per_token * block_size)) - 1

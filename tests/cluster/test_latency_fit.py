@@ -154,6 +154,25 @@ def test_an_unknown_layer_is_counted_once_a_layer_and_named(tmp_path):
     assert predicted_ms(after, 0, 0, 4, 500) - predicted_ms(before, 0, 0, 4, 500) == pytest.approx(LAYERS * 0.030)
 
 
+def test_experts_cost_what_so_many_active_ones_do(tmp_path):
+    """A mixture's layer is made of 2 us for each active expert; a batch is expected to use 128 (1 - (15/16)^tokens)."""
+    meta = META.replace("meta-llama/Llama-3.1-8B", "Qwen/Qwen3-30B-A3B").replace("llama\n", "qwen3_moe\n")
+    folder = write_profile(tmp_path, tuple(n for n in DENSE if n not in ("gate_up_proj", "act_fn", "down_proj")), meta)
+    with pytest.raises(BurstenvError, match="gate_up_proj"):
+        fit_profile(folder)
+    tokens = (1, 2, 4, 8, 16, 32, 64, 128, 256, 257, 512, 1024, 2048)
+    active = (1, 8, 16, 32, 64, 96, 128)
+    rows(folder / "moe.csv", "tokens,activated_experts,time_us", [(t, e, 2.0 * e) for t in tokens for e in active])
+    fit = fit_profile(folder)
+    assert fit.name == "qwen3-30b-a3b_rtx-4090_tp1"
+    added_ms = predicted_ms(fit, 0, 0, 16, 512) - predicted_ms(fit, 0, 0, 1, 512)
+    others = ("layernorm", "qkv_proj", "rotary_emb", "o_proj")
+    assert all(dense_us(n, 16) == dense_us(n, 1) for n in others)
+    experts_ms = 48 * 2.0 * 128 * ((1 - (15 / 16) ** 16) - 1 / 16) / 1000
+    attention_ms = 48 * (attention_us(0, 0, 16, 512) - attention_us(0, 0, 1, 512)) / 1000
+    assert added_ms == pytest.approx(experts_ms + attention_ms + 15 * 1.5 / 1000, rel=0.02)
+
+
 def test_which_tensor_parallelism_was_measured_shows_in_the_output_head(tmp_path):
     folder = write_profile(tmp_path / "p", meta=META.replace("[1]", "[1, 2]"))
     assert fit_profile(folder).name.endswith("_tp1")  # 1,001 us for 1.05 GB at 1.0 TB/s
@@ -210,6 +229,7 @@ BAD: list[tuple[Callable[[Path], object], list[str]]] = [
     (lambda f: (f / "meta.yaml").write_text(META.replace("Llama-3.1-8B", "Lama-3.1-8B")), ["did you mean"]),
     (lambda f: (f / "meta.yaml").write_text(META.replace("RTX4090", "RTX409")), ["unknown hardware 'RTX409'"]),
     (lambda f: (f / "moe.csv").write_text("tokens,experts,time_us\n1,8,3\n"), ["moe.csv: not a file of a profile"]),
+    (lambda f: (f / "moe.csv").write_text("tokens,activated_experts,time_us\n1,8,3\n"), ["configs/models says of"]),
 ]  # fmt: skip
 
 
@@ -227,6 +247,10 @@ def test_a_bad_profile_gets_one_sentence(profile, spoil, words):
 def test_unknown_form_and_folder(profile, tmp_path):
     with pytest.raises(BurstenvError, match="valid: tables, hinge"):
         fit_profile(profile, "spline")
+    with pytest.raises(BurstenvError, match="layers must be a whole number of at least 1, got -3"):
+        fit_profile(profile, layers=-3)
+    with pytest.raises(BurstenvError, match="tensor_parallel must be a whole number of at least 1, got 0"):
+        fit_profile(profile, tensor_parallel=0)
     with pytest.raises(BurstenvError, match="no such folder"):
         fit_profile(tmp_path / "nowhere")
 

@@ -40,7 +40,10 @@ def test_within_a_factor_of_two_of_measured_kernels(name):
     assert all(low < ratio < 2.0 for ratio in ratios)
 
 
-@pytest.mark.parametrize("model", shipped("models"))
+DENSE_MODELS = [name for name in shipped("models") if not load(ModelConfig, "models", name).is_mixture]
+
+
+@pytest.mark.parametrize("model", DENSE_MODELS)
 @pytest.mark.parametrize("hardware", shipped("hardware"))
 def test_more_work_takes_longer_and_more_gpus_do_not(model, hardware):
     shape, gpu = load(ModelConfig, "models", model), load(HardwareConfig, "hardware", hardware)
@@ -54,6 +57,11 @@ def test_more_work_takes_longer_and_more_gpus_do_not(model, hardware):
         assert many.h3_ms_per_pair == pytest.approx(one.h3_ms_per_pair / degree)
         assert many.h4_ms_per_context_token == pytest.approx(one.h4_ms_per_context_token / degree)
         assert many.h0_ms > one.h0_ms / degree  # all-reduces are not free
+
+
+def test_a_mixture_of_experts_has_no_roofline():
+    with pytest.raises(BurstenvError, match=r"qwen3-30b-a3b is a mixture of experts.*latency fit"):
+        roofline(load(ModelConfig, "models", "qwen3-30b-a3b"), load(HardwareConfig, "hardware", "h100"), 1)
 
 
 def test_all_reduces_by_hand():

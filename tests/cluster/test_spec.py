@@ -31,13 +31,14 @@ KIB_PER_TOKEN = {
     "llama-2-7b": 512, "llama-2-13b": 800, "llama-2-70b": 320, "llama-3-8b": 128, "llama-3.1-8b": 128,
     "llama-3-70b": 320, "llama-3.2-1b": 32, "llama-3.2-3b": 112, "opt-13b": 800, "qwen2.5-7b": 56,
     "qwen2.5-14b": 192, "qwen2.5-32b": 256, "qwen3-4b": 144, "qwen3-8b": 144, "qwen3-14b": 160, "qwen3-32b": 256,
+    "qwen3-30b-a3b": 96,
 }  # fmt: skip
 # Feed-forward width and whether input and output embeddings are one matrix, from each config.json.
 FEED_FORWARD = {
     "llama-2-7b": 11008, "llama-2-13b": 13824, "llama-2-70b": 28672, "llama-3-8b": 14336, "llama-3.1-8b": 14336,
     "llama-3-70b": 28672, "llama-3.2-1b": 8192, "llama-3.2-3b": 8192, "opt-13b": 20480, "qwen2.5-7b": 18944,
     "qwen2.5-14b": 13824, "qwen2.5-32b": 27648, "qwen3-4b": 9728, "qwen3-8b": 12288, "qwen3-14b": 17408,
-    "qwen3-32b": 25600,
+    "qwen3-32b": 25600, "qwen3-30b-a3b": 128 * 768,
 }  # fmt: skip
 TIED = ("llama-3.2-1b", "llama-3.2-3b", "opt-13b", "qwen3-4b")
 
