@@ -168,5 +168,5 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout:
     return ActionLayout.build(
-        config.decide, config.environment()["action"], len(scenario.specs), len(scenario.mode_names)
+        config.decide, config.environment().get("action", "multi"), len(scenario.specs), len(scenario.mode_names)
     )

@@ -37,7 +37,7 @@ class WarmStartConfig(Config):
     draws: Count = 4  # times the teacher is asked about one state; its answers differ where replicas tie
     # Data aggregation (DAgger, Ross et al. 2011): the student acts, the teacher says what it would have done.
     student_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of the environments, in the last chunk; from 0
-    memory_steps: Count = 400_000  # with a student: decisions of earlier chunks that each lesson repeats at most
+    memory_steps: Count = 65_536  # with a student: decisions of earlier chunks that each lesson repeats at most
 
 
 class ValidationConfig(Config):
@@ -192,10 +192,13 @@ class AgentConfig(Config):
         return isinstance(self.algorithm, EvolutionConfig)
 
     def environment(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``EnvironmentBatch`` under which the agent acts."""
+        """Return the keyword arguments of ``EnvironmentBatch`` (or ``IntervalBatch``) under which the agent acts."""
+        form: dict[str, Any] = {"action": self.action}
+        if self.continuous:
+            form = {"interval_s": self.interval_s, "max_admission": self.max_admission}
         return {
             "decide": tuple(self.decide),
-            "action": "multi" if self.continuous else self.action,
+            **form,
             "admission": self.admission,
             "routing": self.routing,
             "batching": self.batching,

@@ -21,10 +21,7 @@ def make_batch(config: AgentConfig, scenario: Scenario, num_envs: int, split: st
     """Return a batch of the kind of environment that the agent acts in."""
     arguments: dict[str, Any] = {**config.environment(), "scenario": scenario, "split": split, **others}
     if config.continuous:
-        del arguments["action"]
-        return IntervalBatch(
-            num_envs, interval_s=config.interval_s, max_admission=config.max_admission, **arguments
-        )  # fmt: skip
+        return IntervalBatch(num_envs, **arguments)
     return EnvironmentBatch(num_envs, **arguments)
 
 

@@ -93,6 +93,23 @@ def test_validate_exits_by_what_it_finds(capsys, tmp_path):
     assert text.startswith("iteration ")
 
 
+def test_train_several_seeds_and_tune(capsys, scenario_yaml, agent_yaml, tmp_path):
+    task = ["train", "--scenario", scenario_yaml, "--agent", agent_yaml, "--steps", "256", "--json", "--out"]
+    code, text, _ = run(capsys, *task, tmp_path / "seeds", "--seeds", "2")
+    assert code == 0
+    assert [entry["steps"] for entry in json.loads(text)] == [256, 256]
+    assert (tmp_path / "seeds" / "seed-1" / "best.zip").is_file()
+    code, text, _ = run(capsys, *task, tmp_path / "tune", "--tune", "2")
+    assert code == 0
+    assert json.loads(text)["trials"] == 2
+    code, _, error = run(capsys, *task, tmp_path / "none", "--tune", "0")
+    assert code != 0
+    assert "--tune must be at least 1, got 0" in error
+    code, _, error = run(capsys, *task, tmp_path / "none", "--tune", "2", "--seed", "0", "1")
+    assert code != 0
+    assert "--tune searches with one training seed" in error
+
+
 def test_train_evaluate_report(capsys, scenario_yaml, agent_yaml, tmp_path):
     folder = tmp_path / "run"
     code, text, _ = run(capsys, "train", "--scenario", scenario_yaml, "--agent", agent_yaml, "--out", folder, "--json")

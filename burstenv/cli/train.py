@@ -38,7 +38,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None:
         config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
     for name in ("seeds", "processes", "tune"):
-        if (getattr(arguments, name) or 1) < 1:
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise BurstenvError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     scenario = load_scenario(arguments.scenario, arguments.trace)
     seeds = arguments.seed if arguments.seeds is None else list(range(arguments.seeds))

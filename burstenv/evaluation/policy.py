@@ -16,6 +16,7 @@ from burstenv.policies import Composite, Policy, PythonPolicy, parse_composite
 # What an agent may ask of the environment that it acts in; the rest is the evaluation's to say.
 ENVIRONMENT_KEYS = (
     "decide", "admission", "routing", "batching", "action", "observation", "privileged", "reward",
+    "interval_s", "max_admission",  # the first makes it act in the interval environment
 )  # fmt: skip
 ORACLE_PREFIX = "oracle-"  # rules that use true output lengths
 TRIVIAL_ADMISSION, TRIVIAL_ROUTING = "always", "jsq"
@@ -48,6 +49,19 @@ class Agent(Protocol):
         Returns:
             (N, C) integers, one column for each component of the action; (N,) where C is 1.
         """
+        ...
+
+
+@runtime_checkable
+class RememberingAgent(Protocol):
+    """An agent with a memory of each episode: it is told which environments it is asked about."""
+
+    def begin(self, count: int) -> None:
+        """Begin an episode in ``count`` environments."""
+        ...
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Go on with some environments of the last call, by index into them; the others are done."""
         ...
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from burstenv.cluster import Cluster
 from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.interval_batch import IntervalBatch
 from burstenv.envs.play import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
@@ -18,7 +19,7 @@ from burstenv.evaluation.course import course
 from burstenv.evaluation.episodes import Episode, EpisodeStore
 from burstenv.evaluation.journal import Unit
 from burstenv.evaluation.metrics import episode_metrics, latencies_s
-from burstenv.evaluation.policy import Agent, is_heuristic, is_privileged
+from burstenv.evaluation.policy import Agent, RememberingAgent, is_heuristic, is_privileged
 from burstenv.evaluation.sketch import Sketch
 from burstenv.policies import Policy as Heuristic
 
@@ -129,16 +130,20 @@ def run_heuristic(cluster: Cluster, policy: Heuristic, episodes: Sequence[Episod
 
 def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[Episode]) -> Iterator[Outcome]:
     environment = {**agent.environment, "reward": "attainment"}
-    batch = EnvironmentBatch(len(episodes), scenario=scenario, split=split, **environment)
+    kind = IntervalBatch if "interval_s" in environment else EnvironmentBatch
+    batch = kind(len(episodes), scenario=scenario, split=split, **environment)
     for i, episode in enumerate(episodes):
         requests = episode.foreseen if is_privileged(agent) else episode.requests
         description = {"split": split, "seed": episode.seed, "load": episode.load}
         batch.start(i, requests, episode.seed, description, episode.clients)
     returns = np.zeros(batch.num_envs)  # (N,)
     running = np.flatnonzero(~batch.done)  # indices of the episodes that go on
+    if isinstance(agent, RememberingAgent):
+        agent.begin(len(running))
     while len(running):
         actions = agent.act(batch.shaped(batch.observations[running]), batch.masks[running].astype(bool))
-        batch.actions[running] = _checked_actions(actions, (len(running), batch.actions.shape[1]), agent.name)
+        shape = len(running), batch.actions.shape[1]
+        batch.actions[running] = _checked_actions(actions, shape, agent.name, kind is IntervalBatch)
         batch.step()  # leaves environments whose episode is done alone
         returns += batch.rewards
         over = batch.done[running]
@@ -153,17 +158,20 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
                 batch.cluster.client_counts(i),
             )
             yield episodes[i], records, metrics
+        if isinstance(agent, RememberingAgent) and over.any():
+            agent.keep(np.flatnonzero(~over))
         running = running[~over]
 
 
-def _checked_actions(actions: Any, shape: tuple[int, ...], name: str) -> NDArray[np.int64]:
-    """Return an agent's actions as (N, C) int64, or say what is wrong with them."""
+def _checked_actions(actions: Any, shape: tuple[int, ...], name: str, continuous: bool) -> NDArray[Any]:
+    """Return an agent's actions as (N, C) int64 (float64 where they are continuous), or say what is wrong with them."""
     given = np.asarray(actions)
     if shape[1] == 1 and given.shape == shape[:1]:
         given = given[:, None]
-    if given.shape != shape or given.dtype.kind not in "iu":
+    if given.shape != shape or given.dtype.kind not in ("f" if continuous else "iu"):
         raise BurstenvError(
-            f"agent {name!r} returned {given.dtype} actions of shape {given.shape}; need whole numbers "
+            f"agent {name!r} returned {given.dtype} actions of shape {given.shape}; need "
+            f"{'numbers of -1 to 1' if continuous else 'whole numbers'} "
             f"of shape {shape}, one row for each environment and one column for each component"
         )
-    return given.astype(np.int64)
+    return given.astype(np.float64 if continuous else np.int64)

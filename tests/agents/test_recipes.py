@@ -11,6 +11,7 @@ from burstenv.agents.evolution import rank_shaped
 from burstenv.agents.train import load_agent_config, train
 from burstenv.agents.validation import Validator
 from burstenv.config import shipped
+from burstenv.evaluation import EvaluationPlan, evaluate
 
 SHORT = {
     "ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 1},
@@ -43,6 +44,21 @@ def test_a_recipe_trains_and_its_agent_is_loaded(scenario, tmp_path, name):
     assert all(np.isfinite(value) for record in result.log for value in record["validation"].values())
     agent = load_agent(result.folder, scenario)
     assert Validator(config, scenario).judge(agent).by_load() == result.validation
+
+
+@pytest.mark.parametrize("name", ["sac", "recurrent-ppo"])
+def test_agents_of_intervals_and_with_a_memory_are_evaluated(scenario, tmp_path, name):
+    """The first two of five episodes go as they do without the others: memories do not get mixed up as some end."""
+    config = cut_short(name)
+    agent = load_agent(train(config, scenario, tmp_path / "run", progress=False).folder, scenario)
+    found = []
+    for episodes in (2, 5):
+        plan = EvaluationPlan(scenario=scenario, loads=[1.5], episodes=episodes, policies=["always/jsq/vllm"])
+        result = evaluate(plan, agents=[agent], progress=False)
+        rows = [row for row in result.episodes if row["policy"] == agent.name]
+        found.append({row["seed"]: row["attained"] for row in rows})
+    assert len(found[1]) == 5
+    assert found[0] == {seed: found[1][seed] for seed in (0, 1)}
 
 
 def test_the_recipe_of_everything_has_every_ingredient():
