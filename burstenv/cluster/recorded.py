@@ -25,6 +25,8 @@ from burstenv.cluster.state import NOBODY
 from burstenv.errors import BurstenvError
 
 TIME_TOLERANCE = 1e-9  # relative
+LONG_PREFILL = "long_prefill_token_threshold"
+MOST = 2**24  # of blocks, tokens or sequences
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,33 @@ def read_case(folder: Path) -> RecordedCase:
     """
     config = _read_config(folder / "config.json")
     try:
-        blocks = int(config["num_gpu_blocks"]) - 1  # less vLLM's null block
+        blocks = _count(config, "num_gpu_blocks", least=2) - 1  # less vLLM's null block
+        block_size = _count(config, "block_size")
+        policy, watermark = config.get("policy", "fcfs"), float(config.get("watermark") or 0.0)
+        if policy not in ("fcfs", "priority"):
+            raise ValueError(f"policy is {policy!r}; valid: fcfs, priority")
+        if not 0.0 <= watermark < 1.0:
+            raise ValueError(f"watermark is {watermark}, expected a share from 0 to below 1")
+        whole = config.get("max_model_len") is None
         limits = EngineLimits(
             num_blocks=blocks,
-            block_size=int(config["block_size"]),
-            max_model_len=int(config.get("max_model_len") or blocks * int(config["block_size"])),
-            max_num_batched_tokens=int(config["max_num_batched_tokens"]),
-            max_num_seqs=int(config["max_num_seqs"]),
-            order="priority" if config.get("policy") == "priority" else "fcfs",
-            headroom_blocks=int(config.get("watermark", 0.0) * int(config["num_gpu_blocks"])),
+            block_size=block_size,
+            max_model_len=blocks * block_size if whole else _count(config, "max_model_len"),
+            max_num_batched_tokens=_count(config, "max_num_batched_tokens"),
+            max_num_seqs=_count(config, "max_num_seqs"),
+            order=policy,
+            headroom_blocks=int(watermark * config["num_gpu_blocks"]),
             reserve_full_prompt=bool(config.get("scheduler_reserve_full_isl", True)),
-            long_prefill_token_threshold=int(config.get("long_prefill_token_threshold", 0)),
+            long_prefill_token_threshold=_count({LONG_PREFILL: 0, **config}, LONG_PREFILL, least=0),
             chunked_prefill=bool(config.get("enable_chunked_prefill", True)),
             prefix_caching=bool(config.get("enable_prefix_caching", False)),
             asynchronous=bool(config.get("async_scheduling", False)),
             validate_requests=bool(config.get("validate_requests", True)),
         )
-        c = config["latency"]
+        c = {name: float(config["latency"][name]) for name in ("c0", "c1", "c2", "c3", "c4")}
+        for name, value in c.items():
+            if not 0.0 <= value < math.inf:
+                raise ValueError(f"latency {name} is {value}, expected a number of seconds that is not negative")
         latency = HingeLatency.linear(c["c0"], c["c1"], c["c2"], c["c3"], c["c4"])
     except (KeyError, TypeError, ValueError) as error:
         raise BurstenvError(f"{folder / 'config.json'}: missing or wrong value ({error})") from None
@@ -85,12 +97,20 @@ def read_case(folder: Path) -> RecordedCase:
     )
 
 
+def _count(config: dict[str, Any], key: str, least: int = 1) -> int:
+    """Return a whole number of a configuration, from ``least`` to what engines can count to."""
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+        raise ValueError(f"{key} is {value!r}, expected a whole number from {least} to {MOST:,}")
+    return value
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BurstenvError(f"{path}: no such file; a recorded case needs it") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise BurstenvError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(config, dict):
         raise BurstenvError(f"{path}: expected a JSON object")
@@ -102,7 +122,7 @@ def _read_workload(path: Path) -> Iterator[ReferenceRequest]:
         with path.open(newline="", encoding="utf-8") as file:
             for row, line in enumerate(csv.DictReader(file), start=1):
                 try:
-                    yield ReferenceRequest(
+                    request = ReferenceRequest(
                         id=row - 1,
                         arrival_s=float(line["arrival_s"]),
                         prompt_tokens=int(line["prompt_tokens"]),
@@ -114,8 +134,17 @@ def _read_workload(path: Path) -> Iterator[ReferenceRequest]:
                     )
                 except (KeyError, TypeError, ValueError) as error:
                     raise BurstenvError(f"{path}: row {row}: missing or wrong value ({error})") from None
+                if not 0.0 <= request.arrival_s < math.inf:
+                    raise BurstenvError(
+                        f"{path}: row {row}: arrival_s is {request.arrival_s}, expected a time from 0 on"
+                    )
+                if not (1 <= request.prompt_tokens <= MOST and 1 <= request.output_tokens <= MOST):
+                    raise BurstenvError(f"{path}: row {row}: prompt_tokens and output_tokens go from 1 to {MOST:,}")
+                yield request
     except FileNotFoundError:
         raise BurstenvError(f"{path}: no such file; a recorded case needs it") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BurstenvError(f"{path}: cannot be read ({error})") from None
 
 
 def _read_iterations(path: Path) -> Iterator[Iteration]:
@@ -123,6 +152,8 @@ def _read_iterations(path: Path) -> Iterator[Iteration]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise BurstenvError(f"{path}: no such file; a recorded case needs it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BurstenvError(f"{path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, start=1):
         try:
             d = json.loads(line)

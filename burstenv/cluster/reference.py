@@ -90,9 +90,10 @@ class ReferenceReplica:
             if len(self.in_flight) < depth and (self.running or self.waiting):
                 if self.clock_s >= until_s:
                     return
-                if not self._schedule() and not self.in_flight:
-                    return  # nothing can be scheduled, and nothing is under way that could change that
-                if len(self.in_flight) < depth:
+                if not self._schedule():
+                    if not self.in_flight:
+                        return  # nothing can be scheduled, and nothing is under way that could change that
+                elif len(self.in_flight) < depth:
                     continue
             if not self.in_flight or self.in_flight[0].end_s > until_s:
                 return
@@ -135,8 +136,8 @@ class ReferenceReplica:
             budget = self._schedule_running(budget, threshold, scheduled, preempted)
             if not preempted:
                 self._schedule_waiting(budget, threshold, scheduled)
-        if not scheduled and not preempted and not self.in_flight:
-            return False
+        if not scheduled and not preempted and not any(iteration.scheduled for iteration in self.in_flight):
+            return False  # what is in flight, if anything, is as empty and changes nothing
         for share in scheduled:
             request = self.requests[share.id]
             request.computed_tokens = share.computed_before + share.tokens

@@ -110,7 +110,8 @@ def check(case: RecordedCase) -> ReferenceReplica | None:
     if not case.limits.asynchronous and case.limits.order != "earliest-deadline":  # who is hopeless is told apart late
         again = ReferenceReplica(case.limits, case.latency)
         again.run(replace(r) for r in case.requests)
-        assert first_fast_difference(again.iterations, replay_fast(case)) is None
+        difference = first_fast_difference(again.iterations, replay_fast(case))
+        assert difference is None, difference
     return reference
 
 
