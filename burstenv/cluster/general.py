@@ -197,6 +197,15 @@ def _see(replica, requests):
 
 
 @kernel
+def _brings_something(replica):
+    """Return whether an iteration in flight is still under way or brings a token; else it is as if there were none."""
+    if replica.in_flight == 0:
+        return False
+    samples = replica.flight0_samples if replica.first_flight == 0 else replica.flight1_samples
+    return samples > 0 or replica.busy_until_s > replica.clock_s
+
+
+@kernel
 def _schedule(replica, pool, requests):
     """Schedule one iteration at the clock; return whether there was anything to run."""
     if replica.in_flight == 0:
@@ -240,7 +249,7 @@ def _schedule(replica, pool, requests):
                 samples += 1
             pool[step_tokens] = 0
         request_id = request.next
-    if sequences == 0 and not preempted and replica.in_flight == 0:
+    if sequences == 0 and not preempted and not _brings_something(replica):
         return False
     duration_s = 0.0
     if sequences > 0:
@@ -314,12 +323,13 @@ def advance_general(environment, replica, pool, requests, until_s):
                 break
             if replica.drops_hopeless:
                 drop_hopeless(environment, replica, pool, requests)
-            if not _schedule(replica, pool, requests) and replica.in_flight == 0:
+            scheduled = _schedule(replica, pool, requests)
+            if not scheduled and replica.in_flight == 0:
                 replica.wake_s = replica.clock_s
                 break
             if replica.preemptions_without_token > LIVELOCK_PREEMPTIONS:
                 replica.livelocked = 1
-            if replica.in_flight < replica.depth:
+            if scheduled and replica.in_flight < replica.depth:
                 continue
         if replica.in_flight == 0:
             break
