@@ -18,6 +18,7 @@ from burstenv.cluster.block_table import block_slots, bucket_count
 from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
 from burstenv.cluster.kernel import announce_first_use, entry
+from burstenv.cluster.lengths import LengthModel
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import (
@@ -147,6 +148,7 @@ class Cluster:
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
         self.clients = clients
+        self.lengths: LengthModel | None = None  # what look-ahead may believe about output lengths
         self.state = ClusterState.allocate(
             num_envs, len(self.specs), num_requests, block_sizes.pop(), self._layout(modes, max_request_tokens)
         )

@@ -13,7 +13,7 @@ from burstenv.cluster import Cluster
 from burstenv.cluster.frontdoor import ADMIT
 from burstenv.envs.kernels import UNLIMITED, policy_decision, rollout
 from burstenv.errors import BurstenvError
-from burstenv.policies import Composite, Policy, PythonPolicy, View
+from burstenv.policies import Composite, Lookahead, LookaheadPolicy, Policy, PythonPolicy, View
 from burstenv.policies.decide import choose_admission_at, choose_replica_at
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
 
@@ -45,6 +45,8 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0) -> Player:
     """
     if isinstance(policy, PythonPolicy):
         return _PythonPlayer(policy, cluster, i)
+    if isinstance(policy, LookaheadPolicy):
+        return _LookaheadPlayer(policy, cluster, i)
     if not isinstance(policy, Composite):
         raise BurstenvError(f"{type(policy).__name__} is no policy; load_policy makes one from its name")
     return (_CompiledPlayer if policy.compiled else _MixedPlayer)(policy, cluster, i)
@@ -67,6 +69,20 @@ class _CompiledPlayer:
     def run(self, max_decisions: int = EVERY) -> int:
         state, modes = self._cluster.state.arrays(), self._cluster.modes
         return int(rollout(*state, modes, self._record, self._i, np.int64(max_decisions)))
+
+
+class _LookaheadPlayer:
+    """Look-ahead, in compiled code."""
+
+    def __init__(self, policy: LookaheadPolicy, cluster: Cluster, i: int):
+        self._lookahead = Lookahead(cluster, policy)
+        self._i = i
+
+    def decision(self) -> Decision:
+        return self._lookahead.decision(self._i)
+
+    def run(self, max_decisions: int = EVERY) -> int:
+        return self._lookahead.run(self._i, max_decisions)
 
 
 class _SteppingPlayer:

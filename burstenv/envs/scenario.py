@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from burstenv.cluster import (
     draw_clients,
     resolve_cluster,
 )
+from burstenv.cluster.lengths import LengthModel
 from burstenv.cluster.state import NOBODY
 from burstenv.config import Config, load
 from burstenv.envs.features import ObservationConfig, ObservationLayout
@@ -148,6 +149,7 @@ class Scenario:
         self.predictor = LengthPredictor.fitted(
             config.predictor, self.trace.output_tokens[train], self.trace.log_type[train]
         )
+        self._training = self.trace.output_tokens[train], self.trace.log_type[train]
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
         if capacity is None:
@@ -163,6 +165,20 @@ class Scenario:
     def mode_names(self) -> tuple[str, ...]:
         """Names of the batching modes, in the order of the action's mode component."""
         return tuple(mode.name for mode in self.modes)
+
+    @cached_property
+    def length_model(self) -> LengthModel:
+        """What may be believed about output lengths given their predictions: see cluster/lengths.py."""
+        output, code = self._training
+        predictor, config = self.predictor, self.config.predictor
+        return LengthModel.of(
+            config.kind,
+            [output[code == k] if (code == k).any() else output for k in range(len(CLASSES))],
+            config.sigma,
+            config.accuracy,
+            np.asarray(config.edges_tokens, np.float64),
+            predictor.bucket_mean,
+        )
 
     @property
     def observation_layout(self) -> ObservationLayout:
@@ -199,6 +215,7 @@ class Scenario:
         )
         cluster.state.environments["class_value"] = [config.slo[name].value for name in CLASSES]
         seen = config.observation
+        cluster.lengths = self.length_model
         cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)
         return cluster
 

@@ -11,7 +11,7 @@ from typing_extensions import TypeIs
 
 from burstenv.envs.actions import COMPONENTS
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Composite, Policy, PythonPolicy, parse_composite
+from burstenv.policies import Composite, LookaheadPolicy, Policy, PythonPolicy, parse_composite
 
 # What an agent may ask of the environment that it acts in; the rest is the evaluation's to say.
 ENVIRONMENT_KEYS = (
@@ -67,7 +67,7 @@ class RememberingAgent(Protocol):
 
 def is_heuristic(policy: Any) -> TypeIs[Policy]:
     """Return whether a policy is a hand-written one, which runs without an agent's environment."""
-    return isinstance(policy, Composite | PythonPolicy)
+    return isinstance(policy, Composite | PythonPolicy | LookaheadPolicy)
 
 
 def check_agent(agent: Agent) -> None:

@@ -9,6 +9,7 @@ from burstenv.policies.batching import BATCHING_MODES, BATCHING_RULES, BatchingR
 from burstenv.policies.composite import Composite, RuleChoice, parse_composite, parse_rule
 from burstenv.policies.heuristics import admission_rule, policy, routing_rule
 from burstenv.policies.load import Policy, load_policy, load_policy_file, loaded_files
+from burstenv.policies.lookahead import Lookahead, LookaheadPolicy, parse_lookahead
 from burstenv.policies.python_policy import PythonPolicy
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 from burstenv.policies.routing_rules import ROUTING_RULES
@@ -24,6 +25,8 @@ __all__ = [
     "ROUTING_RULES",
     "BatchingRule",
     "Composite",
+    "Lookahead",
+    "LookaheadPolicy",
     "Parameter",
     "Policy",
     "PythonPolicy",
@@ -40,6 +43,7 @@ __all__ = [
     "loaded_files",
     "named_mode",
     "parse_composite",
+    "parse_lookahead",
     "parse_rule",
     "policy",
     "python_policies",

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
+from burstenv.policies.lookahead import LookaheadPolicy, is_lookahead, parse_lookahead
 from burstenv.policies.python_policy import PythonPolicy, where
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 
-Policy = Composite | PythonPolicy
+Policy = Composite | PythonPolicy | LookaheadPolicy
 
 _FILE = re.compile(r"^(?P<path>.+\.py)(?::(?P<rest>.*))?$", re.DOTALL)
 _NAMED = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
@@ -24,9 +25,10 @@ def load_policy(text: str) -> Policy:
     """Return the policy that a user wrote.
 
     Args:
-        text: ``admission/routing/batching``; the name of a Python policy, such as ``mine`` or ``mine(cap=3)``;
-            ``mine.py``, a file with one policy in it; or ``mine.py:NAME``, a file and what to take from it, which
-            may be a composite too: ``mine.py:short-only/jsq/vllm``.
+        text: ``admission/routing/batching``; look-ahead over one, such as ``lookahead(futures=8):always/jsq/vllm``; the
+            name of a Python policy, such as ``mine`` or ``mine(cap=3)``; ``mine.py``, a file with one policy in it; or
+            ``mine.py:NAME``, a file and what to take from it, which may be a composite too:
+            ``mine.py:short-only/jsq/vllm``.
 
     Returns:
         A policy; its ``name`` is read back by this function wherever its file has been loaded.
@@ -47,6 +49,8 @@ def load_policy(text: str) -> Policy:
             write = f"{match['path']}:{own[0]}" if own else f"{match['path']}:{_example(rules[0])}"
             raise BurstenvError(f"{match['path']} holds {what}; say which, such as {write}")
         return python_policies()[own[0]]
+    if is_lookahead(text):
+        return parse_lookahead(text)
     if "/" in text:
         return parse_composite(text)
     named = _NAMED.match(text)

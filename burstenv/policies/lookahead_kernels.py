@@ -1,0 +1,365 @@
+"""Look-ahead, compiled: every choice for the request at the door is tried out in copies of the cluster.
+
+See :mod:`burstenv.policies.lookahead` for what it does and why; here is how. A copy lives in a scratch state: its
+cluster 0 holds the future that is looked at, its cluster 1 the choice that is tried out in it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.cluster.clients import follows
+from burstenv.cluster.frontdoor import ADMIT, REJECT, apply_decision, next_epoch
+from burstenv.cluster.kernel import entry, kernel, outlined
+from burstenv.cluster.state import NOBODY
+from burstenv.policies.clone import copy_cluster, is_over
+from burstenv.policies.decide import decide
+from burstenv.policies.estimates import expected_ttft_s
+from burstenv.policies.futures import imagine, knows_enough
+
+FUTURE, TRIAL = 0, 1  # clusters of the scratch state
+UNPLANNED = -1
+
+LOOKAHEAD = np.dtype(
+    [
+        ("horizon_s", "f8"),  # arrivals until then are played, and everything they bring to an end
+        ("margin", "f8"),  # what a choice must be better by than the base's own [reward]
+        ("margin_errors", "f8"),  # the same in standard errors of the difference
+        ("futures", "i8"),
+        ("replicas", "i8"),  # most replicas that are tried out
+        ("history_s", "f8"),  # of the arrivals that futures are made of
+        ("reward", "f8", (4,)),  # worth of an attained request, of its weight, of its kilotokens, of its class value
+    ],
+    align=True,
+)
+
+
+@outlined
+def _decide(policy, environment, replicas, pool, requests):
+    return decide(policy, environment, replicas, pool, requests)
+
+
+@outlined
+def _step(environment, replicas, pool, requests, modes, admission, replica, mode, lazily):
+    """Carry out a decision and go on to the next epoch."""
+    apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
+    next_epoch(environment, replicas, pool, requests, lazily)
+
+
+@kernel
+def _code(admission, replica, mode):
+    return admission + 4 * (replica + 4096 * mode)
+
+
+@kernel
+def _earned(environment, reward):
+    """Return what the cluster has earned so far."""
+    value = environment.class_value
+    by_class = environment.attained_by_class
+    return (
+        reward[0] * environment.attained
+        + reward[1] * environment.attained_weight
+        + reward[2] * environment.attained_tokens * 1e-3
+        + reward[3] * (value[0] * by_class[0] + value[1] * by_class[1])
+    )
+
+
+@kernel
+def _lost(environment):
+    return environment.late + environment.rejected + environment.failed + environment.unsent
+
+
+@outlined
+def _first_open(cluster, i, low):
+    """Return the number of the first request that is not over, from ``low`` on."""
+    environment = cluster[0][i]
+    while low < environment.num_requests and is_over(cluster[3][environment.first_request + low]):
+        low += 1
+    return low
+
+
+@outlined
+def _first_beyond(cluster, i, until_s):
+    """Return the number of the first request that is sent of its own accord after ``until_s``."""
+    environment = cluster[0][i]
+    low, high = environment.next_arrival - environment.first_request, environment.num_requests
+    end = high
+    while low < high:  # they are in the order of arrival
+        middle = (low + high) // 2
+        if cluster[3][environment.first_request + middle].arrival_s > until_s:
+            high = middle
+        else:
+            low = middle + 1
+    if environment.closed_loop:
+        while low < end and follows(environment, cluster[2], environment.first_request + low):
+            low += 1
+    return low
+
+
+@outlined
+def _close_at(cluster, j, number, until_s):
+    """Let nobody arrive in cluster ``j`` from request ``number`` on, and no ticks delay its end."""
+    environment = cluster[0][j]
+    environment.tick_s = np.inf
+    environment.horizon_s = min(environment.horizon_s, until_s)
+    if number < environment.num_requests:
+        cluster[3][environment.first_request + number].arrival_s = np.inf
+
+
+@outlined
+def _play(cluster, j, modes, policy, plan, trial, admission, replica, mode):
+    """Play cluster ``j`` to its end after a first decision, by the plan where there is one, else by the policy.
+
+    Every decision is noted in ``trial``.
+    """
+    environment, replicas, pool, requests = cluster[0][j], cluster[1], cluster[2], cluster[3]
+    lazily = not policy.sees_cache
+    first = environment.first_request
+    while True:
+        if environment.at_door != NOBODY:
+            trial[environment.at_door - first] = _code(admission, replica, mode)
+        _step(environment, replicas, pool, requests, modes, admission, replica, mode, lazily)
+        if environment.done:
+            return
+        planned = UNPLANNED
+        if environment.at_door != NOBODY:
+            planned = plan[environment.at_door - first]
+        if planned == UNPLANNED:
+            admission, replica, mode = _decide(policy, environment, replicas, pool, requests)
+        else:
+            admission, replica, mode = planned & 3, (planned >> 2) & 4095, planned >> 14
+
+
+@outlined
+def _try_out(scratch, marks, low, high, modes, policy, plan, trial, reward, admission, replica, mode):
+    """Return what the future earns after a choice, and how many requests it loses."""
+    copy_cluster(scratch, FUTURE, scratch, TRIAL, marks, low, high)
+    environment = scratch[0][TRIAL]
+    before, lost = _earned(environment, reward), _lost(environment)
+    _play(scratch, TRIAL, modes, policy, plan, trial, admission, replica, mode)
+    return _earned(environment, reward) - before, _lost(environment) - lost
+
+
+@outlined
+def _shortlist(cluster, i, most, chosen, shortlist):
+    """Mark the replicas to try out: ``chosen``, and those with the least expected TTFT, ``most`` in all."""
+    environment, replicas = cluster[0][i], cluster[1]
+    count = environment.num_replicas
+    for r in range(count):
+        shortlist[r] = 1 if r == chosen or count <= most else 0
+    if count <= most:
+        return
+    request = cluster[3][environment.at_door]
+    for _ in range(most - 1):
+        best, best_s = -1, np.inf
+        for r in range(count):
+            if not shortlist[r]:
+                ttft_s = expected_ttft_s(replicas[environment.first_replica + r], request)
+                if ttft_s < best_s:
+                    best, best_s = r, ttft_s
+        if best >= 0:
+            shortlist[best] = 1
+
+
+@outlined
+def _note(plan, trial, low, end):
+    """Make the decisions of the last trial the plan; what it did not come to is planned no more."""
+    for k in range(low, end):
+        plan[k] = trial[k]
+
+
+@outlined
+def _foresee(cluster, i, scratch, marks, modes, policies, settings, plan, trial, nothing, values, shortlist, low):
+    """Choose for the request at the door by its true future; returns the choice's code.
+
+    The plan is the best course of decisions that was found so far, by this decision or those before; a choice is
+    followed by the rest of the plan, and by every policy, and the best course becomes the plan. So no decision can make
+    worse what was reached before it ("fortified rollout").
+    """
+    environment = cluster[0][i]
+    first, end = environment.first_request, environment.num_requests
+    number = environment.at_door - first
+    until_s = environment.now_s + settings.horizon_s
+    beyond = _first_beyond(cluster, i, until_s)
+    high = end if environment.closed_loop else min(end, beyond + 1)
+    admission, replica, mode = _decide(policies[0], environment, cluster[1], cluster[2], cluster[3])
+    copy_cluster(cluster, i, scratch, FUTURE, marks, low, high)
+    _close_at(scratch, FUTURE, beyond, until_s)
+    reward = settings.reward
+    base_replica, base_mode = replica, mode
+    if plan[number] != UNPLANNED:
+        code = plan[number]
+        admission, replica, mode = code & 3, (code >> 2) & 4095, code >> 14
+    own = 0 if admission == REJECT else 1 + replica
+    for k in range(low, high):
+        trial[k] = UNPLANNED
+    best, lost = _try_out(scratch, marks, low, high, modes, policies[0], plan, trial, reward, admission, replica, mode)
+    best_code = _code(admission, replica, mode)
+    values[i, own] = best
+    _note(plan, trial, number, high)
+    if lost == 0:
+        return best_code
+    _shortlist(cluster, i, settings.replicas, base_replica, shortlist)
+    margin = settings.margin
+    for p in range(-1, policies.shape[0]):
+        for c in range(environment.num_replicas + 1):
+            if c > 0 and not shortlist[c - 1]:
+                continue
+            if p == -1 and c == own:
+                continue
+            a, r = (REJECT, base_replica) if c == 0 else (ADMIT, c - 1)
+            for k in range(number, high):
+                trial[k] = UNPLANNED
+            if p == -1:
+                value, missed = _try_out(
+                    scratch, marks, low, high, modes, policies[0], plan, trial, reward, a, r, base_mode
+                )
+            else:
+                value, missed = _try_out(
+                    scratch, marks, low, high, modes, policies[p], nothing, trial, reward, a, r, policies[p].mode
+                )
+            if not values[i, c] >= value:
+                values[i, c] = value
+            if value > best + margin:
+                best = value
+                best_code = _code(a, r, base_mode if p == -1 else policies[p].mode)
+                _note(plan, trial, number, high)
+                if missed == 0:
+                    return best_code
+    return best_code
+
+
+@outlined
+def _imagined(cluster, i, scratch, marks, model, settings, low, number, future):
+    """Put an imagined future into the scratch state; returns the number behind its last request."""
+    environment = cluster[0][i]
+    arrived = environment.next_arrival - environment.first_request
+    copy_cluster(cluster, i, scratch, FUTURE, marks, low, arrived)
+    seed = np.uint64(environment.decisions * 1024 + future) * np.uint64(0xD1342543DE82EF95)
+    imagine(cluster, i, scratch, FUTURE, model, seed, low, settings.horizon_s, settings.history_s)
+    return scratch[0][FUTURE].num_requests
+
+
+@outlined
+def _weigh(
+    cluster, i, scratch, marks, modes, policies, model, settings, trial, nothing, values, shortlist, moments, low
+):
+    """Choose for the request at the door by what imagined futures earn; returns the choice's code.
+
+    Every choice meets the same futures, so that what differs is the choice.
+    """
+    environment = cluster[0][i]
+    reward, futures = settings.reward, settings.futures
+    number = environment.at_door - environment.first_request
+    admission, replica, mode = _decide(policies[0], environment, cluster[1], cluster[2], cluster[3])
+    base = _code(admission, replica, mode)
+    own = 0 if admission == REJECT else 1 + replica
+    if not knows_enough(environment):
+        return base
+    total, lost = 0.0, 0
+    for future in range(futures):
+        high = _imagined(cluster, i, scratch, marks, model, settings, low, number, future)
+        value, missed = _try_out(
+            scratch, marks, low, high, modes, policies[0], nothing, trial, reward, admission, replica, mode
+        )
+        total += value
+        lost += missed
+    values[i, own] = total / futures
+    if lost == 0:
+        return base
+    _shortlist(cluster, i, settings.replicas, replica, shortlist)
+    count = environment.num_replicas
+    for c in range(count + 1):
+        moments[0, c] = 0.0
+        moments[1, c] = 0.0
+    for future in range(futures):
+        high = _imagined(cluster, i, scratch, marks, model, settings, low, number, future)
+        own_value, missed = _try_out(
+            scratch, marks, low, high, modes, policies[0], nothing, trial, reward, admission, replica, mode
+        )
+        for c in range(count + 1):
+            if c == own or (c > 0 and not shortlist[c - 1]):
+                continue
+            a, r = (REJECT, replica) if c == 0 else (ADMIT, c - 1)
+            value, missed = _try_out(scratch, marks, low, high, modes, policies[0], nothing, trial, reward, a, r, mode)
+            moments[0, c] += value - own_value
+            moments[1, c] += (value - own_value) ** 2
+    best, chosen = 0.0, base
+    for c in range(count + 1):
+        if c == own or (c > 0 and not shortlist[c - 1]):
+            continue
+        mean = moments[0, c] / futures
+        values[i, c] = values[i, own] + mean
+        variance = max(0.0, moments[1, c] / futures - mean * mean)
+        error = np.sqrt(variance / max(1, futures - 1))
+        if mean > best and mean > settings.margin + settings.margin_errors * error:
+            best = mean
+            chosen = _code(REJECT, replica, mode) if c == 0 else _code(ADMIT, c - 1, mode)
+    return chosen
+
+
+@outlined
+def _choose(
+    cluster, i, scratch, marks, modes, policies, model, settings, plan, trial, nothing, values, shortlist, moments, low
+):  # fmt: skip
+    for k in range(values.shape[1]):
+        values[i, k] = np.nan
+    if settings.futures == 0:
+        return _foresee(
+            cluster, i, scratch, marks, modes, policies, settings, plan, trial, nothing, values, shortlist, low
+        )
+    return _weigh(
+        cluster, i, scratch, marks, modes, policies, model, settings, trial, nothing, values, shortlist, moments, low
+    )
+
+
+@entry
+def look_ahead(
+    cluster, i, scratch, marks, modes, policies, model, settings,
+    plan, trial, nothing, values, shortlist, moments, out, max_decisions,
+):  # fmt: skip
+    """Run cluster ``i`` under look-ahead, for ``max_decisions`` or to its end; returns how many decisions were made.
+
+    With ``max_decisions`` 0 the decision at hand is only written into ``out``.
+
+    Args:
+        cluster: What ``clone.clusters`` returns of the state.
+        i: Which cluster; a decision epoch, or the beginning of an episode.
+        scratch: The same of a state of two clusters with room for as many requests, and ``MOST_ARRIVALS`` more.
+        marks: See ``clone.id_marks``.
+        modes: (R, M) MODE.
+        policies: (P,) POLICY; the first is the base.
+        model: ``LengthModel.arrays``.
+        settings: (1,) LOOKAHEAD; without futures the true one is looked at.
+        plan: (E,) int32, decisions by request, ``UNPLANNED`` for none; written by the clairvoyant.
+        trial: (E,) int32, written.
+        nothing: (E,) int32, all ``UNPLANNED``.
+        values: (N, 1 + R) float64, what each choice is worth in the last decision, NaN where it was not tried; written.
+        shortlist: (R,) int8, written.
+        moments: (2, 1 + R) float64, written.
+        out: (N, 3) int64, the last decision (admission, replica, mode), written.
+        max_decisions: How many decisions at most.
+    """
+    environment, replicas, pool, requests = cluster[0][i], cluster[1], cluster[2], cluster[3]
+    if environment.decisions == 0 and environment.offered == 0:
+        next_epoch(environment, replicas, pool, requests, False)
+    decisions = 0
+    low = 0
+    while not environment.done:
+        if environment.at_door == NOBODY:
+            admission, replica, mode = _decide(policies[0], environment, replicas, pool, requests)
+        else:
+            low = _first_open(cluster, i, low)
+            code = _choose(
+                cluster, i, scratch, marks, modes, policies, model, settings[0],
+                plan, trial, nothing, values, shortlist, moments, low,
+            )  # fmt: skip
+            admission, replica, mode = code & 3, (code >> 2) & 4095, code >> 14
+        out[i, 0], out[i, 1], out[i, 2] = admission, replica, mode
+        if decisions >= max_decisions:
+            return decisions
+        _step(environment, replicas, pool, requests, modes, admission, replica, mode, False)
+        decisions += 1
+        if decisions >= max_decisions:
+            return decisions
+    return decisions
