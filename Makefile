@@ -9,7 +9,11 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench docs setup clean
+# The suite, after any change of a scenario: what tuning finds, which episodes are fixed, and the pages made of both.
+SCENARIOS := $(filter-out replicas-16 replicas-64,$(basename $(notdir $(wildcard configs/scenarios/*.yaml))))
+TUNE = $(BIN)/burstenv tune --workers 1
+
+.PHONY: demo test lint format bench docs tuned suite setup clean
 
 demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo
@@ -32,6 +36,18 @@ bench: setup
 
 docs: setup
 	$(BIN)/python -m burstenv.envs.document
+	$(BIN)/python -m burstenv.evaluation.scenario_page
+
+tuned: setup
+	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --trials 150 --out configs/tuned/$$s.yaml; done
+	$(TUNE) --scenario replicas-16 --trials 60 --episodes 9 --out configs/tuned/replicas-16.yaml
+	$(TUNE) --scenario replicas-64 --trials 30 --episodes 4 --out configs/tuned/replicas-64.yaml
+	rm -rf configs/tuned/*.trials
+	$(BIN)/python -m burstenv.evaluation.episode_lists
+
+suite: setup
+	set -e; for s in $(SCENARIOS); do $(BIN)/burstenv evaluate --scenario $$s --out reports/suite/$$s; done
+	$(BIN)/burstenv leaderboard $(SCENARIOS:%=reports/suite/%) --out reports/suite/leaderboard.html
 
 setup: $(READY)
 

@@ -13,6 +13,7 @@ from burstenv.agents.environments import make_batch
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import Scenario
+from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.statistics import Estimate, paired_difference
 from burstenv.policies import parse_composite
 
@@ -80,6 +81,7 @@ class Validator:
         self.loads = tuple(config.validation.loads or scenario.config.train_loads)
         self._scenario = scenario
         self._episodes = config.validation.episodes
+        changed_seeds(scenario, "validation", range(self._episodes))
         self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 
     def _reset(self, batch: EnvironmentBatch) -> None:

@@ -15,11 +15,13 @@ from burstenv.cluster.spec import ClusterConfig, HardwareConfig, ModelConfig
 from burstenv.config import Config, load, parse, read_yaml, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.episode_lists import EpisodeList
 from burstenv.evaluation.tuned import TunedPolicies
 from burstenv.workload import WorkloadConfig
 
 FOLDERS: dict[str, type[Config]] = {
     "clusters": ClusterConfig,
+    "episodes": EpisodeList,
     "hardware": HardwareConfig,
     "latency": HingeLatency,
     "models": ModelConfig,

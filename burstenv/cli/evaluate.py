@@ -57,7 +57,9 @@ def register(commands: Commands) -> None:
         help="share of capacity; may be repeated (default: the scenario's)",
     )
     sub.add_argument("--capacity-split", help="split whose capacity is load 1.0 (default: the one evaluated)")
-    sub.add_argument("--episodes", type=int, default=27, help="episodes at each load (default: %(default)s)")
+    sub.add_argument(
+        "--episodes", type=int, help="episodes at each load (default: all that are committed for the scenario, 27)"
+    )
     sub.add_argument("--workers", type=int, help="processes (default: the cores); the numbers do not depend on it")
     sub.add_argument(
         "--ray",
@@ -99,6 +101,7 @@ def register(commands: Commands) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation import EvaluationPlan, evaluate, finished, write_report
+    from burstenv.evaluation.episode_lists import fixed_count
     from burstenv.evaluation.text import summary_lines
     from burstenv.evaluation.workers import available_cores
     from burstenv.policies.ladder import DEFAULT_LADDER
@@ -113,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         trace=arguments.trace,
         split=arguments.split,
         loads=loads,
-        episodes=arguments.episodes,
+        episodes=fixed_count(scenario.config, arguments.split) if arguments.episodes is None else arguments.episodes,
         policies=arguments.policy or DEFAULT_LADDER,
         chosen=chosen,
         groups=groups,

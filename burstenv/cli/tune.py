@@ -38,7 +38,11 @@ def register(commands: Commands) -> None:
         "scenario's)",
     )  # fmt: skip
     sub.add_argument("--trials", type=int, default=200, help="policies tried at each load (default: %(default)s)")
-    sub.add_argument("--episodes", type=int, help="episodes each is tried on (default: 18; 30 with --grid)")
+    sub.add_argument(
+        "--episodes",
+        type=int,
+        help="episodes each is tried on (default: all that are committed for the scenario, 18; 30 with --grid)",
+    )
     sub.add_argument("--split", default="validation", help="where they are drawn from (default: %(default)s)")
     sub.add_argument("--metric", default="attainment", choices=("attainment", "token_weighted_attainment"))
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
@@ -88,11 +92,13 @@ def _tune(arguments: argparse.Namespace) -> int:
         grid.write(paths["grid"])
         tuned = grid.best(arguments.metric)
     else:
+        from burstenv.evaluation.episode_lists import fixed_count
         from burstenv.evaluation.tuning import TuningPlan, tune
 
         plan = TuningPlan(
-            arguments.policy, loads, arguments.trials, arguments.episodes or 18, arguments.split, arguments.metric,
-            arguments.seed,
+            arguments.policy, loads, arguments.trials,
+            fixed_count(scenario.config, arguments.split) if arguments.episodes is None else arguments.episodes,
+            arguments.split, arguments.metric, arguments.seed,
         )  # fmt: skip
         tuned = tune(scenario, plan, arguments.out.with_suffix(".trials"), workers, progress)
     tuned.write(arguments.out)

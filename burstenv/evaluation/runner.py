@@ -14,6 +14,7 @@ from typing import Any
 from burstenv.cluster.kernel import source_digest
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.episodes import EpisodeStore
 from burstenv.evaluation.journal import JOURNAL, Journal, Key, Unit
 from burstenv.evaluation.line_up import LineUp, line_up
@@ -131,6 +132,7 @@ def evaluate(
         "loads": loads,
         "capacity_per_s": unit_per_s,
         "capacity_split": plan.capacity_split or plan.split,
+        "changed_episodes": changed_seeds(scenario, plan.split, range(plan.episodes)),
     }
     arena = Arena(EpisodeStore(scenario, plan.split, unit_per_s), part.policies)
     journal = None

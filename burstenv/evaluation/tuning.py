@@ -19,6 +19,7 @@ from burstenv import __version__
 from burstenv.cluster.kernel import source_digest
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.journal import Journal
 from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.scorer import Scorer
@@ -90,6 +91,7 @@ def tune(
         raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
     digest = trace_digest(scenario.trace)
+    changed_seeds(scenario, plan.split, range(plan.episodes))
 
     def search(place: int) -> tuple[int, TunedPolicy]:
         load = loads[place]
