@@ -98,7 +98,9 @@ def shipped_list(config: ScenarioConfig) -> EpisodeList | None:
 def fixed_count(config: ScenarioConfig, split: str) -> int:
     """Return how many episodes of a split are committed for a scenario, or would be."""
     found = shipped_list(config)
-    return COUNTS.get(split, COUNTS["test"]) if found is None or split not in found.splits else len(found.splits[split])
+    if found is None or split not in found.splits:
+        return COUNTS.get(split, COUNTS["test"])
+    return len(found.splits[split])
 
 
 def changed_seeds(scenario: Scenario, split: str, seeds: Sequence[int]) -> list[int] | None:
@@ -115,9 +117,9 @@ def changed_seeds(scenario: Scenario, split: str, seeds: Sequence[int]) -> list[
     ]
     if changed:
         print(
-            f"burstenv: {len(changed)} of the {split} episodes of scenario {found.scenario} are not those of "
-            f"configs/{FOLDER}/{found.scenario}.yaml (the first: seed {changed[0]}), so figures that were published for "
-            "them cannot be compared; has the generator, the sampler or NumPy changed?",
+            f"burstenv: {len(changed)} of the {split} episodes of scenario {found.scenario} (the first: seed "
+            f"{changed[0]}) are not those of configs/{FOLDER}/{found.scenario}.yaml, so figures published for those "
+            "cannot be compared; has the generator, the sampler or NumPy changed?",
             file=sys.stderr,
         )
     return changed

@@ -26,16 +26,16 @@ A scenario is a task: cluster, traffic, load, objectives and clients, named and 
 (`make docs`).
 
 **Load** is a share of *capacity*, the rate at which `always/jsq/vllm` attains 90 % (`burstenv scenarios NAME
---capacity` measures it on each split). With a tight TPOT that policy breaks early, because it fills slow replicas as far as
-fast ones, so tuned policies still attain most requests at twice its capacity.
+--capacity` measures it on each split). With a tight TPOT and old metrics that policy breaks early: it fills slow
+replicas as far as fast ones and sends a burst to whoever was empty when metrics were read last. So tuned policies
+still attain most requests at several times its capacity.
 
-**Episodes** are fixed: `configs/episodes/` holds for each scenario 18 validation and 27 test episodes with a digest of what
-policies meet in them. `evaluate`, `tune` and the validation of agents draw these, and say so when a changed generator or
-sampler gives others.
+**Episodes** are fixed: `configs/episodes/` holds for each scenario 18 validation and 27 test episodes with a digest
+of what policies meet in them. `evaluate`, `tune` and the validation of agents draw these, and say so when a changed
+generator or sampler gives others.
 
 **Tuned composites** are data, too: `configs/tuned/` holds the best composite that a budget of trials found on the
-validation episodes at each training load. `make tuned` finds all of them anew (about 20 minutes on one core) and draws the
-episode lists.
+validation episodes at each training load. `make tuned` finds all of them anew and draws the episode lists.
 """
 
 
@@ -71,8 +71,8 @@ def _facts(config: ScenarioConfig) -> str:
     cluster = config.cluster if isinstance(config.cluster, str) else config.cluster.name
     workload = config.workload if isinstance(config.workload, str) else "its own"
     lines = [
-        f"- version {config.version}; cluster `{cluster}` ({_replicas(config)} replicas); workload `{workload}`, {mix}; "
-        f"episodes of {episode.duration_s:g} s",
+        f"- version {config.version}; cluster `{cluster}` ({_replicas(config)} replicas)",
+        f"- workload `{workload}`, {mix}; episodes of {episode.duration_s:g} s",
         f"- judged at load {config.load:g}, trained at {', '.join(f'{x:g}' for x in config.train_loads)}",
     ]
     if config.capacity_per_s is not None:
