@@ -15,10 +15,11 @@ SHARED = Path(__file__).parents[1] / ".." / "shared"
 
 @pytest.fixture(scope="session")
 def small_scenario() -> dict[str, Any]:
-    """The default scenario with short episodes and a given capacity."""
+    """The default scenario with short episodes, fresh metrics and a given capacity."""
     values = read_yaml(shipped("scenarios")["default"])
     values = copy.deepcopy(values)
     values["episode"]["duration_s"] = 20
+    del values["observation"]
     values["capacity_per_s"] = {"train": 18.0, "validation": 18.0, "test": 18.0}
     return values
 
