@@ -62,7 +62,7 @@ def warm_start(
         if done == chunks or done % max(1, chunks // 4) == 0:
             say(f"imitated {result.steps:,} decisions, agreement {result.agreement:.1%}")
 
-    imitate(policy, venv, settings, config.gamma, seed, show, teacher)
+    imitate(policy, venv, settings, config.gamma, seed, show, teacher, config.discount_unit_s)
 
 
 def _policies(config: AgentConfig, scenario: Scenario, first: Scenario) -> dict[float, str]:
@@ -112,6 +112,7 @@ def imitate(
     seed: int,
     on_progress: Callable[[ImitationResult], None] | None = None,
     teacher: Teacher | None = None,
+    discount_unit_s: float | None = None,
 ) -> ImitationResult:
     """Train a policy's actor to choose as a teacher does, and its critic on the returns.
 
@@ -127,6 +128,7 @@ def imitate(
         seed: Of the order of the gradient steps, and of who acts.
         on_progress: Called after every chunk of decisions.
         teacher: Whom to ask; None: the composite that ``config`` names.
+        discount_unit_s: Time that ``gamma`` is the discount of; None: of one decision.
     """
     if teacher is None:
         assert config.policy != TUNED
@@ -145,6 +147,7 @@ def imitate(
     targets = np.zeros((*shape, sum(sizes)), np.float32)  # (T, N, A)
     rewards = np.zeros(shape, np.float32)  # (T, N)
     dones = np.zeros(shape, bool)  # (T, N)
+    elapsed_s = np.zeros(shape)  # (T, N)
     for chunk in range(chunks):
         # The teacher acts in the first chunk, the student in the whole share of the last.
         acts = random.random(venv.num_envs) < config.student_share * chunk / max(1, chunks - 1)
@@ -155,9 +158,11 @@ def imitate(
                 actions = actions.copy()
                 actions[acts] = student.act(observed[acts], venv.action_masks()[acts])
             observed, rewards[t], dones[t], _ = venv.step(actions)
+            elapsed_s[t] = venv.elapsed_s
         with torch.no_grad():
             future = policy.predict_values(torch.from_numpy(observed)).numpy().ravel()
-        returns = _discounted(rewards, dones, future, gamma)
+        discounts = gamma ** (np.ones(shape) if discount_unit_s is None else elapsed_s / discount_unit_s)
+        returns = _discounted(rewards, dones, future, discounts.astype(np.float32))
         # Copies: with a student the decisions are kept.
         x = torch.from_numpy(observations.reshape(-1, observations.shape[2]).copy())
         y = torch.from_numpy(targets.reshape(-1, targets.shape[2]).copy())
@@ -183,11 +188,11 @@ def imitate(
     return result
 
 
-def _discounted(rewards: np.ndarray, dones: np.ndarray, future: np.ndarray, gamma: float) -> np.ndarray:
-    """Return discounted returns, (T, N), with ``future``, (N,), after the last step."""
+def _discounted(rewards: np.ndarray, dones: np.ndarray, future: np.ndarray, discounts: np.ndarray) -> np.ndarray:
+    """Return returns, (T, N), with a discount after each step, (T, N), and ``future``, (N,), after the last."""
     returns = np.zeros_like(rewards)
     for t in reversed(range(len(rewards))):
-        future = rewards[t] + gamma * future * ~dones[t]
+        future = rewards[t] + discounts[t] * future * ~dones[t]
         returns[t] = future
     return returns
 

@@ -54,7 +54,7 @@ class Lines:
 
     def update(self, steps: int, fps: float, spent: float, wall_s: float, reward: float | None) -> None:
         """Remember it for the next line."""
-        self._state = f"{spent:4.0%}  {fps:,.0f} fps  " + ("" if reward is None else f"reward {reward:.3f}  ")
+        self._state = f"{min(1.0, spent):4.0%}  {fps:,.0f} fps  " + ("" if reward is None else f"reward {reward:.3f}  ")
         self._state += f"ETA {clock(eta_s(spent, wall_s))}"
 
     def validated(self, record: dict[str, Any]) -> None:
