@@ -19,6 +19,7 @@ from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import make_batch
 from burstenv.agents.networks import logits
 from burstenv.envs.scenario import Scenario
+from burstenv.policies.network_policy import choose
 
 
 def build_untrained(config: AgentConfig, scenario: Scenario) -> Any:
@@ -34,11 +35,13 @@ class Actor:
     Args:
         policy: Of Stable-Baselines3 or sb3-contrib.
         sizes: Number of choices of each component of the action.
+        flat: Whether the one component is rejection followed by replicas.
     """
 
-    def __init__(self, policy: Any, sizes: Sequence[int]):
+    def __init__(self, policy: Any, sizes: Sequence[int], flat: bool = False):
         self._policy = policy
-        self._sizes = tuple(sizes)
+        self._sizes = np.array(sizes, np.int64)
+        self._halves = flat and not isinstance(policy, DQNPolicy | QRDQNPolicy)  # values are no probabilities
         self._states: RNNStates | None = None
         self._fresh = np.zeros(0, bool)  # (N,) whether the episode has just begun
 
@@ -76,13 +79,7 @@ class Actor:
             if isinstance(self._policy, SACPolicy | TD3Policy):
                 return self._policy.actor(seen, **self._greedy()).numpy().astype(np.float64)
             scores = self._scores(seen).numpy()
-        scores = np.where(masks, scores, -np.inf)
-        actions = np.empty((len(scores), len(self._sizes)), np.int64)
-        at = 0
-        for k, size in enumerate(self._sizes):
-            actions[:, k] = scores[:, at : at + size].argmax(1)
-            at += size
-        return actions
+        return choose(scores, masks, self._sizes, self._halves)
 
     def _greedy(self) -> dict[str, bool]:
         return {"deterministic": True} if isinstance(self._policy, SACPolicy) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +14,26 @@ import torch
 
 from burstenv.agents.actors import Actor, build_untrained
 from burstenv.agents.config import AgentConfig
+from burstenv.agents.networks import action_heads
 from burstenv.config import parse
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.provenance import command_line
+from burstenv.policies.network import check_features
 
 DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
 
 DESCRIPTION_KEYS = (
-    "config", "scenario", "scenario_config", "action_space", "action_sizes", "observation_size", "modes", "seed",
+    "config", "scenario", "scenario_config", "action_space", "num_replicas", "features", "heads", "modes", "seed",
 )  # fmt: skip
 
 
 class LearnedAgent:
-    """A policy network that acts by its most probable legal choice.
+    """A policy network that acts, through PyTorch, by its most probable legal choice.
+
+    How that is meant where rejection competes with replicas: see ``burstenv.policies.network_kernels.choose``. Masks
+    are honoured whatever the algorithm was: a choice that is illegal is never taken.
 
     Attributes:
         name: What reports call it.
@@ -34,14 +41,26 @@ class LearnedAgent:
         trivial: The composite of its fixed components with every request admitted and the shortest queue
             joined: what the agent would be worth had it learned nothing.
         config: How it was trained.
+        policy: The policy of Stable-Baselines3.
+        description: The contents of its ``agent.json``; empty while it is being trained.
     """
 
-    def __init__(self, config: AgentConfig, policy: Any, sizes: Sequence[int], name: str, first_mode: str):
+    def __init__(
+        self,
+        config: AgentConfig,
+        policy: Any,
+        sizes: Sequence[int],
+        name: str,
+        first_mode: str,
+        description: dict[str, Any] | None = None,
+    ):
         self.name = name
         self.config = config
+        self.policy = policy
+        self.description = description or {}
         self.environment: dict[str, Any] = config.environment()
         self.trivial = f"always/jsq/{config.batching or first_mode}"
-        self._actor = Actor(policy, sizes)
+        self._actor = Actor(policy, sizes, self.environment["action"] == "flat")
 
     def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Choose for a batch of environments.
@@ -71,12 +90,14 @@ def describe_agent(config: AgentConfig, scenario: Scenario, seed: int) -> dict[s
     layout = _layout(config, scenario)
     return {
         "burstenv": burstenv.__version__,
+        "command": command_line(sys.argv),
         "config": config.model_dump(mode="json"),
         "scenario": scenario.config.name,
         "scenario_config": scenario.config.model_dump(mode="json"),
         "action_space": str(layout.space()),
-        "action_sizes": list(layout.sizes),
-        "observation_size": scenario.observation_layout.size,
+        "num_replicas": layout.num_replicas,
+        "features": scenario.observation_layout.features(),
+        "heads": action_heads(layout),
         "modes": list(scenario.mode_names),
         "seed": seed,
     }
@@ -97,18 +118,12 @@ def read_description(path: str | Path) -> dict[str, Any]:
         raise BurstenvError(f"{folder}: holds no {DESCRIPTION_FILE}, so it is not the folder of a training run")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        for key in (
-            "config",
-            "scenario",
-            "scenario_config",
-            "action_space",
-            "action_sizes",
-            "observation_size",
-            "seed",
-        ):
+        for key in DESCRIPTION_KEYS:
             description[key]
     except (ValueError, KeyError, TypeError):
-        raise BurstenvError(f"{file}: is not the description of an agent as `burstenv train` writes it") from None
+        raise BurstenvError(
+            f"{file}: is not the description of an agent as this version of `burstenv train` writes it"
+        ) from None
     return description
 
 
@@ -120,8 +135,8 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
         scenario: Where it is to act; None: the scenario it was trained on.
 
     Raises:
-        BurstenvError: When there is no such file, it is not a checkpoint, or the scenario gives another
-            action space or other observations than the agent was trained for.
+        BurstenvError: When there is no such file, it is not a checkpoint, or the scenario shows other features
+            than the agent was trained on. The number of replicas may differ, but for an MLP.
     """
     path = Path(path)
     description = read_description(path)
@@ -134,25 +149,17 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     config = parse(AgentConfig, description["config"], str(checkpoint.parent / DESCRIPTION_FILE))
     if scenario is None:
         scenario = load_scenario(description["scenario_config"])
-    layout = _layout(config, scenario)
-    size = scenario.observation_layout.size
-    if list(layout.sizes) != description["action_sizes"] or size != description["observation_size"]:
-        raise BurstenvError(
-            f"{checkpoint} was trained for {description['action_space']} over {description['observation_size']} "
-            f"features, scenario {scenario.config.name!r} has {layout.space()} over {size}; use the scenario it "
-            f"was trained on ({description['scenario']}) or train anew"
-        )
-    if list(scenario.mode_names) != description["modes"]:
-        raise BurstenvError(
-            f"{checkpoint} was trained with batching modes {', '.join(description['modes'])}, scenario "
-            f"{scenario.config.name!r} has {', '.join(scenario.mode_names)}; use the scenario it was trained on "
-            f"({description['scenario']}) or train anew"
-        )
-    policy = build_untrained(config, scenario)
-    policy.load_state_dict(_weights(checkpoint))
-    policy.set_training_mode(False)
     name = f"{config.name}-seed{description['seed']}"  # runs that differ in the seed stay apart in a report
-    return LearnedAgent(config, policy, layout.sizes, name, scenario.mode_names[0])
+    known = {**description, "name": name, "network": config.network}
+    check_features(known, scenario.observation_layout.features(), len(scenario.specs), scenario.config.name)
+    layout = _layout(config, scenario)
+    policy = build_untrained(config, scenario)
+    try:
+        policy.load_state_dict(_weights(checkpoint))
+    except RuntimeError:
+        raise BurstenvError(f"{checkpoint}: holds the weights of another network; train it anew") from None
+    policy.set_training_mode(False)
+    return LearnedAgent(config, policy, layout.sizes, name, scenario.mode_names[0], description)
 
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:

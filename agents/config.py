@@ -113,7 +113,7 @@ class AgentConfig(Config):
     max_admission: Positive = 3.0  # of the interval environment: highest rate, as a share of capacity
 
     # Network.
-    network: Literal["mlp", "shared"] = "shared"  # shared: one encoder for all replicas, see networks.py
+    network: Literal["mlp", "shared", "attention"] = "shared"  # the last two run on any number of replicas
     net_arch: Annotated[list[Count], Field(min_length=1)] = [32, 32]
     activation: Literal["tanh", "relu"] = "tanh"
 

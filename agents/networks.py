@@ -1,14 +1,24 @@
-"""Policy networks: a plain MLP, or one encoder shared by all replicas.
+"""Policy networks: a plain MLP, or networks over the set of replicas, whatever their number.
 
-The shared network treats replicas alike: each is encoded by the same weights from its own features, the
-cluster's and the request's; the mean of the codes is the context. A replica's routing logit comes from its
-code and the context; every other logit, and the value, from the context alone. So a rule learned on one
-replica holds for all, and the number of weights does not grow with the cluster (Deep Sets, Zaheer et al.,
-NeurIPS 2017).
+The set networks treat replicas alike: each is encoded by the same weights from its own features, from how they
+stand to the mean and to the smallest of all replicas, and from the cluster's and the request's; the mean and the
+maximum of the codes are the context (Deep Sets, Zaheer et al., NeurIPS 2017; the maximum as in PointNet, Qi et al.,
+CVPR 2017). ``attention`` lets the codes look at each other before that, once (Set Transformer, Lee et al., ICML
+2019, with one head). A replica's routing logit comes from its code and the context, plus a linear term in its
+relative features, so that a rule such as "least expected TTFT" is a few weights; every other logit, and the value,
+comes from the context alone. So a rule learned on one replica holds for all, and weights trained on 4 replicas run
+on any number.
+
+In the flat form, where rejection competes with one choice for each replica, the logit of rejection is laid on top
+of the replicas' (``logsumexp``): the probability of rejection is a sigmoid of its own logit, and does not fall as
+replicas are added.
+
+Compiled inference of the same networks: :mod:`burstenv.policies.network_kernels`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +33,8 @@ from burstenv.envs.actions import ActionLayout
 from burstenv.envs.features import LIMIT, ObservationLayout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+SET_NETWORKS = ("shared", "attention")
+FIRST_REJECTION = 0.2  # probability of rejection before anything is learned, in the flat form
 
 
 def _mlp(inputs: int, hidden: list[int], activation: type[nn.Module]) -> nn.Sequential:
@@ -33,15 +45,36 @@ def _mlp(inputs: int, hidden: list[int], activation: type[nn.Module]) -> nn.Sequ
     return nn.Sequential(*layers)
 
 
-class SharedReplicaExtractor(nn.Module):
+class ReplicaAttention(nn.Module):
+    """One head of attention among replicas, added to their codes, (B, R, H)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width)
+        self.scale = 1.0 / math.sqrt(width)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return codes that know of the others, (B, R, H)."""
+        likeness = self.query(codes) @ self.key(codes).transpose(1, 2) * self.scale
+        return codes + self.out(torch.softmax(likeness, 2) @ self.value(codes))
+
+
+class SetExtractor(nn.Module):
     """From flat observations, (B, G + Q + R F), to logits, (B, A), and the critic's features, (B, H).
 
+    The number of replicas is read off the observations.
+
     Args:
-        num_replicas: R.
+        num_replicas: R of the environment it is made for, for the sizes that Stable-Baselines3 asks for.
         shared_features: G + Q.
         replica_features: F.
+        compared: How many of the F, from the first, are also shown relative to the other replicas.
         heads: Number of choices of each component of the action; 0 for one choice per replica, -1 for
             rejection followed by one choice per replica (the flat form).
+        attention: Whether replicas look at each other.
         hidden: Sizes of the hidden layers of the encoder.
         activation: Of the hidden layers.
     """
@@ -51,45 +84,63 @@ class SharedReplicaExtractor(nn.Module):
         num_replicas: int,
         shared_features: int,
         replica_features: int,
+        compared: int,
         heads: list[int],
+        attention: bool,
         hidden: list[int],
         activation: type[nn.Module],
     ):
         super().__init__()
         self.shared_features = shared_features
-        self.num_replicas = num_replicas
         self.replica_features = replica_features
+        self.compared = compared
         self.heads = heads
         width = hidden[-1]
-        self.encoder = _mlp(shared_features + replica_features, hidden, activation)
-        self.context = _mlp(width + shared_features, [width], activation)
-        pooled = sum(abs(head) for head in heads)
-        self.pooled_logits = nn.Linear(width, max(1, pooled))
+        self.encoder = _mlp(shared_features + replica_features + 2 * compared, hidden, activation)
+        self.attention = ReplicaAttention(width) if attention else None
+        self.context = _mlp(2 * width + shared_features, [width], activation)
+        self.pooled_logits = nn.Linear(width, max(1, sum(abs(head) for head in heads)))
         self.replica_hidden = nn.Sequential(nn.Linear(2 * width, width), activation())
         self.replica_logit = nn.Linear(width, 1)
+        self.relative_logit = nn.Linear(2 * compared, 1, bias=False)
         self.latent_dim_pi = sum(
             num_replicas if head == 0 else num_replicas + 1 if head < 0 else head for head in heads
         )
         self.latent_dim_vf = width
 
-    def _encode(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return replica codes, (B, R, H), and the context, (B, H)."""
-        shared = observations[:, : self.shared_features]
-        replicas = observations[:, self.shared_features :].unflatten(1, (self.num_replicas, self.replica_features))
-        everywhere = shared.unsqueeze(1).expand(-1, self.num_replicas, -1)
-        codes = self.encoder(torch.cat([everywhere, replicas], dim=2))
-        return codes, self.context(torch.cat([codes.mean(1), shared], dim=1))
+    def initialise_heads(self) -> None:
+        """Start near the uniform policy."""
+        for head in (self.pooled_logits, self.replica_logit):
+            nn.init.orthogonal_(head.weight, gain=0.01)
+            nn.init.zeros_(head.bias)
+        nn.init.zeros_(self.relative_logit.weight)
+        if -1 in self.heads:
+            nn.init.constant_(self.pooled_logits.bias, math.log(FIRST_REJECTION / (1.0 - FIRST_REJECTION)))
 
-    def _logits(self, codes: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def _encode(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return replica codes, (B, R, H), relative features, (B, R, 2 C), and the context, (B, H)."""
+        shared = observations[:, : self.shared_features]
+        replicas = observations[:, self.shared_features :].unflatten(1, (-1, self.replica_features))
+        own = replicas[:, :, : self.compared]
+        relative = torch.cat([own - own.mean(1, keepdim=True), own - own.amin(1, keepdim=True)], dim=2)
+        everywhere = shared.unsqueeze(1).expand(-1, replicas.shape[1], -1)
+        codes = self.encoder(torch.cat([everywhere, replicas, relative], dim=2))
+        if self.attention is not None:
+            codes = self.attention(codes)
+        return codes, relative, self.context(torch.cat([codes.mean(1), codes.amax(1), shared], dim=1))
+
+    def _logits(self, codes: torch.Tensor, relative: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         pooled = self.pooled_logits(context)
-        everywhere = context.unsqueeze(1).expand(-1, self.num_replicas, -1)
-        scores = self.replica_logit(self.replica_hidden(torch.cat([codes, everywhere], dim=2))).squeeze(2)
+        everywhere = context.unsqueeze(1).expand(-1, codes.shape[1], -1)
+        scores = self.replica_logit(self.replica_hidden(torch.cat([codes, everywhere], dim=2)))
+        scores = (scores + self.relative_logit(relative)).squeeze(2)
         parts = []
         at = 0
         for head in self.heads:
             own = abs(head)
             if own:
-                parts.append(pooled[:, at : at + own])
+                part = pooled[:, at : at + own]
+                parts.append(part if head > 0 else part + torch.logsumexp(scores, 1, keepdim=True))
                 at += own
             if head <= 0:
                 parts.append(scores)
@@ -97,8 +148,8 @@ class SharedReplicaExtractor(nn.Module):
 
     def forward(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits, (B, A), and critic features, (B, H)."""
-        codes, context = self._encode(observations)
-        return self._logits(codes, context), context
+        codes, relative, context = self._encode(observations)
+        return self._logits(codes, relative, context), context
 
     def forward_actor(self, observations: torch.Tensor) -> torch.Tensor:
         """Return logits, (B, A)."""
@@ -106,43 +157,46 @@ class SharedReplicaExtractor(nn.Module):
 
     def forward_critic(self, observations: torch.Tensor) -> torch.Tensor:
         """Return critic features, (B, H)."""
-        return self._encode(observations)[1]
+        return self._encode(observations)[2]
 
 
-class _Shared:
-    """What makes a Stable-Baselines3 policy use the shared encoder."""
+class _OverReplicas:
+    """What makes a Stable-Baselines3 policy use a set network."""
 
     def __init__(self, *args: Any, extractor: dict[str, Any], **kwargs: Any):
         self._extractor = extractor
         super().__init__(*args, **kwargs)
 
     def _build_mlp_extractor(self: Any) -> None:
-        self.mlp_extractor = SharedReplicaExtractor(
-            **self._extractor, hidden=self.net_arch, activation=self.activation_fn
-        )
+        self.mlp_extractor = SetExtractor(**self._extractor, hidden=self.net_arch, activation=self.activation_fn)
 
     def _build(self: Any, lr_schedule: Any) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
         self.action_net = nn.Identity()  # the extractor gives the logits
-        for head in (self.mlp_extractor.pooled_logits, self.mlp_extractor.replica_logit):
-            nn.init.orthogonal_(head.weight, gain=0.01)  # start near the uniform policy
+        self.mlp_extractor.initialise_heads()
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
-class SharedPolicy(_Shared, ActorCriticPolicy):
-    """PPO's policy on the shared encoder."""
+class SetPolicy(_OverReplicas, ActorCriticPolicy):
+    """PPO's policy on a set network."""
 
 
-class MaskableSharedPolicy(_Shared, MaskableActorCriticPolicy):
-    """MaskablePPO's policy on the shared encoder."""
+class MaskableSetPolicy(_OverReplicas, MaskableActorCriticPolicy):
+    """MaskablePPO's policy on a set network."""
 
 
 def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[MaskableActorCriticPolicy]:
     """Return the policy class of an agent's algorithm and network."""
     masked = config.masked
-    if config.network == "shared":
-        return MaskableSharedPolicy if masked else SharedPolicy
+    if config.network in SET_NETWORKS:
+        return MaskableSetPolicy if masked else SetPolicy
     return MaskableActorCriticPolicy if masked else ActorCriticPolicy
+
+
+def action_heads(layout: ActionLayout) -> list[int]:
+    """Return the heads of a network for an action layout, as :class:`SetExtractor` takes them."""
+    sizes = {"admission": 3, "routing": 0, "batching": layout.num_modes}
+    return [-1] if layout.flat else [sizes[name] for name in layout.decide]
 
 
 def policy_arguments(config: AgentConfig, layout: ActionLayout, observed: ObservationLayout) -> dict[str, Any]:
@@ -151,13 +205,14 @@ def policy_arguments(config: AgentConfig, layout: ActionLayout, observed: Observ
         "net_arch": list(config.net_arch),
         "activation_fn": ACTIVATIONS[config.activation],
     }
-    if config.network == "shared":
-        sizes = {"admission": 3, "routing": 0, "batching": layout.num_modes}
+    if config.network in SET_NETWORKS:
         arguments["extractor"] = {
             "num_replicas": layout.num_replicas,
             "shared_features": observed.num_cluster + observed.num_request,
             "replica_features": observed.num_replica,
-            "heads": [-1] if layout.flat else [sizes[name] for name in layout.decide],
+            "compared": observed.num_replica - len(observed.mode_names),  # all but the modes in force
+            "attention": config.network == "attention",
+            "heads": action_heads(layout),
         }
     return arguments
 

@@ -43,7 +43,7 @@ class AttainedAt:
             for seed in range(self._episodes):
                 requests, drawn = self._scenario.episode(self._split, seed, rate_per_s)
                 self._cluster.load(0, requests, seed, self._scenario.clients_of(requests, drawn, seed))
-                player_of(self._policy, self._cluster).run()
+                player_of(self._policy, self._cluster, 0, self._scenario.sight).run()
                 attained[seed] = self._cluster.state.environments[0]["attained"]
                 offered[seed] = self._cluster.state.environments[0]["offered"]
             self._found[rate_per_s] = (attained, offered)

@@ -248,7 +248,7 @@ class EnvironmentBatch:
     def _player(self, i: int, policy: Policy) -> Player:
         key = (i, policy.name)
         if key not in self._players:
-            self._players[key] = player_of(policy, self.cluster, i)
+            self._players[key] = player_of(policy, self.cluster, i, self.scenario.sight)
         return self._players[key]
 
     def forget_policies(self, i: int) -> None:

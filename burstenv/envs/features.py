@@ -214,6 +214,11 @@ class ObservationLayout:
         optional = self.config.period_s > 0.0, self.config.forecast, self.config.sessions
         return np.array([*optional, len(self.mode_names)], np.int64)
 
+    def features(self) -> dict[str, list[str]]:
+        """Return the names of the features by group: ``cluster``, ``request`` and ``replica``."""
+        groups = {"cluster": self.cluster_features, "request": self.request_features, "replica": self.replica_features}
+        return {group: [f.name for f in found] for group, found in groups.items()}
+
     def names(self) -> list[str]:
         """Return the name of every number of a flat observation, in order."""
         names = [f"cluster.{f.name}" for f in self.cluster_features]

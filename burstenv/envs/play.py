@@ -12,8 +12,9 @@ import numpy as np
 from burstenv.cluster import Cluster
 from burstenv.cluster.frontdoor import ADMIT
 from burstenv.envs.kernels import UNLIMITED, policy_decision, rollout
+from burstenv.envs.sight import Sight
 from burstenv.errors import BurstenvError
-from burstenv.policies import Composite, Lookahead, LookaheadPolicy, Policy, PythonPolicy, View
+from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
 from burstenv.policies.decide import choose_admission_at, choose_replica_at
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
 
@@ -32,17 +33,24 @@ class Player(Protocol):
         ...
 
 
-def player_of(policy: Policy, cluster: Cluster, i: int = 0) -> Player:
+def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None = None) -> Player:
     """Return a player of ``policy`` in cluster ``i``, whose episode has been loaded.
 
     Args:
-        policy: A composite or a Python policy, see :func:`burstenv.policies.load_policy`.
+        policy: A composite, a Python policy or an agent, see :func:`burstenv.policies.load_policy`.
         cluster: The clusters.
         i: Which of them.
+        sight: What an agent observes; others need none.
 
     Raises:
-        BurstenvError: When the cluster lacks the policy's batching mode.
+        BurstenvError: When the cluster lacks the policy's batching mode, or shows an agent what it was not trained on.
     """
+    if isinstance(policy, NetworkPolicy):
+        from burstenv.envs.network_play import NetworkPlayer  # kernels that nobody else needs
+
+        if sight is None:
+            raise BurstenvError(f"{policy.name}: agents act where a scenario says what they see; there is none here")
+        return NetworkPlayer(policy, cluster, i, sight)
     if isinstance(policy, PythonPolicy):
         return _PythonPlayer(policy, cluster, i)
     if isinstance(policy, LookaheadPolicy):

@@ -27,6 +27,7 @@ from burstenv.cluster.state import NOBODY
 from burstenv.config import Config, load
 from burstenv.envs.features import ObservationConfig, ObservationLayout
 from burstenv.envs.predictors import LengthPredictor, PredictorConfig
+from burstenv.envs.sight import Sight
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
 from burstenv.workload import (
@@ -189,6 +190,12 @@ class Scenario:
         """Return the rate at which the reference policy attains 90 % on a split [requests/s]."""
         assert self.config.capacity_per_s is not None
         return self.config.capacity_per_s[split]
+
+    @property
+    def sight(self) -> Sight:
+        """How agents see a cluster of this scenario."""
+        known = self.config.capacity_per_s or {}
+        return Sight(self.config.observation, float(known.get("train", np.nan)), self.config.name)
 
     def sampler(self, split: str) -> EpisodeSampler:
         """Return the episode sampler of a split."""

@@ -9,7 +9,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.policy import Agent, check_agent, described, fixed_components, is_privileged
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.units import Policy as Contestant
-from burstenv.policies import Policy, load_policy
+from burstenv.policies import Heuristic, NetworkPolicy, Policy, load_policy
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,17 @@ def line_up(
         BurstenvError: On a policy or mode that does not exist, two agents of one name, or a chosen heuristic that could
             not be deployed.
     """
-    heuristics: dict[str, Policy] = {}
+    heuristics: dict[str, Heuristic] = {}
+    learned: list[Agent] = []
     roles: list[tuple[str, str, str | None]] = []
 
     def add(policy: str | Policy, role: str | None = None, of: str | None = None) -> str:
         heuristic = load_policy(policy) if isinstance(policy, str) else policy
+        if isinstance(heuristic, NetworkPolicy):
+            if role is not None:
+                raise BurstenvError(f"{heuristic.name} is an agent; the {role} must be a heuristic")
+            learned.append(heuristic)
+            return heuristic.name
         heuristic.check(modes)  # an unknown mode is an error now, not after an hour
         heuristics.setdefault(heuristic.name, heuristic)
         if role is not None and (heuristic.name, role, of) not in roles:
@@ -70,8 +76,11 @@ def line_up(
                     f"{named[load]} sees true output lengths; the best heuristic must be one that could be deployed"
                 )
     names: set[str] = set()
+    agents = [*agents, *learned]
     for agent in agents:
         check_agent(agent)
+        if isinstance(agent, NetworkPolicy):
+            agent.check(modes)
         if agent.name in names:
             raise BurstenvError(f"two agents are named {agent.name!r}; names must differ")
         names.add(agent.name)

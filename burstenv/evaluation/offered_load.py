@@ -105,6 +105,8 @@ def fill_requests(requests: np.ndarray, trace: Trace, config: ScenarioConfig) ->
 class _Windows:
     """What ``measure_capacity_per_s`` asks of a scenario, for windows of one trace."""
 
+    sight = None  # the reference policy needs none
+
     def __init__(self, trace: Trace, specs: tuple[ReplicaSpec, ...], config: ScenarioConfig, seed: int) -> None:
         self.specs = specs
         self.mode_names = (parse_composite(REFERENCE).batching,)

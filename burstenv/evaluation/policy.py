@@ -11,7 +11,7 @@ from typing_extensions import TypeIs
 
 from burstenv.envs.actions import COMPONENTS
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Composite, LookaheadPolicy, Policy, PythonPolicy, parse_composite
+from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPolicy, PythonPolicy, parse_composite
 
 # What an agent may ask of the environment that it acts in; the rest is the evaluation's to say.
 ENVIRONMENT_KEYS = (
@@ -65,9 +65,14 @@ class RememberingAgent(Protocol):
         ...
 
 
-def is_heuristic(policy: Any) -> TypeIs[Policy]:
+def is_heuristic(policy: Any) -> TypeIs[Heuristic]:
     """Return whether a policy is a hand-written one, which runs without an agent's environment."""
     return isinstance(policy, Composite | PythonPolicy | LookaheadPolicy)
+
+
+def runs_alone(policy: Any) -> TypeIs[Heuristic | NetworkPolicy]:
+    """Return whether a policy runs an episode by itself, so that nothing depends on what else runs with it."""
+    return is_heuristic(policy) or isinstance(policy, NetworkPolicy)
 
 
 def check_agent(agent: Agent) -> None:
@@ -103,7 +108,7 @@ def fixed_components(agent: Agent, mode_names: Sequence[str]) -> Composite:
     return parse_composite(f"{admission}/{routing}/{batching or mode_names[0]}")
 
 
-def is_privileged(policy: Agent | Policy) -> bool:
+def is_privileged(policy: Agent | Heuristic | NetworkPolicy) -> bool:
     """Return whether a policy sees true output lengths, which no deployed one can."""
     if is_heuristic(policy):
         return policy.oracle
@@ -112,7 +117,7 @@ def is_privileged(policy: Agent | Policy) -> bool:
     return bool(environment.get("privileged")) or any(name.startswith(ORACLE_PREFIX) for name in fixed)
 
 
-def described(policy: Agent | Policy) -> dict[str, Any]:
+def described(policy: Agent | Heuristic) -> dict[str, Any]:
     """Return a policy as a report lists it, in plain values.
 
     Returns:

@@ -35,7 +35,7 @@ from burstenv.evaluation.summary import (
 )
 from burstenv.evaluation.units import Arena, Task
 from burstenv.evaluation.workers import run_tasks, run_tasks_on_ray
-from burstenv.policies import Policy, loaded_files
+from burstenv.policies import NetworkPolicy, Policy, loaded_files
 from burstenv.workload import SPLITS
 
 
@@ -50,7 +50,7 @@ class EvaluationPlan:
         loads: Shares of capacity; none given: the scenario's own load.
         episodes: K, how many episodes at each load: those of seeds 0 to K - 1, which visit the days of the
             split in turn. The interval needs at least two days; nine days deserve 9 k episodes.
-        policies: Heuristics: composites, Python policies, or what ``load_policy`` takes.
+        policies: Composites, Python policies, or what ``load_policy`` takes, ``agent:NAME`` included.
         reference: Heuristic that all others are paired with; None: ``always/jsq`` with the first mode.
         chosen: Heuristic chosen as the best beforehand, by tuning on another split, or one for each load; None: the
             best heuristic is picked on the evaluated episodes themselves, and the report says so.
@@ -97,8 +97,8 @@ def evaluate(
     """Run every policy on the same episodes and say how they compare.
 
     The requests of an episode are drawn once for each load and seed and given to every policy, with the
-    same seed for the randomness of policies. Heuristics run compiled; agents act in an
-    ``EnvironmentBatch`` whose environments hold one episode each. For each agent, the composite of
+    same seed for the randomness of policies. Heuristics and exported agents run compiled; other agents act in
+    an ``EnvironmentBatch`` whose environments hold one episode each. For each agent, the composite of
     its fixed components (see ``policy.fixed_components``) is evaluated too.
 
     Args:
@@ -125,6 +125,10 @@ def evaluate(
     scenario = plan.scenario if isinstance(plan.scenario, Scenario) else load_scenario(plan.scenario, plan.trace)
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
     part = line_up(scenario.mode_names, agents, plan.policies, plan.reference, plan.chosen, loads, plan.groups or {})
+    for policy in part.policies:
+        if isinstance(policy, NetworkPolicy):
+            features, count = scenario.observation_layout.features(), len(scenario.specs)
+            policy.network.check(features, count, scenario.config.name)
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
     origin = {
         **provenance(scenario),
@@ -182,8 +186,7 @@ def _run(
     seeds = range(episodes)
     tasks = arena.tasks(loads, seeds, set(units))
     if tasks and workers > 1 and ray is None:
-        if any(is_heuristic(policy) for policy in arena.policies):
-            _compile(arena, loads[0])
+        _compile(arena, loads[0])
         arena.store.fill(loads, seeds)
     outcomes = run_tasks(arena.run, tasks, workers) if ray is None else run_tasks_on_ray(arena.run, tasks, ray or None)
     with _progress(len(arena.policies) * len(loads) * episodes, len(units), progress) as advance:
@@ -197,9 +200,11 @@ def _run(
 
 
 def _compile(arena: Arena, load: float) -> None:
-    """Run one episode, so that the engine is compiled once and not by every worker."""
-    first = next(k for k, policy in enumerate(arena.policies) if is_heuristic(policy))
-    arena.run(Task(first, load, (0,)))
+    """Run one episode of each kind of policy, so that kernels are compiled once and not by every worker."""
+    for kind in (is_heuristic, lambda policy: isinstance(policy, NetworkPolicy)):
+        first = next((k for k, policy in enumerate(arena.policies) if kind(policy)), None)
+        if first is not None:
+            arena.run(Task(first, load, (0,)))
 
 
 def _assemble(

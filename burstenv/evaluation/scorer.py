@@ -56,6 +56,7 @@ class Scorer:
         rate_per_s = load * scenario.capacity_per_s(split)
         episodes = [draw_episode(scenario, split, load, seed, rate_per_s) for seed in seeds]
         self.load, self.seeds = load, list(seeds)
+        self._sight = scenario.sight
         self.days = [episode.day for episode in episodes]
         self.offered = np.array([len(episode.requests) for episode in episodes])
         self.cluster = scenario.make_cluster(len(episodes), int(self.offered.max()))
@@ -72,7 +73,7 @@ class Scorer:
         token_share = np.zeros(count)
         for i, (seed, drawn) in enumerate(zip(self.seeds, self.offered.tolist(), strict=True)):
             cluster.rewind(i, drawn, seed)
-            player_of(policy, cluster, i).run()
+            player_of(policy, cluster, i, self._sight).run()
             environment = cluster.state.environments[i]
             attained[i], rejected[i], offered[i] = (environment[name] for name in ("attained", "rejected", "offered"))
             status = cluster.state.requests[i, :drawn]["status"]

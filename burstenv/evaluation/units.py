@@ -14,14 +14,15 @@ from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.interval_batch import IntervalBatch
 from burstenv.envs.play import player_of
 from burstenv.envs.scenario import Scenario
+from burstenv.envs.sight import Sight
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.course import course
 from burstenv.evaluation.episodes import Episode, EpisodeStore
 from burstenv.evaluation.journal import Unit
 from burstenv.evaluation.metrics import episode_metrics, latencies_s
-from burstenv.evaluation.policy import Agent, RememberingAgent, is_heuristic, is_privileged
+from burstenv.evaluation.policy import Agent, RememberingAgent, is_privileged, runs_alone
 from burstenv.evaluation.sketch import Sketch
-from burstenv.policies import Policy as Heuristic
+from burstenv.policies import Heuristic, NetworkPolicy
 
 Policy = Heuristic | Agent
 Outcome = tuple[Episode, NDArray[Any], dict[str, float | int | None]]
@@ -66,8 +67,8 @@ class Arena:
     def tasks(self, loads: Sequence[float], seeds: Sequence[int], done: set[tuple[str, float, int]]) -> list[Task]:
         """Return what is left to run: by load and episodes first, so that policies follow on shared episodes.
 
-        An agent's episodes are stepped together, and the last bits of a network's outputs may depend on how many; so
-        where some of them are missing, all of that task are run again.
+        The episodes of an agent that is not compiled are stepped together, and the last bits of a network's outputs may
+        depend on how many; so where some of them are missing, all of that task are run again.
         """
         found = []
         for load in loads:
@@ -76,7 +77,7 @@ class Arena:
                 for k, policy in enumerate(self.policies):
                     missing = tuple(seed for seed in some if (policy.name, load, seed) not in done)
                     if missing:
-                        found.append(Task(k, load, missing if is_heuristic(policy) else some))
+                        found.append(Task(k, load, missing if runs_alone(policy) else some))
         return found
 
     def run(self, task: Task) -> list[Unit]:
@@ -103,17 +104,20 @@ class Arena:
         """Yield each episode of a task with its records, (n,) REQUEST, and metrics; in any order."""
         policy = self.policies[task.policy]
         episodes = [self.store.get(task.load, seed) for seed in task.seeds]
-        if is_heuristic(policy):
-            yield from run_heuristic(self.cluster, policy, episodes)
+        if runs_alone(policy):
+            yield from run_alone(self.cluster, policy, episodes, self.store.scenario.sight)
         else:
             yield from _run_agent(self.store.scenario, self.store.split, policy, episodes)
 
 
-def run_heuristic(cluster: Cluster, policy: Heuristic, episodes: Sequence[Episode]) -> Iterator[Outcome]:
-    """Yield episodes under a heuristic, with their records and metrics; composites run compiled."""
+def run_alone(
+    cluster: Cluster, policy: Heuristic | NetworkPolicy, episodes: Sequence[Episode], sight: Sight | None = None
+) -> Iterator[Outcome]:
+    """Yield episodes under a heuristic or an exported agent, one by one, with their records and metrics."""
     for episode in episodes:
-        cluster.load(0, episode.requests, episode.seed, episode.clients)
-        player_of(policy, cluster).run()
+        foresees = isinstance(policy, NetworkPolicy) and is_privileged(policy)
+        cluster.load(0, episode.foreseen if foresees else episode.requests, episode.seed, episode.clients)
+        player_of(policy, cluster, 0, sight).run()
         records = cluster.records(0)
         yield (
             episode,

@@ -8,8 +8,10 @@ from burstenv.policies.admission_rules import ADMISSION_RULES
 from burstenv.policies.batching import BATCHING_MODES, BATCHING_RULES, BatchingRule, named_mode
 from burstenv.policies.composite import Composite, RuleChoice, parse_composite, parse_rule
 from burstenv.policies.heuristics import admission_rule, policy, routing_rule
-from burstenv.policies.load import Policy, load_policy, load_policy_file, loaded_files
+from burstenv.policies.load import Heuristic, Policy, load_policy, load_policy_file, loaded_files
 from burstenv.policies.lookahead import Lookahead, LookaheadPolicy, parse_lookahead
+from burstenv.policies.network import Network
+from burstenv.policies.network_policy import NetworkPolicy
 from burstenv.policies.python_policy import PythonPolicy
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 from burstenv.policies.routing_rules import ROUTING_RULES
@@ -25,8 +27,11 @@ __all__ = [
     "ROUTING_RULES",
     "BatchingRule",
     "Composite",
+    "Heuristic",
     "Lookahead",
     "LookaheadPolicy",
+    "Network",
+    "NetworkPolicy",
     "Parameter",
     "Policy",
     "PythonPolicy",

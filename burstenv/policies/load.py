@@ -11,10 +11,12 @@ from pathlib import Path
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
 from burstenv.policies.lookahead import LookaheadPolicy, is_lookahead, parse_lookahead
+from burstenv.policies.network_policy import PREFIX, NetworkPolicy, load_network_policy
 from burstenv.policies.python_policy import PythonPolicy, where
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 
-Policy = Composite | PythonPolicy | LookaheadPolicy
+Heuristic = Composite | PythonPolicy | LookaheadPolicy
+Policy = Heuristic | NetworkPolicy
 
 _FILE = re.compile(r"^(?P<path>.+\.py)(?::(?P<rest>.*))?$", re.DOTALL)
 _NAMED = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
@@ -26,9 +28,10 @@ def load_policy(text: str) -> Policy:
 
     Args:
         text: ``admission/routing/batching``; look-ahead over one, such as ``lookahead(futures=8):always/jsq/vllm``; the
-            name of a Python policy, such as ``mine`` or ``mine(cap=3)``; ``mine.py``, a file with one policy in it; or
+            name of a Python policy, such as ``mine`` or ``mine(cap=3)``; ``mine.py``, a file with one policy in it;
             ``mine.py:NAME``, a file and what to take from it, which may be a composite too:
-            ``mine.py:short-only/jsq/vllm``.
+            ``mine.py:short-only/jsq/vllm``; or ``agent:NAME``, a shipped agent, and ``agent:FILE.npz``, an exported
+            one.
 
     Returns:
         A policy; its ``name`` is read back by this function wherever its file has been loaded.
@@ -37,6 +40,8 @@ def load_policy(text: str) -> Policy:
         BurstenvError: On anything unknown, or a file that cannot be loaded; names its line.
     """
     text = text.strip()
+    if text.startswith(PREFIX) and text != PREFIX:
+        return load_network_policy(text)
     match = _FILE.match(text)
     if match is not None:
         names = load_policy_file(match["path"])

@@ -26,6 +26,15 @@ SCENARIO = {
 }
 
 
+def cluster_of(count: int) -> dict:
+    """A cluster of equal replicas."""
+    return {
+        "name": f"{count} replicas",
+        "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": count}],
+        "overhead": {"per_iteration_ms": 1.0, "per_sequence_ms": 0.005, "source": "round numbers"},
+    }
+
+
 @pytest.fixture(scope="session")
 def scenario() -> Scenario:
     return load_scenario(SCENARIO)
@@ -33,10 +42,7 @@ def scenario() -> Scenario:
 
 @pytest.fixture(scope="session")
 def two_replicas() -> Scenario:
-    return load_scenario({**SCENARIO, "name": "two", "cluster": {
-        "name": "two", "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": 2}],
-        "overhead": {"per_iteration_ms": 1.0, "per_sequence_ms": 0.005, "source": "round numbers"},
-    }})  # fmt: skip
+    return load_scenario({**SCENARIO, "name": "two", "cluster": cluster_of(2)})
 
 
 @pytest.fixture

@@ -147,9 +147,7 @@ def test_minutes_bound_a_run(scenario, recipe, tmp_path):
     assert result.log[-1]["steps"] == result.steps
 
 
-def test_loading_says_what_is_wrong(run, two_replicas, tmp_path):
-    with pytest.raises(BurstenvError, match=r"was trained for Discrete\(5\) over 81 features, scenario 'two' has "):
-        load_agent(run.folder, two_replicas)
+def test_loading_says_what_is_wrong(run, tmp_path):
     with pytest.raises(BurstenvError, match="no such run folder"):
         load_agent(tmp_path / "absent")
     with pytest.raises(BurstenvError, match=r"holds no agent\.json"):
