@@ -198,8 +198,8 @@ def check_features(
             )
     if description["network"] == "mlp" and description["num_replicas"] != num_replicas:
         raise BurstenvError(
-            f"agent {name} is an MLP for {description['num_replicas']} replicas, scenario {where!r} has {num_replicas}; "
-            f"networks over sets (network: shared or attention) run on any number"
+            f"agent {name} is an MLP for {description['num_replicas']} replicas, scenario {where!r} has "
+            f"{num_replicas}; networks over sets (network: shared or attention) run on any number"
         )
 
 

@@ -33,7 +33,7 @@ def shipped_agents() -> dict[str, Path]:
     return {path.stem: path for path in sorted(pretrained_folder().glob(f"*{ENDING}"))}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class NetworkPolicy:
     """A policy network that acts, in compiled code.
 
@@ -45,17 +45,17 @@ class NetworkPolicy:
         network: The network.
         name: What it is called in reports.
         sampled: Whether it draws.
+        environment: Keyword arguments of ``EnvironmentBatch`` that it was made for.
     """
 
     network: Network
     name: str
     sampled: bool = False
-    _stream: NDArray[Any] = field(default_factory=lambda: _own_stream(), repr=False)
+    environment: dict[str, Any] = field(init=False)
 
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Keyword arguments of ``EnvironmentBatch`` that it was made for."""
-        return dict(self.network.description["environment"])
+    def __post_init__(self) -> None:
+        self.environment = dict(self.network.description["environment"])
+        self._stream = _own_stream()
 
     @property
     def modes(self) -> tuple[str, ...]:

