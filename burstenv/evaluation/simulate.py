@@ -26,12 +26,13 @@ from burstenv.cluster.state import UNSENT
 from burstenv.config import load as load_config
 from burstenv.envs.play import Player, player_of
 from burstenv.envs.scenario import ScenarioConfig
+from burstenv.envs.sight import Sight
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics
 from burstenv.evaluation.offered_load import fill_requests, saturated_rate_per_s, trace_capacity_per_s
 from burstenv.evaluation.timeline import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
-from burstenv.policies import load_policy, named_mode
+from burstenv.policies import NetworkPolicy, load_policy, named_mode
 from burstenv.workload import CLASSES, Trace
 from burstenv.workload.conversations import link_turns, think_times
 from burstenv.workload.rates import SCALINGS, scale_to_rate, stretch
@@ -79,7 +80,7 @@ def simulate(
     Args:
         trace: The trace.
         cluster: A shipped cluster, a YAML path, or a configuration.
-        policy: A composite, ``admission/routing/batching``, or a Python policy, see ``load_policy``.
+        policy: A composite, ``admission/routing/batching``, a Python policy or an agent, see ``load_policy``.
         scenario: Where the objectives and what clients do come from, and the length of the windows on which capacity
             is measured.
         speed: Times since the first arrival are divided by this.
@@ -125,6 +126,9 @@ def simulate(
             raise BurstenvError(
                 f"no request arrives in the stretch of {duration_s:g} s; take a longer one or another seed"
             )
+    scale_per_s = None
+    if isinstance(played, NetworkPolicy):
+        scale_per_s = _capacity_per_s(trace, config, specs, scenario, measured)
     modes = [named_mode(mode) for mode in played.modes or ("vllm",)]
     longest = int((trace.prompt_tokens.astype(np.int64) + trace.output_tokens).max())
     acting = scenario.clients if scenario.clients.active else None
@@ -139,7 +143,12 @@ def simulate(
     del trace  # its columns are in the engine now
     engine.begin(0, len(requests), seed, clients)
     recorder = TimelineRecorder([spec.name for spec in specs]) if timeline else None
-    _run(engine, player_of(played, engine), progress, recorder)
+    sight = None
+    if scale_per_s is not None:
+        shown = scenario.observation  # an agent that was trained on the age of its metrics needs metrics of an age
+        engine.see_stale(shown.delay_s, shown.period_s, shown.count_sent)
+        sight = Sight(shown, scale_per_s, f"cluster {config.name} under scenario {scenario.name}")
+    _run(engine, player_of(played, engine, 0, sight), progress, recorder)
     sent = requests if clients is None else requests[requests["status"] != UNSENT]
     first_s = float(sent["arrival_s"][0])
     span_s = float((sent["arrival_s"][-1] if clients is None else sent["arrival_s"].max()) - first_s)
@@ -159,6 +168,21 @@ def simulate(
         else recorder.finish(requests, f"{source} on cluster {config.name}", _facts(metrics, played.name))
     )
     return Simulation(metrics, requests, config.name, played.name, seen)
+
+
+def _capacity_per_s(
+    trace: Trace, cluster: ClusterConfig, specs: tuple[ReplicaSpec, ...], scenario: ScenarioConfig,
+    measured: dict[str, float],
+) -> float:  # fmt: skip
+    """Return the scale of the traffic that an agent sees: the scenario's capacity where it is of this cluster.
+
+    Elsewhere it is measured on the trace, before it is brought to a rate if that was done by load.
+    """
+    if "capacity_per_s" in measured:
+        return measured["capacity_per_s"]
+    if scenario.capacity_per_s is not None and scenario.cluster == cluster.name:
+        return float(scenario.capacity_per_s["train"])
+    return trace_capacity_per_s(trace, specs, scenario)
 
 
 def _clients(config: ClientsConfig, trace: Trace, requests: np.ndarray, seed: int, speed: float) -> Clients:
