@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.cluster.heap import heap_push
+from burstenv.cluster.heap import heap_first_key, heap_push
 from burstenv.cluster.kernel import kernel, outlined
+from burstenv.cluster.reals import put_real, real_at
 from burstenv.cluster.reset import reset_request
 from burstenv.cluster.state import (
     ABANDONED,
     AT_DOOR,
     AWAY,
     CLIENT,
+    ENTRY,
     FAILED,
     FAILS_UPSTREAM,
     FOLLOWS,
@@ -48,21 +50,6 @@ _PATIENCE_S, _THINK_S, _DEADLINE_S, _NEXT_TURN, _KIND, _ATTEMPTS, _REFUSALS, _PL
 def _client(environment, request_id):
     """Return where the numbers of a request's client begin in the pool."""
     return environment.client_base + (request_id - environment.first_request) * NUMBERS
-
-
-@kernel
-def _time_s(pool, at):
-    """Return the time that two integers of the pool hold."""
-    low = np.uint64(np.uint32(pool[at]))
-    high = np.uint64(np.uint32(pool[at + 1]))
-    return np.uint64(low | (high << np.uint64(32))).view(np.float64)
-
-
-@kernel
-def _write_time_s(pool, at, time_s):
-    bits = np.float64(time_s).view(np.uint64)
-    pool[at] = np.int32(bits & np.uint64(0xFFFFFFFF))
-    pool[at + 1] = np.int32(bits >> np.uint64(32))
 
 
 @kernel
@@ -92,8 +79,8 @@ def arrival(environment, pool, number):
 
 @kernel
 def _sooner(environment, pool, a, b):
-    first_s = _time_s(pool, _client(environment, a) + _DEADLINE_S)
-    second_s = _time_s(pool, _client(environment, b) + _DEADLINE_S)
+    first_s = real_at(pool, _client(environment, a) + _DEADLINE_S)
+    second_s = real_at(pool, _client(environment, b) + _DEADLINE_S)
     return first_s < second_s or (first_s == second_s and a < b)
 
 
@@ -129,7 +116,7 @@ def next_to_give_up(environment, pool):
     """Return the first deadline [s], infinity for none; its request may long have been answered."""
     if environment.impatient == 0:
         return np.inf
-    return _time_s(pool, _client(environment, pool[environment.patience_base]) + _DEADLINE_S)
+    return real_at(pool, _client(environment, pool[environment.patience_base]) + _DEADLINE_S)
 
 
 @kernel
@@ -147,10 +134,10 @@ def deadline_passed(environment, pool):
 @kernel
 def _set_deadline(environment, pool, request_id, now_s):
     client = _client(environment, request_id)
-    deadline_s = now_s + _time_s(pool, client + _PATIENCE_S)
+    deadline_s = now_s + real_at(pool, client + _PATIENCE_S)
     if deadline_s == np.inf:
         return
-    _write_time_s(pool, client + _DEADLINE_S, deadline_s)
+    put_real(pool, client + _DEADLINE_S, deadline_s)
     place = pool[client + _PLACE]
     if place < 0:  # otherwise the deadline of an attempt before is still there
         place = environment.impatient
@@ -163,17 +150,16 @@ def _set_deadline(environment, pool, request_id, now_s):
 
 
 @kernel
-def next_to_come(environment, pool, requests):
+def next_to_come(environment, pool):
     """Return when the next request is sent of those that are sent again or follow another [s]."""
     if environment.coming == 0:
         return np.inf
-    return requests[pool[environment.coming_base]].key
+    return heap_first_key(pool, environment.coming_base)
 
 
 @kernel
-def _will_come(environment, pool, requests, request_id, at_s):
-    requests[request_id].key = at_s
-    heap_push(pool, environment.coming_base, environment.coming, requests, request_id)
+def _will_come(environment, pool, request_id, at_s):
+    heap_push(pool, environment.coming_base, ENTRY, environment.coming, at_s, request_id)
     environment.coming += 1
 
 
@@ -241,7 +227,7 @@ def unserved(environment, pool, requests, request_id, now_s, cause, status):
     attempts = pool[_client(environment, request_id) + _ATTEMPTS]
     if environment.retry_after & cause and attempts <= environment.max_retries:
         request.status = AWAY
-        _will_come(environment, pool, requests, request_id, now_s + _backoff_s(environment, request_id, attempts))
+        _will_come(environment, pool, request_id, now_s + _backoff_s(environment, request_id, attempts))
         return
     request.status = status
     request.finish_s = now_s
@@ -274,9 +260,9 @@ def turn_ended(environment, pool, requests, request_id, now_s, answered):
     turn = pool[_client(environment, request_id) + _NEXT_TURN]
     if turn < 0:
         return
-    send_s = now_s + _time_s(pool, _client(environment, environment.first_request + turn) + _THINK_S)
+    send_s = now_s + real_at(pool, _client(environment, environment.first_request + turn) + _THINK_S)
     if (answered or environment.session_goes_on) and send_s < environment.horizon_s:
-        _will_come(environment, pool, requests, environment.first_request + turn, send_s)
+        _will_come(environment, pool, environment.first_request + turn, send_s)
         return
     while turn >= 0:
         request = requests[environment.first_request + turn]

@@ -24,6 +24,7 @@ from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolv
 from burstenv.cluster.state import (
     BATCH_NAMES,
     CLIENT_NAMES,
+    ENTRY_ID,
     FAILS_UPSTREAM,
     FIRST_SCANNED,
     FOLLOWS,
@@ -339,14 +340,15 @@ class Cluster:
         record = self.state.replicas[i, replica]
         if record["order"] == 0 or record["order"] >= FIRST_SCANNED:
             return self._linked(i, int(record["waiting_head"]))
-        requests, first = self.state.requests[i], int(self.state.environments[i]["first_request"])
-        pool = self.state.pool.reshape(-1)
-        ordered: list[int] = []
-        for heap in ("live", "hopeless"):
-            base = int(record[f"{heap}_base"])
-            ids = pool[base : base + int(record[f"{heap}_heap_size"])] - first
-            ordered += sorted(ids.tolist(), key=lambda k: (requests[k]["key"], k))
-        return ordered
+        entries = self.state.heaps(i)[replica]
+        live, hopeless = entries[: record["live_heap_size"]], entries[len(entries) - record["hopeless_heap_size"] :]
+        keys = [np.ascontiguousarray(heap[:, :ENTRY_ID]).view(np.float64)[:, 0] for heap in (live, hopeless)]
+        ids = [
+            heap[np.lexsort((heap[:, ENTRY_ID], key)), ENTRY_ID]
+            for heap, key in zip((live, hopeless), keys, strict=True)
+        ]
+        first = int(self.state.environments[i]["first_request"])
+        return [int(k) - first for k in np.concatenate(ids)]
 
     def _linked(self, i: int, head: int) -> list[int]:
         ids, first = [], int(self.state.environments[i]["first_request"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from burstenv.cluster.finish_heap import (
     count_steps_from,
+    decoder_at,
     finish_heap_push,
     finish_heap_remove,
     finish_later,
@@ -92,7 +93,7 @@ def _count_steps_anew(replica, pool, requests):
     first_step = replica.decode_step - phase_of(replica.decode_step, replica.block_size)
     count_steps_from(replica, pool, first_step)
     for place in range(replica.decoding):
-        requests[pool[replica.finish_base + place]].computed_tokens += first_step
+        requests[decoder_at(replica, pool, place)].computed_tokens += first_step
     replica.decode_step -= first_step
 
 

@@ -22,13 +22,13 @@ from burstenv.cluster.clients import (
     turn_ended,
     unserved,
 )
-from burstenv.cluster.heap import heap_push, heap_remove
+from burstenv.cluster.heap import heap_first, heap_first_key, heap_push, heap_remove
 from burstenv.cluster.iteration import see
 from burstenv.cluster.kernel import kernel, merged, outlined
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode, withdraw
 from burstenv.cluster.reset import reset_accounts, reset_replica, reset_request
 from burstenv.cluster.staleness import note_sent, scrape_until, unveil, veil
-from burstenv.cluster.state import ABANDONED, AT_DOOR, FAILED, NOBODY, REJECTED, WAITING
+from burstenv.cluster.state import ABANDONED, AT_DOOR, ENTRY, FAILED, NOBODY, REJECTED, WAITING
 
 REJECT = 0
 ADMIT = 1
@@ -106,8 +106,8 @@ def _close_episode(environment, replicas, requests):
 @kernel
 def _return_of_deferred(environment, pool, requests):
     """Bring the deferred request that is due first back to the front door."""
-    request_id = pool[environment.door_base]
-    heap_remove(pool, environment.door_base, environment.deferred, requests, request_id)
+    request_id = heap_first(pool, environment.door_base)
+    heap_remove(pool, environment.door_base, ENTRY, environment.deferred, request_id)
     environment.deferred -= 1
     environment.at_door = request_id
 
@@ -131,7 +131,7 @@ def _give_up(environment, replicas, pool, requests, now_s):
     request_id = deadline_passed(environment, pool)
     request = requests[request_id]
     if request.status == AT_DOOR:  # deferred
-        heap_remove(pool, environment.door_base, environment.deferred, requests, request_id)
+        heap_remove(pool, environment.door_base, ENTRY, environment.deferred, request_id)
         environment.deferred -= 1
     elif request.status == WAITING and math.isnan(request.first_token_s) and request.in_flight_tokens == 0:
         replica = replicas[environment.first_replica + request.replica]
@@ -162,10 +162,10 @@ def _next_epoch_among_clients(environment, replicas, pool, requests, lazily):
             arrival_s = requests[environment.next_arrival].arrival_s
         due_s = np.inf
         if environment.deferred > 0:
-            due_s = requests[pool[environment.door_base]].key
+            due_s = heap_first_key(pool, environment.door_base)
         leave_s = next_to_give_up(environment, pool)
         tick_s = environment.last_decision_s + environment.tick_s
-        epoch_s = min(arrival_s, due_s, next_to_come(environment, pool, requests), tick_s)
+        epoch_s = min(arrival_s, due_s, next_to_come(environment, pool), tick_s)
         until_s = min(epoch_s, leave_s)
         if environment.closed_loop and until_s > environment.advanced_s:
             if not begun:
@@ -198,9 +198,9 @@ def _next_epoch_among_clients(environment, replicas, pool, requests, lazily):
         if due_s == epoch_s:
             _return_of_deferred(environment, pool, requests)
             return
-        if next_to_come(environment, pool, requests) == epoch_s:
-            request_id = pool[environment.coming_base]
-            heap_remove(pool, environment.coming_base, environment.coming, requests, request_id)
+        if next_to_come(environment, pool) == epoch_s:
+            request_id = heap_first(pool, environment.coming_base)
+            heap_remove(pool, environment.coming_base, ENTRY, environment.coming, request_id)
             environment.coming -= 1
         elif arrival_s == epoch_s:
             request_id = environment.next_arrival
@@ -239,7 +239,7 @@ def _next_epoch(environment, replicas, pool, requests, lazily):
         arrival_s = requests[environment.next_arrival].arrival_s
     due_s = np.inf
     if environment.deferred > 0:
-        due_s = requests[pool[environment.door_base]].key
+        due_s = heap_first_key(pool, environment.door_base)
     tick_s = environment.last_decision_s + environment.tick_s
     epoch_s = min(arrival_s, due_s, tick_s)
     if environment.scrape_period_s > 0.0:
@@ -304,8 +304,8 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
             turn_ended(environment, pool, requests, request_id, environment.now_s, False)
     elif admission == DEFER and may_defer(environment, request):
         request.defers += 1
-        request.key = environment.now_s + environment.defer_s
-        heap_push(pool, environment.door_base, environment.deferred, requests, request_id)
+        due_s = environment.now_s + environment.defer_s
+        heap_push(pool, environment.door_base, ENTRY, environment.deferred, due_s, request_id)
         environment.deferred += 1
     elif environment.clients:
         refused(environment, pool, requests, request_id, environment.now_s)

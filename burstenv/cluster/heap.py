@@ -1,75 +1,96 @@
-"""An indexed binary heap of request ids, smallest ``(key, id)`` on top.
+"""A binary heap of request ids with their keys, smallest ``(key, id)`` on top.
 
-A heap is a stretch of the pool that begins at ``base``. The key and the position stand in the
-request's record, so any request can be removed in O(log n); a request is in at most one heap at a time.
+A heap is a stretch of the pool: entry k begins at ``base + stride k``, so that two heaps can share a stretch that is
+long enough for both together, one growing from each end. An entry is a key, in two integers, and an id: whoever
+compares entries touches no request record. Removing another entry than the first, which is rare, searches for it.
 """
 
 from __future__ import annotations
 
 from burstenv.cluster.kernel import kernel
+from burstenv.cluster.reals import put_real, real_at
+from burstenv.cluster.state import ENTRY, ENTRY_ID
+
+BACKWARDS = -ENTRY  # the stride of a heap that grows from the end of its stretch; ENTRY is that of any other
 
 
 @kernel
-def _before(requests, a, b):
-    key_a = requests[a].key
-    key_b = requests[b].key
+def heap_first(pool, base):
+    """Return the id on top of a heap that is not empty."""
+    return pool[base + ENTRY_ID]
+
+
+@kernel
+def heap_first_key(pool, base):
+    """Return the smallest key of a heap that is not empty."""
+    return real_at(pool, base)
+
+
+@kernel
+def _put(pool, at, key, request_id):
+    put_real(pool, at, key)
+    pool[at + ENTRY_ID] = request_id
+
+
+@kernel
+def _before(key_a, a, key_b, b):
     return key_a < key_b or (key_a == key_b and a < b)
 
 
 @kernel
-def _sift_up(pool, base, requests, position):
-    moving = pool[base + position]
+def _sift_up(pool, base, stride, position, key, request_id):
     while position > 0:
         parent = (position - 1) >> 1
-        if not _before(requests, moving, pool[base + parent]):
+        at = base + stride * parent
+        parent_key, parent_id = real_at(pool, at), pool[at + ENTRY_ID]
+        if not _before(key, request_id, parent_key, parent_id):
             break
-        pool[base + position] = pool[base + parent]
-        requests[pool[base + position]].place = position
+        _put(pool, base + stride * position, parent_key, parent_id)
         position = parent
-    pool[base + position] = moving
-    requests[moving].place = position
+    _put(pool, base + stride * position, key, request_id)
 
 
 @kernel
-def _sift_down(pool, base, size, requests, position):
-    moving = pool[base + position]
+def _sift_down(pool, base, stride, size, position, key, request_id):
     while True:
         child = 2 * position + 1
         if child >= size:
             break
-        if child + 1 < size and _before(requests, pool[base + child + 1], pool[base + child]):
-            child += 1
-        if not _before(requests, pool[base + child], moving):
+        at = base + stride * child
+        child_key, child_id = real_at(pool, at), pool[at + ENTRY_ID]
+        if child + 1 < size:
+            at += stride
+            other_key, other_id = real_at(pool, at), pool[at + ENTRY_ID]
+            if _before(other_key, other_id, child_key, child_id):
+                child += 1
+                child_key, child_id = other_key, other_id
+        if not _before(child_key, child_id, key, request_id):
             break
-        pool[base + position] = pool[base + child]
-        requests[pool[base + position]].place = position
+        _put(pool, base + stride * position, child_key, child_id)
         position = child
-    pool[base + position] = moving
-    requests[moving].place = position
+    _put(pool, base + stride * position, key, request_id)
 
 
 @kernel
-def heap_push(pool, base, size, requests, request_id):
+def heap_push(pool, base, stride, size, key, request_id):
     """Add a request to a heap of ``size`` entries (the caller counts)."""
-    pool[base + size] = request_id
-    _sift_up(pool, base, requests, size)
+    _sift_up(pool, base, stride, size, key, request_id)
 
 
 @kernel
-def heap_remove(pool, base, size, requests, request_id):
+def heap_remove(pool, base, stride, size, request_id):
     """Remove a request, wherever it stands, from a heap of ``size`` entries (the caller counts)."""
-    position = requests[request_id].place
-    last = pool[base + size - 1]
-    if position != size - 1:
-        pool[base + position] = last
-        requests[last].place = position
-        _sift_up(pool, base, requests, position)
-        _sift_down(pool, base, size - 1, requests, requests[last].place)
-
-
-@kernel
-def heap_rekey(pool, base, size, requests, request_id, key):
-    """Give a request in the heap another key."""
-    requests[request_id].key = key
-    _sift_up(pool, base, requests, requests[request_id].place)
-    _sift_down(pool, base, size, requests, requests[request_id].place)
+    position = 0
+    while pool[base + stride * position + ENTRY_ID] != request_id:
+        position += 1
+    last = size - 1
+    if position == last:
+        return
+    at = base + stride * last
+    key, moving = real_at(pool, at), pool[at + ENTRY_ID]
+    if position > 0:
+        at = base + stride * ((position - 1) >> 1)
+        if _before(key, moving, real_at(pool, at), pool[at + ENTRY_ID]):
+            _sift_up(pool, base, stride, position, key, moving)
+            return
+    _sift_down(pool, base, stride, last, position, key, moving)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster.clients import turn_ended
-from burstenv.cluster.heap import heap_push, heap_remove
+from burstenv.cluster.heap import BACKWARDS, heap_first, heap_first_key, heap_push, heap_remove
 from burstenv.cluster.iteration_time import iteration_time_s
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.scanned import leave_scanned, scanned_head, welcome
 from burstenv.cluster.state import (
     EARLIEST_DEADLINE,
+    ENTRY,
+    ENTRY_ID,
     FCFS,
     FIRST_SCANNED,
     LONGEST_PROMPT,
@@ -113,9 +115,9 @@ def queue_push(replica, pool, requests, request_id, preempted):
         if preempted:
             replica.blocked = 0
     else:
-        request.key = queue_key(replica, request)
         request.demoted = 0
-        heap_push(pool, replica.live_base, replica.live_heap_size, requests, request_id)
+        key = queue_key(replica, request)
+        heap_push(pool, replica.live_base, ENTRY, replica.live_heap_size, key, request_id)
         replica.live_heap_size += 1
         replica.blocked = 0
     if replica.waiting == 0:
@@ -135,18 +137,18 @@ def queue_head(replica, pool, requests, now_s):
         return scanned_head(replica, requests, now_s)
     if replica.order == EARLIEST_DEADLINE:
         while replica.live_heap_size > 0:
-            first = pool[replica.live_base]
-            key = requests[first].key
+            key = heap_first_key(pool, replica.live_base)
             if key >= now_s or key < 0.5 * ALREADY_STREAMING:
                 break
-            heap_remove(pool, replica.live_base, replica.live_heap_size, requests, first)
+            first = heap_first(pool, replica.live_base)
+            heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, first)
             replica.live_heap_size -= 1
-            heap_push(pool, replica.hopeless_base, replica.hopeless_heap_size, requests, first)
+            heap_push(pool, replica.hopeless_base, BACKWARDS, replica.hopeless_heap_size, key, first)
             replica.hopeless_heap_size += 1
             requests[first].demoted = 1
     if replica.live_heap_size > 0:
-        return pool[replica.live_base]
-    return pool[replica.hopeless_base]
+        return heap_first(pool, replica.live_base)
+    return heap_first(pool, replica.hopeless_base)
 
 
 @kernel
@@ -160,10 +162,10 @@ def queue_remove(replica, pool, requests, request_id):
         if replica.waiting_head == NOBODY:
             replica.waiting_tail = NOBODY
     elif request.demoted:
-        heap_remove(pool, replica.hopeless_base, replica.hopeless_heap_size, requests, request_id)
+        heap_remove(pool, replica.hopeless_base, BACKWARDS, replica.hopeless_heap_size, request_id)
         replica.hopeless_heap_size -= 1
     else:
-        heap_remove(pool, replica.live_base, replica.live_heap_size, requests, request_id)
+        heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, request_id)
         replica.live_heap_size -= 1
     replica.waiting -= 1
     tokens = tokens_to_compute(request)
@@ -177,8 +179,8 @@ def is_queue_head(replica, pool, request_id):
     if _is_list(replica.order):
         return replica.waiting_head == request_id
     if replica.live_heap_size > 0:
-        return pool[replica.live_base] == request_id
-    return pool[replica.hopeless_base] == request_id
+        return heap_first(pool, replica.live_base) == request_id
+    return heap_first(pool, replica.hopeless_base) == request_id
 
 
 @outlined
@@ -202,16 +204,15 @@ def drop_hopeless(environment, replica, pool, requests):
     user is reading already waits there, nobody is dropped.
     """
     while replica.live_heap_size > 0 or replica.hopeless_heap_size > 0:
-        request_id = pool[replica.hopeless_base]
+        live = False
         if replica.live_heap_size > 0:
-            first = pool[replica.live_base]
-            key = requests[first].key
+            key = heap_first_key(pool, replica.live_base)
             if key < 0.5 * ALREADY_STREAMING:
                 return
-            if key < replica.clock_s:
-                request_id = first
-            elif replica.hopeless_heap_size == 0:
+            live = key < replica.clock_s
+            if not live and replica.hopeless_heap_size == 0:
                 return
+        request_id = heap_first(pool, replica.live_base if live else replica.hopeless_base)
         queue_remove(replica, pool, requests, request_id)
         request = requests[request_id]
         request.status = REJECTED
@@ -226,7 +227,7 @@ def drop_hopeless(environment, replica, pool, requests):
 def next_demotion_s(replica, pool, requests):
     """Return when the head of the queue turns hopeless and another takes its place [s]."""
     if replica.order == EARLIEST_DEADLINE and replica.live_heap_size > 0:
-        key = requests[pool[replica.live_base]].key
+        key = heap_first_key(pool, replica.live_base)
         if key >= 0.5 * ALREADY_STREAMING:
             return key
     return np.inf
@@ -239,35 +240,37 @@ def queue_reorder(replica, pool, requests, order):
     Going back to fcfs, streaming requests (preempted before) come first and the rest by arrival.
     """
     waiting = replica.waiting
-    if waiting > 0:  # gather everyone into the hopeless heap's memory, then push each anew
-        ids = replica.hopeless_base
+    base = replica.live_base
+    if waiting > 0:  # gather everyone's id in the live heap's memory
         if _is_list(replica.order):
             request_id = replica.waiting_head
             for k in range(waiting):
-                pool[ids + k] = request_id
+                pool[base + ENTRY * k + ENTRY_ID] = request_id
                 request_id = requests[request_id].next
-        else:
-            for k in range(replica.live_heap_size):
-                pool[ids + replica.hopeless_heap_size + k] = pool[replica.live_base + k]
+        else:  # the hopeless ones from their last on, so that nobody's place is taken before it is read
+            live = replica.live_heap_size
+            hopeless = replica.hopeless_heap_size
+            for k in range(hopeless):
+                at = replica.hopeless_base + BACKWARDS * (hopeless - 1 - k)
+                pool[base + ENTRY * (live + k) + ENTRY_ID] = pool[at + ENTRY_ID]
         replica.order = order
         replica.waiting_head = NOBODY
         replica.waiting_tail = NOBODY
-        # Key everyone in one heap built over the live heap, which serves as the sorter for fcfs too.
-        for k in range(waiting):
-            request_id = pool[ids + k]
+        for k in range(waiting):  # push each anew; the heap serves as the sorter for fcfs too
+            request_id = pool[base + ENTRY * k + ENTRY_ID]
             request = requests[request_id]
             request.demoted = 0
             if _is_list(order):
-                request.key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
+                key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
             else:
-                request.key = queue_key(replica, request)
-            heap_push(pool, replica.live_base, k, requests, request_id)
+                key = queue_key(replica, request)
+            heap_push(pool, base, ENTRY, k, key, request_id)
         replica.live_heap_size = waiting
         replica.hopeless_heap_size = 0
         if _is_list(order):
             while replica.live_heap_size > 0:
-                request_id = pool[replica.live_base]
-                heap_remove(pool, replica.live_base, replica.live_heap_size, requests, request_id)
+                request_id = heap_first(pool, base)
+                heap_remove(pool, base, ENTRY, replica.live_heap_size, request_id)
                 replica.live_heap_size -= 1
                 _list_push(replica, requests, request_id, False)
     replica.order = order

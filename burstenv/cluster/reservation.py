@@ -46,8 +46,8 @@ def _insert(pool, left_base, held_base, count, left, held):
 @kernel
 def _fits_projected(replica, pool, requests, candidate, foreseen):
     # The finish heap of the fast engine has no other use here.
-    left_base = replica.finish_step_base
-    held_base = replica.finish_base
+    left_base = replica.finish_base
+    held_base = left_base + replica.flight_size
     count = 0
     request_id = replica.running_head
     while request_id != NOBODY:

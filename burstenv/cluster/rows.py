@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.cluster.state import ID_FIELDS, NOBODY, REPLICA, REQUEST, ClusterState
+from burstenv.cluster.state import ID_FIELDS, NOBODY, ClusterState
 
 
 def _moved(row: ClusterState, by: int) -> None:
     """Add ``by`` to every request id in a state of one cluster, in place."""
     if by == 0:
         return
-    fixed = row.replicas.shape[1] * row.layout.fixed
-    own, lists = row.pool[0, :fixed], row.lists(0)
-    own += by * (np.tile(row.layout.ids(), row.replicas.shape[1]) & (own != NOBODY)).astype(np.int32)
-    lists += by
+    row.shift_ids(0, by)
     for name, id_fields in ID_FIELDS.items():
         array = getattr(row, name)
         for field in id_fields:
@@ -29,15 +26,11 @@ def _bytes(records: np.ndarray) -> np.ndarray:
 def take_row(state: ClusterState, i: int) -> ClusterState:
     """Return cluster ``i`` as a state of its own, independent, no longer than its episode."""
     length, room = int(state.environments["num_requests"][i]), state.requests.shape[1]
-    fixed = state.replicas.shape[1] * state.layout.fixed
-    pool, clients = state.pool[i], state.clients(i)[:length]
-    row = ClusterState(
-        environments=state.environments[i : i + 1].copy(),
-        replicas=_bytes(state.replicas[i]).copy().view(REPLICA)[None],
-        pool=np.concatenate([pool[:fixed], state.lists(i)[:, :length].reshape(-1), clients.view(np.int32)])[None],
-        requests=_bytes(state.requests[i, :length]).copy().view(REQUEST)[None],
-        layout=state.layout,
-    )
+    row = ClusterState.allocate(1, state.replicas.shape[1], length, 1, state.layout)
+    row.environments[...] = state.environments[i : i + 1]
+    _bytes(row.replicas[0])[...] = _bytes(state.replicas[i])
+    _bytes(row.requests[0])[...] = _bytes(state.requests[i, :length])
+    row.take_pool(0, state, i)
     _moved(row, -i * room)
     row.place()
     return row
@@ -49,15 +42,11 @@ def put_row(state: ClusterState, i: int, row: ClusterState) -> None:
     if length > state.requests.shape[1]:
         state.grow_requests(length)
     room = state.requests.shape[1]
-    fixed = state.replicas.shape[1] * state.layout.fixed
-    clients = row.clients(0)
     if i > 0:
         row = row.clone()
         _moved(row, i * room)
     state.environments[i : i + 1] = row.environments
     _bytes(state.replicas[i])[...] = _bytes(row.replicas[0])
-    state.pool[i, :fixed] = row.pool[0, :fixed]
-    state.lists(i)[:, :length] = row.lists(0)
-    state.clients(i)[: len(clients)] = clients
     _bytes(state.requests[i, :length])[...] = _bytes(row.requests[0])
+    state.take_pool(i, row, 0)
     state.place()

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from burstenv.cluster.state import ENTRY_ID
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.features import LIMIT
 from burstenv.envs.iteration_kernels import (
@@ -125,8 +126,8 @@ class IterationBatch(EnvironmentBatch):
     def queue(self, i: int) -> list[int]:
         """Return the numbers, within the episode, of the requests of environment ``i`` that may be chosen from."""
         environment = self.cluster.state.environments[i]
-        first = int(environment["door_base"] + environment["queue_first"])
-        ids = self.cluster.state.arrays()[2][first : first + int(environment["queue_size"])]
+        first = int(environment["queue_first"])
+        ids = self.cluster.state.heaps(i)[1, first : first + int(environment["queue_size"]), ENTRY_ID]
         return [int(k) for k in ids - environment["first_request"]]
 
     def without_request(self, i: int) -> str:

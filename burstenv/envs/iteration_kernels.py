@@ -19,7 +19,7 @@ from burstenv.cluster.iteration import see, start_iteration
 from burstenv.cluster.kernel import entry, kernel, merged, outlined
 from burstenv.cluster.queues import blocks_of, tokens_to_compute
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
-from burstenv.cluster.state import NOBODY, WAITING
+from burstenv.cluster.state import ENTRY, ENTRY_ID, NOBODY, WAITING
 from burstenv.cluster.stretch import interrupt_stretch, may_stretch, open_stretch
 from burstenv.envs.features import LIMIT
 from burstenv.envs.observations import observe
@@ -48,13 +48,13 @@ def _clip(value):
 @kernel
 def _queued(environment, pool, k):
     """Return the id of the ``k``-th of the queue."""
-    return pool[environment.door_base + environment.queue_first + k]
+    return pool[environment.door_base + ENTRY * (environment.queue_first + k) + ENTRY_ID]
 
 
 @kernel
 def _join(environment, replica, pool, request, request_id):
     """Put a request at the end of the queue."""
-    pool[environment.door_base + environment.queue_first + environment.queue_size] = request_id
+    pool[environment.door_base + ENTRY * (environment.queue_first + environment.queue_size) + ENTRY_ID] = request_id
     environment.queue_size += 1
     environment.queue_tokens += request.prompt_tokens
     environment.queue_blocks += blocks_of(request.prompt_tokens, replica.block_size)
@@ -63,10 +63,10 @@ def _join(environment, replica, pool, request, request_id):
 @kernel
 def _leave(environment, replica, pool, requests, k):
     """Take the ``k``-th out of the queue; return its id."""
-    base = environment.door_base + environment.queue_first
-    request_id = pool[base + k]
+    base = environment.door_base + ENTRY * environment.queue_first + ENTRY_ID
+    request_id = pool[base + ENTRY * k]
     for place in range(k, 0, -1):
-        pool[base + place] = pool[base + place - 1]
+        pool[base + ENTRY * place] = pool[base + ENTRY * (place - 1)]
     environment.queue_first += 1
     environment.queue_size -= 1
     tokens = requests[request_id].prompt_tokens
