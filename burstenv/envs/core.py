@@ -108,6 +108,8 @@ class EnvironmentBatch:
         self.totals = np.zeros_like(self.components)  # (N, 8) the accounts that they are taken from
         self.elapsed_s = np.zeros(num_envs)  # (N,)
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self._step_arguments: tuple[Any, ...] = ()
+        self._stepped: np.ndarray | None = None  # the requests that these arguments hold
         self._players: dict[tuple[int, str], Player] = {}  # by environment and policy, for its episode
 
     # -- spaces ------------------------------------------------------------------------------------
@@ -217,6 +219,7 @@ class EnvironmentBatch:
             grown = np.zeros((n, room, 2), np.int32)
             grown[:, : old.shape[1]] = old
             self._links = grown.reshape(-1, 2)
+            self._stepped = None
         self._links.reshape(n, room, 2)[i, : len(links)] = links
 
     def _publish(self, i: int, opens: bool = False) -> None:
@@ -233,12 +236,19 @@ class EnvironmentBatch:
 
     def step(self) -> None:
         """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+        if self._stepped is not self.cluster.state.requests:  # others than last time: the episodes outgrew their room
+            self._remember_arguments()
         kernel = step_batch if self.num_threads == 1 else step_batch_threads
-        kernel(
+        kernel(*self._step_arguments)
+
+    def _remember_arguments(self) -> None:
+        """Keep what every step hands to the kernel: flattening the arrays anew takes a tenth of a scalar step."""
+        self._step_arguments = (
             *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags, self._shape,
             self._links, self._scale, self.actions, self.observations, self.masks, self.components, self.totals,
             self.elapsed_s,
         )  # fmt: skip
+        self._stepped = self.cluster.state.requests
 
     @property
     def done(self) -> np.ndarray:

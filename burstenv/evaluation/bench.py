@@ -57,6 +57,16 @@ def machine() -> str:
     return f"{model}, Python {platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}"
 
 
+READING = (
+    "How to read it: a figure says what this machine did while it also did other work, so the ratio to the figure",
+    "beside it, measured in the same run, says more than the figure. *One iteration at a time, compiled* is this",
+    "project's general engine, which visits every running request in every iteration; *reference engine* is the plain",
+    "Python that defines what both compute. A *decision* is one step of one environment, resets and episode drawing",
+    "included. A batch of environments is slower per decision than one cluster in compiled code because the state of",
+    "hundreds of clusters does not fit the processor's caches: every decision waits for some dozens of cache lines.",
+)
+
+
 def page(rows: Sequence[dict[str, Any]], command: str) -> str:
     """Return the benchmark as a page of Markdown."""
     lines = [
@@ -65,6 +75,8 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
         f"Made by `{command}`: medians of {REPEATS} runs on one core, each beside what was measured in the same run.",
         "",
         f"Machine: {machine()}.",
+        "",
+        *READING,
     ]
     group = None
     for r in rows:

@@ -10,12 +10,13 @@ import numpy as np
 
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
-from burstenv.envs.scenario import Scenario
+from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.envs.vector_env import BurstGPTVectorEnv
 from burstenv.evaluation.bench import median_rate, row
 from burstenv.policies import parse_composite
 
 GROUP = "Environments"
+LARGER = "replicas-64"  # a scenario of many replicas
 
 
 class NullEnv(gym.Env[Any, Any]):
@@ -68,6 +69,9 @@ def bench_environments(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     for num_envs in (256, 1024):
         batched = _vector_rate(scenario, num_envs, max(20, int(8_000 * 256 / num_envs * scale)))
         yield row(GROUP, f"native batch of {num_envs}", batched, "decisions/s", "through gym.make", scalar)
+    larger = _vector_rate(load_scenario(LARGER), 256, max(10, int(200 * scale)))
+    name = f"native batch of 256, {LARGER}"
+    yield row(GROUP, name, larger, "decisions/s", "native batch of 1024", batched)
     record = parse_composite("always/jsq/edf-512").record(scenario.mode_names)
     cluster = scenario.make_cluster()
     requests, drawn = scenario.episode("train", 0, 1.5 * scenario.capacity_per_s("train"))
