@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster.clients import NUMBERS
+from burstenv.cluster.heap import BACKWARDS
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.state import ATTAINED, AWAY, ENVIRONMENT, NOBODY, REPLICA, REQUEST, ClusterState
+from burstenv.cluster.state import ATTAINED, AWAY, ENTRY, ENTRY_ID, ENVIRONMENT, NOBODY, REPLICA, REQUEST, ClusterState
 
 _ENVIRONMENT_WORDS = ENVIRONMENT.itemsize // 8
 _REPLICA_WORDS = REPLICA.itemsize // 8
@@ -45,6 +46,15 @@ def _copy_ids(source, source_base, target, target_base, count, shift):
         target[target_base + k] = source[source_base + k] + shift
 
 
+@kernel
+def _copy_heap(source, source_base, target, target_base, stride, count, shift):
+    for k in range(count):
+        at, to = source_base + stride * k, target_base + stride * k
+        for number in range(ENTRY):
+            target[to + number] = source[at + number]
+        target[to + ENTRY_ID] += shift
+
+
 @outlined
 def _copy_environment(source, i, target, j):
     """Copy the record of a cluster; where its parts lie stays, and ids move."""
@@ -69,12 +79,12 @@ def _copy_environment(source, i, target, j):
 def _copy_replica(source, from_r, target, to_r, marks, shift):
     """Copy a replica with its integers and its queues."""
     other, mine = source[1][from_r], target[1][to_r]
-    phase, finish_step, finish = mine.phase_base, mine.finish_step_base, mine.finish_base
+    phase, finish = mine.phase_base, mine.finish_base
     live, hopeless, phase_list, flight = mine.live_base, mine.hopeless_base, mine.phase_list_base, mine.flight_base
     block, sequence, slot, table = mine.block_base, mine.sequence_base, mine.slot_base, mine.table_base
     for k in range(_REPLICA_WORDS):
         target[5][to_r * _REPLICA_WORDS + k] = source[5][from_r * _REPLICA_WORDS + k]
-    mine.phase_base, mine.finish_step_base, mine.finish_base = phase, finish_step, finish
+    mine.phase_base, mine.finish_base = phase, finish
     mine.live_base, mine.hopeless_base, mine.phase_list_base, mine.flight_base = live, hopeless, phase_list, flight
     mine.block_base, mine.sequence_base, mine.slot_base, mine.table_base = block, sequence, slot, table
     if mine.running_head != NOBODY:
@@ -96,10 +106,10 @@ def _copy_replica(source, from_r, target, to_r, marks, shift):
         for k in range(mine.block_size):
             into[phase + k] = pool[other.phase_base + k]
         for k in range(mine.decoding):
-            into[finish_step + k] = pool[other.finish_step_base + k]
-        _copy_ids(pool, other.finish_base, into, finish, mine.decoding, shift)
-    _copy_ids(pool, other.live_base, into, live, mine.live_heap_size, shift)
-    _copy_ids(pool, other.hopeless_base, into, hopeless, mine.hopeless_heap_size, shift)
+            into[finish + 2 * k] = pool[other.finish_base + 2 * k]
+            into[finish + 2 * k + 1] = pool[other.finish_base + 2 * k + 1] + shift
+    _copy_heap(pool, other.live_base, into, live, ENTRY, mine.live_heap_size, shift)
+    _copy_heap(pool, other.hopeless_base, into, hopeless, BACKWARDS, mine.hopeless_heap_size, shift)
 
 
 @outlined
@@ -120,9 +130,9 @@ def copy_cluster(source, i, target, j, marks, low, high):
     for r in range(mine.num_replicas):
         _copy_replica(source, other.first_replica + r, target, mine.first_replica + r, marks, shift)
     pool, into = source[2], target[2]
-    _copy_ids(pool, other.door_base, into, mine.door_base, mine.deferred, shift)
+    _copy_heap(pool, other.door_base, into, mine.door_base, ENTRY, mine.deferred, shift)
     if mine.clients:
-        _copy_ids(pool, other.coming_base, into, mine.coming_base, mine.coming, shift)
+        _copy_heap(pool, other.coming_base, into, mine.coming_base, ENTRY, mine.coming, shift)
         _copy_ids(pool, other.patience_base, into, mine.patience_base, mine.impatient, shift)
         begin, to = other.client_base + low * NUMBERS, mine.client_base + low * NUMBERS
         for k in range((high - low) * NUMBERS):

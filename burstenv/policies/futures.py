@@ -56,9 +56,9 @@ def _imagine_lengths(cluster, j, model, seed, low):
         decoders = replica.decoding
         replica.decoding = 0
         for k in range(decoders):  # the heap grows over the places that were read
-            request_id = pool[replica.finish_base + k]
+            request_id = pool[replica.finish_base + 2 * k + 1]
             request = requests[request_id]
-            left = pool[replica.finish_step_base + k] - replica.decode_step
+            left = pool[replica.finish_base + 2 * k] - replica.decode_step
             produced = request.target_tokens - left
             _believe(replica, request, model, produced, uniform(seed, request_id - first))
             step = replica.decode_step + request.target_tokens - produced
