@@ -19,7 +19,7 @@ from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig
 from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
 from burstenv.cluster.kernel import announce_first_use, entry
 from burstenv.cluster.lengths import LengthModel
-from burstenv.cluster.replica import advance_replica, enqueue, set_mode
+from burstenv.cluster.replica import advance_replica, enqueue, set_mode, start_replica
 from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.state import (
     BATCH_NAMES,
@@ -36,7 +36,6 @@ from burstenv.cluster.state import (
     ClusterState,
     PoolLayout,
 )
-from burstenv.cluster.stretch import interrupt_stretch
 from burstenv.config import load
 from burstenv.errors import BurstenvError
 
@@ -85,8 +84,9 @@ def _advance_at(environments, replicas, pool, requests, i, r, until_s):
 
 
 @entry
-def _start_under_way_at(environments, replicas, pool, requests, i, r):
-    interrupt_stretch(replicas[environments[i].first_replica + r], pool, requests)
+def _start_at(environments, replicas, pool, requests, i, r):
+    environment = environments[i]
+    start_replica(environment, replicas[environment.first_replica + r], pool, requests)
 
 
 @entry
@@ -317,9 +317,9 @@ class Cluster:
         runs = record["in_flight"] or record["under_way"]
         return float(record["iteration_end_s"] if runs else record["clock_s"])
 
-    def start_under_way(self, i: int, replica: int) -> None:
-        """Put a decode iteration that has started in flight, so that it can be looked at."""
-        _start_under_way_at(*self.state.arrays(), i, replica)
+    def start(self, i: int, replica: int) -> None:
+        """Put the iteration that starts at the replica's clock in flight, so that it can be looked at."""
+        _start_at(*self.state.arrays(), i, replica)
 
     def set_mode(self, i: int, replica: int, mode: int) -> None:
         """Put a batching mode in force on one replica from its next iteration on."""

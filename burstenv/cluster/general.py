@@ -309,6 +309,17 @@ def _apply(environment, replica, pool, requests):
             settle_finished(environment, pool, requests, request_id, now_s)
 
 
+@kernel
+def start_general(environment, replica, pool, requests):
+    """Put one iteration, scheduled at the clock, in flight; return whether there was anything to run."""
+    if replica.drops_hopeless:
+        drop_hopeless(environment, replica, pool, requests)
+    scheduled = _schedule(replica, pool, requests)
+    if replica.preemptions_without_token > LIVELOCK_PREEMPTIONS:
+        replica.livelocked = 1
+    return scheduled
+
+
 @outlined
 def advance_general(environment, replica, pool, requests, until_s):
     """Apply every iteration that ends by ``until_s``; schedule none at or after it.
@@ -321,14 +332,10 @@ def advance_general(environment, replica, pool, requests, until_s):
             if replica.clock_s >= until_s:
                 replica.wake_s = replica.clock_s
                 break
-            if replica.drops_hopeless:
-                drop_hopeless(environment, replica, pool, requests)
-            scheduled = _schedule(replica, pool, requests)
+            scheduled = start_general(environment, replica, pool, requests)
             if not scheduled and replica.in_flight == 0:
                 replica.wake_s = replica.clock_s
                 break
-            if replica.preemptions_without_token > LIVELOCK_PREEMPTIONS:
-                replica.livelocked = 1
             if scheduled and replica.in_flight < replica.depth:
                 continue
         if replica.in_flight == 0:

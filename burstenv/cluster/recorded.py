@@ -267,8 +267,7 @@ def replay_fast(case: RecordedCase) -> list[FastIteration]:
             cluster.submit(0, 0, order[arrived], arrival_s)
             arrived += 1
         cluster.advance(0, 0, boundary_s)
-        cluster.advance(0, 0, math.nextafter(boundary_s, math.inf))
-        cluster.start_under_way(0, 0)
+        cluster.start(0, 0)
         stalled = not replica["in_flight"][0]
         if stalled:
             continue

@@ -69,7 +69,7 @@ class ReferenceReplica:
                 request.status = "rejected"
                 return
             request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
-        if not self.in_flight and not self.running and not self.waiting:
+        if not self.in_flight:  # idle, or stuck with a queue that it cannot serve
             self.clock_s = max(self.clock_s, now_s)
         request.status = "waiting"
         self.requests[request.id] = request

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.cluster.general import advance_general
+from burstenv.cluster.general import advance_general, start_general
 from burstenv.cluster.iteration import finish_decoders, finish_iteration, see, start_iteration
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import (
@@ -73,6 +73,20 @@ def advance_replica(environment, replica, pool, requests, until_s):
     see(replica, requests)
 
 
+@outlined
+def start_replica(environment, replica, pool, requests):
+    """Put the iteration that starts at the clock in flight and leave it there, so that it can be looked at.
+
+    Moving time would go past one that takes none: one that only preempts.
+    """
+    if replica.general:
+        if replica.in_flight == 0 and start_general(environment, replica, pool, requests):
+            replica.iteration_end_s = replica.busy_until_s
+        return
+    advance_replica(environment, replica, pool, requests, np.nextafter(replica.clock_s, np.inf))
+    interrupt_stretch(replica, pool, requests)
+
+
 @kernel
 def enqueue(environment, replica, pool, requests, request_id, now_s):
     """Hand a request to the replica at ``now_s``, as a server's front end does.
@@ -90,8 +104,8 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
             return
         request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
     interrupt_stretch(replica, pool, requests)
-    if not replica.in_flight and replica.clock_s < now_s and replica.running == 0 and replica.waiting == 0:
-        replica.clock_s = now_s
+    if not replica.in_flight:  # idle, or stuck with a queue that it cannot serve
+        replica.clock_s = max(replica.clock_s, now_s)
     queue_push(replica, pool, requests, request_id, False)
     tokens = tokens_to_compute(request)
     replica.seen_waiting += 1

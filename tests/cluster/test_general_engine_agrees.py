@@ -130,6 +130,28 @@ def test_a_prompt_that_can_never_fit_blocks_the_queue_for_ever(asynchronous):
     assert [r.status for r in reference.requests.values()] == ["finished", "waiting", "waiting"]
 
 
+OUTGROWS = EngineLimits(5, 4, 64, 64, 8, order="priority", validate_requests=False)
+
+
+def test_a_step_that_only_preempts_is_counted_last_or_amid_others():
+    """A lone request outgrows the cache and evicts itself; who waited behind it may start at that very instant."""
+    outgrows = ReferenceRequest(0, 0.0, 16, 10, priority=1)
+    last = check(RecordedCase("last", OUTGROWS, LATENCY, (outgrows,), ()))
+    assert [(i.scheduled, i.preempted) for i in last.iterations[-1:]] == [([], [0])]
+    behind = ReferenceRequest(1, 0.001, 18, 2, priority=0)  # no room beside the first, and then ahead of it
+    amid = check(RecordedCase("amid", OUTGROWS, LATENCY, (outgrows, behind), ()))
+    empty = next(k for k, i in enumerate(amid.iterations) if not i.scheduled)
+    assert amid.iterations[empty].start_s == amid.iterations[empty].end_s == amid.iterations[empty + 1].start_s
+    assert [s.id for s in amid.iterations[empty + 1].scheduled] == [1]
+
+
+def test_who_frees_a_stuck_queue_starts_when_it_arrives():
+    requests = (ReferenceRequest(0, 0.0, 40, 4, priority=1), ReferenceRequest(1, 0.5, 8, 2, priority=0))
+    reference = check(RecordedCase("freed", OUTGROWS, LATENCY, requests, ()))
+    assert reference.iterations[0].start_s == reference.requests[1].first_scheduled_s == 0.5
+    assert [r.status for r in reference.requests.values()] == ["waiting", "finished"]
+
+
 def test_the_prefix_cache_is_used():
     limits = EngineLimits(64, 4, 256, 64, 8, prefix_caching=True)
     requests = [
