@@ -46,8 +46,11 @@ tuned: setup
 	$(BIN)/python -m burstenv.evaluation.episode_lists
 
 suite: setup
-	set -e; for s in $(SCENARIOS); do $(BIN)/burstenv evaluate --scenario $$s --out reports/suite/$$s; done
+	set -e; for s in $(SCENARIOS); do \
+	  load=$$(sed -n 's/^load: \([0-9.]*\).*/\1/p' configs/scenarios/$$s.yaml); \
+	  $(BIN)/burstenv evaluate --scenario $$s --load $$load --policy ladder --policy suite --out reports/suite/$$s; done
 	$(BIN)/burstenv leaderboard $(SCENARIOS:%=reports/suite/%) --out reports/suite/leaderboard.html
+	$(BIN)/python -m burstenv.evaluation.scenario_page
 
 setup: $(READY)
 

@@ -32,7 +32,8 @@ def register(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="POLICY",
-        help="a composite, or mine.py:name; may be repeated (default: the ladder)",
+        help="a composite, or mine.py:name; ladder: the default; suite: the best tuned composites of all shipped "
+        "scenarios; may be repeated",
     )
     add_policy_file(sub)
     sub.add_argument(
@@ -104,7 +105,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.episode_lists import fixed_count
     from burstenv.evaluation.text import summary_lines
     from burstenv.evaluation.workers import available_cores
-    from burstenv.policies.ladder import DEFAULT_LADDER
 
     load_policy_files(arguments)
     scenario = load_scenario(arguments.scenario, arguments.trace)
@@ -117,7 +117,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         split=arguments.split,
         loads=loads,
         episodes=fixed_count(scenario.config, arguments.split) if arguments.episodes is None else arguments.episodes,
-        policies=arguments.policy or DEFAULT_LADDER,
+        policies=_policies(arguments.policy or ["ladder"]),
         chosen=chosen,
         groups=groups,
         tuning=tuning,
@@ -139,6 +139,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     finished(arguments.out)
     emit(arguments, {"summary": result.summary, "paths": paths}, [*summary_lines(result), f"report: {paths['html']}"])
     return 0
+
+
+def _policies(given: list[str]) -> list[str]:
+    """Return policies by name, ``ladder`` and ``suite`` written out."""
+    from burstenv.evaluation.tuned import suite_composites
+    from burstenv.policies.ladder import DEFAULT_LADDER
+
+    found: list[str] = []
+    for name in given:
+        found += {"ladder": DEFAULT_LADDER, "suite": suite_composites()}.get(name, [name])
+    return list(dict.fromkeys(found))
 
 
 def _agents(given: list[str], scenario: Any) -> tuple[list[Any], dict[str, list[str]]]:

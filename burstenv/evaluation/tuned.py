@@ -104,3 +104,13 @@ def shipped_tuned(config: ScenarioConfig, trace_sha256: str) -> TunedPolicies | 
         return None
     tuned = load_tuned(config.name, config.name)
     return tuned if (tuned.scenario_sha256, tuned.trace_sha256) == (scenario_digest(config), trace_sha256) else None
+
+
+def suite_composites() -> list[str]:
+    """Return the best tuned composite of every shipped scenario at its own load, each once: does any win elsewhere?"""
+    found = []
+    for name in shipped("scenarios"):
+        config = load(ScenarioConfig, "scenarios", name)
+        if name in shipped(FOLDER):
+            found.append(load_tuned(name, name).at(config.load))
+    return list(dict.fromkeys(found))
