@@ -10,75 +10,19 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-import yaml
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import burstenv
-from burstenv.config import read_yaml, shipped
 from burstenv.envs.registration import NAMESPACE
 from burstenv.errors import BurstenvError
-from burstenv.workload import SPLITS
+from tests.envs.ids import IDS, NATIVE, arrays_in, every_id, every_native_id, masked
 
-IDS = sorted(env_id for env_id in gym.registry if env_id.startswith(NAMESPACE))
-NATIVE = [env_id for env_id in IDS if gym.registry[env_id].vector_entry_point is not None]
 AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
-every_id = pytest.mark.parametrize("env_id", IDS)
 every_copy = pytest.mark.parametrize(
     "way", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy], ids=["pickle", "deepcopy"]
 )
-every_native_id = pytest.mark.parametrize("env_id", NATIVE)
-
-
-@pytest.fixture(scope="session")
-def short(tmp_path_factory):
-    """The scenario of each id with short episodes; one by file is read once per process, one by value each time."""
-    folder = tmp_path_factory.mktemp("scenarios")
-
-    def short(env_id):
-        name = gym.spec(env_id).kwargs.get("scenario", "default")
-        path = folder / f"{name}.yaml"
-        if not path.exists():
-            values = read_yaml(shipped("scenarios")[name])
-            values["episode"]["duration_s"] = 20 if name == "default" else 8
-            values["capacity_per_s"] = dict.fromkeys(SPLITS, 18.0 if name == "default" else 4.0)
-            path.write_text(yaml.safe_dump(values))
-        return str(path)
-
-    return short
-
-
-@pytest.fixture(scope="session")
-def make(short):
-    def make(env_id, **kwargs):
-        return gym.make(env_id, **{"scenario": short(env_id), "load": 0.7, **kwargs})
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def make_vec(short):
-    def make_vec(env_id, num_envs=3, **kwargs):
-        return gym.make_vec(env_id, num_envs, **{"scenario": short(env_id), "load": 0.7, **kwargs})
-
-    return make_vec
-
-
-def masked(space, mask):
-    """Return a mask in the form that ``space.sample`` takes: components apart."""
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return tuple(np.split(mask, np.cumsum(space.nvec)[:-1]))
-    return mask
-
-
-def arrays_in(value):
-    """Yield every array inside an observation or info."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from arrays_in(inner)
 
 
 def as_bytes(value):
@@ -171,52 +115,6 @@ def test_what_is_returned_is_never_overwritten(make, env_id):
 
 
 @every_id
-@pytest.mark.parametrize("legal", [True, False], ids=["masked", "unmasked"])
-def test_random_actions_keep_the_invariants(make, env_id, legal):
-    run_randomly(make(env_id, load=None), 10_000, legal)
-
-
-@pytest.mark.slow
-@every_id
-@pytest.mark.parametrize("legal", [True, False], ids=["masked", "unmasked"])
-def test_many_random_actions_keep_the_invariants(make, env_id, legal):
-    steps = 50_000 if "Interval" in env_id else 1_000_000  # an interval is the work of tens of decisions
-    run_randomly(make(env_id, load=None), steps, legal)
-
-
-def run_randomly(env, steps, legal):
-    """Play random actions; observations stay finite and in their space, no request is lost, time never runs back."""
-    env.action_space.seed(0)
-    _, info = env.reset(seed=0)
-    batch = env.unwrapped.batch
-    returned = 0.0
-    for step in range(steps):
-        mask = masked(env.action_space, info["action_mask"]) if legal and "action_mask" in info else None
-        before_s = info["now_s"]
-        observation, reward, terminated, truncated, info = env.step(env.action_space.sample(mask=mask))
-        returned += reward
-        assert np.isfinite(reward)
-        assert info["elapsed_s"] >= 0.0
-        assert info["now_s"] == pytest.approx(before_s + info["elapsed_s"])
-        if step % 10 == 0 or terminated:
-            assert env.observation_space.contains(observation)
-            assert all(np.isfinite(a).all() for a in arrays_in(observation))
-            replicas = batch.cluster.state.replicas
-            assert (replicas["free_blocks"] >= 0).all()
-            assert (replicas["free_blocks"] <= replicas["num_blocks"]).all()
-            counts = batch.counts(0)
-            assert counts["pending"] >= 0
-        assert not truncated
-        if terminated:
-            metrics = info["episode_metrics"]
-            assert metrics["pending"] == 0
-            assert metrics["offered"] == sum(metrics[k] for k in ("attained", "late", "rejected", "failed"))
-            assert returned == metrics["attained"]
-            returned = 0.0
-            _, info = env.reset()
-
-
-@every_id
 def test_masks_are_those_of_the_method(make, env_id):
     env = make(env_id)
     _, info = env.reset(seed=0)
@@ -240,9 +138,7 @@ def masked_parts(space, masks):
 
 
 @every_id
-@pytest.mark.parametrize(
-    "way", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy], ids=["pickle", "deepcopy"]
-)
+@every_copy
 def test_copies_go_on_from_the_same_state(make, env_id, way):
     env = make(env_id)
     env.action_space.seed(0)
@@ -260,9 +156,7 @@ def test_copies_go_on_from_the_same_state(make, env_id, way):
 
 
 @every_native_id
-@pytest.mark.parametrize(
-    "way", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy], ids=["pickle", "deepcopy"]
-)
+@every_copy
 def test_copies_of_a_batch_go_on_from_the_same_state(make_vec, env_id, way):
     env = make_vec(env_id)
     env.action_space.seed(0)

@@ -1,0 +1,103 @@
+"""Random actions, of every id: observations stay finite and in their space, nobody is lost, time never runs back."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from tests.envs.ids import arrays_in, every_id, every_native_id, masked
+
+OUTCOMES = ("attained", "late", "rejected", "failed")
+N = 256
+masked_or_not = pytest.mark.parametrize("legal", [True, False], ids=["masked", "unmasked"])
+
+
+@every_id
+@masked_or_not
+def test_random_actions_keep_the_invariants(make, env_id, legal):
+    env = make(env_id, load=None)
+    env.action_space.seed(0)
+    _, info = env.reset(seed=0)
+    replicas = env.unwrapped.batch.cluster.state.replicas
+    returned = 0.0
+    for step in range(10_000):
+        mask = masked(env.action_space, info["action_mask"]) if legal and "action_mask" in info else None
+        before_s = info["now_s"]
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample(mask=mask))
+        returned += reward
+        assert np.isfinite(reward)
+        assert info["elapsed_s"] >= 0.0
+        assert info["now_s"] == pytest.approx(before_s + info["elapsed_s"])
+        if step % 10 == 0 or terminated:
+            assert env.observation_space.contains(observation)
+            assert all(np.isfinite(a).all() for a in arrays_in(observation))
+            check_blocks(replicas)
+            assert env.unwrapped.batch.counts(0)["pending"] >= 0
+        assert not truncated
+        if terminated:
+            check_metrics(info["episode_metrics"], returned)
+            returned = 0.0
+            _, info = env.reset()
+
+
+@pytest.mark.slow
+@every_native_id
+@masked_or_not
+def test_a_million_random_actions_keep_the_invariants(make_vec, env_id, legal):
+    actions = 50_000 if "Interval" in env_id else 1_000_000  # an interval is the work of tens of decisions
+    envs = make_vec(env_id, N, load=None)
+    envs.action_space.seed(0)
+    rng = np.random.default_rng(0)
+    space = envs.single_observation_space
+    state = envs.unwrapped.batch.cluster.state
+    _, infos = envs.reset(seed=0)
+    returned = np.zeros(N)
+    over = np.zeros(N, bool)
+    ended = 0
+    for _ in range(-(-actions // N)):
+        if legal and "action_mask" in infos:
+            chosen = sample(rng, envs.single_action_space, infos["action_mask"])
+        else:
+            chosen = envs.action_space.sample()
+        begun, before_s = over, infos["now_s"]  # the step after an end begins the next episode
+        observations, rewards, terminated, truncated, infos = envs.step(chosen)
+        assert np.isfinite(observations).all()
+        assert ((observations >= space.low) & (observations <= space.high)).all()
+        assert np.isfinite(rewards).all()
+        assert (infos["elapsed_s"] >= 0.0).all()
+        assert np.allclose(infos["now_s"][~begun], (before_s + infos["elapsed_s"])[~begun], rtol=1e-6)
+        check_blocks(state.replicas)
+        assert (state.environments["offered"] >= sum(state.environments[name] for name in OUTCOMES)).all()
+        assert not truncated.any()
+        returned += rewards
+        over = terminated
+        for i in np.flatnonzero(over):
+            check_metrics(infos["episode_metrics"][i], returned[i])
+        returned[over] = 0.0
+        ended += int(over.sum())
+    assert ended >= N
+
+
+def sample(rng, space, masks):
+    """Return a legal action of every environment, all of them equally likely; masks are (N, choices)."""
+    if not isinstance(space, gym.spaces.MultiDiscrete):
+        return drawn(rng, masks)
+    parts = np.split(masks, np.cumsum(space.nvec)[:-1], axis=1)
+    return np.stack([drawn(rng, part) for part in parts], axis=1)
+
+
+def drawn(rng, masks):
+    return np.where(masks, rng.random(masks.shape), -1.0).argmax(axis=1)
+
+
+def check_blocks(replicas):
+    assert (replicas["free_blocks"] >= 0).all()
+    assert (replicas["free_blocks"] <= replicas["num_blocks"]).all()
+
+
+def check_metrics(metrics, returned):
+    """Of an episode that has ended: everybody is settled, and the return is the requests attained."""
+    assert metrics["pending"] == 0
+    assert metrics["offered"] == sum(metrics[name] for name in OUTCOMES)
+    assert returned == metrics["attained"]
