@@ -13,7 +13,7 @@ from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.seeds import THRESHOLDS
 from burstenv.evaluation.summary import BURSTINESS_BUCKETS
 from burstenv.evaluation.svg import WIDTH, Plot, number, picture, ticks
-from burstenv.evaluation.text import percent
+from burstenv.evaluation.text import percent, shortened
 
 SHOWN = 6  # policies in a figure of lines; the tables hold them all
 STYLES = 8  # lines that can be told apart
@@ -152,7 +152,7 @@ def _forest(result: EvaluationResult) -> Picture:
         policy = result.policy(row["policy"])
         style = style_of.get(row["policy"], "other")
         kind = " privileged" if policy["privileged"] else ""
-        name = escape(row["policy"] if len(row["policy"]) < 62 else row["policy"][:59] + "...")
+        name = escape(shortened(row["policy"], 62))
         plot.parts.append(f'<text class="name {policy["kind"]}{kind}" x="12" y="{number(y - 4)}">{name}</text>')
         if row["attainment_low"] is not None:
             low, high = number(place(row["attainment_low"])), number(place(row["attainment_high"]))
@@ -206,7 +206,7 @@ def _losses(result: EvaluationResult) -> Picture:
     parts = []
     for k, row in enumerate(rows):
         y, at = top + step * k, 0.0
-        name = escape(row["policy"] if len(row["policy"]) < 66 else row["policy"][:63] + "...")
+        name = escape(shortened(row["policy"], 62))
         parts.append(f'<text class="name" x="0" y="{number(y + 10)}">{name}</text>')
         for part in ("attained", *LOSSES):
             count = row["attained"] if part == "attained" else row[f"lost_{part}"]

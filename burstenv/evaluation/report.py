@@ -194,13 +194,14 @@ def _title(result: EvaluationResult) -> str:
 def _facts(result: EvaluationResult) -> str:
     row = result.ranking(result.headline_load)[0]
     loads = ", ".join(f"{load:g}" for load in result.loads)
+    where = "load" if len(result.loads) == 1 else "each of the loads"
     kinds = [f"{len(result.policies) - len(result.agents)} heuristics"]
     if result.agents:
         kinds.insert(0, f"{len(result.agents)} agent{'s' if len(result.agents) > 1 else ''}")
     return (
         f"{' and '.join(kinds)}; {row['episodes']} episodes from {row['blocks']} "
         f"day{'s' if row['blocks'] > 1 else ''} "
-        f"at each of the loads {loads}; {row['offered']:,} requests offered to each policy at load "
+        f"at {where} {loads}; {row['offered']:,} requests offered to each policy at load "
         f"{result.headline_load:g}. burstenv {result.provenance['burstenv']}."
     )
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from burstenv.evaluation.result import EvaluationResult, Row
 
 ABSENT = "-"
 FEW_BLOCKS = 10  # below it, percentile intervals by blocks are known to come out too narrow
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a policy's name in at most ``most`` characters.
+
+    Composites lose names of parameters first, ``size-aware-kv(1.2, 0.3, 0.6)/...``, for what tells them apart stands at
+    their end, and then what does not fit in the middle.
+    """
+    if len(name) > most:
+        name = re.sub(r"[a-z_]+=([^,()]+),?", lambda match: f"{match[1]} ", name).replace(" )", ")")
+    if len(name) > most:
+        name = f"{name[: most // 2 - 1]}...{name[len(name) - (most - most // 2 - 2) :]}"
+    return name
 
 
 def percent(share: float | None) -> str:

@@ -27,7 +27,7 @@ from burstenv.evaluation.search_space import SearchSpace
 from burstenv.evaluation.tuned import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.evaluation.workers import run_tasks
 from burstenv.policies import load_policy
-from burstenv.policies.ladder import DEFAULT_LADDER
+from burstenv.policies.ladder import DEFAULT_LADDER, STRONG
 
 _SEED_STRIDE = 1_000_003  # keeps the seeds of trials of different searches apart
 
@@ -134,7 +134,9 @@ def _search(
     scorer = Scorer(scenario, plan.split, load, range(plan.episodes))
     known: dict[str, float] = {}
     study = optuna.create_study(direction="maximize")
-    for guess in space.first_guesses([p for p in DEFAULT_LADDER if load_policy(p).modes[0] in scenario.mode_names]):
+    for guess in space.first_guesses(
+        [p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names]
+    ):
         study.enqueue_trial(guess)
     best: tuple[float, str] | None = None
     for number in range(plan.trials):

@@ -11,7 +11,7 @@ import pytest
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, headline, learning_curve, write_report
 from burstenv.evaluation.summary import best_heuristics, compare, summarise
-from burstenv.evaluation.text import milliseconds, notes, percent, points, seconds
+from burstenv.evaluation.text import milliseconds, notes, percent, points, seconds, shortened
 
 from .conftest import FixedReplica
 
@@ -185,6 +185,15 @@ def test_without_the_report_extra_one_sentence_says_how_to_install_it(small, tmp
     with pytest.raises(BurstenvError, match=r"needs jinja2; install it with: pip install 'burstenv\[report\]'"):
         write_report(small, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_names_keep_what_tells_them_apart():
+    name = "size-aware-kv(limit=1.312,prompt=0.3141,output=0.4271)/expected-ttft/sarathi-512"
+    assert shortened(name, 62) == "size-aware-kv(1.312 0.3141 0.4271)/expected-ttft/sarathi-512"
+    assert shortened("always/jsq/vllm", 62) == "always/jsq/vllm"
+    cut = shortened("x" * 50 + "/expected-ttft/sarathi-512", 40)
+    assert len(cut) == 40
+    assert cut.endswith("/sarathi-512")
 
 
 def test_numbers_are_written_with_sensible_digits():
