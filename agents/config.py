@@ -24,6 +24,17 @@ from burstenv.config import Config
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]  # from, to
 
 
+class LookaheadLessonsConfig(Config):
+    """What every choice would have been worth, found out in the true future, for some of the teacher's decisions.
+
+    The future is the teacher's alone: the student sees its own observations, and learns what is best on average.
+    """
+
+    share: Share = 0.02  # of the decisions
+    horizon_s: Positive = 20.0  # arrivals until then are played, see burstenv/policies/lookahead.py
+    weight: Positive = 1.0  # of a lost request beside the cross-entropy of an imitated decision
+
+
 class WarmStartConfig(Config):
     """Imitate a teacher before training by reward."""
 
@@ -152,6 +163,8 @@ class AgentConfig(Config):
                 raise ValueError(f"algorithm {name} needs network: mlp")
             if self.warm_start is not None:
                 raise ValueError(f"algorithm {name} knows no warm_start")
+        if self.warm_start is not None and self.warm_start.lookahead is not None and self.action != "flat":
+            raise ValueError("warm_start.lookahead needs action 'flat'")
         if self.continuous:
             return self
         if self.action == "flat" and sorted(self.decide) != ["admission", "routing"]:

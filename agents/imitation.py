@@ -1,4 +1,4 @@
-"""Warm start: learn to act as a teacher does, before learning from reward."""
+"""Warm start: learn to act as a teacher does, or better where look-ahead shows how, before learning from reward."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from burstenv.agents.actors import Actor
 from burstenv.agents.config import AgentConfig, WarmStartConfig
 from burstenv.agents.environments import load_range_at
+from burstenv.agents.lookahead_teacher import LookaheadTeacher, regret
 from burstenv.agents.networks import logits
 from burstenv.agents.reference import TUNED, teachers, tuned_policies
 from burstenv.agents.teachers import Teacher
@@ -51,7 +52,11 @@ def warm_start(
     """
     settings = config.warm_start
     assert settings is not None
-    teacher = Teacher(venv, [_policies(config, scenario, scenarios[0]) for scenario in scenarios], settings.draws)
+    policies = [_policies(config, scenario, scenarios[0]) for scenario in scenarios]
+    if settings.lookahead is None:
+        teacher = Teacher(venv, policies, settings.draws)
+    else:
+        teacher = LookaheadTeacher(venv, policies, settings.draws, settings.lookahead, config.batching, seed)
     chunks = max(1, round(settings.steps / (settings.chunk_steps * venv.num_envs)))
     venv.load_range = load_range_at(config, 0.0)
 
@@ -118,7 +123,8 @@ def imitate(
 
     With ``student_share`` the student acts in a growing share of the environments, and learns what the teacher would
     have done in the states it got into itself; the decisions of all chunks are then learned from (DAgger, Ross et al.,
-    AISTATS 2011).
+    AISTATS 2011). Where a :class:`LookaheadTeacher` knows what the choices are worth, what is learned is to lose as
+    little as possible on average (AggreVaTe, Ross and Bagnell 2014), not to choose as the teacher does.
 
     Args:
         policy: The student; changed in place.
@@ -145,6 +151,8 @@ def imitate(
     shape = (n_steps, venv.num_envs)
     observations = np.zeros((*shape, observed.shape[1]), np.float32)  # (T, N, O)
     targets = np.zeros((*shape, sum(sizes)), np.float32)  # (T, N, A)
+    regrets = np.zeros((*shape, sum(sizes)), np.float32)  # (T, N, A) what a choice loses; 0 where nobody knows
+    weight = 0.0 if config.lookahead is None else config.lookahead.weight
     rewards = np.zeros(shape, np.float32)  # (T, N)
     dones = np.zeros(shape, bool)  # (T, N)
     elapsed_s = np.zeros(shape)  # (T, N)
@@ -154,6 +162,8 @@ def imitate(
         for t in range(n_steps):
             observations[t] = observed
             targets[t], actions = teacher.ask()
+            if isinstance(teacher, LookaheadTeacher):
+                regrets[t] = teacher.regrets
             if acts.any():
                 actions = actions.copy()
                 actions[acts] = student.act(observed[acts], venv.action_masks()[acts])
@@ -167,19 +177,22 @@ def imitate(
         x = torch.from_numpy(observations.reshape(-1, observations.shape[2]).copy())
         y = torch.from_numpy(targets.reshape(-1, targets.shape[2]).copy())
         z = torch.from_numpy(returns.reshape(-1))
+        r = torch.from_numpy(regrets.reshape(-1, regrets.shape[2]).copy())
         before, agreement = _judge(policy, x, y, sizes)
         if config.student_share > 0.0:
-            x, y, z = lessons.with_earlier((x, y, z), random)
+            x, y, z, r = lessons.with_earlier((x, y, z, r), random)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1.0 - chunk / chunks)
         for _ in range(config.epochs):
             order = torch.from_numpy(random.permutation(len(x)))
             for rows in order.split(config.batch_size):
                 for_actor, for_critic = policy.mlp_extractor(x[rows])
-                cross_entropy = _cross_entropy(policy.action_net(for_actor), y[rows], sizes)
+                all_logits = policy.action_net(for_actor)
+                cross_entropy = _cross_entropy(all_logits, y[rows], sizes)
+                lost = regret(all_logits, r[rows]) if weight else 0.0
                 value_error = torch.nn.functional.mse_loss(policy.value_net(for_critic).ravel(), z[rows])
                 optimizer.zero_grad()
-                (cross_entropy + 0.5 * value_error).backward()
+                (cross_entropy + weight * lost + 0.5 * value_error).backward()
                 torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
                 optimizer.step()
         result = ImitationResult((chunk + 1) * n_steps * venv.num_envs, before, agreement)
