@@ -49,6 +49,7 @@ class WarmStartConfig(Config):
     # Data aggregation (DAgger, Ross et al. 2011): the student acts, the teacher says what it would have done.
     student_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of the environments, in the last chunk; from 0
     memory_steps: Count = 65_536  # with a student: decisions of earlier chunks that each lesson repeats at most
+    lookahead: LookaheadLessonsConfig | None = None  # improve on the teacher by looking ahead from it
 
 
 class ValidationConfig(Config):
