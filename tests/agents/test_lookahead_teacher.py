@@ -29,8 +29,8 @@ def test_regrets_are_what_look_ahead_finds(overloaded):
     ahead = Lookahead(venv.batch.cluster, f"oracle-lookahead(horizon_s=5):{BASE}")
     told = 0
     for _ in range(60):
-        values = ahead.ask()[0].copy()
         targets, actions = teacher.ask()
+        values = ahead.ask()[0].copy()  # of the state that the teacher looked at: its composite has drawn already
         for i in np.flatnonzero(teacher.regrets.any(1)):
             told += 1
             best = np.nanmax(values[i])
