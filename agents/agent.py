@@ -60,7 +60,7 @@ class LearnedAgent:
         self.description = description or {}
         self.environment: dict[str, Any] = config.environment()
         self.trivial = f"always/jsq/{config.batching or first_mode}"
-        self._actor = Actor(policy, sizes, self.environment["action"] == "flat")
+        self._actor = Actor(policy, sizes, self.environment.get("action") == "flat")
 
     def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Choose for a batch of environments.
