@@ -40,10 +40,15 @@ def _decide(policy, environment, replicas, pool, requests):
 
 
 @outlined
+def _go_on(environment, replicas, pool, requests, lazily):
+    next_epoch(environment, replicas, pool, requests, lazily)
+
+
+@outlined
 def _step(environment, replicas, pool, requests, modes, admission, replica, mode, lazily):
     """Carry out a decision and go on to the next epoch."""
     apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
-    next_epoch(environment, replicas, pool, requests, lazily)
+    _go_on(environment, replicas, pool, requests, lazily)
 
 
 @kernel
@@ -342,7 +347,7 @@ def look_ahead(
     """
     environment, replicas, pool, requests = cluster[0][i], cluster[1], cluster[2], cluster[3]
     if environment.decisions == 0 and environment.offered == 0:
-        next_epoch(environment, replicas, pool, requests, False)
+        _go_on(environment, replicas, pool, requests, False)
     decisions = 0
     low = 0
     while not environment.done:
