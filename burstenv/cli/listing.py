@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from burstenv.cli.common import Commands, add_command, add_policy_file, emit, load_policy_files
+from burstenv.cli.common import Commands, add_command, add_policy_file, emit, load_policy_files, progress_bar
 
 
 def register(commands: Commands) -> None:
@@ -13,6 +13,14 @@ def register(commands: Commands) -> None:
     sub = add_command(commands, "scenarios", _scenarios, "List the scenarios, or show one.")
     sub.add_argument("name", nargs="?", help="shipped scenario or YAML file")
     sub.add_argument("--capacity", action="store_true", help="measure the scenario's capacity on every split")
+    sub.add_argument(
+        "--headroom",
+        action="store_true",
+        help="measure the room for judgement, without a name of all: defaults, best composite, foresight, bound",
+    )
+    sub.add_argument("--episodes", type=int, default=9, help="of --headroom (default: %(default)s)")
+    sub.add_argument("--load", type=float, help="of --headroom (default: the scenario's)")
+    sub.add_argument("--workers", type=int, help="processes of --headroom (default: the cores)")
 
     sub = add_command(
         commands, "policies", _policies, "List admission rules, routing rules and batching modes, or explain one."
@@ -25,6 +33,8 @@ def _scenarios(arguments: argparse.Namespace) -> int:
     from burstenv.config import load, shipped
     from burstenv.envs.scenario import ScenarioConfig, load_scenario
 
+    if arguments.headroom:
+        return _headroom(arguments)
     if arguments.name is None:
         configs = [load(ScenarioConfig, "scenarios", name) for name in shipped("scenarios")]
         emit(
@@ -43,6 +53,30 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 
     values = config.model_dump(mode="json", exclude_none=True)
     emit(arguments, values, [yaml.safe_dump(values, sort_keys=False, width=110).rstrip()])
+    return 0
+
+
+def _headroom(arguments: argparse.Namespace) -> int:
+    from burstenv.config import shipped
+    from burstenv.envs.scenario import load_scenario
+    from burstenv.evaluation.headroom import measure_headroom, table
+    from burstenv.evaluation.workers import available_cores
+
+    workers = available_cores() if arguments.workers is None else arguments.workers
+    measured = []
+    for name in shipped("scenarios") if arguments.name is None else [arguments.name]:
+        one = measure_headroom(
+            load_scenario(name),
+            arguments.episodes,
+            load=arguments.load,
+            workers=workers,
+            progress=progress_bar(name, "run"),
+        )
+        measured.append(one)
+        if not arguments.json:
+            print("\n".join(one.lines()), flush=True)  # as they come: all take a while
+    lines = table(measured) if len(measured) > 1 else []
+    emit(arguments, [one.to_dict() for one in measured], lines)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from burstenv.errors import unknown_name
 from burstenv.policies.batching import BATCHING_RULES, BatchingRule
+from burstenv.policies.lookahead import RULES as LOOKAHEAD_RULES
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 from burstenv.policies.rule import Range, Rule
 
@@ -13,6 +14,7 @@ TITLES = {
     "admission": "Admission rules",
     "routing": "Routing rules",
     "batching": "Batching modes",
+    "lookahead": "Look-ahead",
     "policy": "Policies in Python",
 }
 FIRST_LINE = "A policy is written admission/routing/batching, such as queue-cap(limit=8)/lmetric/edf-512."
@@ -24,6 +26,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
         "admission": admission_rules(),
         "routing": routing_rules(),
         "batching": BATCHING_RULES,
+        "lookahead": LOOKAHEAD_RULES,
         "policy": tuple(policy.rule for policy in python_policies().values()),
     }
 
