@@ -34,13 +34,13 @@ _NEVER = np.float32(-3e38)
 
 
 @outlined
-def _activate(values, at, count, relu):
-    """Apply tanh, or the rectifier, to ``count`` numbers from ``at`` on, in place."""
+def _activate(values, relu):
+    """Apply tanh, or the rectifier, in place."""
     if relu:
-        for j in range(at, at + count):
+        for j in range(values.shape[0]):
             values[j] = max(values[j], _ZERO)
         return
-    for j in range(at, at + count):
+    for j in range(values.shape[0]):
         x = min(max(values[j], -_END), _END)
         z = x * x
         above = (((_P4 * z + _P3) * z + _P2) * z + _P1) * z + _P0
@@ -49,214 +49,242 @@ def _activate(values, at, count, relu):
 
 
 @outlined
-def _add_product(weights, w, inputs, outputs, values, x, y):
-    """Add the product of a row vector and a matrix to another: ``values[y:] += values[x:] @ W``.
-
-    Args:
-        weights: float32, of the whole network.
-        w: Where W begins, (inputs, outputs).
-        inputs: Length of the row vector.
-        outputs: Length of the result.
-        values: float32, scratch that holds both vectors, which do not overlap.
-        x: Where the row vector begins.
-        y: Where the result begins.
-    """
+def _add_product(weights, w, row, result):
+    """Add a row vector times the matrix that begins at ``w`` of the weights to ``result``."""
+    inputs, n = row.shape[0], result.shape[0]
     k = 0
     while k + 8 <= inputs:  # eight rows at once: the sums are read and written once for eight products
-        x0, x1, x2, x3 = values[x + k], values[x + k + 1], values[x + k + 2], values[x + k + 3]
-        x4, x5, x6, x7 = values[x + k + 4], values[x + k + 5], values[x + k + 6], values[x + k + 7]
-        r0 = w + k * outputs
-        r1, r2, r3 = r0 + outputs, r0 + 2 * outputs, r0 + 3 * outputs
-        r4, r5, r6, r7 = r0 + 4 * outputs, r0 + 5 * outputs, r0 + 6 * outputs, r0 + 7 * outputs
-        for j in range(outputs):
-            low = (x0 * weights[r0 + j] + x1 * weights[r1 + j]) + (x2 * weights[r2 + j] + x3 * weights[r3 + j])
-            high = (x4 * weights[r4 + j] + x5 * weights[r5 + j]) + (x6 * weights[r6 + j] + x7 * weights[r7 + j])
-            values[y + j] += low + high
+        x0, x1, x2, x3 = row[k], row[k + 1], row[k + 2], row[k + 3]
+        x4, x5, x6, x7 = row[k + 4], row[k + 5], row[k + 6], row[k + 7]
+        m = weights[w + k * n : w + (k + 8) * n]
+        for j in range(n):
+            low = (x0 * m[j] + x1 * m[j + n]) + (x2 * m[j + 2 * n] + x3 * m[j + 3 * n])
+            high = (x4 * m[j + 4 * n] + x5 * m[j + 5 * n]) + (x6 * m[j + 6 * n] + x7 * m[j + 7 * n])
+            result[j] += low + high
         k += 8
-    while k < inputs:
-        x0 = values[x + k]
-        r0 = w + k * outputs
-        for j in range(outputs):
-            values[y + j] += x0 * weights[r0 + j]
-        k += 1
+    while k + 2 <= inputs:
+        x0, x1 = row[k], row[k + 1]
+        m = weights[w + k * n : w + (k + 2) * n]
+        for j in range(n):
+            result[j] += x0 * m[j] + x1 * m[j + n]
+        k += 2
+    if k < inputs:
+        x0 = row[k]
+        m = weights[w + k * n : w + (k + 1) * n]
+        for j in range(n):
+            result[j] += x0 * m[j]
 
 
 @kernel
-def _copy(source, s, values, y, count):
-    for j in range(count):
-        values[y + j] = source[s + j]
+def _copy(source, target):
+    """Copy the first numbers of ``source`` to all of ``target`` (an assignment of slices could allocate)."""
+    for j in range(target.shape[0]):
+        target[j] = source[j]
 
 
 @kernel
-def _layer(weights, w, inputs, outputs, values, x, y):
+def _layer(weights, w, row, result):
     """Write a linear layer's result, bias first in its weights; return where the next weights begin."""
-    _copy(weights, w, values, y, outputs)
-    _add_product(weights, w + outputs, inputs, outputs, values, x, y)
-    return w + outputs + inputs * outputs
+    _copy(weights[w:], result)
+    _add_product(weights, w + result.shape[0], row, result)
+    return w + result.shape[0] + row.shape[0] * result.shape[0]
 
 
 @kernel
-def _dot(weights, w, values, x, count):
+def _dot(one, other):
     a, b, c, d = _ZERO, _ZERO, _ZERO, _ZERO  # four chains of sums: one would wait for itself
+    count = one.shape[0]
     k = 0
     while k + 4 <= count:
-        a += weights[w + k] * values[x + k]
-        b += weights[w + k + 1] * values[x + k + 1]
-        c += weights[w + k + 2] * values[x + k + 2]
-        d += weights[w + k + 3] * values[x + k + 3]
+        a += one[k] * other[k]
+        b += one[k + 1] * other[k + 1]
+        c += one[k + 2] * other[k + 2]
+        d += one[k + 3] * other[k + 3]
         k += 4
     while k < count:
-        a += weights[w + k] * values[x + k]
+        a += one[k] * other[k]
         k += 1
     return (a + b) + (c + d)
 
 
 @outlined
-def _attend(weights, w, width, count, values, codes, work):
-    """Add one head of attention to codes, (count, width), in place; return where the next weights begin.
+def _attend(weights, w, width, count, codes, work):
+    """Add one head of attention to codes, (count x width), in place; return where the next weights begin.
 
     ``work`` has room for 4 x count x width + count numbers.
     """
-    size = count * width
-    queries, keys, contents, mixed, shares = work, work + size, work + 2 * size, work + 3 * size, work + 4 * size
-    square = width * width
+    size, square = count * width, width * width
+    queries, keys, contents, mixed = work[:size], work[size : 2 * size], work[2 * size : 3 * size], work[3 * size :]
+    shares = work[4 * size : 4 * size + count]
     for j in range(4 * size):
-        values[work + j] = _ZERO
-    for r in range(count):
-        row = codes + r * width
-        _add_product(weights, w, width, width, values, row, queries + r * width)  # scaled when packed
-        _add_product(weights, w + square, width, width, values, row, keys + r * width)
-        _add_product(weights, w + 2 * square, width, width, values, row, contents + r * width)
-    for r in range(count):
+        work[j] = _ZERO
+    for begin in range(0, size, width):
+        end = begin + width
+        _add_product(weights, w, codes[begin:end], queries[begin:end])  # scaled when packed
+        _add_product(weights, w + square, codes[begin:end], keys[begin:end])
+        _add_product(weights, w + 2 * square, codes[begin:end], contents[begin:end])
+    for begin in range(0, size, width):
+        end = begin + width
+        query, mix = queries[begin:end], mixed[begin:end]
         highest = _NEVER
         for s in range(count):
-            values[shares + s] = _dot(values, queries + r * width, values, keys + s * width, width)
-            highest = max(highest, values[shares + s])
+            shares[s] = _dot(query, keys[s * width : (s + 1) * width])
+            highest = max(highest, shares[s])
         total = _ZERO
         for s in range(count):
-            values[shares + s] = np.float32(math.exp(values[shares + s] - highest))
-            total += values[shares + s]
+            shares[s] = np.float32(math.exp(shares[s] - highest))
+            total += shares[s]
         for s in range(count):
-            share = values[shares + s] / total
+            share = shares[s] / total
+            content = contents[s * width : (s + 1) * width]
             for j in range(width):
-                values[mixed + r * width + j] += share * values[contents + s * width + j]
+                mix[j] += share * content[j]
     w += 3 * square
-    for r in range(count):
-        row = codes + r * width
+    for begin in range(0, size, width):
+        end = begin + width
+        code = codes[begin:end]
+        bias = weights[w : w + width]
         for j in range(width):
-            values[row + j] += weights[w + j]
-        _add_product(weights, w + width, width, width, values, mixed + r * width, row)
+            code[j] += bias[j]
+        _add_product(weights, w + width, mixed[begin:end], code)
     return w + width + square
 
 
+@kernel
+def _least_and_mean(rows, stride, count, least, mean):
+    """Write the least and the mean over ``count`` rows of the first numbers of each."""
+    n = mean.shape[0]
+    _copy(rows, least)
+    _copy(rows, mean)
+    for r in range(1, count):
+        row = rows[r * stride : r * stride + n]
+        for j in range(n):
+            least[j] = min(least[j], row[j])
+            mean[j] += row[j]
+    per_count = np.float32(1.0 / count)
+    for j in range(n):
+        mean[j] *= per_count
+
+
+@kernel
+def _mean_and_greatest(rows, count, mean, greatest):
+    """Write the mean and the greatest over ``count`` rows of each of their numbers."""
+    n = mean.shape[0]
+    _copy(rows, mean)
+    _copy(rows, greatest)
+    for r in range(1, count):
+        row = rows[r * n : (r + 1) * n]
+        for j in range(n):
+            mean[j] += row[j]
+            greatest[j] = max(greatest[j], row[j])
+    per_count = np.float32(1.0 / count)
+    for j in range(n):
+        mean[j] *= per_count
+
+
 @outlined
-def _forward_mlp(numbers, weights, values, x, free):
-    w, inputs = 0, numbers[SHARED]
+def _forward_mlp(numbers, weights, observation, logits, work):
+    w, row, free = 0, observation, 0
     for layer in range(numbers[NUM_LAYERS]):
         outputs = numbers[FIRST_LAYER + layer]
-        w = _layer(weights, w, inputs, outputs, values, x, free)
-        _activate(values, free, outputs, numbers[RELU])
-        x, free, inputs = free, free + outputs, outputs
-    _layer(weights, w, inputs, numbers[OUTPUTS], values, x, 0)
+        result = work[free : free + outputs]
+        w = _layer(weights, w, row, result)
+        _activate(result, numbers[RELU])
+        row, free = result, free + outputs
+    _layer(weights, w, row, logits)
 
 
 @outlined
-def _forward_set(numbers, weights, values, x, free, count):
-    """Write the logits of a network over ``count`` replicas to the beginning of ``values``."""
-    shared, own, compared = numbers[SHARED], numbers[REPLICA], numbers[COMPARED]
-    replicas = x + shared
+def _forward_set(numbers, weights, observation, count, logits, work):
+    """Write the logits of a network over ``count`` replicas."""
+    own, compared = numbers[REPLICA], numbers[COMPARED]
     num_layers, relu = numbers[NUM_LAYERS], numbers[RELU]
-    per_count = np.float32(1.0 / count)
+    shared, replicas = observation[: numbers[SHARED]], observation[numbers[SHARED] :]
 
-    # How replicas stand to the others enters as linear terms of the mean and the least of each feature.
-    least, mean = free, free + compared
-    for j in range(compared):
-        values[least + j] = values[replicas + j]
-        values[mean + j] = values[replicas + j]
-    for r in range(1, count):
-        row = replicas + r * own
-        for j in range(compared):
-            values[least + j] = min(values[least + j], values[row + j])
-            values[mean + j] += values[row + j]
-    for j in range(compared):
-        values[mean + j] *= per_count
-    free += 2 * compared
+    # How replicas stand to the others enters as linear terms of the least and the mean of each feature.
+    others = work[: 2 * compared]
+    _least_and_mean(replicas, own, count, others[:compared], others[compared:])
+    free = 2 * compared
 
     # The encoder; the part of its first layer that is the same for all replicas is computed once.
-    outputs = numbers[FIRST_LAYER]
-    common = free
-    w = _layer(weights, 0, shared, outputs, values, x, common)
-    _add_product(weights, w, 2 * compared, outputs, values, least, common)
-    w += 2 * compared * outputs
-    codes = common + outputs
+    width = numbers[FIRST_LAYER]
+    common = work[free : free + width]
+    free += width
+    w = _layer(weights, 0, shared, common)
+    _add_product(weights, w, others, common)
+    w += 2 * compared * width
+    codes = work[free : free + count * width]
+    free += count * width
     for r in range(count):
-        _copy(values, common, values, codes + r * outputs, outputs)
-        _add_product(weights, w, own, outputs, values, replicas + r * own, codes + r * outputs)
-    w += own * outputs
-    _activate(values, codes, count * outputs, relu)
+        code = codes[r * width : (r + 1) * width]
+        _copy(common, code)
+        _add_product(weights, w, replicas[r * own : (r + 1) * own], code)
+    w += own * width
+    _activate(codes, relu)
     for layer in range(1, num_layers):
-        inputs, outputs = outputs, numbers[FIRST_LAYER + layer]
-        before, codes = codes, codes + count * inputs
+        before, inputs, width = codes, width, numbers[FIRST_LAYER + layer]
+        codes = work[free : free + count * width]
+        free += count * width
         after = w
         for r in range(count):
-            after = _layer(weights, w, inputs, outputs, values, before + r * inputs, codes + r * outputs)
+            code = codes[r * width : (r + 1) * width]
+            after = _layer(weights, w, before[r * inputs : (r + 1) * inputs], code)
         w = after
-        _activate(values, codes, count * outputs, relu)
-    width = outputs
-    free = codes + count * width
+        _activate(codes, relu)
     if numbers[KIND] == ATTENTION:
-        w = _attend(weights, w, width, count, values, codes, free)
+        w = _attend(weights, w, width, count, codes, work[free:])
 
     # The context: mean and greatest of the codes, and what is shared.
-    pooled, context = free, free + 2 * width + shared
-    for j in range(width):
-        values[pooled + j] = values[codes + j]
-        values[pooled + width + j] = values[codes + j]
-    for r in range(1, count):
-        row = codes + r * width
-        for j in range(width):
-            values[pooled + j] += values[row + j]
-            values[pooled + width + j] = max(values[pooled + width + j], values[row + j])
-    for j in range(width):
-        values[pooled + j] *= per_count
-    _copy(values, x, values, pooled + 2 * width, shared)
-    w = _layer(weights, w, 2 * width + shared, width, values, pooled, context)
-    _activate(values, context, width, relu)
+    pooled = work[free : free + 2 * width + shared.shape[0]]
+    free += pooled.shape[0]
+    context = work[free : free + width]
+    free += width
+    _mean_and_greatest(codes, count, pooled[:width], pooled[width : 2 * width])
+    _copy(shared, pooled[2 * width :])
+    w = _layer(weights, w, pooled, context)
+    _activate(context, relu)
 
     # Heads: what the context decides, then one score for each replica.
-    own_logits, hidden = context + width, context + width + numbers[OUTPUTS]
-    w = _layer(weights, w, width, numbers[OUTPUTS], values, context, own_logits)
-    w = _layer(weights, w, width, width, values, context, hidden)  # its part of the hidden layer
-    rows = hidden + width
+    decided = work[free : free + numbers[OUTPUTS]]
+    free += numbers[OUTPUTS]
+    w = _layer(weights, w, context, decided)
+    common = work[free : free + width]  # the context's part of the hidden layer
+    free += width
+    w = _layer(weights, w, context, common)
+    hidden = work[free : free + count * width]
+    free += count * width
     for r in range(count):
-        _copy(values, hidden, values, rows + r * width, width)
-        _add_product(weights, w, width, width, values, codes + r * width, rows + r * width)
+        row = hidden[r * width : (r + 1) * width]
+        _copy(common, row)
+        _add_product(weights, w, codes[r * width : (r + 1) * width], row)
     w += width * width
-    _activate(values, rows, count * width, relu)
-    scores = rows + count * width
-    from_others = weights[w] + _dot(weights, w + 1 + width, values, least, 2 * compared)
-    direct = w + 1 + width + 2 * compared
+    _activate(hidden, relu)
+    scores = work[free : free + count]
+    last = weights[w + 1 : w + 1 + width]
+    of_others = weights[w + 1 + width : w + 1 + width + 2 * compared]
+    direct = weights[w + 1 + width + 2 * compared : w + 1 + width + 3 * compared]
+    from_others = weights[w] + _dot(of_others, others)
     highest = _NEVER
     for r in range(count):
-        score = from_others + _dot(weights, w + 1, values, rows + r * width, width)
-        score += _dot(weights, direct, values, replicas + r * own, compared)
-        values[scores + r] = score
+        score = from_others + _dot(last, hidden[r * width : (r + 1) * width])
+        score += _dot(direct, replicas[r * own : r * own + compared])
+        scores[r] = score
         highest = max(highest, score)
 
-    at = 0
+    at, taken = 0, 0
     for head in range(numbers[NUM_HEADS]):
         size = numbers[FIRST_LAYER + num_layers + head]
         for j in range(abs(size)):
-            values[at + j] = values[own_logits + j]
-        own_logits += abs(size)
+            logits[at + j] = decided[taken + j]
+        taken += abs(size)
         if size < 0:  # rejection is laid on top of the replicas
             total = _ZERO
             for r in range(count):
-                total += np.float32(math.exp(values[scores + r] - highest))
-            values[at] += highest + np.float32(math.log(total))
+                total += np.float32(math.exp(scores[r] - highest))
+            logits[at] += highest + np.float32(math.log(total))
         at += abs(size)
         if size <= 0:
-            _copy(values, scores, values, at, count)
+            _copy(scores, logits[at : at + count])
             at += count
 
 
@@ -273,13 +301,10 @@ def forward(numbers, weights, values, observations, i, count, num_logits):
         count: R.
         num_logits: A.
     """
-    size = observations.shape[1]
-    for j in range(size):
-        values[num_logits + j] = observations[i, j]
     if numbers[KIND] == MLP:
-        _forward_mlp(numbers, weights, values, num_logits, num_logits + size)
+        _forward_mlp(numbers, weights, observations[i], values[:num_logits], values[num_logits:])
     else:
-        _forward_set(numbers, weights, values, num_logits, num_logits + size, count)
+        _forward_set(numbers, weights, observations[i], count, values[:num_logits], values[num_logits:])
 
 
 @kernel
