@@ -9,14 +9,19 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from burstenv.agents.agent import LearnedAgent, describe_agent
 from burstenv.agents.algorithm_config import PPOConfig
 from burstenv.agents.algorithms import make_model
 from burstenv.agents.config import AgentConfig
+from burstenv.agents.export import compiled
+from burstenv.agents.networks import build_policy
 from burstenv.agents.vec_env import NullVecEnv, SB3VecEnv
+from burstenv.envs.actions import ActionLayout
 from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.play import player_of
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.bench import row
+from burstenv.evaluation.bench import median_rate, row
 
 
 class _Timed(VecEnvWrapper):
@@ -118,3 +123,45 @@ def bench_ppo(scale: float = 1.0) -> list[dict[str, Any]]:
         ),
         row("Training", "environment's share of PPO's time", 100.0 * share, "%", "target", 15.0),
     ]
+
+
+def bench_inference(scale: float = 1.0) -> list[dict[str, Any]]:
+    """Measure untrained agents of the default scenario, engine and observation included, beside PyTorch."""
+    scenario = load_scenario("default")
+    requests, _ = scenario.episode("train", 0, 1.5 * scenario.capacity_per_s("train"))
+    cluster, rows = scenario.make_cluster(), []
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for network in ("shared", "attention", "mlp"):
+        config = AgentConfig(network=network, batching="edf-256")
+        layout = ActionLayout.build(config.decide, config.action, len(scenario.specs), len(scenario.mode_names))
+        policy = build_policy(config, layout, scenario.observation_layout)
+        told = describe_agent(config, scenario, 0)
+        agent = LearnedAgent(config, policy, layout.sizes, network, scenario.mode_names[0], told)
+        exported = compiled(agent)
+        assert exported is not None
+        player = player_of(exported, cluster, 0, scenario.sight)
+        rollouts = max(2, int(50 * scale))
+
+        def play(player: Any = player, rollouts: int = rollouts) -> None:
+            for _ in range(rollouts):
+                cluster.load(0, requests, 0)
+                player.run()
+
+        play()
+        batch = EnvironmentBatch(1, scenario, load=1.5, **agent.environment)
+        batch.reset(0, np.random.default_rng(0), {"episode": 0})
+        steps = max(100, int(2_000 * scale))
+
+        def step(agent: Any = agent, batch: Any = batch, steps: int = steps) -> None:
+            for _ in range(steps):
+                batch.actions[:] = agent.act(batch.observations, batch.masks)
+                batch.step()
+                if batch.done[0]:
+                    batch.reset(0, np.random.default_rng(0), {"episode": 0})
+
+        step()
+        speed, beside = median_rate(rollouts * len(requests), play), median_rate(steps, step)
+        name = f"{network} agent 32 x 32, compiled, 4 replicas"
+        rows.append(row("Inference", name, speed, "decisions/s", "through PyTorch", beside))
+    return rows

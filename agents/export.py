@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,16 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from burstenv.agents.agent import LearnedAgent
+from burstenv.agents.agent import LearnedAgent, load_agent
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
 from burstenv.policies.network import FORMAT, KINDS, Network
 from burstenv.policies.network_policy import NetworkPolicy
+from burstenv.policies.pretrained import ENDING
 
 ACTING = ("mlp_extractor.", "action_net.")  # weights that decide; the critic's stay behind
 CRITIC = "mlp_extractor.value_net."
+ONNX_ENDING = ".onnx"
 
 
 def acting_weights(policy: Any) -> dict[str, np.ndarray]:
@@ -57,6 +62,52 @@ def compiled(agent: LearnedAgent) -> NetworkPolicy | None:
     """Return the policy that decides as a loaded agent does, in compiled code; None where there is none."""
     network = export_network(agent)
     return None if network is None else NetworkPolicy(network, agent.name)
+
+
+def load_fastest(run: str | Path, scenario: Scenario | None = None) -> NetworkPolicy | LearnedAgent:
+    """Load a trained agent to be evaluated: compiled where it can be, through PyTorch elsewhere; see ``load_agent``."""
+    agent = load_agent(run, scenario)
+    return compiled(agent) or agent
+
+
+def drawing(agent: NetworkPolicy | LearnedAgent) -> NetworkPolicy:
+    """Return the agent that draws its choices by their probabilities.
+
+    Raises:
+        BurstenvError: When it is not compiled: only then does an episode's seed fix what it draws.
+    """
+    if not isinstance(agent, NetworkPolicy):
+        raise BurstenvError(f"agent {agent.name} cannot draw its choices: it does not run in compiled code")
+    return agent.drawing()
+
+
+def export_agent(run: str | Path, out: str | Path) -> Path:
+    """Write a trained agent as one file: ``.npz`` for ``agent:FILE.npz``, or ``.onnx``.
+
+    Args:
+        run: Run folder or checkpoint.
+        out: The file; it carries the agent's name in place of the run's.
+
+    Raises:
+        BurstenvError: When the ending is another, or the network is none of those that can be compiled.
+    """
+    out = Path(out)
+    if out.suffix not in (ENDING, ONNX_ENDING):
+        raise BurstenvError(f"{out}: an agent is exported to a file that ends in {ENDING} or {ONNX_ENDING}")
+    agent = load_agent(run)
+    network = export_network(agent)
+    if network is None:
+        raise BurstenvError(
+            f"{run}: its policy ({agent.config.algorithm.name}) cannot be exported; the actors of ppo, maskable-ppo, "
+            f"a2c and evolution can"
+        )
+    if out.suffix == ONNX_ENDING:
+        from burstenv.agents.onnx_export import write_onnx  # needs the extra burstenv[onnx]
+
+        write_onnx(agent, network, out)
+    else:
+        Network({**network.description, "name": out.stem}, network.arrays).save(out)
+    return out
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from burstenv.cli.common import Commands, add_command, agents_module, emit
 
-SUBJECTS = ("engine", "environments", "training")
+SUBJECTS = ("engine", "environments", "inference", "training")
 
 
 def register(commands: Commands) -> None:
@@ -56,5 +56,7 @@ def _measured(subject: str, quick: bool) -> Iterator[dict[str, Any]]:
         from burstenv.evaluation.bench_environments import bench_environments
 
         yield from bench_environments(scale)
+    elif subject == "inference":
+        yield from agents_module("bench").bench_inference(scale)
     else:
         yield from agents_module("bench").bench_ppo(scale)

@@ -32,8 +32,8 @@ def register(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="POLICY",
-        help="a composite, or mine.py:name; ladder: the default; suite: the best tuned composites of all shipped "
-        "scenarios; may be repeated",
+        help="a composite, mine.py:name, or agent:NAME; ladder: the default; suite: the best tuned composites of "
+        "all shipped scenarios; may be repeated",
     )
     add_policy_file(sub)
     sub.add_argument(
@@ -43,6 +43,11 @@ def register(commands: Commands) -> None:
         metavar="RUN",
         help="a run folder or checkpoint of `train`; NAME=PATTERN, such as ppo='runs/ppo-s*', for several training "
         "seeds of one algorithm; may be repeated",
+    )
+    sub.add_argument(
+        "--sampled",
+        action="store_true",
+        help="judge each --agent a second time, with choices drawn by their probabilities (reproducible)",
     )
     sub.add_argument(
         "--tuned",
@@ -108,7 +113,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     load_policy_files(arguments)
     scenario = load_scenario(arguments.scenario, arguments.trace)
-    agents, groups = _agents(arguments.agent, scenario)
+    agents, groups = _agents(arguments.agent, scenario, arguments.sampled)
     loads = arguments.load or scenario.config.train_loads
     chosen, tuning = _tuned(arguments.tuned, scenario, loads)
     plan = EvaluationPlan(
@@ -152,21 +157,24 @@ def _policies(given: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _agents(given: list[str], scenario: Any) -> tuple[list[Any], dict[str, list[str]]]:
-    """Return the agents, and which of them are training seeds of one algorithm."""
+def _agents(given: list[str], scenario: Any, sampled: bool) -> tuple[list[Any], dict[str, list[str]]]:
+    """Return the agents, compiled where they can be, and which of them are training seeds of one algorithm."""
     from burstenv.evaluation.checkpoints import checkpoint_digest, find_runs
 
     found, groups = [], {}
     for text in given:
         group, runs = find_runs(text)
-        agents = [agents_module("agent").load_agent(run, scenario) for run in runs]
+        agents = [agents_module("export").load_fastest(run, scenario) for run in runs]
         for agent, run in zip(agents, runs, strict=True):
             agent.path, agent.digest = run, checkpoint_digest(run)
             if group is not None:
                 agent.name = f"{group}:{run.stem if run.suffix == '.zip' else run.name}"
-        found += agents
+        twins = [agents_module("export").drawing(agent) for agent in agents] if sampled else []
+        found += [*agents, *twins]
         if group is not None:
             groups[group] = [agent.name for agent in agents]
+            if twins:
+                groups[f"{group}(sampled)"] = [agent.name for agent in twins]
     return found, groups
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from burstenv import __version__
-from burstenv.cli import bench, evaluate, listing, simulate, trace, train, tune, validate
+from burstenv.cli import agents, bench, evaluate, listing, simulate, trace, train, tune, validate
 from burstenv.errors import BurstenvError
 
 
@@ -33,6 +33,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (simulate, train, evaluate, tune, listing, trace, validate, bench):
+    for module in (simulate, train, evaluate, tune, agents, listing, trace, validate, bench):
         module.register(commands)
     return parser

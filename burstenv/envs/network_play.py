@@ -9,7 +9,7 @@ import numpy as np
 
 from burstenv.cluster import Cluster
 from burstenv.cluster.frontdoor import apply_decision, next_epoch
-from burstenv.cluster.kernel import entry, merged
+from burstenv.cluster.kernel import entry
 from burstenv.envs.actions import ActionLayout, decide_with, write_mask
 from burstenv.envs.features import ObservationLayout
 from burstenv.envs.kernels import UNLIMITED
@@ -22,41 +22,14 @@ from burstenv.policies.network_kernels import choose, forward
 from burstenv.policies.network_policy import NetworkPolicy
 
 
-@merged
-def _network_decision(
-    environments, replicas, pool, requests, fixed, flags, shape, links, capacity_per_s,
-    numbers, weights, values, sizes, sampled, observations, masks, actions, i,
-):  # fmt: skip
-    environment = environments[i]
-    elapsed_s = environment.now_s - environment.last_decision_s if environment.decisions > 0 else 0.0
-    observe(observations, 0, environment, replicas, pool, requests, links, shape, capacity_per_s, elapsed_s)
-    write_mask(masks, 0, flags, environment, replicas, requests, shape[3])
-    forward(numbers, weights, values, observations, 0, environment.num_replicas, masks.shape[1])
-    choose(values, masks, 0, sizes, flags[3], sampled, environment, actions)
-    return decide_with(flags, actions, 0, fixed[0], environment, replicas, pool, requests, shape[3])
-
-
-@entry
-def network_decision(
-    environments, replicas, pool, requests, fixed, flags, shape, links, capacity_per_s,
-    numbers, weights, values, sizes, sampled, observations, masks, actions, i, out,
-):  # fmt: skip
-    """Write a network's (admission, replica, mode) for the epoch at hand into ``out``, (3,) int64; see below."""
-    admission, replica, mode = _network_decision(
-        environments, replicas, pool, requests, fixed, flags, shape, links, capacity_per_s,
-        numbers, weights, values, sizes, sampled, observations, masks, actions, i,
-    )  # fmt: skip
-    out[0] = admission
-    out[1] = replica
-    out[2] = mode
-
-
 @entry
 def network_rollout(
     environments, replicas, pool, requests, modes, fixed, flags, shape, links, capacity_per_s,
-    numbers, weights, values, sizes, sampled, observations, masks, actions, i, max_decisions,
+    numbers, weights, values, sizes, sampled, observations, masks, actions, i, out, max_decisions,
 ):  # fmt: skip
     """Run one cluster under a network until its episode is done, or for ``max_decisions``; return how many.
+
+    With ``max_decisions`` 0 it decides about the epoch at hand and does not carry it out.
 
     Args:
         environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
@@ -69,8 +42,8 @@ def network_rollout(
         shape: (4,) int64, see ``ObservationLayout.flags``.
         links: (N E, 2) int32, see ``sessions.turn_links``.
         capacity_per_s: Scale of the traffic features.
-        numbers: int64, see ``Network.packed``; ``weights``, float32, likewise.
-        weights: See above.
+        numbers: int64, see ``Network.packed``.
+        weights: float32, likewise.
         values: float32, scratch.
         sizes: (C,) int64, choices of each component.
         sampled: Whether choices are drawn.
@@ -78,17 +51,27 @@ def network_rollout(
         masks: (1, A) int8, written.
         actions: (1, C) int64, written.
         i: Which cluster.
+        out: (3,) int64, the last (admission, replica, mode), written.
         max_decisions: At most so many.
     """
     environment = environments[i]
     decisions = 0
     if environment.decisions == 0 and environment.offered == 0:
         next_epoch(environment, replicas, pool, requests, False)
-    while not environment.done and decisions < max_decisions:
-        admission, replica, mode = _network_decision(
-            environments, replicas, pool, requests, fixed, flags, shape, links, capacity_per_s,
-            numbers, weights, values, sizes, sampled, observations, masks, actions, i,
-        )  # fmt: skip
+    while not environment.done and (decisions < max_decisions or max_decisions == 0):
+        elapsed_s = environment.now_s - environment.last_decision_s if environment.decisions > 0 else 0.0
+        observe(observations, 0, environment, replicas, pool, requests, links, shape, capacity_per_s, elapsed_s)
+        write_mask(masks, 0, flags, environment, replicas, requests, shape[3])
+        forward(numbers, weights, values, observations, 0, environment.num_replicas, masks.shape[1])
+        choose(values, masks, 0, sizes, flags[3], sampled, environment, actions)
+        admission, replica, mode = decide_with(
+            flags, actions, 0, fixed[0], environment, replicas, pool, requests, shape[3]
+        )
+        out[0] = admission
+        out[1] = replica
+        out[2] = mode
+        if max_decisions == 0:
+            break
         apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
         next_epoch(environment, replicas, pool, requests, False)
         decisions += 1
@@ -128,17 +111,22 @@ class NetworkPlayer:
             np.zeros((1, len(layout.sizes)), np.int64), i,
         )  # fmt: skip
         self._modes = cluster.modes
+        self._decision = np.zeros(3, np.int64)
 
     def decision(self) -> tuple[int, int, int]:
         """Return (admission, replica, mode) for the decision epoch at hand; ask once for each."""
-        out = np.zeros(3, np.int64)
-        network_decision(*self._state.arrays(), *self._given, out)
-        admission, replica, mode = out.tolist()
+        self._run(0)
+        admission, replica, mode = self._decision.tolist()
         return admission, replica, mode
 
     def run(self, max_decisions: int = int(UNLIMITED)) -> int:
         """Run the episode to its end, or for ``max_decisions`` more; return how many were made."""
-        return int(network_rollout(*self._state.arrays(), self._modes, *self._given, np.int64(max_decisions)))
+        return self._run(max_decisions) if max_decisions > 0 else 0
+
+    def _run(self, max_decisions: int) -> int:
+        return int(
+            network_rollout(*self._state.arrays(), self._modes, *self._given, self._decision, np.int64(max_decisions))
+        )
 
 
 def _links(cluster: Cluster, i: int) -> np.ndarray:

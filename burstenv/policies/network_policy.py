@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,11 @@ from burstenv.cluster.state import ENVIRONMENT
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.network import Network
 from burstenv.policies.network_kernels import choose_all, forward_all
+from burstenv.policies.pretrained import ENDING, shipped_agents
 
 PREFIX, SAMPLED = "agent:", "(sampled)"
-ENDING = ".npz"
 _WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<sampled>\(sampled\))?$", re.DOTALL)
 _loaded: dict[str, Path] = {}  # agents given by path, by the name they have from then on
-
-
-def pretrained_folder() -> Path:
-    """Return the folder of the shipped agents, and of their cards."""
-    return Path(str(resources.files("burstenv.agents"))) / "pretrained"  # files: no code of it is run
-
-
-def shipped_agents() -> dict[str, Path]:
-    """Return the shipped agents by name."""
-    return {path.stem: path for path in sorted(pretrained_folder().glob(f"*{ENDING}"))}
 
 
 @dataclass(eq=False)
@@ -46,26 +35,24 @@ class NetworkPolicy:
         name: What it is called in reports.
         sampled: Whether it draws.
         environment: Keyword arguments of ``EnvironmentBatch`` that it was made for.
+        digest: What tells it from others, for a journal.
     """
 
     network: Network
     name: str
     sampled: bool = False
     environment: dict[str, Any] = field(init=False)
+    digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.environment = dict(self.network.description["environment"])
+        self.digest = self.network.digest
         self._stream = _own_stream()
 
     @property
     def modes(self) -> tuple[str, ...]:
         """The batching modes that it knows, in order."""
         return tuple(self.network.description["modes"])
-
-    @property
-    def digest(self) -> str:
-        """What tells it from others, for a journal."""
-        return self.network.digest
 
     @property
     def compiled(self) -> bool:

@@ -1,0 +1,65 @@
+"""`burstenv agents ...`: the shipped agents, their cards, and how an agent becomes one file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from burstenv.cli.common import Commands, add_command, agents_module, emit
+
+
+def register(commands: Commands) -> None:
+    """Add the group and its subcommands; a shipped agent's name is one of them, and shows its card."""
+    from burstenv.policies.pretrained import shipped_agents
+
+    text = "List the shipped agents, show the card of one, or make a file and a card of a trained one."
+    group = add_command(commands, "agents", _list, text)
+    sub = group.add_subparsers(metavar="NAME | export | card")
+
+    export = add_command(sub, "export", _export, "Write a trained agent as one small file; `agent:FILE.npz` runs it.")
+    export.add_argument("trained", type=Path, metavar="RUN", help="run folder or checkpoint of `train`")
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="an .npz file, or an .onnx file for other runtimes"
+    )
+
+    card = add_command(sub, "card", _card, "Write the model card of a trained agent from its run and evaluations.")
+    card.add_argument("trained", type=Path, metavar="RUN", help="run folder of `train`")
+    card.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate` that judged it")
+    card.add_argument("--name", required=True, help="what the agent is shipped as, such as joint-v1")
+    card.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+
+    for name in shipped_agents():
+        add_command(sub, name, _show, f"Show the card of {name}.").set_defaults(name=name)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from burstenv.policies.pretrained import listing, shipped_agents
+
+    lines = listing()
+    emit(arguments, list(shipped_agents()), lines or ["no agents are shipped; train one with `burstenv train`"])
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from burstenv.policies.pretrained import card_of
+
+    text = card_of(arguments.name)
+    emit(arguments, {"name": arguments.name, "card": text}, [text.rstrip()])
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    path = agents_module("export").export_agent(arguments.trained, arguments.out)
+    size_kb = path.stat().st_size / 1000.0
+    use = f"; use it as agent:{path}" if path.suffix == ".npz" else ""
+    emit(arguments, {"path": str(path), "bytes": path.stat().st_size}, [f"{path}: {size_kb:.1f} kB{use}"])
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from burstenv.files import write_atomic
+
+    text = agents_module("card").card(arguments.trained, arguments.report, arguments.name)
+    write_atomic(arguments.out, text)
+    emit(arguments, {"path": str(arguments.out)}, [f"card: {arguments.out}"])
+    return 0

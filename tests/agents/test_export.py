@@ -1,0 +1,206 @@
+"""An agent as one file: the same decisions wherever a policy is accepted, its card, and ONNX."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from burstenv.agents.agent import load_agent
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.export import export_agent
+from burstenv.agents.networks import logits
+from burstenv.agents.train import train
+from burstenv.cli import main
+from burstenv.envs.scenario import load_scenario
+from burstenv.errors import BurstenvError
+from burstenv.evaluation import EvaluationPlan, evaluate
+from burstenv.evaluation.simulate import simulate
+from burstenv.policies import NetworkPolicy, load_policy, pretrained
+from burstenv.workload.workload_config import load_trace, load_workload
+from tests.agents.conftest import SCENARIO, cluster_of
+
+
+@pytest.fixture(scope="module")
+def run(scenario, tmp_path_factory):
+    """A run of all three components that took a moment."""
+    config = AgentConfig.model_validate(
+        {
+            "name": "tiny", "network": "shared", "net_arch": [8], "num_envs": 8, "description": "For tests.",
+            "decide": ["admission", "routing", "batching"], "action": "multi",
+            "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128, "n_epochs": 1},
+            "total_steps": 512, "validation": {"episodes": 2, "loads": [1.0], "every_steps": 512},
+        }
+    )  # fmt: skip
+    return train(config, scenario, tmp_path_factory.mktemp("runs") / "run", progress=False).folder
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "tiny-v1.npz"
+    assert main(["agents", "export", str(run), "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(run, exported, tmp_path_factory):
+    """An evaluation of the run and of its file."""
+    folder = tmp_path_factory.mktemp("reports")
+    small = folder / "small.yaml"
+    small.write_text(yaml.safe_dump(SCENARIO))
+    out = folder / "report"
+    arguments = ["evaluate", "--scenario", str(small), "--agent", str(run), "--sampled", "--policy", "always/jsq/vllm"]
+    arguments += ["--policy", f"agent:{exported}", "--load", "1.0", "--load", "2.0", "--episodes", "4"]
+    assert main([*arguments, "--workers", "1", "--tuned", "none", "--out", str(out)]) == 0
+    return out
+
+
+def test_a_file_holds_all_and_the_same_bytes(run, exported, tmp_path):
+    assert exported.stat().st_size < 30_000
+    again = tmp_path / "tiny-v1.npz"
+    assert main(["agents", "export", str(run), "--out", str(again)]) == 0
+    assert again.read_bytes() == exported.read_bytes()
+    policy = load_policy(f"agent:{exported}")
+    assert isinstance(policy, NetworkPolicy)
+    assert policy.name == "agent:tiny-v1"
+    assert load_policy("agent:tiny-v1(sampled)").sampled  # known by its name from then on
+    told = policy.network.description
+    assert told["scenario"] == "small"
+    assert told["modes"] == ["vllm", "edf-512"]
+    assert told["features"]["replica"][-2:] == ["mode=vllm", "mode=edf-512"]
+
+
+def test_the_file_decides_as_the_run_does(run, exported, scenario):
+    agent, policy = load_agent(run, scenario), load_policy(f"agent:{exported}")
+    random = np.random.default_rng(0)
+    observations = random.normal(size=(2000, scenario.observation_layout.size)).astype(np.float32)
+    masks = random.random((2000, 9)) < 0.8
+    np.testing.assert_array_equal(policy.act(observations, masks), agent.act(observations, masks))
+
+
+def test_an_evaluation_takes_it_as_an_agent_and_compiled(report):
+    result = json.loads((report / "result.json").read_text())
+    kinds = {row["name"]: row["kind"] for row in result["policies"]}
+    assert [name for name, kind in kinds.items() if kind == "agent"] == [
+        "tiny-seed0", "tiny-seed0(sampled)", "agent:tiny-v1",
+    ]  # fmt: skip
+    attainment = {
+        name: [row["attainment"] for row in result["episodes"] if row["policy"] == name] for name in kinds
+    }  # fmt: skip
+    assert attainment["tiny-seed0"] == attainment["agent:tiny-v1"]
+    assert {row["policy"] for row in result["best"]} == {"always/jsq/vllm"}  # no agent is the best heuristic
+
+
+def test_the_numbers_do_not_depend_on_how_many_run_together(exported, scenario):
+    def scores(episodes, workers=1):
+        plan = EvaluationPlan(scenario, loads=[1.5], episodes=episodes, policies=[f"agent:{exported}(sampled)"])
+        result = evaluate(plan, progress=False, workers=workers)
+        return [row["attainment"] for row in result.episodes if row["policy"] == "agent:tiny-v1(sampled)"]
+
+    many = scores(5)
+    assert scores(2) == many[:2]
+    assert scores(5, workers=2) == many
+
+
+def test_it_answers_in_an_environment_and_simulates(exported, scenario):
+    env = gym.make("BurstGPT-v0", scenario=SCENARIO, load=1.5)
+    observation, info = env.reset(seed=1)
+    done, decisions = False, 0
+    policy = load_policy(f"agent:{exported}")
+    while not done and decisions < 60:
+        action = env.unwrapped.policy_action("agent:tiny-v1")
+        expected = policy.act(observation[None], info["action_mask"][None].astype(bool))[0]
+        np.testing.assert_array_equal(action, expected)
+        observation, _, done, _, info = env.step(action)
+        decisions += 1
+    trace = load_trace(load_workload("burstgpt-default"))
+    result = simulate(trace, "default", f"agent:{exported}", scenario.config, rate_per_s=20.0, duration_s=30.0)
+    assert result.policy == "agent:tiny-v1"
+    assert result.metrics["offered"] > 100
+
+
+def test_other_sizes_run_and_other_scenarios_are_refused(exported, run):
+    for count in (2, 8):
+        scenario = load_scenario({**SCENARIO, "cluster": cluster_of(count)})
+        plan = EvaluationPlan(scenario, loads=[1.0], episodes=1, policies=[f"agent:{exported}"])
+        assert evaluate(plan, progress=False).summary_of("agent:tiny-v1", 1.0)["offered"] > 0
+    forecast = load_scenario({**SCENARIO, "observation": {"forecast": True}})
+    with pytest.raises(BurstenvError, match="shows cluster feature count_1s, which it does not know"):
+        evaluate(EvaluationPlan(forecast, episodes=1, policies=[f"agent:{exported}"]), progress=False)
+    modes = load_scenario({**SCENARIO, "modes": ["vllm"]})
+    with pytest.raises(BurstenvError, match="was trained with batching modes vllm, edf-512, this scenario has vllm"):
+        evaluate(EvaluationPlan(modes, episodes=1, policies=[f"agent:{exported}"]), progress=False)
+    with pytest.raises(BurstenvError, match="is an agent; the reference must be a heuristic"):
+        evaluate(EvaluationPlan(SCENARIO, episodes=1, reference=f"agent:{exported}"), progress=False)
+
+
+def test_loading_says_what_is_wrong(run, exported, tmp_path):
+    with pytest.raises(BurstenvError, match="unknown agent 'joint-v0'"):
+        load_policy("agent:joint-v0")
+    with pytest.raises(BurstenvError, match="no such file"):
+        load_policy(f"agent:{tmp_path}/none.npz")
+    wrong = tmp_path / "wrong.npz"
+    wrong.write_bytes(b"PK not an archive")
+    with pytest.raises(BurstenvError, match="is not an agent as"):
+        load_policy(f"agent:{wrong}")
+    with np.load(exported) as archive:
+        arrays = dict(archive)
+    np.savez(wrong, **{name: array for name, array in arrays.items() if name != "context.0.bias"})
+    with pytest.raises(BurstenvError, match="lacks weights of its network"):
+        load_policy(f"agent:{wrong}")
+    with pytest.raises(BurstenvError, match=r"ends in \.npz or \.onnx"):
+        export_agent(run, tmp_path / "a.zip")
+
+
+def test_a_card_is_made_of_the_records(run, report, exported, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    (folder / "tiny-v1.npz").write_bytes(exported.read_bytes())
+    monkeypatch.setattr(pretrained, "pretrained_folder", lambda: folder)
+    assert (
+        main(["agents", "card", str(run), str(report), "--name", "tiny-v1", "--out", str(folder / "tiny-v1.md")]) == 0
+    )
+    capsys.readouterr()
+    assert main(["agents"]) == 0
+    assert capsys.readouterr().out.startswith("tiny-v1: For tests. Decides admission and routing and batching;")
+    assert main(["agents", "tiny-v1"]) == 0
+    text = capsys.readouterr().out
+    result = json.loads((report / "result.json").read_text())
+    mine = next(r for r in result["summary"] if r["policy"] == "agent:tiny-v1" and r["load"] == 2.0)
+    assert f"{100 * mine['attainment']:.1f} %" in text
+    for told in ("seed 0", "shared 8", "512 decisions", "| 2 | sampled |", "## Where it loses", "`small` version"):
+        assert told in text
+    (folder / "tiny-v1.npz").unlink()
+    assert main(["agents"]) == 0
+    assert "no agents are shipped" in capsys.readouterr().out
+
+
+def test_a_card_needs_an_evaluation_of_the_agent(run, report, tmp_path, capsys):
+    values = json.loads((report / "result.json").read_text())
+    for row in values["policies"]:
+        row["name"] = row["name"].replace("tiny", "other")
+    other = tmp_path / "result.json"
+    other.write_text(json.dumps(values))
+    arguments = ["agents", "card", str(run), str(other), "--name", "tiny-v1", "--out", str(tmp_path / "a.md")]
+    assert main(arguments) == 1
+    assert "took no part in this evaluation; its agents: other-seed0" in capsys.readouterr().err
+
+
+def test_onnx_gives_the_same_logits(run, scenario, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra burstenv[onnx]")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra burstenv[onnx]")
+    path = tmp_path / "tiny.onnx"
+    assert main(["agents", "export", str(run), "--out", str(path)]) == 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert "mode=edf-512" in session.get_modelmeta().custom_metadata_map["burstenv"]
+    agent = load_agent(run, scenario)
+    for count in (1, 7):
+        x = np.random.default_rng(count).normal(size=(count, scenario.observation_layout.size)).astype(np.float32)
+        found = session.run(["logits"], {"observations": x})[0]
+        with torch.no_grad():
+            expected = logits(agent.policy, torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
