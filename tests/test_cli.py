@@ -130,9 +130,9 @@ def test_train_evaluate_report(capsys, scenario_yaml, agent_yaml, tmp_path):
     assert run(capsys, "report", report, "--training", folder)[0] == 0
     assert (report / "report.html").read_text() == before
 
-    # the same agent under another action space
+    # the same agent where observations hold something else
     values = yaml.safe_load(scenario_yaml.read_text())
-    values["cluster"] = "llama-2-13b-a100-x1"
+    values["observation"] = {"forecast": True}
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(values))
     code, _, error = run(capsys, "evaluate", "--scenario", other, "--agent", folder, "--out", tmp_path / "none")
