@@ -89,10 +89,9 @@ class QRDQNConfig(DQNConfig):
     quantiles: Count = 25
 
 
-class SACConfig(_OffPolicy):
-    """Soft actor-critic (Haarnoja et al. 2018), on the interval environment."""
+class _Continuous(_OffPolicy):
+    """What the algorithms of the interval environment have in common: few decisions, each worth many updates."""
 
-    name: Literal["sac"] = "sac"
     learning_rate: Positive = 1e-3
     buffer_size: Count = 200_000
     learning_starts: Count = 2_000
@@ -100,20 +99,19 @@ class SACConfig(_OffPolicy):
     train_every: Count = 1
     gradient_steps: Count = 8
     tau: Share = 0.005  # how fast target networks follow
+
+
+class SACConfig(_Continuous):
+    """Soft actor-critic (Haarnoja et al. 2018), on the interval environment."""
+
+    name: Literal["sac"] = "sac"
     ent_coef: Positive | None = None  # None: tuned as it learns
 
 
-class TD3Config(_OffPolicy):
+class TD3Config(_Continuous):
     """Twin delayed deterministic policy gradients (Fujimoto et al. 2018), on the interval environment."""
 
     name: Literal["td3"] = "td3"
-    learning_rate: Positive = 1e-3
-    buffer_size: Count = 200_000
-    learning_starts: Count = 2_000
-    batch_size: Count = 256
-    train_every: Count = 1
-    gradient_steps: Count = 8
-    tau: Share = 0.005
     action_noise: Positive = 0.1  # standard deviation of exploration
 
 
