@@ -17,7 +17,8 @@ DEFAULT_LADDER = (
 )
 REFERENCE = "always/jsq/vllm"
 # Where a tuner begins, beside the ladder: what tuning found on one scenario or another, rounded. A search that has to
-# find these anew on every scenario spends its budget on that: without them it ended 18 points lower on `unequal` and 7 on `stale`.
+# find these anew on every scenario spends its budget on that: without them it ended 18 points lower on
+# `unequal` and 7 on `stale`.
 STRONG = (
     "size-aware-kv(limit=1.1,prompt=0.45,output=0.45)/expected-ttft/sarathi-512",
     "size-aware-kv(limit=1.2,prompt=0.35,output=0.65)/expected-ttft/sarathi-512",
