@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SCENARIOS := $(filter-out replicas-16 replicas-64,$(basename $(notdir $(wildcard configs/scenarios/*.yaml))))
 TUNE = $(BIN)/burstenv tune --workers 1
 
-.PHONY: demo test lint format bench docs tuned suite setup clean
+.PHONY: demo test agree lint format bench docs tuned suite setup clean
 
 demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo
@@ -21,6 +21,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2
+
+# The compiled engine against the reference on 5,000 random examples of each kind, others in every run (half an hour).
+agree: setup
+	BURSTENV_EXAMPLES=5000 $(BIN)/python -m pytest tests/cluster/test_*agree*.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -90,8 +90,8 @@ def _start_at(environments, replicas, pool, requests, i, r):
 
 
 @entry
-def _set_mode_at(environments, replicas, pool, requests, modes, i, r, mode):
-    set_mode(replicas[environments[i].first_replica + r], pool, requests, modes[r, mode], mode)
+def _set_mode_at(environments, replicas, pool, requests, modes, i, r, mode, now_s):
+    set_mode(replicas[environments[i].first_replica + r], pool, requests, modes[r, mode], mode, now_s)
 
 
 def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
@@ -321,9 +321,12 @@ class Cluster:
         """Put the iteration that starts at the replica's clock in flight, so that it can be looked at."""
         _start_at(*self.state.arrays(), i, replica)
 
-    def set_mode(self, i: int, replica: int, mode: int) -> None:
-        """Put a batching mode in force on one replica from its next iteration on."""
-        _set_mode_at(*self.state.arrays(), self.modes, i, replica, mode)
+    def set_mode(self, i: int, replica: int, mode: int, now_s: float) -> None:
+        """Put a batching mode in force on one replica from its next iteration on.
+
+        ``now_s`` is the present, up to which the replica has been moved.
+        """
+        _set_mode_at(*self.state.arrays(), self.modes, i, replica, mode, float(now_s))
 
     def kv_use(self, i: int) -> tuple[float, float]:
         """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""

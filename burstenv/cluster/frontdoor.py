@@ -286,7 +286,7 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
     replica = replicas[environment.first_replica + replica_index]
     catch_up(environment, replica, pool, requests, environment.now_s)
     if mode != replica.mode and environment.now_s >= replica.mode_since_s + environment.batching_period_s:
-        set_mode(replica, pool, requests, modes[replica_index, mode], mode)
+        set_mode(replica, pool, requests, modes[replica_index, mode], mode, environment.now_s)
         replica.mode_since_s = environment.now_s
     environment.last_decision_s = environment.now_s
     environment.decisions += 1
@@ -324,7 +324,7 @@ def reset_cluster(environment, replicas, pool, requests, modes, num_requests, se
         reset_replica(replica, pool)
         replica.order = 0
         replica.mode = -1
-        set_mode(replica, pool, requests, modes[r, 0], 0)
+        set_mode(replica, pool, requests, modes[r, 0], 0, 0.0)
         replica.mode_since_s = -np.inf
     for k in range(num_requests):
         reset_request(requests[environment.first_request + k])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,11 +181,23 @@ def replay_reference(case: RecordedCase) -> list[Iteration]:
     return replica.iterations
 
 
-_MODE_RULES = ("order", "batch", "memory", "reserve_tokens", "deferral_s", "fair_by", "quantum_s", "starve_s")
+_MODE_RULES = (
+    "max_num_batched_tokens", "max_num_seqs", "order", "batch", "memory", "reserve_tokens", "deferral_s", "fair_by",
+    "quantum_s", "starve_s",
+)  # fmt: skip
 
 
-def fast_replica(case: RecordedCase, num_envs: int = 1) -> Cluster:
-    """Return the compiled engine set up for a case, its requests loaded into every copy."""
+def _mode(number: int, limits: EngineLimits) -> ModeConfig:
+    rules = {name: getattr(limits, name) for name in _MODE_RULES}
+    hopeless = "drop" if limits.drops_hopeless else "last"
+    return ModeConfig.model_validate({"name": f"recorded-{number}", "hopeless": hopeless, **rules})
+
+
+def fast_replica(case: RecordedCase, num_envs: int = 1, further: Sequence[EngineLimits] = ()) -> Cluster:
+    """Return the compiled engine set up for a case, its requests loaded into every copy.
+
+    Mode 0 is the case's; the batching rules of ``further`` limits are the next modes, to be changed to.
+    """
     limits = case.limits
     spec = ReplicaSpec(
         name=case.name,
@@ -205,12 +217,9 @@ def fast_replica(case: RecordedCase, num_envs: int = 1) -> Cluster:
         default_max_num_seqs=limits.max_num_seqs,
         latency=case.latency,
     )
-    rules = {name: getattr(limits, name) for name in _MODE_RULES}
-    mode = ModeConfig.model_validate(
-        {"name": "recorded", "hopeless": "drop" if limits.drops_hopeless else "last", **rules}
-    )
-    cluster = Cluster([spec], [mode], num_envs, len(case.requests))
-    cluster.modes["headroom_blocks"] = limits.headroom_blocks
+    every = (limits, *further)
+    cluster = Cluster([spec], [_mode(k, of) for k, of in enumerate(every)], num_envs, len(case.requests))
+    cluster.modes["headroom_blocks"] = [of.headroom_blocks for of in every]
     requests = request_array(
         np.array([r.arrival_s for r in case.requests]),
         np.array([r.prompt_tokens for r in case.requests]),

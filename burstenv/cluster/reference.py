@@ -69,15 +69,15 @@ class ReferenceReplica:
                 request.status = "rejected"
                 return
             request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
-        if not self.in_flight:  # idle, or stuck with a queue that it cannot serve
-            self.clock_s = max(self.clock_s, now_s)
+        self._wake(now_s)
         request.status = "waiting"
         self.requests[request.id] = request
         self._welcome(request)
         self.waiting.append(request)
 
-    def set_limits(self, limits: EngineLimits) -> None:
-        """Change the batching mode from the next iteration on; the waiting queue is sorted anew."""
+    def set_limits(self, limits: EngineLimits, now_s: float) -> None:
+        """Change the batching mode at ``now_s``, from the next iteration on; the waiting queue is sorted anew."""
+        self._wake(now_s)
         lists = ("fcfs", "fair", "mlfq")
         if limits.order in lists and self.limits.order != limits.order:
             self.waiting.sort(key=lambda r: (r.arrival_s + (STREAMING_FIRST if r.preemptions else 0.0), r.id))
@@ -105,6 +105,11 @@ class ReferenceReplica:
             self.advance(request.arrival_s)
             self.submit(request, request.arrival_s)
         self.advance(float("inf"))
+
+    def _wake(self, now_s: float) -> None:
+        """Let something change at ``now_s``: an engine that is idle, or stuck with its queue, looks at it then."""
+        if not self.in_flight:
+            self.clock_s = max(self.clock_s, now_s)
 
     @property
     def free_blocks(self) -> int:

@@ -88,6 +88,17 @@ def start_replica(environment, replica, pool, requests):
 
 
 @kernel
+def _wake(replica, pool, requests, now_s):
+    """Let something change at ``now_s``, up to which the replica has been moved: the next iteration is scheduled anew.
+
+    A replica that is idle, or stuck with a queue that it cannot serve, starts it now and not where its clock stood.
+    """
+    interrupt_stretch(replica, pool, requests)
+    if not replica.in_flight:
+        replica.clock_s = max(replica.clock_s, now_s)
+
+
+@kernel
 def enqueue(environment, replica, pool, requests, request_id, now_s):
     """Hand a request to the replica at ``now_s``, as a server's front end does.
 
@@ -103,9 +114,7 @@ def enqueue(environment, replica, pool, requests, request_id, now_s):
             environment.settled_s += now_s
             return
         request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
-    interrupt_stretch(replica, pool, requests)
-    if not replica.in_flight:  # idle, or stuck with a queue that it cannot serve
-        replica.clock_s = max(replica.clock_s, now_s)
+    _wake(replica, pool, requests, now_s)
     queue_push(replica, pool, requests, request_id, False)
     tokens = tokens_to_compute(request)
     replica.seen_waiting += 1
@@ -136,11 +145,14 @@ def withdraw(replica, pool, requests, request_id, now_s):
 
 
 @outlined
-def set_mode(replica, pool, requests, row, mode):
-    """Put batching mode number ``mode``, with limits ``row`` (a MODE), in force from the next iteration on."""
+def set_mode(replica, pool, requests, row, mode, now_s):
+    """Put batching mode number ``mode``, with limits ``row`` (a MODE), in force from the next iteration on.
+
+    The replica has been moved up to ``now_s``; whom the new mode frees from a stuck queue starts then.
+    """
     if replica.mode == mode:
         return
-    interrupt_stretch(replica, pool, requests)
+    _wake(replica, pool, requests, now_s)
     replica.mode = mode
     replica.token_budget = row.token_budget
     replica.max_num_seqs = row.max_num_seqs
@@ -159,10 +171,10 @@ def set_mode(replica, pool, requests, row, mode):
 
 
 @outlined
-def set_token_budget(replica, pool, requests, token_budget):
-    """Change the token budget from the next iteration on; the rest of the batching mode stays."""
+def set_token_budget(replica, pool, requests, token_budget, now_s):
+    """Change the token budget at ``now_s``, from the next iteration on; the rest of the batching mode stays."""
     if replica.token_budget == token_budget:
         return
-    interrupt_stretch(replica, pool, requests)
+    _wake(replica, pool, requests, now_s)
     replica.token_budget = token_budget
     replica.blocked = 0

@@ -121,7 +121,8 @@ def _set(environment, replicas, pool, requests, flags, budgets, interval_s, most
         for r in range(count):
             lowest, highest = float(budgets[r, 0]), float(budgets[r, 1])
             budget = lowest * math.exp(_share(actions[i, at + r]) * math.log(highest / lowest))
-            set_token_budget(replicas[environment.first_replica + r], pool, requests, int(budget + 0.5))
+            replica = replicas[environment.first_replica + r]
+            set_token_budget(replica, pool, requests, int(budget + 0.5), environment.now_s)
 
 
 @merged
@@ -132,7 +133,7 @@ def _open(environment, replicas, pool, requests, modes, mode):
     environment.credit_s = 0.0
     for r in range(environment.num_replicas):
         replica = replicas[environment.first_replica + r]
-        set_mode(replica, pool, requests, modes[r, mode], mode)
+        set_mode(replica, pool, requests, modes[r, mode], mode, environment.now_s)
         replica.routing_weight = 1.0
         replica.routing_credit = 0.0
 

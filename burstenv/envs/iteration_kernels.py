@@ -307,7 +307,7 @@ def _iteration(
     choosing = what == ALL and not environment.done
     opens = what == OPEN
     if opens:
-        set_mode(replica, pool, requests, modes[0, mode], mode)
+        set_mode(replica, pool, requests, modes[0, mode], mode, environment.now_s)
         environment.queue_first = 0
         environment.queue_size = 0
         environment.queue_tokens = 0

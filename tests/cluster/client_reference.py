@@ -231,7 +231,7 @@ class World:
     def decide(self, k: int, admission: int, r: int, mode: int) -> None:
         if self.mode_of[r] != mode:
             self.mode_of[r] = mode
-            self.replicas[r].set_limits(limits_of(self.specs[r], self.modes[mode]))
+            self.replicas[r].set_limits(limits_of(self.specs[r], self.modes[mode]), self.now_s)
         if k < 0:
             return
         s = self.sent[k]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv.cluster import ADMIT, Cluster, ModeConfig, request_array
@@ -14,6 +14,7 @@ from burstenv.cluster.recorded import RecordedCase
 from burstenv.cluster.state import REJECTED
 from tests.cluster.small_clusters import LATENCY, loaded, random_requests, replica
 from tests.cluster.test_general_engine_agrees import cases, check
+from tests.random_examples import examples
 
 
 @st.composite
@@ -54,7 +55,7 @@ def mode_cases(draw) -> RecordedCase:
     return replace(case, limits=limits, requests=requests)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(300)
 @given(mode_cases())
 def test_random_modes_agree(case):
     check(case)

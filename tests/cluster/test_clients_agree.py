@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv.cluster import STATUS_NAMES, ClientsConfig, Cluster, ModeConfig, draw_clients
 from tests.cluster.client_reference import World
 from tests.cluster.small_clusters import FAST, random_requests, replica
+from tests.random_examples import examples
 
 MODES = (
     ModeConfig(name="a", max_num_batched_tokens=256, max_num_seqs=24),
@@ -133,7 +134,7 @@ def check(world: World, cluster: Cluster) -> None:
         assert cluster.state.replicas[1, r]["free_blocks"] == cluster.state.replicas[1, r]["num_blocks"]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150)
 @given(
     seed=st.integers(0, 2**20),
     patience=st.sampled_from(PATIENCE),

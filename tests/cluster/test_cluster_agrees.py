@@ -69,7 +69,7 @@ def test_a_cluster_is_its_replicas(seed):
         if cluster.state.replicas[1, r]["mode"] == mode:
             wanted = limits_of(SPECS[r], MODES[mode])
             if reference[r].limits != wanted:
-                reference[r].set_limits(wanted)
+                reference[r].set_limits(wanted, now_s)
         if door < 0:
             continue
         if admission == ADMIT:

@@ -76,7 +76,7 @@ def test_another_cluster_size_compiles_nothing():
         cluster.load(0, cluster.records(0))
         cluster.next_epoch(0)
         cluster.decide(0, 1, num_replicas - 1, len(modes) - 1)
-        cluster.set_mode(0, 0, 0)
+        cluster.set_mode(0, 0, 0, 1.0)
         cluster.submit(0, 0, 5, 1.0)
         cluster.advance(0, 0, 2.0)
         assert stepper.rollout(int(UNLIMITED)) == 300

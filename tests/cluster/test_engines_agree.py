@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv.cluster.cluster import Cluster, request_array
 from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.cluster.spec import ModeConfig, ReplicaSpec
+from tests.random_examples import examples
 
 LATENCY = HingeLatency(
     h0_ms=19.37,
@@ -128,8 +129,8 @@ def run_both(case):
             reference.submit(ours[what], time_s)
             cluster.submit(0, 0, what, time_s)
         else:
-            reference.set_limits(limits[what])
-            cluster.set_mode(0, 0, what)
+            reference.set_limits(limits[what], time_s)
+            cluster.set_mode(0, 0, what, time_s)
         assert 0 <= replica["free_blocks"][0] <= spec.num_blocks
         assert replica["seen_running"][0] >= 0
     # An iteration cap stands in for the real scheduler's livelock without the full-prompt check.
@@ -156,7 +157,7 @@ def check(case):
                 assert math.isclose(got, expected, rel_tol=1e-9, abs_tol=1e-12), (want, name, got)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150)
 @given(cases())
 def test_random_workloads_and_modes_agree(case):
     check(case)

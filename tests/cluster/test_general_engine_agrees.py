@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.recorded import RecordedCase, fast_replica, first_fast_difference, replay_fast
 from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.errors import BurstenvError
+from tests.random_examples import examples
 
 LATENCY = HingeLatency.linear(6e-3, 2.5e-5, 1e-9, 1e-5, 4.5e-8)
 
@@ -115,7 +116,7 @@ def check(case: RecordedCase) -> ReferenceReplica | None:
     return reference
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@examples(250)
 @given(cases())
 def test_random_configurations_agree(case):
     check(case)
