@@ -238,11 +238,15 @@ class Cluster:
             seed: Seed of the randomness that policies and clients in the kernel draw from.
             clients: What the clients of these requests will do, where the cluster was made with ``clients``.
         """
-        if len(requests) > self.state.requests.shape[1]:
-            self.state.grow_requests(int(len(requests) * 1.25) + 16)
         # As bytes: NumPy would copy records field by field, which takes thirty times as long.
-        self.state.requests[i, : len(requests)].view(np.uint8)[...] = np.ascontiguousarray(requests).view(np.uint8)
+        self.room_for(i, len(requests)).view(np.uint8)[...] = np.ascontiguousarray(requests).view(np.uint8)
         self.begin(i, len(requests), seed, clients)
+
+    def room_for(self, i: int, num_requests: int) -> np.ndarray:
+        """Return where cluster ``i``'s next episode is to be written before :meth:`begin`, (num_requests,) REQUEST."""
+        if num_requests > self.state.requests.shape[1]:
+            self.state.grow_requests(int(num_requests * 1.25) + 16)
+        return self.state.requests[i, :num_requests]
 
     def begin(self, i: int, num_requests: int, seed: int = 0, clients: Clients | None = None) -> None:
         """Start cluster ``i`` on the ``num_requests`` requests that were written into its state; see :meth:`load`."""

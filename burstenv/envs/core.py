@@ -25,7 +25,7 @@ from burstenv.envs.sessions import NO_LINKS, turn_links
 from burstenv.envs.snapshot import Snapshot, scenario_key
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import Composite, Policy, parse_composite
-from burstenv.workload import SPLITS
+from burstenv.workload import SPLITS, EpisodeRequests
 
 TRAIN_SEEDS = 2**31  # training episodes are drawn from this many
 RESET_OPTIONS = ("split", "episode", "load", "rate_per_s")
@@ -185,19 +185,27 @@ class EnvironmentBatch:
         seed = int(options.get("episode", drawn_seed))
         load = float(options.get("load", self.load if self.load is not None else drawn_load))
         rate_per_s = float(options.get("rate_per_s", load * self.capacity_per_s(split)))
-        requests, drawn = self.scenario.episode(split, seed, rate_per_s, self.privileged)
-        clients = self.scenario.clients_of(requests, drawn, seed)
-        description = {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s}
-        self.start(i, requests, seed, description, clients)
+        drawn = self.scenario.sampler(split).sample(seed, rate_per_s)
+        self.play(i, drawn, seed, {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s})
+
+    def play(self, i: int, drawn: EpisodeRequests, seed: int, description: dict[str, Any]) -> None:
+        """Start the episode of a seed in environment ``i``: of drawn requests, or of recorded ones."""
+        requests = self.cluster.room_for(i, len(drawn))
+        self.scenario.write_requests(requests, drawn, seed, self.privileged)
+        self.cluster.begin(i, len(drawn), seed, self.scenario.clients_of(requests, drawn, seed))
+        self._begun(i, drawn.session, description)
 
     def start(
         self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any], clients: Clients | None = None
     ) -> None:
         """Start an episode of given requests, (n,) REQUEST, and of their clients, in environment ``i``."""
         self.cluster.load(i, requests, seed, clients)
+        self._begun(i, requests["session"], description)
+
+    def _begun(self, i: int, session: np.ndarray, description: dict[str, Any]) -> None:
         self.forget_policies(i)
         if self.observation_layout.config.sessions:
-            self.put_links(i, turn_links(requests["session"]))
+            self.put_links(i, turn_links(session))
         self.episodes[i] = description
         self.totals[i] = 0.0
         self._publish(i, opens=True)

@@ -164,11 +164,10 @@ def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, ch
             )
         trace = trace.where(total <= largest)
     drawn = as_episode(trace)
-    requests = batch.scenario.requests_from(drawn, seed, batch.privileged)
     span_s = max(float(drawn.arrival_s[-1]), 1e-9)
-    batch.start(
+    batch.play(
         i,
-        requests,
+        drawn,
         seed,
         {
             "source": source,
@@ -177,7 +176,6 @@ def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, ch
             "window": chosen.get("window"),
             "rate_per_s": len(drawn) / span_s,
         },
-        batch.scenario.clients_of(requests, drawn, seed),
     )
 
 

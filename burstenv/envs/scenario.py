@@ -23,9 +23,9 @@ from burstenv.cluster import (
     resolve_cluster,
 )
 from burstenv.cluster.lengths import LengthModel
-from burstenv.cluster.state import NOBODY
 from burstenv.config import Config, load
 from burstenv.envs.features import ObservationConfig, ObservationLayout
+from burstenv.envs.objectives import objectives_table, write_requests
 from burstenv.envs.predictors import LengthPredictor, PredictorConfig
 from burstenv.envs.sight import Sight
 from burstenv.errors import BurstenvError, unknown_name
@@ -153,6 +153,7 @@ class Scenario:
         self._training = self.trace.output_tokens[train], self.trace.log_type[train]
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
+        self._objectives = objectives_table(self.config)
         if capacity is None:
             from burstenv.envs.capacity import measure_capacity_per_s  # needs a Scenario
 
@@ -260,34 +261,16 @@ class Scenario:
     def requests_from(self, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> np.ndarray:
         """Add objectives and length predictions to drawn requests; returns (n,) REQUEST."""
         requests = np.zeros(len(drawn), REQUEST)
-        requests["arrival_s"] = drawn.arrival_s
-        requests["prompt_tokens"] = drawn.prompt_tokens
-        requests["output_tokens"] = drawn.output_tokens
-        requests["session"] = drawn.session
-        requests["class_code"] = drawn.class_code
-        requests["replica"] = NOBODY
-        objectives(self.config, requests)
-        if privileged:
-            requests["predicted_tokens"] = np.maximum(1, drawn.output_tokens)
-        else:
-            requests["predicted_tokens"] = self.predictor.predict(drawn.output_tokens, drawn.class_code, seed)
+        self.write_requests(requests, drawn, seed, privileged)
         return requests
 
-
-def objectives(config: ScenarioConfig, requests: np.ndarray) -> None:
-    """Fill in the objectives and weights of requests, (n,) REQUEST, by their class, in place.
-
-    The weight is class value x kilotokens (prompt and output).
-    """
-    slo = [config.slo[name] for name in CLASSES]
-    base_s, per_token_s, tpot_s, value = np.array(
-        [[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s, s.value] for s in slo]
-    ).T
-    code = requests["class_code"]
-    requests["ttft_slo_s"] = base_s[code] + per_token_s[code] * requests["prompt_tokens"]
-    requests["tpot_slo_s"] = tpot_s[code]
-    tokens = requests["prompt_tokens"].astype(np.float64) + requests["output_tokens"]
-    requests["weight"] = value[code] * tokens / 1000.0
+    def write_requests(self, requests: np.ndarray, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> None:
+        """Write drawn requests with objectives and length predictions into ``requests``, (n,) REQUEST."""
+        if privileged:
+            predicted = np.maximum(1.0, drawn.output_tokens)
+        else:
+            predicted = self.predictor.predict(drawn.output_tokens, drawn.class_code, seed)
+        write_requests(requests, drawn, predicted, self._objectives)
 
 
 def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = None) -> Scenario:

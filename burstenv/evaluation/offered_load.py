@@ -19,7 +19,8 @@ from burstenv.cluster import REQUEST, Cluster, ReplicaSpec
 from burstenv.cluster.state import NOBODY
 from burstenv.envs.capacity import measure_capacity_per_s
 from burstenv.envs.kernels import UNLIMITED, rollout
-from burstenv.envs.scenario import Scenario, ScenarioConfig, objectives
+from burstenv.envs.objectives import objectives_table, write_objectives
+from burstenv.envs.scenario import Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.streams import write_streams
 from burstenv.policies import named_mode, parse_composite
@@ -99,7 +100,7 @@ def fill_requests(requests: np.ndarray, trace: Trace, config: ScenarioConfig) ->
     write_streams(requests, trace)
     requests["class_code"] = trace.class_code
     requests["replica"] = NOBODY
-    objectives(config, requests)
+    write_objectives(requests, objectives_table(config))
 
 
 class _Windows:
@@ -146,7 +147,7 @@ class _Windows:
             requests[name] = getattr(trace, name)[row]
         requests["predicted_tokens"] = requests["output_tokens"]
         requests["replica"] = NOBODY
-        objectives(self._config, requests)
+        write_objectives(requests, objectives_table(self._config))
         return requests, None
 
     def clients_of(self, requests: np.ndarray, drawn: None, seed: int) -> None:

@@ -120,6 +120,8 @@ class EpisodeSampler:
         return self._superpose(day, seed, rate_per_s, random)
 
     def _superpose(self, day: int, seed: int, rate_per_s: float, random: np.random.Generator) -> EpisodeRequests:
+        from burstenv.workload.cutting import cut_copies  # brings in the compiler, which a trace alone does not need
+
         times, rows, threads = [], [], []
         failed = GatheredFailures(seed) if self.config.upstream_failures == "recorded" else None
         copies: dict[str, float] = {}
@@ -135,15 +137,13 @@ class EpisodeSampler:
                 )
             count = 1 if wanted < 1 else int(wanted) + int(random.random() < wanted % 1.0)
             offset = random.random(count) * DAY_S  # (copies,) where in the day each copy's window begins
-            time, place, copy_of = lay_over(table.time_s, offset, self.config.duration_s)
-            thread = table.thread[place]
-            thread = np.where(thread >= 0, thread + copy_of * table.threads + next_thread, -1)
+            time, row, thread = cut_copies(table, offset, self.config.duration_s, next_thread)
             if wanted < 1:  # one copy is too much: thin it, whole conversations at a time
                 kept = keep_sessions(thread, wanted, random)
-                time, place, thread = time[kept], place[kept], thread[kept]
+                time, row, thread = time[kept], row[kept], thread[kept]
             next_thread += count * table.threads
             times.append(time)
-            rows.append(table.row[place])
+            rows.append(row)
             threads.append(thread)
             if failed is not None:  # the same copies of the day's failures
                 failures = self._failures_of(day)[k]
