@@ -176,7 +176,6 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if batch.reward_name == "vector":
             self.reward_space = reward_space()  # as MO-Gymnasium has it
             self.reward_dim = self.reward_space.shape[0]
-        self._single = isinstance(self.action_space, gym.spaces.Discrete)
         self._started = False
         self._window: Any = None  # of render_mode="human"
         self._picture: Any = None
@@ -186,7 +185,9 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         batch = self.batch
         environments = batch.cluster.state.environments
         self._done, self._now_s, self._elapsed_s = environments["done"], environments["now_s"], batch.elapsed_s  # (1,)
-        self._mask, self._components = batch.masks[0], batch.components[0]
+        self._mask, self._components, self._flat = batch.masks[0], batch.components[0], batch.observations[0]
+        self._action: Any = batch.actions[0]
+        self._plain, self._paid = batch.observation_form == "flat", batch.paid
 
     @property
     def reward_names(self) -> tuple[str, ...]:
@@ -214,18 +215,18 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
         batch = self.batch
-        if self._single:
-            batch.actions[0, 0] = action
-        else:
-            batch.actions[0] = action
+        self._action[:] = action
         batch.step()
-        done = self._done.item() != 0
         info = self._info()
+        done = self._done.item() != 0
         if done:
             info["episode_metrics"] = batch.episode_metrics(0)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), batch.reward_of(0), done, False, info
+        paid = self._paid
+        reward = self._components.item(paid) if type(paid) is int else self._components[paid].astype(np.float32)
+        observation = self._flat.copy() if self._plain else batch.shaped(self._flat)
+        return observation, reward, done, False, info
 
     def action_masks(self) -> np.ndarray:
         """Return which choices are legal, bool, components side by side (as MaskablePPO takes it)."""
@@ -324,7 +325,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             self._bind()
 
     def _observation(self) -> Any:
-        return self.batch.shaped(self.batch.observations[0])
+        return self.batch.shaped(self._flat)
 
     def _info(self) -> dict[str, Any]:
         return {
