@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
+from numba import types
 
 from burstenv.cluster.clients import (
     AFTER_ABANDONMENT,
@@ -24,7 +26,7 @@ from burstenv.cluster.clients import (
 )
 from burstenv.cluster.heap import heap_first, heap_first_key, heap_push, heap_remove
 from burstenv.cluster.iteration import see
-from burstenv.cluster.kernel import kernel, merged, outlined
+from burstenv.cluster.kernel import detached, kernel, merged, outlined, types_of
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode, withdraw
 from burstenv.cluster.reset import reset_accounts, reset_replica, reset_request
 from burstenv.cluster.staleness import note_sent, scrape_until, unveil, veil
@@ -144,7 +146,10 @@ def _give_up(environment, replicas, pool, requests, now_s):
     unserved(environment, pool, requests, request_id, now_s, AFTER_ABANDONMENT, ABANDONED)
 
 
-@outlined
+@detached(
+    lambda state: state.environments["clients"].any(),
+    lambda state: (types_of(state)[0], numba.typeof(state.replicas.reshape(-1)), *types_of(state)[2:], types.boolean),
+)
 def _next_epoch_among_clients(environment, replicas, pool, requests, lazily):
     """Advance one cluster to its next decision epoch, its clients giving up, coming again and going on meanwhile.
 

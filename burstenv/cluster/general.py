@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import types
 
 from burstenv.cluster.accounts import count_busy, publish_counts
 from burstenv.cluster.iteration_time import iteration_time_s
-from burstenv.cluster.kernel import kernel, outlined
+from burstenv.cluster.kernel import detached, kernel, types_of
 from burstenv.cluster.outcome import settle_finished
 from burstenv.cluster.prefix import (
     cached_blocks,
@@ -320,7 +321,7 @@ def start_general(environment, replica, pool, requests):
     return scheduled
 
 
-@outlined
+@detached(lambda state: state.replicas["general"].any(), lambda state: (*types_of(state), types.float64))
 def advance_general(environment, replica, pool, requests, until_s):
     """Apply every iteration that ends by ``until_s``; schedule none at or after it.
 

@@ -13,13 +13,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-from numba.core.registry import CPUDispatcher
+from numba import types
+
+from burstenv.cluster.linking import Detached, InnerKernel
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KEEP_CACHES = 3  # digests kept however old, so that switching between versions does not recompile each time
@@ -67,16 +69,9 @@ CACHE_DIRECTORY = _use_cache_directory()
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 
 
-class _InnerKernel(CPUDispatcher):
-    """A function for kernels alone: it has no way in from Python, and says so instead of crashing."""
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        raise TypeError(f"{self.__name__} is called by kernels only; wrap it in an `entry` to call it from Python")
-
-
 def _inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS, **options)(function)
-    dispatcher.__class__ = _InnerKernel
+    dispatcher.__class__ = InnerKernel
     return dispatcher
 
 
@@ -104,6 +99,42 @@ def merged(function: Callable[..., Any]) -> Callable[..., Any]:
 def entry(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that Python calls, and keep its machine code, with all that it calls, on disk."""
     return numba.njit(cache=True, **_OPTIONS)(function)
+
+
+def types_of(state: Any) -> tuple[types.Type, ...]:
+    """Return the types of an environment, a replica, the pool and all requests of a cluster state."""
+    environments, replicas, pool, requests = map(
+        numba.typeof, (state.environments, state.replicas, state.pool.reshape(-1), state.requests.reshape(-1))
+    )
+    return environments.dtype, replicas.dtype, pool, requests
+
+
+DETACHED: list[Detached] = []  # all there are
+_THIS_PROCESS = object()  # a copy in another process is another object
+
+
+def detached(needed: Callable[[Any], bool], signature: Callable[[Any], Sequence[types.Type]]) -> Callable[..., Any]:
+    """Compile a large function without a result once for all kernels that call it, and only where it is needed.
+
+    Args:
+        needed: Whether a cluster state (:class:`burstenv.cluster.state.ClusterState`) needs it.
+        signature: The types of its arguments, from such a state.
+    """
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        part = Detached(entry(function), needed, signature)
+        DETACHED.append(part)
+        return part.call
+
+    return wrap
+
+
+def make_ready(state: Any) -> None:
+    """Compile, or load from disk, the detached functions that a cluster state needs; cheap from the second time on."""
+    if state.ready_in is not _THIS_PROCESS:
+        for part in DETACHED:
+            part.make_ready(state)
+        state.ready_in = _THIS_PROCESS
 
 
 def is_cold() -> bool:

@@ -15,10 +15,11 @@ must agree with it and is written to be fast. Three ideas carry it:
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from burstenv.cluster.general import advance_general, start_general
 from burstenv.cluster.iteration import finish_decoders, finish_iteration, see, start_iteration
-from burstenv.cluster.kernel import kernel, outlined
+from burstenv.cluster.kernel import detached, kernel, outlined, types_of
 from burstenv.cluster.queues import (
     blocks_of,
     drop_hopeless,
@@ -32,7 +33,7 @@ from burstenv.cluster.state import FAILED
 from burstenv.cluster.stretch import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
 
 
-@outlined
+@detached(lambda state: True, lambda state: (*types_of(state), types.float64))
 def advance_replica(environment, replica, pool, requests, until_s):
     """Run the replica up to ``until_s``: iterations ending by then are applied.
 

@@ -9,11 +9,12 @@ needs no compilation. A request's id is its index in the flat array of all reque
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from burstenv.cluster.kernel import make_ready
 from burstenv.cluster.latency_tables import CONTEXT_KNOTS, DECODE_KNOTS, DENSE_KNOTS, HEAD_KNOTS, PREFILL_KNOTS
 
 # Request status. `offered = attained + late + rejected + failed + pending` at every instant,
@@ -526,6 +527,7 @@ class ClusterState:
     pool: np.ndarray
     requests: np.ndarray  # (N, E) REQUEST
     layout: PoolLayout
+    ready_in: Any = field(default=None, repr=False, compare=False)  # see kernel.make_ready
 
     @classmethod
     def allocate(
@@ -634,7 +636,8 @@ class ClusterState:
         self.environments["first_request"] = np.arange(n) * num_requests
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """Return the arrays, flat, in the order in which every kernel takes them."""
+        """Return the arrays, flat, in the order in which every kernel takes them, and see that kernels can."""
+        make_ready(self)
         return self.environments, self.replicas.reshape(-1), self.pool.reshape(-1), self.requests.reshape(-1)
 
     def clone(self) -> ClusterState:
@@ -667,6 +670,6 @@ class ClusterState:
         for name, id_fields in ID_FIELDS.items():
             array = getattr(self, name)
             move = shift.reshape(n, *(1,) * (array.ndim - 1))
-            for field in id_fields:
-                array[field] = np.where(array[field] == NOBODY, NOBODY, array[field] + move)
+            for ids in id_fields:
+                array[ids] = np.where(array[ids] == NOBODY, NOBODY, array[ids] + move)
         self.place()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ from numba.core.runtime import _nrt_python, rtsys
 
 from burstenv.cluster import Cluster
 from burstenv.cluster import cluster as cluster_module
+from burstenv.cluster.iteration import start_iteration
 from burstenv.cluster.kernel import CACHE_DIRECTORY, is_cold
 from burstenv.envs import kernels
 from burstenv.envs.actions import ActionLayout
@@ -18,7 +22,7 @@ from burstenv.envs.features import ObservationLayout
 from burstenv.envs.kernels import UNLIMITED, publish, rollout, step_batch
 from burstenv.envs.sessions import NO_LINKS
 from burstenv.policies import named_mode, parse_composite
-from tests.cluster.small_clusters import random_requests, replica
+from tests.cluster.small_clusters import loaded, random_requests, replica
 
 DISPATCHERS = [
     *(v for k, v in vars(kernels).items() if hasattr(v, "signatures") and k != "step_batch_threads"),
@@ -138,6 +142,41 @@ def test_a_step_of_many_environments_allocates_no_more_than_of_one():
     for _ in range(100):
         assert allocations_of(many.step) == per_call
         assert allocations_of(one.step) == per_call
+
+
+_ELSEWHERE = """
+import pickle, sys
+from burstenv.cluster.kernel import DETACHED
+cluster = pickle.load(sys.stdin.buffer)
+def ready():
+    print(sorted(part.name for part in DETACHED if part.ready))
+ready()
+cluster.advance(0, 0, 1e9)
+ready()
+print(int((cluster.records(0)["finish_s"] > 0).sum()))
+"""
+
+
+@pytest.mark.parametrize(("changes", "engine"), [({}, []), ({"asynchronous": True}, ["advance_general"])])
+def test_a_cluster_in_another_process_has_the_engine_it_needs_and_no_other(changes, engine):
+    requests = random_requests(np.random.default_rng(0), 40, 500, 5.0)
+    cluster = loaded(requests, [replica(**changes)])
+    for k, request in enumerate(requests):
+        cluster.advance(0, 0, request["arrival_s"])
+        cluster.submit(0, 0, k, request["arrival_s"])
+    shown = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE], input=pickle.dumps(cluster), stdout=subprocess.PIPE, check=True
+    ).stdout.decode()
+    assert shown.splitlines() == ["[]", str([*engine, "advance_replica"]), "40"]
+
+
+def test_inner_kernels_have_no_machine_code():
+    loaded(random_requests(np.random.default_rng(0), 5, 100, 1.0)).next_epoch(0)
+    assert start_iteration.signatures
+    for compiled in start_iteration.overloads.values():
+        assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
+    with pytest.raises(TypeError, match="called by kernels only"):
+        start_iteration(1, 2, 3)
 
 
 def test_the_kernel_cache_is_used():
