@@ -19,7 +19,7 @@ from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import make_batch
 from burstenv.agents.networks import logits
 from burstenv.envs.scenario import Scenario
-from burstenv.policies.network_policy import choose
+from burstenv.policies.network_policy import choose, random_stream
 
 
 def build_untrained(config: AgentConfig, scenario: Scenario) -> Any:
@@ -30,16 +30,20 @@ def build_untrained(config: AgentConfig, scenario: Scenario) -> Any:
 
 
 class Actor:
-    """Asks a policy for actions; deterministic.
+    """Asks a policy for actions.
 
     Args:
         policy: Of Stable-Baselines3 or sb3-contrib.
         sizes: Number of choices of each component of the action.
         flat: Whether the one component is rejection followed by replicas.
+        seed: Of the numbers by which choices are drawn; None: the most probable ones are taken. Values and
+            continuous actions are never drawn.
     """
 
-    def __init__(self, policy: Any, sizes: Sequence[int], flat: bool = False):
+    def __init__(self, policy: Any, sizes: Sequence[int], flat: bool = False, seed: int | None = None):
         self._policy = policy
+        values = isinstance(policy, DQNPolicy | QRDQNPolicy | SACPolicy | TD3Policy)
+        self._stream = None if seed is None or values else random_stream(seed)
         self._sizes = np.array(sizes, np.int64)
         self._halves = flat and not isinstance(policy, DQNPolicy | QRDQNPolicy)  # values are no probabilities
         self._states: RNNStates | None = None
@@ -79,7 +83,7 @@ class Actor:
             if isinstance(self._policy, SACPolicy | TD3Policy):
                 return self._policy.actor(seen, **self._greedy()).numpy().astype(np.float64)
             scores = self._scores(seen).numpy()
-        return choose(scores, masks, self._sizes, self._halves)
+        return choose(scores, masks, self._sizes, self._halves, self._stream is not None, self._stream)
 
     def _greedy(self) -> dict[str, bool]:
         return {"deterministic": True} if isinstance(self._policy, SACPolicy) else {}

@@ -30,10 +30,11 @@ DESCRIPTION_KEYS = (
 
 
 class LearnedAgent:
-    """A policy network that acts, through PyTorch, by its most probable legal choice.
+    """A policy network that acts, through PyTorch: by drawing from its legal choices, or by the most probable one.
 
-    How that is meant where rejection competes with replicas: see ``burstenv.policies.network_kernels.choose``. Masks
-    are honoured whatever the algorithm was: a choice that is illegal is never taken.
+    Which of the two its recipe says (``sampled``). What the most probable one is where rejection competes with
+    replicas: see ``burstenv.policies.network_kernels.choose``. Masks are honoured whatever the algorithm was: a choice
+    that is illegal is never taken.
 
     Attributes:
         name: What reports call it.
@@ -60,7 +61,7 @@ class LearnedAgent:
         self.description = description or {}
         self.environment: dict[str, Any] = config.environment()
         self.trivial = f"always/jsq/{config.batching or first_mode}"
-        self._actor = Actor(policy, sizes, self.environment.get("action") == "flat")
+        self._actor = Actor(policy, sizes, self.environment.get("action") == "flat", 0 if config.draws else None)
 
     def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Choose for a batch of environments.

@@ -36,9 +36,10 @@ class ModelLearner:
         self._reward: float | None = None  # per decision, unscaled, over the last rollout
 
     def actor(self) -> Actor:
-        """Return the policy as it stands."""
+        """Return the policy as it stands, to be judged."""
         self.model.policy.set_training_mode(False)
-        return Actor(self.model.policy, self._venv.batch.layout.sizes)
+        seed = 0 if self._config.draws else None
+        return Actor(self.model.policy, self._venv.batch.layout.sizes, self._config.action == "flat", seed)
 
     def save(self, file: Any) -> None:
         """Write a checkpoint of Stable-Baselines3 to an open file."""

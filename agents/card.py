@@ -12,7 +12,7 @@ from burstenv.agents.run_folder import RunFolder
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationResult
 from burstenv.evaluation.result import Row
-from burstenv.policies.network_policy import SAMPLED
+from burstenv.policies.network_policy import DETERMINISTIC, SAMPLED, way_of
 
 POINTS = 100.0
 MATTERS = 0.01  # a difference of a group smaller than this is not listed as a loss
@@ -24,7 +24,7 @@ def card(run: str | Path, reports: Sequence[str | Path], name: str) -> str:
     Args:
         run: Run folder of ``burstenv train``.
         reports: Folders of ``burstenv evaluate`` (or their ``result.json``) in which the agent took part: by its name
-            (``agent:NAME`` or that of the run), sampled twins included.
+            (``agent:NAME`` or that of the run), the twin that chooses the other way included.
         name: What the agent is shipped as.
 
     Raises:
@@ -40,7 +40,8 @@ def card(run: str | Path, reports: Sequence[str | Path], name: str) -> str:
     log = RunFolder(run).read_log()
     parts = [f"# {name}", _summary(agent.config.description, agent.description, results)]
     parts += ["## Training", _training(agent, log), "## Scores", _SCORES]
-    parts += [_scores(result, found) for _, result, found in results]
+    own = "sampled" if agent.config.draws else "deterministic"
+    parts += [_scores(result, found, own) for _, result, found in results]
     parts += ["## Where it loses", _losses([(result, found) for _, result, found in results])]
     parts += ["## Use", _use(name, agent)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -53,8 +54,8 @@ _SCORES = (
 
 
 def _taking_part(result: EvaluationResult, known: tuple[str, ...], path: Path) -> list[str]:
-    """Return the names under which the agent was judged, the one without chance first."""
-    ends = ("", "(sampled)")
+    """Return the names under which the agent was judged, its own way first."""
+    ends = ("", SAMPLED, DETERMINISTIC)
     found = [
         f"{name}{end}" for end in ends for name in known if any(p["name"] == f"{name}{end}" for p in result.agents)
     ]
@@ -110,7 +111,7 @@ def _fixed(config: Any, told: dict[str, Any]) -> str:
     return ", ".join(fixed) or "nothing"
 
 
-def _scores(result: EvaluationResult, found: Sequence[str]) -> str:
+def _scores(result: EvaluationResult, found: Sequence[str], own: str) -> str:
     manifest, settings = result.manifest, result.provenance
     lines = [
         f"### {result.scenario}, {result.split} split",
@@ -124,7 +125,7 @@ def _scores(result: EvaluationResult, found: Sequence[str]) -> str:
         for name in found:
             mine, row = result.summary_of(name, load), result.difference(name, load, "best")
             lines.append(
-                f"| {load:g} | {'sampled' if name.endswith(SAMPLED) else 'deterministic'} | "
+                f"| {load:g} | {way_of(name).strip('()') or own} | "
                 f"{_share(mine, 'attainment')} | {_share(mine, 'token_weighted_attainment')} | `{best['policy']}`"
                 f"{'' if best['beforehand'] else ' (picked on these episodes)'} | {_share(theirs, 'attainment')} | "
                 f"{_signed(row['mean'])}{_interval(row)} |"
@@ -164,8 +165,9 @@ def _lost(row: Row) -> bool:
 
 def _use(name: str, agent: Any) -> str:
     bound = "" if agent.config.network != "mlp" else f" It runs on {agent.description['num_replicas']} replicas only."
+    other = DETERMINISTIC if agent.config.draws else SAMPLED
     return (
-        f"    burstenv evaluate --policy agent:{name} --policy 'agent:{name}(sampled)' --policy ladder\n\n"
+        f"    burstenv evaluate --policy agent:{name} --policy 'agent:{name}{other}' --policy ladder\n\n"
         f"It needs the features and batching modes of its scenario ({', '.join(agent.description['modes'])}).{bound}"
     )
 

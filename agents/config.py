@@ -24,17 +24,6 @@ from burstenv.config import Config
 Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]  # from, to
 
 
-class LookaheadLessonsConfig(Config):
-    """What every choice would have been worth, found out in the true future, for some of the teacher's decisions.
-
-    The future is the teacher's alone: the student sees its own observations, and learns what is best on average.
-    """
-
-    share: Share = 0.02  # of the decisions
-    horizon_s: Positive = 20.0  # arrivals until then are played, see burstenv/policies/lookahead.py
-    weight: Positive = 1.0  # of a lost request beside the cross-entropy of an imitated decision
-
-
 class WarmStartConfig(Config):
     """Imitate a teacher before training by reward."""
 
@@ -49,7 +38,23 @@ class WarmStartConfig(Config):
     # Data aggregation (DAgger, Ross et al. 2011): the student acts, the teacher says what it would have done.
     student_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of the environments, in the last chunk; from 0
     memory_steps: Count = 65_536  # with a student: decisions of earlier chunks that each lesson repeats at most
-    lookahead: LookaheadLessonsConfig | None = None  # improve on the teacher by looking ahead from it
+
+
+class LessonsConfig(Config):
+    """Improve on the warm start's teacher by playing out, in the true future, what every choice is worth.
+
+    The future is for the lessons alone: the student sees its own observations, and learns what is best on average.
+    """
+
+    labels: Count = 60_000  # decisions that are looked into
+    horizon_s: Positive = 20.0  # arrivals until then are played, and all that they bring to an end
+    chunks: Count = 12  # of decisions; the student learns between them
+    chunk_steps: Count = 256  # decisions of each environment in a chunk
+    updates: Count = 300  # gradient steps after each chunk
+    batch_size: Count = 1024
+    learning_rate: Positive = 1e-3  # at first; falls to 0
+    entropy: Annotated[float, Field(ge=0.0)] = 0.01  # worth of a nat of uncertainty [requests]
+    most: Positive = 6.0  # an advantage beyond it counts as much as it [requests]
 
 
 class ValidationConfig(Config):
@@ -117,8 +122,11 @@ class AgentConfig(Config):
     action: Literal["flat", "multi"] = "flat"  # has no meaning on the interval environment
     admission: str = "always"
     routing: str = "jsq"
-    batching: str | None = None  # None: the scenario's first mode
+    # None: the scenario's first mode; "tuned": that of the best tuned composite at the load where it is judged.
+    batching: str | None = None
     reward: str = "dense"
+    # How a policy gradient's agent acts once trained: by drawing, as in training, or by its most probable choice.
+    sampled: bool = True
     privileged: bool = False  # show true output lengths
     load: Positive | None = None  # share of capacity; None: each episode draws one of the train_loads
     interval_s: Positive = 1.0  # of the interval environment (sac and td3)
@@ -143,6 +151,7 @@ class AgentConfig(Config):
     curriculum: CurriculumConfig | None = None
     common_arrivals: CommonArrivalsConfig | None = None
     warm_start: WarmStartConfig | None = None
+    lessons: LessonsConfig | None = None  # after the warm start, from its teacher on
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every_steps: Count = 2_000_000
 
@@ -164,8 +173,8 @@ class AgentConfig(Config):
                 raise ValueError(f"algorithm {name} needs network: mlp")
             if self.warm_start is not None:
                 raise ValueError(f"algorithm {name} knows no warm_start")
-        if self.warm_start is not None and self.warm_start.lookahead is not None and self.action != "flat":
-            raise ValueError("warm_start.lookahead needs action 'flat'")
+        if self.lessons is not None and (self.warm_start is None or self.action != "flat"):
+            raise ValueError("lessons need action 'flat' and a warm_start, whose teacher they improve on")
         if self.continuous:
             return self
         if self.action == "flat" and sorted(self.decide) != ["admission", "routing"]:
@@ -199,6 +208,11 @@ class AgentConfig(Config):
     def masked(self) -> bool:
         """Whether illegal choices are masked in training; they always are when it is judged."""
         return isinstance(self.algorithm, MaskablePPOConfig)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the trained agent draws its choices by their probabilities."""
+        return self.sampled and isinstance(self.algorithm, ON_POLICY) and self.algorithm.name != "recurrent-ppo"
 
     @property
     def evolves(self) -> bool:

@@ -77,7 +77,7 @@ class EvolutionLearner:
 
     def actor(self) -> Actor:
         """Return the policy as it stands."""
-        return Actor(self.policy, self._batches[0].layout.sizes)
+        return Actor(self.policy, self._batches[0].layout.sizes, self._config.action == "flat")
 
     def save(self, file: Any) -> None:
         """Write a checkpoint as Stable-Baselines3 lays it out."""

@@ -45,6 +45,7 @@ def export_network(agent: LearnedAgent) -> Network | None:
             "network": config.network,
             "activation": config.activation,
             "heads": list(told["heads"]),
+            "sampled": config.draws,
             "environment": {key: _plain(value) for key, value in config.environment().items()},
             "scenario": told["scenario"],
             "num_replicas": told["num_replicas"],
@@ -70,15 +71,15 @@ def load_fastest(run: str | Path, scenario: Scenario | None = None) -> NetworkPo
     return compiled(agent) or agent
 
 
-def drawing(agent: NetworkPolicy | LearnedAgent) -> NetworkPolicy:
-    """Return the agent that draws its choices by their probabilities.
+def twin(agent: NetworkPolicy | LearnedAgent) -> NetworkPolicy:
+    """Return the agent that chooses the other way: by drawing, or the most probable.
 
     Raises:
         BurstenvError: When it is not compiled: only then does an episode's seed fix what it draws.
     """
     if not isinstance(agent, NetworkPolicy):
         raise BurstenvError(f"agent {agent.name} cannot draw its choices: it does not run in compiled code")
-    return agent.drawing()
+    return agent.twin()
 
 
 def export_agent(run: str | Path, out: str | Path) -> Path:

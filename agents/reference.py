@@ -31,6 +31,23 @@ def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
     return other if known else None
 
 
+def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
+    """Return the configuration with ``batching: tuned`` replaced by what it stands for on a scenario.
+
+    Raises:
+        BurstenvError: When the scenario has no tuned composites.
+    """
+    if config.batching != TUNED:
+        return config
+    tuned = tuned_policies(scenario)
+    if tuned is None:
+        raise BurstenvError(
+            f"batching: tuned: scenario {scenario.config.name!r} as it is has no tuned composites in configs/tuned; "
+            f"name one of its modes: {', '.join(scenario.mode_names)}"
+        )
+    return config.model_copy(update={"batching": tuned.at(scenario.config.load).rsplit("/", 1)[1]})
+
+
 def is_of_another_version(tuned: TunedPolicies, scenario: Scenario) -> bool:
     """Return whether composites were tuned on another version of a scenario, or on another trace."""
     return shipped_tuned(scenario.config, tuned.trace_sha256) is None or tuned.trace_sha256 != trace_digest(
@@ -75,3 +92,23 @@ def teachers(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) ->
     for name in found.values():
         parse_composite(name)
     return found
+
+
+def teachers_by_scenario(config: AgentConfig, scenarios: Sequence[Scenario]) -> list[dict[float, str]]:
+    """Return the teachers by load on each scenario; clusters never tuned for are taught as the first is."""
+    assert config.warm_start is not None
+    found = []
+    for scenario in scenarios:
+        tuned = config.warm_start.policy == TUNED
+        where = scenarios[0] if tuned and tuned_policies(scenario) is None else scenario
+        found.append(teachers(config, where, _taught_loads(config, where)))
+    return found
+
+
+def _taught_loads(config: AgentConfig, scenario: Scenario) -> list[float]:
+    assert config.warm_start is not None
+    policy = config.warm_start.policy
+    if isinstance(policy, dict):
+        return list(policy)
+    tuned = tuned_policies(scenario) if policy == TUNED else None
+    return [entry.load for entry in tuned.policies] if tuned is not None else list(scenario.config.train_loads)

@@ -18,10 +18,10 @@ from burstenv.agents.algorithms import make_model
 from burstenv.agents.callback import ModelLearner, TrainingCallback
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import training_environments, training_scenarios
-from burstenv.agents.imitation import warm_start
 from burstenv.agents.monitor import Finished, LearningRate, Monitor
+from burstenv.agents.preparation import prepare
 from burstenv.agents.progress import Progress, make_progress
-from burstenv.agents.reference import TUNED, is_of_another_version, references, tuned_policies
+from burstenv.agents.reference import TUNED, is_of_another_version, references, settled, tuned_policies
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.validation import Score, Validator
 from burstenv.config import load
@@ -103,6 +103,7 @@ def train(
             resume or one of another configuration, or the configuration does not suit the scenario.
     """
     torch.set_num_threads(1)  # two threads are slower than one as soon as anything else runs
+    config = settled(config, scenario)
     folder = RunFolder(out_dir)
     if resume:
         _check_same_run(config, scenario, folder, seed)
@@ -160,7 +161,7 @@ def _learn(
         monitor.restore(state["monitor"], model.num_timesteps)
     model.set_logger(logger)
     if state is None and config.warm_start is not None:
-        warm_start(config, model.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
+        prepare(config, model.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
     callback = TrainingCallback(config, monitor, learner, venv)
     try:
         remaining = config.total_steps - model.num_timesteps
@@ -192,7 +193,7 @@ def _evolve(
         monitor.restore(state["monitor"], learner.steps)
     elif config.warm_start is not None:
         venv = training_environments(config, scenarios, seed)
-        warm_start(config, learner.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
+        prepare(config, learner.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
         learner.take_policy()
     try:
         while learner.steps < config.total_steps:

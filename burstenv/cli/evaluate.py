@@ -45,9 +45,10 @@ def register(commands: Commands) -> None:
         "seeds of one algorithm; may be repeated",
     )
     sub.add_argument(
-        "--sampled",
+        "--both-ways",
         action="store_true",
-        help="judge each --agent a second time, with choices drawn by their probabilities (reproducible)",
+        help="judge each --agent a second time, choosing the other way: drawn by probability (reproducible) in place "
+        "of most probable, or the reverse",
     )
     sub.add_argument(
         "--tuned",
@@ -113,7 +114,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     load_policy_files(arguments)
     scenario = load_scenario(arguments.scenario, arguments.trace)
-    agents, groups = _agents(arguments.agent, scenario, arguments.sampled)
+    agents, groups = _agents(arguments.agent, scenario, arguments.both_ways)
     loads = arguments.load or scenario.config.train_loads
     chosen, tuning = _tuned(arguments.tuned, scenario, loads)
     plan = EvaluationPlan(
@@ -157,9 +158,10 @@ def _policies(given: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _agents(given: list[str], scenario: Any, sampled: bool) -> tuple[list[Any], dict[str, list[str]]]:
+def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any], dict[str, list[str]]]:
     """Return the agents, compiled where they can be, and which of them are training seeds of one algorithm."""
     from burstenv.evaluation.checkpoints import checkpoint_digest, find_runs
+    from burstenv.policies.network_policy import way_of
 
     found, groups = [], {}
     for text in given:
@@ -169,12 +171,12 @@ def _agents(given: list[str], scenario: Any, sampled: bool) -> tuple[list[Any], 
             agent.path, agent.digest = run, checkpoint_digest(run)
             if group is not None:
                 agent.name = f"{group}:{run.stem if run.suffix == '.zip' else run.name}"
-        twins = [agents_module("export").drawing(agent) for agent in agents] if sampled else []
+        twins = [agents_module("export").twin(agent) for agent in agents] if both_ways else []
         found += [*agents, *twins]
         if group is not None:
             groups[group] = [agent.name for agent in agents]
             if twins:
-                groups[f"{group}(sampled)"] = [agent.name for agent in twins]
+                groups[f"{group}{way_of(twins[0].name)}"] = [agent.name for agent in twins]
     return found, groups
 
 

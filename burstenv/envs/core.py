@@ -93,7 +93,7 @@ class EnvironmentBatch:
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
         self.reward_name = reward
         paid = paid_components(reward)
-        self.paid: int | list[int] = paid if reward == "vector" else paid[0]  # which of the components
+        self._paid: int | list[int] = paid if reward == "vector" else paid[0]
         self._flags = self.layout.flags()
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
         self.scenario_key = scenario_key(self.scenario)
@@ -122,7 +122,13 @@ class EnvironmentBatch:
     @property
     def rewards(self) -> np.ndarray:
         """Rewards of the last step, (N,) float64, or (N, 4) with the vector reward; not to be written to."""
-        return self.components[:, self.paid]
+        return self.components[:, self._paid]
+
+    def reward_of(self, i: int) -> Any:
+        """Return environment ``i``'s reward of the last step: a float, or (4,) float32 with the vector reward."""
+        if isinstance(self._paid, int):
+            return float(self.components[i, self._paid])
+        return self.components[i, self._paid].astype(np.float32)
 
     def action_space(self) -> gym.Space:
         """Return the action space of one environment."""

@@ -176,6 +176,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if batch.reward_name == "vector":
             self.reward_space = reward_space()  # as MO-Gymnasium has it
             self.reward_dim = self.reward_space.shape[0]
+        self._single = isinstance(self.action_space, gym.spaces.Discrete)
         self._started = False
         self._window: Any = None  # of render_mode="human"
         self._picture: Any = None
@@ -185,9 +186,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         batch = self.batch
         environments = batch.cluster.state.environments
         self._done, self._now_s, self._elapsed_s = environments["done"], environments["now_s"], batch.elapsed_s  # (1,)
-        self._mask, self._components, self._flat = batch.masks[0], batch.components[0], batch.observations[0]
-        self._action: Any = batch.actions[0]
-        self._plain, self._paid = batch.observation_form == "flat", batch.paid
+        self._mask, self._components = batch.masks[0], batch.components[0]
 
     @property
     def reward_names(self) -> tuple[str, ...]:
@@ -215,18 +214,18 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
         batch = self.batch
-        self._action[:] = action
+        if self._single:
+            batch.actions[0, 0] = action
+        else:
+            batch.actions[0] = action
         batch.step()
-        info = self._info()
         done = self._done.item() != 0
+        info = self._info()
         if done:
             info["episode_metrics"] = batch.episode_metrics(0)
         if self.render_mode == "human":
             self.render()
-        paid = self._paid
-        reward = self._components.item(paid) if type(paid) is int else self._components[paid].astype(np.float32)
-        observation = self._flat.copy() if self._plain else batch.shaped(self._flat)
-        return observation, reward, done, False, info
+        return self._observation(), batch.reward_of(0), done, False, info
 
     def action_masks(self) -> np.ndarray:
         """Return which choices are legal, bool, components side by side (as MaskablePPO takes it)."""
@@ -325,7 +324,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             self._bind()
 
     def _observation(self) -> Any:
-        return self.batch.shaped(self._flat)
+        return self.batch.shaped(self.batch.observations[0])
 
     def _info(self) -> dict[str, Any]:
         return {

@@ -107,8 +107,8 @@ class NetworkPlayer:
             fixed.record(observed.mode_names), layout.flags(), observed.flags(),
             _links(cluster, i) if sight.observation.sessions else NO_LINKS, float(sight.capacity_per_s),
             *policy.network.packed, np.zeros(policy.network.scratch_size(count, num_logits, size), np.float32),
-            policy.sizes(count), policy.sampled, np.zeros((1, size), np.float32), np.zeros((1, num_logits), np.int8),
-            np.zeros((1, len(layout.sizes)), np.int64), i,
+            policy.sizes(count), bool(policy.sampled), np.zeros((1, size), np.float32),
+            np.zeros((1, num_logits), np.int8), np.zeros((1, len(layout.sizes)), np.int64), i,
         )  # fmt: skip
         self._modes = cluster.modes
         self._decision = np.zeros(3, np.int64)

@@ -107,7 +107,6 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
             self.single_reward_space = reward_space()  # as MO-Gymnasium has it
             self.reward_space = batch_space(self.single_reward_space, n)
         self._same_step = self._mode == "same_step"
-        self._everyone = np.ones(n, bool)  # (N,) what every environment's info holds is there in each
         self._rngs = [np.random.default_rng() for _ in range(n)]
         self._options: dict[str, Any] | None = None
         self._over = np.zeros(n, bool)  # (N,) episodes that ended at the last step
@@ -132,7 +131,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
             self._reset(i)
         self._over[:] = False
         self._started = True
-        return self._observations(), {**self._infos(self._everyone), **self._descriptions(self._everyone)}
+        everyone = np.ones(self.num_envs, bool)
+        return self._observations(), {**self._infos(everyone), **self._descriptions(everyone)}
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Step every environment."""
@@ -154,7 +154,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
                 self._reset(int(i))
             rewards[begun] = 0.0
             terminated[begun] = truncated[begun] = False
-        over = self._over = terminated | truncated
+        over = terminated | truncated
+        self._over = over.copy()
         if over.any():
             metrics = np.full(self.num_envs, None, dtype=object)
             for i in np.flatnonzero(over):
@@ -173,7 +174,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
                 begun = over
         if begun is not None:
             infos.update(self._descriptions(begun))
-        infos.update(self._infos(self._everyone))
+        infos.update(self._infos(np.ones(self.num_envs, bool)))
         return self._observations(), rewards, terminated, truncated, infos
 
     @property

@@ -75,7 +75,7 @@ def _lost(environment):
 
 
 @outlined
-def _first_open(cluster, i, low):
+def first_open(cluster, i, low):
     """Return the number of the first request that is not over, from ``low`` on."""
     environment = cluster[0][i]
     while low < environment.num_requests and is_over(cluster[3][environment.first_request + low]):
@@ -84,7 +84,7 @@ def _first_open(cluster, i, low):
 
 
 @outlined
-def _first_beyond(cluster, i, until_s):
+def first_beyond(cluster, i, until_s):
     """Return the number of the first request that is sent of its own accord after ``until_s``."""
     environment = cluster[0][i]
     low, high = environment.next_arrival - environment.first_request, environment.num_requests
@@ -102,7 +102,7 @@ def _first_beyond(cluster, i, until_s):
 
 
 @outlined
-def _close_at(cluster, j, number, until_s):
+def close_at(cluster, j, number, until_s):
     """Let nobody arrive in cluster ``j`` from request ``number`` on, and no ticks delay its end."""
     environment = cluster[0][j]
     environment.tick_s = np.inf
@@ -136,7 +136,7 @@ def _play(cluster, j, modes, policy, plan, trial, admission, replica, mode):
 
 
 @outlined
-def _try_out(scratch, marks, low, high, modes, policy, plan, trial, reward, admission, replica, mode):
+def try_out(scratch, marks, low, high, modes, policy, plan, trial, reward, admission, replica, mode):
     """Return what the future earns after a choice, and how many requests it loses."""
     copy_cluster(scratch, FUTURE, scratch, TRIAL, marks, low, high)
     environment = scratch[0][TRIAL]
@@ -185,11 +185,11 @@ def _foresee(cluster, i, scratch, marks, modes, policies, settings, plan, trial,
     first, end = environment.first_request, environment.num_requests
     number = environment.at_door - first
     until_s = environment.now_s + settings.horizon_s
-    beyond = _first_beyond(cluster, i, until_s)
+    beyond = first_beyond(cluster, i, until_s)
     high = end if environment.closed_loop else min(end, beyond + 1)
     admission, replica, mode = _decide(policies[0], environment, cluster[1], cluster[2], cluster[3])
     copy_cluster(cluster, i, scratch, FUTURE, marks, low, high)
-    _close_at(scratch, FUTURE, beyond, until_s)
+    close_at(scratch, FUTURE, beyond, until_s)
     reward = settings.reward
     base_replica, base_mode = replica, mode
     if plan[number] != UNPLANNED:
@@ -198,7 +198,7 @@ def _foresee(cluster, i, scratch, marks, modes, policies, settings, plan, trial,
     own = 0 if admission == REJECT else 1 + replica
     for k in range(low, high):
         trial[k] = UNPLANNED
-    best, lost = _try_out(scratch, marks, low, high, modes, policies[0], plan, trial, reward, admission, replica, mode)
+    best, lost = try_out(scratch, marks, low, high, modes, policies[0], plan, trial, reward, admission, replica, mode)
     best_code = _code(admission, replica, mode)
     values[i, own] = best
     _note(plan, trial, number, high)
@@ -216,11 +216,11 @@ def _foresee(cluster, i, scratch, marks, modes, policies, settings, plan, trial,
             for k in range(number, high):
                 trial[k] = UNPLANNED
             if p == -1:
-                value, missed = _try_out(
+                value, missed = try_out(
                     scratch, marks, low, high, modes, policies[0], plan, trial, reward, a, r, base_mode
                 )
             else:
-                value, missed = _try_out(
+                value, missed = try_out(
                     scratch, marks, low, high, modes, policies[p], nothing, trial, reward, a, r, policies[p].mode
                 )
             if not values[i, c] >= value:
@@ -264,7 +264,7 @@ def _weigh(
     total, lost = 0.0, 0
     for future in range(futures):
         high = _imagined(cluster, i, scratch, marks, model, settings, low, number, future)
-        value, missed = _try_out(
+        value, missed = try_out(
             scratch, marks, low, high, modes, policies[0], nothing, trial, reward, admission, replica, mode
         )
         total += value
@@ -279,14 +279,14 @@ def _weigh(
         moments[1, c] = 0.0
     for future in range(futures):
         high = _imagined(cluster, i, scratch, marks, model, settings, low, number, future)
-        own_value, missed = _try_out(
+        own_value, missed = try_out(
             scratch, marks, low, high, modes, policies[0], nothing, trial, reward, admission, replica, mode
         )
         for c in range(count + 1):
             if c == own or (c > 0 and not shortlist[c - 1]):
                 continue
             a, r = (REJECT, replica) if c == 0 else (ADMIT, c - 1)
-            value, missed = _try_out(scratch, marks, low, high, modes, policies[0], nothing, trial, reward, a, r, mode)
+            value, missed = try_out(scratch, marks, low, high, modes, policies[0], nothing, trial, reward, a, r, mode)
             moments[0, c] += value - own_value
             moments[1, c] += (value - own_value) ** 2
     best, chosen = 0.0, base
@@ -354,7 +354,7 @@ def look_ahead(
         if environment.at_door == NOBODY:
             admission, replica, mode = _decide(policies[0], environment, replicas, pool, requests)
         else:
-            low = _first_open(cluster, i, low)
+            low = first_open(cluster, i, low)
             code = _choose(
                 cluster, i, scratch, marks, modes, policies, model, settings[0],
                 plan, trial, nothing, values, shortlist, moments, low,

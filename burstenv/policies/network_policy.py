@@ -17,8 +17,8 @@ from burstenv.policies.network import Network
 from burstenv.policies.network_kernels import choose_all, forward_all
 from burstenv.policies.pretrained import ENDING, shipped_agents
 
-PREFIX, SAMPLED = "agent:", "(sampled)"
-_WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<sampled>\(sampled\))?$", re.DOTALL)
+PREFIX, SAMPLED, DETERMINISTIC = "agent:", "(sampled)", "(deterministic)"
+_WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<way>\((?:sampled|deterministic)\))?$", re.DOTALL)
 _loaded: dict[str, Path] = {}  # agents given by path, by the name they have from then on
 
 
@@ -33,21 +33,23 @@ class NetworkPolicy:
     Attributes:
         network: The network.
         name: What it is called in reports.
-        sampled: Whether it draws.
+        sampled: Whether it draws; None: as it was made to.
         environment: Keyword arguments of ``EnvironmentBatch`` that it was made for.
         digest: What tells it from others, for a journal.
     """
 
     network: Network
     name: str
-    sampled: bool = False
+    sampled: bool | None = None
     environment: dict[str, Any] = field(init=False)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.environment = dict(self.network.description["environment"])
         self.digest = self.network.digest
-        self._stream = _own_stream()
+        if self.sampled is None:
+            self.sampled = bool(self.network.description.get("sampled", False))
+        self._stream = random_stream()
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -92,9 +94,9 @@ class NetworkPolicy:
         """Return the same policy under another name."""
         return replace(self, name=name)
 
-    def drawing(self) -> NetworkPolicy:
-        """Return the policy that draws its choices."""
-        return replace(self, name=f"{self.name}{SAMPLED}", sampled=True)
+    def twin(self) -> NetworkPolicy:
+        """Return the policy that chooses the other way: draws if this one does not."""
+        return replace(self, name=f"{self.name}{DETERMINISTIC if self.sampled else SAMPLED}", sampled=not self.sampled)
 
     def logits(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of all components side by side, (N, A), for flat observations, (N, O)."""
@@ -108,7 +110,7 @@ class NetworkPolicy:
     def act(self, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Choose for a batch: observations (N, O), masks (N, A); returns (N, C). Draws on a stream of its own."""
         sizes = self.sizes(self.replicas_in(observations.shape[1]))
-        return choose(self.logits(observations), masks, sizes, self.flat, self.sampled, self._stream)
+        return choose(self.logits(observations), masks, sizes, self.flat, bool(self.sampled), self._stream)
 
     def replicas_in(self, observation_size: int) -> int:
         """Return the number of replicas that an observation of a size shows."""
@@ -138,21 +140,28 @@ def choose(
     actions = np.zeros((len(logits), len(sizes)), np.int64)
     scratch = np.zeros(logits.shape[1], np.float32)
     given = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(masks, np.int8)
-    own = _own_stream() if stream is None else stream
+    own = random_stream() if stream is None else stream
     choose_all(*given, sizes, flat, sampled, own, scratch, actions)
     return actions
 
 
-def _own_stream() -> NDArray[Any]:
+def random_stream(seed: int = 0) -> NDArray[Any]:
+    """Return a stream of random numbers to draw choices by, (1,) ENVIRONMENT."""
     stream = np.zeros(1, ENVIRONMENT)
-    stream["rng"] = 1
+    stream["rng"] = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)  # never 0
     return stream
 
 
-def load_network_policy(text: str) -> NetworkPolicy:
-    """Return the agent that a user wrote: ``agent:NAME`` or ``agent:FILE.npz``, with ``(sampled)`` behind it to draw.
+def way_of(name: str) -> str:
+    """Return what a policy's name says of the way it chooses: ``(sampled)``, ``(deterministic)`` or nothing."""
+    return next((way for way in (SAMPLED, DETERMINISTIC) if name.endswith(way)), "")
 
-    One that was given by its file is known by the file's name from then on.
+
+def load_network_policy(text: str) -> NetworkPolicy:
+    """Return the agent that a user wrote: ``agent:NAME`` or ``agent:FILE.npz``.
+
+    With ``(sampled)`` behind it choices are drawn, with ``(deterministic)`` the most probable ones taken; without, it
+    chooses in the way that it was made to. One that was given by its file is known by the file's name from then on.
 
     Raises:
         BurstenvError: When there is no such agent, or the file is none.
@@ -171,4 +180,5 @@ def load_network_policy(text: str) -> NetworkPolicy:
             raise unknown_name("agent", name, known)
         path = known[name]
     policy = NetworkPolicy(Network.load(path), f"{PREFIX}{name}")
-    return policy.drawing() if match["sampled"] else policy
+    other = SAMPLED if not policy.sampled else DETERMINISTIC
+    return policy.twin() if match["way"] == other else policy

@@ -21,7 +21,7 @@ TOLERANCE = 2e-5  # of logits of order ten
 
 
 def agent_of(scenario, network: str, form: str = "flat", seed: int = 0, **values) -> LearnedAgent:
-    config = recipe_of(network, form, **values)
+    config = recipe_of(network, form, **{"sampled": False, **values})
     policy, layout = random_policy(config, scenario, seed)
     description = describe_agent(config, scenario, seed)
     return LearnedAgent(config, policy, layout.sizes, network, scenario.mode_names[0], description)
@@ -136,7 +136,7 @@ def test_optional_features_and_clients_are_seen(scenario):
 
 
 def test_a_run_in_pieces_is_the_whole(scenario):
-    policy = compiled(agent_of(scenario, "shared")).drawing()
+    policy = compiled(agent_of(scenario, "shared")).twin()
     requests, _ = scenario.episode("train", 0, 16.0)
     whole, pieces = scenario.make_cluster(), scenario.make_cluster()
     for cluster in (whole, pieces):
@@ -154,7 +154,7 @@ def test_sampled_decisions_follow_the_probabilities_and_the_seed(scenario):
     policy = compiled(agent)
     observations, masks = states_of(scenario, agent, steps=2)
     observation, mask = observations[-1:], masks[-1:]
-    sampled = policy.drawing()
+    sampled = policy.twin()
     assert sampled.name == "shared(sampled)"
     drawn = np.concatenate([sampled.act(observation, mask)[:, 0] for _ in range(4000)])
     scores = np.where(mask[0], policy.logits(observation)[0].astype(float), -np.inf)

@@ -53,7 +53,16 @@ def report(run, exported, tmp_path_factory):
     small = folder / "small.yaml"
     small.write_text(yaml.safe_dump(SCENARIO))
     out = folder / "report"
-    arguments = ["evaluate", "--scenario", str(small), "--agent", str(run), "--sampled", "--policy", "always/jsq/vllm"]
+    arguments = [
+        "evaluate",
+        "--scenario",
+        str(small),
+        "--agent",
+        str(run),
+        "--both-ways",
+        "--policy",
+        "always/jsq/vllm",
+    ]
     arguments += ["--policy", f"agent:{exported}", "--load", "1.0", "--load", "2.0", "--episodes", "4"]
     assert main([*arguments, "--workers", "1", "--tuned", "none", "--out", str(out)]) == 0
     return out
@@ -67,7 +76,11 @@ def test_a_file_holds_all_and_the_same_bytes(run, exported, tmp_path):
     policy = load_policy(f"agent:{exported}")
     assert isinstance(policy, NetworkPolicy)
     assert policy.name == "agent:tiny-v1"
-    assert load_policy("agent:tiny-v1(sampled)").sampled  # known by its name from then on
+    # Known by its name from then on; drawing is what a policy gradient's agent was made to do.
+    assert policy.sampled
+    assert load_policy("agent:tiny-v1(sampled)").name == "agent:tiny-v1"
+    other = load_policy("agent:tiny-v1(deterministic)")
+    assert (other.sampled, other.name) == (False, "agent:tiny-v1(deterministic)")
     told = policy.network.description
     assert told["scenario"] == "small"
     assert told["modes"] == ["vllm", "edf-512"]
@@ -86,7 +99,7 @@ def test_an_evaluation_takes_it_as_an_agent_and_compiled(report):
     result = json.loads((report / "result.json").read_text())
     kinds = {row["name"]: row["kind"] for row in result["policies"]}
     assert [name for name, kind in kinds.items() if kind == "agent"] == [
-        "tiny-seed0", "tiny-seed0(sampled)", "agent:tiny-v1",
+        "tiny-seed0", "tiny-seed0(deterministic)", "agent:tiny-v1",
     ]  # fmt: skip
     attainment = {
         name: [row["attainment"] for row in result["episodes"] if row["policy"] == name] for name in kinds
@@ -97,9 +110,9 @@ def test_an_evaluation_takes_it_as_an_agent_and_compiled(report):
 
 def test_the_numbers_do_not_depend_on_how_many_run_together(exported, scenario):
     def scores(episodes, workers=1):
-        plan = EvaluationPlan(scenario, loads=[1.5], episodes=episodes, policies=[f"agent:{exported}(sampled)"])
+        plan = EvaluationPlan(scenario, loads=[1.5], episodes=episodes, policies=[f"agent:{exported}"])
         result = evaluate(plan, progress=False, workers=workers)
-        return [row["attainment"] for row in result.episodes if row["policy"] == "agent:tiny-v1(sampled)"]
+        return [row["attainment"] for row in result.episodes if row["policy"] == "agent:tiny-v1"]
 
     many = scores(5)
     assert scores(2) == many[:2]
@@ -172,7 +185,14 @@ def test_a_card_is_made_of_the_records(run, report, exported, tmp_path, monkeypa
     result = json.loads((report / "result.json").read_text())
     mine = next(r for r in result["summary"] if r["policy"] == "agent:tiny-v1" and r["load"] == 2.0)
     assert f"{100 * mine['attainment']:.1f} %" in text
-    for told in ("seed 0", "shared 8", "512 decisions", "| 2 | sampled |", "## Where it loses", "`small` version"):
+    for told in (
+        "seed 0",
+        "shared 8",
+        "512 decisions",
+        "| 2 | deterministic |",
+        "## Where it loses",
+        "`small` version",
+    ):
         assert told in text
     (folder / "tiny-v1.npz").unlink()
     assert main(["agents"]) == 0
