@@ -123,9 +123,10 @@ def test_it_answers_in_an_environment_and_simulates(exported, scenario):
     env = gym.make("BurstGPT-v0", scenario=SCENARIO, load=1.5)
     observation, info = env.reset(seed=1)
     done, decisions = False, 0
-    policy = load_policy(f"agent:{exported}")
+    load_policy(f"agent:{exported}")  # known by its name from then on
+    policy = load_policy("agent:tiny-v1(deterministic)")
     while not done and decisions < 60:
-        action = env.unwrapped.policy_action("agent:tiny-v1")
+        action = env.unwrapped.policy_action("agent:tiny-v1(deterministic)")
         expected = policy.act(observation[None], info["action_mask"][None].astype(bool))[0]
         np.testing.assert_array_equal(action, expected)
         observation, _, done, _, info = env.step(action)

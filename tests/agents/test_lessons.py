@@ -68,12 +68,14 @@ def test_advantages_are_against_the_bases_own_choice():
 def test_a_student_comes_to_choose_what_is_worth_more(two_replicas):
     torch.manual_seed(0)
     lessons = {"labels": 1500, "chunks": 3, "chunk_steps": 64, "horizon_s": 10, "updates": 60, "batch_size": 256}
+    lessons["learning_rate"] = 0.01
     config = parse(
         AgentConfig,
         {
             "name": "a",
+            "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128},
             "num_envs": 16,
-            "load": 8.0,
+            "load": 0.3,
             "batching": "edf-512",
             "net_arch": [16],
             "warm_start": {"policy": BASE},
@@ -82,14 +84,14 @@ def test_a_student_comes_to_choose_what_is_worth_more(two_replicas):
         "recipe",
     )
     batch = EnvironmentBatch(
-        16, two_replicas, load=8.0, decide=("admission", "routing"), action="flat", batching="edf-512", reward="dense"
+        16, two_replicas, load=0.3, decide=("admission", "routing"), action="flat", batching="edf-512", reward="dense"
     )
     said = []
     student = build_untrained(config, two_replicas)
-    take_lessons(config, student, SB3VecEnv(batch), [{8.0: BASE}], 0, said.append)
-    # At eight times the capacity, to admit everything is far from best.
-    assert said[-1].gained > 0.2
-    assert said[-1].gained > said[0].gained
+    take_lessons(config, student, SB3VecEnv(batch), [{0.3: BASE}], 0, said.append)
+    # The base admits everything, which is right in calm traffic: to refuse loses a request, and at first a fifth is.
+    assert said[0].gained < -0.1
+    assert said[-1].gained > -0.05
     assert 1200 < said[-1].labels < 1800
 
 

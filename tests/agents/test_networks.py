@@ -101,7 +101,7 @@ def test_an_mlp_is_bound_to_its_number_of_replicas(scenario, recipe, two_replica
 
 
 def test_choices_are_legal_and_rejection_weighs_against_all_replicas(scenario):
-    config = recipe_of("shared")
+    config = recipe_of("shared", sampled=False)
 
     class Fixed:
         """Gives the logits that it was given."""

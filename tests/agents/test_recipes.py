@@ -69,6 +69,7 @@ def test_the_recipe_of_everything_has_every_ingredient():
     assert config.warm_start is not None
     assert config.warm_start.policy == "tuned"
     assert config.warm_start.student_share > 0
+    assert config.lessons is not None
 
 
 def test_ranks_are_centred_and_ties_share_theirs():
