@@ -55,9 +55,10 @@ class BurstGPTEnv(gym.Env[Any, Any]):
 
     {observation_table}
 
-    ``env.unwrapped.observation_names`` lists the names in order. A row without a number is there when the
-    scenario's ``observation`` asks for it (``forecast``, ``sessions``, ``delay_s``), behind the other rows of its
-    group. With ``delay_s`` or ``scrape_period_s`` the engine metrics are old, for the agent and for every
+    ``env.unwrapped.observation_names`` lists the names in order; the numbers above are those of the scenario
+    ``default``. A row without a number is there when the scenario's ``observation`` asks for it (``forecast``,
+    ``sessions``), behind the other rows of its group; where metrics are always fresh, ``metrics_age`` is not
+    there. With ``delay_s`` or ``scrape_period_s`` the engine metrics are old, for the agent and for every
     heuristic alike. Output lengths are predictions with the scenario's error model (``predictor``: exact,
     lognormal, bucket or class-mean); the true ones only with ``privileged=True``.
 
@@ -98,7 +99,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |
     | action      | str            | ``"multi"``                          | multi or flat                        |
     | observation | str            | ``"flat"``                           | flat or dict                         |
-    | reward      | str            | ``"attainment"``                     | attainment, dense or weighted        |
+    | reward      | str            | ``"attainment"``                     | a name of ``envs/rewards.py``        |
     | privileged  | bool           | ``False``                            | show true output lengths             |
     | render_mode | str or None    | ``None``                             | ansi, rgb_array or human             |
 

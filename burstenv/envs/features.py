@@ -234,27 +234,31 @@ class ObservationLayout:
 
 
 def feature_table() -> str:
-    """Return all features as a Markdown table: position with all optional groups off, unit, scale, bounds, source."""
+    """Return all features as a Markdown table: position on the default scenario, unit, scale, bounds, source.
+
+    The replicas' metrics are old there; without that row, everything behind it stands one place earlier.
+    """
     head = ("Num", "Observation", "Unit", "Scale", "Min", "Max", "Source", "Meaning")
     rows: list[tuple[str, ...]] = []
 
-    def add(group: str, features: tuple[Feature, ...], only: str = "") -> None:
+    def add(group: str, features: tuple[Feature, ...], only: str = "", placed: bool = True) -> None:
         for k, f in enumerate(features):
             place = str(at + k) if group != "replica" else f"{at} + r F" if k == 0 else f"+ {k}"
             meaning = f.meaning + (f" (with {only})" if only else "")
-            cells = "+" if only else place, f"{group}.{f.name}", f.unit, f.scale, f"{f.low:g}", f"{f.high:g}"
+            cells = place if placed else "+", f"{group}.{f.name}", f.unit, f.scale, f"{f.low:g}", f"{f.high:g}"
             rows.append((*cells, f.source, meaning))
 
     at = 0
     add("cluster", CLUSTER_FEATURES)
-    at = len(CLUSTER_FEATURES)
-    add("cluster", STALE_FEATURES, "delay_s or scrape_period_s")
-    add("cluster", FORECAST_FEATURES, "forecast")
+    at += len(CLUSTER_FEATURES)
+    add("cluster", STALE_FEATURES, "delay_s or scrape_period_s, as on default")
+    at += len(STALE_FEATURES)
+    add("cluster", FORECAST_FEATURES, "forecast", placed=False)
     add("request", REQUEST_FEATURES)
     at += len(REQUEST_FEATURES)
-    add("request", SESSION_REQUEST_FEATURES, "sessions")
+    add("request", SESSION_REQUEST_FEATURES, "sessions", placed=False)
     add("replica", REPLICA_FEATURES)
-    add("replica", SESSION_REPLICA_FEATURES, "sessions")
+    add("replica", SESSION_REPLICA_FEATURES, "sessions", placed=False)
     mode = _mode_feature("m")
     last = f"+ {len(REPLICA_FEATURES)} + m"
     rows.append((last, "replica.mode=m", mode.unit, mode.scale, "0", "1", mode.source, "1 if mode m is in force"))

@@ -70,6 +70,18 @@ def test_the_docstring_and_the_names_come_from_the_same_table(scenarios):
             assert f"| {group}.{feature.split('=')[0]}" in documented, name
 
 
+def test_the_numbers_of_the_table_are_the_places_on_the_default_scenario():
+    layout = load_scenario("default").observation_layout
+    names, first = layout.names(), layout.num_cluster + layout.num_request
+    for line in feature_table().splitlines()[2:]:
+        place, name = (cell.strip() for cell in line.split("|")[1:3])
+        if name.startswith("replica") and place != "+" and "m" not in place:
+            offset = 0 if place == f"{first} + r F" else int(place.removeprefix("+ "))
+            assert names[first + offset] == name.replace("replica.", "replica0.")
+        elif place.isdigit():
+            assert names[int(place)] == name
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_number_stays_within_its_documented_bounds(scenarios, form):
     scenario = scenarios[form]
