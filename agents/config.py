@@ -61,7 +61,7 @@ class ValidationConfig(Config):
     """When and on what the agent is judged while it trains, to keep the best checkpoint."""
 
     episodes: Annotated[int, Field(ge=2)] = 9  # of the validation split, at each load
-    loads: list[Positive] | None = None  # shares of capacity; None: the scenario's train_loads
+    loads: list[Positive] | None = None  # shares of capacity; None: those that it trains at
     every_steps: Count = 250_000
     # "tuned": the best tuned composite of each load, where the scenario has them, else the teacher, else
     # always/jsq/first mode; or a composite.
@@ -128,7 +128,8 @@ class AgentConfig(Config):
     # How a policy gradient's agent acts once trained: by drawing, as in training, or by its most probable choice.
     sampled: bool = True
     privileged: bool = False  # show true output lengths
-    load: Positive | None = None  # share of capacity; None: each episode draws one of the train_loads
+    # Share of capacity; None: each episode draws one of the train_loads; "judged": that where the scenario is judged.
+    load: Positive | Literal["judged"] | None = None
     interval_s: Positive = 1.0  # of the interval environment (sac and td3)
     max_admission: Positive = 3.0  # of the interval environment: highest rate, as a share of capacity
 

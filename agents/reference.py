@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from burstenv.agents.config import AgentConfig
 from burstenv.config import shipped
@@ -32,20 +33,23 @@ def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
 
 
 def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
-    """Return the configuration with ``batching: tuned`` replaced by what it stands for on a scenario.
+    """Return the configuration with ``load: judged`` and ``batching: tuned`` replaced by what they stand for.
 
     Raises:
         BurstenvError: When the scenario has no tuned composites.
     """
-    if config.batching != TUNED:
-        return config
-    tuned = tuned_policies(scenario)
-    if tuned is None:
-        raise BurstenvError(
-            f"batching: tuned: scenario {scenario.config.name!r} as it is has no tuned composites in configs/tuned; "
-            f"name one of its modes: {', '.join(scenario.mode_names)}"
-        )
-    return config.model_copy(update={"batching": tuned.at(scenario.config.load).rsplit("/", 1)[1]})
+    changed: dict[str, Any] = {}
+    if config.load == "judged":
+        changed["load"] = scenario.config.load
+    if config.batching == TUNED:
+        tuned = tuned_policies(scenario)
+        if tuned is None:
+            raise BurstenvError(
+                f"batching: tuned: scenario {scenario.config.name!r} as it is has no tuned composites in "
+                f"configs/tuned; name one of its modes: {', '.join(scenario.mode_names)}"
+            )
+        changed["batching"] = tuned.at(scenario.config.load).rsplit("/", 1)[1]
+    return config.model_copy(update=changed)
 
 
 def is_of_another_version(tuned: TunedPolicies, scenario: Scenario) -> bool:

@@ -78,7 +78,8 @@ class Validator:
     """
 
     def __init__(self, config: AgentConfig, scenario: Scenario):
-        self.loads = tuple(config.validation.loads or scenario.config.train_loads)
+        trained = scenario.config.train_loads if config.load is None else [config.load]
+        self.loads = tuple(float(load) for load in config.validation.loads or trained)
         self._scenario = scenario
         self._episodes = config.validation.episodes
         changed_seeds(scenario, "validation", range(self._episodes))
