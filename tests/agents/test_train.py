@@ -15,6 +15,7 @@ from burstenv.agents.bench import ppo_frames_per_s
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.imitation import imitate
 from burstenv.agents.networks import build_policy
+from burstenv.agents.reference import settled
 from burstenv.agents.teachers import Teacher
 from burstenv.agents.train import load_agent_config, train
 from burstenv.agents.validation import Validator
@@ -286,3 +287,16 @@ def test_shipped_recipes_are_valid():
 def test_recipe_errors(values, message):
     with pytest.raises(BurstenvError, match=message):
         load_agent_config(values)
+
+
+def test_the_recipe_may_leave_mode_and_load_to_the_scenario():
+    config = load_agent_config("joint")
+    settled_config = settled(config, load_scenario("default"))
+    assert (settled_config.load, settled_config.batching) == (3.5, "sarathi-512")  # as configs/tuned has it
+    assert Validator(settled_config.model_copy(update={"warm_start": None}), load_scenario("default")).loads == (3.5,)
+    assert settled(settled_config, load_scenario("edge")) == settled_config
+
+
+def test_a_scenario_that_was_never_tuned_names_its_modes(scenario):
+    with pytest.raises(BurstenvError, match=r"has no tuned composites .* one of its modes: vllm, edf-512"):
+        settled(load_agent_config("joint"), scenario)
