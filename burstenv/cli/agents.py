@@ -14,7 +14,7 @@ def register(commands: Commands) -> None:
 
     text = "List the shipped agents, show the card of one, or make a file and a card of a trained one."
     group = add_command(commands, "agents", _list, text)
-    sub = group.add_subparsers(metavar="NAME | export | card")
+    sub = group.add_subparsers(metavar="NAME | export | card | results")
 
     export = add_command(sub, "export", _export, "Write a trained agent as one small file; `agent:FILE.npz` runs it.")
     export.add_argument("trained", type=Path, metavar="RUN", help="run folder or checkpoint of `train`")
@@ -27,6 +27,9 @@ def register(commands: Commands) -> None:
     card.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate` that judged it")
     card.add_argument("--name", required=True, help="what the agent is shipped as, such as joint-v1")
     card.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+
+    results = add_command(sub, "results", _results, "Print what agents came to in evaluations, as a Markdown table.")
+    results.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate`")
 
     for name in shipped_agents():
         add_command(sub, name, _show, f"Show the card of {name}.").set_defaults(name=name)
@@ -45,6 +48,16 @@ def _show(arguments: argparse.Namespace) -> int:
 
     text = card_of(arguments.name)
     emit(arguments, {"name": arguments.name, "card": text}, [text.rstrip()])
+    return 0
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation.agent_table import agent_table
+    from burstenv.evaluation.result import EvaluationResult
+
+    files = [path / "result.json" if path.is_dir() else path for path in arguments.report]
+    table = agent_table([EvaluationResult.from_json(file) for file in files])
+    emit(arguments, {"table": table.splitlines()}, [table])
     return 0
 
 

@@ -18,7 +18,7 @@ from burstenv.agents.train import train
 from burstenv.cli import main
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
-from burstenv.evaluation import EvaluationPlan, evaluate
+from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 from burstenv.evaluation.simulate import simulate
 from burstenv.policies import NetworkPolicy, load_policy, pretrained
 from burstenv.workload.workload_config import load_trace, load_workload
@@ -106,6 +106,29 @@ def test_an_evaluation_takes_it_as_an_agent_and_compiled(report):
     }  # fmt: skip
     assert attainment["tiny-seed0"] == attainment["agent:tiny-v1"]
     assert {row["policy"] for row in result["best"]} == {"always/jsq/vllm"}  # no agent is the best heuristic
+
+
+def test_the_table_of_results_has_a_line_for_each_agent(report, capsys):
+    result = EvaluationResult.from_json(report / "result.json")
+    assert main(["agents", "results", str(report)]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split("|")[3].strip(" *`") for line in lines] == [row["name"] for row in result.agents]
+    for line, agent in zip(lines, result.agents, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        row = result.difference(agent["name"], result.headline_load, "best")
+        assert cells[4] == f"{100 * result.summary_of(agent['name'], result.headline_load)['attainment']:.1f} %"
+        assert cells[7].startswith(f"{100 * row['mean']:+.1f} [")
+        assert cells[8] == f"{int(row['mean'] > 0)} of 1"
+        worst, _, points = cells[10].partition(": ")
+        group = result.group(agent["name"], result.headline_load, f"prompt_{worst.replace(' ', '_')}")
+        assert points == f"{100 * group['difference']:+.1f}"
+
+
+def test_results_without_an_agent_have_no_table(tmp_path, capsys):
+    arguments = ["evaluate", "--scenario", "calm", "--episodes", "1", "--policy", "always/jsq/vllm"]
+    assert main([*arguments, "--workers", "1", "--tuned", "none", "--out", str(tmp_path / "none")]) == 0
+    assert main(["agents", "results", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "burstenv: no agent took part in these evaluations"
 
 
 def test_the_numbers_do_not_depend_on_how_many_run_together(exported, scenario):
