@@ -20,6 +20,7 @@ from burstenv.workload import CLASSES
 
 WIDTH, HEIGHT = 960, 540
 RECENT_S = 60.0  # window of the recent attainment
+HISTORY = 240  # points of its course over that window, however many frames are drawn
 
 _PAPER, _INK, _SOFT, _LINE, _PANEL = "#ffffff", "#1b1f24", "#5f6873", "#d5dae0", "#f4f6f8"
 _OF_CLASS = ("#0072b2", "#d55e00")  # conversation, api
@@ -62,7 +63,7 @@ class ClusterPicture:
     def __init__(self, batch: EnvironmentBatch, i: int):
         self.batch = batch
         self.i = i
-        self._history: deque[tuple[float, float]] = deque(maxlen=240)  # (now_s, recent attainment)
+        self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY + 1)  # (now_s, recent attainment)
         self._before = -1  # request that stood at the door in the frame before
         self._image, self._draw_on, _ = need_pillow()
 
@@ -220,7 +221,8 @@ class ClusterPicture:
         counts = self.batch.counts(self.i)
         offered = max(1, counts["offered"])
         recent = self._recent(now_s)
-        if not np.isnan(recent):
+        apart_s = now_s - self._history[-1][0] if self._history else RECENT_S
+        if not np.isnan(recent) and apart_s >= RECENT_S / HISTORY:
             self._history.append((now_s, recent))
         top = 446
         self._d.line((16, top, WIDTH - 16, top), fill=_LINE)

@@ -46,6 +46,21 @@ def test_a_frame_shows_the_state(small_scenario):
     assert drawn == pytest.approx(np.mean(shares), abs=0.03)
 
 
+def test_the_course_of_attainment_goes_back_a_minute_however_many_frames_were_drawn(small_scenario):
+    env = make(small_scenario)
+    env.reset(seed=0)
+    first_s = None  # when the first request was settled
+    for _ in range(400):
+        play(env, 1)
+        frame = env.render()
+        now_s = float(env.unwrapped.batch.cluster.state.environments["now_s"][0])
+        counts = env.unwrapped.batch.counts(0)
+        if first_s is None and counts["offered"] > counts["pending"]:
+            first_s = now_s
+    green = (frame[482:527, 24:275] == (0x00, 0x9E, 0x73)).all(axis=2).any(axis=0)
+    assert np.argmax(green) == pytest.approx(250 * (first_s - now_s + 60.0) / 60.0, abs=3)
+
+
 def test_rendering_does_not_change_the_episode(small_scenario):
     quiet, drawn = make(small_scenario, render_mode=None), make(small_scenario)
     for env in (quiet, drawn):
