@@ -67,24 +67,33 @@ def _link_after(pool, base, block, before):
 
 
 @kernel
+def _close_list(pool, base, last):
+    pool[base + NUMBERS_OF_A_BLOCK * last + NEXT] = 0
+    pool[base + PREVIOUS] = last
+
+
+@kernel
 def find_blocks(replica, pool, stream, first, last, table):
     """Write the blocks first published under the keys (``stream``, ``first``) up to ``last`` (exclusive) into a table.
 
     Returns:
-        The index of the first key nobody has published.
+        The index of the first key nobody has published, and how many of the blocks found are in the free list.
     """
     base, buckets, mask = _blocks(replica)
+    unused = 0
     for index in range(first, last):
         block = pool[_bucket(stream, index, buckets, mask)]
+        at = base + NUMBERS_OF_A_BLOCK * block
         while block != 0:
-            at = base + NUMBERS_OF_A_BLOCK * block
             if pool[at + STREAM] == stream and pool[at + INDEX] == index:
                 break
             block = pool[at + CHAIN]
+            at = base + NUMBERS_OF_A_BLOCK * block
         if block == 0:
-            return index
+            return index, unused
         pool[table + index] = block
-    return last
+        unused += pool[at + REFERENCES] == 0
+    return last, unused
 
 
 @kernel
@@ -155,29 +164,32 @@ def take_blocks(replica, pool, table, count):
 
 @kernel
 def share_blocks(replica, pool, table, count):
-    """Take one more reference to each of the ``count`` cached blocks of a table."""
+    """Take one more reference to each of the ``count`` cached blocks of a table.
+
+    Those in the free list leave it. What was freed together lies there side by side, last block first, and is cut out
+    as a whole.
+    """
     base = replica.block_base
     revived = 0
-    for k in range(count):
+    k = 0
+    while k < count:
         at = base + NUMBERS_OF_A_BLOCK * pool[table + k]
         references = pool[at + REFERENCES]
-        if references == 0:  # it leaves the free list
-            before, after = pool[at + PREVIOUS], pool[at + NEXT]
-            pool[base + NUMBERS_OF_A_BLOCK * before + NEXT] = after
-            pool[base + NUMBERS_OF_A_BLOCK * after + PREVIOUS] = before
-            revived += 1
         pool[at + REFERENCES] = references + 1
+        k += 1
+        if references > 0:
+            continue
+        begin = k - 1
+        before, after = pool[at + PREVIOUS], pool[at + NEXT]
+        while k < count and pool[table + k] == before:
+            at = base + NUMBERS_OF_A_BLOCK * before
+            pool[at + REFERENCES] = 1
+            before = pool[at + PREVIOUS]
+            k += 1
+        pool[base + NUMBERS_OF_A_BLOCK * before + NEXT] = after
+        pool[base + NUMBERS_OF_A_BLOCK * after + PREVIOUS] = before
+        revived += k - begin
     replica.free_blocks -= revived
-
-
-@kernel
-def count_unused(replica, pool, table, count):
-    """Return how many of the ``count`` cached blocks of a table are in the free list."""
-    base = replica.block_base
-    unused = 0
-    for k in range(count):
-        unused += pool[base + NUMBERS_OF_A_BLOCK * pool[table + k] + REFERENCES] == 0
-    return unused
 
 
 @kernel
@@ -189,6 +201,7 @@ def release_blocks(replica, pool, table, count):
     """
     base = replica.block_base
     front = 0
+    back = pool[base + PREVIOUS]  # what follows it is written when the next one comes
     freed = 0
     for k in range(count - 1, -1, -1):
         block = pool[table + k]
@@ -199,8 +212,13 @@ def release_blocks(replica, pool, table, count):
             continue
         freed += 1
         if pool[at + STREAM] != NO_KEY:
-            _link_after(pool, base, block, pool[base + PREVIOUS])
+            pool[at + PREVIOUS] = back
+            pool[base + NUMBERS_OF_A_BLOCK * back + NEXT] = block
+            back = block
         else:
+            _close_list(pool, base, back)
             _link_after(pool, base, block, front)
             front = block
+            back = pool[base + PREVIOUS]
+    _close_list(pool, base, back)
     replica.free_blocks += freed

@@ -254,11 +254,18 @@ def publish_decoded_blocks(replica, pool, requests, step, admission):
 @outlined
 def grow_decoders(replica, pool, requests, steps):
     """Take and publish the blocks of the next ``steps`` decode steps of all decoders, step by step."""
-    block_size = replica.block_size
+    last = replica.block_size - 1
+    phases = replica.phase_base
+    phase = phase_due(replica)
+    due = pool[phases + phase]  # how many take a block in the step
     for step in range(replica.decode_step, replica.decode_step + steps):
-        request_id = first_of_phase(replica, pool, phase_of(-step, block_size))
-        while request_id != NOBODY:
-            request = requests[request_id]
-            grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
-            request_id = pool[sequence_of(replica, request) + PHASE_NEXT]
-        publish_decoded_blocks(replica, pool, requests, step, EVERYBODY)
+        if due > 0:
+            request_id = pool[replica.phase_list_base + phase]
+            while request_id != NOBODY:
+                request = requests[request_id]
+                grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
+                request_id = pool[sequence_of(replica, request) + PHASE_NEXT]
+        phase = phase - 1 if phase > 0 else last
+        due = pool[phases + phase]
+        if due > 0:  # who fills a block now takes one in the next step
+            publish_decoded_blocks(replica, pool, requests, step, EVERYBODY)

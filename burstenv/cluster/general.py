@@ -23,7 +23,6 @@ from burstenv.cluster.prefix import (
     grow_blocks,
     open_sequence,
     publish_full_blocks,
-    revived_blocks,
     sequence_of,
 )
 from burstenv.cluster.queues import (
@@ -143,7 +142,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
     while replica.waiting > 0 and budget > 0 and replica.running < replica.max_num_seqs:
         request_id = queue_head(replica, pool, requests, replica.clock_s)
         request = requests[request_id]
-        hits = cached_blocks(replica, pool, request)
+        hits, revived = cached_blocks(replica, pool, request)
         cached_tokens = hits * replica.block_size
         known = tokens_to_compute(request)
         tokens = known - cached_tokens
@@ -155,7 +154,7 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         must_fit = known if replica.reserve_full_prompt else cached_tokens + tokens
         headroom = replica.headroom_blocks if replica.running > 0 else 0
         must_fit = min(must_fit, replica.max_model_len)
-        missing = blocks_of(must_fit, replica.block_size) - hits + revived_blocks(replica, pool, hits)
+        missing = blocks_of(must_fit, replica.block_size) - hits + revived
         if missing + headroom > replica.free_blocks:
             break
         if replica.memory != AS_NEEDED and not leaves_room(replica, pool, requests, request):

@@ -30,7 +30,6 @@ from burstenv.cluster.prefix import (
     grow_blocks,
     open_sequence,
     publish_full_blocks,
-    revived_blocks,
     sequence_of,
     stream_of,
 )
@@ -229,13 +228,13 @@ def start_iteration(replica, pool, requests):
                 break
             request_id = queue_head(replica, pool, requests, now_s)
             request = requests[request_id]
-            hits = cached_blocks(replica, pool, request)
+            hits, revived = cached_blocks(replica, pool, request)
             cached = hits * block_size
             tokens = tokens_to_compute(request)
             chunk = min(tokens - cached, budget)
             must_fit = tokens if replica.reserve_full_prompt else cached + chunk
             headroom = replica.headroom_blocks if replica.running > 0 else 0
-            missing = blocks_of(must_fit, block_size) - hits + revived_blocks(replica, pool, hits)
+            missing = blocks_of(must_fit, block_size) - hits + revived
             if missing + headroom > replica.free_blocks:
                 replica.blocked = 0 if _feeds(replica, requests, request, hits) else 1
                 break

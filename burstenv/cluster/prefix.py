@@ -6,7 +6,6 @@ With prefix caching a running request has a table of its blocks; without, only t
 from __future__ import annotations
 
 from burstenv.cluster.block_table import (
-    count_unused,
     find_blocks,
     publish_blocks,
     published_until,
@@ -15,7 +14,7 @@ from burstenv.cluster.block_table import (
     take_blocks,
 )
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.queues import blocks_of, tokens_to_compute
+from burstenv.cluster.queues import blocks_of, full_blocks, tokens_to_compute
 from burstenv.cluster.state import ADMISSION, BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
 
 
@@ -30,7 +29,7 @@ def stream_of(replica, request, index):
 @kernel
 def _shared_blocks(replica, request):
     """Return how many of the request's first blocks hold tokens of its shared prefix alone."""
-    return request.prefix_tokens // replica.block_size
+    return full_blocks(request.prefix_tokens, replica.block_size)
 
 
 @kernel
@@ -80,10 +79,10 @@ def publish_full_blocks(replica, pool, request, tokens):
     if not replica.prefix_caching:
         return
     table = table_of(replica, request)
-    full = tokens // replica.block_size
-    shared = _shared_blocks(replica, request)
-    if publish_blocks(replica, pool, table, request.stream, min(shared, full), full):
-        publish_blocks(replica, pool, table, request.prefix_stream, 0, min(shared, full))
+    full = full_blocks(tokens, replica.block_size)
+    shared = min(_shared_blocks(replica, request), full)
+    if publish_blocks(replica, pool, table, request.stream, shared, full) and shared > 0:
+        publish_blocks(replica, pool, table, request.prefix_stream, 0, shared)
 
 
 @kernel
@@ -94,11 +93,14 @@ def _next_table(replica, pool):
 
 @outlined
 def _find_prefix(replica, pool, request):
-    most = (tokens_to_compute(request) - 1) // replica.block_size
+    most = full_blocks(tokens_to_compute(request) - 1, replica.block_size)
     table = _next_table(replica, pool)
     shared = min(_shared_blocks(replica, request), most)
-    hits = find_blocks(replica, pool, request.prefix_stream, 0, shared, table)
-    return hits if hits < shared else find_blocks(replica, pool, request.stream, shared, most, table)
+    hits, unused = find_blocks(replica, pool, request.prefix_stream, 0, shared, table)
+    if hits < shared:
+        return hits, unused
+    hits, further = find_blocks(replica, pool, request.stream, shared, most, table)
+    return hits, unused + further
 
 
 @outlined
@@ -112,7 +114,7 @@ def prefix_hit_tokens(replica, pool, requests, request_id):
     if not replica.prefix_caching:
         return 0
     request = requests[request_id]
-    most = (tokens_to_compute(request) - 1) // replica.block_size
+    most = full_blocks(tokens_to_compute(request) - 1, replica.block_size)
     shared = min(_shared_blocks(replica, request), most)
     hits = published_until(replica, pool, request.prefix_stream, 0, shared)
     if hits == shared:
@@ -122,17 +124,13 @@ def prefix_hit_tokens(replica, pool, requests, request_id):
 
 @kernel
 def cached_blocks(replica, pool, request):
-    """Return how many blocks the request could share, and write them where its table will stand.
+    """Return how many blocks the request could share, and how many of these would leave the free list.
 
-    At least one token is always computed.
+    Writes them where its table will stand. At least one token is always computed.
     """
-    return _find_prefix(replica, pool, request) if replica.prefix_caching else 0
-
-
-@kernel
-def revived_blocks(replica, pool, hits):
-    """Return how many of the ``hits`` blocks just found would leave the free list."""
-    return count_unused(replica, pool, _next_table(replica, pool), hits) if hits > 0 else 0
+    if replica.prefix_caching:
+        return _find_prefix(replica, pool, request)
+    return 0, 0
 
 
 @outlined

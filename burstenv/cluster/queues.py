@@ -43,6 +43,14 @@ def blocks_of(tokens, block_size):
 
 
 @kernel
+def full_blocks(tokens, block_size):
+    """Return how many KV blocks ``tokens`` tokens fill."""
+    if block_size == 16:
+        return tokens >> 4
+    return tokens // block_size
+
+
+@kernel
 def phase_of(number, block_size):
     """Return a number of tokens or steps, possibly negative, modulo the block size."""
     if block_size == 16:
