@@ -23,7 +23,7 @@ from burstenv.agents.environments import load_range_at
 from burstenv.agents.joint_batch import JointBatch
 from burstenv.agents.returns import discounted
 from burstenv.agents.vec_env import SB3VecEnv
-from burstenv.cluster.state import NOBODY
+from burstenv.cluster.codes import NOBODY
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.policies import parse_composite
 from burstenv.policies.worth import ChoiceWorth

@@ -12,9 +12,9 @@ import numpy as np
 
 from burstenv.agents.joint_batch import JointBatch
 from burstenv.agents.vec_env import SB3VecEnv
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.frontdoor import REJECT
 from burstenv.cluster.kernel import entry
-from burstenv.cluster.state import NOBODY
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import policy_decision
 from burstenv.policies import parse_composite

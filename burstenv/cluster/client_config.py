@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from burstenv.cluster.clients import AFTER_ABANDONMENT, AFTER_REJECTION, AFTER_UPSTREAM_FAILURE
-from burstenv.cluster.state import NOBODY
+from burstenv.cluster.codes import NOBODY
 from burstenv.config import Config
 from burstenv.errors import BurstenvError
 

@@ -8,6 +8,7 @@ of admission, because it matters whose block is whose.
 
 from __future__ import annotations
 
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.finish_heap import (
     count_steps_from,
     decoder_at,
@@ -18,7 +19,7 @@ from burstenv.cluster.finish_heap import (
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.prefix import grow_blocks, publish_full_blocks, sequence_of
 from burstenv.cluster.queues import blocks_of, phase_of
-from burstenv.cluster.state import ADMISSION, NOBODY, PHASE_NEXT, PHASE_PREVIOUS
+from burstenv.cluster.records import ADMISSION, PHASE_NEXT, PHASE_PREVIOUS
 
 EVERYBODY = 2**62  # an admission number above all
 MOST_STEPS = 2**30  # decode steps are kept in 32 bits

@@ -24,13 +24,14 @@ from burstenv.cluster.clients import (
     turn_ended,
     unserved,
 )
+from burstenv.cluster.codes import ABANDONED, AT_DOOR, FAILED, NOBODY, REJECTED, WAITING
 from burstenv.cluster.heap import heap_first, heap_first_key, heap_push, heap_remove
 from burstenv.cluster.iteration import see
 from burstenv.cluster.kernel import detached, kernel, merged, outlined, types_of
+from burstenv.cluster.records import ENTRY
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode, withdraw
 from burstenv.cluster.reset import reset_accounts, reset_replica, reset_request
 from burstenv.cluster.staleness import note_sent, scrape_until, unveil, veil
-from burstenv.cluster.state import ABANDONED, AT_DOOR, ENTRY, FAILED, NOBODY, REJECTED, WAITING
 
 REJECT = 0
 ADMIT = 1

@@ -14,6 +14,7 @@ import numpy as np
 from numba import types
 
 from burstenv.cluster.accounts import count_busy, publish_counts
+from burstenv.cluster.codes import AS_NEEDED, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING
 from burstenv.cluster.iteration_time import iteration_time_s
 from burstenv.cluster.kernel import detached, kernel, types_of
 from burstenv.cluster.outcome import settle_finished
@@ -36,9 +37,9 @@ from burstenv.cluster.queues import (
     running_remove,
     tokens_to_compute,
 )
+from burstenv.cluster.records import STEP_TOKENS
 from burstenv.cluster.reservation import leaves_room
 from burstenv.cluster.scanned import count_output, count_prompt
-from burstenv.cluster.state import AS_NEEDED, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING, STEP_TOKENS
 
 LIVELOCK_PREEMPTIONS = 1_000  # as in the reference engine
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.reals import put_real, real_at
-from burstenv.cluster.state import ENTRY, ENTRY_ID
+from burstenv.cluster.records import ENTRY, ENTRY_ID
 
 BACKWARDS = -ENTRY  # the stride of a heap that grows from the end of its stretch; ENTRY is that of any other
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from burstenv.cluster.accounts import count_busy, publish_counts
+from burstenv.cluster.codes import NOBODY, RUNNING
 from burstenv.cluster.decoders import (
     blocks_due,
     context_of,
@@ -42,7 +43,7 @@ from burstenv.cluster.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.cluster.state import ADMISSION, NOBODY, PHASE_NEXT, RUNNING
+from burstenv.cluster.records import ADMISSION, PHASE_NEXT
 
 
 @kernel

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from burstenv.cluster.clients import turn_ended
+from burstenv.cluster.codes import ATTAINED, LATE
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.state import ATTAINED, LATE
 
 
 @kernel

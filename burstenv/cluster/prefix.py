@@ -15,7 +15,7 @@ from burstenv.cluster.block_table import (
 )
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import blocks_of, full_blocks, tokens_to_compute
-from burstenv.cluster.state import ADMISSION, BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
+from burstenv.cluster.records import ADMISSION, BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
 
 
 @kernel

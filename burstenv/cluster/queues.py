@@ -11,14 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster.clients import turn_ended
-from burstenv.cluster.heap import BACKWARDS, heap_first, heap_first_key, heap_push, heap_remove
-from burstenv.cluster.iteration_time import iteration_time_s
-from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.scanned import leave_scanned, scanned_head, welcome
-from burstenv.cluster.state import (
+from burstenv.cluster.codes import (
     EARLIEST_DEADLINE,
-    ENTRY,
-    ENTRY_ID,
     FCFS,
     FIRST_SCANNED,
     LONGEST_PROMPT,
@@ -30,6 +24,11 @@ from burstenv.cluster.state import (
     SHORTEST_PROMPT,
     WAITING,
 )
+from burstenv.cluster.heap import BACKWARDS, heap_first, heap_first_key, heap_push, heap_remove
+from burstenv.cluster.iteration_time import iteration_time_s
+from burstenv.cluster.kernel import kernel, outlined
+from burstenv.cluster.records import ENTRY, ENTRY_ID
+from burstenv.cluster.scanned import leave_scanned, scanned_head, welcome
 
 ALREADY_STREAMING = -1e12  # key offset that puts preempted, streaming requests before everything
 

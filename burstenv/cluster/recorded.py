@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster.cluster import Cluster, request_array
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.latency import HingeLatency
 from burstenv.cluster.reference import EngineLimits, Iteration, ReferenceReplica, ReferenceRequest, Scheduled
 from burstenv.cluster.spec import ModeConfig, ReplicaSpec
-from burstenv.cluster.state import NOBODY
 from burstenv.errors import BurstenvError
 
 TIME_TOLERANCE = 1e-9  # relative

@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from burstenv.cluster.codes import FAILED
 from burstenv.cluster.general import advance_general, start_general
 from burstenv.cluster.iteration import finish_decoders, finish_iteration, see, start_iteration
 from burstenv.cluster.kernel import detached, kernel, outlined, types_of
@@ -29,7 +30,6 @@ from burstenv.cluster.queues import (
     queue_reorder,
     tokens_to_compute,
 )
-from burstenv.cluster.state import FAILED
 from burstenv.cluster.stretch import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 
+from burstenv.cluster.codes import NOBODY, ORACLE_PROJECTED, ORACLE_RESERVED, PROJECTED
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.state import NOBODY, ORACLE_PROJECTED, ORACLE_RESERVED, PROJECTED
 
 
 @kernel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster.block_table import reset_blocks
+from burstenv.cluster.codes import BINS, CLIENTS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.state import BINS, CLIENTS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
 
 _BINS = BINS
 _HORIZONS = len(HORIZONS_S)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.cluster.state import ID_FIELDS, NOBODY, ClusterState
+from burstenv.cluster.codes import NOBODY
+from burstenv.cluster.records import ID_FIELDS
+from burstenv.cluster.state import ClusterState
 
 
 def _moved(row: ClusterState, by: int) -> None:

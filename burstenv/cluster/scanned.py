@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
+from burstenv.cluster.codes import CLIENTS, FAIR, NOBODY
 from burstenv.cluster.iteration_time import iteration_time_s
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.state import CLIENTS, FAIR, NOBODY
 
 PROMPT_WEIGHT = 1.0  # w_p of VTC
 OUTPUT_WEIGHT = 2.0  # w_q

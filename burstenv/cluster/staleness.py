@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
+from burstenv.cluster.codes import SEEN_FIELDS
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.queues import blocks_of, tokens_to_compute
 from burstenv.cluster.replica import advance_replica
-from burstenv.cluster.state import SEEN_FIELDS
 
 WAITING, RUNNING, FREE_BLOCKS, PREFILL_TOKENS, WAITING_TOKENS, WAITING_BLOCKS, CONTEXT_TOKENS, PREEMPTIONS = range(
     SEEN_FIELDS

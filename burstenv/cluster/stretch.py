@@ -14,12 +14,12 @@ import math
 import numpy as np
 
 from burstenv.cluster.accounts import count_busy
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.decoders import blocks_taken, grow_decoders, phase_due, steps_with_blocks
 from burstenv.cluster.finish_heap import next_finish_step
 from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.queues import next_demotion_s
-from burstenv.cluster.state import NOBODY
 
 # What became of a stretch that was followed for a while.
 UNDER_WAY = 0  # it goes on: the iteration that has begun is an ordinary one

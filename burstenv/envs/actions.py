@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.frontdoor import ADMIT, DEFER, REJECT, may_defer
 from burstenv.cluster.kernel import kernel
-from burstenv.cluster.state import NOBODY
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.decide import choose_admission, choose_replica
 from burstenv.policies.estimates import fits

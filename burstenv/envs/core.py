@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import Clients, Cluster
-from burstenv.cluster.state import NOBODY
+from burstenv.cluster.codes import NOBODY
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.features import LIMIT
 from burstenv.envs.kernels import (

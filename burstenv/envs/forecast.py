@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 
 from burstenv.cluster.clients import arrival, arrivals
+from burstenv.cluster.codes import BINS, HORIZONS_S
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.state import BINS, HORIZONS_S
 
 BIN_S = 1.0
 GAPS = 50  # gaps between arrivals are averaged over about as many

@@ -10,11 +10,11 @@ import math
 import numba
 import numpy as np
 
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.frontdoor import ADMIT, DEFER, REJECT, apply_decision, catch_up, next_epoch
 from burstenv.cluster.kernel import entry, kernel, merged, outlined
 from burstenv.cluster.replica import set_mode, set_token_budget
 from burstenv.cluster.staleness import unveil, veil
-from burstenv.cluster.state import NOBODY
 from burstenv.envs.features import LIMIT
 from burstenv.envs.observations import observe
 from burstenv.envs.rewards import pay

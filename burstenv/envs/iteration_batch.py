@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from burstenv.cluster.state import ENTRY_ID
+from burstenv.cluster.records import ENTRY_ID
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.features import LIMIT
 from burstenv.envs.iteration_kernels import (

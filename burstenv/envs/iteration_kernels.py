@@ -13,13 +13,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from burstenv.cluster.codes import NOBODY, WAITING
 from burstenv.cluster.decoders import blocks_due
 from burstenv.cluster.frontdoor import next_epoch
 from burstenv.cluster.iteration import see, start_iteration
 from burstenv.cluster.kernel import entry, kernel, merged, outlined
 from burstenv.cluster.queues import blocks_of, tokens_to_compute
+from burstenv.cluster.records import ENTRY, ENTRY_ID
 from burstenv.cluster.replica import advance_replica, enqueue, set_mode
-from burstenv.cluster.state import ENTRY, ENTRY_ID, NOBODY, WAITING
 from burstenv.cluster.stretch import interrupt_stretch, may_stretch, open_stretch
 from burstenv.envs.features import LIMIT
 from burstenv.envs.observations import observe

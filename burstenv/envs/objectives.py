@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.kernel import entry, kernel
-from burstenv.cluster.state import NOBODY
 from burstenv.workload import CLASSES, EpisodeRequests
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.frontdoor import may_defer
 from burstenv.cluster.kernel import kernel
 from burstenv.cluster.queues import blocks_of
-from burstenv.cluster.state import NOBODY
 from burstenv.envs.features import (
     CLUSTER_FEATURES,
     FORECAST_FEATURES,

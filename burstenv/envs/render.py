@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.cluster.state import ATTAINED, AWAY, REJECTED, SETTLED, STATUS_NAMES
+from burstenv.cluster.codes import ATTAINED, AWAY, REJECTED, SETTLED, STATUS_NAMES
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES

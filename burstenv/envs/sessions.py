@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.cluster.codes import ABANDONED, ATTAINED, NOBODY
 from burstenv.cluster.kernel import outlined
 from burstenv.cluster.prefix import prefix_hit_tokens
-from burstenv.cluster.state import ABANDONED, ATTAINED, NOBODY
 from burstenv.envs.features import LIMIT
 
 TURN, PREVIOUS = 0, 1

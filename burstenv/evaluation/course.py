@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.state import ATTAINED, LATE
+from burstenv.cluster.codes import ATTAINED, LATE
 from burstenv.evaluation.result import Row
 
 BINS = 100  # at most this many points

@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 
 from burstenv.cluster import REQUEST, Cluster, ReplicaSpec
-from burstenv.cluster.state import NOBODY
+from burstenv.cluster.codes import NOBODY
 from burstenv.envs.capacity import measure_capacity_per_s
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.objectives import objectives_table, write_objectives

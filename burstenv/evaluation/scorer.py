@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.state import ATTAINED, UNSENT
+from burstenv.cluster.codes import ATTAINED, UNSENT
 from burstenv.envs.play import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import draw_episode

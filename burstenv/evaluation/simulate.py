@@ -22,7 +22,7 @@ from burstenv.cluster import (
     resolve_cluster,
 )
 from burstenv.cluster.cluster import CLIENT_COUNTS
-from burstenv.cluster.state import UNSENT
+from burstenv.cluster.codes import UNSENT
 from burstenv.config import load as load_config
 from burstenv.envs.play import Player, player_of
 from burstenv.envs.scenario import ScenarioConfig

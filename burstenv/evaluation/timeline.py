@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import ClusterState
-from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED, UNSENT
+from burstenv.cluster.codes import ATTAINED, FAILED, LATE, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 

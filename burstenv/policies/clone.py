@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster.clients import NUMBERS
+from burstenv.cluster.codes import ATTAINED, AWAY, NOBODY
 from burstenv.cluster.heap import BACKWARDS
 from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.state import ATTAINED, AWAY, ENTRY, ENTRY_ID, ENVIRONMENT, NOBODY, REPLICA, REQUEST, ClusterState
+from burstenv.cluster.records import ENTRY, ENTRY_ID, ENVIRONMENT, REPLICA, REQUEST
+from burstenv.cluster.state import ClusterState
 
 _ENVIRONMENT_WORDS = ENVIRONMENT.itemsize // 8
 _REPLICA_WORDS = REPLICA.itemsize // 8

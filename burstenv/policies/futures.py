@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.finish_heap import finish_heap_push
 from burstenv.cluster.kernel import kernel, outlined
 from burstenv.cluster.lengths import sample_length
+from burstenv.cluster.records import REQUEST
 from burstenv.cluster.reset import reset_request
-from burstenv.cluster.state import NOBODY, REQUEST
 from burstenv.cluster.stretch import interrupt_stretch
 from burstenv.policies.clone import is_over
 

@@ -30,9 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster import Cluster
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.lengths import LengthModel
 from burstenv.cluster.rows import put_row, take_row
-from burstenv.cluster.state import NOBODY, ClusterState
+from burstenv.cluster.state import ClusterState
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
 from burstenv.policies.rule import Parameter, Range, Rule

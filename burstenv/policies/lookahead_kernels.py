@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster.clients import follows
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.frontdoor import ADMIT, REJECT, apply_decision, next_epoch
 from burstenv.cluster.kernel import entry, kernel, outlined
-from burstenv.cluster.state import NOBODY
 from burstenv.policies.clone import copy_cluster, is_over
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import expected_ttft_s

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.state import ENVIRONMENT
+from burstenv.cluster.records import ENVIRONMENT
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.network import Network
 from burstenv.policies.network_kernels import choose_all, forward_all

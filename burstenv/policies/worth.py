@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster import Cluster
+from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.frontdoor import ADMIT, REJECT
 from burstenv.cluster.kernel import entry
-from burstenv.cluster.state import NOBODY, ClusterState
+from burstenv.cluster.state import ClusterState
 from burstenv.policies.clone import clusters, copy_cluster, id_marks
 from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv.cluster import ADMIT, Cluster, ModeConfig, request_array
+from burstenv.cluster.codes import REJECTED
 from burstenv.cluster.recorded import RecordedCase
-from burstenv.cluster.state import REJECTED
 from tests.cluster.small_clusters import LATENCY, loaded, random_requests, replica
 from tests.cluster.test_general_engine_agrees import cases, check
 from tests.random_examples import examples

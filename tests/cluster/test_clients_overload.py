@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ClientsConfig, Cluster, ModeConfig, draw_clients, request_array
-from burstenv.cluster.state import ATTAINED
+from burstenv.cluster.codes import ATTAINED
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.policies import parse_composite
 from tests.cluster.small_clusters import replica

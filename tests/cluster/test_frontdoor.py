@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ADMIT, DEFER, REJECT, STATUS_NAMES, ModeConfig, request_array
-from burstenv.cluster.state import ENVIRONMENT, MODE, REPLICA, REQUEST
+from burstenv.cluster.records import ENVIRONMENT, MODE, REPLICA, REQUEST
 from tests.cluster.small_clusters import (
     FAST,
     LATENCY,

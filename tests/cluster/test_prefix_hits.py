@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import request_array
+from burstenv.cluster.codes import REJECTED
 from burstenv.cluster.kernel import entry
 from burstenv.cluster.prefix import prefix_hit_tokens
-from burstenv.cluster.state import REJECTED
 from tests.cluster.small_clusters import loaded, replica
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import STATUS_NAMES, draw_clients, request_array
-from burstenv.cluster.state import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
+from burstenv.cluster.codes import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.env import BurstGPTEnv
 from burstenv.envs.kernels import UNLIMITED, rollout

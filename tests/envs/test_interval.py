@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster.cluster import request_array
-from burstenv.cluster.state import REJECTED
+from burstenv.cluster.codes import REJECTED
 from burstenv.envs.interval_batch import IntervalBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import load_scenario

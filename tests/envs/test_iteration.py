@@ -10,7 +10,7 @@ import pytest
 
 from burstenv.cluster import ModeConfig
 from burstenv.cluster.cluster import request_array
-from burstenv.cluster.state import RUNNING, WAITING
+from burstenv.cluster.codes import RUNNING, WAITING
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.iteration_batch import IterationBatch
 from burstenv.envs.kernels import UNLIMITED, rollout

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burstenv.cluster.state import NOBODY
+from burstenv.cluster.codes import NOBODY
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.env import BurstGPTEnv
 from burstenv.envs.features import LIMIT, ObservationConfig, ObservationLayout, feature_table

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from burstenv.cluster.state import ATTAINED
+from burstenv.cluster.codes import ATTAINED
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.rewards import COMPONENTS, LATENCY_SCALE_S, REWARDS, VECTOR
 from burstenv.envs.scenario import load_scenario

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from burstenv.cluster.state import ATTAINED
+from burstenv.cluster.codes import ATTAINED
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.errors import BurstenvError

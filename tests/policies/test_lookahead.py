@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import Cluster, ModeConfig
-from burstenv.cluster.state import REJECTED
+from burstenv.cluster.codes import REJECTED
 from burstenv.envs.play import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import Lookahead, load_policy

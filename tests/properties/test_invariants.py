@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burstenv.cluster.state import ATTAINED, FAILED, LATE, REJECTED, RUNNING, UNSEEN, WAITING
+from burstenv.cluster.codes import ATTAINED, FAILED, LATE, REJECTED, RUNNING, UNSEEN, WAITING
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.core import EnvironmentBatch
 from burstenv.envs.scenario import Scenario, load_scenario

@@ -1,0 +1,60 @@
+"""The numbers by which records and kernels know things: states of a request, queue orders, batching rules."""
+
+from __future__ import annotations
+
+# Request status. `offered = attained + late + rejected + failed + pending` at every instant,
+# where pending is everything that was sent and is not settled, and late includes the abandoned ones.
+UNSEEN = 0  # has not arrived yet
+AT_DOOR = 1  # at the front door: being decided about, or deferred
+WAITING = 2  # in a replica's waiting queue (new or preempted)
+RUNNING = 3  # holds KV blocks
+ATTAINED = 4  # finished within both objectives
+LATE = 5  # finished, but an objective was missed
+REJECTED = 6  # refused by the admission decision
+FAILED = 7  # could never be served by the replica it was sent to, or failed before the front door
+ABANDONED = 8  # its client's patience ran out before it was served
+AWAY = 9  # with its client, who will send it again
+UNSENT = 10  # a later turn of a session that is over: never sent, and not offered
+STATUS_NAMES = (
+    "unseen", "at_door", "waiting", "running", "attained", "late", "rejected", "failed", "abandoned", "away", "unsent",
+)  # fmt: skip
+SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED)  # offered requests at their end
+
+# Queue orders of a batching mode. The last two run in the general engine.
+FCFS = 0  # first come, first served; a preempted request goes to the head
+SHORTEST_PROMPT = 1
+SHORTEST_PREDICTED = 2  # by predicted output tokens
+PRIORITY = 4  # vLLM's policy: smaller is more urgent, in admission and, from the other end, in eviction
+EARLIEST_DEADLINE = 3  # by the latest start that still meets the TTFT objective; hopeless ones last
+LONGEST_PROMPT = 5  # bad on purpose
+ORACLE_SHORTEST = 6  # by true output tokens that are left
+FAIR = 7  # the client that has been served least (VTC)
+MLFQ = 8  # the highest level of a skip-join multi-level feedback queue
+ORDER_NAMES = (
+    "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority", "longest-prompt",
+    "oracle-shortest", "fair", "mlfq",
+)  # fmt: skip
+FIRST_SCANNED = FAIR  # from here on the queue is a list, and whoever is next is looked for
+
+# What shares an iteration.
+MIXED = 0  # decodes, and chunks of prompts
+PREFILL_FIRST = 1  # whole prompts alone while any can be admitted, decodes otherwise
+WHOLE_PROMPTS = 2  # decodes, and whole prompts
+BATCH_NAMES = ("mixed", "prefill-first", "whole-prompts")
+
+# How much KV cache an admission looks for.
+AS_NEEDED = 0  # what the prompt takes
+PROJECTED = 1  # what all running requests will hold at every time that one of them ends
+RESERVED = 2  # the most outputs that anybody may have
+ORACLE_PROJECTED = 3  # the same with true lengths
+ORACLE_RESERVED = 4
+MEMORY_NAMES = ("as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved")
+
+CLIENT_NAMES = ("class", "session")  # who is served fairly
+CLIENTS = 16  # counters of a replica; sessions share the first 15 by number modulo 15
+
+NOBODY = -1  # no request
+SEEN_FIELDS = 8  # numbers of a replica that decisions see
+SEEN_FREE_BLOCKS = 2  # the place of one of them
+HORIZONS_S = (1.0, 10.0, 60.0)  # of the recent arrival counts
+BINS = 60  # whole seconds over which the Fano factor of arrivals is taken
