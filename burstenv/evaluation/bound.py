@@ -9,29 +9,33 @@ serves within both objectives. Whatever the policy, these hold:
 2. *Once.* ``sum over r of x[j, r] <= 1``.
 3. *Time.* Every iteration of replica r takes at least ``a + p P + b D + c K + h A`` for P prefill tokens, D decodes
    that read K context tokens, and prefill attention A (``Floor``; exact for the hinge form above its floor, a
-   supporting line of the tables). Its context fits into the KV cache, so ``K <= C`` tokens and ``a >= a K / C``.
-   Summing over the iterations that serve request j, they take at least
+   supporting line of the tables). What request j adds to its own iterations is at least
 
-       prefill_j = p P_j + h P_j (P_j + 1) / 2   and   decode_j = sum over k of b + (c + a / C) (P_j + k - 1),
+       prefill_j = p P_j + h P_j (P_j + 1) / 2   and   decode_j = sum over k of w_jk,   w_jk = b + c (P_j + k - 1),
 
-   k from 1 to outputs - 1. Recomputation only adds to it. With prefix caching only the tokens count that no request of
-   the same stream could share, in prefill and in what is held (but c counts all that is read).
+   k from 1 to n_j = outputs - 1. Recomputation only adds to it. With prefix caching only the tokens count that no
+   request of the same stream could share, in prefill and in what is held (but c counts all that is read).
+   All in an iteration share its ``a``, and there cannot be few iterations, for two reasons. *Memory*: the context of
+   an iteration fits into the KV cache, ``K <= C`` tokens, so there are at least ``sum of K / C``. *Pace*: who attains a
+   TPOT objective t_j is in n_j iterations or more that take ``n_j t_j`` together, so what happens in them beside the
+   fixed part takes ``n_j (t_j - a)`` at most. Weigh this by any l_j >= 0 and sum over requests; L_i be the sum of the
+   l_j in iteration i, W_i that of their w. As ``1 >= 2 sqrt(L_i W_i) - L_i W_i``, and ``sqrt(L_i W_i) >= sum of
+   sqrt(l_j w_jk)`` (Cauchy and Schwarz), there are at least ``sum over j of 2 sqrt(l_j) B_j - l_j n_j (t_j - a)``
+   iterations, B_j being the sum of ``sqrt(w_jk)``; with the best l_j that is ``sum over j of B_j^2 / (n_j (t_j - a))``.
+   Large batches are slow, so a tight pace means many iterations.
 4. *Windows.* An attained request is prefilled between its arrival and its TTFT deadline, and all done by that plus
-   (outputs - 1) x TPOT objective. A replica's iterations do not overlap, so for every interval [s, e] what has to
-   happen inside adds up to no more than e - s. Replicas of one kind share their intervals' time.
+   ``n_j t_j``. A replica's iterations do not overlap, so what has to happen fits, piece by piece, into the time that
+   there is. Replicas of one kind share theirs.
 
-The largest sum of rewards under 1 to 4 is a linear program. Its dual gives an upper bound for *any* prices y >= 0 on
-intervals (weak duality; the idea of bounds by information relaxation with penalties, Brown, Smith and Sun, Operations
-Research 2010, and of time-indexed relaxations in scheduling, Queyranne and Schulz, 1994):
-
-    sum over j of max(0, max over r of (g_j - priced time of j on r)) + sum over intervals of y (e - s) replicas.
-
-So no solver has to be trusted: prices are improved by subgradients for a while, and the best value found is the bound.
+The largest sum of rewards under 1 to 4 is a linear program in which work may be put anywhere into its window, and both
+counts of iterations are constraints of their own. Its dual bounds it for *any* prices of machine time (``prices.py``;
+the idea of bounds by information relaxation with penalties, Brown, Smith and Sun, Operations Research 2010, and of
+time-indexed relaxations in scheduling, Queyranne and Schulz, 1994).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,11 +44,11 @@ from numpy.typing import NDArray
 from burstenv.cluster import Cluster
 from burstenv.cluster.latency import HINGE
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.prices import Work, most_earned
 
 Array = NDArray[np.float64]
-STEPS = 400  # of the search for prices
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
-ENDS = 128  # of intervals, at quantiles of arrivals and deadlines
+STEPS = 600  # of the search for prices
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the shortest iteration that count as its fixed part
 _SLACK = 1e-6  # single precision of the objectives
 
 
@@ -61,6 +65,7 @@ class Floor:
         least_s: The shortest iteration.
         cache_tokens: C.
         longest: Model length [tokens].
+        caching: Whether a recomputation may find its tokens in a prefix cache.
     """
 
     iteration_s: float
@@ -71,19 +76,23 @@ class Floor:
     least_s: float
     cache_tokens: int
     longest: int
+    caching: bool = False
 
     @classmethod
     def of(cls, replica: Any, share: float = 1.0) -> Floor:
-        """Return a bound for a REPLICA record; ``share`` of the shortest dense time of a table goes to a."""
+        """Return a bound for a REPLICA record, with ``share`` of its shortest dense time in a."""
         cache, longest = int(replica["num_blocks"] * replica["block_size"]), int(replica["max_model_len"])
         host_s, sequence_s = float(replica["per_iteration_s"]), float(replica["per_sequence_s"])
         if replica["latency_kind"] == HINGE:
             h = [float(replica[f"h{k}_s"]) for k in range(6)]
             if min(h) < 0.0:
                 return cls(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, cache, longest)
+            flat = max(0.0, (h[0] - h[1]) * share)  # max(h0, h1 + h2 x) lies above lines between its two pieces
+            slope = h[2] * (1.0 - flat / (h[0] - h[1])) if flat > 0.0 else h[2]
             return cls(
-                h[1] + host_s, h[2], h[2] + h[5] + sequence_s, h[4], h[3], max(h[0], h[1]) + host_s, cache, longest
-            )
+                h[1] + flat + host_s, slope, slope + h[5] + sequence_s, h[4], h[3], max(h[0], h[1]) + host_s,
+                cache, longest,
+            )  # fmt: skip
         return cls._of_tables(replica, share, cache, longest)
 
     @classmethod
@@ -148,7 +157,8 @@ class _Costs:
     """What requests cost on one kind of replica, (n,) each; infinite where objectives cannot be met."""
 
     prefill_s: Array
-    decode_s: Array
+    decode_s: Array  # iterations counted by memory
+    paced_s: Array  # the same, iterations counted by pace
     possible: NDArray[np.bool_]
 
 
@@ -175,8 +185,9 @@ def _costs(floor: Floor, requests: NDArray[Any], shared: Array) -> _Costs:
     prefill_s = floor.prefill_s * computed + floor.attention_s * np.maximum(0.0, attention)
     positions = steps * (steps - 1.0) / 2.0  # sum of k - 1
     read, held = steps * prompt + positions, steps * (prompt - shared) + positions
-    holding_s = floor.iteration_s / floor.cache_tokens
-    decode_s = floor.decode_s * steps + floor.context_s * read + holding_s * np.maximum(0.0, held)
+    own_s = floor.decode_s * steps + floor.context_s * read
+    decode_s = own_s + floor.iteration_s * np.maximum(0.0, held) / floor.cache_tokens
+    paced_s = own_s + floor.iteration_s * _by_pace(floor, requests, steps)
     alone_s = np.maximum(floor.least_s, floor.iteration_s + prefill_s)
     each_s = np.maximum(floor.least_s, floor.iteration_s + floor.decode_s + floor.context_s * prompt)
     possible = (
@@ -185,7 +196,27 @@ def _costs(floor: Floor, requests: NDArray[Any], shared: Array) -> _Costs:
         & (alone_s <= requests["ttft_slo_s"] * (1.0 + _SLACK) + _SLACK)
         & ((steps == 0.0) | (each_s <= requests["tpot_slo_s"] * (1.0 + _SLACK) + _SLACK))
     )
-    return _Costs(prefill_s, decode_s, possible)
+    return _Costs(prefill_s, decode_s, paced_s, possible)
+
+
+def _by_pace(floor: Floor, requests: NDArray[Any], steps: Array) -> Array:
+    """Return how many iterations decoding requests at their pace counts for: ``B^2 / (n (t - a))``."""
+    step_s, context_s = floor.decode_s, floor.context_s
+    # A token may also come of a recomputation after a preemption. That takes two tokens of prefill at least, or, with
+    # prefix caching, one whose context is read.
+    if floor.caching:
+        step_s, context_s = min(step_s, floor.prefill_s), min(context_s, floor.attention_s)
+    elif floor.prefill_s < max((step_s + context_s) / 2.0, context_s):
+        step_s, context_s = min(step_s, floor.prefill_s), 0.0
+    prompt = requests["prompt_tokens"].astype(np.float64)
+    left_s = requests["tpot_slo_s"].astype(np.float64) * (1.0 + _SLACK) + _SLACK - floor.iteration_s
+    if context_s > 0.0:  # the sum of square roots is no less than the integral from one step before
+        low_s = step_s + context_s * np.maximum(0.0, prompt - 1.0)
+        roots = ((low_s + context_s * steps) ** 1.5 - low_s**1.5) / (1.5 * context_s)
+    else:
+        roots = steps * np.sqrt(step_s)
+    paced = (steps > 0.0) & (left_s > 0.0) & np.isfinite(left_s)
+    return np.divide(roots**2, steps * left_s, out=np.zeros(len(steps)), where=paced)
 
 
 def _floors(records: NDArray[Any], requests: NDArray[Any]) -> list[Floor]:
@@ -196,7 +227,8 @@ def _floors(records: NDArray[Any], requests: NDArray[Any]) -> list[Floor]:
         cost = _costs(floor, requests, nothing)
         return float((cost.prefill_s + cost.decode_s).sum())
 
-    return [max((Floor.of(record, share) for share in SHARES), key=work_s) for record in records]
+    best = [max((Floor.of(record, share) for share in SHARES), key=work_s) for record in records]
+    return [replace(f, caching=bool(record["prefix_caching"])) for f, record in zip(best, records, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -250,52 +282,15 @@ def upper_bound(cluster: Cluster, requests: NDArray[Any], gains: Array | None = 
     counts = [floors.count(kind) for kind in kinds]
     costs = [_costs(kind, requests, shared) for kind in kinds]
     possible = np.any([cost.possible for cost in costs], axis=0)
-    value = _dual(requests, gain, costs, counts, steps)
+    work = [[Work(c.prefill_s, c.decode_s), Work(c.prefill_s, c.paced_s)] for c in costs]
+    value = most_earned(gain, _windows(requests), work, [c.possible for c in costs], counts, steps)
     return Bound(min(value, float(gain[possible].sum())), float(gain.sum()), int(possible.sum()))
 
 
-def _dual(requests: NDArray[Any], gain: Array, costs: list[_Costs], counts: list[int], steps: int) -> float:
-    """Return the least dual value that was found."""
+def _windows(requests: NDArray[Any]) -> tuple[Array, Array, Array]:
+    """Return when requests arrive, and until when attained ones are prefilled and done [s], (n,) each."""
     arrival_s = requests["arrival_s"].astype(np.float64)
     slack = 1.0 + _SLACK
     first_s = arrival_s + requests["ttft_slo_s"].astype(np.float64) * slack + _SLACK
-    last_s = first_s + np.maximum(0, requests["output_tokens"] - 1) * requests["tpot_slo_s"].astype(np.float64) * slack
-    times = np.concatenate([arrival_s, first_s, last_s])
-    grid = np.unique(np.quantile(times[np.isfinite(times)], np.linspace(0.0, 1.0, ENDS)))  # of ends of intervals
-    count = len(grid)
-    start = np.searchsorted(grid, arrival_s, side="right") - 1  # the last grid time not after the arrival
-    first_end, last_end = (np.minimum(np.searchsorted(grid, at, side="left"), count) for at in (first_s, last_s))
-    length_s = np.maximum(0.0, grid[None, :] - grid[:, None])  # (starts, ends)
-    usable = length_s > 0.0
-    kinds = len(costs)
-    prices = np.zeros((kinds, count, count))
-    mean, square = np.zeros_like(prices), np.zeros_like(prices)
-    best = np.inf
-    # Typical worth of a second, by which steps are measured.
-    spent = np.mean([cost.prefill_s + cost.decode_s for cost in costs], axis=0)
-    worth = float(gain.sum()) / max(float(spent.sum()), 1e-9)
-    for k in range(steps):
-        net = np.zeros(len(gain))
-        chosen = np.full(len(gain), -1)
-        for kind, cost in enumerate(costs):
-            # Price of [s, e] counted for everybody with start >= s and end <= e.
-            sums = np.zeros((count, count + 1))
-            sums[:, :count] = prices[kind].cumsum(axis=0)[:, ::-1].cumsum(axis=1)[:, ::-1]
-            own = gain - cost.prefill_s * sums[start, first_end] - cost.decode_s * sums[start, last_end]
-            better = cost.possible & (own > net)
-            net[better], chosen[better] = own[better], kind
-        value = float(net.sum()) + sum(counts[kind] * float((prices[kind] * length_s).sum()) for kind in range(kinds))
-        best = min(best, value)
-        rate = 0.02 * worth * (1.0 - k / steps)
-        for kind, cost in enumerate(costs):
-            served = chosen == kind
-            asked = np.zeros((count, count + 1))
-            np.add.at(asked, (start[served], first_end[served]), cost.prefill_s[served])
-            np.add.at(asked, (start[served], last_end[served]), cost.decode_s[served])
-            inside = asked[::-1].cumsum(axis=0)[::-1].cumsum(axis=1)[:, :count]
-            slope = np.where(usable, counts[kind] * length_s - inside, 0.0)
-            mean[kind] = 0.9 * mean[kind] + 0.1 * slope  # Adam (Kingma and Ba, 2015)
-            square[kind] = 0.99 * square[kind] + 0.01 * slope**2
-            step = (mean[kind] / (1 - 0.9 ** (k + 1))) / (np.sqrt(square[kind] / (1 - 0.99 ** (k + 1))) + 1e-9)
-            prices[kind] = np.maximum(0.0, prices[kind] - rate * step)
-    return best
+    steps = np.maximum(0, requests["output_tokens"] - 1)
+    return arrival_s, first_s, first_s + steps * requests["tpot_slo_s"].astype(np.float64) * slack

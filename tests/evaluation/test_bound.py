@@ -73,6 +73,24 @@ def test_no_iteration_is_shorter_than_its_floor(kind):
                 assert took_s >= max(least_s, floor.least_s) * (1.0 - 1e-9)
 
 
+def test_a_tight_pace_costs_machine_time():
+    """Batches that a tight TPOT allows are small, so that fewer requests can be attained, and none is beyond it."""
+    n = 400
+    specs = [replica(num_blocks=4000)]
+    shares = []
+    for tpot_s in (1.0, 0.05, 0.03):
+        arrival_s = np.linspace(0.0, 4.0, n)
+        requests = request_array(arrival_s, np.full(n, 100), np.full(n, 60), ttft_slo_s=1.0, tpot_slo_s=tpot_s)
+        cluster = Cluster(specs, (ModeConfig(name="vllm", max_num_seqs=400), *MODES[1:]), num_requests=n)
+        share = upper_bound(cluster, requests).share
+        for policy in (*BASES, f"oracle-lookahead(horizon_s=1000):{BASES[2]}"):
+            cluster.load(0, requests, seed=1)
+            player_of(load_policy(policy), cluster).run()
+            assert cluster.state.environments[0]["attained"] <= share * n + 1e-9
+        shares.append(share)
+    assert shares[0] > shares[1] > shares[2] > 0.0
+
+
 def test_closed_loops_are_refused():
     cluster = Cluster(SPECS, MODES, clients=ClientsConfig.model_validate({"closed_loop": {}}))
     with pytest.raises(BurstenvError, match="closed loops"):
