@@ -27,7 +27,7 @@ AFTER_ABANDONMENT = 2
 AFTER_UPSTREAM_FAILURE = 4
 
 NUMBERS = CLIENT.itemsize // 4  # integers of a client in the pool
-_PATIENCE_S, _THINK_S, _DEADLINE_S, _NEXT_TURN, _KIND, _ATTEMPTS, _REFUSALS, _PLACE = (
+PATIENCE_S, _THINK_S, DEADLINE_S, NEXT_TURN, KIND, ATTEMPTS, REFUSALS, PLACE = (
     CLIENT.fields[name][1] // 4  # type: ignore[index]
     for name in ("patience_s", "think_s", "deadline_s", "next_turn", "kind", "attempts", "refusals", "place")
 )
@@ -37,7 +37,7 @@ _PATIENCE_S, _THINK_S, _DEADLINE_S, _NEXT_TURN, _KIND, _ATTEMPTS, _REFUSALS, _PL
 
 
 @kernel
-def _client(environment, request_id):
+def client_of(environment, request_id):
     """Return where the numbers of a request's client begin in the pool."""
     return environment.client_base + (request_id - environment.first_request) * NUMBERS
 
@@ -45,7 +45,7 @@ def _client(environment, request_id):
 @kernel
 def follows(environment, pool, request_id):
     """Return whether a request is sent upon the end of the turn before, not at a time of its own."""
-    return pool[_client(environment, request_id) + _KIND] & FOLLOWS != 0
+    return pool[client_of(environment, request_id) + KIND] & FOLLOWS != 0
 
 
 @kernel
@@ -69,15 +69,15 @@ def arrival(environment, pool, number):
 
 @kernel
 def _sooner(environment, pool, a, b):
-    first_s = real_at(pool, _client(environment, a) + _DEADLINE_S)
-    second_s = real_at(pool, _client(environment, b) + _DEADLINE_S)
+    first_s = real_at(pool, client_of(environment, a) + DEADLINE_S)
+    second_s = real_at(pool, client_of(environment, b) + DEADLINE_S)
     return first_s < second_s or (first_s == second_s and a < b)
 
 
 @kernel
 def _put(environment, pool, place, request_id):
     pool[environment.patience_base + place] = request_id
-    pool[_client(environment, request_id) + _PLACE] = place
+    pool[client_of(environment, request_id) + PLACE] = place
 
 
 @outlined
@@ -106,7 +106,7 @@ def next_to_give_up(environment, pool):
     """Return the first deadline [s], infinity for none; its request may long have been answered."""
     if environment.impatient == 0:
         return np.inf
-    return real_at(pool, _client(environment, pool[environment.patience_base]) + _DEADLINE_S)
+    return real_at(pool, client_of(environment, pool[environment.patience_base]) + DEADLINE_S)
 
 
 @kernel
@@ -117,18 +117,19 @@ def deadline_passed(environment, pool):
     if environment.impatient > 0:
         _put(environment, pool, 0, pool[environment.patience_base + environment.impatient])
         _sift(environment, pool, 0)
-    pool[_client(environment, request_id) + _PLACE] = -1
+    pool[client_of(environment, request_id) + PLACE] = -1
     return request_id
 
 
 @kernel
-def _set_deadline(environment, pool, request_id, now_s):
-    client = _client(environment, request_id)
-    deadline_s = now_s + real_at(pool, client + _PATIENCE_S)
+def set_deadline(environment, pool, request_id, now_s):
+    """Let a client whose attempt began at ``now_s`` wait for its patience."""
+    client = client_of(environment, request_id)
+    deadline_s = now_s + real_at(pool, client + PATIENCE_S)
     if deadline_s == np.inf:
         return
-    put_real(pool, client + _DEADLINE_S, deadline_s)
-    place = pool[client + _PLACE]
+    put_real(pool, client + DEADLINE_S, deadline_s)
+    place = pool[client + PLACE]
     if place < 0:  # otherwise the deadline of an attempt before is still there
         place = environment.impatient
         environment.impatient += 1
@@ -160,26 +161,26 @@ def send(environment, pool, requests, request_id, now_s):
     What happened at earlier attempts is forgotten: the record tells of the last one. The arrival stays that of
     the first, because that is when the user began to wait.
     """
-    client = _client(environment, request_id)
+    client = client_of(environment, request_id)
     request = requests[request_id]
-    if pool[client + _ATTEMPTS] == 0:
+    if pool[client + ATTEMPTS] == 0:
         request.arrival_s = now_s
         environment.offered += 1
         environment.offered_weight += request.weight
         environment.arrived_s += now_s
     else:
         reset_request(request)
-    pool[client + _ATTEMPTS] += 1
+    pool[client + ATTEMPTS] += 1
     environment.attempts += 1
-    if pool[client + _ATTEMPTS] == 1 and pool[client + _KIND] & FAILS_UPSTREAM:
+    if pool[client + ATTEMPTS] == 1 and pool[client + KIND] & FAILS_UPSTREAM:
         environment.upstream_failed += 1
         unserved(environment, pool, requests, request_id, now_s, AFTER_UPSTREAM_FAILURE, FAILED)
         return False
-    if pool[client + _ATTEMPTS] == 1:
+    if pool[client + ATTEMPTS] == 1:
         pool[environment.arrival_base + environment.arrivals] = request_id
         environment.arrivals += 1
     request.status = AT_DOOR
-    _set_deadline(environment, pool, request_id, now_s)
+    set_deadline(environment, pool, request_id, now_s)
     return True
 
 
@@ -194,7 +195,7 @@ def _uniform(seed, number, attempt):
 
 
 @kernel
-def _backoff_s(environment, request_id, attempts):
+def backoff_s(environment, request_id, attempts):
     """Return how long a client waits after its attempt number ``attempts``, counted from 1 [s].
 
     ``min(base factor^(attempts - 1), max) (1 - jitter u)``, as in the OpenAI Python library
@@ -214,10 +215,10 @@ def _backoff_s(environment, request_id, attempts):
 def unserved(environment, pool, requests, request_id, now_s, cause, status):
     """Let a client whose attempt came to nothing send again later, or settle its request with ``status``."""
     request = requests[request_id]
-    attempts = pool[_client(environment, request_id) + _ATTEMPTS]
+    attempts = pool[client_of(environment, request_id) + ATTEMPTS]
     if environment.retry_after & cause and attempts <= environment.max_retries:
         request.status = AWAY
-        _will_come(environment, pool, request_id, now_s + _backoff_s(environment, request_id, attempts))
+        _will_come(environment, pool, request_id, now_s + backoff_s(environment, request_id, attempts))
         return
     request.status = status
     request.finish_s = now_s
@@ -237,7 +238,7 @@ def unserved(environment, pool, requests, request_id, now_s, cause, status):
 def refused(environment, pool, requests, request_id, now_s):
     """Tell a client that its request was rejected."""
     environment.refusals += 1
-    pool[_client(environment, request_id) + _REFUSALS] += 1
+    pool[client_of(environment, request_id) + REFUSALS] += 1
     unserved(environment, pool, requests, request_id, now_s, AFTER_REJECTION, REJECTED)
 
 
@@ -247,10 +248,10 @@ def refused(environment, pool, requests, request_id, now_s):
 @outlined
 def turn_ended(environment, pool, requests, request_id, now_s, answered):
     """Let the next turn of a session be sent after think time, or never: the session or the window is over."""
-    turn = pool[_client(environment, request_id) + _NEXT_TURN]
+    turn = pool[client_of(environment, request_id) + NEXT_TURN]
     if turn < 0:
         return
-    send_s = now_s + real_at(pool, _client(environment, environment.first_request + turn) + _THINK_S)
+    send_s = now_s + real_at(pool, client_of(environment, environment.first_request + turn) + _THINK_S)
     if (answered or environment.session_goes_on) and send_s < environment.horizon_s:
         _will_come(environment, pool, environment.first_request + turn, send_s)
         return
@@ -259,7 +260,7 @@ def turn_ended(environment, pool, requests, request_id, now_s, answered):
         request.status = UNSENT
         request.arrival_s = np.nan
         environment.unsent += 1
-        turn = pool[_client(environment, environment.first_request + turn) + _NEXT_TURN]
+        turn = pool[client_of(environment, environment.first_request + turn) + NEXT_TURN]
 
 
 @outlined
@@ -267,9 +268,9 @@ def reset_clients(environment, pool, num_requests, seed):
     """Forget what the clients of an episode did."""
     for k in range(num_requests):
         client = environment.client_base + k * NUMBERS
-        pool[client + _ATTEMPTS] = 0
-        pool[client + _REFUSALS] = 0
-        pool[client + _PLACE] = -1
+        pool[client + ATTEMPTS] = 0
+        pool[client + REFUSALS] = 0
+        pool[client + PLACE] = -1
     environment.client_seed = seed
     environment.coming = 0
     environment.impatient = 0

@@ -15,8 +15,9 @@ the reward counts.
     the predictor leave possible given the tokens that are out, and the arrivals of a stretch of the recent past. It
     leaves its base's own choice only for one that is better by ``margin`` and ``margin_errors`` standard errors.
 
-The causal one copies the engine's present state, all but lengths and arrivals to come. It is refused where a router
-could not know that much: with stale metrics, and with clients whose patience is their own.
+The causal one copies the engine's present state, all but lengths, arrivals to come and what clients have in mind. Where
+metrics are stale it begins with the state at the reading that decisions see, and carries out again what it has decided
+since. It is refused where turns follow upon the answers to those before.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster import Cluster
+from burstenv.cluster import ClientsConfig, Cluster
 from burstenv.cluster.codes import NOBODY
 from burstenv.cluster.lengths import LengthModel
 from burstenv.cluster.rows import put_row, take_row
@@ -182,26 +183,22 @@ class Lookahead:
         policy: A look-ahead, or its text.
 
     Raises:
-        BurstenvError: When the clusters lack a mode, or hide what a causal look-ahead has to know.
+        BurstenvError: When the clusters lack a mode, or a causal look-ahead meets sessions in a closed loop.
     """
 
     def __init__(self, cluster: Cluster, policy: LookaheadPolicy | str):
         self.policy = parse_lookahead(policy) if isinstance(policy, str) else policy
         self.policy.check(cluster.mode_names)
         self._cluster = cluster
-        causal = not self.policy.rule.oracle
-        if causal and (cluster.state.environments["scrape_period_s"] > 0.0).any():
+        self._causal = not self.policy.rule.oracle
+        self._stale = bool((cluster.state.environments["scrape_period_s"] > 0.0).any())
+        if self._causal and cluster.clients is not None and cluster.clients.closed_loop is not None:
             raise BurstenvError(
-                f"{CAUSAL} needs the replicas' present state, and this scenario's metrics are stale; "
-                f"{CLAIRVOYANT} works there, as a yardstick"
-            )
-        if causal and cluster.clients is not None:
-            raise BurstenvError(
-                f"{CAUSAL} cannot know how long clients wait or when they come again, and this scenario's do; "
+                f"{CAUSAL} does not imagine turns that follow upon the answers to those before, as this scenario's do; "
                 f"{CLAIRVOYANT} works there, as a yardstick"
             )
         self._policies = np.concatenate([base.record(cluster.mode_names) for base in self.policy.bases])
-        self._settings = _settings(self.policy)
+        self._settings = _settings(self.policy, cluster.clients)
         self._model = _lengths_of(cluster).arrays()
         n, count = len(cluster.state.environments), cluster.num_replicas
         self.values: NDArray[np.float64] = np.full((n, 1 + count), np.nan)
@@ -209,6 +206,7 @@ class Lookahead:
         self._shortlist = np.zeros(count, np.int8)
         self._moments = np.zeros((2, 1 + count))
         self._room = 0
+        self._readings: dict[int, tuple[Any, ...]] = {}  # with their notes, of those who are played
         self._plans: NDArray[np.int32] = np.zeros((n, 0), np.int32)
         self._make_room()
 
@@ -231,7 +229,22 @@ class Lookahead:
             shared = min(self._room, room)
             plans[:, :shared] = self._plans[:, :shared]
             self._plans, self._room = plans, room
+            self._readings.clear()
         self._arrays = clusters(state)
+
+    def _readings_of(self, i: int) -> tuple[Any, ...]:
+        """Return the readings of cluster ``i`` and the notes about them; what is not used has no room."""
+        from burstenv.policies.clone import clusters
+        from burstenv.policies.readings import NOTES
+
+        if not (self._causal and self._stale):
+            return self._scratch, np.zeros(1, NOTES)
+        if i not in self._readings:
+            state = self._cluster.state
+            block_size = self._cluster.specs[0].block_size
+            three = ClusterState.allocate(3, state.replicas.shape[1], self._room + 1, block_size, state.layout)
+            self._readings[i] = clusters(three), np.zeros(1, NOTES)
+        return self._readings[i]
 
     def forget(self, i: int) -> None:
         """Forget the plan for cluster ``i``, as another episode begins there, or other decisions were taken."""
@@ -242,9 +255,9 @@ class Lookahead:
 
         self._make_room()
         decisions = look_ahead(
-            self._arrays, i, self._scratch, self._marks, self._cluster.modes, self._policies, self._model,
-            self._settings, self._plans[i], self._trial, self._nothing, self.values, self._shortlist, self._moments,
-            self.decisions, max_decisions,
+            self._arrays, i, self._scratch, *self._readings_of(i), self._marks, self._cluster.modes, self._policies,
+            self._model, self._settings, self._plans[i], self._trial, self._nothing, self.values, self._shortlist,
+            self._moments, self.decisions, max_decisions,
         )  # fmt: skip
         return int(decisions)
 
@@ -261,7 +274,12 @@ class Lookahead:
                 that were not tried: all of them at a tick or once the episode is done, and all but the base's own
                 where that loses no request.
             choice: (N,) 0 to reject, 1 + r for replica r, as in the flat action space; -1 at ticks and when done.
+
+        Raises:
+            BurstenvError: For the causal one with stale metrics: it has to have made the decisions before.
         """
+        if self._causal and self._stale:
+            raise BurstenvError(f"{CAUSAL} with stale metrics knows only its own decisions; let it play the episode")
         state = self._cluster.state.environments
         chosen = range(len(state)) if places is None else places
         choices = np.full(len(state), NOBODY, np.int64)
@@ -309,7 +327,8 @@ def _earned(environment: Any, reward: NDArray[np.float64]) -> float:
     return float(np.dot(reward, np.array(parts, np.float64)))
 
 
-def _settings(policy: LookaheadPolicy) -> np.ndarray:
+def _settings(policy: LookaheadPolicy, clients: ClientsConfig | None) -> np.ndarray:
+    from burstenv.policies.futures import PATIENCE_KINDS
     from burstenv.policies.lookahead_kernels import LOOKAHEAD
 
     named = policy.named
@@ -317,6 +336,12 @@ def _settings(policy: LookaheadPolicy) -> np.ndarray:
     for name in ("horizon_s", "margin", "margin_errors", "futures", "replicas", "history_s"):
         settings[name] = named.get(name, 0.0)
     settings["reward"][0, int(named["reward"])] = 1.0
+    patience = None if clients is None else clients.patience
+    if patience is not None:
+        settings["patience_kind"] = PATIENCE_KINDS.index(patience.kind)
+        settings["patience_s"] = patience.seconds or 0.0
+        settings["patience_multiple"] = patience.ttft_multiple or 0.0
+        settings["patience_sigma"] = patience.sigma
     return settings
 
 

@@ -10,15 +10,15 @@ import numpy as np
 
 from burstenv.cluster.clients import follows
 from burstenv.cluster.codes import NOBODY
-from burstenv.cluster.frontdoor import ADMIT, REJECT, apply_decision, next_epoch
+from burstenv.cluster.frontdoor import ADMIT, REJECT
 from burstenv.cluster.kernel import entry, kernel, outlined
 from burstenv.policies.clone import copy_cluster, is_over
-from burstenv.policies.decide import decide
 from burstenv.policies.estimates import expected_ttft_s
-from burstenv.policies.futures import imagine, knows_enough
+from burstenv.policies.futures import imagine_arrivals, imagine_state, knows_enough
+from burstenv.policies.lookahead_steps import UNPLANNED, carry_out, code_of, decide_by, decision_of, go_on
+from burstenv.policies.readings import begin_notes, note_epoch, reading_shown, reconstruct
 
 FUTURE, TRIAL = 0, 1  # clusters of the scratch state
-UNPLANNED = -1
 
 LOOKAHEAD = np.dtype(
     [
@@ -28,32 +28,14 @@ LOOKAHEAD = np.dtype(
         ("futures", "i8"),
         ("replicas", "i8"),  # most replicas that are tried out
         ("history_s", "f8"),  # of the arrivals that futures are made of
+        ("patience_kind", "i8"),  # how clients wait: see futures.PATIENCE_KINDS
+        ("patience_s", "f8"),
+        ("patience_multiple", "f8"),  # of the TTFT objective, in place of the seconds
+        ("patience_sigma", "f8"),
         ("reward", "f8", (4,)),  # worth of an attained request, of its weight, of its kilotokens, of its class value
     ],
     align=True,
 )
-
-
-@outlined
-def _decide(policy, environment, replicas, pool, requests):
-    return decide(policy, environment, replicas, pool, requests)
-
-
-@outlined
-def _go_on(environment, replicas, pool, requests, lazily):
-    next_epoch(environment, replicas, pool, requests, lazily)
-
-
-@outlined
-def _step(environment, replicas, pool, requests, modes, admission, replica, mode, lazily):
-    """Carry out a decision and go on to the next epoch."""
-    apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
-    _go_on(environment, replicas, pool, requests, lazily)
-
-
-@kernel
-def _code(admission, replica, mode):
-    return admission + 4 * (replica + 4096 * mode)
 
 
 @kernel
@@ -80,6 +62,16 @@ def first_open(cluster, i, low):
     environment = cluster[0][i]
     while low < environment.num_requests and is_over(cluster[3][environment.first_request + low]):
         low += 1
+    return low
+
+
+@outlined
+def first_needed(cluster, i, low):
+    """Return the number of the first request that a copy needs: from ``low`` on, or that a client waits for."""
+    environment = cluster[0][i]
+    if environment.clients:
+        for k in range(environment.impatient):
+            low = min(low, cluster[2][environment.patience_base + k] - environment.first_request)
     return low
 
 
@@ -122,17 +114,18 @@ def _play(cluster, j, modes, policy, plan, trial, admission, replica, mode):
     first = environment.first_request
     while True:
         if environment.at_door != NOBODY:
-            trial[environment.at_door - first] = _code(admission, replica, mode)
-        _step(environment, replicas, pool, requests, modes, admission, replica, mode, lazily)
+            trial[environment.at_door - first] = code_of(admission, replica, mode)
+        carry_out(environment, replicas, pool, requests, modes, admission, replica, mode)
+        go_on(environment, replicas, pool, requests, lazily)
         if environment.done:
             return
         planned = UNPLANNED
         if environment.at_door != NOBODY:
             planned = plan[environment.at_door - first]
         if planned == UNPLANNED:
-            admission, replica, mode = _decide(policy, environment, replicas, pool, requests)
+            admission, replica, mode = decide_by(policy, environment, replicas, pool, requests)
         else:
-            admission, replica, mode = planned & 3, (planned >> 2) & 4095, planned >> 14
+            admission, replica, mode = decision_of(planned)
 
 
 @outlined
@@ -187,19 +180,19 @@ def _foresee(cluster, i, scratch, marks, modes, policies, settings, plan, trial,
     until_s = environment.now_s + settings.horizon_s
     beyond = first_beyond(cluster, i, until_s)
     high = end if environment.closed_loop else min(end, beyond + 1)
-    admission, replica, mode = _decide(policies[0], environment, cluster[1], cluster[2], cluster[3])
+    admission, replica, mode = decide_by(policies[0], environment, cluster[1], cluster[2], cluster[3])
     copy_cluster(cluster, i, scratch, FUTURE, marks, low, high)
     close_at(scratch, FUTURE, beyond, until_s)
     reward = settings.reward
     base_replica, base_mode = replica, mode
     if plan[number] != UNPLANNED:
         code = plan[number]
-        admission, replica, mode = code & 3, (code >> 2) & 4095, code >> 14
+        admission, replica, mode = decision_of(code)
     own = 0 if admission == REJECT else 1 + replica
     for k in range(low, high):
         trial[k] = UNPLANNED
     best, lost = try_out(scratch, marks, low, high, modes, policies[0], plan, trial, reward, admission, replica, mode)
-    best_code = _code(admission, replica, mode)
+    best_code = code_of(admission, replica, mode)
     values[i, own] = best
     _note(plan, trial, number, high)
     if lost == 0:
@@ -227,7 +220,7 @@ def _foresee(cluster, i, scratch, marks, modes, policies, settings, plan, trial,
                 values[i, c] = value
             if value > best + margin:
                 best = value
-                best_code = _code(a, r, base_mode if p == -1 else policies[p].mode)
+                best_code = code_of(a, r, base_mode if p == -1 else policies[p].mode)
                 _note(plan, trial, number, high)
                 if missed == 0:
                     return best_code
@@ -235,35 +228,55 @@ def _foresee(cluster, i, scratch, marks, modes, policies, settings, plan, trial,
 
 
 @outlined
-def _imagined(cluster, i, scratch, marks, model, settings, low, number, future):
-    """Put an imagined future into the scratch state; returns the number behind its last request."""
+def _imagined(
+    cluster, i, scratch, readings, notes, marks, modes, policy, model, settings, decided, role, low, future
+):  # fmt: skip
+    """Put an imagined future into the scratch state; returns the number behind its last request, -1 without one.
+
+    It begins with the present state, or, where metrics are stale, with the one that was read last: from there what has
+    been decided since is carried out again, upon imagined lengths.
+    """
     environment = cluster[0][i]
-    arrived = environment.next_arrival - environment.first_request
-    copy_cluster(cluster, i, scratch, FUTURE, marks, low, arrived)
     seed = np.uint64(environment.decisions * 1024 + future) * np.uint64(0xD1342543DE82EF95)
-    imagine(cluster, i, scratch, FUTURE, model, seed, low, settings.horizon_s, settings.history_s)
+    if environment.scrape_period_s > 0.0:
+        if not reconstruct(
+            cluster, i, readings, notes, role, scratch, FUTURE, marks, modes, policy, model, settings, decided, seed
+        ):
+            return -1
+    else:
+        arrived = environment.next_arrival - environment.first_request
+        copy_cluster(cluster, i, scratch, FUTURE, marks, low, arrived)
+        imagine_state(scratch, FUTURE, model, settings, seed, low, arrived)
+    imagine_arrivals(cluster, i, scratch, FUTURE, model, settings, seed)
     return scratch[0][FUTURE].num_requests
 
 
 @outlined
 def _weigh(
-    cluster, i, scratch, marks, modes, policies, model, settings, trial, nothing, values, shortlist, moments, low
-):
+    cluster, i, scratch, readings, notes, marks, modes, policies, model, settings,
+    decided, trial, nothing, values, shortlist, moments, low,
+):  # fmt: skip
     """Choose for the request at the door by what imagined futures earn; returns the choice's code.
 
     Every choice meets the same futures, so that what differs is the choice.
     """
     environment = cluster[0][i]
     reward, futures = settings.reward, settings.futures
-    number = environment.at_door - environment.first_request
-    admission, replica, mode = _decide(policies[0], environment, cluster[1], cluster[2], cluster[3])
-    base = _code(admission, replica, mode)
+    admission, replica, mode = decide_by(policies[0], environment, cluster[1], cluster[2], cluster[3])
+    base = code_of(admission, replica, mode)
     own = 0 if admission == REJECT else 1 + replica
-    if not knows_enough(environment):
+    role = reading_shown(environment, notes)
+    if not knows_enough(environment) or role < 0:
         return base
+    if environment.scrape_period_s > 0.0:
+        low = notes.low[role]
     total, lost = 0.0, 0
     for future in range(futures):
-        high = _imagined(cluster, i, scratch, marks, model, settings, low, number, future)
+        high = _imagined(
+            cluster, i, scratch, readings, notes, marks, modes, policies[0], model, settings, decided, role, low, future
+        )
+        if high < 0:
+            return base
         value, missed = try_out(
             scratch, marks, low, high, modes, policies[0], nothing, trial, reward, admission, replica, mode
         )
@@ -278,7 +291,11 @@ def _weigh(
         moments[0, c] = 0.0
         moments[1, c] = 0.0
     for future in range(futures):
-        high = _imagined(cluster, i, scratch, marks, model, settings, low, number, future)
+        high = _imagined(
+            cluster, i, scratch, readings, notes, marks, modes, policies[0], model, settings, decided, role, low, future
+        )
+        if high < 0:
+            return base
         own_value, missed = try_out(
             scratch, marks, low, high, modes, policies[0], nothing, trial, reward, admission, replica, mode
         )
@@ -299,13 +316,14 @@ def _weigh(
         error = np.sqrt(variance / max(1, futures - 1))
         if mean > best and mean > settings.margin + settings.margin_errors * error:
             best = mean
-            chosen = _code(REJECT, replica, mode) if c == 0 else _code(ADMIT, c - 1, mode)
+            chosen = code_of(REJECT, replica, mode) if c == 0 else code_of(ADMIT, c - 1, mode)
     return chosen
 
 
 @outlined
 def _choose(
-    cluster, i, scratch, marks, modes, policies, model, settings, plan, trial, nothing, values, shortlist, moments, low
+    cluster, i, scratch, readings, notes, marks, modes, policies, model, settings,
+    plan, trial, nothing, values, shortlist, moments, low,
 ):  # fmt: skip
     for k in range(values.shape[1]):
         values[i, k] = np.nan
@@ -314,13 +332,14 @@ def _choose(
             cluster, i, scratch, marks, modes, policies, settings, plan, trial, nothing, values, shortlist, low
         )
     return _weigh(
-        cluster, i, scratch, marks, modes, policies, model, settings, trial, nothing, values, shortlist, moments, low
-    )
+        cluster, i, scratch, readings, notes, marks, modes, policies, model, settings,
+        plan, trial, nothing, values, shortlist, moments, low,
+    )  # fmt: skip
 
 
 @entry
 def look_ahead(
-    cluster, i, scratch, marks, modes, policies, model, settings,
+    cluster, i, scratch, readings, notes, marks, modes, policies, model, settings,
     plan, trial, nothing, values, shortlist, moments, out, max_decisions,
 ):  # fmt: skip
     """Run cluster ``i`` under look-ahead, for ``max_decisions`` or to its end; returns how many decisions were made.
@@ -331,12 +350,15 @@ def look_ahead(
         cluster: What ``clone.clusters`` returns of the state.
         i: Which cluster; a decision epoch, or the beginning of an episode.
         scratch: The same of a state of two clusters with room for as many requests, and ``MOST_ARRIVALS`` more.
+        readings: The same of a state of three, for what was read of cluster ``i``; with fresh metrics it is not used.
+        notes: (1,) NOTES, about the readings; written.
         marks: See ``clone.id_marks``.
         modes: (R, M) MODE.
         policies: (P,) POLICY; the first is the base.
         model: ``LengthModel.arrays``.
         settings: (1,) LOOKAHEAD; without futures the true one is looked at.
-        plan: (E,) int32, decisions by request, ``UNPLANNED`` for none; written by the clairvoyant.
+        plan: (E,) int32, decisions by request, ``UNPLANNED`` for none; written: by the clairvoyant those to come, by
+            the causal one those that were taken.
         trial: (E,) int32, written.
         nothing: (E,) int32, all ``UNPLANNED``.
         values: (N, 1 + R) float64, what each choice is worth in the last decision, NaN where it was not tried; written.
@@ -347,23 +369,34 @@ def look_ahead(
     """
     environment, replicas, pool, requests = cluster[0][i], cluster[1], cluster[2], cluster[3]
     if environment.decisions == 0 and environment.offered == 0:
-        _go_on(environment, replicas, pool, requests, False)
+        go_on(environment, replicas, pool, requests, False)
+    causal = settings[0].futures > 0
+    reads = causal and environment.scrape_period_s > 0.0
+    if reads and environment.decisions == 0:
+        begin_notes(notes[0], plan)
     decisions = 0
-    low = 0
+    unsettled = 0
     while not environment.done:
+        unsettled = first_open(cluster, i, unsettled)
+        low = first_needed(cluster, i, unsettled)
+        if reads:
+            note_epoch(cluster, i, readings, notes[0], marks, modes, plan, low)
         if environment.at_door == NOBODY:
-            admission, replica, mode = _decide(policies[0], environment, replicas, pool, requests)
+            admission, replica, mode = decide_by(policies[0], environment, replicas, pool, requests)
         else:
-            low = first_open(cluster, i, low)
+            number = environment.at_door - environment.first_request
             code = _choose(
-                cluster, i, scratch, marks, modes, policies, model, settings[0],
+                cluster, i, scratch, readings, notes[0], marks, modes, policies, model, settings[0],
                 plan, trial, nothing, values, shortlist, moments, low,
             )  # fmt: skip
-            admission, replica, mode = code & 3, (code >> 2) & 4095, code >> 14
+            if reads:
+                plan[number] = code
+            admission, replica, mode = decision_of(code)
         out[i, 0], out[i, 1], out[i, 2] = admission, replica, mode
         if decisions >= max_decisions:
             return decisions
-        _step(environment, replicas, pool, requests, modes, admission, replica, mode, False)
+        carry_out(environment, replicas, pool, requests, modes, admission, replica, mode)
+        go_on(environment, replicas, pool, requests, False)
         decisions += 1
         if decisions >= max_decisions:
             return decisions

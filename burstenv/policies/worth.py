@@ -20,14 +20,8 @@ from burstenv.policies.clone import clusters, copy_cluster, id_marks
 from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import fits
-from burstenv.policies.lookahead_kernels import (
-    FUTURE,
-    UNPLANNED,
-    close_at,
-    first_beyond,
-    first_open,
-    try_out,
-)
+from burstenv.policies.lookahead_kernels import FUTURE, close_at, first_beyond, first_needed, first_open, try_out
+from burstenv.policies.lookahead_steps import UNPLANNED
 
 ATTAINMENT = np.array([1.0, 0.0, 0.0, 0.0])  # as lookahead_kernels.LOOKAHEAD has it
 
@@ -56,7 +50,7 @@ def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, no
     random = environment.rng
     round_robin = environment.round_robin
     bucket_tokens, bucket_s = environment.bucket_tokens, environment.bucket_s
-    low = first_open(cluster, i, 0)
+    low = first_needed(cluster, i, first_open(cluster, i, 0))
     beyond = first_beyond(cluster, i, environment.now_s + horizon_s)
     end = environment.num_requests
     high = end if environment.closed_loop else min(end, beyond + 1)

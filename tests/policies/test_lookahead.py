@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from burstenv.cluster import Cluster, ModeConfig
-from burstenv.cluster.codes import REJECTED
+from burstenv.cluster import ClientsConfig, Cluster, ModeConfig, draw_clients
+from burstenv.cluster.codes import REJECTED, RUNNING
 from burstenv.envs.play import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import Lookahead, load_policy
@@ -126,9 +126,99 @@ def test_nonsense_is_refused(text, says):
         load_policy(text)
 
 
-def test_where_a_router_could_not_know_the_state_the_causal_one_is_refused():
-    cluster = Cluster(SPECS, MODES)
-    cluster.see_stale(0.1, 1.0, False)
-    with pytest.raises(BurstenvError, match="stale"):
-        Lookahead(cluster, f"lookahead:{BASE}")
-    Lookahead(cluster, f"oracle-lookahead:{BASE}")
+def stale_cluster(requests: np.ndarray, kind: str, patience: str | None) -> Cluster:
+    """Metrics read every 0.4 s and 0.1 s late; with clients, if any, that wait for 0.6 s (in the mean)."""
+    config = None
+    if patience is not None:
+        config = ClientsConfig.model_validate({"patience": {"kind": patience, "seconds": 0.6}})
+    cluster = Cluster(CLUSTERS[kind], MODES, num_requests=len(requests) + 7, clients=config)
+    cluster.see_stale(0.1, 0.4, False)
+    clients = None if config is None else draw_clients(config, requests, seed=1)
+    cluster.load(0, requests, seed=1, clients=clients)
+    return cluster
+
+
+@pytest.mark.parametrize("kind", CLUSTERS)
+@pytest.mark.parametrize("patience", [None, "fixed"])
+def test_what_happened_since_a_reading_is_reconstructed(kind, patience):
+    """Where nothing has to be imagined, the present that is reconstructed is the present."""
+    requests = episode(11, n=200)
+    requests["predicted_tokens"] = requests["output_tokens"]
+    cluster = stale_cluster(requests, kind, patience)
+    ahead = Lookahead(cluster, f"lookahead(horizon_s=0.1,futures=1,margin=0,margin_errors=0):{BASE}")
+    state = cluster.state
+    cluster.next_epoch(0)
+    compared = 0
+    while not cluster.done(0):
+        decision = ahead.decision(0)
+        if np.isfinite(ahead.values).any():
+            environments, replicas, _, imagined = ahead._scratch[:4]
+            assert environments[0]["at_door"] - environments[0]["first_request"] == cluster.at_door(0)
+            np.testing.assert_array_equal(replicas[:2]["fresh"], state.replicas[0]["fresh"])
+            np.testing.assert_array_equal(replicas[:2]["shown"], state.replicas[0]["shown"])
+            assert environments[0]["attained"] == state.environments["attained"][0]
+            arrived = int(state.environments["next_arrival"][0])
+            open_ = np.flatnonzero(state.requests[0, :arrived]["status"] <= RUNNING)
+            for name in ("status", "replica", "first_token_s", "preemptions"):
+                np.testing.assert_array_equal(imagined[open_][name], state.requests[0, open_][name])
+            compared += 1
+        cluster.decide(0, *decision)
+        cluster.next_epoch(0)
+    assert compared > 50
+
+
+@pytest.mark.parametrize("patience", [None, "exponential"])
+def test_with_stale_metrics_the_present_stays_hidden(patience):
+    requests = episode(5, n=240, span_s=6.0)
+    policy = f"lookahead(horizon_s=2,futures=3,margin=0):{BASE}"
+    stakes = 0
+    for decisions in (90, 130, 170):
+        seen = []
+        for hidden in (False, True):
+            cluster = stale_cluster(requests, "fast", patience)
+            ahead = Lookahead(cluster, policy)
+            ahead.run(0, decisions)
+            environment = cluster.state.environments[0]
+            if hidden:  # what happens between the reading and now is another thing, and so is what is to come
+                for r in range(2):
+                    cluster.advance(0, r, float(environment["now_s"]) + 0.2)
+                coming = cluster.state.requests[0, int(environment["next_arrival"]) :]
+                coming["output_tokens"] *= 3
+                coming["prompt_tokens"] = 7
+                if patience is not None:
+                    cluster.state.clients(0)["patience_s"][int(environment["next_arrival"]) :] = 0.01
+            ahead.decision(0)
+            seen.append(ahead.values[0].copy())
+        np.testing.assert_array_equal(*seen)
+        stakes += int(np.isfinite(seen[0]).sum() > 1)
+    assert stakes > 0
+
+
+def test_it_plays_where_clients_come_again():
+    requests = episode(9, n=240, span_s=4.0)
+    config = ClientsConfig.model_validate(
+        {"patience": {"kind": "lognormal", "ttft_multiple": 2.0}, "retries": {"after": ["rejection", "abandonment"]}}
+    )
+    counts = []
+    for delay_s, period_s in ((0.0, 0.0), (0.1, 0.4)):
+        cluster = Cluster(SPECS, MODES, num_requests=len(requests), clients=config)
+        cluster.see_stale(delay_s, period_s, False)
+        for _ in range(2):
+            cluster.load(0, requests, seed=1, clients=draw_clients(config, requests, seed=1))
+            player_of(load_policy(f"lookahead(horizon_s=1,futures=2):{BASE}"), cluster).run()
+            environment = cluster.state.environments[0]
+            counts.append([int(environment[name]) for name in ("attained", "late", "rejected", "attempts")])
+            assert sum(counts[-1][:3]) == len(requests)
+    assert counts[0] == counts[1]
+    assert counts[2] == counts[3]
+
+
+def test_what_it_cannot_know_is_said():
+    cluster = stale_cluster(episode(3), "fast", None)
+    cluster.next_epoch(0)
+    with pytest.raises(BurstenvError, match="only its own decisions"):
+        Lookahead(cluster, f"lookahead:{BASE}").ask()
+    loops = Cluster(SPECS, MODES, clients=ClientsConfig.model_validate({"closed_loop": {}}))
+    with pytest.raises(BurstenvError, match="answers to those before"):
+        Lookahead(loops, f"lookahead:{BASE}")
+    Lookahead(loops, f"oracle-lookahead:{BASE}")
