@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from burstenv.cli.common import Commands, add_command, add_policy_file, emit, load_policy_files, progress_bar
@@ -19,6 +20,9 @@ def register(commands: Commands) -> None:
         help="measure the room for judgement, without a name of all: defaults, best composite, foresight, bound",
     )
     sub.add_argument("--episodes", type=int, default=9, help="of --headroom (default: %(default)s)")
+    sub.add_argument("--horizon", type=float, metavar="S", help="of --headroom: how far foresight looks (default: 5)")
+    sub.add_argument("--passes", type=int, help="of --headroom: times foresight plans an episode (default: 1)")
+    sub.add_argument("--out", help="of --headroom: folder for what is found, a YAML file for each scenario")
     sub.add_argument("--load", type=float, help="of --headroom (default: the scenario's)")
     sub.add_argument("--workers", type=int, help="processes of --headroom (default: the cores)")
 
@@ -59,7 +63,7 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 def _headroom(arguments: argparse.Namespace) -> int:
     from burstenv.config import shipped
     from burstenv.envs.scenario import load_scenario
-    from burstenv.evaluation.headroom import measure_headroom, table
+    from burstenv.evaluation.headroom import HORIZON_S, PASSES, measure_headroom, table
     from burstenv.evaluation.workers import available_cores
 
     workers = available_cores() if arguments.workers is None else arguments.workers
@@ -70,9 +74,13 @@ def _headroom(arguments: argparse.Namespace) -> int:
             arguments.episodes,
             load=arguments.load,
             workers=workers,
+            horizon_s=HORIZON_S if arguments.horizon is None else arguments.horizon,
+            passes=PASSES if arguments.passes is None else arguments.passes,
             progress=progress_bar(name, "run"),
         )
         measured.append(one)
+        if arguments.out is not None:
+            one.write(Path(arguments.out) / f"{one.scenario}.yaml")
         if not arguments.json:
             print("\n".join(one.lines()), flush=True)  # as they come: all take a while
     lines = table(measured) if len(measured) > 1 else []

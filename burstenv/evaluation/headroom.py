@@ -4,26 +4,32 @@ Every policy meets the same held-out episodes at the scenario's own load, and ev
 interval by blocks of days. ``best`` is the policy tuned for the scenario where one is shipped for it; else the best of
 ``CANDIDATES`` on validation episodes. Foresight is the look-ahead that sees the true future over the best composite:
 what it reaches can be reached, so the room measured is never too large; a better use of foresight may find more.
+What was measured for the shipped scenarios is data, ``configs/headroom/``, of which docs/scenarios.md is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from burstenv.envs.scenario import Scenario
+from burstenv.config import Config, shipped
+from burstenv.config import load as load_config
+from burstenv.envs.scenario import Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.bound import upper_bound
 from burstenv.evaluation.episodes import draw_episode
 from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.scorer import Scorer
 from burstenv.evaluation.statistics import paired_difference
-from burstenv.evaluation.tuned import shipped_tuned
+from burstenv.evaluation.tuned import scenario_digest, shipped_tuned
 from burstenv.evaluation.workers import run_tasks
+from burstenv.files import write_atomic
 from burstenv.policies import load_policy
 
 DEFAULTS = ("always/round-robin/vllm", "always/jsq/vllm")
@@ -37,19 +43,20 @@ CANDIDATES = (
     "size-aware-kv(limit=1.666,prompt=0.04456,output=0.5339)/expected-ttft/edf-256",
     "size-aware-kv(limit=1.557,prompt=0.219,output=0.3951)/expected-ttft/sarathi-256",
 )
-HORIZON_S = 20.0
+FOLDER = "headroom"  # of configs/, by scenario
+HORIZON_S = 5.0
+PASSES = 1
 REPLICAS = 4  # that foresight tries out for each request
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Config):
     """Attainment of one policy, and what it adds to the one before it.
 
     Attributes:
         name: ``round-robin``, ``jsq``, ``best``, ``foresight`` or ``bound``.
         policy: Its policy; empty for the bound.
         attainment: Mean over episodes.
-        gain: Mean paired difference from the step before; from round robin for the first two.
+        gain: Mean paired difference from the step before; from round robin for the first three.
         low: Lower end of the gain's 95 % interval; None where the episodes are of one day.
         high: Upper end.
     """
@@ -69,25 +76,30 @@ class Step:
         return f"{100 * self.gain:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
-@dataclass(frozen=True)
-class Headroom:
+class Headroom(Config):
     """What was measured.
 
     Attributes:
         scenario: Name of the scenario.
         version: Its version.
+        scenario_sha256: Digest of all that fixes the task.
         split: Split of the episodes.
         load: Share of capacity.
-        episodes: How many.
+        episodes: How many: those of seeds 0 on.
+        horizon_s: How far foresight looked [s].
+        passes: How often it planned each episode.
         tuned: Whether ``best`` was tuned for the scenario.
         steps: From the defaults up.
     """
 
     scenario: str
     version: int
+    scenario_sha256: str
     split: str
     load: float
     episodes: int
+    horizon_s: float
+    passes: int
     tuned: bool
     steps: tuple[Step, ...]
 
@@ -96,9 +108,21 @@ class Headroom:
         """What foresight adds to the best composite."""
         return next(step for step in self.steps if step.name == "foresight")
 
+    @property
+    def command(self) -> str:
+        """The command that measures it again."""
+        return (
+            f"burstenv scenarios {self.scenario} --headroom --episodes {self.episodes} "
+            f"--horizon {self.horizon_s:g} --passes {self.passes}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return it in plain values."""
-        return asdict(self)
+        return self.model_dump(mode="json")
+
+    def write(self, path: str | Path) -> None:
+        """Write it as a file, whole or not at all."""
+        write_atomic(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, default_flow_style=None))
 
     def lines(self) -> list[str]:
         """Return it as lines for people."""
@@ -154,6 +178,7 @@ def measure_headroom(
     load: float | None = None,
     workers: int = 1,
     horizon_s: float = HORIZON_S,
+    passes: int = PASSES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Headroom:
     """Measure a scenario's headroom.
@@ -165,6 +190,7 @@ def measure_headroom(
         load: Share of capacity; None: the scenario's own.
         workers: Processes; the numbers do not depend on them.
         horizon_s: How far foresight looks [s].
+        passes: How often it plans each episode.
         progress: Called with tasks done and tasks in all.
 
     Raises:
@@ -177,7 +203,7 @@ def measure_headroom(
     best, tuned = best_composite(scenario, load, episodes)
     mode = "vllm" if "vllm" in scenario.mode_names else scenario.mode_names[0]
     defaults = [f"{policy.rpartition('/')[0]}/{mode}" for policy in DEFAULTS]
-    foresight = f"oracle-lookahead(horizon_s={horizon_s:g},replicas={REPLICAS}):{best}"
+    foresight = f"oracle-lookahead(horizon_s={horizon_s:g},passes={passes},replicas={REPLICAS}):{best}"
     named = {"round-robin": defaults[0], "jsq": defaults[1], "best": best, "foresight": foresight, "bound": ""}
     # The slow ones first, so that no worker is left with one at the end.
     tasks = [_Task(policy, seed) for policy in (foresight, "", best, *defaults) for seed in range(episodes)]
@@ -191,7 +217,10 @@ def measure_headroom(
         days[task.seed] = day
         if progress is not None:
             progress(done, len(tasks))
-    return Headroom(config.name, config.version, split, load, episodes, tuned, _steps(named, found, days))
+    return Headroom(
+        scenario=config.name, version=config.version, scenario_sha256=scenario_digest(config), split=split, load=load,
+        episodes=episodes, horizon_s=horizon_s, passes=passes, tuned=tuned, steps=_steps(named, found, days),
+    )  # fmt: skip
 
 
 def _steps(named: dict[str, str], found: dict[str, dict[int, float]], days: NDArray[np.int64]) -> tuple[Step, ...]:
@@ -200,9 +229,22 @@ def _steps(named: dict[str, str], found: dict[str, dict[int, float]], days: NDAr
     steps = []
     for name, policy in named.items():
         gain = paired_difference(values[name], values[before], days)
-        before = name
-        steps.append(Step(name, policy, float(values[name].mean()), gain.mean, gain.low, gain.high))
+        before = name if name in ("best", "foresight") else before
+        steps.append(
+            Step(
+                name=name, policy=policy, attainment=float(values[name].mean()),
+                gain=gain.mean, low=gain.low, high=gain.high,
+            )
+        )  # fmt: skip
     return tuple(steps)
+
+
+def shipped_headroom(config: ScenarioConfig) -> Headroom | None:
+    """Return what was measured for a shipped scenario; None where there is nothing for it as it is."""
+    if config.name not in shipped(FOLDER):
+        return None
+    found = load_config(Headroom, FOLDER, config.name)
+    return found if found.scenario_sha256 == scenario_digest(config) else None
 
 
 def table(measured: Sequence[Headroom]) -> list[str]:

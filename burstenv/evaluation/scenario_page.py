@@ -12,6 +12,7 @@ from pathlib import Path
 from burstenv.cluster import ClusterConfig, resolve_cluster
 from burstenv.config import load, shipped
 from burstenv.envs.scenario import ScenarioConfig
+from burstenv.evaluation.headroom import Headroom, shipped_headroom
 from burstenv.evaluation.tuned import FOLDER as TUNED
 from burstenv.evaluation.tuned import TunedPolicies, scenario_digest
 from burstenv.files import write_atomic
@@ -39,10 +40,22 @@ validation episodes at each training load. `make tuned` finds all of them anew a
 """
 
 
+_HEADROOM = """\
+## Headroom
+
+How much is there to win, and how much of it is left once heuristics are tuned? Every policy meets the same test
+episodes at the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and
+*foresight*: that composite improved by simulating each choice in the true future
+([`oracle-lookahead`](lookahead.md)). What foresight reaches can be reached, so the room is at least that; no policy
+exceeds the *bound* (`burstenv/evaluation/bound.py`). Attainment in %, gains in points with 95 % intervals by days.
+"""
+ROOM = 0.05  # between the best composite and foresight, that at least half of the suite is to have
+
+
 def page() -> str:
     """Return the page."""
     configs = [load(ScenarioConfig, "scenarios", name) for name in shipped("scenarios")]
-    parts = [_INTRODUCTION, "## All at a glance\n", _overview(configs)]
+    parts = [_INTRODUCTION, "## All at a glance\n", _overview(configs), _headroom(configs)]
     for config in configs:
         parts += [f"## {config.name}\n", f"{' '.join(config.description.split())}\n", _facts(config), _tuned(config)]
     return "\n".join(part for part in parts if part)
@@ -63,6 +76,28 @@ def _overview(configs: Sequence[ScenarioConfig]) -> str:
     head = ["scenario", "version", "replicas", "load", "capacity [1/s]", "`always/jsq/vllm`", "best tuned"]
     note = "The last two columns are attainment on the validation episodes, on which the last one was tuned.\n"
     return "\n".join([_table(head, rows), note])
+
+
+def _headroom(configs: Sequence[ScenarioConfig]) -> str:
+    found = [one for one in map(shipped_headroom, configs) if one is not None]
+    if not found:
+        return ""
+    rows = [_room_of(one) for one in found]
+    head = ["scenario", "episodes", "round robin", "best tuned", "foresight", "bound", "tuning adds", "foresight adds"]
+    wide = sum(one.room.gain >= ROOM for one in found)
+    lines = [
+        f"{wide} of {len(found)} scenarios have {100 * ROOM:g} points or more between the best tuned composite and "
+        f"foresight.\n",
+        "Each row by its own command, which stands in the scenario's section; `make headroom` runs all of them.\n",
+    ]
+    return "\n".join([_HEADROOM, _table(head, rows), *lines])
+
+
+def _room_of(one: Headroom) -> list[str]:
+    steps = {step.name: step for step in one.steps}
+    names = ("round-robin", "best", "foresight", "bound")
+    shares = [f"{100 * steps[name].attainment:.1f}" for name in names]
+    return [f"[{one.scenario}](#{one.scenario})", str(one.episodes), *shares, steps["best"].shown, one.room.shown]
 
 
 def _facts(config: ScenarioConfig) -> str:
@@ -93,8 +128,9 @@ def _facts(config: ScenarioConfig) -> str:
     if config.clients.retries is not None:
         retries = config.clients.retries
         lines.append(f"- clients send again up to {retries.max_retries} times after {' or '.join(retries.after)}")
-    if config.headroom:
-        lines.append(f"- headroom: {config.headroom}")
+    measured = shipped_headroom(config)
+    if measured is not None:
+        lines.append(f"- headroom: `{measured.command}`")
     return "\n".join(lines) + "\n"
 
 
