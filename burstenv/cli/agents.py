@@ -30,6 +30,9 @@ def register(commands: Commands) -> None:
 
     results = add_command(sub, "results", _results, "Print what agents came to in evaluations, as a Markdown table.")
     results.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate`")
+    results.add_argument(
+        "--against", metavar="POLICY", help="a policy that took part (default: the best heuristic of each evaluation)"
+    )
 
     for name in shipped_agents():
         add_command(sub, name, _show, f"Show the card of {name}.").set_defaults(name=name)
@@ -56,7 +59,7 @@ def _results(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.result import EvaluationResult
 
     files = [path / "result.json" if path.is_dir() else path for path in arguments.report]
-    table = agent_table([EvaluationResult.from_json(file) for file in files])
+    table = agent_table([EvaluationResult.from_json(file) for file in files], arguments.against)
     emit(arguments, {"table": table.splitlines()}, [table])
     return 0
 

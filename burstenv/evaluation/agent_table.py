@@ -5,80 +5,95 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.result import EvaluationResult
+from burstenv.evaluation.statistics import paired_difference
 from burstenv.evaluation.text import ABSENT
 from burstenv.policies.network_policy import way_of
 
 HEAD = (
-    "scenario", "load", "agent", "seeds", "attains", "best heuristic", "attains", "ahead [points]", "seeds ahead",
+    "scenario", "load", "agent", "seeds", "attains", "compared with", "attains", "ahead [points]", "seeds ahead",
     "by tokens", "worst prompt lengths",
 )  # fmt: skip
 PROMPTS = "prompt_"
 TOKENS = "token_weighted_attainment"
 
 
-def agent_table(results: Sequence[EvaluationResult]) -> str:
+def agent_table(results: Sequence[EvaluationResult], against: str | None = None) -> str:
     """Return one line for each agent, or group of training seeds, in each result, at its headline load.
+
+    Args:
+        results: Results of ``evaluate``.
+        against: A policy that took part in all of them; None: the best heuristic of each.
 
     A line has the mean over the runs; how far it is ahead of the best heuristic, with a 95 % interval by blocks of
     days; how many runs are ahead; the same by tokens; and the prompt lengths that fare worst against that heuristic.
 
     Raises:
-        BurstenvError: When no result has an agent.
+        BurstenvError: When no result has an agent, or ``against`` took no part in one of them.
     """
-    lines = [line for result in results for line in _lines(result)]
+    for result in results:
+        if against is not None and all(policy["name"] != against for policy in result.policies):
+            raise BurstenvError(f"{against} took no part in the evaluation of {result.scenario}")
+    lines = [line for result in results for line in _lines(result, against)]
     if not lines:
         raise BurstenvError("no agent took part in these evaluations")
     table = [HEAD, tuple("---" for _ in HEAD), *lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
 
 
-def _lines(result: EvaluationResult) -> list[tuple[str, ...]]:
+def _lines(result: EvaluationResult, against: str | None) -> list[tuple[str, ...]]:
     load = result.headline_load
-    grouped = {row["group"]: row for row in result.seeds if row["load"] == load}
-    members = {group: list(row["members"]) for group, row in grouped.items()}
+    members = {row["group"]: list(row["members"]) for row in result.seeds if row["load"] == load}
     taken = {name for names in members.values() for name in names}
-    alone = [row["name"] for row in result.agents if row["name"] not in taken]
-    members.update({name: [name] for name in alone})
-    return [_line(result, load, name, names, grouped.get(name)) for name, names in members.items()]
+    members.update({row["name"]: [row["name"]] for row in result.agents if row["name"] not in taken})
+    other = against or result.best_at(load)["policy"]
+    return [_line(result, load, name, names, other) for name, names in members.items()]
 
 
-def _line(
-    result: EvaluationResult, load: float, name: str, members: Sequence[str], group: Row | None
-) -> tuple[str, ...]:
-    best = result.best_at(load)["policy"]
-    mine = [result.summary_of(member, load)["attainment"] for member in members]
-    theirs = result.summary_of(best, load)["attainment"]
-    ahead = [result.difference(member, load, "best") for member in members]
-    tokens = [result.difference(member, load, "best", TOKENS)["mean"] for member in members]
-    whole = group if group is not None else ahead[0]
+def _line(result: EvaluationResult, load: float, name: str, members: Sequence[str], other: str) -> tuple[str, ...]:
+    days = np.array([row["day"] for row in result.episodes if row["load"] == load and row["policy"] == other])
+    theirs = _episodes(result, load, other, "attainment")
+    mine = np.stack([_episodes(result, load, member, "attainment") for member in members])  # (runs, episodes)
+    by_tokens = np.mean([_tokens(result, load, member) for member in members]) - _tokens(result, load, other)
+    ahead = paired_difference(mine.mean(axis=0), theirs, days)
     return (
         result.scenario,
         f"{load:g}",
         f"`{name}`" if way_of(name) else f"**`{name}`**",
         str(len(members)),
-        f"{100.0 * np.mean(mine):.1f} %",
-        f"`{best}`",
-        f"{100.0 * theirs:.1f} %",
-        _points(whole["mean"]) + _interval(whole["low"], whole["high"]),
-        f"{sum(row['mean'] > 0.0 for row in ahead)} of {len(members)}",
-        _points(float(np.mean(tokens))),
-        _worst_prompts(result, load, members),
+        f"{100.0 * mine.mean():.1f} %",
+        f"`{other}`",
+        f"{100.0 * theirs.mean():.1f} %",
+        _points(ahead.mean) + _interval(ahead.low, ahead.high),
+        f"{int((mine.mean(axis=1) > theirs.mean()).sum())} of {len(members)}",
+        _points(float(by_tokens)),
+        _worst_prompts(result, load, members, other),
     )
 
 
-def _worst_prompts(result: EvaluationResult, load: float, members: Sequence[str]) -> str:
-    """Return the prompt lengths with the lowest difference to the best heuristic, in the mean over runs."""
-    found: dict[str, list[float]] = {}
-    for row in result.groups:
-        if row["load"] == load and row["policy"] in members and row["group"].startswith(PROMPTS):
-            found.setdefault(row["group"].removeprefix(PROMPTS), []).append(row["difference"])
-    if not found:
+def _episodes(result: EvaluationResult, load: float, policy: str, metric: str) -> NDArray[np.float64]:
+    return np.array([row[metric] for row in result.episodes if row["load"] == load and row["policy"] == policy])
+
+
+def _tokens(result: EvaluationResult, load: float, policy: str) -> float:
+    return float(result.summary_of(policy, load)[TOKENS])
+
+
+def _worst_prompts(result: EvaluationResult, load: float, members: Sequence[str], other: str) -> str:
+    """Return the prompt lengths with the lowest difference to another policy, in the mean over runs."""
+    groups = {row["group"] for row in result.groups if row["load"] == load and row["group"].startswith(PROMPTS)}
+    if not groups:
         return ABSENT
-    lengths = min(found, key=lambda key: float(np.mean(found[key])))
-    return f"{lengths.replace('_', ' ')}: {_points(float(np.mean(found[lengths])))}"
+
+    def behind(group: str) -> float:
+        mine = np.mean([result.group(member, load, group)["attainment"] for member in members])
+        return float(mine) - float(result.group(other, load, group)["attainment"])
+
+    worst = min(sorted(groups), key=behind)
+    return f"{worst.removeprefix(PROMPTS).replace('_', ' ')}: {_points(behind(worst))}"
 
 
 def _points(share: float) -> str:

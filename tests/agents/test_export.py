@@ -122,6 +122,11 @@ def test_the_table_of_results_has_a_line_for_each_agent(report, capsys):
         worst, _, points = cells[10].partition(": ")
         group = result.group(agent["name"], result.headline_load, f"prompt_{worst.replace(' ', '_')}")
         assert points == f"{100 * group['difference']:+.1f}"
+    assert main(["agents", "results", str(report), "--against", "agent:tiny-v1"]) == 0
+    itself = capsys.readouterr().out.splitlines()[2]
+    assert "| +0.0 [+0.0, +0.0] | 0 of 1 | +0.0 |" in itself  # the file decides as its run
+    assert main(["agents", "results", str(report), "--against", "never/jsq/vllm"]) == 1
+    assert "never/jsq/vllm took no part in the evaluation of small" in capsys.readouterr().err
 
 
 def test_results_without_an_agent_have_no_table(tmp_path, capsys):
