@@ -19,6 +19,6 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> BurstenvError:
         valid: Every name that would have been right.
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return BurstenvError(f"unknown {kind} {name!r}; {hint}valid: {', '.join(names) or '(none)'}")

@@ -17,7 +17,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement
-from torchrl.envs import GymWrapper, RewardSum, TransformedEnv
+from torchrl.envs import Compose, GymWrapper, InitTracker, RewardSum, TransformedEnv
 from torchrl.modules import MaskedCategorical, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
@@ -55,7 +55,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     made = MaskInObservation(gym.make(args.env_id, scenario=args.scenario, load=2.0, reward="dense"))
-    env = TransformedEnv(GymWrapper(made, categorical_action_encoding=True), RewardSum())
+    env = TransformedEnv(GymWrapper(made, categorical_action_encoding=True), Compose(InitTracker(), RewardSum()))
     env.set_seed(0)
     size, choices = made.observation_space["observation"].shape[0], int(made.action_space.n)  # type: ignore[index]
 

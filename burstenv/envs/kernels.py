@@ -13,6 +13,7 @@ from burstenv.cluster.frontdoor import apply_decision, catch_up, next_epoch
 from burstenv.cluster.kernel import entry, merged
 from burstenv.cluster.staleness import unveil, veil
 from burstenv.envs.actions import decide_with, write_mask
+from burstenv.envs.near import bring_near
 from burstenv.envs.observations import observe
 from burstenv.envs.rewards import pay
 from burstenv.policies.decide import decide
@@ -75,6 +76,7 @@ def step_batch(
         elapsed_s: (N,) float64, time the step took in the cluster, written.
     """
     for i in range(environments.shape[0]):
+        bring_near(environments, replicas, pool, requests, i)
         _step(
             environments, replicas, pool, requests, modes,
             policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s, i,

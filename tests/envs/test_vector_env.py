@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from burstenv.envs.scenario import load_scenario
 from burstenv.envs.vector_env import BurstGPTVectorEnv
 
 N = 3
@@ -57,6 +58,19 @@ def test_same_step_equals_scalar(small_scenario, max_steps, threads):
     for i in range(N):
         kwargs = {} if max_steps is None else {"max_episode_steps": max_steps}
         assert got[i] == scalar_run(small_scenario, 10 + i, actions[:, i], **kwargs)
+
+
+def test_what_is_brought_near_in_large_batches_changes_nothing(small_scenario):
+    scenario = load_scenario(small_scenario)
+    large, *parts = (BurstGPTVectorEnv(n, scenario=scenario, load=2.5) for n in (70, 35, 35))
+    rng = np.random.default_rng(0)
+    started = [large.reset(seed=0)[0], *(env.reset(seed=seed)[0] for env, seed in zip(parts, (0, 35), strict=True))]
+    assert np.array_equal(started[0], np.concatenate(started[1:]))
+    for actions in rng.integers([1, 0, 0], [3, 4, 8], (800, 70, 3)):
+        observations, rewards, *_ = large.step(actions)
+        stepped = [env.step(half) for env, half in zip(parts, np.split(actions, 2), strict=True)]
+        assert np.array_equal(observations, np.concatenate([step[0] for step in stepped]))
+        assert np.array_equal(rewards, np.concatenate([step[1] for step in stepped]))
 
 
 def test_next_step_gives_the_same_transitions(small_scenario):
