@@ -9,12 +9,12 @@ from typing import Any
 from burstenv.agents.config import AgentConfig
 from burstenv.config import shipped
 from burstenv.envs.scenario import Scenario
-from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.tuned import FOLDER, TunedPolicies, load_tuned, shipped_tuned
 from burstenv.policies import parse_composite
 
 TUNED = "tuned"
+UNTUNED = "size-aware-kv/expected-ttft"  # who teaches where nothing was tuned: first or near it all over the suite
 
 
 @lru_cache(maxsize=16)
@@ -35,21 +35,21 @@ def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
 def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
     """Return the configuration with ``load: judged`` and ``batching: tuned`` replaced by what they stand for.
 
-    Raises:
-        BurstenvError: When the scenario has no tuned composites.
+    A scenario that was never tuned for has its first mode.
     """
     changed: dict[str, Any] = {}
     if config.load == "judged":
         changed["load"] = scenario.config.load
     if config.batching == TUNED:
         tuned = tuned_policies(scenario)
-        if tuned is None:
-            raise BurstenvError(
-                f"batching: tuned: scenario {scenario.config.name!r} as it is has no tuned composites in "
-                f"configs/tuned; name one of its modes: {', '.join(scenario.mode_names)}"
-            )
-        changed["batching"] = tuned.at(scenario.config.load).rsplit("/", 1)[1]
+        best = None if tuned is None else tuned.at(scenario.config.load).rsplit("/", 1)[1]
+        changed["batching"] = best or scenario.mode_names[0]
     return config.model_copy(update=changed)
+
+
+def rests_on_tuned(config: AgentConfig) -> bool:
+    """Return whether a recipe asks for the tuned composites of its scenario."""
+    return config.batching == TUNED or (config.warm_start is not None and config.warm_start.policy == TUNED)
 
 
 def is_of_another_version(tuned: TunedPolicies, scenario: Scenario) -> bool:
@@ -68,7 +68,7 @@ def references(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) 
     tuned = tuned_policies(scenario)
     if tuned is not None:
         return {load: tuned.at(load) for load in loads}
-    if config.warm_start is not None and config.warm_start.policy != TUNED:
+    if config.warm_start is not None:
         return teachers(config, scenario, loads)
     return dict.fromkeys(loads, f"always/jsq/{scenario.mode_names[0]}")
 
@@ -77,17 +77,14 @@ def teachers(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) ->
     """Return the composite that an agent is first taught by at each load.
 
     Raises:
-        BurstenvError: When tuned composites are asked for and there are none, or there is no such composite.
+        BurstenvError: When there is no such composite.
     """
     assert config.warm_start is not None
     policy = config.warm_start.policy
     if policy == TUNED:
         tuned = tuned_policies(scenario)
         if tuned is None:
-            raise BurstenvError(
-                f"warm_start.policy: scenario {scenario.config.name!r} as it is has no tuned composites in "
-                "configs/tuned; name a composite"
-            )
+            return dict.fromkeys(loads, f"{UNTUNED}/{scenario.mode_names[0]}")
         found = {load: tuned.at(load) for load in loads}
     elif isinstance(policy, str):
         found = dict.fromkeys(loads, policy)

@@ -21,7 +21,15 @@ from burstenv.agents.environments import training_environments, training_scenari
 from burstenv.agents.monitor import Finished, LearningRate, Monitor
 from burstenv.agents.preparation import prepare
 from burstenv.agents.progress import Progress, make_progress
-from burstenv.agents.reference import TUNED, is_of_another_version, references, settled, tuned_policies
+from burstenv.agents.reference import (
+    TUNED,
+    UNTUNED,
+    is_of_another_version,
+    references,
+    rests_on_tuned,
+    settled,
+    tuned_policies,
+)
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.validation import Score, Validator
 from burstenv.config import load
@@ -103,6 +111,7 @@ def train(
             resume or one of another configuration, or the configuration does not suit the scenario.
     """
     torch.set_num_threads(1)  # two threads are slower than one as soon as anything else runs
+    untuned = rests_on_tuned(config) and tuned_policies(scenario) is None
     config = settled(config, scenario)
     folder = RunFolder(out_dir)
     if resume:
@@ -116,6 +125,11 @@ def train(
     if not resume:
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
     shown = make_progress(config, scenario.config.name, seed, progress)
+    if untuned:
+        shown.say(
+            f"no composite was tuned on {scenario.config.name}: {UNTUNED}/{scenario.mode_names[0]} teaches; "
+            "burstenv tune finds better ones"
+        )
     tuned = tuned_policies(scenario) if config.validation.reference == TUNED else None
     if tuned is not None and is_of_another_version(tuned, scenario):
         shown.say(

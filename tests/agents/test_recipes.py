@@ -30,6 +30,8 @@ def cut_short(name: str) -> AgentConfig:
     if values["warm_start"] is not None:
         values["warm_start"] |= {"policy": "size-aware-kv/jsq/edf-512", "steps": 256, "chunk_steps": 16}
         values["warm_start"]["batch_size"] = 64
+    if values["lessons"] is not None:
+        values["lessons"] |= {"labels": 32, "chunks": 1, "chunk_steps": 16, "updates": 2, "batch_size": 16}
     values |= {"num_envs": 8, "total_steps": 384, "batching": "edf-512", "net_arch": [8]}
     values["validation"] = {"episodes": 2, "loads": [1.5], "every_steps": 128}
     return AgentConfig.model_validate(values)

@@ -290,13 +290,17 @@ def test_recipe_errors(values, message):
 
 
 def test_the_recipe_may_leave_mode_and_load_to_the_scenario():
-    config = load_agent_config("joint")
+    config = load_agent_config("joint").model_copy(update={"load": "judged"})
     settled_config = settled(config, load_scenario("default"))
     assert (settled_config.load, settled_config.batching) == (3.5, "sarathi-512")  # as configs/tuned has it
     assert Validator(settled_config.model_copy(update={"warm_start": None}), load_scenario("default")).loads == (3.5,)
     assert settled(settled_config, load_scenario("edge")) == settled_config
 
 
-def test_a_scenario_that_was_never_tuned_names_its_modes(scenario):
-    with pytest.raises(BurstenvError, match=r"has no tuned composites .* one of its modes: vllm, edf-512"):
-        settled(load_agent_config("joint"), scenario)
+def test_a_scenario_that_was_never_tuned_is_taught_by_a_good_composite(scenario, recipe, tmp_path, capsys):
+    asked = changed(recipe, batching="tuned", network="mlp", warm_start={"policy": "tuned", "steps": 64})
+    assert settled(asked, scenario).batching == "vllm"
+    result = train(asked, scenario, tmp_path / "run", progress="lines")
+    assert set(result.reference_policies.values()) == {"size-aware-kv/expected-ttft/vllm"}
+    said = "no composite was tuned on small: size-aware-kv/expected-ttft/vllm teaches; burstenv tune finds better ones"
+    assert said in capsys.readouterr().err
