@@ -142,13 +142,14 @@ def is_cold() -> bool:
     return next(CACHE_DIRECTORY.rglob("*.nbc"), None) is None
 
 
+_COLD = is_cold()  # as this process began: small kernels may be on disk before the engine is
 _announced = False
 
 
 def announce_first_use() -> None:
-    """Say on standard error, once, that kernels are about to be compiled, when none has been yet."""
+    """Say on standard error, once, that kernels are about to be compiled, when none had been as this process began."""
     global _announced
-    if not _announced and is_cold():
+    if not _announced and _COLD:
         print(
             "burstenv: compiling the engine, once per installation (about half a minute) ...",
             file=sys.stderr,

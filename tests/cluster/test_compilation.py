@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
-from burstenv.cluster import Cluster
+from burstenv.cluster import Cluster, kernel
 from burstenv.cluster import cluster as cluster_module
-from burstenv.cluster.iteration import start_iteration
+from burstenv.cluster.heap import heap_first
 from burstenv.cluster.kernel import CACHE_DIRECTORY, is_cold
+from burstenv.cluster.state import ENTRY, ENTRY_ID
 from burstenv.envs import kernels
 from burstenv.envs.actions import ActionLayout
 from burstenv.envs.features import ObservationLayout
@@ -111,8 +113,6 @@ def allocations_of(call: Callable[[], Any]) -> int:
 
 @pytest.mark.usefixtures("counted")
 def test_counters_see_an_allocating_kernel():
-    import numba
-
     @numba.njit
     def allocates(n: int) -> float:
         total = 0.0
@@ -171,12 +171,24 @@ def test_a_cluster_in_another_process_has_the_engine_it_needs_and_no_other(chang
 
 
 def test_inner_kernels_have_no_machine_code():
-    loaded(random_requests(np.random.default_rng(0), 5, 100, 1.0)).next_epoch(0)
-    assert start_iteration.signatures
-    for compiled in start_iteration.overloads.values():
+    @numba.njit
+    def calls(pool):
+        return heap_first(pool, 0)
+
+    assert calls(np.arange(ENTRY, dtype=np.int32)) == ENTRY_ID
+    assert heap_first.signatures
+    for compiled in heap_first.overloads.values():
         assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
     with pytest.raises(TypeError, match="called by kernels only"):
-        start_iteration(1, 2, 3)
+        heap_first(np.arange(ENTRY, dtype=np.int32), 0)
+
+
+def test_the_first_use_is_announced_although_small_kernels_were_compiled_before(monkeypatch, capsys):
+    monkeypatch.setattr(kernel, "_COLD", True)
+    monkeypatch.setattr(kernel, "_announced", False)
+    kernel.announce_first_use()
+    kernel.announce_first_use()
+    assert capsys.readouterr().err.count("compiling the engine") == 1
 
 
 def test_the_kernel_cache_is_used():
