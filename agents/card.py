@@ -8,6 +8,7 @@ from typing import Any
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.export import export_network
+from burstenv.agents.reference import TUNED
 from burstenv.agents.run_folder import RunFolder
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationResult
@@ -90,7 +91,9 @@ def _training(agent: Any, log: Sequence[dict[str, Any]]) -> str:
         f"- Reward: {config.reward}; fixed: {_fixed(config, told)}.",
     ]
     if config.warm_start is not None:
-        lines.append(f"- Warm start: imitates {config.warm_start.policy} for {config.warm_start.steps:,} decisions.")
+        teacher = config.warm_start.policy
+        whom = "the best tuned composite of each load" if teacher == TUNED else teacher
+        lines.append(f"- Warm start: imitates {whom} for {config.warm_start.steps:,} decisions.")
     if log:
         best = [record for record in log if record.get("best")] or log
         lines.append(

@@ -253,3 +253,15 @@ def test_onnx_gives_the_same_logits(run, scenario, tmp_path):
         with torch.no_grad():
             expected = logits(agent.policy, torch.from_numpy(x)).numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", pretrained.shipped_agents())
+def test_a_shipped_agent_has_a_card_and_plays_far_better_than_the_defaults(name):
+    policy = load_policy(f"agent:{name}")
+    told = policy.network.description
+    assert policy.sampled
+    assert f"trained on {told['scenario']}" in pretrained.card_of(name)
+    plan = EvaluationPlan(load_scenario(told["scenario"]), episodes=2, policies=[policy.name, "always/jsq/vllm"])
+    result = evaluate(plan, progress=False)
+    mine, defaults = (result.summary_of(known, result.headline_load)["attainment"] for known in plan.policies)
+    assert mine > defaults + 0.2
