@@ -336,6 +336,11 @@ class EnvironmentBatch:
             **{k: self.episodes[i][k] for k in ("split", "day", "seed", "load") if k in self.episodes[i]},
         }
 
+    def metrics_age_s(self, i: int) -> float | None:
+        """Return how old the metrics are that are seen in environment ``i`` [s]; None where they are fresh."""
+        e = self.cluster.state.environments[i]
+        return float(e["now_s"] - e["shown_s"]) if e["veiled"] else None
+
     def without_request(self, i: int) -> str:
         """Say what there is to decide in environment ``i`` while nobody stands at the front door."""
         return "a tick"
@@ -357,6 +362,9 @@ class EnvironmentBatch:
         elif e["done"]:
             door = "nobody: the episode is done"
         lines = [f"t = {float(e['now_s']):8.2f} s   at the door: {door}"]
+        age_s = self.metrics_age_s(i)
+        if age_s is not None:
+            lines.append(f"  replicas as they were {age_s:.2f} s ago, which is what policies see")
         for spec, replica in zip(self.scenario.specs, state.replicas[i], strict=True):
             used = 1.0 - float(replica["seen_free_blocks"]) / float(replica["num_blocks"])
             bar = "#" * round(20 * used)

@@ -140,6 +140,9 @@ class ClusterPicture:
         self._text(right, top + 20, f"arrivals {rate:.1f}/s over 5 s", 13, _SOFT, "rm")
         self._text(right, top + 40, f"{slow:.1f}/s over 60 s", 13, _SOFT, "rm")
         self._text(right, top + 60, f"deferred {int(environment['deferred'])}", 13, _SOFT, "rm")
+        age_s = self.batch.metrics_age_s(self.i)
+        if age_s is not None:  # what stands below is what policies see
+            self._text(right, top + 84, f"replicas as they were {age_s:.1f} s ago", 13, _SOFT, "rm")
 
     def _request(self, request: Any, number: int, top: int, now_s: float) -> None:
         code = int(request["class_code"])

@@ -46,6 +46,18 @@ def test_a_frame_shows_the_state(small_scenario):
     assert drawn == pytest.approx(np.mean(shares), abs=0.03)
 
 
+def test_old_metrics_are_shown_with_their_age(small_scenario):
+    for observation, old in (({}, False), ({"delay_s": 0.2, "scrape_period_s": 1.0}, True)):
+        env = make({**small_scenario, "observation": observation}, render_mode="ansi")
+        env.reset(seed=0)
+        play(env, 60)
+        names, seen = env.unwrapped.observation_names, env.unwrapped.batch.observations[0]
+        assert ("cluster.metrics_age" in names) == old
+        age_s = seen[names.index("cluster.metrics_age")] if old else None
+        assert env.unwrapped.batch.metrics_age_s(0) == (pytest.approx(age_s) if old else None)
+        assert (f"as they were {age_s:.2f} s ago" if old else "running") in env.render()
+
+
 def test_the_course_of_attainment_goes_back_a_minute_however_many_frames_were_drawn(small_scenario):
     env = make(small_scenario)
     env.reset(seed=0)
