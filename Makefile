@@ -56,6 +56,10 @@ suite: setup
 	$(BIN)/burstenv leaderboard $(SCENARIOS:%=reports/suite/%) --out reports/suite/leaderboard.html
 	$(BIN)/python -m burstenv.evaluation.scenario_page
 
+headroom: setup
+	$(BIN)/burstenv scenarios --headroom --out configs/headroom
+	$(BIN)/python -m burstenv.evaluation.scenario_page
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt

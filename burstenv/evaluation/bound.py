@@ -47,7 +47,7 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation.prices import Work, most_earned
 
 Array = NDArray[np.float64]
-STEPS = 600  # of the search for prices
+STEPS = 300  # of the search for prices
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the shortest iteration that count as its fixed part
 _SLACK = 1e-6  # single precision of the objectives
 

@@ -57,7 +57,7 @@ class Step(Config):
         policy: Its policy; empty for the bound.
         attainment: Mean over episodes.
         gain: Mean paired difference from the step before; from round robin for the first three.
-        low: Lower end of the gain's 95 % interval; None where the episodes are of one day.
+        low: Lower end of the gain's 95 % interval; None for the bound, and where the episodes are of one day.
         high: Upper end.
     """
 
@@ -72,7 +72,7 @@ class Step(Config):
     def shown(self) -> str:
         """The gain in points, with its interval."""
         if self.low is None or self.high is None:
-            return f"{100 * self.gain:+.1f} (one day)"
+            return f"{100 * self.gain:+.1f}" + ("" if self.name == "bound" else " (one day)")
         return f"{100 * self.gain:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
@@ -230,12 +230,9 @@ def _steps(named: dict[str, str], found: dict[str, dict[int, float]], days: NDAr
     for name, policy in named.items():
         gain = paired_difference(values[name], values[before], days)
         before = name if name in ("best", "foresight") else before
-        steps.append(
-            Step(
-                name=name, policy=policy, attainment=float(values[name].mean()),
-                gain=gain.mean, low=gain.low, high=gain.high,
-            )
-        )  # fmt: skip
+        low, high = (None, None) if name == "bound" else (gain.low, gain.high)
+        attainment = float(values[name].mean())
+        steps.append(Step(name=name, policy=policy, attainment=attainment, gain=gain.mean, low=low, high=high))
     return tuple(steps)
 
 

@@ -85,10 +85,14 @@ def _headroom(configs: Sequence[ScenarioConfig]) -> str:
     rows = [_room_of(one) for one in found]
     head = ["scenario", "episodes", "round robin", "best tuned", "foresight", "bound", "tuning adds", "foresight adds"]
     wide = sum(one.room.gain >= ROOM for one in found)
+    missing = [config.name for config in configs if shipped_headroom(config) is None]
+    without = f" Not measured: {', '.join(missing)}." if missing else ""
     lines = [
         f"{wide} of {len(found)} scenarios have {100 * ROOM:g} points or more between the best tuned composite and "
-        f"foresight.\n",
-        "Each row by its own command, which stands in the scenario's section; `make headroom` runs all of them.\n",
+        f"foresight.{without}\n",
+        "The command of each row stands in its scenario's section; with `--out configs/headroom` it writes the data\n"
+        "that this table is made of. `make headroom` measures everything anew, 9 episodes each. Episodes are fewer,\n"
+        "and horizons shorter, where a scenario is expensive to foresee.\n",
     ]
     return "\n".join([_HEADROOM, _table(head, rows), *lines])
 

@@ -102,6 +102,7 @@ Made from the registry by `python -m burstenv.policies.catalogue > docs/policies
 A policy is written `admission/routing/batching`, such as `queue-cap(limit=8)/lmetric/edf-512`; what is not written has
 its default. Route first, then admit to the chosen replica, then its mode. All see what an agent sees, published and
 causal: the state before the iteration in flight, predicted output lengths. `burstenv policies NAME` prints a rule.
+Policies that simulate every choice have a page of their own: [look-ahead](lookahead.md).
 
 ## A heuristic of your own
 

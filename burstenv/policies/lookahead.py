@@ -42,7 +42,7 @@ from burstenv.policies.rule import Parameter, Range, Rule
 REWARDS = ("attainment", "weighted", "token-weighted", "class-weighted")
 CAUSAL, CLAIRVOYANT = "lookahead", "oracle-lookahead"
 
-_HORIZON = Parameter("horizon_s", 20.0, Range(2.0, 60.0, "log"), "arrivals until then are played [s]")
+_HORIZON = Parameter("horizon_s", 5.0, Range(2.0, 60.0, "log"), "arrivals until then are played [s]")
 _REPLICAS = Parameter("replicas", 8.0, Range(2, 64, "integer"), "most replicas that are tried out")
 _REWARD = Parameter("reward", 0.0, Range(0, 3, "integer"), "what counts: 0 " + ", ".join(REWARDS) + " 3")
 _SOURCE = "Rollout: Tesauro and Galperin (NIPS 1996); Bertsekas, Tsitsiklis and Wu (J. Heuristics, 1997)."
@@ -55,7 +55,7 @@ RULES = (
         "Lengths are drawn given what is out, arrivals from the recent past; all choices meet the same futures.",
         (
             _HORIZON,
-            Parameter("futures", 4.0, Range(1, 32, "integer"), "futures that are imagined for each decision"),
+            Parameter("futures", 8.0, Range(1, 32, "integer"), "futures that are imagined for each decision"),
             Parameter("margin", 0.25, Range(0.0, 4.0), "what a choice must be better by [reward]"),
             Parameter("margin_errors", 1.0, Range(0.0, 4.0), "the same in standard errors"),
             Parameter("history_s", 30.0, Range(5.0, 120.0, "log"), "past that arrivals are drawn from [s]"),
@@ -152,7 +152,7 @@ def parse_lookahead(text: str) -> LookaheadPolicy:
     if match is None or not match["bases"]:
         raise BurstenvError(
             f"policy {text!r} needs a base behind a colon, such as "
-            f"lookahead(horizon_s=20,futures=4):size-aware-kv/expected-ttft/edf-256"
+            f"lookahead(horizon_s=10,futures=4):size-aware-kv/expected-ttft/edf-256"
         )
     rule = next(rule for rule in RULES if rule.name == match["name"])
     values = parse_parameters(rule, match["parameters"])

@@ -107,7 +107,7 @@ def test_it_runs_by_itself_as_it_decides_when_it_is_asked():
     assert alone.records(0)["status"].tobytes() == asked.records(0)["status"].tobytes()
 
 
-@pytest.mark.parametrize("text", [f"lookahead:{BASE}", f"lookahead(horizon_s=10,futures=8):{BASE}",
+@pytest.mark.parametrize("text", [f"lookahead:{BASE}", f"lookahead(horizon_s=10,futures=16):{BASE}",
                                   f"oracle-lookahead(passes=2):{BASE}+kv-threshold(limit=0.9)/jsq/vllm"])  # fmt: skip
 def test_names_are_read_back(text):
     assert load_policy(text).name == text
