@@ -34,6 +34,7 @@ def serve_both(
     cluster = fast_replica(case, further=further)
     events = [(r.arrival_s, 0, k) for k, r in enumerate(case.requests)] + [(s, 1, mode) for s, mode in changes]
     ours = [replace(r) for r in case.requests]
+    in_force = 0
     try:
         for time_s, kind, what in [*sorted(events), (math.inf, 2, 0)]:
             reference.advance(time_s)
@@ -42,7 +43,9 @@ def serve_both(
                 reference.submit(ours[what], time_s)
                 cluster.submit(0, 0, what, time_s)
             elif kind == 1:
-                reference.set_limits(every[what], time_s)
+                if what != in_force:  # the mode in force, once more, is no change
+                    reference.set_limits(every[what], time_s)
+                in_force = what
                 cluster.set_mode(0, 0, what, time_s)
     except BurstenvError:
         return None
