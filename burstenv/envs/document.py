@@ -1,6 +1,7 @@
 """A page per registered id, made of the docstring of its class.
 
-``python -m burstenv.envs.document [--check] [folder]`` writes them, or says which are old.
+``python -m burstenv.envs.document [--check] [--picture] [folder]`` writes them, or says which are old; with
+``--picture`` it draws the picture on them too (the extra ``burstenv[render]``).
 
 A class that changes only a part of another one says only that part: sections that its docstring lacks are those of the
 class it derives from. The defaults in the table of arguments are those of the id.
@@ -10,9 +11,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
@@ -21,6 +24,8 @@ from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
 
 FOLDER = Path("docs/environments")
+PICTURE = "cluster.png"
+PICTURED = "size-aware-kv/expected-ttft/edf-512"
 SECTIONS = (
     "Description",
     "Action Space",
@@ -87,7 +92,7 @@ def page(env_id: str) -> str:
         "",
         _markdown(lead),
         "",
-        "![a cluster: the front door, replicas with their KV caches, and the outcomes so far](cluster.png)",
+        f"![a cluster: the front door, replicas with their KV caches, and the outcomes so far]({PICTURE})",
         "",
         f"| | on the scenario `{spec.kwargs.get('scenario', 'default')}` |",
         "|---|---|",
@@ -153,11 +158,28 @@ def _markdown(text: str) -> str:
     return text.replace("``", "`")
 
 
+def draw_cluster(path: Path) -> None:
+    """Draw the default scenario in the middle of an episode, as PNG."""
+    from PIL import Image  # the extra burstenv[render]
+
+    env = gym.make("BurstGPT-v0", render_mode="rgb_array", load=2.5)
+    env.reset(seed=0)
+    frame: Any = env.render()
+    for _ in range(1_500):
+        env.step(env.unwrapped.policy_action(PICTURED))  # type: ignore[attr-defined]
+        frame = env.render()
+    picture = io.BytesIO()
+    Image.fromarray(frame).save(picture, "PNG", optimize=True)
+    write_atomic(path, picture.getvalue())
+
+
 def main(arguments: list[str]) -> int:
     """Write the pages, or with ``--check`` say which are not up to date."""
     check = "--check" in arguments
-    rest = [a for a in arguments if a != "--check"]
+    rest = [a for a in arguments if not a.startswith("--")]
     folder = Path(rest[0]) if rest else FOLDER
+    if "--picture" in arguments:
+        draw_cluster(folder / PICTURE)
     stale = []
     for name, text in pages().items():
         path = folder / name
