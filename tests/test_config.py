@@ -16,6 +16,7 @@ from burstenv.config import Config, load, parse, read_yaml, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.episode_lists import EpisodeList
+from burstenv.evaluation.headroom import Headroom
 from burstenv.evaluation.tuned import TunedPolicies
 from burstenv.workload import WorkloadConfig
 
@@ -23,6 +24,7 @@ FOLDERS: dict[str, type[Config]] = {
     "clusters": ClusterConfig,
     "episodes": EpisodeList,
     "hardware": HardwareConfig,
+    "headroom": Headroom,
     "latency": HingeLatency,
     "models": ModelConfig,
     "scenarios": ScenarioConfig,
