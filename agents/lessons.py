@@ -61,7 +61,7 @@ class Judge:
             base = parse_composite(policies[load])
             if batching is not None:
                 base = parse_composite(f"{base.name.rsplit('/', 1)[0]}/{batching}")
-            self._worth.append(ChoiceWorth(batch.cluster, base, horizon_s, everything=True))
+            self._worth.append(ChoiceWorth(batch.cluster, base, horizon_s))
 
     def look(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the worth of all choices, (n, 1 + R), NaN where never legal, and the base's own choices, (n,).

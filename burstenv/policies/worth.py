@@ -27,7 +27,7 @@ ATTAINMENT = np.array([1.0, 0.0, 0.0, 0.0])  # as lookahead_kernels.LOOKAHEAD ha
 
 
 @entry
-def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, nothing, everything, worth):
+def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, nothing, worth):
     """Write what each choice earns into row ``i`` of ``worth``, (N, 1 + R) float64; returns the base's own choice.
 
     Args:
@@ -41,8 +41,7 @@ def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, no
         reward: (4,) float64, worth of an attained request, its weight, its kilotokens and its class value.
         trial: (E,) int32, scratch.
         nothing: (E,) int32, all ``UNPLANNED``.
-        everything: Whether to try the other choices although the base's own loses no request.
-        worth: NaN for a replica that can never serve the request, and for whatever was not tried.
+        worth: NaN for a replica that can never serve the request.
     """
     environment, replicas, pool, requests = cluster[0][i], cluster[1], cluster[2], cluster[3]
     for c in range(worth.shape[1]):
@@ -61,19 +60,14 @@ def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, no
     environment.round_robin = round_robin
     environment.bucket_tokens, environment.bucket_s = bucket_tokens, bucket_s
     own = 0 if admission == REJECT else 1 + replica
-    earned, lost = try_out(
-        scratch, marks, low, high, modes, base[0], nothing, trial, reward, admission, replica, mode
-    )  # fmt: skip
-    worth[i, own] = earned
-    if lost == 0 and not everything:
-        return own
     request = requests[environment.at_door]
     for c in range(environment.num_replicas + 1):
-        if c == own or (c > 0 and not fits(replicas[environment.first_replica + c - 1], request)):
-            continue
         a, r = (REJECT, replica) if c == 0 else (ADMIT, c - 1)
-        earned, lost = try_out(scratch, marks, low, high, modes, base[0], nothing, trial, reward, a, r, mode)
-        worth[i, c] = earned
+        if c == own:
+            a = admission  # a deferral stays one
+        elif c > 0 and not fits(replicas[environment.first_replica + c - 1], request):
+            continue
+        worth[i, c] = try_out(scratch, marks, low, high, modes, base[0], nothing, trial, reward, a, r, mode)[0]
     return own
 
 
@@ -84,17 +78,20 @@ class ChoiceWorth:
         cluster: The clusters, such as ``env.batch.cluster`` of a vector environment.
         base: Who decides all that follows a choice.
         horizon_s: Arrivals until then are played, and all that they bring to an end [s].
-        everything: Try every choice, even where the base's own loses no request.
+
+    Raises:
+        BurstenvError: When the clusters lack the base's mode, or a rule of it is written in Python.
 
     Attributes:
-        values: (N, 1 + R) of the last call: what rejecting, and each replica, earns; NaN where not tried.
+        values: (N, 1 + R) of the last call: what rejecting, and each replica, earns within the horizon
+            [requests attained]; NaN where it can never be served.
         own: (N,) the base's own choices; -1 where there is nothing to choose.
     """
 
-    def __init__(self, cluster: Cluster, base: Composite, horizon_s: float, everything: bool = False):
+    def __init__(self, cluster: Cluster, base: Composite, horizon_s: float):
         self._cluster = cluster
         self._base = base.record(cluster.mode_names)
-        self._horizon_s, self._everything = float(horizon_s), everything
+        self._horizon_s = float(horizon_s)
         n, count = len(cluster.state.environments), cluster.num_replicas
         self.values: NDArray[np.float64] = np.full((n, 1 + count), np.nan)
         self.own: NDArray[np.int64] = np.full(n, NOBODY, np.int64)
@@ -122,5 +119,5 @@ class ChoiceWorth:
                 continue
             self.own[i] = _worth(
                 self._arrays, i, self._scratch, self._marks, self._cluster.modes, self._base, self._horizon_s,
-                ATTAINMENT, self._trial, self._nothing, self._everything, self.values,
+                ATTAINMENT, self._trial, self._nothing, self.values,
             )  # fmt: skip
