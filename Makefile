@@ -39,8 +39,8 @@ bench: setup
 	$(BIN)/burstenv bench
 
 docs: setup
-	$(BIN)/python -m burstenv.envs.document
-	$(BIN)/python -m burstenv.evaluation.scenario_page
+	$(BIN)/python -m burstenv.envs.pages
+	$(BIN)/python -m burstenv.evaluation.report.scenario_page
 
 tuned: setup
 	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --trials 150 --out configs/tuned/$$s.yaml; done
@@ -54,11 +54,11 @@ suite: setup
 	  load=$$(sed -n 's/^load: \([0-9.]*\).*/\1/p' configs/scenarios/$$s.yaml); \
 	  $(BIN)/burstenv evaluate --scenario $$s --load $$load --policy ladder --policy suite --out reports/suite/$$s; done
 	$(BIN)/burstenv leaderboard $(SCENARIOS:%=reports/suite/%) --out reports/suite/leaderboard.html
-	$(BIN)/python -m burstenv.evaluation.scenario_page
+	$(BIN)/python -m burstenv.evaluation.report.scenario_page
 
 headroom: setup
 	$(BIN)/burstenv scenarios --headroom --out configs/headroom
-	$(BIN)/python -m burstenv.evaluation.scenario_page
+	$(BIN)/python -m burstenv.evaluation.report.scenario_page
 
 setup: $(READY)
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from burstenv.agents.actors import Actor, build_untrained
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.networks import action_heads
+from burstenv.agents.sb3.actors import Actor, build_untrained
 from burstenv.config import parse
-from burstenv.envs.actions import ActionLayout
+from burstenv.envs.action import ActionLayout
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import command_line
-from burstenv.policies.network import check_features
+from burstenv.policies.network.weights import check_features
 
 DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
 
@@ -33,7 +33,7 @@ class LearnedAgent:
     """A policy network that acts, through PyTorch: by drawing from its legal choices, or by the most probable one.
 
     Which of the two its recipe says (``sampled``). What the most probable one is where rejection competes with
-    replicas: see ``burstenv.policies.network_kernels.choose``. Masks are honoured whatever the algorithm was: a choice
+    replicas: see ``burstenv.policies.network.inference.choose``. Masks are honoured whatever the algorithm was: a choice
     that is illegal is never taken.
 
     Attributes:

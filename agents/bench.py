@@ -11,17 +11,17 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from burstenv.agents.agent import LearnedAgent, describe_agent
 from burstenv.agents.algorithm_config import PPOConfig
-from burstenv.agents.algorithms import make_model
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.export import compiled
+from burstenv.agents.export.arrays import compiled
 from burstenv.agents.networks import build_policy
-from burstenv.agents.vec_env import NullVecEnv, SB3VecEnv
-from burstenv.envs.actions import ActionLayout
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.play import player_of
+from burstenv.agents.sb3.algorithms import make_model
+from burstenv.agents.sb3.vec_env import NullVecEnv, SB3VecEnv
+from burstenv.envs.action import ActionLayout
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.bench import median_rate, row
+from burstenv.evaluation.bench.figures import median_rate, row
 
 
 class _Timed(VecEnvWrapper):

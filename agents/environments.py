@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 from burstenv.agents.config import AgentConfig, ClusterChoice
-from burstenv.agents.joint_batch import JointBatch
-from burstenv.agents.return_scale import ReturnScale
-from burstenv.agents.vec_env import SB3VecEnv
+from burstenv.agents.sb3.joint_batch import JointBatch
+from burstenv.agents.sb3.return_scale import ReturnScale
+from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.capacity import measure_capacity_per_s
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.interval_batch import IntervalBatch
+from burstenv.envs.interval.batch import IntervalBatch
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.workload import SPLITS

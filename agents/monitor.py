@@ -11,7 +11,7 @@ import numpy as np
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.progress import Progress
 from burstenv.agents.run_folder import RunFolder
-from burstenv.agents.validation import Acts, Score, Validator, described
+from burstenv.agents.validate import Acts, Score, Validator, described
 
 
 class Finished(Exception):

@@ -13,7 +13,7 @@ In the flat form, where rejection competes with one choice for each replica, the
 of the replicas' (``logsumexp``): the probability of rejection is a sigmoid of its own logit, and does not fall as
 replicas are added.
 
-Compiled inference of the same networks: :mod:`burstenv.policies.network_kernels`.
+Compiled inference of the same networks: :mod:`burstenv.policies.network.inference`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from burstenv.agents.config import AgentConfig
-from burstenv.envs.actions import ActionLayout
-from burstenv.envs.features import LIMIT, ObservationLayout
+from burstenv.envs.action import ActionLayout
+from burstenv.envs.observation.features import LIMIT, ObservationLayout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 SET_NETWORKS = ("shared", "attention")

@@ -14,14 +14,7 @@ import torch
 from stable_baselines3.common.logger import Logger, configure
 
 from burstenv.agents.agent import describe_agent, read_description
-from burstenv.agents.algorithms import make_model
-from burstenv.agents.callback import ModelLearner, TrainingCallback
-from burstenv.agents.config import AgentConfig
-from burstenv.agents.environments import training_environments, training_scenarios
-from burstenv.agents.monitor import Finished, LearningRate, Monitor
-from burstenv.agents.preparation import prepare
-from burstenv.agents.progress import Progress, make_progress
-from burstenv.agents.reference import (
+from burstenv.agents.baseline import (
     TUNED,
     UNTUNED,
     is_of_another_version,
@@ -30,8 +23,15 @@ from burstenv.agents.reference import (
     settled,
     tuned_policies,
 )
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.environments import training_environments, training_scenarios
+from burstenv.agents.imitation.preparation import prepare
+from burstenv.agents.monitor import Finished, LearningRate, Monitor
+from burstenv.agents.progress import Progress, make_progress
 from burstenv.agents.run_folder import RunFolder
-from burstenv.agents.validation import Score, Validator
+from burstenv.agents.sb3.algorithms import make_model
+from burstenv.agents.sb3.callback import ModelLearner, TrainingCallback
+from burstenv.agents.validate import Score, Validator
 from burstenv.config import load
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
@@ -199,7 +199,7 @@ def _evolve(
     state: dict[str, Any] | None,
 ) -> int:
     """Train with an evolution strategy; returns the decisions trained on."""
-    from burstenv.agents.evolution import EvolutionLearner
+    from burstenv.agents.evolution.strategies import EvolutionLearner
 
     learner = EvolutionLearner(config, scenarios, seed)
     if state is not None:

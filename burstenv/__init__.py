@@ -2,7 +2,7 @@
 
 ``import burstenv`` registers ``BurstGPT-v0`` and is cheap; everything else is imported when used.
 
-Where to read first: ``cluster/reference.py`` (how a replica schedules), ``envs/env.py`` (the
+Where to read first: ``engine/reference/engine.py`` (how a replica schedules), ``envs/env.py`` (the
 environment), ``policies/composite.py`` (heuristics by name), ``evaluation`` (how policies are compared).
 """
 

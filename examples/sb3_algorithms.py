@@ -19,9 +19,9 @@ from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_m
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from burstenv.agents.vec_env import SB3VecEnv
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.interval_batch import IntervalBatch
+from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.interval.batch import IntervalBatch
 
 SMALL = str(Path(__file__).with_name("small.yaml"))
 ON_POLICY = {"n_steps": 64, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3}

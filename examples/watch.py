@@ -13,8 +13,8 @@ from pathlib import Path
 import gymnasium as gym
 
 import burstenv  # noqa: F401  registers the environments
-from burstenv.evaluation.timeline import play
-from burstenv.evaluation.timeline_page import write_timeline
+from burstenv.evaluation.timeline.page import write_timeline
+from burstenv.evaluation.timeline.series import play
 
 
 def main() -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from burstenv.cluster.latency import HingeLatency
-from burstenv.cluster.latency_entry import FORMS
-from burstenv.cluster.spec import ClusterConfig, HardwareConfig, ModelConfig
+from burstenv.cluster.cluster_config import ClusterConfig, HardwareConfig, ModelConfig
 from burstenv.config import Config, load, parse, read_yaml, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.bound.headroom import Headroom
 from burstenv.evaluation.episode_lists import EpisodeList
-from burstenv.evaluation.headroom import Headroom
-from burstenv.evaluation.tuned import TunedPolicies
+from burstenv.evaluation.tuning.tuned_policies import TunedPolicies
+from burstenv.hardware.latency.entry import FORMS
+from burstenv.hardware.latency.hinge import HingeLatency
 from burstenv.workload import WorkloadConfig
 
 FOLDERS: dict[str, type[Config]] = {

@@ -10,7 +10,7 @@ from burstenv.cli.common import Commands, add_command, agents_module, emit
 
 def register(commands: Commands) -> None:
     """Add the group and its subcommands; a shipped agent's name is one of them, and shows its card."""
-    from burstenv.policies.pretrained import shipped_agents
+    from burstenv.policies.network.pretrained import shipped_agents
 
     text = "List the shipped agents, show the card of one, or make a file and a card of a trained one."
     group = add_command(commands, "agents", _list, text)
@@ -39,7 +39,7 @@ def register(commands: Commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from burstenv.policies.pretrained import listing, shipped_agents
+    from burstenv.policies.network.pretrained import listing, shipped_agents
 
     lines = listing()
     emit(arguments, list(shipped_agents()), lines or ["no agents are shipped; train one with `burstenv train`"])
@@ -47,7 +47,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from burstenv.policies.pretrained import card_of
+    from burstenv.policies.network.pretrained import card_of
 
     text = card_of(arguments.name)
     emit(arguments, {"name": arguments.name, "card": text}, [text.rstrip()])
@@ -55,7 +55,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _results(arguments: argparse.Namespace) -> int:
-    from burstenv.evaluation.agent_table import agent_table
+    from burstenv.evaluation.report.agent_table import agent_table
     from burstenv.evaluation.result import EvaluationResult
 
     files = [path / "result.json" if path.is_dir() else path for path in arguments.report]
@@ -65,7 +65,7 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    path = agents_module("export").export_agent(arguments.trained, arguments.out)
+    path = agents_module("export.arrays").export_agent(arguments.trained, arguments.out)
     size_kb = path.stat().st_size / 1000.0
     use = f"; use it as agent:{path}" if path.suffix == ".npz" else ""
     emit(arguments, {"path": str(path), "bytes": path.stat().st_size}, [f"{path}: {size_kb:.1f} kB{use}"])
@@ -75,7 +75,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _card(arguments: argparse.Namespace) -> int:
     from burstenv.files import write_atomic
 
-    text = agents_module("card").card(arguments.trained, arguments.report, arguments.name)
+    text = agents_module("export.card").card(arguments.trained, arguments.report, arguments.name)
     write_atomic(arguments.out, text)
     emit(arguments, {"path": str(arguments.out)}, [f"card: {arguments.out}"])
     return 0

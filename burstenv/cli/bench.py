@@ -24,7 +24,7 @@ def register(commands: Commands) -> None:
 
 def _bench(arguments: argparse.Namespace) -> int:
     from burstenv.errors import unknown_name
-    from burstenv.evaluation.bench import page
+    from burstenv.evaluation.bench.figures import page
     from burstenv.evaluation.provenance import command_line
     from burstenv.files import write_atomic
 
@@ -46,14 +46,14 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _measured(subject: str, quick: bool) -> Iterator[dict[str, Any]]:
     scale = 0.1 if quick else 1.0
     if subject == "engine":
-        from burstenv.evaluation.bench_engine import bench_engine, bench_first_step, bench_whole_burstgpt
+        from burstenv.evaluation.bench.engine import bench_engine, bench_first_step, bench_whole_burstgpt
 
         yield from bench_engine(scale)
         yield from bench_whole_burstgpt(scale)
         if not quick:
             yield from bench_first_step()
     elif subject == "environments":
-        from burstenv.evaluation.bench_environments import bench_environments
+        from burstenv.evaluation.bench.environments import bench_environments
 
         yield from bench_environments(scale)
     elif subject == "inference":

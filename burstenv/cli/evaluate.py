@@ -109,7 +109,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation import EvaluationPlan, evaluate, finished, write_report
     from burstenv.evaluation.episode_lists import fixed_count
-    from burstenv.evaluation.text import summary_lines
+    from burstenv.evaluation.report.text import summary_lines
     from burstenv.evaluation.workers import available_cores
 
     load_policy_files(arguments)
@@ -139,7 +139,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     paths = write_report(result, arguments.out, training=_training_of(agents[0].path if agents else None))
     if arguments.parquet:
-        from burstenv.evaluation.parquet import write_parquet
+        from burstenv.evaluation.report.parquet import write_parquet
 
         paths.update(write_parquet(result, arguments.out))
     finished(arguments.out)
@@ -149,8 +149,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _policies(given: list[str]) -> list[str]:
     """Return policies by name, ``ladder`` and ``suite`` written out."""
-    from burstenv.evaluation.tuned import suite_composites
-    from burstenv.policies.ladder import DEFAULT_LADDER
+    from burstenv.evaluation.tuning.tuned_policies import suite_composites
+    from burstenv.policies.baselines import DEFAULT_LADDER
 
     found: list[str] = []
     for name in given:
@@ -161,17 +161,17 @@ def _policies(given: list[str]) -> list[str]:
 def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any], dict[str, list[str]]]:
     """Return the agents, compiled where they can be, and which of them are training seeds of one algorithm."""
     from burstenv.evaluation.checkpoints import checkpoint_digest, find_runs
-    from burstenv.policies.network_policy import way_of
+    from burstenv.policies.network.policy import way_of
 
     found, groups = [], {}
     for text in given:
         group, runs = find_runs(text)
-        agents = [agents_module("export").load_fastest(run, scenario) for run in runs]
+        agents = [agents_module("export.arrays").load_fastest(run, scenario) for run in runs]
         for agent, run in zip(agents, runs, strict=True):
             agent.path, agent.digest = run, checkpoint_digest(run)
             if group is not None:
                 agent.name = f"{group}:{run.stem if run.suffix == '.zip' else run.name}"
-        twins = [agents_module("export").twin(agent) for agent in agents] if both_ways else []
+        twins = [agents_module("export.arrays").twin(agent) for agent in agents] if both_ways else []
         found += [*agents, *twins]
         if group is not None:
             groups[group] = [agent.name for agent in agents]
@@ -183,7 +183,7 @@ def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any]
 def _tuned(name: str | None, scenario: Any, loads: list[float]) -> tuple[dict[float, str] | None, list[dict[str, Any]]]:
     """Return the best heuristic chosen beforehand for each load, and how it was tuned."""
     from burstenv.evaluation.provenance import trace_digest
-    from burstenv.evaluation.tuned import load_tuned, shipped_tuned
+    from burstenv.evaluation.tuning.tuned_policies import load_tuned, shipped_tuned
 
     config = scenario.config
     if name == "none":
@@ -206,7 +206,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation import EvaluationResult
-    from burstenv.evaluation.leaderboard import leaderboard, verdict, write_leaderboard
+    from burstenv.evaluation.report.leaderboard import leaderboard, verdict, write_leaderboard
 
     files = [path / "result.json" if path.is_dir() else path for path in arguments.result]
     results = [EvaluationResult.from_json(path) for path in files]

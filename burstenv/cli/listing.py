@@ -63,7 +63,7 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 def _headroom(arguments: argparse.Namespace) -> int:
     from burstenv.config import shipped
     from burstenv.envs.scenario import load_scenario
-    from burstenv.evaluation.headroom import HORIZON_S, PASSES, measure_headroom, table
+    from burstenv.evaluation.bound.headroom import HORIZON_S, PASSES, measure_headroom, table
     from burstenv.evaluation.workers import available_cores
 
     workers = available_cores() if arguments.workers is None else arguments.workers
@@ -89,7 +89,7 @@ def _headroom(arguments: argparse.Namespace) -> int:
 
 
 def _policies(arguments: argparse.Namespace) -> int:
-    from burstenv.policies.catalogue import catalogue, explained, overview
+    from burstenv.policies.listing import catalogue, explained, overview
 
     load_policy_files(arguments)
     entries = catalogue()
@@ -102,6 +102,6 @@ def _policies(arguments: argparse.Namespace) -> int:
 
 
 def _pages(found: list[tuple[str, Any]]) -> list[str]:
-    from burstenv.policies.catalogue import page
+    from burstenv.policies.listing import page
 
     return [line for kind, entry in found for line in page(kind, entry)]

@@ -69,7 +69,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.requests_out is not None:
         write_records(result.records, arguments.requests_out)
     if result.timeline is not None:
-        from burstenv.evaluation.timeline_page import write_timeline
+        from burstenv.evaluation.timeline.page import write_timeline
 
         write_timeline(result.timeline, arguments.timeline)
     m = result.metrics

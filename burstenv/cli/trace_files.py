@@ -54,7 +54,7 @@ def add_reading_arguments(sub: argparse.ArgumentParser) -> None:
 
 def _info(arguments: argparse.Namespace) -> int:
     from burstenv.workload.describe import describe_lines
-    from burstenv.workload.official import check_file, check_lines
+    from burstenv.workload.official.files import check_file, check_lines
 
     trace = read_trace_or_workload(arguments.trace, arguments.seed, arguments.columns, arguments.time_unit)
     description = trace.describe()
@@ -68,9 +68,9 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    from burstenv.workload.data_directory import data_directory
-    from burstenv.workload.download import download
-    from burstenv.workload.official import LICENSE, choose
+    from burstenv.workload.official.data_directory import data_directory
+    from burstenv.workload.official.download import download
+    from burstenv.workload.official.files import LICENSE, choose
 
     folder = arguments.to if arguments.to is not None else data_directory()
     done, lines = [], []

@@ -110,9 +110,9 @@ def _made(arguments: argparse.Namespace) -> Trace:
 
 def _fit(arguments: argparse.Namespace) -> int:
     from burstenv.files import write_atomic
+    from burstenv.workload.fidelity.holdout import days_of_part, part_of
     from burstenv.workload.generator.fit import fit, fit_lines
     from burstenv.workload.generator.fit_yaml import workload_yaml
-    from burstenv.workload.holdout import days_of_part, part_of
 
     out = Path(arguments.out)
     if out.suffix not in (".yaml", ".yml"):
@@ -130,12 +130,12 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 
 def _fidelity(arguments: argparse.Namespace) -> int:
-    from burstenv.workload.fidelity import compare, fidelity_lines
+    from burstenv.workload.fidelity.holdout import other_part, part_of
+    from burstenv.workload.fidelity.table import compare, fidelity_lines
     from burstenv.workload.generator.paper import generate_paper
-    from burstenv.workload.holdout import other_part, part_of
 
     if arguments.out is not None:
-        from burstenv.workload.pictures.fidelity import check_output
+        from burstenv.workload.plots.fidelity import check_output
 
         check_output(Path(arguments.out))
     reference, candidate = (read_trace_or_workload(name) for name in (arguments.reference, arguments.candidate))
@@ -148,7 +148,7 @@ def _fidelity(arguments: argparse.Namespace) -> int:
     result = compare(reference, candidates, reference_name=names[0], part=arguments.part, floor=arguments.floor)
     lines = fidelity_lines(result)
     if arguments.out is not None:
-        from burstenv.workload.pictures.fidelity import write_pictures
+        from burstenv.workload.plots.fidelity import write_pictures
 
         write_pictures(result, Path(arguments.out))
         lines.append(f"{arguments.out}: written")

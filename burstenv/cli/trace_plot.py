@@ -22,8 +22,8 @@ def register(commands: Commands) -> None:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from burstenv.workload.pictures.style import need_matplotlib
-    from burstenv.workload.pictures.trace_page import write_trace_plots
+    from burstenv.workload.plots.style import need_matplotlib
+    from burstenv.workload.plots.trace_page import write_trace_plots
 
     need_matplotlib()  # before minutes of reading
     name = Path(arguments.trace).name.removesuffix(".gz").rsplit(".", 1)[0] or arguments.trace

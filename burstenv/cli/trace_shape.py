@@ -42,9 +42,9 @@ def register(commands: Commands) -> None:
 def _shape(arguments: argparse.Namespace) -> int:
     from burstenv.config import parse
     from burstenv.workload.formats.convert import convert, format_of
-    from burstenv.workload.mixing import mix
-    from burstenv.workload.rates import scale_to_rate, stretch
-    from burstenv.workload.selection import SelectConfig, select
+    from burstenv.workload.shaping.mixing import mix
+    from burstenv.workload.shaping.rates import scale_to_rate, stretch
+    from burstenv.workload.shaping.selection import SelectConfig, select
 
     format_of(Path(arguments.out), arguments.to)  # before minutes of reading
     if arguments.shares is not None and len(arguments.trace) == 1:

@@ -66,7 +66,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _train_seeds(arguments: argparse.Namespace, config: Any, scenario: Any, seeds: list[int]) -> int:
-    module = agents_module("seeds")
+    module = agents_module("training_seeds")
     results = module.train_seeds(
         config, scenario, arguments.out, seeds, arguments.resume, arguments.processes, not arguments.json
     )

@@ -82,7 +82,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     progress = False if arguments.json else None
     paths = {"best": arguments.out}
     if arguments.grid:
-        from burstenv.evaluation.grid import run_grid
+        from burstenv.evaluation.tuning.grid import run_grid
 
         grid = run_grid(
             scenario, arguments.policy, arguments.load, arguments.episodes or 30, arguments.split,
@@ -93,7 +93,7 @@ def _tune(arguments: argparse.Namespace) -> int:
         tuned = grid.best(arguments.metric)
     else:
         from burstenv.evaluation.episode_lists import fixed_count
-        from burstenv.evaluation.tuning import TuningPlan, tune
+        from burstenv.evaluation.tuning.search import TuningPlan, tune
 
         plan = TuningPlan(
             arguments.policy, loads, arguments.trials,

@@ -44,7 +44,7 @@ def register(commands: Commands) -> None:
 def _validate(arguments: argparse.Namespace) -> int:
     if (arguments.folder / "meta.json").exists():
         return _validate_run(arguments)
-    from burstenv.cluster.recorded import validate_case
+    from burstenv.evaluation.validation.recorded_schedule import validate_case
 
     iterations, difference = validate_case(arguments.folder, arguments.engine)
     result = {
@@ -58,7 +58,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _validate_run(arguments: argparse.Namespace) -> int:
-    from burstenv.cluster.measured import validate_run
+    from burstenv.evaluation.validation.measured_run import validate_run
 
     if arguments.latency is None:
         raise BurstenvError(f"{arguments.folder} is a measured run; name its iteration times with --latency")
@@ -68,8 +68,8 @@ def _validate_run(arguments: argparse.Namespace) -> int:
 
 
 def _latency_fit(arguments: argparse.Namespace) -> int:
-    from burstenv.cluster.latency_fit import fit_profile
     from burstenv.files import write_atomic
+    from burstenv.hardware.latency.fit import fit_profile
 
     fit = fit_profile(arguments.source, arguments.form, arguments.tensor_parallel, arguments.layers)
     lines = fit.lines()

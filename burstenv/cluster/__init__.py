@@ -7,12 +7,12 @@ every rule), ``frontdoor.py`` (decision epochs).
 
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster import VLLM_MODE, Cluster, load_cluster, request_array
-from burstenv.cluster.codes import STATUS_NAMES
-from burstenv.cluster.frontdoor import ADMISSION_NAMES, ADMIT, DEFER, REJECT
-from burstenv.cluster.latency import HingeLatency
-from burstenv.cluster.records import REQUEST
-from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.gateway import ADMISSION_NAMES, ADMIT, DEFER, REJECT
 from burstenv.cluster.state import ClusterState
+from burstenv.engine.enums import STATUS_NAMES
+from burstenv.engine.records import REQUEST
+from burstenv.hardware.latency.hinge import HingeLatency
 
 __all__ = [
     "ADMISSION_NAMES",

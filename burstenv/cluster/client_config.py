@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from burstenv.cluster.clients import AFTER_ABANDONMENT, AFTER_REJECTION, AFTER_UPSTREAM_FAILURE
-from burstenv.cluster.codes import NOBODY
 from burstenv.config import Config
+from burstenv.engine.enums import NOBODY
 from burstenv.errors import BurstenvError
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]

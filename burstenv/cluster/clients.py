@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.cluster.codes import ABANDONED, AT_DOOR, AWAY, FAILED, REJECTED, UNSENT
-from burstenv.cluster.heap import heap_first_key, heap_push
-from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.reals import put_real, real_at
-from burstenv.cluster.records import CLIENT, ENTRY, FAILS_UPSTREAM, FOLLOWS
-from burstenv.cluster.reset import reset_request
+from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.floats import put_real, real_at
+from burstenv._jit.heap import heap_first_key, heap_push
+from burstenv.engine.enums import ABANDONED, AT_DOOR, AWAY, FAILED, REJECTED, UNSENT
+from burstenv.engine.records import CLIENT, ENTRY, FAILS_UPSTREAM, FOLLOWS
+from burstenv.engine.reset import reset_request
 
 AFTER_REJECTION = 1  # what a client may answer by sending again
 AFTER_ABANDONMENT = 2

@@ -14,18 +14,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from burstenv.cluster.block_table import block_slots, bucket_count
+from burstenv._jit.decorators import announce_first_use, entry
 from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig
-from burstenv.cluster.codes import BATCH_NAMES, CLIENT_NAMES, FIRST_SCANNED, MEMORY_NAMES, NOBODY, ORDER_NAMES
-from burstenv.cluster.frontdoor import apply_decision, next_epoch, reset_cluster
-from burstenv.cluster.kernel import announce_first_use, entry
-from burstenv.cluster.lengths import LengthModel
-from burstenv.cluster.pool import PoolLayout
-from burstenv.cluster.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS, MODE, REQUEST
-from burstenv.cluster.replica import advance_replica, enqueue, set_mode, start_replica
-from burstenv.cluster.spec import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.gateway import apply_decision, next_epoch, reset_cluster
+from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.state import ClusterState
 from burstenv.config import load
+from burstenv.engine.arena import PoolLayout
+from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, FIRST_SCANNED, MEMORY_NAMES, NOBODY, ORDER_NAMES
+from burstenv.engine.kv_cache import block_slots, bucket_count
+from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS, MODE, REQUEST
+from burstenv.engine.replica import advance_replica, enqueue, set_mode, start_replica
 from burstenv.errors import BurstenvError
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")

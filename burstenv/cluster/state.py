@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.cluster.codes import NOBODY
-from burstenv.cluster.kernel import make_ready
-from burstenv.cluster.pool import PoolLayout, whole_lines
-from burstenv.cluster.records import CACHE_LINE, CLIENT, ENTRY, ENTRY_ID, ENVIRONMENT, ID_FIELDS, REPLICA, REQUEST
+from burstenv._jit.decorators import make_ready
+from burstenv.engine.arena import PoolLayout, whole_lines
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, ENTRY_ID, ENVIRONMENT, ID_FIELDS, REPLICA, REQUEST
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -92,7 +92,7 @@ class ClusterState:
     def heaps(self, i: int) -> np.ndarray:
         """Return the heaps of requests of environment ``i``, a view: of each queue, the front door, the clients.
 
-        Shape (H, E, ENTRY), see :mod:`burstenv.cluster.heap`. A queue has a heap at each end; what lies between means
+        Shape (H, E, ENTRY), see :mod:`burstenv._jit.heap`. A queue has a heap at each end; what lies between means
         nothing.
         """
         return self._parts(i)[0]

@@ -92,10 +92,10 @@ def check_render_mode(render_mode: str | None, valid: Iterable[str]) -> None:
     if render_mode not in valid:
         raise unknown_name("render_mode", render_mode, valid)
     if render_mode != "ansi":
-        from burstenv.envs.render import need_pillow
+        from burstenv.envs.rendering.frame import need_pillow
 
         need_pillow()
     if render_mode == "human":
-        from burstenv.envs.window import need_pygame
+        from burstenv.envs.rendering.window import need_pygame
 
         need_pygame()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.envs.play import player_of
+from burstenv.envs.play.policy import player_of
 from burstenv.policies import Policy, load_policy
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.features import feature_table
-from burstenv.envs.options import reset_with
-from burstenv.envs.rewards import COMPONENTS, reward_space
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.observation.features import feature_table
+from burstenv.envs.reset_options import reset_with
+from burstenv.envs.reward import COMPONENTS, reward_space
 from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, PythonPolicy, load_policy
@@ -68,7 +68,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     return of an episode is the number of attained requests in the report. ``dense`` pays the same sum
     earlier, ``weighted``, ``token-weighted`` and ``class-weighted`` pay by size and worth, ``goodput-per-gpu``
     by what the cluster costs; ``latency`` charges the time that requests spend in the system and ``cost`` the
-    GPU-seconds; ``vector`` pays several at once for multi-objective methods. ``burstenv/envs/rewards.py`` says
+    GPU-seconds; ``vector`` pays several at once for multi-objective methods. ``burstenv/envs/reward.py`` says
     how each can be gamed. All stand in ``info["reward_components"]``, in the order of
     ``env.unwrapped.reward_names``. For semi-MDP discounting use ``info["elapsed_s"]``.
 
@@ -99,7 +99,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |
     | action      | str            | ``"multi"``                          | multi or flat                        |
     | observation | str            | ``"flat"``                           | flat or dict                         |
-    | reward      | str            | ``"attainment"``                     | a name of ``envs/rewards.py``        |
+    | reward      | str            | ``"attainment"``                     | a name of ``envs/reward.py``        |
     | privileged  | bool           | ``False``                            | show true output lengths             |
     | render_mode | str or None    | ``None``                             | ansi, rgb_array or human             |
 
@@ -200,7 +200,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         return self.batch.observation_names()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; the options stand in :mod:`burstenv.envs.options`."""
+        """Start an episode; the options stand in :mod:`burstenv.envs.reset_options`."""
         super().reset(seed=seed)
         reset_with(self.batch, 0, self.np_random, options)
         self._started = True
@@ -269,14 +269,14 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if self.render_mode == "ansi":
             return self.batch.describe(0)
         if self._picture is None:
-            from burstenv.envs.render import ClusterPicture  # needs the extra burstenv[render]
+            from burstenv.envs.rendering.frame import ClusterPicture  # needs the extra burstenv[render]
 
             self._picture = ClusterPicture(self.batch, 0)
         frame = self._picture.frame()
         if self.render_mode == "rgb_array":
             return frame
         if self._window is None:
-            from burstenv.envs.window import Window
+            from burstenv.envs.rendering.window import Window
 
             self._window = Window("burstenv", self.metadata["render_fps"])
         self._window.show(frame)

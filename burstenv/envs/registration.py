@@ -38,28 +38,28 @@ PRESETS: tuple[Preset, ...] = (
     Preset(ENV_ID, "burstenv.envs.env:BurstGPTEnv"),
     Preset(
         "BurstGPT-Admission-v0",
-        "burstenv.envs.tasks:AdmissionEnv",
+        "burstenv.envs.component_envs:AdmissionEnv",
         kwargs={"decide": ["admission"], "routing": "expected-ttft", "batching": "edf-512"},
     ),
     Preset(
         "BurstGPT-Routing-v0",
-        "burstenv.envs.tasks:RoutingEnv",
+        "burstenv.envs.component_envs:RoutingEnv",
         kwargs={"decide": ["routing"], "admission": "size-aware-kv", "batching": "edf-512"},
     ),
     Preset(
         "BurstGPT-Batching-v0",
-        "burstenv.envs.tasks:BatchingEnv",
+        "burstenv.envs.component_envs:BatchingEnv",
         kwargs={"decide": ["batching"], "admission": "size-aware-kv", "routing": "expected-ttft"},
     ),
     Preset(
         "BurstGPT-Interval-v0",
-        "burstenv.envs.interval:IntervalEnv",
-        "burstenv.envs.interval:IntervalVectorEnv",
+        "burstenv.envs.interval.env:IntervalEnv",
+        "burstenv.envs.interval.env:IntervalVectorEnv",
     ),
     Preset(
         "BurstGPT-Iteration-v0",
-        "burstenv.envs.iteration:IterationEnv",
-        "burstenv.envs.iteration:IterationVectorEnv",
+        "burstenv.envs.iteration.env:IterationEnv",
+        "burstenv.envs.iteration.env:IterationVectorEnv",
         kwargs={"scenario": "one-replica"},
     ),
 )

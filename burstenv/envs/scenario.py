@@ -22,12 +22,12 @@ from burstenv.cluster import (
     draw_clients,
     resolve_cluster,
 )
-from burstenv.cluster.lengths import LengthModel
+from burstenv.cluster.output_lengths import LengthModel
 from burstenv.config import Config, load
-from burstenv.envs.features import ObservationConfig, ObservationLayout
-from burstenv.envs.objectives import objectives_table, write_requests
+from burstenv.envs.observation.features import ObservationConfig, ObservationLayout
+from burstenv.envs.observation.settings import Sight
 from burstenv.envs.predictors import LengthPredictor, PredictorConfig
-from burstenv.envs.sight import Sight
+from burstenv.envs.requests import objectives_table, write_requests
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
 from burstenv.workload import (
@@ -170,7 +170,7 @@ class Scenario:
 
     @cached_property
     def length_model(self) -> LengthModel:
-        """What may be believed about output lengths given their predictions: see cluster/lengths.py."""
+        """What may be believed about output lengths given their predictions: see cluster/output_lengths.py."""
         output, code = self._training
         predictor, config = self.predictor, self.config.predictor
         return LengthModel.of(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from burstenv.cluster.rows import put_row, take_row
+from burstenv.cluster.snapshot import put_row, take_row
 from burstenv.cluster.state import ClusterState
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
-    from burstenv.envs.core import EnvironmentBatch
+    from burstenv.envs.batch import EnvironmentBatch
     from burstenv.envs.scenario import Scenario
 
 _BUFFERS = ("actions", "observations", "masks", "components", "totals", "elapsed_s")

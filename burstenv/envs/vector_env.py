@@ -13,9 +13,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.options import reset_with
-from burstenv.envs.rewards import COMPONENTS, reward_space
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.reset_options import reset_with
+from burstenv.envs.reward import COMPONENTS, reward_space
 from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError, unknown_name
 
@@ -229,7 +229,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         if self.render_mode == "ansi":
             return tuple(self.batch.describe(i) for i in range(self.num_envs))
         if not self._pictures:
-            from burstenv.envs.render import ClusterPicture  # needs the extra burstenv[render]
+            from burstenv.envs.rendering.frame import ClusterPicture  # needs the extra burstenv[render]
 
             self._pictures = [ClusterPicture(self.batch, i) for i in range(self.num_envs)]
         return tuple(picture.frame() for picture in self._pictures)

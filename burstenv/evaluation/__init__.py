@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from burstenv.evaluation.metrics import episode_metrics, latencies_s
-    from burstenv.evaluation.parquet import write_parquet
     from burstenv.evaluation.policy import Agent, fixed_components, is_privileged
-    from burstenv.evaluation.report import write_report
+    from burstenv.evaluation.report.learning_curve import learning_curve
+    from burstenv.evaluation.report.parquet import write_parquet
+    from burstenv.evaluation.report.report import write_report
+    from burstenv.evaluation.report.text import headline
     from burstenv.evaluation.result import EvaluationResult
     from burstenv.evaluation.runner import EvaluationPlan, evaluate, finished
-    from burstenv.evaluation.statistics import (
+    from burstenv.evaluation.statistics.intervals import (
         Estimate,
         block_bootstrap,
         interquartile_mean,
@@ -28,29 +30,27 @@ if TYPE_CHECKING:
         probability_of_improvement,
         stratified_bootstrap,
     )
-    from burstenv.evaluation.text import headline
-    from burstenv.evaluation.training import learning_curve
 
 _HOMES = {
     "Agent": "policy",
-    "Estimate": "statistics",
+    "Estimate": "statistics.intervals",
     "EvaluationPlan": "runner",
     "EvaluationResult": "result",
-    "block_bootstrap": "statistics",
+    "block_bootstrap": "statistics.intervals",
     "episode_metrics": "metrics",
     "evaluate": "runner",
     "finished": "runner",
     "fixed_components": "policy",
-    "headline": "text",
-    "interquartile_mean": "statistics",
+    "headline": "report.text",
+    "interquartile_mean": "statistics.intervals",
     "is_privileged": "policy",
     "latencies_s": "metrics",
-    "paired_difference": "statistics",
-    "probability_of_improvement": "statistics",
-    "learning_curve": "training",
-    "stratified_bootstrap": "statistics",
-    "write_parquet": "parquet",
-    "write_report": "report",
+    "paired_difference": "statistics.intervals",
+    "probability_of_improvement": "statistics.intervals",
+    "learning_curve": "report.learning_curve",
+    "stratified_bootstrap": "statistics.intervals",
+    "write_parquet": "report.parquet",
+    "write_report": "report.report",
 }
 
 __all__ = [

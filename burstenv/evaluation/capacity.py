@@ -10,7 +10,7 @@ import numpy as np
 from burstenv.envs.capacity import EPISODES, MOST_PER_S, TARGET_ATTAINMENT, AttainedAt, crossing_per_s
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.statistics import LEVEL, drawn_blocks
+from burstenv.evaluation.statistics.intervals import LEVEL, drawn_blocks
 from burstenv.policies import Policy, load_policy
 
 RESAMPLES = 1_000

@@ -19,7 +19,7 @@ from pydantic import Field
 from burstenv.config import Config, load, shipped
 from burstenv.envs.scenario import Scenario, ScenarioConfig, load_scenario
 from burstenv.evaluation.episodes import Episode, draw_episode
-from burstenv.evaluation.tuned import scenario_digest
+from burstenv.evaluation.tuning.tuned_policies import scenario_digest
 from burstenv.files import write_atomic
 
 FOLDER = "episodes"  # of configs/, by scenario

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.codes import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
+from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 from burstenv.workload.trace import MODELS

@@ -16,18 +16,18 @@ from typing import cast
 import numpy as np
 
 from burstenv.cluster import REQUEST, Cluster, ReplicaSpec
-from burstenv.cluster.codes import NOBODY
+from burstenv.engine.enums import NOBODY
 from burstenv.envs.capacity import measure_capacity_per_s
-from burstenv.envs.kernels import UNLIMITED, rollout
-from burstenv.envs.objectives import objectives_table, write_objectives
+from burstenv.envs.requests import objectives_table, write_objectives
 from burstenv.envs.scenario import Scenario, ScenarioConfig
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.streams import write_streams
+from burstenv.evaluation.token_streams import write_streams
 from burstenv.policies import named_mode, parse_composite
 from burstenv.workload import Trace
 from burstenv.workload.conversations import link_turns
-from burstenv.workload.rates import mean_rate_per_s
-from burstenv.workload.scaling import keep_sessions, lay_over
+from burstenv.workload.shaping.rates import mean_rate_per_s
+from burstenv.workload.shaping.scaling import keep_sessions, lay_over
 
 REFERENCE = "always/jsq/vllm"  # one for all policies, so that they meet the same arrivals at the same load
 SATURATING_REQUESTS = 40_000

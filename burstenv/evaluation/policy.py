@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypeIs
 
-from burstenv.envs.actions import COMPONENTS
+from burstenv.envs.action import COMPONENTS
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPolicy, PythonPolicy, parse_composite
 

@@ -11,19 +11,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from burstenv.cluster.kernel import source_digest
+from burstenv._jit.decorators import source_digest
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.entrants import LineUp, line_up
 from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.episodes import EpisodeStore
 from burstenv.evaluation.journal import JOURNAL, Journal, Key, Unit
-from burstenv.evaluation.line_up import LineUp, line_up
 from burstenv.evaluation.metrics import LATENCIES
 from burstenv.evaluation.policy import Agent, is_heuristic
 from burstenv.evaluation.provenance import manifest, provenance
 from burstenv.evaluation.result import EvaluationResult, Row
-from burstenv.evaluation.seeds import summarise_groups
-from burstenv.evaluation.sketch import Sketch
+from burstenv.evaluation.statistics.latency_sketch import Sketch
+from burstenv.evaluation.statistics.training_seeds import summarise_groups
 from burstenv.evaluation.summary import (
     QUANTILE_LEVELS,
     best_heuristics,
@@ -33,7 +33,7 @@ from burstenv.evaluation.summary import (
     rank,
     summarise,
 )
-from burstenv.evaluation.units import Arena, Task
+from burstenv.evaluation.tasks import Arena, Task
 from burstenv.evaluation.workers import run_tasks, run_tasks_on_ray
 from burstenv.policies import NetworkPolicy, Policy, loaded_files
 from burstenv.workload import SPLITS

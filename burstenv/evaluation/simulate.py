@@ -22,20 +22,20 @@ from burstenv.cluster import (
     resolve_cluster,
 )
 from burstenv.cluster.cluster import CLIENT_COUNTS
-from burstenv.cluster.codes import UNSENT
 from burstenv.config import load as load_config
-from burstenv.envs.play import Player, player_of
+from burstenv.engine.enums import UNSENT
+from burstenv.envs.observation.settings import Sight
+from burstenv.envs.play.policy import Player, player_of
 from burstenv.envs.scenario import ScenarioConfig
-from burstenv.envs.sight import Sight
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics
 from burstenv.evaluation.offered_load import fill_requests, saturated_rate_per_s, trace_capacity_per_s
-from burstenv.evaluation.timeline import Timeline, TimelineRecorder
+from burstenv.evaluation.timeline.series import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
 from burstenv.policies import NetworkPolicy, load_policy, named_mode
 from burstenv.workload import CLASSES, Trace
 from burstenv.workload.conversations import link_turns, think_times
-from burstenv.workload.rates import SCALINGS, scale_to_rate, stretch
+from burstenv.workload.shaping.rates import SCALINGS, scale_to_rate, stretch
 
 CHUNK_DECISIONS = 100_000  # between two reports of progress
 RECORD_COLUMNS = (

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster.cluster import CLIENT_COUNTS
-from burstenv.evaluation.comparisons import adjusted_p_values, pairwise, ranks
 from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
-from burstenv.evaluation.sketch import Sketch
-from burstenv.evaluation.statistics import Estimate, block_bootstrap, paired_difference, ratio_estimate
+from burstenv.evaluation.statistics.comparisons import adjusted_p_values, pairwise, ranks
+from burstenv.evaluation.statistics.intervals import Estimate, block_bootstrap, paired_difference, ratio_estimate
+from burstenv.evaluation.statistics.latency_sketch import Sketch
 
 INTERVALS = ("attainment", "token_weighted_attainment", "goodput_per_s")  # metrics given with intervals
 MEANS = (

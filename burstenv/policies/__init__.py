@@ -9,14 +9,14 @@ from burstenv.policies.batching import BATCHING_MODES, BATCHING_RULES, BatchingR
 from burstenv.policies.composite import Composite, RuleChoice, parse_composite, parse_rule
 from burstenv.policies.heuristics import admission_rule, policy, routing_rule
 from burstenv.policies.load import Heuristic, Policy, load_policy, load_policy_file, loaded_files
-from burstenv.policies.lookahead import Lookahead, LookaheadPolicy, parse_lookahead
-from burstenv.policies.network import Network
-from burstenv.policies.network_policy import NetworkPolicy
+from burstenv.policies.lookahead.policy import Lookahead, LookaheadPolicy, parse_lookahead
+from burstenv.policies.network.policy import NetworkPolicy
+from burstenv.policies.network.weights import Network
 from burstenv.policies.python_policy import PythonPolicy
+from burstenv.policies.records import POLICY
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 from burstenv.policies.routing_rules import ROUTING_RULES
 from burstenv.policies.rule import Parameter, Range, Rule
-from burstenv.policies.state import POLICY
 from burstenv.policies.view import ReplicaView, RequestView, View
 
 __all__ = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from burstenv.cluster.frontdoor import ADMIT, REJECT
-from burstenv.cluster.kernel import kernel, outlined
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.policies.estimates import (
     expected_ttft_s,
     forecast_iteration_s,

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from burstenv.cluster.spec import ModeConfig
+from burstenv.cluster.cluster_config import ModeConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.rule import Parameter, Range
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.batching import batching_rule, canonical_mode
+from burstenv.policies.records import POLICY
 from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.policies.rule import Rule, by_name
-from burstenv.policies.state import POLICY
 
 _PART = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from burstenv.cluster.codes import NOBODY
-from burstenv.cluster.frontdoor import ADMIT
-from burstenv.cluster.kernel import entry, kernel
-from burstenv.cluster.prefix import prefix_hit_tokens
+from burstenv._jit.decorators import entry, kernel
+from burstenv.cluster.gateway import ADMIT
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
 from burstenv.policies.routing import route

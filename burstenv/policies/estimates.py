@@ -6,10 +6,10 @@ front door: nothing hidden from an agent's observation.
 
 from __future__ import annotations
 
-from burstenv.cluster.codes import NOBODY
-from burstenv.cluster.iteration_time import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
-from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.queues import blocks_of
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.queues import blocks_of
+from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 
 
 @kernel

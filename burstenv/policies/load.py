@@ -10,8 +10,8 @@ from pathlib import Path
 
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
-from burstenv.policies.lookahead import LookaheadPolicy, is_lookahead, parse_lookahead
-from burstenv.policies.network_policy import PREFIX, NetworkPolicy, load_network_policy
+from burstenv.policies.lookahead.policy import LookaheadPolicy, is_lookahead, parse_lookahead
+from burstenv.policies.network.policy import PREFIX, NetworkPolicy, load_network_policy
 from burstenv.policies.python_policy import PythonPolicy, where
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 

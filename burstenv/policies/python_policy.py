@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from burstenv.cluster.frontdoor import ADMISSION_NAMES, ADMIT, REJECT
+from burstenv.cluster.gateway import ADMISSION_NAMES, ADMIT, REJECT
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.rule import Rule
 from burstenv.policies.view import ReplicaView, View

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.cluster.kernel import kernel, outlined
-from burstenv.cluster.prefix import prefix_hit_tokens
-from burstenv.cluster.queues import blocks_of
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.prefix_cache import prefix_hit_tokens
+from burstenv.engine.queues import blocks_of
 from burstenv.policies.estimates import (
     expected_ttft_s,
     fits,

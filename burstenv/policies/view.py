@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster import Cluster
-from burstenv.cluster.codes import NOBODY
+from burstenv.engine.enums import NOBODY
 from burstenv.errors import BurstenvError
 from burstenv.policies.decide import ESTIMATES, estimate_at
 

@@ -1,10 +1,9 @@
 """Traces: reading, generating, splitting in time, and cutting episodes out of them."""
 
 from burstenv.workload.conversations import think_times
-from burstenv.workload.data_directory import cache_folder, data_directory
 from burstenv.workload.describe import windowed_cv
-from burstenv.workload.episodes import EpisodeConfig, EpisodeRequests, EpisodeSampler
-from burstenv.workload.failure_rates import failure_rates
+from burstenv.workload.episodes.sampler import EpisodeConfig, EpisodeRequests, EpisodeSampler
+from burstenv.workload.failures.rates import failure_rates
 from burstenv.workload.formats.burstgpt import read_burstgpt
 from burstenv.workload.formats.convert import convert
 from burstenv.workload.formats.mapped import read_mapped
@@ -16,11 +15,12 @@ from burstenv.workload.formats.write_csv import write_burstgpt, write_plain
 from burstenv.workload.formats.write_mooncake import write_mooncake
 from burstenv.workload.generator import GENERATOR_VERSION, generate
 from burstenv.workload.generator.config import GeneratorConfig
-from burstenv.workload.mixing import mix
-from burstenv.workload.official import OFFICIAL, OfficialFile
-from burstenv.workload.rates import scale_to_rate
-from burstenv.workload.scaling import compress, superpose, thin
-from burstenv.workload.selection import SelectConfig, select
+from burstenv.workload.official.data_directory import cache_folder, data_directory
+from burstenv.workload.official.files import OFFICIAL, OfficialFile
+from burstenv.workload.shaping.mixing import mix
+from burstenv.workload.shaping.rates import scale_to_rate
+from burstenv.workload.shaping.scaling import compress, superpose, thin
+from burstenv.workload.shaping.selection import SelectConfig, select
 from burstenv.workload.splits import SPLITS, DayRange, split_by_days
 from burstenv.workload.trace import CLASSES, DAY_S, LOG_TYPES, MODELS, Failures, Trace
 from burstenv.workload.workload_config import WorkloadConfig, load_trace, load_workload

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 from burstenv.files import replacing
-from burstenv.workload.data_directory import cache_folder
+from burstenv.workload.official.data_directory import cache_folder
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS, Failures, Trace
 
 FORMAT_VERSION = 3  # raise it whenever the layout of the files changes

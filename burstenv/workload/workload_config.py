@@ -14,13 +14,13 @@ from pydantic import Field, field_validator, model_validator
 from burstenv.config import Config, load
 from burstenv.errors import BurstenvError
 from burstenv.workload.cache import load_cached, save_cached
-from burstenv.workload.data_directory import cache_folder
 from burstenv.workload.formats.mapped import TimeUnit, check_columns
 from burstenv.workload.formats.reader import read_trace
 from burstenv.workload.generator import GENERATOR_VERSION, generate
 from burstenv.workload.generator.config import GeneratorConfig
-from burstenv.workload.official import locate
-from burstenv.workload.selection import SelectConfig, select
+from burstenv.workload.official.data_directory import cache_folder
+from burstenv.workload.official.files import locate
+from burstenv.workload.shaping.selection import SelectConfig, select
 from burstenv.workload.splits import DEFAULT_FRACTIONS
 from burstenv.workload.trace import Trace
 

@@ -11,8 +11,8 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
-from burstenv.agents.vec_env import SB3VecEnv
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.envs.batch import EnvironmentBatch
 
 ON_POLICY = {"n_steps": 16, "batch_size": 64, "n_epochs": 1}
 OFF_POLICY = {"buffer_size": 1000, "learning_starts": 32, "train_freq": 4, "batch_size": 32}

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from burstenv.agents.agent import LearnedAgent, describe_agent
-from burstenv.agents.export import compiled
+from burstenv.agents.export.arrays import compiled
 from burstenv.agents.networks import logits
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.play import player_of
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import load_scenario
 from burstenv.evaluation.episodes import EpisodeStore
-from burstenv.evaluation.units import Arena, Task
+from burstenv.evaluation.tasks import Arena, Task
 from tests.agents.conftest import SCENARIO
 from tests.agents.test_networks import FORMS, random_policy, recipe_of
 
@@ -78,8 +78,8 @@ def test_other_numbers_of_replicas(scenario, network, count):
 
 
 def test_tanh_is_the_hyperbolic_tangent():
-    from burstenv.cluster.kernel import entry
-    from burstenv.policies.network_kernels import _activate
+    from burstenv._jit.decorators import entry
+    from burstenv.policies.network.inference import _activate
 
     @entry
     def apply(values):

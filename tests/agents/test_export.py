@@ -12,7 +12,7 @@ import yaml
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.export import export_agent
+from burstenv.agents.export.arrays import export_agent
 from burstenv.agents.networks import logits
 from burstenv.agents.train import train
 from burstenv.cli import main
@@ -20,7 +20,8 @@ from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 from burstenv.evaluation.simulate import simulate
-from burstenv.policies import NetworkPolicy, load_policy, pretrained
+from burstenv.policies import NetworkPolicy, load_policy
+from burstenv.policies.network.weights import pretrained
 from burstenv.workload.workload_config import load_trace, load_workload
 from tests.agents.conftest import SCENARIO, cluster_of
 

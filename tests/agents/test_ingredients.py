@@ -7,13 +7,13 @@ import pytest
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from burstenv.agents.algorithms import make_model
+from burstenv.agents.baseline import references
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import load_range_at, training_environments, training_scenarios
-from burstenv.agents.reference import references
-from burstenv.agents.return_scale import ReturnScale
-from burstenv.agents.rollout_buffers import advantages_of, mean_of_others
-from burstenv.agents.teachers import Teacher
+from burstenv.agents.imitation.teachers import Teacher
+from burstenv.agents.sb3.algorithms import make_model
+from burstenv.agents.sb3.return_scale import ReturnScale
+from burstenv.agents.sb3.rollout_buffers import advantages_of, mean_of_others
 from burstenv.agents.train import load_agent_config
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError

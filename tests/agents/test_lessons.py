@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from burstenv.agents.actors import build_untrained
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.lessons import Judge, advantages, take_lessons
-from burstenv.agents.vec_env import SB3VecEnv
+from burstenv.agents.imitation.choice_lessons import Judge, advantages, take_lessons
+from burstenv.agents.sb3.actors import build_untrained
+from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.config import parse
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.kernels import UNLIMITED, rollout
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
 

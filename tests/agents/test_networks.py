@@ -10,7 +10,7 @@ from burstenv.agents.agent import LearnedAgent, load_agent
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.networks import FIRST_REJECTION, build_policy, logits
 from burstenv.agents.train import train
-from burstenv.envs.actions import ActionLayout
+from burstenv.envs.action import ActionLayout
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from tests.agents.conftest import SCENARIO, cluster_of

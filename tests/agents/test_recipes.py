@@ -7,9 +7,9 @@ import pytest
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.evolution import rank_shaped
+from burstenv.agents.evolution.strategies import rank_shaped
 from burstenv.agents.train import load_agent_config, train
-from burstenv.agents.validation import Validator
+from burstenv.agents.validate import Validator
 from burstenv.config import shipped
 from burstenv.evaluation import EvaluationPlan, evaluate
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from burstenv.agents.callback import TrainingCallback
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.evolution import EvolutionLearner
+from burstenv.agents.evolution.strategies import EvolutionLearner
+from burstenv.agents.sb3.callback import TrainingCallback
 from burstenv.agents.train import train
 from burstenv.errors import BurstenvError
 

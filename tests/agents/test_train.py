@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from burstenv.agents.agent import load_agent
+from burstenv.agents.baseline import settled
 from burstenv.agents.bench import ppo_frames_per_s
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.imitation import imitate
+from burstenv.agents.imitation.imitate import imitate
+from burstenv.agents.imitation.teachers import Teacher
 from burstenv.agents.networks import build_policy
-from burstenv.agents.reference import settled
-from burstenv.agents.teachers import Teacher
+from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.agents.train import load_agent_config, train
-from burstenv.agents.validation import Validator
-from burstenv.agents.vec_env import SB3VecEnv
+from burstenv.agents.validate import Validator
 from burstenv.config import shipped
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.policy import check_agent

@@ -10,8 +10,8 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from stable_baselines3 import PPO
 
 import burstenv  # noqa: F401  registers the environments
-from burstenv.agents.vec_env import SB3VecEnv
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.envs.batch import EnvironmentBatch
 
 FLAT = {"decide": ("admission", "routing"), "action": "flat"}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from burstenv.cluster import Clients, ClientsConfig, ModeConfig, ReplicaSpec
-from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
+from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 
 REJECT, ADMIT, DEFER = range(3)
 GIVE_UP, RETURN, SEND, ARRIVE, TICK = range(5)  # events of one instant, in this order

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ClientsConfig, Cluster, ModeConfig, draw_clients, request_array
-from burstenv.cluster.codes import ATTAINED
-from burstenv.envs.kernels import UNLIMITED, rollout
+from burstenv.engine.enums import ATTAINED
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.policies import parse_composite
 from tests.cluster.small_clusters import replica
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ADMIT, Cluster, ModeConfig, ReplicaSpec
-from burstenv.cluster.reference import EngineLimits, ReferenceReplica, ReferenceRequest
+from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from tests.cluster.small_clusters import FAST, LATENCY, random_requests, replica
 
 MODES = (

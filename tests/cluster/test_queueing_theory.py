@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import Cluster, HingeLatency, ModeConfig, request_array
-from burstenv.envs.play import player_of
+from burstenv.envs.play.policy import player_of
 from burstenv.policies import load_policy
 from tests.cluster.small_clusters import replica
 

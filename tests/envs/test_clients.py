@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import STATUS_NAMES, draw_clients, request_array
-from burstenv.cluster.codes import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.env import BurstGPTEnv
-from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import episode_metrics
 from burstenv.policies import parse_composite

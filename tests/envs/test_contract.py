@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import burstenv
-from burstenv.envs.observations import G0, Q0
+from burstenv.envs.observation.encoder import G0, Q0
 from burstenv.errors import BurstenvError
 
 FORMS = [

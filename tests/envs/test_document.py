@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from burstenv.envs.document import documented_ids, main, pages
 from burstenv.envs.env import BurstGPTEnv
+from burstenv.envs.pages import documented_ids, main, pages
 
 FOLDER = Path(__file__).parents[2] / "docs" / "environments"
 
@@ -22,8 +22,8 @@ def made():
 def test_pages_are_up_to_date(made):
     for name, text in made.items():
         path = FOLDER / name
-        assert path.exists(), f"{name} is missing; run python -m burstenv.envs.document"
-        assert path.read_text(encoding="utf-8") == text, f"{name} is old; run python -m burstenv.envs.document"
+        assert path.exists(), f"{name} is missing; run python -m burstenv.envs.pages"
+        assert path.read_text(encoding="utf-8") == text, f"{name} is old; run python -m burstenv.envs.pages"
     there = {path.name for path in FOLDER.glob("*.md")}
     assert there == set(made), "a page of an id that is no longer registered"
 

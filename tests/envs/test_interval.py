@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from burstenv.cluster.cluster import request_array
-from burstenv.cluster.codes import REJECTED
-from burstenv.envs.interval_batch import IntervalBatch
-from burstenv.envs.kernels import UNLIMITED, rollout
+from burstenv.engine.enums import REJECTED
+from burstenv.envs.interval.batch import IntervalBatch
 from burstenv.envs.scenario import load_scenario
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
 
@@ -211,7 +211,7 @@ def test_wrong_arguments_get_one_sentence(small_scenario, case):
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
 def test_continuous_learners_run(scenario, algorithm):
     sb3 = pytest.importorskip("stable_baselines3")
-    from burstenv.agents.vec_env import SB3VecEnv
+    from burstenv.agents.sb3.vec_env import SB3VecEnv
 
     venv = SB3VecEnv(IntervalBatch(2, scenario=scenario, load=1.5), seed=0)
     model = getattr(sb3, algorithm)(

@@ -10,11 +10,11 @@ import pytest
 
 from burstenv.cluster import ModeConfig
 from burstenv.cluster.cluster import request_array
-from burstenv.cluster.codes import RUNNING, WAITING
 from burstenv.config import read_yaml, shipped
-from burstenv.envs.iteration_batch import IterationBatch
-from burstenv.envs.kernels import UNLIMITED, rollout
+from burstenv.engine.enums import RUNNING, WAITING
+from burstenv.envs.iteration.batch import IterationBatch
 from burstenv.envs.scenario import load_scenario
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
 
@@ -285,7 +285,7 @@ def test_snapshots_branch(values):
 
 def test_a_learner_with_masks_runs(values):
     contrib = pytest.importorskip("sb3_contrib")
-    from burstenv.agents.vec_env import SB3VecEnv
+    from burstenv.agents.sb3.vec_env import SB3VecEnv
 
     venv = SB3VecEnv(IterationBatch(4, scenario=load_scenario(values), load=1.5), seed=0)
     model = contrib.MaskablePPO("MlpPolicy", venv, n_steps=32, batch_size=64, n_epochs=1, seed=0, device="cpu")

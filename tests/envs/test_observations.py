@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burstenv.cluster.codes import NOBODY
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.engine.enums import NOBODY
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.env import BurstGPTEnv
-from burstenv.envs.features import LIMIT, ObservationConfig, ObservationLayout, feature_table
+from burstenv.envs.observation.features import LIMIT, ObservationConfig, ObservationLayout, feature_table
+from burstenv.envs.observation.sessions import turn_links
 from burstenv.envs.scenario import Scenario, load_scenario
-from burstenv.envs.sessions import turn_links
 from burstenv.errors import BurstenvError
 
 FORMS: dict[str, dict[str, Any]] = {

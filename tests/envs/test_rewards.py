@@ -8,9 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from burstenv.cluster.codes import ATTAINED
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.rewards import COMPONENTS, LATENCY_SCALE_S, REWARDS, VECTOR
+from burstenv.engine.enums import ATTAINED
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.reward import COMPONENTS, LATENCY_SCALE_S, REWARDS, VECTOR
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import episode_metrics

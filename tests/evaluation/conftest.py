@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from burstenv.config import read_yaml, shipped
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 

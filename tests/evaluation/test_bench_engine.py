@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster import load_cluster
-from burstenv.evaluation.bench import page, row
-from burstenv.evaluation.bench_engine import CLUSTER, Replay, poisson_requests, session_requests
+from burstenv.evaluation.bench.engine import CLUSTER, Replay, poisson_requests, session_requests
+from burstenv.evaluation.bench.figures import page, row
 
 
 def test_stepping_gives_the_records_of_the_replay():

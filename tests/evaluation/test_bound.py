@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ClientsConfig, Cluster, ModeConfig, load_cluster, request_array
-from burstenv.envs.play import player_of
+from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.bound import Floor, upper_bound
+from burstenv.evaluation.bound.upper_bound import Floor, upper_bound
 from burstenv.policies import load_policy
 from tests.cluster.small_clusters import FAST, random_requests, replica
 

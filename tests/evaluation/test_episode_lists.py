@@ -7,7 +7,7 @@ import pytest
 from burstenv.config import load, shipped
 from burstenv.envs.scenario import ScenarioConfig, load_scenario
 from burstenv.evaluation import episode_lists
-from burstenv.evaluation.scenario_page import PAGE, page
+from burstenv.evaluation.report.scenario_page import PAGE, page
 
 SCENARIOS = list(shipped("scenarios"))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.comparisons import adjusted_p_values, holm, pairwise, performance_profile, ranks
-from burstenv.evaluation.statistics import block_bootstrap, paired_difference, ratio_estimate
+from burstenv.evaluation.statistics.comparisons import adjusted_p_values, holm, pairwise, performance_profile, ranks
+from burstenv.evaluation.statistics.intervals import block_bootstrap, paired_difference, ratio_estimate
 
 DAYS = np.repeat(np.arange(10), 3)
 

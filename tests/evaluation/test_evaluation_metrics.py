@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from burstenv.cluster.codes import ATTAINED, FAILED, LATE, REJECTED, WAITING
-from burstenv.cluster.records import REQUEST
+from burstenv.engine.enums import ATTAINED, FAILED, LATE, REJECTED, WAITING
+from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import PROMPT_BUCKETS, episode_metrics, latencies_s, prompt_bucket
 

@@ -10,8 +10,8 @@ import pytest
 
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, headline, learning_curve, write_report
+from burstenv.evaluation.report.text import milliseconds, notes, percent, points, seconds, shortened
 from burstenv.evaluation.summary import best_heuristics, compare, summarise
-from burstenv.evaluation.text import milliseconds, notes, percent, points, seconds, shortened
 
 from .conftest import FixedReplica
 

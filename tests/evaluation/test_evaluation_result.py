@@ -13,8 +13,8 @@ import pytest
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationResult, headline
 from burstenv.evaluation.provenance import command_line
+from burstenv.evaluation.report.text import summary_lines
 from burstenv.evaluation.summary import QUANTILE_LEVELS
-from burstenv.evaluation.text import summary_lines
 
 
 def test_a_result_comes_back_exactly(small, tmp_path):

@@ -20,7 +20,7 @@ from burstenv.config import read_yaml, shipped
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, evaluate, finished
 from burstenv.evaluation.journal import JOURNAL, Journal
-from burstenv.evaluation.sketch import RELATIVE_ERROR, Sketch
+from burstenv.evaluation.statistics.latency_sketch import RELATIVE_ERROR, Sketch
 
 from .conftest import POLICIES, FixedReplica, ShortestQueue
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from burstenv.cluster.codes import ATTAINED
-from burstenv.envs.core import EnvironmentBatch
-from burstenv.envs.kernels import UNLIMITED, rollout
+from burstenv.engine.enums import ATTAINED
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, evaluate, fixed_components, is_privileged
 from burstenv.policies import parse_composite

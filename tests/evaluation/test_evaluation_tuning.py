@@ -16,13 +16,13 @@ from burstenv.envs.capacity import AttainedAt, measure_capacity_per_s
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, evaluate
 from burstenv.evaluation.capacity import measure_capacity
-from burstenv.evaluation.grid import Grid, run_grid
-from burstenv.evaluation.leaderboard import leaderboard, write_leaderboard
-from burstenv.evaluation.parquet import write_parquet
-from burstenv.evaluation.scorer import Scorer
-from burstenv.evaluation.search_space import SearchSpace
-from burstenv.evaluation.tuned import load_tuned
-from burstenv.evaluation.tuning import TuningPlan, tune
+from burstenv.evaluation.report.leaderboard import leaderboard, write_leaderboard
+from burstenv.evaluation.report.parquet import write_parquet
+from burstenv.evaluation.tuning.grid import Grid, run_grid
+from burstenv.evaluation.tuning.scorer import Scorer
+from burstenv.evaluation.tuning.search import TuningPlan, tune
+from burstenv.evaluation.tuning.search_space import SearchSpace
+from burstenv.evaluation.tuning.tuned_policies import load_tuned
 from burstenv.policies import load_policy
 
 from .conftest import FixedReplica, ShortestQueue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from burstenv.cli.main import main
-from burstenv.evaluation.headroom import measure_headroom, table
+from burstenv.evaluation.bound.headroom import measure_headroom, table
 
 
 def test_foresight_lies_between_the_best_composite_and_the_bound(scenario):

@@ -11,8 +11,8 @@ import pytest
 
 import burstenv  # noqa: F401  registers the environments
 from burstenv.evaluation.simulate import simulate
-from burstenv.evaluation.timeline import MAX_BINS, MAX_SAMPLES, play
-from burstenv.evaluation.timeline_page import timeline_page, write_timeline
+from burstenv.evaluation.timeline.page import timeline_page, write_timeline
+from burstenv.evaluation.timeline.series import MAX_BINS, MAX_SAMPLES, play
 from burstenv.workload import Trace
 
 POLICY = "size-aware-kv/jsq/vllm"

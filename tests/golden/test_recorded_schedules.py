@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from burstenv.cluster.recorded import (
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.validation.recorded_schedule import (
     first_difference,
     first_fast_difference,
     read_case,
@@ -14,7 +15,6 @@ from burstenv.cluster.recorded import (
     replay_reference,
     validate_case,
 )
-from burstenv.errors import BurstenvError
 from tests.conftest import shared_path
 
 REFERENCE_CASES = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from burstenv._jit.decorators import entry
 from burstenv.cluster import Cluster, load_cluster
-from burstenv.cluster.kernel import entry
 from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, parse_rule
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import (
@@ -18,8 +18,8 @@ from burstenv.policies.estimates import (
     kv_demand_with,
     prefill_backlog_tokens,
 )
+from burstenv.policies.records import MAX_PARAMETERS
 from burstenv.policies.routing import route
-from burstenv.policies.state import MAX_PARAMETERS
 from tests.cluster.small_clusters import requests_at
 
 

@@ -19,14 +19,14 @@ from burstenv.policies import (
     named_mode,
     parse_composite,
 )
-from burstenv.policies.catalogue import document, explained
+from burstenv.policies.listing import document, explained
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "policies.md"
 SHIPPED = (*ADMISSION_RULES, *ROUTING_RULES, *BATCHING_RULES)
 
 
 def test_the_document_is_up_to_date():
-    assert DOCUMENT.read_text() == document(), "python -m burstenv.policies.catalogue > docs/policies.md"
+    assert DOCUMENT.read_text() == document(), "python -m burstenv.policies.listing > docs/policies.md"
 
 
 def test_the_example_of_the_document_works(tmp_path):

@@ -18,7 +18,7 @@ from burstenv.policies import (
     parse_composite,
     parse_rule,
 )
-from burstenv.policies.state import MAX_PARAMETERS
+from burstenv.policies.records import MAX_PARAMETERS
 
 MODES = tuple(BATCHING_MODES)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster import Cluster, request_array
-from burstenv.cluster.codes import REJECTED
-from burstenv.envs.play import player_of
+from burstenv.engine.enums import REJECTED
+from burstenv.envs.play.policy import player_of
 from burstenv.policies import load_policy
 from tests.cluster.small_clusters import VLLM, replica
 from tests.policies.bench import Bench

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import Cluster, request_array
-from burstenv.envs.play import player_of
+from burstenv.envs.play.policy import player_of
 from burstenv.policies import load_policy
 from tests.cluster.small_clusters import VLLM, replica
 from tests.policies.bench import Bench

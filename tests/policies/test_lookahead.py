@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ClientsConfig, Cluster, ModeConfig, draw_clients
-from burstenv.cluster.codes import REJECTED, RUNNING
-from burstenv.envs.play import player_of
+from burstenv.engine.enums import REJECTED, RUNNING
+from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import Lookahead, load_policy
 from tests.cluster.small_clusters import FAST, random_requests, replica

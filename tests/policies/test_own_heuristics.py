@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burstenv.envs.env import BurstGPTEnv
-from burstenv.envs.play import player_of
+from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, evaluate

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from burstenv.envs.env import BurstGPTEnv
-from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import load_scenario
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, parse_composite
 from tests.cluster.small_clusters import assert_same_records
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from burstenv.envs.env import BurstGPTEnv
-from burstenv.envs.kernels import UNLIMITED, rollout
 from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.policies import parse_composite
 from burstenv.policies.batching import BATCHING_RULES
 from tests.cluster.small_clusters import assert_same_records

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burstenv.cluster.codes import ATTAINED, FAILED, LATE, REJECTED, RUNNING, UNSEEN, WAITING
 from burstenv.config import read_yaml, shipped
-from burstenv.envs.core import EnvironmentBatch
+from burstenv.engine.enums import ATTAINED, FAILED, LATE, REJECTED, RUNNING, UNSEEN, WAITING
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.scenario import Scenario, load_scenario
 from tests.cluster.small_clusters import LATENCY, random_requests
 

@@ -16,8 +16,8 @@ import pytest
 
 from burstenv.errors import BurstenvError
 from burstenv.workload import OFFICIAL
-from burstenv.workload.download import download
-from burstenv.workload.official import OfficialFile
+from burstenv.workload.official.download import download
+from burstenv.workload.official.files import OfficialFile
 from tests.workload.workload_files import SIX
 
 CONTENT = (SIX + "\n" + "".join(f"{k},ChatGPT,{k % 900},7,9,API log\n" for k in range(40_000))).encode()
@@ -195,7 +195,7 @@ def test_a_full_disk_is_said(server: Server, tmp_path: Path, monkeypatch: pytest
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("burstenv.workload.download._copy", full)
+    monkeypatch.setattr("burstenv.workload.official.download._copy", full)
     with pytest.raises(BurstenvError, match=r"the disk is full; 0 of .* bytes are kept"):
         download(FILE, tmp_path, url(server))
     blocked = tmp_path / "file"

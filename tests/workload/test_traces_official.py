@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 
 from burstenv.errors import BurstenvError
-from burstenv.workload import OFFICIAL, WorkloadConfig, data_directory, load_trace, read_trace
-from burstenv.workload.official import OfficialFile, check, check_file, check_lines, choose, locate, totals
+from burstenv.workload import OFFICIAL, WorkloadConfig, load_trace, read_trace
+from burstenv.workload.official.files import (
+    OfficialFile,
+    check,
+    check_file,
+    check_lines,
+    choose,
+    data_directory,
+    locate,
+    totals,
+)
 from tests.workload.workload_files import SIX, real
 
 HEADS = ("burstgpt_1_first400.csv", "burstgpt_3_first400.csv")

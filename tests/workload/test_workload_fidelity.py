@@ -7,11 +7,20 @@ import pytest
 
 from burstenv.errors import BurstenvError
 from burstenv.workload import Trace, generate, load_workload, read_trace
-from burstenv.workload.fidelity import FLOOR, compare, fidelity_lines
+from burstenv.workload.fidelity.holdout import days_of_part, part_of
+from burstenv.workload.fidelity.statistics import (
+    acf,
+    choose_cv_window,
+    clock_of,
+    fano,
+    groups_of,
+    ks,
+    measure,
+    on_whole_seconds,
+)
+from burstenv.workload.fidelity.table import FLOOR, compare, fidelity_lines
 from burstenv.workload.generator.fit import fit
 from burstenv.workload.generator.paper import Zipf, generate_paper
-from burstenv.workload.holdout import days_of_part, part_of
-from burstenv.workload.statistics import acf, choose_cv_window, clock_of, fano, groups_of, ks, measure, on_whole_seconds
 from tests.workload.workload_files import real
 
 CONVERSATIONS = "data/burstgpt_1_gpt4_conversation.csv"

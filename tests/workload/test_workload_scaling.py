@@ -1,4 +1,4 @@
-"""What each scaling keeps and changes, as the table in burstenv/workload/scaling.py says."""
+"""What each scaling keeps and changes, as the table in burstenv/workload/shaping/scaling.py says."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from burstenv.workload import (
     windowed_cv,
 )
 from burstenv.workload.conversations import think_times
-from burstenv.workload.mixing import mix
-from burstenv.workload.rates import mean_rate_per_s, scale_to_rate
-from burstenv.workload.scaling import compress, superpose, thin
+from burstenv.workload.shaping.mixing import mix
+from burstenv.workload.shaping.rates import mean_rate_per_s, scale_to_rate
+from burstenv.workload.shaping.scaling import compress, superpose, thin
 
 from .workload_files import real
 

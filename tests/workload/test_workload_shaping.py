@@ -21,8 +21,8 @@ from burstenv.workload import (
     read_trace,
 )
 from burstenv.workload.conversations import context_growth, link_turns, think_times
-from burstenv.workload.failure_rates import failure_rates
-from burstenv.workload.selection import SelectConfig, select
+from burstenv.workload.failures.rates import failure_rates
+from burstenv.workload.shaping.selection import SelectConfig, select
 
 from .test_workload_episodes import made_trace
 from .workload_files import real

@@ -9,6 +9,8 @@ import yaml
 from burstenv.config import parse
 from burstenv.errors import BurstenvError
 from burstenv.workload import Trace, WorkloadConfig, generate, load_workload, windowed_cv
+from burstenv.workload.fidelity.holdout import days_of_part, other_part, part_of
+from burstenv.workload.fidelity.statistics import groups_of, ks, measure, sessions_of
 from burstenv.workload.generator.basics import Drift, FailureConfig, QuantileTable
 from burstenv.workload.generator.failures import draw_failures
 from burstenv.workload.generator.fit import Fit, fit, fit_lines
@@ -18,8 +20,6 @@ from burstenv.workload.generator.fit_yaml import workload_yaml
 from burstenv.workload.generator.paper import WINDOW_S, GammaWindows, Zipf, generate_paper
 from burstenv.workload.generator.stream import alike_scores
 from burstenv.workload.generator.stream_config import Alike
-from burstenv.workload.holdout import days_of_part, other_part, part_of
-from burstenv.workload.statistics import groups_of, ks, measure, sessions_of
 
 
 def random(seed: int = 0) -> np.random.Generator:

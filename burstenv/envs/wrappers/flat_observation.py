@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from burstenv.errors import BurstenvError
 
-ORDER = ("cluster", "request", "replicas")  # as in burstenv/envs/observations.py
+ORDER = ("cluster", "request", "replicas")  # as in burstenv/envs/observation/encoder.py
 
 
 def _keys(space: gym.Space, of: str) -> tuple[str, ...]:

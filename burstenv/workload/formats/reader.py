@@ -14,7 +14,7 @@ from burstenv.workload.formats.mapped import FORMATS, TimeUnit, check_columns, k
 from burstenv.workload.formats.mooncake import looks_like_mooncake, read_mooncake
 from burstenv.workload.formats.parquet import MAGIC, read_parquet
 from burstenv.workload.formats.plain import PLAIN_COLUMNS, read_plain
-from burstenv.workload.official import locate
+from burstenv.workload.official.files import locate
 from burstenv.workload.trace import Trace
 
 READER_VERSION = 1  # raise it whenever a reader makes another trace of the same file

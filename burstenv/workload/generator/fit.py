@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
+from burstenv.workload.fidelity.statistics import HOUR_S, clock_of, counts_by, day_range
 from burstenv.workload.generator.config import GeneratorConfig
 from burstenv.workload.generator.fit_arrivals import fit_arrivals
 from burstenv.workload.generator.fit_lengths import fit_lengths
 from burstenv.workload.generator.fit_sessions import fit_failures, fit_sessions
 from burstenv.workload.generator.stream_config import StreamConfig
-from burstenv.workload.statistics import HOUR_S, clock_of, counts_by, day_range
 from burstenv.workload.trace import CLASSES, MODELS, Trace
 
 LEAST_ROWS = 20  # a stream of fewer requests is left out, and said so

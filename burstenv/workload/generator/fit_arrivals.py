@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.workload.describe import windowed_cv
+from burstenv.workload.fidelity.statistics import CV_MIN_GAPS, HOUR_S, choose_cv_window, counts_by
 from burstenv.workload.generator.basics import Drift, QuantileTable
 from burstenv.workload.generator.fit_tables import at_quantiles, normal_scores, table_of_counts, table_of_values
 from burstenv.workload.generator.stream import stream_arrivals
 from burstenv.workload.generator.stream_config import OnOff, StreamArrivals
-from burstenv.workload.statistics import CV_MIN_GAPS, HOUR_S, choose_cv_window, counts_by
 
 WEEKEND_FROM_DAYS = 14  # a shorter trace says nothing about weeks
 _QUIET_SHARE = 0.85  # weekend: two neighbouring days of the week below this share of the others

@@ -1,0 +1,115 @@
+"""What an agent is compared with while it trains: by default the best tuned composite of each load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from burstenv.agents.config import AgentConfig
+from burstenv.config import shipped
+from burstenv.envs.scenario import Scenario
+from burstenv.evaluation.provenance import trace_digest
+from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, load_tuned, shipped_tuned
+from burstenv.policies import parse_composite
+
+TUNED = "tuned"
+UNTUNED = "size-aware-kv/expected-ttft"  # who teaches where nothing was tuned: first or near it all over the suite
+
+
+@lru_cache(maxsize=16)
+def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
+    """Return the shipped tuned composites of a scenario, None where there are none.
+
+    Composites that were tuned on another version of the scenario are better than none: they are taken too, as long
+    as the scenario has their batching modes.
+    """
+    exact = shipped_tuned(scenario.config, trace_digest(scenario.trace))
+    if exact is not None or scenario.config.name not in shipped(FOLDER):
+        return exact
+    other = load_tuned(scenario.config.name, scenario.config.name)
+    known = all(entry.policy.rsplit("/", 1)[-1] in scenario.mode_names for entry in other.policies)
+    return other if known else None
+
+
+def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
+    """Return the configuration with ``load: judged`` and ``batching: tuned`` replaced by what they stand for.
+
+    A scenario that was never tuned for has its first mode.
+    """
+    changed: dict[str, Any] = {}
+    if config.load == "judged":
+        changed["load"] = scenario.config.load
+    if config.batching == TUNED:
+        tuned = tuned_policies(scenario)
+        best = None if tuned is None else tuned.at(scenario.config.load).rsplit("/", 1)[1]
+        changed["batching"] = best or scenario.mode_names[0]
+    return config.model_copy(update=changed)
+
+
+def rests_on_tuned(config: AgentConfig) -> bool:
+    """Return whether a recipe asks for the tuned composites of its scenario."""
+    return config.batching == TUNED or (config.warm_start is not None and config.warm_start.policy == TUNED)
+
+
+def is_of_another_version(tuned: TunedPolicies, scenario: Scenario) -> bool:
+    """Return whether composites were tuned on another version of a scenario, or on another trace."""
+    return shipped_tuned(scenario.config, tuned.trace_sha256) is None or tuned.trace_sha256 != trace_digest(
+        scenario.trace
+    )
+
+
+def references(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:
+    """Return the composite that the agent is compared with at each load."""
+    asked = config.validation.reference
+    if asked != TUNED:
+        parse_composite(asked)
+        return dict.fromkeys(loads, asked)
+    tuned = tuned_policies(scenario)
+    if tuned is not None:
+        return {load: tuned.at(load) for load in loads}
+    if config.warm_start is not None:
+        return teachers(config, scenario, loads)
+    return dict.fromkeys(loads, f"always/jsq/{scenario.mode_names[0]}")
+
+
+def teachers(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:
+    """Return the composite that an agent is first taught by at each load.
+
+    Raises:
+        BurstenvError: When there is no such composite.
+    """
+    assert config.warm_start is not None
+    policy = config.warm_start.policy
+    if policy == TUNED:
+        tuned = tuned_policies(scenario)
+        if tuned is None:
+            return dict.fromkeys(loads, f"{UNTUNED}/{scenario.mode_names[0]}")
+        found = {load: tuned.at(load) for load in loads}
+    elif isinstance(policy, str):
+        found = dict.fromkeys(loads, policy)
+    else:
+        found = {load: policy[min(policy, key=lambda known: (abs(known - load), known))] for load in loads}
+    for name in found.values():
+        parse_composite(name)
+    return found
+
+
+def teachers_by_scenario(config: AgentConfig, scenarios: Sequence[Scenario]) -> list[dict[float, str]]:
+    """Return the teachers by load on each scenario; clusters never tuned for are taught as the first is."""
+    assert config.warm_start is not None
+    found = []
+    for scenario in scenarios:
+        tuned = config.warm_start.policy == TUNED
+        where = scenarios[0] if tuned and tuned_policies(scenario) is None else scenario
+        found.append(teachers(config, where, _taught_loads(config, where)))
+    return found
+
+
+def _taught_loads(config: AgentConfig, scenario: Scenario) -> list[float]:
+    assert config.warm_start is not None
+    policy = config.warm_start.policy
+    if isinstance(policy, dict):
+        return list(policy)
+    tuned = tuned_policies(scenario) if policy == TUNED else None
+    return [entry.load for entry in tuned.policies] if tuned is not None else list(scenario.config.train_loads)

@@ -1,0 +1,115 @@
+"""From a trained agent to plain arrays: what the compiled inference and ``agent:NAME`` take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from burstenv.agents.agent import LearnedAgent, load_agent
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
+from burstenv.policies.network.policy import NetworkPolicy
+from burstenv.policies.network.pretrained import ENDING
+from burstenv.policies.network.weights import FORMAT, KINDS, Network
+
+ACTING = ("mlp_extractor.", "action_net.")  # weights that decide; the critic's stay behind
+CRITIC = "mlp_extractor.value_net."
+ONNX_ENDING = ".onnx"
+
+
+def acting_weights(policy: Any) -> dict[str, np.ndarray]:
+    """Return the weights of a Stable-Baselines3 policy that decide, by name, float32."""
+    return {
+        name.removeprefix("mlp_extractor."): tensor.detach().cpu().numpy().astype(np.float32)
+        for name, tensor in policy.state_dict().items()
+        if name.startswith(ACTING) and not name.startswith(CRITIC)
+    }
+
+
+def export_network(agent: LearnedAgent) -> Network | None:
+    """Return a loaded agent as plain arrays; None where the compiled inference does not know its network."""
+    config, told = agent.config, agent.description
+    if not isinstance(agent.policy, ActorCriticPolicy | MaskableActorCriticPolicy):
+        return None
+    if isinstance(agent.policy, RecurrentActorCriticPolicy) or config.network not in KINDS:
+        return None
+    return Network(
+        {
+            "format": FORMAT,
+            "name": agent.name,
+            "network": config.network,
+            "activation": config.activation,
+            "heads": list(told["heads"]),
+            "sampled": config.draws,
+            "environment": {key: _plain(value) for key, value in config.environment().items()},
+            "scenario": told["scenario"],
+            "num_replicas": told["num_replicas"],
+            "features": told["features"],
+            "modes": list(told["modes"]),
+            "seed": told["seed"],
+            "burstenv": told["burstenv"],
+            "config": config.model_dump(mode="json"),
+        },
+        acting_weights(agent.policy),
+    )
+
+
+def compiled(agent: LearnedAgent) -> NetworkPolicy | None:
+    """Return the policy that decides as a loaded agent does, in compiled code; None where there is none."""
+    network = export_network(agent)
+    return None if network is None else NetworkPolicy(network, agent.name)
+
+
+def load_fastest(run: str | Path, scenario: Scenario | None = None) -> NetworkPolicy | LearnedAgent:
+    """Load a trained agent to be evaluated: compiled where it can be, through PyTorch elsewhere; see ``load_agent``."""
+    agent = load_agent(run, scenario)
+    return compiled(agent) or agent
+
+
+def twin(agent: NetworkPolicy | LearnedAgent) -> NetworkPolicy:
+    """Return the agent that chooses the other way: by drawing, or the most probable.
+
+    Raises:
+        BurstenvError: When it is not compiled: only then does an episode's seed fix what it draws.
+    """
+    if not isinstance(agent, NetworkPolicy):
+        raise BurstenvError(f"agent {agent.name} cannot draw its choices: it does not run in compiled code")
+    return agent.twin()
+
+
+def export_agent(run: str | Path, out: str | Path) -> Path:
+    """Write a trained agent as one file: ``.npz`` for ``agent:FILE.npz``, or ``.onnx``.
+
+    Args:
+        run: Run folder or checkpoint.
+        out: The file; it carries the agent's name in place of the run's.
+
+    Raises:
+        BurstenvError: When the ending is another, or the network is none of those that can be compiled.
+    """
+    out = Path(out)
+    if out.suffix not in (ENDING, ONNX_ENDING):
+        raise BurstenvError(f"{out}: an agent is exported to a file that ends in {ENDING} or {ONNX_ENDING}")
+    agent = load_agent(run)
+    network = export_network(agent)
+    if network is None:
+        raise BurstenvError(
+            f"{run}: its policy ({agent.config.algorithm.name}) cannot be exported; the actors of ppo, maskable-ppo, "
+            f"a2c and evolution can"
+        )
+    if out.suffix == ONNX_ENDING:
+        from burstenv.agents.export.onnx_graph import write_onnx  # needs the extra burstenv[onnx]
+
+        write_onnx(agent, network, out)
+    else:
+        Network({**network.description, "name": out.stem}, network.arrays).save(out)
+    return out
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

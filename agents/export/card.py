@@ -1,0 +1,190 @@
+"""The model card of an agent, made of its run's own records and of the evaluations that judged it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from burstenv.agents.agent import load_agent
+from burstenv.agents.baseline import TUNED
+from burstenv.agents.export.arrays import export_network
+from burstenv.agents.run_folder import RunFolder
+from burstenv.errors import BurstenvError
+from burstenv.evaluation import EvaluationResult
+from burstenv.evaluation.result import Row
+from burstenv.policies.network.policy import DETERMINISTIC, SAMPLED, way_of
+
+POINTS = 100.0
+MATTERS = 0.01  # a difference of a group smaller than this is not listed as a loss
+
+
+def card(run: str | Path, reports: Sequence[str | Path], name: str) -> str:
+    """Return a model card in Markdown.
+
+    Args:
+        run: Run folder of ``burstenv train``.
+        reports: Folders of ``burstenv evaluate`` (or their ``result.json``) in which the agent took part: by its name
+            (``agent:NAME`` or that of the run), the twin that chooses the other way included.
+        name: What the agent is shipped as.
+
+    Raises:
+        BurstenvError: When the run is none, or the agent took no part in one of the evaluations.
+    """
+    agent = load_agent(run)
+    known = (f"agent:{name}", agent.name)
+    results = []
+    for report in reports:
+        path = Path(report)
+        result = EvaluationResult.from_json(path / "result.json" if path.is_dir() else path)
+        results.append((path, result, _taking_part(result, known, path)))
+    log = RunFolder(run).read_log()
+    parts = [f"# {name}", _summary(agent.config.description, agent.description, results)]
+    parts += ["## Training", _training(agent, log), "## Scores", _SCORES]
+    own = "sampled" if agent.config.draws else "deterministic"
+    parts += [_scores(result, found, own) for _, result, found in results]
+    parts += ["## Where it loses", _losses([(result, found) for _, result, found in results])]
+    parts += ["## Use", _use(name, agent)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_SCORES = (
+    "Attainment on held-out episodes with 95 % intervals by blocks of days, the best heuristic of the same evaluation, "
+    "and the paired difference in points."
+)
+
+
+def _taking_part(result: EvaluationResult, known: tuple[str, ...], path: Path) -> list[str]:
+    """Return the names under which the agent was judged, its own way first."""
+    ends = ("", SAMPLED, DETERMINISTIC)
+    found = [
+        f"{name}{end}" for end in ends for name in known if any(p["name"] == f"{name}{end}" for p in result.agents)
+    ]
+    if not found:
+        agents = ", ".join(p["name"] for p in result.agents) or "none"
+        raise BurstenvError(f"{path}: agent {known[1]} took no part in this evaluation; its agents: {agents}")
+    return found
+
+
+def _summary(described: str, told: dict[str, Any], results: Sequence[tuple[Path, EvaluationResult, list[str]]]) -> str:
+    headline = []
+    for _, result, found in results:
+        row = result.difference(found[0], result.headline_load, "best")
+        headline.append(
+            f"{_signed(row['mean'])} points{_interval(row)} against the best heuristic of {result.scenario} at load "
+            f"{result.headline_load:g} ({result.split} split)"
+        )
+    what = " and ".join(told["config"]["decide"])
+    text = described.strip().rstrip(".")
+    return f"{text + '. ' if text else ''}Decides {what}; trained on {told['scenario']}. " + "; ".join(headline) + "."
+
+
+def _training(agent: Any, log: Sequence[dict[str, Any]]) -> str:
+    told, config = agent.description, agent.config
+    network = export_network(agent)
+    weights = 0 if network is None else sum(array.size for array in network.arrays.values())
+    lines = [
+        f"- Scenario: `{told['scenario']}` version {told['scenario_config'].get('version', 1)}, "
+        f"{told['num_replicas']} replicas, train split, seed {told['seed']}.",
+        f"- Algorithm: {config.algorithm.name}; network: {config.network} {' x '.join(map(str, config.net_arch))}"
+        + (f", {weights:,} weights that decide." if weights else "."),
+        f"- Reward: {config.reward}; fixed: {_fixed(config, told)}.",
+    ]
+    if config.warm_start is not None:
+        teacher = config.warm_start.policy
+        whom = "the best tuned composite of each load" if teacher == TUNED else teacher
+        lines.append(f"- Warm start: imitates {whom} for {config.warm_start.steps:,} decisions.")
+    if log:
+        best = [record for record in log if record.get("best")] or log
+        lines.append(
+            f"- Budget: {log[-1]['steps']:,} decisions in {log[-1]['wall_s'] / 60.0:.1f} minutes; the checkpoint with "
+            f"the best validation is that of {best[-1]['steps']:,}."
+        )
+    if told.get("command"):
+        lines.append(f"- Command: `{told['command']}`")
+    lines.append(f"- burstenv {told['burstenv']}.")
+    return "\n".join(lines)
+
+
+def _fixed(config: Any, told: dict[str, Any]) -> str:
+    parts = {
+        "admission": config.admission, "routing": config.routing, "batching": config.batching or told["modes"][0],
+    }  # fmt: skip
+    fixed = [f"{part} `{rule}`" for part, rule in parts.items() if part not in config.decide]
+    return ", ".join(fixed) or "nothing"
+
+
+def _scores(result: EvaluationResult, found: Sequence[str], own: str) -> str:
+    manifest, settings = result.manifest, result.provenance
+    lines = [
+        f"### {result.scenario}, {result.split} split",
+        "",
+        "| load | policy | attainment | token-weighted | best heuristic | its attainment | ahead [points] |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for load in result.loads:
+        best = result.best_at(load)
+        theirs = result.summary_of(best["policy"], load)
+        for name in found:
+            mine, row = result.summary_of(name, load), result.difference(name, load, "best")
+            lines.append(
+                f"| {load:g} | {way_of(name).strip('()') or own} | "
+                f"{_share(mine, 'attainment')} | {_share(mine, 'token_weighted_attainment')} | `{best['policy']}`"
+                f"{'' if best['beforehand'] else ' (picked on these episodes)'} | {_share(theirs, 'attainment')} | "
+                f"{_signed(row['mean'])}{_interval(row)} |"
+            )
+    seeds = settings.get("seeds", [])
+    lines += ["", f"{len(seeds)} episodes at each load. Command: `{manifest.get('command', 'not recorded')}`"]
+    return "\n".join(lines)
+
+
+def _losses(results: Sequence[tuple[EvaluationResult, list[str]]]) -> str:
+    """Return every load and group in which the agent was shown to be worse than the best heuristic."""
+    lines = []
+    for result, found in results:
+        for load in result.loads:
+            for metric, called in (("attainment", "attainment"), ("token_weighted_attainment", "token-weighted")):
+                row = result.difference(found[0], load, "best", metric)
+                if row["high"] is not None and row["high"] < 0.0:
+                    lines.append(
+                        f"- {result.scenario}, load {load:g}, {called}: {_signed(row['mean'])}{_interval(row)}."
+                    )
+            lines += [
+                f"- {result.scenario}, load {load:g}, {row['group'].replace('_', ' ')}: {_signed(row['difference'])}"
+                f"{_interval(row, 'difference_')} of {row['offered']:,} requests."
+                for row in result.groups
+                if row["policy"] == found[0] and row["load"] == load and _lost(row)
+            ]
+    if not lines:
+        return "Nowhere that these evaluations could show, with intervals of 95 %, as a whole or by group of requests."
+    head = "Points against the best heuristic of the same load, where the whole interval is below zero:"
+    return "\n".join([head, "", *lines])
+
+
+def _lost(row: Row) -> bool:
+    high, mean = row["difference_high"], row["difference"]
+    return high is not None and high < 0.0 and mean < -MATTERS
+
+
+def _use(name: str, agent: Any) -> str:
+    bound = "" if agent.config.network != "mlp" else f" It runs on {agent.description['num_replicas']} replicas only."
+    other = DETERMINISTIC if agent.config.draws else SAMPLED
+    return (
+        f"    burstenv evaluate --policy agent:{name} --policy 'agent:{name}{other}' --policy ladder\n\n"
+        f"It needs the features and batching modes of its scenario ({', '.join(agent.description['modes'])}).{bound}"
+    )
+
+
+def _share(row: Row, metric: str) -> str:
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    interval = "" if low is None else f" [{POINTS * low:.1f}, {POINTS * high:.1f}]"
+    return f"{POINTS * row[metric]:.1f} %{interval}"
+
+
+def _signed(value: float) -> str:
+    return f"{POINTS * value:+.1f}"
+
+
+def _interval(row: Row, prefix: str = "") -> str:
+    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    return "" if low is None else f" [{_signed(low)}, {_signed(high)}]"

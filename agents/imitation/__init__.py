@@ -1,0 +1,1 @@
+"""Imitation: learning from teachers and from the worth of choices."""

@@ -1,0 +1,147 @@
+"""Teachers: composites that are asked what they would do, as probabilities.
+
+A teacher is asked several times about the same state, and where replicas tie (which it breaks at random) the answer
+is spread over them. So a student is not punished for an arbitrary choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from burstenv._jit.decorators import entry
+from burstenv.agents.sb3.joint_batch import JointBatch
+from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.cluster.gateway import REJECT
+from burstenv.engine.enums import NOBODY
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.step import policy_decision
+from burstenv.policies import parse_composite
+
+
+@entry
+def _ask_composites(
+    environments, replicas, pool, requests, policies, which, flags, num_modes, draws, answer, targets, actions
+):  # fmt: skip
+    """Ask a composite about every environment.
+
+    Args:
+        environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
+        replicas: (N R,) REPLICA.
+        pool: int32, what varies in size.
+        requests: (N E,) REQUEST.
+        policies: (K,) POLICY, the teachers.
+        which: (N,) int64, the teacher of each environment.
+        flags: (4,) int64, what is decided, see ``ActionLayout.flags``.
+        num_modes: M.
+        draws: How often to ask.
+        answer: (3,) int64, scratch.
+        targets: (N, A) float32, choice probabilities, written. At a tick nothing but a mode has an effect:
+            without batching decided they are 0 there, as they are where the episode is done.
+        actions: (N, C) int64, the last of the answers, written.
+    """
+    for i in range(environments.shape[0]):
+        environment = environments[i]
+        for a in range(targets.shape[1]):
+            targets[i, a] = 0.0
+        if environment.done:
+            continue
+        policy = policies[which[i] : which[i] + 1]
+        nobody = environment.at_door == NOBODY
+        for draw in range(draws):
+            round_robin = environment.round_robin
+            bucket_tokens = environment.bucket_tokens
+            bucket_s = environment.bucket_s
+            policy_decision(environments, replicas, pool, requests, policy, i, answer)
+            if draw < draws - 1:  # rules with a memory are charged for one answer only
+                environment.round_robin = round_robin
+                environment.bucket_tokens = bucket_tokens
+                environment.bucket_s = bucket_s
+            if flags[3]:
+                choice = 0 if answer[0] == REJECT else 1 + answer[1]
+                actions[i, 0] = choice
+                targets[i, choice] += 0.0 if nobody else 1.0 / draws
+                continue
+            at = 0
+            k = 0
+            if flags[0]:
+                actions[i, k] = answer[0]
+                targets[i, answer[0]] += 0.0 if nobody else 1.0 / draws
+                at += 3
+                k += 1
+            if flags[1]:
+                actions[i, k] = answer[1]
+                targets[i, at + answer[1]] += 0.0 if nobody and not flags[2] else 1.0 / draws
+                at += environment.num_replicas
+                k += 1
+            if flags[2]:
+                actions[i, k] = answer[2]
+                targets[i, at + answer[2]] += 1.0 / draws
+
+
+class Teacher:
+    """Composites that can be asked about every environment of a batch at once.
+
+    Args:
+        venv: The environments.
+        policies: A composite for all; or by load, the nearest to an episode's load is asked; or such a mapping for
+            each part of a joint batch.
+        draws: How often each state is asked about.
+    """
+
+    def __init__(
+        self, venv: SB3VecEnv, policies: str | Mapping[float, str] | Sequence[Mapping[float, str]], draws: int = 4
+    ):
+        batch = venv.batch
+        parts = batch.parts if isinstance(batch, JointBatch) else [batch]
+        if isinstance(policies, str):
+            policies = {1.0: policies}
+        each = [policies] * len(parts) if isinstance(policies, Mapping) else list(policies)
+        self.targets = np.zeros(batch.masks.shape, np.float32)  # (N, A) choice probabilities
+        self.actions = np.zeros_like(batch.actions)  # (N, C) one choice
+        self._parts = []
+        start = 0
+        for part, own in zip(parts, each, strict=True):
+            rows = slice(start, start + part.num_envs)
+            self._parts.append(_PartTeacher(part, own, draws, self.targets[rows], self.actions[rows]))
+            start += part.num_envs
+
+    def ask(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return choice probabilities, (N, A), and one choice, (N, C), for the states as they stand."""
+        for part in self._parts:
+            part.ask()
+        return self.targets, self.actions
+
+
+class _PartTeacher:
+    """Answers into its rows of the teacher's arrays."""
+
+    def __init__(
+        self,
+        batch: EnvironmentBatch,
+        policies: Mapping[float, str],
+        draws: int,
+        targets: np.ndarray,
+        actions: np.ndarray,
+    ):
+        names = batch.scenario.mode_names
+        self._batch = batch
+        self._loads = np.array(sorted(policies))
+        self._records = np.concatenate([parse_composite(policies[load]).record(names) for load in self._loads])
+        self._which = np.zeros(batch.num_envs, np.int64)
+        self._flags = batch.layout.flags()
+        self._draws = draws
+        self._answer = np.zeros(3, np.int64)
+        self._targets, self._actions = targets, actions
+
+    def ask(self) -> None:
+        """Ask the composite of each environment's load."""
+        batch = self._batch
+        if len(self._loads) > 1:
+            now = np.array([episode.get("load", 1.0) for episode in batch.episodes])
+            self._which[:] = np.abs(now[:, None] - self._loads[None]).argmin(1)
+        _ask_composites(
+            *batch.cluster.state.arrays(), self._records, self._which, self._flags, len(batch.scenario.mode_names),
+            self._draws, self._answer, self._targets, self._actions,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Stable-Baselines3: its algorithms on the native batch."""

@@ -1,0 +1,129 @@
+"""Judging an agent while it trains: the same validation episodes every time, all of them in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.environments import make_batch
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.scenario import Scenario
+from burstenv.envs.step import UNLIMITED, rollout
+from burstenv.evaluation.episode_lists import changed_seeds
+from burstenv.evaluation.statistics.intervals import Estimate, paired_difference
+from burstenv.policies import parse_composite
+
+
+class Acts(Protocol):
+    """What can be judged."""
+
+    def begin(self, count: int) -> None:
+        """Begin episodes in ``count`` environments."""
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with some environments of the last call, by index into them."""
+
+    def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Return actions, (N, C), for observations, (N, O), and masks, (N, A) bool."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Attainment on the validation episodes.
+
+    Attributes:
+        loads: Shares of capacity.
+        attainment: (L, E) by load and episode.
+        blocks: (L, E) the day of each episode.
+    """
+
+    loads: tuple[float, ...]
+    attainment: np.ndarray
+    blocks: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Mean over loads and episodes."""
+        return float(self.attainment.mean())
+
+    def by_load(self) -> dict[float, float]:
+        """Return the mean of each load."""
+        return dict(zip(self.loads, self.attainment.mean(1).tolist(), strict=True))
+
+    def ahead_of(self, other: Score) -> dict[float, Estimate]:
+        """Return the mean paired difference to another's at each load, with an interval by days."""
+        return {
+            load: paired_difference(self.attainment[k], other.attainment[k], self.blocks[k])
+            for k, load in enumerate(self.loads)
+        }
+
+    def ahead_overall(self, other: Score) -> Estimate:
+        """Return the mean paired difference over all loads, with an interval by days."""
+        return paired_difference(self.attainment.ravel(), other.attainment.ravel(), self.blocks.ravel())
+
+
+class Validator:
+    """Plays the first episodes of the validation split at every load.
+
+    Args:
+        config: The agent's; says what it decides, how many episodes and which loads.
+        scenario: Where it acts.
+
+    Attributes:
+        loads: Shares of capacity.
+    """
+
+    def __init__(self, config: AgentConfig, scenario: Scenario):
+        trained = scenario.config.train_loads if config.load is None else [config.load]
+        self.loads = tuple(float(load) for load in config.validation.loads or trained)
+        self._scenario = scenario
+        self._episodes = config.validation.episodes
+        changed_seeds(scenario, "validation", range(self._episodes))
+        self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
+
+    def _reset(self, batch: EnvironmentBatch) -> None:
+        random = np.random.default_rng(0)  # of no effect: episode and load are given
+        for i in range(batch.num_envs):
+            load, episode = divmod(i, self._episodes)
+            batch.reset(i, random, {"episode": episode, "load": self.loads[load]})
+
+    def _score(self, batch: EnvironmentBatch) -> Score:
+        e = batch.cluster.state.environments
+        shape = (len(self.loads), self._episodes)
+        days = np.array([episode.get("day", episode["seed"]) for episode in batch.episodes])
+        share = e["attained"] / np.maximum(1, e["offered"])
+        return Score(self.loads, share.reshape(shape), days.reshape(shape))
+
+    def judge(self, agent: Acts) -> Score:
+        """Return an agent's attainment."""
+        batch = self._batch
+        self._reset(batch)
+        active = np.flatnonzero(~batch.done)
+        agent.begin(len(active))
+        while len(active):
+            batch.actions[active] = agent.act(batch.observations[active], batch.masks[active].astype(bool))
+            batch.step()
+            going_on = ~batch.done[active]
+            if not going_on.all():
+                agent.keep(np.flatnonzero(going_on))
+                active = active[going_on]
+        return self._score(batch)
+
+    def judge_composites(self, policies: Mapping[float, str]) -> Score:
+        """Return the attainment of one composite for each load, on the same episodes."""
+        batch = EnvironmentBatch(self._batch.num_envs, self._scenario, split="validation")
+        self._reset(batch)
+        for i in range(batch.num_envs):
+            record = parse_composite(policies[self.loads[i // self._episodes]]).record(batch.scenario.mode_names)
+            rollout(*batch.cluster.state.arrays(), batch.cluster.modes, record, i, UNLIMITED)
+        return self._score(batch)
+
+
+def described(estimate: Estimate) -> dict[str, Any]:
+    """Return a difference as a log holds it: ``mean``, ``low``, ``high``, in points."""
+    ends = (None if end is None else 100.0 * end for end in (estimate.low, estimate.high))
+    return dict(zip(("mean", "low", "high"), (100.0 * estimate.mean, *ends), strict=True))

@@ -1,0 +1,96 @@
+"""A binary heap of request ids with their keys, smallest ``(key, id)`` on top.
+
+A heap is a stretch of the pool: entry k begins at ``base + stride k``, so that two heaps can share a stretch that is
+long enough for both together, one growing from each end. An entry is a key, in two integers, and an id: whoever
+compares entries touches no request record. Removing another entry than the first, which is rare, searches for it.
+"""
+
+from __future__ import annotations
+
+from burstenv._jit.decorators import kernel
+from burstenv._jit.floats import put_real, real_at
+from burstenv.engine.records import ENTRY, ENTRY_ID
+
+BACKWARDS = -ENTRY  # the stride of a heap that grows from the end of its stretch; ENTRY is that of any other
+
+
+@kernel
+def heap_first(pool, base):
+    """Return the id on top of a heap that is not empty."""
+    return pool[base + ENTRY_ID]
+
+
+@kernel
+def heap_first_key(pool, base):
+    """Return the smallest key of a heap that is not empty."""
+    return real_at(pool, base)
+
+
+@kernel
+def _put(pool, at, key, request_id):
+    put_real(pool, at, key)
+    pool[at + ENTRY_ID] = request_id
+
+
+@kernel
+def _before(key_a, a, key_b, b):
+    return key_a < key_b or (key_a == key_b and a < b)
+
+
+@kernel
+def _sift_up(pool, base, stride, position, key, request_id):
+    while position > 0:
+        parent = (position - 1) >> 1
+        at = base + stride * parent
+        parent_key, parent_id = real_at(pool, at), pool[at + ENTRY_ID]
+        if not _before(key, request_id, parent_key, parent_id):
+            break
+        _put(pool, base + stride * position, parent_key, parent_id)
+        position = parent
+    _put(pool, base + stride * position, key, request_id)
+
+
+@kernel
+def _sift_down(pool, base, stride, size, position, key, request_id):
+    while True:
+        child = 2 * position + 1
+        if child >= size:
+            break
+        at = base + stride * child
+        child_key, child_id = real_at(pool, at), pool[at + ENTRY_ID]
+        if child + 1 < size:
+            at += stride
+            other_key, other_id = real_at(pool, at), pool[at + ENTRY_ID]
+            if _before(other_key, other_id, child_key, child_id):
+                child += 1
+                child_key, child_id = other_key, other_id
+        if not _before(child_key, child_id, key, request_id):
+            break
+        _put(pool, base + stride * position, child_key, child_id)
+        position = child
+    _put(pool, base + stride * position, key, request_id)
+
+
+@kernel
+def heap_push(pool, base, stride, size, key, request_id):
+    """Add a request to a heap of ``size`` entries (the caller counts)."""
+    _sift_up(pool, base, stride, size, key, request_id)
+
+
+@kernel
+def heap_remove(pool, base, stride, size, request_id):
+    """Remove a request, wherever it stands, from a heap of ``size`` entries (the caller counts)."""
+    position = 0
+    while pool[base + stride * position + ENTRY_ID] != request_id:
+        position += 1
+    last = size - 1
+    if position == last:
+        return
+    at = base + stride * last
+    key, moving = real_at(pool, at), pool[at + ENTRY_ID]
+    if position > 0:
+        at = base + stride * ((position - 1) >> 1)
+        if _before(key, moving, real_at(pool, at), pool[at + ENTRY_ID]):
+            _sift_up(pool, base, stride, position, key, moving)
+            return
+    _sift_down(pool, base, stride, last, position, key, moving)

@@ -1,0 +1,123 @@
+"""Metrics that are read now and then, and arrive late, compiled: what decisions see of the replicas is old.
+
+Reading number k takes place k ``scrape_period_s`` after the episode's begin and can be seen ``scrape_delay_s``
+later, before the next one takes place. Policies and observations read the ``seen_*`` fields of a replica, which the
+engine keeps fresh; so at a decision epoch these are put aside and the old ones put in their place (the replica is
+*veiled*), and before anything happens again the fresh ones are put back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.enums import SEEN_FIELDS
+from burstenv.engine.queues import blocks_of, tokens_to_compute
+from burstenv.engine.replica import advance_replica
+
+WAITING, RUNNING, FREE_BLOCKS, PREFILL_TOKENS, WAITING_TOKENS, WAITING_BLOCKS, CONTEXT_TOKENS, PREEMPTIONS = range(
+    SEEN_FIELDS
+)
+
+
+@kernel
+def _copy_seen(replica, into):
+    into[WAITING] = replica.seen_waiting
+    into[RUNNING] = replica.seen_running
+    into[FREE_BLOCKS] = replica.seen_free_blocks
+    into[PREFILL_TOKENS] = replica.seen_prefill_tokens
+    into[WAITING_TOKENS] = replica.seen_waiting_tokens
+    into[WAITING_BLOCKS] = replica.seen_waiting_blocks
+    into[CONTEXT_TOKENS] = replica.seen_context_tokens
+    into[PREEMPTIONS] = replica.seen_preemptions
+
+
+@kernel
+def _see(replica, values):
+    replica.seen_waiting = values[WAITING]
+    replica.seen_running = values[RUNNING]
+    replica.seen_free_blocks = values[FREE_BLOCKS]
+    replica.seen_prefill_tokens = values[PREFILL_TOKENS]
+    replica.seen_waiting_tokens = values[WAITING_TOKENS]
+    replica.seen_waiting_blocks = values[WAITING_BLOCKS]
+    replica.seen_context_tokens = values[CONTEXT_TOKENS]
+    replica.seen_preemptions = values[PREEMPTIONS]
+
+
+@outlined
+def _veil(environment, replicas):
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        _copy_seen(replicas[r], replicas[r].fresh)
+        _see(replicas[r], replicas[r].shown)
+    environment.veiled = 1
+
+
+@outlined
+def _unveil(environment, replicas):
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        _see(replicas[r], replicas[r].fresh)
+    environment.veiled = 0
+
+
+@kernel
+def veil(environment, replicas):
+    """Let decisions see the stale metrics, where the scenario has them."""
+    if environment.scrape_period_s > 0.0:
+        _veil(environment, replicas)
+
+
+@kernel
+def unveil(environment, replicas):
+    """Put the fresh metrics back, which the engine goes on from."""
+    if environment.veiled:
+        _unveil(environment, replicas)
+
+
+@outlined
+def note_sent(replica, request):
+    """Add a request that was just sent to a replica to the readings made before, as a router does that counts."""
+    tokens = tokens_to_compute(request)
+    blocks = blocks_of(tokens, replica.block_size)
+    replica.shown[WAITING] += 1
+    replica.shown[WAITING_TOKENS] += tokens
+    replica.shown[WAITING_BLOCKS] += blocks
+    replica.scraped[WAITING] += 1
+    replica.scraped[WAITING_TOKENS] += tokens
+    replica.scraped[WAITING_BLOCKS] += blocks
+
+
+@outlined
+def _show(environment, replicas):
+    """Let the last reading be what decisions see."""
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        for k in range(SEEN_FIELDS):
+            replicas[r].shown[k] = replicas[r].scraped[k]
+    environment.shown_s = max(0, environment.scrape) * environment.scrape_period_s
+
+
+@outlined
+def scrape_until(environment, replicas, pool, requests, epoch_s):
+    """Take the readings due by ``epoch_s``, all but those that nobody will see, and show what has arrived by then.
+
+    Readings look at every replica, also at those that a lazy run leaves behind.
+    """
+    if epoch_s == np.inf:
+        return
+    period_s = environment.scrape_period_s
+    last = math.floor(epoch_s / period_s)
+    if last * period_s > epoch_s:  # rounding
+        last -= 1
+    for k in range(max(environment.scrape + 1, last - 1), last + 1):
+        _show(environment, replicas)  # the reading before has arrived
+        for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+            replica = replicas[r]
+            if replica.general or not (
+                (replica.in_flight or replica.under_way) and replica.iteration_end_s > k * period_s
+            ):
+                advance_replica(environment, replica, pool, requests, k * period_s)
+            _copy_seen(replica, replica.scraped)
+        environment.scrape = k
+    if environment.scrape * period_s + environment.scrape_delay_s <= epoch_s:
+        _show(environment, replicas)

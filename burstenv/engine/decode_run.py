@@ -1,0 +1,146 @@
+"""Stretches of decode iterations, compiled: many iterations, one event.
+
+While a replica only decodes and can admit nobody, its k-th iteration from now takes first + k growth seconds:
+iteration time is affine in the context that is read, and the context grows by one token for each decoder. So n
+iterations take n first + growth n (n - 1) / 2, and what ends the stretch is known when it begins: a decoder
+finishes, or the blocks run out. Everything inside is worked out from the beginning of the stretch, never added
+up, so that looking at a replica on the way changes no bit of what comes after.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel
+from burstenv.engine.counters import count_busy
+from burstenv.engine.decoders import blocks_taken, grow_decoders, phase_due, steps_with_blocks
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.finish_heap import next_finish_step
+from burstenv.engine.queues import next_demotion_s
+from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s
+
+# What became of a stretch that was followed for a while.
+UNDER_WAY = 0  # it goes on: the iteration that has begun is an ordinary one
+OVER = 1  # all its iterations are done
+CUT = 2  # the next iteration must be scheduled in full: the head of the queue changes
+
+
+@kernel
+def stretch_elapsed_s(replica, steps):
+    """Return the duration of the first iterations of the open stretch [s]."""
+    return steps * replica.stretch_first_s + replica.stretch_growth_s * (0.5 * steps * (steps - 1))
+
+
+@kernel
+def may_stretch(replica):
+    """Return whether the next iterations are of all decoders and of nobody else."""
+    return (
+        replica.decoding > 0
+        and replica.prefill_id == NOBODY
+        and (replica.waiting == 0 or replica.blocked)
+        and replica.decoding <= replica.token_budget
+    )
+
+
+@kernel
+def open_stretch(replica, pool, requests):
+    """Begin a stretch at the clock; return False when not even its first iteration is an ordinary one."""
+    steps = steps_with_blocks(replica, pool, next_finish_step(replica, pool) - replica.decode_step)
+    if steps == 0:
+        return False
+    demotion_s = np.inf
+    if replica.waiting > 0:
+        demotion_s = next_demotion_s(replica, pool, requests)
+        if demotion_s < replica.clock_s or (replica.drops_hopeless and replica.hopeless_heap_size > 0):
+            return False
+    decoding = replica.decoding
+    slope_s = decode_context_cost_s(replica, decoding)
+    replica.stretch_first_s = decode_fixed_cost_s(replica, decoding) + slope_s * replica.decode_context_tokens
+    replica.stretch_growth_s = slope_s * decoding
+    replica.stretch_from_s = replica.clock_s
+    replica.stretch_done = 0
+    replica.stretch_steps = steps
+    replica.stretch_end_s = replica.clock_s + stretch_elapsed_s(replica, steps)
+    replica.stretch_demotion_s = demotion_s
+    replica.stretch_free_blocks = replica.free_blocks
+    return True
+
+
+@kernel
+def close_stretch(replica):
+    """End the stretch where it stands."""
+    elapsed_s = stretch_elapsed_s(replica, replica.stretch_done)
+    count_busy(replica, elapsed_s, replica.stretch_free_blocks)
+    replica.stretch_steps = 0
+
+
+@kernel
+def _steps_by(replica, limit_s):
+    """Return how many iterations of the stretch, fewer than all, end by ``limit_s``."""
+    done = replica.stretch_done
+    from_s = replica.stretch_from_s
+    first_s = replica.stretch_first_s
+    if from_s + first_s > limit_s:
+        return done
+    left_s = limit_s - from_s
+    growth_s = replica.stretch_growth_s  # solve n first + growth n (n - 1) / 2 = left for n
+    linear_s = first_s - 0.5 * growth_s
+    root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)
+    most = replica.stretch_steps - 1
+    steps = max(done, int(min(2.0 * left_s / (linear_s + root), float(most))))
+    while steps > done and from_s + stretch_elapsed_s(replica, steps) > limit_s:  # rounding
+        steps -= 1
+    while steps < most and from_s + stretch_elapsed_s(replica, steps + 1) <= limit_s:
+        steps += 1
+    return steps
+
+
+@kernel
+def follow_stretch(replica, pool, requests, until_s):
+    """Commit every iteration of the open stretch that ends by ``until_s``; return what becomes of it.
+
+    A stretch that is not ``UNDER_WAY`` is closed.
+    """
+    limit_s = min(until_s, replica.stretch_demotion_s)
+    over = replica.stretch_end_s <= limit_s
+    upto = replica.stretch_steps if over else _steps_by(replica, limit_s)
+    steps = upto - replica.stretch_done
+    if steps > 0:
+        if replica.prefix_caching:
+            grow_decoders(replica, pool, requests, steps)
+        else:
+            replica.free_blocks -= blocks_taken(replica, pool, steps)
+        replica.decode_step += steps
+        replica.decode_context_tokens += steps * replica.decoding
+        replica.iterations += steps
+        replica.stretch_done = upto
+        replica.clock_s = replica.stretch_from_s + stretch_elapsed_s(replica, upto)
+    if over:
+        close_stretch(replica)
+        return OVER
+    end_s = replica.stretch_from_s + stretch_elapsed_s(replica, upto + 1)
+    if end_s <= until_s:  # it begins in time but may not be one of the stretch
+        close_stretch(replica)
+        return CUT
+    replica.iteration_end_s = end_s
+    return UNDER_WAY
+
+
+@kernel
+def interrupt_stretch(replica, pool, requests):
+    """Close the stretch, before something changes what comes after; an iteration that has begun is put in flight."""
+    replica.wake_s = replica.clock_s
+    if replica.stretch_steps > 0:
+        close_stretch(replica)
+    if replica.under_way:
+        replica.under_way = 0
+        if replica.prefix_caching:
+            grow_decoders(replica, pool, requests, 1)
+        else:
+            replica.free_blocks -= pool[replica.phase_base + phase_due(replica)]
+        count_busy(replica, replica.iteration_end_s - replica.clock_s, replica.free_blocks)
+        replica.iterations += 1
+        replica.flight_first_prefill = NOBODY
+        replica.in_flight = 1

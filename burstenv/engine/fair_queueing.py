@@ -1,0 +1,115 @@
+"""Queue orders that change while requests wait, compiled: the queue is a list, and whoever is next is looked for.
+
+* ``fair`` is the virtual token counter of VTC (Sheng et al., OSDI'24): the client that has been served least is
+  next, in order of arrival among its own. Served is one for each prompt token, at admission, and two for each output
+  token (their w_p and w_q). A client that comes back from idleness is lifted to the least of those that wait, so that
+  idleness saves up nothing; into an empty queue, to the client that left it last.
+* ``mlfq`` is the skip-join multi-level feedback queue of FastServe (arXiv 2305.05920): a request enters the highest
+  level whose quantum, doubled from level to level, holds the time of its next iteration, the prefill; so long prompts
+  skip the levels they would be demoted through. Whoever waits for ``starve_s`` is of the highest level.
+"""
+
+from __future__ import annotations
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.enums import CLIENTS, FAIR, NOBODY
+from burstenv.engine.timing import iteration_time_s
+
+PROMPT_WEIGHT = 1.0  # w_p of VTC
+OUTPUT_WEIGHT = 2.0  # w_q
+LEVELS = 16
+
+
+@kernel
+def client_of(replica, request):
+    """Return whose request it is: a class, or a session (those without one are one client together)."""
+    if replica.fair_by == 0:
+        return int(request.class_code)
+    if request.session < 0:
+        return CLIENTS - 1
+    return request.session % (CLIENTS - 1)
+
+
+@kernel
+def _level(replica, request, now_s):
+    if now_s - request.arrival_s >= replica.starve_s:
+        return 0
+    tokens = request.prompt_tokens + request.produced_tokens
+    service_s = iteration_time_s(replica, tokens, tokens * (tokens + 1) // 2, 0, 0, 1)
+    level = 0
+    quantum_s = replica.quantum_s
+    while quantum_s < service_s and level < LEVELS - 1:
+        quantum_s *= 2.0
+        level += 1
+    return level
+
+
+@outlined
+def scanned_head(replica, requests, now_s):
+    """Return who is next: the least served client's first, or the first of the highest level."""
+    best = replica.waiting_head
+    best_rank = 1e300
+    request_id = best
+    while request_id != NOBODY:
+        request = requests[request_id]
+        if replica.order == FAIR:
+            rank = replica.served_tokens[client_of(replica, request)]
+        else:
+            rank = float(_level(replica, request, now_s))
+        if rank < best_rank:
+            best, best_rank = request_id, rank
+        request_id = request.next
+    return best
+
+
+@outlined
+def welcome(replica, requests, request):
+    """Lift the counter of a client that had nothing waiting, before its request joins the queue."""
+    if replica.order != FAIR:
+        return
+    client = client_of(replica, request)
+    lift = 1e300
+    request_id = replica.waiting_head
+    while request_id != NOBODY:
+        other = client_of(replica, requests[request_id])
+        if other == client:
+            return
+        lift = min(lift, replica.served_tokens[other])
+        request_id = requests[request_id].next
+    if replica.waiting_head == NOBODY:
+        if replica.last_client == NOBODY:
+            return
+        lift = replica.served_tokens[replica.last_client]
+    replica.served_tokens[client] = max(replica.served_tokens[client], lift)
+
+
+@outlined
+def leave_scanned(replica, requests, request_id):
+    """Take a request out of the list, wherever it stands."""
+    request = requests[request_id]
+    if replica.waiting_head == request_id:
+        replica.waiting_head = request.next
+        before = NOBODY
+    else:
+        before = replica.waiting_head
+        while requests[before].next != request_id:
+            before = requests[before].next
+        requests[before].next = request.next
+    if request.next == NOBODY:
+        replica.waiting_tail = before
+    if replica.order == FAIR:
+        replica.last_client = client_of(replica, request)
+
+
+@kernel
+def count_prompt(replica, request):
+    """Count an admitted request's prompt as served; computing it anew after a preemption is not the client's doing."""
+    if replica.order == FAIR and request.preemptions == 0:
+        replica.served_tokens[client_of(replica, request)] += PROMPT_WEIGHT * request.prompt_tokens
+
+
+@kernel
+def count_output(replica, request):
+    """Count one output token as served."""
+    if replica.order == FAIR:
+        replica.served_tokens[client_of(replica, request)] += OUTPUT_WEIGHT

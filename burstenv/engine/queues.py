@@ -1,0 +1,313 @@
+"""A replica's waiting queue and running list, compiled.
+
+The running list keeps admission order, which is the order of scheduling and, from its tail, the
+order of eviction. The waiting queue is a linked list under ``fcfs`` and the orders of :mod:`burstenv.engine.fair_queueing`,
+and a pair of heaps otherwise; a request whose latest start has passed moves to the second heap, behind every
+live one, or is dropped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.heap import BACKWARDS, heap_first, heap_first_key, heap_push, heap_remove
+from burstenv.cluster.clients import turn_ended
+from burstenv.engine.enums import (
+    EARLIEST_DEADLINE,
+    FCFS,
+    FIRST_SCANNED,
+    LONGEST_PROMPT,
+    NOBODY,
+    ORACLE_SHORTEST,
+    PRIORITY,
+    REJECTED,
+    SHORTEST_PREDICTED,
+    SHORTEST_PROMPT,
+    WAITING,
+)
+from burstenv.engine.fair_queueing import leave_scanned, scanned_head, welcome
+from burstenv.engine.records import ENTRY, ENTRY_ID
+from burstenv.engine.timing import iteration_time_s
+
+ALREADY_STREAMING = -1e12  # key offset that puts preempted, streaming requests before everything
+
+
+@kernel
+def blocks_of(tokens, block_size):
+    """Return how many KV blocks hold ``tokens`` tokens."""
+    if block_size == 16:  # the usual size: a shift in place of a division
+        return (tokens + 15) >> 4
+    return (tokens + block_size - 1) // block_size
+
+
+@kernel
+def full_blocks(tokens, block_size):
+    """Return how many KV blocks ``tokens`` tokens fill."""
+    if block_size == 16:
+        return tokens >> 4
+    return tokens // block_size
+
+
+@kernel
+def phase_of(number, block_size):
+    """Return a number of tokens or steps, possibly negative, modulo the block size."""
+    if block_size == 16:
+        return number & 15
+    return number % block_size
+
+
+@kernel
+def tokens_to_compute(request):
+    """Return the known tokens of a waiting request: prompt, and outputs kept at preemptions."""
+    return request.prompt_tokens + request.produced_tokens
+
+
+@kernel
+def _is_list(order):
+    return order == FCFS or order >= FIRST_SCANNED
+
+
+@kernel
+def latest_start_s(replica, request):
+    """Return when a prefill alone on the replica must start to meet the TTFT objective [s]."""
+    prompt = request.prompt_tokens
+    prefill_s = iteration_time_s(replica, prompt, prompt * (prompt + 1) // 2, 0, 0, 1)
+    return request.arrival_s + request.ttft_slo_s - prefill_s
+
+
+@kernel
+def queue_key(replica, request):
+    """Return the key by which the replica's queue order sorts a request; smaller goes first."""
+    if replica.order == SHORTEST_PROMPT:
+        return float(request.prompt_tokens)
+    if replica.order == SHORTEST_PREDICTED:
+        return float(request.predicted_tokens)
+    if replica.order == PRIORITY:
+        return float(request.priority)
+    if replica.order == LONGEST_PROMPT:
+        return -float(request.prompt_tokens)
+    if replica.order == ORACLE_SHORTEST:
+        return float(request.target_tokens - request.produced_tokens - request.in_flight_tokens)
+    if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: before everything, never hopeless
+        return ALREADY_STREAMING + request.arrival_s
+    return latest_start_s(replica, request)
+
+
+@kernel
+def _list_push(replica, requests, request_id, at_front):
+    request = requests[request_id]
+    if replica.waiting_head == NOBODY:
+        request.next = NOBODY
+        replica.waiting_head = request_id
+        replica.waiting_tail = request_id
+    elif at_front:
+        request.next = replica.waiting_head
+        replica.waiting_head = request_id
+    else:
+        request.next = NOBODY
+        requests[replica.waiting_tail].next = request_id
+        replica.waiting_tail = request_id
+
+
+@kernel
+def queue_push(replica, pool, requests, request_id, preempted):
+    """Put a request into the waiting queue; a preempted one goes to the front under fcfs."""
+    request = requests[request_id]
+    request.status = WAITING
+    if _is_list(replica.order):
+        if replica.order != FCFS:
+            welcome(replica, requests, request)
+        _list_push(replica, requests, request_id, preempted)
+        if preempted:
+            replica.blocked = 0
+    else:
+        request.demoted = 0
+        key = queue_key(replica, request)
+        heap_push(pool, replica.live_base, ENTRY, replica.live_heap_size, key, request_id)
+        replica.live_heap_size += 1
+        replica.blocked = 0
+    if replica.waiting == 0:
+        replica.blocked = 0
+    replica.waiting += 1
+    tokens = tokens_to_compute(request)
+    replica.waiting_tokens += tokens
+    replica.waiting_blocks += blocks_of(tokens, replica.block_size)
+
+
+@kernel
+def queue_head(replica, pool, requests, now_s):
+    """Return the id of the request that is next at ``now_s``; the queue must not be empty."""
+    if replica.order == FCFS:
+        return replica.waiting_head
+    if replica.order >= FIRST_SCANNED:
+        return scanned_head(replica, requests, now_s)
+    if replica.order == EARLIEST_DEADLINE:
+        while replica.live_heap_size > 0:
+            key = heap_first_key(pool, replica.live_base)
+            if key >= now_s or key < 0.5 * ALREADY_STREAMING:
+                break
+            first = heap_first(pool, replica.live_base)
+            heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, first)
+            replica.live_heap_size -= 1
+            heap_push(pool, replica.hopeless_base, BACKWARDS, replica.hopeless_heap_size, key, first)
+            replica.hopeless_heap_size += 1
+            requests[first].demoted = 1
+    if replica.live_heap_size > 0:
+        return heap_first(pool, replica.live_base)
+    return heap_first(pool, replica.hopeless_base)
+
+
+@kernel
+def queue_remove(replica, pool, requests, request_id):
+    """Take the request that :func:`queue_head` returned out of the queue."""
+    request = requests[request_id]
+    if replica.order >= FIRST_SCANNED:
+        leave_scanned(replica, requests, request_id)
+    elif replica.order == FCFS:
+        replica.waiting_head = request.next
+        if replica.waiting_head == NOBODY:
+            replica.waiting_tail = NOBODY
+    elif request.demoted:
+        heap_remove(pool, replica.hopeless_base, BACKWARDS, replica.hopeless_heap_size, request_id)
+        replica.hopeless_heap_size -= 1
+    else:
+        heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, request_id)
+        replica.live_heap_size -= 1
+    replica.waiting -= 1
+    tokens = tokens_to_compute(request)
+    replica.waiting_tokens -= tokens
+    replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
+
+
+@kernel
+def is_queue_head(replica, pool, request_id):
+    """Return whether a waiting request is the first of its queue, as the queue was last looked at."""
+    if _is_list(replica.order):
+        return replica.waiting_head == request_id
+    if replica.live_heap_size > 0:
+        return heap_first(pool, replica.live_base) == request_id
+    return heap_first(pool, replica.hopeless_base) == request_id
+
+
+@outlined
+def queue_discard(replica, pool, requests, request_id):
+    """Take a request out of the queue from wherever it stands."""
+    if replica.order == FCFS and replica.waiting_head != request_id:
+        leave_scanned(replica, requests, request_id)
+        replica.waiting -= 1
+        tokens = tokens_to_compute(requests[request_id])
+        replica.waiting_tokens -= tokens
+        replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
+    else:
+        queue_remove(replica, pool, requests, request_id)
+
+
+@outlined
+def drop_hopeless(environment, replica, pool, requests):
+    """Reject every waiting request that can no longer start in time, as the front end would at dequeue.
+
+    That is final: its client does not send it again. The queue is looked at from its head: while somebody whose
+    user is reading already waits there, nobody is dropped.
+    """
+    while replica.live_heap_size > 0 or replica.hopeless_heap_size > 0:
+        live = False
+        if replica.live_heap_size > 0:
+            key = heap_first_key(pool, replica.live_base)
+            if key < 0.5 * ALREADY_STREAMING:
+                return
+            live = key < replica.clock_s
+            if not live and replica.hopeless_heap_size == 0:
+                return
+        request_id = heap_first(pool, replica.live_base if live else replica.hopeless_base)
+        queue_remove(replica, pool, requests, request_id)
+        request = requests[request_id]
+        request.status = REJECTED
+        request.finish_s = replica.clock_s
+        environment.rejected += 1
+        replica.blocked = 0
+        if environment.closed_loop:
+            turn_ended(environment, pool, requests, request_id, replica.clock_s, False)
+
+
+@kernel
+def next_demotion_s(replica, pool, requests):
+    """Return when the head of the queue turns hopeless and another takes its place [s]."""
+    if replica.order == EARLIEST_DEADLINE and replica.live_heap_size > 0:
+        key = heap_first_key(pool, replica.live_base)
+        if key >= 0.5 * ALREADY_STREAMING:
+            return key
+    return np.inf
+
+
+@outlined
+def queue_reorder(replica, pool, requests, order):
+    """Sort the whole queue by another order (a change of batching mode).
+
+    Going back to fcfs, streaming requests (preempted before) come first and the rest by arrival.
+    """
+    waiting = replica.waiting
+    base = replica.live_base
+    if waiting > 0:  # gather everyone's id in the live heap's memory
+        if _is_list(replica.order):
+            request_id = replica.waiting_head
+            for k in range(waiting):
+                pool[base + ENTRY * k + ENTRY_ID] = request_id
+                request_id = requests[request_id].next
+        else:  # the hopeless ones from their last on, so that nobody's place is taken before it is read
+            live = replica.live_heap_size
+            hopeless = replica.hopeless_heap_size
+            for k in range(hopeless):
+                at = replica.hopeless_base + BACKWARDS * (hopeless - 1 - k)
+                pool[base + ENTRY * (live + k) + ENTRY_ID] = pool[at + ENTRY_ID]
+        replica.order = order
+        replica.waiting_head = NOBODY
+        replica.waiting_tail = NOBODY
+        for k in range(waiting):  # push each anew; the heap serves as the sorter for fcfs too
+            request_id = pool[base + ENTRY * k + ENTRY_ID]
+            request = requests[request_id]
+            request.demoted = 0
+            if _is_list(order):
+                key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
+            else:
+                key = queue_key(replica, request)
+            heap_push(pool, base, ENTRY, k, key, request_id)
+        replica.live_heap_size = waiting
+        replica.hopeless_heap_size = 0
+        if _is_list(order):
+            while replica.live_heap_size > 0:
+                request_id = heap_first(pool, base)
+                heap_remove(pool, base, ENTRY, replica.live_heap_size, request_id)
+                replica.live_heap_size -= 1
+                _list_push(replica, requests, request_id, False)
+    replica.order = order
+    replica.blocked = 0
+
+
+@kernel
+def running_append(replica, requests, request_id):
+    """Put an admitted request at the end of the running list."""
+    request = requests[request_id]
+    request.next = NOBODY
+    request.previous = replica.running_tail
+    if replica.running_tail == NOBODY:
+        replica.running_head = request_id
+    else:
+        requests[replica.running_tail].next = request_id
+    replica.running_tail = request_id
+    replica.running += 1
+
+
+@kernel
+def running_remove(replica, requests, request_id):
+    """Take a request out of the running list."""
+    request = requests[request_id]
+    if request.previous == NOBODY:
+        replica.running_head = request.next
+    else:
+        requests[request.previous].next = request.next
+    if request.next == NOBODY:
+        replica.running_tail = request.previous
+    else:
+        requests[request.next].previous = request.previous
+    replica.running -= 1

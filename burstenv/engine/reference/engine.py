@@ -1,0 +1,411 @@
+"""The reference engine: one replica in plain Python, one iteration at a time, written to be read.
+
+This file is the specification of how a replica schedules. It follows the vLLM V1 scheduler (0.33.0, recompute
+preemption) rule by rule, and reproduces its recorded schedules. The compiled engine must agree with it:
+same iterations, same preemptions, same times.
+
+The rules, in the scheduler's own terms:
+
+* There is no prefill or decode phase: each request wants all its known tokens computed, and one token
+  budget per iteration is shared by everybody.
+* Running requests come first, in the order of their admission. One that cannot get its KV blocks evicts
+  the last admitted request (recompute preemption) until it can, or is itself the one evicted.
+* Then waiting requests, strictly from the head of the queue, unless this iteration preempted.
+* The iteration that computes the last known token of a request samples its next one, whose KV is written
+  only in the iteration after.
+* With prefix caching, admission skips the longest cached run of full blocks.
+* With asynchronous scheduling an iteration is scheduled when the one before it *starts*: a sampled token
+  that has not come back counts as known, and blocks of finished requests return one iteration later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from burstenv.engine.reference.kv_cache import BlockPool
+from burstenv.engine.reference.modes import TokenCounters, leaves_room, level
+from burstenv.engine.reference.records import EngineLimits, Iteration, ReferenceRequest, Scheduled
+from burstenv.errors import BurstenvError
+from burstenv.hardware.latency.hinge import IterationLatency
+
+__all__ = ["EngineLimits", "Iteration", "ReferenceReplica", "ReferenceRequest", "Scheduled"]
+
+LIVELOCK_PREEMPTIONS = 1_000  # so many without a token in between: the real scheduler, too, would go on for ever
+STREAMING_FIRST = -1e12  # queue key of preempted requests whose user is already reading
+
+
+class ReferenceReplica:
+    """One replica. Hand it requests with :meth:`submit`, move time with :meth:`advance`.
+
+    Args:
+        limits: KV cache, model length and batching mode.
+        latency: Iteration times.
+    """
+
+    def __init__(self, limits: EngineLimits, latency: IterationLatency):
+        self.limits = limits
+        self.latency = latency
+        self.clock_s = 0.0  # when the engine last looked
+        self.pool = BlockPool(limits.num_blocks)
+        self.running: list[ReferenceRequest] = []
+        self.waiting: list[ReferenceRequest] = []  # fcfs: in order; otherwise unordered
+        self.requests: dict[int, ReferenceRequest] = {}
+        self.in_flight: deque[Iteration] = deque()  # scheduled and not applied yet, oldest first
+        self.iterations: list[Iteration] = []
+        self.rejected: list[int] = []  # dropped from the queue as hopeless
+        self._busy_until_s = 0.0
+        self._preemptions_without_token = 0
+        self._counters = TokenCounters()
+        self._admitting = False  # under a deferral bound: until the queue is empty
+
+    # -- what the outside does ---------------------------------------------------------------------
+
+    def submit(self, request: ReferenceRequest, now_s: float) -> None:
+        """Take a request at ``now_s``, or refuse one whose prompt leaves no room for an output."""
+        request.target_tokens = request.output_tokens
+        if self.limits.validate_requests:
+            if request.prompt_tokens >= self.limits.max_model_len:
+                request.status = "rejected"
+                return
+            request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
+        self._wake(now_s)
+        request.status = "waiting"
+        self.requests[request.id] = request
+        self._welcome(request)
+        self.waiting.append(request)
+
+    def set_limits(self, limits: EngineLimits, now_s: float) -> None:
+        """Change the batching mode at ``now_s``, from the next iteration on; the waiting queue is sorted anew."""
+        self._wake(now_s)
+        lists = ("fcfs", "fair", "mlfq")
+        if limits.order in lists and self.limits.order != limits.order:
+            self.waiting.sort(key=lambda r: (r.arrival_s + (STREAMING_FIRST if r.preemptions else 0.0), r.id))
+        self.limits = limits
+
+    def advance(self, until_s: float) -> None:
+        """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
+        depth = 2 if self.limits.asynchronous else 1
+        while True:
+            if len(self.in_flight) < depth and (self.running or self.waiting):
+                if self.clock_s >= until_s:
+                    return
+                if not self._schedule():
+                    if not self.in_flight:
+                        return  # nothing can be scheduled, and nothing is under way that could change that
+                elif len(self.in_flight) < depth:
+                    continue
+            if not self.in_flight or self.in_flight[0].end_s > until_s:
+                return
+            self._apply(self.in_flight.popleft())
+
+    def run(self, requests: Iterable[ReferenceRequest]) -> None:
+        """Serve a whole list of requests, given in order of arrival."""
+        for request in requests:
+            self.advance(request.arrival_s)
+            self.submit(request, request.arrival_s)
+        self.advance(float("inf"))
+
+    def _wake(self, now_s: float) -> None:
+        """Let something change at ``now_s``: an engine that is idle, or stuck with its queue, looks at it then."""
+        if not self.in_flight:
+            self.clock_s = max(self.clock_s, now_s)
+
+    @property
+    def free_blocks(self) -> int:
+        """Free KV blocks, cached ones included."""
+        return self.pool.free
+
+    # -- one iteration -----------------------------------------------------------------------------
+
+    def _schedule(self) -> bool:
+        """Schedule one iteration at the clock; return whether there was anything to run.
+
+        An iteration in which nothing runs takes no time; asynchronous scheduling queues it all the same.
+        """
+        limits = self.limits
+        if limits.drops_hopeless:
+            self._drop_hopeless()
+        free_before = self.pool.free
+        # A lone request is never cut by the long-prefill threshold.
+        lone = len(self.running) + len(self.waiting) == 1
+        threshold = 0 if lone else limits.long_prefill_token_threshold
+        scheduled: list[Scheduled] = []
+        preempted: list[ReferenceRequest] = []
+        budget = limits.max_num_batched_tokens
+        if limits.batch == "prefill-first":
+            self._schedule_waiting(budget, threshold, scheduled)
+            if not scheduled:
+                self._schedule_running(budget, threshold, scheduled, preempted)
+        else:
+            budget = self._schedule_running(budget, threshold, scheduled, preempted)
+            if not preempted:
+                self._schedule_waiting(budget, threshold, scheduled)
+        if not scheduled and not preempted and not any(iteration.scheduled for iteration in self.in_flight):
+            return False  # what is in flight, if anything, is as empty and changes nothing
+        for share in scheduled:
+            request = self.requests[share.id]
+            request.computed_tokens = share.computed_before + share.tokens
+            request.in_flight_tokens += share.samples
+        start_s = max(self.clock_s, self._busy_until_s)
+        self._busy_until_s = start_s + self._duration_s(scheduled)
+        self.in_flight.append(
+            Iteration(
+                start_s=start_s,
+                end_s=self._busy_until_s,
+                scheduled=scheduled,
+                preempted=[r.id for r in preempted],
+                free_before=free_before,
+                free_after=self.pool.free,
+                running=[r.id for r in self.running],
+                waiting=[r.id for r in self.queue()],
+            )
+        )
+        return True
+
+    def _schedule_running(
+        self, budget: int, threshold: int, scheduled: list[Scheduled], preempted: list[ReferenceRequest]
+    ) -> int:
+        """Give running requests their share, in order of admission; return the budget that is left."""
+        index = 0
+        while index < len(self.running) and budget > 0:
+            request = self.running[index]
+            in_flight = request.in_flight_tokens
+            last = request.prompt_tokens + request.target_tokens
+            if in_flight and request.computed_tokens + 2 - in_flight >= last:
+                index += 1  # its last token is on its way
+                continue
+            tokens = request.known_tokens + in_flight - request.computed_tokens
+            if 0 < threshold < tokens:
+                tokens = threshold
+            tokens = min(tokens, budget, self.limits.max_model_len - request.computed_tokens - 1)
+            if tokens <= 0:  # below 0: only past the model length, without validation
+                index += 1
+                continue
+            evicted_itself = False
+            while not self._grow(request, request.computed_tokens + tokens):
+                victim = self._victim()
+                already = next((s for s in scheduled if s.id == victim.id), None)
+                if already is not None:  # possible under priorities only: it gives its tokens back
+                    scheduled.remove(already)
+                    budget += already.tokens
+                if self.running.index(victim) < index:
+                    index -= 1
+                self._preempt(victim)
+                preempted.append(victim)
+                if victim is request:
+                    evicted_itself = True
+                    break
+            if evicted_itself:
+                continue  # the next request, if any, has moved up to this index
+            self._publish(request, request.computed_tokens + tokens)
+            scheduled.append(self._share(request, tokens, "running"))
+            budget -= tokens
+            index += 1
+        return budget
+
+    def _schedule_waiting(self, budget: int, threshold: int, scheduled: list[Scheduled]) -> None:
+        """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
+        limits = self.limits
+        if not self._opens():
+            return
+        whole = not limits.chunked_prefill or limits.batch != "mixed"
+        while self.waiting and budget > 0 and len(self.running) < limits.max_num_seqs:
+            request = self._head()
+            hits = self._cached_prefix(request)
+            cached_tokens = len(hits) * limits.block_size
+            tokens = request.known_tokens - cached_tokens
+            if 0 < threshold < tokens:
+                tokens = threshold
+            if whole and tokens > budget:
+                break
+            tokens = min(tokens, budget)
+            must_fit = request.known_tokens if limits.reserve_full_prompt else cached_tokens + tokens
+            headroom = limits.headroom_blocks if self.running else 0
+            missing = self._blocks(min(must_fit, limits.max_model_len)) - len(hits) + self.pool.revived(hits)
+            if missing + headroom > self.pool.free or not leaves_room(limits, self.running, request):
+                break
+            self.waiting.remove(request)
+            self._counters.admit(limits, request)
+            kind = "resumed" if request.preemptions else "new"
+            request.status = "running"
+            self.pool.share(hits)
+            request.blocks = list(hits)
+            request.computed_tokens = cached_tokens
+            if request.cached_tokens is None:
+                request.cached_tokens = cached_tokens
+            self.running.append(request)
+            self._grow(request, cached_tokens + tokens)
+            self._publish(request, cached_tokens + tokens)
+            if request.first_scheduled_s is None:
+                request.first_scheduled_s = self.clock_s
+            scheduled.append(self._share(request, tokens, kind))
+            budget -= tokens
+        if not self.waiting:
+            self._admitting = False
+
+    def _apply(self, iteration: Iteration) -> None:
+        """Apply what an iteration produced, at its end."""
+        self.clock_s = max(self.clock_s, iteration.end_s)
+        for share in iteration.scheduled:
+            request = self.requests[share.id]
+            if not share.samples:
+                continue
+            request.in_flight_tokens -= 1
+            request.produced_tokens += 1
+            self._counters.count_output(self.limits, request)
+            self._preemptions_without_token = 0
+            if request.first_token_s is None:
+                request.first_token_s = self.clock_s
+            if request.status == "running":  # a block may have waited for this token to get its key
+                self._publish(request, request.computed_tokens - request.in_flight_tokens)
+            if request.produced_tokens >= request.target_tokens or request.known_tokens >= self.limits.max_model_len:
+                # A request preempted while its last token was on its way finishes in the queue.
+                if request.status == "running":
+                    self.running.remove(request)
+                else:
+                    self.waiting.remove(request)
+                    self._counters.leave(self.limits, request)
+                request.status = "finished"
+                request.finish_s = self.clock_s
+                self.pool.release(request.blocks)
+                request.blocks = []
+                iteration.finished.append(request.id)
+        iteration.free_after_update = self.pool.free
+        if iteration.scheduled or iteration.preempted:
+            self.iterations.append(iteration)
+
+    # -- the pieces --------------------------------------------------------------------------------
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self.limits.block_size)
+
+    def _grow(self, request: ReferenceRequest, tokens: int) -> bool:
+        """Give the request the blocks for ``tokens`` tokens, if there are enough."""
+        missing = self._blocks(min(tokens, self.limits.max_model_len)) - len(request.blocks)
+        if missing > self.pool.free:
+            return False
+        request.blocks += self.pool.take(max(0, missing))
+        return True
+
+    def _cached_prefix(self, request: ReferenceRequest) -> list[int]:
+        """Return the cached blocks a request can share; at least one token is always computed."""
+        if not self.limits.prefix_caching:
+            return []
+        size = self.limits.block_size
+        return self.pool.cached_prefix([request.block_key(k, size) for k in range((request.known_tokens - 1) // size)])
+
+    def _publish(self, request: ReferenceRequest, tokens: int) -> None:
+        """Give their keys to the request's blocks that are full with known tokens."""
+        if not self.limits.prefix_caching:
+            return
+        size = self.limits.block_size
+        for index in range(min(tokens, request.known_tokens) // size - 1, -1, -1):
+            if self.pool.is_published(request.blocks[index]):
+                break
+            self.pool.publish(request.blocks[index], request.block_key(index, size))
+
+    def _victim(self) -> ReferenceRequest:
+        if self.limits.order != "priority":
+            return self.running[-1]
+        return max(self.running, key=lambda r: (r.priority, r.arrival_s))
+
+    def _preempt(self, victim: ReferenceRequest) -> None:
+        """Evict: the KV is lost, the outputs are kept, and it waits again, first under fcfs."""
+        self._preemptions_without_token += 1
+        if self._preemptions_without_token > LIVELOCK_PREEMPTIONS:
+            raise BurstenvError(
+                f"livelock at {self.clock_s:.6f} s: {LIVELOCK_PREEMPTIONS} preemptions without a token, the last of "
+                f"request {victim.id}; the real scheduler loops here too: use reserve_full_prompt or more KV blocks"
+            )
+        self.running.remove(victim)
+        self.pool.release(victim.blocks)
+        victim.blocks = []
+        victim.recomputed_tokens += victim.computed_tokens
+        victim.computed_tokens = 0
+        victim.preemptions += 1
+        victim.status = "waiting"
+        self._welcome(victim)
+        self.waiting.insert(0, victim)
+
+    def queue(self) -> list[ReferenceRequest]:
+        """Return the waiting requests, next one first; under fair and mlfq in order of arrival."""
+        if self.limits.order in ("fcfs", "fair", "mlfq"):
+            return self.waiting
+        return sorted(self.waiting, key=self._queue_key)
+
+    def _head(self) -> ReferenceRequest:
+        if self.limits.order == "fcfs":
+            return self.waiting[0]
+        if self.limits.order == "fair":
+            return min(self.waiting, key=lambda r: self._counters.served(self.limits, r))
+        if self.limits.order == "mlfq":
+            return min(self.waiting, key=lambda r: level(self.limits, self.latency, r, self.clock_s))
+        return min(self.waiting, key=self._queue_key)
+
+    def _welcome(self, request: ReferenceRequest) -> None:
+        if self.limits.order == "fair":
+            self._counters.welcome(self.limits, self.waiting, request)
+
+    def _drop_hopeless(self) -> None:
+        """Reject waiting requests that can no longer start in time, unless one whose user is reading stands before."""
+        if any(request.produced_tokens + request.in_flight_tokens > 0 for request in self.waiting):
+            return
+        for request in list(self.waiting):
+            if self._queue_key(request)[0] == 1.0:
+                self.waiting.remove(request)
+                request.status = "rejected"
+                request.finish_s = self.clock_s
+                self.rejected.append(request.id)
+
+    def _opens(self) -> bool:
+        """Return whether admission is open: if deferred, once somebody has waited so long, till all are in."""
+        if self.limits.deferral_s == 0.0 or not self.waiting:
+            return True
+        if not self.running or self.clock_s - self.waiting[0].arrival_s >= self.limits.deferral_s:
+            self._admitting = True
+        return self._admitting
+
+    def _queue_key(self, request: ReferenceRequest) -> tuple[float, ...]:
+        order = self.limits.order
+        if order == "priority":
+            return (request.priority, request.arrival_s, request.id)
+        if order == "shortest-prompt":
+            return (request.prompt_tokens, request.id)
+        if order == "shortest-predicted":
+            return (request.predicted_tokens, request.id)
+        if order == "longest-prompt":
+            return (-request.prompt_tokens, request.id)
+        if order == "oracle-shortest":
+            return (request.target_tokens - request.produced_tokens - request.in_flight_tokens, request.id)
+        if order == "earliest-deadline":
+            if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: first, never hopeless
+                return (0, STREAMING_FIRST + request.arrival_s, request.id)
+            latest_s = request.arrival_s + request.ttft_slo_s - self.latency.lone_prefill_s(request.prompt_tokens)
+            return (float(latest_s < self.clock_s), latest_s, request.id)
+        raise BurstenvError(f"unknown queue order {order!r}")
+
+    def _share(self, request: ReferenceRequest, tokens: int, kind: str) -> Scheduled:
+        before = request.computed_tokens
+        return Scheduled(
+            id=request.id,
+            tokens=tokens,
+            computed_before=before,
+            kind=kind,
+            decode=tokens == 1 and before >= request.prompt_tokens,
+            samples=before + tokens == request.known_tokens + request.in_flight_tokens,
+        )
+
+    def _duration_s(self, scheduled: list[Scheduled]) -> float:
+        """Return the iteration's time; a step that only preempts takes none."""
+        if not scheduled:
+            return 0.0
+        prefills = [s for s in scheduled if not s.decode]
+        decodes = [s for s in scheduled if s.decode]
+        return self.latency.iteration_s(
+            prefill_tokens=sum(s.tokens for s in prefills),
+            prefill_attention=sum(s.tokens * s.computed_before + s.tokens * (s.tokens + 1) // 2 for s in prefills),
+            decodes=len(decodes),
+            decode_context_tokens=sum(s.computed_before + 1 for s in decodes),
+            sequences=len(scheduled),
+        )

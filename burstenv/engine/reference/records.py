@@ -1,0 +1,103 @@
+"""What the reference engine is made of: its limits, its requests and its iterations, in plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the engine may use: KV cache, model length, and the batching mode in force."""
+
+    num_blocks: int  # usable KV blocks (vLLM's num_gpu_blocks less the null block)
+    block_size: int  # [tokens]
+    max_model_len: int  # [tokens]
+    max_num_batched_tokens: int  # token budget of an iteration
+    max_num_seqs: int
+    order: str = "fcfs"  # and the others of ModeConfig.order
+    headroom_blocks: int = 0  # blocks kept free at admission while anything runs (vLLM's watermark)
+    reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
+    long_prefill_token_threshold: int = 0
+    chunked_prefill: bool = True
+    prefix_caching: bool = False
+    asynchronous: bool = False
+    validate_requests: bool = True  # refuse prompts that leave no room for an output, cut outputs at the model length
+    # Rules of batching modes that are not vLLM V1's, see engine/reference/modes.py.
+    drops_hopeless: bool = False
+    batch: str = "mixed"  # mixed | prefill-first | whole-prompts
+    memory: str = "as-needed"  # as-needed | projected | reserved | oracle-projected | oracle-reserved
+    reserve_tokens: int = 1024
+    deferral_s: float = 0.0
+    fair_by: str = "class"  # class | session
+    quantum_s: float = 0.05
+    starve_s: float = 5.0
+
+
+@dataclass
+class ReferenceRequest:
+    """One request as the engine sees it."""
+
+    id: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    priority: int = 0
+    predicted_tokens: float = 0.0
+    ttft_slo_s: float = float("inf")
+    session: Hashable = None  # requests of a session continue one stream of tokens
+    class_code: int = 0
+    prefix: Hashable = None  # whose first `prefix_tokens` tokens come from a shared prefix
+    prefix_tokens: int = 0
+    target_tokens: int = 0  # output tokens after the clamp to the model length
+    produced_tokens: int = 0
+    in_flight_tokens: int = 0  # sampled, and not back yet (asynchronous scheduling)
+    computed_tokens: int = 0
+    blocks: list[int] = field(default_factory=list)
+    cached_tokens: int | None = None  # prefix hit at the first admission
+    preemptions: int = 0
+    recomputed_tokens: int = 0
+    first_scheduled_s: float | None = None
+    first_token_s: float | None = None
+    finish_s: float | None = None
+    status: str = "unseen"  # unseen | waiting | running | finished | rejected
+
+    @property
+    def known_tokens(self) -> int:
+        """Prompt and outputs so far."""
+        return self.prompt_tokens + self.produced_tokens
+
+    def block_key(self, index: int, block_size: int) -> tuple[Hashable, ...]:
+        """Return what the tokens of a block, and all before it, are known by."""
+        if (index + 1) * block_size <= self.prefix_tokens:
+            return ("prefix", self.prefix, index)
+        stream = ("request", self.id) if self.session is None else ("session", self.session)
+        return (stream, self.prefix if self.prefix_tokens else None, self.prefix_tokens, index)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """One request's share of an iteration."""
+
+    id: int
+    tokens: int
+    computed_before: int
+    kind: str  # new | resumed | running
+    decode: bool
+    samples: bool  # produces a token in this iteration
+
+
+@dataclass
+class Iteration:
+    """One iteration as recorded schedules describe it."""
+
+    start_s: float
+    end_s: float
+    scheduled: list[Scheduled]
+    preempted: list[int]
+    free_before: int
+    free_after: int  # after scheduling, before the iteration's finishes
+    running: list[int]
+    waiting: list[int]
+    finished: list[int] = field(default_factory=list)
+    free_after_update: int = 0

@@ -1,0 +1,181 @@
+"""One replica, compiled: the vLLM V1 scheduler with decode stretches skipped in one event.
+
+The rules are those of :mod:`burstenv.engine.reference.engine`, which is written to be read; this module
+must agree with it and is written to be fast. Three ideas carry it:
+
+* A decoding request is touched only when it joins, finishes or is evicted. In between it is a place
+  in the finish heap (keyed by the decode step at which it ends) and a count among the phases (decoders
+  by the step, modulo the block size, at which they take a block).
+* Chunked prefill leaves at most one request in mid-prefill, and it is the last one admitted. So the
+  batch is always: all decoders, then that one, then new admissions.
+* While nobody can be admitted, n decode iterations take n (a + b S) + b D n (n - 1) / 2 seconds, with
+  S the context of the first and D decoders: the time at which anything can change has a closed form.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from burstenv._jit.decorators import detached, kernel, outlined, types_of
+from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
+from burstenv.engine.enums import FAILED
+from burstenv.engine.full_engine import advance_general, start_general
+from burstenv.engine.queues import (
+    blocks_of,
+    drop_hopeless,
+    is_queue_head,
+    queue_discard,
+    queue_push,
+    queue_reorder,
+    tokens_to_compute,
+)
+from burstenv.engine.scheduler import finish_decoders, finish_iteration, see, start_iteration
+
+
+@detached(lambda state: True, lambda state: (*types_of(state), types.float64))
+def advance_replica(environment, replica, pool, requests, until_s):
+    """Run the replica up to ``until_s``: iterations ending by then are applied.
+
+    An iteration never *starts* at ``until_s`` itself, so that requests arriving at that very instant
+    are in the queue when it is scheduled. Leaves in ``wake_s`` until when nothing happens here but the ordinary
+    iterations of a stretch.
+    """
+    if replica.general:
+        advance_general(environment, replica, pool, requests, until_s)
+        return
+    replica.under_way = 0
+    while True:
+        if replica.in_flight:
+            if replica.iteration_end_s > until_s:
+                replica.wake_s = replica.iteration_end_s
+                return
+            finish_iteration(environment, replica, pool, requests)
+        if replica.running == 0 and replica.waiting == 0:
+            replica.wake_s = np.inf
+            break
+        if replica.clock_s >= until_s:
+            replica.wake_s = replica.clock_s
+            break
+        if replica.stretch_steps > 0 or (may_stretch(replica) and open_stretch(replica, pool, requests)):
+            became = follow_stretch(replica, pool, requests, until_s)
+            if became == UNDER_WAY:
+                replica.under_way = 1
+                replica.wake_s = min(replica.stretch_end_s, replica.stretch_demotion_s)
+                break
+            if became != CUT:
+                finish_decoders(environment, replica, pool, requests, replica.clock_s)
+                continue
+        if replica.drops_hopeless:
+            drop_hopeless(environment, replica, pool, requests)
+        if not start_iteration(replica, pool, requests):
+            replica.wake_s = replica.clock_s  # the head of the queue may change with time
+            break
+    see(replica, requests)
+
+
+@outlined
+def start_replica(environment, replica, pool, requests):
+    """Put the iteration that starts at the clock in flight and leave it there, so that it can be looked at.
+
+    Moving time would go past one that takes none: one that only preempts.
+    """
+    if replica.general:
+        if replica.in_flight == 0 and start_general(environment, replica, pool, requests):
+            replica.iteration_end_s = replica.busy_until_s
+        return
+    advance_replica(environment, replica, pool, requests, np.nextafter(replica.clock_s, np.inf))
+    interrupt_stretch(replica, pool, requests)
+
+
+@kernel
+def _wake(replica, pool, requests, now_s):
+    """Let something change at ``now_s``, up to which the replica has been moved: the next iteration is scheduled anew.
+
+    A replica that is idle, or stuck with a queue that it cannot serve, starts it now and not where its clock stood.
+    """
+    interrupt_stretch(replica, pool, requests)
+    if not replica.in_flight:
+        replica.clock_s = max(replica.clock_s, now_s)
+
+
+@kernel
+def enqueue(environment, replica, pool, requests, request_id, now_s):
+    """Hand a request to the replica at ``now_s``, as a server's front end does.
+
+    A prompt that leaves no room for an output within the model length is refused (status ``FAILED``),
+    and the output is cut at that length.
+    """
+    request = requests[request_id]
+    request.target_tokens = request.output_tokens
+    if replica.validate_requests:
+        if request.prompt_tokens >= replica.max_model_len:
+            request.status = FAILED
+            environment.failed += 1
+            environment.settled_s += now_s
+            return
+        request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
+    _wake(replica, pool, requests, now_s)
+    queue_push(replica, pool, requests, request_id, False)
+    tokens = tokens_to_compute(request)
+    replica.seen_waiting += 1
+    replica.seen_waiting_tokens += tokens
+    replica.seen_waiting_blocks += blocks_of(tokens, replica.block_size)
+
+
+@outlined
+def withdraw(replica, pool, requests, request_id, now_s):
+    """Take a waiting request out of the replica at ``now_s``, up to which the replica has been moved.
+
+    Who else waits, and in which order, stays; the next iteration finds the queue without it.
+    """
+    request = requests[request_id]
+    # One that the iteration in flight evicted is not among those that were published as waiting.
+    published = replica.in_flight == 0 or request.preemptions == 0
+    if is_queue_head(replica, pool, request_id):  # who follows may fit
+        interrupt_stretch(replica, pool, requests)
+        replica.blocked = 0
+    queue_discard(replica, pool, requests, request_id)
+    if replica.in_flight == 0 and replica.running == 0:
+        replica.clock_s = max(replica.clock_s, now_s)
+    if published:
+        tokens = tokens_to_compute(request)
+        replica.seen_waiting -= 1
+        replica.seen_waiting_tokens -= tokens
+        replica.seen_waiting_blocks -= blocks_of(tokens, replica.block_size)
+
+
+@outlined
+def set_mode(replica, pool, requests, row, mode, now_s):
+    """Put batching mode number ``mode``, with limits ``row`` (a MODE), in force from the next iteration on.
+
+    The replica has been moved up to ``now_s``; whom the new mode frees from a stuck queue starts then.
+    """
+    if replica.mode == mode:
+        return
+    _wake(replica, pool, requests, now_s)
+    replica.mode = mode
+    replica.token_budget = row.token_budget
+    replica.max_num_seqs = row.max_num_seqs
+    replica.headroom_blocks = row.headroom_blocks
+    replica.batch = row.batch
+    replica.memory = row.memory
+    replica.drops_hopeless = row.drops_hopeless
+    replica.fair_by = row.fair_by
+    replica.reserve_tokens = row.reserve_tokens
+    replica.deferral_s = row.deferral_s
+    replica.quantum_s = row.quantum_s
+    replica.starve_s = row.starve_s
+    replica.blocked = 0
+    if replica.order != row.order or row.drops_hopeless:  # whoever was put last is to be dropped
+        queue_reorder(replica, pool, requests, row.order)
+
+
+@outlined
+def set_token_budget(replica, pool, requests, token_budget, now_s):
+    """Change the token budget at ``now_s``, from the next iteration on; the rest of the batching mode stays."""
+    if replica.token_budget == token_budget:
+        return
+    _wake(replica, pool, requests, now_s)
+    replica.token_budget = token_budget
+    replica.blocked = 0

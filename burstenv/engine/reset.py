@@ -1,0 +1,119 @@
+"""Emptying a replica and forgetting what happened to a request, compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel
+from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
+from burstenv.engine.kv_cache import reset_blocks
+
+_BINS = BINS
+_HORIZONS = len(HORIZONS_S)
+
+
+@kernel
+def reset_replica(replica, pool):
+    """Empty the replica; latency, limits and mode stay."""
+    for k in range(replica.block_size):
+        pool[replica.phase_base + k] = 0
+    replica.clock_s = 0.0
+    replica.iteration_end_s = 0.0
+    replica.in_flight = 0
+    replica.under_way = 0
+    replica.wake_s = -np.inf
+    replica.stretch_steps = 0
+    replica.blocked = 0
+    replica.free_blocks = replica.num_blocks
+    replica.running = 0
+    replica.decoding = 0
+    replica.decode_step = 0
+    replica.decode_context_tokens = 0
+    replica.running_head = NOBODY
+    replica.running_tail = NOBODY
+    replica.prefill_id = NOBODY
+    replica.flight_first_prefill = NOBODY
+    replica.waiting = 0
+    replica.waiting_head = NOBODY
+    replica.waiting_tail = NOBODY
+    replica.live_heap_size = 0
+    replica.hopeless_heap_size = 0
+    for client in range(CLIENTS):
+        replica.served_tokens[client] = 0.0
+    replica.last_client = NOBODY
+    replica.admitting = 0
+    replica.waiting_tokens = 0
+    replica.waiting_blocks = 0
+    replica.iterations = 0
+    replica.preemptions = 0
+    replica.busy_s = 0.0
+    replica.used_block_s = 0.0
+    replica.most_used_blocks = 0
+    replica.seen_waiting = 0
+    replica.seen_running = 0
+    replica.seen_free_blocks = replica.num_blocks
+    replica.seen_prefill_tokens = 0
+    replica.seen_waiting_tokens = 0
+    replica.seen_waiting_blocks = 0
+    replica.seen_context_tokens = 0
+    replica.seen_preemptions = 0
+    for k in range(SEEN_FIELDS):
+        replica.shown[k] = 0
+        replica.scraped[k] = 0
+    replica.shown[SEEN_FREE_BLOCKS] = replica.num_blocks
+    replica.scraped[SEEN_FREE_BLOCKS] = replica.num_blocks
+    replica.admissions = 0
+    replica.livelocked = 0
+    replica.preemptions_without_token = 0
+    replica.first_flight = 0
+    replica.busy_until_s = 0.0
+    if replica.prefix_caching:
+        reset_blocks(replica, pool)
+    if replica.prefix_caching or replica.general:
+        for slot in range(replica.flight_size):
+            pool[replica.slot_base + slot] = slot
+        replica.free_slots = replica.flight_size
+
+
+@kernel
+def reset_request(request):
+    """Forget everything that happened to the request."""
+    request.status = 0
+    request.replica = NOBODY
+    request.first_scheduled_s = np.nan
+    request.first_token_s = np.nan
+    request.finish_s = np.nan
+    request.preemptions = 0
+    request.recomputed_tokens = 0
+    request.defers = 0
+    request.decoding = 0
+    request.demoted = 0
+    request.target_tokens = request.output_tokens
+    request.produced_tokens = 0
+    request.computed_tokens = 0
+    request.cached_tokens = -1
+    request.in_flight_tokens = 0
+
+
+@kernel
+def reset_accounts(environment):
+    """Empty what rewards, stale metrics and the features of recent arrivals are made of."""
+    for code in range(2):
+        environment.attained_by_class[code] = 0
+    environment.attained_tokens = 0
+    environment.arrived_s = 0.0
+    environment.settled_s = 0.0
+    environment.scrape = -1
+    environment.shown_s = 0.0
+    environment.veiled = 0
+    for k in range(_HORIZONS):
+        environment.recent[k] = 0
+    environment.binned = 0
+    environment.bin = 0
+    for k in range(_BINS + 1):
+        environment.bin_counts[k] = 0
+    environment.bin_sum = 0
+    environment.bin_squares = 0
+    environment.gap_from_s = 0.0
+    environment.gap_mean_s = 0.0
+    environment.gap_square = 0.0

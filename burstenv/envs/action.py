@@ -1,0 +1,150 @@
+"""The action space: which components the agent decides, in which form, and which actions are legal.
+
+Components are admission (0 reject, 1 admit, 2 defer), routing (a replica) and batching (a mode of the
+chosen replica). With one component left the space is ``Discrete``; with admission and routing in the
+flat form it is ``Discrete(1 + R)``: reject, or a replica.
+
+An illegal action never raises. A replica that could never serve the request refuses it (the request
+counts as failed); a deferral beyond the limit is a rejection; an index outside the space is clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv._jit.decorators import kernel
+from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, may_defer
+from burstenv.engine.enums import NOBODY
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.decide import choose_admission, choose_replica
+from burstenv.policies.estimates import fits
+
+COMPONENTS = ("admission", "routing", "batching")
+
+
+@dataclass(frozen=True)
+class ActionLayout:
+    """Who decides what, and how an action is written."""
+
+    decide: tuple[str, ...]
+    flat: bool
+    num_replicas: int
+    num_modes: int
+
+    @classmethod
+    def build(cls, decide: Sequence[str], form: str, num_replicas: int, num_modes: int) -> ActionLayout:
+        """Check and build a layout.
+
+        Args:
+            decide: The components the agent decides, any of ``admission``, ``routing``, ``batching``.
+            form: ``"multi"``, or ``"flat"`` for admission and routing in one ``Discrete(1 + R)``.
+            num_replicas: R.
+            num_modes: M.
+        """
+        if isinstance(decide, str):
+            decide = (decide,)
+        for name in decide:
+            if name not in COMPONENTS:
+                raise unknown_name("component in decide", str(name), COMPONENTS)
+        chosen = tuple(name for name in COMPONENTS if name in decide)
+        if not chosen:
+            raise BurstenvError(f"decide is empty; the agent must decide at least one of {', '.join(COMPONENTS)}")
+        if form not in ("multi", "flat"):
+            raise unknown_name("action form", form, ("multi", "flat"))
+        if form == "flat" and chosen != ("admission", "routing"):
+            raise BurstenvError(
+                f"the flat action form needs decide=('admission', 'routing'), got {chosen}; use action='multi'"
+            )
+        return cls(chosen, form == "flat", num_replicas, num_modes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of choices of each component of the action."""
+        if self.flat:
+            return (1 + self.num_replicas,)
+        all_sizes = {"admission": 3, "routing": self.num_replicas, "batching": self.num_modes}
+        return tuple(all_sizes[name] for name in self.decide)
+
+    def space(self) -> gym.spaces.Discrete | gym.spaces.MultiDiscrete:
+        """Return the action space of one environment."""
+        if len(self.sizes) == 1:
+            return gym.spaces.Discrete(self.sizes[0])
+        return gym.spaces.MultiDiscrete(list(self.sizes))
+
+    def flags(self) -> np.ndarray:
+        """Return what the kernel needs to know: admission, routing, batching decided, flat; (4,) int64."""
+        return np.array([*(name in self.decide for name in COMPONENTS), self.flat], np.int64)
+
+    def sample_mask(self, mask: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Return a mask in the form that ``space.sample(mask)`` takes."""
+        if len(self.sizes) == 1:
+            return mask
+        return tuple(np.split(mask, np.cumsum(self.sizes)[:-1]))
+
+
+@kernel
+def decide_with(flags, actions, i, policy, environment, replicas, pool, requests, num_modes):
+    """Return (admission, replica, mode): the agent's components, and the rules' where it decides none.
+
+    A rule sees what has been decided before it: an admission rule judges the replica that the agent chose.
+    """
+    admission, replica, mode = ADMIT, 0, policy.mode
+    k = 0
+    if flags[3]:
+        choice = min(max(actions[i, 0], 0), environment.num_replicas)
+        return (ADMIT if choice > 0 else REJECT), max(choice - 1, 0), mode
+    if flags[0]:
+        admission = min(max(actions[i, k], 0), 2)
+        k += 1
+    if flags[1]:
+        replica = min(max(actions[i, k], 0), environment.num_replicas - 1)
+        k += 1
+    else:
+        replica = choose_replica(policy, environment, replicas, pool, requests)
+    if not flags[0]:
+        admission = choose_admission(policy, environment, replicas, pool, requests, replica)
+    if flags[2]:
+        mode = min(max(actions[i, k], 0), num_modes - 1)
+    return admission, replica, mode
+
+
+@kernel
+def write_mask(out, i, flags, environment, replicas, requests, num_modes):
+    """Write which choices are legal into row ``i`` of ``out``, (N, A) int8, components side by side.
+
+    At a tick everything is legal (nothing but the mode matters). Where no replica can serve the
+    request, every replica is shown as legal, and only rejection as an admission.
+    """
+    count = environment.num_replicas
+    base = environment.first_replica
+    request_id = environment.at_door
+    at = 0
+    if request_id == NOBODY:
+        for k in range(out.shape[1]):
+            out[i, k] = 1
+        return
+    request = requests[request_id]
+    fitting = 0
+    for r in range(count):
+        if fits(replicas[base + r], request):
+            fitting += 1
+    if flags[0]:
+        out[i, REJECT] = 1
+        if flags[3]:
+            at = 1
+        else:
+            out[i, ADMIT] = 1 if fitting > 0 else 0
+            out[i, DEFER] = 1 if may_defer(environment, request) else 0
+            at = 3
+    if flags[1]:
+        for r in range(count):
+            legal = fits(replicas[base + r], request) or (fitting == 0 and not flags[3])
+            out[i, at + r] = 1 if legal else 0
+        at += count
+    if flags[2]:
+        for m in range(num_modes):
+            out[i, at + m] = 1

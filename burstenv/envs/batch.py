@@ -1,0 +1,376 @@
+"""The batch of environments behind both Gymnasium classes: the scalar environment is the batch of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv.cluster import Clients, Cluster
+from burstenv.engine.enums import NOBODY
+from burstenv.envs.action import ActionLayout
+from burstenv.envs.observation.features import LIMIT
+from burstenv.envs.observation.sessions import NO_LINKS, turn_links
+from burstenv.envs.play.policy import Player, player_of
+from burstenv.envs.reward import COMPONENTS, paid_components
+from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.envs.snapshot import Snapshot, scenario_key
+from burstenv.envs.step import (
+    publish,
+    step_batch,
+    step_batch_threads,
+)
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies import Composite, Policy, parse_composite
+from burstenv.workload import SPLITS, EpisodeRequests
+
+TRAIN_SEEDS = 2**31  # training episodes are drawn from this many
+RESET_OPTIONS = ("split", "episode", "load", "rate_per_s")
+
+
+class EnvironmentBatch:
+    """``N`` environments of one scenario, stepped by one kernel call.
+
+    Args:
+        num_envs: N.
+        scenario: A shipped name, a YAML path, a mapping, or a loaded scenario.
+        trace: A CSV in place of the scenario's workload.
+        split: ``train``, ``validation`` or ``test``; where episodes are drawn from.
+        load: Share of capacity; None draws one of the scenario's ``train_loads`` for each episode.
+        decide: What the agent decides, any of ``admission``, ``routing``, ``batching``.
+        admission: Rule for admission where the agent does not decide it.
+        routing: Rule for routing, likewise.
+        batching: Mode for batching, likewise; None: the scenario's first.
+        action: ``multi`` or ``flat``.
+        observation: ``flat`` (one vector) or ``dict`` (cluster, request, replicas).
+        reward: A name of :mod:`burstenv.envs.reward`.
+        privileged: Show true output lengths in place of predictions.
+        num_threads: 1, or more to spread a batch over threads.
+
+    Raises:
+        BurstenvError: On anything unknown, with the valid values.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        scenario: str | Path | dict[str, Any] | Scenario = "default",
+        trace: str | Path | None = None,
+        split: str = "train",
+        load: float | None = None,
+        decide: Sequence[str] = ("admission", "routing", "batching"),
+        admission: str = "always",
+        routing: str = "jsq",
+        batching: str | None = None,
+        action: str = "multi",
+        observation: str = "flat",
+        reward: str = "attainment",
+        privileged: bool = False,
+        num_threads: int = 1,
+    ):
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        if load is not None and not 0.0 < load < 1e3:
+            raise BurstenvError(f"load must be a share of capacity above 0, such as 1.5, got {load!r}")
+        if observation not in ("flat", "dict"):
+            raise unknown_name("observation", observation, ("flat", "dict"))
+        if num_envs < 1:
+            raise BurstenvError(f"num_envs must be at least 1, got {num_envs}")
+        self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario, trace)
+        self.split = split
+        self.load = load
+        self.privileged = privileged
+        self.num_threads = num_threads
+        self.observation_form = observation
+        names = self.scenario.mode_names
+        self.policy: Composite = parse_composite(f"{admission}/{routing}/{batching or names[0]}")
+        self._policy_record = self.policy.record(names)
+        # One scale whatever the split, so that a policy sees the same numbers for the same traffic.
+        self._scale = self.scenario.capacity_per_s("train")
+        self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
+        self.reward_name = reward
+        paid = paid_components(reward)
+        self._paid: int | list[int] = paid if reward == "vector" else paid[0]
+        self._flags = self.layout.flags()
+        self.cluster: Cluster = self.scenario.make_cluster(num_envs)
+        self.scenario_key = scenario_key(self.scenario)
+        self.observation_layout = self.scenario.observation_layout
+        self.observation_size = self.observation_layout.size
+        self._shape = self.observation_layout.flags()
+        self._links = NO_LINKS  # (N E, 2) int32, where session features are on
+        self.actions: np.ndarray = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
+        self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
+        self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
+        self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 8) rewards of the last step by name
+        self.totals = np.zeros_like(self.components)  # (N, 8) the accounts that they are taken from
+        self.elapsed_s = np.zeros(num_envs)  # (N,)
+        self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+        self._step_arguments: tuple[Any, ...] = ()
+        self._stepped: np.ndarray | None = None  # the requests that these arguments hold
+        self._players: dict[tuple[int, str], Player] = {}  # by environment and policy, for its episode
+
+    # -- spaces ------------------------------------------------------------------------------------
+
+    @property
+    def num_envs(self) -> int:
+        """N."""
+        return self.cluster.num_envs
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """Rewards of the last step, (N,) float64, or (N, 4) with the vector reward; not to be written to."""
+        return self.components[:, self._paid]
+
+    def reward_of(self, i: int) -> Any:
+        """Return environment ``i``'s reward of the last step: a float, or (4,) float32 with the vector reward."""
+        if isinstance(self._paid, int):
+            return float(self.components[i, self._paid])
+        return self.components[i, self._paid].astype(np.float32)
+
+    def action_space(self) -> gym.Space:
+        """Return the action space of one environment."""
+        return self.layout.space()
+
+    def observation_space(self) -> gym.Space:
+        """Return the observation space of one environment."""
+
+        def box(*shape: int) -> gym.spaces.Box:
+            return gym.spaces.Box(-LIMIT, LIMIT, shape, np.float32)
+
+        if self.observation_form == "flat":
+            return box(self.observation_size)
+        layout = self.observation_layout
+        replicas = box(layout.num_replicas, layout.num_replica)
+        return gym.spaces.Dict(
+            {"cluster": box(layout.num_cluster), "request": box(layout.num_request), "replicas": replicas}
+        )
+
+    def observation_names(self) -> list[str]:
+        """Return the name of every number of a flat observation."""
+        return self.observation_layout.names()
+
+    def shaped(self, flat: np.ndarray) -> Any:
+        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        if self.observation_form == "flat":
+            return flat.copy()
+        layout = self.observation_layout
+        request, replicas = layout.num_cluster, layout.num_cluster + layout.num_request
+        return {
+            "cluster": flat[..., :request].copy(),
+            "request": flat[..., request:replicas].copy(),
+            "replicas": flat[..., replicas:].reshape(*flat.shape[:-1], layout.num_replicas, -1).copy(),
+        }
+
+    # -- episodes ----------------------------------------------------------------------------------
+
+    def reset(self, i: int, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
+        """Start a new episode in environment ``i``.
+
+        Args:
+            i: Which environment.
+            rng: Source of the episode's seed and load where ``options`` do not fix them.
+            options: ``split``, ``episode`` (its seed), ``load`` (share of capacity) or ``rate_per_s``.
+        """
+        options = dict(options or {})
+        unknown = sorted(set(options) - set(RESET_OPTIONS))
+        if unknown:
+            raise unknown_name("reset option", unknown[0], RESET_OPTIONS)
+        split = options.get("split", self.split)
+        drawn_seed = int(rng.integers(TRAIN_SEEDS))
+        loads = self.scenario.config.train_loads
+        drawn_load = float(loads[int(rng.integers(len(loads)))])
+        seed = int(options.get("episode", drawn_seed))
+        load = float(options.get("load", self.load if self.load is not None else drawn_load))
+        rate_per_s = float(options.get("rate_per_s", load * self.capacity_per_s(split)))
+        drawn = self.scenario.sampler(split).sample(seed, rate_per_s)
+        self.play(i, drawn, seed, {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s})
+
+    def play(self, i: int, drawn: EpisodeRequests, seed: int, description: dict[str, Any]) -> None:
+        """Start the episode of a seed in environment ``i``: of drawn requests, or of recorded ones."""
+        requests = self.cluster.room_for(i, len(drawn))
+        self.scenario.write_requests(requests, drawn, seed, self.privileged)
+        self.cluster.begin(i, len(drawn), seed, self.scenario.clients_of(requests, drawn, seed))
+        self._begun(i, drawn.session, description)
+
+    def start(
+        self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any], clients: Clients | None = None
+    ) -> None:
+        """Start an episode of given requests, (n,) REQUEST, and of their clients, in environment ``i``."""
+        self.cluster.load(i, requests, seed, clients)
+        self._begun(i, requests["session"], description)
+
+    def _begun(self, i: int, session: np.ndarray, description: dict[str, Any]) -> None:
+        self.forget_policies(i)
+        if self.observation_layout.config.sessions:
+            self.put_links(i, turn_links(session))
+        self.episodes[i] = description
+        self.totals[i] = 0.0
+        self._publish(i, opens=True)
+
+    def links_of(self, i: int) -> np.ndarray:
+        """Return the conversations of environment ``i``'s episode, (n, 2) int32; empty where nobody looks at them."""
+        if self._links is NO_LINKS:
+            return NO_LINKS[:0]
+        first, length = (int(self.cluster.state.environments[name][i]) for name in ("first_request", "num_requests"))
+        return self._links[first : first + length]
+
+    def put_links(self, i: int, links: np.ndarray) -> None:
+        """Write the conversations of environment ``i``'s episode, see :func:`burstenv.envs.observation.sessions.turn_links`."""
+        if not self.observation_layout.config.sessions:
+            return
+        n, room = self.cluster.state.requests.shape
+        if len(self._links) != n * room:  # the episodes outgrew their room
+            old = self._links.reshape(n, -1, 2) if self._links is not NO_LINKS else np.zeros((n, 0, 2), np.int32)
+            grown = np.zeros((n, room, 2), np.int32)
+            grown[:, : old.shape[1]] = old
+            self._links = grown.reshape(-1, 2)
+            self._stepped = None
+        self._links.reshape(n, room, 2)[i, : len(links)] = links
+
+    def _publish(self, i: int, opens: bool = False) -> None:
+        publish(
+            *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._shape, self._links, self._scale,
+            self.observations, self.masks, self.components, self.totals, self.elapsed_s, i, opens,
+        )  # fmt: skip
+
+    def capacity_per_s(self, split: str | None = None) -> float:
+        """Return the capacity of a split (by default this batch's) [requests/s]."""
+        if split is not None and split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        return self.scenario.capacity_per_s(split or self.split)
+
+    def step(self) -> None:
+        """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+        if self._stepped is not self.cluster.state.requests:  # others than last time: the episodes outgrew their room
+            self._remember_arguments()
+        kernel = step_batch if self.num_threads == 1 else step_batch_threads
+        kernel(*self._step_arguments)
+
+    def _remember_arguments(self) -> None:
+        """Keep what every step hands to the kernel: flattening the arrays anew takes a tenth of a scalar step."""
+        self._step_arguments = (
+            *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags, self._shape,
+            self._links, self._scale, self.actions, self.observations, self.masks, self.components, self.totals,
+            self.elapsed_s,
+        )  # fmt: skip
+        self._stepped = self.cluster.state.requests
+
+    @property
+    def done(self) -> np.ndarray:
+        """Whether every request of each environment's episode is settled, (N,) bool (a copy)."""
+        return self.cluster.state.environments["done"].astype(bool)
+
+    def _player(self, i: int, policy: Policy) -> Player:
+        key = (i, policy.name)
+        if key not in self._players:
+            self._players[key] = player_of(policy, self.cluster, i, self.scenario.sight)
+        return self._players[key]
+
+    def forget_policies(self, i: int) -> None:
+        """Forget what policies remember of environment ``i``'s episode, as another one begins there."""
+        self._players = {key: player for key, player in self._players.items() if key[0] != i}
+
+    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
+        """Return what a policy would do in environment ``i``: (admission, replica, mode), (3,) int64.
+
+        Draws on the environment's own stream, and on the policy's memory if it has one: ask once for each decision.
+        """
+        return np.array(self._player(i, policy).decision(), np.int64)
+
+    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
+        """Run environment ``i`` under a policy for some decisions, in compiled code if the policy is compiled."""
+        self._player(i, policy).run(decisions)
+        self._publish(i)
+
+    def request_at_door(self) -> np.ndarray:
+        """Return the index in its episode of the request to decide about, (N,) int64, -1 where there is none."""
+        environments = self.cluster.state.environments
+        at_door = environments["at_door"].astype(np.int64)
+        return np.where(at_door == NOBODY, -1, at_door - environments["first_request"])
+
+    def num_requests(self, i: int) -> int:
+        """Return how many requests environment ``i``'s episode has."""
+        return int(self.cluster.state.environments["num_requests"][i])
+
+    # -- state and outcomes ------------------------------------------------------------------------
+
+    def clone_state(self) -> Snapshot:
+        """Return an independent copy of the exact state of all environments."""
+        return Snapshot.of(self)
+
+    def restore_state(self, snapshot: Snapshot) -> None:
+        """Go back to a cloned state."""
+        snapshot.put_into(self)
+
+    def counts(self, i: int) -> dict[str, int]:
+        """Return the outcome counts of environment ``i`` so far; the late ones include the abandoned.
+
+        Where clients act, what they did is added, see :meth:`burstenv.cluster.Cluster.client_counts`.
+        """
+        e = self.cluster.state.environments[i]
+        settled = int(e["attained"] + e["late"] + e["rejected"] + e["failed"])
+        return {
+            "offered": int(e["offered"]),
+            "attained": int(e["attained"]),
+            "late": int(e["late"]),
+            "rejected": int(e["rejected"]),
+            "failed": int(e["failed"]),
+            "pending": int(e["offered"]) - settled,
+            **(self.cluster.client_counts(i) or {}),
+        }
+
+    def episode_metrics(self, i: int) -> dict[str, Any]:
+        """Return what a finished episode amounts to: counts, attainment, preemptions, mean KV use."""
+        e = self.cluster.state.environments[i]
+        counts = self.counts(i)
+        return {
+            **counts,
+            "attainment": counts["attained"] / max(1, counts["offered"]),
+            "weighted_attainment": float(e["attained_weight"] / max(1e-9, e["offered_weight"])),
+            "preemptions": int(self.cluster.state.replicas["preemptions"][i].sum()),
+            "kv_use_mean": self.cluster.kv_use(i)[0],
+            "duration_s": float(e["now_s"]),
+            **{k: self.episodes[i][k] for k in ("split", "day", "seed", "load") if k in self.episodes[i]},
+        }
+
+    def metrics_age_s(self, i: int) -> float | None:
+        """Return how old the metrics are that are seen in environment ``i`` [s]; None where they are fresh."""
+        e = self.cluster.state.environments[i]
+        return float(e["now_s"] - e["shown_s"]) if e["veiled"] else None
+
+    def without_request(self, i: int) -> str:
+        """Say what there is to decide in environment ``i`` while nobody stands at the front door."""
+        return "a tick"
+
+    def describe(self, i: int) -> str:
+        """Return a few lines of text that show environment ``i``: replicas, KV bars, who is at the door."""
+        state = self.cluster.state
+        e = state.environments[i]
+        counts = self.counts(i)
+        door = self.without_request(i)
+        at_door = self.cluster.at_door(i)
+        if at_door >= 0:
+            r = state.requests[i, at_door]
+            kind = "API" if r["class_code"] else "conversation"
+            door = (
+                f"{kind} request {at_door}: {int(r['prompt_tokens'])} prompt tokens, "
+                f"~{float(r['predicted_tokens']):.0f} output tokens"
+            )
+        elif e["done"]:
+            door = "nobody: the episode is done"
+        lines = [f"t = {float(e['now_s']):8.2f} s   at the door: {door}"]
+        age_s = self.metrics_age_s(i)
+        if age_s is not None:
+            lines.append(f"  replicas as they were {age_s:.2f} s ago, which is what policies see")
+        for spec, replica in zip(self.scenario.specs, state.replicas[i], strict=True):
+            used = 1.0 - float(replica["seen_free_blocks"]) / float(replica["num_blocks"])
+            bar = "#" * round(20 * used)
+            lines.append(
+                f"  {spec.name:<28} KV [{bar:<20}] {used:4.0%}   running {int(replica['seen_running']):3d}   "
+                f"waiting {int(replica['seen_waiting']):3d}   mode {self.scenario.mode_names[int(replica['mode'])]}"
+            )
+        lines.append("  " + "   ".join(f"{name} {value}" for name, value in counts.items()))
+        return "\n".join(lines)

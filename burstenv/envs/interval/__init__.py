@@ -1,0 +1,1 @@
+"""``BurstGPT-Interval-v0``: continuous control once an interval."""

@@ -1,0 +1,127 @@
+"""The batch behind ``BurstGPT-Interval-v0``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.interval.step import (
+    ALL,
+    INTERVAL_FEATURES,
+    OPEN,
+    SHARE_FEATURES,
+    SHOW,
+    step_intervals,
+    step_intervals_threads,
+)
+from burstenv.envs.observation.features import LIMIT
+from burstenv.errors import BurstenvError
+from burstenv.policies import Policy
+
+LEAST_BUDGET_TOKENS = 64
+
+
+class IntervalBatch(EnvironmentBatch):
+    """``N`` environments in which rates, weights and budgets are set every interval.
+
+    Args:
+        num_envs: N.
+        interval_s: Length of an interval [s].
+        max_admission: Admission rate of an action just below its top, as a share of capacity.
+        shared: As of :class:`EnvironmentBatch`, but for ``action``.
+
+    Raises:
+        BurstenvError: On anything unknown, with the valid values.
+    """
+
+    def __init__(self, num_envs: int, interval_s: float = 1.0, max_admission: float = 3.0, **shared: Any):
+        super().__init__(num_envs, **shared)
+        replicas = len(self.scenario.specs)
+        self.interval_s = float(interval_s)
+        self._most_per_s = float(max_admission) * self._scale
+        mode = int(self._policy_record["mode"][0])
+        limits = self.cluster.modes  # (R, M)
+        # vLLM refuses a budget below the number of sequences; the highest is that of the hardware or of a mode.
+        highest = np.maximum(
+            [spec.default_max_num_batched_tokens for spec in self.scenario.specs], limits["token_budget"].max(axis=1)
+        )
+        lowest = np.minimum(np.maximum(limits["max_num_seqs"][:, mode], LEAST_BUDGET_TOKENS), highest)
+        for r, spec in enumerate(self.scenario.specs):  # a prompt that is computed in one piece must fit
+            if not spec.chunked_prefill or self.scenario.modes[mode].batch != "mixed":
+                lowest[r] = limits["token_budget"][r, mode]
+        self.budgets = np.stack([lowest, highest], axis=1).astype(np.int64)  # (R, 2) [tokens]
+        widths = {"admission": 1, "routing": replicas, "batching": replicas}
+        width = sum(widths[part] for part in self.layout.decide)
+        self.actions = np.zeros((num_envs, width))  # (N, C) float64
+        self.observation_size += len(INTERVAL_FEATURES) + replicas * len(SHARE_FEATURES)
+        self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
+        self.masks = np.zeros((num_envs, 0), np.int8)  # every action is legal
+
+    def action_space(self) -> gym.Space:
+        """Return the action space of one environment."""
+        return gym.spaces.Box(-1.0, 1.0, self.actions.shape[1:], np.float32)
+
+    def action_names(self) -> list[str]:
+        """Return the name of every number of an action."""
+        names = ["admission"] if "admission" in self.layout.decide else []
+        for part, name in (("routing", "weight"), ("batching", "budget")):
+            if part in self.layout.decide:
+                names += [f"replica{r}.{name}" for r in range(len(self.scenario.specs))]
+        return names
+
+    def observation_space(self) -> gym.Space:
+        """Return the observation space of one environment."""
+        space = super().observation_space()
+        if isinstance(space, gym.spaces.Dict):
+            size = self.observation_size - self.observation_layout.size
+            return gym.spaces.Dict({**space.spaces, "interval": gym.spaces.Box(-LIMIT, LIMIT, (size,), np.float32)})
+        return space
+
+    def observation_names(self) -> list[str]:
+        """Return the name of every number of a flat observation."""
+        names = super().observation_names() + [f"interval.{name}" for name in INTERVAL_FEATURES]
+        for r in range(len(self.scenario.specs)):
+            names += [f"interval.replica{r}.{name}" for name in SHARE_FEATURES]
+        return names
+
+    def shaped(self, flat: np.ndarray) -> Any:
+        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        if self.observation_form == "flat":
+            return flat.copy()
+        size = self.observation_layout.size
+        return {**super().shaped(flat[..., :size]), "interval": flat[..., size:].copy()}
+
+    def without_request(self, i: int) -> str:
+        """Say what there is to decide in environment ``i`` while nobody stands at the front door."""
+        return f"the next {self.interval_s:g} s"
+
+    def step(self) -> None:
+        """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+        if self.num_threads == 1:
+            self._run(0, ALL)
+        else:
+            step_intervals_threads(*self._given())
+
+    def _publish(self, i: int, opens: bool = False) -> None:
+        self._run(i, OPEN if opens else SHOW)
+
+    def _run(self, only: int, what: int) -> None:
+        step_intervals(*self._given(), only, what)
+
+    def _given(self) -> tuple[Any, ...]:
+        return (
+            *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags, self.budgets,
+            self.interval_s, self._most_per_s, self._shape, self._links, self._scale, self.actions,
+            self.observations, self.components, self.totals, self.elapsed_s,
+        )  # fmt: skip
+
+    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
+        """Refuse: policies decide about one request."""
+        raise BurstenvError("policies decide about one request at a time, not about an interval; use BurstGPT-v0")
+
+    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
+        """Refuse: policies decide about one request."""
+        self.policy_action(i, policy)

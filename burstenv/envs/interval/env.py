@@ -1,0 +1,171 @@
+"""``BurstGPT-Interval-v0``: rates, weights and budgets every interval, for continuous control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from burstenv.envs.env import BurstGPTEnv
+from burstenv.envs.interval.batch import IntervalBatch
+from burstenv.envs.vector_env import SHARED_ARGUMENTS, BurstGPTVectorEnv
+
+
+class IntervalEnv(BurstGPTEnv):
+    """Continuous control: admission rate, routing weights and token budgets of every replica, set every interval.
+
+    ## Description
+
+    The cluster, its traffic and its objectives are those of ``BurstGPT-v0``. But the agent does not decide about
+    single requests: every ``interval_s`` it sets how fast requests are admitted, how traffic is shared among the
+    replicas, and how many tokens each replica may compute in one iteration. In between, compiled code decides about
+    every request by these numbers. This is how operators steer a cluster (rate limits, balancer weights, engine
+    settings), and the form that algorithms for continuous actions need.
+
+    ## Action Space
+
+    ``Box(-1, 1, (1 + 2 R,), float32)``, with R replicas. A number a stands for the share s = (1 + a) / 2; what is
+    outside is clipped.
+
+    | Num       | Action           | Meaning                                                                       |
+    |-----------|------------------|-------------------------------------------------------------------------------|
+    | 0         | admission        | admission rate, s x ``max_admission`` x capacity; s = 1: everybody, s = 0: nobody |
+    | 1 + r     | replica r weight | share of the admitted requests that go to replica r                             |
+    | 1 + R + r | replica r budget | tokens per iteration of replica r, from lowest to highest in equal ratios     |
+
+    *Admission* is a token bucket: credit gathers at the rate, up to what an interval yields but at least 1; a request
+    takes one credit or is rejected. *Routing* is smooth weighted round robin over the replicas that could hold the
+    request: deterministic, exact in the long run, turns spread as evenly as they can be; a weight of 0 sends nothing,
+    and when all are 0 they count as equal. A request that no replica could ever hold is refused (``failed``).
+    *Batching*: the budget goes from what vLLM accepts at least (``max_num_seqs``, and not below 64) to the most that
+    the hardware's default or any mode of the scenario uses (not below the mode's own where prompts are computed in
+    one piece); order of the queue, most sequences and KV headroom stay
+    those of the mode ``batching``. ``env.unwrapped.batch.budgets`` holds the limits.
+
+    ``decide`` leaves parts to the named rules, as in ``BurstGPT-v0``, and their numbers drop out of the action. A
+    rule decides about every request by itself and may defer; one that is refused by an admission rule has had its
+    replica's turn. No action is illegal, so there are no masks.
+
+    ## Observation Space
+
+    ``Box(-8, 8, (O,), float32)``, or with ``observation="dict"`` a ``Dict``: all features of ``BurstGPT-v0`` at the
+    end of the interval, where nobody stands at the front door (those of the request are 0), and after them
+    (``interval`` in the ``Dict``) what happened in the last interval and what is in force.
+
+    | Num       | Observation              | Unit       | Scale             | Min | Max |
+    |-----------|--------------------------|------------|-------------------|-----|-----|
+    | 0         | interval.arrivals        | requests/s | capacity          | 0   | 8   |
+    | 1         | interval.admitted        | requests/s | capacity          | 0   | 8   |
+    | 2         | interval.rejected        | requests/s | capacity          | 0   | 8   |
+    | 3         | interval.attained        | requests/s | capacity          | 0   | 8   |
+    | 4         | interval.late            | requests/s | capacity          | 0   | 8   |
+    | 5         | interval.first_late      | requests/s | capacity          | 0   | 8   |
+    | 6         | interval.tpot_late       | requests/s | capacity          | 0   | 8   |
+    | 7         | interval.admission_rate  | requests/s | ``max_admission`` | 0   | 1   |
+    | 8         | interval.credit          | requests   | 8                 | 0   | 8   |
+    | 9 + 2 r   | interval.replica.weight  | 1          | sum of weights    | 0   | 1   |
+    | 10 + 2 r  | interval.replica.budget  | 1          | log, low to high  | 0   | 1   |
+
+    ``rejected`` includes what no replica could hold. ``first_late`` counts first tokens after their objective,
+    ``tpot_late`` finishes that missed only TPOT. ``env.unwrapped.observation_names`` lists all names in order.
+
+    ## Rewards
+
+    Any reward of ``BurstGPT-v0`` by name, summed over the interval: with ``attainment`` (default) the requests
+    that finished within both objectives, so that the return of an episode is the number of attained requests.
+
+    ## Starting State
+
+    As in ``BurstGPT-v0``: all replicas are empty. The episode begins at 0 s, before the first arrival; what was set
+    in the last interval is shown as: everybody admitted, equal weights, the mode's own budgets.
+
+    ## Episode End
+
+    1. Termination: every request of the episode is settled. The last step is as long as the last iteration takes;
+       ``info["elapsed_s"]`` tells.
+    2. Truncation: only through ``max_episode_steps`` of ``gym.make``.
+
+    At the end ``info["episode_metrics"]`` holds counts, attainment, preemptions and KV use.
+
+    ## Arguments
+
+    | Parameter     | Type           | Default                      | Description                                  |
+    |---------------|----------------|------------------------------|----------------------------------------------|
+    | scenario      | str or dict    | ``"default"``                | shipped name, YAML path or values            |
+    | trace         | str or None    | ``None``                     | CSV in place of the workload                 |
+    | split         | str            | ``"train"``                  | train, validation or test                    |
+    | load          | float or None  | ``None``                     | share of capacity; None: train_loads         |
+    | decide        | sequence       | admission, routing, batching | what the agent sets                          |
+    | admission     | str            | ``"always"``                 | rule where the agent does not set a rate     |
+    | routing       | str            | ``"jsq"``                    | rule where the agent sets no weights         |
+    | batching      | str or None    | ``None``                     | mode; None: the scenario's first             |
+    | interval_s    | float          | ``1.0``                      | time between two actions [s]                 |
+    | max_admission | float          | ``3.0``                      | highest admission rate, as share of capacity |
+    | observation   | str            | ``"flat"``                   | flat or dict                                 |
+    | reward        | str            | ``"attainment"``             | any name of ``burstenv/envs/reward.py``     |
+    | privileged    | bool           | ``False``                    | show true output lengths to rules            |
+    | render_mode   | str or None    | ``None``                     | ansi, rgb_array or human                     |
+
+    ``reset(options={...})`` takes the options of ``BurstGPT-v0``.
+
+    ## Vectorized environment
+
+    ``gym.make_vec("BurstGPT-Interval-v0", num_envs=256)`` gives
+    :class:`burstenv.envs.interval.env.IntervalVectorEnv`, a native batch: one compiled call steps all environments.
+
+    ## Version History
+
+    * v0: Initial version.
+    """
+
+    batch_kind = IntervalBatch
+
+    def __init__(
+        self,
+        scenario: Any = "default",
+        trace: str | None = None,
+        split: str = "train",
+        load: float | None = None,
+        decide: Sequence[str] = ("admission", "routing", "batching"),
+        admission: str = "always",
+        routing: str = "jsq",
+        batching: str | None = None,
+        interval_s: float = 1.0,
+        max_admission: float = 3.0,
+        observation: str = "flat",
+        reward: str = "attainment",
+        privileged: bool = False,
+        render_mode: str | None = None,
+        **unknown: Any,
+    ):
+        arguments = {
+            "scenario": scenario, "trace": trace, "split": split, "load": load, "decide": decide,
+            "admission": admission, "routing": routing, "batching": batching, "interval_s": interval_s,
+            "max_admission": max_admission, "observation": observation, "reward": reward, "privileged": privileged,
+        }  # fmt: skip
+        self._begin(arguments, unknown, render_mode)
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the numbers of an action, in order."""
+        batch = self.batch
+        assert isinstance(batch, IntervalBatch)
+        return batch.action_names()
+
+    def _info(self) -> dict[str, Any]:
+        info = super()._info()
+        del info["action_mask"]
+        return info
+
+
+class IntervalVectorEnv(BurstGPTVectorEnv):
+    """``num_envs`` environments of :class:`IntervalEnv`, stepped together; see :class:`BurstGPTVectorEnv`."""
+
+    batch_kind = IntervalBatch
+    shared_arguments = (*(name for name in SHARED_ARGUMENTS if name != "action"), "interval_s", "max_admission")
+
+    def _infos(self, present: np.ndarray) -> dict[str, Any]:
+        infos = super()._infos(present)
+        del infos["action_mask"], infos["_action_mask"]
+        return infos

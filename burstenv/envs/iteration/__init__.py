@@ -1,0 +1,1 @@
+"""``BurstGPT-Iteration-v0``: the scheduler inside one engine."""

@@ -1,0 +1,163 @@
+"""The batch behind ``BurstGPT-Iteration-v0``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv.engine.records import ENTRY_ID
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.iteration.step import (
+    ALL,
+    OPEN,
+    ROOM_FEATURES,
+    SHOW,
+    SLOT_FEATURES,
+    step_iterations,
+    step_iterations_threads,
+)
+from burstenv.envs.observation.features import LIMIT
+from burstenv.errors import BurstenvError
+from burstenv.policies import Policy
+
+
+@dataclass(frozen=True)
+class ChoiceLayout:
+    """An action that is one of ``slots`` waiting requests, or none of them."""
+
+    slots: int
+    decide: tuple[str, ...] = ("choice",)
+    flat: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of choices of each component of the action."""
+        return (self.slots + 1,)
+
+    def space(self) -> gym.spaces.Discrete:
+        """Return the action space of one environment."""
+        return gym.spaces.Discrete(self.slots + 1)
+
+    def sample_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Return a mask in the form that ``space.sample(mask)`` takes."""
+        return mask
+
+
+class IterationBatch(EnvironmentBatch):
+    """``N`` engines, each asked who of the waiting is admitted into the iteration that is about to begin.
+
+    Args:
+        num_envs: N.
+        slots: K, how many of the waiting, oldest first, may be chosen from.
+        batching: The batching mode: token budget, most sequences, headroom; its order must be fcfs. None: the
+            scenario's first.
+        shared: As of :class:`EnvironmentBatch`, but for what is decided, the other rules and ``action``.
+
+    Raises:
+        BurstenvError: On anything unknown, with the valid values, and on a scenario that is not of one plain engine.
+    """
+
+    layout: Any
+
+    def __init__(self, num_envs: int, slots: int = 8, batching: str | None = None, **shared: Any):
+        shared.setdefault("scenario", "one-replica")
+        super().__init__(num_envs, decide=("admission",), routing="round-robin", batching=batching, **shared)
+        self._mode = int(self._policy_record["mode"][0])
+        self._check()
+        self.slots = int(slots)
+        self.layout = ChoiceLayout(self.slots)
+        self.actions = np.zeros((num_envs, 1), np.int64)  # (N, 1)
+        self.masks = np.zeros((num_envs, self.slots + 1), np.int8)  # (N, K + 1)
+        self.observation_size += len(ROOM_FEATURES) + self.slots * len(SLOT_FEATURES)
+        self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
+
+    def _check(self) -> None:
+        name, config = self.scenario.config.name, self.scenario.config
+        replicas = self.cluster.state.replicas
+        clients = getattr(config, "acting_clients", None)
+        mode = self.scenario.modes[self._mode]
+        wrong = ""
+        if len(self.scenario.specs) != 1:
+            wrong = f"its cluster has {len(self.scenario.specs)} replicas; use one of one replica, such as one-replica"
+        elif replicas["general"].any() or replicas["prefix_caching"].any():
+            wrong = (
+                "leave out prefix caching, asynchronous scheduling, and modes that share iterations or memory otherwise"
+            )
+        elif self.observation_layout.config.period_s > 0.0:
+            wrong = "an engine's scheduler sees its own state at once; leave delay_s and scrape_period_s out"
+        elif clients is not None:
+            wrong = "its clients do more than send and wait; leave patience, retries and closed loops out"
+        elif mode.order != "fcfs":
+            wrong = f"batching mode {mode.name!r} orders the queue by {mode.order}; choose one whose order is fcfs"
+        if wrong:
+            raise BurstenvError(f"scenario {name!r} cannot be scheduled iteration by iteration: {wrong}")
+
+    def observation_space(self) -> gym.Space:
+        """Return the observation space of one environment."""
+        space = super().observation_space()
+        if isinstance(space, gym.spaces.Dict):
+            room = gym.spaces.Box(-LIMIT, LIMIT, (len(ROOM_FEATURES),), np.float32)
+            queue = gym.spaces.Box(-LIMIT, LIMIT, (self.slots, len(SLOT_FEATURES)), np.float32)
+            return gym.spaces.Dict({**space.spaces, "room": room, "queue": queue})
+        return space
+
+    def observation_names(self) -> list[str]:
+        """Return the name of every number of a flat observation."""
+        names = super().observation_names() + [f"room.{name}" for name in ROOM_FEATURES]
+        for k in range(self.slots):
+            names += [f"queue{k}.{name}" for name in SLOT_FEATURES]
+        return names
+
+    def shaped(self, flat: np.ndarray) -> Any:
+        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        if self.observation_form == "flat":
+            return flat.copy()
+        room = self.observation_layout.size
+        queue = room + len(ROOM_FEATURES)
+        return {
+            **super().shaped(flat[..., :room]),
+            "room": flat[..., room:queue].copy(),
+            "queue": flat[..., queue:].reshape(*flat.shape[:-1], self.slots, -1).copy(),
+        }
+
+    def queue(self, i: int) -> list[int]:
+        """Return the numbers, within the episode, of the requests of environment ``i`` that may be chosen from."""
+        environment = self.cluster.state.environments[i]
+        first = int(environment["queue_first"])
+        ids = self.cluster.state.heaps(i)[1, first : first + int(environment["queue_size"]), ENTRY_ID]
+        return [int(k) for k in ids - environment["first_request"]]
+
+    def without_request(self, i: int) -> str:
+        """Say what there is to decide in environment ``i``."""
+        environment = self.cluster.state.environments[i]
+        return f"{int(environment['queue_size'])} waiting, {int(environment['chosen'])} chosen for the next iteration"
+
+    def step(self) -> None:
+        """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+        if self.num_threads == 1:
+            self._run(0, ALL)
+        else:
+            step_iterations_threads(*self._given())
+
+    def _publish(self, i: int, opens: bool = False) -> None:
+        self._run(i, OPEN if opens else SHOW)
+
+    def _run(self, only: int, what: int) -> None:
+        step_iterations(*self._given(), only, what)
+
+    def _given(self) -> tuple[Any, ...]:
+        return (
+            *self.cluster.state.arrays(), self.cluster.modes, self._mode, self._shape, self._links, self._scale,
+            self.actions, self.observations, self.masks, self.components, self.totals, self.elapsed_s,
+        )  # fmt: skip
+
+    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
+        """Refuse: policies decide at the front door."""
+        raise BurstenvError("policies decide about requests at the front door, not in an engine; use BurstGPT-v0")
+
+    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
+        """Refuse: policies decide at the front door."""
+        self.policy_action(i, policy)

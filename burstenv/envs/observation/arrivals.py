@@ -1,0 +1,77 @@
+"""Features of recent arrivals, compiled: counts by horizon, and how bursty they were.
+
+Nothing here is kept up to date by the front door: whoever looks has the arrivals since the last look counted first.
+So runs that do not look pay nothing, and what is seen depends on the arrivals alone. Clients' retries and the
+returns of deferred requests are not arrivals.
+"""
+
+from __future__ import annotations
+
+import math
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.cluster.clients import arrival, arrivals
+from burstenv.engine.enums import BINS, HORIZONS_S
+
+BIN_S = 1.0
+GAPS = 50  # gaps between arrivals are averaged over about as many
+_BINS = BINS
+_SLOTS = BINS + 1
+_HORIZONS_S = HORIZONS_S
+_GAPS = GAPS
+
+
+@kernel
+def _go_to_bin(environment, number):
+    """Let whole seconds pass until the present one has a number."""
+    while environment.bin < number:
+        count = environment.bin_counts[environment.bin % _SLOTS]
+        environment.bin_sum += count
+        environment.bin_squares += count * count
+        environment.bin += 1
+        slot = environment.bin % _SLOTS
+        leaving = environment.bin_counts[slot]  # 61 seconds ago
+        environment.bin_sum -= leaving
+        environment.bin_squares -= leaving * leaving
+        environment.bin_counts[slot] = 0
+
+
+@kernel
+def _count_gap(environment, arrival_s):
+    gap_s = arrival_s - environment.gap_from_s
+    environment.gap_from_s = arrival_s
+    if environment.binned > 0:
+        share = 1.0 / min(environment.binned, _GAPS)
+        environment.gap_mean_s += share * (gap_s - environment.gap_mean_s)
+        environment.gap_square += share * (gap_s * gap_s - environment.gap_square)
+
+
+@outlined
+def observe_recent(out, i, at, environment, pool, requests, capacity_per_s, limit):
+    """Write the forecast features from column ``at`` of row ``i`` of ``out`` on."""
+    arrived = arrivals(environment)
+    now_s = environment.now_s
+    while environment.binned < arrived:
+        arrival_s = requests[arrival(environment, pool, environment.binned)].arrival_s
+        _go_to_bin(environment, int(arrival_s / BIN_S))
+        environment.bin_counts[environment.bin % _SLOTS] += 1
+        _count_gap(environment, arrival_s)
+        environment.binned += 1
+    _go_to_bin(environment, int(now_s / BIN_S))
+    for k in range(len(_HORIZONS_S)):
+        oldest = environment.recent[k]
+        while oldest < arrived and requests[arrival(environment, pool, oldest)].arrival_s <= now_s - _HORIZONS_S[k]:
+            oldest += 1
+        environment.recent[k] = oldest
+        out[i, at + k] = min(limit, (arrived - oldest) / (capacity_per_s * _HORIZONS_S[k]))
+    whole = min(environment.bin, _BINS)
+    fano = 0.0
+    if environment.bin_sum > 0:
+        mean = environment.bin_sum / whole
+        fano = (environment.bin_squares / whole - mean * mean) / mean
+    out[i, at + 3] = min(limit, fano / 8.0)
+    spread = environment.gap_square - environment.gap_mean_s * environment.gap_mean_s
+    cv = 0.0
+    if environment.gap_mean_s > 0.0:
+        cv = math.sqrt(max(0.0, spread)) / environment.gap_mean_s
+    out[i, at + 4] = min(limit, cv)

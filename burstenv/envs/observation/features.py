@@ -1,0 +1,271 @@
+"""What an agent sees, as one table: names, documentation, bounds and layout are all read off it.
+
+Three groups: the cluster, the request at the front door, and each replica. Every number is causal and public: what a
+router in front of the engines knows. Values are divided by the scale to be of order one and clipped to [-8, 8]. The
+compiled encoder of the same numbers, in the same order, is :mod:`burstenv.envs.observation.encoder`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from burstenv.config import Config
+
+LIMIT = 8.0  # features are clipped to [-LIMIT, LIMIT]
+
+# Where a number comes from in a real deployment.
+DOOR = "front door's log"
+TRACE = "request"
+SCRAPED = "engine metrics"  # e.g. vLLM's /metrics; may be stale, see ObservationConfig
+KNOWN = "deployment"  # hardware, model and limits, which do not change
+EVENTS = "KV events"  # which blocks an engine has cached, as it publishes them (vLLM's kv_events); never stale
+ESTIMATE = "estimate"  # from the ones above: burstenv/policies/estimates.py
+CLOCK = "clock"
+
+
+class ObservationConfig(Config):
+    """Which optional features there are, and how fresh the engines' metrics are.
+
+    Attributes:
+        forecast: Recent arrival counts by horizon, and how bursty arrivals were.
+        sessions: The request's place in its conversation and, with prefix caching, what replicas hold of its prompt.
+        delay_s: Metrics of the replicas are at least this old when they are seen [s].
+        scrape_period_s: Time between two readings of the metrics [s]; None: ``delay_s``. So metrics are between
+            ``delay_s`` and ``delay_s + scrape_period_s`` old. Routers that poll have a delay near 0 and a period: 0.1 s
+            in vLLM's data-parallel balancer, 0.05 s in the Gateway API Inference Extension.
+        count_sent: Whether the router adds what it has sent to a replica since the reading to that replica's
+            queue, as vLLM's data-parallel balancer does.
+    """
+
+    forecast: bool = False
+    sessions: bool = False
+    delay_s: Annotated[float, Field(ge=0.0)] = 0.0
+    scrape_period_s: Annotated[float, Field(gt=0.0)] | None = None
+    count_sent: bool = True
+
+    @model_validator(mode="after")
+    def _one_reading_under_way(self) -> ObservationConfig:
+        if self.scrape_period_s is not None and self.delay_s > self.scrape_period_s:
+            raise ValueError(
+                f"delay_s {self.delay_s:g} is more than scrape_period_s {self.scrape_period_s:g}: at most one reading "
+                f"of the metrics may be under way; raise the period or lower the delay"
+            )
+        return self
+
+    @property
+    def period_s(self) -> float:
+        """Time between two readings of the metrics; 0: always fresh [s]."""
+        return self.delay_s if self.scrape_period_s is None else self.scrape_period_s
+
+
+DEFAULT_OBSERVATION = ObservationConfig()
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number of an observation.
+
+    Attributes:
+        name: Its name within its group.
+        unit: Before scaling.
+        scale: What it is divided by.
+        high: Greatest value after scaling and clipping.
+        source: Where a router would have it from.
+        meaning: What it is.
+        low: Smallest value.
+    """
+
+    name: str
+    unit: str
+    scale: str
+    high: float
+    source: str
+    meaning: str
+    low: float = 0.0
+
+
+CLUSTER_FEATURES = (
+    Feature("rate_fast", "requests/s", "capacity", LIMIT, DOOR, "arrival rate, averaged over 5 s"),
+    Feature("rate_slow", "requests/s", "capacity", LIMIT, DOOR, "arrival rate, averaged over 60 s"),
+    Feature("token_rate", "prompt tokens/s", "500 x capacity", LIMIT, DOOR, "arriving tokens, averaged over 5 s"),
+    Feature("api_share", "1", "1", 1.0, DOOR, "share of API requests among the last 20 or so"),
+    Feature("kv_demand_mean", "1", "1", LIMIT, SCRAPED, "mean over replicas of KV blocks used and queued for"),
+    Feature("waiting_mean", "requests", "16", LIMIT, SCRAPED, "mean waiting requests of a replica"),
+    Feature("deferred", "requests", "16", LIMIT, DOOR, "requests deferred at the front door"),
+    Feature("elapsed", "s", "1", LIMIT, CLOCK, "time since the last decision"),
+)
+STALE_FEATURES = (Feature("metrics_age", "s", "1", LIMIT, CLOCK, "age of the replicas' metrics"),)
+FORECAST_FEATURES = (
+    Feature("count_1s", "requests", "capacity x 1 s", LIMIT, DOOR, "arrivals in the last second"),
+    Feature("count_10s", "requests", "capacity x 10 s", LIMIT, DOOR, "arrivals in the last 10 s"),
+    Feature("count_60s", "requests", "capacity x 60 s", LIMIT, DOOR, "arrivals in the last 60 s"),
+    Feature(
+        "fano", "1", "8", LIMIT, DOOR,
+        "variance / mean of the arrivals in the last 60 whole seconds (Fano factor; 1 under Poisson)",
+    ),
+    Feature(
+        "gap_cv", "1", "1", LIMIT, DOOR,
+        "standard deviation / mean of the last 50 or so gaps between arrivals (1 under Poisson)",
+    ),
+)  # fmt: skip
+REQUEST_FEATURES = (
+    Feature("present", "1", "1", 1.0, TRACE, "1 if a request stands at the door, 0 at a tick (the rest is then 0)"),
+    Feature("prompt", "tokens", "1000", LIMIT, TRACE, "prompt length"),
+    Feature("predicted_output", "tokens", "500", LIMIT, "length predictor", "predicted output length"),
+    Feature("is_api", "1", "1", 1.0, TRACE, "1 for an API request, 0 for conversation"),
+    Feature("ttft_slo", "s", "2", LIMIT, TRACE, "objective on the time to first token"),
+    Feature("tpot_slo", "s", "0.1", LIMIT, TRACE, "objective on the time per output token"),
+    Feature("ttft_left", "1", "1", 1.0, CLOCK, "share of the TTFT objective that is left", -LIMIT),
+    Feature("value", "1", "1", LIMIT, TRACE, "worth under the weighted reward: class value x predicted kilotokens"),
+    Feature("may_defer", "1", "1", 1.0, KNOWN, "1 if the request may be deferred"),
+)
+SESSION_REQUEST_FEATURES = (
+    Feature("turn", "turns", "8", LIMIT, TRACE, "turns of this conversation before this one, in this episode"),
+    Feature("previous_settled", "1", "1", 1.0, DOOR, "1 if the turn before has been answered or refused"),
+    Feature("since_previous", "s", "60", LIMIT, DOOR, "time since that"),
+)
+REPLICA_FEATURES = (
+    Feature("fits", "1", "1", 1.0, KNOWN, "1 if the replica can ever serve this request"),
+    Feature("waiting", "requests", "16", LIMIT, SCRAPED, "waiting requests"),
+    Feature("running", "requests", "64", LIMIT, SCRAPED, "running requests"),
+    Feature("kv_used", "1", "1", 1.0, SCRAPED, "share of KV blocks in use"),
+    Feature("kv_demand", "1", "1", LIMIT, SCRAPED, "share of KV blocks used and queued for"),
+    Feature("kv_demand_with", "1", "1", LIMIT, ESTIMATE, "the same with this request's prompt"),
+    Feature("prefill_backlog", "tokens", "4096", LIMIT, SCRAPED, "tokens to compute before this request's"),
+    Feature("decode_context", "1", "1", LIMIT, SCRAPED, "context tokens of the decodes / KV cache tokens"),
+    Feature(
+        "tpot_ratio", "1", "1", LIMIT, ESTIMATE,
+        "time of a decode iteration now / this request's TPOT objective (0.1 s at a tick)",
+    ),
+    Feature("ttft_ratio", "1", "1", LIMIT, ESTIMATE, "expected TTFT / what is left of the objective"),
+    Feature("prefill_speed", "ms/token", "0.1", LIMIT, KNOWN, "time per prefill token of this hardware and model"),
+    Feature("decode_floor", "ms", "20", LIMIT, KNOWN, "shortest iteration of this hardware and model"),
+    Feature("kv_capacity", "tokens", "65,536", LIMIT, KNOWN, "size of the KV cache"),
+    Feature("preemptions", "1", "1", LIMIT, SCRAPED, "preemptions so far / (16 + running)"),
+)  # fmt: skip
+SESSION_REPLICA_FEATURES = (
+    Feature("prefix_hit", "tokens", "1000", LIMIT, EVENTS, "tokens of the prompt that the replica has cached"),
+    Feature("prefix_share", "1", "1", 1.0, EVENTS, "the same as a share of the prompt"),
+    Feature("had_previous", "1", "1", 1.0, DOOR, "1 if the turn before was sent to this replica"),
+)
+
+
+def _mode_feature(mode: str) -> Feature:
+    return Feature(f"mode={mode}", "1", "1", 1.0, KNOWN, f"1 if batching mode {mode} is in force")
+
+
+@dataclass(frozen=True)
+class ObservationLayout:
+    """Which numbers an observation holds, and where.
+
+    Attributes:
+        num_replicas: R.
+        mode_names: The scenario's batching modes.
+        config: Which optional features there are.
+    """
+
+    num_replicas: int
+    mode_names: tuple[str, ...]
+    config: ObservationConfig = DEFAULT_OBSERVATION
+
+    @property
+    def cluster_features(self) -> tuple[Feature, ...]:
+        """Features of the cluster, in order."""
+        stale = STALE_FEATURES if self.config.period_s > 0.0 else ()
+        return CLUSTER_FEATURES + stale + (FORECAST_FEATURES if self.config.forecast else ())
+
+    @property
+    def request_features(self) -> tuple[Feature, ...]:
+        """Features of the request at the door, in order."""
+        return REQUEST_FEATURES + (SESSION_REQUEST_FEATURES if self.config.sessions else ())
+
+    @property
+    def replica_features(self) -> tuple[Feature, ...]:
+        """Features of every replica, in order; those of the batching modes are the last."""
+        modes = tuple(_mode_feature(mode) for mode in self.mode_names)
+        return REPLICA_FEATURES + (SESSION_REPLICA_FEATURES if self.config.sessions else ()) + modes
+
+    @property
+    def num_cluster(self) -> int:
+        """G, features of the cluster."""
+        return len(self.cluster_features)
+
+    @property
+    def num_request(self) -> int:
+        """Q, features of the request."""
+        return len(self.request_features)
+
+    @property
+    def num_replica(self) -> int:
+        """F, features of one replica."""
+        return len(self.replica_features)
+
+    @property
+    def size(self) -> int:
+        """Length of a flat observation: G + Q + R F."""
+        return self.num_cluster + self.num_request + self.num_replicas * self.num_replica
+
+    def flags(self) -> np.ndarray:
+        """Return what the encoder needs to know: stale, forecast, sessions, M; (4,) int64."""
+        optional = self.config.period_s > 0.0, self.config.forecast, self.config.sessions
+        return np.array([*optional, len(self.mode_names)], np.int64)
+
+    def features(self) -> dict[str, list[str]]:
+        """Return the names of the features by group: ``cluster``, ``request`` and ``replica``."""
+        groups = {"cluster": self.cluster_features, "request": self.request_features, "replica": self.replica_features}
+        return {group: [f.name for f in found] for group, found in groups.items()}
+
+    def names(self) -> list[str]:
+        """Return the name of every number of a flat observation, in order."""
+        names = [f"cluster.{f.name}" for f in self.cluster_features]
+        names += [f"request.{f.name}" for f in self.request_features]
+        for r in range(self.num_replicas):
+            names += [f"replica{r}.{f.name}" for f in self.replica_features]
+        return names
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest and greatest value of every number of a flat observation, (O,) float32 each."""
+        rows = self.cluster_features + self.request_features + self.replica_features * self.num_replicas
+        return np.array([f.low for f in rows], np.float32), np.array([f.high for f in rows], np.float32)
+
+
+def feature_table() -> str:
+    """Return all features as a Markdown table: position on the default scenario, unit, scale, bounds, source.
+
+    The replicas' metrics are old there; without that row, everything behind it stands one place earlier.
+    """
+    head = ("Num", "Observation", "Unit", "Scale", "Min", "Max", "Source", "Meaning")
+    rows: list[tuple[str, ...]] = []
+
+    def add(group: str, features: tuple[Feature, ...], only: str = "", placed: bool = True) -> None:
+        for k, f in enumerate(features):
+            place = str(at + k) if group != "replica" else f"{at} + r F" if k == 0 else f"+ {k}"
+            meaning = f.meaning + (f" (with {only})" if only else "")
+            cells = place if placed else "+", f"{group}.{f.name}", f.unit, f.scale, f"{f.low:g}", f"{f.high:g}"
+            rows.append((*cells, f.source, meaning))
+
+    at = 0
+    add("cluster", CLUSTER_FEATURES)
+    at += len(CLUSTER_FEATURES)
+    add("cluster", STALE_FEATURES, "delay_s or scrape_period_s, as on default")
+    at += len(STALE_FEATURES)
+    add("cluster", FORECAST_FEATURES, "forecast", placed=False)
+    add("request", REQUEST_FEATURES)
+    at += len(REQUEST_FEATURES)
+    add("request", SESSION_REQUEST_FEATURES, "sessions", placed=False)
+    add("replica", REPLICA_FEATURES)
+    add("replica", SESSION_REPLICA_FEATURES, "sessions", placed=False)
+    mode = _mode_feature("m")
+    last = f"+ {len(REPLICA_FEATURES)} + m"
+    rows.append((last, "replica.mode=m", mode.unit, mode.scale, "0", "1", mode.source, "1 if mode m is in force"))
+    widths = [max(len(row[c]) for row in (head, *rows)) for c in range(len(head))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(head), rule, *(line(row) for row in rows)])

@@ -1,0 +1,158 @@
+"""One cluster under one policy, compiled or in Python: the same decisions, the same records.
+
+Whoever runs policies (evaluation, replays, capacity) goes through here and need not know which kind it has.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from burstenv.cluster import Cluster
+from burstenv.cluster.gateway import ADMIT
+from burstenv.envs.observation.settings import Sight
+from burstenv.envs.step import UNLIMITED, policy_decision, rollout
+from burstenv.errors import BurstenvError
+from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
+from burstenv.policies.decide import choose_admission_at, choose_replica_at
+from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
+
+EVERY = int(UNLIMITED)
+
+
+class Player(Protocol):
+    """A policy at work in one cluster, for one episode."""
+
+    def decision(self) -> Decision:
+        """Return (admission, replica, mode) for the decision epoch at hand; ask once for each."""
+        ...
+
+    def run(self, max_decisions: int = EVERY) -> int:
+        """Run the episode to its end, or for ``max_decisions`` more; return how many were made."""
+        ...
+
+
+def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None = None) -> Player:
+    """Return a player of ``policy`` in cluster ``i``, whose episode has been loaded.
+
+    Args:
+        policy: A composite, a Python policy or an agent, see :func:`burstenv.policies.load_policy`.
+        cluster: The clusters.
+        i: Which of them.
+        sight: What an agent observes; others need none.
+
+    Raises:
+        BurstenvError: When the cluster lacks the policy's batching mode, or shows an agent what it was not trained on.
+    """
+    if isinstance(policy, NetworkPolicy):
+        from burstenv.envs.play.network import NetworkPlayer  # kernels that nobody else needs
+
+        if sight is None:
+            raise BurstenvError(f"{policy.name}: agents act where a scenario says what they see; there is none here")
+        return NetworkPlayer(policy, cluster, i, sight)
+    if isinstance(policy, PythonPolicy):
+        return _PythonPlayer(policy, cluster, i)
+    if isinstance(policy, LookaheadPolicy):
+        return _LookaheadPlayer(policy, cluster, i)
+    if not isinstance(policy, Composite):
+        raise BurstenvError(f"{type(policy).__name__} is no policy; load_policy makes one from its name")
+    return (_CompiledPlayer if policy.compiled else _MixedPlayer)(policy, cluster, i)
+
+
+class _CompiledPlayer:
+    """All in compiled code."""
+
+    def __init__(self, policy: Composite, cluster: Cluster, i: int):
+        self._cluster = cluster
+        self._i = i
+        self._record = policy.record(cluster.mode_names)
+
+    def decision(self) -> Decision:
+        out = np.zeros(3, np.int64)
+        policy_decision(*self._cluster.state.arrays(), self._record, self._i, out)
+        admission, replica, mode = out.tolist()
+        return admission, replica, mode
+
+    def run(self, max_decisions: int = EVERY) -> int:
+        state, modes = self._cluster.state.arrays(), self._cluster.modes
+        return int(rollout(*state, modes, self._record, self._i, np.int64(max_decisions)))
+
+
+class _LookaheadPlayer:
+    """Look-ahead, in compiled code."""
+
+    def __init__(self, policy: LookaheadPolicy, cluster: Cluster, i: int):
+        self._lookahead = Lookahead(cluster, policy)
+        self._i = i
+
+    def decision(self) -> Decision:
+        return self._lookahead.decision(self._i)
+
+    def run(self, max_decisions: int = EVERY) -> int:
+        return self._lookahead.run(self._i, max_decisions)
+
+
+class _SteppingPlayer:
+    """Decision by decision from Python."""
+
+    def __init__(self, cluster: Cluster, i: int):
+        self._cluster = cluster
+        self._i = i
+        self._memory: dict[Any, Any] = {}
+
+    def _view(self, oracle: bool) -> View:
+        return View(self._cluster, self._i, self._cluster.mode_names, self._memory, oracle)
+
+    def decision(self) -> Decision:
+        raise NotImplementedError
+
+    def run(self, max_decisions: int = EVERY) -> int:
+        cluster, i = self._cluster, self._i
+        environment = cluster.state.environments[i]
+        if environment["decisions"] == 0 and environment["offered"] == 0:
+            cluster.next_epoch(i)
+        decisions = 0
+        while not cluster.done(i) and decisions < max_decisions:
+            cluster.decide(i, *self.decision())
+            cluster.next_epoch(i)
+            decisions += 1
+        return decisions
+
+
+class _PythonPlayer(_SteppingPlayer):
+    """A whole policy in Python."""
+
+    def __init__(self, policy: PythonPolicy, cluster: Cluster, i: int):
+        super().__init__(cluster, i)
+        self._policy = policy
+
+    def decision(self) -> Decision:
+        return self._policy.decide(self._view(self._policy.oracle))
+
+
+class _MixedPlayer(_SteppingPlayer):
+    """A composite with a rule in Python; what is compiled decides in compiled code."""
+
+    def __init__(self, policy: Composite, cluster: Cluster, i: int):
+        super().__init__(cluster, i)
+        self._policy = policy
+        self._record = policy.compiled_part(cluster.mode_names)
+        self._mode = int(self._record["mode"][0])
+
+    def decision(self) -> Decision:
+        routing, admission = self._policy.routing, self._policy.admission
+        state = self._cluster.state.arrays()
+        view: View | None = None
+        if self._cluster.at_door(self._i) < 0:  # a tick: each replica in turn
+            return ADMIT, int(choose_replica_at(*state, self._record, self._i)), self._mode
+        if routing.rule.function is None:
+            replica = int(choose_replica_at(*state, self._record, self._i))
+        else:
+            view = self._view(routing.rule.oracle)
+            replica = replica_of(routing.rule, call(routing.rule, view, **routing.named), view)
+        if admission.rule.function is None:
+            return int(choose_admission_at(*state, self._record, self._i, replica)), replica, self._mode
+        view = self._view(admission.rule.oracle)
+        answer = call(admission.rule, view, view.replicas[replica], **admission.named)
+        return admission_of(admission.rule, answer), replica, self._mode

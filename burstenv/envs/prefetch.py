@@ -1,0 +1,96 @@
+"""Bringing what the next steps of a batch touch into the processor's cache, while the present one is computed.
+
+A step touches some sixty cache lines, and hundreds of environments do not fit into a cache: without this, a step takes
+a tenth longer in a batch of 256 and a quarter longer in one of 1,024. Nothing here changes a result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from burstenv._jit.decorators import kernel
+from burstenv.cluster.state import CACHE_LINE, ENTRY, ENTRY_ID, NOBODY, REPLICA
+
+_ENVIRONMENTS_AHEAD, _HEAPS_AHEAD, _REQUESTS_AHEAD = 3, 2, 1  # each needs to read what came near before it
+_CROWD = 64  # fewer environments are near anyway
+_HOT = REPLICA.fields["dense_tokens"][1]  # type: ignore[index]  # tables and rare things come behind
+
+
+@intrinsic
+def _fetch(context: Any, array: Any, index: Any, offset: Any) -> Any:
+    """Start to load the cache line ``offset`` bytes behind the beginning of an array's item; never faults."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        given = target.make_array(signature.args[0])(target, builder, arguments[0])
+        (stride,) = cgutils.unpack_tuple(builder, given.strides, 1)
+        byte = ir.IntType(8).as_pointer()
+        place = builder.add(builder.mul(arguments[1], stride), arguments[2])
+        address = builder.gep(builder.bitcast(given.data, byte), [place])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        builder.call(prefetch, [address, number(0), number(3), number(1)])  # to be read, to be kept, data
+        return target.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), generate
+
+
+@kernel
+def _fetch_records(environments, replicas, i):
+    for offset in range(0, environments.itemsize, CACHE_LINE):
+        _fetch(environments, i, offset)
+    count = replicas.shape[0] // environments.shape[0]
+    for r in range(i * count, (i + 1) * count):
+        for offset in range(0, _HOT, CACHE_LINE):
+            _fetch(replicas, r, offset)
+
+
+@kernel
+def _fetch_heaps(environment, replicas, pool, requests):
+    if environment.at_door != NOBODY:
+        _fetch(requests, np.int64(environment.at_door), 0)
+        _fetch(requests, np.int64(environment.at_door), CACHE_LINE)
+    _fetch(requests, np.int64(environment.next_arrival), 0)
+    for r in range(environment.num_replicas):
+        replica = replicas[environment.first_replica + r]
+        _fetch(pool, replica.finish_base, 0)
+        _fetch(pool, replica.phase_base, 0)
+        if replica.live_heap_size > 0:
+            _fetch(pool, replica.live_base, 0)
+            _fetch(pool, replica.live_base, CACHE_LINE)
+            _fetch(pool, replica.live_base + ENTRY * (replica.live_heap_size - 1), 0)
+        if replica.prefill_id != NOBODY:
+            _fetch(requests, np.int64(replica.prefill_id), 0)
+
+
+@kernel
+def _fetch_first_requests(environment, replicas, pool, requests):
+    for r in range(environment.num_replicas):
+        replica = replicas[environment.first_replica + r]
+        if replica.live_heap_size > 0:
+            waiting = np.int64(pool[replica.live_base + ENTRY_ID])
+            _fetch(requests, waiting, 0)
+            _fetch(requests, waiting, CACHE_LINE)
+        if replica.decoding > 0:
+            finishing = np.int64(pool[replica.finish_base + 1])
+            _fetch(requests, finishing, 0)
+            _fetch(requests, finishing, CACHE_LINE)
+
+
+@kernel
+def bring_near(environments, replicas, pool, requests, i):
+    """Start to load what the environments behind number ``i`` of a batch need next."""
+    count = environments.shape[0]
+    if count < _CROWD:
+        return
+    if i + _ENVIRONMENTS_AHEAD < count:
+        _fetch_records(environments, replicas, i + _ENVIRONMENTS_AHEAD)
+    if i + _HEAPS_AHEAD < count:
+        _fetch_heaps(environments[i + _HEAPS_AHEAD], replicas, pool, requests)
+    if i + _REQUESTS_AHEAD < count:
+        _fetch_first_requests(environments[i + _REQUESTS_AHEAD], replicas, pool, requests)

@@ -1,0 +1,1 @@
+"""An environment as a picture, and the window that shows it."""

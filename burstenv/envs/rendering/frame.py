@@ -1,0 +1,269 @@
+"""``render_mode="rgb_array"``: one environment as a picture, drawn with Pillow, no display needed.
+
+Shown are the published state of the replicas (KV blocks used, and those that the waiting requests will take; batch,
+queue, batching mode), the request at the front door, and what became of the requests so far. The colours are those of
+Okabe and Ito, told apart by colour-blind eyes; every one of them also stands beside its word.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from burstenv.engine.enums import ATTAINED, AWAY, REJECTED, SETTLED, STATUS_NAMES
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.errors import BurstenvError
+from burstenv.workload import CLASSES
+
+WIDTH, HEIGHT = 960, 540
+RECENT_S = 60.0  # window of the recent attainment
+HISTORY = 240  # points of its course over that window, however many frames are drawn
+
+_PAPER, _INK, _SOFT, _LINE, _PANEL = "#ffffff", "#1b1f24", "#5f6873", "#d5dae0", "#f4f6f8"
+_OF_CLASS = ("#0072b2", "#d55e00")  # conversation, api
+_KV, _KV_QUEUED, _BATCH, _QUEUE = "#0072b2", "#8cc4e8", "#009e73", "#e69f00"
+_OUTCOMES = (
+    ("attained", "#009e73"),
+    ("late", "#e69f00"),
+    ("rejected", "#8a929c"),
+    ("failed", "#1b1f24"),
+    ("pending", "#d5dae0"),
+)
+
+
+def need_pillow() -> Any:
+    """Return Pillow's ``Image``, ``ImageDraw`` and ``ImageFont``.
+
+    Raises:
+        BurstenvError: When Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        raise BurstenvError("pictures of an environment need Pillow: pip install 'burstenv[render]'") from None
+    return Image, ImageDraw, ImageFont
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> Any:
+    return need_pillow()[2].load_default(size)
+
+
+class ClusterPicture:
+    """Draws one environment of a batch, frame after frame.
+
+    Args:
+        batch: The environments.
+        i: Which of them.
+    """
+
+    def __init__(self, batch: EnvironmentBatch, i: int):
+        self.batch = batch
+        self.i = i
+        self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY + 1)  # (now_s, recent attainment)
+        self._before = -1  # request that stood at the door in the frame before
+        self._image, self._draw_on, _ = need_pillow()
+
+    def frame(self) -> np.ndarray:
+        """Return the environment as it stands, (540, 960, 3) uint8."""
+        image = self._image.new("RGB", (WIDTH, HEIGHT), _PAPER)
+        self._d = self._draw_on.Draw(image)
+        self._d.fontmode = "L"
+        environment = self.batch.cluster.state.environments[self.i]
+        now_s = float(environment["now_s"])
+        if self._history and now_s < self._history[-1][0]:  # a new episode
+            self._history.clear()
+            self._before = -1
+        self._header(now_s)
+        self._door(environment, now_s)
+        self._replicas()
+        self._outcomes(now_s)
+        return np.asarray(image)
+
+    # -- small things ------------------------------------------------------------------------------
+
+    def _text(self, x: float, y: float, text: str, size: int = 14, fill: str = _INK, anchor: str = "lm") -> None:
+        self._d.text((x, y), text, font=_font(size), fill=fill, anchor=anchor)
+
+    def _fitted(self, text: str, width: float, size: int) -> str:
+        font = _font(size)
+        if font.getlength(text) <= width:
+            return text
+        while len(text) > 1 and font.getlength(text + "...") > width:
+            text = text[:-1]
+        return text.rstrip(" -.") + "..."
+
+    def _bar(self, x: float, y: float, width: float, height: float, parts: list[tuple[float, str]]) -> None:
+        """Draw shares of a bar side by side; what is left stays empty."""
+        self._d.rectangle((x, y, x + width, y + height), fill=_PAPER, outline=_LINE)
+        at = x
+        for share, colour in parts:
+            end = min(x + width, at + max(0.0, share) * width)
+            if end - at >= 0.5:
+                self._d.rectangle((at, y, end, y + height), fill=colour)
+            at = end
+
+    # -- the panels --------------------------------------------------------------------------------
+
+    def _header(self, now_s: float) -> None:
+        episode = self.batch.episodes[self.i]
+        parts = [self.batch.scenario.config.name]
+        if "day" in episode:
+            parts.append(f"{episode.get('split', '')} day {episode['day']}")
+        if "load" in episode:
+            parts.append(f"load {episode['load']:g}")
+        if "rate_per_s" in episode:
+            parts.append(f"{episode['rate_per_s']:.1f} requests/s")
+        self._text(24, 28, "   ·   ".join(parts), 17)
+        self._text(WIDTH - 24, 28, f"t = {now_s:,.2f} s", 17, anchor="rm")
+
+    def _door(self, environment: Any, now_s: float) -> None:
+        top, bottom = 52, 154
+        self._d.rounded_rectangle((16, top, WIDTH - 16, bottom), 6, fill=_PANEL)
+        at_door = self.batch.cluster.at_door(self.i)
+        requests = self.batch.cluster.state.requests[self.i]
+        if at_door < 0:
+            nobody = f"nobody at the front door: {self.batch.without_request(self.i)}"
+            text = "the episode is over" if environment["done"] else nobody
+            self._text(32, top + 22, text, 15, _SOFT)
+        else:
+            self._request(requests[at_door], at_door, top, now_s)
+        before = self._before
+        if 0 <= before < int(environment["num_requests"]) and before != at_door:
+            self._text(32, bottom - 16, self._decided(requests[before], before), 13, _SOFT)
+        self._before = at_door
+        rate, slow = float(environment["rate_fast_per_s"]), float(environment["rate_slow_per_s"])
+        right = WIDTH - 32
+        self._text(right, top + 20, f"arrivals {rate:.1f}/s over 5 s", 13, _SOFT, "rm")
+        self._text(right, top + 40, f"{slow:.1f}/s over 60 s", 13, _SOFT, "rm")
+        self._text(right, top + 60, f"deferred {int(environment['deferred'])}", 13, _SOFT, "rm")
+        age_s = self.batch.metrics_age_s(self.i)
+        if age_s is not None:  # what stands below is what policies see
+            self._text(right, top + 84, f"replicas as they were {age_s:.1f} s ago", 13, _SOFT, "rm")
+
+    def _request(self, request: Any, number: int, top: int, now_s: float) -> None:
+        code = int(request["class_code"])
+        colour = _OF_CLASS[code % 2]
+        prompt, predicted = int(request["prompt_tokens"]), float(request["predicted_tokens"])
+        longest = float(self.batch.scenario.config.episode.max_total_tokens or 4096)
+        self._d.ellipse((32, top + 14, 46, top + 28), fill=colour)
+        self._text(56, top + 21, f"{CLASSES[code]} request {number}", 15)
+        self._bar(32, top + 40, 340, 10, [(prompt / longest, colour), (predicted / longest, _lighter(colour))])
+        self._text(32, top + 61, f"{prompt:,} prompt + about {predicted:,.0f} output tokens", 13)
+        ttft_slo_s = float(request["ttft_slo_s"])
+        left_s = float(request["arrival_s"]) + ttft_slo_s - now_s
+        self._text(420, top + 21, f"first token within {ttft_slo_s:.2f} s, {max(left_s, 0.0):.2f} s left", 14)
+        share = min(1.0, max(0.0, left_s / ttft_slo_s)) if np.isfinite(ttft_slo_s) else 1.0
+        self._bar(420, top + 40, 220, 10, [(share, _BATCH if share > 0.34 else _QUEUE)])
+        self._text(420, top + 61, f"then {1e3 * float(request['tpot_slo_s']):.0f} ms per token", 13)
+
+    def _decided(self, request: Any, number: int) -> str:
+        status, replica = int(request["status"]), int(request["replica"])
+        if status == REJECTED:
+            return f"request {number} was rejected"
+        if status == AWAY:
+            return f"request {number} was turned away, its client will send it again"
+        if replica >= 0:
+            return f"request {number} went to replica {replica}"
+        return f"request {number} {'was deferred' if int(request['defers']) else 'is ' + STATUS_NAMES[status]}"
+
+    def _replicas(self) -> None:
+        count = len(self.batch.scenario.specs)
+        top, bottom = 162.0, 438.0
+        columns = 1 if count <= 6 else max(2, -(-count // 16))
+        rows = -(-count // columns)
+        width = (WIDTH - 32 - 16 * (columns - 1)) / columns
+        height = min(62.0, (bottom - top) / rows)
+        top += max(0.0, (bottom - top - rows * height) / 2)
+        draw = self._wide if columns == 1 else self._narrow
+        for r in range(count):
+            draw(r, 16 + (r // rows) * (width + 16), top + (r % rows) * height, width, height)
+
+    def _shares(self, r: int) -> tuple[float, float, int, int]:
+        replica = self.batch.cluster.state.replicas[self.i, r]
+        blocks = float(replica["num_blocks"])
+        used = 1.0 - float(replica["seen_free_blocks"]) / blocks
+        queued = float(replica["seen_waiting_blocks"]) / blocks
+        return used, queued, int(replica["seen_running"]), int(replica["seen_waiting"])
+
+    def _wide(self, r: int, x: float, y: float, width: float, height: float) -> None:
+        """Draw one replica as a row: name and mode, KV cache, batch, queue."""
+        used, queued, running, waiting = self._shares(r)
+        middle = y + height / 2
+        mode = self.batch.scenario.mode_names[int(self.batch.cluster.state.replicas[self.i, r]["mode"])]
+        name = self.batch.scenario.specs[r].name.replace(":", "  ", 1).replace("@", " on ", 1)
+        self._text(x + 8, middle - 10, self._fitted(name, 255, 14), 14)
+        self._text(x + 25, middle + 10, mode, 13, _SOFT)
+        self._bar(x + 280, middle - 4, 330, 16, [(used, _KV), (queued, _KV_QUEUED)])
+        self._text(x + 280, middle - 15, f"KV cache {used:.0%} used", 13, _SOFT)
+        if queued > 0:
+            self._text(x + 610, middle - 15, f"{queued:+.0%} queued for", 13, _SOFT, "rm")
+        limit = float(self.batch.cluster.modes["max_num_seqs"].max())
+        for left, label, value, full, colour in (
+            (640, "running", running, min(limit, 128.0), _BATCH),
+            (785, "waiting", waiting, 64.0, _QUEUE),
+        ):
+            self._text(x + left, middle - 15, f"{label} {value}", 13, _SOFT)
+            self._bar(x + left, middle - 4, 128, 16, [(value / full, colour)])
+
+    def _narrow(self, r: int, x: float, y: float, width: float, height: float) -> None:
+        """Draw one replica of many as a line: number, KV cache, and counts where there is room."""
+        used, queued, running, waiting = self._shares(r)
+        middle, size = y + height / 2, 12 if height < 26 else 13
+        self._text(x + 22, middle, str(r), size, anchor="rm")
+        room = 92 if width > 200 else 62
+        self._bar(x + 30, middle - min(8, height / 3), width - 34 - room, min(16, 2 * height / 3),
+                  [(used, _KV), (queued, _KV_QUEUED)])  # fmt: skip
+        counts = f"{running} run, {waiting} wait" if width > 200 else f"{running} / {waiting}"
+        self._text(x + width, middle, counts, size, _SOFT, "rm")
+
+    def _outcomes(self, now_s: float) -> None:
+        counts = self.batch.counts(self.i)
+        offered = max(1, counts["offered"])
+        recent = self._recent(now_s)
+        apart_s = now_s - self._history[-1][0] if self._history else RECENT_S
+        if not np.isnan(recent) and apart_s >= RECENT_S / HISTORY:
+            self._history.append((now_s, recent))
+        top = 446
+        self._d.line((16, top, WIDTH - 16, top), fill=_LINE)
+        shown = "none settled" if np.isnan(recent) else f"{recent:.0%}"
+        self._text(24, top + 20, f"attainment, last {RECENT_S:.0f} s: {shown}", 14)
+        self._sparkline(24, top + 36, 250, 44, now_s)
+        self._text(310, top + 20, f"{counts['offered']:,} requests offered so far", 14)
+        self._bar(310, top + 36, 626, 16, [(counts[name] / offered, colour) for name, colour in _OUTCOMES])
+        x = 310.0
+        for name, colour in _OUTCOMES:
+            self._d.rectangle((x, top + 63, x + 11, top + 74), fill=colour)
+            label = f"{name} {counts[name]:,}"
+            self._text(x + 17, top + 69, label, 13)
+            x += 626 / len(_OUTCOMES)
+
+    def _recent(self, now_s: float) -> float:
+        """Return the share attained of the requests settled in the last minute; NaN for none."""
+        environment = self.batch.cluster.state.environments[self.i]
+        requests = self.batch.cluster.state.requests[self.i, : environment["num_requests"]]
+        status = requests["status"]
+        settled = np.isin(status, SETTLED) & ~(requests["finish_s"] < now_s - RECENT_S)
+        total = int(np.count_nonzero(settled))
+        return float(np.count_nonzero(status[settled] == ATTAINED)) / total if total else float("nan")
+
+    def _sparkline(self, x: float, y: float, width: float, height: float, now_s: float) -> None:
+        self._d.rectangle((x, y, x + width, y + height), fill=_PANEL)
+        since_s = now_s - RECENT_S
+        points = [
+            (x + width * (at_s - since_s) / RECENT_S, y + height * (1.0 - share))
+            for at_s, share in self._history
+            if at_s >= since_s
+        ]
+        if len(points) > 1:
+            self._d.line(points, fill=_OUTCOMES[0][1], width=2)
+
+
+@lru_cache(maxsize=8)
+def _lighter(colour: str) -> str:
+    """Return a colour half way to white."""
+    red, green, blue = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
+    return f"#{(red + 255) // 2:02x}{(green + 255) // 2:02x}{(blue + 255) // 2:02x}"

@@ -1,0 +1,197 @@
+"""``reset(options=...)``: which episode to play, instead of one drawn from the environment's own stream.
+
+==============  ================================================================================================
+option          meaning
+==============  ================================================================================================
+``split``       ``train``, ``validation`` or ``test``; in place of the constructor's
+``seed``        seed of the arrivals, at least 0: the day, the requests and their length predictions. The same
+                seeds are the episodes of an evaluation. (``reset(seed=...)`` seeds the stream that draws them.)
+``day``         a day of the split: the first episode from the drawn (or given) seed on that lies on it
+``load``        arrival rate as a share of capacity
+``rate_per_s``  arrival rate [requests/s]; give one of the two
+``window``      ``(from_s, to_s)`` on the trace's clock: exactly these requests, as they were recorded, or
+                brought to ``load`` or ``rate_per_s`` by superposing
+``trace``       a file to play instead of the scenario's workload, all of it or a ``window`` of it
+==============  ================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burstenv.envs.batch import TRAIN_SEEDS, EnvironmentBatch
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.workload import SPLITS, EpisodeRequests, Trace, read_trace
+from burstenv.workload.conversations import link_turns, think_times
+from burstenv.workload.shaping.detie import detied
+from burstenv.workload.shaping.rates import scale_to_rate
+
+RESET_OPTIONS = ("split", "seed", "day", "load", "rate_per_s", "window", "trace")
+
+
+def reset_with(
+    batch: EnvironmentBatch, i: int, rng: np.random.Generator, options: Mapping[str, Any] | None = None
+) -> None:
+    """Start an episode in environment ``i`` of a batch.
+
+    Args:
+        batch: The environments.
+        i: Which.
+        rng: Draws what the options leave open.
+        options: See the table above.
+
+    Raises:
+        BurstenvError: On an unknown option, with the valid ones, or a wrong value.
+    """
+    chosen = checked(batch, options)
+    if "window" in chosen or "trace" in chosen:
+        _play_recorded(batch, i, rng, chosen)
+        return
+    if "day" in chosen:
+        split = chosen.get("split", batch.split)
+        start = chosen["seed"] if "seed" in chosen else int(rng.integers(TRAIN_SEEDS))
+        chosen["seed"] = seed_on_day(batch, split, chosen.pop("day"), start)
+    if "seed" in chosen:
+        chosen["episode"] = chosen.pop("seed")
+    batch.reset(i, rng, chosen)
+
+
+def checked(batch: EnvironmentBatch, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options, checked; ``episode``, the batch's own name of ``seed``, is taken too."""
+    if options is not None and not isinstance(options, Mapping):
+        raise BurstenvError(f"reset options must be a mapping of {', '.join(RESET_OPTIONS)}, got {options!r:.80}")
+    chosen = dict(options or {})
+    if "episode" in chosen:
+        chosen["seed"] = chosen.pop("episode")
+    for name, value in chosen.items():
+        if name not in RESET_OPTIONS:
+            raise unknown_name("reset option", str(name), RESET_OPTIONS)
+        wrong = _wrong(name, value)
+        if wrong:
+            raise BurstenvError(f"reset option {name!r} must be {wrong}, got {value!r:.80}")
+    if "load" in chosen and "rate_per_s" in chosen:
+        raise BurstenvError("reset options 'load' and 'rate_per_s' both set the arrival rate; give one of them")
+    recorded = [name for name in ("window", "trace") if name in chosen]
+    drawn = [name for name in ("split", "day") if name in chosen]
+    if recorded and drawn:
+        raise BurstenvError(
+            f"reset option {recorded[0]!r} plays recorded requests, {drawn[0]!r} belongs to drawn ones; leave one out"
+        )
+    if "split" in chosen and chosen["split"] not in SPLITS:
+        raise unknown_name("split", chosen["split"], SPLITS)
+    return chosen
+
+
+def _wrong(name: str, value: Any) -> str:
+    if name in ("seed", "day"):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return "" if whole and value >= 0 else "a whole number of at least 0"
+    if name in ("load", "rate_per_s"):
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return "" if number and 0.0 < float(value) < np.inf else "a number above 0"
+    if name == "window":
+        pair = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, Real) for v in value)
+        return "" if pair and float(value[0]) < float(value[1]) else "(from_s, to_s) with from_s before to_s"
+    if name == "trace":
+        return "" if isinstance(value, str | Path) else "the path of a file"
+    return "" if isinstance(value, str) else "a name"
+
+
+def seed_on_day(batch: EnvironmentBatch, split: str, day: int, start: int) -> int:
+    """Return the first seed from ``start`` on whose episode lies on a day of a split.
+
+    Raises:
+        BurstenvError: When the split has no such day.
+    """
+    sampler = batch.scenario.sampler(split)
+    days = [int(d) for d in sampler.days]
+    if day not in days:
+        listed = ", ".join(map(str, days[:8])) + (f", ... {days[-1]}" if len(days) > 8 else "")
+        raise BurstenvError(f"day {day} is not an eligible day of the {split} split; its days: {listed}")
+    seed = int(start)
+    while sampler.block_of(seed) != day:  # every cycle of len(days) seeds covers each day once
+        seed += 1
+    return seed
+
+
+@lru_cache(maxsize=4)
+def _trace_of(path: str, changed_ns: int) -> Trace:
+    return read_trace(path)
+
+
+def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, chosen: dict[str, Any]) -> None:
+    """Start an episode of requests as they were recorded."""
+    if "trace" in chosen:
+        path = Path(chosen["trace"])
+        try:
+            changed_ns = path.stat().st_mtime_ns
+        except OSError:
+            raise BurstenvError(f"{path}: no such file") from None
+        trace = _trace_of(str(path), changed_ns)
+    else:
+        trace = batch.scenario.trace
+    source = str(trace.metadata.get("source", "trace"))
+    if "window" in chosen:
+        from_s, to_s = (float(v) for v in chosen["window"])
+        window = trace.between(from_s, to_s)
+        if len(window) == 0:
+            raise BurstenvError(
+                f"{source}: no request arrives in the window from {from_s:g} to {to_s:g} s; the trace spans "
+                f"{trace.arrival_s[0]:g} to {trace.arrival_s[-1]:g} s"
+            )
+        trace = window
+    trace = detied(trace)
+    seed = int(chosen.get("seed", rng.integers(TRAIN_SEEDS)))
+    rate_per_s = chosen.get("rate_per_s")
+    if "load" in chosen:
+        rate_per_s = float(chosen["load"]) * batch.capacity_per_s()
+    if rate_per_s is not None:
+        trace = scale_to_rate(trace, float(rate_per_s), "superpose", seed)
+    largest = batch.scenario.config.episode.max_total_tokens
+    total = trace.prompt_tokens.astype(np.int64) + trace.output_tokens
+    if largest is not None and (total > largest).any():
+        if batch.scenario.config.episode.oversize == "error" or (total > largest).all():
+            row = int(np.argmax(total > largest))
+            raise BurstenvError(
+                f"{source}: request {row + 1} of the episode has {int(total[row]):,} tokens, more than the {largest:,} "
+                f"of the scenario; set episode.oversize to drop, or episode.max_total_tokens"
+            )
+        trace = trace.where(total <= largest)
+    drawn = as_episode(trace)
+    span_s = max(float(drawn.arrival_s[-1]), 1e-9)
+    batch.play(
+        i,
+        drawn,
+        seed,
+        {
+            "source": source,
+            "seed": seed,
+            "requests": len(drawn),
+            "window": chosen.get("window"),
+            "rate_per_s": len(drawn) / span_s,
+        },
+    )
+
+
+def as_episode(trace: Trace) -> EpisodeRequests:
+    """Return the requests of a trace as an episode that begins with its first arrival."""
+    session, previous = link_turns(trace.session)
+    return EpisodeRequests(
+        arrival_s=trace.arrival_s - trace.arrival_s[0],
+        prompt_tokens=trace.prompt_tokens,
+        output_tokens=trace.output_tokens,
+        class_code=trace.log_type,
+        model=trace.model,
+        session=session,
+        turn=trace.turn,
+        previous=previous,
+        think_s=think_times(trace),
+        upstream_failed=np.zeros(len(trace), bool),
+        metadata={"source": trace.metadata.get("source", "trace"), "requests": len(trace)},
+    )

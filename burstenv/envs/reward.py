@@ -1,0 +1,112 @@
+"""Rewards by name: each is what one account of an episode grew by, so that a return can be read off the records.
+
+==================  ==============================================================================================
+``attainment``      +1 when a request finishes within both objectives (the default). The undiscounted return of an
+                    episode is the attained requests of the report. *Gamed by* refusing long prompts, and by leaving
+                    those that are already late to starve: all requests count alike, late ones not at all.
+``dense``           The same episode sum, paid earlier: +1/2 at a first token in time, +1/2 at a finish within both
+                    objectives, -1/2 at a finish that misses TPOT after a first token in time. *Gamed* as attainment;
+                    discounted, also by admitting what will start in time and then decode too slowly: the half comes
+                    now, its return later.
+``weighted``        Class value x kilotokens (prompt and output) of each attained request: serving a long one is worth
+                    more, as it costs more. *Gamed by* favouring long requests.
+``token-weighted``  Kilotokens of each attained request, whatever its class; over the kilotokens offered this is the
+                    report's token-weighted attainment. *Gamed by* serving few, long requests.
+``class-weighted``  Class value of each attained request. *Gamed by* starving the class of less worth altogether.
+``goodput-per-gpu`` Attained requests per GPU of the cluster: over the episode's duration, the report's goodput per
+                    GPU. For comparing clusters of different size; on one cluster the same as attainment, and *gamed*
+                    alike.
+``latency``         Minus the integral over time of the requests in the system, deferred ones included, by 10
+                    request-seconds; over an episode, minus the sum of the times from arrival to end (Park's and
+                    Decima's reward). *Gamed by* refusing everything: a refused request leaves at once.
+``cost``            Minus the GPU-seconds in which replicas computed, charged when an iteration begins. *Gamed by*
+                    refusing everything: an idle GPU is free. A price to be weighed against one of the others.
+``vector``          An array of ``attainment``, ``token-weighted``, ``latency`` and ``cost`` for multi-objective
+                    methods, as MO-Gymnasium has it (``env.unwrapped.reward_space``, ``reward_dim``); scalarise it
+                    with ``mo_gymnasium.wrappers.LinearReward``. Gymnasium's own checker expects a number: make such an
+                    environment with ``disable_env_checker=True``.
+==================  ==============================================================================================
+
+All but the last are the components in ``info["reward_components"]``, (8,) float64, in this order
+(``env.unwrapped.reward_names``), whichever of them is paid.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv._jit.decorators import kernel
+from burstenv.engine.decode_run import stretch_elapsed_s
+from burstenv.errors import unknown_name
+
+COMPONENTS = (
+    "attainment", "dense", "weighted", "token-weighted", "class-weighted", "goodput-per-gpu", "latency", "cost",
+)  # fmt: skip
+VECTOR = ("attainment", "token-weighted", "latency", "cost")
+REWARDS = (*COMPONENTS, "vector")
+LATENCY_SCALE_S = 10.0
+
+
+def paid_components(name: str) -> list[int]:
+    """Return the places among the components of what a reward pays: one, or several for a vector.
+
+    Raises:
+        BurstenvError: On an unknown reward, with the valid ones.
+    """
+    if name not in REWARDS:
+        raise unknown_name("reward", name, REWARDS)
+    return [COMPONENTS.index(part) for part in (VECTOR if name == "vector" else (name,))]
+
+
+def reward_space() -> gym.spaces.Box:
+    """Return the space of the vector reward, (4,) float32."""
+    never_negative = np.array([part not in ("latency", "cost") for part in VECTOR])
+    low = np.where(never_negative, 0.0, -np.inf).astype(np.float32)
+    high = np.where(never_negative, np.inf, 0.0).astype(np.float32)
+    return gym.spaces.Box(low, high, dtype=np.float32)
+
+
+@kernel
+def _busy_gpu_s(environment, replicas):
+    """Return the GPU-seconds of all iterations begun so far."""
+    busy_s = 0.0
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        replica = replicas[r]
+        own_s = replica.busy_s
+        if replica.stretch_steps > 0:
+            own_s += stretch_elapsed_s(replica, replica.stretch_done)
+        busy_s += own_s * replica.gpus
+    return busy_s
+
+
+@kernel
+def _pay(rewards, totals, i, k, total):
+    rewards[i, k] = total - totals[i, k]
+    totals[i, k] = total
+
+
+@kernel
+def pay(rewards, totals, i, environment, replicas):
+    """Write what every component grew by since it was last paid.
+
+    Args:
+        rewards: (N, 8) float64, written.
+        totals: (N, 8) float64, the accounts when they were last paid, and after.
+        i: Which environment.
+        environment: Its record.
+        replicas: All replicas.
+    """
+    attained = environment.attained
+    value = environment.class_value
+    by_class = environment.attained_by_class
+    settled = attained + environment.late + environment.rejected + environment.failed
+    in_system_s = environment.now_s * (environment.offered - settled) - environment.arrived_s + environment.settled_s
+    _pay(rewards, totals, i, 0, float(attained))
+    _pay(rewards, totals, i, 1, 0.5 * (attained + environment.first_in_time - environment.first_in_time_late))
+    _pay(rewards, totals, i, 2, environment.attained_weight)
+    _pay(rewards, totals, i, 3, environment.attained_tokens * 1e-3)
+    _pay(rewards, totals, i, 4, value[0] * by_class[0] + value[1] * by_class[1])
+    _pay(rewards, totals, i, 5, attained / float(environment.gpus))
+    _pay(rewards, totals, i, 6, in_system_s * (-1.0 / LATENCY_SCALE_S))
+    _pay(rewards, totals, i, 7, -_busy_gpu_s(environment, replicas))

@@ -1,0 +1,1 @@
+"""Upper bounds, and the room that a scenario leaves for judgement."""

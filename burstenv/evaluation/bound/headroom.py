@@ -1,0 +1,256 @@
+"""How much room a scenario leaves for judgement: from a default over the best composite to foresight and the bound.
+
+Every policy meets the same held-out episodes at the scenario's own load, and every step is a paired difference with an
+interval by blocks of days. ``best`` is the policy tuned for the scenario where one is shipped for it; else the best of
+``CANDIDATES`` on validation episodes. Foresight is the look-ahead that sees the true future over the best composite:
+what it reaches can be reached, so the room measured is never too large; a better use of foresight may find more.
+What was measured for the shipped scenarios is data, ``configs/headroom/``, of which docs/scenarios.md is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from burstenv.config import Config, shipped
+from burstenv.config import load as load_config
+from burstenv.envs.scenario import Scenario, ScenarioConfig
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.bound.upper_bound import upper_bound
+from burstenv.evaluation.episodes import draw_episode
+from burstenv.evaluation.provenance import trace_digest
+from burstenv.evaluation.statistics.intervals import paired_difference
+from burstenv.evaluation.tuning.scorer import Scorer
+from burstenv.evaluation.tuning.tuned_policies import scenario_digest, shipped_tuned
+from burstenv.evaluation.workers import run_tasks
+from burstenv.files import write_atomic
+from burstenv.policies import load_policy
+
+DEFAULTS = ("always/round-robin/vllm", "always/jsq/vllm")
+CANDIDATES = (
+    "always/expected-ttft/edf-256",
+    "kv-threshold/least-kv/edf-512",
+    "predicted-deadline/lmetric/edf-256",
+    "early-rejection/expected-ttft/edf-256",
+    "size-aware-kv/expected-ttft/edf-256",
+    "size-aware-kv/prefix-aware/edf-256",
+    "size-aware-kv(limit=1.666,prompt=0.04456,output=0.5339)/expected-ttft/edf-256",
+    "size-aware-kv(limit=1.557,prompt=0.219,output=0.3951)/expected-ttft/sarathi-256",
+)
+FOLDER = "headroom"  # of configs/, by scenario
+HORIZON_S = 5.0
+PASSES = 1
+REPLICAS = 4  # that foresight tries out for each request
+
+
+class Step(Config):
+    """Attainment of one policy, and what it adds to the one before it.
+
+    Attributes:
+        name: ``round-robin``, ``jsq``, ``best``, ``foresight`` or ``bound``.
+        policy: Its policy; empty for the bound.
+        attainment: Mean over episodes.
+        gain: Mean paired difference from the step before; from round robin for the first three.
+        low: Lower end of the gain's 95 % interval; None for the bound, and where the episodes are of one day.
+        high: Upper end.
+    """
+
+    name: str
+    policy: str
+    attainment: float
+    gain: float
+    low: float | None
+    high: float | None
+
+    @property
+    def shown(self) -> str:
+        """The gain in points, with its interval."""
+        if self.low is None or self.high is None:
+            return f"{100 * self.gain:+.1f}" + ("" if self.name == "bound" else " (one day)")
+        return f"{100 * self.gain:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+class Headroom(Config):
+    """What was measured.
+
+    Attributes:
+        scenario: Name of the scenario.
+        version: Its version.
+        scenario_sha256: Digest of all that fixes the task.
+        split: Split of the episodes.
+        load: Share of capacity.
+        episodes: How many: those of seeds 0 on.
+        horizon_s: How far foresight looked [s].
+        passes: How often it planned each episode.
+        tuned: Whether ``best`` was tuned for the scenario.
+        steps: From the defaults up.
+    """
+
+    scenario: str
+    version: int
+    scenario_sha256: str
+    split: str
+    load: float
+    episodes: int
+    horizon_s: float
+    passes: int
+    tuned: bool
+    steps: tuple[Step, ...]
+
+    @property
+    def room(self) -> Step:
+        """What foresight adds to the best composite."""
+        return next(step for step in self.steps if step.name == "foresight")
+
+    @property
+    def command(self) -> str:
+        """The command that measures it again."""
+        return (
+            f"burstenv scenarios {self.scenario} --headroom --episodes {self.episodes} "
+            f"--horizon {self.horizon_s:g} --passes {self.passes}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in plain values."""
+        return self.model_dump(mode="json")
+
+    def write(self, path: str | Path) -> None:
+        """Write it as a file, whole or not at all."""
+        write_atomic(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, default_flow_style=None))
+
+    def lines(self) -> list[str]:
+        """Return it as lines for people."""
+        tuned = "tuned" if self.tuned else "best of a few, not tuned"
+        head = f"{self.scenario} (v{self.version}), {self.episodes} {self.split} episodes at load {self.load:g}"
+        lines = [head]
+        for step in self.steps:
+            what = step.policy if step.name != "best" else f"{step.policy} ({tuned})"
+            lines.append(f"  {step.name:<12} {100 * step.attainment:5.1f} %  {step.shown:<22} {what}".rstrip())
+        return lines
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One episode under one policy; the bound for an empty one."""
+
+    policy: str
+    seed: int
+
+
+class _Runner:
+    """Runs tasks of one scenario; handed to workers."""
+
+    def __init__(self, scenario: Scenario, split: str, load: float):
+        self.scenario, self.split, self.load = scenario, split, load
+
+    def __call__(self, task: _Task) -> tuple[_Task, float, int]:
+        """Return the task with its attainment and the day of its episode."""
+        if task.policy:
+            scorer = Scorer(self.scenario, self.split, self.load, [task.seed])
+            return task, float(scorer.score(load_policy(task.policy)).attainment[0]), int(scorer.days[0])
+        rate_per_s = self.load * self.scenario.capacity_per_s(self.split)
+        episode = draw_episode(self.scenario, self.split, self.load, task.seed, rate_per_s)
+        return task, upper_bound(self.scenario.make_cluster(), episode.requests).share, episode.day
+
+
+def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str, bool]:
+    """Return the composite tuned for a scenario and load, else the best candidate on validation; and which it is."""
+    tuned = shipped_tuned(scenario.config, trace_digest(scenario.trace))
+    if tuned is not None:
+        return tuned.at(load), True
+    scorer = Scorer(scenario, "validation", load, range(episodes))
+    known = [p for p in CANDIDATES if load_policy(p).modes[0] in scenario.mode_names]
+    if not known:
+        known = [f"{p.rpartition('/')[0]}/{scenario.mode_names[0]}" for p in CANDIDATES]
+    return max(known, key=lambda policy: scorer.score(load_policy(policy)).value("attainment")), False
+
+
+def measure_headroom(
+    scenario: Scenario,
+    episodes: int = 9,
+    split: str = "test",
+    load: float | None = None,
+    workers: int = 1,
+    horizon_s: float = HORIZON_S,
+    passes: int = PASSES,
+    progress: Callable[[int, int], None] | None = None,
+) -> Headroom:
+    """Measure a scenario's headroom.
+
+    Args:
+        scenario: The scenario.
+        episodes: How many episodes: those of seeds 0 on.
+        split: Split they are of.
+        load: Share of capacity; None: the scenario's own.
+        workers: Processes; the numbers do not depend on them.
+        horizon_s: How far foresight looks [s].
+        passes: How often it plans each episode.
+        progress: Called with tasks done and tasks in all.
+
+    Raises:
+        BurstenvError: On fewer than one episode, or what running policies raises.
+    """
+    if episodes < 1:
+        raise BurstenvError(f"episodes must be at least 1, got {episodes}")
+    config = scenario.config
+    load = config.load if load is None else load
+    best, tuned = best_composite(scenario, load, episodes)
+    mode = "vllm" if "vllm" in scenario.mode_names else scenario.mode_names[0]
+    defaults = [f"{policy.rpartition('/')[0]}/{mode}" for policy in DEFAULTS]
+    foresight = f"oracle-lookahead(horizon_s={horizon_s:g},passes={passes},replicas={REPLICAS}):{best}"
+    named = {"round-robin": defaults[0], "jsq": defaults[1], "best": best, "foresight": foresight, "bound": ""}
+    # The slow ones first, so that no worker is left with one at the end.
+    tasks = [_Task(policy, seed) for policy in (foresight, "", best, *defaults) for seed in range(episodes)]
+    runner = _Runner(scenario, split, load)
+    if workers > 1:
+        runner(_Task(best, 0))  # compiled and drawn before workers are forked
+    found: dict[str, dict[int, float]] = {policy: {} for policy in named.values()}
+    days = np.zeros(episodes, np.int64)
+    for done, (task, attainment, day) in enumerate(run_tasks(runner, tasks, workers), 1):
+        found[task.policy][task.seed] = attainment
+        days[task.seed] = day
+        if progress is not None:
+            progress(done, len(tasks))
+    return Headroom(
+        scenario=config.name, version=config.version, scenario_sha256=scenario_digest(config), split=split, load=load,
+        episodes=episodes, horizon_s=horizon_s, passes=passes, tuned=tuned, steps=_steps(named, found, days),
+    )  # fmt: skip
+
+
+def _steps(named: dict[str, str], found: dict[str, dict[int, float]], days: NDArray[np.int64]) -> tuple[Step, ...]:
+    values = {name: np.array([found[policy][k] for k in range(len(days))]) for name, policy in named.items()}
+    before = "round-robin"
+    steps = []
+    for name, policy in named.items():
+        gain = paired_difference(values[name], values[before], days)
+        before = name if name in ("best", "foresight") else before
+        low, high = (None, None) if name == "bound" else (gain.low, gain.high)
+        attainment = float(values[name].mean())
+        steps.append(Step(name=name, policy=policy, attainment=attainment, gain=gain.mean, low=low, high=high))
+    return tuple(steps)
+
+
+def shipped_headroom(config: ScenarioConfig) -> Headroom | None:
+    """Return what was measured for a shipped scenario; None where there is nothing for it as it is."""
+    if config.name not in shipped(FOLDER):
+        return None
+    found = load_config(Headroom, FOLDER, config.name)
+    return found if found.scenario_sha256 == scenario_digest(config) else None
+
+
+def table(measured: Sequence[Headroom]) -> list[str]:
+    """Return many scenarios as a Markdown table."""
+    lines = [
+        "| scenario | load | round robin | JSQ | best composite | foresight | bound | room (95 %) |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for one in measured:
+        cells = " | ".join(f"{100 * step.attainment:.1f}" for step in one.steps)
+        lines.append(f"| {one.scenario} | {one.load:g} | {cells} | {one.room.shown} |")
+    return lines

@@ -1,0 +1,1 @@
+"""Reports and leaderboards: tables, figures, words, and the pages that hold them."""

@@ -1,0 +1,318 @@
+"""The figures of a report, as inline SVG; colours stand in the style sheet, policies keep theirs on the whole page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from burstenv.evaluation.metrics import LOSSES
+from burstenv.evaluation.report.svg import WIDTH, Plot, number, picture, ticks
+from burstenv.evaluation.report.text import percent, shortened
+from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.statistics.training_seeds import THRESHOLDS
+from burstenv.evaluation.summary import BURSTINESS_BUCKETS
+
+SHOWN = 6  # policies in a figure of lines; the tables hold them all
+STYLES = 8  # lines that can be told apart
+LOSS_TITLES = {
+    "rejected": "rejected",
+    "failed": "could never be served",
+    "preempted": "late after a preemption",
+    "late_first_token": "late first token",
+    "slow_tokens": "slow tokens",
+}
+_LATENCIES = {
+    "ttft_s": ("Time to first token", ""),
+    "tpot_s": (
+        "Time per output token",
+        "Dotted: the objectives of the classes. A request of one output token has none and counts as the others do. ",
+    ),
+    "e2e_s": ("End-to-end latency", ""),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: title, caption, the SVG element, and its legend as (style, text) pairs."""
+
+    title: str
+    caption: str
+    svg: str
+    legend: tuple[tuple[str, str], ...] = ()
+
+
+def shown_policies(result: EvaluationResult) -> list[str]:
+    """Return the policies in figures of lines: agents, best, reference, fixed parts, then the next best."""
+    load = result.headline_load
+    ranked = [row["policy"] for row in result.ranking(load)]
+    first = [name for name in ranked if result.policy(name)["kind"] == "agent"][:3]
+    first += [result.best_at(load)["policy"], result.reference]
+    first += [name for name in ranked if result.policy(name)["roles"]]
+    return list(dict.fromkeys([*first, *ranked]))[:SHOWN]
+
+
+def looks(result: EvaluationResult) -> dict[str, str]:
+    """Return the style class of each policy in figures of lines."""
+    return {name: f"s{k}" for k, name in enumerate(shown_policies(result))}
+
+
+def figures(result: EvaluationResult) -> dict[str, list[Picture]]:
+    """Return the figures of a report by section."""
+    found = {"attainment": [_forest(result)], "latency": [_latency(result, name) for name in _LATENCIES]}
+    if len(result.loads) > 1:
+        found["attainment"] = [_over_load(result, "goodput_per_s"), _over_load(result, "attainment"), _forest(result)]
+    found["attainment"].append(_losses(result))
+    found["groups"] = [_burstiness(result)]
+    found["timelines"] = [_course(result, row) for row in result.timelines]
+    return found
+
+
+def learning_figures(training: Sequence[Row]) -> list[Picture]:
+    """Return the learning curve of a training log, see ``training.learning_curve``."""
+    if not training:
+        return []
+    runs: dict[str, list[Row]] = {}
+    for row in training:
+        runs.setdefault(str(row.get("run", "")), []).append(row)
+    values = [row["validation_attainment"] for row in training]
+    references = {row["reference_attainment"] for row in training if row.get("reference_attainment") is not None}
+    low, high = _around([*values, *references])
+    longest = max(float(row["steps"]) for row in training) / 1e6
+    plot = Plot((0.0, longest or 1.0), (low, high), "environment steps [million]", "attainment", percent_y=True)
+    legend = []
+    for k, (run, rows) in enumerate(runs.items()):
+        rows = sorted(rows, key=lambda row: float(row["steps"]))
+        style = f"s{k % STYLES}"
+        plot.line([r["steps"] / 1e6 for r in rows], [r["validation_attainment"] for r in rows], style, run, True)
+        legend.append((style, run or "agent"))
+    for reference in sorted(references):
+        plot.line([0.0, longest or 1.0], [reference, reference], "reference", "reference")
+    if references:
+        legend.append(("reference", "reference policy"))
+    caption = "Attainment on validation episodes during training."
+    return [Picture("Learning curve", caption, plot.svg("Validation attainment over steps"), tuple(legend))]
+
+
+def profile_figure(result: EvaluationResult) -> Picture | None:
+    """Return the performance profiles of the groups of training seeds, beside the best heuristic's."""
+    rows = [row for row in result.seeds if row["load"] == result.headline_load]
+    if not rows:
+        return None
+    plot = Plot((0.0, 1.0), (0.0, 1.0), "attainment", "runs and days above it", percent_y=True)
+    for k, row in enumerate(rows):
+        plot.line(THRESHOLDS, row["profile"], f"s{k % STYLES}", row["group"])
+    caption = "Share of training runs and days whose attainment is above each level; higher is better everywhere."
+    legend = tuple((f"s{k % STYLES}", f"{row['group']} ({len(row['members'])} runs)") for k, row in enumerate(rows))
+    return Picture("Performance profiles", caption, plot.svg("Performance profiles of training runs"), legend)
+
+
+def _around(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> tuple[float, float]:
+    """Return ends of an axis that hold all values with some room."""
+    low, high = min(values), max(values)
+    room = 0.06 * max(high - low, 0.02)
+    return max(least, low - room), min(most, high + room)
+
+
+def _legend(result: EvaluationResult) -> tuple[tuple[str, str], ...]:
+    return tuple((style, name) for name, style in looks(result).items())
+
+
+def _of(result: EvaluationResult) -> str:
+    shown, count = len(shown_policies(result)), len(result.policies)
+    return f" {shown} of {count} policies; the tables hold all." if shown < count else ""
+
+
+def _forest(result: EvaluationResult) -> Picture:
+    load = result.headline_load
+    rows = result.ranking(load)
+    ends = [
+        v for row in rows for v in (row["attainment"], row["attainment_low"], row["attainment_high"]) if v is not None
+    ]
+    step, top = 27.0, 16.0
+    height = top + step * len(rows) + 44.0
+    plot = Plot(_around(ends), (0.0, 1.0), "attainment", "", height=height)
+    plot.parts.clear()
+    bottom = height - 38.0
+    for value in ticks(*plot.x):
+        at = number(plot.to_x(value) - 32 * (1 - (plot.to_x(value) - 44) / (WIDTH - 56)))
+        plot.parts.append(f'<path class="grid" d="M{at} 4V{bottom:g}"/>')
+        plot.parts.append(f'<text x="{at}" y="{bottom + 14:g}" text-anchor="middle">{100 * value:g} %</text>')
+
+    def place(value: float) -> float:
+        """The whole width is used: names stand above their intervals."""
+        at = plot.to_x(value)
+        return at - 32 * (1 - (at - 44) / (WIDTH - 56))
+
+    style_of = looks(result)
+    for k, row in enumerate(rows):
+        y = top + step * k + 12
+        policy = result.policy(row["policy"])
+        style = style_of.get(row["policy"], "other")
+        kind = " privileged" if policy["privileged"] else ""
+        name = escape(shortened(row["policy"], 62))
+        plot.parts.append(f'<text class="name {policy["kind"]}{kind}" x="12" y="{number(y - 4)}">{name}</text>')
+        if row["attainment_low"] is not None:
+            low, high = number(place(row["attainment_low"])), number(place(row["attainment_high"]))
+            plot.parts.append(f'<path class="interval {style}" d="M{low} {number(y + 4)}H{high}"/>')
+        told = f"{row['policy']}: {percent(row['attainment'])}"
+        plot.parts.append(
+            f'<circle class="dot {style}" cx="{number(place(row["attainment"]))}" cy="{number(y + 4)}" r="4">'
+            f"<title>{escape(told)}</title></circle>"
+        )
+    plot.parts.append(
+        f'<text class="label" x="{WIDTH / 2:g}" y="{height - 6:g}" text-anchor="middle">attained share of the offered '
+        "requests</text>"
+    )
+    caption = "Mean over episodes with its 95 % interval by blocks of days; colours as in the other figures."
+    return Picture(f"Attainment at load {load:g}", caption, plot.svg(f"Attainment of every policy at load {load:g}"))
+
+
+def _over_load(result: EvaluationResult, metric: str) -> Picture:
+    loads = sorted(result.loads)
+    goodput = metric == "goodput_per_s"
+    values = {name: [result.summary_of(name, load) for load in loads] for name in shown_policies(result)}
+    unit_per_s = result.provenance["capacity_per_s"]
+    found = [
+        row[key] for rows in values.values() for row in rows for key in (metric, f"{metric}_low", f"{metric}_high")
+    ]
+    seen = [v for v in found if v is not None]
+    if goodput:
+        seen += [loads[-1] * unit_per_s, 0.0]
+    low, high = _around(seen, most=np.inf if goodput else 1.0)
+    margin = 0.03 * (loads[-1] - loads[0])
+    plot = Plot(
+        (loads[0] - margin, loads[-1] + margin), (low, high), "load [share of capacity]",
+        "attained requests per second" if goodput else "attainment", x_ticks=loads, percent_y=not goodput,
+    )  # fmt: skip
+    if goodput:
+        plot.line(loads, [load * unit_per_s for load in loads], "reference", "offered")
+    for name, style in looks(result).items():
+        for load, row in zip(loads, values[name], strict=True):
+            if row[f"{metric}_low"] is not None:
+                plot.whisker(load, row[f"{metric}_low"], row[f"{metric}_high"], style)
+        plot.line(loads, [row[metric] for row in values[name]], style, name, markers=True)
+    title = "Goodput against load" if goodput else "Attainment against load"
+    caption = f"Bars: 95 % intervals.{' Dashed: what was offered.' if goodput else ''}{_of(result)}"
+    return Picture(title, caption, plot.svg(title), _legend(result))
+
+
+def _losses(result: EvaluationResult) -> Picture:
+    load = result.headline_load
+    rows = result.ranking(load)
+    step, top = 30.0, 4.0
+    parts = []
+    for k, row in enumerate(rows):
+        y, at = top + step * k, 0.0
+        name = escape(shortened(row["policy"], 62))
+        parts.append(f'<text class="name" x="0" y="{number(y + 10)}">{name}</text>')
+        for part in ("attained", *LOSSES):
+            count = row["attained"] if part == "attained" else row[f"lost_{part}"]
+            width = (WIDTH - 1) * count / row["offered"]
+            told = f"{row['policy']}: {LOSS_TITLES.get(part, part)} {percent(count / row['offered'])}"
+            if width > 0:
+                parts.append(
+                    f'<rect class="loss {part}" x="{number(at)}" y="{number(y + 14)}" width="{number(width)}" '
+                    f'height="10"><title>{escape(told)}</title></rect>'
+                )
+            at += width
+    legend = [("box attained", "attained"), *((f"box {why}", LOSS_TITLES[why]) for why in LOSSES)]
+    caption = (
+        "All offered requests of each policy, by what became of them; each is counted once, by the first that holds."
+    )
+    alt = f"What became of the offered requests at load {load:g}"
+    return Picture(
+        f"Where requests were lost at load {load:g}",
+        caption,
+        picture(parts, top + step * len(rows), alt),
+        tuple(legend),
+    )
+
+
+def _burstiness(result: EvaluationResult) -> Picture:
+    load = result.headline_load
+    names = shown_policies(result)
+    rows = {name: [result.group(name, load, bucket) for bucket in BURSTINESS_BUCKETS] for name in names}
+    held = [k for k in range(len(BURSTINESS_BUCKETS)) if rows[names[0]][k]["offered"]]
+    seen = [
+        v for found in rows.values() for k in held for v in (found[k]["attainment"], found[k]["low"], found[k]["high"])
+        if v is not None
+    ]  # fmt: skip
+    plot = Plot((-0.45, 2.45), _around(seen), "episodes by burstiness of their arrivals", "attainment",
+                x_ticks=[], percent_y=True)  # fmt: skip
+    for k in held:
+        edge = rows[names[0]][k]
+        text = f"{BURSTINESS_BUCKETS[k]} ({edge['from']:.2g} to {edge['to']:.2g})"
+        at = number(plot.to_x(k))
+        plot.parts.append(f'<text x="{at}" y="{plot.height - 24:g}" text-anchor="middle">{text}</text>')
+    for place, (name, style) in enumerate(looks(result).items()):
+        shift = 0.05 * (place - (len(names) - 1) / 2)
+        for k in held:
+            if rows[name][k]["low"] is not None:
+                plot.whisker(k + shift, rows[name][k]["low"], rows[name][k]["high"], style)
+        plot.line([k + shift for k in held], [rows[name][k]["attainment"] for k in held], style, name, markers=True)
+    caption = (
+        "Thirds of the episodes; in brackets the index of dispersion of their arrivals per second, which is 1 for a "
+        "Poisson process."
+    )
+    alt = "Attainment in calm, middling and bursty episodes"
+    return Picture(f"Attainment by burstiness at load {load:g}", caption, plot.svg(alt), _legend(result))
+
+
+def _latency(result: EvaluationResult, name: str) -> Picture:
+    title, remark = _LATENCIES[name]
+    load = result.headline_load
+    levels = np.array(result.quantile_levels)
+    tokens = name == "tpot_s"
+    scale = 1000.0 if tokens else 1.0
+    rows = {policy: result.distribution_of(policy, load) for policy in shown_policies(result)}
+    held = [scale * np.array(row[name]) for row in rows.values() if row[name]]
+    objectives = sorted({1000 * v["tpot_s"] for v in result.provenance["scenario"]["slo"].values()}) if tokens else []
+    upper = max([float(np.interp(0.99, levels, values)) for values in held] + objectives, default=1.0)
+    lower = min([float(np.interp(0.01, levels, values)) for values in held], default=0.1)
+    axis = (0.0, 1.08 * upper) if tokens else (max(1e-4, 0.8 * lower), 1.3 * max(upper, 2e-4))
+    plot = Plot(
+        axis, (0.0, 1.0), f"{title.lower()} [{'ms' if tokens else 's'}]", "offered requests", log_x=not tokens,
+        percent_y=True,
+    )  # fmt: skip
+    for objective in objectives:
+        plot.rule(objective, f"objective {objective:g} ms")
+    for policy, style in looks(result).items():
+        row = rows[policy]
+        if not row[name]:
+            continue
+        values = scale * np.array(row[name])
+        share = levels * row["finished"] / row["offered"]
+        inside = values <= axis[1]
+        # Nothing more finishes: the curve stays level to the edge.
+        xs = [*values[inside].tolist(), axis[1]]
+        ys = [*share[inside].tolist(), float(share[inside][-1]) if inside.any() else 0.0]
+        plot.line(xs, ys, style, policy)
+    caption = f"Share of all offered requests that finished with at most this latency. {remark}{_of(result).strip()}"
+    return Picture(f"{title} at load {load:g}", caption, plot.svg(f"Distribution of {title.lower()}"), _legend(result))
+
+
+def _course(result: EvaluationResult, row: Row) -> Picture:
+    bin_s = row["bin_s"]
+    parts = ("attained", "late", "lost")
+    counts = {part: np.array(row[part], float) / bin_s for part in parts}
+    same = [other for other in result.timelines if other["episode"] == row["episode"]]
+    top = max(float(np.sum([other[part] for part in parts], axis=0).max()) / other["bin_s"] for other in same)
+    most = max(max(other["in_system"]) for other in same)
+    xs = [(k + 0.5) * bin_s for k in range(len(row["attained"]))]
+    plot = Plot((0.0, len(xs) * bin_s), (0.0, max(top, 1.0)), "seconds", "requests per second", height=210.0)
+    base = np.zeros(len(xs))
+    for part in parts:
+        plot.area(xs, base.tolist(), (base + counts[part]).tolist(), part)
+        base = base + counts[part]
+    scale = max(top, 1.0) / max(most, 1)
+    plot.line(xs, [scale * v for v in row["in_system"]], "insystem", f"in the system, at most {max(row['in_system'])}")
+    legend = (
+        ("box attained", "arrivals that attained"), ("box late", "late"), ("box lost", "rejected or failed"),
+        ("insystem", f"requests in the system (at most {max(row['in_system'])})"),
+    )  # fmt: skip
+    title = f"A {row['episode']} episode (seed {row['seed']}): {row['policy']}"
+    caption = f"Attains {percent(row['attainment'])}."
+    return Picture(title, caption, plot.svg(title), legend)

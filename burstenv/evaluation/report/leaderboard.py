@@ -1,0 +1,277 @@
+"""A leaderboard over many results: ranks by scenario, where they flip, how far the best is ahead of defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.report.tables import Cell, Line, Table
+from burstenv.evaluation.report.text import ABSENT, percent, percent_interval, points
+from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.statistics.intervals import paired_difference
+from burstenv.files import write_atomic
+
+DEFAULTS = ("always/round-robin/vllm",)  # what most deployments start from
+SHOWN = 40  # policies in the table of ranks
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """What many results say together, in plain values.
+
+    Attributes:
+        boards: For each result ``board`` (scenario and load), ``scenario``, ``split``, ``load``, ``episodes``,
+            ``blocks``, ``best`` (policy that could be deployed), its ``attainment`` with ``low`` and ``high``,
+            ``defaults`` (name) with ``defaults_attainment``, ``gain`` (paired difference of the two, with ``gain_low``
+            and ``gain_high``), and ``oracle`` with ``oracle_attainment``, the best that sees true lengths, or None.
+        policies: For each policy ``policy``, ``kind``, ``privileged``, ``boards`` it was judged on, ``mean_rank`` (mean
+            over boards of the middle of its ranks, as a share of the policies there: 0 is first), and ``by_board``:
+            attainment, rank and rank_to of each board.
+        flips: Pairs of policies and boards where each was shown to be better on one: ``first``, ``second``,
+            ``first_wins_on``, ``by``, ``second_wins_on``, ``by_there``; largest first.
+    """
+
+    boards: list[Row]
+    policies: list[Row]
+    flips: list[Row]
+
+
+def leaderboard(results: Sequence[EvaluationResult], defaults: str | None = None) -> Leaderboard:
+    """Put results side by side, each at its headline load.
+
+    Args:
+        results: Results of ``evaluate``, on different scenarios or loads.
+        defaults: The policy that gains are measured from; None: round robin with vLLM's defaults.
+
+    Raises:
+        BurstenvError: On no results, or two of the same scenario, split and load.
+    """
+    if not results:
+        raise BurstenvError("a leaderboard needs at least one result")
+    by_board: dict[str, EvaluationResult] = {}
+    for result in results:
+        name = f"{result.scenario}, load {result.headline_load:g}"
+        if result.split != "test":
+            name += f" ({result.split})"
+        if name in by_board:
+            raise BurstenvError(f"two results are of {name}; give one of them")
+        by_board[name] = result
+    base = defaults or DEFAULTS[0]
+    boards = [_board(name, result, base) for name, result in by_board.items()]
+    entries: dict[str, Row] = {}
+    for board, result in by_board.items():
+        count = len([row for row in result.ranks if row["load"] == result.headline_load])
+        for row in result.ranking(result.headline_load):
+            policy = result.policy(row["policy"])
+            entry = entries.setdefault(
+                row["policy"],
+                {"policy": row["policy"], "kind": policy["kind"], "privileged": policy["privileged"], "by_board": {}},
+            )
+            rank = result.rank_of(row["policy"], result.headline_load)
+            entry["by_board"][board] = {
+                "attainment": row["attainment"],
+                "rank": None if rank is None else rank["rank"],
+                "rank_to": None if rank is None else rank["rank_to"],
+                "place": None if rank is None else (0.5 * (rank["rank"] + rank["rank_to"]) - 1) / max(1, count - 1),
+            }
+    for entry in entries.values():
+        places = [at["place"] for at in entry["by_board"].values() if at["place"] is not None]
+        entry["boards"] = len(entry["by_board"])
+        entry["mean_rank"] = float(np.mean(places)) if places else None
+    ordered = sorted(
+        entries.values(),
+        key=lambda e: (e["privileged"], -e["boards"], 2.0 if e["mean_rank"] is None else e["mean_rank"], e["policy"]),
+    )
+    return Leaderboard(boards, ordered, _flips(by_board))
+
+
+def _board(name: str, result: EvaluationResult, defaults: str) -> Row:
+    load = result.headline_load
+    ranked = result.ranking(load)
+    open_rows = [row for row in ranked if not result.policy(row["policy"])["privileged"]]
+    oracles = [row for row in ranked if result.policy(row["policy"])["privileged"]]
+    best = open_rows[0]
+    row: Row = {
+        "board": name, "scenario": result.scenario, "split": result.split, "load": load,
+        "episodes": best["episodes"], "blocks": best["blocks"], "best": best["policy"],
+        "attainment": best["attainment"], "low": best["attainment_low"], "high": best["attainment_high"],
+        "defaults": None, "defaults_attainment": None, "gain": None, "gain_low": None, "gain_high": None,
+        "oracle": oracles[0]["policy"] if oracles else None,
+        "oracle_attainment": oracles[0]["attainment"] if oracles else None,
+    }  # fmt: skip
+    if any(entry["policy"] == defaults for entry in ranked):
+        values, days = _values(result, [best["policy"], defaults])
+        gain = paired_difference(values[0], values[1], days)
+        row.update(defaults=defaults, defaults_attainment=float(values[1].mean()))
+        row.update(gain=gain.mean, gain_low=gain.low, gain_high=gain.high)
+    return row
+
+
+def _values(result: EvaluationResult, names: Sequence[str]) -> tuple[Any, list[int]]:
+    load = result.headline_load
+    found: dict[str, list[Row]] = {name: [] for name in names}
+    for row in result.episodes:
+        if row["load"] == load and row["policy"] in found:
+            found[row["policy"]].append(row)
+    days = [row["day"] for row in found[names[0]]]
+    return np.array([[row["attainment"] for row in found[name]] for name in names]), days
+
+
+def _flips(by_board: dict[str, EvaluationResult]) -> list[Row]:
+    """Return where each of two policies was shown to be better on a board, the widest of each pair."""
+    shown: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for board, result in by_board.items():
+        pairs = next(row for row in result.pairs if row["load"] == result.headline_load)
+        for i, first in enumerate(pairs["policies"]):
+            for j, second in enumerate(pairs["policies"]):
+                low = pairs["low"][i][j]
+                if low is not None and low > 0:
+                    shown.setdefault((first, second), []).append((board, pairs["mean"][i][j]))
+    flips = []
+    for (first, second), wins in shown.items():
+        losses = shown.get((second, first))
+        if first < second and losses:
+            here, there = max(wins, key=lambda w: w[1]), max(losses, key=lambda w: w[1])
+            flips.append(
+                {
+                    "first": first, "second": second, "first_wins_on": here[0], "by": here[1],
+                    "second_wins_on": there[0], "by_there": there[1],
+                }
+            )  # fmt: skip
+    return sorted(flips, key=lambda row: -min(row["by"], row["by_there"]))
+
+
+def leaderboard_tables(board: Leaderboard) -> list[Table]:
+    """Return the tables of the page."""
+    names = [row["board"] for row in board.boards]
+    lines = []
+    for row in board.boards:
+        gain = ABSENT if row["gain"] is None else points(row["gain"], row["gain_low"], row["gain_high"])
+        oracle = ABSENT if row["oracle"] is None else f"{percent(row['oracle_attainment'])} ({row['oracle']})"
+        cells = [
+            Cell(row["board"]), Cell(f"{percent(row['attainment'])} {percent_interval(row['low'], row['high'])}"),
+            Cell(percent(row["defaults_attainment"])), Cell(gain.replace(" points", "")), Cell(oracle),
+        ]  # fmt: skip
+        lines.append(Line(row["best"], "heuristic", [], cells))
+    found = [
+        Table(
+            "The best on each board",
+            "The best policy that could be deployed, and its paired gain in percentage points over the defaults "
+            f"(`{next((r['defaults'] for r in board.boards if r['defaults']), DEFAULTS[0])}`); last, the best of the "
+            "policies that see true output lengths, which take no rank.",
+            ["board", "attainment", "defaults", "gain", "with true lengths"],
+            lines,
+        )
+    ]
+    lines = []
+    for entry in board.policies[:SHOWN]:
+        cells = [Cell(ABSENT if entry["mean_rank"] is None else f"{entry['mean_rank']:.2f}")]
+        for name in names:
+            at = entry["by_board"].get(name)
+            if at is None:
+                cells.append(Cell(ABSENT))
+                continue
+            rank = "apart"
+            if at["rank"] is not None:
+                rank = f"{at['rank']}" if at["rank"] == at["rank_to"] else f"{at['rank']} to {at['rank_to']}"
+            depth = None if at["place"] is None else 0.6 * (1.0 - at["place"]) ** 2
+            cells.append(Cell(f"{rank} ({percent(at['attainment'])})", depth))
+        lines.append(Line(entry["policy"], "apart" if entry["privileged"] else entry["kind"], [], cells))
+    found.append(
+        Table(
+            "Ranks",
+            "Rank and attainment on each board; policies share ranks where the interval of their paired difference "
+            "holds 0. First the mean place, from 0 (always first) to 1 (always last); policies judged on more boards "
+            "come first." + (f" The first {SHOWN} of {len(board.policies)}." if len(board.policies) > SHOWN else ""),
+            ["mean place", *names],
+            lines,
+        )
+    )
+    if len(board.boards) > 1:
+        lines = [
+            Line(
+                flip["first"],
+                "heuristic",
+                [],
+                [
+                    Cell(flip["second"]), Cell(f"{flip['first_wins_on']}: {100 * flip['by']:+.1f}"),
+                    Cell(f"{flip['second_wins_on']}: {100 * -flip['by_there']:+.1f}"),
+                ],
+            )
+            for flip in board.flips[:30]
+        ]  # fmt: skip
+        caption = (
+            "Pairs of which each was shown to be better somewhere (paired interval excludes 0): the difference of the "
+            "first minus the second in percentage points, where it is widest either way. "
+        )
+        caption += f"{len(board.flips)} pairs flip; the widest 30." if len(board.flips) > 30 else ""
+        if not board.flips:
+            caption += "None does."
+        found.append(Table("Where rankings flip", caption, ["second", "first is ahead", "second is ahead"], lines))
+    return found
+
+
+def verdict(board: Leaderboard) -> str:
+    """Return what the leaderboard shows, in a sentence or two; names stand in backquotes."""
+    winners = list(dict.fromkeys(row["best"] for row in board.boards))
+    count = len(board.boards)
+    if count == 1:
+        text = f"On the only board, {board.boards[0]['board']}, `{winners[0]}` attains most. "
+    elif len(winners) == 1:
+        text = f"`{winners[0]}` attains most on all {count} boards. "
+    else:
+        text = f"No policy is best everywhere: {len(winners)} different ones attain most on {count} boards. "
+    gains = [row["gain"] for row in board.boards if row["gain"] is not None]
+    if gains:
+        low, high = 100 * min(gains), 100 * max(gains)
+        span = f"{low:+.1f}" if len(gains) == 1 else f"{low:+.1f} to {high:+.1f}"
+        text += f"The best is {span} points ahead of the defaults. "
+    if count > 1:
+        text += f"{len(board.flips)} pairs of policies change places between boards."
+    return text.strip()
+
+
+def write_leaderboard(
+    results: Sequence[EvaluationResult], path: str | Path, defaults: str | None = None
+) -> dict[str, Path]:
+    """Write the leaderboard of results as one HTML page, with Markdown and JSON beside it, each whole or not at all.
+
+    Args:
+        results: Results of ``evaluate``.
+        path: The page.
+        defaults: See :func:`leaderboard`.
+
+    Returns:
+        The paths by ``html``, ``markdown`` and ``json``.
+
+    Raises:
+        BurstenvError: As :func:`leaderboard`; also without jinja2.
+    """
+    from burstenv.evaluation.report.report import markdown_table, page_environment
+
+    board = leaderboard(results, defaults)
+    path = Path(path)
+    paths = {"html": path, "markdown": path.with_suffix(".md"), "json": path.with_suffix(".json")}
+    tables = leaderboard_tables(board)
+    environment, style = page_environment()
+    here = resources.files("burstenv.evaluation")
+    template = environment.from_string((here / "leaderboard.html.j2").read_text(encoding="utf-8"))
+    facts = (
+        f"{len(board.boards)} results, {len(board.policies)} policies; "
+        f"{sum(row['episodes'] for row in board.boards):,} episodes of each policy judged everywhere."
+    )
+    page = template.render(title="Leaderboard", css=style, facts=facts, headline=verdict(board), tables=tables)
+    write_atomic(paths["json"], json.dumps(asdict(board), indent=1, allow_nan=False) + "\n")
+    parts = ["# Leaderboard", facts, f"**{verdict(board)}**"]
+    for table in tables:
+        parts += [f"## {table.title}", table.caption, markdown_table(table)]
+    write_atomic(paths["markdown"], "\n\n".join(parts) + "\n")
+    write_atomic(paths["html"], page)
+    return paths

@@ -1,0 +1,238 @@
+"""The report: one self-contained HTML file, the same in Markdown, and the result they were written from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.report.learning_curve import learning_curve
+from burstenv.evaluation.report.tables import Table, tables
+from burstenv.evaluation.report.text import headline, headline_agent, notes, percent, points
+from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.files import write_atomic
+
+
+def write_report(
+    result: EvaluationResult, folder: str | Path, training: Sequence[Row] | None = None
+) -> dict[str, Path]:
+    """Write ``report.html``, ``report.md`` and ``result.json`` into a folder, each whole or not at all.
+
+    Nothing is computed here but layout: every number stands in ``result``. The same result gives the same
+    files.
+
+    Args:
+        result: The evaluation.
+        folder: Where to write; made if missing.
+        training: A training log for the learning curve, see ``training.learning_curve``; one curve for
+            each ``run``, and the reference as a line.
+
+    Returns:
+        The paths by ``html``, ``markdown`` and ``json``.
+
+    Raises:
+        BurstenvError: Without jinja2, on a training record that lacks its numbers, or where the
+            folder cannot be written.
+    """
+    page = html(result, training)
+    folder = Path(folder)
+    paths = {"html": folder / "report.html", "markdown": folder / "report.md", "json": folder / "result.json"}
+    result.to_json(paths["json"])
+    write_atomic(paths["markdown"], markdown(result))
+    write_atomic(paths["html"], page)
+    return paths
+
+
+def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str:
+    """Return the report as one HTML page that loads nothing from anywhere.
+
+    Raises:
+        BurstenvError: Without jinja2.
+    """
+    environment, style = page_environment()
+    here = resources.files("burstenv.evaluation")
+    template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=_title(result),
+        css=style,
+        facts=_facts(result),
+        headline=headline(result),
+        tiles=_tiles(result),
+        sections=_sections(result, learning_curve(training or ())),
+        notes=notes(result),
+        version=result.provenance["burstenv"],
+        revision=result.manifest.get("revision"),
+        trace=result.provenance["trace"]["sha256"],
+        **_appendix(result),
+    )
+
+
+def page_environment() -> tuple[Any, Any]:
+    """Return what pages are made with: a Jinja environment, and the style sheet.
+
+    Raises:
+        BurstenvError: Without jinja2.
+    """
+    try:
+        import jinja2
+        from markupsafe import Markup, escape
+    except ImportError as error:
+        raise BurstenvError(
+            f"writing a report needs {error.name}; install it with: pip install 'burstenv[report]'"
+        ) from None
+
+    def coded(text: str) -> Markup:
+        """Escape a sentence and set what stands in backquotes as code."""
+        parts = text.split("`")
+        return Markup("").join(
+            Markup("<code>{}</code>").format(breakable(part)) if k % 2 else bound(part) for k, part in enumerate(parts)
+        )
+
+    def breakable(name: str) -> Markup:
+        """Let a composite's name break between its parts and parameters."""
+        return Markup(re.sub("([/,(])", r"\1<wbr>", str(escape(name))))
+
+    def bound(text: str) -> Markup:
+        """Keep a percent sign with its number and an interval in one piece."""
+        return escape(re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text.replace(" %", "\u00a0%")))
+
+    here = resources.files("burstenv.evaluation")
+    loader = jinja2.FunctionLoader(lambda name: (here / name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    environment.filters.update(coded=coded, breakable=breakable, bound=bound)
+    return environment, Markup((here / "report.css").read_text(encoding="utf-8"))
+
+
+def markdown(result: EvaluationResult) -> str:
+    """Return the report as Markdown: headline, tables, notes and configuration; no figures."""
+    appendix = _appendix(result)
+    parts = [f"# {_title(result)}", _facts(result), f"**{headline(result)}**"]
+    for section in _sections(result, []):
+        for table in section["tables"]:
+            parts += [f"## {table.title}", table.caption, markdown_table(table)]
+    parts += ["## What to know before believing this", "\n".join(f"- {note}" for note in notes(result))]
+    parts += ["## Everything needed to run this again", f"Command: `{appendix['command']}`"]
+    parts += [f"```yaml\n{appendix[name]}```" for name in ("policies", "provenance")]
+    return "\n\n".join(parts) + "\n"
+
+
+_SECTIONS = {
+    "attainment": "Who attains what",
+    "losses": "What became of the requests",
+    "groups": "By class, model, prompt length and burstiness",
+    "latency": "Latency",
+    "timelines": "A good and a bad episode",
+    "pairs": "Policy against policy",
+    "seeds": "Training",
+    "tuning": "What was tuned, and how",
+}
+
+
+def _sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the sections that hold anything: key, title, pictures and tables."""
+    from burstenv.evaluation.report.figures import figures, learning_figures, profile_figure
+
+    drawn, listed = figures(result), tables(result)
+    profile = profile_figure(result)
+    drawn["seeds"] = [*([profile] if profile is not None else []), *learning_figures(training)]
+    found = []
+    for key, title in _SECTIONS.items():
+        pictures, held = drawn.get(key, []), listed.get(key, [])
+        if pictures or held:
+            legends = {picture.legend for picture in pictures}
+            shared = legends.pop() if len(pictures) > 2 and len(legends) == 1 else ()
+            found.append(
+                {
+                    "key": key, "title": title, "pictures": pictures, "tables": held, "legend": shared,
+                    "intro": _about_episodes(result) if key == "timelines" else "",
+                }
+            )  # fmt: skip
+    return found
+
+
+def _about_episodes(result: EvaluationResult) -> str:
+    names = list(dict.fromkeys(row["policy"] for row in result.timelines))
+    beside = f" beside `{names[1]}`" if len(names) > 1 else ""
+    return (
+        f"The episodes at load {result.headline_load:g} on which `{names[0]}`{beside} did best and worst, second by "
+        "second: arrivals by what became of them, and how many finishing requests were in the system (the line, scaled "
+        "to its greatest value)."
+    )
+
+
+def _tiles(result: EvaluationResult) -> list[dict[str, str]]:
+    """Return the few numbers that a reader wants first."""
+    load = result.headline_load
+    best = result.best_at(load)
+    tiles = []
+    agent = headline_agent(result)
+    names = [(agent["policy"], "the agent")] if agent is not None else []
+    names.append((best["policy"], "the heuristic chosen beforehand" if best["beforehand"] else "the best heuristic"))
+    if result.reference != best["policy"]:
+        names.append((result.reference, "the reference"))
+    for name, what in names:
+        row = result.summary_of(name, load)
+        tiles.append({"value": percent(row["attainment"]), "text": f"attained by {what}, `{name}`"})
+    top, against = (agent["policy"], "best") if agent is not None else (best["policy"], "reference")
+    difference = result.difference(top, load, against)
+    if top != difference["other"]:
+        amount = points(difference["mean"], difference["low"], difference["high"])
+        value, _, interval = amount.partition(" points")
+        tiles.append({"value": f"{value} points", "text": f"over {difference['other']}{interval}, paired by episode"})
+    return tiles
+
+
+def _title(result: EvaluationResult) -> str:
+    return f"Evaluation: scenario {result.scenario}, {result.split} split"
+
+
+def _facts(result: EvaluationResult) -> str:
+    row = result.ranking(result.headline_load)[0]
+    loads = ", ".join(f"{load:g}" for load in result.loads)
+    where = "load" if len(result.loads) == 1 else "each of the loads"
+    kinds = [f"{len(result.policies) - len(result.agents)} heuristics"]
+    if result.agents:
+        kinds.insert(0, f"{len(result.agents)} agent{'s' if len(result.agents) > 1 else ''}")
+    return (
+        f"{' and '.join(kinds)}; {row['episodes']} episodes from {row['blocks']} "
+        f"day{'s' if row['blocks'] > 1 else ''} "
+        f"at {where} {loads}; {row['offered']:,} requests offered to each policy at load "
+        f"{result.headline_load:g}. burstenv {result.provenance['burstenv']}."
+    )
+
+
+def _appendix(result: EvaluationResult) -> dict[str, str]:
+    origin = result.provenance
+    return {
+        "command": str(result.manifest.get("command", "")),
+        "policies": _yaml(
+            {
+                "heuristics": [policy["name"] for policy in result.policies if policy["kind"] == "heuristic"],
+                "agents": [
+                    {key: policy[key] for key in ("name", "privileged", "environment")} for policy in result.agents
+                ],
+            }
+        ),
+        "provenance": _yaml({**origin, "manifest": {k: v for k, v in result.manifest.items() if k != "command"}}),
+    }
+
+
+def _yaml(values: Any) -> str:
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table in Markdown."""
+    lines = [[table.first, *table.columns]]
+    for line in table.lines:
+        tags = f" ({', '.join(line.tags)})" if table.tagged and line.tags else ""
+        name = f"{line.lead}`{line.policy}`"
+        lines.append([f"**{name}**{tags}" if line.kind == "agent" else name + tags, *(c.text for c in line.cells)])
+    rows = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    ruler = "|" + "|".join([" :--- ", *[" ---: "] * len(table.columns)]) + "|"
+    return "\n".join([rows[0], ruler, *rows[1:]])

@@ -1,0 +1,188 @@
+"""docs/scenarios.md, made of the scenarios' YAML, of what tuning found and of the headroom that was measured.
+
+``python -m burstenv.evaluation.report.scenario_page [--check]`` writes it, or says that it is old.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from burstenv.cluster import ClusterConfig, resolve_cluster
+from burstenv.config import load, shipped
+from burstenv.envs.scenario import ScenarioConfig
+from burstenv.evaluation.bound.headroom import Headroom, shipped_headroom
+from burstenv.evaluation.tuning.tuned_policies import FOLDER as TUNED
+from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, scenario_digest
+from burstenv.files import write_atomic
+from burstenv.workload import CLASSES
+
+PAGE = Path("docs/scenarios.md")
+_INTRODUCTION = """\
+# The scenarios
+
+A scenario is a task: cluster, traffic, load, objectives and clients, named and versioned. Each is a YAML file in
+`configs/scenarios/`; results of different versions cannot be compared. This page is made of those files
+(`make docs`).
+
+**Load** is a share of *capacity*, the rate at which `always/jsq/vllm` attains 90 % (`burstenv scenarios NAME
+--capacity` measures it on each split). With a tight TPOT and old metrics that policy breaks early: it fills slow
+replicas as far as fast ones and sends a burst to whoever was empty when metrics were read last. So tuned policies
+still attain most requests at several times its capacity.
+
+**Episodes** are fixed: `configs/episodes/` holds for each scenario 18 validation and 27 test episodes with a digest
+of what policies meet in them. `evaluate`, `tune` and the validation of agents draw these, and say so when a changed
+generator or sampler gives others.
+
+**Tuned composites** are data, too: `configs/tuned/` holds the best composite that a budget of trials found on the
+validation episodes at each training load. `make tuned` finds all of them anew and draws the episode lists.
+"""
+
+
+_HEADROOM = """\
+## Headroom
+
+How much is there to win, and how much of it is left once heuristics are tuned? Every policy meets the same test
+episodes at the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and
+*foresight*: that composite improved by simulating each choice in the true future
+([`oracle-lookahead`](lookahead.md)). What foresight reaches can be reached, so the room is at least that; no policy
+exceeds the *bound* (`burstenv/evaluation/bound/upper_bound.py`). Attainment in %, gains in points with 95 % intervals by days.
+"""
+ROOM = 0.05  # between the best composite and foresight, that at least half of the suite is to have
+
+
+def page() -> str:
+    """Return the page."""
+    configs = [load(ScenarioConfig, "scenarios", name) for name in shipped("scenarios")]
+    parts = [_INTRODUCTION, "## All at a glance\n", _overview(configs), _headroom(configs)]
+    for config in configs:
+        parts += [f"## {config.name}\n", f"{' '.join(config.description.split())}\n", _facts(config), _tuned(config)]
+    return "\n".join(part for part in parts if part)
+
+
+def _overview(configs: Sequence[ScenarioConfig]) -> str:
+    rows = []
+    for config in configs:
+        found = _tuned_of(config)
+        best = None if found is None else next((p for p in found.policies if p.load == config.load), None)
+        capacity = "measured on first use" if config.capacity_per_s is None else f"{config.capacity_per_s['test']:.1f}"
+        cells = [f"[{config.name}](#{config.name})", str(config.version), str(_replicas(config)), f"{config.load:g}"]
+        if best is None:
+            cells += [capacity, "-", "-"]
+        else:
+            cells += [capacity, _percent(best.default_attainment), _percent(best.attainment)]
+        rows.append(cells)
+    head = ["scenario", "version", "replicas", "load", "capacity [1/s]", "`always/jsq/vllm`", "best tuned"]
+    note = "The last two columns are attainment on the validation episodes, on which the last one was tuned.\n"
+    return "\n".join([_table(head, rows), note])
+
+
+def _headroom(configs: Sequence[ScenarioConfig]) -> str:
+    found = [one for one in map(shipped_headroom, configs) if one is not None]
+    if not found:
+        return ""
+    rows = [_room_of(one) for one in found]
+    head = ["scenario", "episodes", "round robin", "best tuned", "foresight", "bound", "tuning adds", "foresight adds"]
+    wide = sum(one.room.gain >= ROOM for one in found)
+    missing = [config.name for config in configs if shipped_headroom(config) is None]
+    without = f" Not measured: {', '.join(missing)}." if missing else ""
+    lines = [
+        f"{wide} of {len(found)} scenarios have {100 * ROOM:g} points or more between the best tuned composite and "
+        f"foresight.{without}\n",
+        "The command of each row stands in its scenario's section; with `--out configs/headroom` it writes the data\n"
+        "that this table is made of. `make headroom` measures everything anew, 9 episodes each. Episodes are fewer,\n"
+        "and horizons shorter, where a scenario is expensive to foresee.\n",
+    ]
+    return "\n".join([_HEADROOM, _table(head, rows), *lines])
+
+
+def _room_of(one: Headroom) -> list[str]:
+    steps = {step.name: step for step in one.steps}
+    names = ("round-robin", "best", "foresight", "bound")
+    shares = [f"{100 * steps[name].attainment:.1f}" for name in names]
+    return [f"[{one.scenario}](#{one.scenario})", str(one.episodes), *shares, steps["best"].shown, one.room.shown]
+
+
+def _facts(config: ScenarioConfig) -> str:
+    episode, seen = config.episode, config.observation
+    mix = "as in the trace" if episode.mix is None else ", ".join(f"{100 * v:g} % {k}" for k, v in episode.mix.items())
+    cluster = config.cluster if isinstance(config.cluster, str) else config.cluster.name
+    workload = config.workload if isinstance(config.workload, str) else "its own"
+    lines = [
+        f"- version {config.version}; cluster `{cluster}` ({_replicas(config)} replicas)",
+        f"- workload `{workload}`, {mix}; episodes of {episode.duration_s:g} s",
+        f"- judged at load {config.load:g}, trained at {', '.join(f'{x:g}' for x in config.train_loads)}",
+    ]
+    if config.capacity_per_s is not None:
+        lines.append("- capacity " + ", ".join(f"{v:g}/s ({k})" for k, v in config.capacity_per_s.items()))
+    for name in CLASSES:
+        slo = config.slo[name]
+        if episode.mix is None or episode.mix.get(name, 0.0) > 0.0:
+            worth = "" if slo.value == 1.0 else f", worth {slo.value:g} a token"
+            lines.append(
+                f"- {name}: TTFT {slo.ttft_base_s:g} s + {1000 * slo.ttft_per_token_s:g} ms a prompt token, TPOT "
+                f"{1000 * slo.tpot_s:g} ms{worth}"
+            )
+    if seen.period_s > 0.0:
+        sent = "adds what it has sent since" if seen.count_sent else "does not count what it has sent since"
+        lines.append(f"- the router reads metrics every {seen.period_s:g} s, {seen.delay_s:g} s late, and {sent}")
+    if config.clients.patience is not None:
+        lines.append("- clients lose patience")
+    if config.clients.retries is not None:
+        retries = config.clients.retries
+        lines.append(f"- clients send again up to {retries.max_retries} times after {' or '.join(retries.after)}")
+    measured = shipped_headroom(config)
+    if measured is not None:
+        lines.append(f"- headroom: `{measured.command}`")
+    return "\n".join(lines) + "\n"
+
+
+def _tuned(config: ScenarioConfig) -> str:
+    found = _tuned_of(config)
+    if found is None:
+        return ""
+    rows = [
+        [f"{p.load:g}", f"`{p.policy}`", _percent(p.default_attainment), _percent(p.attainment), str(p.trials)]
+        for p in found.policies
+    ]
+    return _table(["load", "best tuned composite", "`always/jsq/vllm`", "attains", "trials"], rows)
+
+
+def _tuned_of(config: ScenarioConfig) -> TunedPolicies | None:
+    if config.name not in shipped(TUNED):
+        return None
+    found = load(TunedPolicies, TUNED, config.name)
+    return found if found.scenario_sha256 == scenario_digest(config) else None
+
+
+def _replicas(config: ScenarioConfig) -> int:
+    cluster = load(ClusterConfig, "clusters", config.cluster) if isinstance(config.cluster, str) else config.cluster
+    return len(resolve_cluster(cluster))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100.0 * value:.1f} %"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page; with ``--check`` say whether it is old."""
+    text = page()
+    old = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text
+    if "--check" in arguments:
+        if old:
+            print(f"{PAGE}: not up to date; run python -m burstenv.evaluation.report.scenario_page", file=sys.stderr)
+        return int(old)
+    if old:
+        write_atomic(PAGE, text)
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

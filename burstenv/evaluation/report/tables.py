@@ -1,0 +1,341 @@
+"""The tables of a report, as columns and cells; HTML and Markdown are two ways to write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from burstenv.evaluation.metrics import PROMPT_EDGES_TOKENS, groups
+from burstenv.evaluation.report.text import (
+    ABSENT,
+    milliseconds,
+    number,
+    percent,
+    percent_interval,
+    points,
+    seconds,
+)
+from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.summary import BURSTINESS_BUCKETS
+from burstenv.workload import CLASSES
+from burstenv.workload.trace import MODELS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, and in heat tables its depth, from -1 to 1."""
+
+    text: str
+    heat: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: the policy, what it is, and its cells."""
+
+    policy: str
+    kind: str  # "agent", "heuristic", or "apart" for one that sees true lengths
+    tags: list[str]
+    cells: list[Cell]
+    lead: str = ""  # stands before the name
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: title, what it shows, the columns after the first (the policy), and rows."""
+
+    title: str
+    caption: str
+    columns: list[str]
+    lines: list[Line] = field(default_factory=list)
+    first: str = "policy"  # heading of the first column
+    tagged: bool = False  # whether tags are shown
+    matrix: bool = False  # whether cells are small
+
+
+def tags(result: EvaluationResult, policy: Row) -> list[str]:
+    """Return what a reader must know of a policy: reference, best, fixed part of whom, privileged."""
+    found = []
+    best = result.best_at(result.headline_load)
+    for role in policy["roles"]:
+        if role["role"].startswith("best") and policy["name"] != best["policy"]:
+            continue  # chosen for another load
+        found.append(f"fixed part of {role['of']}" if role["of"] else role["role"])
+    if best["policy"] == policy["name"] and not best["beforehand"] and best["candidates"] > 1:
+        found.append("best heuristic")
+    if policy["privileged"]:
+        found.append("privileged")
+    return found
+
+
+def tables(result: EvaluationResult) -> dict[str, list[Table]]:
+    """Return the tables of a report by section."""
+    load = result.headline_load
+    found = {"attainment": [_attainment(result, load)]}
+    if len(result.loads) > 1:
+        found["attainment"].append(_over_load(result))
+    found["losses"] = [_outcomes(result, load)]
+    found["groups"] = [_by_group(result, load), _group_differences(result, load)]
+    found["latency"] = [_latency(result, load)]
+    found["pairs"] = [_pairs(result, load)]
+    if result.seeds:
+        found["seeds"] = [_seeds(result)]
+    if result.tuning:
+        found["tuning"] = [_tuning(row) for row in result.tuning]
+    return found
+
+
+def _lines(result: EvaluationResult, load: float, cells_of: Callable[[Row], list[Cell]]) -> list[Line]:
+    lines = []
+    for row in result.ranking(load):
+        policy = result.policy(row["policy"])
+        kind = "apart" if policy["privileged"] else policy["kind"]
+        lines.append(Line(row["policy"], kind, tags(result, policy), cells_of(row)))
+    return sorted(lines, key=lambda line: line.kind == "apart")  # oracles stand apart, at the end
+
+
+def _attainment(result: EvaluationResult, load: float) -> Table:
+    best = result.best_at(load)
+
+    def against(row: Row, which: str, other: str) -> Cell:
+        if row["policy"] == other:
+            return Cell("itself")
+        difference = result.difference(row["policy"], load, which)
+        return Cell(points(difference["mean"], difference["low"], difference["high"]).replace(" points", ""))
+
+    def cells(row: Row) -> list[Cell]:
+        against_best = result.difference(row["policy"], load, "best")
+        return [
+            Cell(_rank(result.rank_of(row["policy"], load))),
+            Cell(percent(row["attainment"])),
+            Cell(percent_interval(row["attainment_low"], row["attainment_high"])),
+            against(row, "best", best["policy"]),
+            Cell("" if row["policy"] == best["policy"] else p_value(against_best["p_adjusted"])),
+            against(row, "reference", result.reference),
+            Cell(percent(row["token_weighted_attainment"])),
+            Cell(number(row["goodput_per_s"])),
+        ]
+
+    return Table(
+        f"Ranks and paired differences at load {load:g}",
+        f"Differences are paired, in percentage points, against the {'chosen' if best['beforehand'] else 'best'} "
+        f"heuristic, `{best['policy']}`, and the reference, `{result.reference}`. Policies share a rank where the "
+        "interval of their difference holds 0. p is corrected for the number of policies (Romano and Wolf).",
+        [
+            "rank", "attainment", "95 % interval", "minus best heuristic", "p", "minus reference", "by tokens",
+            "goodput [req/s]",
+        ],
+        _lines(result, load, cells),
+        tagged=True,
+    )  # fmt: skip
+
+
+def _rank(row: Row | None) -> str:
+    if row is None:
+        return ABSENT
+    return str(row["rank"]) if row["rank"] == row["rank_to"] else f"{row['rank']} to {row['rank_to']}"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value with two figures."""
+    return ABSENT if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _over_load(result: EvaluationResult) -> Table:
+    def cells(row: Row) -> list[Cell]:
+        found = []
+        for load in result.loads:
+            at = result.summary_of(row["policy"], load)
+            interval = percent_interval(at["attainment_low"], at["attainment_high"])
+            found.append(Cell(f"{percent(at['attainment'])} {interval}"))
+        return found
+
+    columns = [f"load {load:g}" for load in result.loads]
+    caption = "Share of capacity offered, and attainment with its 95 % interval."
+    return Table("Attainment over load", caption, columns, _lines(result, result.headline_load, cells))
+
+
+def _by_group(result: EvaluationResult, load: float) -> Table:
+    first = result.ranking(load)[0]  # every policy is offered the same requests
+    names = [*CLASSES, *MODELS, *_bucket_titles()]
+    shown = [(title, group) for title, group in zip(names, groups(), strict=True) if first[f"{group}_offered"]]
+    columns = [f"{title} ({percent(first[f'{group}_offered'] / first['offered'])})" for title, group in shown]
+
+    def cells(row: Row) -> list[Cell]:
+        return [_heat(row[f"{group}_attainment"]) for _, group in shown]
+
+    caption = "Attainment of each group of requests; in brackets, the group's share of the offered requests."
+    return Table(f"By class, model and prompt tokens at load {load:g}", caption, columns, _lines(result, load, cells))
+
+
+def _bucket_titles() -> list[str]:
+    edges = [0, *PROMPT_EDGES_TOKENS]
+    between = [f"{low}-{high}" for low, high in pairwise(edges)]
+    return [*between, f">{edges[-1]}"]
+
+
+_CLIENT_COLUMNS: dict[str, tuple[str, Callable[[Any, Row], str]]] = {
+    "abandoned": ("abandoned", lambda count, row: percent(count / row["offered"])),
+    "attempts": ("attempts per request", lambda count, row: number(count / row["offered"], 3)),
+    "refusals": ("refusals per request", lambda count, row: number(count / row["offered"], 3)),
+    "upstream_failed": ("failed upstream", lambda count, row: percent(count / row["offered"])),
+    "unsent": ("unsent turns", lambda count, row: f"{count:,}"),
+}
+
+
+def _outcomes(result: EvaluationResult, load: float) -> Table:
+    def cells(row: Row) -> list[Cell]:
+        return [
+            Cell(percent(row["late"] / row["offered"])),
+            Cell(percent(row["rejected"] / row["offered"])),
+            Cell(percent(row["failed"] / row["offered"])),
+            Cell(number(row["preemptions_per_finished"], 3)),
+            Cell(percent(row["kv_use_mean"])),
+            Cell(percent(row["kv_use_max"])),
+            Cell(percent(row["max_replica_share"])),
+            *(Cell(show(row[name], row)) for name, (_, show) in clients.items()),
+        ]
+
+    clients = _CLIENT_COLUMNS if "attempts" in result.ranking(load)[0] else {}
+    columns = [
+        "late",
+        "rejected",
+        "failed",
+        "preemptions per finished",
+        "KV use, mean",
+        "KV use, max",
+        "busiest replica",
+        *(title for title, _ in clients.values()),
+    ]
+    caption = (
+        "Late, rejected and failed as shares of the offered requests; KV use as a share of the cluster's "
+        "blocks; the "
+        "busiest replica's share of the finished requests."
+    )
+    if clients:
+        caption += (
+            " Late includes abandoned, failed includes what failed upstream for good, and rejected counts the last "
+            "refusal only; unsent turns, of sessions that were over, are not offered."
+        )
+    return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))
+
+
+def _latency(result: EvaluationResult, load: float) -> Table:
+    def cells(row: Row) -> list[Cell]:
+        return [
+            *(Cell(seconds(row[f"ttft_s_{p}"])) for p in ("mean", "p50", "p90", "p99")),
+            *(Cell(milliseconds(row[f"tpot_s_{p}"])) for p in ("mean", "p50", "p90", "p99")),
+            *(Cell(seconds(row[f"e2e_s_{p}"])) for p in ("mean", "p50", "p90", "p99")),
+        ]
+
+    columns = [
+        f"{name} {p}{unit}"
+        for name, unit in (("TTFT", " [s]"), ("TPOT", " [ms]"), ("E2E", " [s]"))
+        for p in ("mean", "p50", "p90", "p99")
+    ]
+    caption = "Over finished requests of all episodes: a policy that refuses requests can look fast here."
+    return Table(f"Latency at load {load:g}", caption, columns, _lines(result, load, cells))
+
+
+def _group_differences(result: EvaluationResult, load: float) -> Table:
+    best = result.best_at(load)["policy"]
+    first = result.ranking(load)[0]["policy"]
+    titles = dict(zip(groups(), [*CLASSES, *MODELS, *_bucket_titles()], strict=True))
+    shown = [(f"{name} episodes", name) for name in BURSTINESS_BUCKETS]
+    shown += [(title, group) for group, title in titles.items() if not group.startswith("prompt_")]
+    shown = [(title, group) for title, group in shown if result.group(first, load, group)["offered"]]
+
+    def cells(row: Row) -> list[Cell]:
+        found = []
+        for _, group in shown:
+            entry = result.group(row["policy"], load, group)
+            text = points(entry["difference"], entry["difference_low"], entry["difference_high"]).replace(" points", "")
+            found.append(Cell("itself" if row["policy"] == best else text))
+        return found
+
+    return Table(
+        f"Minus the best heuristic, by burstiness, class and model, at load {load:g}",
+        f"Paired differences from `{best}` in percentage points of the group's requests, with 95 % intervals by blocks "
+        "of days.",
+        [title for title, _ in shown],
+        _lines(result, load, cells),
+    )
+
+
+def _pairs(result: EvaluationResult, load: float) -> Table:
+    found = next(row for row in result.pairs if row["load"] == load)
+    names = found["policies"]
+    lines = []
+    for i, name in enumerate(names):
+        cells = []
+        for j in range(len(names)):
+            mean, low, high = (found[key][i][j] for key in ("mean", "low", "high"))
+            if i == j:
+                cells.append(Cell(""))
+                continue
+            sure = low is not None and (low > 0 or high < 0)
+            depth = max(-1.0, min(1.0, mean / 0.15)) * 0.6
+            cells.append(Cell(f"{100 * mean:+.1f}" + ("" if sure else " ~"), depth if sure else None))
+        lines.append(Line(name, result.policy(name)["kind"], [], cells, lead=f"{i + 1}. "))
+    return Table(
+        f"Every pair at load {load:g}",
+        "The row's attainment minus the column's, in percentage points, paired by episode; coloured where the 95 % "
+        "interval excludes 0, marked ~ where it does not.",
+        [str(k + 1) for k in range(len(names))],
+        lines,
+        matrix=True,
+    )
+
+
+def _seeds(result: EvaluationResult) -> Table:
+    lines = []
+    for row in result.seeds:
+        cells = [
+            Cell(f"{row['load']:g}"),
+            Cell(str(len(row["members"]))),
+            Cell(percent(row["iqm"])),
+            Cell(percent_interval(row["iqm_low"], row["iqm_high"])),
+            Cell(points(row["mean"], row["low"], row["high"]).replace(" points", "")),
+            Cell(percent(row["improvement"])),
+            Cell(percent_interval(row["improvement_low"], row["improvement_high"])),
+        ]
+        lines.append(Line(row["group"], "agent", [], cells))
+    return Table(
+        "Training seeds",
+        "Interquartile mean of the attainment over training runs and days, its interval by stratified bootstrap over "
+        "runs; the mean over runs minus the best heuristic, by blocks of days; and the probability that a run beats "
+        "the best heuristic on a day.",
+        ["load", "runs", "IQM", "95 % interval", "minus best heuristic", "improves", "95 % interval"],
+        lines,
+        first="algorithm",
+    )
+
+
+def _tuning(row: Row) -> Table:
+    lines = [
+        Line(
+            entry["policy"],
+            "heuristic",
+            [],
+            [
+                Cell(f"{entry['load']:g}"), Cell(percent(entry["attainment"])),
+                Cell(percent(entry["default_attainment"])), Cell(str(entry["candidates"])),
+            ],
+        )
+        for entry in row["policies"]
+    ]  # fmt: skip
+    how = "a search of Optuna's TPE" if row["method"] == "optuna" else "the whole grid"
+    return Table(
+        "Tuned heuristics",
+        f"The best of {row['template']} at each load on {len(row['seeds'])} {row['split']} episodes, found by {how}; "
+        "attainment as found there, which flatters it.",
+        ["load", f"attainment on {row['split']}", "always/jsq there", "tried"],
+        lines,
+    )
+
+
+def _heat(share: float | None) -> Cell:
+    # Attainments crowd near 1, where differences matter.
+    return Cell(ABSENT) if share is None else Cell(percent(share), 0.6 * share**2)

@@ -1,0 +1,181 @@
+"""The units of an evaluation: one policy on one episode, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.cluster import Cluster
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.interval.batch import IntervalBatch
+from burstenv.envs.observation.settings import Sight
+from burstenv.envs.play.policy import player_of
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.episodes import Episode, EpisodeStore
+from burstenv.evaluation.journal import Unit
+from burstenv.evaluation.metrics import episode_metrics, latencies_s
+from burstenv.evaluation.policy import Agent, RememberingAgent, is_privileged, runs_alone
+from burstenv.evaluation.statistics.latency_sketch import Sketch
+from burstenv.evaluation.time_course import course
+from burstenv.policies import Heuristic, NetworkPolicy
+
+Policy = Heuristic | Agent
+Outcome = tuple[Episode, NDArray[Any], dict[str, float | int | None]]
+
+AT_ONCE = 32  # episodes of a task; an agent's are stepped together, always in the same company
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some episodes of one load under one policy, run in one go.
+
+    Attributes:
+        policy: Index into the line-up.
+        load: Share of capacity.
+        seeds: Episodes to run.
+    """
+
+    policy: int
+    load: float
+    seeds: tuple[int, ...]
+
+
+class Arena:
+    """A line-up of policies and the episodes that all of them meet.
+
+    Args:
+        store: The episodes.
+        policies: The line-up.
+    """
+
+    def __init__(self, store: EpisodeStore, policies: Sequence[Policy]):
+        self.store, self.policies = store, list(policies)
+        self._cluster: Cluster | None = None
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster that heuristics run on, made when first needed."""
+        if self._cluster is None:
+            self._cluster = self.store.scenario.make_cluster()
+        return self._cluster
+
+    def tasks(self, loads: Sequence[float], seeds: Sequence[int], done: set[tuple[str, float, int]]) -> list[Task]:
+        """Return what is left to run: by load and episodes first, so that policies follow on shared episodes.
+
+        The episodes of an agent that is not compiled are stepped together, and the last bits of a network's outputs may
+        depend on how many; so where some of them are missing, all of that task are run again.
+        """
+        found = []
+        for load in loads:
+            for first in range(0, len(seeds), AT_ONCE):
+                some = tuple(seeds[first : first + AT_ONCE])
+                for k, policy in enumerate(self.policies):
+                    missing = tuple(seed for seed in some if (policy.name, load, seed) not in done)
+                    if missing:
+                        found.append(Task(k, load, missing if runs_alone(policy) else some))
+        return found
+
+    def run(self, task: Task) -> list[Unit]:
+        """Run a task; returns its units: policy, load, seed, metrics, course and sketches of the latencies."""
+        name = self.policies[task.policy].name
+        units = [
+            {
+                "policy": name,
+                "load": task.load,
+                "seed": episode.seed,
+                "metrics": {
+                    "day": episode.day,
+                    "rate_per_s": episode.rate_per_s,
+                    **metrics,
+                },
+                "course": course(records, episode.duration_s),
+                "latencies": {key: Sketch.of(values).to_list() for key, values in latencies_s(records).items()},
+            }
+            for episode, records, metrics in self.outcomes(task)
+        ]
+        return sorted(units, key=lambda unit: int(unit["seed"]))
+
+    def outcomes(self, task: Task) -> Iterator[Outcome]:
+        """Yield each episode of a task with its records, (n,) REQUEST, and metrics; in any order."""
+        policy = self.policies[task.policy]
+        episodes = [self.store.get(task.load, seed) for seed in task.seeds]
+        if runs_alone(policy):
+            yield from run_alone(self.cluster, policy, episodes, self.store.scenario.sight)
+        else:
+            yield from _run_agent(self.store.scenario, self.store.split, policy, episodes)
+
+
+def run_alone(
+    cluster: Cluster, policy: Heuristic | NetworkPolicy, episodes: Sequence[Episode], sight: Sight | None = None
+) -> Iterator[Outcome]:
+    """Yield episodes under a heuristic or an exported agent, one by one, with their records and metrics."""
+    for episode in episodes:
+        foresees = isinstance(policy, NetworkPolicy) and is_privileged(policy)
+        cluster.load(0, episode.foreseen if foresees else episode.requests, episode.seed, episode.clients)
+        player_of(policy, cluster, 0, sight).run()
+        records = cluster.records(0)
+        yield (
+            episode,
+            records,
+            episode_metrics(
+                records,
+                episode.duration_s,
+                cluster.kv_use(0),
+                model=episode.model,
+                client_counts=cluster.client_counts(0),
+            ),
+        )
+
+
+def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[Episode]) -> Iterator[Outcome]:
+    environment = {**agent.environment, "reward": "attainment"}
+    kind = IntervalBatch if "interval_s" in environment else EnvironmentBatch
+    batch = kind(len(episodes), scenario=scenario, split=split, **environment)
+    for i, episode in enumerate(episodes):
+        requests = episode.foreseen if is_privileged(agent) else episode.requests
+        description = {"split": split, "seed": episode.seed, "load": episode.load}
+        batch.start(i, requests, episode.seed, description, episode.clients)
+    returns = np.zeros(batch.num_envs)  # (N,)
+    running = np.flatnonzero(~batch.done)  # indices of the episodes that go on
+    if isinstance(agent, RememberingAgent):
+        agent.begin(len(running))
+    while len(running):
+        actions = agent.act(batch.shaped(batch.observations[running]), batch.masks[running].astype(bool))
+        shape = len(running), batch.actions.shape[1]
+        batch.actions[running] = _checked_actions(actions, shape, agent.name, kind is IntervalBatch)
+        batch.step()  # leaves environments whose episode is done alone
+        returns += batch.rewards
+        over = batch.done[running]
+        for i in running[over].tolist():
+            records = batch.cluster.records(i)
+            metrics = episode_metrics(
+                records,
+                episodes[i].duration_s,
+                batch.cluster.kv_use(i),
+                float(returns[i]),
+                episodes[i].model,
+                batch.cluster.client_counts(i),
+            )
+            yield episodes[i], records, metrics
+        if isinstance(agent, RememberingAgent) and over.any():
+            agent.keep(np.flatnonzero(~over))
+        running = running[~over]
+
+
+def _checked_actions(actions: Any, shape: tuple[int, ...], name: str, continuous: bool) -> NDArray[Any]:
+    """Return an agent's actions as (N, C) int64 (float64 where they are continuous), or say what is wrong with them."""
+    given = np.asarray(actions)
+    if shape[1] == 1 and given.shape == shape[:1]:
+        given = given[:, None]
+    if given.shape != shape or given.dtype.kind not in ("f" if continuous else "iu"):
+        raise BurstenvError(
+            f"agent {name!r} returned {given.dtype} actions of shape {given.shape}; need "
+            f"{'numbers of -1 to 1' if continuous else 'whole numbers'} "
+            f"of shape {shape}, one row for each environment and one column for each component"
+        )
+    return given.astype(np.float64 if continuous else np.int64)

@@ -1,0 +1,191 @@
+"""What happened when in an episode or a replay: the series that :mod:`burstenv.evaluation.timeline.page` draws.
+
+Two sources, and neither changes the run. The *records* of the requests give arrivals, refusals, failures and
+attainment, exactly and for every instant; they are counted in bins. The *published state* of the replicas (the state
+before the iteration in flight, which is what decisions see) gives waiting requests, KV use and preemptions; it is read
+at every ``k``-th decision epoch, and lines run straight from reading to reading. Where no request was on a replica, as
+the records say, zeros are put in, so that the state before a night is not drawn on through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv.cluster import ClusterState
+from burstenv.engine.enums import ATTAINED, FAILED, LATE, REJECTED, UNSENT
+from burstenv.errors import BurstenvError
+from burstenv.workload import CLASSES
+
+MAX_SAMPLES = 4000  # readings of the state, however long the replay
+MAX_BINS = 4000
+MAX_SEPARATE_REPLICAS = 8  # more are drawn as mean and range
+
+
+class TimelineRecorder:
+    """Reads the published state of one cluster's replicas as its episode goes on.
+
+    Args:
+        names: Names of the replicas, R of them.
+        i: Which cluster of the batch.
+    """
+
+    def __init__(self, names: list[str], i: int = 0):
+        self.names = names
+        self.i = i
+        self._rows: list[tuple[float, np.ndarray, np.ndarray, int]] = []
+
+    @staticmethod
+    def every(num_requests: int) -> int:
+        """Return after how many decisions to read the state next, so that readings stay below their most."""
+        return max(1, -(-num_requests // MAX_SAMPLES))
+
+    def note(self, state: ClusterState) -> None:
+        """Read the state at a decision epoch, or at the end."""
+        replicas = state.replicas[self.i]
+        used = 1.0 - replicas["seen_free_blocks"] / replicas["num_blocks"]
+        self._rows.append(
+            (
+                float(state.environments["now_s"][self.i]),
+                replicas["seen_waiting"].copy(),
+                used,
+                int(replicas["preemptions"].sum()),
+            )
+        )
+
+    def finish(self, records: np.ndarray, title: str, facts: dict[str, Any]) -> Timeline:
+        """Return the timeline, when the episode is done.
+
+        Args:
+            records: The requests with their outcomes, (n,) REQUEST.
+            title: What this is a picture of.
+            facts: What to print beside it, by label.
+
+        Raises:
+            BurstenvError: When there are no requests.
+        """
+        if (records["status"] == UNSENT).any():
+            records = records[records["status"] != UNSENT]
+        if len(records) == 0:
+            raise BurstenvError("an episode without requests has no timeline")
+        return Timeline(
+            title=title,
+            facts=facts,
+            replicas=self.names,
+            time_s=np.array([row[0] for row in self._rows]),
+            waiting=np.array([row[1] for row in self._rows]).reshape(len(self._rows), -1),
+            kv_used=np.array([row[2] for row in self._rows]).reshape(len(self._rows), -1),
+            preemptions=np.array([row[3] for row in self._rows], dtype=np.int64),
+            idle_s=[_idle(records, r) for r in range(len(self.names))],
+            **_binned(records),
+        )
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The series of an episode.
+
+    Attributes:
+        title: What this is a picture of.
+        facts: Figures to print beside it, by label.
+        replicas: Names, R of them.
+        time_s: When the state was read, (S,).
+        waiting: Waiting requests, (S, R) int.
+        kv_used: Share of the KV blocks in use, (S, R).
+        preemptions: Preemptions of all replicas so far, (S,) int64.
+        idle_s: For each replica the stretches without any request on it, (., 2).
+        edges_s: Edges of the bins, (B + 1,).
+        counts: By bin, (B,) int each: ``conversation`` and ``api`` arrivals; ``attained`` and ``settled`` requests
+            by arrival; ``rejected`` and ``failed`` by when it happened.
+    """
+
+    title: str
+    facts: dict[str, Any]
+    replicas: list[str]
+    time_s: np.ndarray
+    waiting: np.ndarray
+    kv_used: np.ndarray
+    preemptions: np.ndarray
+    idle_s: list[np.ndarray]
+    edges_s: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def preemptions_by_bin(self) -> np.ndarray:
+        """Return the preemptions between readings, counted in the bin of the later one, (B,) int64."""
+        new = np.diff(self.preemptions, prepend=0)
+        place = np.clip(np.searchsorted(self.edges_s, self.time_s, side="right") - 1, 0, len(self.edges_s) - 2)
+        return np.bincount(place, weights=new, minlength=len(self.edges_s) - 1).astype(np.int64)
+
+
+def _binned(records: np.ndarray) -> dict[str, Any]:
+    """Count what the records say in bins from the first arrival to the last finish."""
+    arrival_s, status = records["arrival_s"], records["status"]
+    finish_s = np.where(np.isnan(records["finish_s"]), arrival_s, records["finish_s"])
+    start_s = float(arrival_s[0])
+    end_s = max(float(finish_s.max()), float(arrival_s[-1]), start_s + 1e-3)
+    bins = int(np.clip(len(records), 100, MAX_BINS))
+    edges_s = np.linspace(start_s, end_s, bins + 1)
+
+    def count(times_s: np.ndarray) -> np.ndarray:
+        place = ((times_s - start_s) * (bins / (end_s - start_s))).astype(np.int64)
+        return np.bincount(np.clip(place, 0, bins - 1), minlength=bins)
+
+    counts = {name: count(arrival_s[records["class_code"] == code]) for code, name in enumerate(CLASSES)}
+    counts["attained"] = count(arrival_s[status == ATTAINED])
+    counts["settled"] = count(arrival_s[status >= ATTAINED])
+    counts["rejected"] = count(finish_s[status == REJECTED])
+    counts["failed"] = count(finish_s[status == FAILED])
+    return {"edges_s": edges_s, "counts": counts}
+
+
+def _idle(records: np.ndarray, replica: int) -> np.ndarray:
+    """Return stretches, (., 2) [s], in which no request was on a replica, from the first arrival to the end.
+
+    A request may be on it from its arrival to its last token. Stretches below a thousandth of the span are left out.
+    """
+    served = (records["replica"] == replica) & ((records["status"] == ATTAINED) | (records["status"] == LATE))
+    start_s = float(records["arrival_s"][0])
+    ends = records["finish_s"][~np.isnan(records["finish_s"])]
+    end_s = max(float(records["arrival_s"][-1]), float(ends.max()) if len(ends) else start_s)
+    order = np.argsort(records["arrival_s"][served], kind="stable")
+    from_s = np.concatenate([records["arrival_s"][served][order], [end_s]])
+    until_s = np.concatenate([[start_s], np.maximum.accumulate(records["finish_s"][served][order])])
+    gaps = np.stack([until_s, from_s], axis=1)  # (k + 1, 2)
+    return gaps[gaps[:, 1] - gaps[:, 0] > 1e-3 * (end_s - start_s)]
+
+
+def play(env: gym.Env, act: Callable[[Any, dict[str, Any]], Any], seed: int | None = None) -> Timeline:
+    """Play one episode of an environment and return its timeline.
+
+    Args:
+        env: An environment of this package, wrapped or not.
+        act: Takes an observation and its info, returns an action: an agent, or a policy.
+        seed: Of ``reset``.
+    """
+    batch = env.get_wrapper_attr("batch")
+    observation, info = env.reset(seed=seed)
+    described = info.get("episode_description", {})
+    recorder = TimelineRecorder([spec.name for spec in batch.scenario.specs])
+    every = TimelineRecorder.every(int(batch.cluster.state.environments["num_requests"][0]))
+    steps, total, over = 0, 0.0, False
+    while not over:
+        if steps % every == 0:
+            recorder.note(batch.cluster.state)
+        observation, reward, terminated, truncated, info = env.step(act(observation, info))
+        total += float(reward)
+        steps += 1
+        over = terminated or truncated
+    recorder.note(batch.cluster.state)
+    metrics = batch.episode_metrics(0)
+    facts = {
+        "attainment": f"{metrics['attainment']:.1%}",
+        "return": f"{total:g}",
+        **{name: f"{metrics[name]:,}" for name in ("offered", "attained", "late", "rejected", "failed", "preemptions")},
+        **{name: str(described[name]) for name in ("split", "day", "seed", "load") if name in described},
+    }
+    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    return recorder.finish(batch.cluster.records(0), f"An episode of {name}, {batch.scenario.config.name}", facts)

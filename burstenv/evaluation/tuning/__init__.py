@@ -1,0 +1,1 @@
+"""Tuning of heuristics on validation episodes."""

@@ -1,0 +1,199 @@
+"""The whole product of the ladder on one scenario: every composite on every episode, none discarded early."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burstenv import __version__
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.provenance import trace_digest
+from burstenv.evaluation.result import Row
+from burstenv.evaluation.tuning.scorer import METRICS, Scorer
+from burstenv.evaluation.tuning.search_space import SearchSpace
+from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
+from burstenv.evaluation.workers import run_tasks
+from burstenv.files import write_atomic
+from burstenv.policies import load_policy
+
+FORMAT = "burstenv grid"
+_AT_ONCE = 16  # policies of a task
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scores of every composite of a grid, in plain values.
+
+    Attributes:
+        scenario: Name of the scenario.
+        scenario_version: Its version.
+        scenario_sha256: Digest of its configuration.
+        trace_sha256: Digest of the trace.
+        split: Split whose episodes were used.
+        seeds: Seeds of the episodes, E of them.
+        days: Day of each episode, the blocks of the bootstrap.
+        template: What the product was taken of.
+        loads: Shares of capacity.
+        offered: By load, the requests of each episode.
+        rows: For each composite and load ``policy``, ``load``, the means over episodes ``attainment``,
+            ``token_weighted_attainment`` and ``rejection_share``, and ``attained``, E counts; by load, best first.
+        burstenv: Version that ran it.
+    """
+
+    scenario: str
+    scenario_version: int
+    scenario_sha256: str
+    trace_sha256: str
+    split: str
+    seeds: list[int]
+    days: list[int]
+    template: str
+    loads: list[float]
+    offered: dict[str, list[int]]
+    rows: list[Row]
+    burstenv: str = __version__
+
+    def write(self, path: str | Path) -> None:
+        """Write the grid as JSON, one composite a line, whole or not at all."""
+        values = asdict(self)
+        rows = values.pop("rows")
+        head = json.dumps({"format": FORMAT, **values}, allow_nan=False)
+        lines = ",\n".join(json.dumps(row, separators=(",", ":"), allow_nan=False) for row in rows)
+        write_atomic(Path(path), f'{head[:-1]}, "rows": [\n{lines}\n]}}\n')
+
+    @classmethod
+    def read(cls, path: str | Path) -> Grid:
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            BurstenvError: When it is missing or something else.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise ValueError
+            return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise BurstenvError(f"{path}: is no grid of burstenv tune --grid") from None
+
+    def best(self, metric: str = "attainment") -> TunedPolicies:
+        """Return the best composite of each load."""
+        found = []
+        for load in self.loads:
+            rows = [row for row in self.rows if row["load"] == load]
+            top = max(rows, key=lambda row: float(row[metric]))
+            found.append(
+                TunedPolicy(
+                    load=load, policy=top["policy"], attainment=round(top[metric], 6), trials=len(rows),
+                    candidates=len(rows),
+                )
+            )  # fmt: skip
+        return TunedPolicies(
+            scenario=self.scenario,
+            scenario_version=self.scenario_version,
+            scenario_sha256=self.scenario_sha256,
+            trace_sha256=self.trace_sha256,
+            split=self.split,
+            seeds=self.seeds,
+            method="grid",
+            template=self.template,
+            metric=metric,  # type: ignore[arg-type]
+            burstenv=self.burstenv,
+            policies=found,
+        )
+
+
+def run_grid(
+    scenario: Scenario,
+    template: str = "all",
+    loads: Sequence[float] = (),
+    episodes: int = 30,
+    split: str = "validation",
+    settings: int = 1,
+    workers: int = 1,
+    progress: bool | None = None,
+) -> Grid:
+    """Run every composite of a template on the same episodes.
+
+    Args:
+        scenario: The scenario.
+        template: See ``SearchSpace.of``; ``all``: the whole ladder.
+        loads: Shares of capacity; none: the scenario's own.
+        episodes: E, how many episodes.
+        split: Split they are drawn from.
+        settings: Parameter settings of each rule beside the default, see ``SearchSpace.grid``.
+        workers: Processes; the numbers do not depend on it.
+        progress: Show a progress bar on standard error; None: when that is a terminal.
+
+    Raises:
+        BurstenvError: On anything unknown or out of range.
+    """
+    if episodes < 1 or settings < 0:
+        raise BurstenvError(f"a grid needs at least 1 episode and 0 settings, got {episodes} and {settings}")
+    policies = SearchSpace.of(template, scenario.mode_names).grid(settings)
+    levels = list(dict.fromkeys(float(load) for load in loads)) or [scenario.config.load]
+    rows: list[Row] = []
+    offered: dict[str, list[int]] = {}
+    days: list[int] = []
+    with _progress(len(policies) * len(levels), progress) as advance:
+        for load in levels:
+            scorer = Scorer(scenario, split, load, range(episodes))
+            offered[f"{load:g}"], days = scorer.offered.tolist(), scorer.days
+            scorer.score(load_policy(policies[0]))  # compiles before workers are forked
+            tasks = [policies[k : k + _AT_ONCE] for k in range(0, len(policies), _AT_ONCE)]
+            found = []
+            for some in run_tasks(_scores(scorer), tasks, workers):
+                found += some
+                advance(len(some))
+            rows += sorted(found, key=lambda row: (-row["attainment"], row["policy"]))
+    return Grid(
+        scenario=scenario.config.name,
+        scenario_version=scenario.config.version,
+        scenario_sha256=scenario_digest(scenario.config),
+        trace_sha256=trace_digest(scenario.trace),
+        split=split,
+        seeds=list(range(episodes)),
+        days=days,
+        template=template,
+        loads=levels,
+        offered=offered,
+        rows=rows,
+    )
+
+
+def _scores(scorer: Scorer) -> Callable[[list[str]], list[Row]]:
+    def run(policies: list[str]) -> list[Row]:
+        rows = []
+        for name in policies:
+            scores = scorer.score(load_policy(name))
+            row: Row = {"policy": name, "load": scorer.load}
+            row.update({metric: scores.value(metric) for metric in METRICS})
+            row["rejection_share"] = float(np.mean(scores.rejected / scorer.offered))
+            row["attained"] = scores.attained.tolist()
+            rows.append(row)
+        return rows
+
+    return run
+
+
+@contextlib.contextmanager
+def _progress(total: int, wanted: bool | None) -> Iterator[Any]:
+    bar = None
+    if sys.stderr.isatty() if wanted is None else wanted:
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            bar = tqdm(total=total, desc="grid", unit="composite", leave=False, file=sys.stderr)
+    try:
+        yield bar.update if bar is not None else lambda count: None
+    finally:
+        if bar is not None:
+            bar.close()

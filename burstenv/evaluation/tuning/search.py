@@ -1,0 +1,196 @@
+"""A tuning budget for heuristics on validation episodes, so that agents are compared with tuned ones.
+
+The search is Optuna's tree-structured Parzen estimator (Bergstra et al., "Algorithms for hyper-parameter optimization",
+NeurIPS 2011; Akiba et al., "Optuna", KDD 2019). Every trial draws from its own seed, so an interrupted search goes on
+exactly as it would have gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burstenv import __version__
+from burstenv._jit.decorators import source_digest
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
+from burstenv.evaluation.episode_lists import changed_seeds
+from burstenv.evaluation.journal import Journal
+from burstenv.evaluation.provenance import trace_digest
+from burstenv.evaluation.tuning.scorer import Scorer
+from burstenv.evaluation.tuning.search_space import SearchSpace
+from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
+from burstenv.evaluation.workers import run_tasks
+from burstenv.policies import load_policy
+from burstenv.policies.baselines import DEFAULT_LADDER, STRONG
+
+_SEED_STRIDE = 1_000_003  # keeps the seeds of trials of different searches apart
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What to tune, on what, and how hard.
+
+    Attributes:
+        template: ``admission/routing/batching`` with ``*`` for any rule or mode; ``all``: any composite.
+        loads: Shares of capacity, each with a search of its own.
+        trials: Policies tried at each load.
+        episodes: Episodes that each is tried on.
+        split: Split they are drawn from; ``test`` is refused.
+        metric: ``attainment`` or ``token_weighted_attainment``.
+        seed: Seed of the search.
+    """
+
+    template: str = "all"
+    loads: Sequence[float] = ()
+    trials: int = 200
+    episodes: int = 18
+    split: str = "validation"
+    metric: str = "attainment"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise a one-sentence error on anything out of range."""
+        if self.split == "test":
+            raise BurstenvError("policies are judged on the test split; tune on validation or train")
+        if self.trials < 1 or self.episodes < 1:
+            raise BurstenvError(f"tuning needs at least 1 trial and 1 episode, got {self.trials} and {self.episodes}")
+
+
+def tune(
+    scenario: Scenario,
+    plan: TuningPlan,
+    journal: str | Path | None = None,
+    workers: int = 1,
+    progress: bool | None = None,
+) -> TunedPolicies:
+    """Search for the best policy of a template at each load.
+
+    Args:
+        scenario: The scenario.
+        plan: What to tune.
+        journal: Folder for the finished trials of each load, from which an interrupted search goes on; None: nowhere.
+        workers: Processes; loads are spread over them.
+        progress: Show progress bars on standard error; None: when that is a terminal.
+
+    Returns:
+        The best policy of each load; the same scenario and plan give the same.
+
+    Raises:
+        BurstenvError: Without Optuna, on a template with nothing to tune, or anything out of range.
+    """
+    plan.check()
+    _optuna()
+    space = SearchSpace.of(plan.template, scenario.mode_names)
+    if not space.has_choice:
+        raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")
+    loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
+    digest = trace_digest(scenario.trace)
+    changed_seeds(scenario, plan.split, range(plan.episodes))
+
+    def search(place: int) -> tuple[int, TunedPolicy]:
+        load = loads[place]
+        fixed = {
+            "scenario": scenario.config.model_dump(mode="json"), "trace": digest, "template": plan.template,
+            "split": plan.split, "episodes": plan.episodes, "metric": plan.metric, "seed": plan.seed, "load": load,
+            "trials": plan.trials, "burstenv": __version__, "engine": source_digest(),
+        }  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            kept = None
+            if journal is not None:
+                kept = stack.enter_context(Journal(Path(journal) / f"load-{load:g}.jsonl", fixed))
+            advance = stack.enter_context(_progress(f"load {load:g}", plan.trials, place, progress))
+            return place, _search(scenario, plan, space, load, kept, advance)
+
+    if workers > 1:  # compile once, not in every worker
+        Scorer(scenario, plan.split, loads[0], [0]).score(load_policy(f"always/jsq/{scenario.mode_names[0]}"))
+    found = sorted(run_tasks(search, range(len(loads)), workers), key=lambda pair: pair[0])
+    return TunedPolicies(
+        scenario=scenario.config.name,
+        scenario_version=scenario.config.version,
+        scenario_sha256=scenario_digest(scenario.config),
+        trace_sha256=digest,
+        split=plan.split,
+        seeds=list(range(plan.episodes)),
+        method="optuna",
+        template=plan.template,
+        metric=plan.metric,  # type: ignore[arg-type]
+        tuner_seed=plan.seed,
+        burstenv=__version__,
+        policies=[policy for _, policy in found],
+    )
+
+
+def _search(
+    scenario: Scenario, plan: TuningPlan, space: SearchSpace, load: float, journal: Journal | None, advance: Any
+) -> TunedPolicy:
+    optuna = _optuna()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    scorer = Scorer(scenario, plan.split, load, range(plan.episodes))
+    known: dict[str, float] = {}
+    study = optuna.create_study(direction="maximize")
+    for guess in space.first_guesses(
+        [p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names]
+    ):
+        study.enqueue_trial(guess)
+    best: tuple[float, str] | None = None
+    for number in range(plan.trials):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the multivariate form is marked experimental
+            study.sampler = optuna.samplers.TPESampler(
+                seed=(plan.seed * _SEED_STRIDE + number) % 2**32,
+                n_startup_trials=max(10, plan.trials // 5),
+                multivariate=True,
+                group=True,
+            )
+            trial = study.ask()
+            name = space.suggest(trial)
+        done = None if journal is None else journal.units.get((name, load, number))
+        if done is not None:
+            known[name] = float(done["value"])
+        elif name not in known:
+            known[name] = scorer.score(load_policy(name)).value(plan.metric)
+        if journal is not None and done is None:
+            journal.append([{"policy": name, "load": load, "seed": number, "value": known[name]}])
+        study.tell(trial, known[name])
+        if best is None or known[name] > best[0]:
+            best = (known[name], name)
+        advance(1)
+    assert best is not None
+    reference = scorer.score(load_policy(f"always/jsq/{scenario.mode_names[0]}")).value(plan.metric)
+    return TunedPolicy(
+        load=load,
+        policy=best[1],
+        attainment=round(best[0], 6),
+        default_attainment=round(reference, 6),
+        trials=plan.trials,
+        candidates=len(known),
+    )
+
+
+def _optuna() -> Any:
+    try:
+        import optuna  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise BurstenvError("tuning needs Optuna; install it with: pip install 'burstenv[tune]'") from None
+    return optuna
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int, place: int, wanted: bool | None) -> Iterator[Any]:
+    bar = None
+    if sys.stderr.isatty() if wanted is None else wanted:
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            bar = tqdm(total=total, desc=what, unit="trial", position=place, leave=False, file=sys.stderr)
+    try:
+        yield bar.update if bar is not None else lambda count: None
+    finally:
+        if bar is not None:
+            bar.close()

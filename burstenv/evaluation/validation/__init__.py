@@ -1,0 +1,1 @@
+"""The model against recordings: schedules of the real scheduler, and measured servers."""

@@ -1,0 +1,1 @@
+"""GPUs and models: what the serving model knows of them, and how long an iteration takes."""

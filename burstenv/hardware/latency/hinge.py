@@ -1,0 +1,145 @@
+"""Iteration times of a replica: what every form shares, and the hinge form.
+
+With P prefill tokens, A prefill attention work (sum over chunks of n c + n (n + 1) / 2 for n tokens
+behind c computed ones), D decoding sequences and K their context tokens, the hinge is
+
+    T = max(h0, h1 + h2 (P + D)) + h3 A + h4 K + h5 D + host overhead.
+
+Its kink is the memory-bound floor of the matrix products: below some number of tokens an iteration
+costs the reading of the weights. The host overhead is a constant per iteration and one per sequence,
+the same for every GPU. The tables form is in :mod:`burstenv.hardware.latency.tables`; both are affine in
+K while a batch only decodes, which is what lets the compiled engine skip iterations.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from burstenv.config import Config
+
+NonNegative = Annotated[float, Field(ge=0.0)]
+HINGE, TABLES = 0, 1  # `latency_kind` in the kernels
+
+
+class FitError(Config):
+    """How far one part of a latency entry is from the measurements it was fitted to."""
+
+    part: str  # such as "dense" or "decode attention"
+    rows: Annotated[int, Field(ge=1)]  # measurements compared
+    mean_percent: NonNegative  # mean of |fitted / measured - 1|
+    p95_percent: NonNegative
+
+
+class IterationLatency(Config):
+    """What the forms share: the host overhead, and where the numbers come from."""
+
+    per_iteration_ms: NonNegative = 0.0  # host overhead; a cluster puts its own here
+    per_sequence_ms: NonNegative = 0.0
+    source: str = ""
+    fit_errors: tuple[FitError, ...] = ()
+
+    def iteration_s(
+        self,
+        prefill_tokens: int,
+        prefill_attention: int,
+        decodes: int,
+        decode_context_tokens: int,
+        sequences: int,
+        samples: int | None = None,
+    ) -> float:
+        """Return the time of one iteration [s].
+
+        Args:
+            prefill_tokens: P.
+            prefill_attention: A [query-key pairs].
+            decodes: D.
+            decode_context_tokens: K.
+            sequences: All sequences of the batch; each costs host overhead and a row of the output head.
+            samples: Sequences that sample a token. No form needs it: vLLM runs the head and the sampler for
+                sequences in mid-prefill too and throws the result away.
+        """
+        raise NotImplementedError
+
+    def lone_prefill_s(self, prompt_tokens: int) -> float:
+        """Return the time of a prefill in one iteration with nothing beside it [s]."""
+        return self.iteration_s(prompt_tokens, prompt_tokens * (prompt_tokens + 1) // 2, 0, 0, 1)
+
+    def prefill_token_s(self) -> float:
+        """Return what a prefill token adds to an iteration of 1,024 to 2,048 of them, attention apart [s]."""
+        return (self.iteration_s(2048, 0, 0, 0, 1) - self.iteration_s(1024, 0, 0, 0, 1)) / 1024
+
+    def coefficients_s(self) -> dict[str, Any]:
+        """Return the numbers in seconds, under the names of the compiled engine's fields."""
+        return {"per_iteration_s": self.per_iteration_ms * 1e-3, "per_sequence_s": self.per_sequence_ms * 1e-3}
+
+    def with_overhead(self, per_iteration_ms: float, per_sequence_ms: float) -> Any:
+        """Return the same latency with another host overhead."""
+        return self.model_copy(update={"per_iteration_ms": per_iteration_ms, "per_sequence_ms": per_sequence_ms})
+
+
+class HingeLatency(IterationLatency):
+    """The six coefficients of the hinge form, in milliseconds, and where they come from."""
+
+    kind: Literal["hinge"] = "hinge"
+    h0_ms: NonNegative  # floor
+    h1_ms: NonNegative  # above the floor: constant,
+    h2_ms_per_token: NonNegative  # per prefill token or decode
+    h3_ms_per_pair: NonNegative  # per query-key pair of prefill attention
+    h4_ms_per_context_token: NonNegative  # per context token of the decodes
+    h5_ms_per_decode: float  # per decode, beside h2; below 0 where a decode is cheaper than a prefill token
+
+    @model_validator(mode="after")
+    def _decodes_cost_time(self) -> HingeLatency:
+        if self.h2_ms_per_token + self.h5_ms_per_decode < -1e-12:  # rounding apart
+            raise ValueError("h5_ms_per_decode must be at least -h2_ms_per_token: a decode cannot take negative time")
+        return self
+
+    def iteration_s(
+        self,
+        prefill_tokens: int,
+        prefill_attention: int,
+        decodes: int,
+        decode_context_tokens: int,
+        sequences: int,
+        samples: int | None = None,
+    ) -> float:
+        """Return the time of one iteration [s]; see the base class."""
+        return (
+            max(
+                self.h0_ms * 1e-3,
+                self.h1_ms * 1e-3 + self.h2_ms_per_token * 1e-3 * (prefill_tokens + decodes),
+            )
+            + self.h3_ms_per_pair * 1e-3 * prefill_attention
+            + self.h5_ms_per_decode * 1e-3 * decodes
+            + self.per_iteration_ms * 1e-3
+            + self.per_sequence_ms * 1e-3 * sequences
+            + self.h4_ms_per_context_token * 1e-3 * decode_context_tokens
+        )
+
+    def coefficients_s(self) -> dict[str, Any]:
+        """Return the coefficients in seconds, under the names of the compiled engine's fields."""
+        return {
+            **super().coefficients_s(),
+            "latency_kind": HINGE,
+            "h0_s": self.h0_ms * 1e-3,
+            "h1_s": self.h1_ms * 1e-3,
+            "h2_s": self.h2_ms_per_token * 1e-3,
+            "h3_s": self.h3_ms_per_pair * 1e-3,
+            "h4_s": self.h4_ms_per_context_token * 1e-3,
+            "h5_s": self.h5_ms_per_decode * 1e-3,
+        }
+
+    @classmethod
+    def linear(cls, c0_s: float, c1_s: float, c2_s: float, c3_s: float, c4_s: float) -> HingeLatency:
+        """Write T = c0 + c1 P + c2 A + c3 D + c4 K (seconds) as a hinge without a floor."""
+        return cls(
+            h0_ms=0.0,
+            h1_ms=c0_s * 1e3,
+            h2_ms_per_token=c1_s * 1e3,
+            h3_ms_per_pair=c2_s * 1e3,
+            h4_ms_per_context_token=c4_s * 1e3,
+            h5_ms_per_decode=(c3_s - c1_s) * 1e3,
+            source="linear form",
+        )

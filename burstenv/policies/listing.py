@@ -1,0 +1,177 @@
+"""Everything there is to choose from, as text: what ``burstenv policies`` prints, and docs/policies.md."""
+
+from __future__ import annotations
+
+from burstenv.errors import unknown_name
+from burstenv.policies.batching import BATCHING_RULES, BatchingRule
+from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
+from burstenv.policies.registry import admission_rules, python_policies, routing_rules
+from burstenv.policies.rule import Range, Rule
+
+Entry = Rule | BatchingRule
+
+TITLES = {
+    "admission": "Admission rules",
+    "routing": "Routing rules",
+    "batching": "Batching modes",
+    "lookahead": "Look-ahead",
+    "policy": "Policies in Python",
+}
+FIRST_LINE = "A policy is written admission/routing/batching, such as queue-cap(limit=8)/lmetric/edf-512."
+
+
+def catalogue() -> dict[str, tuple[Entry, ...]]:
+    """Return all rules by component, and whole policies; the user's own after the shipped ones."""
+    return {
+        "admission": admission_rules(),
+        "routing": routing_rules(),
+        "batching": BATCHING_RULES,
+        "lookahead": LOOKAHEAD_RULES,
+        "policy": tuple(policy.rule for policy in python_policies().values()),
+    }
+
+
+def explained(name: str) -> list[tuple[str, Entry]]:
+    """Return the entries of a name, one for each component that has it.
+
+    Raises:
+        BurstenvError: When nothing is called so.
+    """
+    plain = name.partition("(")[0].strip()
+    found = [(kind, entry) for kind, entries in catalogue().items() for entry in entries if entry.name == plain]
+    if not found:
+        raise unknown_name("rule or mode", plain, [entry.name for entries in catalogue().values() for entry in entries])
+    return found
+
+
+def _groups(entries: tuple[Entry, ...]) -> list[tuple[str, list[Entry]]]:
+    plain = [entry for entry in entries if not (entry.oracle or entry.floor)]
+    oracles = [entry for entry in entries if entry.oracle]
+    floors = [entry for entry in entries if entry.floor and not entry.oracle]
+    return [("", plain), ("with true output lengths, out of competition", oracles), ("bad on purpose", floors)]
+
+
+def _number(value: float) -> str:
+    return "unset" if value != value else f"{value:g}"
+
+
+def _range(where: Range) -> str:
+    scale = {"linear": "", "log": ", log scale", "integer": ", whole numbers"}[where.scale]
+    return f"{where.low:g} to {where.high:g}{scale}"
+
+
+def overview() -> list[str]:
+    """Return the list of everything, two lines each."""
+    lines = [FIRST_LINE, "`burstenv policies NAME` says where a rule comes from and what its parameters mean."]
+    for kind, entries in catalogue().items():
+        for title, group in _groups(entries):
+            if not group:
+                continue
+            lines += ["", TITLES[kind] + (f" {title}" if title else "")]
+            for entry in group:
+                shown = ""
+                if kind != "batching" and entry.parameters:
+                    shown = "(" + ", ".join(f"{k}={_number(v)}" for k, v in entry.parameters.items()) + ")"
+                lines += [f"  {entry.name}{shown}", f"      {entry.summary}"]
+    return lines
+
+
+def page(kind: str, entry: Entry) -> list[str]:
+    """Return all about one rule."""
+    what = TITLES[kind].lower().removesuffix("s").replace("policies in python", "policy in Python")
+    marks = [text for text, on in (("true output lengths", entry.oracle), ("bad on purpose", entry.floor)) if on]
+    lines = [f"{entry.name}: {what}" + (f" ({', '.join(marks)})" if marks else ""), f"  {entry.summary}"]
+    if entry.source:
+        lines.append(f"  Source: {entry.source}")
+    if entry.differs:
+        lines.append(f"  Here: {entry.differs}")
+    for parameter in entry.declared:
+        default = entry.parameters[parameter.name]
+        meaning = f"  {parameter.meaning}" if parameter.meaning else ""
+        lines.append(f"  {parameter.name} = {_number(default)}{meaning} [tuned from {_range(parameter.range)}]")
+    if isinstance(entry, BatchingRule) and entry.mode.needs_general_engine:
+        lines.append("  Runs in the general engine, iteration by iteration: about twenty times slower.")
+    return lines
+
+
+_HEAD = """\
+# Policies
+
+Made from the registry by `python -m burstenv.policies.listing > docs/policies.md`; do not edit.
+
+A policy is written `admission/routing/batching`, such as `queue-cap(limit=8)/lmetric/edf-512`; what is not written has
+its default. Route first, then admit to the chosen replica, then its mode. All see what an agent sees, published and
+causal: the state before the iteration in flight, predicted output lengths. `burstenv policies NAME` prints a rule.
+Policies that simulate every choice have a page of their own: [look-ahead](lookahead.md).
+
+## A heuristic of your own
+
+One decorated function in one file:
+
+```python
+from burstenv.policies import admission_rule, policy, routing_rule
+
+
+@routing_rule(name="emptiest")
+def emptiest(view):
+    "The replica with the fewest waiting requests."
+    return view.least(lambda replica: replica.waiting)
+
+
+@admission_rule(name="short-only", parameters={"limit": (2000, 100, 8000, "log")})
+def short_only(view, replica, limit):
+    "Admit prompts of at most `limit` tokens."
+    return view.request.prompt_tokens <= limit
+
+
+@policy(name="mine", parameters={"cap": (8, 1, 64)}, modes=("edf-512",))
+def mine(view, cap):
+    "The emptiest replica, while it has fewer than `cap` waiting."
+    replica = view.least(lambda replica: replica.waiting)
+    return ("admit", replica, "edf-512") if replica.waiting < cap else "reject"
+```
+
+```bash
+burstenv evaluate --policy mine.py:mine --policy mine.py:short-only/emptiest/edf-512
+burstenv simulate trace.csv --policy "mine(cap=3)" --policy-file mine.py
+burstenv policies short-only --policy-file mine.py
+```
+
+`env.unwrapped.policy_action("mine.py:mine")` asks it inside an environment. The same decisions as compiled code make
+the same records; a decision takes some tens of microseconds in place of less than one. `view` has the request
+(`view.request.prompt_tokens`, `predicted_tokens`, `class_name`, `session`, `ttft_left_s`, `tpot_slo_s`, `may_defer`),
+the replicas (`view.replicas[i].waiting`, `running`, `kv_used`, `kv_demand`, `prefill_backlog_tokens`,
+`expected_ttft_s`, `prefix_hit_tokens`, `mode`, ...), the time, recent rates, `view.memory` (a dict for the episode),
+`view.random()` and `view.least(score)`, which break ties as compiled rules do. Parameters are
+`{name: default}` or `{name: (default, low, high, scale)}`; the range is where `burstenv tune` looks.
+"""
+
+
+def document() -> str:
+    """Return docs/policies.md: the shipped rules, each with its source, its parameters and where it differs."""
+    parts = [_HEAD]
+    for kind, entries in catalogue().items():
+        shipped = tuple(e for e in entries if not (isinstance(e, Rule) and e.function is not None))
+        for title, group in _groups(shipped):
+            if group:
+                parts.append(f"## {TITLES[kind]}{', ' + title if title else ''}\n")
+                parts += [_section(entry) for entry in group]
+    return "\n".join(parts)
+
+
+def _section(entry: Entry) -> str:
+    lines = [f"### `{entry.name}`", "", entry.summary, "", f"Source: {entry.source}"]
+    if entry.differs:
+        lines.append(f"Here: {entry.differs}")
+    if isinstance(entry, BatchingRule) and entry.mode.needs_general_engine:
+        lines.append("Runs in the general engine, iteration by iteration.")
+    if entry.declared:
+        lines += ["", "| parameter | default | tuned from | meaning |", "|---|---|---|---|"]
+        for p in entry.declared:
+            default = _number(entry.parameters[p.name])
+            lines.append(f"| `{p.name}` | {default} | {_range(p.range)} | {p.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")

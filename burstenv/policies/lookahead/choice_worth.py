@@ -1,0 +1,123 @@
+"""What every choice for a request is worth in the true future, when a base composite decides all that follows.
+
+The future is that of the environment itself, which no policy may see: this teaches and judges, it does not decide. All
+choices meet the same future and the same random numbers, so that what differs is the choice. Unlike
+:mod:`burstenv.policies.lookahead.policy` nothing is planned and nothing is the best of several tries, which would flatter
+choices that are tried more often: a value is one fair sample of what the choice is worth under the base.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv._jit.decorators import entry
+from burstenv.cluster import Cluster
+from burstenv.cluster.gateway import ADMIT, REJECT
+from burstenv.cluster.state import ClusterState
+from burstenv.engine.enums import NOBODY
+from burstenv.policies.composite import Composite
+from burstenv.policies.decide import decide
+from burstenv.policies.estimates import fits
+from burstenv.policies.lookahead.clone import clusters, copy_cluster, id_marks
+from burstenv.policies.lookahead.kernels import FUTURE, close_at, first_beyond, first_needed, first_open, try_out
+from burstenv.policies.lookahead.steps import UNPLANNED
+
+ATTAINMENT = np.array([1.0, 0.0, 0.0, 0.0])  # as lookahead_kernels.LOOKAHEAD has it
+
+
+@entry
+def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, nothing, worth):
+    """Write what each choice earns into row ``i`` of ``worth``, (N, 1 + R) float64; returns the base's own choice.
+
+    Args:
+        cluster: What ``clone.clusters`` returns of the state.
+        i: Which cluster; a decision epoch with a request at the door.
+        scratch: The same of a state of two clusters with room for as many requests.
+        marks: See ``clone.id_marks``.
+        modes: (R, M) MODE.
+        base: (1,) POLICY.
+        horizon_s: Arrivals until then are played, and all that they bring to an end [s].
+        reward: (4,) float64, worth of an attained request, its weight, its kilotokens and its class value.
+        trial: (E,) int32, scratch.
+        nothing: (E,) int32, all ``UNPLANNED``.
+        worth: NaN for a replica that can never serve the request.
+    """
+    environment, replicas, pool, requests = cluster[0][i], cluster[1], cluster[2], cluster[3]
+    for c in range(worth.shape[1]):
+        worth[i, c] = np.nan
+    random = environment.rng
+    round_robin = environment.round_robin
+    bucket_tokens, bucket_s = environment.bucket_tokens, environment.bucket_s
+    low = first_needed(cluster, i, first_open(cluster, i, 0))
+    beyond = first_beyond(cluster, i, environment.now_s + horizon_s)
+    end = environment.num_requests
+    high = end if environment.closed_loop else min(end, beyond + 1)
+    admission, replica, mode = decide(base[0], environment, replicas, pool, requests)
+    copy_cluster(cluster, i, scratch, FUTURE, marks, low, high)
+    close_at(scratch, FUTURE, beyond, environment.now_s + horizon_s)
+    environment.rng = random
+    environment.round_robin = round_robin
+    environment.bucket_tokens, environment.bucket_s = bucket_tokens, bucket_s
+    own = 0 if admission == REJECT else 1 + replica
+    request = requests[environment.at_door]
+    for c in range(environment.num_replicas + 1):
+        a, r = (REJECT, replica) if c == 0 else (ADMIT, c - 1)
+        if c == own:
+            a = admission  # a deferral stays one
+        elif c > 0 and not fits(replicas[environment.first_replica + c - 1], request):
+            continue
+        worth[i, c] = try_out(scratch, marks, low, high, modes, base[0], nothing, trial, reward, a, r, mode)[0]
+    return own
+
+
+class ChoiceWorth:
+    """The worth of choices in a batch of clusters, under one base.
+
+    Args:
+        cluster: The clusters, such as ``env.batch.cluster`` of a vector environment.
+        base: Who decides all that follows a choice.
+        horizon_s: Arrivals until then are played, and all that they bring to an end [s].
+
+    Raises:
+        BurstenvError: When the clusters lack the base's mode, or a rule of it is written in Python.
+
+    Attributes:
+        values: (N, 1 + R) of the last call: what rejecting, and each replica, earns within the horizon
+            [requests attained]; NaN where it can never be served.
+        own: (N,) the base's own choices; -1 where there is nothing to choose.
+    """
+
+    def __init__(self, cluster: Cluster, base: Composite, horizon_s: float):
+        self._cluster = cluster
+        self._base = base.record(cluster.mode_names)
+        self._horizon_s = float(horizon_s)
+        n, count = len(cluster.state.environments), cluster.num_replicas
+        self.values: NDArray[np.float64] = np.full((n, 1 + count), np.nan)
+        self.own: NDArray[np.int64] = np.full(n, NOBODY, np.int64)
+        self._room = 0
+
+    def _make_room(self) -> None:
+        """Keep up with the cluster's arrays, which grow with the longest episode."""
+        state = self._cluster.state
+        room = state.requests.shape[1]
+        if room != self._room:
+            count, block_size = state.replicas.shape[1], self._cluster.specs[0].block_size
+            scratch = ClusterState.allocate(2, count, room + 1, block_size, state.layout)
+            self._scratch, self._marks = clusters(scratch), id_marks(state)
+            self._trial, self._nothing = (np.full(room + 1, UNPLANNED, np.int32) for _ in range(2))
+            self._room = room
+        self._arrays = clusters(state)
+
+    def look(self, places: NDArray[np.int64]) -> None:
+        """Fill the rows of ``values`` and ``own`` of some environments; they stay as they are."""
+        self._make_room()
+        environments = self._cluster.state.environments
+        for i in places.tolist():
+            if environments["done"][i] or environments["at_door"][i] == NOBODY:
+                self.values[i], self.own[i] = np.nan, NOBODY
+                continue
+            self.own[i] = _worth(
+                self._arrays, i, self._scratch, self._marks, self._cluster.modes, self._base, self._horizon_s,
+                ATTAINMENT, self._trial, self._nothing, self.values,
+            )  # fmt: skip

@@ -1,0 +1,253 @@
+"""Futures that look-ahead imagines, compiled: what is running ends when it may, and traffic goes on as it has been.
+
+Nothing here reads what a deployed router could not know: true output lengths, coming arrivals, how long clients wait
+and when they send again are overwritten before anything is simulated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.floats import put_real, real_at
+from burstenv._jit.heap import heap_push
+from burstenv.cluster.clients import (
+    ATTEMPTS,
+    DEADLINE_S,
+    KIND,
+    NEXT_TURN,
+    PATIENCE_S,
+    PLACE,
+    REFUSALS,
+    backoff_s,
+    client_of,
+    set_deadline,
+)
+from burstenv.cluster.output_lengths import sample_length
+from burstenv.engine.decode_run import interrupt_stretch
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.finish_heap import finish_heap_push
+from burstenv.engine.records import ENTRY, ENTRY_ID, REQUEST
+from burstenv.engine.reset import reset_request
+from burstenv.policies.lookahead.clone import is_over
+
+_REQUEST_WORDS = REQUEST.itemsize // 8
+MOST_ARRIVALS = 4096  # of one future
+_NEW_STREAM = 2**30
+LEAST_SEEN = 20  # requests that must have arrived before anything is made of them
+LEAST_SEEN_S = 2.0
+PATIENCE_KINDS = ("none", "fixed", "exponential", "lognormal")
+_EXPONENTIAL, _LOGNORMAL = 2, 3
+_PATIENCE_STREAM, _LENGTH_STREAM = 3_000_000_000, 1_000_000_000  # numbers of the draws, by request from there on
+_TRIES = 16
+
+
+@kernel
+def uniform(seed, number):
+    """Return the ``number``-th number in [0, 1) of a stream: SplitMix64 (Steele et al., OOPSLA'14) of its count."""
+    z = np.uint64(seed) + np.uint64(number + 1) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return np.float64(z >> np.uint64(11)) * 2.0**-53
+
+
+@outlined
+def _believe(replica, request, model, produced, u):
+    """Give a request an output length that it may have, ``produced`` tokens being out."""
+    tokens = sample_length(model, request.predicted_tokens, request.class_code, produced, u)
+    if replica.validate_requests:
+        tokens = min(tokens, max(produced + 1, replica.max_model_len - request.prompt_tokens))
+    request.output_tokens = tokens
+    request.target_tokens = tokens
+
+
+@outlined
+def _imagine_lengths(cluster, j, model, seed, low):
+    """Draw how long every request that has arrived and is not over will be."""
+    environment, replicas, pool, requests = cluster[0][j], cluster[1], cluster[2], cluster[3]
+    first = environment.first_request
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        replica = replicas[r]
+        if replica.general:
+            continue
+        interrupt_stretch(replica, pool, requests)  # it was planned up to a true finish
+        decoders = replica.decoding
+        replica.decoding = 0
+        for k in range(decoders):  # the heap grows over the places that were read
+            request_id = pool[replica.finish_base + 2 * k + 1]
+            request = requests[request_id]
+            left = pool[replica.finish_base + 2 * k] - replica.decode_step
+            produced = request.target_tokens - left
+            _believe(replica, request, model, produced, uniform(seed, request_id - first))
+            step = replica.decode_step + request.target_tokens - produced
+            finish_heap_push(replica, pool, step, request_id)
+    for request_id in range(first + low, environment.next_arrival):
+        request = requests[request_id]
+        if is_over(request) or request.decoding:
+            continue
+        replica = replicas[environment.first_replica + max(0, request.replica)]
+        produced = request.produced_tokens + request.in_flight_tokens
+        _believe(replica, request, model, produced, uniform(seed, request_id - first))
+
+
+@outlined
+def _patience_s(settings, request, waited_s, seed, number):
+    """Draw how long a client waits that has waited ``waited_s`` [s]; see ``PatienceConfig``."""
+    if settings.patience_kind == 0:
+        return np.inf
+    scale_s = settings.patience_s
+    if settings.patience_multiple > 0.0:
+        scale_s = settings.patience_multiple * request.ttft_slo_s
+    u = uniform(seed, _PATIENCE_STREAM + _TRIES * number)
+    if settings.patience_kind == _EXPONENTIAL:
+        return waited_s - scale_s * np.log(1.0 - u)
+    if settings.patience_kind == _LOGNORMAL:
+        for k in range(0, _TRIES, 2):
+            u = uniform(seed, _PATIENCE_STREAM + _TRIES * number + k)
+            v = uniform(seed, _PATIENCE_STREAM + _TRIES * number + k + 1)
+            normal = np.sqrt(-2.0 * np.log(1.0 - u)) * np.cos(2.0 * np.pi * v)  # Box and Muller (1958)
+            drawn_s = scale_s * np.exp(settings.patience_sigma * normal)
+            if drawn_s > waited_s:
+                return drawn_s
+        return waited_s + 0.1 * scale_s
+    return max(scale_s, waited_s)
+
+
+@outlined
+def _new_client(environment, pool, request, request_id, settings, seed):
+    """Write the client of a request that is still to come."""
+    client = client_of(environment, request_id)
+    put_real(pool, client + PATIENCE_S, _patience_s(settings, request, 0.0, seed, request_id))
+    pool[client + NEXT_TURN] = -1
+    pool[client + KIND] = 0
+    pool[client + ATTEMPTS] = 0
+    pool[client + REFUSALS] = 0
+    pool[client + PLACE] = -1
+
+
+@outlined
+def _imagine_clients(cluster, j, settings, seed, low):
+    """Draw how long clients go on waiting, and when those come again that will."""
+    environment, pool, requests = cluster[0][j], cluster[2], cluster[3]
+    known = environment.client_seed
+    base, size = environment.coming_base, environment.coming
+    for k in range(size):  # the heap grows over the places that were read
+        request_id = pool[base + ENTRY * k + ENTRY_ID]
+        attempts = pool[client_of(environment, request_id) + ATTEMPTS]
+        environment.client_seed = known
+        unserved_s = real_at(pool, base + ENTRY * k) - backoff_s(environment, request_id, attempts)
+        environment.client_seed = np.uint64(seed)
+        comes_s = max(environment.now_s, unserved_s + backoff_s(environment, request_id, attempts))
+        heap_push(pool, base, ENTRY, k, comes_s, request_id)
+    environment.client_seed = np.uint64(seed)
+    for request_id in range(environment.first_request + low, environment.next_arrival):
+        client = client_of(environment, request_id)
+        if pool[client + PLACE] >= 0:
+            began_s = real_at(pool, client + DEADLINE_S) - real_at(pool, client + PATIENCE_S)
+            waited_s = max(0.0, environment.now_s - began_s)
+            number = request_id - environment.first_request
+            put_real(pool, client + PATIENCE_S, _patience_s(settings, requests[request_id], waited_s, seed, number))
+            set_deadline(environment, pool, request_id, began_s)
+
+
+@outlined
+def imagine_state(cluster, j, model, settings, seed, low, arrived):
+    """Replace by draws what is hidden of cluster ``j``: lengths of outputs, and what clients have in mind.
+
+    Args:
+        cluster: What ``clone.clusters`` returns.
+        j: Which cluster; a copy.
+        model: ``LengthModel.arrays``.
+        settings: LOOKAHEAD.
+        seed: Equal seeds, equal draws.
+        low: Number of the first request that is not over.
+        arrived: Number behind the last request that has arrived.
+    """
+    _imagine_lengths(cluster, j, model, seed, low)
+    cluster[0][j].tick_s = np.inf
+    if cluster[0][j].clients:
+        _imagine_clients(cluster, j, settings, seed, low)
+
+
+@outlined
+def imagine_newcomers(source, i, cluster, j, model, settings, seed, low, high):
+    """Give cluster ``j`` the requests ``low`` to ``high`` of another, as they came, with lengths that are drawn."""
+    environment = cluster[0][j]
+    from_id, to_id = source[0][i].first_request, environment.first_request
+    for number in range(low, high):
+        for k in range(_REQUEST_WORDS):
+            begin = (from_id + number) * _REQUEST_WORDS
+            cluster[6][(to_id + number) * _REQUEST_WORDS + k] = source[6][begin + k]
+        request = cluster[3][to_id + number]
+        reset_request(request)
+        _believe(cluster[1][environment.first_replica], request, model, 0, uniform(seed, number))
+        if environment.clients:
+            _new_client(environment, cluster[2], request, to_id + number, settings, seed)
+
+
+@outlined
+def imagine_arrivals(source, i, cluster, j, model, settings, seed):
+    """Let the arrivals of a stretch of the recent past come again, from an instant on that is drawn.
+
+    The circular block bootstrap (Politis and Romano, 1992): bursts stay bursts. Their lengths are drawn anew.
+
+    Args:
+        source: What ``clone.clusters`` returns of the clusters that are looked at.
+        i: Which of them: the past is its.
+        cluster: The same of the state that the future is put into.
+        j: Which of its clusters: it stands at the same decision epoch.
+        model: ``LengthModel.arrays``.
+        settings: LOOKAHEAD.
+        seed: Equal seeds, equal futures.
+    """
+    environment, seen = cluster[0][j], source[0][i]
+    now_s = environment.now_s
+    span_s = min(settings.history_s, now_s)
+    begin_s = now_s - span_s
+    oldest, end = seen.first_request, seen.next_arrival
+    low, high = oldest, end
+    while low < high:
+        middle = (low + high) // 2
+        if source[3][middle].arrival_s < begin_s:
+            low = middle + 1
+        else:
+            high = middle
+    oldest = low
+    from_s = begin_s + span_s * uniform(seed, -1)
+    template = oldest
+    while template < end and source[3][template].arrival_s < from_s:
+        template += 1
+    ahead_s = now_s - from_s
+    count = 0
+    while count < MOST_ARRIVALS:
+        if template >= end:  # round the circle
+            template = oldest
+            ahead_s += span_s
+        arrival_s = source[3][template].arrival_s + ahead_s
+        if arrival_s > now_s + settings.horizon_s:
+            break
+        request_id = environment.next_arrival + count
+        for k in range(_REQUEST_WORDS):
+            cluster[6][request_id * _REQUEST_WORDS + k] = source[6][template * _REQUEST_WORDS + k]
+        request = cluster[3][request_id]
+        request.output_tokens = sample_length(
+            model, request.predicted_tokens, request.class_code, 0, uniform(seed, _LENGTH_STREAM + count)
+        )
+        request.arrival_s = max(now_s, arrival_s)
+        request.session = NOBODY
+        request.stream = _NEW_STREAM + count  # it shares no prefix: who asks again is not imagined
+        request.prefix_tokens = 0
+        reset_request(request)
+        if environment.clients:
+            _new_client(environment, cluster[2], request, request_id, settings, seed)
+        template += 1
+        count += 1
+    environment.tick_s = np.inf
+    environment.num_requests = environment.next_arrival - environment.first_request + count
+
+
+@outlined
+def knows_enough(environment):
+    """Return whether enough has been seen for futures to be imagined."""
+    return environment.next_arrival - environment.first_request >= LEAST_SEEN and environment.now_s >= LEAST_SEEN_S

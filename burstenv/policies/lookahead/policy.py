@@ -1,0 +1,352 @@
+"""Look-ahead: try every choice in a copy of the cluster, see what comes of it, take the best.
+
+One-step policy improvement by simulation, known as rollout (Tesauro and Galperin, NIPS 1996; Bertsekas, Tsitsiklis and
+Wu, J. Heuristics 1997). For the request at the front door each choice (reject, or any replica) is followed by a *base*
+composite for ``horizon_s`` of arrivals, and everything that arrived by then is brought to its end. What counts is what
+the reward counts.
+
+``oracle-lookahead(...):BASE``
+    looks at the true future, so it is privileged: a yardstick and a teacher. It keeps the best course of decisions that
+    it has found so far, and a choice must lead to a better one to be taken ("fortified rollout", Bertsekas, 1997). With
+    several bases, ``BASE+BASE``, each of them may continue from any choice. With ``passes`` above 1 the episode is
+    planned again from the best course, and the best is played.
+``lookahead(...):BASE``
+    looks at ``futures`` imagined ones, the same for every choice: output lengths drawn from what the training split and
+    the predictor leave possible given the tokens that are out, and the arrivals of a stretch of the recent past. It
+    leaves its base's own choice only for one that is better by ``margin`` and ``margin_errors`` standard errors.
+
+The causal one copies the engine's present state, all but lengths, arrivals to come and what clients have in mind. Where
+metrics are stale it begins with the state at the reading that decisions see, and carries out again what it has decided
+since. It is refused where turns follow upon the answers to those before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.cluster import ClientsConfig, Cluster
+from burstenv.cluster.output_lengths import LengthModel
+from burstenv.cluster.snapshot import put_row, take_row
+from burstenv.cluster.state import ClusterState
+from burstenv.engine.enums import NOBODY
+from burstenv.errors import BurstenvError
+from burstenv.policies.composite import Composite, parse_composite, parse_parameters
+from burstenv.policies.rule import Parameter, Range, Rule
+
+REWARDS = ("attainment", "weighted", "token-weighted", "class-weighted")
+CAUSAL, CLAIRVOYANT = "lookahead", "oracle-lookahead"
+
+_HORIZON = Parameter("horizon_s", 5.0, Range(2.0, 60.0, "log"), "arrivals until then are played [s]")
+_REPLICAS = Parameter("replicas", 8.0, Range(2, 64, "integer"), "most replicas that are tried out")
+_REWARD = Parameter("reward", 0.0, Range(0, 3, "integer"), "what counts: 0 " + ", ".join(REWARDS) + " 3")
+_SOURCE = "Rollout: Tesauro and Galperin (NIPS 1996); Bertsekas, Tsitsiklis and Wu (J. Heuristics, 1997)."
+RULES = (
+    Rule(
+        -1,
+        CAUSAL,
+        "Try every choice in imagined futures and take the best, by a margin.",
+        _SOURCE,
+        "Lengths are drawn given what is out, arrivals from the recent past; all choices meet the same futures.",
+        (
+            _HORIZON,
+            Parameter("futures", 8.0, Range(1, 32, "integer"), "futures that are imagined for each decision"),
+            Parameter("margin", 0.25, Range(0.0, 4.0), "what a choice must be better by [reward]"),
+            Parameter("margin_errors", 1.0, Range(0.0, 4.0), "the same in standard errors"),
+            Parameter("history_s", 30.0, Range(5.0, 120.0, "log"), "past that arrivals are drawn from [s]"),
+            _REPLICAS,
+            _REWARD,
+        ),
+    ),
+    Rule(
+        -1,
+        CLAIRVOYANT,
+        "Try every choice in the true future and take the best.",
+        _SOURCE,
+        "True lengths and arrivals: a yardstick, not a policy.",
+        (
+            _HORIZON,
+            Parameter("passes", 1.0, Range(1, 8, "integer"), "times an episode is planned"),
+            _REPLICAS,
+            _REWARD,
+        ),
+        oracle=True,
+    ),
+)
+_TEXT = re.compile(rf"^(?P<name>{CAUSAL}|{CLAIRVOYANT})(?:\((?P<parameters>[^()]*)\))?(?::(?P<bases>.*))?$")
+
+
+@dataclass(frozen=True)
+class LookaheadPolicy:
+    """Look-ahead over composites, with all its parameters.
+
+    Attributes:
+        rule: One of ``RULES``.
+        parameters: Their values, in the order of the declaration.
+        bases: The composites; the first is the base, further ones only for the clairvoyant.
+    """
+
+    rule: Rule
+    parameters: tuple[float, ...]
+    bases: tuple[Composite, ...]
+
+    @property
+    def name(self) -> str:
+        """The name that ``load_policy`` reads back."""
+        changed = [
+            f"{p.name}={repr(value).removesuffix('.0')}"
+            for p, value in zip(self.rule.declared, self.parameters, strict=True)
+            if value != p.default
+        ]
+        bases = "+".join(base.name for base in self.bases)
+        return self.rule.name + (f"({','.join(changed)})" if changed else "") + f":{bases}"
+
+    @property
+    def named(self) -> dict[str, float]:
+        """The parameters by name."""
+        return dict(zip(self.rule.parameters, self.parameters, strict=True))
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it uses true output lengths or arrivals to come."""
+        return self.rule.oracle or any(base.oracle for base in self.bases)
+
+    @property
+    def floor(self) -> bool:
+        """Whether it is bad on purpose: no."""
+        return False
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled step of an environment can run it: it takes more than that."""
+        return False
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The batching modes it names."""
+        return tuple(dict.fromkeys(base.batching for base in self.bases))
+
+    def check(self, mode_names: Sequence[str]) -> None:
+        """Raise a one-sentence error when the scenario lacks a mode, or a base is written in Python."""
+        for base in self.bases:
+            base.record(mode_names)
+
+
+def is_lookahead(text: str) -> bool:
+    """Return whether a policy's text names look-ahead."""
+    return re.match(rf"^({CAUSAL}|{CLAIRVOYANT})\b", text) is not None
+
+
+def parse_lookahead(text: str) -> LookaheadPolicy:
+    """Read ``lookahead(horizon_s=10,futures=8):BASE`` or ``oracle-lookahead(...):BASE+BASE``.
+
+    Raises:
+        BurstenvError: When the base is missing or anything is unknown or out of range.
+    """
+    match = _TEXT.match(text.strip())
+    if match is None or not match["bases"]:
+        raise BurstenvError(
+            f"policy {text!r} needs a base behind a colon, such as "
+            f"lookahead(horizon_s=10,futures=4):size-aware-kv/expected-ttft/edf-256"
+        )
+    rule = next(rule for rule in RULES if rule.name == match["name"])
+    values = parse_parameters(rule, match["parameters"])
+    for parameter, value in zip(rule.declared, values, strict=True):
+        least = {"horizon_s": 1e-3, "history_s": 1.0, "reward": 0.0, "margin": 0.0, "margin_errors": 0.0}
+        low = least.get(parameter.name, 1.0)
+        whole = parameter.range.scale == "integer"
+        if value < low or (whole and value != int(value)) or (parameter.name == "reward" and value >= len(REWARDS)):
+            kind = "a whole number" if whole else "a number"
+            most = f" and at most {len(REWARDS) - 1}" if parameter.name == "reward" else ""
+            raise BurstenvError(
+                f"parameter {parameter.name} of {rule.name} must be {kind} of at least {low:g}{most}, got {value:g}"
+            )
+    bases = tuple(parse_composite(part) for part in re.split(r"\+(?![^()]*\))", match["bases"]))
+    if len(bases) > 1 and not rule.oracle:
+        raise BurstenvError(f"{rule.name} has one base; several are for {CLAIRVOYANT}")
+    for base in bases:
+        if base.oracle and not rule.oracle:
+            raise BurstenvError(f"base {base.name} sees true output lengths; use {CLAIRVOYANT} over it")
+    return LookaheadPolicy(rule, values, bases)
+
+
+class Lookahead:
+    """Look-ahead at work in a batch of clusters.
+
+    Args:
+        cluster: The clusters, such as ``env.batch.cluster`` of a vector environment.
+        policy: A look-ahead, or its text.
+
+    Raises:
+        BurstenvError: When the clusters lack a mode, or a causal look-ahead meets sessions in a closed loop.
+    """
+
+    def __init__(self, cluster: Cluster, policy: LookaheadPolicy | str):
+        self.policy = parse_lookahead(policy) if isinstance(policy, str) else policy
+        self.policy.check(cluster.mode_names)
+        self._cluster = cluster
+        self._causal = not self.policy.rule.oracle
+        self._stale = bool((cluster.state.environments["scrape_period_s"] > 0.0).any())
+        if self._causal and cluster.clients is not None and cluster.clients.closed_loop is not None:
+            raise BurstenvError(
+                f"{CAUSAL} does not imagine turns that follow upon the answers to those before, as this scenario's do; "
+                f"{CLAIRVOYANT} works there, as a yardstick"
+            )
+        self._policies = np.concatenate([base.record(cluster.mode_names) for base in self.policy.bases])
+        self._settings = _settings(self.policy, cluster.clients)
+        self._model = _lengths_of(cluster).arrays()
+        n, count = len(cluster.state.environments), cluster.num_replicas
+        self.values: NDArray[np.float64] = np.full((n, 1 + count), np.nan)
+        self.decisions: NDArray[np.int64] = np.zeros((n, 3), np.int64)
+        self._shortlist = np.zeros(count, np.int8)
+        self._moments = np.zeros((2, 1 + count))
+        self._room = 0
+        self._readings: dict[int, tuple[Any, ...]] = {}  # with their notes, of those who are played
+        self._plans: NDArray[np.int32] = np.zeros((n, 0), np.int32)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Keep up with the cluster's arrays, which grow with the longest episode."""
+        from burstenv.policies.lookahead.clone import clusters, id_marks
+        from burstenv.policies.lookahead.futures import MOST_ARRIVALS
+        from burstenv.policies.lookahead.kernels import UNPLANNED
+
+        state = self._cluster.state
+        room = state.requests.shape[1]
+        if room != self._room:
+            ahead = room + (0 if self.policy.rule.oracle else MOST_ARRIVALS) + 1
+            count, block_size = state.replicas.shape[1], self._cluster.specs[0].block_size
+            scratch = ClusterState.allocate(2, count, ahead, block_size, state.layout)
+            self._scratch, self._marks = clusters(scratch), id_marks(state)
+            self._trial = np.full(ahead, UNPLANNED, np.int32)
+            self._nothing = np.full(ahead, UNPLANNED, np.int32)
+            plans = np.full((len(state.environments), ahead), UNPLANNED, np.int32)
+            shared = min(self._room, room)
+            plans[:, :shared] = self._plans[:, :shared]
+            self._plans, self._room = plans, room
+            self._readings.clear()
+        self._arrays = clusters(state)
+
+    def _readings_of(self, i: int) -> tuple[Any, ...]:
+        """Return the readings of cluster ``i`` and the notes about them; what is not used has no room."""
+        from burstenv.policies.lookahead.clone import clusters
+        from burstenv.policies.lookahead.stale_metrics import NOTES
+
+        if not (self._causal and self._stale):
+            return self._scratch, np.zeros(1, NOTES)
+        if i not in self._readings:
+            state = self._cluster.state
+            block_size = self._cluster.specs[0].block_size
+            three = ClusterState.allocate(3, state.replicas.shape[1], self._room + 1, block_size, state.layout)
+            self._readings[i] = clusters(three), np.zeros(1, NOTES)
+        return self._readings[i]
+
+    def forget(self, i: int) -> None:
+        """Forget the plan for cluster ``i``, as another episode begins there, or other decisions were taken."""
+        self._plans[i] = -1
+
+    def _call(self, i: int, max_decisions: int) -> int:
+        from burstenv.policies.lookahead.kernels import look_ahead
+
+        self._make_room()
+        decisions = look_ahead(
+            self._arrays, i, self._scratch, *self._readings_of(i), self._marks, self._cluster.modes, self._policies,
+            self._model, self._settings, self._plans[i], self._trial, self._nothing, self.values, self._shortlist,
+            self._moments, self.decisions, max_decisions,
+        )  # fmt: skip
+        return int(decisions)
+
+    def ask(self, places: Sequence[int] | None = None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return what every choice is worth to the environments that stand at a decision epoch, and the best.
+
+        The clusters stay where they are. Plans are made anew, so that others may decide between two calls.
+
+        Args:
+            places: Which environments; None: all.
+
+        Returns:
+            values: (N, 1 + R) expected reward within the horizon of rejecting, and of each replica; NaN for choices
+                that were not tried: all of them at a tick or once the episode is done, and all but the base's own
+                where that loses no request.
+            choice: (N,) 0 to reject, 1 + r for replica r, as in the flat action space; -1 at ticks and when done.
+
+        Raises:
+            BurstenvError: For the causal one with stale metrics: it has to have made the decisions before.
+        """
+        if self._causal and self._stale:
+            raise BurstenvError(f"{CAUSAL} with stale metrics knows only its own decisions; let it play the episode")
+        state = self._cluster.state.environments
+        chosen = range(len(state)) if places is None else places
+        choices = np.full(len(state), NOBODY, np.int64)
+        self.values[...] = np.nan
+        for i in chosen:
+            if state["done"][i] or state["at_door"][i] == NOBODY:
+                continue
+            self.forget(i)
+            kept = state[i : i + 1].copy()  # with the numbers that random rules draw on
+            self._call(i, 0)
+            state[i : i + 1] = kept
+            admission, replica, _ = self.decisions[i].tolist()
+            choices[i] = 1 + replica if admission == 1 else 0
+        return self.values, choices
+
+    def decision(self, i: int) -> tuple[int, int, int]:
+        """Return (admission, replica, mode) for the epoch at hand in environment ``i``."""
+        self._call(i, 0)
+        admission, replica, mode = self.decisions[i].tolist()
+        return admission, replica, mode
+
+    def run(self, i: int, max_decisions: int) -> int:
+        """Run environment ``i`` for some decisions, or to the end of its episode; return how many were made."""
+        passes = int(self.policy.named.get("passes", 1))
+        if passes > 1 and not self._cluster.state.environments["decisions"][i]:
+            self._plan_episode(i, passes)
+        return self._call(i, max_decisions)
+
+    def _plan_episode(self, i: int, passes: int) -> None:
+        """Play the whole episode several times, each time from the best course so far; leave that as the plan."""
+        start = take_row(self._cluster.state, i)
+        best, plan = -np.inf, self._plans[i].copy()
+        for _ in range(passes - 1):
+            self._call(i, 2**62)
+            earned = _earned(self._cluster.state.environments[i], self._settings[0]["reward"])
+            if earned > best:
+                best, plan = earned, self._plans[i].copy()
+            put_row(self._cluster.state, i, start)
+        self._plans[i] = plan
+
+
+def _earned(environment: Any, reward: NDArray[np.float64]) -> float:
+    by_class = float((environment["class_value"] * environment["attained_by_class"]).sum())
+    parts = environment["attained"], environment["attained_weight"], environment["attained_tokens"] * 1e-3, by_class
+    return float(np.dot(reward, np.array(parts, np.float64)))
+
+
+def _settings(policy: LookaheadPolicy, clients: ClientsConfig | None) -> np.ndarray:
+    from burstenv.policies.lookahead.futures import PATIENCE_KINDS
+    from burstenv.policies.lookahead.kernels import LOOKAHEAD
+
+    named = policy.named
+    settings = np.zeros(1, LOOKAHEAD)
+    for name in ("horizon_s", "margin", "margin_errors", "futures", "replicas", "history_s"):
+        settings[name] = named.get(name, 0.0)
+    settings["reward"][0, int(named["reward"])] = 1.0
+    patience = None if clients is None else clients.patience
+    if patience is not None:
+        settings["patience_kind"] = PATIENCE_KINDS.index(patience.kind)
+        settings["patience_s"] = patience.seconds or 0.0
+        settings["patience_multiple"] = patience.ttft_multiple or 0.0
+        settings["patience_sigma"] = patience.sigma
+    return settings
+
+
+def _lengths_of(cluster: Cluster) -> LengthModel:
+    """Return what is known of output lengths; in a replay predictions are taken at their word."""
+    if cluster.lengths is not None:
+        return cluster.lengths
+    return LengthModel.of("exact", [np.ones(1, np.int64)] * 2)

@@ -1,0 +1,184 @@
+"""A trained agent as a policy: ``agent:NAME`` wherever a policy is accepted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.engine.records import ENVIRONMENT
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.network.inference import choose_all, forward_all
+from burstenv.policies.network.pretrained import ENDING, shipped_agents
+from burstenv.policies.network.weights import Network
+
+PREFIX, SAMPLED, DETERMINISTIC = "agent:", "(sampled)", "(deterministic)"
+_WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<way>\((?:sampled|deterministic)\))?$", re.DOTALL)
+_loaded: dict[str, Path] = {}  # agents given by path, by the name they have from then on
+
+
+@dataclass(eq=False)
+class NetworkPolicy:
+    """A policy network that acts, in compiled code.
+
+    It takes the most probable legal choice of each component (see ``network_kernels.choose``), or, ``sampled``, draws
+    from the legal ones on the stream of random numbers of the cluster that it acts in, so that an episode's seed fixes
+    what it does.
+
+    Attributes:
+        network: The network.
+        name: What it is called in reports.
+        sampled: Whether it draws; None: as it was made to.
+        environment: Keyword arguments of ``EnvironmentBatch`` that it was made for.
+        digest: What tells it from others, for a journal.
+    """
+
+    network: Network
+    name: str
+    sampled: bool | None = None
+    environment: dict[str, Any] = field(init=False)
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.environment = dict(self.network.description["environment"])
+        self.digest = self.network.digest
+        if self.sampled is None:
+            self.sampled = bool(self.network.description.get("sampled", False))
+        self._stream = random_stream()
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The batching modes that it knows, in order."""
+        return tuple(self.network.description["modes"])
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled code runs it: always."""
+        return True
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it was made to see true output lengths."""
+        return bool(self.environment.get("privileged"))
+
+    @property
+    def floor(self) -> bool:
+        """Whether it is bad on purpose."""
+        return False
+
+    @property
+    def flat(self) -> bool:
+        """Whether it decides admission and routing as one choice."""
+        return list(self.network.description["heads"]) == [-1]
+
+    def sizes(self, num_replicas: int) -> NDArray[np.int64]:
+        """Return the number of choices of each component of its action, (C,)."""
+        heads = self.network.description["heads"]
+        return np.array([num_replicas - h if h <= 0 else h for h in heads], np.int64)  # -1: rejection besides
+
+    def check(self, mode_names: Sequence[str]) -> None:
+        """Raise a one-sentence error when the scenario has other batching modes."""
+        if list(mode_names) != list(self.modes):
+            raise BurstenvError(
+                f"{self.name} was trained with batching modes {', '.join(self.modes)}, this scenario has "
+                f"{', '.join(mode_names)}; use a scenario like the one it was trained on "
+                f"({self.network.description['scenario']})"
+            )
+
+    def named(self, name: str) -> NetworkPolicy:
+        """Return the same policy under another name."""
+        return replace(self, name=name)
+
+    def twin(self) -> NetworkPolicy:
+        """Return the policy that chooses the other way: draws if this one does not."""
+        return replace(self, name=f"{self.name}{DETERMINISTIC if self.sampled else SAMPLED}", sampled=not self.sampled)
+
+    def logits(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of all components side by side, (N, A), for flat observations, (N, O)."""
+        count = self.replicas_in(observations.shape[1])
+        result = np.zeros((len(observations), int(self.sizes(count).sum())), np.float32)
+        size = self.network.scratch_size(count, result.shape[1], observations.shape[1])
+        given = np.ascontiguousarray(observations, np.float32)
+        forward_all(*self.network.packed, np.zeros(size, np.float32), given, count, result)
+        return result
+
+    def act(self, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Choose for a batch: observations (N, O), masks (N, A); returns (N, C). Draws on a stream of its own."""
+        sizes = self.sizes(self.replicas_in(observations.shape[1]))
+        return choose(self.logits(observations), masks, sizes, self.flat, bool(self.sampled), self._stream)
+
+    def replicas_in(self, observation_size: int) -> int:
+        """Return the number of replicas that an observation of a size shows."""
+        features = self.network.description["features"]
+        shared = len(features["cluster"]) + len(features["request"])
+        return (observation_size - shared) // len(features["replica"])
+
+
+def choose(
+    logits: NDArray[np.float32],
+    masks: NDArray[Any],
+    sizes: NDArray[np.int64],
+    flat: bool,
+    sampled: bool = False,
+    stream: NDArray[Any] | None = None,
+) -> NDArray[np.int64]:
+    """Return the choices, (N, C), for logits and masks, (N, A); the one rule for networks compiled and not.
+
+    Args:
+        logits: Of all components side by side.
+        masks: Which are legal.
+        sizes: Number of choices of each component, (C,).
+        flat: Whether the one component is rejection followed by replicas.
+        sampled: Draw by probability in place of the rule of ``network_kernels.choose``.
+        stream: (1,) ENVIRONMENT, whose random numbers are used.
+    """
+    actions = np.zeros((len(logits), len(sizes)), np.int64)
+    scratch = np.zeros(logits.shape[1], np.float32)
+    given = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(masks, np.int8)
+    own = random_stream() if stream is None else stream
+    choose_all(*given, sizes, flat, sampled, own, scratch, actions)
+    return actions
+
+
+def random_stream(seed: int = 0) -> NDArray[Any]:
+    """Return a stream of random numbers to draw choices by, (1,) ENVIRONMENT."""
+    stream = np.zeros(1, ENVIRONMENT)
+    stream["rng"] = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)  # never 0
+    return stream
+
+
+def way_of(name: str) -> str:
+    """Return what a policy's name says of the way it chooses: ``(sampled)``, ``(deterministic)`` or nothing."""
+    return next((way for way in (SAMPLED, DETERMINISTIC) if name.endswith(way)), "")
+
+
+def load_network_policy(text: str) -> NetworkPolicy:
+    """Return the agent that a user wrote: ``agent:NAME`` or ``agent:FILE.npz``.
+
+    With ``(sampled)`` behind it choices are drawn, with ``(deterministic)`` the most probable ones taken; without, it
+    chooses in the way that it was made to. One that was given by its file is known by the file's name from then on.
+
+    Raises:
+        BurstenvError: When there is no such agent, or the file is none.
+    """
+    match = _WRITTEN.match(text)
+    assert match is not None
+    written = match["agent"]
+    if written.endswith(ENDING):
+        path = Path(written).expanduser()
+        name = path.stem
+        _loaded[name] = path
+    else:
+        name = written
+        known = {**shipped_agents(), **_loaded}
+        if name not in known:
+            raise unknown_name("agent", name, known)
+        path = known[name]
+    policy = NetworkPolicy(Network.load(path), f"{PREFIX}{name}")
+    other = SAMPLED if not policy.sampled else DETERMINISTIC
+    return policy.twin() if match["way"] == other else policy

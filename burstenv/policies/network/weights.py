@@ -1,0 +1,213 @@
+"""Policy networks as plain arrays: what a trained agent is once training is over.
+
+A file of an agent is a NumPy archive (``.npz``) of float32 arrays, named as in ``agents/networks.py``, and one JSON
+text, ``description``. Nothing in it can run code. ``agents/export/arrays.py`` writes it; reading and acting need no PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.errors import BurstenvError
+from burstenv.files import write_atomic
+
+KINDS = ("mlp", "shared", "attention")  # codes of network_kernels.KIND
+FORMAT = 1  # of the file
+GROUPS = ("cluster", "request", "replica")
+
+Floats = NDArray[np.float32]
+_KEYS = ("format", "name", "network", "activation", "heads", "environment", "scenario", "features", "modes")
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A policy network and what it has to be given.
+
+    Attributes:
+        description: ``name``; ``network`` (of ``KINDS``), ``activation`` and ``heads``, see ``agents/networks.py``;
+            ``environment``, keyword arguments of ``EnvironmentBatch`` that it was made for; ``scenario``, the name of
+            what it was trained on; ``features``, names by group of ``GROUPS``; ``modes``, the batching modes;
+            ``num_replicas`` it was trained with, which bind an MLP alone; and whatever else the exporter tells.
+        arrays: Weights by name, matrices (outputs, inputs).
+    """
+
+    description: Mapping[str, Any]
+    arrays: Mapping[str, Floats]
+
+    @property
+    def kind(self) -> str:
+        """One of ``KINDS``."""
+        return str(self.description["network"])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file that :meth:`save` writes: equal ones decide alike."""
+        return hashlib.sha256(self._bytes()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, atomically; the same network gives the same bytes."""
+        write_atomic(Path(path), self._bytes())
+
+    def _bytes(self) -> bytes:
+        text = json.dumps(self.description, indent=1).encode()
+        out = io.BytesIO()
+        arrays: dict[str, Any] = {**self.arrays, "description": np.frombuffer(text, np.uint8)}
+        np.savez_compressed(out, **arrays)
+        return out.getvalue()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Network:
+        """Read a file.
+
+        Raises:
+            BurstenvError: When there is none, or it is not one that :meth:`save` wrote.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            description = json.loads(arrays.pop("description").tobytes())
+            for key in _KEYS:
+                description[key]
+        except FileNotFoundError:
+            raise BurstenvError(f"{path}: no such file") from None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            raise BurstenvError(f"{path}: is not an agent as `burstenv agents export` writes it") from None
+        if description["format"] != FORMAT:
+            raise BurstenvError(
+                f"{path}: is an agent of format {description['format']}, this version reads {FORMAT}; export it anew"
+            )
+        network = cls(description, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
+        try:
+            network.packed  # noqa: B018
+        except (KeyError, IndexError, ValueError):
+            raise BurstenvError(f"{path}: lacks weights of its network ({network.kind}); export it anew") from None
+        return network
+
+    # -- what it takes and gives -------------------------------------------------------------------
+
+    def check(self, features: Mapping[str, Sequence[str]], num_replicas: int, where: str) -> None:
+        """Raise a one-sentence error where observations hold other numbers than it was trained on.
+
+        Args:
+            features: Names by group, as ``ObservationLayout.features`` has them.
+            num_replicas: R; of no importance to networks over sets.
+            where: What to call the scenario.
+        """
+        check_features(self.description, features, num_replicas, where)
+
+    # -- weights as the kernel takes them ------------------------------------------------------------
+
+    @cached_property
+    def packed(self) -> tuple[NDArray[np.int64], Floats]:
+        """Numbers and weights in the order in which ``network_kernels`` reads them."""
+        relu = int(self.description["activation"] == "relu")
+        if self.kind == "mlp":
+            return self._packed_mlp(relu)
+        return self._packed_set(relu)
+
+    def _layers(self, name: str) -> list[tuple[Floats, Floats]]:
+        """Return (weights, bias) of the layers of a sequence in which activations stand between them."""
+        places = sorted(int(key.split(".")[-2]) for key in self.arrays if key.startswith(name) and key.endswith("bias"))
+        return [(self.arrays[f"{name}.{k}.weight"], self.arrays[f"{name}.{k}.bias"]) for k in places]
+
+    def _packed_mlp(self, relu: int) -> tuple[NDArray[np.int64], Floats]:
+        layers = self._layers("policy_net")
+        last = self.arrays["action_net.weight"], self.arrays["action_net.bias"]
+        sizes = [len(bias) for _, bias in layers]
+        inputs, outputs = (layers or [last])[0][0].shape[1], len(last[1])
+        parts = [part for weight, bias in [*layers, last] for part in (bias, weight.T)]
+        return _numbers(0, relu, inputs, 0, 0, sizes, [], outputs), _joined(parts)
+
+    def _packed_set(self, relu: int) -> tuple[NDArray[np.int64], Floats]:
+        arrays, features = self.arrays, self.description["features"]
+        shared, own = len(features["cluster"]) + len(features["request"]), len(features["replica"])
+        compared = own - len(self.description["modes"])
+        encoder = self._layers("encoder")
+        sizes = [len(bias) for _, bias in encoder]
+        width = sizes[-1]
+        # x - mean and x - least of a feature x, with weights m and l, are (m + l) x - m mean - l least.
+        first, bias = encoder[0]
+        to_mean = first[:, shared + own : shared + own + compared]
+        to_least = first[:, shared + own + compared :]
+        direct = first[:, shared : shared + own].copy()
+        direct[:, :compared] += to_mean + to_least
+        parts = [bias, first[:, :shared].T, -to_least.T, -to_mean.T, direct.T]
+        parts += [part for weight, bias in encoder[1:] for part in (bias, weight.T)]
+        if self.kind == "attention":
+            scale = np.float32(1.0 / math.sqrt(width))
+            parts += [arrays["attention.query.weight"].T * scale, arrays["attention.key.weight"].T]
+            parts += [arrays["attention.value.weight"].T, arrays["attention.out.bias"]]
+            parts += [arrays["attention.out.weight"].T]
+        for name in ("context.0", "pooled_logits"):
+            parts += [arrays[f"{name}.bias"], arrays[f"{name}.weight"].T]
+        hidden = arrays["replica_hidden.0.weight"]
+        parts += [arrays["replica_hidden.0.bias"], hidden[:, width:].T, hidden[:, :width].T]
+        to_mean, to_least = np.split(arrays["relative_logit.weight"][0], 2)
+        parts += [arrays["replica_logit.bias"], arrays["replica_logit.weight"], -to_least, -to_mean]
+        parts += [to_mean + to_least]
+        outputs = len(arrays["pooled_logits.bias"])
+        heads = list(self.description["heads"])
+        kind = KINDS.index(self.kind)
+        return _numbers(kind, relu, shared, own, compared, sizes, heads, outputs), _joined(parts)
+
+    def scratch_size(self, num_replicas: int, num_logits: int, observation_size: int) -> int:
+        """Return how many float32 the kernel needs to work in."""
+        numbers = self.packed[0].tolist()
+        shared, compared, outputs = numbers[2], numbers[4], numbers[7]
+        sizes = numbers[8 : 8 + numbers[5]]
+        widest = max(sizes, default=1)
+        per_replica = sum(sizes) + 6 * widest + 1
+        fixed = 2 * compared + sum(sizes) + 5 * widest + shared + outputs
+        return num_logits + observation_size + fixed + num_replicas * per_replica + num_replicas
+
+
+def check_features(
+    description: Mapping[str, Any], features: Mapping[str, Sequence[str]], num_replicas: int, where: str
+) -> None:
+    """Raise a one-sentence error where a scenario does not show what an agent was trained on; see ``Network.check``."""
+    name = description["name"]
+    origin = f"use a scenario like the one it was trained on ({description['scenario']}) or train anew"
+    modes, has = ([f for f in names if f.startswith("mode=")] for names in (
+        description["features"]["replica"], features["replica"],
+    ))  # fmt: skip
+    if modes != has:
+        known, there = (", ".join(f.removeprefix("mode=") for f in names) for names in (modes, has))
+        raise BurstenvError(
+            f"agent {name} was trained with batching modes {known}, scenario {where!r} has {there}; {origin}"
+        )
+    for group in GROUPS:
+        wanted, given = list(description["features"][group]), list(features[group])
+        if wanted != given:
+            odd = [f for f in wanted if f not in given] or [f for f in given if f not in wanted] or given
+            lacks = "has no" if odd[0] not in given else "shows"
+            raise BurstenvError(
+                f"agent {name} was trained on other observations: scenario {where!r} {lacks} {group} feature "
+                f"{odd[0]}{', which it does not know' if lacks == 'shows' else ''}; {origin}"
+            )
+    if description["network"] == "mlp" and description["num_replicas"] != num_replicas:
+        raise BurstenvError(
+            f"agent {name} is an MLP for {description['num_replicas']} replicas, scenario {where!r} has "
+            f"{num_replicas}; networks over sets (network: shared or attention) run on any number"
+        )
+
+
+def _numbers(
+    kind: int, relu: int, shared: int, own: int, compared: int, sizes: list[int], heads: list[int], outputs: int
+) -> NDArray[np.int64]:
+    return np.array([kind, relu, shared, own, compared, len(sizes), len(heads), outputs, *sizes, *heads], np.int64)
+
+
+def _joined(parts: Sequence[Floats]) -> Floats:
+    return np.concatenate([np.ascontiguousarray(part, np.float32).ravel() for part in parts])

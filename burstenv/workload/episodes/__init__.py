@@ -1,0 +1,1 @@
+"""Episodes: drawn days, cut and scaled to a load."""

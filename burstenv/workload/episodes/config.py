@@ -1,0 +1,57 @@
+"""What an episode is: its length, how it reaches its load, and which classes it mixes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from burstenv.config import Config
+from burstenv.workload.trace import CLASSES, DAY_S
+
+
+class EpisodeConfig(Config):
+    """How episodes are cut out of a trace.
+
+    Attributes:
+        duration_s: Length of the window in which requests arrive, seconds.
+        scaling: How the trace reaches the load asked for; the three mean what they mean for whole traces in
+            ``burstenv.workload.shaping.scaling``. ``superpose`` lays circularly shifted copies of one day over each
+            other, and below one copy thins it: every time scale below the window stays as it is, so bursts
+            stay bursts and think times think times, while the wave of the day is flattened. ``compress``
+            squeezes a stretch of consecutive requests: the variation of counts stays, think times and burst
+            lengths shrink by the factor of the compression. ``thin`` keeps a share of one day's conversations
+            and refuses loads above the day's own.
+        mix: Share of the requests by class, with sum 1; None keeps the composition of the split.
+        max_total_tokens: Longest request, prompt plus output tokens; None for no limit.
+        oversize: What to do with longer ones: refuse the trace, or drop and count them.
+        upstream_failures: ``none`` leaves the recorded failures out. ``recorded`` adds each of those that
+            fall into the window as a further arrival, beyond the rate asked for, marked
+            ``upstream_failed``, with the lengths of a served request of the same class and hour: what a client of
+            the original service would have seen fail.
+    """
+
+    duration_s: float = Field(default=180.0, gt=0)
+    scaling: Literal["superpose", "compress", "thin"] = "superpose"
+    mix: dict[str, float] | None = None
+    max_total_tokens: int | None = Field(default=None, ge=2)
+    oversize: Literal["error", "drop"] = "error"
+    upstream_failures: Literal["none", "recorded"] = "none"
+
+    @field_validator("mix")
+    @classmethod
+    def _shares(cls, mix: dict[str, float] | None) -> dict[str, float] | None:
+        if mix is None:
+            return None
+        unknown = sorted(set(mix) - set(CLASSES))
+        if unknown:
+            raise ValueError(f"unknown class {unknown[0]!r}; valid: {', '.join(CLASSES)}")
+        if min(mix.values(), default=0.0) < 0 or abs(sum(mix.values()) - 1.0) > 1e-6:
+            raise ValueError("shares by class must be at least 0 and have sum 1")
+        return mix
+
+    @model_validator(mode="after")
+    def _within_a_day(self) -> EpisodeConfig:
+        if self.scaling != "compress" and self.duration_s > DAY_S:
+            raise ValueError(f"duration_s must be at most {DAY_S:g} (one day) to {self.scaling}")
+        return self

@@ -1,0 +1,1 @@
+"""Failed requests of a trace: their rates, and their use as demand."""

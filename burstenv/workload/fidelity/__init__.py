@@ -1,0 +1,1 @@
+"""Fidelity: how near a generated trace is to a real one."""

@@ -1,0 +1,95 @@
+"""Drawing a trace: PNG pictures and one HTML page that holds them all."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from burstenv.errors import BurstenvError
+from burstenv.files import write_atomic
+from burstenv.workload.plots.style import Picture, need_matplotlib, plural
+from burstenv.workload.trace import DAY_S, Trace
+
+PAGE = "trace.html"
+
+
+def trace_pictures(trace: Trace) -> list[Picture]:
+    """Draw a trace as the authors of BurstGPT draw theirs, and what they do not draw.
+
+    Weekly and daily periodicity, tokens per hour, lengths, responses given prompts, conversations, failures and
+    inter-arrival CV by window, each with a sentence that says what it shows, with the numbers.
+
+    Args:
+        trace: The trace, of at least one request.
+
+    Raises:
+        BurstenvError: Without matplotlib and jinja2, or when the trace is empty.
+    """
+    need_matplotlib()
+    if len(trace) == 0:
+        raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to draw")
+    from burstenv.workload.plots.load import load_pictures
+    from burstenv.workload.plots.requests import request_pictures
+
+    weekly, daily, tokens, interarrival, failures = load_pictures(trace)
+    return [weekly, daily, tokens, *request_pictures(trace), failures, interarrival]
+
+
+def trace_page(trace: Trace, pictures: list[Picture], title: str) -> str:
+    """Return one HTML page that holds the pictures in both themes and loads nothing from anywhere."""
+    need_matplotlib()
+    import jinja2
+    from markupsafe import Markup
+
+    from burstenv import __version__
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    here = resources.files("burstenv.workload.plots")
+    template = environment.from_string((here / "trace_page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        css=Markup((here / "trace_page.css").read_text(encoding="utf-8")),
+        facts=_facts(trace),
+        pictures=pictures,
+        steps=trace.metadata.get("steps", ()),
+        version=__version__,
+    )
+
+
+def write_trace_plots(trace: Trace, folder: str | Path, title: str) -> dict[str, Path]:
+    """Draw a trace into a folder: a PNG for each picture, and ``trace.html`` with all of them.
+
+    Args:
+        trace: The trace.
+        folder: Where to write; made if missing.
+        title: Title of the page.
+
+    Returns:
+        The paths by picture, and ``html``.
+
+    Raises:
+        BurstenvError: Without matplotlib and jinja2, when the trace is empty, or where the folder cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BurstenvError(f"{folder}: cannot be written (not a folder)")
+    pictures = trace_pictures(trace)
+    page = trace_page(trace, pictures, title)
+    paths = {picture.name: folder / f"{picture.name}.png" for picture in pictures}
+    for picture in pictures:
+        write_atomic(paths[picture.name], picture.png["light"])
+    paths["html"] = folder / PAGE
+    write_atomic(paths["html"], page)
+    return paths
+
+
+def _facts(trace: Trace) -> str:
+    span_s = trace.span_s
+    rate = f", {len(trace) / span_s:.4g} requests/s in the mean" if span_s > 0 else ""
+    units = ((DAY_S, "days"), (3600.0, "hours"), (60.0, "minutes"))
+    size, unit = next(((size, unit) for size, unit in units if span_s > 2 * size), (1.0, "seconds"))
+    span = f"{span_s / size:.1f} {unit}"
+    return (
+        f"{plural(len(trace), 'served request')} and {plural(len(trace.failures), 'failure')} over {span}{rate}; "
+        f"read from {Path(str(trace.metadata.get('source', 'columns'))).name}."
+    )

@@ -1,0 +1,1 @@
+"""Shaping a trace: selection, mixing, rates and scaling."""

@@ -1,0 +1,78 @@
+"""Rooflines beside what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from burstenv.config import load, shipped
+from burstenv.errors import BurstenvError
+from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig
+from burstenv.hardware.latency.entry import load_latency
+from burstenv.hardware.latency.hinge import IterationLatency
+from burstenv.hardware.latency.roofline import all_reduce_ms, roofline
+
+# One decode behind 600 tokens; 32 and 128 behind 700 each; lone prefills of 512 and 2,048.
+BATCHES = (
+    (0, 0, 1, 600, 1), (0, 0, 32, 22_400, 32), (0, 0, 128, 89_600, 128), (512, 131_328, 0, 0, 1),
+    (2048, 2_098_176, 0, 0, 1),
+)  # fmt: skip
+OLDER_ENGINE = "opt-13b_a100-80g_tp1"  # times of a whole engine of 2024
+
+
+def times_s(latency: IterationLatency) -> list[float]:
+    return [latency.iteration_s(*batch) for batch in BATCHES]
+
+
+def parts(name: str) -> tuple[ModelConfig, HardwareConfig, int]:
+    model, hardware, degree = name.rsplit("_", 2)
+    return (
+        load(ModelConfig, "models", model),
+        load(HardwareConfig, "hardware", hardware),
+        int(degree.removeprefix("tp")),
+    )
+
+
+@pytest.mark.parametrize("name", shipped("latency"))
+def test_within_a_factor_of_two_of_measured_kernels(name):
+    ratios = [a / b for a, b in zip(times_s(roofline(*parts(name))), times_s(load_latency(name)), strict=True)]
+    print(name, *(f"{ratio:.2f}" for ratio in ratios))
+    low = 0.4 if name == OLDER_ENGINE else 0.5
+    assert all(low < ratio < 2.0 for ratio in ratios)
+
+
+DENSE_MODELS = [name for name in shipped("models") if not load(ModelConfig, "models", name).is_mixture]
+
+
+@pytest.mark.parametrize("model", DENSE_MODELS)
+@pytest.mark.parametrize("hardware", shipped("hardware"))
+def test_more_work_takes_longer_and_more_gpus_do_not(model, hardware):
+    shape, gpu = load(ModelConfig, "models", model), load(HardwareConfig, "hardware", hardware)
+    one = roofline(shape, gpu, 1)
+    for batch in ((1, 1, 0, 0, 1), (300, 45_150, 40, 40_000, 41)):
+        for step in ((64, 0, 0, 0, 0), (0, 10**6, 0, 0, 0), (0, 0, 64, 0, 0), (0, 0, 0, 10**4, 0)):
+            more = tuple(a + b for a, b in zip(batch, step, strict=True))
+            assert one.iteration_s(*more) >= one.iteration_s(*batch)
+    for degree in (2, 4):
+        many = roofline(shape, gpu, degree)
+        assert many.h3_ms_per_pair == pytest.approx(one.h3_ms_per_pair / degree)
+        assert many.h4_ms_per_context_token == pytest.approx(one.h4_ms_per_context_token / degree)
+        assert many.h0_ms > one.h0_ms / degree  # all-reduces are not free
+
+
+def test_a_mixture_of_experts_has_no_roofline():
+    with pytest.raises(BurstenvError, match=r"qwen3-30b-a3b is a mixture of experts.*latency fit"):
+        roofline(load(ModelConfig, "models", "qwen3-30b-a3b"), load(HardwareConfig, "hardware", "h100"), 1)
+
+
+def test_all_reduces_by_hand():
+    shape, gpu = load(ModelConfig, "models", "llama-3-70b"), load(HardwareConfig, "hardware", "h100")
+    constant_ms, per_token_ms = all_reduce_ms(shape, gpu, 4)
+    assert constant_ms == pytest.approx(160 * 9e-3)
+    assert per_token_ms == pytest.approx(160 * 8192 * 2 * 1.5 / (0.8 * 450e9) * 1e3)
+    assert all_reduce_ms(shape, gpu, 1) == (0.0, 0.0)
+
+
+def test_a_model_without_its_shape_is_refused():
+    shape = load(ModelConfig, "models", "llama-3-70b").model_copy(update={"attention_heads": None})
+    with pytest.raises(BurstenvError, match="llama-3-70b: attention_heads is missing"):
+        roofline(shape, load(HardwareConfig, "hardware", "h100"), 1)
