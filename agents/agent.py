@@ -33,7 +33,7 @@ class LearnedAgent:
     """A policy network that acts, through PyTorch: by drawing from its legal choices, or by the most probable one.
 
     Which of the two its recipe says (``sampled``). What the most probable one is where rejection competes with
-    replicas: see ``burstenv.policies.network.inference.choose``. Masks are honoured whatever the algorithm was: a choice
+    replicas: see ``burstenv.policies.network.inference.choose``. Masks are honoured by every algorithm: a choice
     that is illegal is never taken.
 
     Attributes:

@@ -1,7 +1,8 @@
 """Lessons: learn from what every choice would have been worth, found out by playing each in the true future.
 
 For a share of the student's decisions each choice (reject, or any replica) is played out in the true future, a base
-composite deciding all that follows (:mod:`burstenv.policies.lookahead.choice_worth`). What the student sees does not show that future,
+composite deciding all that follows (:mod:`burstenv.policies.lookahead.choice_worth`).
+What the student sees does not show that future,
 so a choice's worth is a sample of what it is worth on average given what it sees; and because all choices meet the
 same future, the differences between them have little noise. The student learns to lose as little as possible over
 the states that it gets into itself: one step of policy improvement over the base (AggreVaTe, Ross and Bagnell 2014;

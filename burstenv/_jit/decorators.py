@@ -36,8 +36,8 @@ def cache_home() -> Path:
 def source_digest() -> str:
     """Return a digest of all kernel sources and of what compiles them: equal ones give equal numbers."""
     digest = hashlib.sha256(f"{numba.__version__} {np.__version__} {sys.version}".encode())
-    for folder in ("cluster", "policies", "envs"):
-        for path in sorted((_PACKAGE / folder).glob("*.py")):
+    for folder in ("_jit", "hardware", "engine", "cluster", "policies", "envs"):
+        for path in sorted((_PACKAGE / folder).rglob("*.py")):
             source = path.read_bytes()
             if b"kernel" in source:  # the rest is never compiled
                 digest.update(path.name.encode() + source)

@@ -1,8 +1,7 @@
-"""The serving model: hardware and models to latency and KV capacity; the reference engine; fast kernels.
+"""Many replicas behind a gateway: their state, decision epochs, telemetry, clients, and the checked facade.
 
-Read in this order: ``reference.py`` (how a replica schedules, in plain Python), ``state.py`` (what the
-compiled engine keeps), ``replica.py`` and ``iteration.py`` (the fast scheduler), ``general.py`` (the same under
-every rule), ``frontdoor.py`` (decision epochs).
+Read ``gateway.py`` first (decision epochs), then ``state.py`` (the arrays) and ``cluster.py`` (the facade). One replica
+is the subject of :mod:`burstenv.engine`.
 """
 
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients

@@ -39,8 +39,8 @@ class OverheadConfig(Config):
 
     Fitted jointly to two measured vLLM 0.19 servers (Llama-3.1-8B on an RTX 4090 and on an RTX PRO 6000, 300
     requests each, casys-kaist/LLMServingSim): the pair, on a grid of 0.1 ms and 0.001 ms, with the least squared
-    relative error over the 24 statistics of :func:`burstenv.evaluation.validation.measured_run.validate_run` on both runs, kernel
-    times from their tables. That no constant per iteration is left is what asynchronous scheduling promises: the
+    relative error over the 24 statistics of ``validate_run`` (evaluation/validation/measured_run.py) on both runs,
+    kernel times from their tables. That no constant per iteration is left is what asynchronous scheduling promises: the
     host prepares an iteration while the one before it runs, and only what it does for each sequence shows.
     """
 

@@ -1,9 +1,9 @@
 """A replica's waiting queue and running list, compiled.
 
 The running list keeps admission order, which is the order of scheduling and, from its tail, the
-order of eviction. The waiting queue is a linked list under ``fcfs`` and the orders of :mod:`burstenv.engine.fair_queueing`,
-and a pair of heaps otherwise; a request whose latest start has passed moves to the second heap, behind every
-live one, or is dropped.
+order of eviction. The waiting queue is a linked list under ``fcfs`` and the orders of
+:mod:`burstenv.engine.fair_queueing`, and a pair of heaps otherwise; a request whose latest start has passed moves to
+the second heap, behind every live one, or is dropped.
 """
 
 from __future__ import annotations

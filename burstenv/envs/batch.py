@@ -218,7 +218,7 @@ class EnvironmentBatch:
         return self._links[first : first + length]
 
     def put_links(self, i: int, links: np.ndarray) -> None:
-        """Write the conversations of environment ``i``'s episode, see :func:`burstenv.envs.observation.sessions.turn_links`."""
+        """Write the conversations of episode ``i``, see :func:`burstenv.envs.observation.sessions.turn_links`."""
         if not self.observation_layout.config.sessions:
             return
         n, room = self.cluster.state.requests.shape

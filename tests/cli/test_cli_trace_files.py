@@ -15,7 +15,7 @@ import pytest
 
 from burstenv.cli.main import main
 from burstenv.workload import OFFICIAL, read_trace
-from burstenv.workload.official.files import files as official
+from burstenv.workload.official import files as official
 from tests.conftest import shared_path
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"

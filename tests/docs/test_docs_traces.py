@@ -18,7 +18,7 @@ import yaml
 from burstenv.cli.main import main
 from burstenv.config import parse
 from burstenv.workload import OFFICIAL, WorkloadConfig, load_trace
-from burstenv.workload.official.files import files as official
+from burstenv.workload.official import files as official
 
 PAGE = Path(__file__).parents[2] / "docs" / "traces.md"
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"

@@ -261,7 +261,7 @@ def write_leaderboard(
     paths = {"html": path, "markdown": path.with_suffix(".md"), "json": path.with_suffix(".json")}
     tables = leaderboard_tables(board)
     environment, style = page_environment()
-    here = resources.files("burstenv.evaluation")
+    here = resources.files("burstenv.evaluation.report")
     template = environment.from_string((here / "leaderboard.html.j2").read_text(encoding="utf-8"))
     facts = (
         f"{len(board.boards)} results, {len(board.policies)} policies; "

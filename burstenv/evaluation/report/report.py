@@ -55,7 +55,7 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
         BurstenvError: Without jinja2.
     """
     environment, style = page_environment()
-    here = resources.files("burstenv.evaluation")
+    here = resources.files("burstenv.evaluation.report")
     template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=_title(result),
@@ -101,7 +101,7 @@ def page_environment() -> tuple[Any, Any]:
         """Keep a percent sign with its number and an interval in one piece."""
         return escape(re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text.replace(" %", "\u00a0%")))
 
-    here = resources.files("burstenv.evaluation")
+    here = resources.files("burstenv.evaluation.report")
     loader = jinja2.FunctionLoader(lambda name: (here / name).read_text(encoding="utf-8"))
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
     environment.filters.update(coded=coded, breakable=breakable, bound=bound)

@@ -47,7 +47,7 @@ How much is there to win, and how much of it is left once heuristics are tuned? 
 episodes at the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and
 *foresight*: that composite improved by simulating each choice in the true future
 ([`oracle-lookahead`](lookahead.md)). What foresight reaches can be reached, so the room is at least that; no policy
-exceeds the *bound* (`burstenv/evaluation/bound/upper_bound.py`). Attainment in %, gains in points with 95 % intervals by days.
+exceeds the *bound* (`evaluation/bound/upper_bound.py`). Attainment in %, gains in points, intervals (95 %) by days.
 """
 ROOM = 0.05  # between the best composite and foresight, that at least half of the suite is to have
 

@@ -1,7 +1,7 @@
 """Comparing many policies at once: pairs, ranks with ties, and significance that survives the number of comparisons.
 
-All of it resamples whole blocks of days, as :mod:`burstenv.evaluation.statistics.intervals` does, with the same draws for every
-policy, so that what is common to all of them cancels.
+All of it resamples whole blocks of days, as :mod:`burstenv.evaluation.statistics.intervals` does, with the same draws
+for every policy, so that what is common to all of them cancels.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def write_timeline(timeline: Timeline, path: Path) -> None:
 
 def timeline_page(timeline: Timeline) -> str:
     """Return the page."""
-    here = resources.files("burstenv.evaluation")
+    here = resources.files("burstenv.evaluation.timeline")
     css = (here / "timeline.css").read_text(encoding="utf-8")
     script = (here / "timeline.js").read_text(encoding="utf-8")
     data = json.dumps(_data(timeline), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")

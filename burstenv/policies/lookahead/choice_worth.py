@@ -2,8 +2,8 @@
 
 The future is that of the environment itself, which no policy may see: this teaches and judges, it does not decide. All
 choices meet the same future and the same random numbers, so that what differs is the choice. Unlike
-:mod:`burstenv.policies.lookahead.policy` nothing is planned and nothing is the best of several tries, which would flatter
-choices that are tried more often: a value is one fair sample of what the choice is worth under the base.
+:mod:`burstenv.policies.lookahead.policy` nothing is planned and nothing is the best of several tries, which would
+flatter choices that are tried more often: a value is one fair sample of what the choice is worth under the base.
 """
 
 from __future__ import annotations

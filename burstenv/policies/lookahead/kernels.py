@@ -1,7 +1,7 @@
 """Look-ahead, compiled: every choice for the request at the door is tried out in copies of the cluster.
 
-See :mod:`burstenv.policies.lookahead.policy` for what it does and why; here is how. A copy lives in a scratch state: its
-cluster 0 holds the future that is looked at, its cluster 1 the choice that is tried out in it.
+See :mod:`burstenv.policies.lookahead.policy` for what it does and why; here is how. A copy lives in a scratch state:
+its cluster 0 holds the future that is looked at, its cluster 1 the choice that is tried out in it.
 """
 
 from __future__ import annotations

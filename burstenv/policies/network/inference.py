@@ -1,7 +1,7 @@
 """Inference of small policy networks, compiled: from one observation to logits, and from logits to choices.
 
-The networks are those of ``agents/networks.py``; :mod:`burstenv.policies.network.weights` packs their weights. Matrices are
-stored with the outputs of one input side by side and read in that order, so that the compiler turns the innermost
+The networks are those of ``agents/networks.py``; :mod:`burstenv.policies.network.weights` packs their weights. Matrices
+are stored with the outputs of one input side by side and read in that order, so that the compiler turns the innermost
 loop into vector instructions without changing the order of any sum: the numbers are the same on every machine.
 They differ from PyTorch's, which sums in another order, by a few units in the last place.
 """

@@ -1,7 +1,8 @@
 """Policy networks as plain arrays: what a trained agent is once training is over.
 
 A file of an agent is a NumPy archive (``.npz``) of float32 arrays, named as in ``agents/networks.py``, and one JSON
-text, ``description``. Nothing in it can run code. ``agents/export/arrays.py`` writes it; reading and acting need no PyTorch.
+text, ``description``. Nothing in it can run code. ``agents/export/arrays.py`` writes it; reading and acting need no
+PyTorch.
 """
 
 from __future__ import annotations

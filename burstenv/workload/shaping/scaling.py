@@ -23,7 +23,8 @@ lengths, their order       kept                   kept per copy                 
 
 Compressing thirty hours into two minutes therefore turns bursts into the daily wave and think times into nothing:
 superposing is the default of episodes. No scaling makes up structure below a second that whole-second timestamps never
-held: those are spread inside their second first (:mod:`burstenv.workload.shaping.detie`), so that none of these makes ties.
+held: those are spread inside their second first (:mod:`burstenv.workload.shaping.detie`), so that none of these makes
+ties.
 """
 
 from __future__ import annotations
