@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SCENARIOS := $(filter-out replicas-16 replicas-64,$(basename $(notdir $(wildcard configs/scenarios/*.yaml))))
 TUNE = $(BIN)/burstenv tune --workers 1
 
-.PHONY: demo test agree lint format bench docs tuned suite setup clean
+.PHONY: demo test agree lint types format bench docs tuned suite setup clean
 
 demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo
@@ -26,9 +26,14 @@ test: setup
 agree: setup
 	BURSTENV_EXAMPLES=5000 $(BIN)/python -m pytest tests/cluster/test_*agree*.py
 
-lint: setup
+lint: setup types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# agents/ and configs/ install inside the package; laid there by links, they are checked with it.
+types: setup
+	rm -rf build/typed && mkdir -p build/typed/burstenv
+	ln -s $(CURDIR)/burstenv/* $(CURDIR)/agents $(CURDIR)/configs build/typed/burstenv/
 	$(BIN)/mypy
 
 format: setup

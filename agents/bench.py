@@ -71,7 +71,7 @@ def ppo_frames_per_s(
     if not isinstance(algorithm, PPOConfig):
         raise BurstenvError(f"this measures ppo and maskable-ppo, not {algorithm.name}")
     batch = EnvironmentBatch(
-        config.num_envs, scenario, split="train", load=config.load, reward=config.reward, **config.environment()
+        config.num_envs, scenario, split="train", load=config.settled_load, reward=config.reward, **config.environment()
     )
     mode = config.batching or scenario.mode_names[0]
     null = NullVecEnv(config.num_envs, batch.observation_space(), batch.action_space(), batch.masks.shape[1])

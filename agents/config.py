@@ -196,6 +196,13 @@ class AgentConfig(Config):
         return self
 
     @property
+    def settled_load(self) -> float | None:
+        """The load of every episode once ``judged`` has been replaced by a number; None: each episode draws its own."""
+        if isinstance(self.load, str):
+            raise ValueError(f"load: {self.load} has not been replaced by a number yet, see baseline.settled")
+        return self.load
+
+    @property
     def num_tasks(self) -> int:
         """Between how many scenarios and clusters the environments are shared out."""
         return 1 if self.curriculum is None else 1 + len(self.curriculum.clusters) + len(self.curriculum.scenarios)

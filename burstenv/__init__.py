@@ -1,25 +1,35 @@
 """burstenv: the environment in which LLM-serving schedulers are learned and judged.
 
-``import burstenv`` registers ``BurstGPT-v0`` and is cheap; everything else is imported when used.
-
-Where to read first: ``engine/reference/engine.py`` (how a replica schedules), ``envs/env.py`` (the
-environment), ``policies/composite.py`` (heuristics by name), ``evaluation`` (how policies are compared).
+``import burstenv`` registers the environments and is cheap. Everything public is here by name
+(``burstenv.load_scenario``, ``burstenv.simulate``, ...; :mod:`burstenv.api` lists it) and is imported when it is first
+used. CONTRIBUTING.md says where to read first.
 """
 
-from typing import Any
+from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from burstenv import api
+from burstenv.deprecated import install
 from burstenv.envs.registration import register_envs
 
+if TYPE_CHECKING:
+    from burstenv.api import *  # noqa: F403
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "register_envs"]
+__all__ = ["__version__", *dir(api)]
 
 register_envs()
+install()
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``burstenv.policies`` when it is first used: importing ``burstenv`` alone stays cheap."""
+    """Return a public name, or the package ``burstenv.policies``."""
     if name == "policies":
-        import importlib
-
         return importlib.import_module("burstenv.policies")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import burstenv  # noqa: F401  registers the environments
-from burstenv.envs.wrappers import SemiMDPDiscountVector
+from burstenv import SemiMDPDiscountVector
 
 
 @dataclasses.dataclass

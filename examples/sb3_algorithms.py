@@ -19,9 +19,7 @@ from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_m
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from burstenv.agents.sb3.vec_env import SB3VecEnv
-from burstenv.envs.batch import EnvironmentBatch
-from burstenv.envs.interval.batch import IntervalBatch
+from burstenv import EnvironmentBatch, IntervalBatch, SB3VecEnv
 
 SMALL = str(Path(__file__).with_name("small.yaml"))
 ON_POLICY = {"n_steps": 64, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3}

@@ -13,8 +13,7 @@ from pathlib import Path
 import gymnasium as gym
 
 import burstenv  # noqa: F401  registers the environments
-from burstenv.evaluation.timeline.page import write_timeline
-from burstenv.evaluation.timeline.series import play
+from burstenv import play, write_timeline
 
 
 def main() -> None:

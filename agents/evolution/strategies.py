@@ -188,7 +188,7 @@ class EvolutionLearner:
             key = (0 if self._settings.common_arrivals else pair, i % episodes)
             if key not in drawn:
                 load = float(self._random.choice(loads)) if span is None else float(self._random.uniform(*span))
-                load = self._config.load or load
+                load = self._config.settled_load or load
                 drawn[key] = {"episode": int(self._random.integers(TRAIN_SEEDS)), "load": load}
             batch.reset(i, self._random, drawn[key])
 

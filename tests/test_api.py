@@ -1,0 +1,71 @@
+"""The public names: each is there, and documents, examples and notebooks import nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import burstenv
+from burstenv.deprecated import NEW_HOMES
+
+ROOT = Path(__file__).parents[1]
+IMPORT = re.compile(
+    r"^\s*(?:from (burstenv[\w.]*) import ([\w, ()\n]+?)|import (burstenv[\w.]*))(?:\s*#.*)?$", re.MULTILINE
+)
+# Shown where a page is about the inside of the engine, which is not for import by users.
+INSIDE = {"notebooks/inspect_agent.ipynb": {"burstenv.cluster"}}
+
+
+def shown_to_users() -> list[Path]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [*pages, *sorted((ROOT / "examples").glob("*.py")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+def text_of(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+
+
+@pytest.mark.parametrize("name", burstenv.api.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    value = getattr(burstenv, name)
+    assert getattr(burstenv.api, name) is value
+    if callable(value):
+        assert value.__doc__, f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("path", shown_to_users(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_users_are_shown_public_names_only(path):
+    allowed = INSIDE.get(str(path.relative_to(ROOT)), set())
+    for match in IMPORT.finditer(text_of(path)):
+        module = match[1] or match[3]
+        assert module in {"burstenv", "burstenv.api", *allowed}, f"{path.name}: {match[0].strip()}"
+        if module == "burstenv" and match[2]:
+            for name in re.findall(r"\w+", match[2].replace(" as ", "#")):
+                assert name in burstenv.__all__, f"{path.name}: burstenv has no {name}"
+
+
+def test_an_unknown_name_is_an_error_that_says_where_the_names_are():
+    with pytest.raises(AttributeError, match="burstenv.__all__"):
+        burstenv.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(("old", "new"), NEW_HOMES.items())
+def test_old_modules_import_the_new_ones_with_a_warning(old, new):
+    code = f"import warnings; warnings.simplefilter('error'); import burstenv, {new}\ntry:\n import {old}\nexcept FutureWarning as w: print(w)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert old in said and new in said
+
+
+def test_importing_burstenv_imports_none_of_the_heavy_packages():
+    code = (
+        "import burstenv, sys; print([m for m in ('numba', 'torch', 'pandas', 'pydantic', 'yaml') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
