@@ -1,76 +1,33 @@
-"""How every compiled function of burstenv is compiled and cached.
+"""How every compiled function of burstenv is compiled.
 
-Numba's on-disk cache notices an edit of the file that holds a function, but not an edit of a file
-it calls into. So the cache lives in a directory named after a digest of all kernel sources: an
-edited kernel never meets stale machine code, and a read-only installation works.
+Functions that Python calls are entries; functions that only entries call are kernels. Where machine code is kept says
+:mod:`burstenv._jit.cache`. With ``NUMBA_DISABLE_JIT=1`` Python runs all of it, see :mod:`burstenv._jit.interpreted`;
+with ``BURSTENV_BOUNDSCHECK=1`` compiled code checks every index and raises IndexError.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
 from numba import types
 
+from burstenv._jit.cache import bounds_are_checked, is_cold, keep_on_disk
+from burstenv._jit.interpreted import INTERPRETED, interpreted_entry
 from burstenv._jit.linking import Detached, InnerKernel
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-_KEEP_CACHES = 3  # digests kept however old, so that switching between versions does not recompile each time
-_KEEP_S = 7 * 86_400  # a cache used more recently may belong to a running process
-
-
-def cache_home() -> Path:
-    """Return the user's burstenv cache directory (``BURSTENV_CACHE``, else ``~/.cache/burstenv``)."""
-    return Path(os.environ.get("BURSTENV_CACHE") or Path.home() / ".cache" / "burstenv")
-
-
-def source_digest() -> str:
-    """Return a digest of all kernel sources and of what compiles them: equal ones give equal numbers."""
-    digest = hashlib.sha256(f"{numba.__version__} {np.__version__} {sys.version}".encode())
-    for folder in ("_jit", "hardware", "engine", "cluster", "policies", "envs"):
-        for path in sorted((_PACKAGE / folder).rglob("*.py")):
-            source = path.read_bytes()
-            if b"kernel" in source:  # the rest is never compiled
-                digest.update(path.name.encode() + source)
-    return digest.hexdigest()[:16]
-
-
-def _use_cache_directory() -> Path:
-    if os.environ.get("NUMBA_CACHE_DIR"):  # the user's own choice wins
-        return Path(os.environ["NUMBA_CACHE_DIR"])
-    home = cache_home() / "kernels"
-    path = home / source_digest()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        os.utime(path)
-        for old in sorted(home.iterdir(), key=lambda p: p.stat().st_mtime)[:-_KEEP_CACHES]:
-            if time.time() - old.stat().st_mtime > _KEEP_S:
-                shutil.rmtree(old, ignore_errors=True)
-    except OSError:  # no writable home: compile into a private directory for this process's user
-        path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
-    numba.config.CACHE_DIR = str(path)
-    return path
-
-
-CACHE_DIRECTORY = _use_cache_directory()
-
 
 # Kernels own no memory: without numba's runtime they cannot allocate, and calls between them count no
 # references, which made up half of the time of a replay. Arithmetic is IEEE.
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": bounds_are_checked()}
+_WITHOUT_MEMORY: dict[str, Any] = {**_OPTIONS, "_nrt": False}
 
 
 def _inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS, **options)(function)
+    if INTERPRETED:
+        return function
+    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_WITHOUT_MEMORY, **options)(function)
     dispatcher.__class__ = InnerKernel
     return dispatcher
 
@@ -97,8 +54,24 @@ def merged(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def entry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function that Python calls, and keep its machine code, with all that it calls, on disk."""
-    return numba.njit(cache=True, **_OPTIONS)(function)
+    """Compile a function that Python calls and that calls kernels; it allocates nothing."""
+    return _entry(function, **_WITHOUT_MEMORY)
+
+
+def threaded_entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile an entry whose ``numba.prange`` loops are spread over threads."""
+    return _entry(function, parallel=True, **_OPTIONS)
+
+
+def allocating_entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile an entry that may allocate arrays and call other such entries, but no kernels."""
+    return _entry(function, **_OPTIONS)
+
+
+def _entry(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    if INTERPRETED:
+        return interpreted_entry(function)
+    return keep_on_disk(numba.njit(**options)(function))
 
 
 def types_of(state: Any) -> tuple[types.Type, ...]:
@@ -122,6 +95,8 @@ def detached(needed: Callable[[Any], bool], signature: Callable[[Any], Sequence[
     """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        if INTERPRETED:
+            return function
         part = Detached(entry(function), needed, signature)
         DETACHED.append(part)
         return part.call
@@ -137,11 +112,6 @@ def make_ready(state: Any) -> None:
         state.ready_in = _THIS_PROCESS
 
 
-def is_cold() -> bool:
-    """Return whether nothing has been compiled yet by this version on this machine."""
-    return next(CACHE_DIRECTORY.rglob("*.nbc"), None) is None
-
-
 _COLD = is_cold()  # as this process began: small kernels may be on disk before the engine is
 _announced = False
 
@@ -149,7 +119,7 @@ _announced = False
 def announce_first_use() -> None:
     """Say on standard error, once, that kernels are about to be compiled, when none had been as this process began."""
     global _announced
-    if not _announced and _COLD:
+    if not _announced and _COLD and not INTERPRETED:
         print(
             "burstenv: compiling the engine, once per installation (about half a minute) ...",
             file=sys.stderr,

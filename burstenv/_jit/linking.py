@@ -21,6 +21,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.registry import CPUDispatcher, cpu_target
 from numba.extending import intrinsic
 
+from burstenv._jit.cache import bounds_are_checked
+
 
 class _WithoutEnvironment:
     """A code generator that does not look for the Python globals of a function without machine code."""
@@ -135,7 +137,11 @@ def _call_through(symbol: str) -> Callable[..., Any]:
             place.linkage = "external"
         result, exception = (cgutils.alloca_once(builder, kind.pointee) for kind in function_type.args[:2])
         arguments = context.get_arg_packer(signature.args).as_arguments(builder, values)
-        builder.call(builder.load(place), [result, exception, *arguments])  # kernels raise nothing
+        code = builder.call(builder.load(place), [result, exception, *arguments])
+        if bounds_are_checked():  # otherwise kernels raise nothing
+            status = context.call_conv._get_return_status(builder, code, builder.load(exception))
+            with cgutils.if_unlikely(builder, status.is_error):
+                context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
     return build

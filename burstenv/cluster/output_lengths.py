@@ -7,6 +7,7 @@ its say as the output goes on.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +86,7 @@ def _weight(model, kind, code, k, log_predicted, said):
     """Return how likely the prediction is for the ``k``-th length of a class."""
     if kind == LOGNORMAL:
         z = (log_predicted - model[2][code, k]) / model[0][1]
-        return np.exp(-0.5 * z * z)
+        return math.exp(-0.5 * z * z)
     if kind == BUCKET:
         bucket, last, accuracy = _bucket_of(model[3], model[1][code, k]), model[4].shape[0] - 1, model[0][2]
         if bucket == said:
@@ -110,7 +111,7 @@ def sample_length(model, predicted, code, beyond, u):
     kind = int(model[0][0])
     if kind == EXACT:
         return max(beyond + 1, int(predicted))
-    log_predicted = np.log(max(1.0, predicted))
+    log_predicted = math.log(max(1.0, predicted))
     said = 0
     if kind == BUCKET:
         for bucket in range(1, model[4].shape[0]):

@@ -14,6 +14,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from burstenv._jit.decorators import kernel
+from burstenv._jit.interpreted import INTERPRETED
 from burstenv.cluster.state import CACHE_LINE, ENTRY, ENTRY_ID, NOBODY, REPLICA
 
 _ENVIRONMENTS_AHEAD, _HEAPS_AHEAD, _REQUESTS_AHEAD = 3, 2, 1  # each needs to read what came near before it
@@ -21,8 +22,7 @@ _CROWD = 64  # fewer environments are near anyway
 _HOT = REPLICA.fields["dense_tokens"][1]  # type: ignore[index]  # tables and rare things come behind
 
 
-@intrinsic
-def _fetch(context: Any, array: Any, index: Any, offset: Any) -> Any:
+def _fetch_line(context: Any, array: Any, index: Any, offset: Any) -> Any:
     """Start to load the cache line ``offset`` bytes behind the beginning of an array's item; never faults."""
 
     def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -38,6 +38,13 @@ def _fetch(context: Any, array: Any, index: Any, offset: Any) -> Any:
         return target.get_dummy_value()
 
     return types.void(array, types.int64, types.int64), generate
+
+
+def _fetch_nothing(array: Any, index: Any, offset: Any) -> None:
+    """Stand in for the instruction where Python runs the kernels."""
+
+
+_fetch = _fetch_nothing if INTERPRETED else intrinsic(_fetch_line)
 
 
 @kernel

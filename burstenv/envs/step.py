@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from burstenv._jit.decorators import entry, merged
+from burstenv._jit.decorators import entry, merged, threaded_entry
 from burstenv.cluster.gateway import apply_decision, catch_up, next_epoch
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.envs.action import decide_with, write_mask
@@ -83,7 +83,7 @@ def step_batch(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, error_model="numpy", parallel=True)
+@threaded_entry
 def step_batch_threads(
     environments, replicas, pool, requests, modes,
     policy, flags, shape, links, capacity_per_s, actions, observations, masks, rewards, totals, elapsed_s,

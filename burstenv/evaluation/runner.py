@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from burstenv._jit.decorators import source_digest
+from burstenv._jit.cache import source_digest
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.entrants import LineUp, line_up

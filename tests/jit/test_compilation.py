@@ -14,7 +14,7 @@ import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
 from burstenv._jit import decorators as kernel
-from burstenv._jit.decorators import CACHE_DIRECTORY, is_cold
+from burstenv._jit.cache import cache_directory, is_cold
 from burstenv._jit.heap import heap_first
 from burstenv.cluster import Cluster
 from burstenv.cluster import cluster as cluster_module
@@ -195,4 +195,4 @@ def test_the_first_use_is_announced_although_small_kernels_were_compiled_before(
 def test_the_kernel_cache_is_used():
     Stepper(1, 1, 16).step()
     assert not is_cold()
-    assert any("step_batch" in path.name for path in CACHE_DIRECTORY.rglob("*.nbc"))
+    assert any("step_batch" in path.name for path in cache_directory().rglob("*.nbc"))

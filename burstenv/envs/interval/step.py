@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 
-from burstenv._jit.decorators import entry, kernel, merged, outlined
+from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
 from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision, catch_up, next_epoch
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.engine.enums import NOBODY
@@ -261,7 +261,7 @@ def step_intervals(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, error_model="numpy", parallel=True)
+@threaded_entry
 def step_intervals_threads(
     environments, replicas, pool, requests, modes, policy, flags, budgets, interval_s, most_per_s, shape, links,
     capacity_per_s, actions, observations, rewards, totals, elapsed_s,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from burstenv._jit.decorators import entry, kernel, merged, outlined
+from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
 from burstenv.cluster.gateway import next_epoch
 from burstenv.engine.decode_run import interrupt_stretch, may_stretch, open_stretch
 from burstenv.engine.decoders import blocks_due
@@ -366,7 +366,7 @@ def step_iterations(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, error_model="numpy", parallel=True)
+@threaded_entry
 def step_iterations_threads(
     environments, replicas, pool, requests, modes, mode, shape, links, capacity_per_s, actions, observations, masks,
     rewards, totals, elapsed_s,

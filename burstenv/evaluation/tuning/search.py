@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from burstenv import __version__
-from burstenv._jit.decorators import source_digest
+from burstenv._jit.cache import source_digest
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.episode_lists import changed_seeds

@@ -43,22 +43,17 @@ def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, no
         nothing: (E,) int32, all ``UNPLANNED``.
         worth: NaN for a replica that can never serve the request.
     """
-    environment, replicas, pool, requests = cluster[0][i], cluster[1], cluster[2], cluster[3]
+    environment, replicas, requests = cluster[0][i], cluster[1], cluster[3]
     for c in range(worth.shape[1]):
         worth[i, c] = np.nan
-    random = environment.rng
-    round_robin = environment.round_robin
-    bucket_tokens, bucket_s = environment.bucket_tokens, environment.bucket_s
     low = first_needed(cluster, i, first_open(cluster, i, 0))
     beyond = first_beyond(cluster, i, environment.now_s + horizon_s)
     end = environment.num_requests
     high = end if environment.closed_loop else min(end, beyond + 1)
-    admission, replica, mode = decide(base[0], environment, replicas, pool, requests)
     copy_cluster(cluster, i, scratch, FUTURE, marks, low, high)
+    # The base decides in the copy, because deciding changes what policies remember.
+    admission, replica, mode = decide(base[0], scratch[0][FUTURE], scratch[1], scratch[2], scratch[3])
     close_at(scratch, FUTURE, beyond, environment.now_s + horizon_s)
-    environment.rng = random
-    environment.round_robin = round_robin
-    environment.bucket_tokens, environment.bucket_s = bucket_tokens, bucket_s
     own = 0 if admission == REJECT else 1 + replica
     request = requests[environment.at_door]
     for c in range(environment.num_replicas + 1):

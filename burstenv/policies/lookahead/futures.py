@@ -6,6 +6,8 @@ and when they send again are overwritten before anything is simulated.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
@@ -101,13 +103,13 @@ def _patience_s(settings, request, waited_s, seed, number):
         scale_s = settings.patience_multiple * request.ttft_slo_s
     u = uniform(seed, _PATIENCE_STREAM + _TRIES * number)
     if settings.patience_kind == _EXPONENTIAL:
-        return waited_s - scale_s * np.log(1.0 - u)
+        return waited_s - scale_s * math.log(1.0 - u)
     if settings.patience_kind == _LOGNORMAL:
         for k in range(0, _TRIES, 2):
             u = uniform(seed, _PATIENCE_STREAM + _TRIES * number + k)
             v = uniform(seed, _PATIENCE_STREAM + _TRIES * number + k + 1)
-            normal = np.sqrt(-2.0 * np.log(1.0 - u)) * np.cos(2.0 * np.pi * v)  # Box and Muller (1958)
-            drawn_s = scale_s * np.exp(settings.patience_sigma * normal)
+            normal = math.sqrt(-2.0 * math.log(1.0 - u)) * math.cos(2.0 * math.pi * v)  # Box and Muller (1958)
+            drawn_s = scale_s * math.exp(settings.patience_sigma * normal)
             if drawn_s > waited_s:
                 return drawn_s
         return waited_s + 0.1 * scale_s

@@ -6,6 +6,8 @@ its cluster 0 holds the future that is looked at, its cluster 1 the choice that 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from burstenv._jit.decorators import entry, kernel, outlined
@@ -313,7 +315,7 @@ def _weigh(
         mean = moments[0, c] / futures
         values[i, c] = values[i, own] + mean
         variance = max(0.0, moments[1, c] / futures - mean * mean)
-        error = np.sqrt(variance / max(1, futures - 1))
+        error = math.sqrt(variance / max(1, futures - 1))
         if mean > best and mean > settings.margin + settings.margin_errors * error:
             best = mean
             chosen = code_of(REJECT, replica, mode) if c == 0 else code_of(ADMIT, c - 1, mode)

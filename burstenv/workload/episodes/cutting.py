@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv._jit.decorators import allocating_entry
 from burstenv.workload.episodes.day_table import DayTable
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def _cut(table_s, row, thread, threads, offset_s, window_s, first_thread, out_s, out_row, out_thread):
     """Write the copies one after the other; return how many requests they hold, or -1 where there is no room.
 

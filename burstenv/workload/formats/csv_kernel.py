@@ -1,12 +1,10 @@
-"""The compiled state machine behind :mod:`burstenv.workload.formats.csv_fast`.
-
-Numba's cache on disk notices an edit of this file only, so everything that is compiled stands in it.
-"""
+"""The compiled state machine behind :mod:`burstenv.workload.formats.csv_fast`."""
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from burstenv._jit.decorators import allocating_entry
 
 IGNORED, TIME, SECONDS, WHOLE, CODED, STAMP = range(6)
 DONE, GIVE_UP, GROW = range(3)
@@ -21,7 +19,7 @@ _COMMA, _NEWLINE, _RETURN, _TAB, _SPACE = 44, 10, 13, 9, 32
 _QUOTE, _MINUS, _PLUS, _DOT, _COLON, _ZERO, _NINE, _UPPER_T, _UPPER_Z = 34, 45, 43, 46, 58, 48, 57, 84, 90
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def parse(
     buffer, end, kinds, slots, blanks, lows, highs, units, floats, wholes, stamps, codes, slots_of, entries, counts,
     arena, latest, latest_ns, state, max_seconds,
@@ -153,7 +151,7 @@ def parse(
     return DONE
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def _decimal(buffer, start, stop):
     """Read ``-?digits[.digits]``: sign, all digits as one integer, decimal places; places -1 when it is not that."""
     negative = buffer[start] == _MINUS
@@ -185,7 +183,7 @@ def _decimal(buffer, start, stop):
     return negative, digits, max(places, 0)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def _power_of_ten(exponent):
     power = np.int64(1)
     for _ in range(exponent):
@@ -193,7 +191,7 @@ def _power_of_ten(exponent):
     return power
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def _quotient(digits, places):
     """Return digits / 10**places as the nearest float64 (ties to even), -1.0 where that is not worked out here."""
     if places > MAX_DIGITS:
@@ -222,7 +220,7 @@ def _quotient(digits, places):
     return np.float64(whole) * scale
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def _two_digits(buffer, at):
     """Return a number of two digits, or -1."""
     tens, ones = np.int64(buffer[at]) - _ZERO, np.int64(buffer[at + 1]) - _ZERO
@@ -231,7 +229,7 @@ def _two_digits(buffer, at):
     return tens * 10 + ones
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def _instant(buffer, start, stop):
     """Read an ISO date and time: nanoseconds since 1970 UTC (-1 when it is none), and whether it has a zone."""
     if stop - start < 19:
@@ -296,7 +294,7 @@ def _instant(buffer, start, stop):
     return seconds * _NS + fraction, zoned
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def _intern(buffer, start, stop, slot, slots_of, entries, counts, arena, state):
     """Return the code of a text, a new one for a new text; -1 when there is no room."""
     hashed = np.uint64(14695981039346656037)  # FNV-1a
@@ -333,7 +331,7 @@ def _intern(buffer, start, stop, slot, slots_of, entries, counts, arena, state):
     return np.int64(code)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@allocating_entry
 def rehash(slots_of, entries, counts):
     """Enter all texts into an empty hash table."""
     mask = slots_of.shape[1] - 1

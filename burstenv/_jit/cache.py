@@ -1,0 +1,131 @@
+"""Where machine code is kept: in a folder named after all that it was made from.
+
+Numba's own cache notices an edit of the file that holds a function, but not an edit of a file it calls into, nor of a
+constant that it takes from elsewhere. So the machine code of burstenv lies in a folder named after a digest of every
+source file of the package: an edited source never meets stale machine code, and a read-only installation works.
+Only functions of burstenv are cached there. The user's own functions keep the places that numba gives them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_KEEP_CACHES = 3  # digests kept however old: switching between versions does not recompile each time
+_KEEP_S = 7 * 86_400  # a cache used more recently may belong to a running process
+
+
+def cache_home() -> Path:
+    """Return the user's burstenv cache directory (``BURSTENV_CACHE``, else ``~/.cache/burstenv``)."""
+    return Path(os.environ.get("BURSTENV_CACHE") or Path.home() / ".cache" / "burstenv")
+
+
+def source_digest(package: Path = _PACKAGE) -> str:
+    """Return a digest of every source file of the package and of what compiles them, 16 hexadecimal digits."""
+    versions = f"{numba.__version__} {llvmlite.__version__} {np.__version__} {sys.version}"
+    digest = hashlib.sha256(versions.encode())
+    for path in sorted(package.rglob("*.py")):
+        source = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(source)} ".encode() + source)
+    return digest.hexdigest()[:16]
+
+
+def bounds_are_checked() -> bool:
+    """Return whether compiled code checks its indices: ``BURSTENV_BOUNDSCHECK=1``, or numba's own switch is on."""
+    if numba.config.BOUNDSCHECK is not None:
+        return bool(numba.config.BOUNDSCHECK)
+    return os.environ.get("BURSTENV_BOUNDSCHECK", "0") not in ("", "0")
+
+
+def _folder_name() -> str:
+    """Return the digest of the sources, and how they are compiled where that is not the usual way."""
+    name = source_digest()
+    if bounds_are_checked():
+        name += "-boundscheck"
+    if numba.config.OPT != 3:
+        name += f"-opt{int(numba.config.OPT)}"
+    if numba.config.DEBUGINFO_DEFAULT:
+        name += "-debug"
+    return name
+
+
+@cache
+def cache_directory() -> Path:
+    """Return where this process keeps machine code, and make that folder.
+
+    It lies in ``$NUMBA_CACHE_DIR/burstenv`` where that is set, else in ``kernels`` of :func:`cache_home`. Folders of
+    other digests there are deleted, except the newest three and those used within a week.
+    """
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    home = Path(chosen) / "burstenv" if chosen else cache_home() / "kernels"
+    path = home / _folder_name()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        os.utime(path)
+        for old in sorted(home.iterdir(), key=lambda p: p.stat().st_mtime)[:-_KEEP_CACHES]:
+            if time.time() - old.stat().st_mtime > _KEEP_S:
+                shutil.rmtree(old, ignore_errors=True)
+        tempfile.TemporaryFile(dir=path).close()  # the folder may be there and read-only
+    except OSError:  # no writable home: compile into a private directory for this process's user
+        path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
+    return path
+
+
+class _Locator:
+    """The place of one function's machine code; the methods are those that numba's caches ask for."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._py_file = function.__code__.co_filename  # numba names it in a warning
+        self._line = function.__code__.co_firstlineno
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder."""
+        os.makedirs(self.get_cache_path(), exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        """Return the folder."""
+        return str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        """Return the state of the sources, which the folder's name says already."""
+        return cache_directory().name
+
+    def get_disambiguator(self) -> str:
+        """Return the line, which tells apart functions of one name in one file."""
+        return str(self._line)
+
+
+class _Storage(CompileResultCacheImpl):
+    def __init__(self, function: Callable[..., Any]):
+        self._lineno = function.__code__.co_firstlineno
+        self._locator = _Locator(function)
+        self._filename_base = self.get_filename_base(f"{function.__module__}.{function.__qualname__}", sys.abiflags)
+
+
+class _OwnCache(FunctionCache):
+    _impl_class = _Storage
+
+
+def keep_on_disk(dispatcher: Any) -> Any:
+    """Make a compiled function keep its machine code in :func:`cache_directory`; return it."""
+    dispatcher._cache = _OwnCache(dispatcher.py_func)
+    return dispatcher
+
+
+def is_cold() -> bool:
+    """Return whether nothing has been compiled yet by this version on this machine."""
+    return next(cache_directory().rglob("*.nbc"), None) is None
