@@ -9,8 +9,7 @@ from typing import Any
 from burstenv.agents.config import AgentConfig
 from burstenv.config import shipped
 from burstenv.envs.scenario import Scenario
-from burstenv.evaluation.provenance import trace_digest
-from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, load_tuned, shipped_tuned
+from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, difference, load_tuned, shipped_tuned
 from burstenv.policies import parse_composite
 
 TUNED = "tuned"
@@ -21,10 +20,10 @@ UNTUNED = "size-aware-kv/expected-ttft"  # who teaches where nothing was tuned: 
 def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
     """Return the shipped tuned composites of a scenario, None where there are none.
 
-    Composites that were tuned on another version of the scenario are better than none: they are taken too, as long
-    as the scenario has their batching modes.
+    Composites that were tuned on another version of the scenario, or on another trace, are better than none: they are
+    taken too, as long as the scenario has their batching modes.
     """
-    exact = shipped_tuned(scenario.config, trace_digest(scenario.trace))
+    exact, _ = shipped_tuned(scenario.config, scenario.trace)
     if exact is not None or scenario.config.name not in shipped(FOLDER):
         return exact
     other = load_tuned(scenario.config.name, scenario.config.name)
@@ -52,11 +51,21 @@ def rests_on_tuned(config: AgentConfig) -> bool:
     return config.batching == TUNED or (config.warm_start is not None and config.warm_start.policy == TUNED)
 
 
-def is_of_another_version(tuned: TunedPolicies, scenario: Scenario) -> bool:
-    """Return whether composites were tuned on another version of a scenario, or on another trace."""
-    return shipped_tuned(scenario.config, tuned.trace_sha256) is None or tuned.trace_sha256 != trace_digest(
-        scenario.trace
-    )
+def said_of_tuned(config: AgentConfig, scenario: Scenario) -> str:
+    """Return what a run has to say of the tuned composites that its recipe asks for; empty where they fit."""
+    name = scenario.config.name
+    tuned = tuned_policies(scenario)
+    if tuned is None:
+        said = f"no composite was tuned on {name}"
+        if name in shipped(FOLDER):
+            said = f"the tuned composites shipped for {name} are not used, because this one lacks their batching modes"
+        if rests_on_tuned(config):
+            said += f": {UNTUNED}/{scenario.mode_names[0]} teaches"
+        return f"{said}; burstenv tune finds better ones"
+    why = difference(tuned, scenario.config, scenario.trace)
+    if not why:
+        return ""
+    return f"the tuned composites of {name} are used although {why}; burstenv tune makes new ones"
 
 
 def references(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:

@@ -16,12 +16,10 @@ from stable_baselines3.common.logger import Logger, configure
 from burstenv.agents.agent import describe_agent, read_description
 from burstenv.agents.baseline import (
     TUNED,
-    UNTUNED,
-    is_of_another_version,
     references,
     rests_on_tuned,
+    said_of_tuned,
     settled,
-    tuned_policies,
 )
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import training_environments, training_scenarios
@@ -111,7 +109,8 @@ def train(
             resume or one of another configuration, or the configuration does not suit the scenario.
     """
     torch.set_num_threads(1)  # two threads are slower than one as soon as anything else runs
-    untuned = rests_on_tuned(config) and tuned_policies(scenario) is None
+    asks = rests_on_tuned(config) or config.validation.reference == TUNED
+    said = said_of_tuned(config, scenario) if asks else ""
     config = settled(config, scenario)
     folder = RunFolder(out_dir)
     if resume:
@@ -125,16 +124,8 @@ def train(
     if not resume:
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
     shown = make_progress(config, scenario.config.name, seed, progress)
-    if untuned:
-        shown.say(
-            f"no composite was tuned on {scenario.config.name}: {UNTUNED}/{scenario.mode_names[0]} teaches; "
-            "burstenv tune finds better ones"
-        )
-    tuned = tuned_policies(scenario) if config.validation.reference == TUNED else None
-    if tuned is not None and is_of_another_version(tuned, scenario):
-        shown.say(
-            f"the tuned composites of {scenario.config.name} are of another version of it: burstenv tune makes new"
-        )
+    if said:
+        shown.say(said)
     logger = configure(str(folder.tensorboard), ["tensorboard"])
     algorithm = config.algorithm
     learning_rate = LearningRate(algorithm.learning_rate, algorithm.schedule)

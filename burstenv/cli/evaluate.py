@@ -116,7 +116,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     scenario = load_scenario(arguments.scenario, arguments.trace)
     agents, groups = _agents(arguments.agent, scenario, arguments.both_ways)
     loads = arguments.load or scenario.config.train_loads
-    chosen, tuning = _tuned(arguments.tuned, scenario, loads)
+    chosen, tuning, unused = _tuned(arguments.tuned, scenario, loads)
     plan = EvaluationPlan(
         scenario=scenario,
         trace=arguments.trace,
@@ -127,6 +127,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         chosen=chosen,
         groups=groups,
         tuning=tuning,
+        unused=unused,
         capacity_split=arguments.capacity_split,
     )
     result = evaluate(
@@ -180,18 +181,25 @@ def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any]
     return found, groups
 
 
-def _tuned(name: str | None, scenario: Any, loads: list[float]) -> tuple[dict[float, str] | None, list[dict[str, Any]]]:
-    """Return the best heuristic chosen beforehand for each load, and how it was tuned."""
-    from burstenv.evaluation.provenance import trace_digest
-    from burstenv.evaluation.tuning.tuned_policies import load_tuned, shipped_tuned
+def _tuned(
+    name: str | None, scenario: Any, loads: list[float]
+) -> tuple[dict[float, str] | None, list[dict[str, Any]], list[str]]:
+    """Return the best heuristic chosen beforehand for each load, how it was tuned, and what is to be said of that."""
+    from burstenv.evaluation.tuning.tuned_policies import difference, load_tuned, shipped_tuned
 
     config = scenario.config
     if name == "none":
-        return None, []
-    tuned = shipped_tuned(config, trace_digest(scenario.trace)) if name is None else load_tuned(name, config.name)
+        return None, [], []
+    if name is None:
+        tuned, said = shipped_tuned(config, scenario.trace)
+    else:
+        tuned = load_tuned(name, config.name)
+        why = difference(tuned, config, scenario.trace)
+        said = f"{name} was tuned on another task: {why}; it is used because it was asked for." if why else ""
+    unused = [said] if said else []
     if tuned is None:
-        return None, []
-    return {load: tuned.at(load) for load in loads}, [tuned.model_dump(mode="json")]
+        return None, [], unused
+    return {load: tuned.at(load) for load in loads}, [tuned.model_dump(mode="json")], unused
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -6,34 +6,30 @@ the list was made. ``python -m burstenv.evaluation.episode_lists [NAME ...]`` ma
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import yaml
 from pydantic import Field
 
 from burstenv.config import Config, load, shipped
 from burstenv.envs.scenario import Scenario, ScenarioConfig, load_scenario
 from burstenv.evaluation.episodes import Episode, draw_episode
+from burstenv.evaluation.fingerprint import Columns, Fingerprint
 from burstenv.evaluation.tuning.tuned_policies import scenario_digest
 from burstenv.files import write_atomic
 
 FOLDER = "episodes"  # of configs/, by scenario
 COUNTS = {"validation": 18, "test": 27}  # episodes of each split: twice and thrice its nine days
-_TICK_S = 1e-6  # times are compared to the microsecond: mathematics libraries differ in the last bit
 
 
-class FixedEpisode(Config):
-    """One episode of a list."""
+class FixedEpisode(Fingerprint):
+    """One episode of a list: the fingerprint of its :func:`episode_columns`, its seed, its day of the trace from 0."""
 
     seed: Annotated[int, Field(ge=0)]
-    day: int  # of the trace, from 0
-    requests: Annotated[int, Field(ge=1)]
-    digest: str  # see :func:`episode_digest`
+    day: int
 
 
 class EpisodeList(Config):
@@ -63,28 +59,22 @@ class EpisodeList(Config):
         return "\n".join(lines) + "\n"
 
 
-def episode_digest(episode: Episode) -> str:
-    """Return 16 hexadecimal digits that stand for all that an episode's policies meet.
+def episode_columns(episode: Episode) -> Columns:
+    """Return all that an episode's policies meet, as columns of times and of whole numbers.
 
-    Of the requests: arrival [us], lengths, predicted length, class, session and objectives [us]; of clients that act:
-    patience and think time [us] and what follows what.
+    Of the requests: arrival, objectives, lengths, predicted length, class and session; of clients that act: patience
+    and think time, what follows what, and what fails before the cluster.
     """
     requests = episode.requests
-    columns = [
-        np.round(requests[name] / _TICK_S).astype(np.int64) for name in ("arrival_s", "ttft_slo_s", "tpot_slo_s")
+    times = [requests[name] for name in ("arrival_s", "ttft_slo_s", "tpot_slo_s")]
+    numbers = [
+        requests[name] for name in ("prompt_tokens", "output_tokens", "predicted_tokens", "class_code", "session")
     ]
-    names = ("prompt_tokens", "output_tokens", "predicted_tokens", "class_code", "session")
-    columns += [requests[name].astype(np.int64) for name in names]
     if episode.clients is not None:
         clients = episode.clients
-        for values in (clients.patience_s, clients.think_s):
-            finite = np.where(np.isfinite(values), values, -1.0)
-            columns.append(np.round(finite / _TICK_S).astype(np.int64))
-        columns += [np.asarray(v, np.int64) for v in (clients.previous, clients.upstream_failed)]
-    digest = hashlib.sha256()
-    for column in columns:
-        digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()[:16]
+        times += [clients.patience_s, clients.think_s]
+        numbers += [clients.previous, clients.upstream_failed]
+    return times, numbers
 
 
 def shipped_list(config: ScenarioConfig) -> EpisodeList | None:
@@ -103,25 +93,44 @@ def fixed_count(config: ScenarioConfig, split: str) -> int:
     return len(found.splits[split])
 
 
-def changed_seeds(scenario: Scenario, split: str, seeds: Sequence[int]) -> list[int] | None:
-    """Draw episodes at the scenario's own load and return the seeds of those that are not as committed.
+def compare_with_list(scenario: Scenario, split: str, seeds: Sequence[int]) -> tuple[list[int] | None, str]:
+    """Draw episodes at the scenario's own load and compare them with the committed ones.
 
-    None where nothing is committed for the scenario as it is and the split. A change is also said on standard error.
+    Returns:
+        The seeds of those that are not as committed; None where nothing is committed for the scenario as it is and the
+        split. And the sentence that says so; empty where all are as committed, or nothing is for the scenario's name.
     """
-    found = shipped_list(scenario.config)
-    if found is None or split not in found.splits:
-        return None
+    config = scenario.config
+    found = shipped_list(config)
+    if found is None:
+        if config.name not in shipped(FOLDER):
+            return None, ""
+        return None, (
+            f"The episodes are not those committed for scenario {config.name}, because the scenario differs from the "
+            "shipped one of that name; published figures cannot be compared."
+        )
+    if split not in found.splits:
+        return None, ""
     committed = {episode.seed: episode for episode in found.splits[split]}
     changed = [
-        seed for seed in seeds if seed in committed and _drawn(scenario, split, seed).digest != committed[seed].digest
+        seed
+        for seed in seeds
+        if seed in committed and not committed[seed].fits(*episode_columns(_episode(scenario, split, seed)))
     ]
-    if changed:
-        print(
-            f"burstenv: {len(changed)} of the {split} episodes of scenario {found.scenario} (the first: seed "
-            f"{changed[0]}) are not those of configs/{FOLDER}/{found.scenario}.yaml, so figures published for those "
-            "cannot be compared; has the generator, the sampler or NumPy changed?",
-            file=sys.stderr,
-        )
+    if not changed:
+        return changed, ""
+    return changed, (
+        f"{len(changed)} of the {split} episodes of scenario {found.scenario} (the first: seed {changed[0]}) are not "
+        f"those of configs/{FOLDER}/{found.scenario}.yaml, so figures published for those cannot be compared; has the "
+        "generator, the sampler or NumPy changed?"
+    )
+
+
+def changed_seeds(scenario: Scenario, split: str, seeds: Sequence[int]) -> list[int] | None:
+    """Return the seeds of :func:`compare_with_list`; what there is to say goes to standard error."""
+    changed, said = compare_with_list(scenario, split, seeds)
+    if said:
+        print(f"burstenv: {said}", file=sys.stderr)
     return changed
 
 
@@ -135,10 +144,15 @@ def draw_list(scenario: Scenario) -> EpisodeList:
     )
 
 
-def _drawn(scenario: Scenario, split: str, seed: int) -> FixedEpisode:
+def _episode(scenario: Scenario, split: str, seed: int) -> Episode:
     load_ = scenario.config.load
-    episode = draw_episode(scenario, split, load_, seed, load_ * scenario.capacity_per_s(split))
-    return FixedEpisode(seed=seed, day=episode.day, requests=len(episode.requests), digest=episode_digest(episode))
+    return draw_episode(scenario, split, load_, seed, load_ * scenario.capacity_per_s(split))
+
+
+def _drawn(scenario: Scenario, split: str, seed: int) -> FixedEpisode:
+    episode = _episode(scenario, split, seed)
+    found = Fingerprint.of(*episode_columns(episode))
+    return FixedEpisode(seed=seed, day=episode.day, **found.model_dump())
 
 
 def main(arguments: list[str]) -> int:

@@ -25,7 +25,8 @@ PACKAGES = (
 def provenance(scenario: Scenario) -> dict[str, Any]:
     """Return what fixes an evaluation's numbers: version, scenario, workload and trace, in plain values.
 
-    The same on every machine and at every time; folders are left out: of a file only its name stays.
+    The same on every machine and at every time, apart from the trace's ``sha256``, which the last bits of times change
+    (``fingerprint.py``). Folders are left out: of a file only its name stays.
 
     Args:
         scenario: What was evaluated on.
@@ -82,7 +83,7 @@ def command_line(arguments: list[str]) -> str:
 
 
 def trace_digest(trace: Trace) -> str:
-    """Return the SHA-256 of a trace's arrivals, lengths, classes and sessions."""
+    """Return the SHA-256 of the bytes of a trace's arrivals, lengths, classes and sessions."""
     digest = hashlib.sha256()
     for column in (trace.arrival_s, trace.prompt_tokens, trace.output_tokens, trace.log_type, trace.session):
         digest.update(column.tobytes())

@@ -15,7 +15,7 @@ from burstenv._jit.cache import source_digest
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.entrants import LineUp, line_up
-from burstenv.evaluation.episode_lists import changed_seeds
+from burstenv.evaluation.episode_lists import compare_with_list
 from burstenv.evaluation.episodes import EpisodeStore
 from burstenv.evaluation.journal import JOURNAL, Journal, Key, Unit
 from burstenv.evaluation.metrics import LATENCIES
@@ -56,6 +56,7 @@ class EvaluationPlan:
             best heuristic is picked on the evaluated episodes themselves, and the report says so.
         groups: Names of agents that are training seeds of one algorithm, by its name.
         tuning: What ``chosen`` was tuned with, for the report: see ``tuned.TunedPolicies.to_dict``.
+        unused: Sentences on what is shipped for the scenario and not used, for the first lines of the report.
         capacity_split: Split whose capacity is the unit of load; None: the evaluated one. With
             ``"train"`` an evaluation on the test split shows drift uncalibrated.
         command: Command line to record; None: that of this process.
@@ -71,6 +72,7 @@ class EvaluationPlan:
     chosen: str | Mapping[float, str] | None = None
     groups: Mapping[str, Sequence[str]] | None = None
     tuning: Sequence[Row] = ()
+    unused: Sequence[str] = ()
     capacity_split: str | None = None
     command: str | None = None
 
@@ -130,13 +132,18 @@ def evaluate(
             features, count = scenario.observation_layout.features(), len(scenario.specs)
             policy.network.check(features, count, scenario.config.name)
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
+    changed, said = compare_with_list(scenario, plan.split, range(plan.episodes))
+    unused = [*plan.unused, said] if said else list(plan.unused)
+    for sentence in unused:
+        print(f"burstenv: {sentence}", file=sys.stderr)
     origin = {
         **provenance(scenario),
         "seeds": list(range(plan.episodes)),
         "loads": loads,
         "capacity_per_s": unit_per_s,
         "capacity_split": plan.capacity_split or plan.split,
-        "changed_episodes": changed_seeds(scenario, plan.split, range(plan.episodes)),
+        "changed_episodes": changed,
+        "unused": unused,
     }
     arena = Arena(EpisodeStore(scenario, plan.split, unit_per_s), part.policies)
     journal = None

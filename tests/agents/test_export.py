@@ -21,7 +21,7 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 from burstenv.evaluation.simulate import simulate
 from burstenv.policies import NetworkPolicy, load_policy
-from burstenv.policies.network.weights import pretrained
+from burstenv.policies.network import pretrained
 from burstenv.workload.workload_config import load_trace, load_workload
 from tests.agents.conftest import SCENARIO, cluster_of
 

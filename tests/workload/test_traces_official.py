@@ -12,16 +12,8 @@ import pytest
 
 from burstenv.errors import BurstenvError
 from burstenv.workload import OFFICIAL, WorkloadConfig, load_trace, read_trace
-from burstenv.workload.official.files import (
-    OfficialFile,
-    check,
-    check_file,
-    check_lines,
-    choose,
-    data_directory,
-    locate,
-    totals,
-)
+from burstenv.workload.official import data_directory
+from burstenv.workload.official.files import OfficialFile, check, check_file, check_lines, choose, locate, totals
 from tests.workload.workload_files import SIX, real
 
 HEADS = ("burstgpt_1_first400.csv", "burstgpt_3_first400.csv")

@@ -24,7 +24,6 @@ from burstenv.envs.scenario import Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.bound.upper_bound import upper_bound
 from burstenv.evaluation.episodes import draw_episode
-from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.evaluation.tuning.scorer import Scorer
 from burstenv.evaluation.tuning.tuned_policies import scenario_digest, shipped_tuned
@@ -89,6 +88,7 @@ class Headroom(Config):
         horizon_s: How far foresight looked [s].
         passes: How often it planned each episode.
         tuned: Whether ``best`` was tuned for the scenario.
+        unused: Why composites that are shipped for the scenario are not ``best``; empty where they are.
         steps: From the defaults up.
     """
 
@@ -101,6 +101,7 @@ class Headroom(Config):
     horizon_s: float
     passes: int
     tuned: bool
+    unused: str = ""
     steps: tuple[Step, ...]
 
     @property
@@ -128,7 +129,7 @@ class Headroom(Config):
         """Return it as lines for people."""
         tuned = "tuned" if self.tuned else "best of a few, not tuned"
         head = f"{self.scenario} (v{self.version}), {self.episodes} {self.split} episodes at load {self.load:g}"
-        lines = [head]
+        lines = [self.unused, head] if self.unused else [head]
         for step in self.steps:
             what = step.policy if step.name != "best" else f"{step.policy} ({tuned})"
             lines.append(f"  {step.name:<12} {100 * step.attainment:5.1f} %  {step.shown:<22} {what}".rstrip())
@@ -159,16 +160,20 @@ class _Runner:
         return task, upper_bound(self.scenario.make_cluster(), episode.requests).share, episode.day
 
 
-def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str, bool]:
-    """Return the composite tuned for a scenario and load, else the best candidate on validation; and which it is."""
-    tuned = shipped_tuned(scenario.config, trace_digest(scenario.trace))
+def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str, bool, str]:
+    """Return the composite tuned for a scenario and load, else the best candidate on validation.
+
+    Returns:
+        Its name; whether it was tuned; and why one that is shipped was not taken, empty where none was passed over.
+    """
+    tuned, unused = shipped_tuned(scenario.config, scenario.trace)
     if tuned is not None:
-        return tuned.at(load), True
+        return tuned.at(load), True, ""
     scorer = Scorer(scenario, "validation", load, range(episodes))
     known = [p for p in CANDIDATES if load_policy(p).modes[0] in scenario.mode_names]
     if not known:
         known = [f"{p.rpartition('/')[0]}/{scenario.mode_names[0]}" for p in CANDIDATES]
-    return max(known, key=lambda policy: scorer.score(load_policy(policy)).value("attainment")), False
+    return max(known, key=lambda policy: scorer.score(load_policy(policy)).value("attainment")), False, unused
 
 
 def measure_headroom(
@@ -200,7 +205,7 @@ def measure_headroom(
         raise BurstenvError(f"episodes must be at least 1, got {episodes}")
     config = scenario.config
     load = config.load if load is None else load
-    best, tuned = best_composite(scenario, load, episodes)
+    best, tuned, unused = best_composite(scenario, load, episodes)
     mode = "vllm" if "vllm" in scenario.mode_names else scenario.mode_names[0]
     defaults = [f"{policy.rpartition('/')[0]}/{mode}" for policy in DEFAULTS]
     foresight = f"oracle-lookahead(horizon_s={horizon_s:g},passes={passes},replicas={REPLICAS}):{best}"
@@ -219,7 +224,8 @@ def measure_headroom(
             progress(done, len(tasks))
     return Headroom(
         scenario=config.name, version=config.version, scenario_sha256=scenario_digest(config), split=split, load=load,
-        episodes=episodes, horizon_s=horizon_s, passes=passes, tuned=tuned, steps=_steps(named, found, days),
+        episodes=episodes, horizon_s=horizon_s, passes=passes, tuned=tuned, unused=unused,
+        steps=_steps(named, found, days),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import yaml
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.report.learning_curve import learning_curve
 from burstenv.evaluation.report.tables import Table, tables
-from burstenv.evaluation.report.text import headline, headline_agent, notes, percent, points
+from burstenv.evaluation.report.text import headline, headline_agent, notes, percent, points, unused
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.files import write_atomic
 
@@ -61,6 +61,7 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
         title=_title(result),
         css=style,
         facts=_facts(result),
+        unused=unused(result),
         headline=headline(result),
         tiles=_tiles(result),
         sections=_sections(result, learning_curve(training or ())),
@@ -111,7 +112,7 @@ def page_environment() -> tuple[Any, Any]:
 def markdown(result: EvaluationResult) -> str:
     """Return the report as Markdown: headline, tables, notes and configuration; no figures."""
     appendix = _appendix(result)
-    parts = [f"# {_title(result)}", _facts(result), f"**{headline(result)}**"]
+    parts = [f"# {_title(result)}", _facts(result), *unused(result), f"**{headline(result)}**"]
     for section in _sections(result, []):
         for table in section["tables"]:
             parts += [f"## {table.title}", table.caption, markdown_table(table)]

@@ -93,6 +93,11 @@ def headline_agent(result: EvaluationResult) -> Row | None:
     return None
 
 
+def unused(result: EvaluationResult) -> list[str]:
+    """Return what is shipped for the scenario and was not used, a sentence each, to be read before anything else."""
+    return list(result.provenance.get("unused", []))
+
+
 def headline(result: EvaluationResult) -> str:
     """Return what the evaluation shows, in one or two sentences; policy names stand in backquotes."""
     load = result.headline_load
@@ -273,7 +278,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def summary_lines(result: EvaluationResult) -> list[str]:
     """Return the evaluation for a terminal: the headline, then a ranking for each load."""
-    lines = [headline(result).replace("`", "")]
+    lines = [*unused(result), headline(result).replace("`", "")]
     width = max(len(row["policy"]) for row in result.summary)
     for load in dict.fromkeys(row["load"] for row in result.summary):
         lines += ["", f"load {load:g}"]

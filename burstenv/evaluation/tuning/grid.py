@@ -15,7 +15,7 @@ import numpy as np
 from burstenv import __version__
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.provenance import trace_digest
+from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.tuning.scorer import METRICS, Scorer
 from burstenv.evaluation.tuning.search_space import SearchSpace
@@ -36,7 +36,7 @@ class Grid:
         scenario: Name of the scenario.
         scenario_version: Its version.
         scenario_sha256: Digest of its configuration.
-        trace_sha256: Digest of the trace.
+        trace: Fingerprint of the trace.
         split: Split whose episodes were used.
         seeds: Seeds of the episodes, E of them.
         days: Day of each episode, the blocks of the bootstrap.
@@ -51,7 +51,7 @@ class Grid:
     scenario: str
     scenario_version: int
     scenario_sha256: str
-    trace_sha256: str
+    trace: Fingerprint
     split: str
     seeds: list[int]
     days: list[int]
@@ -64,7 +64,7 @@ class Grid:
     def write(self, path: str | Path) -> None:
         """Write the grid as JSON, one composite a line, whole or not at all."""
         values = asdict(self)
-        rows = values.pop("rows")
+        rows, values["trace"] = values.pop("rows"), self.trace.model_dump()
         head = json.dumps({"format": FORMAT, **values}, allow_nan=False)
         lines = ",\n".join(json.dumps(row, separators=(",", ":"), allow_nan=False) for row in rows)
         write_atomic(Path(path), f'{head[:-1]}, "rows": [\n{lines}\n]}}\n')
@@ -80,7 +80,7 @@ class Grid:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             if values.pop("format") != FORMAT:
                 raise ValueError
-            return cls(**values)
+            return cls(**{**values, "trace": Fingerprint.model_validate(values["trace"])})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise BurstenvError(f"{path}: is no grid of burstenv tune --grid") from None
 
@@ -100,7 +100,7 @@ class Grid:
             scenario=self.scenario,
             scenario_version=self.scenario_version,
             scenario_sha256=self.scenario_sha256,
-            trace_sha256=self.trace_sha256,
+            trace=self.trace,
             split=self.split,
             seeds=self.seeds,
             method="grid",
@@ -158,7 +158,7 @@ def run_grid(
         scenario=scenario.config.name,
         scenario_version=scenario.config.version,
         scenario_sha256=scenario_digest(scenario.config),
-        trace_sha256=trace_digest(scenario.trace),
+        trace=Fingerprint.of(*trace_columns(scenario.trace)),
         split=split,
         seeds=list(range(episodes)),
         days=days,

@@ -20,6 +20,7 @@ from burstenv._jit.cache import source_digest
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.episode_lists import changed_seeds
+from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.evaluation.journal import Journal
 from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.tuning.scorer import Scorer
@@ -114,7 +115,7 @@ def tune(
         scenario=scenario.config.name,
         scenario_version=scenario.config.version,
         scenario_sha256=scenario_digest(scenario.config),
-        trace_sha256=digest,
+        trace=Fingerprint.of(*trace_columns(scenario.trace)),
         split=plan.split,
         seeds=list(range(plan.episodes)),
         method="optuna",

@@ -13,7 +13,9 @@ from pydantic import Field
 from burstenv.config import Config, load, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.files import write_atomic
+from burstenv.workload import Trace
 
 FOLDER = "tuned"  # of configs/, by scenario
 
@@ -36,7 +38,7 @@ class TunedPolicies(Config):
         scenario: Name of the scenario.
         scenario_version: Its version.
         scenario_sha256: Digest of all that fixes the task: another one's tuning says little.
-        trace_sha256: Digest of the trace.
+        trace: Fingerprint of the trace: of its arrivals, lengths, classes and sessions.
         split: Split whose episodes were used.
         seeds: Seeds of the episodes.
         method: ``optuna`` or ``grid``.
@@ -50,7 +52,7 @@ class TunedPolicies(Config):
     scenario: str
     scenario_version: int
     scenario_sha256: str
-    trace_sha256: str
+    trace: Fingerprint
     split: str
     seeds: list[int]
     method: Literal["optuna", "grid"]
@@ -98,12 +100,40 @@ def scenario_digest(config: ScenarioConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def shipped_tuned(config: ScenarioConfig, trace_sha256: str) -> TunedPolicies | None:
-    """Return the shipped tuned policies of a scenario; None where there are none for it as it is, and its trace."""
+def shipped_tuned(config: ScenarioConfig, trace: Trace) -> tuple[TunedPolicies | None, str]:
+    """Return the shipped tuned policies of a scenario as it is, and its trace.
+
+    Returns:
+        The policies; None where none fit. And the sentence that says why those shipped under the scenario's name are
+        not used; empty where they are, or where none are shipped.
+    """
     if config.name not in shipped(FOLDER):
-        return None
+        return None, ""
     tuned = load_tuned(config.name, config.name)
-    return tuned if (tuned.scenario_sha256, tuned.trace_sha256) == (scenario_digest(config), trace_sha256) else None
+    why = difference(tuned, config, trace)
+    if not why:
+        return tuned, ""
+    return None, (
+        f"The tuned composites shipped for scenario {config.name} are not used, because {why}; burstenv tune makes new "
+        "ones."
+    )
+
+
+def difference(tuned: TunedPolicies, config: ScenarioConfig, trace: Trace) -> str:
+    """Return how the task that policies were tuned on differs from a scenario and its trace; empty where it does not.
+
+    The clause follows on "because", or stands for itself.
+    """
+    if not tuned.trace.fits(*trace_columns(trace)):
+        return (
+            f"the trace is another one ({len(trace):,} requests, they were tuned on one of {tuned.trace.requests:,}"
+            f"{' that differ' if len(trace) == tuned.trace.requests else ''})"
+        )
+    if tuned.scenario_version != config.version:
+        return f"they were tuned on version {tuned.scenario_version} of it, and this is version {config.version}"
+    if tuned.scenario_sha256 != scenario_digest(config):
+        return f"the scenario differs from the one called {tuned.scenario!r} that they were tuned on"
+    return ""
 
 
 def suite_composites() -> list[str]:
