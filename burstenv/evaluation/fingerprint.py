@@ -2,7 +2,7 @@
 
 Mathematics libraries differ in the last bit of a time, so a digest of bytes differs from machine to machine though the
 requests are the same. Here times count by the cell they fall into, and no time is near the edge of a cell: the times
-are wound onto a circle of one cell, and the edge is put into the middle of the largest gap. A cell is a microsecond wide
+are wound onto a circle of one cell, and the edge lies in the middle of the largest gap. A cell is a microsecond wide
 for each time, so the largest gap is several microseconds, a thousand times what last bits move. Times that move by
 more than about ten microseconds, and any whole number that changes, change the digest.
 """
