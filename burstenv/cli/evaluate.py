@@ -108,7 +108,7 @@ def register(commands: Commands) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation import EvaluationPlan, evaluate, finished, write_report
-    from burstenv.evaluation.episode_lists import fixed_count
+    from burstenv.evaluation.episode_lists import fixed_count, said_of_list
     from burstenv.evaluation.report.text import summary_lines
     from burstenv.evaluation.workers import available_cores
 
@@ -127,7 +127,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         chosen=chosen,
         groups=groups,
         tuning=tuning,
-        unused=unused,
+        unused=[*unused, *filter(None, [said_of_list(scenario.config)])],
         capacity_split=arguments.capacity_split,
     )
     result = evaluate(
@@ -218,8 +218,8 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
 
     files = [path / "result.json" if path.is_dir() else path for path in arguments.result]
     results = [EvaluationResult.from_json(path) for path in files]
-    paths = write_leaderboard(results, arguments.out, arguments.defaults)
-    board = leaderboard(results, arguments.defaults)
+    paths = write_leaderboard(results, arguments.out, arguments.defaults, files)
+    board = leaderboard(results, arguments.defaults, files)
     lines = [verdict(board).replace("`", ""), f"leaderboard: {paths['html']}"]
     emit(arguments, {"boards": board.boards, "paths": paths}, lines)
     return 0

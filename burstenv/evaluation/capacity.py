@@ -10,7 +10,8 @@ import numpy as np
 from burstenv.envs.capacity import EPISODES, MOST_PER_S, TARGET_ATTAINMENT, AttainedAt, crossing_per_s
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.statistics.intervals import LEVEL, drawn_blocks
+from burstenv.evaluation.statistics.intervals import drawn_blocks
+from burstenv.evaluation.statistics.sign_flips import LEVEL, least_blocks
 from burstenv.policies import Policy, load_policy
 
 RESAMPLES = 1_000
@@ -27,7 +28,7 @@ class Capacity:
         share: The share.
         rate_per_s: Capacity [requests/s]; 0 where the policy attains less at any rate; None where it attains more at
             every rate tried.
-        low_per_s: Lower end of its interval by blocks of days; None with one day, or without a capacity.
+        low_per_s: Lower end of its interval by blocks of days; None with too few days, or without a capacity.
         high_per_s: Upper end.
         load: Capacity as a share of the scenario's, which is that of join-shortest-queue.
         low: Lower end of the load.
@@ -72,7 +73,7 @@ def measure_capacity(
         policy: A policy or its name.
         split: Split whose episodes are used.
         share: Share of the offered requests, in (0, 1).
-        episodes: How many episodes at each rate; the interval needs at least two days.
+        episodes: How many episodes at each rate; the interval needs six days or more (``least_blocks``).
         level: Level of the interval.
 
     Raises:
@@ -100,7 +101,7 @@ def measure_capacity(
     if low == 0.0:
         return result(0.0)
     rate = float(np.round(0.5 * (low + high), 3))
-    if blocks < 2:
+    if blocks < least_blocks(level):
         return result(rate)
     names, code = np.unique(days, return_inverse=True)
     crossings = []

@@ -85,6 +85,16 @@ def shipped_list(config: ScenarioConfig) -> EpisodeList | None:
     return found if found.scenario_sha256 == scenario_digest(config) else None
 
 
+def said_of_list(config: ScenarioConfig) -> str:
+    """Return the sentence that episodes are committed under a scenario's name, and are not its own; empty otherwise."""
+    if config.name not in shipped(FOLDER) or shipped_list(config) is not None:
+        return ""
+    return (
+        f"The episodes are not those committed for scenario {config.name}, because the scenario differs from the "
+        "shipped one of that name; published figures cannot be compared."
+    )
+
+
 def fixed_count(config: ScenarioConfig, split: str) -> int:
     """Return how many episodes of a split are committed for a scenario, or would be."""
     found = shipped_list(config)
@@ -98,18 +108,10 @@ def compare_with_list(scenario: Scenario, split: str, seeds: Sequence[int]) -> t
 
     Returns:
         The seeds of those that are not as committed; None where nothing is committed for the scenario as it is and the
-        split. And the sentence that says so; empty where all are as committed, or nothing is for the scenario's name.
+        split. And the sentence that says so; empty where all are as committed, or nothing is.
     """
-    config = scenario.config
-    found = shipped_list(config)
-    if found is None:
-        if config.name not in shipped(FOLDER):
-            return None, ""
-        return None, (
-            f"The episodes are not those committed for scenario {config.name}, because the scenario differs from the "
-            "shipped one of that name; published figures cannot be compared."
-        )
-    if split not in found.splits:
+    found = shipped_list(scenario.config)
+    if found is None or split not in found.splits:
         return None, ""
     committed = {episode.seed: episode for episode in found.splits[split]}
     changed = [

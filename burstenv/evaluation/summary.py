@@ -11,7 +11,13 @@ from burstenv.cluster.cluster import CLIENT_COUNTS
 from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.statistics.comparisons import adjusted_p_values, pairwise, ranks
-from burstenv.evaluation.statistics.intervals import Estimate, block_bootstrap, paired_difference, ratio_estimate
+from burstenv.evaluation.statistics.intervals import (
+    Estimate,
+    block_bootstrap,
+    paired_difference,
+    paired_share,
+    ratio_estimate,
+)
 from burstenv.evaluation.statistics.latency_sketch import Sketch
 
 INTERVALS = ("attainment", "token_weighted_attainment", "goodput_per_s")  # metrics given with intervals
@@ -49,7 +55,7 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
     """Return one row per policy and load, in order of appearance.
 
     ``attainment``, ``token_weighted_attainment`` and ``goodput_per_s`` are means over episodes with
-    ``_low`` and ``_high`` (None with one block of days); counts are sums; attainment by class and prompt
+    ``_low`` and ``_high`` (None with too few days); counts are sums; attainment by class and prompt
     bucket is pooled over episodes (attained of all offered, None without any); latencies are over all
     finished requests of all episodes; the rest are means over the episodes in which they are defined.
     """
@@ -59,7 +65,7 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
         days = [row["day"] for row in rows]
         out: Row = {"policy": policy, "load": load, "episodes": len(rows), "blocks": len(set(days))}
         for name in INTERVALS:
-            estimate = block_bootstrap([row[name] for row in rows], days)
+            estimate = block_bootstrap([row[name] for row in rows], days).stated()
             out.update({name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high})
         out.update({name: sum(row[name] for row in rows) for name in _COUNTS if name in rows[0]})
         for name in MEANS:
@@ -171,9 +177,9 @@ def _group_row(pairs: Sequence[tuple[int, int, int, int]]) -> Row:
     if not offered:
         return {**row, **dict.fromkeys(("attainment", "low", "high")), **_difference_row(None)}
     days, mine, theirs, whole = (np.array(column) for column in zip(*pairs, strict=True))
-    own = ratio_estimate(mine, whole, days)
+    own = ratio_estimate(mine, whole, days).stated()
     row.update(attainment=own.mean, low=own.low, high=own.high)
-    return {**row, **_difference_row(ratio_estimate(mine - theirs, whole, days))}
+    return {**row, **_difference_row(paired_share(mine - theirs, whole, days))}
 
 
 def _difference_row(estimate: Estimate | None) -> Row:

@@ -61,11 +61,11 @@ POLICIES = ("always/jsq/edf-512", "size-aware-kv/lmetric/edf-512", "always/rando
 @pytest.fixture(scope="session")
 def small_plan(scenario: Scenario) -> EvaluationPlan:
     return EvaluationPlan(
-        scenario=scenario, loads=(1.0, 1.5), episodes=4, policies=POLICIES, command="burstenv evaluate"
+        scenario=scenario, loads=(1.0, 1.5), episodes=9, policies=POLICIES, command="burstenv evaluate"
     )
 
 
 @pytest.fixture(scope="session")
 def small(scenario: Scenario, small_plan: EvaluationPlan) -> EvaluationResult:
-    """Four episodes at two loads under three heuristics, the reference and two agents."""
+    """Nine episodes, a day each, at two loads under three heuristics, the reference and two agents."""
     return evaluate(small_plan, agents=[ShortestQueue(scenario), FixedReplica()], progress=False)

@@ -10,7 +10,7 @@ import pytest
 
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, headline, learning_curve, write_report
-from burstenv.evaluation.report.text import milliseconds, notes, percent, points, seconds, shortened
+from burstenv.evaluation.report.text import milliseconds, notes, percent, points, seconds, shortened, summary_lines
 from burstenv.evaluation.summary import best_heuristics, compare, summarise
 
 from .conftest import FixedReplica
@@ -50,6 +50,18 @@ def test_the_headline_claims_a_gain_only_where_it_was_shown(small):
     assert "no difference could be shown." in tie
     assert "attains more" not in tie
     assert "attains less" not in tie
+
+
+def test_the_first_sentence_compares_with_the_best_tuned_composite(small):
+    load = small.headline_load
+    best = [{**row, "beforehand": True} for row in small.best]
+    tuned = replace(small, best=best, tuning=[{"scenario": "default"}])
+    first = headline(tuned).partition(". ")[0]
+    difference = tuned.difference("observing-jsq", load, "best")
+    assert f"the best tuned composite, `{tuned.best_at(load)['policy']}`," in first
+    assert points(difference["mean"], difference["low"], difference["high"]) in first
+    row = [line for line in summary_lines(tuned) if line.startswith("  observing-jsq")][-1]
+    assert f"vs tuned {points(difference['mean'], difference['low'], difference['high'])}  vs reference" in row
 
 
 def test_a_gain_in_requests_that_costs_tokens_is_told(small):

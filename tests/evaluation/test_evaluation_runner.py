@@ -24,7 +24,7 @@ def test_every_policy_meets_the_same_episodes(small):
         by_policy.setdefault(row["policy"], []).append(met)
     assert len(by_policy) == 6  # reference, three heuristics (one a fixed part), two agents
     assert all(met == by_policy[small.reference] for met in by_policy.values())
-    assert len({row["day"] for row in small.episodes}) == 4  # consecutive seeds visit different days
+    assert len({row["day"] for row in small.episodes}) == 9  # consecutive seeds visit different days
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class Step(Config):
         policy: Its policy; empty for the bound.
         attainment: Mean over episodes.
         gain: Mean paired difference from the step before; from round robin for the first three.
-        low: Lower end of the gain's 95 % interval; None for the bound, and where the episodes are of one day.
+        low: Lower end of the gain's 95 % interval; None for the bound, and where the episodes are of too few days.
         high: Upper end.
     """
 
@@ -71,7 +71,7 @@ class Step(Config):
     def shown(self) -> str:
         """The gain in points, with its interval."""
         if self.low is None or self.high is None:
-            return f"{100 * self.gain:+.1f}" + ("" if self.name == "bound" else " (one day)")
+            return f"{100 * self.gain:+.1f}" + ("" if self.name == "bound" else " (too few days)")
         return f"{100 * self.gain:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 

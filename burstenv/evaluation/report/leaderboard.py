@@ -16,6 +16,7 @@ from burstenv.evaluation.report.tables import Cell, Line, Table
 from burstenv.evaluation.report.text import ABSENT, percent, percent_interval, points
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.intervals import paired_difference
+from burstenv.evaluation.statistics.sign_flips import least_blocks
 from burstenv.files import write_atomic
 
 DEFAULTS = ("always/round-robin/vllm",)  # what most deployments start from
@@ -43,12 +44,15 @@ class Leaderboard:
     flips: list[Row]
 
 
-def leaderboard(results: Sequence[EvaluationResult], defaults: str | None = None) -> Leaderboard:
+def leaderboard(
+    results: Sequence[EvaluationResult], defaults: str | None = None, files: Sequence[str | Path] = ()
+) -> Leaderboard:
     """Put results side by side, each at its headline load.
 
     Args:
         results: Results of ``evaluate``, on different scenarios or loads.
         defaults: The policy that gains are measured from; None: round robin with vLLM's defaults.
+        files: Where each was read from, for messages.
 
     Raises:
         BurstenvError: On no results, or two of the same scenario, split and load.
@@ -56,12 +60,15 @@ def leaderboard(results: Sequence[EvaluationResult], defaults: str | None = None
     if not results:
         raise BurstenvError("a leaderboard needs at least one result")
     by_board: dict[str, EvaluationResult] = {}
-    for result in results:
+    origins = [str(path) for path in files] or [f"result {k + 1}" for k in range(len(results))]
+    origin_of: dict[str, str] = {}
+    for result, origin in zip(results, origins, strict=True):
         name = f"{result.scenario}, load {result.headline_load:g}"
         if result.split != "test":
             name += f" ({result.split})"
         if name in by_board:
-            raise BurstenvError(f"two results are of {name}; give one of them")
+            raise BurstenvError(f"two results are of {name}: {origin_of[name]} and {origin}; give one of them")
+        origin_of[name] = origin
         by_board[name] = result
     base = defaults or DEFAULTS[0]
     boards = [_board(name, result, base) for name, result in by_board.items()]
@@ -74,7 +81,7 @@ def leaderboard(results: Sequence[EvaluationResult], defaults: str | None = None
                 row["policy"],
                 {"policy": row["policy"], "kind": policy["kind"], "privileged": policy["privileged"], "by_board": {}},
             )
-            rank = result.rank_of(row["policy"], result.headline_load)
+            rank = result.rank_of(row["policy"], result.headline_load) if row["blocks"] >= least_blocks() else None
             entry["by_board"][board] = {
                 "attainment": row["attainment"],
                 "rank": None if rank is None else rank["rank"],
@@ -178,7 +185,7 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
             if at is None:
                 cells.append(Cell(ABSENT))
                 continue
-            rank = "apart"
+            rank = "apart" if entry["privileged"] else ABSENT
             if at["rank"] is not None:
                 rank = f"{at['rank']}" if at["rank"] == at["rank_to"] else f"{at['rank']} to {at['rank_to']}"
             depth = None if at["place"] is None else 0.6 * (1.0 - at["place"]) ** 2
@@ -239,7 +246,10 @@ def verdict(board: Leaderboard) -> str:
 
 
 def write_leaderboard(
-    results: Sequence[EvaluationResult], path: str | Path, defaults: str | None = None
+    results: Sequence[EvaluationResult],
+    path: str | Path,
+    defaults: str | None = None,
+    files: Sequence[str | Path] = (),
 ) -> dict[str, Path]:
     """Write the leaderboard of results as one HTML page, with Markdown and JSON beside it, each whole or not at all.
 
@@ -247,6 +257,7 @@ def write_leaderboard(
         results: Results of ``evaluate``.
         path: The page.
         defaults: See :func:`leaderboard`.
+        files: See :func:`leaderboard`.
 
     Returns:
         The paths by ``html``, ``markdown`` and ``json``.
@@ -256,7 +267,7 @@ def write_leaderboard(
     """
     from burstenv.evaluation.report.report import markdown_table, page_environment
 
-    board = leaderboard(results, defaults)
+    board = leaderboard(results, defaults, files)
     path = Path(path)
     paths = {"html": path, "markdown": path.with_suffix(".md"), "json": path.with_suffix(".json")}
     tables = leaderboard_tables(board)

@@ -18,6 +18,7 @@ from burstenv.evaluation.report.text import (
     seconds,
 )
 from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.statistics.sign_flips import least_blocks
 from burstenv.evaluation.summary import BURSTINESS_BUCKETS
 from burstenv.workload import CLASSES
 from burstenv.workload.trace import MODELS
@@ -99,6 +100,11 @@ def _lines(result: EvaluationResult, load: float, cells_of: Callable[[Row], list
 def _attainment(result: EvaluationResult, load: float) -> Table:
     best = result.best_at(load)
 
+    days = result.ranking(load)[0]["blocks"]
+    few = ""
+    if days < least_blocks():
+        few = f" There are no ranks and intervals: {days} {'day' if days == 1 else 'days'} of traffic can show none."
+
     def against(row: Row, which: str, other: str) -> Cell:
         if row["policy"] == other:
             return Cell("itself")
@@ -108,7 +114,7 @@ def _attainment(result: EvaluationResult, load: float) -> Table:
     def cells(row: Row) -> list[Cell]:
         against_best = result.difference(row["policy"], load, "best")
         return [
-            Cell(_rank(result.rank_of(row["policy"], load))),
+            Cell(_rank(result.rank_of(row["policy"], load)) if row["blocks"] >= least_blocks() else ABSENT),
             Cell(percent(row["attainment"])),
             Cell(percent_interval(row["attainment_low"], row["attainment_high"])),
             against(row, "best", best["policy"]),
@@ -122,7 +128,7 @@ def _attainment(result: EvaluationResult, load: float) -> Table:
         f"Ranks and paired differences at load {load:g}",
         f"Differences are paired, in percentage points, against the {'chosen' if best['beforehand'] else 'best'} "
         f"heuristic, `{best['policy']}`, and the reference, `{result.reference}`. Policies share a rank where the "
-        "interval of their difference holds 0. p is corrected for the number of policies (Romano and Wolf).",
+        "interval of their difference holds 0. p is corrected for the number of policies (Westfall and Young)." + few,
         [
             "rank", "attainment", "95 % interval", "minus best heuristic", "p", "minus reference", "by tokens",
             "goodput [req/s]",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from burstenv.evaluation.result import EvaluationResult, Row
+from burstenv.evaluation.statistics.sign_flips import least_blocks
 
 ABSENT = "-"
 FEW_BLOCKS = 10  # below it, percentile intervals by blocks are known to come out too narrow
@@ -69,8 +70,10 @@ def number(value: float | None, decimals: int = 2) -> str:
     return ABSENT if value is None else f"{value:.{decimals}f}"
 
 
-def best_name(best: Row) -> str:
+def best_name(best: Row, tuned: bool) -> str:
     """Return how the best heuristic of a load is introduced, in words."""
+    if best["beforehand"] and tuned:
+        return f"the best tuned composite, `{best['policy']}`,"
     if best["beforehand"]:
         return f"the heuristic chosen beforehand, `{best['policy']}`,"
     if best["candidates"] == 1:
@@ -109,9 +112,10 @@ def headline(result: EvaluationResult) -> str:
     difference = result.difference(agent["policy"], load, "best")
     of_many = f" (the best of {len(result.agents)} agents)" if len(result.agents) > 1 else ""
     sees = ", which sees true output lengths," if result.policy(agent["policy"])["privileged"] else ""
+    verdict = _verdict(difference, "the agent")
     text = (
-        f"Agent `{agent['policy']}`{of_many}{sees} attains {_attains(agent)} of the offered requests at load "
-        f"{load:g}; {best_name(best)} attains {_attains(top)}. {_verdict(difference, 'the agent')}"
+        f"Agent `{agent['policy']}`{of_many}{sees} attains {_attains(agent)} of the offered requests at load {load:g}, "
+        f"{best_name(best, bool(result.tuning))} {_attains(top)}; {verdict[0].lower()}{verdict[1:]}"
     )
     return text + _by_tokens(result, agent["policy"], difference) + _over_runs(result, agent["policy"])
 
@@ -121,14 +125,14 @@ def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
     top = result.summary_of(best["policy"], load)
     if best["policy"] == result.reference:
         others = best["candidates"] - 1
-        rest = ", and none of the others attains more" if others and not best["beforehand"] else ""
+        rest = ", and none of the others attained more on these episodes" if others and not best["beforehand"] else ""
         return (
             f"The reference, `{result.reference}`, attains {_attains(top)} of the offered requests at load "
             f"{load:g}"
             f"{rest}. No agent was evaluated."
         )
     reference = result.summary_of(result.reference, load)
-    opening = best_name(best)
+    opening = best_name(best, bool(result.tuning))
     return (
         f"{opening[0].upper()}{opening[1:]} attains {_attains(top)} of the offered requests at load "
         f"{load:g}; the "
@@ -141,18 +145,25 @@ def _attains(row: Row) -> str:
     return f"{percent(row['attainment'])} {percent_interval(row['attainment_low'], row['attainment_high'])}"
 
 
+def _amount(difference: Row) -> str:
+    return points(difference["mean"], difference["low"], difference["high"])
+
+
 def _verdict(difference: Row, subject: str) -> str:
-    amount = points(difference["mean"], difference["low"], difference["high"])
+    amount = _amount(difference)
     if difference["verdict"] == "unknown":
         return (
-            f"The paired difference is {amount} on a single day of traffic, which gives no interval and "
-            "shows "
-            "nothing about other days."
+            f"The paired difference is {amount} on {_days(difference['blocks'])} of traffic, too few for an interval: "
+            "it shows nothing about other days."
         )
     if difference["verdict"] == "undecided":
         return f"The paired difference is {amount}: no difference could be shown."
     comparison = "more" if difference["verdict"] == "higher" else "less"
     return f"The paired difference is {amount}: {subject} attains {comparison}."
+
+
+def _days(count: int) -> str:
+    return "a single day" if count == 1 else f"{count} days"
 
 
 def _over_runs(result: EvaluationResult, agent: str) -> str:
@@ -232,19 +243,19 @@ def notes(result: EvaluationResult) -> list[str]:
 
 
 def _note_on_intervals(blocks: int, episodes: int) -> str:
-    if blocks == 1:
+    if blocks < least_blocks():
         return (
-            f"All {episodes} episodes are drawn from one day, so there are no intervals: the spread "
-            "between days "
-            "cannot be known from one. Evaluate more episodes, or a split with more days."
+            f"All {episodes} episodes are drawn from {_days(blocks)}, so there are no intervals and no ranks: with "
+            f"fewer than {least_blocks()} days nothing can be stated at 95 %, whatever the numbers, for episodes of "
+            "one day are not independent. Evaluate more episodes, or a split with more days."
         )
     text = (
-        f"Intervals are 95 % percentile bootstraps over blocks: {episodes} episodes from {blocks} days, "
-        "whole days "
-        "resampled, because episodes of one day are not independent."
+        f"Intervals are at 95 % over blocks: {episodes} episodes from {blocks} days, whole days taken together, for "
+        "episodes of one day are not independent. Those of differences invert the exact test that gives p (sign flips "
+        "of days); those of attainment are percentile bootstraps."
     )
     if blocks < FEW_BLOCKS:
-        text += f" With as few as {blocks} blocks such intervals tend to be too narrow."
+        text += f" With as few as {blocks} blocks the bootstraps tend to be too narrow."
     return text
 
 
@@ -278,16 +289,19 @@ def _listed(names: Iterable[str]) -> str:
 
 def summary_lines(result: EvaluationResult) -> list[str]:
     """Return the evaluation for a terminal: the headline, then a ranking for each load."""
+    tuned = bool(result.tuning) and result.best_at(result.headline_load)["beforehand"]
     lines = [*unused(result), headline(result).replace("`", "")]
     width = max(len(row["policy"]) for row in result.summary)
     for load in dict.fromkeys(row["load"] for row in result.summary):
         lines += ["", f"load {load:g}"]
         for row in result.ranking(load):
-            difference = result.difference(row["policy"], load, "reference")
-            against = points(difference["mean"], difference["low"], difference["high"])
+            against = [
+                f"vs {which} {_amount(result.difference(row['policy'], load, against))}"
+                for which, against in (("tuned" if tuned else "best", "best"), ("reference", "reference"))
+            ]
             lines.append(
                 f"  {row['policy']:<{width}}  attains {_attains(row):<22}  by tokens "
                 f"{percent(row['token_weighted_attainment']):>7}  rejects {percent(row['rejection_share']):>7}  "
-                f"vs reference {against}"
+                f"{'  '.join(against)}"
             )
     return lines

@@ -1,7 +1,7 @@
 """Comparing many policies at once: pairs, ranks with ties, and significance that survives the number of comparisons.
 
-All of it resamples whole blocks of days, as :mod:`burstenv.evaluation.statistics.intervals` does, with the same draws
-for every policy, so that what is common to all of them cancels.
+All of it flips the signs of whole blocks of days (``sign_flips.py``), the same ones for every policy, because policies
+that meet the same days err together.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from burstenv.errors import BurstenvError
-from burstenv.evaluation.statistics.intervals import LEVEL, RESAMPLES, Floats, drawn_blocks
+from burstenv.evaluation.statistics.sign_flips import LEVEL, Floats, block_totals, flip_interval, flip_p_values
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Pairs:
 
     Attributes:
         mean: Mean difference of the row's policy minus the column's, (K, K).
-        low: Lower ends of the intervals, (K, K); NaN without any.
+        low: Lower ends of the intervals, (K, K); NaN with too few blocks for any.
         high: Upper ends, (K, K).
     """
 
@@ -36,34 +35,6 @@ class Pairs:
         return np.nan_to_num(self.low, nan=-1.0) > 0
 
 
-def resampled_means(
-    values: ArrayLike, blocks: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[Floats, Floats | None]:
-    """Return the means of K series over the same episodes, and their bootstrap by blocks.
-
-    Args:
-        values: One row for each series, (K, n), finite.
-        blocks: The block (day) of each episode, (n,).
-        resamples: B.
-        seed: Seed of the resampling.
-
-    Returns:
-        Means, (K,), and resampled means, (B, K); None in its place with a single block.
-    """
-    numbers = np.asarray(values, np.float64)
-    names, code = np.unique(np.asarray(blocks), return_inverse=True)
-    if numbers.ndim != 2 or numbers.shape[1] != len(code) or numbers.size == 0 or not np.isfinite(numbers).all():
-        raise BurstenvError(f"need finite values of shape (series, {len(code)} episodes), got {numbers.shape}")
-    first = numbers[:, :1]  # deviations: a constant series gives exactly that constant
-    means = first[:, 0] + (numbers - first).mean(axis=1)
-    if len(names) < 2:
-        return means, None
-    totals = np.stack([np.bincount(code, weights=row) for row in numbers - first], axis=1)  # (D, K)
-    drawn = drawn_blocks(len(names), resamples, seed)
-    count = drawn @ np.bincount(code).astype(np.float64)  # (B,)
-    return means, first[:, 0] + (drawn @ totals) / count[:, None]
-
-
 def pairwise(values: ArrayLike, blocks: ArrayLike, level: float = LEVEL) -> Pairs:
     """Return the paired difference of every pair of policies, with intervals by blocks.
 
@@ -72,15 +43,15 @@ def pairwise(values: ArrayLike, blocks: ArrayLike, level: float = LEVEL) -> Pair
         blocks: The block (day) of each episode, (n,).
         level: Level of the intervals.
     """
-    means, drawn = resampled_means(values, blocks)
+    numbers = np.asarray(values, np.float64)
+    totals, counts = block_totals(numbers, blocks)
+    means = numbers[:, 0] + (numbers - numbers[:, :1]).mean(axis=1)
     difference = means[:, None] - means[None, :]
-    if drawn is None:
-        nothing = np.full_like(difference, np.nan)
-        return Pairs(difference, nothing, nothing)
-    low, high = np.zeros_like(difference), np.zeros_like(difference)
+    low, high = np.full_like(difference, np.nan), np.full_like(difference, np.nan)
     for k in range(len(means)):
-        ends = np.quantile(drawn[:, k : k + 1] - drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
-        low[k], high[k] = ends
+        ends = flip_interval(totals[:, k : k + 1] - totals, counts, level)
+        if ends is not None:
+            low[k], high[k] = ends
     return Pairs(difference, low, high)
 
 
@@ -96,36 +67,31 @@ def ranks(pairs: Pairs) -> list[tuple[int, int]]:
 
 
 def adjusted_p_values(differences: ArrayLike, blocks: ArrayLike) -> list[float | None]:
-    """Return two-sided p-values of K mean differences, corrected for their number by step-down resampling.
+    """Return two-sided p-values of K mean differences, corrected for their number by step-down sign flips.
 
-    Romano and Wolf, "Exact and approximate stepdown methods for multiple hypothesis testing", JASA 2005 (p-values as in
-    their 2016 note, Statistics and Probability Letters 113): studentised differences are compared, largest first, with
-    the largest among those left in resamples centred at no difference. It controls the chance of even one false claim
-    (family-wise), as Holm's method does, and uses that policies which meet the same days err together.
+    Westfall and Young, "Resampling-based multiple testing", 1993, algorithm 2.8 (step-down minP): from the smallest
+    p-value up, each is compared with the smallest among those left under each sign flip of the blocks. It controls the
+    chance of even one false claim (family-wise), as Holm's method does, and uses that policies which meet the same days
+    err together. Uncorrected, the p-values are those that the intervals of ``paired_difference`` invert, so none is
+    below 0.05 where such an interval holds 0, and none below 2^(1 - D) with D blocks.
 
     Args:
         differences: One row for each comparison, (K, n) per-episode differences.
         blocks: The block (day) of each episode, (n,).
 
     Returns:
-        One p-value for each comparison; 1 where there is no difference in any episode; None with a single block.
+        One p-value for each comparison; 1 where there is no difference in any block; None with a single block.
     """
-    means, drawn = resampled_means(differences, blocks)
-    if drawn is None:
-        return [None] * len(means)
-    deviation = drawn - means
-    error = deviation.std(axis=0)
-    at_least = max(float(error.max()) * 1e-9, 1e-300)
-    moved = np.abs(means) > 1e-15
-    observed = np.where(moved, np.abs(means) / np.maximum(error, at_least), 0.0)  # (K,)
-    centred = np.abs(deviation) / np.maximum(error, at_least)  # (B, K)
-    order = np.argsort(-observed, kind="stable")
-    largest = np.maximum.accumulate(centred[:, order[::-1]], axis=1)[:, ::-1]  # among those left at each step
-    exceed = (largest >= observed[order]).sum(axis=0)
-    p = np.maximum.accumulate((1.0 + exceed) / (1.0 + len(drawn)))
-    result = np.empty(len(means))
-    result[order] = np.minimum(p, 1.0)
-    return [float(v) if m else 1.0 for v, m in zip(result, moved, strict=True)]
+    totals, _ = block_totals(np.asarray(differences, np.float64), blocks)
+    if len(totals) < 2:
+        return [None] * totals.shape[1]
+    under_flips = flip_p_values(totals)  # (N, K)
+    order = np.argsort(under_flips[0], kind="stable")
+    smallest = np.minimum.accumulate(under_flips[:, order[::-1]], axis=1)[:, ::-1]  # among those left at each step
+    p = np.maximum.accumulate((smallest <= under_flips[0, order]).mean(axis=0))
+    result = np.empty(len(order))
+    result[order] = p
+    return [float(v) for v in result]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,13 +1,11 @@
-"""Means with honest intervals: paired differences, blocks of days, and several training seeds.
+"""Means with intervals: over blocks of days, and over several training seeds.
 
 Two kinds of repetition, two kinds of interval:
 
 * Episodes of one policy share days of the trace, and what happens on a day is common to all of its
   episodes. So days are resampled, each with all of its episodes (cluster bootstrap; Cameron, Gelbach
-  and Miller, "Bootstrap-based improvements for inference with clustered errors", 2008). Policies meet
-  the same arrivals, and their difference is taken per episode before anything is averaged: the noise of
-  the arrivals, which dominates (Mao et al., "Variance reduction for reinforcement learning in
-  input-driven environments", ICLR 2019), cancels.
+  and Miller, "Bootstrap-based improvements for inference with clustered errors", 2008). What is said of
+  differences between policies rests on ``sign_flips.py``.
 * Training runs of one algorithm are summarised by their interquartile mean, with a bootstrap stratified
   by task (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice",
   NeurIPS 2021, and its library rliable).
@@ -15,8 +13,9 @@ Two kinds of repetition, two kinds of interval:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,25 +23,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.statistics.sign_flips import LEVEL, Floats, block_totals, flip_interval, least_blocks
 
-Floats = NDArray[np.float64]
 Statistic = Callable[..., NDArray[Any]]
 
-LEVEL = 0.95
 RESAMPLES = 10_000
 _CHUNK = 2_000_000  # numbers drawn at a time by the stratified bootstrap, so that memory stays small
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with a percentile bootstrap interval.
+    """A mean with an interval.
 
     Attributes:
         mean: Mean over the episodes.
         low: Lower end of the interval; None where there is no interval.
         high: Upper end of the interval.
         episodes: How many episodes.
-        blocks: How many distinct blocks (days); with one there is no interval.
+        blocks: How many distinct blocks (days).
         level: Level of the interval.
     """
 
@@ -65,6 +63,10 @@ class Estimate:
             return "unknown"
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "undecided"
 
+    def stated(self) -> Estimate:
+        """Return it as a report states it: without its interval where there are too few blocks for its level."""
+        return self if self.blocks >= least_blocks(self.level) else replace(self, low=None, high=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
         return asdict(self)
@@ -81,7 +83,8 @@ def block_bootstrap(
     """Return the mean of ``values`` with a percentile interval that resamples whole blocks.
 
     Each resample draws as many blocks as there are, with replacement, and takes the mean over all of
-    their episodes. With a single block the spread between blocks cannot be known: there is no interval.
+    their episodes. With a single block the spread between blocks cannot be known: there is no interval. With few, the
+    interval comes out too narrow (``Estimate.stated``).
 
     Args:
         values: One number for each episode, (n,), finite.
@@ -130,7 +133,7 @@ def ratio_estimate(
     Resamples that hold nothing of the whole are left out.
 
     Args:
-        part: One number for each episode, (n,); for a paired difference, that of two policies' parts.
+        part: One number for each episode, (n,).
         whole: One number for each episode, (n,), not all 0.
         blocks: The block (day) of each episode, (n,).
         level: Level of the interval.
@@ -154,32 +157,45 @@ def ratio_estimate(
     return Estimate(mean, float(low), float(high), len(parts), len(found), level)
 
 
-def paired_difference(
-    values: ArrayLike,
-    reference: ArrayLike,
-    blocks: ArrayLike,
-    *,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
+def paired_difference(values: ArrayLike, reference: ArrayLike, blocks: ArrayLike, *, level: float = LEVEL) -> Estimate:
     """Return the mean per-episode difference ``values - reference`` with an interval by blocks.
 
     Args:
-        values: One number for each episode, (n,).
+        values: One number for each episode, (n,), finite.
         reference: The reference policy's, on the same episodes in the same order, (n,).
         blocks: The block (day) of each episode, (n,).
-        level: Level of the interval.
-        resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        level: Level of the interval; fewer blocks than ``least_blocks`` give none.
 
     Raises:
-        BurstenvError: As ``block_bootstrap``; also when the two do not pair up.
+        BurstenvError: When the two do not pair up, on no episodes, or a value that is not finite.
     """
     mine, theirs = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     if mine.shape != theirs.shape:
         raise BurstenvError(f"paired values need one partner each, got {mine.shape} against {theirs.shape}")
-    return block_bootstrap(mine - theirs, blocks, level=level, resamples=resamples, seed=seed)
+    return paired_share(mine - theirs, np.ones(mine.shape), blocks, level=level)
+
+
+def paired_share(difference: ArrayLike, whole: ArrayLike, blocks: ArrayLike, *, level: float = LEVEL) -> Estimate:
+    """Return sum(difference) / sum(whole) over episodes, with an interval by blocks.
+
+    Args:
+        difference: Of two policies' parts, for each episode, (n,).
+        whole: What it is a share of, for each episode, (n,), not all 0.
+        blocks: The block (day) of each episode, (n,).
+        level: Level of the interval.
+
+    Raises:
+        BurstenvError: As :func:`paired_difference`; also when the whole is nothing.
+    """
+    parts, names = _checked(difference, blocks, level)
+    wholes, _ = _checked(whole, blocks, level)
+    if wholes.sum() <= 0:
+        raise BurstenvError("a share needs something to be a share of, the whole is 0")
+    both, _ = block_totals(np.stack([parts, wholes]), names)
+    ends = flip_interval(both[:, :1], both[:, 1], level)
+    low, high = (None, None) if ends is None else (float(ends[0][0]), float(ends[1][0]))
+    mean = math.fsum(parts) / math.fsum(wholes)
+    return Estimate(mean, low, high, len(parts), len(both), level)
 
 
 def interquartile_mean(scores: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Any:
@@ -259,7 +275,10 @@ def stratified_bootstrap(
     return float(low), float(high)
 
 
-def _checked(values: ArrayLike, blocks: ArrayLike, level: float, resamples: int) -> tuple[Floats, NDArray[Any]]:
+def _checked(
+    values: ArrayLike, blocks: ArrayLike, level: float, resamples: int = RESAMPLES
+) -> tuple[Floats, NDArray[Any]]:
+    """Return values and blocks as arrays, (n,) each, or say what is wrong with them."""
     numbers, names = np.asarray(values, np.float64), np.asarray(blocks)
     if numbers.ndim != 1 or len(numbers) == 0:
         raise BurstenvError(f"an estimate needs one value for each of 1 or more episodes, got {numbers.shape}")
