@@ -61,7 +61,7 @@ def test_azure_of_both_years(write: Write, monkeypatch: pytest.MonkeyPatch) -> N
         "2024-02-29 23:59:59.999999999Z,1,1", name="bad_code.csv",
     )  # fmt: skip
     for threshold in (1 << 40, 0):
-        monkeypatch.setattr(csv_table, "COMPILED_FROM_BYTES", threshold)
+        monkeypatch.setattr(csv_table, "PANDAS_FROM_BYTES", threshold)
         trace = read_trace(old)
         assert trace.arrival_s.tolist() == [65823.97996, 65824.0]
         assert trace.prompt_tokens.tolist() == [4808, 1]
@@ -98,7 +98,7 @@ def test_wrong_dates_are_refused_by_both_parsers(
 ) -> None:
     path = write("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03,1,1", f"{cell},1,1")
     for threshold in (1 << 40, 0):
-        monkeypatch.setattr(csv_table, "COMPILED_FROM_BYTES", threshold)
+        monkeypatch.setattr(csv_table, "PANDAS_FROM_BYTES", threshold)
         with pytest.raises(BurstenvError, match=f"row 2: column 'TIMESTAMP': .*{sentence}"):
             read_trace(path)
 
@@ -108,7 +108,7 @@ def test_real_azure_files_read_alike_by_both_parsers(monkeypatch: pytest.MonkeyP
         path = real(f"data/{name}")
         walked = read_trace(path)
         with monkeypatch.context() as patch:
-            patch.setattr(csv_table, "COMPILED_FROM_BYTES", 0)
+            patch.setattr(csv_table, "PANDAS_FROM_BYTES", 0)
             assert same(read_trace(path), walked)
         assert len(walked) == rows
         assert set(walked.log_type.tolist()) == {chosen}

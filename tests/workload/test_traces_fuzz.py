@@ -221,7 +221,7 @@ def test_odd_files_are_refused_or_read_right_by_both_parsers(
         if rows is not None and schema != "plain" and all(row["Response tokens"] == 0 for row in rows):
             rows = None  # nothing but failures is no trace
         for threshold in (1 << 40, 0):
-            monkeypatch.setattr(csv_table, "COMPILED_FROM_BYTES", threshold)
+            monkeypatch.setattr(csv_table, "PANDAS_FROM_BYTES", threshold)
             found = _read(path)
             assert isinstance(found, str) == (rows is None), (content, found)
             if rows is None:
@@ -234,7 +234,7 @@ def test_odd_files_are_refused_or_read_right_by_both_parsers(
     assert refused > 20
 
 
-def test_the_compiled_parser_takes_the_files_it_is_made_for(tmp_path: Path) -> None:
+def test_pandas_takes_the_files_it_is_made_for(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     for ends in ("\n", "\r\n"):
         path.write_bytes(ends.join([EIGHT, "1.0,u-1,3,GPT-4,5,6,11,API log", "2.5,,,ChatGPT,5,6,11,API log"]).encode())
@@ -256,7 +256,7 @@ def test_many_chunks_and_many_sessions_read_alike(tmp_path: Path, monkeypatch: p
     path = tmp_path / "trace.csv"
     path.write_text("\n".join([EIGHT, *rows]))
     walked = read_trace(path)
-    monkeypatch.setattr(csv_table, "COMPILED_FROM_BYTES", 0)
+    monkeypatch.setattr(csv_table, "PANDAS_FROM_BYTES", 0)
     monkeypatch.setattr(csv_fast, "CHUNK_BYTES", 1000)
     compiled = read_trace(path)
     for name in ("arrival_s", "prompt_tokens", "output_tokens", "session", "turn", "elapsed_s", "model", "log_type"):
@@ -278,7 +278,7 @@ def test_decimals_are_rounded_as_python_rounds_them(tmp_path: Path, monkeypatch:
     cells.sort(key=float)
     path = tmp_path / "trace.csv"
     path.write_text("\n".join([PLAIN, *(f"{cell},1,1" for cell in cells)]))
-    monkeypatch.setattr(csv_table, "COMPILED_FROM_BYTES", 0)
+    monkeypatch.setattr(csv_table, "PANDAS_FROM_BYTES", 0)
     found = parse_file(path, tuple(PLAIN.split(",")), (csv_table.Column("arrival_s", "time"),))
     assert found is not None
     assert found[0]["arrival_s"].tolist() == [float(cell) for cell in cells]
@@ -324,7 +324,7 @@ def test_mangled_dates_are_read_alike_by_both_parsers(
         path.write_bytes(_mangled(r, content))
         found = []
         for threshold in (1 << 40, 0):
-            monkeypatch.setattr(csv_table, "COMPILED_FROM_BYTES", threshold)
+            monkeypatch.setattr(csv_table, "PANDAS_FROM_BYTES", threshold)
             trace = _read(path)
             found.append(trace if isinstance(trace, str) else trace.arrival_s.tobytes() + trace.prompt_tokens.tobytes())
         assert found[0] == found[1], path.read_bytes()

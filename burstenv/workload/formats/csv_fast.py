@@ -1,47 +1,34 @@
-"""A CSV file parsed by a compiled state machine, chunk by chunk: for files of millions of rows.
+"""A CSV file read by pandas, chunk by chunk: for files of millions of rows.
 
 It accepts a part of what :mod:`burstenv.workload.formats.csv_rows` accepts, with the same meaning, and gives up on
-everything else, right or wrong: bytes outside ASCII, quotes and line ends inside quotes, control characters,
-carriage returns alone, exponents, plus signs, more than 18 digits, and any cell that its column may not hold.
+everything else, right or wrong. A chunk goes to pandas only when its bytes show that every line has as many cells as
+the header; what pandas made of a column counts only when its type says that every cell was such a number.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.formats.csv_kernel import (
-    AT,
-    CODED,
-    DONE,
-    GIVE_UP,
-    IGNORED,
-    LONGEST_TEXT,
-    ROWS,
-    SECONDS,
-    STAMP,
-    STATE_SIZE,
-    TIME,
-    WHOLE,
-    ZONED,
-    parse,
-    rehash,
-)
+from burstenv.workload.formats.csv_rows import Found, Walk, Wrong
+from burstenv.workload.formats.csv_stamps import instants
 from burstenv.workload.formats.csv_table import MAX_SECONDS, Column, joined, open_table
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 8 << 20
 _BOM = b"\xef\xbb\xbf"
-_KINDS = {"time": TIME, "seconds": SECONDS, "whole": WHOLE, "label": CODED, "text": CODED, "key": CODED}
-_KINDS["stamp"] = STAMP
+_INSIDE_CELLS = bytes(byte for byte in range(256) if byte not in b",\n")
+_QUOTED_CELL = re.compile(rb'(?<![^,\n])"([^",\n]*)"(?=[,\n])')
+_NO_LINE_LONGER = 1 << 17  # bytes, at which the csv module gives up as well
+_EXACT = 1 << 53  # whole numbers below are exact as float64
 
 
-def parse_file(
-    path: Path, header: tuple[str, ...], present: tuple[Column, ...]
-) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]] | None:
+def parse_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) -> Found | None:
     """Read a file whose rows are all plain and valid.
 
     Args:
@@ -53,7 +40,7 @@ def parse_file(
         Columns and distinct values as in :class:`burstenv.workload.formats.csv_table.Table`, or None when anything
         in the file is not plain or not valid.
     """
-    plan = _Plan(header, present)
+    walk = Walk(path, header, present)
     with open_table(path) as stream:
         carried = b""
         first = True
@@ -66,19 +53,17 @@ def parse_file(
                 if body is None:
                     return None
                 data, first = data[body:], False
-            if not data.isascii():
-                return None
-            end = len(data) if not chunk else data.rfind(b"\n") + 1
             if not chunk and data and not data.endswith(b"\n"):
                 data += b"\n"
-                end += 1
-            elif chunk and end == 0 and len(data) > CHUNK_BYTES:
-                return None  # a line longer than a chunk
-            if not plan.take(data, end):
+            end = data.rfind(b"\n") + 1
+            if chunk and end == 0 and len(data) > CHUNK_BYTES:
+                return None
+            lines = _plain(data[:end], len(header))
+            if lines is None or not _take(walk, lines, len(header)):
                 return None
             carried = data[end:]
             if not chunk:
-                return joined(plan.parts, present), plan.names()
+                return joined(walk.parts, present), walk.names()
 
 
 def _after_header(data: bytes, header: tuple[str, ...]) -> int | None:
@@ -101,101 +86,99 @@ def _after_header(data: bytes, header: tuple[str, ...]) -> int | None:
     return end + 1 if tuple(cell.strip() for cell in cells) == header else None
 
 
-class _Plan:
-    """The arrays that the compiled parser works on, for one file.
+def _plain(data: bytes, columns: int) -> bytes | None:
+    r"""Return complete lines without quotes and ended by \n alone; None when they are not that, or not of a table."""
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n")
+    if b'"' in data:
+        data = _QUOTED_CELL.sub(rb"\1", data)
+    if b'"' in data or b"\r" in data or b"\0" in data:
+        return None
+    if not data.isascii():
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    cells = data.translate(None, _INSIDE_CELLS)
+    if cells != (b"," * (columns - 1) + b"\n") * (len(cells) // columns):
+        return None
+    window = _NO_LINE_LONGER // 2
+    if any(data.find(b"\n", at, at + window) < 0 for at in range(0, len(data) - window, window)):
+        return None
+    return data
 
-    Attributes:
-        kinds, slots, blanks, lows, highs, units: What each column of the file is, (columns,).
-        floats, wholes, stamps, codes: One chunk of each kind, (columns of the kind, rows of a chunk).
-        slots_of: Open-addressed hash tables of the distinct texts, (coded columns, 2**k), code or -1.
-        entries: First byte in ``arena``, length and hash of each text, (coded columns, texts, 3) int64.
-        counts: Texts known of each coded column.
-        arena: The bytes of all texts.
-    """
 
-    def __init__(self, header: tuple[str, ...], present: tuple[Column, ...]) -> None:
-        self.present = present
-        by_name = {column.name: column for column in present}
-        groups: dict[int, list[str]] = {TIME: [], WHOLE: [], STAMP: [], CODED: []}
-        kinds, slots = [], []
-        for name in header:
-            kind = _KINDS[by_name[name].kind] if name in by_name else IGNORED
-            group = groups.get(TIME if kind == SECONDS else kind, [])
-            kinds.append(kind)
-            slots.append(len(group))
-            group.append(name)
-        found = [by_name.get(name) for name in header]
-        self.groups = groups
-        self.kinds = np.array(kinds, dtype=np.int8)
-        self.slots = np.array(slots, dtype=np.int64)
-        self.blanks = np.array([bool(c and c.blank) for c in found])
-        self.lows = np.array([c.low if c else 0 for c in found], dtype=np.int64)
-        self.highs = np.array([c.high if c else 0 for c in found], dtype=np.int64)
-        self.units = np.array([c.unit_digits if c else 0 for c in found], dtype=np.int64)
-        rows = 2 * CHUNK_BYTES // max(len(header), 2) + 2
-        self.floats = np.empty((len(groups[TIME]), rows))
-        self.wholes = np.empty((len(groups[WHOLE]), rows), dtype=np.int32)
-        self.stamps = np.empty((len(groups[STAMP]), rows), dtype=np.int64)
-        self.codes = np.empty((len(groups[CODED]), rows), dtype=np.int32)
-        self.slots_of = np.full((len(groups[CODED]), 1 << 10), -1, dtype=np.int32)
-        self.entries = np.zeros((len(groups[CODED]), 1 << 9, 3), dtype=np.int64)
-        self.counts = np.zeros(len(groups[CODED]), dtype=np.int64)
-        self.arena = np.empty(1 << 16, dtype=np.uint8)
-        self.latest = np.full(len(header), -1.0)
-        self.latest_ns = np.full(len(header), np.iinfo(np.int64).min)
-        self.state = np.zeros(STATE_SIZE, dtype=np.int64)
-        self.state[ZONED] = -1
-        self.checked = dict.fromkeys(groups[CODED], 0)
-        self.parts: dict[str, list[NDArray[Any]]] = {column.name: [] for column in present}
-
-    def take(self, data: bytes, end: int) -> bool:
-        """Parse the complete lines ``data[:end]``; return whether all of them are plain and valid."""
-        buffer = np.frombuffer(data, dtype=np.uint8)
-        self.state[AT] = self.state[ROWS] = 0
-        while True:
-            status = parse(
-                buffer, end, self.kinds, self.slots, self.blanks, self.lows, self.highs, self.units, self.floats,
-                self.wholes, self.stamps, self.codes, self.slots_of, self.entries, self.counts, self.arena,
-                self.latest, self.latest_ns, self.state, MAX_SECONDS,
-            )  # fmt: skip
-            if status == GIVE_UP:
-                return False
-            if status == DONE:
-                break
-            self._grow()
-        rows = int(self.state[ROWS])
-        for kind, values in ((TIME, self.floats), (WHOLE, self.wholes), (STAMP, self.stamps), (CODED, self.codes)):
-            for slot, name in enumerate(self.groups[kind]):
-                self.parts[name].append(values[slot, :rows].copy())
-        return self._labels_are_valid()
-
-    def _grow(self) -> None:
-        """Make room for twice the texts."""
-        self.entries = np.concatenate([self.entries, np.zeros_like(self.entries)], axis=1)
-        self.slots_of = np.full((len(self.counts), 4 * self.entries.shape[1]), -1, dtype=np.int32)
-        rehash(self.slots_of, self.entries, self.counts)
-        self.arena = np.concatenate([self.arena, np.empty(len(self.arena) + LONGEST_TEXT, dtype=np.uint8)])
-
-    def _text(self, slot: int, code: int) -> str:
-        start, length, _ = self.entries[slot, code].tolist()
-        return bytes(self.arena[start : start + length]).decode("ascii")
-
-    def _labels_are_valid(self) -> bool:
-        """Return whether the texts seen for the first time in this chunk may stand in their columns."""
-        for slot, name in enumerate(self.groups[CODED]):
-            column = next(c for c in self.present if c.name == name)
-            if column.kind == "label":
-                for code in range(self.checked[name], int(self.counts[slot])):
-                    if self._text(slot, code) not in column.labels:
-                        return False
-                self.checked[name] = int(self.counts[slot])
+def _take(walk: Walk, lines: bytes, columns: int) -> bool:
+    """Read plain lines; return whether all of their cells are valid."""
+    if not lines:
         return True
+    wanted = {place: column for column, place in walk.places if column.kind != "stamp"}
+    as_text = [place for place, column in wanted.items() if column.coded or (column.kind == "whole" and column.blank)]
+    may_lack = [place for place, column in wanted.items() if column.kind == "seconds" and column.blank]
+    frame = _frame(lines, columns, list(wanted), as_text, may_lack)
+    if frame is None:
+        return False
+    try:
+        for column, place in walk.places:
+            if column.kind == "stamp":
+                found = instants(lines, place, columns)
+                values = found[0] if found is not None and walk.zoned_alike(column, found[1]) else None
+            elif place in as_text:
+                values = _distinct(walk, column, frame[place])
+            else:
+                values = _numbers(column, frame[place].to_numpy())
+            if values is None and column.unit_digits:  # pandas would round twice
+                cells = _frame(lines, columns, [place], [place], [])
+                values = None if cells is None else walk.read(column, [str(cell).strip() for cell in cells[place]])
+            elif values is not None and column.kind in ("time", "stamp") and not walk.goes_on(column, values):
+                return False
+            if values is None:
+                return False
+            walk.parts[column.name].append(values)
+    except Wrong:
+        return False
+    return True
 
-    def names(self) -> dict[str, list[str]]:
-        """Return the distinct texts of each coded column."""
-        named = {column.name for column in self.present if column.kind != "key"}
-        return {
-            name: [self._text(slot, code) for code in range(self.counts[slot])]
-            for slot, name in enumerate(self.groups[CODED])
-            if name in named
-        }
+
+def _frame(lines: bytes, columns: int, wanted: list[int], as_text: list[int], may_lack: list[int]) -> Any:
+    """Return columns by place, those of text as categories; None when pandas refuses the lines."""
+    import pandas
+
+    # From 3.1 on pandas rounds decimals right by itself, and says so of the option.
+    version = tuple(int(part) for part in pandas.__version__.split(".")[:2])
+    options: dict[str, Any] = {} if version >= (3, 1) else {"float_precision": "round_trip"}
+    if options and may_lack and b"nan" in lines.lower():
+        return None  # which older ones take for a number
+    try:
+        return pandas.read_csv(
+            io.BytesIO(lines), header=None, names=range(columns), usecols=wanted, index_col=False, engine="c",
+            dtype=dict.fromkeys(as_text, "category"), keep_default_na=False, na_values={p: [""] for p in may_lack},
+            quoting=csv.QUOTE_NONE, skip_blank_lines=False, low_memory=False, **options,
+        )  # fmt: skip
+    except (ValueError, OverflowError):
+        return None
+
+
+def _numbers(column: Column, values: NDArray[Any]) -> NDArray[Any] | None:
+    """Return a column of numbers as it is kept, or None when one of them is not valid."""
+    if column.kind == "whole":
+        valid = values.dtype == np.int64 and column.low <= values.min() and values.max() <= column.high
+        return values.astype(np.int32) if valid else None
+    if values.dtype == np.int64 and column.unit_digits:
+        if not 0 <= values.min() <= values.max() < _EXACT:
+            return None
+        values = values / 10.0**column.unit_digits  # both exact, one rounding
+    elif values.dtype not in (np.int64, np.float64) or column.unit_digits:
+        return None
+    seconds = values.astype(np.float64, copy=False)
+    wrong = ~((seconds >= 0) & (seconds <= MAX_SECONDS))
+    return None if (wrong & ~np.isnan(seconds) if column.blank else wrong).any() else seconds
+
+
+def _distinct(walk: Walk, column: Column, cells: Any) -> NDArray[Any]:
+    """Return a column of text, its distinct cells read one by one in order of first appearance."""
+    import pandas
+
+    codes, order = pandas.factorize(cells.cat.codes.to_numpy())
+    names = [str(name).strip() for name in cells.cat.categories.to_numpy(dtype=object)[order].tolist()]
+    return walk.read(column, names)[codes]

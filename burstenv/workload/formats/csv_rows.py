@@ -26,6 +26,7 @@ _SHOWN = 40  # characters of a bad cell that an error message repeats
 _LONGEST_LINE = 1 << 20
 _LONGEST_NUMBER = 400  # characters; a longer one is no number anyone wrote
 _CHUNK_ROWS = 1 << 14
+_NAMED = ("label", "text")
 
 Found = tuple[dict[str, NDArray[Any]], dict[str, list[str]]]
 
@@ -78,7 +79,7 @@ def walk_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) 
     Raises:
         BurstenvError: For the first cell that is wrong; names the file, the 1-based data row and the column.
     """
-    walk = _Walk(path, header, present)
+    walk = Walk(path, header, present)
     rows = rows_of(path)
     next(rows)
     chunk: list[tuple[str, ...]] = []
@@ -93,11 +94,10 @@ def walk_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) 
         if len(chunk) == _CHUNK_ROWS:
             walk.take(chunk)
     walk.take(chunk)
-    named = [column.name for column in present if column.kind in ("label", "text")]
-    return joined(walk.parts, present), {name: list(walk.values[name]) for name in named}
+    return joined(walk.parts, present), walk.names()
 
 
-class _Walk:
+class Walk:
     """What has been read of a file: chunks of columns, distinct texts, where the clock stands."""
 
     def __init__(self, path: Path, header: tuple[str, ...], present: tuple[Column, ...]) -> None:
@@ -114,8 +114,8 @@ class _Walk:
             return
         latest = dict(self.latest)
         try:
-            read = {column.name: self._read(column, [cells[place] for cells in chunk]) for column, place in self.places}
-        except _Wrong:
+            read = {column.name: self.read(column, [cells[place] for cells in chunk]) for column, place in self.places}
+        except Wrong:
             self.latest = latest
             self._diagnose(chunk)
             raise
@@ -124,33 +124,48 @@ class _Walk:
         self.rows += len(chunk)
         chunk.clear()
 
-    def _read(self, column: Column, cells: list[str]) -> NDArray[Any]:
+    def names(self) -> dict[str, list[str]]:
+        """Return the distinct texts of each column of labels or text."""
+        return {column.name: list(self.values[column.name]) for column, _ in self.places if column.kind in _NAMED}
+
+    def goes_on(self, column: Column, values: NDArray[Any]) -> bool:
+        """Return whether times, shape ``(n,)``, n at least 1, go on from those before and never decrease."""
+        before = self.latest.get(column.name)
+        self.latest[column.name] = values[-1].item()
+        return (before is None or values[0] >= before) and bool((values[1:] >= values[:-1]).all())
+
+    def zoned_alike(self, column: Column, zoned: bool) -> bool:
+        """Return whether dates with a time zone, or without, are like those before."""
+        return bool(self.latest.setdefault(f"{column.name} zoned", zoned) == zoned)
+
+    def read(self, column: Column, cells: list[str]) -> NDArray[Any]:
+        """Return cells of a column as it is kept; raises Wrong."""
         if column.coded:
             known = self.values[column.name]
             valid = column.labels if column.kind == "label" else None
             for cell in set(cells) - known.keys():
                 if (not cell and not column.blank) or (cell and valid and cell not in valid):
-                    raise _Wrong
+                    raise Wrong
             return np.array([known.setdefault(cell, len(known)) if cell else -1 for cell in cells], dtype=np.int32)
         read = [self.value(column, cell) for cell in cells]
         return np.array(read, dtype=column.dtype)
 
     def value(self, column: Column, cell: str) -> float | int:
-        """Return the value of a cell; raises _Wrong with what would be right."""
+        """Return the value of a cell; raises Wrong with what would be right."""
         if not cell:
             if not column.blank:
-                raise _Wrong("is blank")
+                raise Wrong("is blank")
             return np.nan if column.kind == "seconds" else 0
         if column.kind == "whole":
             whole = _whole(cell)
             if whole is None or not column.low <= whole <= column.high:
-                raise _Wrong(f"need a whole number from {column.low:,} to {column.high:,}, got {_shown(cell)}")
+                raise Wrong(f"need a whole number from {column.low:,} to {column.high:,}, got {_shown(cell)}")
             return whole
         if column.kind == "stamp":
             return self._instant(column, cell)
         number = _seconds(cell, column.unit_digits)
         if not 0 <= number <= MAX_SECONDS:
-            raise _Wrong(f"need a finite number of seconds from 0 to {MAX_SECONDS:,.0f}, got {_shown(cell)}")
+            raise Wrong(f"need a finite number of seconds from 0 to {MAX_SECONDS:,.0f}, got {_shown(cell)}")
         if column.kind == "time":
             self._not_earlier(column, cell, number)
         return number
@@ -160,21 +175,21 @@ class _Walk:
         match = _STAMP.fullmatch(cell)
         need = "need a date and time such as 2023-11-16 18:17:03.9799600"
         if match is None:
-            raise _Wrong(f"{need}, got {_shown(cell)}")
+            raise Wrong(f"{need}, got {_shown(cell)}")
         year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
         fraction, zone = match.groups()[6:]
         try:
             days = datetime.date(year, month, day).toordinal() - _EPOCH_DAY
         except ValueError:
-            raise _Wrong(f"{need}, got {_shown(cell)}") from None
+            raise Wrong(f"{need}, got {_shown(cell)}") from None
         offset_min = 0
         if zone not in (None, "Z"):
             offset_min = (60 * int(zone[1:3]) + int(zone[4:6])) * (-1 if zone[0] == "-" else 1)
         if not (1970 <= year <= 2200 and hour < 24 and minute < 60 and second < 60 and abs(offset_min) < 1440):
-            raise _Wrong(f"{need}, got {_shown(cell)}")
+            raise Wrong(f"{need}, got {_shown(cell)}")
         zoned = zone is not None
-        if self.latest.setdefault(f"{column.name} zoned", zoned) != zoned:
-            raise _Wrong(f"{cell} {'has' if zoned else 'lacks'} a time zone, unlike the rows before")
+        if not self.zoned_alike(column, zoned):
+            raise Wrong(f"{cell} {'has' if zoned else 'lacks'} a time zone, unlike the rows before")
         seconds = days * 86_400 + hour * 3_600 + (minute - offset_min) * 60 + second
         instant = seconds * 10**9 + int((fraction or "").ljust(9, "0"))
         self._not_earlier(column, cell, instant)
@@ -184,7 +199,7 @@ class _Walk:
         before = self.latest.get(column.name)
         if before is not None and value < before:
             shown = f"{before:g}" if column.kind == "time" else "the time"
-            raise _Wrong(f"{cell} is earlier than {shown} in the row before; rows must be sorted by time")
+            raise Wrong(f"{cell} is earlier than {shown} in the row before; rows must be sorted by time")
         self.latest[column.name] = value
 
     def _diagnose(self, chunk: list[tuple[str, ...]]) -> None:
@@ -203,12 +218,12 @@ class _Walk:
             return None if valid else f"unknown value {_shown(cell)}; valid: {', '.join(column.labels)}"
         try:
             self.value(column, cell)
-        except _Wrong as wrong:
+        except Wrong as wrong:
             return str(wrong)
         return None
 
 
-class _Wrong(ValueError):
+class Wrong(ValueError):
     """A cell does not hold what its column must hold."""
 
 

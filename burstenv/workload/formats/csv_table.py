@@ -2,8 +2,8 @@
 
 There is one meaning and there are two ways to it. :mod:`burstenv.workload.formats.csv_rows` walks a file row by row
 in plain Python: it defines what is accepted and says which row and column is wrong. Large files go through
-the compiled parser of :mod:`burstenv.workload.formats.csv_fast` first, which accepts only what is plain (ASCII,
-ordinary decimals) and valid; a file that it does not accept is walked from the start instead.
+pandas first (:mod:`burstenv.workload.formats.csv_fast`), whose result counts only where it is certain to be the
+same; a file of which it is not is walked from the start instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from burstenv.errors import BurstenvError
 
 MAX_SECONDS = 1e10  # 317 years: anything above is damaged, or in another unit
 GZIP_MAGIC = b"\x1f\x8b"
-COMPILED_FROM_BYTES = 8 << 20  # below this, walking the rows is faster than starting the compiled parser
+PANDAS_FROM_BYTES = 4 << 20  # below this, walking the rows is faster than importing pandas
 _GZIP_RATIO = 4  # a compressed file counts as this many times its size
 _SHOWN = 400  # characters of a header that an error message repeats
 _ROWS_AT_ONCE = 1 << 18  # rows whose hash is computed together
@@ -172,7 +172,7 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> Table:
         )
     present = tuple(column for column in columns if column.name in header)
     found = None
-    if _counted_bytes(path) >= COMPILED_FROM_BYTES:
+    if _counted_bytes(path) >= PANDAS_FROM_BYTES:
         from burstenv.workload.formats.csv_fast import parse_file
 
         found = parse_file(path, header, present)
