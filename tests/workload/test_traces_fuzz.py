@@ -237,11 +237,21 @@ def test_odd_files_are_refused_or_read_right_by_both_parsers(
 def test_pandas_takes_the_files_it_is_made_for(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     for ends in ("\n", "\r\n"):
-        path.write_bytes(ends.join([EIGHT, "1.0,u-1,3,GPT-4,5,6,11,API log", "2.5,,,ChatGPT,5,6,11,API log"]).encode())
+        path.write_bytes(
+            ends.join(
+                [
+                    EIGHT,
+                    "1.0,7,3,GPT-4,5,6,11,API log",
+                    "2.5,,,ChatGPT,5,6,11,API log",
+                    "3,007,,GPT-4,5,6,11,API log",
+                    "3,7.0,,GPT-4,5,6,11,API log",
+                ]
+            ).encode()
+        )
         found = parse_file(path, tuple(EIGHT.split(",")), BURSTGPT_COLUMNS)
         assert found is not None
-        assert found[0]["Timestamp"].tolist() == [1.0, 2.5]
-        assert found[0]["Session ID"].tolist() == [0, -1]
+        assert found[0]["Timestamp"].tolist() == [1.0, 2.5, 3.0, 3.0]
+        assert found[0]["Session ID"].tolist() == [0, -1, 1, 2]  # texts, not numbers
         assert found[1]["Model"] == ["GPT-4", "ChatGPT"]
 
 
@@ -282,6 +292,43 @@ def test_decimals_are_rounded_as_python_rounds_them(tmp_path: Path, monkeypatch:
     found = parse_file(path, tuple(PLAIN.split(",")), (csv_table.Column("arrival_s", "time"),))
     assert found is not None
     assert found[0]["arrival_s"].tolist() == [float(cell) for cell in cells]
+
+
+EPOCH_NS = 1_700_000_000_123_456_789
+CHUNKED = {
+    "a time zone from the middle on": ("iso", [f"2024-05-10 00:00:00.{k:04d}{'Z' * (k > 250)}" for k in range(500)]),
+    "other zones": ("iso", [f"2024-05-10 0{1 + (k > 250)}:00:00.{k:04d}+0{1 + (k > 250)}:00" for k in range(500)]),
+    "Unix times in ns": ("ns", [str(EPOCH_NS + 7 * k) for k in range(500)]),
+    "Unix times in ms with a fraction": ("ms", [f"{1_700_000_000_000 + k}.12345" for k in range(500)]),
+    "small ms": ("ms", [str(k // 3) for k in range(500)]),
+    "flags": ("s", ["true"] * 500),
+    "an earlier row in a later chunk": ("s", [str(k if k < 250 else k - 200) for k in range(500)]),
+    "a quoted column": ("s", [f'"{k}"' for k in range(500)]),
+    "quoted thousands": ("s", [f'"{k:,}"' for k in range(800, 1300)]),
+    "a cell less and one more": ("s", [*map(str, range(400)), "400,1,2,9\n400", "401,1,1,9\n402"]),
+}
+
+
+@pytest.mark.parametrize("what", CHUNKED)
+def test_what_changes_between_chunks_is_read_alike(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from burstenv.workload.formats import csv_fast
+
+    unit, times = CHUNKED[what]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["at,in,out", *(f"{time},{k % 9},{1 + k % 7}" for k, time in enumerate(times))]))
+    columns = {"arrival_s": "at", "prompt_tokens": "in", "output_tokens": "out"}
+    monkeypatch.setattr(csv_fast, "CHUNK_BYTES", 1000)
+    found = []
+    for threshold in (1 << 40, 0):
+        monkeypatch.setattr(csv_table, "PANDAS_FROM_BYTES", threshold)
+        try:
+            found.append(read_trace(path, columns=columns, time_unit=unit).arrival_s.tolist())
+        except BurstenvError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+    places = {"ns": 9, "ms": 3}
+    if unit in places:
+        assert found[0] == [float(Fraction(time) / 10 ** places[unit]) for time in times]
 
 
 def test_one_endless_line_is_refused(tmp_path: Path) -> None:

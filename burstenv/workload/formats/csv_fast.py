@@ -129,7 +129,7 @@ def _take(walk: Walk, lines: bytes, columns: int) -> bool:
                 values = _numbers(column, frame[place].to_numpy())
             if values is None and column.unit_digits:  # pandas would round twice
                 cells = _frame(lines, columns, [place], [place], [])
-                values = None if cells is None else walk.read(column, [str(cell).strip() for cell in cells[place]])
+                values = None if cells is None else walk.read(column, [cell.strip() for cell in cells[place]])
             elif values is not None and column.kind in ("time", "stamp") and not walk.goes_on(column, values):
                 return False
             if values is None:
@@ -141,20 +141,21 @@ def _take(walk: Walk, lines: bytes, columns: int) -> bool:
 
 
 def _frame(lines: bytes, columns: int, wanted: list[int], as_text: list[int], may_lack: list[int]) -> Any:
-    """Return columns by place, those of text as categories; None when pandas refuses the lines."""
+    """Return columns by place, those of text as Python strings; None when pandas refuses the lines."""
     import pandas
 
-    # From 3.1 on pandas rounds decimals right by itself, and says so of the option.
-    version = tuple(int(part) for part in pandas.__version__.split(".")[:2])
-    options: dict[str, Any] = {} if version >= (3, 1) else {"float_precision": "round_trip"}
-    if options and may_lack and b"nan" in lines.lower():
-        return None  # which older ones take for a number
+    options: dict[str, Any] = {
+        "header": None, "names": range(columns), "usecols": wanted, "index_col": False, "engine": "c",
+        "dtype": dict.fromkeys(as_text, object), "keep_default_na": False,
+        "na_values": {place: [""] for place in may_lack}, "quoting": csv.QUOTE_NONE, "skip_blank_lines": False,
+        "low_memory": False,
+    }  # fmt: skip
+    if tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1):
+        options["float_precision"] = "round_trip"  # later ones round decimals right by themselves
+        if may_lack and b"nan" in lines.lower():
+            return None  # which earlier ones take for a number
     try:
-        return pandas.read_csv(
-            io.BytesIO(lines), header=None, names=range(columns), usecols=wanted, index_col=False, engine="c",
-            dtype=dict.fromkeys(as_text, "category"), keep_default_na=False, na_values={p: [""] for p in may_lack},
-            quoting=csv.QUOTE_NONE, skip_blank_lines=False, low_memory=False, **options,
-        )  # fmt: skip
+        return pandas.read_csv(io.BytesIO(lines), **options)
     except (ValueError, OverflowError):
         return None
 
@@ -179,6 +180,5 @@ def _distinct(walk: Walk, column: Column, cells: Any) -> NDArray[Any]:
     """Return a column of text, its distinct cells read one by one in order of first appearance."""
     import pandas
 
-    codes, order = pandas.factorize(cells.cat.codes.to_numpy())
-    names = [str(name).strip() for name in cells.cat.categories.to_numpy(dtype=object)[order].tolist()]
-    return walk.read(column, names)[codes]
+    codes, names = pandas.factorize(cells.to_numpy())
+    return walk.read(column, [name.strip() for name in names])[codes]

@@ -25,6 +25,7 @@ _EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
 _SHOWN = 40  # characters of a bad cell that an error message repeats
 _LONGEST_LINE = 1 << 20
 _LONGEST_NUMBER = 400  # characters; a longer one is no number anyone wrote
+_LONGEST_EXPONENT = 5  # characters, such as e-999
 _CHUNK_ROWS = 1 << 14
 _NAMED = ("label", "text")
 
@@ -231,19 +232,28 @@ def _whole(cell: str) -> int | None:
     """Return the whole number that a cell holds, or None; magnitudes beyond 10**20 are of no column."""
     if len(cell) < 20 and cell.isascii() and cell.isdigit():
         return int(cell)
-    if len(cell) > _LONGEST_NUMBER or not _NUMBER.fullmatch(cell):
+    exact = _exact(cell)
+    if exact is None:
         return None
-    exact = Decimal(cell)
     return int(exact) if abs(exact) < 10**20 and exact == exact.to_integral_value() else None
 
 
 def _seconds(cell: str, unit_digits: int) -> float:
-    if len(cell) > _LONGEST_NUMBER or not _NUMBER.fullmatch(cell):
-        return np.nan
-    if unit_digits == 0:
-        return float(cell)
-    exact = Decimal(cell)  # its own division, so that 1700000000123456789 ns is rounded once
-    return float(exact.scaleb(-unit_digits)) if abs(exact.adjusted()) < 400 else float(cell)
+    exact = _exact(cell)
+    if exact is None or unit_digits == 0:
+        return np.nan if exact is None else float(cell)
+    # Shifting the point of a copy, so that 1700000000123456789 ns is rounded once.
+    sign, digits, exponent = exact.as_tuple()
+    assert isinstance(exponent, int)
+    return float(Decimal((sign, digits, exponent - unit_digits)))
+
+
+def _exact(cell: str) -> Decimal | None:
+    """Return the decimal number that a cell holds, None where it holds none, or one of a magnitude of no column."""
+    match = _NUMBER.fullmatch(cell) if len(cell) <= _LONGEST_NUMBER else None
+    if match is None or len(match[2] or "") > _LONGEST_EXPONENT:
+        return None
+    return Decimal(cell)
 
 
 def _shown(cell: str) -> str:
