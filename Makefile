@@ -43,9 +43,13 @@ format: setup
 bench: setup
 	$(BIN)/burstenv bench
 
-docs: setup
+# The pages that are made of the code, then the site of all of docs/ in build/site; a broken link is an error.
+docs: setup types
 	$(BIN)/python -m burstenv.envs.pages
 	$(BIN)/python -m burstenv.evaluation.report.scenario_page
+	$(BIN)/python -m burstenv.policies.listing > docs/policies.md
+	$(BIN)/pip install --progress-bar off -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 tuned: setup
 	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --trials 150 --out configs/tuned/$$s.yaml; done
