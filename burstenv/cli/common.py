@@ -30,7 +30,9 @@ def add_command(
 def add_task_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the arguments that say what is trained on or judged on."""
     sub.add_argument("--scenario", default="default", help="shipped scenario or YAML file (default: %(default)s)")
-    sub.add_argument("--trace", help="a CSV in place of the scenario's workload; its capacity is measured first")
+    sub.add_argument(
+        "--trace", help="a trace or workload (name or file) in place of the scenario's; its capacity is measured first"
+    )
 
 
 def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
@@ -50,15 +52,17 @@ def read_trace_or_workload(name: str, seed: int = 0, columns: str | None = None,
         columns: For other CSV files, which column is which: ``arrival_s=NAME,...``.
         time_unit: Unit of the times of such a file.
     """
-    from burstenv.config import shipped
     from burstenv.workload import read_trace
     from burstenv.workload.formats.mapped import parse_columns
-    from burstenv.workload.workload_config import load_trace, load_workload
+    from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
 
     if columns is None and time_unit != "s":
         raise BurstenvError("--time-unit needs --columns")
-    if name in shipped("workloads") or name.endswith((".yaml", ".yml")):
-        return load_trace(load_workload(name))
+    workload = workload_named(name)
+    if workload != WorkloadConfig(kind="file", path=name):  # a workload, which says itself how it is read
+        if columns is not None:
+            raise BurstenvError(f"--columns belongs to a trace file, {name} is a workload; write the map into its YAML")
+        return load_trace(workload)
     mapped = None if columns is None else parse_columns(columns)
     return read_trace(name, jitter_seed=seed, columns=mapped, time_unit=cast("TimeUnit", time_unit))
 

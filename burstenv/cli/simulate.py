@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from burstenv.cli.common import (
     Commands,
@@ -16,25 +17,34 @@ from burstenv.cli.common import (
     read_trace_or_workload,
 )
 
+if TYPE_CHECKING:
+    from burstenv.evaluation.simulate import Simulation
+
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(
         commands, "simulate", _simulate, "Replay a trace through a cluster under one policy; prints metrics."
     )
-    sub.add_argument("trace", help="a trace file, or a workload name or YAML file")
-    sub.add_argument("--cluster", default="default", help="shipped cluster or YAML file (default: %(default)s)")
+    sub.add_argument("trace", help="a trace file, the name of a trace or workload, or a workload's YAML file")
+    sub.add_argument("--cluster", help="shipped cluster or YAML file (default: the scenario's)")
     sub.add_argument(
         "--policy", default="always/jsq/vllm", help="admission/routing/batching, or mine.py:name (default: %(default)s)"
     )
     add_policy_file(sub)
-    sub.add_argument("--scenario", default="default", help="where the objectives come from (default: %(default)s)")
+    sub.add_argument(
+        "--scenario", default="default", help="what to play it under: cluster, batching modes, age of the metrics, "
+        "length predictor, objectives, clients, longest request (default: %(default)s)",
+    )  # fmt: skip
     sub.add_argument(
         "--speed", type=float, default=1.0, help="compress time: divide arrival times by this (default: %(default)s)"
     )
     sub.add_argument("--rate-per-s", type=float, metavar="R", help="bring the trace to this many requests per second")
     sub.add_argument(
-        "--load", type=float, metavar="SHARE", help="the same, as a share of the rate at which jsq attains 90 %%"
+        "--load",
+        type=float,
+        metavar="SHARE",
+        help="the same, as a share of the rate at which jsq attains 90 %% on the test split, as in evaluate",
     )
     sub.add_argument(
         "--utilisation", type=float, metavar="SHARE",
@@ -46,20 +56,20 @@ def register(commands: Commands) -> None:
     sub.add_argument("--duration-s", type=float, metavar="S", help="replay a stretch of this length, drawn by --seed")
     sub.add_argument(
         "--oversize",
-        choices=("error", "reject"),
-        default="error",
-        help="prompts that fit no replica (default: %(default)s)",
+        choices=("error", "drop", "reject"),
+        help="requests longer than the scenario takes, or with --cluster the cluster: an error, dropped and counted, "
+        "or played for the replicas to reject (default: as the scenario says)",
     )
     sub.add_argument("--requests-out", type=Path, metavar="FILE.csv", help="write per-request records here")
     sub.add_argument("--timeline", type=Path, metavar="FILE.html", help="write a zoomable picture of the replay here")
-    sub.add_argument("--seed", type=int, default=0, help="seed of random routing, scaling and de-tying")
+    sub.add_argument("--seed", type=int, default=0, help="seed of random routing, length predictions and scaling")
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.simulate import simulate, write_records
 
     load_policy_files(arguments)
-    trace = read_trace_or_workload(arguments.trace, arguments.seed)
+    trace = read_trace_or_workload(arguments.trace)
     result = simulate(
         trace, arguments.cluster, arguments.policy, arguments.scenario,
         arguments.speed, arguments.oversize, arguments.seed, progress_bar("simulating"),
@@ -76,13 +86,14 @@ def _simulate(arguments: argparse.Namespace) -> int:
     beside = [
         f"{100 * m['rate_per_s'] / m[name]:.0f} % of the {m[name]:.2f} requests/s {what}"
         for name, what in (
-            ("capacity_per_s", "at which always/jsq/vllm attains 90 %"),
+            ("capacity_per_s", "that are load 1 (always/jsq with the first mode attains 90 % of the test split)"),
             ("saturated_rate_per_s", "that the cluster finishes when it never idles"),
         )
         if name in m
     ]
     lines = [
         f"{m['offered']:,} requests over {m['span_s']:,.0f} s on cluster {result.cluster} under {result.policy}",
+        *_conditions(result),
         f"{m['rate_per_s']:.3f} requests/s{''.join(', ' + text for text in beside)}; replicas busy "
         f"{percent(m['busy_share'])} of the time",
         f"attainment {percent(m['attainment'])}   token-weighted {percent(m['token_weighted_attainment'])}   "
@@ -103,5 +114,32 @@ def _simulate(arguments: argparse.Namespace) -> int:
         lines.append(f"per-request records: {arguments.requests_out}")
     if arguments.timeline is not None:
         lines.append(f"timeline: {arguments.timeline}")
-    emit(arguments, {"cluster": result.cluster, "policy": result.policy, **m}, lines)
+    assert result.scenario is not None
+    used = result.scenario.model_dump(mode="json", include={"observation", "predictor", "slo"})
+    said = {"scenario": result.scenario.name, "cluster": result.cluster, "policy": result.policy}
+    emit(arguments, {**said, **m, **used, "added_modes": result.added_modes}, lines)
     return 0
+
+
+def _conditions(result: Simulation) -> list[str]:
+    """Say under which conditions a trace was played, and what of it was not."""
+    assert result.scenario is not None
+    config, m = result.scenario, result.metrics
+    seen = config.observation
+    age = f"{seen.delay_s:g} to {seen.delay_s + seen.period_s:g} s old" if seen.period_s > 0 else "fresh"
+    objectives = "; ".join(f"{name} {slo}" for name, slo in config.slo.items() if m[f"{name}_offered"])
+    lines = [
+        f"scenario {config.name}: metrics {age}; output lengths predicted, {config.predictor}",
+        f"objectives: {objectives}",
+    ]
+    if m["dropped_oversize"]:
+        lines.insert(
+            0,
+            f"dropped {m['dropped_oversize']:,} requests of more than {m['max_total_tokens']:,} tokens, prompt and "
+            "output, before any scaling; --oversize reject plays them",
+        )
+    if result.added_modes:
+        lines.append(
+            f"batching mode {', '.join(result.added_modes)} is not among the scenario's; added for this replay"
+        )
+    return lines

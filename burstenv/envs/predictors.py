@@ -47,6 +47,10 @@ class PredictorConfig(Config):
     edges_tokens: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [256, 2048]
     accuracy: Annotated[float, Field(ge=0.0, le=1.0)] = 0.79
 
+    def __str__(self) -> str:
+        of_kind = {"lognormal": f" (sigma {self.sigma:g})", "bucket": f" (accuracy {self.accuracy:g})"}
+        return f"{self.kind}{of_kind.get(self.kind, '')}"
+
     @field_validator("edges_tokens")
     @classmethod
     def _ascending(cls, edges: list[int]) -> list[int]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from burstenv._jit.decorators import entry, kernel
 from burstenv.engine.enums import NOBODY
+from burstenv.envs.token_streams import write_streams
 from burstenv.workload import CLASSES, EpisodeRequests
 
 if TYPE_CHECKING:
@@ -25,12 +26,6 @@ def _set_objectives(request, table):
     request.tpot_slo_s = table[code, _TPOT_S]
     tokens = np.float64(request.prompt_tokens) + request.output_tokens
     request.weight = table[code, _VALUE] * tokens / 1000.0
-
-
-@entry
-def _write_all_objectives(requests, table):
-    for k in range(len(requests)):
-        _set_objectives(requests[k], table)
 
 
 @entry
@@ -53,11 +48,6 @@ def objectives_table(config: ScenarioConfig) -> NDArray[np.float64]:
     return np.array([[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s, s.value] for s in slo])
 
 
-def write_objectives(requests: np.ndarray, table: NDArray[np.float64]) -> None:
-    """Fill in the objectives and weights of requests, (n,) REQUEST, by their class, in place."""
-    _write_all_objectives(requests, table)
-
-
 def write_requests(
     requests: np.ndarray, drawn: EpisodeRequests, predicted_tokens: NDArray[np.float64], table: NDArray[np.float64]
 ) -> None:
@@ -72,3 +62,6 @@ def write_requests(
     requests.view(np.uint8)[...] = 0
     columns = drawn.arrival_s, drawn.prompt_tokens, drawn.output_tokens, drawn.session, drawn.class_code
     _write_all(requests, table, *map(np.ascontiguousarray, columns), predicted_tokens)
+    if drawn.priority.any():  # most traces have neither priorities nor shared prefixes
+        requests["priority"] = drawn.priority
+    write_streams(requests, drawn)

@@ -10,15 +10,17 @@ option          meaning
 ``load``        arrival rate as a share of capacity
 ``rate_per_s``  arrival rate [requests/s]; give one of the two
 ``window``      ``(from_s, to_s)`` on the trace's clock: exactly these requests, as they were recorded, or
-                brought to ``load`` or ``rate_per_s`` by superposing
-``trace``       a file to play instead of the scenario's workload, all of it or a ``window`` of it
+                brought to ``load`` or ``rate_per_s`` by superposing. Requests longer than the scenario's
+                ``max_total_tokens`` are left out first, and counted in the description
+``trace``       what to play instead of the scenario's workload, all of it or a ``window`` of it: a trace file, an
+                official file's name, a workload's name or its YAML file. A ``load`` is then a share of the capacity
+                measured on it.
 ==============  ================================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,10 @@ from typing import Any
 import numpy as np
 
 from burstenv.envs.batch import TRAIN_SEEDS, EnvironmentBatch
+from burstenv.envs.recorded import recorded_episode
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.workload import SPLITS, EpisodeRequests, Trace, read_trace
-from burstenv.workload.conversations import link_turns, think_times
-from burstenv.workload.shaping.detie import detied
-from burstenv.workload.shaping.rates import scale_to_rate
+from burstenv.workload import SPLITS
+from burstenv.workload.workload_config import trace_named
 
 RESET_OPTIONS = ("split", "seed", "day", "load", "rate_per_s", "window", "trace")
 
@@ -99,7 +100,7 @@ def _wrong(name: str, value: Any) -> str:
         pair = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, Real) for v in value)
         return "" if pair and float(value[0]) < float(value[1]) else "(from_s, to_s) with from_s before to_s"
     if name == "trace":
-        return "" if isinstance(value, str | Path) else "the path of a file"
+        return "" if isinstance(value, str | Path) else "the name of a trace or workload, or the path of a file"
     return "" if isinstance(value, str) else "a name"
 
 
@@ -120,78 +121,26 @@ def seed_on_day(batch: EnvironmentBatch, split: str, day: int, start: int) -> in
     return seed
 
 
-@lru_cache(maxsize=4)
-def _trace_of(path: str, changed_ns: int) -> Trace:
-    return read_trace(path)
-
-
 def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, chosen: dict[str, Any]) -> None:
     """Start an episode of requests as they were recorded."""
-    if "trace" in chosen:
-        path = Path(chosen["trace"])
-        try:
-            changed_ns = path.stat().st_mtime_ns
-        except OSError:
-            raise BurstenvError(f"{path}: no such file") from None
-        trace = _trace_of(str(path), changed_ns)
-    else:
-        trace = batch.scenario.trace
-    source = str(trace.metadata.get("source", "trace"))
+    scenario = batch.scenario
+    whole = trace_named(chosen["trace"]) if "trace" in chosen else scenario.trace
+    trace = whole
     if "window" in chosen:
         from_s, to_s = (float(v) for v in chosen["window"])
-        window = trace.between(from_s, to_s)
-        if len(window) == 0:
+        trace = whole.between(from_s, to_s)
+        if len(trace) == 0:
             raise BurstenvError(
-                f"{source}: no request arrives in the window from {from_s:g} to {to_s:g} s; the trace spans "
-                f"{trace.arrival_s[0]:g} to {trace.arrival_s[-1]:g} s"
+                f"{whole.metadata.get('source', 'trace')}: no request arrives in the window from {from_s:g} to "
+                f"{to_s:g} s; the trace spans {whole.arrival_s[0]:g} to {whole.arrival_s[-1]:g} s"
             )
-        trace = window
-    trace = detied(trace)
     seed = int(chosen.get("seed", rng.integers(TRAIN_SEEDS)))
-    rate_per_s = chosen.get("rate_per_s")
+    rate_per_s, loaded = chosen.get("rate_per_s"), {}
     if "load" in chosen:
-        rate_per_s = float(chosen["load"]) * batch.capacity_per_s()
-    if rate_per_s is not None:
-        trace = scale_to_rate(trace, float(rate_per_s), "superpose", seed)
-    largest = batch.scenario.config.episode.max_total_tokens
-    total = trace.prompt_tokens.astype(np.int64) + trace.output_tokens
-    if largest is not None and (total > largest).any():
-        if batch.scenario.config.episode.oversize == "error" or (total > largest).all():
-            row = int(np.argmax(total > largest))
-            raise BurstenvError(
-                f"{source}: request {row + 1} of the episode has {int(total[row]):,} tokens, more than the {largest:,} "
-                f"of the scenario; set episode.oversize to drop, or episode.max_total_tokens"
-            )
-        trace = trace.where(total <= largest)
-    drawn = as_episode(trace)
+        unit_per_s = scenario.capacity_on(whole, batch.split)
+        rate_per_s = float(chosen["load"]) * unit_per_s
+        loaded = {"load": float(chosen["load"]), "capacity_per_s": unit_per_s}
+    drawn = recorded_episode(trace, scenario, seed, rate_per_s=rate_per_s)
     span_s = max(float(drawn.arrival_s[-1]), 1e-9)
-    batch.play(
-        i,
-        drawn,
-        seed,
-        {
-            "source": source,
-            "seed": seed,
-            "requests": len(drawn),
-            "window": chosen.get("window"),
-            "rate_per_s": len(drawn) / span_s,
-        },
-    )
-
-
-def as_episode(trace: Trace) -> EpisodeRequests:
-    """Return the requests of a trace as an episode that begins with its first arrival."""
-    session, previous = link_turns(trace.session)
-    return EpisodeRequests(
-        arrival_s=trace.arrival_s - trace.arrival_s[0],
-        prompt_tokens=trace.prompt_tokens,
-        output_tokens=trace.output_tokens,
-        class_code=trace.log_type,
-        model=trace.model,
-        session=session,
-        turn=trace.turn,
-        previous=previous,
-        think_s=think_times(trace),
-        upstream_failed=np.zeros(len(trace), bool),
-        metadata={"source": trace.metadata.get("source", "trace"), "requests": len(trace)},
-    )
+    description = {"window": chosen.get("window"), **loaded, "rate_per_s": len(drawn) / span_s}
+    batch.play(i, drawn, seed, {**drawn.metadata, **description})

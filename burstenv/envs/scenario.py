@@ -27,6 +27,7 @@ from burstenv.config import Config, load
 from burstenv.envs.observation.features import ObservationConfig, ObservationLayout
 from burstenv.envs.observation.settings import Sight
 from burstenv.envs.predictors import LengthPredictor, PredictorConfig
+from burstenv.envs.recorded import same_requests
 from burstenv.envs.requests import objectives_table, write_requests
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
@@ -39,7 +40,8 @@ from burstenv.workload import (
     Trace,
     split_by_days,
 )
-from burstenv.workload.workload_config import WorkloadConfig, load_trace
+from burstenv.workload.official.files import locate
+from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
 
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -51,6 +53,10 @@ class SloConfig(Config):
     ttft_per_token_s: Annotated[float, Field(ge=0.0)] = 0.0
     tpot_s: Positive
     value: Positive = 1.0  # worth of a token under the weighted reward
+
+    def __str__(self) -> str:
+        per_token = f" + {1000 * self.ttft_per_token_s:g} ms per prompt token" if self.ttft_per_token_s else ""
+        return f"TTFT {self.ttft_base_s:g} s{per_token}, TPOT {1000 * self.tpot_s:g} ms"
 
 
 class ScenarioConfig(Config):
@@ -107,6 +113,7 @@ class Scenario:
     Args:
         config: The scenario.
         trace: A trace to use in place of the scenario's workload; its capacity is measured anew.
+        measure: Measure the capacity at once where it is not known; otherwise when it is first asked for.
 
     Attributes:
         config: The scenario, with ``capacity_per_s`` filled in.
@@ -115,7 +122,7 @@ class Scenario:
         trace: The trace.
     """
 
-    def __init__(self, config: ScenarioConfig, trace: Trace | None = None):
+    def __init__(self, config: ScenarioConfig, trace: Trace | None = None, measure: bool = True):
         cluster = config.cluster
         if isinstance(cluster, str):
             cluster = load(ClusterConfig, "clusters", cluster)
@@ -127,10 +134,7 @@ class Scenario:
         for spec in self.specs:
             for mode in self.modes:
                 spec.resolve(mode)
-        workload = config.workload
-        if isinstance(workload, str):
-            workload = load(WorkloadConfig, "workloads", workload)
-        self.workload = workload
+        workload = self.workload = workload_named(config.workload)
         own = trace is not None
         self.trace = trace if trace is not None else load_trace(workload)
         episode = config.episode
@@ -154,14 +158,18 @@ class Scenario:
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
         self._objectives = objectives_table(self.config)
-        if capacity is None:
-            from burstenv.envs.capacity import measure_capacity_per_s  # needs a Scenario
+        self._capacity_on: dict[tuple[int, str], tuple[Trace, float]] = {}  # by identity of a foreign trace, and split
+        if capacity is None and measure:
+            self._measure(SPLITS)
 
-            measured = {}
-            for split in SPLITS:
-                print(f"burstenv: measuring the cluster's capacity on the {split} split", file=sys.stderr)
-                measured[split] = measure_capacity_per_s(self, split)
-            self.config = self.config.model_copy(update={"capacity_per_s": measured})
+    def _measure(self, splits: Sequence[str]) -> None:
+        from burstenv.envs.capacity import measure_capacity_per_s  # needs a Scenario
+
+        measured = dict(self.config.capacity_per_s or {})
+        for split in splits:
+            print(f"burstenv: measuring the cluster's capacity on the {split} split", file=sys.stderr)
+            measured[split] = measure_capacity_per_s(self, split)
+        self.config = self.config.model_copy(update={"capacity_per_s": measured})
 
     @property
     def mode_names(self) -> tuple[str, ...]:
@@ -189,8 +197,43 @@ class Scenario:
 
     def capacity_per_s(self, split: str) -> float:
         """Return the rate at which the reference policy attains 90 % on a split [requests/s]."""
-        assert self.config.capacity_per_s is not None
-        return self.config.capacity_per_s[split]
+        known = self.config.capacity_per_s or {}
+        if split not in known:
+            self._measure([split])
+            known = self.config.capacity_per_s or {}
+        return known[split]
+
+    def capacity_on(self, trace: Trace, split: str) -> float:
+        """Return the capacity on a trace that is played here: what load 1 means for it [requests/s].
+
+        That of the scenario where the trace is its own; otherwise it is measured on the trace's split, as by
+        ``evaluate --trace``, and kept.
+
+        Raises:
+            BurstenvError: When the trace cannot be split or measured on; says how to do without.
+        """
+        if same_requests(trace, self.trace):
+            return self.capacity_per_s(split)
+        key = id(trace), split
+        if key not in self._capacity_on:
+            try:
+                other = Scenario(self.config.model_copy(update={"capacity_per_s": None}), trace, measure=False)
+                rate_per_s = other.capacity_per_s(split)
+            except BurstenvError as error:
+                raise BurstenvError(
+                    f"load is a share of the capacity on this trace, but {error}; or give a rate in requests/s"
+                ) from None
+            if len(self._capacity_on) >= 8:
+                self._capacity_on.clear()
+            self._capacity_on[key] = trace, rate_per_s  # the trace is kept, so that its identity stays its own
+        return self._capacity_on[key][1]
+
+    @property
+    def longest_tokens(self) -> int:
+        """Longest request that is played, prompt plus output tokens."""
+        longest = self.config.episode.max_total_tokens
+        assert longest is not None  # filled in from the replicas
+        return longest
 
     @property
     def sight(self) -> Sight:
@@ -205,9 +248,16 @@ class Scenario:
         return self.samplers[split]
 
     def make_cluster(
-        self, num_envs: int = 1, num_requests: int = 1024, modes: Sequence[str | ModeConfig] | None = None
+        self,
+        num_envs: int = 1,
+        num_requests: int = 1024,
+        modes: Sequence[str | ModeConfig] | None = None,
+        max_request_tokens: int | None = None,
     ) -> Cluster:
-        """Return ``num_envs`` clusters of this scenario, with its batching modes or with others."""
+        """Return ``num_envs`` clusters of this scenario, with its batching modes or with others.
+
+        They take requests of up to ``max_request_tokens``, by default the longest that the scenario plays.
+        """
         config = self.config
         cluster = Cluster(
             self.specs,
@@ -218,7 +268,7 @@ class Scenario:
             max_defers=config.max_defers,
             tick_s=config.tick_s,
             batching_period_s=config.batching_period_s,
-            max_request_tokens=config.episode.max_total_tokens,
+            max_request_tokens=max_request_tokens or self.longest_tokens,
             clients=config.acting_clients,
         )
         cluster.state.environments["class_value"] = [config.slo[name].value for name in CLASSES]
@@ -278,23 +328,34 @@ def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = 
 
     Args:
         name: ``"default"``, ``"my_scenario.yaml"``, or the values.
-        trace: A CSV to use in place of the scenario's workload.
+        trace: What to use in place of the scenario's workload: a trace file, an official file's name, a workload's
+            name or its YAML file; see :func:`burstenv.workload.workload_config.workload_named`.
 
     Raises:
         BurstenvError: On anything unknown or malformed, in one sentence.
     """
+    workload = None if trace is None else workload_named(trace)
     if isinstance(name, dict):
-        return _build(load(ScenarioConfig, "scenarios", name), trace)
-    return _cached(str(name), None if trace is None else str(trace))
+        return _build(load(ScenarioConfig, "scenarios", name), workload)
+    stamps = tuple(_changed_ns(path) for path in (name, None if workload is None else workload.path))
+    return _cached(str(name), None if workload is None else workload.model_dump_json(by_alias=True), stamps)
+
+
+def _changed_ns(path: str | Path | None) -> int | None:
+    """Return when a file was changed last, so that it is read again; None where there is none."""
+    try:
+        return None if path is None else locate(path).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=4)
-def _cached(name: str, trace: str | None) -> Scenario:
-    return _build(load(ScenarioConfig, "scenarios", name), trace)
+def _cached(name: str, workload_json: str | None, stamps: tuple[int | None, ...]) -> Scenario:
+    workload = None if workload_json is None else WorkloadConfig.model_validate_json(workload_json)
+    return _build(load(ScenarioConfig, "scenarios", name), workload)
 
 
-def _build(config: ScenarioConfig, trace: str | Path | None) -> Scenario:
-    if trace is None:
+def _build(config: ScenarioConfig, workload: WorkloadConfig | None) -> Scenario:
+    if workload is None or workload == workload_named(config.workload):
         return Scenario(config)
-    workload = WorkloadConfig(kind="file", path=str(trace))
     return Scenario(config.model_copy(update={"workload": workload}), load_trace(workload))

@@ -7,36 +7,28 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from burstenv.cluster import (
-    STATUS_NAMES,
-    Clients,
-    ClientsConfig,
-    Cluster,
-    ClusterConfig,
-    ReplicaSpec,
-    draw_clients,
-    resolve_cluster,
-)
+from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
 from burstenv.cluster.cluster import CLIENT_COUNTS
 from burstenv.config import load as load_config
 from burstenv.engine.enums import UNSENT
-from burstenv.envs.observation.settings import Sight
 from burstenv.envs.play.policy import Player, player_of
-from burstenv.envs.scenario import ScenarioConfig
+from burstenv.envs.recorded import Oversize, recorded_episode, within_limit
+from burstenv.envs.scenario import Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics
-from burstenv.evaluation.offered_load import fill_requests, saturated_rate_per_s, trace_capacity_per_s
+from burstenv.evaluation.offered_load import saturated_rate_per_s
+from burstenv.evaluation.policy import is_privileged
 from burstenv.evaluation.timeline.series import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
-from burstenv.policies import NetworkPolicy, load_policy, named_mode
+from burstenv.policies import NetworkPolicy, load_policy
 from burstenv.workload import CLASSES, Trace
-from burstenv.workload.conversations import link_turns, think_times
-from burstenv.workload.shaping.rates import SCALINGS, scale_to_rate, stretch
+from burstenv.workload.shaping.rates import SCALINGS
 
+CAPACITY_SPLIT = "test"  # whose capacity is the unit of load, as in an evaluation
 CHUNK_DECISIONS = 100_000  # between two reports of progress
 RECORD_COLUMNS = (
     "id", "class", "prompt_tokens", "output_tokens", "status", "replica", "arrival_s", "first_scheduled_s",
@@ -46,22 +38,28 @@ RECORD_COLUMNS = (
 
 @dataclass(frozen=True)
 class Simulation:
-    """A finished replay: the metrics of :mod:`burstenv.evaluation.metrics`, the records, (n,) REQUEST, the timeline."""
+    """A finished replay: the metrics of :mod:`burstenv.evaluation.metrics`, the records, (n,) REQUEST, the timeline.
+
+    ``records`` are on the clock of the replay, which begins with the first arrival; ``metrics["first_arrival_s"]`` is
+    that instant on the trace's clock. ``scenario`` is what was replayed under, ``added_modes`` what it lacked.
+    """
 
     metrics: dict[str, Any]
     records: np.ndarray
     cluster: str
     policy: str
     timeline: Timeline | None = None
+    scenario: ScenarioConfig | None = None
+    added_modes: tuple[str, ...] = ()
 
 
 def simulate(
     trace: Trace,
-    cluster: str | ClusterConfig,
+    cluster: str | ClusterConfig | None,
     policy: str,
-    scenario: str | ScenarioConfig = "default",
+    scenario: str | ScenarioConfig | Scenario = "default",
     speed: float = 1.0,
-    oversize: Literal["error", "reject"] = "error",
+    oversize: Oversize | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     *,
@@ -72,23 +70,27 @@ def simulate(
     duration_s: float | None = None,
     timeline: bool = False,
 ) -> Simulation:
-    """Replay a trace.
+    """Replay a trace as an environment of the scenario plays it with the reset options ``trace`` and ``seed``.
 
     At most one of ``rate_per_s``, ``load`` and ``utilisation`` brings the trace to a rate, the same for every policy;
     without any, its clock is kept or runs faster by ``speed``.
 
     Args:
         trace: The trace.
-        cluster: A shipped cluster, a YAML path, or a configuration.
-        policy: A composite, ``admission/routing/batching``, a Python policy or an agent, see ``load_policy``.
-        scenario: Where the objectives and what clients do come from, and the length of the windows on which capacity
-            is measured.
+        cluster: A shipped cluster, a YAML path, or a configuration; None: the scenario's.
+        policy: A composite, ``admission/routing/batching``, a Python policy or an agent, see ``load_policy``. A
+            batching mode that the scenario lacks is added to its own.
+        scenario: Where everything else comes from: the cluster, batching modes, how old the metrics are that policies
+            see, the predictor of output lengths, objectives, clients, deferral and ticks, and the longest request.
+            With another cluster than its own, requests may be as long as that one takes.
         speed: Times since the first arrival are divided by this.
-        oversize: A prompt larger than every replica's model length is an error, or is refused on arrival.
-        seed: Seed of random routing and of scaling.
+        oversize: What becomes of requests longer than the scenario's ``max_total_tokens``: ``drop`` and count them or
+            ``error``, as the scenario says where this is None, or ``reject``: play them, for the replicas to reject.
+        seed: Seed of random routing, length predictions, clients and scaling.
         progress: Called with requests decided and requests in all.
         rate_per_s: Requests per second to reach.
-        load: The same as a share of the capacity, see ``offered_load.trace_capacity_per_s``.
+        load: The same as a share of the capacity on the test split, as in ``evaluate``: the scenario's own on its own
+            workload, on another trace as measured (``Scenario.capacity_on``).
         utilisation: The same as a share of the saturated rate, see ``offered_load.saturated_rate_per_s``.
         scaling: How the rate is reached, ``compress``, ``superpose`` (the default) or ``thin``.
         duration_s: Replay a stretch of this length, in seconds of the replay, from a drawn instant on.
@@ -97,100 +99,82 @@ def simulate(
     Returns:
         Metrics and records. Beside those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
         ``span_s``, ``end_s``, ``rate_per_s`` (arrivals over their span), ``busy_share`` (share of the replicas' time,
-        until the end, that is spent in iterations), ``preemptions``, ``iterations``, and where asked for
-        ``capacity_per_s`` and ``saturated_rate_per_s``.
+        until the end, that is spent in iterations), ``preemptions``, ``iterations``, ``dropped_oversize``,
+        ``max_total_tokens``, ``first_arrival_s``, and where asked for ``capacity_per_s`` and ``saturated_rate_per_s``.
 
     Raises:
-        BurstenvError: On unknown names, an empty trace, a prompt that fits nowhere, or a load that cannot be reached.
+        BurstenvError: On unknown names, an empty trace, requests that are too long, or a load that cannot be reached.
     """
     if not 0.0 < speed < np.inf:
         raise BurstenvError(f"speed must be a number above 0, got {speed!r}")
     loads = {"rate_per_s": rate_per_s, "load": load, "utilisation": utilisation}
     asked = {name: value for name, value in loads.items() if value is not None}
     _check_asked(asked, speed, scaling)
-    if len(trace) == 0:
-        raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to simulate")
-    config = load_config(ClusterConfig, "clusters", cluster) if isinstance(cluster, str) else cluster
-    specs = resolve_cluster(config)
     played = load_policy(policy)
-    _check_prompts(trace, specs, oversize)
-    if not isinstance(scenario, ScenarioConfig):
-        scenario = load_config(ScenarioConfig, "scenarios", scenario)
-    measured: dict[str, float] = {}
-    if asked:
-        rate, measured = _rate_per_s(trace, specs, scenario, asked)
-        trace = scale_to_rate(trace, rate, scaling or "superpose", seed, duration_s)
-    elif duration_s is not None:
-        trace = stretch(trace, duration_s * speed, seed)
-        if len(trace) == 0:
-            raise BurstenvError(
-                f"no request arrives in the stretch of {duration_s:g} s; take a longer one or another seed"
-            )
-    scale_per_s = None
-    if isinstance(played, NetworkPolicy):
-        scale_per_s = _capacity_per_s(trace, config, specs, scenario, measured)
-    modes = [named_mode(mode) for mode in played.modes or ("vllm",)]
-    longest = int((trace.prompt_tokens.astype(np.int64) + trace.output_tokens).max())
-    acting = scenario.clients if scenario.clients.active else None
-    engine = Cluster(specs, modes, num_requests=len(trace), max_request_tokens=longest, clients=acting)
-    requests = engine.state.requests[0]  # filled in place: all of BurstGPT should fit in memory once
-    fill_requests(requests, trace, scenario)
-    if speed != 1.0:
-        first_s = trace.arrival_s[0]
-        requests["arrival_s"] = first_s + (trace.arrival_s - first_s) / speed
-    clients = None if acting is None else _clients(acting, trace, requests, seed, speed)
-    source = str(trace.metadata.get("source", "trace")).rsplit("/", 1)[-1]
-    del trace  # its columns are in the engine now
-    engine.begin(0, len(requests), seed, clients)
-    recorder = TimelineRecorder([spec.name for spec in specs]) if timeline else None
+    scene, cluster_name = _scene(scenario, cluster)
+    rate, measured = _rate_per_s(trace, scene, oversize, asked)
+    drawn = recorded_episode(
+        trace, scene, seed, oversize=oversize, rate_per_s=rate, scaling=scaling or "superpose",
+        duration_s=duration_s, speed=speed,
+    )  # fmt: skip
+    del trace  # its columns are on their way into the engine
     sight = None
-    if scale_per_s is not None:
-        shown = scenario.observation  # an agent that was trained on the age of its metrics needs metrics of an age
-        engine.see_stale(shown.delay_s, shown.period_s, shown.count_sent)
-        sight = Sight(shown, scale_per_s, f"cluster {config.name} under scenario {scenario.name}")
+    if isinstance(played, NetworkPolicy):
+        scene.capacity_per_s("train")  # the scale of the traffic that an agent sees
+        sight = scene.sight
+    added = tuple(mode for mode in played.modes if mode not in scene.mode_names)
+    longest = max(spec.max_model_len for spec in scene.specs)
+    engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], longest if oversize == "reject" else None)
+    requests = engine.room_for(0, len(drawn))  # filled in place: all of BurstGPT should fit in memory once
+    scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None)
+    engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed))
+    source = str(drawn.metadata["source"]).rsplit("/", 1)[-1]
+    facts = {name: drawn.metadata[name] for name in ("dropped_oversize", "max_total_tokens", "first_arrival_s")}
+    del drawn
+    recorder = TimelineRecorder([spec.name for spec in scene.specs]) if timeline else None
     _run(engine, player_of(played, engine, 0, sight), progress, recorder)
-    sent = requests if clients is None else requests[requests["status"] != UNSENT]
-    first_s = float(sent["arrival_s"][0])
-    span_s = float((sent["arrival_s"][-1] if clients is None else sent["arrival_s"].max()) - first_s)
-    metrics = episode_metrics(requests, max(span_s, 1e-9), engine.kv_use(0), client_counts=engine.client_counts(0))
-    metrics["span_s"] = span_s
-    end_s = float(engine.state.environments["now_s"][0])
-    metrics["end_s"] = end_s
-    metrics["rate_per_s"] = len(sent) / max(span_s, 1e-9)
-    until_end_s = end_s - first_s
-    metrics["busy_share"] = float(engine.state.replicas["busy_s"].sum()) / (len(specs) * max(until_end_s, 1e-9))
-    metrics.update(measured)
-    metrics["preemptions"] = int(engine.state.replicas["preemptions"].sum())
-    metrics["iterations"] = int(engine.state.replicas["iterations"].sum())
+    metrics = {**_metrics(engine, requests), **measured, **facts}
     seen = (
         None
         if recorder is None
-        else recorder.finish(requests, f"{source} on cluster {config.name}", _facts(metrics, played.name))
+        else recorder.finish(requests, f"{source} on cluster {cluster_name}", _facts(metrics, played.name))
     )
-    return Simulation(metrics, requests, config.name, played.name, seen)
+    return Simulation(metrics, requests, cluster_name, played.name, seen, scene.config, added)
 
 
-def _capacity_per_s(
-    trace: Trace, cluster: ClusterConfig, specs: tuple[ReplicaSpec, ...], scenario: ScenarioConfig,
-    measured: dict[str, float],
-) -> float:  # fmt: skip
-    """Return the scale of the traffic that an agent sees: the scenario's capacity where it is of this cluster.
+def _scene(scenario: str | ScenarioConfig | Scenario, cluster: str | ClusterConfig | None) -> tuple[Scenario, str]:
+    """Return the scenario to replay under, on its own cluster or on another, and the cluster's name."""
+    if isinstance(scenario, str):
+        scenario = load_config(ScenarioConfig, "scenarios", scenario)
+    config = scenario.config if isinstance(scenario, Scenario) else scenario
+    own = config.cluster
+    own = load_config(ClusterConfig, "clusters", own) if isinstance(own, str) else own
+    wanted = own if cluster is None else cluster
+    wanted = load_config(ClusterConfig, "clusters", wanted) if isinstance(wanted, str) else wanted
+    if wanted == own:
+        return scenario if isinstance(scenario, Scenario) else Scenario(config, measure=False), own.name
+    episode = config.episode.model_copy(update={"max_total_tokens": None})
+    moved = config.model_copy(update={"cluster": wanted, "capacity_per_s": None, "episode": episode})
+    return Scenario(moved, measure=False), wanted.name
 
-    Elsewhere it is measured on the trace, before it is brought to a rate if that was done by load.
-    """
-    if "capacity_per_s" in measured:
-        return measured["capacity_per_s"]
-    if scenario.capacity_per_s is not None and scenario.cluster == cluster.name:
-        return float(scenario.capacity_per_s["train"])
-    return trace_capacity_per_s(trace, specs, scenario)
 
-
-def _clients(config: ClientsConfig, trace: Trace, requests: np.ndarray, seed: int, speed: float) -> Clients:
-    """Return what the clients of a replayed trace will do; everything of it is sent that a session comes to."""
-    previous = think_s = None
-    if config.closed_loop is not None:
-        previous, think_s = link_turns(trace.session)[1], think_times(trace) / speed
-    return draw_clients(config, requests, seed, previous, think_s)
+def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of a finished replay."""
+    sent = requests if engine.clients is None else requests[requests["status"] != UNSENT]
+    first_s, last_s = float(sent["arrival_s"].min()), float(sent["arrival_s"].max())
+    span_s = last_s - first_s
+    metrics: dict[str, Any] = episode_metrics(
+        requests, max(span_s, 1e-9), engine.kv_use(0), client_counts=engine.client_counts(0)
+    )
+    replicas = engine.state.replicas
+    end_s = float(engine.state.environments["now_s"][0])
+    metrics["span_s"] = span_s
+    metrics["end_s"] = end_s
+    metrics["rate_per_s"] = len(sent) / max(span_s, 1e-9)
+    metrics["busy_share"] = float(replicas["busy_s"].sum()) / (engine.num_replicas * max(end_s - first_s, 1e-9))
+    metrics["preemptions"] = int(replicas["preemptions"].sum())
+    metrics["iterations"] = int(replicas["iterations"].sum())
+    return metrics
 
 
 def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> None:
@@ -209,27 +193,16 @@ def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> 
 
 
 def _rate_per_s(
-    trace: Trace, specs: tuple[ReplicaSpec, ...], scenario: ScenarioConfig, asked: dict[str, float]
-) -> tuple[float, dict[str, float]]:
+    trace: Trace, scene: Scenario, oversize: Oversize | None, asked: dict[str, float]
+) -> tuple[float | None, dict[str, float]]:
     """Return the rate asked for, and what was measured to find it; the same whatever the seed of the replay."""
     if "utilisation" in asked:
-        saturated = saturated_rate_per_s(trace, specs)
+        saturated = saturated_rate_per_s(within_limit(trace, scene, oversize)[0], scene.specs)
         return asked["utilisation"] * saturated, {"saturated_rate_per_s": saturated}
     if "load" in asked:
-        capacity = trace_capacity_per_s(trace, specs, scenario)
+        capacity = scene.capacity_on(trace, CAPACITY_SPLIT)
         return asked["load"] * capacity, {"capacity_per_s": capacity}
-    return asked["rate_per_s"], {}
-
-
-def _check_prompts(trace: Trace, specs: tuple[ReplicaSpec, ...], oversize: str) -> None:
-    largest = max(spec.max_model_len for spec in specs)
-    if oversize == "error" and int(trace.prompt_tokens.max()) >= largest:
-        row = int(np.argmax(trace.prompt_tokens >= largest))
-        raise BurstenvError(
-            f"{trace.metadata.get('source', 'trace')}: request {row + 1} (arrival {trace.arrival_s[row]:.3f} s) has a "
-            f"prompt of {int(trace.prompt_tokens[row])} tokens, larger than the whole KV cache of every replica "
-            f"({largest} tokens); use a larger replica, or --oversize reject"
-        )
+    return asked.get("rate_per_s"), {}
 
 
 def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from burstenv.config import Config, load
+from burstenv.config import Config, load, shipped
 from burstenv.errors import BurstenvError
 from burstenv.workload.cache import load_cached, save_cached
 from burstenv.workload.formats.mapped import TimeUnit, check_columns
@@ -19,7 +20,7 @@ from burstenv.workload.formats.reader import read_trace
 from burstenv.workload.generator import GENERATOR_VERSION, generate
 from burstenv.workload.generator.config import GeneratorConfig
 from burstenv.workload.official.data_directory import cache_folder
-from burstenv.workload.official.files import locate
+from burstenv.workload.official.files import OFFICIAL, locate
 from burstenv.workload.shaping.selection import SelectConfig, select
 from burstenv.workload.splits import DEFAULT_FRACTIONS
 from burstenv.workload.trace import Trace
@@ -99,6 +100,34 @@ def load_workload(name: str | Path | Mapping[str, Any] = DEFAULT) -> WorkloadCon
     return load(WorkloadConfig, FOLDER, name)
 
 
+def workload_named(name: str | Path | Mapping[str, Any] | WorkloadConfig) -> WorkloadConfig:
+    """Return the workload behind whatever stands where a trace is asked for.
+
+    Args:
+        name: A shipped workload (``burstgpt-default``), a workload's YAML file or mapping, an official file
+            (``burstgpt-1``), or the path of a trace file.
+
+    Raises:
+        BurstenvError: When there is no such name or file, with the names there are, or a key or value is wrong.
+    """
+    if isinstance(name, WorkloadConfig):
+        return name
+    known = shipped(FOLDER)
+    if isinstance(name, Mapping) or str(name) in known or str(name).endswith((".yaml", ".yml")):
+        return load_workload(name)
+    if str(name) not in OFFICIAL and Path(name).name == str(name) and not Path(name).suffix and not Path(name).exists():
+        names = [*known, *OFFICIAL]
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise BurstenvError(f"{name}: no such file, and no trace of that name; {hint}names: {', '.join(names)}")
+    return WorkloadConfig(kind="file", path=str(name))
+
+
+def trace_named(name: str | Path | Mapping[str, Any] | WorkloadConfig) -> Trace:
+    """Return the trace behind whatever stands where a trace is asked for; see :func:`workload_named`."""
+    return load_trace(workload_named(name))
+
+
 def load_trace(config: WorkloadConfig) -> Trace:
     """Return the trace of a workload.
 
@@ -108,11 +137,19 @@ def load_trace(config: WorkloadConfig) -> Trace:
     Raises:
         BurstenvError: When the file cannot be read or is wrong.
     """
-    if config.kind == "file":
+    stamp = None if config.path is None else _stamp(locate(config.path))
+    return _selected(config.model_dump_json(by_alias=True), stamp)
+
+
+@lru_cache(maxsize=4)
+def _selected(config_json: str, stamp: tuple[int, int] | None) -> Trace:
+    """Return the trace of a workload; the same object as long as its file (size and time of change) is the same."""
+    config = WorkloadConfig.model_validate_json(config_json)
+    if stamp is not None:
         assert config.path is not None
         path = locate(config.path)
         columns = None if config.columns is None else tuple(sorted(config.columns.items()))
-        trace = _read(path, config.jitter_seed, columns, config.time_unit, _stamp(path))
+        trace = _read(path, config.jitter_seed, columns, config.time_unit, stamp)
     else:
         assert config.days is not None
         generator = config.generator or _default_generator()
@@ -168,4 +205,7 @@ def _generated(generator_json: str, days: int, seed: int) -> Trace:
     return trace
 
 
-__all__ = ["DEFAULT", "FOLDER", "WorkloadConfig", "cache_folder", "load_trace", "load_workload"]
+__all__ = [
+    "DEFAULT", "FOLDER", "WorkloadConfig", "cache_folder", "load_trace", "load_workload", "trace_named",
+    "workload_named",
+]  # fmt: skip

@@ -9,8 +9,8 @@ import numpy as np
 from burstenv.cluster import ClusterConfig
 from burstenv.cluster.cluster import request_array
 from burstenv.config import parse
+from burstenv.envs.token_streams import write_streams
 from burstenv.evaluation.simulate import simulate
-from burstenv.evaluation.token_streams import write_streams
 from burstenv.evaluation.validation.recorded_schedule import fast_replica, read_case
 from burstenv.workload import Trace, read_trace
 from tests.conftest import shared_path

@@ -29,9 +29,14 @@ class EpisodeRequests:
             ``previous`` is -1, see :func:`burstenv.workload.conversations.think_times`, float64.
         upstream_failed: The original service did not answer this one, bool; all False unless the
             configuration asks for recorded failures.
+        priority: Scheduling priority, lower is more urgent, int32; default 0.
+        prefix_id: Number of the shared prefix that the prompt begins with, -1 for none, int32; default none. Copies
+            of a day share it.
+        prefix_tokens: Length of that prefix, 0 where there is none, int32.
         metadata: ``split``, ``day``, ``seed``, ``scaling``, ``duration_s``, ``rate_per_s`` (asked for),
             ``requests`` and, by class, ``copies`` and ``target_rate_per_s``; with recorded failures also their
-            number, ``upstream_failed``.
+            number, ``upstream_failed``. ``dropped_oversize`` counts the rows of the split, or of the trace that is
+            played, that are longer than the scenario allows.
     """
 
     arrival_s: NDArray[np.float64]
@@ -45,6 +50,14 @@ class EpisodeRequests:
     think_s: NDArray[np.float64]
     upstream_failed: NDArray[np.bool_]
     metadata: dict[str, Any] = field(default_factory=dict)
+    priority: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    prefix_id: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    prefix_tokens: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        for name, default in (("priority", 0), ("prefix_id", -1), ("prefix_tokens", 0)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(len(self), default, np.int32))
 
     def __len__(self) -> int:
         return len(self.arrival_s)

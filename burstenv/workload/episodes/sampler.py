@@ -67,6 +67,10 @@ class EpisodeSampler:
             raise BurstenvError(f"{where} holds no requests")
         self._trace = trace
         self._rows = rows
+        # Columns that most traces leave empty.
+        self._further: tuple[str, ...] = ("priority",) if trace.priority.any() else ()
+        if trace.prefix_tokens.any():
+            self._further += ("prefix_id", "prefix_tokens")
         self._elapsed_recorded = not np.isnan(trace.elapsed_s[low:high]).all()
         self.mix = _mix(trace, rows, config, where)
         self._day_of_row = trace.day[rows]
@@ -284,6 +288,7 @@ class EpisodeSampler:
                 **scaled,
                 "dropped_oversize": self.metadata["dropped_oversize"],
             },
+            **{name: getattr(trace, name)[rows] for name in self._further},
         )
 
     def _rows_of_day(self, day: int) -> NDArray[np.int64]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.workload import Trace
+from burstenv.workload import EpisodeRequests, Trace
 
 
-def write_streams(requests: np.ndarray, trace: Trace) -> None:
+def write_streams(requests: np.ndarray, trace: Trace | EpisodeRequests) -> None:
     """Say which tokens requests begin with, (n,) REQUEST, in place; needed where a trace has shared prefixes.
 
     The first ``prefix_tokens`` tokens of a request are read off the stream of its shared prefix, the others
@@ -15,8 +15,8 @@ def write_streams(requests: np.ndarray, trace: Trace) -> None:
     is left to :func:`burstenv.cluster.cluster.number_streams`.
 
     Args:
-        requests: Requests of the trace, in its order.
-        trace: The trace.
+        requests: Its requests, in its order.
+        trace: The trace, or an episode of one.
     """
     has_prefix = trace.prefix_tokens > 0
     if not has_prefix.any():
