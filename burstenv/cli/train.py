@@ -33,6 +33,7 @@ def register(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     train_module = agents_module("train")
     from burstenv.envs.scenario import load_scenario
+    from burstenv.evaluation.coverage import coverage, coverage_sentences
 
     config = train_module.load_agent_config(arguments.agent)
     if arguments.steps is not None:
@@ -49,7 +50,9 @@ def _train(arguments: argparse.Namespace) -> int:
     result = train_module.train(
         config, scenario, arguments.out, seed=seeds[0], resume=arguments.resume, progress=not arguments.json
     )
+    held = coverage(scenario)
     lines = [f"trained on {result.steps:,} decisions in {result.wall_s:.0f} s: {result.stopped}"]
+    lines += coverage_sentences(held)
     for load, attainment in result.validation.items():
         points = result.ahead_points[load]
         within = "" if points["low"] is None else f" +- {(points['high'] - points['low']) / 2:.1f}"
@@ -61,16 +64,19 @@ def _train(arguments: argparse.Namespace) -> int:
     lines.append(
         again or f"run folder: {result.folder} (evaluate it with: burstenv evaluate --agent {result.folder})"
     )  # fmt: skip
-    emit(arguments, {**vars(result), "log": None}, lines)
+    emit(arguments, {**vars(result), "log": None, "coverage": held}, lines)
     return 130 if result.interrupted else 0
 
 
 def _train_seeds(arguments: argparse.Namespace, config: Any, scenario: Any, seeds: list[int]) -> int:
+    from burstenv.evaluation.coverage import coverage, coverage_sentences
+
     module = agents_module("training_seeds")
     results = module.train_seeds(
         config, scenario, arguments.out, seeds, arguments.resume, arguments.processes, not arguments.json
     )
     lines = [f"trained {len(results)} seeds on {results[0].steps:,} decisions each"]
+    lines += coverage_sentences(coverage(scenario))
     for load, (mean, spread) in module.over_seeds(results).items():
         lines.append(
             f"  validation at load {load:g}: {mean:+.1f} points from {results[0].reference_policies[load]}, "

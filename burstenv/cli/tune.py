@@ -73,6 +73,7 @@ def register(commands: Commands) -> None:
 
 def _tune(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
+    from burstenv.evaluation.coverage import coverage, coverage_sentences
     from burstenv.evaluation.workers import available_cores
 
     load_policy_files(arguments)
@@ -102,14 +103,15 @@ def _tune(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         tuned = tune(scenario, plan, arguments.out.with_suffix(".trials"), workers, progress)
     tuned.write(arguments.out)
-    lines = []
+    held = coverage(scenario)
+    lines = coverage_sentences(held)
     for found in tuned.policies:
         default = "" if found.default_attainment is None else f" (always/jsq: {percent(found.default_attainment)})"
         lines.append(
             f"load {found.load:g}: {found.policy} attains {percent(found.attainment)}{default}, the best of "
             f"{found.candidates} composites on {len(tuned.seeds)} {tuned.split} episodes"
         )
-    result = {**tuned.model_dump(mode="json"), "paths": paths}
+    result = {**tuned.model_dump(mode="json"), "coverage": held, "paths": paths}
     emit(arguments, result, [*lines, *(f"{name}: {path}" for name, path in paths.items())])
     return 0
 
@@ -117,12 +119,13 @@ def _tune(arguments: argparse.Namespace) -> int:
 def _capacity(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation.capacity import measure_capacity
+    from burstenv.evaluation.coverage import coverage, coverage_sentences
 
     load_policy_files(arguments)
     scenario = load_scenario(arguments.scenario, arguments.trace)
     names = arguments.policy or [f"always/jsq/{scenario.mode_names[0]}"]
     found = [measure_capacity(scenario, name, arguments.split, arguments.share, arguments.episodes) for name in names]
-    lines = []
+    lines = coverage_sentences(coverage(scenario))
     for one in found:
         if one.rate_per_s is None:
             text = f"attains {percent(one.share)} at every rate tried"

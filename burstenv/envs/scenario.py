@@ -38,7 +38,7 @@ from burstenv.workload import (
     EpisodeRequests,
     EpisodeSampler,
     Trace,
-    split_by_days,
+    split_for_episodes,
 )
 from burstenv.workload.official.files import locate
 from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
@@ -148,7 +148,7 @@ class Scenario:
                 f"scenario {config.name!r}: episode.max_total_tokens {episode.max_total_tokens} is more than the "
                 f"{largest} tokens of the largest replica"
             )
-        days = split_by_days(self.trace, fractions=workload.fractions, skip_ramp_up_days=workload.skip_ramp_up_days)
+        days = split_for_episodes(self.trace, workload.fractions, workload.skip_ramp_up_days, episode)
         self.samplers = {split: EpisodeSampler(self.trace, days[split], episode, split=split) for split in SPLITS}
         train = (self.trace.arrival_s >= days["train"].start_s) & (self.trace.arrival_s < days["train"].end_s)
         self.predictor = LengthPredictor.fitted(

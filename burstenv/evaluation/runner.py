@@ -14,6 +14,7 @@ from typing import Any
 from burstenv._jit.cache import source_digest
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.coverage import coverage
 from burstenv.evaluation.entrants import LineUp, line_up
 from burstenv.evaluation.episode_lists import compare_with_list
 from burstenv.evaluation.episodes import EpisodeStore
@@ -138,6 +139,7 @@ def evaluate(
         print(f"burstenv: {sentence}", file=sys.stderr)
     origin = {
         **provenance(scenario),
+        "coverage": coverage(scenario),
         "seeds": list(range(plan.episodes)),
         "loads": loads,
         "capacity_per_s": unit_per_s,

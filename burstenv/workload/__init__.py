@@ -21,7 +21,7 @@ from burstenv.workload.shaping.mixing import mix
 from burstenv.workload.shaping.rates import scale_to_rate
 from burstenv.workload.shaping.scaling import compress, superpose, thin
 from burstenv.workload.shaping.selection import SelectConfig, select
-from burstenv.workload.splits import SPLITS, DayRange, split_by_days
+from burstenv.workload.splits import SPLITS, DayRange, split_by_days, split_for_episodes
 from burstenv.workload.trace import CLASSES, DAY_S, LOG_TYPES, MODELS, Failures, Trace
 from burstenv.workload.workload_config import WorkloadConfig, load_trace, load_workload
 
@@ -61,6 +61,7 @@ __all__ = [
     "scale_to_rate",
     "select",
     "split_by_days",
+    "split_for_episodes",
     "superpose",
     "thin",
     "think_times",

@@ -17,7 +17,13 @@ from tests.workload.workload_files import PLAIN
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BURSTENV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "_CACHED_FROM_REQUESTS", 1000)
+    forget()
+
+
+def forget() -> None:
+    """Forget what is kept in memory, so that traces are read from disk or made again."""
     module._generated.cache_clear()
+    module._selected.cache_clear()
 
 
 def small(seed: int = 0) -> WorkloadConfig:
@@ -48,7 +54,7 @@ def test_a_trace_is_generated_once_and_then_read_from_disk(monkeypatch: pytest.M
     made = load_trace(small())
     assert load_trace(small()) is made
     assert [path.suffix for path in cache_folder().iterdir()] == [".columns"]
-    module._generated.cache_clear()
+    forget()
     monkeypatch.setattr(module, "generate", lambda *_: pytest.fail("generated again"))
     assert same(load_trace(small()), made)
     assert len(load_trace(small()).failures) == len(made.failures)
@@ -73,7 +79,7 @@ def test_a_damaged_cache_file_is_replaced() -> None:
     (file,) = cache_folder().iterdir()
     for content in (b"", b"not a zip", file.read_bytes()[:-100]):
         file.write_bytes(content)
-        module._generated.cache_clear()
+        forget()
         assert same(load_trace(small()), made)
         assert file.stat().st_size > 1000
 
@@ -83,7 +89,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     blocked = tmp_path / "a_file"
     blocked.write_text("in the way")
     monkeypatch.setenv("BURSTENV_CACHE", str(blocked / "cache"))
-    module._generated.cache_clear()
+    forget()
     assert same(load_trace(small()), made)
 
 

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from burstenv.errors import BurstenvError
-from burstenv.workload import DAY_S, DayRange, Failures, Trace, split_by_days, windowed_cv
+from burstenv.workload import (
+    DAY_S,
+    DayRange,
+    EpisodeConfig,
+    EpisodeSampler,
+    Failures,
+    Trace,
+    split_by_days,
+    split_for_episodes,
+    windowed_cv,
+)
 
 
 def small() -> Trace:
@@ -143,3 +153,61 @@ def test_every_split_gets_a_day_when_there_are_three() -> None:
 def test_impossible_splits_are_refused(days: list[int], options: dict, sentence: str) -> None:
     with pytest.raises(BurstenvError, match=sentence):
         split_by_days(of_days(days), **options)
+
+
+FRACTIONS = (0.7, 0.15, 0.15)
+SHORT: dict[str, tuple[list[tuple[float, float, int]], float, int]] = {
+    # stretches of (from_s, to_s, requests), length of an episode, blocks expected
+    "an hour": ([(65_700, 69_300, 4000)], 100.0, 20),
+    "ten minutes": ([(0, 600, 600)], 100.0, 6),
+    "over midnight": ([(DAY_S - 1800, DAY_S + 1800, 4000)], 100.0, 20),
+    "sparse": ([(0, 3600, 400)], 100.0, 8),  # 50 requests each, the fewest that can be drawn from
+    "two full days": ([(0, 2 * DAY_S, 9000)], 180.0, 20),
+}
+
+
+def of_stretches(stretches: list[tuple[float, float, int]], log_type: int | None = None) -> Trace:
+    random = np.random.default_rng(1)
+    arrival = np.concatenate([np.linspace(low, high, count, endpoint=False) for low, high, count in stretches])
+    count = len(arrival)
+    return Trace.from_columns(
+        arrival, random.integers(10, 500, count), random.integers(10, 500, count),
+        log_type=None if log_type is None else np.full(count, log_type),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHORT)
+def test_a_trace_of_less_than_three_days_is_split_by_blocks_of_its_span(case: str) -> None:
+    stretches, duration_s, count = SHORT[case]
+    trace = of_stretches(stretches, 1)
+    episode = EpisodeConfig(duration_s=duration_s)
+    ranges = split_for_episodes(trace, FRACTIONS, 0, episode)
+    assert sum(len(part) for part in ranges.values()) == count
+    assert ranges["train"].start_s == trace.arrival_s[0]
+    assert ranges["train"].end_s == ranges["validation"].start_s
+    assert ranges["validation"].end_s == ranges["test"].start_s
+    assert ranges["test"].end_s > trace.arrival_s[-1]
+    assert all(part.block_s >= duration_s for part in ranges.values())
+    drawn_from: list[set[int]] = []
+    for split, part in ranges.items():
+        sampler = EpisodeSampler(trace, part, episode, split=split)
+        assert sampler.metadata["block_s"] == part.block_s < DAY_S
+        drawn = [sampler.sample(seed, 2.0) for seed in range(4)]
+        assert np.mean([len(one) for one in drawn]) == pytest.approx(2.0 * duration_s, rel=0.3)
+        rows = {tuple(row) for one in drawn for row in zip(one.prompt_tokens, one.output_tokens, strict=True)}
+        inside = (trace.arrival_s >= part.start_s) & (trace.arrival_s < part.end_s)
+        assert rows <= set(zip(trace.prompt_tokens[inside], trace.output_tokens[inside], strict=True))
+        drawn_from.append(set(np.flatnonzero(inside)))
+    assert sum(map(len, drawn_from)) == len(trace)
+    assert len(set.union(*drawn_from)) == len(trace)
+
+
+def test_three_days_are_split_by_days() -> None:
+    trace = of_stretches([(0, 3 * DAY_S, 3000)])
+    assert split_for_episodes(trace, FRACTIONS, 0, EpisodeConfig()) == split_by_days(trace, FRACTIONS)
+
+
+@pytest.mark.parametrize("stretches", [[(0.0, 200.0, 500)], [(0.0, 3600.0, 100)]])
+def test_what_is_too_short_to_split_names_the_ways_round(stretches: list[tuple[float, float, int]]) -> None:
+    with pytest.raises(BurstenvError, match=r"3\s+blocks of 100 s.*duration_s.*burstenv simulate.*'trace'.*trace fit"):
+        split_for_episodes(of_stretches(stretches), FRACTIONS, 0, EpisodeConfig(duration_s=100.0))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from burstenv.evaluation.coverage import coverage_sentences
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.sign_flips import least_blocks
+from burstenv.workload import DAY_S
 
 ABSENT = "-"
 FEW_BLOCKS = 10  # below it, percentile intervals by blocks are known to come out too narrow
@@ -112,7 +114,7 @@ def headline(result: EvaluationResult) -> str:
     difference = result.difference(agent["policy"], load, "best")
     of_many = f" (the best of {len(result.agents)} agents)" if len(result.agents) > 1 else ""
     sees = ", which sees true output lengths," if result.policy(agent["policy"])["privileged"] else ""
-    verdict = _verdict(difference, "the agent")
+    verdict = _verdict(difference, "the agent", _unit(result))
     text = (
         f"Agent `{agent['policy']}`{of_many}{sees} attains {_attains(agent)} of the offered requests at load {load:g}, "
         f"{best_name(best, bool(result.tuning))} {_attains(top)}; {verdict[0].lower()}{verdict[1:]}"
@@ -137,7 +139,8 @@ def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
         f"{opening[0].upper()}{opening[1:]} attains {_attains(top)} of the offered requests at load "
         f"{load:g}; the "
         f"reference, `{result.reference}`, attains {_attains(reference)}. "
-        f"{_verdict(result.difference(best['policy'], load, 'reference'), 'the heuristic')} No agent was evaluated."
+        f"{_verdict(result.difference(best['policy'], load, 'reference'), 'the heuristic', _unit(result))} "
+        "No agent was evaluated."
     )
 
 
@@ -149,21 +152,32 @@ def _amount(difference: Row) -> str:
     return points(difference["mean"], difference["low"], difference["high"])
 
 
-def _verdict(difference: Row, subject: str) -> str:
+def _verdict(difference: Row, subject: str, unit: str) -> str:
     amount = _amount(difference)
     if difference["verdict"] == "unknown":
         return (
-            f"The paired difference is {amount} on {_days(difference['blocks'])} of traffic, too few for an interval: "
-            "it shows nothing about other days."
+            f"The paired difference is {amount} on {_count(difference['blocks'], unit)} of traffic, too few for an "
+            f"interval: it shows nothing about other {_plural(unit)}."
         )
     if difference["verdict"] == "undecided":
         return f"The paired difference is {amount}: no difference could be shown."
     comparison = "more" if difference["verdict"] == "higher" else "less"
-    return f"The paired difference is {amount}: {subject} attains {comparison}."
+    within = "" if unit == "day" else " on this stretch of traffic"
+    return f"The paired difference is {amount}: {subject} attains {comparison}{within}."
 
 
-def _days(count: int) -> str:
-    return "a single day" if count == 1 else f"{count} days"
+def _unit(result: EvaluationResult) -> str:
+    """Return what blocks of episodes are called: days, or blocks of a trace that is shorter than three."""
+    held = result.provenance.get("coverage")
+    return "day" if held is None or held["block_s"] == DAY_S else f"block of {held['block_s']:,.0f} s"
+
+
+def _plural(unit: str) -> str:
+    return unit.replace("day", "days").replace("block", "blocks")
+
+
+def _count(count: int, unit: str) -> str:
+    return f"a single {unit}" if count == 1 else f"{count} {_plural(unit)}"
 
 
 def _over_runs(result: EvaluationResult, agent: str) -> str:
@@ -194,7 +208,9 @@ def notes(result: EvaluationResult) -> list[str]:
     """Return what a reader has to know before believing the numbers."""
     row = result.ranking(result.headline_load)[0]
     blocks, episodes = row["blocks"], row["episodes"]
-    found = [_note_on_intervals(blocks, episodes), _note_on_best(result)]
+    held = result.provenance.get("coverage")
+    found = [_note_on_intervals(blocks, episodes, _unit(result)), _note_on_best(result)]
+    found += coverage_sentences(held) if held else []
     if result.agents:
         runs = [row for row in result.seeds if row["load"] == result.headline_load]
         if runs:
@@ -242,17 +258,17 @@ def notes(result: EvaluationResult) -> list[str]:
     return found
 
 
-def _note_on_intervals(blocks: int, episodes: int) -> str:
+def _note_on_intervals(blocks: int, episodes: int, unit: str) -> str:
     if blocks < least_blocks():
         return (
-            f"All {episodes} episodes are drawn from {_days(blocks)}, so there are no intervals and no ranks: with "
-            f"fewer than {least_blocks()} days nothing can be stated at 95 %, whatever the numbers, for episodes of "
-            "one day are not independent. Evaluate more episodes, or a split with more days."
+            f"All {episodes} episodes are drawn from {_count(blocks, unit)}, so there are no intervals and no ranks: "
+            f"with fewer than {least_blocks()} {_plural(unit)} nothing can be stated at 95 %, whatever the numbers, for "
+            f"episodes of one {unit} are not independent. Evaluate more episodes, or a split with more {_plural(unit)}."
         )
     text = (
-        f"Intervals are at 95 % over blocks: {episodes} episodes from {blocks} days, whole days taken together, for "
-        "episodes of one day are not independent. Those of differences invert the exact test that gives p (sign flips "
-        "of days); those of attainment are percentile bootstraps."
+        f"Intervals are at 95 % over blocks: {episodes} episodes from {blocks} {_plural(unit)}, each taken whole, for "
+        f"episodes of one {unit} are not independent. Those of differences invert the exact test that gives p (sign "
+        f"flips of {_plural(unit)}); those of attainment are percentile bootstraps."
     )
     if blocks < FEW_BLOCKS:
         text += f" With as few as {blocks} blocks the bootstraps tend to be too narrow."
@@ -290,7 +306,8 @@ def _listed(names: Iterable[str]) -> str:
 def summary_lines(result: EvaluationResult) -> list[str]:
     """Return the evaluation for a terminal: the headline, then a ranking for each load."""
     tuned = bool(result.tuning) and result.best_at(result.headline_load)["beforehand"]
-    lines = [*unused(result), headline(result).replace("`", "")]
+    held = result.provenance.get("coverage")
+    lines = [*unused(result), headline(result).replace("`", ""), *(coverage_sentences(held) if held else [])]
     width = max(len(row["policy"]) for row in result.summary)
     for load in dict.fromkeys(row["load"] for row in result.summary):
         lines += ["", f"load {load:g}"]

@@ -2,9 +2,9 @@
 
 Two sources, and neither changes the run. The *records* of the requests give arrivals, refusals, failures and
 attainment, exactly and for every instant; they are counted in bins. The *published state* of the replicas (the state
-before the iteration in flight, which is what decisions see) gives waiting requests, KV use and preemptions; it is read
-at every ``k``-th decision epoch, and lines run straight from reading to reading. Where no request was on a replica, as
-the records say, zeros are put in, so that the state before a night is not drawn on through it.
+before the iteration in flight, fresh whatever policies see of it) gives waiting requests, KV use and preemptions; it
+is read at every ``k``-th decision epoch, and lines run straight from reading to reading. Where no request was on a
+replica, as the records say, zeros are put in, so that the state before a night is not drawn on through it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import ClusterState
+from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
 from burstenv.engine.enums import ATTAINED, FAILED, LATE, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
@@ -47,11 +48,14 @@ class TimelineRecorder:
     def note(self, state: ClusterState) -> None:
         """Read the state at a decision epoch, or at the end."""
         replicas = state.replicas[self.i]
-        used = 1.0 - replicas["seen_free_blocks"] / replicas["num_blocks"]
+        waiting, free = replicas["seen_waiting"], replicas["seen_free_blocks"]
+        if state.environments["veiled"][self.i]:  # those are old metrics, which decisions see: the state stands aside
+            waiting, free = replicas["fresh"][:, WAITING], replicas["fresh"][:, FREE_BLOCKS]
+        used = 1.0 - free / replicas["num_blocks"]
         self._rows.append(
             (
                 float(state.environments["now_s"][self.i]),
-                replicas["seen_waiting"].copy(),
+                waiting.copy(),
                 used,
                 int(replicas["preemptions"].sum()),
             )

@@ -16,12 +16,11 @@ from burstenv.workload.episodes.requests import EpisodeRequests
 from burstenv.workload.failures.upstream import FailureTable, GatheredFailures, failure_table
 from burstenv.workload.shaping.detie import detied
 from burstenv.workload.shaping.scaling import keep_sessions, lay_over, squeezed
-from burstenv.workload.splits import DayRange
-from burstenv.workload.trace import CLASSES, DAY_S, Trace
+from burstenv.workload.splits import MIN_BLOCK_REQUESTS, DayRange
+from burstenv.workload.trace import CLASSES, Trace
 
 __all__ = ["EpisodeConfig", "EpisodeRequests", "EpisodeSampler"]
 
-MIN_DAY_REQUESTS = 50  # fewer say too little about a day's shape to be copied many times
 _CYCLES_KEPT = 64
 # Separate random streams for the day and for the draw.
 _DAY_STREAM, _DRAW_STREAM = 0x646179, 0x64726177
@@ -43,8 +42,8 @@ class EpisodeSampler:
     Attributes:
         days: Eligible days, ascending, shape ``(k,)``.
         mix: Share of the requests by class.
-        metadata: ``split``, ``days``, ``ineligible_days`` (day -> reason), ``dropped_oversize``, ``mix``,
-            ``requests``.
+        metadata: ``split``, ``days``, ``block_s`` (a day, or the length of the blocks of a shorter trace),
+            ``ineligible_days`` (day -> reason), ``ineligible_requests``, ``dropped_oversize``, ``mix``, ``requests``.
 
     Raises:
         BurstenvError: When the trace is shorter than an episode, a request is longer than allowed, or no
@@ -54,7 +53,7 @@ class EpisodeSampler:
     def __init__(self, trace: Trace, days: DayRange, config: EpisodeConfig, *, split: str = "") -> None:
         self.config = config
         source = trace.metadata.get("source", "trace")
-        where = f"{source}: {split or 'split'} (days {days.first_day} to {days.last_day - 1})"
+        where = f"{source}: {split or 'split'} ({days})"
         if trace.span_s < config.duration_s:
             raise BurstenvError(
                 f"{source}: spans {trace.span_s:g} s, an episode needs at least {config.duration_s:g} s"
@@ -73,7 +72,8 @@ class EpisodeSampler:
             self._further += ("prefix_id", "prefix_tokens")
         self._elapsed_recorded = not np.isnan(trace.elapsed_s[low:high]).all()
         self.mix = _mix(trace, rows, config, where)
-        self._day_of_row = trace.day[rows]
+        self._range = days
+        self._day_of_row = days.day_of(trace.arrival_s[rows])
         self._tables: dict[int, list[DayTable]] = {}  # by day, one table per class, made when first drawn
         self._failure_tables: dict[int, list[FailureTable]] = {}
         lacking = {day: self._lacking(day) for day in range(days.first_day, days.last_day)}
@@ -81,7 +81,7 @@ class EpisodeSampler:
         self.days: NDArray[np.int64] = np.array([day for day, reason in lacking.items() if not reason])
         if len(self.days) == 0:
             raise BurstenvError(
-                f"{where}: no day has at least {MIN_DAY_REQUESTS} requests of every class in the mix "
+                f"{where}: no day has at least {MIN_BLOCK_REQUESTS} requests of every class in the mix "
                 f"({', '.join(self.mix)}); day {days.first_day} has {ineligible[days.first_day]}"
             )
         self._streams: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}  # by class
@@ -89,7 +89,9 @@ class EpisodeSampler:
         self.metadata: dict[str, Any] = {
             "split": split,
             "days": self.days.tolist(),
+            "block_s": days.block_s,
             "ineligible_days": ineligible,
+            "ineligible_requests": int(np.isin(self._day_of_row, list(ineligible)).sum()),
             "dropped_oversize": dropped,
             "mix": dict(self.mix),
             "requests": len(rows),
@@ -142,7 +144,7 @@ class EpisodeSampler:
                     f"{target:.4g}; lower the load or set scaling to superpose"
                 )
             count = 1 if wanted < 1 else int(wanted) + int(random.random() < wanted % 1.0)
-            offset = random.random(count) * DAY_S  # (copies,) where in the day each copy's window begins
+            offset = random.random(count) * self._range.block_s  # (copies,) where in the day each copy's window begins
             time, row, thread = cut_copies(table, offset, self.config.duration_s, next_thread)
             if wanted < 1:  # one copy is too much: thin it, whole conversations at a time
                 kept = keep_sessions(thread, wanted, random)
@@ -212,7 +214,7 @@ class EpisodeSampler:
                 f"the split holds {len(rows)} {name + ' ' if name else ''}requests, an episode compressed to "
                 f"this rate needs {wanted + 1}"
             )
-        low, high = np.searchsorted(arrival, [day * DAY_S, (day + 1) * DAY_S])
+        low, high = np.searchsorted(arrival, [self._range.begin_s(day), self._range.begin_s(day + 1)])
         start = min(int(random.integers(low, max(high, low + 1))), len(rows) - wanted - 1)
         from_s, to_s = arrival[start], arrival[start + wanted]
         if to_s <= from_s:
@@ -300,7 +302,7 @@ class EpisodeSampler:
         counts = np.bincount(self._trace.log_type[self._rows_of_day(day)], minlength=len(CLASSES))
         for name in self.mix:
             count = int(counts[CLASSES.index(name)])
-            if count < MIN_DAY_REQUESTS:
+            if count < MIN_BLOCK_REQUESTS:
                 return f"{count} {name} requests"
         return ""
 
@@ -310,7 +312,12 @@ class EpisodeSampler:
         if tables is None:
             rows = self._rows_of_day(day)
             log_type = self._trace.log_type[rows]
-            tables = [day_table(self._trace, rows[log_type == CLASSES.index(name)], day) for name in self.mix]
+            tables = [
+                day_table(
+                    self._trace, rows[log_type == CLASSES.index(name)], self._range.begin_s(day), self._range.block_s
+                )
+                for name in self.mix
+            ]
             self._tables[day] = tables
         return tables
 
@@ -321,8 +328,8 @@ class EpisodeSampler:
             tables = []
             for name, table in zip(self.mix, self._tables_of(day), strict=True):
                 served_s = self._trace.arrival_s[table.row[: len(table.row) // 2]]
-                code, from_s = CLASSES.index(name), day * DAY_S
-                tables.append(failure_table(self._trace, served_s, from_s, from_s + DAY_S, code).twice())
+                code, from_s, day_s = CLASSES.index(name), self._range.begin_s(day), self._range.block_s
+                tables.append(failure_table(self._trace, served_s, from_s, from_s + day_s, code).twice(day_s))
             self._failure_tables[day] = tables
         return tables
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.workload.trace import DAY_S, Trace
+from burstenv.workload.trace import Trace
 
 HOUR_S = 3600.0
 _FAILURE_STREAM = 0x6661696C  # the served part of an episode draws from streams of its own
@@ -33,10 +33,10 @@ class FailureTable:
     def __len__(self) -> int:
         return len(self.time_s)
 
-    def twice(self) -> FailureTable:
-        """Return the table of one day laid out twice in a row, as a ``DayTable`` is."""
+    def twice(self, day_s: float) -> FailureTable:
+        """Return the table of one day (or block) of that length laid out twice in a row, as a ``DayTable`` is."""
         return FailureTable(
-            np.concatenate([self.time_s, self.time_s + DAY_S]),
+            np.concatenate([self.time_s, self.time_s + day_s]),
             np.concatenate([self.low, self.low]),
             np.concatenate([self.high, self.high]),
             np.concatenate([self.model, self.model]),
