@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from burstenv.errors import BurstenvError
+from burstenv.errors import BurstenvError, unknown_name
 
 if TYPE_CHECKING:
     from burstenv.workload.formats.mapped import TimeUnit
@@ -116,3 +116,18 @@ def load_policy_files(arguments: argparse.Namespace) -> None:
 
         for path in arguments.policy_file:
             load_policy_file(path)
+
+
+def check_names(scenario: str, policies: list[str], *splits: str) -> None:
+    """Raise on a policy, a mode or a split that does not exist, before anything is read or measured."""
+    from burstenv.config import load
+    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.policies import load_policy, named_mode
+    from burstenv.workload import SPLITS
+
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+    modes = [named_mode(mode).name for mode in load(ScenarioConfig, "scenarios", scenario).modes]
+    for name in policies:
+        load_policy(name).check(modes)

@@ -12,6 +12,7 @@ from burstenv.cli.common import (
     add_policy_file,
     add_task_arguments,
     agents_module,
+    check_names,
     emit,
     load_policy_files,
 )
@@ -113,6 +114,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.workers import available_cores
 
     load_policy_files(arguments)
+    policies = _policies(arguments.policy or ["ladder"])
+    check_names(arguments.scenario, policies if arguments.policy else [], arguments.split)
     scenario = load_scenario(arguments.scenario, arguments.trace)
     agents, groups = _agents(arguments.agent, scenario, arguments.both_ways)
     loads = arguments.load or scenario.config.train_loads
@@ -123,7 +126,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         split=arguments.split,
         loads=loads,
         episodes=fixed_count(scenario.config, arguments.split) if arguments.episodes is None else arguments.episodes,
-        policies=_policies(arguments.policy or ["ladder"]),
+        policies=policies,
         chosen=chosen,
         groups=groups,
         tuning=tuning,

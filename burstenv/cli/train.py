@@ -36,11 +36,13 @@ def _train(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.coverage import coverage, coverage_sentences
 
     config = train_module.load_agent_config(arguments.agent)
-    if arguments.steps is not None:
-        config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
-    for name in ("seeds", "processes", "tune"):
+    for name in ("seeds", "processes", "tune", "steps"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise BurstenvError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    if min(arguments.seed) < 0:
+        raise BurstenvError(f"--seed must be at least 0, got {min(arguments.seed)}")
+    if arguments.steps is not None:
+        config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
     scenario = load_scenario(arguments.scenario, arguments.trace)
     seeds = arguments.seed if arguments.seeds is None else list(range(arguments.seeds))
     if arguments.tune is not None:

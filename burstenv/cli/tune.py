@@ -10,6 +10,7 @@ from burstenv.cli.common import (
     add_command,
     add_policy_file,
     add_task_arguments,
+    check_names,
     emit,
     load_policy_files,
     percent,
@@ -77,17 +78,18 @@ def _tune(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.workers import available_cores
 
     load_policy_files(arguments)
+    check_names(arguments.scenario, [], arguments.split)
     scenario = load_scenario(arguments.scenario, arguments.trace)
     workers = arguments.workers if arguments.workers is not None else available_cores()
     loads = arguments.load or scenario.config.train_loads
     progress = False if arguments.json else None
-    paths = {"best": arguments.out}
+    paths, journal = {"best": arguments.out}, arguments.out.with_suffix(".trials")
     if arguments.grid:
         from burstenv.evaluation.tuning.grid import run_grid
 
         grid = run_grid(
-            scenario, arguments.policy, arguments.load, arguments.episodes or 30, arguments.split,
-            arguments.settings, workers, progress,
+            scenario, arguments.policy, arguments.load, 30 if arguments.episodes is None else arguments.episodes,
+            arguments.split, arguments.settings, workers, progress, journal,
         )  # fmt: skip
         paths["grid"] = arguments.out.with_suffix(".json")
         grid.write(paths["grid"])
@@ -101,7 +103,7 @@ def _tune(arguments: argparse.Namespace) -> int:
             fixed_count(scenario.config, arguments.split) if arguments.episodes is None else arguments.episodes,
             arguments.split, arguments.metric, arguments.seed,
         )  # fmt: skip
-        tuned = tune(scenario, plan, arguments.out.with_suffix(".trials"), workers, progress)
+        tuned = tune(scenario, plan, journal, workers, progress)
     tuned.write(arguments.out)
     held = coverage(scenario)
     lines = coverage_sentences(held)
@@ -122,6 +124,7 @@ def _capacity(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.coverage import coverage, coverage_sentences
 
     load_policy_files(arguments)
+    check_names(arguments.scenario, arguments.policy, arguments.split)
     scenario = load_scenario(arguments.scenario, arguments.trace)
     names = arguments.policy or [f"always/jsq/{scenario.mode_names[0]}"]
     found = [measure_capacity(scenario, name, arguments.split, arguments.share, arguments.episodes) for name in names]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.envs.play.policy import player_of
+from burstenv.errors import BurstenvError
 from burstenv.policies import Policy, load_policy
+from burstenv.workload import CLASSES
 
 if TYPE_CHECKING:
     from burstenv.envs.scenario import Scenario
@@ -18,6 +20,7 @@ REFERENCE_POLICY = "always/jsq"  # with the scenario's first batching mode
 TARGET_ATTAINMENT = 0.9
 EPISODES = 24
 STEPS = 12  # of the bisection: the bracket shrinks to 1/4096
+BURST_S = 5.0  # over which a message counts arrivals
 MOST_PER_S = 1e5  # rates beyond are not tried
 
 
@@ -53,6 +56,49 @@ class AttainedAt:
         """Return the share of all offered requests that attain."""
         attained, offered = self.counts(rate_per_s)
         return int(attained.sum()) / max(1, int(offered.sum()))
+
+    def why_none(self, share: float) -> str:
+        """Return the sentence that says why none of the rates tried attains a share."""
+        shown = f"no rate attains {100 * share:g} % on the {self._split} split"
+        too_slow = _too_slow(self._scenario, self._episode(0, max(self._found))["class_code"])
+        if too_slow:
+            return f"{shown}: {too_slow}"
+        tried = [rate for rate, (_, offered) in self._found.items() if offered.any()]
+        if not tried:
+            return f"{shown}: no episode of any rate tried holds a request"
+        best = max(tried, key=lambda rate: (self.attainment(rate), -rate))
+        dense = max(_most_within(self._episode(seed, best)["arrival_s"], BURST_S) for seed in range(self._episodes))
+        return (
+            f"{shown}: {self._policy.name} attains at most {100 * self.attainment(best):.1f} %, at {best:.4g} "
+            f"requests/s, where up to {dense:,} requests arrive within {BURST_S:g} s; give looser objectives, a larger "
+            "cluster or other traffic"
+        )
+
+    def _episode(self, seed: int, rate_per_s: float) -> NDArray[Any]:
+        requests: NDArray[Any] = self._scenario.episode(self._split, seed, rate_per_s)[0]
+        return requests
+
+
+def _too_slow(scenario: Scenario, class_code: NDArray[Any]) -> str:
+    """Return which class asks for more than the fastest replica does when it serves one request alone; or nothing."""
+    shortest_s, fastest = min(
+        (spec.latency.iteration_s(0, 0, 1, 1, 1), f"{spec.model} on {spec.hardware}") for spec in scenario.specs
+    )
+    for code in np.unique(class_code).tolist():
+        tpot_s = scenario.config.slo[CLASSES[code]].tpot_s
+        if tpot_s < shortest_s:
+            return (
+                f"the shortest iteration of {fastest} is {1000 * shortest_s:.3g} ms, the TPOT objective of "
+                f"{CLASSES[code]} {1000 * tpot_s:.3g} ms"
+            )
+    return ""
+
+
+def _most_within(arrival_s: NDArray[Any], window_s: float) -> int:
+    """Return the largest number of arrivals within a window."""
+    if not len(arrival_s):
+        return 0
+    return int((np.searchsorted(arrival_s, arrival_s + window_s, side="right") - np.arange(len(arrival_s))).max())
 
 
 def crossing_per_s(
@@ -96,8 +142,14 @@ def measure_capacity_per_s(
         split: The split whose episodes are used.
         policy: A policy's name; the default is join-shortest-queue with the scenario's first mode.
         episodes: How many episodes to measure on.
+
+    Raises:
+        BurstenvError: Where no rate attains 90 %, in a sentence that says why.
     """
     name = policy or f"{REFERENCE_POLICY}/{scenario.mode_names[0]}"
     measured = AttainedAt(scenario, split, load_policy(name), episodes)
     low, high = crossing_per_s(measured.attainment, 1.0 * len(scenario.specs))
-    return float(np.round(0.5 * (low + high), 3))
+    rate_per_s = float(np.round(0.5 * (low + high), 3))
+    if low == 0.0 or rate_per_s == 0.0:
+        raise BurstenvError(measured.why_none(TARGET_ATTAINMENT))
+    return rate_per_s

@@ -263,7 +263,8 @@ def _note_on_intervals(blocks: int, episodes: int, unit: str) -> str:
         return (
             f"All {episodes} episodes are drawn from {_count(blocks, unit)}, so there are no intervals and no ranks: "
             f"with fewer than {least_blocks()} {_plural(unit)} nothing can be stated at 95 %, whatever the numbers, "
-            f"for episodes of one {unit} are not independent. Evaluate more episodes, or a split with more {_plural(unit)}."
+            f"for episodes of one {unit} are not independent. Evaluate more episodes, or a split with more "
+            f"{_plural(unit)}."
         )
     text = (
         f"Intervals are at 95 % over blocks: {episodes} episodes from {blocks} {_plural(unit)}, each taken whole, for "

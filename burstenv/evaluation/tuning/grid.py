@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from burstenv import __version__
+from burstenv._jit.cache import source_digest
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
+from burstenv.evaluation.journal import Journal
+from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.tuning.scorer import METRICS, Scorer
 from burstenv.evaluation.tuning.search_space import SearchSpace
@@ -120,6 +123,7 @@ def run_grid(
     settings: int = 1,
     workers: int = 1,
     progress: bool | None = None,
+    journal: str | Path | None = None,
 ) -> Grid:
     """Run every composite of a template on the same episodes.
 
@@ -132,6 +136,7 @@ def run_grid(
         settings: Parameter settings of each rule beside the default, see ``SearchSpace.grid``.
         workers: Processes; the numbers do not depend on it.
         progress: Show a progress bar on standard error; None: when that is a terminal.
+        journal: Folder for the finished composites of each load, from which an interrupted grid goes on; None: nowhere.
 
     Raises:
         BurstenvError: On anything unknown or out of range.
@@ -148,11 +153,25 @@ def run_grid(
             scorer = Scorer(scenario, split, load, range(episodes))
             offered[f"{load:g}"], days = scorer.offered.tolist(), scorer.days
             scorer.score(load_policy(policies[0]))  # compiles before workers are forked
-            tasks = [policies[k : k + _AT_ONCE] for k in range(0, len(policies), _AT_ONCE)]
-            found = []
-            for some in run_tasks(_scores(scorer), tasks, workers):
-                found += some
-                advance(len(some))
+            fixed = {
+                "scenario": scenario.config.model_dump(mode="json"), "trace": trace_digest(scenario.trace),
+                "template": template, "settings": settings, "split": split, "episodes": episodes, "load": load,
+                "burstenv": __version__, "engine": source_digest(),
+            }  # fmt: skip
+            with contextlib.ExitStack() as stack:
+                kept = None
+                if journal is not None:
+                    kept = stack.enter_context(Journal(Path(journal) / f"grid-load-{load:g}.jsonl", fixed))
+                found = [] if kept is None else [unit["row"] for unit in kept.units.values()]
+                advance(len(found))
+                known = {row["policy"] for row in found}
+                left = [name for name in policies if name not in known]
+                tasks = [left[k : k + _AT_ONCE] for k in range(0, len(left), _AT_ONCE)]
+                for some in run_tasks(_scores(scorer), tasks, workers):
+                    found += some
+                    advance(len(some))
+                    if kept is not None:
+                        kept.append({"policy": row["policy"], "load": load, "seed": 0, "row": row} for row in some)
             rows += sorted(found, key=lambda row: (-row["attainment"], row["policy"]))
     return Grid(
         scenario=scenario.config.name,
