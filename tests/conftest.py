@@ -1,16 +1,13 @@
-"""Shared by all tests: a small scenario that needs no calibration, and where the real material is."""
+"""Shared by all tests: a small scenario that needs no calibration."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from burstenv.config import read_yaml, shipped
-
-SHARED = Path(__file__).parents[1] / ".." / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +19,3 @@ def small_scenario() -> dict[str, Any]:
     del values["observation"]
     values["capacity_per_s"] = {"train": 18.0, "validation": 18.0, "test": 18.0}
     return values
-
-
-def shared_path(relative: str) -> Path:
-    """Return a path under ``../shared``, or skip the test where that material is absent."""
-    path = SHARED / relative
-    if not path.exists():
-        pytest.skip(f"../shared/{relative} is not on this machine (real material, never committed)")
-    return path

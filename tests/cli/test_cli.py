@@ -12,7 +12,7 @@ import yaml
 
 from burstenv.cli import main
 from burstenv.cli.main import make_parser
-from tests.conftest import shared_path
+from tests.shipped_files import golden
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 
@@ -80,7 +80,7 @@ def test_simulate_writes_records_and_metrics(capsys, burstgpt_csv, tmp_path):
 
 
 def test_validate_exits_by_what_it_finds(capsys, tmp_path):
-    source = shared_path("golden/05_many_short")
+    source = golden("05_many_short")
     for engine in ("reference", "fast"):
         assert run(capsys, "validate", source, "--engine", engine)[:2] == (0, "identical: 74 iterations\n")
     for file in source.iterdir():

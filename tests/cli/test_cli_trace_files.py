@@ -16,7 +16,7 @@ import pytest
 from burstenv.cli.main import main
 from burstenv.workload import OFFICIAL, read_trace
 from burstenv.workload.official import files as official
-from tests.conftest import shared_path
+from tests.shipped_files import real
 
 HEADER = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
 
@@ -101,7 +101,7 @@ def test_info_by_a_map_of_columns(capsys: Any, tmp_path: Path) -> None:
 
 
 def test_convert_to_every_format_and_back(capsys: Any, tmp_path: Path) -> None:
-    source = shared_path("data/burstgpt_3_first400.csv")
+    source = real("burstgpt_3_first400.csv")
     code, out, _ = run(capsys, "trace", "convert", source, tmp_path / "a.csv")
     assert (code, out) == (0, f"{tmp_path / 'a.csv'}: 399 requests and 1 failures as burstgpt\n")
     code, out, _ = run(capsys, "trace", "convert", tmp_path / "a.csv", tmp_path / "b.jsonl", "--block-tokens", 16)

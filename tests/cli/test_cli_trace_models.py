@@ -10,7 +10,7 @@ import pytest
 
 from burstenv.cli import main
 from burstenv.workload import load_trace, load_workload, read_trace
-from tests.conftest import shared_path
+from tests.shipped_files import real
 
 
 @pytest.fixture(autouse=True)
@@ -157,10 +157,10 @@ def test_pictures_without_matplotlib_are_refused_before_any_work(
 
 
 def test_a_fit_to_even_weeks_of_real_conversations_meets_the_odd_weeks(tmp_path: Path, capsys) -> None:
-    real = shared_path("data/burstgpt_1_gpt4_conversation.csv")
+    rows = real("burstgpt_1_gpt4_conversation.csv")
     out = tmp_path / "even.yaml"
-    assert run(capsys, "trace", "fit", real, "--part", "even-weeks", "--days", 120, "--out", out)[0] == 0
-    code, printed, _ = run(capsys, "trace", "fidelity", real, out, "--part", "odd-weeks", "--paper", "--json")
+    assert run(capsys, "trace", "fit", rows, "--part", "even-weeks", "--days", 120, "--out", out)[0] == 0
+    code, printed, _ = run(capsys, "trace", "fidelity", rows, out, "--part", "odd-weeks", "--paper", "--json")
     assert code == 0
     for figure in json.loads(printed)["figures"]:
         if figure["target"] is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import sys
-import time
 
 import gymnasium as gym
 import numpy as np
@@ -84,20 +83,6 @@ def test_rendering_does_not_change_the_episode(small_scenario):
         drawn.render()
         assert np.array_equal(a[0], b[0])
         assert a[1] == b[1]
-
-
-def test_thirty_frames_a_second(small_scenario):
-    env = make(small_scenario)
-    env.reset(seed=0)
-    play(env, 200)
-    best = min(_seconds(env) for _ in range(20))
-    assert best < 1 / 30
-
-
-def _seconds(env):
-    start = time.perf_counter()
-    env.render()
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize("count", [1, 7, 64])

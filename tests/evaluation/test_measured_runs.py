@@ -15,9 +15,8 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.measured_run import METRICS, STATISTICS, read_run, validate_run
 from burstenv.hardware.latency.entry import load_latency
 from burstenv.hardware.latency.fit import fit_profile
+from tests.shipped_files import real
 
-MEASURED = Path(__file__).parents[2] / "../shared/data/measured"
-FOLDERS = sorted(path.parent for path in MEASURED.glob("*/vllm_run")) if MEASURED.exists() else []
 SHIPPED = {
     "rtx4090_llama31_8b": "llama-3.1-8b_rtx-4090_tp1",
     "rtxpro6000_llama31_8b": "llama-3.1-8b_rtx-pro-6000_tp1",
@@ -26,12 +25,9 @@ LATENCY = "llama-3.1-8b_rtx-4090_tp1"
 WALL_S, ENGINE_S = 1.7e9, 5000.0  # the two clocks at the first arrival
 
 
-needs_data = pytest.mark.skipif(not FOLDERS, reason="the measured runs (../shared/data/measured) are not here")
-
-
-@needs_data
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_a_real_server_is_met(folder, tmp_path):
+@pytest.mark.parametrize("server", SHIPPED)
+def test_a_real_server_is_met(server, tmp_path):
+    folder = real(f"measured/{server}")
     fit = fit_profile(folder / "profile")
     (tmp_path / "fitted.yaml").write_text(fit.yaml())
     validation = validate_run(folder / "vllm_run", tmp_path / "fitted.yaml")
@@ -40,10 +36,9 @@ def test_a_real_server_is_met(folder, tmp_path):
     assert validation.within(10.0)
 
 
-@needs_data
 @pytest.mark.parametrize(("folder", "name"), SHIPPED.items())
 def test_shipped_entries_are_the_fits_of_their_profiles(folder, name):
-    fit, shipped = fit_profile(MEASURED / folder / "profile"), load_latency(name)
+    fit, shipped = fit_profile(real(f"measured/{folder}") / "profile"), load_latency(name)
     assert fit.name == name
     for batch in ((0, 0, 20, 10_000, 20), (600, 180_300, 30, 21_000, 31), (2048, 3_000_000, 0, 0, 2)):
         assert shipped.iteration_s(*batch) == pytest.approx(fit.entry.iteration_s(*batch), rel=1e-4)

@@ -13,7 +13,7 @@ from burstenv.envs.token_streams import write_streams
 from burstenv.evaluation.simulate import simulate
 from burstenv.evaluation.validation.recorded_schedule import fast_replica, read_case
 from burstenv.workload import Trace, read_trace
-from tests.conftest import shared_path
+from tests.shipped_files import golden
 
 
 def cached(trace: Trace) -> list[int]:
@@ -38,7 +38,7 @@ def test_a_shared_prefix_is_found_by_others_and_a_conversation_by_itself() -> No
 
 
 def test_streams_agree_with_those_of_the_recorded_schedule() -> None:
-    folder = shared_path("golden/09_prefix_sessions")
+    folder = golden("09_prefix_sessions")
     case = read_case(Path(folder))
     recorded = fast_replica(case).state.requests[0]
     trace = read_trace(folder / "workload.csv")

@@ -15,7 +15,7 @@ from burstenv.evaluation.validation.recorded_schedule import (
     replay_reference,
     validate_case,
 )
-from tests.conftest import shared_path
+from tests.shipped_files import golden
 
 REFERENCE_CASES = {
     "01_light": 937,
@@ -40,7 +40,7 @@ ASYNCHRONOUS = ("02b_heavy_preempt_async", "09b_prefix_sessions_async")
 
 @pytest.mark.parametrize("name", REFERENCE_CASES)
 def test_reference_is_identical(name):
-    case = read_case(shared_path(f"golden/{name}"))
+    case = read_case(golden(name))
     replayed = replay_reference(case)
     assert first_difference(list(case.iterations), replayed) is None
     assert len(replayed) == REFERENCE_CASES[name]
@@ -48,17 +48,17 @@ def test_reference_is_identical(name):
 
 @pytest.mark.parametrize("name", [name for name in REFERENCE_CASES if name not in ASYNCHRONOUS])
 def test_fast_engine_is_identical(name):
-    case = read_case(shared_path(f"golden/{name}"))
+    case = read_case(golden(name))
     assert first_fast_difference(list(case.iterations), replay_fast(case)) is None
 
 
 @pytest.mark.parametrize("name", REFERENCE_CASES)
 def test_fast_engine_serves_every_request_at_the_same_times(name):
-    assert validate_case(shared_path(f"golden/{name}"), "fast") == (REFERENCE_CASES[name], None)
+    assert validate_case(golden(name), "fast") == (REFERENCE_CASES[name], None)
 
 
 def test_a_changed_recording_is_noticed(tmp_path):
-    source = shared_path("golden/04_bursts")
+    source = golden("04_bursts")
     for name in ("config.json", "workload.csv", "iterations.jsonl"):
         (tmp_path / name).write_text((source / name).read_text())
     lines = (tmp_path / "iterations.jsonl").read_text().splitlines()
@@ -81,7 +81,7 @@ def test_a_changed_recording_is_noticed(tmp_path):
     ],
 )
 def test_wrong_configurations_get_one_sentence(tmp_path, change, message):
-    source = shared_path("golden/04_bursts")
+    source = golden("04_bursts")
     for name in ("config.json", "workload.csv", "iterations.jsonl"):
         (tmp_path / name).write_text((source / name).read_text())
     config = json.loads((tmp_path / "config.json").read_text())

@@ -17,7 +17,7 @@ from burstenv.workload import Failures, Trace, read_mapped, read_mooncake, read_
 from burstenv.workload.formats import csv_table
 from burstenv.workload.formats.mapped import parse_columns
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS
-from tests.workload.workload_files import SHARED, real
+from tests.shipped_files import real
 
 Write = Callable[..., Path]
 
@@ -104,8 +104,8 @@ def test_wrong_dates_are_refused_by_both_parsers(
 
 
 def test_real_azure_files_read_alike_by_both_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, rows, chosen in (("azure_2023_code.csv", 8819, 1), ("azure_2023_conv.csv", 19366, 0)):
-        path = real(f"data/{name}")
+    for name, rows, chosen in (("azure_2023_code.csv", 8819, 1), ("azure_2023_conv_first4000.csv", 4000, 0)):
+        path = real(f"{name}")
         walked = read_trace(path)
         with monkeypatch.context() as patch:
             patch.setattr(csv_table, "PANDAS_FROM_BYTES", 0)
@@ -191,9 +191,9 @@ def test_a_chain_that_goes_on_is_the_next_turn_and_a_shared_head_a_shared_prefix
 
 
 def test_real_mooncake_keeps_almost_all_reuse() -> None:
-    trace = read_trace(real("data/mooncake_conversation.jsonl"))
+    trace = read_trace(real("mooncake_conversation.jsonl"))
     m = trace.metadata
-    rows = [json.loads(line) for line in (SHARED / "data/mooncake_conversation.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in real("mooncake_conversation.jsonl").read_text().splitlines()]
     seen: set[int] = set()
     reused = 0
     for row in rows:  # blocks of this file have one hash each, wherever they stand

@@ -21,10 +21,10 @@ from burstenv.workload.fidelity.statistics import (
 from burstenv.workload.fidelity.table import FLOOR, compare, fidelity_lines
 from burstenv.workload.generator.fit import fit
 from burstenv.workload.generator.paper import Zipf, generate_paper
-from tests.workload.workload_files import real
+from tests.shipped_files import real
 
-CONVERSATIONS = "data/burstgpt_1_gpt4_conversation.csv"
-API_WEEK = "data/burstgpt_2_gpt4_api_week.csv"
+CONVERSATIONS = "burstgpt_1_gpt4_conversation.csv"
+API_WEEK = "burstgpt_2_gpt4_api_week.csv"
 
 
 def uniform(count: int, days: int, seed: int = 0) -> np.ndarray:
@@ -185,7 +185,7 @@ def test_zipf_exponents_of_the_real_rows_are_the_published_ones() -> None:
 @pytest.mark.parametrize("name", ["burstgpt_1_first400.csv", "burstgpt_3_first400.csv"])
 def test_the_official_heads_are_fitted_within_their_own_noise(name: str) -> None:
     """Four hundred rows: their even and odd sessions or rows are further apart than the fit is from them."""
-    trace = read_trace(real(f"data/{name}"))
+    trace = read_trace(real(f"{name}"))
     result = compare(trace, {"ours": generate(fit(trace).config, 60, 0)})
     a, b = part_of(trace, "even-rows"), part_of(trace, "odd-rows")
     noise = 1.36 * np.sqrt(1 / len(a) + 1 / len(b))  # 95 % of the KS of two halves of independent rows

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -220,14 +218,6 @@ def test_failures_come_in_spikes(default_trace: Trace) -> None:
     assert failed[busy][crowded].sum() / served[busy][crowded].sum() > 1.3 * (
         failed[busy][quiet].sum() / served[busy][quiet].sum()
     )
-
-
-def test_generating_the_default_is_quick() -> None:
-    shipped = load_workload()
-    assert shipped.days is not None
-    start = time.perf_counter()
-    generate(config(), shipped.days, shipped.seed)
-    assert time.perf_counter() - start < 4.0  # 0.4 s on an idle core
 
 
 def test_out_of_range_arguments() -> None:

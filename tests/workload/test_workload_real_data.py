@@ -1,4 +1,4 @@
-"""The readers, splits and sampler on real files, where they lie beside the checkout."""
+"""The readers, splits and sampler on real files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from burstenv.workload import EpisodeConfig, EpisodeSampler, read_trace, split_by_days, windowed_cv
-from tests.workload.workload_files import SHARED, real
+from tests.shipped_files import golden, golden_cases, real
 
 
 def test_gpt4_conversations_of_burstgpt_1() -> None:
-    trace = read_trace(real("data/burstgpt_1_gpt4_conversation.csv"))
+    trace = read_trace(real("burstgpt_1_gpt4_conversation.csv"))
     assert len(trace) == 48_289
     assert len(trace.failures) == 0
     assert set(trace.model.tolist()) == {1}
@@ -21,12 +21,12 @@ def test_gpt4_conversations_of_burstgpt_1() -> None:
 
 
 def test_first_rows_of_burstgpt_1_have_failures() -> None:
-    trace = read_trace(real("data/burstgpt_1_first400.csv"))
+    trace = read_trace(real("burstgpt_1_first400.csv"))
     assert (len(trace), len(trace.failures)) == (383, 17)
 
 
 def test_first_rows_of_burstgpt_3_have_sessions() -> None:
-    trace = read_trace(real("data/burstgpt_3_first400.csv"))
+    trace = read_trace(real("burstgpt_3_first400.csv"))
     assert (len(trace), len(trace.failures)) == (399, 1)
     assert trace.describe()["sessions"] == 134  # of 135 ids; one has but a failure
     assert trace.turn.max() == 23
@@ -35,13 +35,13 @@ def test_first_rows_of_burstgpt_3_have_sessions() -> None:
 
 
 def test_an_api_week_is_burstier_than_conversation() -> None:
-    api = windowed_cv(read_trace(real("data/burstgpt_2_gpt4_api_week.csv")).arrival_s)
-    chat = windowed_cv(read_trace(real("data/burstgpt_1_gpt4_conversation.csv")).arrival_s)
+    api = windowed_cv(read_trace(real("burstgpt_2_gpt4_api_week.csv")).arrival_s)
+    chat = windowed_cv(read_trace(real("burstgpt_1_gpt4_conversation.csv")).arrival_s)
     assert np.median(api) > 1.3 * np.median(chat)
 
 
 def test_episodes_of_real_conversations() -> None:
-    trace = read_trace(real("data/burstgpt_1_gpt4_conversation.csv"))
+    trace = read_trace(real("burstgpt_1_gpt4_conversation.csv"))
     days = split_by_days(trace)["test"]
     sampler = EpisodeSampler(trace, days, EpisodeConfig())
     assert sampler.days.tolist() == list(range(52, 61))
@@ -50,16 +50,14 @@ def test_episodes_of_real_conversations() -> None:
 
 
 def test_every_golden_workload_is_read() -> None:
-    real("golden")
-    files = sorted(SHARED.glob("golden/*/workload.csv"))
-    assert len(files) >= 16
-    for file in files:
+    for case in golden_cases():
+        file = golden(case) / "workload.csv"
         trace = read_trace(file)
         assert len(trace) == len(file.read_text().splitlines()) - 1
-    sessions = read_trace(SHARED / "golden/09_prefix_sessions/workload.csv")
+    sessions = read_trace(golden("09_prefix_sessions") / "workload.csv")
     assert sessions.session.min() >= 0
     assert sessions.turn.max() >= 1
     assert sessions.metadata["ignored_columns"] == []
     assert set(sessions.prefix_tokens.tolist()) == {0, 70}
     assert ((sessions.prefix_id < 0) == (sessions.prefix_tokens == 0)).all()
-    assert len(np.unique(read_trace(SHARED / "golden/06_priority/workload.csv").priority)) > 1
+    assert len(np.unique(read_trace(golden("06_priority") / "workload.csv").priority)) > 1

@@ -265,7 +265,7 @@ def test_every_scaling_spreads_whole_seconds_first_whatever_they_come_from(trace
 
 
 def test_real_api_rows_keep_their_windowed_cv_when_superposed_in_time_scales_below_it() -> None:
-    trace = read_trace(real("data/burstgpt_2_gpt4_api_week.csv"))
+    trace = read_trace(real("burstgpt_2_gpt4_api_week.csv"))
     assert (np.diff(compress(trace, 100).arrival_s) > 0).all()
     median = np.median(windowed_cv(trace.arrival_s))
     assert np.median(windowed_cv(compress(trace, 100).arrival_s, 3.0)) == pytest.approx(median, rel=0.1)

@@ -89,7 +89,7 @@ def test_think_times_are_gaps_less_the_recorded_service() -> None:
 
 
 def test_think_times_and_context_of_the_first_rows_of_file_3() -> None:
-    trace = read_trace(real("data/burstgpt_3_first400.csv"), jitter_seed=0)
+    trace = read_trace(real("burstgpt_3_first400.csv"), jitter_seed=0)
     think_s = think_times(trace)
     think_s = think_s[~np.isnan(think_s)]
     # facts: n = 259, p25/50/75/90 = 40/116/377/1,372 s over rows with fails; jitter moves each by less than a second
@@ -266,7 +266,7 @@ def test_the_interval_of_a_failure_rate_is_by_days() -> None:
 
 
 def test_failure_rates_of_the_first_rows_of_file_1() -> None:
-    rates = failure_rates(read_trace(real("data/burstgpt_1_first400.csv")))
+    rates = failure_rates(read_trace(real("burstgpt_1_first400.csv")))
     assert rates.failed.sum() == 17
     assert rates.submitted.sum() == 400
 
