@@ -20,8 +20,7 @@ from burstenv.workload.conversations import think_times
 from burstenv.workload.shaping.mixing import mix
 from burstenv.workload.shaping.rates import mean_rate_per_s, scale_to_rate
 from burstenv.workload.shaping.scaling import compress, superpose, thin
-
-from .workload_files import real
+from tests.shipped_files import real
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from burstenv.workload import (
 from burstenv.workload.conversations import context_growth, link_turns, think_times
 from burstenv.workload.failures.rates import failure_rates
 from burstenv.workload.shaping.selection import SelectConfig, select
+from tests.shipped_files import real
 
 from .test_workload_episodes import made_trace
-from .workload_files import real
 
 ARRAYS = ("arrival_s", "prompt_tokens", "output_tokens", "class_code", "model", "session", "turn")
 
