@@ -22,10 +22,10 @@ from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.state import ClusterState
 from burstenv.config import load
 from burstenv.engine.arena import PoolLayout
-from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, FIRST_SCANNED, MEMORY_NAMES, NOBODY, ORDER_NAMES
+from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, FIRST_SCANNED, MEMORY_NAMES, NOBODY, ORDER_NAMES, PRIORITY
 from burstenv.engine.kv_cache import block_slots, bucket_count
 from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS, MODE, REQUEST
-from burstenv.engine.replica import advance_replica, enqueue, set_mode, start_replica
+from burstenv.engine.replica import advance_replica, enqueue, finish_replica, set_mode, start_replica
 from burstenv.errors import BurstenvError
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
@@ -76,6 +76,12 @@ def _advance_at(environments, replicas, pool, requests, i, r, until_s):
 def _start_at(environments, replicas, pool, requests, i, r):
     environment = environments[i]
     start_replica(environment, replicas[environment.first_replica + r], pool, requests)
+
+
+@entry
+def _finish_at(environments, replicas, pool, requests, i, r):
+    environment = environments[i]
+    finish_replica(environment, replicas[environment.first_replica + r], pool, requests)
 
 
 @entry
@@ -311,8 +317,12 @@ class Cluster:
         return float(record["iteration_end_s"] if runs else record["clock_s"])
 
     def start(self, i: int, replica: int) -> None:
-        """Put the iteration that starts at the replica's clock in flight, so that it can be looked at."""
+        """Put the iteration that is scheduled at the replica's clock in flight, so that it can be looked at."""
         _start_at(*self.state.arrays(), i, replica)
+
+    def finish(self, i: int, replica: int) -> None:
+        """Apply the replica's oldest iteration in flight, at its end, and schedule none."""
+        _finish_at(*self.state.arrays(), i, replica)
 
     def set_mode(self, i: int, replica: int, mode: int, now_s: float) -> None:
         """Put a batching mode in force on one replica from its next iteration on.
@@ -338,12 +348,16 @@ class Cluster:
             return self._linked(i, int(record["waiting_head"]))
         entries = self.state.heaps(i)[replica]
         live, hopeless = entries[: record["live_heap_size"]], entries[len(entries) - record["hopeless_heap_size"] :]
+        first = int(self.state.environments[i]["first_request"])
+        if record["order"] == PRIORITY:
+            numbers = live[:, ENTRY_ID] - first
+            requests = self.state.requests[i, numbers]
+            return numbers[np.lexsort((numbers, requests["arrival_s"], requests["priority"]))].tolist()
         keys = [np.ascontiguousarray(heap[:, :ENTRY_ID]).view(np.float64)[:, 0] for heap in (live, hopeless)]
         ids = [
             heap[np.lexsort((heap[:, ENTRY_ID], key)), ENTRY_ID]
             for heap, key in zip((live, hopeless), keys, strict=True)
         ]
-        first = int(self.state.environments[i]["first_request"])
         return [int(k) - first for k in np.concatenate(ids)]
 
     def _linked(self, i: int, head: int) -> list[int]:

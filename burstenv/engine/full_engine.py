@@ -271,6 +271,12 @@ def _schedule(replica, pool, requests):
 
 
 @kernel
+def oldest_end_s(replica):
+    """Return when the oldest iteration in flight ends [s]."""
+    return replica.flight0_end_s if replica.first_flight == 0 else replica.flight1_end_s
+
+
+@kernel
 def _apply(environment, replica, pool, requests):
     """Apply what the oldest iteration in flight produced, at its end."""
     flight = replica.first_flight
@@ -321,6 +327,13 @@ def start_general(environment, replica, pool, requests):
     return scheduled
 
 
+@kernel
+def finish_general(environment, replica, pool, requests):
+    """Apply the oldest iteration in flight, at its end."""
+    replica.iteration_end_s = oldest_end_s(replica)
+    _apply(environment, replica, pool, requests)
+
+
 @detached(lambda state: state.replicas["general"].any(), lambda state: (*types_of(state), types.float64))
 def advance_general(environment, replica, pool, requests, until_s):
     """Apply every iteration that ends by ``until_s``; schedule none at or after it.
@@ -341,7 +354,7 @@ def advance_general(environment, replica, pool, requests, until_s):
                 continue
         if replica.in_flight == 0:
             break
-        replica.iteration_end_s = replica.flight0_end_s if replica.first_flight == 0 else replica.flight1_end_s
+        replica.iteration_end_s = oldest_end_s(replica)
         if replica.iteration_end_s > until_s:
             replica.wake_s = replica.iteration_end_s
             return

@@ -15,7 +15,7 @@ from burstenv.engine.kv_cache import (
     take_blocks,
 )
 from burstenv.engine.queues import blocks_of, full_blocks, tokens_to_compute
-from burstenv.engine.records import ADMISSION, BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
+from burstenv.engine.records import ADMISSION, BLOCKS, FOUND_BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
 
 
 @kernel
@@ -144,6 +144,7 @@ def open_sequence(replica, pool, request, hits):
     sequence = sequence_of(replica, request)
     pool[sequence + STEP_TOKENS] = 0
     pool[sequence + BLOCKS] = hits
+    pool[sequence + FOUND_BLOCKS] = hits
     pool[sequence + ADMISSION] = replica.admissions
     replica.admissions += 1
     if hits > 0:

@@ -27,6 +27,7 @@ from burstenv.engine.enums import (
     WAITING,
 )
 from burstenv.engine.fair_queueing import leave_scanned, scanned_head, welcome
+from burstenv.engine.priority_queue import priority_push, priority_remove
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.timing import iteration_time_s
 
@@ -78,13 +79,11 @@ def latest_start_s(replica, request):
 
 @kernel
 def queue_key(replica, request):
-    """Return the key by which the replica's queue order sorts a request; smaller goes first."""
+    """Return the key by which the replica's queue order, but for ``PRIORITY``, sorts a request; smaller goes first."""
     if replica.order == SHORTEST_PROMPT:
         return float(request.prompt_tokens)
     if replica.order == SHORTEST_PREDICTED:
         return float(request.predicted_tokens)
-    if replica.order == PRIORITY:
-        return float(request.priority)
     if replica.order == LONGEST_PROMPT:
         return -float(request.prompt_tokens)
     if replica.order == ORACLE_SHORTEST:
@@ -111,6 +110,17 @@ def _list_push(replica, requests, request_id, at_front):
 
 
 @kernel
+def _heap_push(replica, pool, requests, request_id):
+    """Put a request into the heap of live requests, by the order in force."""
+    base, size = replica.live_base, replica.live_heap_size
+    if replica.order == PRIORITY:
+        priority_push(pool, requests, base, size, request_id)
+    else:
+        heap_push(pool, base, ENTRY, size, queue_key(replica, requests[request_id]), request_id)
+    replica.live_heap_size = size + 1
+
+
+@kernel
 def queue_push(replica, pool, requests, request_id, preempted):
     """Put a request into the waiting queue; a preempted one goes to the front under fcfs."""
     request = requests[request_id]
@@ -123,9 +133,7 @@ def queue_push(replica, pool, requests, request_id, preempted):
             replica.blocked = 0
     else:
         request.demoted = 0
-        key = queue_key(replica, request)
-        heap_push(pool, replica.live_base, ENTRY, replica.live_heap_size, key, request_id)
-        replica.live_heap_size += 1
+        _heap_push(replica, pool, requests, request_id)
         replica.blocked = 0
     if replica.waiting == 0:
         replica.blocked = 0
@@ -172,7 +180,10 @@ def queue_remove(replica, pool, requests, request_id):
         heap_remove(pool, replica.hopeless_base, BACKWARDS, replica.hopeless_heap_size, request_id)
         replica.hopeless_heap_size -= 1
     else:
-        heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, request_id)
+        if replica.order == PRIORITY:
+            priority_remove(pool, requests, replica.live_base, replica.live_heap_size, request_id)
+        else:
+            heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, request_id)
         replica.live_heap_size -= 1
     replica.waiting -= 1
     tokens = tokens_to_compute(request)
@@ -263,16 +274,17 @@ def queue_reorder(replica, pool, requests, order):
         replica.order = order
         replica.waiting_head = NOBODY
         replica.waiting_tail = NOBODY
+        replica.live_heap_size = 0
         for k in range(waiting):  # push each anew; the heap serves as the sorter for fcfs too
             request_id = pool[base + ENTRY * k + ENTRY_ID]
             request = requests[request_id]
             request.demoted = 0
             if _is_list(order):
                 key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
+                heap_push(pool, base, ENTRY, k, key, request_id)
+                replica.live_heap_size += 1
             else:
-                key = queue_key(replica, request)
-            heap_push(pool, base, ENTRY, k, key, request_id)
-        replica.live_heap_size = waiting
+                _heap_push(replica, pool, requests, request_id)
         replica.hopeless_heap_size = 0
         if _is_list(order):
             while replica.live_heap_size > 0:

@@ -59,7 +59,7 @@ REQUEST = _record(
         ("recomputed_tokens", "i4"),  # computed tokens lost at preemptions
         ("cached_tokens", "i4"),  # prefix hit at the first admission, -1 until then
         ("place", "i4"),  # which of the replica's sequences, while it runs under the general engine or with caching
-        ("priority", "i4"),  # smaller is more urgent
+        ("priority", "i8"),  # smaller is more urgent
         ("stream", "i4"),  # number of the token stream that prompt and outputs are read off
         ("prefix_stream", "i4"),  # the stream of the first `prefix_tokens` tokens
         ("prefix_tokens", "i4"),
@@ -76,7 +76,8 @@ PHASE_NEXT, PHASE_PREVIOUS = 0, 1  # decoders of one phase, in order of admissio
 STEP_TOKENS = 2  # share of the iteration being scheduled
 BLOCKS = 3  # KV blocks held
 ADMISSION = 4  # number of its admission
-NUMBERS_OF_A_SEQUENCE = 5
+FOUND_BLOCKS = 5  # KV blocks found cached at that admission
+NUMBERS_OF_A_SEQUENCE = 6
 
 REPLICA = _record(
     [  # What every decision looks at.

@@ -20,7 +20,7 @@ from numba import types
 from burstenv._jit.decorators import detached, kernel, outlined, types_of
 from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
 from burstenv.engine.enums import FAILED
-from burstenv.engine.full_engine import advance_general, start_general
+from burstenv.engine.full_engine import advance_general, finish_general, oldest_end_s, start_general
 from burstenv.engine.queues import (
     blocks_of,
     drop_hopeless,
@@ -76,16 +76,31 @@ def advance_replica(environment, replica, pool, requests, until_s):
 
 @outlined
 def start_replica(environment, replica, pool, requests):
-    """Put the iteration that starts at the clock in flight and leave it there, so that it can be looked at.
+    """Put the iteration that is scheduled at the clock in flight and leave it there, so that it can be looked at.
 
     Moving time would go past one that takes none: one that only preempts.
     """
     if replica.general:
-        if replica.in_flight == 0 and start_general(environment, replica, pool, requests):
-            replica.iteration_end_s = replica.busy_until_s
+        if replica.in_flight < replica.depth and start_general(environment, replica, pool, requests):
+            replica.iteration_end_s = oldest_end_s(replica)
         return
-    advance_replica(environment, replica, pool, requests, np.nextafter(replica.clock_s, np.inf))
     interrupt_stretch(replica, pool, requests)
+    if not replica.in_flight:
+        if replica.drops_hopeless:
+            drop_hopeless(environment, replica, pool, requests)
+        start_iteration(replica, pool, requests)
+
+
+@outlined
+def finish_replica(environment, replica, pool, requests):
+    """Apply the oldest iteration in flight, at its end, and schedule none."""
+    if replica.general:
+        if replica.in_flight > 0:
+            finish_general(environment, replica, pool, requests)
+        return
+    interrupt_stretch(replica, pool, requests)
+    if replica.in_flight:
+        finish_iteration(environment, replica, pool, requests)
 
 
 @kernel

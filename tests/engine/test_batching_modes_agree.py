@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from burstenv.cluster import ADMIT, Cluster, ModeConfig, request_array
 from burstenv.engine.enums import REJECTED
-from burstenv.evaluation.validation.recorded_schedule import RecordedCase
+from burstenv.evaluation.validation.recorded_case import RecordedCase
 from tests.cluster.small_clusters import LATENCY, loaded, random_requests, replica
 from tests.engine.test_full_engine_agrees import cases, check
 from tests.random_examples import examples

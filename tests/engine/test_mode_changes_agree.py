@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from burstenv.cluster import Cluster
 from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.validation.recorded_schedule import RecordedCase, fast_replica
+from burstenv.evaluation.validation.recorded_case import RecordedCase
+from burstenv.evaluation.validation.replay import fast_replica
 from tests.cluster.small_clusters import LATENCY
 from tests.engine.test_batching_modes_agree import mode_cases
 from tests.random_examples import examples
@@ -87,7 +88,7 @@ def test_whom_a_change_of_mode_frees_starts_at_the_change(arrival_s):
     """A prompt larger than the cache blocks the queue until the mode lets a short one by."""
     limits = EngineLimits(8, 4, 64, 64, 8, validate_requests=False)
     requests = (ReferenceRequest(0, 0.0, 40, 4), ReferenceRequest(1, arrival_s, 4, 2))
-    case = RecordedCase("freed", limits, LATENCY, requests, ())
+    case = RecordedCase("freed", limits, LATENCY, requests)
     shortest = replace(limits, order="shortest-prompt")
     check(case, [shortest], [(3.0, 1)])
     cluster, reference = serve_both(case, [shortest], [(3.0, 1)])

@@ -11,7 +11,8 @@ from burstenv.cluster.cluster import request_array
 from burstenv.config import parse
 from burstenv.envs.token_streams import write_streams
 from burstenv.evaluation.simulate import simulate
-from burstenv.evaluation.validation.recorded_schedule import fast_replica, read_case
+from burstenv.evaluation.validation.recorded_case import read_case
+from burstenv.evaluation.validation.replay import fast_replica
 from burstenv.workload import Trace, read_trace
 from tests.shipped_files import golden
 

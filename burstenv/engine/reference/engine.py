@@ -151,6 +151,7 @@ class ReferenceReplica:
         self._busy_until_s = start_s + self._duration_s(scheduled)
         self.in_flight.append(
             Iteration(
+                scheduled_s=self.clock_s,
                 start_s=start_s,
                 end_s=self._busy_until_s,
                 scheduled=scheduled,

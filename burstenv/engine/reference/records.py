@@ -91,6 +91,7 @@ class Scheduled:
 class Iteration:
     """One iteration as recorded schedules describe it."""
 
+    scheduled_s: float  # before its start, where another one was in flight
     start_s: float
     end_s: float
     scheduled: list[Scheduled]

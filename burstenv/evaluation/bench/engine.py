@@ -14,10 +14,9 @@ import numpy as np
 
 from burstenv.cluster import Cluster, load_cluster, request_array
 from burstenv.cluster.cluster_config import ReplicaSpec
-from burstenv.engine.reference.engine import EngineLimits
+from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.evaluation.bench.figures import median_rate, row
-from burstenv.evaluation.validation.recorded_schedule import ReferenceReplica, ReferenceRequest
 from burstenv.policies import parse_composite
 
 CLUSTER = "llama-2-7b-a100-x8"
