@@ -20,7 +20,8 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "folder",
         type=Path,
-        help="recorded schedule (config.json, workload.csv, iterations.jsonl, requests.csv) or run (meta.json, requests.jsonl)",
+        help="recorded schedule (config.json, workload.csv, iterations.jsonl, requests.csv), "
+        "or run (meta.json, requests.jsonl)",
     )
     sub.add_argument("--engine", choices=("reference", "fast"), default="reference", help="for a recorded schedule")
     sub.add_argument("--latency", metavar="NAME", help="for a run: entry of configs/latency, or YAML file")

@@ -244,6 +244,12 @@ BATCHING_RULES = (
         ),
     ),
     BatchingRule(
+        ModeConfig(name="priority", order="priority"),
+        "vllm with the priority of each request: the smallest goes first, and the largest is preempted first.",
+        "vLLM V1 with `--scheduling-policy priority`, of which our engine replays recorded schedules.",
+        "Priorities come with the trace (column `priority`); equal ones go by arrival.",
+    ),
+    BatchingRule(
         ModeConfig(name="longest-prompt", order="longest-prompt"),
         "Longest prompt first.",
         "Bad on purpose: spf turned round.",

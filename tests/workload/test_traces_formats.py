@@ -105,7 +105,7 @@ def test_wrong_dates_are_refused_by_both_parsers(
 
 def test_real_azure_files_read_alike_by_both_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, rows, chosen in (("azure_2023_code.csv", 8819, 1), ("azure_2023_conv_first4000.csv", 4000, 0)):
-        path = real(f"{name}")
+        path = real(name)
         walked = read_trace(path)
         with monkeypatch.context() as patch:
             patch.setattr(csv_table, "PANDAS_FROM_BYTES", 0)

@@ -12,8 +12,16 @@ import pytest
 
 from burstenv.errors import BurstenvError
 from burstenv.workload import OFFICIAL, WorkloadConfig, load_trace, read_trace
-from burstenv.workload.official import data_directory
-from burstenv.workload.official.files import OfficialFile, check, check_file, check_lines, choose, locate, totals
+from burstenv.workload.official.files import (
+    OfficialFile,
+    check,
+    check_file,
+    check_lines,
+    choose,
+    data_directory,
+    locate,
+    totals,
+)
 from tests.shipped_files import real
 from tests.workload.workload_files import SIX
 
@@ -73,7 +81,7 @@ def counted(path: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_the_totals_of_real_heads_are_those_of_an_independent_count(name: str) -> None:
-    path = real(f"{name}")
+    path = real(name)
     expected = counted(path)
     trace = read_trace(path)
     found = totals(trace)

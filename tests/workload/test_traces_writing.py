@@ -19,14 +19,14 @@ from tests.workload.test_traces_formats import conversations, same
 
 @pytest.mark.parametrize("name", ["burstgpt_1_first400.csv", "burstgpt_3_first400.csv", "burstgpt_2_gpt4_api_week.csv"])
 def test_official_rows_are_written_and_read_back_bit_for_bit(name: str, tmp_path: Path) -> None:
-    trace = read_trace(real(f"{name}"), jitter_seed=4)
+    trace = read_trace(real(name), jitter_seed=4)
     for file in ("out.csv", "out.csv.gz"):
         write_burstgpt(trace, tmp_path / file)
         back = read_trace(tmp_path / file, jitter_seed=4)
         assert same(back, trace)
         assert {**back.metadata, "source": ""} == {**trace.metadata, "source": ""}
     lines = (tmp_path / "out.csv").read_text().splitlines()
-    assert lines[0] == real(f"{name}").read_text().splitlines()[0]
+    assert lines[0] == real(name).read_text().splitlines()[0]
 
 
 def test_exact_times_and_plain_are_lossless_where_the_schema_has_a_place(tmp_path: Path) -> None:

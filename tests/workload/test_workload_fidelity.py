@@ -185,7 +185,7 @@ def test_zipf_exponents_of_the_real_rows_are_the_published_ones() -> None:
 @pytest.mark.parametrize("name", ["burstgpt_1_first400.csv", "burstgpt_3_first400.csv"])
 def test_the_official_heads_are_fitted_within_their_own_noise(name: str) -> None:
     """Four hundred rows: their even and odd sessions or rows are further apart than the fit is from them."""
-    trace = read_trace(real(f"{name}"))
+    trace = read_trace(real(name))
     result = compare(trace, {"ours": generate(fit(trace).config, 60, 0)})
     a, b = part_of(trace, "even-rows"), part_of(trace, "odd-rows")
     noise = 1.36 * np.sqrt(1 / len(a) + 1 / len(b))  # 95 % of the KS of two halves of independent rows

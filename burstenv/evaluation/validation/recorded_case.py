@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -105,7 +105,7 @@ class RecordedCase:
     limits: EngineLimits
     latency: HingeLatency
     requests: tuple[ReferenceRequest, ...]
-    recording: Recording = Recording()
+    recording: Recording = field(default_factory=Recording)
 
 
 def read_case(folder: Path) -> RecordedCase:
