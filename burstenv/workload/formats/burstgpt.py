@@ -28,7 +28,7 @@ BURSTGPT_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def read_burstgpt(path: str | Path, *, jitter_seed: int = 0) -> Trace:
+def read_burstgpt(path: str | Path, *, jitter_seed: int = 0, sort: bool = False) -> Trace:
     """Read an official BurstGPT file.
 
     Timestamps of whole seconds are spread: every row moves to a uniformly drawn instant inside its own
@@ -38,6 +38,7 @@ def read_burstgpt(path: str | Path, *, jitter_seed: int = 0) -> Trace:
     Args:
         path: A CSV file, plain or gzip-compressed.
         jitter_seed: Seed of the instants inside the second.
+        sort: Sort the rows by time instead of an error where they are not.
 
     Returns:
         The trace. Its metadata has what :func:`clock_metadata` counts and ``source``, ``schema``,
@@ -50,7 +51,7 @@ def read_burstgpt(path: str | Path, *, jitter_seed: int = 0) -> Trace:
         BurstenvError: On the first thing wrong; names the file, the 1-based data row and the column.
     """
     file = Path(path)
-    table = read_table(file, BURSTGPT_COLUMNS)
+    table = read_table(file, BURSTGPT_COLUMNS, sort=sort)
     prompt, output = table.pop("Request tokens"), table.pop("Response tokens")
     served = output > 0
     if not served.any():
@@ -61,7 +62,7 @@ def read_burstgpt(path: str | Path, *, jitter_seed: int = 0) -> Trace:
         "schema": "burstgpt-8" if "Session ID" in table.columns else "burstgpt-6",
         "rows_read": table.rows,
         "duplicates": table.duplicates,
-        **clock_metadata(stamp),
+        **clock_metadata(stamp, table.out_of_order),
         "total_mismatches": int(np.count_nonzero(table.pop("Total tokens") != prompt + output)),
         "zero_prompts": int(np.count_nonzero(served & (prompt == 0))),
         "ignored_columns": list(table.ignored),
@@ -123,15 +124,16 @@ def served_and_failed(
     )
 
 
-def clock_metadata(stamp_s: NDArray[np.float64]) -> dict[str, Any]:
+def clock_metadata(stamp_s: NDArray[np.float64], out_of_order: int = 0) -> dict[str, Any]:
     """Return what the times of all rows of a file say, failures included.
 
     Args:
         stamp_s: Sorted times in seconds as recorded, shape ``(n,)``, n at least 1.
+        out_of_order: Rows that were earlier than the one before, until they were sorted.
 
     Returns:
         ``first_timestamp_s``, ``last_timestamp_s``, ``largest_gap_s``, ``gaps_over_1h`` (between one row
-        and the next), and ``out_of_order`` (always 0: unsorted files are refused).
+        and the next), and ``out_of_order`` as given.
     """
     largest, long_gaps = 0.0, 0
     for start in range(0, len(stamp_s), 1 << 20):  # a piece at a time, so that gaps need no column of their own
@@ -139,7 +141,7 @@ def clock_metadata(stamp_s: NDArray[np.float64]) -> dict[str, Any]:
         largest = max(largest, float(gaps.max(initial=0.0)))
         long_gaps += int(np.count_nonzero(gaps > 3600.0))
     return {
-        "out_of_order": 0,
+        "out_of_order": out_of_order,
         "first_timestamp_s": float(stamp_s[0]),
         "last_timestamp_s": float(stamp_s[-1]),
         "largest_gap_s": largest,

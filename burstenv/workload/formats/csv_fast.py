@@ -126,7 +126,7 @@ def _take(walk: Walk, lines: bytes, columns: int) -> bool:
             elif place in as_text:
                 values = _distinct(walk, column, frame[place])
             else:
-                values = _numbers(column, frame[place].to_numpy())
+                values = numbers(column, frame[place].to_numpy())
             if values is None and column.unit_digits:  # pandas would round twice
                 cells = _frame(lines, columns, [place], [place], [])
                 values = None if cells is None else walk.read(column, [cell.strip() for cell in cells[place]])
@@ -160,7 +160,7 @@ def _frame(lines: bytes, columns: int, wanted: list[int], as_text: list[int], ma
         return None
 
 
-def _numbers(column: Column, values: NDArray[Any]) -> NDArray[Any] | None:
+def numbers(column: Column, values: NDArray[Any]) -> NDArray[Any] | None:
     """Return a column of numbers as it is kept, or None when one of them is not valid."""
     if column.kind == "whole":
         valid = values.dtype == np.int64 and column.low <= values.min() and values.max() <= column.high

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 from burstenv.workload.formats.csv_table import MAX_SECONDS, Column, joined, open_table
+from burstenv.workload.formats.foreign import UNSORTED, hint, hint_of_number
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _STAMP = re.compile(
@@ -48,7 +49,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, ...]]:
                     yield tuple(cell.strip() for cell in cells)
         except UnicodeDecodeError:
             where = "in the header" if row < 0 else f"after row {row}"
-            raise BurstenvError(f"{path}: not UTF-8 text {where}; expected CSV") from None
+            raise BurstenvError(f"{path}: not UTF-8 text {where}; expected CSV, saved as UTF-8") from None
         except csv.Error as error:
             raise BurstenvError(f"{path}: row {row + 1}: not valid CSV ({error})") from None
         finally:
@@ -131,6 +132,8 @@ class Walk:
 
     def goes_on(self, column: Column, values: NDArray[Any]) -> bool:
         """Return whether times, shape ``(n,)``, n at least 1, go on from those before and never decrease."""
+        if column.any_order:
+            return True
         before = self.latest.get(column.name)
         self.latest[column.name] = values[-1].item()
         return (before is None or values[0] >= before) and bool((values[1:] >= values[:-1]).all())
@@ -160,13 +163,16 @@ class Walk:
         if column.kind == "whole":
             whole = _whole(cell)
             if whole is None or not column.low <= whole <= column.high:
-                raise Wrong(f"need a whole number from {column.low:,} to {column.high:,}, got {_shown(cell)}")
+                raise Wrong(
+                    f"need a whole number from {column.low:,} to {column.high:,}, got {_shown(cell)}{hint(cell)}"
+                )
             return whole
         if column.kind == "stamp":
             return self._instant(column, cell)
         number = _seconds(cell, column.unit_digits)
         if not 0 <= number <= MAX_SECONDS:
-            raise Wrong(f"need a finite number of seconds from 0 to {MAX_SECONDS:,.0f}, got {_shown(cell)}")
+            need = f"need a finite number of seconds from 0 to {MAX_SECONDS:,.0f}"
+            raise Wrong(f"{need}, got {_shown(cell)}{hint(cell)}")
         if column.kind == "time":
             self._not_earlier(column, cell, number)
         return number
@@ -176,7 +182,7 @@ class Walk:
         match = _STAMP.fullmatch(cell)
         need = "need a date and time such as 2023-11-16 18:17:03.9799600"
         if match is None:
-            raise Wrong(f"{need}, got {_shown(cell)}")
+            raise Wrong(f"{need}, got {_shown(cell)}{hint_of_number(cell)}")
         year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
         fraction, zone = match.groups()[6:]
         try:
@@ -197,10 +203,12 @@ class Walk:
         return instant
 
     def _not_earlier(self, column: Column, cell: str, value: float | int) -> None:
+        if column.any_order:
+            return
         before = self.latest.get(column.name)
         if before is not None and value < before:
             shown = f"{before:g}" if column.kind == "time" else "the time"
-            raise Wrong(f"{cell} is earlier than {shown} in the row before; rows must be sorted by time")
+            raise Wrong(f"{cell} is earlier than {shown} in the row before; {UNSORTED}")
         self.latest[column.name] = value
 
     def _diagnose(self, chunk: list[tuple[str, ...]]) -> None:

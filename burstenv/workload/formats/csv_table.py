@@ -1,4 +1,4 @@
-"""Strict reading of a CSV table by column name, in bounded memory.
+"""Strict reading of a table by column name, CSV or Parquet, in bounded memory.
 
 There is one meaning and there are two ways to it. :mod:`burstenv.workload.formats.csv_rows` walks a file row by row
 in plain Python: it defines what is accepted and says which row and column is wrong. Large files go through
@@ -12,7 +12,7 @@ import contextlib
 import gzip
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
+from burstenv.workload.formats.foreign import refuse_foreign, refuse_header
 
 MAX_SECONDS = 1e10  # 317 years: anything above is damaged, or in another unit
 GZIP_MAGIC = b"\x1f\x8b"
+PARQUET_MAGIC = b"PAR1"
 PANDAS_FROM_BYTES = 4 << 20  # below this, walking the rows is faster than importing pandas
 _GZIP_RATIO = 4  # a compressed file counts as this many times its size
 _SHOWN = 400  # characters of a header that an error message repeats
@@ -45,6 +47,7 @@ class Column:
         high: Greatest value of a ``whole`` column, below 2**31.
         labels: Valid values of a ``label`` column.
         unit_digits: Decimal places by which a ``time`` is divided: 3 for milliseconds.
+        any_order: Whether a ``time`` or ``stamp`` may be earlier than the one before.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Column:
     high: int = 0
     labels: tuple[str, ...] = ()
     unit_digits: int = 0
+    any_order: bool = False
 
     @property
     def coded(self) -> bool:
@@ -81,6 +85,7 @@ class Table:
         names: The distinct values behind the codes, stripped of blanks; not kept for ``key``.
         ignored: Columns of the file that were not asked for.
         duplicates: Rows that repeat an earlier row in every column that was asked for.
+        out_of_order: Rows that were earlier than the one before, in a table that has been sorted.
     """
 
     rows: int
@@ -88,6 +93,7 @@ class Table:
     names: dict[str, list[str]]
     ignored: tuple[str, ...]
     duplicates: int
+    out_of_order: int = 0
 
     def pop(self, name: str) -> NDArray[Any]:
         """Return a column and forget it, so that its memory can be given back."""
@@ -117,7 +123,8 @@ def open_table(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(4)
+            head = file.read(4096)
+            refuse_foreign(path, head)
             if path.suffix == ".gz" and head and not head.startswith(GZIP_MAGIC):
                 raise BurstenvError(f"{path}: ends in .gz but is not gzip-compressed")
             file.seek(0)
@@ -125,6 +132,7 @@ def open_table(path: Path) -> Iterator[IO[bytes]]:
             sample = stream.read(1 << 16)
             if not sample:
                 raise BurstenvError(f"{path}: the file is empty; expected a CSV header and rows")
+            refuse_foreign(path, sample, inside=stream is not file)
             if b"\0" in sample:
                 raise BurstenvError(f"{path}: not a text file; expected CSV, plain or gzip-compressed")
             stream.seek(0)
@@ -138,10 +146,23 @@ def open_table(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """Return the column names of a CSV file, stripped of blanks and byte-order mark."""
+    """Return the column names of a CSV or Parquet file, stripped of blanks and byte-order mark."""
+    if begins(path, PARQUET_MAGIC):
+        from burstenv.workload.formats.parquet_table import header_of
+
+        return header_of(path)
     from burstenv.workload.formats.csv_rows import rows_of
 
     return next(iter(rows_of(path)))
+
+
+def begins(path: Path, magic: bytes) -> bool:
+    """Return whether a file begins with some bytes; False where it cannot be read, which opening it will say."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(magic)) == magic
+    except OSError:
+        return False
 
 
 def missing_columns(header: tuple[str, ...], columns: tuple[Column, ...]) -> list[str]:
@@ -149,17 +170,21 @@ def missing_columns(header: tuple[str, ...], columns: tuple[Column, ...]) -> lis
     return [column.name for column in columns if column.required and column.name not in header]
 
 
-def read_table(path: Path, columns: tuple[Column, ...]) -> Table:
-    """Read and check a CSV file by column name.
+def read_table(path: Path, columns: tuple[Column, ...], *, sort: bool = False) -> Table:
+    """Read and check a file by column name.
 
     Args:
-        path: A CSV file, plain or gzip-compressed.
+        path: A CSV file, plain or gzip-compressed, or a Parquet file.
         columns: What to read; other columns are ignored and listed in the result.
+        sort: Sort the rows by time, those of one time in the order of the file, instead of an error.
 
     Raises:
         BurstenvError: On the first thing wrong; names the file, the 1-based data row and the column.
     """
     header = read_header(path)
+    refuse_header(path, header)
+    if sort:
+        columns = tuple(replace(column, any_order=True) for column in columns)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise BurstenvError(f"{path}: column {twice[0]!r} appears more than once in the header")
@@ -172,7 +197,11 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> Table:
         )
     present = tuple(column for column in columns if column.name in header)
     found = None
-    if _counted_bytes(path) >= PANDAS_FROM_BYTES:
+    if begins(path, PARQUET_MAGIC):
+        from burstenv.workload.formats.parquet_table import walk_parquet
+
+        found = walk_parquet(path, header, present)
+    elif _counted_bytes(path) >= PANDAS_FROM_BYTES:
         from burstenv.workload.formats.csv_fast import parse_file
 
         found = parse_file(path, header, present)
@@ -185,13 +214,39 @@ def read_table(path: Path, columns: tuple[Column, ...]) -> Table:
     if rows == 0:
         raise BurstenvError(f"{path}: there is a header but no row below it")
     asked = {column.name for column in present}
+    out_of_order = _sort(values, names, present) if sort else 0
     return Table(
         rows=rows,
         columns=values,
         names=names,
         ignored=tuple(name for name in header if name not in asked),
         duplicates=count_duplicates(list(values.values())),
+        out_of_order=out_of_order,
     )
+
+
+def _sort(values: dict[str, NDArray[Any]], names: dict[str, list[str]], present: tuple[Column, ...]) -> int:
+    """Sort rows by time, in place, and number texts anew; return how many were earlier than the one before."""
+    time = values[next(column.name for column in present if column.kind in ("time", "stamp"))]
+    early = int(np.count_nonzero(time[1:] < time[:-1]))
+    if early:
+        order = np.argsort(time, kind="stable")
+        for column in present:
+            name = column.name
+            values[name] = values[name][order]
+            if column.coded:
+                values[name], first = first_appearance(values[name])
+                if name in names:
+                    names[name] = [names[name][code] for code in first]
+    return early
+
+
+def first_appearance(codes: NDArray[Any]) -> tuple[NDArray[np.int32], list[int]]:
+    """Number codes in order of first appearance, -1 kept; return them and the old code of each new one."""
+    seen, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    old = [int(code) for code in seen[np.argsort(first)] if code >= 0]
+    new = {code: number for number, code in enumerate(old)}
+    return np.array([new.get(int(code), -1) for code in seen], dtype=np.int32)[inverse], old
 
 
 def joined(parts: dict[str, list[NDArray[Any]]], columns: tuple[Column, ...]) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,7 @@ from burstenv.workload.formats.csv_table import Column, read_table
 from burstenv.workload.trace import CLASSES, MAX_TOKENS, MODELS, OTHER_MODEL, Trace
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
-_UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _INT32_MAX = 2**31 - 1
 _DAY_NS = 86_400 * 10**9
 
@@ -62,10 +62,10 @@ def known_format(header: tuple[str, ...]) -> Format | None:
     return next((f for f in FORMATS if set(f.columns.values()) <= set(header)), None)
 
 
-def read_format(path: str | Path, kind: Format) -> Trace:
+def read_format(path: str | Path, kind: Format, *, sort: bool = False) -> Trace:
     """Read a CSV of a well-known format; see :func:`read_mapped`."""
     file = Path(path)
-    trace = read_mapped(file, kind.columns, kind.time_unit)
+    trace = read_mapped(file, kind.columns, kind.time_unit, sort=sort)
     word = next((word for word in kind.classes_by_name if word in file.name.lower()), None)
     chosen = kind.classes_by_name[word] if word else CLASSES[0]
     trace.log_type[:] = trace.failures.log_type[:] = CLASSES.index(chosen)
@@ -73,7 +73,9 @@ def read_format(path: str | Path, kind: Format) -> Trace:
     return trace
 
 
-def read_mapped(path: str | Path, columns: Mapping[str, str], time_unit: TimeUnit = "s") -> Trace:
+def read_mapped(
+    path: str | Path, columns: Mapping[str, str], time_unit: TimeUnit = "s", *, sort: bool = False
+) -> Trace:
     """Read any CSV of requests by a map of its columns.
 
     Rows of 0 output tokens are kept aside as failures; prompts of 0 tokens are raised to 1 and counted.
@@ -85,13 +87,14 @@ def read_mapped(path: str | Path, columns: Mapping[str, str], time_unit: TimeUni
         columns: Name in the file of each of :data:`TARGETS`; ``arrival_s``, ``prompt_tokens`` and
             ``output_tokens`` are needed.
         time_unit: Unit of the arrival column: ``s``, ``ms``, ``us``, ``ns``, or ``iso`` for dates and times.
+        sort: Sort the rows by time instead of an error where they are not.
 
     Raises:
         BurstenvError: On a map that cannot be used, or the first thing wrong in the file; names the file,
             the 1-based data row and the column.
     """
     file = Path(path)
-    table = read_table(file, _columns(columns, time_unit))
+    table = read_table(file, _columns(columns, time_unit), sort=sort)
     source = dict(columns)
     arrival = table.pop(source["arrival_s"])
     metadata: dict[str, Any] = {"source": str(file), "schema": "mapped", "columns": source, "time_unit": time_unit}
@@ -110,7 +113,7 @@ def read_mapped(path: str | Path, columns: Mapping[str, str], time_unit: TimeUni
     metadata |= {
         "rows_read": table.rows,
         "duplicates": table.duplicates,
-        **clock_metadata(arrival),
+        **clock_metadata(arrival, table.out_of_order),
         "zero_prompts": int(np.count_nonzero(served & (prompt == 0))),
         "ignored_columns": list(table.ignored),
         "jitter_seed": None,
@@ -171,13 +174,18 @@ def check_columns(columns: Mapping[str, str]) -> None:
         raise BurstenvError(f"columns: {twice[0]!r} stands for more than one column")
 
 
+def check_time_unit(time_unit: str | None) -> None:
+    """Raise where a time unit is none."""
+    if time_unit is not None and time_unit not in get_args(TimeUnit):
+        raise BurstenvError(f"time unit: unknown {time_unit!r}; valid: {', '.join(get_args(TimeUnit))}")
+
+
 def _columns(columns: Mapping[str, str], time_unit: TimeUnit) -> tuple[Column, ...]:
     check_columns(columns)
-    if time_unit not in get_args(TimeUnit):
-        raise BurstenvError(f"time unit: unknown {time_unit!r}; valid: {', '.join(get_args(TimeUnit))}")
+    check_time_unit(time_unit)
     iso = time_unit == "iso"
     kinds: dict[str, dict[str, Any]] = {
-        "arrival_s": {"kind": "stamp"} if iso else {"kind": "time", "unit_digits": _UNIT_DIGITS[time_unit]},
+        "arrival_s": {"kind": "stamp"} if iso else {"kind": "time", "unit_digits": UNIT_DIGITS[time_unit]},
         "prompt_tokens": {"kind": "whole", "high": MAX_TOKENS},
         "output_tokens": {"kind": "whole", "high": MAX_TOKENS},
         "session_id": {"kind": "key", "blank": True},

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 from array import array
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 from burstenv.workload.formats.burstgpt import clock_metadata, served_and_failed
-from burstenv.workload.formats.csv_table import count_duplicates, open_table
+from burstenv.workload.formats.csv_table import MAX_SECONDS, count_duplicates, open_table
+from burstenv.workload.formats.foreign import UNSORTED
+from burstenv.workload.formats.mapped import UNIT_DIGITS, TimeUnit
 from burstenv.workload.formats.prefix_tree import recognise
 from burstenv.workload.trace import MAX_TOKENS, Trace
 
@@ -28,10 +31,12 @@ BLOCK_TOKENS = 512  # the block of the published traces
 _BLOCK_SIZES = (512, 16, 32, 64, 128, 256, 1024)
 _LONGEST_LINE = 1 << 24
 _KEYS = ("timestamp", "input_length", "output_length")
+# Keys that only formats with times in seconds have: the Qwen (Bailian) traces of alibaba-edu/qwen-bailian-usagetraces-anon.
+_SECONDS_KEYS = ("chat_id", "parent_chat_id", "turn")
 
 
-def read_mooncake(path: str | Path) -> Trace:
-    """Read a Mooncake trace.
+def read_mooncake(path: str | Path, time_unit: TimeUnit | None = None, *, sort: bool = False) -> Trace:
+    """Read a trace of JSON lines: Mooncake's, or one of the same keys with times in another unit.
 
     A request whose chain goes on from all full blocks of an earlier request, the last of which nobody
     else had, is the next turn of its session; else the blocks that it shares with other sessions are its
@@ -40,6 +45,10 @@ def read_mooncake(path: str | Path) -> Trace:
 
     Args:
         path: A JSONL file, plain or gzip-compressed.
+        time_unit: Unit of ``timestamp``: ``s``, ``ms``, ``us`` or ``ns``. By default seconds where rows have
+            ``chat_id``, ``parent_chat_id`` or ``turn`` as the Qwen (Bailian) traces have, else Mooncake's whole
+            milliseconds; without such keys, fractions need an answer.
+        sort: Sort the rows by time instead of an error where they are not.
 
     Returns:
         The trace; requests without a session had no second turn. Its metadata has ``block_tokens``,
@@ -52,24 +61,33 @@ def read_mooncake(path: str | Path) -> Trace:
         BurstenvError: On the first thing wrong; names the file, the 1-based row and the key.
     """
     file = Path(path)
+    if time_unit is not None and time_unit not in UNIT_DIGITS:
+        raise BurstenvError(f"{file}: JSON lines hold times as numbers; need a time unit of {', '.join(UNIT_DIGITS)}")
     columns: dict[str, Any] = {"timestamp": array("d"), "input_length": array("q"), "output_length": array("q")}
     hashes, ends = array("q"), array("q", [0])
     ignored: set[str] = set()
     with open_table(file) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="\n")
-        row = 0
+        row = out_of_order = 0
+        known = time_unit is not None
         try:
             while line := text.readline(_LONGEST_LINE):
                 if not line.strip():
                     continue
                 row += 1
                 record = _record(file, row, line)
-                stamp = record["timestamp"] / 1000.0
+                if row == 1 and time_unit is None:
+                    known, time_unit = False, "ms"
+                    if any(key in record for key in _SECONDS_KEYS):
+                        known, time_unit = True, "s"
+                stamp = _seconds(file, row, record["timestamp"], time_unit or "ms", known)
                 if columns["timestamp"] and stamp < columns["timestamp"][-1]:
-                    raise BurstenvError(
-                        f"{file}: row {row}: key 'timestamp': {record['timestamp']} is earlier than in the row "
-                        f"before; rows must be sorted by time"
-                    )
+                    out_of_order += 1
+                    if not sort:
+                        raise BurstenvError(
+                            f"{file}: row {row}: key 'timestamp': {record['timestamp']} is earlier than in the row "
+                            f"before; {UNSORTED}"
+                        )
                 columns["timestamp"].append(stamp)
                 columns["input_length"].append(int(record["input_length"]))
                 columns["output_length"].append(int(record["output_length"]))
@@ -83,6 +101,14 @@ def read_mooncake(path: str | Path) -> Trace:
     if row == 0:
         raise BurstenvError(f"{file}: holds no request")
     arrival = np.array(columns["timestamp"])
+    if out_of_order:
+        order = np.argsort(arrival, kind="stable")
+        arrival = arrival[order]
+        pieces = [hashes[ends[k] : ends[k + 1]] for k in order.tolist()]
+        hashes, ends = array("q", itertools.chain.from_iterable(pieces)), array("q", [0])
+        ends.extend(itertools.accumulate(map(len, pieces)))
+        for key in ("input_length", "output_length"):
+            columns[key] = np.array(columns[key])[order]
     prompt = np.array(columns["input_length"], dtype=np.int32)
     output = np.array(columns["output_length"], dtype=np.int32)
     served = output > 0
@@ -94,9 +120,10 @@ def read_mooncake(path: str | Path) -> Trace:
     metadata = {
         "source": str(file),
         "schema": "mooncake",
+        "time_unit": time_unit,
         "rows_read": row,
         "duplicates": count_duplicates([arrival, prompt, output, _chain_hashes(chain, end)]),
-        **clock_metadata(arrival),
+        **clock_metadata(arrival, out_of_order),
         "zero_prompts": int(np.count_nonzero(served & (prompt == 0))),
         "ignored_columns": sorted(ignored),
         "jitter_seed": None,
@@ -139,14 +166,33 @@ def _record(file: Path, row: int, line: str) -> dict[str, Any]:
                 f"key {key!r}: need a number, got {str(value)[:40]!r}" if key in record else f"key {key!r} is missing"
             )
         if key == "timestamp":
-            if not 0 <= value < 1e15:
-                wrong(f"key {key!r}: need milliseconds from 0 on, got {str(value)[:40]}")
+            if not value >= 0:
+                wrong(f"key {key!r}: need a time from 0 on, got {str(value)[:40]}")
         elif not (0 <= value <= MAX_TOKENS and value == int(value)):
             wrong(f"key {key!r}: need a whole number from 0 to {MAX_TOKENS:,}, got {str(value)[:40]}")
     ids = record.get("hash_ids", [])
     if not isinstance(ids, list) or not all(type(i) is int and -(2**63) <= i < 2**63 for i in ids):
         wrong("key 'hash_ids': need a list of whole numbers of 64 bits")
     return record
+
+
+def _seconds(file: Path, row: int, stamp: int | float, unit: TimeUnit, known: bool) -> float:
+    """Return a time in seconds, rounded once; fractions of milliseconds that were not asked for are an error."""
+    where = f"{file}: row {row}: key 'timestamp'"
+    if not known and stamp != int(stamp):
+        raise BurstenvError(
+            f"{where}: {stamp} is no whole number of milliseconds, as in Mooncake's traces; say the unit: --time-unit s "
+            f"or --time-unit ms"
+        )
+    try:
+        seconds = stamp / 10 ** UNIT_DIGITS[unit]
+    except OverflowError:
+        seconds = math.inf
+    if seconds > MAX_SECONDS:
+        raise BurstenvError(
+            f"{where}: {str(stamp)[:40]} {unit} are more than {MAX_SECONDS:,.0f} s; another --time-unit?"
+        )
+    return seconds
 
 
 def _block_tokens(file: Path, prompt: NDArray[np.int32], blocks: NDArray[np.int64]) -> int | None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from burstenv.errors import BurstenvError
 from burstenv.files import writing
+from burstenv.workload.formats.parquet_table import damaged, open_parquet, pyarrow
 from burstenv.workload.trace import CLASSES, COLUMNS, FAILURE_COLUMNS, MODELS, Failures, Trace
 
-MAGIC = b"PAR1"
 _KEY = b"burstenv"
 _ROW_GROUP = 1 << 20
 
@@ -31,7 +31,7 @@ def write_parquet(trace: Trace, path: str | Path) -> None:
     Raises:
         BurstenvError: When pyarrow is missing or the file cannot be written.
     """
-    pa, parquet = _pyarrow()
+    pa, parquet = pyarrow()
     failures = trace.failures
     order = np.argsort(np.concatenate([trace.arrival_s, failures.arrival_s]), kind="stable")
     columns: dict[str, Any] = {}
@@ -52,19 +52,19 @@ def write_parquet(trace: Trace, path: str | Path) -> None:
         parquet.write_table(table, stream, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True)
 
 
-def read_parquet(path: str | Path) -> Trace:
+def read_parquet(path: str | Path, *, sort: bool = False) -> Trace:
     """Read a Parquet file of the columns that :func:`write_parquet` writes.
 
     ``arrival_s``, ``prompt_tokens`` and ``output_tokens`` are needed, the others may be absent; rows of 0
-    output tokens are failures.
+    output tokens are failures. ``sort`` sorts the rows by time instead of an error where they are not.
 
     Raises:
         BurstenvError: When pyarrow is missing, or on the first thing wrong; names the file and the column.
     """
     file = Path(path)
-    pa, parquet = _pyarrow()
+    pa = pyarrow()[0]
+    source = open_parquet(file)
     try:
-        source = parquet.ParquetFile(file, page_checksum_verification=True)
         present = set(source.schema_arrow.names)
         metadata = json.loads((source.schema_arrow.metadata or {}).get(_KEY, b"{}"))
         for name in ("arrival_s", "prompt_tokens", "output_tokens"):
@@ -74,17 +74,20 @@ def read_parquet(path: str | Path) -> Trace:
                 )
         known = [("class" if name == "log_type" else name) for name in COLUMNS]
         columns = {name: _column(file, source, name) for name in known if name in present}
-    except FileNotFoundError:
-        raise BurstenvError(f"{file}: no such file") from None
     except (pa.ArrowException, OSError, ValueError) as error:  # damage shows itself as any of these
         if isinstance(error, BurstenvError):
             raise
-        raise BurstenvError(f"{file}: cannot be read as Parquet ({' '.join(str(error).split())[:200]})") from None
+        raise damaged(file, error) from None
     if "class" in columns:
         columns["log_type"] = columns.pop("class")
     if not isinstance(metadata, dict):
         metadata = {}
     metadata = {**metadata, "source": str(file), "schema": "parquet", "rows_read": len(columns["arrival_s"])}
+    time = columns["arrival_s"]
+    if sort and (time[1:] < time[:-1]).any():
+        metadata["out_of_order"] = int(np.count_nonzero(time[1:] < time[:-1]))
+        order = np.argsort(time, kind="stable")
+        columns = {name: values[order] for name, values in columns.items() if name != "turn"}
     served = columns["output_tokens"] > 0
     failed = None
     try:
@@ -116,17 +119,10 @@ def _column(file: Path, source: Any, name: str) -> Any:
         if not (types.is_string(values.type) or types.is_large_string(values.type)):
             raise BurstenvError(f"{file}: column {name!r}: need names, got {values.type}")
         known = MODELS if name == "model" else CLASSES
-        codes = compute.index_in(values, value_set=_pyarrow()[0].array(known).cast(values.type))
+        codes = compute.index_in(values, value_set=pyarrow()[0].array(known).cast(values.type))
         if codes.null_count:
             raise BurstenvError(f"{file}: column {name!r}: unknown value; valid: {', '.join(known)}")
         return codes.to_numpy().astype(np.int8)
     if not (types.is_integer(values.type) or types.is_floating(values.type)):
         raise BurstenvError(f"{file}: column {name!r}: need numbers, got {values.type}")
     return values.to_numpy()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise BurstenvError("Parquet needs the parquet extra: pip install 'burstenv[parquet]'") from None

@@ -25,19 +25,20 @@ PLAIN_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def read_plain(path: str | Path) -> Trace:
+def read_plain(path: str | Path, *, sort: bool = False) -> Trace:
     """Read a file of the plain schema.
 
     Columns ``arrival_s, prompt_tokens, output_tokens[, session_id, priority, prefix_id, prefix_tokens,
     class]``; a blank ``session_id`` means none, a blank ``priority`` 0, a blank ``class`` conversation.
     ``prefix_tokens`` is how many tokens the request begins with of the shared prefix ``prefix_id`` (a shorter
-    prompt is a part of it); a blank or 0 of either means no shared prefix.
+    prompt is a part of it); a blank or 0 of either means no shared prefix. ``sort`` sorts the rows by time instead
+    of an error where they are not.
 
     Raises:
         BurstenvError: On the first thing wrong; names the file, the 1-based data row and the column.
     """
     file = Path(path)
-    table = read_table(file, PLAIN_COLUMNS)
+    table = read_table(file, PLAIN_COLUMNS, sort=sort)
     stamp = table.pop("arrival_s")
     prompt = table.pop("prompt_tokens")
     class_code = table.codes("class", CLASSES)
@@ -62,7 +63,7 @@ def read_plain(path: str | Path) -> Trace:
             "schema": "plain",
             "rows_read": table.rows,
             "duplicates": table.duplicates,
-            **clock_metadata(stamp),
+            **clock_metadata(stamp, table.out_of_order),
             "ignored_columns": list(table.ignored),
             "jitter_seed": None,
         },

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.workload.formats.csv_table import first_appearance
+
 _NONE = -1
 
 
@@ -82,8 +84,10 @@ def recognise(
         paths.append(path)
     prefix_of, blocks_of = _shared_prefixes(tree, paths, unit, len(latest))
     turns = np.bincount(unit, minlength=len(latest))
-    numbers = np.where(turns[unit] > 1, _renumbered(np.where(turns[unit] > 1, unit, _NONE)), _NONE).astype(np.int32)
-    prefix = _renumbered(prefix_of[unit]).astype(np.int32)
+    numbers = np.where(turns[unit] > 1, first_appearance(np.where(turns[unit] > 1, unit, _NONE))[0], _NONE).astype(
+        np.int32
+    )
+    prefix = first_appearance(prefix_of[unit])[0]
     shared = (blocks_of[unit] * block_tokens).astype(np.int32)
     said = _said(unit, prefix, shared, prompt_tokens, output_tokens, block_tokens)
     kept = int(np.minimum(said, reused).sum())
@@ -158,16 +162,6 @@ def _shared_prefixes(
                     best, prefix[number], blocks[number] = depth - start, strand[path[start]], depth
                 start = depth
     return prefix, blocks
-
-
-def _renumbered(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return numbers in order of first appearance, -1 kept."""
-    seen, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    rank = np.empty(len(seen), dtype=np.int64)
-    order = np.argsort(np.where(seen < 0, np.iinfo(np.int64).max, first))
-    rank[order] = np.arange(len(seen))
-    rank[seen < 0] = _NONE
-    return rank[inverse]
 
 
 def _said(
