@@ -43,28 +43,48 @@ def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
         print("\n".join(lines))
 
 
-def read_trace_or_workload(name: str, seed: int = 0, columns: str | None = None, time_unit: str = "s") -> Any:
+def add_reading_arguments(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how a trace file is read."""
+    sub.add_argument(
+        "--columns", metavar="arrival_s=NAME,...", help="which columns of another CSV or Parquet file to read"
+    )
+    sub.add_argument(
+        "--time-unit", choices=("s", "ms", "us", "ns", "iso"),
+        help="unit of the times of such a file (default: s), or of JSON lines (default: by their keys)",
+    )  # fmt: skip
+    sub.add_argument("--sort", action="store_true", help="sort rows by time; unsorted ones are an error otherwise")
+
+
+def read_trace_or_workload(name: str, arguments: argparse.Namespace, seed: int = 0) -> Any:
     """Return the trace of a file, of an official file's name, of a shipped workload or of a workload's YAML file.
 
     Args:
         name: Which.
+        arguments: Those of :func:`add_reading_arguments`; for a workload, which says all that itself, an error.
         seed: Seed of the instants inside whole seconds of a BurstGPT file.
-        columns: For other CSV files, which column is which: ``arrival_s=NAME,...``.
-        time_unit: Unit of the times of such a file.
     """
     from burstenv.workload import read_trace
     from burstenv.workload.formats.mapped import parse_columns
     from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
 
-    if columns is None and time_unit != "s":
-        raise BurstenvError("--time-unit needs --columns")
     workload = workload_named(name)
     if workload != WorkloadConfig(kind="file", path=name):  # a workload, which says itself how it is read
-        if columns is not None:
-            raise BurstenvError(f"--columns belongs to a trace file, {name} is a workload; write the map into its YAML")
+        asked = {"--columns": arguments.columns, "--time-unit": arguments.time_unit, "--sort": arguments.sort}
+        for option, value in asked.items():
+            if value:
+                raise BurstenvError(f"{option} belongs to a trace file, {name} is a workload; write it into its YAML")
         return load_trace(workload)
-    mapped = None if columns is None else parse_columns(columns)
-    return read_trace(name, jitter_seed=seed, columns=mapped, time_unit=cast("TimeUnit", time_unit))
+    mapped = None if arguments.columns is None else parse_columns(arguments.columns)
+    unit = cast("TimeUnit | None", arguments.time_unit)
+    return read_trace(name, jitter_seed=seed, columns=mapped, time_unit=unit, sort=arguments.sort)
+
+
+def read_with_seed(name: str, arguments: argparse.Namespace) -> Any:
+    """Return a trace as :func:`read_trace_or_workload` does, where ``--seed`` is for whole seconds and nothing else."""
+    trace = read_trace_or_workload(name, arguments, arguments.seed or 0)
+    if arguments.seed is not None and trace.metadata.get("jitter_seed") != arguments.seed:
+        raise BurstenvError(f"{name}: --seed has no effect; it is for BurstGPT files with times in whole seconds")
+    return trace
 
 
 def progress_bar(what: str, unit: str = "request") -> Callable[[int, int], None]:

@@ -10,6 +10,7 @@ from burstenv.cli.common import (
     Commands,
     add_command,
     add_policy_file,
+    add_reading_arguments,
     emit,
     load_policy_files,
     percent,
@@ -27,6 +28,7 @@ def register(commands: Commands) -> None:
         commands, "simulate", _simulate, "Replay a trace through a cluster under one policy; prints metrics."
     )
     sub.add_argument("trace", help="a trace file, the name of a trace or workload, or a workload's YAML file")
+    add_reading_arguments(sub)
     sub.add_argument("--cluster", help="shipped cluster or YAML file (default: the scenario's)")
     sub.add_argument(
         "--policy", default="always/jsq/vllm", help="admission/routing/batching, or mine.py:name (default: %(default)s)"
@@ -69,7 +71,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.simulate import simulate, write_records
 
     load_policy_files(arguments)
-    trace = read_trace_or_workload(arguments.trace)
+    trace = read_trace_or_workload(arguments.trace, arguments)
     result = simulate(
         trace, arguments.cluster, arguments.policy, arguments.scenario,
         arguments.speed, arguments.oversize, arguments.seed, progress_bar("simulating"),

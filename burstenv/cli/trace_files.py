@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, emit, progress_bar, read_trace_or_workload
+from burstenv.cli.common import Commands, add_command, add_reading_arguments, emit, progress_bar, read_with_seed
 
 _TRACE = "a file of any known format, the name of an official file (burstgpt-1) or of a workload"
 
@@ -20,6 +20,7 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
     sub.add_argument("trace", help=_TRACE)
     add_reading_arguments(sub)
+    _add_seed(sub)
 
     sub = add_command(
         commands, "download", _download,
@@ -39,24 +40,20 @@ def register(commands: Commands) -> None:
         help="format (default: by the ending: .csv BurstGPT, .jsonl Mooncake, .parquet)",
     )
     sub.add_argument("--exact-times", action="store_true", help="BurstGPT: times in full, not whole seconds")
-    sub.add_argument("--block-tokens", type=int, default=512, help="Mooncake: tokens of a block (default: %(default)s)")
+    sub.add_argument("--block-tokens", type=int, help="Mooncake: tokens of a block (default: 512)")
     add_reading_arguments(sub)
+    _add_seed(sub)
 
 
-def add_reading_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how a file is read."""
-    sub.add_argument("--columns", metavar="arrival_s=NAME,...", help="which columns of another CSV to read")
-    sub.add_argument(
-        "--time-unit", choices=("s", "ms", "us", "ns", "iso"), default="s", help="unit of its times (default: s)"
-    )
-    sub.add_argument("--seed", type=int, default=0, help="seed of the instants inside whole seconds (default: 0)")
+def _add_seed(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seed", type=int, help="seed of the instants inside whole seconds of BurstGPT (default: 0)")
 
 
 def _info(arguments: argparse.Namespace) -> int:
     from burstenv.workload.describe import describe_lines
     from burstenv.workload.official.files import check_file, check_lines
 
-    trace = read_trace_or_workload(arguments.trace, arguments.seed, arguments.columns, arguments.time_unit)
+    trace = read_with_seed(arguments.trace, arguments)
     description = trace.describe()
     lines = describe_lines(description)
     checks = check_file(trace) if arguments.columns is None else []
@@ -88,9 +85,11 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from burstenv.workload.formats.convert import convert
+    from burstenv.workload.formats.convert import check_options, convert, format_of
 
-    trace = read_trace_or_workload(arguments.trace, arguments.seed, arguments.columns, arguments.time_unit)
+    form = format_of(arguments.out, arguments.to)  # before minutes of reading
+    check_options(form, arguments.exact_times, arguments.block_tokens)
+    trace = read_with_seed(arguments.trace, arguments)
     done = convert(
         trace, arguments.out, arguments.to, exact_times=arguments.exact_times, block_tokens=arguments.block_tokens
     )

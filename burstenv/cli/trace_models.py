@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from burstenv.cli.common import Commands, add_command, emit, read_trace_or_workload
+from burstenv.cli.common import Commands, add_command, add_reading_arguments, emit, read_trace_or_workload
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--whole-seconds", action="store_true", help="cut times to whole seconds, as the official BurstGPT files do"
     )
-    sub.add_argument(
-        "--workload", default="burstgpt-default", help="shipped workload or YAML file (default: %(default)s)"
-    )
+    sub.add_argument("--workload", help="shipped workload or YAML file (default: burstgpt-default)")
     sub.add_argument("--days", type=int, help="days to generate (default: the workload's)")
     sub.add_argument("--seed", type=int, help="seed (default: the workload's)")
     sub.add_argument("--scale", type=float, default=1.0, help="multiple of the population of every class (default: 1)")
@@ -40,6 +38,7 @@ def register(commands: Commands) -> None:
         help="generator: ours, or the paper's own (Gamma gaps by 20 minutes, Zipf lengths), which needs --like",
     )
     sub.add_argument("--like", metavar="TRACE", help="trace that the paper's models are fitted to")
+    add_reading_arguments(sub)
 
     sub = add_command(
         commands, "fit", _fit, "Fit the generator to a trace and write it as a workload, a YAML file, to --out."
@@ -49,6 +48,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--part", choices=_PARTS, default="all", help="fit to this part of the trace (default: all)")
     sub.add_argument("--seed", type=int, default=0, help="seed of the workload that is written (default: 0)")
     sub.add_argument("--days", type=int, help="days of the workload that is written (default: those of the trace)")
+    add_reading_arguments(sub)
 
     sub = add_command(
         commands,
@@ -64,6 +64,7 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("--paper", action="store_true", help="also judge the paper's own models, fitted to the rest of A")
     sub.add_argument("--floor", action="store_true", help="also compare A's alternate weeks (or days) with each other")
+    add_reading_arguments(sub)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -93,14 +94,20 @@ def _made(arguments: argparse.Namespace) -> Trace:
     if arguments.model == "paper":
         if arguments.like is None:
             raise BurstenvError("--model paper is fitted to a trace: name one with --like")
+        if arguments.workload is not None:
+            raise BurstenvError("--workload is for our generator; the paper's models are fitted to --like")
         if arguments.scale != 1:
             raise BurstenvError("--scale is for our generator; the paper's models keep the rates of --like")
-        return generate_paper(read_trace_or_workload(arguments.like), arguments.seed or 0, arguments.days)
+        return generate_paper(read_trace_or_workload(arguments.like, arguments), arguments.seed or 0, arguments.days)
     if arguments.like is not None:
         raise BurstenvError("--like belongs to --model paper; to imitate a trace, use `burstenv trace fit` first")
-    config = load_workload(arguments.workload)
+    for option in ("columns", "time_unit", "sort"):
+        if getattr(arguments, option):
+            raise BurstenvError(f"--{option.replace('_', '-')} says how --like is read, which is not given")
+    name = "burstgpt-default" if arguments.workload is None else arguments.workload
+    config = load_workload(name)
     if config.kind != "generated" or config.days is None:
-        raise BurstenvError(f"workload {arguments.workload!r} reads a file; generate needs one of kind 'generated'")
+        raise BurstenvError(f"workload {name!r} reads a file; generate needs one of kind 'generated'")
     generator = config.generator or load_workload().generator
     assert generator is not None
     days = config.days if arguments.days is None else arguments.days
@@ -117,7 +124,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.suffix not in (".yaml", ".yml"):
         raise BurstenvError(f"{out}: a workload is written as .yaml, got {out.suffix or 'no ending'!r}")
-    trace = read_trace_or_workload(arguments.trace)
+    trace = read_trace_or_workload(arguments.trace, arguments)
     found = fit(part_of(trace, arguments.part), days=days_of_part(trace, arguments.part))
     source = Path(arguments.trace).name + ("" if arguments.part == "all" else f", {arguments.part}")
     days = found.days if arguments.days is None else arguments.days
@@ -138,7 +145,9 @@ def _fidelity(arguments: argparse.Namespace) -> int:
         from burstenv.workload.plots.fidelity import check_output
 
         check_output(Path(arguments.out))
-    reference, candidate = (read_trace_or_workload(name) for name in (arguments.reference, arguments.candidate))
+    reference, candidate = (
+        read_trace_or_workload(name, arguments) for name in (arguments.reference, arguments.candidate)
+    )
     names = [Path(name).stem for name in (arguments.reference, arguments.candidate)]
     if names[0] == names[1] or "paper" in names:
         names = ["A", "B"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, emit, read_trace_or_workload
+from burstenv.cli.common import Commands, add_command, add_reading_arguments, emit, read_trace_or_workload
 
 
 def register(commands: Commands) -> None:
@@ -19,6 +19,7 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("trace", help="a trace file or a workload name")
     sub.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: trace-NAME)")
+    add_reading_arguments(sub)
 
 
 def _plot(arguments: argparse.Namespace) -> int:
@@ -28,7 +29,7 @@ def _plot(arguments: argparse.Namespace) -> int:
     need_matplotlib()  # before minutes of reading
     name = Path(arguments.trace).name.removesuffix(".gz").rsplit(".", 1)[0] or arguments.trace
     folder = arguments.out if arguments.out is not None else Path(f"trace-{name}")
-    paths = write_trace_plots(read_trace_or_workload(arguments.trace), folder, f"Trace: {name}")
+    paths = write_trace_plots(read_trace_or_workload(arguments.trace, arguments), folder, f"Trace: {name}")
     lines = [f"{len(paths) - 1} pictures in {folder}", f"page: {paths['html']}"]
     emit(arguments, {name: str(path) for name, path in paths.items()}, lines)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, emit, read_trace_or_workload
+from burstenv.cli.common import Commands, add_command, add_reading_arguments, emit, read_trace_or_workload
 from burstenv.errors import BurstenvError
 
 
@@ -30,13 +30,13 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--scaling",
         choices=("superpose", "compress", "thin"),
-        default="superpose",
-        help="how the rate is reached (default: %(default)s)",
+        help="how the rate is reached (default: superpose)",
     )
     sub.add_argument(
         "--duration-s", type=float, metavar="S", help="a stretch of this length, from time 0, drawn by --seed"
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of scaling and of the stretch (default: 0)")
+    add_reading_arguments(sub)
 
 
 def _shape(arguments: argparse.Namespace) -> int:
@@ -46,16 +46,19 @@ def _shape(arguments: argparse.Namespace) -> int:
     from burstenv.workload.shaping.rates import scale_to_rate, stretch
     from burstenv.workload.shaping.selection import SelectConfig, select
 
+    if arguments.scaling is not None and arguments.rate_per_s is None:
+        raise BurstenvError("--scaling needs a --rate-per-s to scale to")
     format_of(Path(arguments.out), arguments.to)  # before minutes of reading
     if arguments.shares is not None and len(arguments.trace) == 1:
         raise BurstenvError("--shares needs several traces")
     wanted = {"model": arguments.model, "class": arguments.class_name, "days": arguments.days}
     given = {name: value for name, value in wanted.items() if value is not None}
     selection = parse(SelectConfig, given, "command line")
-    traces = [select(read_trace_or_workload(name, arguments.seed), selection) for name in arguments.trace]
+    traces = [select(read_trace_or_workload(name, arguments, arguments.seed), selection) for name in arguments.trace]
     trace = traces[0] if len(traces) == 1 else mix(traces, shares=arguments.shares, seed=arguments.seed)
     if arguments.rate_per_s is not None:
-        trace = scale_to_rate(trace, arguments.rate_per_s, arguments.scaling, arguments.seed, arguments.duration_s)
+        scaling = arguments.scaling or "superpose"
+        trace = scale_to_rate(trace, arguments.rate_per_s, scaling, arguments.seed, arguments.duration_s)
     elif arguments.duration_s is not None:
         trace = stretch(trace, arguments.duration_s, arguments.seed)
     if len(trace) == 0:

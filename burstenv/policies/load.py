@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.batching import BATCHING_MODES
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
 from burstenv.policies.lookahead.policy import LookaheadPolicy, is_lookahead, parse_lookahead
 from burstenv.policies.network.policy import PREFIX, NetworkPolicy, load_network_policy
@@ -46,6 +47,7 @@ def load_policy(text: str) -> Policy:
     if match is not None:
         names = load_policy_file(match["path"])
         if match["rest"]:
+            _refuse_rule(match["rest"], match["rest"].partition("(")[0], f"{match['path']}:")
             return load_policy(match["rest"])
         own = [name for name in names if name in python_policies()]
         if len(own) != 1:
@@ -61,6 +63,7 @@ def load_policy(text: str) -> Policy:
     named = _NAMED.match(text)
     known = python_policies()
     if named is None or named["name"] not in known:
+        _refuse_rule(text, named["name"] if named else text)
         if not known:
             raise BurstenvError(
                 f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
@@ -69,6 +72,18 @@ def load_policy(text: str) -> Policy:
         raise unknown_name("policy", named["name"] if named else text, known)
     policy = known[named["name"]]
     return policy.with_parameters(parse_parameters(policy.rule, named["parameters"]))
+
+
+def _refuse_rule(text: str, name: str, file: str = "") -> None:
+    """Raise where a rule or a mode is given that is only a part of a policy."""
+    parts = {
+        "an admission rule": ([rule.name for rule in admission_rules()], f"{text}/jsq/vllm"),
+        "a routing rule": ([rule.name for rule in routing_rules()], f"always/{text}/vllm"),
+        "a batching mode": (list(BATCHING_MODES), f"always/jsq/{text}"),
+    }
+    for kind, (names, write) in parts.items():
+        if name in names and name not in python_policies():
+            raise BurstenvError(f"policy {text!r} is {kind}, one of the three parts of a policy: write {file}{write}")
 
 
 def load_policy_file(path: str | Path) -> list[str]:

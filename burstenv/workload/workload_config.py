@@ -40,8 +40,9 @@ class WorkloadConfig(Config):
         generator: Its parameters; by default those of the shipped ``burstgpt-default``.
         path: The file to read, of any format of :func:`burstenv.workload.read_trace`, or the name of an
             official one (``burstgpt-1``).
-        columns: For other CSV files: the name in the file of each column.
-        time_unit: Unit of the arrival column of such a file.
+        columns: For other CSV and Parquet files: the name in the file of each column.
+        time_unit: Unit of the times of such a file, or of JSON lines; see :func:`burstenv.workload.read_trace`.
+        sort: Sort the rows of a file by time, instead of an error where they are not.
         jitter_seed: Seed that spreads whole-second timestamps of a file.
         fractions: Shares of the days for train, validation and test.
         skip_ramp_up_days: Days at the start to leave out.
@@ -54,7 +55,8 @@ class WorkloadConfig(Config):
     generator: GeneratorConfig | None = None
     path: str | None = None
     columns: dict[str, str] | None = None
-    time_unit: TimeUnit = "s"
+    time_unit: TimeUnit | None = None
+    sort: bool = False
     jitter_seed: int = Field(default=0, ge=0)
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
     skip_ramp_up_days: int = Field(default=0, ge=0)
@@ -88,10 +90,11 @@ class WorkloadConfig(Config):
             raise ValueError("a workload of kind 'generated' needs 'days'")
         elif self.path is not None:
             raise ValueError("'path' belongs to kind 'file', not 'generated'")
-        elif self.columns is not None:
-            raise ValueError("'columns' belongs to kind 'file', not 'generated'")
-        if self.columns is None and self.time_unit != "s":
-            raise ValueError("'time_unit' needs 'columns'")
+        else:
+            of_files = {"columns": None, "time_unit": None, "sort": False, "jitter_seed": 0}
+            given = [name for name, unset in of_files.items() if getattr(self, name) != unset]
+            if given:
+                raise ValueError(f"{given[0]!r} belongs to kind 'file', not 'generated'")
         return self
 
 
@@ -149,7 +152,7 @@ def _selected(config_json: str, stamp: tuple[int, int] | None) -> Trace:
         assert config.path is not None
         path = locate(config.path)
         columns = None if config.columns is None else tuple(sorted(config.columns.items()))
-        trace = _read(path, config.jitter_seed, columns, config.time_unit, stamp)
+        trace = _read(path, config.jitter_seed, columns, config.time_unit, config.sort, stamp)
     else:
         assert config.days is not None
         generator = config.generator or _default_generator()
@@ -162,11 +165,12 @@ def _read(
     path: Path,
     jitter_seed: int,
     columns: tuple[tuple[str, str], ...] | None,
-    time_unit: TimeUnit,
+    time_unit: TimeUnit | None,
+    sort: bool,
     stamp: tuple[int, int],
 ) -> Trace:
     mapped = None if columns is None else dict(columns)
-    return read_trace(path, jitter_seed=jitter_seed, columns=mapped, time_unit=time_unit)
+    return read_trace(path, jitter_seed=jitter_seed, columns=mapped, time_unit=time_unit, sort=sort)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

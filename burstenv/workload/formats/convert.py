@@ -60,7 +60,7 @@ def convert(
     to: str | None = None,
     *,
     exact_times: bool = False,
-    block_tokens: int = BLOCK_TOKENS,
+    block_tokens: int | None = None,
 ) -> Conversion:
     """Write a trace.
 
@@ -69,13 +69,15 @@ def convert(
         path: The file; text formats ending in ``.gz`` are compressed.
         to: The format; by default what the ending says: ``.csv`` BurstGPT, ``.jsonl`` Mooncake, ``.parquet``.
         exact_times: Times in full in the BurstGPT schema, instead of whole seconds.
-        block_tokens: Tokens of a Mooncake block.
+        block_tokens: Tokens of a Mooncake block, by default 512.
 
     Raises:
-        BurstenvError: When the ending says nothing, the trace is empty, or the file cannot be written.
+        BurstenvError: When the ending says nothing, an option is of another format, the trace is empty, or the file
+            cannot be written.
     """
     file = Path(path)
     to = format_of(file, to)
+    check_options(to, exact_times, block_tokens)
     if len(trace) == 0:
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to write")
     if to == "burstgpt":
@@ -83,12 +85,21 @@ def convert(
     elif to == "plain":
         write_plain(trace, file)
     elif to == "mooncake":
-        write_mooncake(trace, file, block_tokens=block_tokens)
+        write_mooncake(trace, file, block_tokens=BLOCK_TOKENS if block_tokens is None else block_tokens)
     else:
         write_parquet(trace, file)
     keeps_failures = to in ("burstgpt", "parquet")
     left_out = _left_out(trace, to, exact_times)
     return Conversion(file, to, len(trace), len(trace.failures) if keeps_failures else 0, left_out)
+
+
+def check_options(to: Target, exact_times: bool, block_tokens: int | None) -> None:
+    """Raise where an option is given that a format has not."""
+    if exact_times and to != "burstgpt":
+        has = "Mooncake's are whole milliseconds" if to == "mooncake" else f"{to} always has them"
+        raise BurstenvError(f"exact times are an option of BurstGPT CSV; {has}")
+    if block_tokens is not None and to != "mooncake":
+        raise BurstenvError(f"block tokens are an option of Mooncake JSON lines, not of {to}")
 
 
 def _left_out(trace: Trace, to: Target, exact_times: bool) -> tuple[str, ...]:

@@ -237,16 +237,19 @@ def _sort(values: dict[str, NDArray[Any]], names: dict[str, list[str]], present:
             if column.coded:
                 values[name], first = first_appearance(values[name])
                 if name in names:
-                    names[name] = [names[name][code] for code in first]
+                    names[name] = [names[name][code] for code in first.tolist()]
     return early
 
 
-def first_appearance(codes: NDArray[Any]) -> tuple[NDArray[np.int32], list[int]]:
+def first_appearance(codes: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
     """Number codes in order of first appearance, -1 kept; return them and the old code of each new one."""
     seen, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    old = [int(code) for code in seen[np.argsort(first)] if code >= 0]
-    new = {code: number for number, code in enumerate(old)}
-    return np.array([new.get(int(code), -1) for code in seen], dtype=np.int32)[inverse], old
+    order = np.argsort(np.where(seen < 0, len(codes), first), kind="stable")
+    rank = np.empty(len(seen), dtype=np.int32)
+    rank[order] = np.arange(len(seen))
+    rank[seen < 0] = -1
+    old = seen[order]
+    return rank[inverse], old[old >= 0]
 
 
 def joined(parts: dict[str, list[NDArray[Any]]], columns: tuple[Column, ...]) -> dict[str, NDArray[Any]]:

@@ -31,7 +31,7 @@ BLOCK_TOKENS = 512  # the block of the published traces
 _BLOCK_SIZES = (512, 16, 32, 64, 128, 256, 1024)
 _LONGEST_LINE = 1 << 24
 _KEYS = ("timestamp", "input_length", "output_length")
-# Keys that only formats with times in seconds have: the Qwen (Bailian) traces of alibaba-edu/qwen-bailian-usagetraces-anon.
+# Keys that only formats with times in seconds have: the Qwen (Bailian) traces of Alibaba.
 _SECONDS_KEYS = ("chat_id", "parent_chat_id", "turn")
 
 
@@ -181,8 +181,8 @@ def _seconds(file: Path, row: int, stamp: int | float, unit: TimeUnit, known: bo
     where = f"{file}: row {row}: key 'timestamp'"
     if not known and stamp != int(stamp):
         raise BurstenvError(
-            f"{where}: {stamp} is no whole number of milliseconds, as in Mooncake's traces; say the unit: --time-unit s "
-            f"or --time-unit ms"
+            f"{where}: {stamp} is no whole number of milliseconds, as Mooncake's traces have; say the unit: "
+            "--time-unit s or --time-unit ms"
         )
     try:
         seconds = stamp / 10 ** UNIT_DIGITS[unit]

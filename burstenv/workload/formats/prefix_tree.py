@@ -84,10 +84,8 @@ def recognise(
         paths.append(path)
     prefix_of, blocks_of = _shared_prefixes(tree, paths, unit, len(latest))
     turns = np.bincount(unit, minlength=len(latest))
-    numbers = np.where(turns[unit] > 1, first_appearance(np.where(turns[unit] > 1, unit, _NONE))[0], _NONE).astype(
-        np.int32
-    )
-    prefix = first_appearance(prefix_of[unit])[0]
+    numbers, _ = first_appearance(np.where(turns[unit] > 1, unit, _NONE))
+    prefix, _ = first_appearance(prefix_of[unit])
     shared = (blocks_of[unit] * block_tokens).astype(np.int32)
     said = _said(unit, prefix, shared, prompt_tokens, output_tokens, block_tokens)
     kept = int(np.minimum(said, reused).sum())

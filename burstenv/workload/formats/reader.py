@@ -145,7 +145,7 @@ def _only_in(file: Path, how: _How, unit: str, form: str) -> None:
     """Raise where another time unit is asked for than the one a format has."""
     if how.time_unit not in (None, unit):
         raise BurstenvError(
-            f"{file}: times of {form} are in {unit!r}, not {how.time_unit!r}; to read them otherwise, give --columns too"
+            f"{file}: times of {form} are in {unit!r}, not {how.time_unit!r}; another unit needs --columns"
         )
 
 

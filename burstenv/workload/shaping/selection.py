@@ -73,7 +73,7 @@ def select(trace: Trace, what: SelectConfig) -> Trace:
     failed_rows = np.flatnonzero(_mask(what, failed.model, failed.log_type))
     wanted = ", ".join(f"{key} {value}" for key, value in rules.items())
     if len(rows) == 0:
-        raise BurstenvError(f"{source}: no request is left by select ({wanted})")
+        raise BurstenvError(f"{source}: no request is left by select ({wanted}); {_there(trace)}")
     if len(rows) == len(kept):  # whole columns need no copy
         columns: dict[str, Any] = {name: getattr(kept, name) for name in COLUMNS}
     else:
@@ -86,6 +86,16 @@ def select(trace: Trace, what: SelectConfig) -> Trace:
         "steps": [*trace.metadata.get("steps", ()), step],
     }
     return Trace(**columns, failures=failures, metadata={**trace.metadata, **changed})
+
+
+def _there(trace: Trace) -> str:
+    """Say what a trace has that can be selected."""
+    if len(trace) == 0:
+        return "the trace holds no request"
+    days = trace.day
+    models = ", ".join(MODELS[code] for code in np.unique(trace.model))
+    classes = ", ".join(CLASSES[code] for code in np.unique(trace.log_type))
+    return f"the trace has days {days[0]} to {days[-1]}, the models {models} and the classes {classes}"
 
 
 def _mask(what: SelectConfig, model: NDArray[np.int8], log_type: NDArray[np.int8]) -> NDArray[np.bool_]:
