@@ -75,7 +75,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.whole_seconds and form != "burstgpt":
         raise BurstenvError(f"--whole-seconds is for BurstGPT CSV, not {form}")
     trace = _made(arguments)
-    convert(trace, out, form, exact_times=not arguments.whole_seconds)
+    convert(trace, out, form, exact_times=form == "burstgpt" and not arguments.whole_seconds)
     days = trace.metadata["days"]
     result = {"out": str(out), "requests": len(trace), "failures": len(trace.failures), "days": days}
     failed = f" and {len(trace.failures):,} failures" if len(trace.failures) else ""

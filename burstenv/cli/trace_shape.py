@@ -48,7 +48,7 @@ def _shape(arguments: argparse.Namespace) -> int:
 
     if arguments.scaling is not None and arguments.rate_per_s is None:
         raise BurstenvError("--scaling needs a --rate-per-s to scale to")
-    format_of(Path(arguments.out), arguments.to)  # before minutes of reading
+    form = format_of(Path(arguments.out), arguments.to)  # before minutes of reading
     if arguments.shares is not None and len(arguments.trace) == 1:
         raise BurstenvError("--shares needs several traces")
     wanted = {"model": arguments.model, "class": arguments.class_name, "days": arguments.days}
@@ -66,7 +66,7 @@ def _shape(arguments: argparse.Namespace) -> int:
     if arguments.duration_s is not None:
         firsts = [values[0] for values in (trace.arrival_s, trace.failures.arrival_s) if len(values)]
         trace = trace.shift(-float(min(firsts)))
-    convert(trace, arguments.out, arguments.to, exact_times=True)
+    convert(trace, arguments.out, form, exact_times=form == "burstgpt")
     steps = list(trace.metadata.get("steps", ()))
     result = {"out": str(arguments.out), "requests": len(trace), "failures": len(trace.failures), "steps": steps}
     lines = [

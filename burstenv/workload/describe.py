@@ -170,6 +170,7 @@ def _read_lines(m: dict[str, Any], start: dict[str, float] | None) -> list[str]:
     if m.get("failures"):
         lines.append(f"    kept aside: {m['failures']:,} rows without a response")
     counted = (
+        ("out_of_order", "rows earlier than the one before; sorted by time"),
         ("duplicates", "rows equal to an earlier one, kept"),
         ("zero_prompts", "prompts of 0 tokens with a response, raised to 1"),
         ("total_mismatches", "rows whose total is not request + response, kept as request and response"),

@@ -76,7 +76,7 @@ def test_damaged_parquet_gets_one_sentence(tmp_path: Path) -> None:
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from burstenv.workload.formats import parquet as module
+    from burstenv.workload.formats import parquet_table as module
 
     def absent(name: str) -> Any:
         raise ImportError(name)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,9 +198,31 @@ def test_only_failures_is_no_trace(write: Write) -> None:
 FILES = {
     "empty": (b"", "the file is empty"),
     "only a header": ((SIX + "\n").encode(), "a header but no row"),
-    "binary": (b"PK\x03\x04\0\0\0", "not a text file"),
+    "binary": (b"\x7fELF\x02\x01\0\0\0", "not a text file"),
     "not UTF-8 in a row": ((SIX + "\n1,GPT\xff,4,3,7,API log\n").encode("latin-1"), "not UTF-8 text"),
-    "not UTF-8 in the header": (b"\xff\xfeT,i\n1,2\n", "not UTF-8 text in the header"),
+    "not UTF-8 in the header": (b"T\xff,i\n1,2\n", "not UTF-8 text in the header"),
+    "UTF-16": ("T,i\n1,2\n".encode("utf-16"), "text in UTF-16; save it as UTF-8"),
+    "UTF-16 without a mark": ("Timestamp,i\n1,2\n".encode("utf-16-be"), "text in UTF-16 or UTF-32; save it as UTF-8"),
+    "zstd": (b"\x28\xb5\x2f\xfd\x24\x0b", "compressed with zstd; unpack it or use gzip"),
+    "bzip2": (bz2.compress(SIX.encode()), "compressed with bzip2; unpack it or use gzip"),
+    "xz": (lzma.compress(SIX.encode()), "compressed with xz; unpack it or use gzip"),
+    "zip": (b"PK\x03\x04\x14\0\0\0\x08\0" + b"\0" * 16 + b"trace.csv", "a zip archive; unpack it or use gzip"),
+    "Excel": (b"PK\x03\x04\x14\0\0\0\x08\0" + b"\0" * 16 + b"xl/workbook.xml", "an Excel workbook; save the sheet"),
+    "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 9, "an Excel workbook; save the sheet as CSV"),
+    "gzip twice": (gzip.compress(gzip.compress(SIX.encode())), "compressed with gzip twice; unpack it once"),
+    "zstd inside gzip": (gzip.compress(b"\x28\xb5\x2f\xfd\x24"), "compressed with zstd"),
+    "a web page": (b"<!DOCTYPE html><html>", "a page of HTML or XML"),
+    "a JSON array": (b'[{"timestamp": 0}]', "a JSON array; expected JSON lines"),
+    "semicolons": ((SIX + "\n" + GOOD).replace(",", ";").encode(), "separated by ';'; need commas"),
+    "tabs": ((SIX + "\n" + GOOD).replace(",", "\t").encode(), "separated by tabs; need commas"),
+    "no header": (f"{GOOD}\n{GOOD}\n".encode(), "the header is missing: the first line is"),
+    "thousands": (
+        (SIX + '\n1,GPT-4,"1,234",3,7,API log').encode(),
+        "'Request tokens': .* without thousands separators",
+    ),
+    "a decimal comma": ((SIX + '\n"1,5",GPT-4,4,3,7,API log').encode(), "'Timestamp': .* write decimals with a point"),
+    "a date": ((SIX + "\n2024-05-10 00:00:01,GPT-4,4,3,7,API log").encode(), "row 1: .*--time-unit iso"),
+    "negative tokens": ((SIX + "\n1,GPT-4,4,3,7,API log\n2,GPT-4,-4,3,7,API log").encode(), "row 2: .*got '-4'"),
     "truncated gzip": (gzip.compress(SIX.encode() * 50)[:-9], "damaged gzip file"),
 }
 

@@ -166,8 +166,8 @@ def _record(file: Path, row: int, line: str) -> dict[str, Any]:
                 f"key {key!r}: need a number, got {str(value)[:40]!r}" if key in record else f"key {key!r} is missing"
             )
         if key == "timestamp":
-            if not value >= 0:
-                wrong(f"key {key!r}: need a time from 0 on, got {str(value)[:40]}")
+            if not 0 <= value < math.inf:
+                wrong(f"key {key!r}: need a finite time from 0 on, got {str(value)[:40]}")
         elif not (0 <= value <= MAX_TOKENS and value == int(value)):
             wrong(f"key {key!r}: need a whole number from 0 to {MAX_TOKENS:,}, got {str(value)[:40]}")
     ids = record.get("hash_ids", [])
