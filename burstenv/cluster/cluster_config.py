@@ -15,7 +15,7 @@ from burstenv.hardware.latency.roofline import roofline
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
-GPU_MEMORY_UTILIZATION = 0.9  # vLLM's default
+GPU_MEMORY_UTILIZATION = 0.92  # default of vLLM 0.33.0 (vllm/config/cache.py); 0.9 in older versions
 RUNTIME_RESERVE_GIB = 0.15  # one GPU; the same file
 RUNTIME_RESERVE_PER_GPU_GIB = 0.6  # tensor parallelism above 1; the same file
 MIXTURE_RESERVE_GIB = 2.5  # of activations, more than a dense model's; the same file (8 against 5.5)
@@ -105,6 +105,7 @@ class ClusterConfig(Config):
     asynchronous: bool = False  # vLLM's async_scheduling
     chunked_prefill: bool = True  # vLLM's enable_chunked_prefill
     long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0  # [tokens]; 0: none
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = GPU_MEMORY_UTILIZATION  # share that vLLM may use
     overhead: OverheadConfig = OverheadConfig()
 
 
@@ -166,10 +167,16 @@ class ReplicaSpec(Config):
         }
 
 
-def kv_blocks(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int, block_size: int) -> int:
+def kv_blocks(
+    model: ModelConfig,
+    hardware: HardwareConfig,
+    tensor_parallel: int,
+    block_size: int,
+    utilization: float = GPU_MEMORY_UTILIZATION,
+) -> int:
     """Return the usable KV blocks of a model on ``tensor_parallel`` GPUs.
 
-    (0.9 memory - weights - activation reserve - runtime reserve) / bytes of a block, the formula of BLIS
+    (utilization x memory - weights - activation reserve - runtime reserve) / bytes of a block, the formula of BLIS
     (sim/latency/kv_capacity.go); less one, the null block that vLLM keeps.
 
     Raises:
@@ -177,7 +184,7 @@ def kv_blocks(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int
     """
     runtime = RUNTIME_RESERVE_GIB if tensor_parallel == 1 else RUNTIME_RESERVE_PER_GPU_GIB * tensor_parallel
     free_gib = (
-        GPU_MEMORY_UTILIZATION * hardware.memory_gib * tensor_parallel
+        utilization * hardware.memory_gib * tensor_parallel
         - model.weights_gib
         - hardware.activation_reserve_gib
         - (MIXTURE_RESERVE_GIB if model.is_mixture else 0.0)
@@ -187,7 +194,8 @@ def kv_blocks(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int
     if blocks < 1:
         raise BurstenvError(
             f"{model.name} does not fit on {tensor_parallel} x {hardware.name}: {model.weights_gib} GiB of weights "
-            f"leave no memory for KV cache; use more GPUs (tensor_parallel) or a smaller model"
+            f"leave no memory for KV cache at gpu_memory_utilization {utilization:g}; use more GPUs (tensor_parallel) "
+            "or a smaller model"
         )
     return blocks
 
@@ -222,7 +230,9 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
     for replica in cluster.replicas:
         model = load(ModelConfig, "models", replica.model)
         hardware = load(HardwareConfig, "hardware", replica.hardware)
-        blocks = replica.num_blocks or kv_blocks(model, hardware, replica.tensor_parallel, cluster.block_size)
+        blocks = replica.num_blocks or kv_blocks(
+            model, hardware, replica.tensor_parallel, cluster.block_size, cluster.gpu_memory_utilization
+        )
         latency, source = _latency(replica, model, hardware, cluster.overhead)
         for _ in range(replica.count):
             name = f"{len(specs)}:{replica.model}@{replica.hardware}" + (

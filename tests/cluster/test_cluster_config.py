@@ -59,7 +59,11 @@ def test_kv_blocks_match_the_published_formula():
         for gpus, tokens in row.items():
             for hardware in ("a100-80g", "h100"):
                 shape, gpu = load(ModelConfig, "models", model), load(HardwareConfig, "hardware", hardware)
-                assert kv_blocks(shape, gpu, gpus, 16) * 16 == pytest.approx(tokens, rel=0.015), (model, gpus, hardware)
+                assert kv_blocks(shape, gpu, gpus, 16, 0.9) * 16 == pytest.approx(tokens, rel=0.015), (
+                    model,
+                    gpus,
+                    hardware,
+                )
 
 
 def test_kv_bytes_per_token():
@@ -86,8 +90,23 @@ def test_weights_follow_from_the_shape():
 
 def test_kv_blocks_of_a_measured_server():
     # A vLLM 0.19 server with Llama-3.1-8B on an RTX 4090 had 2,588 blocks, the null block included.
-    blocks = kv_blocks(load(ModelConfig, "models", "llama-3.1-8b"), load(HardwareConfig, "hardware", "rtx-4090"), 1, 16)
+    blocks = kv_blocks(
+        load(ModelConfig, "models", "llama-3.1-8b"), load(HardwareConfig, "hardware", "rtx-4090"), 1, 16, 0.9
+    )
     assert blocks == pytest.approx(2587, rel=0.02)
+
+
+def test_the_share_of_memory_is_that_of_vllm_unless_it_is_given():
+    replicas = [{"model": "llama-2-13b", "hardware": "a100-80g"}]
+    blocks = {share: resolve_cluster(cluster(replicas, **given))[0].num_blocks for share, given in (
+        (0.92, {}), (0.9, {"gpu_memory_utilization": 0.9}), (1.0, {"gpu_memory_utilization": 1}))}  # fmt: skip
+    block_gib = 16 * 800 / 2**20  # 800 KiB for each token
+    for share in (0.92, 1.0):
+        assert (blocks[share] - blocks[0.9]) * block_gib == pytest.approx((share - 0.9) * 80, abs=2 * block_gib)
+    for share in (0.0, 1.1, -1.0):
+        with pytest.raises(BurstenvError, match="gpu_memory_utilization"):
+            cluster(replicas, gpu_memory_utilization=share)
+    assert "leave no memory" in refused(replicas, gpu_memory_utilization=0.2)
 
 
 def test_aliases_name_one_thing():

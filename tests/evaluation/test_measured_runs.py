@@ -142,8 +142,9 @@ def test_what_the_engine_resolved_comes_before_what_it_was_given(tmp_path):
 
 def test_blocks_that_are_not_recorded_follow_from_memory(tmp_path):
     meta: dict[str, Any] = {"kv_cache": None, "hardware": {"device_name": "NVIDIA GeForce RTX 4090"}}
+    meta["engine_kwargs"] = {"max_num_seqs": 32, "max_num_batched_tokens": 1024, "gpu_memory_utilization": 0.9}
     run = read_run(write_run(tmp_path / "a", meta=meta))
-    assert run.limits.num_blocks == pytest.approx(2587, rel=0.02)
+    assert run.limits.num_blocks == pytest.approx(2587, rel=0.02)  # as a real server had
     assert any("memory of rtx-4090" in note for note in run.notes)
     run = read_run(write_run(tmp_path / "b", meta={"kv_cache": None}))
     assert run.limits.num_blocks > 10**6

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.cluster.cluster_config import OverheadConfig, kv_blocks
+from burstenv.cluster.cluster_config import GPU_MEMORY_UTILIZATION, OverheadConfig, kv_blocks
 from burstenv.config import read_yaml
 from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.errors import BurstenvError
@@ -245,16 +245,22 @@ def _blocks_from_memory(meta: Mapping[str, Any], block_size: int, folder: Path, 
     """Return the KV blocks (with the null block) of a run that does not record them."""
     device = str((meta.get("hardware") or {}).get("device_name") or "")
     profiled = folder.parent / "profile" / "meta.yaml"
-    if not device and profiled.exists():
-        device = str(read_yaml(profiled).get("gpu") or "")
+    profile = read_yaml(profiled) if profiled.exists() else {}
+    device = device or str(profile.get("gpu") or "")
+    utilization = GPU_MEMORY_UTILIZATION
+    resolved = (meta.get("resolved_config") or {}).get("cache_config")
+    for engine in (profile.get("engine_effective"), meta.get("engine_kwargs"), resolved):  # the last one counts
+        utilization = (engine or {}).get("gpu_memory_utilization") or utilization
     try:
         model = known_as(ModelConfig, "models", str(meta.get("model", "")))
         hardware = known_as(HardwareConfig, "hardware", device)
     except BurstenvError as error:
         notes.append(f"the run does not record its KV blocks, so that its KV cache is taken to hold all ({error})")
         return 2**24 // block_size
-    blocks = kv_blocks(model, hardware, _degree(meta), block_size) + 1
-    notes.append(f"the run does not record its KV blocks; {blocks} follow from the memory of {hardware.name}")
+    blocks = kv_blocks(model, hardware, _degree(meta), block_size, float(utilization)) + 1
+    notes.append(
+        f"the run does not record its KV blocks; {blocks} follow from {utilization:g} of the memory of {hardware.name}"
+    )
     return blocks
 
 
