@@ -40,7 +40,7 @@ def _on_cluster(scenario: Scenario, choice: str | ClusterChoice) -> Scenario:
     # Training needs one capacity only: whatever stands for the other splits is never used.
     capacity = dict.fromkeys(SPLITS, known or 1.0)
     values = {"cluster": choice.cluster, "capacity_per_s": capacity, "name": f"{scenario.config.name}@{choice.cluster}"}
-    moved = Scenario(scenario.config.model_copy(update=values), scenario.trace)
+    moved = Scenario(scenario.config.model_copy(update=values))  # the same workload, whose trace is kept in memory
     own = len(scenario.specs)
     if len(moved.specs) != own:
         raise BurstenvError(

@@ -140,6 +140,13 @@ def _conditions(result: Simulation) -> list[str]:
             f"dropped {m['dropped_oversize']:,} requests of more than {m['max_total_tokens']:,} tokens, prompt and "
             "output, before any scaling; --oversize reject plays them",
         )
+    mix = config.episode.mix
+    if mix is not None:
+        shares = {name: m[f"{name}_offered"] / max(1, m["offered"]) for name in mix}
+        if any(abs(shares[name] - mix[name]) > 0.01 for name in mix):
+            theirs = ", ".join(f"{name} {percent(share)}" for name, share in mix.items())
+            ours = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
+            lines.append(f"classes as in the trace: {ours}; episodes of the scenario mix {theirs}")
     if result.added_modes:
         lines.append(
             f"batching mode {', '.join(result.added_modes)} is not among the scenario's; added for this replay"

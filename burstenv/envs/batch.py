@@ -37,7 +37,7 @@ class EnvironmentBatch:
     Args:
         num_envs: N.
         scenario: A shipped name, a YAML path, a mapping, or a loaded scenario.
-        trace: A CSV in place of the scenario's workload.
+        trace: A trace file, or the name or YAML file of a trace or workload, in place of the scenario's workload.
         split: ``train``, ``validation`` or ``test``; where episodes are drawn from.
         load: Share of capacity; None draws one of the scenario's ``train_loads`` for each episode.
         decide: What the agent decides, any of ``admission``, ``routing``, ``batching``.

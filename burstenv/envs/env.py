@@ -90,7 +90,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     | Parameter   | Type           | Default                              | Description                          |
     |-------------|----------------|--------------------------------------|--------------------------------------|
     | scenario    | str or dict    | ``"default"``                        | shipped name, YAML path or values    |
-    | trace       | str or None    | ``None``                             | CSV in place of the workload         |
+    | trace       | str or None    | ``None``                             | trace in place of the workload       |
     | split       | str            | ``"train"``                          | train, validation or test            |
     | load        | float or None  | ``None``                             | share of capacity; None: train_loads |
     | decide      | sequence       | admission, routing, batching         | what the agent decides               |
@@ -113,7 +113,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     | load       | arrival rate as a share of capacity                                                        |
     | rate_per_s | arrival rate [requests/s]                                                                  |
     | window     | (from_s, to_s) on the trace's clock: exactly these requests, as recorded unless scaled     |
-    | trace      | a file to play, all of it or a window of it                                                |
+    | trace      | a trace to play: a file, a name or a workload's YAML; all of it or a window of it          |
 
     What was chosen or drawn stands in the ``info["episode_description"]`` of ``reset``.
 

@@ -46,7 +46,7 @@ class EvaluationPlan:
 
     Attributes:
         scenario: A shipped name, a YAML path, a mapping, or a loaded scenario.
-        trace: A CSV in place of the scenario's workload.
+        trace: A trace file, or the name or YAML file of a trace or workload, in place of the scenario's workload.
         split: Split whose episodes are used.
         loads: Shares of capacity; none given: the scenario's own load.
         episodes: K, how many episodes at each load: those of seeds 0 to K - 1, which visit the days of the

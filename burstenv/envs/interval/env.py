@@ -93,7 +93,7 @@ class IntervalEnv(BurstGPTEnv):
     | Parameter     | Type           | Default                      | Description                                  |
     |---------------|----------------|------------------------------|----------------------------------------------|
     | scenario      | str or dict    | ``"default"``                | shipped name, YAML path or values            |
-    | trace         | str or None    | ``None``                     | CSV in place of the workload                 |
+    | trace         | str or None    | ``None``                     | trace in place of the workload               |
     | split         | str            | ``"train"``                  | train, validation or test                    |
     | load          | float or None  | ``None``                     | share of capacity; None: train_loads         |
     | decide        | sequence       | admission, routing, batching | what the agent sets                          |

@@ -88,7 +88,7 @@ class IterationEnv(BurstGPTEnv):
     | Parameter   | Type           | Default           | Description                                             |
     |-------------|----------------|-------------------|---------------------------------------------------------|
     | scenario    | str or dict    | ``"one-replica"`` | of one replica, plain rules; name, YAML path or values  |
-    | trace       | str or None    | ``None``          | CSV in place of the workload                            |
+    | trace       | str or None    | ``None``          | trace in place of the workload                          |
     | split       | str            | ``"train"``       | train, validation or test                               |
     | load        | float or None  | ``None``          | share of capacity; None: train_loads                    |
     | batching    | str or None    | ``None``          | mode, of order fcfs; None: the scenario's first         |
