@@ -69,6 +69,7 @@ def register(commands: Commands) -> None:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.simulate import simulate, write_records
+    from burstenv.workload.describe import rate_text, span_text
 
     load_policy_files(arguments)
     trace = read_trace_or_workload(arguments.trace, arguments)
@@ -85,21 +86,30 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
         write_timeline(result.timeline, arguments.timeline)
     m = result.metrics
-    beside = [
-        f"{100 * m['rate_per_s'] / m[name]:.0f} % of the {m[name]:.2f} requests/s {what}"
-        for name, what in (
-            ("capacity_per_s", "that are load 1 (always/jsq with the first mode attains 90 % of the test split)"),
-            ("saturated_rate_per_s", "that the cluster finishes when it never idles"),
-        )
-        if name in m
-    ]
+    beside = (
+        []
+        if m["rate_per_s"] is None
+        else [
+            f"{100 * m['rate_per_s'] / m[name]:.0f} % of the {m[name]:.2f} requests/s {what}"
+            for name, what in (
+                ("capacity_per_s", "that are load 1 (always/jsq with the first mode attains 90 % of the test split)"),
+                ("saturated_rate_per_s", "that the cluster finishes when it never idles"),
+            )
+            if name in m
+        ]
+    )
     lines = [
-        f"{m['offered']:,} requests over {m['span_s']:,.0f} s on cluster {result.cluster} under {result.policy}",
+        f"{m['offered']:,} requests over {span_text(m['span_s'])} on cluster {result.cluster} under {result.policy}",
         *_conditions(result),
-        f"{m['rate_per_s']:.3f} requests/s{''.join(', ' + text for text in beside)}; replicas busy "
-        f"{percent(m['busy_share'])} of the time",
+        f"{rate_text(m['rate_per_s'], m['span_s'], '.3f')}{''.join(', ' + text for text in beside)}; replicas busy "
+        f"{percent(m['busy_share'])} of the time until the end",
         f"attainment {percent(m['attainment'])}   token-weighted {percent(m['token_weighted_attainment'])}   "
         f"goodput {m['goodput_per_s']:.3f} requests/s",
+        f"in the {span_text(m['answering_s'])} until the last answer: finished {m['finished_per_s']:.4g} requests/s   "
+        f"prompt {m['prompt_tokens_per_s']:,.0f}   generated {m['generated_tokens_per_s']:,.0f}   total "
+        f"{m['total_tokens_per_s']:,.0f} tokens/s",
+        f"prefix cache: {m['cached_tokens']:,} prompt tokens found, hit rate {percent(m['prefix_hit_rate'])}   "
+        f"cut short by the model length {m['length_capped']:,}",
         f"attained {m['attained']:,}   late {m['late']:,}   rejected {m['rejected']:,}   failed {m['failed']:,}   "
         f"preemptions {m['preemptions']:,}   iterations {m['iterations']:,}",
     ]

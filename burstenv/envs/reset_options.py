@@ -31,6 +31,7 @@ from burstenv.envs.batch import TRAIN_SEEDS, EnvironmentBatch
 from burstenv.envs.recorded import recorded_episode
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.workload import SPLITS
+from burstenv.workload.describe import rate_per_s
 from burstenv.workload.workload_config import trace_named
 
 RESET_OPTIONS = ("split", "seed", "day", "load", "rate_per_s", "window", "trace")
@@ -135,12 +136,17 @@ def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, ch
                 f"{to_s:g} s; the trace spans {whole.arrival_s[0]:g} to {whole.arrival_s[-1]:g} s"
             )
     seed = int(chosen.get("seed", rng.integers(TRAIN_SEEDS)))
-    rate_per_s, loaded = chosen.get("rate_per_s"), {}
+    asked_per_s, loaded = chosen.get("rate_per_s"), {}
     if "load" in chosen:
         unit_per_s = scenario.capacity_on(whole, batch.split)
-        rate_per_s = float(chosen["load"]) * unit_per_s
+        asked_per_s = float(chosen["load"]) * unit_per_s
         loaded = {"load": float(chosen["load"]), "capacity_per_s": unit_per_s}
-    drawn = recorded_episode(trace, scenario, seed, rate_per_s=rate_per_s)
-    span_s = max(float(drawn.arrival_s[-1]), 1e-9)
-    description = {"window": chosen.get("window"), **loaded, "rate_per_s": len(drawn) / span_s}
+    drawn = recorded_episode(trace, scenario, seed, rate_per_s=asked_per_s)
+    span_s = float(np.ptp(drawn.arrival_s))
+    description = {
+        "window": chosen.get("window"),
+        **loaded,
+        "rate_per_s": rate_per_s(len(drawn), span_s),
+        "span_s": span_s,
+    }
     batch.play(i, drawn, seed, {**drawn.metadata, **description})

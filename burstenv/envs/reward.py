@@ -13,9 +13,9 @@
 ``token-weighted``  Kilotokens of each attained request, whatever its class; over the kilotokens offered this is the
                     report's token-weighted attainment. *Gamed by* serving few, long requests.
 ``class-weighted``  Class value of each attained request. *Gamed by* starving the class of less worth altogether.
-``goodput-per-gpu`` Attained requests per GPU of the cluster: over the episode's duration, the report's goodput per
-                    GPU. For comparing clusters of different size; on one cluster the same as attainment, and *gamed*
-                    alike.
+``goodput-per-gpu`` Attained requests per GPU of the cluster: over the time until the last answer, the report's
+                    goodput per GPU. For comparing clusters of different size; on one cluster the same as attainment,
+                    and *gamed* alike.
 ``latency``         Minus the integral over time of the requests in the system, deferred ones included, by 10
                     request-seconds; over an episode, minus the sum of the times from arrival to end (Park's and
                     Decima's reward). *Gamed by* refusing everything: a refused request leaves at once.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
+from burstenv.workload.describe import rate_per_s
 from burstenv.workload.trace import MODELS
 
 LOSSES = ("rejected", "failed", "preempted", "late_first_token", "slow_tokens")  # why a request did not attain
@@ -69,7 +70,13 @@ def episode_metrics(
                                         abandoned, rejected are those rejected for good
     ``attainment``                      attained / offered
     ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
-    ``goodput_per_s``                   attained / ``duration_s``
+    ``goodput_per_s``                   attained / ``answering_s``
+    ``answering_s``                     from the first arrival to the last answer [s], as ``vllm bench serve`` counts
+    ``finished_per_s``                  finished requests, attained or late, / ``answering_s``
+    ``prompt_tokens_per_s`` ...         of finished requests, also ``generated_`` and ``total_tokens_per_s``
+    ``cached_tokens``                   prompt tokens found in prefix caches when requests were first scheduled
+    ``prefix_hit_rate``                 cached tokens / prompt tokens of the requests that were scheduled
+    ``length_capped``                   finished requests whose output the model length cut short
     ``<group>_offered`` ...             the same counts and share by class, model and prompt bucket (``groups``)
     ``lost_<why>``                      requests that did not attain, by ``LOSSES``, see ``losses``
     ``burstiness``                      variance / mean of the arrivals in each second (1 for Poisson)
@@ -122,7 +129,7 @@ def episode_metrics(
         **counts,
         "attainment": share(counts["attained"], counts["offered"]),
         "token_weighted_attainment": share(int(tokens[attained].sum(dtype=np.int64)), int(tokens.sum(dtype=np.int64))),
-        "goodput_per_s": counts["attained"] / duration_s,
+        **_served(records, counts["attained"]),
         "rejection_share": share(counts["rejected"], counts["offered"]),
         "preemptions_per_finished": share(int(records["preemptions"].sum()), finished),
         "max_replica_share": share(int(np.bincount(served_by).max()), finished) if finished else None,
@@ -140,6 +147,29 @@ def episode_metrics(
         points = np.percentile(values, _PERCENTILES).tolist() if len(values) else [None] * len(_PERCENTILES)
         metrics.update({f"{name}_p{p}": point for p, point in zip(_PERCENTILES, points, strict=True)})
     return metrics
+
+
+def _served(records: NDArray[Any], attained: int) -> dict[str, float | int | None]:
+    """Return the rates of answers and their tokens, and what prefix caches held."""
+    status = records["status"]
+    finished = np.flatnonzero((status == ATTAINED) | (status == LATE))
+    first_s = float(records["arrival_s"].min()) if len(records) else 0.0
+    answering_s = float(records["finish_s"][finished].max()) - first_s if len(finished) else 0.0
+    prompt = int(records["prompt_tokens"][finished].sum(dtype=np.int64))
+    generated = int(records["target_tokens"][finished].sum(dtype=np.int64))
+    scheduled = records["cached_tokens"] >= 0
+    cached = int(records["cached_tokens"][scheduled].sum(dtype=np.int64))
+    return {
+        "goodput_per_s": rate_per_s(attained, answering_s),
+        "answering_s": answering_s,
+        "finished_per_s": rate_per_s(len(finished), answering_s),
+        "prompt_tokens_per_s": rate_per_s(prompt, answering_s),
+        "generated_tokens_per_s": rate_per_s(generated, answering_s),
+        "total_tokens_per_s": rate_per_s(prompt + generated, answering_s),
+        "cached_tokens": cached,
+        "prefix_hit_rate": share(cached, int(records["prompt_tokens"][scheduled].sum(dtype=np.int64))),
+        "length_capped": int(np.count_nonzero(records["target_tokens"][finished] < records["output_tokens"][finished])),
+    }
 
 
 def losses(records: NDArray[Any]) -> dict[str, int]:

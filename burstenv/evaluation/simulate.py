@@ -19,13 +19,14 @@ from burstenv.envs.play.policy import Player, player_of
 from burstenv.envs.recorded import Oversize, recorded_episode, within_limit
 from burstenv.envs.scenario import Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.evaluation.metrics import episode_metrics
+from burstenv.evaluation.metrics import episode_metrics, share
 from burstenv.evaluation.offered_load import saturated_rate_per_s
 from burstenv.evaluation.policy import is_privileged
 from burstenv.evaluation.timeline.series import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
 from burstenv.policies import NetworkPolicy, load_policy
 from burstenv.workload import CLASSES, Trace
+from burstenv.workload.describe import rate_per_s
 from burstenv.workload.shaping.rates import SCALINGS
 
 CAPACITY_SPLIT = "test"  # whose capacity is the unit of load, as in an evaluation
@@ -33,6 +34,7 @@ CHUNK_DECISIONS = 100_000  # between two reports of progress
 RECORD_COLUMNS = (
     "id", "class", "prompt_tokens", "output_tokens", "status", "replica", "arrival_s", "first_scheduled_s",
     "first_token_s", "finish_s", "ttft_s", "tpot_s", "e2e_s", "preemptions", "recomputed_tokens",
+    "cached_tokens", "generated_tokens",
 )  # fmt: skip
 
 
@@ -98,9 +100,10 @@ def simulate(
 
     Returns:
         Metrics and records. Beside those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
-        ``span_s``, ``end_s``, ``rate_per_s`` (arrivals over their span), ``busy_share`` (share of the replicas' time,
-        until the end, that is spent in iterations), ``preemptions``, ``iterations``, ``dropped_oversize``,
-        ``max_total_tokens``, ``first_arrival_s``, and where asked for ``capacity_per_s`` and ``saturated_rate_per_s``.
+        ``span_s``, ``end_s``, ``rate_per_s`` (arrivals over their span; None for a single instant), ``busy_share``
+        (share of the replicas' time, until the end, that is spent in iterations), ``preemptions``, ``iterations``,
+        ``dropped_oversize``, ``max_total_tokens``, ``first_arrival_s``, and where asked for ``capacity_per_s`` and
+        ``saturated_rate_per_s``.
 
     Raises:
         BurstenvError: On unknown names, an empty trace, requests that are too long, or a load that cannot be reached.
@@ -112,7 +115,7 @@ def simulate(
     _check_asked(asked, speed, scaling)
     played = load_policy(policy)
     scene, cluster_name = _scene(scenario, cluster)
-    rate, measured = _rate_per_s(trace, scene, oversize, asked)
+    rate, measured = _asked_rate(trace, scene, oversize, asked)
     drawn = recorded_episode(
         trace, scene, seed, oversize=oversize, rate_per_s=rate, scaling=scaling or "superpose",
         duration_s=duration_s, speed=speed,
@@ -163,15 +166,13 @@ def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
     sent = requests if engine.clients is None else requests[requests["status"] != UNSENT]
     first_s, last_s = float(sent["arrival_s"].min()), float(sent["arrival_s"].max())
     span_s = last_s - first_s
-    metrics: dict[str, Any] = episode_metrics(
-        requests, max(span_s, 1e-9), engine.kv_use(0), client_counts=engine.client_counts(0)
-    )
+    metrics: dict[str, Any] = episode_metrics(requests, span_s, engine.kv_use(0), client_counts=engine.client_counts(0))
     replicas = engine.state.replicas
     end_s = float(engine.state.environments["now_s"][0])
     metrics["span_s"] = span_s
     metrics["end_s"] = end_s
-    metrics["rate_per_s"] = len(sent) / max(span_s, 1e-9)
-    metrics["busy_share"] = float(replicas["busy_s"].sum()) / (engine.num_replicas * max(end_s - first_s, 1e-9))
+    metrics["rate_per_s"] = rate_per_s(len(sent), span_s)
+    metrics["busy_share"] = share(float(replicas["busy_s"].sum()), engine.num_replicas * (end_s - first_s))
     metrics["preemptions"] = int(replicas["preemptions"].sum())
     metrics["iterations"] = int(replicas["iterations"].sum())
     return metrics
@@ -192,7 +193,7 @@ def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> 
             raise BurstenvError("scaling needs one of rate_per_s, load and utilisation to scale to")
 
 
-def _rate_per_s(
+def _asked_rate(
     trace: Trace, scene: Scenario, oversize: Oversize | None, asked: dict[str, float]
 ) -> tuple[float | None, dict[str, float]]:
     """Return the rate asked for, and what was measured to find it; the same whatever the seed of the replay."""
@@ -211,8 +212,8 @@ def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
     counts = ("offered", "attained", "late", "rejected", "failed", *CLIENT_COUNTS, "preemptions")
     return {
         "policy": policy,
-        "requests/s": f"{m['rate_per_s']:.3g}",
-        **{name: f"{value:.1%}" for name, value in shares.items()},
+        "requests/s": "n/a" if m["rate_per_s"] is None else f"{m['rate_per_s']:.3g}",
+        **{name: "n/a" if value is None else f"{value:.1%}" for name, value in shares.items()},
         **{name: f"{m[name]:,}" for name in counts if name in m},
     }
 
@@ -260,6 +261,8 @@ def write_records(records: np.ndarray, path: Path) -> None:
         _blank(np.where(unserved, np.nan, e2e_s)),
         records["preemptions"].tolist(),
         records["recomputed_tokens"].tolist(),
+        ["" if c < 0 else c for c in records["cached_tokens"].tolist()],
+        np.where(unserved, 0, records["target_tokens"]).tolist(),
     ]
     writer.writerows(zip(*columns, strict=True))
     write_atomic(path, text.getvalue())

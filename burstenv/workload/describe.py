@@ -20,11 +20,11 @@ def describe(trace: Trace) -> dict[str, Any]:
     """Summarise a trace.
 
     Returns:
-        ``requests``, ``failures``, ``failure_share``, ``span_s``, ``days`` (non-empty), ``rate_per_s``,
-        ``models`` (requests by model), ``sessions``, ``shared_prefixes``, ``ramp_up`` (see :func:`ramp_up`),
-        ``classes`` and ``metadata``. Each class has its counts, rate, failure share, tokens (mean, p50, p90,
-        p99, max), the coefficient of variation of all its inter-arrival times, and quantiles of the same in
-        5-minute windows.
+        ``requests``, ``failures``, ``failure_share``, ``span_s``, ``days`` (non-empty), ``rate_per_s`` (see
+        :func:`rate_per_s`; None where all arrive at one instant), ``models`` (requests by model), ``sessions``,
+        ``shared_prefixes``, ``ramp_up`` (see :func:`ramp_up`), ``classes`` and ``metadata``. Each class has its
+        counts, rate over the span of the trace, failure share, tokens (mean, p50, p90, p99, max), the coefficient of
+        variation of all its inter-arrival times, and quantiles of the same in 5-minute windows.
     """
     from burstenv.workload.trace import CLASSES, MODELS
 
@@ -41,7 +41,7 @@ def describe(trace: Trace) -> dict[str, Any]:
         "failure_share": failed / asked if asked else 0.0,
         "span_s": trace.span_s,
         "days": len(np.unique(trace.day)),
-        "rate_per_s": _rate_per_s(len(trace), trace.span_s),
+        "rate_per_s": rate_per_s(len(trace), trace.span_s),
         "models": {name: int(np.count_nonzero(trace.model == code)) for code, name in enumerate(MODELS)},
         "sessions": len(np.unique(trace.session[trace.session >= 0])),
         "shared_prefixes": len(np.unique(trace.prefix_id[trace.prefix_id >= 0])),
@@ -49,6 +49,39 @@ def describe(trace: Trace) -> dict[str, Any]:
         "classes": classes,
         "metadata": dict(trace.metadata),
     }
+
+
+def rate_per_s(count: float, window_s: float) -> float | None:
+    """Return how many there were per second of a window: the rate of every report.
+
+    Arrivals are counted over the span from the first to the last, answers and their tokens from the first arrival to
+    the last answer, as ``vllm bench serve`` does.
+
+    Args:
+        count: How many.
+        window_s: Length of the window [s].
+
+    Returns:
+        The rate; None where something happened in a window of no length, which has no rate.
+    """
+    if window_s > 0:
+        return count / window_s
+    return None if count else 0.0
+
+
+def span_text(span_s: float) -> str:
+    """Return a length of time in the unit that people would say it in."""
+    for unit, seconds in (("days", 86_400.0), ("hours", 3_600.0)):
+        if span_s >= 2 * seconds:
+            return f"{span_s / seconds:.2f} {unit}"
+    return f"{span_s:,.4g} s"
+
+
+def rate_text(rate: float | None, span_s: float, digits: str = ".4g") -> str:
+    """Return a rate of arrivals with the window that it is of."""
+    if rate is None:
+        return "no rate, as all arrive at one instant"
+    return f"{rate:{digits}} requests/s over the {span_text(span_s)} from the first to the last"
 
 
 def _describe_class(trace: Trace, rows: NDArray[np.bool_], failures: int) -> dict[str, Any]:
@@ -59,7 +92,7 @@ def _describe_class(trace: Trace, rows: NDArray[np.bool_], failures: int) -> dic
         "requests": len(arrival),
         "failures": failures,
         "failure_share": failures / (failures + len(arrival)),
-        "rate_per_s": _rate_per_s(len(arrival), trace.span_s),
+        "rate_per_s": rate_per_s(len(arrival), trace.span_s),
         "prompt_tokens": _lengths(trace.prompt_tokens[rows]),
         "output_tokens": _lengths(trace.output_tokens[rows]),
         "interarrival_cv": float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else None,
@@ -135,24 +168,20 @@ def _lengths(tokens: NDArray[np.int32]) -> dict[str, float]:
     }
 
 
-def _rate_per_s(count: int, span_s: float) -> float:
-    return count / span_s if span_s > 0 else 0.0
-
-
 def describe_lines(description: dict[str, Any]) -> list[str]:
     """Return a description as lines for people."""
     d, m = description, description["metadata"]
     prefixes = f", {d['shared_prefixes']:,} shared prefixes" if d["shared_prefixes"] else ""
     lines = [
         f"{m.get('source', 'trace')}",
-        f"  {d['requests']:,} requests and {d['failures']:,} failures ({100 * d['failure_share']:.2f} %) over "
-        f"{d['span_s'] / 86400:.2f} days, {d['rate_per_s']:.4g} requests/s, {d['sessions']:,} sessions{prefixes}",
+        f"  {d['requests']:,} requests and {d['failures']:,} failures ({100 * d['failure_share']:.2f} %), "
+        f"{d['sessions']:,} sessions{prefixes}",
+        f"  {rate_text(d['rate_per_s'], d['span_s'])}",
         "  models: " + ", ".join(f"{name} {count:,}" for name, count in d["models"].items() if count),
     ]
     for name, c in d["classes"].items():
-        lines.append(
-            f"  {name}: {c['requests']:,} requests, {c['rate_per_s']:.4g}/s, {100 * c['failure_share']:.2f} % failed"
-        )
+        rate = "" if c["rate_per_s"] is None else f" {c['rate_per_s']:.4g}/s,"
+        lines.append(f"  {name}: {c['requests']:,} requests,{rate} {100 * c['failure_share']:.2f} % failed")
         for tokens in ("prompt_tokens", "output_tokens"):
             t = c[tokens]
             if t:

@@ -25,6 +25,7 @@ def records() -> np.ndarray:
     r["first_token_s"] = [0.5, 1.25, 5.0, np.nan, np.nan]
     r["finish_s"] = [1.5, 1.25, 5.4, np.nan, np.nan]
     r["preemptions"] = [0, 0, 3, 0, 0]
+    r["cached_tokens"] = [0, 16, 1600, -1, -1]
     return r
 
 
@@ -32,12 +33,38 @@ def test_counts_and_shares(records):
     m = episode_metrics(records, duration_s=4.0)
     assert [m[k] for k in ("offered", "attained", "late", "rejected", "failed")] == [5, 2, 1, 1, 1]
     assert m["attainment"] == 2 / 5
-    assert m["goodput_per_s"] == 2 / 4.0
     assert m["rejection_share"] == 1 / 5
     assert m["preemptions_per_finished"] == 3 / 3
     assert m["max_replica_share"] == 2 / 3
     assert m["token_weighted_attainment"] == (211 + 202) / (211 + 202 + 3005 + 3100 + 200)
     assert m["episode_return"] == 2.0
+
+
+def test_rates_are_over_the_time_until_the_last_answer(records):
+    m = episode_metrics(records, duration_s=4.0)
+    assert m["answering_s"] == 5.4
+    assert m["goodput_per_s"] == 2 / 5.4
+    assert m["finished_per_s"] == 3 / 5.4
+    assert m["prompt_tokens_per_s"] == (200 + 201 + 3000) / 5.4
+    assert m["generated_tokens_per_s"] == (11 + 1 + 5) / 5.4
+    assert m["total_tokens_per_s"] == (3401 + 17) / 5.4
+    assert m["cached_tokens"] == 1616
+    assert m["prefix_hit_rate"] == 1616 / 3401  # of the three that were scheduled
+    assert m["length_capped"] == 0
+    records["target_tokens"][2] = 3
+    cut = episode_metrics(records, duration_s=4.0)
+    assert cut["length_capped"] == 1
+    assert cut["generated_tokens_per_s"] == (11 + 1 + 3) / 5.4
+    records["arrival_s"] += 100.0
+    records["finish_s"] += 100.0
+    records["first_token_s"] += 100.0
+    assert episode_metrics(records, duration_s=4.0)["goodput_per_s"] == pytest.approx(2 / 5.4)
+
+
+def test_nothing_answered_is_a_rate_of_nothing(records):
+    records["status"] = REJECTED
+    m = episode_metrics(records, duration_s=4.0)
+    assert (m["goodput_per_s"], m["finished_per_s"], m["total_tokens_per_s"]) == (0.0, 0.0, 0.0)
 
 
 def test_groups_add_up_and_empty_ones_are_undefined(records):
