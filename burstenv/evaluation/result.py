@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.result_rows import check_result
 from burstenv.files import write_atomic
 
 FORMAT = "burstenv evaluation"
@@ -142,8 +143,10 @@ class EvaluationResult:
             raise BurstenvError(
                 f"{path}: line {error.lineno}: not valid JSON; the file is damaged or no evaluation result"
             ) from None
+        except RecursionError:
+            raise BurstenvError(f"{path}: is nested too deeply; no evaluation result") from None
         manifest: Any = {}
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             manifest = json.loads(Path(path).with_name(MANIFEST).read_text(encoding="utf-8"))
         return cls._from_values(values, str(path), manifest if isinstance(manifest, dict) else {})
 
@@ -156,28 +159,10 @@ class EvaluationResult:
                 f"{where}: result format version {values.get('version')!r}, this burstenv reads "
                 f"{FORMAT_VERSION}; evaluate again or use the burstenv that wrote it"
             )
-        found: dict[str, Any] = {"manifest": manifest}
-        for entry in fields(cls):
-            if entry.name == "manifest":
-                continue
-            kind_name = str(entry.type)  # text, because annotations are postponed
-            if entry.name not in values:
-                raise BurstenvError(f"{where}: key {entry.name!r} is missing; the file is damaged, evaluate again")
-            value: Any = values[entry.name]
-            found[entry.name] = value
-            kind = _KINDS.get(kind_name, (list,))
-            if not isinstance(value, kind):
-                raise BurstenvError(
-                    f"{where}: key {entry.name!r} holds a {type(value).__name__} in place of {kind_name}; "
-                    "the file is damaged, evaluate again"
-                )
-            rows = found[entry.name] if kind_name == "list[Row]" else []
-            if not all(isinstance(row, dict) for row in rows):
-                raise BurstenvError(f"{where}: key {entry.name!r}: every row must be a mapping; the file is damaged")
-        return cls(**found)
-
-
-_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "float": (int, float), "dict[str, Any]": (dict,)}
+        check_result(values, where)
+        return cls(
+            **{entry.name: values[entry.name] for entry in fields(cls) if entry.name != "manifest"}, manifest=manifest
+        )
 
 
 def _one(rows: list[Row], **keys: Any) -> Row:

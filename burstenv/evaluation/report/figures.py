@@ -153,7 +153,7 @@ def _forest(result: EvaluationResult) -> Picture:
         style = style_of.get(row["policy"], "other")
         kind = " privileged" if policy["privileged"] else ""
         name = escape(shortened(row["policy"], 62))
-        plot.parts.append(f'<text class="name {policy["kind"]}{kind}" x="12" y="{number(y - 4)}">{name}</text>')
+        plot.parts.append(f'<text class="name {escape(policy["kind"])}{kind}" x="12" y="{number(y - 4)}">{name}</text>')
         if row["attainment_low"] is not None:
             low, high = number(place(row["attainment_low"])), number(place(row["attainment_high"]))
             plot.parts.append(f'<path class="interval {style}" d="M{low} {number(y + 4)}H{high}"/>')

@@ -265,7 +265,7 @@ def write_leaderboard(
     Raises:
         BurstenvError: As :func:`leaderboard`; also without jinja2.
     """
-    from burstenv.evaluation.report.report import markdown_table, page_environment
+    from burstenv.evaluation.report.report import markdown_table, page_environment, plain
 
     board = leaderboard(results, defaults, files)
     path = Path(path)
@@ -280,9 +280,9 @@ def write_leaderboard(
     )
     page = template.render(title="Leaderboard", css=style, facts=facts, headline=verdict(board), tables=tables)
     write_atomic(paths["json"], json.dumps(asdict(board), indent=1, allow_nan=False) + "\n")
-    parts = ["# Leaderboard", facts, f"**{verdict(board)}**"]
+    parts = ["# Leaderboard", facts, f"**{plain(verdict(board))}**"]
     for table in tables:
-        parts += [f"## {table.title}", table.caption, markdown_table(table)]
+        parts += [f"## {plain(table.title)}", plain(table.caption), markdown_table(table)]
     write_atomic(paths["markdown"], "\n\n".join(parts) + "\n")
     write_atomic(paths["html"], page)
     return paths

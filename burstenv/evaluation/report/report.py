@@ -112,14 +112,31 @@ def page_environment() -> tuple[Any, Any]:
 def markdown(result: EvaluationResult) -> str:
     """Return the report as Markdown: headline, tables, notes and configuration; no figures."""
     appendix = _appendix(result)
-    parts = [f"# {_title(result)}", _facts(result), *unused(result), f"**{headline(result)}**"]
+    parts = [f"# {plain(_title(result))}", plain(_facts(result)), *map(plain, unused(result))]
+    parts.append(f"**{plain(headline(result))}**")
     for section in _sections(result, []):
         for table in section["tables"]:
-            parts += [f"## {table.title}", table.caption, markdown_table(table)]
-    parts += ["## What to know before believing this", "\n".join(f"- {note}" for note in notes(result))]
-    parts += ["## Everything needed to run this again", f"Command: `{appendix['command']}`"]
-    parts += [f"```yaml\n{appendix[name]}```" for name in ("policies", "provenance")]
+            parts += [f"## {plain(table.title)}", plain(table.caption), markdown_table(table)]
+    parts += ["## What to know before believing this", "\n".join(f"- {plain(note)}" for note in notes(result))]
+    parts += ["## Everything needed to run this again", f"Command: `{plain(appendix['command'])}`"]
+    parts += [_fenced(appendix[name]) for name in ("policies", "provenance")]
     return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Return a sentence for Markdown in which no name makes HTML, links, pictures or lines of its own.
+
+    Names come from files: of scenarios, policies, agents and traces. What burstenv writes itself is left as it is.
+    """
+    text = " ".join(text.split("\n")).replace("\r", " ")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+
+
+def _fenced(text: str) -> str:
+    """Return YAML as a block that nothing in it ends."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}yaml\n{text}{fence}"
 
 
 _SECTIONS = {
@@ -234,6 +251,6 @@ def markdown_table(table: Table) -> str:
         tags = f" ({', '.join(line.tags)})" if table.tagged and line.tags else ""
         name = f"{line.lead}`{line.policy}`"
         lines.append([f"**{name}**{tags}" if line.kind == "agent" else name + tags, *(c.text for c in line.cells)])
-    rows = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
+    rows = ["| " + " | ".join(plain(text).replace("|", "\\|") for text in line) + " |" for line in lines]
     ruler = "|" + "|".join([" :--- ", *[" ---: "] * len(table.columns)]) + "|"
     return "\n".join([rows[0], ruler, *rows[1:]])
