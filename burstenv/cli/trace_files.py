@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
         help="format (default: by the ending: .csv BurstGPT, .jsonl Mooncake, .parquet)",
     )
     sub.add_argument("--exact-times", action="store_true", help="BurstGPT: times in full, not whole seconds")
-    sub.add_argument("--block-tokens", type=int, help="Mooncake: tokens of a block (default: 512)")
+    sub.add_argument("--block-tokens", type=int, help="Mooncake: tokens of a block (default: those of IN, else 512)")
     add_reading_arguments(sub)
     _add_seed(sub)
 

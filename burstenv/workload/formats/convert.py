@@ -9,11 +9,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.workload.formats.burstgpt import spread_within_second
 from burstenv.workload.formats.mooncake import BLOCK_TOKENS
 from burstenv.workload.formats.parquet import write_parquet
 from burstenv.workload.formats.write_csv import write_burstgpt, write_plain
-from burstenv.workload.formats.write_mooncake import write_mooncake
-from burstenv.workload.trace import OTHER_MODEL, Trace
+from burstenv.workload.formats.write_mooncake import lost_in_blocks, write_mooncake
+from burstenv.workload.trace import OTHER_MODEL, Trace, turns_of
 
 Target = Literal["burstgpt", "plain", "mooncake", "parquet"]
 _SUFFIXES: dict[str, Target] = {".csv": "burstgpt", ".jsonl": "mooncake", ".parquet": "parquet"}
@@ -69,7 +70,7 @@ def convert(
         path: The file; text formats ending in ``.gz`` are compressed.
         to: The format; by default what the ending says: ``.csv`` BurstGPT, ``.jsonl`` Mooncake, ``.parquet``.
         exact_times: Times in full in the BurstGPT schema, instead of whole seconds.
-        block_tokens: Tokens of a Mooncake block, by default 512.
+        block_tokens: Tokens of a Mooncake block, by default those of the file that the trace was read from, else 512.
 
     Raises:
         BurstenvError: When the ending says nothing, an option is of another format, the trace is empty, or the file
@@ -78,6 +79,8 @@ def convert(
     file = Path(path)
     to = format_of(file, to)
     check_options(to, exact_times, block_tokens)
+    if block_tokens is None:
+        block_tokens = trace.metadata.get("block_tokens") or BLOCK_TOKENS
     if len(trace) == 0:
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: holds no requests to write")
     if to == "burstgpt":
@@ -85,11 +88,11 @@ def convert(
     elif to == "plain":
         write_plain(trace, file)
     elif to == "mooncake":
-        write_mooncake(trace, file, block_tokens=BLOCK_TOKENS if block_tokens is None else block_tokens)
+        write_mooncake(trace, file, block_tokens=block_tokens)
     else:
         write_parquet(trace, file)
     keeps_failures = to in ("burstgpt", "parquet")
-    left_out = _left_out(trace, to, exact_times)
+    left_out = _left_out(trace, to, exact_times, block_tokens)
     return Conversion(file, to, len(trace), len(trace.failures) if keeps_failures else 0, left_out)
 
 
@@ -102,21 +105,36 @@ def check_options(to: Target, exact_times: bool, block_tokens: int | None) -> No
         raise BurstenvError(f"block tokens are an option of Mooncake JSON lines, not of {to}")
 
 
-def _left_out(trace: Trace, to: Target, exact_times: bool) -> tuple[str, ...]:
+def _left_out(trace: Trace, to: Target, exact_times: bool, block_tokens: int) -> tuple[str, ...]:
     """Return what a trace has and a format has no place for."""
     if to == "parquet":
         return ()
+    milliseconds = (trace.arrival_s - trace.arrival_s[0]) * 1000
+    between = bool((abs(milliseconds - milliseconds.round()) > 1e-6).any())
+    whole = bool((trace.arrival_s == np.floor(trace.arrival_s)).all())
     has = {
-        "the fractions of seconds": to == "burstgpt" and not exact_times and trace.metadata.get("jitter_seed") is None
-        and bool((trace.arrival_s != np.floor(trace.arrival_s)).any()),
+        "the fractions of seconds": to == "burstgpt" and not (whole or exact_times or _drawn_again(trace)),
+        "that times are whole seconds (which a reader of BurstGPT files spreads)": to == "burstgpt" and whole,
         f"the clock (times begin at 0, {trace.arrival_s[0]:,.3f} s in the trace)": to == "mooncake"
         and trace.arrival_s[0] > 0,
+        "the fractions of milliseconds": to == "mooncake" and between,
         f"{len(trace.failures):,} failures": to != "burstgpt" and len(trace.failures) > 0,
         "the models": to != "burstgpt" and bool((trace.model != OTHER_MODEL).any()),
-        "the classes": to == "mooncake" and bool((trace.log_type != trace.log_type[0]).any()),
+        "the classes": to == "mooncake" and bool(trace.log_type.any()),
         "the names of other models": to == "burstgpt" and bool(trace.metadata.get("other_models")),
         "the elapsed times": to != "burstgpt" and not np.isnan(trace.elapsed_s).all(),
         "the priorities": to != "plain" and bool(trace.priority.any()),
         "the shared prefixes": to == "burstgpt" and bool((trace.prefix_id >= 0).any()),
+        "the numbers of turns (sessions that began before the trace count from 0)": bool(
+            (trace.turn != turns_of(trace.session)).any()
+        ),
     }  # fmt: skip
-    return tuple(what for what, lost in has.items() if lost)
+    lost = [what for what, is_lost in has.items() if is_lost]
+    return (*lost, *(lost_in_blocks(trace, block_tokens) if to == "mooncake" else ()))
+
+
+def _drawn_again(trace: Trace) -> bool:
+    """Return whether a BurstGPT file of whole seconds gives a trace's times, by the seed that they were drawn with."""
+    seed = trace.metadata.get("jitter_seed")
+    times = np.sort(np.concatenate([trace.arrival_s, trace.failures.arrival_s]), kind="stable")
+    return seed is not None and bool((times == spread_within_second(np.floor(times), seed)).all())

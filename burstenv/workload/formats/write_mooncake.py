@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gzip
+from array import array
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from burstenv.errors import BurstenvError
 from burstenv.files import writing
+from burstenv.workload.formats.csv_table import first_appearance
 from burstenv.workload.formats.mooncake import BLOCK_TOKENS
+from burstenv.workload.formats.prefix_tree import recognise
 from burstenv.workload.trace import Trace
 
 _ROWS_AT_ONCE = 1 << 14
@@ -55,6 +61,45 @@ def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_
             packed.write("".join(lines).encode())
         if packed is not raw:
             packed.close()
+
+
+def lost_in_blocks(trace: Trace, block_tokens: int) -> tuple[str, ...]:
+    """Return what the blocks of :func:`write_mooncake` do not say of a trace's sessions and shared prefixes.
+
+    A conversation shorter than a block, or one whose prompt shrinks, cannot be told by blocks; a shared prefix is told
+    in whole blocks, and only where two sessions hold it.
+    """
+    if not ((trace.session >= 0).any() or (trace.prefix_id >= 0).any()):
+        return ()
+    chains = _Chains(block_tokens)
+    columns = (trace.prompt_tokens, trace.output_tokens, trace.session, trace.prefix_id, trace.prefix_tokens)
+    hashes, ends = array("q"), array("q", [0])
+    for row in zip(*(column.tolist() for column in columns), strict=True):
+        hashes.extend(chains.of(*row))
+        ends.append(len(hashes))
+    found = recognise(
+        np.array(hashes, np.int64), np.array(ends, np.int64), trace.prompt_tokens, trace.output_tokens, block_tokens
+    )
+    turns = np.flatnonzero(trace.turn > 0)
+    sessions = _differing(found.session, trace.session)
+    prefixes = _differing(found.prefix_id, trace.prefix_id) | (found.prefix_tokens != trace.prefix_tokens)
+    lost = []
+    if sessions.any():
+        lost.append(f"the sessions of {int(sessions.sum()):,} requests ({len(turns):,} are later turns)")
+    if prefixes.any():
+        lost.append(f"the shared prefixes of {int(prefixes.sum()):,} requests, in part or all")
+    return tuple(lost)
+
+
+def _differing(found: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return which rows are not of the same group, whatever the groups are called; a group of -1 is none."""
+    wanted, _ = first_appearance(wanted)
+    pairs = found.astype(np.int64) << 32 | (wanted + 1)
+    group = np.unique(pairs, return_inverse=True)[1]
+    size = np.bincount(group)[group]
+    same = (np.bincount(found + 1)[found + 1] == size) & (np.bincount(wanted + 1)[wanted + 1] == size)
+    neither = (found < 0) & (wanted < 0)
+    return ~(neither | (same & (found >= 0) & (wanted >= 0)))
 
 
 class _Chains:
