@@ -18,7 +18,7 @@ from tests.workload.test_reading_options import COLUMNS as MAPPED
 from tests.workload.test_reading_options import FORMATS
 from tests.workload.test_traces_fuzz import _mangled as mangled
 
-MUTATIONS = examples(60)  # of each format and way of reading
+MUTATIONS = examples(60).max_examples  # of each format and way of reading
 UNITS = (None, None, "s", "ms", "ns", "iso")
 
 
@@ -35,7 +35,8 @@ def contents(name: str, tmp_path: Path) -> bytes:
         pandas.DataFrame(
             {
                 "Timestamp": np.arange(30), "Session ID": ["", "a", None] * 10, "Elapsed time": [1.5, None, 2.0] * 10,
-                "Model": ["GPT-4", "ChatGPT", "x"] * 10, "Request tokens": np.arange(30), "Response tokens": [3, 0, 5] * 10,
+                "Model": ["GPT-4", "ChatGPT", "x"] * 10, "Request tokens": np.arange(30),
+                "Response tokens": [3, 0, 5] * 10,
                 "Total tokens": np.arange(30), "Log Type": ["API log", "Conversation log", "API log"] * 10,
             }
         ).to_parquet(path)  # fmt: skip
