@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.networks import action_heads
 from burstenv.agents.sb3.actors import Actor, build_untrained
-from burstenv.config import parse
+from burstenv.config import Config, parse
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import command_line
-from burstenv.policies.network.weights import check_features
+from burstenv.plain_data import read_json
+from burstenv.policies.network.description import Features
+from burstenv.policies.network.weights import MOST_BYTES, check_features
 
 DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
 
-DESCRIPTION_KEYS = (
-    "config", "scenario", "scenario_config", "action_space", "num_replicas", "features", "heads", "modes", "seed",
-)  # fmt: skip
+
+class RunDescription(Config):
+    """What ``agent.json`` must tell, whatever else it tells."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    config: dict[str, Any]
+    scenario: str
+    scenario_config: dict[str, Any]
+    action_space: str
+    num_replicas: Annotated[int, Field(ge=1)]
+    features: Features
+    heads: list[int]
+    modes: list[str]
+    seed: Annotated[int, Field(ge=0)]
 
 
 class LearnedAgent:
@@ -117,14 +131,10 @@ def read_description(path: str | Path) -> dict[str, Any]:
         raise BurstenvError(f"{folder}: no such run folder; train one with `burstenv train`")
     if not file.is_file():
         raise BurstenvError(f"{folder}: holds no {DESCRIPTION_FILE}, so it is not the folder of a training run")
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        for key in DESCRIPTION_KEYS:
-            description[key]
-    except (ValueError, KeyError, TypeError):
-        raise BurstenvError(
-            f"{file}: is not the description of an agent as this version of `burstenv train` writes it"
-        ) from None
+    description = read_json(file)
+    if not isinstance(description, dict):
+        raise BurstenvError(f"{file}: is not the description of an agent as `burstenv train` writes it")
+    parse(RunDescription, description, str(file))
     return description
 
 
@@ -154,11 +164,20 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     known = {**description, "name": name, "network": config.network}
     check_features(known, scenario.observation_layout.features(), len(scenario.specs), scenario.config.name)
     layout = _layout(config, scenario)
+    for key, value in (("heads", action_heads(layout)), ("modes", list(scenario.mode_names))):
+        if description[key] != value:
+            raise BurstenvError(
+                f"{checkpoint.parent / DESCRIPTION_FILE}: {key} are {description[key]!s:.80}, but what it decides has "
+                f"{value}"
+            )
     policy = build_untrained(config, scenario)
+    weights = _weights(checkpoint)
     try:
-        policy.load_state_dict(_weights(checkpoint))
-    except RuntimeError:
+        policy.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError):
         raise BurstenvError(f"{checkpoint}: holds the weights of another network; train it anew") from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise BurstenvError(f"{checkpoint}: holds weights that are NaN or infinite; train it anew")
     policy.set_training_mode(False)
     return LearnedAgent(config, policy, layout.sizes, name, scenario.mode_names[0], description)
 
@@ -169,8 +188,12 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
         raise BurstenvError(f"{checkpoint}: no such file")
     try:
         with zipfile.ZipFile(checkpoint) as archive, archive.open("policy.pth") as file:
+            if archive.getinfo("policy.pth").file_size > MOST_BYTES:
+                raise BurstenvError(f"{checkpoint}: its weights unpack to more than {MOST_BYTES:,} bytes")
             return torch.load(file, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, EOFError):
+    except BurstenvError:
+        raise
+    except Exception:  # a damaged archive raises nearly anything
         raise BurstenvError(f"{checkpoint}: is not a checkpoint of Stable-Baselines3") from None
 
 

@@ -8,9 +8,11 @@ from pydantic import Field
 
 from burstenv.config import Config
 
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(ge=1e-9, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0.0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Rate = Annotated[float, Field(gt=0.0, le=10.0)]  # of learning
+Width = Annotated[int, Field(ge=1, le=16_384)]  # of a layer
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Schedule = Literal["linear", "constant"]  # of the learning rate; linear: to 0 at the end of the budget
 
@@ -18,7 +20,7 @@ Schedule = Literal["linear", "constant"]  # of the learning rate; linear: to 0 a
 class _OnPolicy(Config):
     """What the algorithms have in common that learn from what they just did."""
 
-    n_steps: Count = 128  # decisions of each environment between updates
+    n_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 128  # decisions of each environment between updates
     schedule: Schedule = "linear"
     gae_lambda: Share = 0.97
     ent_coef: NotNegative = 0.0
@@ -30,7 +32,7 @@ class PPOConfig(_OnPolicy):
     """Proximal policy optimisation (Schulman et al. 2017)."""
 
     name: Literal["ppo"] = "ppo"
-    learning_rate: Positive = 4e-3
+    learning_rate: Rate = 4e-3
     batch_size: Count = 4096
     n_epochs: Count = 3
     clip_range: Positive = 0.2
@@ -47,23 +49,23 @@ class RecurrentPPOConfig(PPOConfig):
     """PPO with a memory (an LSTM) in actor and critic; the network is the plain one."""
 
     name: Literal["recurrent-ppo"] = "recurrent-ppo"  # type: ignore[assignment]
-    learning_rate: Positive = 1e-3
-    lstm_size: Count = 64
+    learning_rate: Rate = 1e-3
+    lstm_size: Width = 64
 
 
 class A2CConfig(_OnPolicy):
     """Advantage actor-critic (Mnih et al. 2016), synchronous."""
 
     name: Literal["a2c"] = "a2c"
-    n_steps: Count = 16
-    learning_rate: Positive = 2e-3
+    n_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    learning_rate: Rate = 2e-3
     rms_prop: bool = True  # else Adam
 
 
 class _OffPolicy(Config):
     """What the algorithms have in common that learn from a store of past decisions."""
 
-    learning_rate: Positive = 5e-4
+    learning_rate: Rate = 5e-4
     schedule: Schedule = "constant"
     buffer_size: Count = 500_000  # decisions kept
     learning_starts: Count = 20_000  # decisions before the first update
@@ -86,13 +88,13 @@ class QRDQNConfig(DQNConfig):
     """Q-learning of quantiles of the return (Dabney et al. 2018)."""
 
     name: Literal["qr-dqn"] = "qr-dqn"  # type: ignore[assignment]
-    quantiles: Count = 25
+    quantiles: Width = 25
 
 
 class _Continuous(_OffPolicy):
     """What the algorithms of the interval environment have in common: few decisions, each worth many updates."""
 
-    learning_rate: Positive = 1e-3
+    learning_rate: Rate = 1e-3
     buffer_size: Count = 200_000
     learning_starts: Count = 2_000
     batch_size: Count = 256
@@ -119,10 +121,10 @@ class EvolutionConfig(Config):
     """Evolution strategies (Salimans et al. 2017): antithetic pairs, rank-shaped, Adam on the estimated gradient."""
 
     name: Literal["evolution"] = "evolution"
-    pairs: Count = 16  # each a random direction and its opposite
-    episodes: Count = 4  # that each candidate plays
+    pairs: Annotated[int, Field(ge=1, le=100_000)] = 16  # each a random direction and its opposite
+    episodes: Annotated[int, Field(ge=1, le=100_000)] = 4  # that each candidate plays
     sigma: Positive = 0.05  # standard deviation of the directions
-    learning_rate: Positive = 0.02
+    learning_rate: Rate = 0.02
     schedule: Schedule = "linear"
     weight_decay: NotNegative = 0.0
     common_arrivals: bool = True  # all candidates of a generation play the same episodes

@@ -16,12 +16,15 @@ from burstenv.agents.algorithm_config import (
     MaskablePPOConfig,
     Positive,
     PPOConfig,
+    Rate,
     RecurrentPPOConfig,
     Share,
+    Width,
 )
 from burstenv.config import Config
 
-Range = Annotated[list[Positive], Field(min_length=2, max_length=2)]  # from, to
+Load = Annotated[float, Field(ge=1e-2, le=100.0)]  # share of capacity, as in scenarios
+Range = Annotated[list[Load], Field(min_length=2, max_length=2)]  # from, to
 
 
 class WarmStartConfig(Config):
@@ -33,7 +36,7 @@ class WarmStartConfig(Config):
     chunk_steps: Count = 128  # decisions of each environment between lessons
     batch_size: Count = 4096
     epochs: Count = 2  # passes over each chunk
-    learning_rate: Positive = 2e-3
+    learning_rate: Rate = 2e-3
     draws: Count = 4  # times the teacher is asked about one state; its answers differ where replicas tie
     # Data aggregation (DAgger, Ross et al. 2011): the student acts, the teacher says what it would have done.
     student_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of the environments, in the last chunk; from 0
@@ -52,16 +55,18 @@ class LessonsConfig(Config):
     chunk_steps: Count = 256  # decisions of each environment in a chunk
     updates: Count = 300  # gradient steps after each chunk
     batch_size: Count = 1024
-    learning_rate: Positive = 1e-3  # at first; falls to 0
-    entropy: Annotated[float, Field(ge=0.0)] = 0.01  # worth of a nat of uncertainty [requests]
+    learning_rate: Rate = 1e-3  # at first; falls to 0
+    entropy: Annotated[float, Field(ge=0.0, le=1e3)] = 0.01  # worth of a nat of uncertainty [requests]
     most: Positive = 6.0  # an advantage beyond it counts as much as it [requests]
 
 
 class ValidationConfig(Config):
     """When and on what the agent is judged while it trains, to keep the best checkpoint."""
 
-    episodes: Annotated[int, Field(ge=2)] = 9  # of the validation split, at each load
-    loads: list[Positive] | None = None  # shares of capacity; None: those that it trains at
+    episodes: Annotated[int, Field(ge=2, le=100_000)] = 9  # of the validation split, at each load
+    loads: Annotated[list[Load], Field(max_length=1_000)] | None = (
+        None  # shares of capacity; None: those that it trains at
+    )
     every_steps: Count = 250_000
     # "tuned": the best tuned composite of each load, where the scenario has them, else the teacher, else
     # always/jsq/first mode; or a composite.
@@ -101,7 +106,7 @@ class CommonArrivalsConfig(Config):
     After Mao et al. (ICLR 2019): whether a decision was good is told apart from whether a burst followed it.
     """
 
-    group: Annotated[int, Field(ge=2)] = 8  # environments that play the same episodes at the same loads
+    group: Annotated[int, Field(ge=2, le=65_536)] = 8  # environments that play the same episodes at the same loads
     # residual: the critic's value, corrected by what the others got beyond it at the same request;
     # return: what the others got at the same request, in place of the critic's value.
     baseline: Literal["residual", "return"] = "residual"
@@ -115,7 +120,7 @@ class AgentConfig(Config):
     algorithm: AlgorithmConfig = PPOConfig()  # a name alone stands for its defaults
 
     # What it decides, and who decides the rest (keyword arguments of EnvironmentBatch).
-    decide: Annotated[list[Literal["admission", "routing", "batching"]], Field(min_length=1)] = [
+    decide: Annotated[list[Literal["admission", "routing", "batching"]], Field(min_length=1, max_length=3)] = [
         "admission",
         "routing",
     ]
@@ -129,23 +134,25 @@ class AgentConfig(Config):
     sampled: bool = True
     privileged: bool = False  # show true output lengths
     # Share of capacity; None: each episode draws one of the train_loads; "judged": that where the scenario is judged.
-    load: Positive | Literal["judged"] | None = None
-    interval_s: Positive = 1.0  # of the interval environment (sac and td3)
-    max_admission: Positive = 3.0  # of the interval environment: highest rate, as a share of capacity
+    load: Load | Literal["judged"] | None = None
+    interval_s: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0  # of the interval environment (sac and td3)
+    max_admission: Annotated[float, Field(gt=0.0, le=1e3)] = (
+        3.0  # of the interval environment: highest rate, as a share of capacity
+    )
 
     # Network.
     network: Literal["mlp", "shared", "attention"] = "shared"  # the last two run on any number of replicas
-    net_arch: Annotated[list[Count], Field(min_length=1)] = [32, 32]
+    net_arch: Annotated[list[Width], Field(min_length=1, max_length=32)] = [32, 32]
     activation: Literal["tanh", "relu"] = "tanh"
 
     # Returns.
-    num_envs: Count = 256
+    num_envs: Annotated[int, Field(ge=1, le=65_536)] = 256
     gamma: Share = 0.997  # about 10 s of decisions at 30 requests/s
     discount_unit_s: Positive | None = None  # time that gamma is the discount of; None: of one decision
     reward_scaling: Literal["fixed", "running"] = "fixed"  # running: by the spread of returns so far
 
     # Budget: whichever is spent first.
-    total_steps: Count = 5_000_000
+    total_steps: Annotated[int, Field(ge=1, le=1_000_000_000_000)] = 5_000_000
     minutes: Positive | None = None  # of wall time; runs so bounded are not reproducible to the bit
 
     stagger: bool = True  # open the first episodes in the middle, so that the batch covers all their phases

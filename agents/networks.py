@@ -31,6 +31,7 @@ from torch import nn
 from burstenv.agents.config import AgentConfig
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.observation.features import LIMIT, ObservationLayout
+from burstenv.policies.network.description import action_heads as network_heads
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 SET_NETWORKS = ("shared", "attention")
@@ -195,8 +196,7 @@ def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[Maskable
 
 def action_heads(layout: ActionLayout) -> list[int]:
     """Return the heads of a network for an action layout, as :class:`SetExtractor` takes them."""
-    sizes = {"admission": 3, "routing": 0, "batching": layout.num_modes}
-    return [-1] if layout.flat else [sizes[name] for name in layout.decide]
+    return network_heads(layout.decide, layout.flat, layout.num_modes)
 
 
 def policy_arguments(config: AgentConfig, layout: ActionLayout, observed: ObservationLayout) -> dict[str, Any]:

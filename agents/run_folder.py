@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pickle
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from burstenv.agents.agent import BEST_FILE, DESCRIPTION_FILE, LAST_FILE
+from burstenv.agents.state_file import read_state, write_state
 from burstenv.errors import BurstenvError
+from burstenv.files import locked, writing
+from burstenv.plain_data import read_json
 
 LOG_FILE = "training.json"
 STATE_FILE = "resume.bin"
@@ -40,18 +42,25 @@ class RunFolder:
         self.log = self.path / LOG_FILE
         self.tensorboard = self.path / TENSORBOARD_FOLDER
 
-    def create(self) -> None:
-        """Make the folder; refuse one that already holds a run.
+    @contextlib.contextmanager
+    def held(self, resume: bool) -> Iterator[None]:
+        """Hold the folder for one run, which is new or goes on; makes it.
 
         Raises:
-            BurstenvError: When there is a run in it, or it cannot be made.
+            BurstenvError: When another run is at work in it, a new one would take the place of one that is there, or
+                it cannot be made.
         """
-        if self.description.exists():
-            raise BurstenvError(f"{self.path}: already holds a training run; resume it or choose another folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BurstenvError(f"{self.path}: cannot be made ({error.strerror})") from None
+        if not resume:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BurstenvError(f"{self.path}: cannot be made ({error.strerror})") from None
+        elif not self.path.is_dir():
+            raise BurstenvError(f"{self.path}: no such run folder; train one with `burstenv train`")
+        with locked(self.path, f"{self.path}: another training run is at work here; choose another folder"):
+            if not resume and self.description.exists():
+                raise BurstenvError(f"{self.path}: already holds a training run; resume it or choose another folder")
+            yield
 
     def write_json(self, file: Path, values: Any) -> None:
         """Write values as JSON, atomically."""
@@ -61,36 +70,43 @@ class RunFolder:
         """Return the records of the run so far; none when it has not been validated."""
         if not self.log.is_file():
             return []
-        try:
-            return list(json.loads(self.log.read_text(encoding="utf-8")))
-        except ValueError:
-            raise BurstenvError(f"{self.log}: is not valid JSON; remove it to resume without the log") from None
+        records = read_json(self.log)
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise BurstenvError(f"{self.log}: is not the log of a training run; remove it to go on without")
+        return records
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Write what a run needs to go on, atomically."""
-        packed = zlib.compress(pickle.dumps(state, pickle.HIGHEST_PROTOCOL), 1)
-        self.write(self.resume, lambda out: out.write(packed))
+        self.write(self.resume, lambda out: write_state(out, state))
 
     def read_state(self) -> dict[str, Any]:
-        """Return what :meth:`write_state` wrote. Reading it can run code: resume runs of your own only.
+        """Return what :meth:`write_state` wrote.
+
+        Reading it runs no code; but clusters in the middle of their episodes go to compiled code as they are, so the
+        file must be the user's own.
 
         Raises:
-            BurstenvError: When it cannot be read.
+            BurstenvError: When it cannot be read, or belongs to another user.
         """
-        try:
-            return dict(pickle.loads(zlib.decompress(self.resume.read_bytes())))
-        except (OSError, zlib.error, pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError):
+        if hasattr(os, "getuid") and self.resume.stat().st_uid != os.getuid():
             raise BurstenvError(
-                f"{self.resume}: is not a state that training can resume from; it may be of another version of burstenv"
+                f"{self.resume}: belongs to another user, and the clusters in it would go to compiled code unchecked; "
+                "to trust it, make it your own (cp -r the folder) and resume that"
+            )
+        try:
+            return read_state(self.resume)
+        except BurstenvError as error:
+            raise BurstenvError(
+                f"{self.resume}: is not a state that training can resume from ({error}); it may be of another version "
+                "of burstenv"
             ) from None
 
     @staticmethod
     def write(file: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-        """Write a file atomically: into a temporary one beside it, then rename."""
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as out:
-                fill(out)
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write a file whole or not at all.
+
+        Raises:
+            BurstenvError: When it cannot be written; what was there stays, and the run can be resumed from it.
+        """
+        with writing(file) as out:
+            fill(out)

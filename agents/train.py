@@ -106,17 +106,35 @@ def train(
 
     Raises:
         BurstenvError: When ``out_dir`` already holds a run and ``resume`` is not asked for, holds none to
-            resume or one of another configuration, or the configuration does not suit the scenario.
+            resume or one of another configuration, another run is at work in it, the disk is full, or the
+            configuration does not suit the scenario.
     """
+    folder = RunFolder(out_dir)
+    with folder.held(resume):
+        try:
+            return _train(config, scenario, folder, seed, resume, progress, on_validation)
+        except OSError as error:  # such as of TensorBoard's files; checkpoints are whole in any case
+            place = error.filename or folder.path
+            raise BurstenvError(
+                f"{place}: {error.strerror or error}; --resume goes on from the last checkpoint, if there is one"
+            ) from None
+
+
+def _train(
+    config: AgentConfig,
+    scenario: Scenario,
+    folder: RunFolder,
+    seed: int,
+    resume: bool,
+    progress: bool | str,
+    on_validation: Any,
+) -> TrainingResult:
     torch.set_num_threads(1)  # two threads are slower than one as soon as anything else runs
     asks = rests_on_tuned(config) or config.validation.reference == TUNED
     said = said_of_tuned(config, scenario) if asks else ""
     config = settled(config, scenario)
-    folder = RunFolder(out_dir)
     if resume:
         _check_same_run(config, scenario, folder, seed)
-    else:
-        folder.create()
     validator = Validator(config, scenario)
     policies = references(config, scenario, validator.loads)
     reference = validator.judge_composites(policies)

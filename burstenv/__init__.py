@@ -8,11 +8,19 @@ used. CONTRIBUTING.md says where to read first.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-from burstenv import api
-from burstenv.deprecated import install
-from burstenv.envs.registration import register_envs
+try:
+    from burstenv import api
+    from burstenv.deprecated import install
+    from burstenv.envs.registration import register_envs
+except KeyboardInterrupt:
+    if os.path.basename(sys.argv[0]) not in ("burstenv", "-m"):  # a program of the user's decides for itself
+        raise
+    print("burstenv: interrupted", file=sys.stderr)
+    raise SystemExit(130) from None
 
 if TYPE_CHECKING:
     from burstenv.api import *  # noqa: F403

@@ -6,23 +6,48 @@ that subclass and nowhere else.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.plain_data import read_yaml
 
 C = TypeVar("C", bound="Config")
 
 
+MOST, LEAST = 1e12, 1e-15  # sizes of any number but 0: squares and products of several stay finite and above 0
+MOST_ITEMS = 100_000  # of any list
+
+
 class Config(BaseModel):
-    """Base of all configuration: frozen, typed, no unknown keys, no NaN or infinity."""
+    """Base of all configuration: frozen, typed, no unknown keys, no NaN or infinity, no number beyond all sense.
+
+    Where sense ends earlier, the field says so.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within_sense(cls, value: Any) -> Any:
+        _check_size(value)
+        return value
+
+
+def _check_size(value: Any) -> None:
+    if isinstance(value, int | float):
+        if abs(value) > MOST or 0.0 < abs(value) < LEAST:
+            raise ValueError(f"numbers must be 0 or from {LEAST:g} to {MOST:g} in size")
+    elif isinstance(value, list | tuple | dict):
+        if len(value) > MOST_ITEMS:
+            raise ValueError(f"lists must have at most {MOST_ITEMS:,} items, this one has {len(value):,}")
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_size(part)
 
 
 def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
@@ -40,6 +65,8 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         raise BurstenvError(_first_problem(kind, error, where)) from None
+    except RecursionError:
+        raise BurstenvError(f"{where}: values are nested too deeply") from None
 
 
 def _first_problem(kind: type[Config], error: ValidationError, where: str) -> str:
@@ -59,7 +86,21 @@ def _first_problem(kind: type[Config], error: ValidationError, where: str) -> st
     if problem["type"] == "missing":
         return f"{where}: key {path!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {path}: {message[:1].lower()}{message[1:]}, got {problem.get('input')!r:.80}"
+    if not problem["loc"]:
+        return f"{where}: {message}"
+    return f"{where}: {path}: {message[:1].lower()}{message[1:]}, got {shortly(problem.get('input'))}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstring, _SHORT.maxother = 2, 3, 4, 4, 70, 70
+
+
+def shortly(value: Any) -> str:
+    """Return a value for an error message, of 80 characters at most; the work does not grow with the value."""
+    try:
+        return f"{_SHORT.repr(value):.80}"
+    except ValueError:  # whole numbers of more digits than Python prints
+        return f"a number of {value.bit_length():,} bits"
 
 
 def _valid_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
@@ -91,22 +132,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping from ``path``; raises a one-sentence error when it is not one."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BurstenvError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BurstenvError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise BurstenvError(f"{path}: line {line}: not valid YAML") from None
-    if not isinstance(values, dict):
-        raise BurstenvError(f"{path}: expected a mapping of keys to values")
-    return values
 
 
 def shipped(folder: str) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from burstenv.agents.agent import LearnedAgent, load_agent
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
+from burstenv.policies.network.description import check_network
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.pretrained import ENDING
 from burstenv.policies.network.weights import FORMAT, KINDS, Network
@@ -38,7 +39,7 @@ def export_network(agent: LearnedAgent) -> Network | None:
         return None
     if isinstance(agent.policy, RecurrentActorCriticPolicy) or config.network not in KINDS:
         return None
-    return Network(
+    network = Network(
         {
             "format": FORMAT,
             "name": agent.name,
@@ -57,6 +58,8 @@ def export_network(agent: LearnedAgent) -> Network | None:
         },
         acting_weights(agent.policy),
     )
+    check_network(network.description, network.arrays, f"agent {agent.name}")
+    return network
 
 
 def compiled(agent: LearnedAgent) -> NetworkPolicy | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from burstenv.agents.environments import load_range_at
 from burstenv.agents.monitor import LearningRate, Monitor
 from burstenv.agents.random_state import random_state, restore_random_state
 from burstenv.agents.sb3.actors import Actor
-from burstenv.agents.sb3.algorithms import CLASSES, install_buffer
+from burstenv.agents.sb3.algorithms import make_model
 from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.agents.state_file import numbers_of, put_weights, weights_of
 
 _STEP_STATE = ("_last_obs", "_last_episode_starts", "_last_lstm_states")  # what a rollout goes on from
 
@@ -61,12 +61,12 @@ class ModelLearner:
 
     def state(self) -> dict[str, Any]:
         """Return model, environments and random streams."""
-        checkpoint = io.BytesIO()
-        self.model.save(checkpoint)
+        replay = getattr(self.model, "replay_buffer", None)
         return {
-            "checkpoint": checkpoint.getvalue(),
+            "weights": weights_of(self.model),
+            "numbers": numbers_of(self.model),
             "step": {name: getattr(self.model, name) for name in _STEP_STATE if hasattr(self.model, name)},
-            "replay": getattr(self.model, "replay_buffer", None),
+            "replay": None if replay is None else numbers_of(replay),
             "environments": self._venv.state(),
             "random": random_state(self.model.action_space),
             "reward": self._reward,
@@ -77,18 +77,11 @@ class ModelLearner:
         cls, config: AgentConfig, venv: SB3VecEnv, learning_rate: LearningRate, state: dict[str, Any]
     ) -> ModelLearner:
         """Return the model as it was, its environments and the random streams of the process with it."""
-        model = CLASSES[config.algorithm.name].load(
-            io.BytesIO(state["checkpoint"]),
-            env=venv,
-            device="cpu",
-            custom_objects={"learning_rate": learning_rate, "lr_schedule": learning_rate},
-            force_reset=False,
-        )
-        install_buffer(config, model)
-        for name, value in state["step"].items():
-            setattr(model, name, value)
+        model = make_model(config, venv, learning_rate, 0)
+        put_weights(model, state["weights"])
+        vars(model).update({**state["numbers"], **state["step"]})
         if state["replay"] is not None:
-            model.replay_buffer = state["replay"]
+            vars(model.replay_buffer).update(state["replay"])
         venv.restore(state["environments"])
         restore_random_state(state["random"], model.action_space)
         learner = cls(config, model, venv)

@@ -1,5 +1,11 @@
 """The ``burstenv`` command."""
 
-from burstenv.cli.main import main
+import sys
+
+try:
+    from burstenv.cli.main import main
+except KeyboardInterrupt:  # importing takes a moment
+    print("burstenv: interrupted", file=sys.stderr)
+    raise SystemExit(130) from None
 
 __all__ = ["main"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, agents_module, emit
+from burstenv.cli.common import Commands, add_command, agents_module, emit, output_file
 
 
 def register(commands: Commands) -> None:
@@ -19,14 +19,18 @@ def register(commands: Commands) -> None:
     export = add_command(sub, "export", _export, "Write a trained agent as one small file; `agent:FILE.npz` runs it.")
     export.add_argument("trained", type=Path, metavar="RUN", help="run folder or checkpoint of `train`")
     export.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="an .npz file, or an .onnx file for other runtimes"
+        "--out",
+        type=output_file(".npz", ".onnx"),
+        required=True,
+        metavar="FILE",
+        help="an .npz file, or an .onnx file for other runtimes",
     )
 
     card = add_command(sub, "card", _card, "Write the model card of a trained agent from its run and evaluations.")
     card.add_argument("trained", type=Path, metavar="RUN", help="run folder of `train`")
     card.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate` that judged it")
     card.add_argument("--name", required=True, help="what the agent is shipped as, such as joint-v1")
-    card.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+    card.add_argument("--out", type=output_file(".md"), required=True, metavar="FILE.md")
 
     results = add_command(sub, "results", _results, "Print what agents came to in evaluations, as a Markdown table.")
     results.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate`")

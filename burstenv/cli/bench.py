@@ -6,10 +6,9 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from burstenv.cli.common import Commands, add_command, agents_module, emit
+from burstenv.cli.common import Commands, add_command, agents_module, emit, output_file
 
 SUBJECTS = ("engine", "environments", "inference", "training")
 
@@ -19,7 +18,9 @@ def register(commands: Commands) -> None:
     sub = add_command(commands, "bench", _bench, "Measure speeds, each beside its floor in the same run.")
     sub.add_argument("subject", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)} (default: all)")
     sub.add_argument("--quick", action="store_true", help="a tenth of the work, noisier")
-    sub.add_argument("--out", type=Path, metavar="FILE.md", help="write the figures and the machine as a page here")
+    sub.add_argument(
+        "--out", type=output_file(".md"), metavar="FILE.md", help="write the figures and the machine as a page here"
+    )
 
 
 def _bench(arguments: argparse.Namespace) -> int:

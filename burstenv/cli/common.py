@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.files import STANDARD_OUTPUT, check_ending
 
 if TYPE_CHECKING:
     from burstenv.workload.formats.mapped import TimeUnit
@@ -35,12 +38,55 @@ def add_task_arguments(sub: argparse.ArgumentParser) -> None:
     )
 
 
+class WrongPlaceError(Exception):
+    """An output that cannot go where it was told to; no ValueError, which argparse would reword."""
+
+
+def output_file(*endings: str) -> Callable[[str], Path]:
+    """Return the type of an argument that names a file to write, of one of some endings (none: any).
+
+    A device, a FIFO and ``-`` (standard output) are taken too.
+    """
+
+    def read(text: str) -> Path:
+        path = Path(text)
+        try:
+            if path.is_dir():
+                raise BurstenvError(f"{path} is a folder; name a file")
+            if endings:
+                check_ending(path, endings, "this")
+        except (BurstenvError, OSError) as error:
+            raise WrongPlaceError(str(error)) from None
+        return path
+
+    return read
+
+
+def output_place(text: str) -> Path:
+    """Read an argument that names a folder, or a file beside which others are written: ``-`` and devices are none."""
+    path = Path(text)
+    if text == STANDARD_OUTPUT or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise WrongPlaceError(f"{text}: several files are written; name a place on a disk")
+    return path
+
+
+def output_page(text: str) -> Path:
+    """Read an argument that names an HTML page beside which others are written."""
+    return output_file(".html")(str(output_place(text)))
+
+
 def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
-    """Print a result: as JSON where the caller asked for it, else as lines for people."""
-    if arguments.json:
-        print(json.dumps(result, indent=1, default=str))
-    elif lines:
-        print("\n".join(lines))
+    """Print a result: as JSON where the caller asked for it, else as lines for people.
+
+    Where an output of the command went to standard output, the result goes to standard error.
+    """
+    text = json.dumps(result, indent=1, default=str) if arguments.json else "\n".join(lines)
+    beside = any(str(getattr(arguments, name, "")) == STANDARD_OUTPUT for name in ("out", "requests_out", "timeline"))
+    stream = sys.stderr if beside else sys.stdout
+    if stream is None:
+        raise BurstenvError("the result cannot be printed, for standard output is closed")
+    if text:
+        print(text, file=stream)
 
 
 def add_reading_arguments(sub: argparse.ArgumentParser) -> None:

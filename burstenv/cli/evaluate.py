@@ -15,6 +15,8 @@ from burstenv.cli.common import (
     check_names,
     emit,
     load_policy_files,
+    output_page,
+    output_place,
 )
 
 
@@ -79,7 +81,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--parquet", action="store_true", help="also write the tables as Parquet files")
     sub.add_argument(
         "--out",
-        type=Path,
+        type=output_place,
         default=Path("reports/evaluation"),
         help="folder of the report (default: %(default)s)",
     )
@@ -88,7 +90,7 @@ def register(commands: Commands) -> None:
         commands, "report", _report, "Write the HTML and Markdown report of a result.json of `evaluate` anew."
     )
     sub.add_argument("result", type=Path, help="result.json, or the folder that holds it")
-    sub.add_argument("--out", type=Path, help="folder of the report (default: beside the result)")
+    sub.add_argument("--out", type=output_place, help="folder of the report (default: beside the result)")
     sub.add_argument("--training", type=Path, metavar="RUN", help="run folder whose learning curve to show")
 
     sub = add_command(
@@ -100,7 +102,7 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument(
         "--out",
-        type=Path,
+        type=output_page,
         default=Path("reports/leaderboard.html"),
         help="the page; Markdown and JSON go beside it (default: %(default)s)",
     )

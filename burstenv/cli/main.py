@@ -3,27 +3,78 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
+from types import FrameType
 
 from burstenv import __version__
 from burstenv.cli import agents, bench, evaluate, listing, simulate, trace, train, tune, validate
+from burstenv.cli.common import WrongPlaceError
 from burstenv.errors import BurstenvError
+
+_main_process = 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand; returns 0, 1 when a check failed or the input was wrong, 130 when interrupted."""
-    arguments = make_parser().parse_args(argv)
+    """Run one subcommand; returns 0, 1 when a check failed or the input was wrong, 130 or 143 when interrupted."""
+    for descriptor in range(3):  # a data file must not become the standard output that was closed
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    global _main_process
+    before, _main_process = None, os.getpid()
     try:
-        return int(arguments.run(arguments) or 0)
-    except BurstenvError as error:
-        print(f"burstenv: {error}", file=sys.stderr)
+        with contextlib.suppress(ValueError):  # not in the main thread
+            before = signal.signal(signal.SIGTERM, _end)
+        return _run(argv)
+    except KeyboardInterrupt as error:
+        print(f"burstenv: {error.args[0] if error.args else 'interrupted'}", file=sys.stderr)
+        return 143 if error.args else 130
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does, so that temporary files are removed."""
+    if os.getpid() != _main_process:  # a forked worker has nothing to tidy up
+        os._exit(143)
+    raise KeyboardInterrupt("terminated")
+
+
+def _run(argv: list[str] | None) -> int:
+    try:
+        try:
+            arguments = make_parser().parse_args(argv)
+            return int(arguments.run(arguments) or 0)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except (BurstenvError, WrongPlaceError) as error:
+        return _failed(str(error))
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        _silence()
         return 1
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except KeyboardInterrupt:
-        print("burstenv: interrupted", file=sys.stderr)
-        return 130
+    except OSError as error:
+        _silence()
+        place = error.filename if error.filename is not None else "standard output"
+        return _failed(f"{place}: {error.strerror or error}")
+    except MemoryError:
+        return _failed("there is not enough memory for this; take a smaller trace, scenario or number of environments")
+
+
+def _failed(sentence: str) -> int:
+    print(f"burstenv: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _silence() -> None:
+    """Turn standard output away, so that what is left in its buffer does not fail again at the end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burstenv.cli.common import (
@@ -13,6 +12,7 @@ from burstenv.cli.common import (
     add_reading_arguments,
     emit,
     load_policy_files,
+    output_file,
     percent,
     progress_bar,
     read_trace_or_workload,
@@ -62,8 +62,12 @@ def register(commands: Commands) -> None:
         help="requests longer than the scenario takes, or with --cluster the cluster: an error, dropped and counted, "
         "or played for the replicas to reject (default: as the scenario says)",
     )
-    sub.add_argument("--requests-out", type=Path, metavar="FILE.csv", help="write per-request records here")
-    sub.add_argument("--timeline", type=Path, metavar="FILE.html", help="write a zoomable picture of the replay here")
+    sub.add_argument(
+        "--requests-out", type=output_file(".csv"), metavar="FILE.csv", help="write per-request records here (-: print)"
+    )
+    sub.add_argument(
+        "--timeline", type=output_file(".html"), metavar="FILE.html", help="write a zoomable picture of the replay here"
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of random routing, length predictions and scaling")
 
 

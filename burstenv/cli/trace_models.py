@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from burstenv.cli.common import Commands, add_command, add_reading_arguments, emit, read_trace_or_workload
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_reading_arguments,
+    emit,
+    output_file,
+    read_trace_or_workload,
+)
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -44,7 +51,9 @@ def register(commands: Commands) -> None:
         commands, "fit", _fit, "Fit the generator to a trace and write it as a workload, a YAML file, to --out."
     )
     sub.add_argument("trace", metavar="TRACE", help="a trace file or a workload name")
-    sub.add_argument("--out", required=True, metavar="YAML", help="workload file to write")
+    sub.add_argument(
+        "--out", type=output_file(".yaml", ".yml"), required=True, metavar="YAML", help="workload file to write"
+    )
     sub.add_argument("--part", choices=_PARTS, default="all", help="fit to this part of the trace (default: all)")
     sub.add_argument("--seed", type=int, default=0, help="seed of the workload that is written (default: 0)")
     sub.add_argument("--days", type=int, help="days of the workload that is written (default: those of the trace)")
@@ -58,7 +67,12 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("reference", metavar="A", help="the real trace: a file or a workload name")
     sub.add_argument("candidate", metavar="B", help="the trace to judge: a file or a workload name")
-    sub.add_argument("--out", metavar="FILE", help="also write pictures and table as .html, or pictures as .png")
+    sub.add_argument(
+        "--out",
+        type=output_file(".html", ".png"),
+        metavar="FILE",
+        help="also write pictures and table as .html, or pictures as .png",
+    )
     sub.add_argument(
         "--part", choices=_PARTS, default="all", help="part of A that counts, such as the one held out of a fit"
     )
@@ -121,9 +135,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from burstenv.workload.generator.fit import fit, fit_lines
     from burstenv.workload.generator.fit_yaml import workload_yaml
 
-    out = Path(arguments.out)
-    if out.suffix not in (".yaml", ".yml"):
-        raise BurstenvError(f"{out}: a workload is written as .yaml, got {out.suffix or 'no ending'!r}")
+    out = arguments.out
     trace = read_trace_or_workload(arguments.trace, arguments)
     found = fit(part_of(trace, arguments.part), days=days_of_part(trace, arguments.part))
     source = Path(arguments.trace).name + ("" if arguments.part == "all" else f", {arguments.part}")
@@ -144,7 +156,7 @@ def _fidelity(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         from burstenv.workload.plots.fidelity import check_output
 
-        check_output(Path(arguments.out))
+        check_output(arguments.out)
     reference, candidate = (
         read_trace_or_workload(name, arguments) for name in (arguments.reference, arguments.candidate)
     )
@@ -159,7 +171,7 @@ def _fidelity(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         from burstenv.workload.plots.fidelity import write_pictures
 
-        write_pictures(result, Path(arguments.out))
+        write_pictures(result, arguments.out)
         lines.append(f"{arguments.out}: written")
     emit(arguments, result.as_json(), lines)
     return 0

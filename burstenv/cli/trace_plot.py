@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, add_reading_arguments, emit, read_trace_or_workload
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_reading_arguments,
+    emit,
+    output_place,
+    read_trace_or_workload,
+)
 
 
 def register(commands: Commands) -> None:
@@ -18,7 +25,7 @@ def register(commands: Commands) -> None:
         "and burstiness: one PNG each, and trace.html with all of them, into --out.",
     )
     sub.add_argument("trace", help="a trace file or a workload name")
-    sub.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: trace-NAME)")
+    sub.add_argument("--out", type=output_place, metavar="FOLDER", help="where to write (default: trace-NAME)")
     add_reading_arguments(sub)
 
 

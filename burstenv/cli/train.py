@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from burstenv.cli.common import Commands, add_command, add_task_arguments, agents_module, emit, percent
+from burstenv.cli.common import Commands, add_command, add_task_arguments, agents_module, emit, output_place, percent
 from burstenv.errors import BurstenvError
 
 
@@ -15,7 +15,7 @@ def register(commands: Commands) -> None:
     sub = add_command(commands, "train", _train, "Train an agent; checkpoints, logs and agent.json go to --out.")
     add_task_arguments(sub)
     sub.add_argument("--agent", default="ppo", help="shipped agent configuration or YAML file (default: %(default)s)")
-    sub.add_argument("--out", type=Path, default=Path("runs/agent"), help="run folder (default: %(default)s)")
+    sub.add_argument("--out", type=output_place, default=Path("runs/agent"), help="run folder (default: %(default)s)")
     sub.add_argument("--steps", type=int, help="environment steps, in place of the configuration's")
     seeds = sub.add_mutually_exclusive_group()
     seeds.add_argument(

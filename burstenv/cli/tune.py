@@ -13,6 +13,7 @@ from burstenv.cli.common import (
     check_names,
     emit,
     load_policy_files,
+    output_place,
     percent,
 )
 
@@ -54,8 +55,8 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
     sub.add_argument("--workers", type=int, help="processes (default: the cores); the result does not depend on it")
     sub.add_argument(
-        "--out", type=Path, default=Path("reports/tuned.yaml"), help="YAML file of the best; --grid writes the whole "
-        "table beside it as JSON (default: %(default)s)",
+        "--out", type=output_place, default=Path("reports/tuned.yaml"), help="YAML file of the best; --grid writes the "
+        "whole table beside it as JSON (default: %(default)s)",
     )  # fmt: skip
 
     sub = add_command(

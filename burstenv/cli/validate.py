@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from burstenv.cli.common import Commands, add_command, emit
+from burstenv.cli.common import Commands, add_command, emit, output_file
 from burstenv.errors import BurstenvError
 
 
@@ -25,7 +25,12 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("--engine", choices=("reference", "fast"), default="reference", help="for a recorded schedule")
     sub.add_argument("--latency", metavar="NAME", help="for a run: entry of configs/latency, or YAML file")
-    sub.add_argument("--out", type=Path, metavar="FILE", help="for a run: overlaid CDFs (.html, .png, .svg or .pdf)")
+    sub.add_argument(
+        "--out",
+        type=output_file(".html", ".png", ".svg", ".pdf"),
+        metavar="FILE",
+        help="for a run: overlaid CDFs (.html, .png, .svg or .pdf)",
+    )
 
     latency = commands.add_parser("latency", help="Iteration times.", description="Iteration times.")
     sub = latency.add_subparsers(required=True, metavar="COMMAND").add_parser(
@@ -38,7 +43,7 @@ def register(commands: Commands) -> None:
     sub.add_argument("--form", choices=("tables", "hinge"), default="tables")
     sub.add_argument("--tensor-parallel", type=int, help="GPUs of the replica (default: the profile's)")
     sub.add_argument("--layers", type=int, help="layers of the model (default: the profile's)")
-    sub.add_argument("--out", type=Path, metavar="FILE.yaml", help="write the entry here")
+    sub.add_argument("--out", type=output_file(".yaml", ".yml"), metavar="FILE.yaml", help="write the entry here")
     sub.add_argument("--json", action="store_true", help="print the fit errors as JSON on standard output")
 
 

@@ -17,7 +17,7 @@ from burstenv.config import Config
 from burstenv.engine.enums import NOBODY
 from burstenv.errors import BurstenvError
 
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-3, le=1e6)]  # [s]: a client acts at most a thousand times a second
 _PATIENCE_STREAM = 0x70617469  # keeps patience apart from the other draws of an episode
 AFTER = {
     "rejection": AFTER_REJECTION,
@@ -55,10 +55,12 @@ class RetriesConfig(Config):
 
     max_retries: Annotated[int, Field(ge=1, le=50)] = 2
     base_s: Positive = 0.5
-    factor: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] = 2.0
+    factor: Annotated[float, Field(ge=1.0, le=1e3)] = 2.0
     max_s: Positive = 8.0
     jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
-    after: Annotated[list[Literal["rejection", "abandonment", "upstream_failure"]], Field(min_length=1)] = ["rejection"]
+    after: Annotated[
+        list[Literal["rejection", "abandonment", "upstream_failure"]], Field(min_length=1, max_length=3)
+    ] = ["rejection"]
 
 
 class ClosedLoopConfig(Config):

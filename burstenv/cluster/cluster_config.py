@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from burstenv.config import Config, load, shipped
+from burstenv.config import Config, load, parse, shipped
 from burstenv.errors import BurstenvError
-from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig, PositiveInt
+from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig
 from burstenv.hardware.latency.entry import LatencyConfig, load_latency
 from burstenv.hardware.latency.roofline import roofline
 
@@ -20,6 +20,15 @@ RUNTIME_RESERVE_GIB = 0.15  # one GPU; the same file
 RUNTIME_RESERVE_PER_GPU_GIB = 0.6  # tensor parallelism above 1; the same file
 MIXTURE_RESERVE_GIB = 2.5  # of activations, more than a dense model's; the same file (8 against 5.5)
 MAX_BLOCK_SIZE = 256  # [tokens]
+MAX_REPLICAS = 1_024  # observations and masks grow with them
+MAX_BLOCKS = 4_194_304  # of a replica: 67 million tokens in blocks of 16, more than a node of eight GPUs holds
+MAX_TENSOR_PARALLEL = 128  # more GPUs than any replica has
+MAX_TOKENS = 1 << 24  # of a request, an iteration or a reservation; sums of them stay whole numbers
+MAX_SEQS = 8_192  # that run at once; vLLM's defaults are 256 and 1,024
+MAX_TIME_S = 1e6  # eleven days, far beyond an episode
+
+TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+SeqCount = Annotated[int, Field(ge=1, le=MAX_SEQS)]
 
 
 class ReplicaConfig(Config):
@@ -27,10 +36,10 @@ class ReplicaConfig(Config):
 
     model: str
     hardware: str
-    tensor_parallel: PositiveInt = 1
-    count: PositiveInt = 1
-    num_blocks: PositiveInt | None = None  # usable KV blocks; None: from memory
-    max_model_len: PositiveInt | None = None  # [tokens]; None: the whole KV cache
+    tensor_parallel: Annotated[int, Field(ge=1, le=MAX_TENSOR_PARALLEL)] = 1
+    count: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
+    num_blocks: Annotated[int, Field(ge=1, le=MAX_BLOCKS)] | None = None  # usable KV blocks; None: from memory
+    max_model_len: TokenCount | None = None  # [tokens]; None: the whole KV cache
     latency: str | LatencyConfig | None = None  # a name in configs/latency; None: MODEL_HARDWARE_tpN, or a roofline
 
 
@@ -44,8 +53,8 @@ class OverheadConfig(Config):
     host prepares an iteration while the one before it runs, and only what it does for each sequence shows.
     """
 
-    per_iteration_ms: Annotated[float, Field(ge=0.0)] = 0.0
-    per_sequence_ms: Annotated[float, Field(ge=0.0)] = 0.011
+    per_iteration_ms: Annotated[float, Field(ge=0.0, le=1e5)] = 0.0
+    per_sequence_ms: Annotated[float, Field(ge=0.0, le=1e3)] = 0.011
     source: str = "fitted jointly to two measured vLLM 0.19 servers; see OverheadConfig"
 
 
@@ -53,8 +62,8 @@ class ModeConfig(Config):
     """A batching mode: how a replica forms its batches while the mode is in force."""
 
     name: str
-    max_num_batched_tokens: PositiveInt | None = None  # token budget; None: the hardware's default
-    max_num_seqs: PositiveInt | None = None  # None: the hardware's default
+    max_num_batched_tokens: TokenCount | None = None  # token budget; None: the hardware's default
+    max_num_seqs: SeqCount | None = None  # None: the hardware's default
     order: Literal[
         "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority", "longest-prompt",
         "oracle-shortest", "fair", "mlfq",
@@ -63,11 +72,13 @@ class ModeConfig(Config):
     hopeless: Literal["last", "drop"] = "last"  # under earliest-deadline: requests that cannot start in time any more
     batch: Literal["mixed", "prefill-first", "whole-prompts"] = "mixed"  # what shares an iteration
     memory: Literal["as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved"] = "as-needed"
-    reserve_tokens: PositiveInt = 1024  # outputs that memory="reserved" sets KV blocks aside for
-    deferral_s: Annotated[float, Field(ge=0.0)] = 0.0  # admission waits until somebody has waited so long
+    reserve_tokens: TokenCount = 1024  # outputs that memory="reserved" sets KV blocks aside for
+    deferral_s: Annotated[float, Field(ge=0.0, le=MAX_TIME_S)] = (
+        0.0  # admission waits until somebody has waited so long
+    )
     fair_by: Literal["class", "session"] = "class"  # who is a client under order="fair"
-    quantum_s: Annotated[float, Field(gt=0.0)] = 0.05  # of the highest level under order="mlfq"
-    starve_s: Annotated[float, Field(gt=0.0)] = 5.0  # after so long anybody is of the highest level
+    quantum_s: Annotated[float, Field(ge=1e-6, le=MAX_TIME_S)] = 0.05  # of the highest level under order="mlfq"
+    starve_s: Annotated[float, Field(ge=1e-6, le=MAX_TIME_S)] = 5.0  # after so long anybody is of the highest level
 
     @model_validator(mode="after")
     def _rules_go_together(self) -> ModeConfig:
@@ -98,15 +109,22 @@ class ClusterConfig(Config):
 
     name: str
     description: str = ""
-    replicas: Annotated[list[ReplicaConfig], Field(min_length=1)]
+    replicas: Annotated[list[ReplicaConfig], Field(min_length=1, max_length=MAX_REPLICAS)]
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)] = 16  # [tokens]
     reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
     prefix_caching: bool = False  # vLLM's enable_prefix_caching; sessions are token streams
     asynchronous: bool = False  # vLLM's async_scheduling
     chunked_prefill: bool = True  # vLLM's enable_chunked_prefill
-    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0  # [tokens]; 0: none
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0  # [tokens]; 0: none
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = GPU_MEMORY_UTILIZATION  # share that vLLM may use
     overhead: OverheadConfig = OverheadConfig()
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> ClusterConfig:
+        count = sum(replica.count for replica in self.replicas)
+        if count > MAX_REPLICAS:
+            raise ValueError(f"a cluster has at most {MAX_REPLICAS:,} replicas, this one {count:,}")
+        return self
 
 
 class ReplicaSpec(Config):
@@ -116,17 +134,17 @@ class ReplicaSpec(Config):
     model: str
     hardware: str
     tensor_parallel: int
-    num_blocks: PositiveInt
-    block_size: PositiveInt
-    max_model_len: PositiveInt
+    num_blocks: Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
+    block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)]
+    max_model_len: TokenCount
     reserve_full_prompt: bool
     prefix_caching: bool = False
     asynchronous: bool = False  # schedule an iteration when the one before it starts
     chunked_prefill: bool = True
-    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0  # [tokens]; 0: none
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0  # [tokens]; 0: none
     validate_requests: bool = True  # False only to replay recordings made without the server's front end
-    default_max_num_batched_tokens: PositiveInt
-    default_max_num_seqs: PositiveInt
+    default_max_num_batched_tokens: TokenCount
+    default_max_num_seqs: SeqCount
     latency: LatencyConfig
     latency_source: str = ""  # which entry of configs/latency, or that it is a roofline
 
@@ -191,6 +209,7 @@ def kv_blocks(
         - runtime
     )
     blocks = int(free_gib * 2**30 / (model.kv_bytes_per_token * block_size)) - 1
+    blocks = min(blocks, MAX_BLOCKS)
     if blocks < 1:
         raise BurstenvError(
             f"{model.name} does not fit on {tensor_parallel} x {hardware.name}: {model.weights_gib} GiB of weights "
@@ -245,7 +264,7 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 "tensor_parallel": replica.tensor_parallel,
                 "num_blocks": blocks,
                 "block_size": cluster.block_size,
-                "max_model_len": replica.max_model_len or blocks * cluster.block_size,
+                "max_model_len": replica.max_model_len or min(MAX_TOKENS, blocks * cluster.block_size),
                 "reserve_full_prompt": cluster.reserve_full_prompt,
                 "prefix_caching": cluster.prefix_caching,
                 "asynchronous": cluster.asynchronous,
@@ -256,9 +275,5 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 "latency": latency,
                 "latency_source": source,
             }
-            try:
-                specs.append(ReplicaSpec(**values))
-            except ValueError as error:
-                message = str(error).split("Value error, ")[-1].split(" [type=")[0]
-                raise BurstenvError(f"cluster {cluster.name!r}: {message}") from None
+            specs.append(parse(ReplicaSpec, values, f"cluster {cluster.name!r}"))
     return tuple(specs)

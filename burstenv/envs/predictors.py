@@ -43,8 +43,11 @@ class PredictorConfig(Config):
     """
 
     kind: Literal["exact", "lognormal", "bucket", "class-mean"] = "lognormal"
-    sigma: Annotated[float, Field(ge=0.0)] = 0.5
-    edges_tokens: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [256, 2048]
+    sigma: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+    edges_tokens: Annotated[list[Annotated[int, Field(ge=2, le=1 << 24)]], Field(min_length=1, max_length=1_000)] = [
+        256,
+        2048,
+    ]
     accuracy: Annotated[float, Field(ge=0.0, le=1.0)] = 0.79
 
     def __str__(self) -> str:

@@ -43,16 +43,22 @@ from burstenv.workload import (
 from burstenv.workload.official.files import locate
 from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
 
-Positive = Annotated[float, Field(gt=0.0)]
+Load = Annotated[
+    float, Field(ge=1e-2, le=100.0)
+]  # share of capacity: less leaves episodes empty, more fills the memory
+Period = Annotated[
+    float, Field(ge=1e-3, le=1e6)
+]  # [s]: an episode of minutes ends within a sensible number of decisions
+Objective = Annotated[float, Field(ge=1e-6, le=1e6)]  # [s]
 
 
 class SloConfig(Config):
     """The objectives of one class: TTFT within ``ttft_base_s`` + ``ttft_per_token_s`` P, and TPOT."""
 
-    ttft_base_s: Positive
-    ttft_per_token_s: Annotated[float, Field(ge=0.0)] = 0.0
-    tpot_s: Positive
-    value: Positive = 1.0  # worth of a token under the weighted reward
+    ttft_base_s: Objective
+    ttft_per_token_s: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0
+    tpot_s: Objective
+    value: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0  # worth of a token under the weighted reward
 
     def __str__(self) -> str:
         per_token = f" + {1000 * self.ttft_per_token_s:g} ms per prompt token" if self.ttft_per_token_s else ""
@@ -63,22 +69,24 @@ class ScenarioConfig(Config):
     """Everything that fixes a task, apart from who decides."""
 
     name: str
-    version: Annotated[int, Field(ge=0)] = 0
+    version: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     description: str = ""
     cluster: str | ClusterConfig
     workload: str | WorkloadConfig
     episode: EpisodeConfig = EpisodeConfig()
-    load: Positive = 1.5  # share of capacity at which policies are judged
-    train_loads: Annotated[list[Positive], Field(min_length=1)] = [1.0, 1.5, 2.0]
-    capacity_per_s: dict[str, Positive] | None = None  # by split; None: measured on first use
+    load: Load = 1.5  # share of capacity at which policies are judged
+    train_loads: Annotated[list[Load], Field(min_length=1, max_length=1_000)] = [1.0, 1.5, 2.0]
+    capacity_per_s: dict[str, Annotated[float, Field(ge=1e-3, le=1e6)]] | None = (
+        None  # by split; None: measured on first use
+    )
     slo: dict[str, SloConfig]
-    modes: Annotated[list[str | ModeConfig], Field(min_length=1)] = ["vllm"]
+    modes: Annotated[list[str | ModeConfig], Field(min_length=1, max_length=256)] = ["vllm"]
     predictor: PredictorConfig = PredictorConfig()
     observation: ObservationConfig = ObservationConfig()
-    tick_s: Positive | None = None
-    defer_s: Positive = 1.0
+    tick_s: Period | None = None
+    defer_s: Period = 1.0
     max_defers: Annotated[int, Field(ge=0, le=100)] = 0
-    batching_period_s: Annotated[float, Field(ge=0.0)] = 0.0
+    batching_period_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
     clients: ClientsConfig = ClientsConfig()
     headroom: str = ""  # measured room for judgement, as a sentence with its command
 

@@ -87,6 +87,7 @@ class Snapshot:
                     f"the saved state is of an environment with other {name}; restore it into one that was made with "
                     f"the same decide and action"
                 )
+        self._check_shapes(batch)
         for k, i in enumerate(places):
             put_row(batch.cluster.state, i, self.rows[k])
             batch.put_links(i, self.links[k])
@@ -94,3 +95,22 @@ class Snapshot:
             batch.episodes[i] = copy.deepcopy(self.episodes[k])
         for name, values in self.buffers.items():
             getattr(batch, name)[list(places)] = values
+
+    def _check_shapes(self, batch: EnvironmentBatch) -> None:
+        """Refuse arrays that compiled code would read beyond; a snapshot may come out of a file."""
+        state, count = batch.cluster.state, len(self)
+        sound = all(
+            values.shape[:1] == (count,) and values.dtype == getattr(batch, name).dtype
+            for name, values in self.buffers.items()
+        )
+        sound = sound and set(self.buffers) == set(_BUFFERS) and len(self.links) == len(self.episodes) == count
+        for row, links in zip(self.rows, self.links, strict=False):
+            length = row.requests.shape[-1]
+            alike = ClusterState.allocate(1, state.replicas.shape[1], length, 1, state.layout)
+            sound = sound and row.layout == state.layout
+            for name in ("environments", "replicas", "pool", "requests"):
+                mine, right = getattr(row, name), getattr(alike, name)
+                sound = sound and mine.shape == right.shape and mine.dtype == right.dtype
+            sound = sound and int(row.environments["num_requests"][0]) <= length and len(links) <= length
+        if not sound:
+            raise BurstenvError("the saved state is damaged: its arrays do not fit each other or this environment")

@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from burstenv.errors import BurstenvError
+from burstenv.files import hold
+from burstenv.plain_data import parse_json
 
 JOURNAL = "journal.jsonl"
 _SYNC_S = 2.0  # how often lines are forced to the disk, against power cuts; a killed process loses nothing anyway
@@ -31,6 +33,7 @@ class Journal:
     Args:
         path: The file; made if missing.
         plan: What fixes every unit's outcome, in plain values.
+        holds: What a unit has beside policy, load and seed, with its type.
 
     Attributes:
         units: Units by (policy, load, seed).
@@ -40,18 +43,21 @@ class Journal:
         BurstenvError: When the file holds another plan, is no journal, or cannot be written.
     """
 
-    def __init__(self, path: Path, plan: dict[str, Any]):
+    def __init__(self, path: Path, plan: dict[str, Any], **holds: type):
         self.path = path
+        self._holds: dict[str, Any] = {"policy": str, "load": (int, float), "seed": int, **holds}
         self.units: dict[Key, Unit] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept = self._read(plan) if path.exists() else 0
-            self._stream = path.open("r+b" if path.exists() else "w+b")
+            path.touch()
+            self._stream = path.open("r+b", buffering=0)
+            hold(self._stream.fileno(), f"{path}: another evaluation is at work here; choose another folder")
+            kept = self._read(plan)
             self._stream.truncate(kept)
             self._stream.seek(kept)
+            self._kept = kept
             if kept == 0:
-                self._stream.write(_line({"plan": plan}))
-                self._stream.flush()
+                self._write({"plan": plan})
         except OSError as error:
             raise BurstenvError(f"{path}: cannot be written ({error.strerror or error})") from None
         self.resumed = len(self.units)
@@ -62,12 +68,29 @@ class Journal:
         found = list(units)
         if not found:
             return
-        self._stream.write(_line({"units": found}))
-        self._stream.flush()
+        try:
+            self._write({"units": found})
+        except OSError as error:
+            raise BurstenvError(
+                f"{self.path}: cannot be written ({error.strerror or error}); finished episodes are kept, and the same "
+                "command goes on from there"
+            ) from None
         if time.monotonic() - self._synced_s > _SYNC_S:
             os.fsync(self._stream.fileno())
             self._synced_s = time.monotonic()
         self._take(found)
+
+    def _write(self, values: dict[str, Any]) -> None:
+        """Append a line, whole or not at all."""
+        line = memoryview(_line(values))
+        try:
+            while line:
+                line = line[self._stream.write(line) :]
+        except OSError:
+            self._stream.truncate(self._kept)
+            self._stream.seek(self._kept)
+            raise
+        self._kept = self._stream.tell()
 
     def close(self, remove: bool = False) -> None:
         """Close the file, and remove it once its units stand elsewhere."""
@@ -100,9 +123,17 @@ class Journal:
                 if number == 0:
                     self._check(values.get("plan"), plan)
                 else:
-                    self._take(values["units"])
+                    units = values.get("units")
+                    if not isinstance(units, list) or not all(map(self._is_unit, units)):
+                        raise BurstenvError(
+                            f"{self.path}: line {number + 1} holds no finished episodes; delete the file"
+                        )
+                    self._take(units)
                 kept += len(line)
         return kept
+
+    def _is_unit(self, unit: Any) -> bool:
+        return isinstance(unit, dict) and all(isinstance(unit.get(name), kind) for name, kind in self._holds.items())
 
     def _check(self, found: Any, plan: dict[str, Any]) -> None:
         plain = json.loads(json.dumps(plan))
@@ -128,5 +159,8 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     text = line[9:-1]
     if line[:8] != b"%08x" % zlib.crc32(text):
         return None
-    values = json.loads(text)
+    try:
+        values = parse_json(text, "a line")
+    except BurstenvError:
+        return None
     return values if isinstance(values, dict) else None

@@ -150,7 +150,7 @@ def evaluate(
     arena = Arena(EpisodeStore(scenario, plan.split, unit_per_s), part.policies)
     journal = None
     if folder is not None:
-        journal = Journal(Path(folder) / JOURNAL, _fixed(plan, part, origin))
+        journal = Journal(Path(folder) / JOURNAL, _fixed(plan, part, origin), metrics=dict, course=dict, latencies=dict)
     with journal if journal is not None else contextlib.nullcontext():
         units = _run(arena, loads, plan.episodes, journal, workers, ray, progress)
     result = _assemble(plan, part, arena, loads, units, origin)

@@ -9,7 +9,8 @@ from pydantic import Field
 from burstenv.config import Config, load, shipped
 from burstenv.errors import unknown_name
 
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(ge=1e-3, le=1e6)]  # of GPUs and models; a thousand times beyond any
+Size = Annotated[int, Field(ge=1, le=1_000_000)]  # of a model
 PositiveInt = Annotated[int, Field(ge=1)]
 ACTIVATION_RESERVE_GIB = 5.5  # BLIS, sim/latency/kv_capacity.go (dense models)
 
@@ -25,8 +26,8 @@ class HardwareConfig(Config):
     link_gb_per_s: Positive = 25.0  # to the other GPUs of a replica, in one direction; PCIe 4.0 x16 in practice
     all_reduce_latency_us: Positive = 20.0  # of a small one
     activation_reserve_gib: Positive = ACTIVATION_RESERVE_GIB  # a replica's memory that is neither weights nor KV
-    default_max_num_batched_tokens: PositiveInt
-    default_max_num_seqs: PositiveInt
+    default_max_num_batched_tokens: Annotated[int, Field(ge=1, le=1 << 24)]
+    default_max_num_seqs: Annotated[int, Field(ge=1, le=8_192)]
     source: str
 
 
@@ -35,16 +36,16 @@ class ModelConfig(Config):
 
     name: str
     aliases: tuple[str, ...] = ()  # repository names of the weights
-    layers: PositiveInt
-    kv_heads: PositiveInt
-    head_dim: PositiveInt
+    layers: Size
+    kv_heads: Size
+    head_dim: Size
     weights_gib: Positive
-    attention_heads: PositiveInt | None = None  # these three: only where a roofline or a profile needs them
-    hidden_size: PositiveInt | None = None
-    vocab_size: PositiveInt | None = None
-    dtype_bytes: PositiveInt = 2
-    experts: PositiveInt | None = None  # of a layer, in a mixture of experts; None: a dense model
-    experts_per_token: PositiveInt | None = None
+    attention_heads: Size | None = None  # these three: only where a roofline or a profile needs them
+    hidden_size: Size | None = None
+    vocab_size: Size | None = None
+    dtype_bytes: Annotated[int, Field(ge=1, le=8)] = 2
+    experts: Size | None = None  # of a layer, in a mixture of experts; None: a dense model
+    experts_per_token: Size | None = None
     source: str
 
     @property

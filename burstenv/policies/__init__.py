@@ -8,7 +8,7 @@ from burstenv.policies.admission_rules import ADMISSION_RULES
 from burstenv.policies.batching import BATCHING_MODES, BATCHING_RULES, BatchingRule, named_mode
 from burstenv.policies.composite import Composite, RuleChoice, parse_composite, parse_rule
 from burstenv.policies.heuristics import admission_rule, policy, routing_rule
-from burstenv.policies.load import Heuristic, Policy, load_policy, load_policy_file, loaded_files
+from burstenv.policies.load import Heuristic, Policy, load_policy, load_policy_file, loaded_files, named_in_data
 from burstenv.policies.lookahead.policy import Lookahead, LookaheadPolicy, parse_lookahead
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import Network
@@ -46,6 +46,7 @@ __all__ = [
     "load_policy",
     "load_policy_file",
     "loaded_files",
+    "named_in_data",
     "named_mode",
     "parse_composite",
     "parse_lookahead",

@@ -35,7 +35,13 @@ ADMISSION_RULES = (
         "Capacity and refill are scaled to the default cluster.",
         (
             Parameter("capacity_tokens", 20_000.0, Range(2_000.0, 200_000.0, "log"), "tokens the bucket holds"),
-            Parameter("refill_tokens_per_s", 8_000.0, Range(500.0, 64_000.0, "log"), "tokens that flow in per second"),
+            Parameter(
+                "refill_tokens_per_s",
+                8_000.0,
+                Range(500.0, 64_000.0, "log"),
+                "tokens that flow in per second",
+                least=0.0,
+            ),
         ),
     ),
     Rule(
@@ -79,7 +85,7 @@ ADMISSION_RULES = (
         "There only sheddable requests are rejected and metrics may be up to 200 ms old; we reject all alike.",
         (
             Parameter("queue", 5.0, Range(1.0, 64.0, "log"), "waiting requests that count as full"),
-            Parameter("kv", 0.8, Range(0.4, 1.0), "share of the KV cache in use that counts as full"),
+            Parameter("kv", 0.8, Range(0.4, 1.0), "share of the KV cache in use that counts as full", 1e-3, 1.0),
             Parameter("limit", 1.0, Range(0.5, 2.0), "mean fullness at which requests are rejected"),
         ),
         sees_cache=True,
@@ -109,7 +115,7 @@ ADMISSION_RULES = (
         (
             Parameter("start", 32.0, Range(4.0, 128.0, "log"), "first limit, requests per replica"),
             Parameter("increase", 1.0, Range(0.25, 8.0, "log"), "growth in a good window, requests per replica"),
-            Parameter("decrease", 0.9, Range(0.5, 0.98), "factor after a bad window"),
+            Parameter("decrease", 0.9, Range(0.5, 0.98), "factor after a bad window", 1e-3, 1.0),
             Parameter("period_s", 1.0, Range(0.25, 8.0, "log"), "length of a window [s]"),
         ),
     ),

@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from burstenv.cluster.cluster_config import ModeConfig
-from burstenv.errors import BurstenvError, unknown_name
+from burstenv.config import parse
+from burstenv.errors import unknown_name
 from burstenv.policies.rule import Parameter, Range
 
-BUDGET = Parameter("budget", math.nan, Range(64.0, 8192.0, "log"), "tokens of an iteration; unset: the hardware's")
-SEQS = Parameter("seqs", math.nan, Range(4.0, 512.0, "log"), "most sequences that run; unset: the hardware's")
-HEADROOM = Parameter("headroom", 0.0, Range(0.0, 0.3), "share of the KV blocks kept free at admission")
+BUDGET = Parameter(
+    "budget", math.nan, Range(64.0, 8192.0, "log"), "tokens of an iteration; unset: the hardware's", 1.0, 1e6, True
+)
+SEQS = Parameter(
+    "seqs", math.nan, Range(4.0, 512.0, "log"), "most sequences that run; unset: the hardware's", 1.0, 8_192.0, True
+)
+HEADROOM = Parameter("headroom", 0.0, Range(0.0, 0.3), "share of the KV blocks kept free at admission", most=1.0)
 COMMON = (BUDGET, SEQS, HEADROOM)
 _FIELDS = {
     "budget": "max_num_batched_tokens", "seqs": "max_num_seqs", "headroom": "headroom", "reserve": "reserve_tokens",
     "bound_s": "deferral_s", "quantum_s": "quantum_s", "starve_s": "starve_s",
 }  # fmt: skip
-_WHOLE = ("budget", "seqs", "reserve")
 _TEXT = re.compile(r"^(?P<name>[a-z0-9-]+)\((?P<parameters>[^()]*)\)$")
 
 
@@ -75,9 +79,7 @@ class BatchingRule:
             "summary": self.summary,
             "source": self.source,
             "differs": self.differs,
-            "parameters": {
-                p.name: {"default": defaults[p.name], **p.range._asdict(), "meaning": p.meaning} for p in self.declared
-            },
+            "parameters": {p.name: {"default": defaults[p.name], **p.described()} for p in self.declared},
             "oracle": self.oracle,
             "floor": self.floor,
             "python": False,
@@ -96,29 +98,18 @@ class BatchingRule:
             name, _, value = (part.strip() for part in pair.partition("="))
             if name not in self.parameters:
                 raise unknown_name(f"parameter of {self.name}", name, self.parameters)
-            try:
-                number = float(value)
-            except ValueError:
-                number = math.nan
-            if not math.isfinite(number) or number < 0.0 or (name in _WHOLE and number < 1.0):
-                raise BurstenvError(
-                    f"parameter {name} of {self.name} must be a number of at least "
-                    f"{1 if name in _WHOLE else 0}, got {value!r}"
-                )
-            given[name] = float(round(number)) if name in _WHOLE else number
+            given[name] = next(p for p in self.declared if p.name == name).read(self.name, value)
         changed = {name: given[name] for name in self.parameters if name in given}
         changed = {name: value for name, value in changed.items() if value != self.parameters[name]}
         if not changed:
             return self.mode
+        whole = [p.name for p in self.declared if p.whole]
         shown = ",".join(f"{name}={repr(value).removesuffix('.0')}" for name, value in changed.items())
-        values = {_FIELDS[name]: int(value) if name in _WHOLE else value for name, value in changed.items()}
+        values = {_FIELDS[name]: int(value) if name in whole else value for name, value in changed.items()}
         if "budget" in changed and "seqs" not in changed and self.mode.max_num_seqs is not None:
             values["max_num_seqs"] = min(self.mode.max_num_seqs, int(changed["budget"]))  # more cannot run
-        try:
-            return ModeConfig.model_validate({**self.mode.model_dump(), **values, "name": f"{self.name}({shown})"})
-        except ValueError as error:
-            message = str(error).split("Value error, ")[-1].splitlines()
-            raise BurstenvError(f"{self.name}({shown}): {message[-1].split(' [type=')[0].strip()}") from None
+        name = f"{self.name}({shown})"
+        return parse(ModeConfig, {**self.mode.model_dump(), **values, "name": name}, name)
 
 
 def _chunked(name: str, budget: int, **more: Any) -> ModeConfig:
@@ -158,7 +149,10 @@ BATCHING_RULES = (
         "Orca (OSDI'22): iteration-level scheduling, max_tokens slots reserved at admission.",
         "BurstGPT names no max_tokens, so all reserve alike (Orca(Max) of the vLLM paper reserves 2,048); paged "
         "attention stays, so the cache is counted in blocks.",
-        (SEQS, Parameter("reserve", 1024.0, Range(64.0, 4096.0, "log"), "outputs reserved for [tokens]")),
+        (
+            SEQS,
+            Parameter("reserve", 1024.0, Range(64.0, 4096.0, "log"), "outputs reserved for [tokens]", 1.0, 1e6, True),
+        ),
     ),
     BatchingRule(
         ModeConfig(name="oracle-orca", batch="whole-prompts", memory="oracle-reserved", max_num_seqs=256),
@@ -217,7 +211,7 @@ BATCHING_RULES = (
         "vllm, admitting nobody until somebody has waited `bound_s`, then everybody.",
         "Inspired by Deferred Continuous Batching (FineInfer, EuroMLSys'24, deferral bound 1.0 s).",
         "FineInfer fills the time with fine-tuning steps; here it gathers prefills. An idle replica admits at once.",
-        (*COMMON, Parameter("bound_s", 0.5, Range(0.02, 4.0, "log"), "longest deferral [s]")),
+        (*COMMON, Parameter("bound_s", 0.5, Range(0.02, 4.0, "log"), "longest deferral [s]", least=0.0)),
     ),
     BatchingRule(
         ModeConfig(name="vtc", order="fair"),

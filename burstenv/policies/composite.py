@@ -47,7 +47,7 @@ def parse_rule(text: str, kind: str, rules: tuple[Rule, ...]) -> RuleChoice:
         rules: The valid rules.
 
     Raises:
-        BurstenvError: On an unknown rule or parameter, or a value that is not a finite number.
+        BurstenvError: On an unknown rule or parameter, or a value outside its limits.
     """
     match = _PART.match(text.strip())
     known = by_name(rules)
@@ -61,19 +61,14 @@ def parse_parameters(rule: Rule, text: str | None) -> tuple[float, ...]:
     """Read ``limit=64,slack=2``; what is not written has its default.
 
     Raises:
-        BurstenvError: On an unknown parameter, or a value that is not a finite number.
+        BurstenvError: On an unknown parameter, or a value outside its limits.
     """
-    values = dict(rule.parameters)
+    values, declared = dict(rule.parameters), {parameter.name: parameter for parameter in rule.declared}
     for pair in filter(None, (p.strip() for p in (text or "").split(","))):
         name, _, value = (part.strip() for part in pair.partition("="))
         if name not in values:
             raise unknown_name(f"parameter of {rule.name}", name, values)
-        try:
-            values[name] = float(value)
-        except ValueError:
-            values[name] = float("nan")
-        if not np.isfinite(values[name]):
-            raise BurstenvError(f"parameter {name} of {rule.name} must be a finite number, got {value!r}")
+        values[name] = declared[name].read(rule.name, value)
     return tuple(values.values())
 
 

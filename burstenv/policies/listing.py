@@ -6,7 +6,7 @@ from burstenv.errors import unknown_name
 from burstenv.policies.batching import BATCHING_RULES, BatchingRule
 from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
-from burstenv.policies.rule import Range, Rule
+from burstenv.policies.rule import Parameter, Range, Rule
 
 Entry = Rule | BatchingRule
 
@@ -55,6 +55,11 @@ def _number(value: float) -> str:
     return "unset" if value != value else f"{value:g}"
 
 
+def _limits(parameter: Parameter) -> str:
+    least, most = parameter.limits
+    return f"{least:g} to {most:g}"
+
+
 def _range(where: Range) -> str:
     scale = {"linear": "", "log": ", log scale", "integer": ", whole numbers"}[where.scale]
     return f"{where.low:g} to {where.high:g}{scale}"
@@ -88,7 +93,8 @@ def page(kind: str, entry: Entry) -> list[str]:
     for parameter in entry.declared:
         default = entry.parameters[parameter.name]
         meaning = f"  {parameter.meaning}" if parameter.meaning else ""
-        lines.append(f"  {parameter.name} = {_number(default)}{meaning} [tuned from {_range(parameter.range)}]")
+        limits = f"{_limits(parameter)}; tuned from {_range(parameter.range)}"
+        lines.append(f"  {parameter.name} = {_number(default)}{meaning} [{limits}]")
     if isinstance(entry, BatchingRule) and entry.mode.needs_general_engine:
         lines.append("  Runs in the general engine, iteration by iteration: about twenty times slower.")
     return lines
@@ -109,7 +115,7 @@ Policies that simulate every choice have a page of their own: [look-ahead](looka
 One decorated function in one file:
 
 ```python
-from burstenv.policies import admission_rule, policy, routing_rule
+from burstenv import admission_rule, policy, routing_rule
 
 
 @routing_rule(name="emptiest")
@@ -166,10 +172,10 @@ def _section(entry: Entry) -> str:
     if isinstance(entry, BatchingRule) and entry.mode.needs_general_engine:
         lines.append("Runs in the general engine, iteration by iteration.")
     if entry.declared:
-        lines += ["", "| parameter | default | tuned from | meaning |", "|---|---|---|---|"]
+        lines += ["", "| parameter | default | accepted | tuned from | meaning |", "|---|---|---|---|---|"]
         for p in entry.declared:
             default = _number(entry.parameters[p.name])
-            lines.append(f"| `{p.name}` | {default} | {_range(p.range)} | {p.meaning} |")
+            lines.append(f"| `{p.name}` | {default} | {_limits(p)} | {_range(p.range)} | {p.meaning} |")
     return "\n".join(lines) + "\n"
 
 

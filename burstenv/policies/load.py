@@ -86,6 +86,20 @@ def _refuse_rule(text: str, name: str, file: str = "") -> None:
             raise BurstenvError(f"policy {text!r} is {kind}, one of the three parts of a policy: write {file}{write}")
 
 
+def named_in_data(text: str) -> str:
+    """Return a policy's name that stood in a data file, which never names code: that is the command line's to do.
+
+    Raises:
+        BurstenvError: When it is a Python file.
+    """
+    if _FILE.match(text.strip()):
+        raise BurstenvError(
+            f"policy {text!r:.80} is a Python file, which a data file must not name; "
+            "load it with --policy-file and write the name that it registers"
+        )
+    return text
+
+
 def load_policy_file(path: str | Path) -> list[str]:
     """Run a Python file that registers heuristics; return their names.
 

@@ -86,7 +86,7 @@ ROUTING_RULES = (
         "Precise knowledge of the replicas' blocks in place of an approximate radix tree; without a match SGLang takes "
         "the worker of the smallest tree.",
         (
-            Parameter("threshold", 0.5, Range(0.0, 1.0), "share of the prompt that must be cached"),
+            Parameter("threshold", 0.5, Range(0.0, 1.0), "share of the prompt that must be cached", most=1.0),
             Parameter("balance_abs", 32.0, Range(2.0, 128.0, "log"), "requests by which loads may differ"),
             Parameter("balance_rel", 1.1, Range(1.0, 3.0), "and the factor by which they may"),
         ),

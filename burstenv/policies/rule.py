@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,14 +26,62 @@ class Range(NamedTuple):
     scale: str = "linear"
 
 
+BEYOND = 1_000.0  # times what is worth trying: a value further out is a slip, unless a parameter says otherwise
+
+
 @dataclass(frozen=True)
 class Parameter:
-    """One number of a rule: its name, default, meaning with its unit, and where a tuner looks for it."""
+    """One number of a rule: its name, default, meaning with its unit, and where a tuner looks for it.
+
+    Attributes:
+        name: What users write.
+        default: Its value where nothing is written.
+        range: Where a tuner looks.
+        meaning: What it is, with its unit.
+        least: Smallest value that is accepted; None: that of ``limits``.
+        most: Largest one, likewise.
+        whole: Whether only whole numbers are accepted; those of an ``integer`` range always are.
+    """
 
     name: str
     default: float
     range: Range
     meaning: str
+    least: float | None = None
+    most: float | None = None
+    whole: bool = False
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest value that is accepted: wider than what is worth trying, and never senseless."""
+        low, high, scale = self.range
+        near = {"log": low / BEYOND, "integer": low}.get(scale, 0.0 if low >= 0.0 else low * BEYOND)
+        far = high if scale == "integer" else max(high * BEYOND, high / BEYOND)
+        return near if self.least is None else self.least, far if self.most is None else self.most
+
+    def read(self, owner: str, text: str) -> float:
+        """Return the value that a user wrote.
+
+        Raises:
+            BurstenvError: When it is no number, or outside the limits; says them.
+        """
+        least, most = self.limits
+        whole = self.whole or self.range.scale == "integer"
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or (whole and value != int(value)):
+            kind = "whole number" if whole else "number"
+            raise BurstenvError(
+                f"parameter {self.name} of {owner} must be a {kind} from {least:g} to {most:g}, got {text!r:.40}"
+            )
+        return value
+
+    def described(self) -> dict[str, Any]:
+        """Return it in plain values, apart from its name and default."""
+        least, most = self.limits
+        return {**self.range._asdict(), "least": least, "most": most, "meaning": self.meaning}
 
 
 @dataclass(frozen=True)
@@ -80,9 +129,7 @@ class Rule:
             "summary": self.summary,
             "source": self.source,
             "differs": self.differs,
-            "parameters": {
-                p.name: {"default": p.default, **p.range._asdict(), "meaning": p.meaning} for p in self.declared
-            },
+            "parameters": {p.name: {"default": p.default, **p.described()} for p in self.declared},
             "oracle": self.oracle,
             "floor": self.floor,
             "python": self.function is not None,
@@ -122,7 +169,8 @@ def declare(owner: str, given: dict[str, Any]) -> tuple[Parameter, ...]:
                 f"parameter {name!r} of {owner}: the default {default:g} must lie between {low:g} and {high:g}"
                 + (", both above 0 on a log scale" if scale == "log" else "")
             )
-        declared.append(Parameter(name, default, Range(low, high, scale), ""))
+        anything = (-1e9, 1e9) if len(parts) == 1 else (None, None)  # a range was not thought about
+        declared.append(Parameter(name, default, Range(low, high, scale), "", *anything))
     return tuple(declared)
 
 

@@ -50,7 +50,7 @@ class WorkloadConfig(Config):
     """
 
     kind: Literal["generated", "file"]
-    days: int | None = Field(default=None, ge=1)
+    days: int | None = Field(default=None, ge=1, le=36_525)
     seed: int = Field(default=0, ge=0)
     generator: GeneratorConfig | None = None
     path: str | None = None
@@ -59,7 +59,7 @@ class WorkloadConfig(Config):
     sort: bool = False
     jitter_seed: int = Field(default=0, ge=0)
     fractions: tuple[float, float, float] = DEFAULT_FRACTIONS
-    skip_ramp_up_days: int = Field(default=0, ge=0)
+    skip_ramp_up_days: int = Field(default=0, ge=0, le=36_525)
     select: SelectConfig = SelectConfig()
 
     @field_validator("fractions")

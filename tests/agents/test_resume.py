@@ -36,6 +36,7 @@ RECIPES = {
     "recurrent-ppo": {"algorithm": {"name": "recurrent-ppo", **ON_POLICY, "lstm_size": 4}},
     "dqn": {"algorithm": {"name": "dqn", **OFF_POLICY, "target_update_every": 128}},
     "td3": {"algorithm": {"name": "td3", **OFF_POLICY}, "total_steps": 640, "checkpoint_every_steps": 128},
+    "sac": {"algorithm": {"name": "sac", **OFF_POLICY}, "total_steps": 640, "checkpoint_every_steps": 128},
 }
 
 

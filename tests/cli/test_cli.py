@@ -149,8 +149,8 @@ def test_train_on_own_rows(capsys, burstgpt_csv, scenario_yaml, agent_yaml, tmp_
     task = ["--scenario", scenario_yaml, "--trace", burstgpt_csv]
     assert run(capsys, "train", *task, "--agent", agent_yaml, "--out", folder, "--json")[0] == 0
     arguments = ["--agent", folder, "--policy", "always/jsq/vllm", "--load", "1.0", "--episodes", "2"]
-    code, text, _ = run(capsys, "evaluate", *task, *arguments, "--out", tmp_path / "report")
-    assert code == 0
+    code, text, told = run(capsys, "evaluate", *task, *arguments, "--out", tmp_path / "report")
+    assert code == 0, told
     assert "always/jsq/vllm" in text
 
 

@@ -130,10 +130,10 @@ def test_fidelity_prints_a_table_and_draws_pictures(tmp_path: Path, capsys, conv
         (["generate", "t.csv", "--like", "x.csv"], "--like belongs to --model paper"),
         (["generate", "t.jsonl", "--whole-seconds"], "--whole-seconds is for BurstGPT CSV"),
         (["generate", "t.csv", "--workload", "nothing"], "unknown workload 'nothing'"),
-        (["fit", "fitted-gpt4-api", "--out", "t.csv"], "a workload is written as .yaml"),
+        (["fit", "fitted-gpt4-api", "--out", "t.csv"], "t.csv: this goes to a file that ends in .yaml or .yml"),
         (["fit", "missing.csv", "--out", "t.yaml"], "missing.csv"),
         (["fidelity", "missing.csv", "fitted-gpt4-api"], "missing.csv"),
-        (["fidelity", "fitted-gpt4-api", "fitted-gpt4-api", "--out", "t.pdf"], "written as .html or .png"),
+        (["fidelity", "fitted-gpt4-api", "fitted-gpt4-api", "--out", "t.pdf"], "ends in .html or .png"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_sentence(

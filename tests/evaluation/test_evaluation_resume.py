@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,3 +169,43 @@ def test_sketches_add_up_and_keep_their_promise():
     np.testing.assert_allclose(whole.quantiles(levels), exact, rtol=1.01 * RELATIVE_ERROR)
     assert Sketch.sum([]).quantiles([0.5]) == []
     assert Sketch().mean is None
+
+
+def test_a_second_evaluation_in_one_folder_is_refused(tmp_path):
+    with (
+        Journal(tmp_path / JOURNAL, {"a": 1}),
+        pytest.raises(BurstenvError, match="another evaluation is at work here"),
+    ):
+        Journal(tmp_path / JOURNAL, {"a": 1})
+    Journal(tmp_path / JOURNAL, {"a": 1}).close()
+
+
+@pytest.mark.parametrize(
+    "values", [{"units": 1}, {"units": [1]}, {"units": [{"policy": 1}]}, {}, {"units": [{"policy": "a", "load": 1.0}]}]
+)
+def test_a_journal_of_a_stranger_is_one_sentence(values, tmp_path):
+    with Journal(tmp_path / JOURNAL, {"a": 1}):
+        pass
+    text = json.dumps(values).encode()
+    with (tmp_path / JOURNAL).open("ab") as stream:
+        stream.write(b"%08x %s\n" % (zlib.crc32(text), text))
+    with pytest.raises(BurstenvError, match="line 2 holds no finished episodes"):
+        Journal(tmp_path / JOURNAL, {"a": 1})
+
+
+def test_a_full_disk_keeps_the_journal_sound(tmp_path):
+    unit = {"policy": "a", "load": 1.0, "seed": 0, "x": "y" * 3_000}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with Journal(tmp_path / JOURNAL, {"a": 1}) as journal:
+        journal.append([unit])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))  # writes beyond it fail, as on a full disk
+        try:
+            with pytest.raises(BurstenvError, match="finished episodes are kept"):
+                journal.append([{**unit, "seed": 1}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        journal.append([{**unit, "seed": 2}])
+    with Journal(tmp_path / JOURNAL, {"a": 1}) as journal:
+        assert sorted(seed for _, _, seed in journal.units) == [0, 2]

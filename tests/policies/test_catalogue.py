@@ -76,7 +76,7 @@ def test_oracles_and_floors_are_said_to_be_so():
         ("sarathi-512(budget=128)", "sarathi-512(budget=128)", {"max_num_seqs": 128}),  # more could not run
         ("sarathi-512(budget=512)", "sarathi-512", {"max_num_batched_tokens": 512, "max_num_seqs": 256}),
         ("vllm(headroom=0.05)", "vllm(headroom=0.05)", {"headroom": 0.05, "max_num_seqs": None}),
-        ("orca(reserve=300.2)", "orca(reserve=300)", {"reserve_tokens": 300, "batch": "whole-prompts"}),
+        ("orca(reserve=300.0)", "orca(reserve=300)", {"reserve_tokens": 300, "batch": "whole-prompts"}),
         ("mlfq(starve_s=2.5)", "mlfq(starve_s=2.5)", {"starve_s": 2.5, "order": "mlfq"}),
         ("deferral-bound(bound_s=1)", "deferral-bound(bound_s=1)", {"deferral_s": 1.0}),
     ],
@@ -94,10 +94,11 @@ def test_modes_with_parameters(text, name, fields):
     [
         ("edf-513(budget=3)", "unknown batching mode 'edf-513'; did you mean edf-512"),
         ("edf(bugdet=3)", "unknown parameter of edf 'bugdet'; did you mean budget"),
-        ("edf(budget=0)", "parameter budget of edf must be a number of at least 1, got '0'"),
-        ("edf(headroom=-1)", "parameter headroom of edf must be a number of at least 0, got '-1'"),
-        ("edf(budget=many)", "must be a number of at least 1, got 'many'"),
-        ("edf(headroom=1.5)", "edf(headroom=1.5): "),
+        ("edf(budget=0)", "parameter budget of edf must be a whole number from 1 to 1e+06, got '0'"),
+        ("edf(headroom=-1)", "parameter headroom of edf must be a number from 0 to 1, got '-1'"),
+        ("edf(budget=many)", "must be a whole number from 1 to 1e+06, got 'many'"),
+        ("edf(headroom=1.5)", "must be a number from 0 to 1, got '1.5'"),
+        ("orca(reserve=300.2)", "must be a whole number"),
     ],
 )
 def test_mistakes_in_modes_get_one_sentence(text, message):
@@ -116,7 +117,8 @@ def test_burstenv_policies_lists_everything(capsys):
     values = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in values["batching"]] == list(BATCHING_MODES)
     assert values["admission"][2]["parameters"]["limit"] == {
-        "default": 16.0, "low": 1.0, "high": 128.0, "scale": "log", "meaning": "waiting requests",
+        "default": 16.0, "low": 1.0, "high": 128.0, "scale": "log", "least": 0.001, "most": 128_000.0,
+        "meaning": "waiting requests",
     }  # fmt: skip
 
 
@@ -133,6 +135,6 @@ def test_burstenv_policies_explains_one(capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "theirs: admission rule" in shown
     assert "Source: A note." in shown
-    assert "x = 1 [tuned from 0 to 2]" in shown
+    assert "x = 1 [0 to 2000; tuned from 0 to 2]" in shown
     with pytest.raises(BurstenvError, match="unknown rule or mode 'jqs'; did you mean jsq"):
         explained("jqs")

@@ -27,9 +27,16 @@ def rules(kind, values):
     @st.composite
     def draw(draw):
         rule = draw(st.sampled_from(kind))
-        return RuleChoice(rule, tuple(draw(values) for _ in rule.parameters))
+        return RuleChoice(rule, tuple(draw(values(parameter)) for parameter in rule.declared))
 
     return draw()
+
+
+def accepted(parameter):
+    """Any value that a parameter may have."""
+    least, most = parameter.limits
+    whole = parameter.range.scale == "integer"
+    return st.integers(int(least), int(most)).map(float) if whole else st.floats(least, most)
 
 
 def composites(values):
@@ -85,7 +92,7 @@ def test_names_with_parameters_round_trip(text):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(composites(st.floats(allow_nan=False, allow_infinity=False)))
+@given(composites(accepted))
 def test_every_composite_round_trips(composite):
     assert parse_composite(composite.name) == composite
 
@@ -116,10 +123,13 @@ def test_record_carries_codes_and_parameters():
         ("queue-cap(limt=3)/jsq/vllm", "unknown parameter of queue-cap 'limt'; did you mean limit"),
         ("always(limit=3)/jsq/vllm", "unknown parameter of always 'limit'"),
         ("always/jsq(x=1)/vllm", "unknown parameter of jsq 'x'"),
-        ("queue-cap(limit=nan)/jsq/vllm", "parameter limit of queue-cap must be a finite number, got 'nan'"),
-        ("queue-cap(limit=inf)/jsq/vllm", "must be a finite number, got 'inf'"),
-        ("queue-cap(limit=many)/jsq/vllm", "must be a finite number, got 'many'"),
-        ("queue-cap(limit)/jsq/vllm", "must be a finite number, got ''"),
+        (
+            "queue-cap(limit=nan)/jsq/vllm",
+            "parameter limit of queue-cap must be a number from 0.001 to",
+        ),
+        ("queue-cap(limit=inf)/jsq/vllm", "must be a number from 0.001 to 128000, got 'inf'"),
+        ("queue-cap(limit=many)/jsq/vllm", "must be a number from 0.001 to 128000, got 'many'"),
+        ("queue-cap(limit)/jsq/vllm", "must be a number from 0.001 to 128000, got ''"),
         ("queue-cap(limit=3/jsq/vllm", "unknown admission rule"),
         ("queue-cap(limit=3))/jsq/vllm", "unknown admission rule"),
         ("always/jsq", "needs three parts"),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from burstenv.errors import BurstenvError
+from burstenv.files import locked
 from burstenv.workload import OFFICIAL
 from burstenv.workload.official.download import download
 from burstenv.workload.official.files import OfficialFile
@@ -208,3 +209,21 @@ def test_the_official_addresses() -> None:
     base = "https://github.com/HPMLL/BurstGPT/releases/download"
     assert OFFICIAL["burstgpt-1"].url == f"{base}/v1.1/BurstGPT_1.csv"
     assert OFFICIAL["burstgpt-3-without-fails"].url == f"{base}/v2.0/BurstGPT_without_fails_3.csv"
+
+
+@pytest.mark.parametrize("mirror", ["not-a-url", "", "ftp://x/y", "file:///etc", "http://[::1", "http://"])
+def test_a_mirror_that_is_no_address_is_one_sentence(mirror, tmp_path):
+    with pytest.raises(BurstenvError, match=r"must be an address|no connection") as error:
+        download(FILE, tmp_path, mirror)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_download_of_a_file_is_refused_and_the_first_goes_on(server, tmp_path):
+    part = tmp_path / f"{FILE.file}.part"
+    part.write_bytes(CONTENT[:1000])
+    with locked(part, "held by the test"), pytest.raises(BurstenvError, match="another download of it is under way"):
+        download(FILE, tmp_path, url(server))
+    assert part.read_bytes() == CONTENT[:1000]
+    assert download(FILE, tmp_path, url(server)).path.read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == [FILE.file]

@@ -43,8 +43,8 @@ class ObservationConfig(Config):
 
     forecast: bool = False
     sessions: bool = False
-    delay_s: Annotated[float, Field(ge=0.0)] = 0.0
-    scrape_period_s: Annotated[float, Field(gt=0.0)] | None = None
+    delay_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
+    scrape_period_s: Annotated[float, Field(ge=1e-3, le=1e6)] | None = None
     count_sent: bool = True
 
     @model_validator(mode="after")

@@ -104,7 +104,7 @@ def tune(
         with contextlib.ExitStack() as stack:
             kept = None
             if journal is not None:
-                kept = stack.enter_context(Journal(Path(journal) / f"load-{load:g}.jsonl", fixed))
+                kept = stack.enter_context(Journal(Path(journal) / f"load-{load:g}.jsonl", fixed, value=float))
             advance = stack.enter_context(_progress(f"load {load:g}", plan.trials, place, progress))
             return place, _search(scenario, plan, space, load, kept, advance)
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from burstenv.config import Config, load, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.files import write_atomic
+from burstenv.policies import named_in_data
 from burstenv.workload import Trace
 
 FOLDER = "tuned"  # of configs/, by scenario
@@ -24,7 +25,7 @@ class TunedPolicy(Config):
     """The best policy found at one load."""
 
     load: Annotated[float, Field(gt=0.0)]
-    policy: str
+    policy: Annotated[str, AfterValidator(named_in_data)]
     attainment: float  # on the episodes it was tuned on, so flattered
     default_attainment: float | None = None  # of the reference policy, on the same
     trials: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from burstenv.errors import BurstenvError
+from burstenv.files import check_ending, write_atomic
 
 if TYPE_CHECKING:
     from burstenv.evaluation.validation.measured_run import RunValidation
@@ -29,8 +29,7 @@ def draw_distributions(validation: RunValidation, path: Path) -> None:
     Raises:
         BurstenvError: When matplotlib is not installed or the file name ends in something else.
     """
-    if path.suffix not in FORMATS:
-        raise BurstenvError(f"{path}: a picture of distributions ends in {', '.join(FORMATS)}")
+    check_ending(path, FORMATS, "a picture of distributions")
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -51,12 +50,9 @@ def draw_distributions(validation: RunValidation, path: Path) -> None:
     axes[0].legend(loc="lower right")
     figure.suptitle(f"{validation.run}: {validation.requests} requests, latency {Path(validation.latency).name}")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png" if path.suffix == ".html" else path.suffix[1:], dpi=130)
+    figure.savefig(buffer, format=path.suffix[1:] if path.suffix in FORMATS[:3] else "png", dpi=130)
     data = buffer.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(_page(validation, data) if path.suffix == ".html" else data)
-    os.replace(unfinished, path)
+    write_atomic(path, _page(validation, data) if path.suffix == ".html" else data)
 
 
 def _page(validation: RunValidation, png: bytes) -> bytes:

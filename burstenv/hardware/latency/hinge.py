@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from burstenv.config import Config
 
-NonNegative = Annotated[float, Field(ge=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e7)]  # no time of a token or an iteration is hours
 HINGE, TABLES = 0, 1  # `latency_kind` in the kernels
 
 
@@ -27,7 +27,7 @@ class FitError(Config):
     """How far one part of a latency entry is from the measurements it was fitted to."""
 
     part: str  # such as "dense" or "decode attention"
-    rows: Annotated[int, Field(ge=1)]  # measurements compared
+    rows: Annotated[int, Field(ge=1, le=1_000_000_000)]  # measurements compared
     mean_percent: NonNegative  # mean of |fitted / measured - 1|
     p95_percent: NonNegative
 
@@ -88,7 +88,9 @@ class HingeLatency(IterationLatency):
     h2_ms_per_token: NonNegative  # per prefill token or decode
     h3_ms_per_pair: NonNegative  # per query-key pair of prefill attention
     h4_ms_per_context_token: NonNegative  # per context token of the decodes
-    h5_ms_per_decode: float  # per decode, beside h2; below 0 where a decode is cheaper than a prefill token
+    h5_ms_per_decode: Annotated[
+        float, Field(ge=-1e7, le=1e7)
+    ]  # per decode, beside h2; below 0 where a decode is cheaper than a prefill token
 
     @model_validator(mode="after")
     def _decodes_cost_time(self) -> HingeLatency:

@@ -37,7 +37,7 @@ DECODE_KNOTS = 12
 CONTEXT_KNOTS = 8
 
 Knots = tuple[NonNegative, ...]
-Values = tuple[float, ...]
+Values = tuple[Annotated[float, Field(ge=-1e7, le=1e7)], ...]
 
 
 def _check_table(knots: Sequence[float], most: int, name: str, **columns: Sequence[Any]) -> None:
@@ -123,7 +123,7 @@ class TablesLatency(IterationLatency):
     kind: Literal["tables"]
     model: str = ""  # what was measured, as in configs/models and configs/hardware
     hardware: str = ""
-    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    tensor_parallel: Annotated[int, Field(ge=1, le=128)] = 1
     dense: DenseTable
     head: HeadTable
     prefill_attention: PrefillAttentionTable

@@ -113,10 +113,19 @@ class NetworkPolicy:
         return choose(self.logits(observations), masks, sizes, self.flat, bool(self.sampled), self._stream)
 
     def replicas_in(self, observation_size: int) -> int:
-        """Return the number of replicas that an observation of a size shows."""
+        """Return the number of replicas that an observation of a size shows.
+
+        Raises:
+            BurstenvError: When no number of replicas has observations of this size, or an MLP is for another one.
+        """
         features = self.network.description["features"]
-        shared = len(features["cluster"]) + len(features["request"])
-        return (observation_size - shared) // len(features["replica"])
+        shared, own = len(features["cluster"]) + len(features["request"]), len(features["replica"])
+        count, rest = divmod(observation_size - shared, own)
+        fixed = self.network.description["num_replicas"] if self.network.kind == "mlp" else count
+        if rest or count < 1 or count != fixed:
+            right = f"{shared + own * fixed}" if self.network.kind == "mlp" else f"{shared} + {own} for each replica"
+            raise BurstenvError(f"{self.name} takes observations of {right} numbers, got {observation_size}")
+        return count
 
 
 def choose(
@@ -137,6 +146,8 @@ def choose(
         sampled: Draw by probability in place of the rule of ``network_kernels.choose``.
         stream: (1,) ENVIRONMENT, whose random numbers are used.
     """
+    if logits.ndim != 2 or masks.shape != logits.shape or logits.shape[1] != sizes.sum():
+        raise BurstenvError(f"need logits and masks of {sizes.sum()} choices, got {logits.shape} and {masks.shape}")
     actions = np.zeros((len(logits), len(sizes)), np.int64)
     scratch = np.zeros(logits.shape[1], np.float32)
     given = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(masks, np.int8)

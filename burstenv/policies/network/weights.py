@@ -2,7 +2,7 @@
 
 A file of an agent is a NumPy archive (``.npz``) of float32 arrays, named as in ``agents/networks.py``, and one JSON
 text, ``description``. Nothing in it can run code. ``agents/export/arrays.py`` writes it; reading and acting need no
-PyTorch.
+PyTorch. A file is held against itself (``description.py``) before compiled code sees it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,15 +20,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.arrays import read_arrays
+from burstenv.config import shortly
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
+from burstenv.plain_data import parse_json
+from burstenv.policies.network.description import check_network
 
 KINDS = ("mlp", "shared", "attention")  # codes of network_kernels.KIND
 FORMAT = 1  # of the file
+MOST_BYTES = 1 << 30  # that a file may unpack to
 GROUPS = ("cluster", "request", "replica")
 
 Floats = NDArray[np.float32]
-_KEYS = ("format", "name", "network", "activation", "heads", "environment", "scenario", "features", "modes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,25 +79,24 @@ class Network:
             BurstenvError: When there is none, or it is not one that :meth:`save` wrote.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            description = json.loads(arrays.pop("description").tobytes())
-            for key in _KEYS:
-                description[key]
+            arrays = read_arrays(path, MOST_BYTES)
+            text = arrays.pop("description", None)
+            if text is None:
+                raise BurstenvError("holds no description")
         except FileNotFoundError:
             raise BurstenvError(f"{path}: no such file") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-            raise BurstenvError(f"{path}: is not an agent as `burstenv agents export` writes it") from None
-        if description["format"] != FORMAT:
+        except BurstenvError as error:
+            raise BurstenvError(f"{path}: is not an agent as `burstenv agents export` writes it: it {error}") from None
+        description = parse_json(text.tobytes(), f"{path}: description")
+        if not isinstance(description, dict):
+            raise BurstenvError(f"{path}: its description is no mapping")
+        if description.get("format") != FORMAT:
             raise BurstenvError(
-                f"{path}: is an agent of format {description['format']}, this version reads {FORMAT}; export it anew"
+                f"{path}: is an agent of format {shortly(description.get('format'))}, this version reads {FORMAT}; "
+                "export it anew"
             )
-        network = cls(description, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
-        try:
-            network.packed  # noqa: B018
-        except (KeyError, IndexError, ValueError):
-            raise BurstenvError(f"{path}: lacks weights of its network ({network.kind}); export it anew") from None
-        return network
+        check_network(description, arrays, str(path))
+        return cls(description, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
     # -- what it takes and gives -------------------------------------------------------------------
 

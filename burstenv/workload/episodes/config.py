@@ -31,10 +31,10 @@ class EpisodeConfig(Config):
             the original service would have seen fail.
     """
 
-    duration_s: float = Field(default=180.0, gt=0)
+    duration_s: float = Field(default=180.0, ge=1e-3, le=1e8)
     scaling: Literal["superpose", "compress", "thin"] = "superpose"
     mix: dict[str, float] | None = None
-    max_total_tokens: int | None = Field(default=None, ge=2)
+    max_total_tokens: int | None = Field(default=None, ge=2, le=1 << 24)
     oversize: Literal["error", "drop"] = "error"
     upstream_failures: Literal["none", "recorded"] = "none"
 

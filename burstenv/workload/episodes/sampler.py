@@ -21,6 +21,7 @@ from burstenv.workload.trace import CLASSES, Trace
 
 __all__ = ["EpisodeConfig", "EpisodeRequests", "EpisodeSampler"]
 
+MOST_REQUESTS = 20_000_000  # of an episode: some gigabytes
 _CYCLES_KEPT = 64
 # Separate random streams for the day and for the draw.
 _DAY_STREAM, _DRAW_STREAM = 0x646179, 0x64726177
@@ -119,6 +120,11 @@ class EpisodeSampler:
         """
         if not 0 < rate_per_s < np.inf:
             raise BurstenvError(f"rate_per_s must be above 0 and finite, got {rate_per_s}")
+        if rate_per_s * self.config.duration_s > MOST_REQUESTS:
+            raise BurstenvError(
+                f"an episode of {self.config.duration_s:g} s at {rate_per_s:g} requests/s has more than "
+                f"{MOST_REQUESTS:,} requests; lower duration_s, the load or the rate"
+            )
         day = self.block_of(seed)
         random = np.random.Generator(np.random.PCG64([_DRAW_STREAM, int(seed)]))
         if self.config.scaling == "compress":

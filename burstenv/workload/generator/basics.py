@@ -41,7 +41,7 @@ class QuantileTable(Config):
         value: The values at these levels, positive and never falling.
     """
 
-    q: tuple[float, ...] = Field(min_length=2)
+    q: tuple[float, ...] = Field(min_length=2, max_length=10_000)
     value: tuple[float, ...]
 
     @model_validator(mode="after")
@@ -50,6 +50,8 @@ class QuantileTable(Config):
             raise ValueError(f"q has {len(self.q)} levels and value {len(self.value)}; they must pair up")
         if min(self.q) < 0 or max(self.q) >= 1 or (np.diff(self.q) <= 0).any():
             raise ValueError("q must rise within [0, 1)")
+        if self.value[0] < 1e-9 or self.value[-1] > 1e9:
+            raise ValueError("value must lie between 1e-9 and 1e9")
         if min(self.value) <= 0 or (np.diff(self.value) < 0).any():
             raise ValueError("value must be positive and never fall")
         return self
@@ -87,8 +89,8 @@ def exponential_of_normal(score: NDArray[np.float64]) -> NDArray[np.float64]:
 class LogNormal(Config):
     """A log-normal distribution by its median and the standard deviation of its logarithm."""
 
-    median: float = Field(gt=0)
-    sigma: float = Field(ge=0)
+    median: float = Field(ge=1e-6, le=1e9)
+    sigma: float = Field(ge=0, le=5)
 
     def draw(self, random: np.random.Generator, count: int) -> NDArray[np.float64]:
         """Draw ``count`` values, shape ``(count,)``."""
@@ -103,8 +105,8 @@ class Drift(Config):
         correlation_h: Hours in which its autocorrelation falls to 1/e.
     """
 
-    sigma: float = Field(ge=0)
-    correlation_h: float = Field(gt=0)
+    sigma: float = Field(ge=0, le=5)
+    correlation_h: float = Field(ge=1e-3, le=1e6)
 
 
 class SessionTurns(Config):
@@ -117,8 +119,8 @@ class SessionTurns(Config):
     """
 
     share: tuple[float, ...] = Field(min_length=1)
-    tail_exponent: float = Field(gt=1)
-    maximum: int = Field(ge=1)
+    tail_exponent: float = Field(gt=1, le=100)
+    maximum: int = Field(ge=1, le=1_000_000)
 
     @model_validator(mode="after")
     def _shares(self) -> SessionTurns:
@@ -145,4 +147,4 @@ class FailureConfig(Config):
     share: float = Field(ge=0, lt=1)
     drift: Drift = Drift(sigma=0.0, correlation_h=1.0)
     load_exponent: float = Field(default=0.0, ge=0, le=3)
-    gpt4_odds: float = Field(default=1.0, ge=0)
+    gpt4_odds: float = Field(default=1.0, ge=0, le=1e6)

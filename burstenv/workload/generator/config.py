@@ -97,8 +97,8 @@ class ConversationConfig(Config):
         failures: Failed submissions.
     """
 
-    scale: float = Field(gt=0)
-    sessions_per_day: float = Field(gt=0)
+    scale: float = Field(ge=1e-6, le=1e6)
+    sessions_per_day: float = Field(ge=1e-3, le=1e9)
     weekday_starts: PerHour
     weekend_starts: PerHour
     weekend_days: WeekendDays
@@ -110,8 +110,8 @@ class ConversationConfig(Config):
     first_prompt_tokens: QuantileTable
     context: ContextGrowth
     response: ResponseGivenPrompt
-    chatgpt_response_factor: float = Field(gt=0)
-    gpt4_response_factor: float = Field(gt=0)
+    chatgpt_response_factor: float = Field(ge=1e-6, le=1e6)
+    gpt4_response_factor: float = Field(ge=1e-6, le=1e6)
     failures: FailureConfig
 
 
@@ -125,7 +125,7 @@ class ApiLengths(Config):
     """
 
     share: float = Field(ge=0, le=1)
-    prompt_factor: float = Field(gt=0)
+    prompt_factor: float = Field(ge=1e-6, le=1e6)
     long_answer_share: float = Field(ge=0, le=1)
 
 
@@ -154,22 +154,22 @@ class ApiConfig(Config):
         failures: Failed submissions.
     """
 
-    scale: float = Field(gt=0)
+    scale: float = Field(ge=1e-6, le=1e6)
     on_run_h: QuantileTable
     on_start_share: PerHour
     on_requests_per_hour: QuantileTable
     on_hour_correlation: float = Field(ge=0, lt=1)
     off_active_share: float = Field(ge=0, le=1)
-    off_requests_per_hour: float = Field(ge=0)
+    off_requests_per_hour: float = Field(ge=0, le=1e9)
     interarrival_cv: QuantileTable
-    dense_gap_s: float = Field(ge=0)
-    job_requests: float = Field(ge=1)
+    dense_gap_s: float = Field(ge=0, le=1e6)
+    job_requests: float = Field(ge=1, le=1e9)
     template_prompt_tokens: QuantileTable
     prompt_sigma: LogNormal
     short_answer_tokens: LogNormal
     long_answer_tokens: LogNormal
-    short_answer_sigma: float = Field(ge=0)
-    long_answer_sigma: float = Field(ge=0)
+    short_answer_sigma: float = Field(ge=0, le=5)
+    long_answer_sigma: float = Field(ge=0, le=5)
     chatgpt: ApiLengths
     gpt4: ApiLengths
     failures: FailureConfig
@@ -199,8 +199,8 @@ class GeneratorConfig(Config):
         streams: Classes of requests, described by tables fitted to a trace.
     """
 
-    max_prompt_tokens: int = Field(ge=1)
-    max_output_tokens: int = Field(ge=1)
+    max_prompt_tokens: int = Field(ge=1, le=1 << 24)
+    max_output_tokens: int = Field(ge=1, le=1 << 24)
     conversation: ConversationConfig | None = None
     api: ApiConfig | None = None
     streams: tuple[StreamConfig, ...] = ()

@@ -35,6 +35,19 @@ class _Part:
     failure_seed: int
 
 
+MOST_REQUESTS = 200_000_000  # some tens of gigabytes while they are made
+
+
+def _expected_requests(config: GeneratorConfig, days: int) -> float:
+    """Return about how many requests a trace will have, sessions counted once."""
+    per_day = sum(stream.scale * stream.arrivals.per_day for stream in config.streams)
+    if config.conversation is not None:
+        per_day += config.conversation.scale * config.conversation.sessions_per_day
+    if (api := config.api) is not None:
+        per_day += 24.0 * api.scale * (0.1 * api.on_requests_per_hour.mean() + api.off_requests_per_hour)
+    return per_day * days
+
+
 def generate(config: GeneratorConfig, days: int, seed: int) -> Trace:
     """Generate a trace.
 
@@ -59,6 +72,13 @@ def generate(config: GeneratorConfig, days: int, seed: int) -> Trace:
         raise BurstenvError(f"generate: days must be at least 1, got {days}")
     if seed < 0:
         raise BurstenvError(f"generate: seed must be at least 0, got {seed}")
+
+    expected = _expected_requests(config, days)
+    if expected > MOST_REQUESTS:
+        raise BurstenvError(
+            f"generate: about {expected:.2g} requests would come in {days:,} day(s), more than {MOST_REQUESTS:,}; "
+            "lower days, the parameter scale or the rates"
+        )
 
     def random(part: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([_SEED_FAMILY, seed, part]))

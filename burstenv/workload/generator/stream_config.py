@@ -29,7 +29,7 @@ class OnOff(Config):
     off_run_h: QuantileTable
     level: QuantileTable
     level_correlation: float = Field(ge=0, lt=1)
-    off_level: float = Field(ge=0)
+    off_level: float = Field(ge=0, le=1e6)
 
 
 class StreamArrivals(Config):
@@ -48,14 +48,14 @@ class StreamArrivals(Config):
         interarrival_cv: Coefficient of variation of the inter-arrival times, drawn anew in every window.
     """
 
-    per_day: float = Field(gt=0)
+    per_day: float = Field(ge=1e-3, le=1e9)
     weekday_starts: PerHour
     weekend_starts: PerHour
     weekend_days: WeekendDays
     drift: Drift
     on_off: OnOff | None = None
-    window_s: float = Field(gt=0, le=3600)
-    window_evenness: float = Field(gt=0, le=1e6)
+    window_s: float = Field(ge=1, le=3600)
+    window_evenness: float = Field(ge=1e-3, le=1e6)
     interarrival_cv: QuantileTable
 
     @field_validator("window_s")
@@ -95,7 +95,7 @@ class StreamLengths(Config):
     prompt_tokens: QuantileTable
     prompt_edges: tuple[float, ...] = ()
     response_tokens: tuple[QuantileTable, ...] = Field(min_length=1)
-    job_requests: float = Field(default=1.0, ge=1)
+    job_requests: float = Field(default=1.0, ge=1, le=1e9)
     prompt_alike: Alike = Alike()
     response_alike: Alike = Alike()
 
@@ -166,7 +166,7 @@ class StreamConfig(Config):
 
     model: Literal["ChatGPT", "GPT-4", "other"]
     log_type: Literal["conversation", "api"]
-    scale: float = Field(default=1.0, gt=0)
+    scale: float = Field(default=1.0, ge=1e-6, le=1e6)
     arrivals: StreamArrivals
     lengths: StreamLengths
     sessions: StreamSessions | None = None

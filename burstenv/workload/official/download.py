@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from burstenv import __version__
 from burstenv.errors import BurstenvError
+from burstenv.files import locked
 from burstenv.workload.cache import file_sha256
 from burstenv.workload.official.data_directory import data_directory
 from burstenv.workload.official.files import OfficialFile
@@ -65,6 +66,8 @@ def download(
         BurstenvError: When there is no connection, the server refuses, the disk is full, or the file is
             wrong; says what was kept.
     """
+    if mirror is not None and not mirror.lower().startswith(("http://", "https://")):
+        raise BurstenvError(f"mirror {mirror!r:.80} must be an address that begins with http:// or https://")
     folder = data_directory() if folder is None else folder
     url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.file}"
     target, part = folder / file.file, folder / f"{file.file}.part"
@@ -72,14 +75,20 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
         if target.exists():
             return Download(file.name, target, file.bytes, _verify(file, target, there_already=True), 0)
-        begun = part.stat().st_size if part.exists() else 0
-        if begun > file.bytes:
-            part.unlink()
-            begun = 0
-        _check_room(file, folder, begun)
-        fetched = _fetch(file, url, part, begun, progress) if begun < file.bytes else 0
-        verified = _verify(file, part, there_already=False)
-        os.replace(part, target)
+        part.touch()
+        with locked(part, f"{part}: another download of it is under way; wait for it, or give another folder"):
+            begun = part.stat().st_size
+            if begun > file.bytes:
+                os.truncate(part, 0)
+                begun = 0
+            _check_room(file, folder, begun)
+            try:
+                fetched = _fetch(file, url, part, begun, progress) if begun < file.bytes else 0
+                verified = _verify(file, part, there_already=False)
+                os.replace(part, target)
+            finally:
+                if part.exists() and part.stat().st_size == 0:
+                    part.unlink()
     except OSError as error:
         raise BurstenvError(_disk_problem(file, folder, part, error)) from None
     return Download(file.name, target, file.bytes, verified, fetched)
@@ -106,15 +115,25 @@ def _fetch(file: OfficialFile, url: str, part: Path, begun: int, progress: Progr
                     f"{url}: the server offers {there + int(length):,} bytes, the official file has {file.bytes:,}; "
                     f"nothing was changed"
                 )
-            with part.open("r+b" if there else "wb") as stream:
+            with part.open("r+b") as stream:
+                stream.truncate(there)
                 stream.seek(there)
                 return _copy(file, url, answer, stream, there, progress)
+    except BurstenvError:
+        raise
     except urllib.error.HTTPError as error:
         if error.code == 416:  # what is there does not fit what the server has
-            part.unlink(missing_ok=True)
+            os.truncate(part, 0)
             raise BurstenvError(f"{url}: the server does not have bytes from {begun:,} on; try again") from None
         raise BurstenvError(f"{url}: the server answered {error.code} {error.reason}") from None
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+        ssl.SSLError,
+        ValueError,
+    ) as error:
         reason = getattr(error, "reason", None) or error
         kept = part.stat().st_size if part.exists() else 0
         raise BurstenvError(

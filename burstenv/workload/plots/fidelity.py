@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.errors import BurstenvError
-from burstenv.files import write_atomic
+from burstenv.files import check_ending, write_atomic
 from burstenv.workload.fidelity.statistics import GroupStatistics
 from burstenv.workload.fidelity.table import FLOOR, Fidelity, error_number, error_text, number
 from burstenv.workload.generator.fit_lengths import equal_mass_edges
@@ -45,8 +44,7 @@ def write_pictures(result: Fidelity, out: Path) -> None:
 
 def check_output(out: Path) -> None:
     """Refuse, before any long work, an ending that cannot be written or a machine without matplotlib."""
-    if out.suffix not in (".html", ".png"):
-        raise BurstenvError(f"{out}: fidelity is written as .html or .png, got {out.suffix or 'no ending'!r}")
+    check_ending(out, (".html", ".png"), "fidelity")
     need_matplotlib()
 
 
