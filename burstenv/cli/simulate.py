@@ -161,6 +161,10 @@ def _conditions(result: Simulation) -> list[str]:
             theirs = ", ".join(f"{name} {percent(share)}" for name, share in mix.items())
             ours = ", ".join(f"{name} {percent(share)}" for name, share in shares.items())
             lines.append(f"classes as in the trace: {ours}; episodes of the scenario mix {theirs}")
+    if m["unmatched_models"]:
+        names = m["unmatched_models"]
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        lines.append(f"models of the trace that no replica runs: {shown}; every replica serves every request")
     if result.added_modes:
         lines.append(
             f"batching mode {', '.join(result.added_modes)} is not among the scenario's; added for this replay"

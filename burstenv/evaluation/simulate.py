@@ -28,6 +28,7 @@ from burstenv.policies import NetworkPolicy, load_policy
 from burstenv.workload import CLASSES, Trace
 from burstenv.workload.describe import rate_per_s
 from burstenv.workload.shaping.rates import SCALINGS
+from burstenv.workload.trace import MODELS, OTHER_MODEL
 
 CAPACITY_SPLIT = "test"  # whose capacity is the unit of load, as in an evaluation
 CHUNK_DECISIONS = 100_000  # between two reports of progress
@@ -102,8 +103,8 @@ def simulate(
         Metrics and records. Beside those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
         ``span_s``, ``end_s``, ``rate_per_s`` (arrivals over their span; None for a single instant), ``busy_share``
         (share of the replicas' time, until the end, that is spent in iterations), ``preemptions``, ``iterations``,
-        ``dropped_oversize``, ``max_total_tokens``, ``first_arrival_s``, and where asked for ``capacity_per_s`` and
-        ``saturated_rate_per_s``.
+        ``dropped_oversize``, ``max_total_tokens``, ``first_arrival_s``, ``unmatched_models`` (those that the trace
+        names and no replica runs), and where asked for ``capacity_per_s`` and ``saturated_rate_per_s``.
 
     Raises:
         BurstenvError: On unknown names, an empty trace, requests that are too long, or a load that cannot be reached.
@@ -120,6 +121,7 @@ def simulate(
         trace, scene, seed, oversize=oversize, rate_per_s=rate, scaling=scaling or "superpose",
         duration_s=duration_s, speed=speed,
     )  # fmt: skip
+    unmatched = _unmatched_models(trace, scene)
     del trace  # its columns are on their way into the engine
     sight = None
     if isinstance(played, NetworkPolicy):
@@ -136,7 +138,7 @@ def simulate(
     del drawn
     recorder = TimelineRecorder([spec.name for spec in scene.specs]) if timeline else None
     _run(engine, player_of(played, engine, 0, sight), progress, recorder)
-    metrics = {**_metrics(engine, requests), **measured, **facts}
+    metrics = {**_metrics(engine, requests), **measured, **facts, "unmatched_models": unmatched}
     seen = (
         None
         if recorder is None
@@ -176,6 +178,13 @@ def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
     metrics["preemptions"] = int(replicas["preemptions"].sum())
     metrics["iterations"] = int(replicas["iterations"].sum())
     return metrics
+
+
+def _unmatched_models(trace: Trace, scene: Scenario) -> list[str]:
+    """Return the models that a trace names and no replica runs: any replica serves any request all the same."""
+    named = [MODELS[code] for code in np.unique(trace.model).tolist() if code != OTHER_MODEL]
+    named += [name for name in trace.metadata.get("other_models", {}) if name != "(blank)"]
+    return [name for name in named if name not in {spec.model for spec in scene.specs}]
 
 
 def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> None:
