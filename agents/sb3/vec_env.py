@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from burstenv.agents.sb3.joint_batch import JointBatch
 from burstenv.agents.sb3.return_scale import ReturnScale
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.given_actions import read_actions
 from burstenv.envs.snapshot import Snapshot
 from burstenv.envs.wrappers.flat_action import FlatCode
 from burstenv.policies import parse_composite
@@ -125,7 +126,8 @@ class SB3VecEnv(VecEnv):
         """Take the actions, (N,) or (N, C) int."""
         if self._code is not None:
             actions = self._code.decode(actions)
-        self.batch.actions[...] = np.asarray(actions).reshape(self.batch.actions.shape)
+        into = self.batch.actions
+        into[...] = read_actions(actions, into.shape, into.dtype.kind == "f", "the actions")
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step; returns observations (N, O) float32 or a dictionary, rewards (N,) float32, dones (N,) bool, infos."""

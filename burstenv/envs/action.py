@@ -5,13 +5,15 @@ chosen replica). With one component left the space is ``Discrete``; with admissi
 flat form it is ``Discrete(1 + R)``: reject, or a replica.
 
 An illegal action never raises. A replica that could never serve the request refuses it (the request
-counts as failed); a deferral beyond the limit is a rejection; an index outside the space is clipped.
+counts as failed); a deferral beyond the limit is a rejection; an index outside the space is clipped, however far
+outside it lies. What is no action, such as NaN, is an error, see :mod:`burstenv.envs.given_actions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +26,29 @@ from burstenv.policies.decide import choose_admission, choose_replica
 from burstenv.policies.estimates import fits
 
 COMPONENTS = ("admission", "routing", "batching")
+
+
+class JointActions(gym.spaces.MultiDiscrete):
+    """A ``MultiDiscrete`` space that also samples by ``info["action_mask"]``, the components' masks side by side."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
+        """Return a random action.
+
+        Args:
+            mask: (sum of nvec,) int8, or a tuple with a mask of each component, as Gymnasium has it; None: any action.
+            probability: A tuple with the probabilities of each component.
+
+        Raises:
+            BurstenvError: When a mask of one piece is of another length.
+        """
+        if isinstance(mask, np.ndarray) and self.nvec.ndim == 1:
+            if mask.shape != (self.nvec.sum(),):
+                raise BurstenvError(
+                    f"a mask of {self} must be of shape ({self.nvec.sum()},), its components side by side, "
+                    f"got {mask.shape}"
+                )
+            mask = tuple(np.split(mask, np.cumsum(self.nvec)[:-1]))
+        return super().sample(mask, probability)
 
 
 @dataclass(frozen=True)
@@ -73,17 +98,11 @@ class ActionLayout:
         """Return the action space of one environment."""
         if len(self.sizes) == 1:
             return gym.spaces.Discrete(self.sizes[0])
-        return gym.spaces.MultiDiscrete(list(self.sizes))
+        return JointActions(list(self.sizes))
 
     def flags(self) -> np.ndarray:
         """Return what the kernel needs to know: admission, routing, batching decided, flat; (4,) int64."""
         return np.array([*(name in self.decide for name in COMPONENTS), self.flat], np.int64)
-
-    def sample_mask(self, mask: np.ndarray) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Return a mask in the form that ``space.sample(mask)`` takes."""
-        if len(self.sizes) == 1:
-            return mask
-        return tuple(np.split(mask, np.cumsum(self.sizes)[:-1]))
 
 
 @kernel

@@ -9,7 +9,7 @@ from typing import Any
 
 from burstenv.errors import BurstenvError, unknown_name
 
-_TEXT = ("split", "admission", "routing", "action", "observation", "reward")
+_TEXT = ("split", "admission", "routing", "action", "observation")
 _TEXT_OR_NONE = ("batching", "render_mode")
 _COUNTS = ("num_envs", "num_threads")
 _MOST_SLOTS = 1_024  # an observation and a mask grow with them
@@ -47,6 +47,9 @@ def _wrong(name: str, value: Any) -> str:
     """Return what an argument should have been, or nothing."""
     if name in _TEXT:
         return "" if isinstance(value, str) else "a name"
+    if name == "reward":
+        known = isinstance(value, str | Mapping) or callable(value)
+        return "" if known else "a name, a mapping of components to weights, or a function of a StepRecord"
     if name in _TEXT_OR_NONE:
         return "" if value is None or isinstance(value, str) else "a name or None"
     if name in _COUNTS or (name in _COUNTS_OR_NONE and value is not None):
@@ -61,7 +64,8 @@ def _wrong(name: str, value: Any) -> str:
     if name == "max_admission":
         return "" if _is_number(value) and 0.0 < float(value) < float("inf") else "a number above 0"
     if name == "load":
-        return "" if value is None or _is_number(value) else "a share of capacity above 0, such as 1.5, or None"
+        share = value is None or (_is_number(value) and 0.0 < float(value) < 1e3)
+        return "" if share else "a share of capacity above 0, such as 1.5, or None"
     if name == "privileged":
         return "" if isinstance(value, bool) else "True or False"
     if name == "trace":

@@ -12,10 +12,12 @@ import numpy as np
 from burstenv.cluster import Clients, Cluster
 from burstenv.engine.enums import NOBODY
 from burstenv.envs.action import ActionLayout
+from burstenv.envs.arguments import check_arguments
 from burstenv.envs.observation.features import LIMIT
 from burstenv.envs.observation.sessions import NO_LINKS, turn_links
+from burstenv.envs.own_reward import PaidReward, RewardChoice
 from burstenv.envs.play.policy import Player, player_of
-from burstenv.envs.reward import COMPONENTS, paid_components
+from burstenv.envs.reward import COMPONENTS
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.envs.snapshot import Snapshot, scenario_key
 from burstenv.envs.step import (
@@ -46,7 +48,7 @@ class EnvironmentBatch:
         batching: Mode for batching, likewise; None: the scenario's first.
         action: ``multi`` or ``flat``.
         observation: ``flat`` (one vector) or ``dict`` (cluster, request, replicas).
-        reward: A name of :mod:`burstenv.envs.reward`.
+        reward: A name of :mod:`burstenv.envs.reward`, or another of :mod:`burstenv.envs.own_reward`.
         privileged: Show true output lengths in place of predictions.
         num_threads: 1, or more to spread a batch over threads.
 
@@ -67,14 +69,13 @@ class EnvironmentBatch:
         batching: str | None = None,
         action: str = "multi",
         observation: str = "flat",
-        reward: str = "attainment",
+        reward: RewardChoice = "attainment",
         privileged: bool = False,
         num_threads: int = 1,
     ):
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
-        if load is not None and not 0.0 < load < 1e3:
-            raise BurstenvError(f"load must be a share of capacity above 0, such as 1.5, got {load!r}")
+        check_arguments({"load": load})
         if observation not in ("flat", "dict"):
             raise unknown_name("observation", observation, ("flat", "dict"))
         if num_envs < 1:
@@ -91,9 +92,10 @@ class EnvironmentBatch:
         # One scale whatever the split, so that a policy sees the same numbers for the same traffic.
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
-        self.reward_name = reward
-        paid = paid_components(reward)
-        self._paid: int | list[int] = paid if reward == "vector" else paid[0]
+        self._reward = PaidReward(reward)
+        self.reward_name = self._reward.name
+        self.pays_vector = self._reward.is_vector
+        self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
         self._flags = self.layout.flags()
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
         self.scenario_key = scenario_key(self.scenario)
@@ -107,6 +109,7 @@ class EnvironmentBatch:
         self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 8) rewards of the last step by name
         self.totals = np.zeros_like(self.components)  # (N, 8) the accounts that they are taken from
         self.elapsed_s = np.zeros(num_envs)  # (N,)
+        self._own_rewards = np.zeros(num_envs)  # (N,) of the last step, where a function pays
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         self._step_arguments: tuple[Any, ...] = ()
         self._stepped: np.ndarray | None = None  # the requests that these arguments hold
@@ -122,13 +125,12 @@ class EnvironmentBatch:
     @property
     def rewards(self) -> np.ndarray:
         """Rewards of the last step, (N,) float64, or (N, 4) with the vector reward; not to be written to."""
-        return self.components[:, self._paid]
+        return self._reward.of(self.components) if self._reward.function is None else self._own_rewards
 
     def reward_of(self, i: int) -> Any:
         """Return environment ``i``'s reward of the last step: a float, or (4,) float32 with the vector reward."""
-        if isinstance(self._paid, int):
-            return float(self.components[i, self._paid])
-        return self.components[i, self._paid].astype(np.float32)
+        reward = self.rewards[i]
+        return reward.astype(np.float32) if self.pays_vector else float(reward)
 
     def action_space(self) -> gym.Space:
         """Return the action space of one environment."""
@@ -147,6 +149,10 @@ class EnvironmentBatch:
         return gym.spaces.Dict(
             {"cluster": box(layout.num_cluster), "request": box(layout.num_request), "replicas": replicas}
         )
+
+    def action_names(self) -> list[str]:
+        """Return the name of every number of an action."""
+        return ["admission and routing"] if self.layout.flat else list(self.layout.decide)
 
     def observation_names(self) -> list[str]:
         """Return the name of every number of a flat observation."""
@@ -174,7 +180,7 @@ class EnvironmentBatch:
             rng: Source of the episode's seed and load where ``options`` do not fix them.
             options: ``split``, ``episode`` (its seed), ``load`` (share of capacity) or ``rate_per_s``.
         """
-        options = dict(options or {})
+        options = {**self.defaults[i], **(options or {})}
         unknown = sorted(set(options) - set(RESET_OPTIONS))
         if unknown:
             raise unknown_name("reset option", unknown[0], RESET_OPTIONS)
@@ -183,10 +189,18 @@ class EnvironmentBatch:
         loads = self.scenario.config.train_loads
         drawn_load = float(loads[int(rng.integers(len(loads)))])
         seed = int(options.get("episode", drawn_seed))
-        load = float(options.get("load", self.load if self.load is not None else drawn_load))
+        load = options.get("load", self.load)
+        load = drawn_load if load is None else float(load)
         rate_per_s = float(options.get("rate_per_s", load * self.capacity_per_s(split)))
         drawn = self.scenario.sampler(split).sample(seed, rate_per_s)
         self.play(i, drawn, seed, {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s})
+
+    def set_default(self, i: int, name: str, value: Any) -> None:
+        """Set the ``load`` or ``split`` of the episodes to come in environment ``i`` alone."""
+        if name == "split" and value not in SPLITS:
+            raise unknown_name("split", str(value), SPLITS)
+        check_arguments({name: value})
+        self.defaults[i][name] = value
 
     def play(self, i: int, drawn: EpisodeRequests, seed: int, description: dict[str, Any]) -> None:
         """Start the episode of a seed in environment ``i``: of drawn requests, or of recorded ones."""
@@ -244,6 +258,14 @@ class EnvironmentBatch:
 
     def step(self) -> None:
         """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+        if self._reward.function is None:
+            self._step()
+            return
+        moved = ~self.done
+        self._step()
+        self._reward.by_function(self, moved, self._own_rewards)
+
+    def _step(self) -> None:
         if self._stepped is not self.cluster.state.requests:  # others than last time: the episodes outgrew their room
             self._remember_arguments()
         kernel = step_batch if self.num_threads == 1 else step_batch_threads

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.given_actions import read_actions
+from burstenv.envs.member import Member
 from burstenv.envs.observation.features import feature_table
+from burstenv.envs.own_reward import RewardChoice
 from burstenv.envs.reset_options import reset_with
-from burstenv.envs.reward import COMPONENTS, reward_space
+from burstenv.envs.reward import reward_space
 from burstenv.envs.snapshot import Snapshot
-from burstenv.errors import BurstenvError
-from burstenv.policies import Composite, PythonPolicy, load_policy
 
 
-class BurstGPTEnv(gym.Env[Any, Any]):
+class BurstGPTEnv(Member, gym.Env[Any, Any]):
     """A cluster of LLM serving engines under BurstGPT traffic.
 
     ## Description
@@ -42,10 +42,11 @@ class BurstGPTEnv(gym.Env[Any, Any]):
 
     ``decide`` leaves components to named heuristics and shrinks the space: one component left is a
     ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a
-    replica. Legal choices stand in ``info["action_mask"]`` and ``env.unwrapped.action_masks()``. Illegal
-    ones never raise: a replica that could never hold the prompt refuses it (``failed``), a deferral
-    beyond ``max_defers`` is a rejection, an index outside the space is clipped. At a tick only the
-    batching component has an effect.
+    replica. Legal choices stand in ``info["action_mask"]``, int8, components side by side, as
+    ``env.action_space.sample(mask=...)`` takes it, and in ``env.unwrapped.action_masks()``, bool. Illegal ones
+    never raise: a replica that could never hold the prompt rejects it (``failed``), a deferral beyond
+    ``max_defers`` is a rejection, an index outside the space is clipped, however large. What is no action is an
+    error: another shape, a fraction, NaN. At a tick only the batching component has an effect.
 
     ## Observation Space
 
@@ -69,8 +70,10 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     earlier, ``weighted``, ``token-weighted`` and ``class-weighted`` pay by size and worth, ``goodput-per-gpu``
     by what the cluster costs; ``latency`` charges the time that requests spend in the system and ``cost`` the
     GPU-seconds; ``vector`` pays several at once for multi-objective methods. ``burstenv/envs/reward.py`` says
-    how each can be gamed. All stand in ``info["reward_components"]``, in the order of
-    ``env.unwrapped.reward_names``. For semi-MDP discounting use ``info["elapsed_s"]``.
+    how each can be gamed. A mapping such as ``{"attainment": 1.0, "cost": -0.01}`` pays components by weight; a
+    function of a ``StepRecord`` (``burstenv/envs/own_reward.py``) pays anything else, slower. All components stand
+    in ``info["reward_components"]``, in the order of ``env.unwrapped.reward_names``. For semi-MDP
+    discounting use ``info["elapsed_s"]``.
 
     ## Starting State
 
@@ -99,7 +102,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
     | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |
     | action      | str            | ``"multi"``                          | multi or flat                        |
     | observation | str            | ``"flat"``                           | flat or dict                         |
-    | reward      | str            | ``"attainment"``                     | a name of ``envs/reward.py``        |
+    | reward      | str            | ``"attainment"``                     | name, weights or a function          |
     | privileged  | bool           | ``False``                            | show true output lengths             |
     | render_mode | str or None    | ``None``                             | ansi, rgb_array or human             |
 
@@ -149,7 +152,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         batching: str | None = None,
         action: str = "multi",
         observation: str = "flat",
-        reward: str = "attainment",
+        reward: RewardChoice = "attainment",
         privileged: bool = False,
         render_mode: str | None = None,
         **unknown: Any,
@@ -174,10 +177,11 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         self.batch = batch
         self.action_space = batch.action_space()
         self.observation_space = batch.observation_space()
-        if batch.reward_name == "vector":
+        if batch.pays_vector:
             self.reward_space = reward_space()  # as MO-Gymnasium has it
             self.reward_dim = self.reward_space.shape[0]
-        self._single = isinstance(self.action_space, gym.spaces.Discrete)
+        self._action_shape = batch.actions.shape[1:]
+        self._continuous = isinstance(self.action_space, gym.spaces.Box)
         self._started = False
         self._window: Any = None  # of render_mode="human"
         self._picture: Any = None
@@ -188,16 +192,6 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         environments = batch.cluster.state.environments
         self._done, self._now_s, self._elapsed_s = environments["done"], environments["now_s"], batch.elapsed_s  # (1,)
         self._mask, self._components = batch.masks[0], batch.components[0]
-
-    @property
-    def reward_names(self) -> tuple[str, ...]:
-        """Names of the numbers in ``info["reward_components"]``, in order."""
-        return COMPONENTS
-
-    @property
-    def observation_names(self) -> list[str]:
-        """Names of the numbers of a flat observation, in order."""
-        return self.batch.observation_names()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; the options stand in :mod:`burstenv.envs.reset_options`."""
@@ -215,10 +209,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
         batch = self.batch
-        if self._single:
-            batch.actions[0, 0] = action
-        else:
-            batch.actions[0] = action
+        batch.actions[0] = read_actions(action, self._action_shape, self._continuous)
         batch.step()
         done = self._done.item() != 0
         info = self._info()
@@ -227,20 +218,6 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         if self.render_mode == "human":
             self.render()
         return self._observation(), batch.reward_of(0), done, False, info
-
-    def action_masks(self) -> np.ndarray:
-        """Return which choices are legal, bool, components side by side (as MaskablePPO takes it)."""
-        return self.batch.masks[0].astype(bool)
-
-    def policy_action(self, policy: str | Composite | PythonPolicy) -> Any:
-        """Return what a policy, such as ``always/lmetric/vllm`` or ``mine.py:mine``, would do here, as an action.
-
-        Raises:
-            BurstenvError: When the agent does not decide all components.
-        """
-        if self.batch.layout.decide != ("admission", "routing", "batching"):
-            raise BurstenvError("policy_action needs an environment that decides admission, routing and batching")
-        return self.batch.policy_action(0, load_policy(policy) if isinstance(policy, str) else policy)
 
     def clone_state(self) -> Snapshot:
         """Return the exact state of the cluster and its episode, to branch from; it can be pickled."""
@@ -297,6 +274,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
             "render_mode": self.render_mode,
             "spec": self.spec,
             "np_random": (self._np_random, self._np_random_seed),
+            "defaults": self.batch.defaults,
             "snapshot": Snapshot.of(self.batch) if self._started else None,
         }
 
@@ -309,7 +287,8 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         again: BurstGPTEnv = type(self).__new__(type(self))
         memo[id(self)] = again
         saved = self.__getstate__()
-        saved["np_random"] = copy.deepcopy(saved["np_random"])
+        for name in ("np_random", "defaults"):
+            saved[name] = copy.deepcopy(saved[name])
         again._restore(saved, self.batch_kind(1, **{**self._arguments, "scenario": self.batch.scenario}))
         return again
 
@@ -319,6 +298,7 @@ class BurstGPTEnv(gym.Env[Any, Any]):
         self.spec = saved["spec"]
         self._np_random, self._np_random_seed = saved["np_random"]
         self._build(batch)
+        batch.defaults = saved["defaults"]
         if saved["snapshot"] is not None:
             saved["snapshot"].put_into(batch)
             self._started = True

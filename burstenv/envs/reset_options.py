@@ -56,7 +56,7 @@ def reset_with(
         _play_recorded(batch, i, rng, chosen)
         return
     if "day" in chosen:
-        split = chosen.get("split", batch.split)
+        split = chosen.get("split", batch.defaults[i].get("split", batch.split))
         start = chosen["seed"] if "seed" in chosen else int(rng.integers(TRAIN_SEEDS))
         chosen["seed"] = seed_on_day(batch, split, chosen.pop("day"), start)
     if "seed" in chosen:

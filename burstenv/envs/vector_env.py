@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,18 @@ from gymnasium.vector.utils import batch_space
 
 from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.given_actions import read_actions
+from burstenv.envs.member import READABLE, SETTABLE, BatchMember
 from burstenv.envs.reset_options import reset_with
 from burstenv.envs.reward import COMPONENTS, reward_space
 from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError, unknown_name
 
-AUTORESET_MODES = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
+AUTORESET_MODES = {
+    "next_step": AutoresetMode.NEXT_STEP,
+    "same_step": AutoresetMode.SAME_STEP,
+    "disabled": AutoresetMode.DISABLED,
+}
 SHARED_ARGUMENTS = (
     "scenario", "trace", "split", "load", "decide", "admission", "routing", "batching", "action", "observation",
     "reward", "privileged",
@@ -45,14 +51,16 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
     """``num_envs`` environments of :class:`burstenv.envs.env.BurstGPTEnv`, stepped together.
 
     Environment ``i`` of a batch seeded with ``s`` is, bit for bit, the scalar environment seeded with
-    ``s + i``. ``infos`` are those of Gymnasium's ``SyncVectorEnv`` over scalar ones, by key.
+    ``s + i``. ``infos`` are those of Gymnasium's ``SyncVectorEnv`` over scalar ones: the same keys, arrays and
+    nested dictionaries.
 
     Args:
         num_envs: N.
         max_episode_steps: Truncate episodes after this many steps; None: never.
         autoreset_mode: ``"next_step"`` (Gymnasium's default: the step after an episode's end resets and
-            its action is ignored) or ``"same_step"`` (the ending step already returns the new episode's
-            observation, the old one's in ``info["final_obs"]``).
+            its action is ignored), ``"same_step"`` (the ending step already returns the new episode's
+            observation, the old one's in ``info["final_obs"]``), or ``"disabled"`` (environments whose episodes
+            are over must be reset by ``reset(options={"reset_mask": over})`` before the next step).
         num_threads: 1, or more to spread the batch over threads.
         render_mode: ``ansi`` or ``rgb_array``; ``render`` returns a tuple with one picture per environment.
         kwargs: The arguments of the scalar environment.
@@ -103,12 +111,16 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_observation_space = batch.observation_space()
         self.action_space = batch_space(self.single_action_space, n)
         self.observation_space = batch_space(self.single_observation_space, n)
-        if batch.reward_name == "vector":
+        if batch.pays_vector:
             self.single_reward_space = reward_space()  # as MO-Gymnasium has it
             self.reward_space = batch_space(self.single_reward_space, n)
+        self._continuous = isinstance(self.single_action_space, gym.spaces.Box)
         self._same_step = self._mode == "same_step"
-        self._rngs = [np.random.default_rng() for _ in range(n)]
-        self._options: dict[str, Any] | None = None
+        drawn = [gym.utils.seeding.np_random() for _ in range(n)]
+        self.streams = [stream for stream, _ in drawn]  # that episodes are drawn from
+        self.stream_seeds = [seed for _, seed in drawn]
+        self._options: list[dict[str, Any] | None] = [None] * n  # of each environment's episodes
+        self._members = [BatchMember(self, i) for i in range(n)]
         self._over = np.zeros(n, bool)  # (N,) episodes that ended at the last step
         self._steps = np.zeros(n, np.int64)  # (N,) of the present episode
         self._started = False
@@ -117,31 +129,63 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in every environment; ``options`` hold for later episodes too."""
+        """Start an episode in every environment.
+
+        Args:
+            seed: One seed, which environment ``i`` adds ``i`` to, or one for each; None: the streams go on.
+            options: Those of the scalar environment, which hold for later episodes too; and ``reset_mask``, (N,)
+                bool: only these environments are reset.
+
+        Raises:
+            BurstenvError: On another number of seeds, and on a mask that is none.
+        """
+        chosen = dict(options or {})
+        mask = self._reset_mask(chosen.pop("reset_mask")) if "reset_mask" in chosen else np.ones(self.num_envs, bool)
         if seed is not None:
             first = isinstance(seed, int | np.integer)
             seeds = [int(seed) + i for i in range(self.num_envs)] if first else list(seed)  # type: ignore[arg-type]
             if len(seeds) != self.num_envs:
                 raise BurstenvError(f"reset needs one seed or {self.num_envs} of them, got {len(seeds)}")
-            for i, one in enumerate(seeds):
-                if one is not None:
-                    self._rngs[i] = gym.utils.seeding.np_random(one)[0]
-        self._options = options
-        for i in range(self.num_envs):
+            for i in np.flatnonzero(mask).tolist():
+                if seeds[i] is not None:
+                    self.streams[i], self.stream_seeds[i] = gym.utils.seeding.np_random(seeds[i])
+        for i in np.flatnonzero(mask).tolist():
+            self._options[i] = chosen or None
             self._reset(i)
-        self._over[:] = False
+        self._over[mask] = False
         self._started = True
-        everyone = np.ones(self.num_envs, bool)
-        return self._observations(), {**self._infos(everyone), **self._descriptions(everyone)}
+        return self._observations(), {**self._infos(mask), **self._descriptions(mask)}
+
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            raise BurstenvError(
+                f"reset option 'reset_mask' must be a bool array of shape ({self.num_envs},), got {mask!r:.80}"
+            )
+        if not mask.any():
+            raise BurstenvError("reset option 'reset_mask' names no environment; set it for those that are to be reset")
+        if not self._started and not mask.all():
+            raise gym.error.ResetNeeded("call reset() for all environments before reset_mask chooses some")
+        return mask.copy()
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step every environment."""
+        """Step every environment.
+
+        Raises:
+            BurstenvError: On what is no action, such as NaN, see :mod:`burstenv.envs.given_actions`.
+            gymnasium.error.ResetNeeded: Without autoreset, where an environment's episode is over.
+        """
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
+        if self._mode == "disabled" and self._over.any():
+            ended = ", ".join(map(str, np.flatnonzero(self._over)))
+            raise gym.error.ResetNeeded(
+                f"autoreset is disabled and the episodes of environments {ended} are over; "
+                f"call reset(options={{'reset_mask': ...}}) for them before step()"
+            )
         batch = self.batch
-        batch.actions[...] = np.asarray(actions).reshape(batch.actions.shape)
+        batch.actions[...] = read_actions(actions, batch.actions.shape, self._continuous)
         batch.step()  # an environment whose episode is done stays as it is
-        rewards = batch.rewards.copy() if batch.reward_name != "vector" else batch.rewards.astype(np.float32)
+        rewards = batch.rewards.astype(np.float32) if batch.pays_vector else batch.rewards.copy()
         terminated = batch.done
         self._steps += 1
         truncated = np.zeros(self.num_envs, bool)
@@ -150,32 +194,74 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         infos: dict[str, Any] = {}
         begun = None if self._same_step or not self._over.any() else self._over
         if begun is not None:
-            for i in np.flatnonzero(begun):
-                self._reset(int(i))
+            for i in np.flatnonzero(begun).tolist():
+                self._reset(i)
             rewards[begun] = 0.0
             terminated[begun] = truncated[begun] = False
         over = terminated | truncated
         self._over = over.copy()
         if over.any():
-            metrics = np.full(self.num_envs, None, dtype=object)
-            for i in np.flatnonzero(over):
-                metrics[i] = batch.episode_metrics(int(i))
-            infos["episode_metrics"], infos["_episode_metrics"] = metrics, over.copy()
+            metrics = self._gathered("episode_metrics", terminated, batch.episode_metrics)
             if self._same_step:
                 final = np.full(self.num_envs, None, dtype=object)
-                for i in np.flatnonzero(over):
+                for i in np.flatnonzero(over).tolist():
                     final[i] = batch.shaped(batch.observations[i])
                 infos["final_obs"], infos["_final_obs"] = final, over.copy()
-                infos["final_info"] = {**self._infos(over), "episode_metrics": metrics.copy()}
-                infos["final_info"]["_episode_metrics"] = over.copy()
-                infos["_final_info"] = over.copy()
-                for i in np.flatnonzero(over):
-                    self._reset(int(i))
+                infos["final_info"], infos["_final_info"] = {**self._infos(over), **metrics}, over.copy()
+                for i in np.flatnonzero(over).tolist():
+                    self._reset(i)
                 begun = over
+            else:
+                infos.update(metrics)
         if begun is not None:
             infos.update(self._descriptions(begun))
         infos.update(self._infos(np.ones(self.num_envs, bool)))
         return self._observations(), rewards, terminated, truncated, infos
+
+    # -- one environment of the batch ----------------------------------------------------------------
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method of the scalar environment on every environment, or read an attribute; return the N results.
+
+        Raises:
+            BurstenvError: On a name that there is not, with the valid ones.
+        """
+        if name not in READABLE:
+            raise unknown_name("attribute of the environments", name, READABLE)
+        found = [getattr(member, name) for member in self._members]
+        return tuple(one(*args, **kwargs) if callable(one) else one for one in found)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute of every environment, (N,)."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every environment: ``load`` or ``split`` of the episodes to come, or ``np_random``.
+
+        Args:
+            name: Which.
+            values: A list or tuple with a value for each, or one value for all.
+
+        Raises:
+            BurstenvError: On a name that cannot be set, with those that can, a wrong value, or another number of them.
+        """
+        if name not in SETTABLE:
+            raise unknown_name("attribute to set", name, SETTABLE)
+        given = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
+        if len(given) != self.num_envs:
+            raise BurstenvError(f"set_attr needs one value or {self.num_envs} of them, got {len(given)}")
+        for member, value in zip(self._members, given, strict=True):
+            setattr(member, name, value)
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The streams that episodes are drawn from, one for each environment."""
+        return tuple(self.streams)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Their seeds; -1 where one is unknown."""
+        return tuple(self.stream_seeds)
 
     @property
     def reward_names(self) -> tuple[str, ...]:
@@ -235,39 +321,45 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return tuple(picture.frame() for picture in self._pictures)
 
     def _reset(self, i: int) -> None:
-        reset_with(self.batch, i, self._rngs[i], self._options)
+        reset_with(self.batch, i, self.streams[i], self._options[i])
         self._steps[i] = 0
 
     def _observations(self) -> Any:
         return self.batch.shaped(self.batch.observations)
 
     def _infos(self, present: np.ndarray) -> dict[str, Any]:
-        now_s = self.batch.cluster.state.environments["now_s"]
-        return {
-            "action_mask": self.batch.masks.copy(),
-            "_action_mask": present.copy(),
-            "elapsed_s": self.batch.elapsed_s.copy(),
-            "_elapsed_s": present.copy(),
-            "now_s": now_s.copy(),
-            "_now_s": present.copy(),
-            "reward_components": self.batch.components.copy(),
-            "_reward_components": present.copy(),
-        }
+        """Return what is said of the environments in ``present``, (N,) bool; as Gymnasium has it, 0 of the others."""
+        batch = self.batch
+        infos: dict[str, Any] = {}
+        if batch.masks.shape[1] > 0:
+            infos["action_mask"] = batch.masks.copy()
+        infos["elapsed_s"] = batch.elapsed_s.copy()
+        infos["now_s"] = batch.cluster.state.environments["now_s"].copy()
+        infos["reward_components"] = batch.components.copy()
+        if not present.all():
+            for values in infos.values():
+                values[~present] = 0
+        return {**infos, **{f"_{name}": present.copy() for name in infos}}
+
+    def _gathered(self, name: str, present: np.ndarray, of: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+        """Return the infos that Gymnasium makes of a dictionary in the infos of some environments, (N,) bool."""
+        infos: dict[str, Any] = {}
+        for i in np.flatnonzero(present).tolist():
+            infos = self._add_info(infos, {name: of(i)}, i)
+        return infos
 
     def _descriptions(self, begun: np.ndarray) -> dict[str, Any]:
-        described = np.full(self.num_envs, None, dtype=object)
-        for i in np.flatnonzero(begun):
-            described[i] = dict(self.batch.episodes[i])
-        return {"episode_description": described, "_episode_description": begun.copy()}
+        return self._gathered("episode_description", begun, lambda i: self.batch.episodes[i])
 
     # -- pickling and copying: the exact state goes along -------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         """Return arguments and state."""
-        kept = ("_arguments", "render_mode", "_mode", "_max_steps", "spec", "_rngs", "_options", "_over", "_steps",
-                "_started")  # fmt: skip
+        kept = ("_arguments", "render_mode", "_mode", "_max_steps", "spec", "streams", "stream_seeds", "_options",
+                "_over", "_steps", "_started")  # fmt: skip
         saved = {name: getattr(self, name) for name in kept}
-        return {**saved, "snapshot": Snapshot.of(self.batch) if self._started else None}
+        snapshot = Snapshot.of(self.batch) if self._started else None
+        return {**saved, "defaults": self.batch.defaults, "snapshot": snapshot}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Build the batch again and bring it to the saved state."""
@@ -289,6 +381,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         for name in ("_arguments", "render_mode", "_mode", "_max_steps"):
             setattr(self, name, saved[name])
         self._build(batch)
+        batch.defaults = saved.pop("defaults")
         for name, value in saved.items():
             setattr(self, name, value)
         if snapshot is not None:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from burstenv.cluster import Cluster
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.given_actions import read_actions
 from burstenv.envs.interval.batch import IntervalBatch
 from burstenv.envs.observation.settings import Sight
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
-from burstenv.errors import BurstenvError
 from burstenv.evaluation.episodes import Episode, EpisodeStore
 from burstenv.evaluation.journal import Unit
 from burstenv.evaluation.metrics import episode_metrics, latencies_s
@@ -147,7 +147,9 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
     while len(running):
         actions = agent.act(batch.shaped(batch.observations[running]), batch.masks[running].astype(bool))
         shape = len(running), batch.actions.shape[1]
-        batch.actions[running] = _checked_actions(actions, shape, agent.name, kind is IntervalBatch)
+        batch.actions[running] = read_actions(
+            actions, shape, kind is IntervalBatch, f"agent {agent.name!r}: its action"
+        )
         batch.step()  # leaves environments whose episode is done alone
         returns += batch.rewards
         over = batch.done[running]
@@ -165,17 +167,3 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         if isinstance(agent, RememberingAgent) and over.any():
             agent.keep(np.flatnonzero(~over))
         running = running[~over]
-
-
-def _checked_actions(actions: Any, shape: tuple[int, ...], name: str, continuous: bool) -> NDArray[Any]:
-    """Return an agent's actions as (N, C) int64 (float64 where they are continuous), or say what is wrong with them."""
-    given = np.asarray(actions)
-    if shape[1] == 1 and given.shape == shape[:1]:
-        given = given[:, None]
-    if given.shape != shape or given.dtype.kind not in ("f" if continuous else "iu"):
-        raise BurstenvError(
-            f"agent {name!r} returned {given.dtype} actions of shape {given.shape}; need "
-            f"{'numbers of -1 to 1' if continuous else 'whole numbers'} "
-            f"of shape {shape}, one row for each environment and one column for each component"
-        )
-    return given.astype(np.float64 if continuous else np.int64)

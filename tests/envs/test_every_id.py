@@ -19,7 +19,7 @@ from burstenv.envs.registration import NAMESPACE
 from burstenv.errors import BurstenvError
 from tests.envs.ids import IDS, NATIVE, arrays_in, every_id, every_native_id, masked
 
-AUTORESET = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP}
+AUTORESET = {mode.name.lower(): mode for mode in AutoresetMode}
 every_copy = pytest.mark.parametrize(
     "way", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy], ids=["pickle", "deepcopy"]
 )
@@ -270,51 +270,46 @@ def test_wrong_arguments_of_a_batch_get_one_sentence(make_vec, env_id, arguments
 
 
 @every_native_id
+@pytest.mark.parametrize("limit", [None, 25], ids=["whole episodes", "truncated"])
 @pytest.mark.parametrize("mode", AUTORESET)
-def test_native_batch_is_gymnasiums_over_scalar_environments(make, make_vec, env_id, mode):
+def test_native_batch_is_gymnasiums_over_scalar_environments(make, make_vec, env_id, mode, limit):
     """Observations, rewards, ends and infos, key by key, of the native batch and of ``SyncVectorEnv``."""
-    native = make_vec(env_id, 3, autoreset_mode=mode)
-    sync = gym.vector.SyncVectorEnv([lambda: make(env_id)] * 3, autoreset_mode=AUTORESET[mode])
+    native = make_vec(env_id, 3, autoreset_mode=mode, max_episode_steps=limit)
+    scalar = {} if limit is None else {"max_episode_steps": limit}
+    sync = gym.vector.SyncVectorEnv([lambda: make(env_id, **scalar)] * 3, autoreset_mode=AUTORESET[mode])
     native.action_space.seed(0)
     (a, infos), (b, expected) = native.reset(seed=9), sync.reset(seed=9)
     assert as_bytes(a) == as_bytes(b)
-    compare_infos(infos, expected)
+    assert as_bytes(infos) == as_bytes(expected)
+    assert native.np_random_seed == sync.np_random_seed
     ends = 0
-    for _ in range(450):
+    for _ in range(450 if limit is None else 80):
         actions = native.action_space.sample()
         a, rewards, terminated, truncated, infos = native.step(actions)
         b, *other, expected = sync.step(actions)
         assert as_bytes(a) == as_bytes(b)
         for mine, theirs in zip((rewards, terminated, truncated), other, strict=True):
             assert np.array_equal(mine, theirs)
-        ends += int((terminated | truncated).sum())
-        if mode == "same_step":  # at the end Gymnasium keeps the metrics in final_info only
-            infos.pop("episode_metrics", None)
-            infos.pop("_episode_metrics", None)
-        compare_infos(infos, expected)
+        over = terminated | truncated
+        ends += int(over.sum())
+        assert as_bytes(infos) == as_bytes(expected)
+        if mode == "disabled" and over.any():
+            with pytest.raises(gym.error.ResetNeeded, match=str(int(np.flatnonzero(over)[0]))):
+                native.step(actions)
+            seeds = [50 + ends, None, 70 + ends]
+            (a, infos), (b, expected) = (env.reset(seed=seeds, options={"reset_mask": over}) for env in (native, sync))
+            assert as_bytes(a) == as_bytes(b)
+            assert as_bytes(infos) == as_bytes(expected)
     assert ends >= 3
 
 
-def compare_infos(mine, theirs):
-    """What Gymnasium's batch says of the environments it says it of is what the native one says."""
-    named = {key for key in theirs if not key.startswith("_")}
-    assert named == {key for key in mine if not key.startswith("_")}
-    for key in named:
-        present = theirs[f"_{key}"]
-        assert np.array_equal(present, mine[f"_{key}"]), key
-        if key in ("episode_description", "episode_metrics"):  # dictionaries: objects here, gathered by key there
-            for i in np.flatnonzero(present):
-                compare_gathered(mine[key][i], theirs[key], i)
-        elif isinstance(theirs[key], dict):
-            compare_infos(mine[key], theirs[key])
-        else:
-            for i in np.flatnonzero(present):
-                assert as_bytes(mine[key][i]) == as_bytes(theirs[key][i]), key
+WRONG_MASKS = [np.ones(2, bool), np.ones(3, int), [True, False, True], np.zeros(3, bool)]
 
 
-def compare_gathered(one, gathered, i):
-    for name, value in one.items():
-        if isinstance(value, dict):
-            compare_gathered(value, gathered[name], i)
-        else:
-            assert np.all(gathered[name][i] == value), name
+@every_native_id
+@pytest.mark.parametrize("mask", WRONG_MASKS, ids=["length", "dtype", "list", "empty"])
+def test_wrong_reset_masks_get_one_sentence(make_vec, env_id, mask):
+    env = make_vec(env_id, 3)
+    env.reset(seed=0)
+    with pytest.raises(BurstenvError, match="reset_mask"):
+        env.reset(options={"reset_mask": mask})

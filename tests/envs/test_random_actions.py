@@ -81,7 +81,7 @@ def test_a_million_random_actions_keep_the_invariants(make_vec, env_id, legal):
         returned += rewards
         over = terminated
         for i in np.flatnonzero(over):
-            check_metrics(infos["episode_metrics"][i], returned[i])
+            check_metrics({name: values[i] for name, values in infos["episode_metrics"].items()}, returned[i])
         returned[over] = 0.0
         ended += int(over.sum())
     print(f"{env_id}, {'masked' if legal else 'unmasked'}: {actions:,} actions, {ended:,} episodes")

@@ -98,8 +98,7 @@ class IntervalBatch(EnvironmentBatch):
         """Say what there is to decide in environment ``i`` while nobody stands at the front door."""
         return f"the next {self.interval_s:g} s"
 
-    def step(self) -> None:
-        """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+    def _step(self) -> None:
         if self.num_threads == 1:
             self._run(0, ALL)
         else:

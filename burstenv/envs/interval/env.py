@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from burstenv.envs.env import BurstGPTEnv
 from burstenv.envs.interval.batch import IntervalBatch
+from burstenv.envs.own_reward import RewardChoice
 from burstenv.envs.vector_env import SHARED_ARGUMENTS, BurstGPTVectorEnv
 
 
@@ -103,7 +102,7 @@ class IntervalEnv(BurstGPTEnv):
     | interval_s    | float          | ``1.0``                      | time between two actions [s]                 |
     | max_admission | float          | ``3.0``                      | highest admission rate, as share of capacity |
     | observation   | str            | ``"flat"``                   | flat or dict                                 |
-    | reward        | str            | ``"attainment"``             | any name of ``burstenv/envs/reward.py``     |
+    | reward        | str, dict, ... | ``"attainment"``             | name, weights or function, as BurstGPT-v0   |
     | privileged    | bool           | ``False``                    | show true output lengths to rules            |
     | render_mode   | str or None    | ``None``                     | ansi, rgb_array or human                     |
 
@@ -134,7 +133,7 @@ class IntervalEnv(BurstGPTEnv):
         interval_s: float = 1.0,
         max_admission: float = 3.0,
         observation: str = "flat",
-        reward: str = "attainment",
+        reward: RewardChoice = "attainment",
         privileged: bool = False,
         render_mode: str | None = None,
         **unknown: Any,
@@ -145,13 +144,6 @@ class IntervalEnv(BurstGPTEnv):
             "max_admission": max_admission, "observation": observation, "reward": reward, "privileged": privileged,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
-
-    @property
-    def action_names(self) -> list[str]:
-        """Names of the numbers of an action, in order."""
-        batch = self.batch
-        assert isinstance(batch, IntervalBatch)
-        return batch.action_names()
 
     def _info(self) -> dict[str, Any]:
         info = super()._info()
@@ -164,8 +156,3 @@ class IntervalVectorEnv(BurstGPTVectorEnv):
 
     batch_kind = IntervalBatch
     shared_arguments = (*(name for name in SHARED_ARGUMENTS if name != "action"), "interval_s", "max_admission")
-
-    def _infos(self, present: np.ndarray) -> dict[str, Any]:
-        infos = super()._infos(present)
-        del infos["action_mask"], infos["_action_mask"]
-        return infos

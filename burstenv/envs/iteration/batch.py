@@ -41,10 +41,6 @@ class ChoiceLayout:
         """Return the action space of one environment."""
         return gym.spaces.Discrete(self.slots + 1)
 
-    def sample_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Return a mask in the form that ``space.sample(mask)`` takes."""
-        return mask
-
 
 class IterationBatch(EnvironmentBatch):
     """``N`` engines, each asked who of the waiting is admitted into the iteration that is about to begin.
@@ -135,8 +131,7 @@ class IterationBatch(EnvironmentBatch):
         environment = self.cluster.state.environments[i]
         return f"{int(environment['queue_size'])} waiting, {int(environment['chosen'])} chosen for the next iteration"
 
-    def step(self) -> None:
-        """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+    def _step(self) -> None:
         if self.num_threads == 1:
             self._run(0, ALL)
         else:

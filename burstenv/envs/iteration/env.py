@@ -6,6 +6,7 @@ from typing import Any
 
 from burstenv.envs.env import BurstGPTEnv
 from burstenv.envs.iteration.batch import IterationBatch
+from burstenv.envs.own_reward import RewardChoice
 from burstenv.envs.vector_env import SHARED_ARGUMENTS, BurstGPTVectorEnv
 
 
@@ -94,7 +95,7 @@ class IterationEnv(BurstGPTEnv):
     | batching    | str or None    | ``None``          | mode, of order fcfs; None: the scenario's first         |
     | slots       | int            | ``8``             | K, how many of the waiting may be chosen from           |
     | observation | str            | ``"flat"``        | flat or dict                                            |
-    | reward      | str            | ``"attainment"``  | any name of ``burstenv/envs/reward.py``                |
+    | reward      | str, dict, ... | ``"attainment"``  | name, weights or function, as BurstGPT-v0              |
     | privileged  | bool           | ``False``         | show true output lengths                                |
     | render_mode | str or None    | ``None``          | ansi, rgb_array or human                                |
 
@@ -121,7 +122,7 @@ class IterationEnv(BurstGPTEnv):
         batching: str | None = None,
         slots: int = 8,
         observation: str = "flat",
-        reward: str = "attainment",
+        reward: RewardChoice = "attainment",
         privileged: bool = False,
         render_mode: str | None = None,
         **unknown: Any,

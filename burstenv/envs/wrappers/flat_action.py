@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import batch_space
 
+from burstenv.envs.given_actions import whole_numbers
 from burstenv.errors import BurstenvError
 
 
@@ -32,7 +33,7 @@ class FlatCode:
 
     def decode(self, numbers: Any) -> np.ndarray:
         """Return the components of one number, (C,), or of many, (..., C), int64; out of range is clipped."""
-        return self._parts[np.clip(np.asarray(numbers), 0, self.n - 1)]
+        return self._parts[np.clip(whole_numbers(numbers), 0, self.n - 1)]
 
     def encode(self, actions: Any) -> Any:
         """Return the number of an action, (C,), or the numbers of many, (..., C)."""
