@@ -146,8 +146,9 @@ class Wrong(FixedReplica):
 @pytest.mark.parametrize(
     ("agents", "changes", "message"),
     [
-        ([Wrong(np.zeros((7, 1), int))], {}, r"agent 'fixed' returned int64 actions of shape \(7, 1\)"),
-        ([Wrong(np.zeros((1, 1)))], {}, "returned float64 actions"),
+        ([Wrong(np.zeros((7, 1), int))], {}, r"agent 'fixed': its action must be whole numbers .* got shape \(7, 1\)"),
+        ([Wrong(np.full(1, 0.5))], {}, "agent 'fixed': its action must be whole numbers, got 0.5"),
+        ([Wrong(np.full(1, np.nan))], {}, r"agent 'fixed': its action is NaN at \[0\]"),
         ([FixedReplica(), FixedReplica()], {}, "two agents are named 'fixed'"),
         ([FixedReplica("a/b")], {}, "must not be empty or hold any of"),
         ([FixedReplica(split="train")], {}, "unknown environment argument of agent 'fixed' 'split'"),
