@@ -7,7 +7,7 @@ from pathlib import Path
 
 from burstenv.errors import BurstenvError
 
-UNSORTED = "rows must be sorted by time; --sort (in Python sort=True) sorts them"
+UNSORTED = "rows must be sorted by time; --sort (sort=True in Python, sort: true in a workload) sorts them"
 
 # First bytes of a file, what it is, what to do.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
