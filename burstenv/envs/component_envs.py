@@ -1,14 +1,14 @@
-"""The tasks of one component: the same environment, with strong rules deciding the rest.
+"""Environments for one component: strong rules make the other decisions.
 
-What the rules attain on the default scenario, version 2, for orientation (``burstenv evaluate --split validation
---tuned none --policy ...``, all committed episodes; columns are loads):
+Attainment of the rules on the default scenario, version 2 (``burstenv evaluate --split validation --tuned none --policy
+...``, all committed episodes; columns are loads):
 
 ====================================  =====  =====  =====  ======================================================
 composite                               1.5    2.5    3.5
 ====================================  =====  =====  =====  ======================================================
 always/jsq/vllm                        80 %   54 %   16 %
-always/expected-ttft/edf-512           96 %   66 %   42 %  BurstGPT-Admission-v0, where everything is admitted
-size-aware-kv/jsq/edf-512              82 %   77 %   71 %  BurstGPT-Routing-v0, where the shortest queue is joined
+always/expected-ttft/edf-512           96 %   66 %   42 %  BurstGPT-Admission-v0, if it admits everything
+size-aware-kv/jsq/edf-512              82 %   77 %   71 %  BurstGPT-Routing-v0, if it joins the shortest queue
 size-aware-kv/lmetric/edf-512          82 %   77 %   71 %
 size-aware-kv/expected-ttft/edf-512    97 %   88 %   71 %
 size-aware-kv/expected-ttft/edf        96 %   85 %   61 %  BurstGPT-Batching-v0 in its worst mode at 3.5
@@ -25,15 +25,15 @@ from burstenv.envs.registration import preset
 
 
 class AdmissionEnv(BurstGPTEnv):
-    """Admission alone: which requests a cluster should refuse, or put off, so that the others are served in time.
+    """Admission alone: reject or defer requests to serve the others in time.
 
     ## Description
 
-    Requests arrive at the front door of a cluster of LLM serving engines. The agent decides admission only. A
-    request that is admitted goes where ``expected-ttft`` expects its first token soonest, and every replica
-    batches by ``edf-512`` (earliest deadline first, 512 tokens an iteration). Everything else is as in
-    ``BurstGPT-v0``. Above capacity most of the game is here: at 2.5 times the capacity of the default
-    scenario admitting everything attains 66 %, the rule ``size-aware-kv`` 88 %; at 3.5 times, 42 and 71 %.
+    Requests arrive at the gateway of a cluster of LLM serving engines. The agent decides admission only. An admitted
+    request goes to the replica with the earliest expected first token (``expected-ttft``), and every replica batches by
+    ``edf-512`` (earliest deadline first, 512 tokens per iteration). Everything else is as in ``BurstGPT-v0``. Above
+    capacity admission matters most: at 2.5 times the capacity of the default scenario, admitting everything reaches 66
+    % attainment, the rule ``size-aware-kv`` 88 %; at 3.5 times, 42 and 71 %.
 
     ## Action Space
 
@@ -45,7 +45,7 @@ class AdmissionEnv(BurstGPTEnv):
     | 1   | admit                                                                                             |
     | 2   | defer: the request returns after ``defer_s``; beyond ``max_defers`` this is a rejection            |
 
-    ``info["action_mask"]`` says which are legal; illegal ones follow the rule of ``BurstGPT-v0`` and never raise.
+    ``info["action_mask"]`` marks the legal choices; illegal ones follow the rule of ``BurstGPT-v0`` and never raise.
 
     ## Version History
 
@@ -57,20 +57,19 @@ class AdmissionEnv(BurstGPTEnv):
 
 
 class RoutingEnv(BurstGPTEnv):
-    """Routing alone: which replica should serve each request.
+    """Routing alone: choose the replica of each request.
 
     ## Description
 
-    Requests arrive at the front door of a cluster of unequal LLM serving engines. The agent chooses the
-    replica. The rule ``size-aware-kv`` then admits the request or refuses it, judging the replica that was
-    chosen, and every replica batches by ``edf-512``. Everything else is as in ``BurstGPT-v0``. At 2.5
-    times the capacity of the default scenario joining the shortest queue attains 77 %, ``expected-ttft`` 88 %; at 3.5
-    times, both about 71 %.
+    Requests arrive at the gateway of a cluster of unequal LLM serving engines. The agent chooses the replica. The rule
+    ``size-aware-kv`` then admits or rejects the request by the state of that replica, and every replica batches by
+    ``edf-512``. Everything else is as in ``BurstGPT-v0``. At 2.5 times the capacity of the default scenario, joining
+    the shortest queue reaches 77 % attainment, ``expected-ttft`` 88 %; at 3.5 times, both about 71 %.
 
     ## Action Space
 
-    ``Discrete(R)``: the replica. ``info["action_mask"]`` leaves out replicas that could never hold the request;
-    one that is chosen nevertheless refuses it (it counts as failed).
+    ``Discrete(R)``: the replica. ``info["action_mask"]`` excludes replicas that can never hold the request; on such a
+    replica the request fails.
 
     ## Version History
 
@@ -82,20 +81,20 @@ class RoutingEnv(BurstGPTEnv):
 
 
 class BatchingEnv(BurstGPTEnv):
-    """Batching alone: how the replica that takes the next request forms its batches.
+    """Batching alone: choose the batching mode of the replica that takes the next request.
 
     ## Description
 
-    Requests arrive at the front door of a cluster of LLM serving engines. ``expected-ttft`` routes them and
-    ``size-aware-kv`` admits or refuses them. The agent chooses the batching mode of the replica that was routed
-    to, from now on. Everything else is as in ``BurstGPT-v0``. The more load, the more the modes
-    differ: on the default scenario they attain 96 to 98 % at 1.5 times the capacity, 85 to 89 % at 2.5 times, and
-    61 to 77 % at 3.5 times, where small token budgets keep TPOT within its objective.
+    Requests arrive at the gateway of a cluster of LLM serving engines. ``expected-ttft`` routes them and
+    ``size-aware-kv`` admits or rejects them. The agent sets the batching mode of the chosen replica from now on.
+    Everything else is as in ``BurstGPT-v0``. The modes differ more at higher load: on the default scenario they reach
+    96 to 98 % attainment at 1.5 times the capacity, 85 to 89 % at 2.5 times, and 61 to 77 % at 3.5 times, where small
+    token budgets keep TPOT within its objective.
 
     ## Action Space
 
-    ``Discrete(M)``: the scenario's modes in order. A mode names a token budget, a most number of sequences, a
-    queue order and a KV headroom. ``burstenv scenarios <name>`` lists them.
+    ``Discrete(M)``: the scenario's modes in order. A mode sets a token budget, a limit of sequences, a queue order and
+    a KV headroom. ``burstenv scenarios <name>`` lists them.
 
     ## Version History
 

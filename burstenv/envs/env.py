@@ -24,11 +24,11 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     ## Description
 
-    Requests arrive at the front door of a cluster of replicas, each an engine with continuous batching
-    and a paged KV cache that schedules exactly as vLLM V1 does. At every request the agent decides
-    admission, routing and batching, and is paid for requests served within their objectives on the time
-    to first token (TTFT) and the time per output token (TPOT). Time is continuous: steps last as long as
-    it takes until the next decision epoch, which is a request at the front door or ``tick_s`` without one.
+    Requests arrive at the gateway of a cluster of replicas. Each replica is an engine with continuous batching and a
+    paged KV cache that schedules exactly as vLLM V1 does. For each request the agent decides admission, routing and
+    batching. The reward counts requests served within their objectives on the time to first token (TTFT) and the time
+    per output token (TPOT). Time is continuous: a step lasts until the next decision epoch, which is a request at the
+    gateway or ``tick_s`` without one.
 
     ## Action Space
 
@@ -40,7 +40,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | 1   | routing   | the replica                                                         |
     | 2   | batching  | the mode of that replica from now on (budget, cap, order, headroom) |
 
-    ``decide`` leaves components to named heuristics and shrinks the space: one component left is a
+    ``decide`` leaves the other components to named heuristics and shrinks the space: a single component is a
     ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a
     replica. Legal choices stand in ``info["action_mask"]``, int8, components side by side, as
     ``env.action_space.sample(mask=...)`` takes it, and in ``env.unwrapped.action_masks()``, bool. Illegal ones
@@ -51,17 +51,17 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     ## Observation Space
 
     ``Box(-8, 8, (G + Q + R F,), float32)``, or with ``observation="dict"`` a ``Dict(cluster=(G,),
-    request=(Q,), replicas=(R, F))`` of the same numbers. Only published, causal quantities: while an
-    iteration is in flight, the state before it. Each number is divided by the scale and clipped.
+    request=(Q,), replicas=(R, F))`` of the same numbers. They are published, causal quantities: during an iteration,
+    the state before it. Each number is divided by its scale and clipped.
 
     {observation_table}
 
     ``env.unwrapped.observation_names`` lists the names in order; the numbers above are those of the scenario
-    ``default``. A row without a number is there when the scenario's ``observation`` asks for it (``forecast``,
-    ``sessions``), behind the other rows of its group; where metrics are always fresh, ``metrics_age`` is not
-    there. With ``delay_s`` or ``scrape_period_s`` the engine metrics are old, for the agent and for every
-    heuristic alike. Output lengths are predictions with the scenario's error model (``predictor``: exact,
-    lognormal, bucket or class-mean); the true ones only with ``privileged=True``.
+    ``default``. A row without a number is present if the scenario's ``observation`` asks for it (``forecast``,
+    ``sessions``), after the other rows of its group. ``metrics_age`` is absent if metrics are always fresh. With
+    ``delay_s`` or ``scrape_period_s`` the engine metrics are old, for the agent and all heuristics alike. Output
+    lengths are predictions with the scenario's error model (``predictor``: exact, lognormal, bucket or class-mean); the
+    true ones only with ``privileged=True``.
 
     ## Rewards
 
@@ -77,8 +77,8 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     ## Starting State
 
-    All replicas are empty. The requests are an episode of the split, drawn by the seed: a day, windows of
-    it laid over each other up to the load, output lengths and their predictions.
+    All replicas are empty. The seed draws an episode of the split: a day, superposed windows of it up to the load,
+    output lengths and their predictions.
 
     ## Episode End
 
@@ -96,9 +96,9 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | trace       | str or None    | ``None``                             | trace in place of the workload       |
     | split       | str            | ``"train"``                          | train, validation or test            |
     | load        | float or None  | ``None``                             | share of capacity; None: train_loads |
-    | decide      | sequence       | admission, routing, batching         | what the agent decides               |
-    | admission   | str            | ``"always"``                         | rule where the agent does not decide |
-    | routing     | str            | ``"jsq"``                            | likewise                             |
+    | decide      | sequence       | admission, routing, batching         | the agent's decisions                |
+    | admission   | str            | ``"always"``                         | rule, if the agent does not decide   |
+    | routing     | str            | ``"jsq"``                            | rule, if the agent does not decide   |
     | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |
     | action      | str            | ``"multi"``                          | multi or flat                        |
     | observation | str            | ``"flat"``                           | flat or dict                         |
@@ -106,19 +106,19 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | privileged  | bool           | ``False``                            | show true output lengths             |
     | render_mode | str or None    | ``None``                             | ansi, rgb_array or human             |
 
-    ``reset(options={...})`` chooses the episode in place of a drawn one:
+    ``reset(options={...})`` selects the episode:
 
     | Option     | Meaning                                                                                    |
     |------------|--------------------------------------------------------------------------------------------|
     | split      | train, validation or test                                                                  |
-    | seed       | seed of the arrivals; the same seeds are the episodes of an evaluation                     |
+    | seed       | seed of the arrivals; an evaluation uses the same seeds for its episodes                   |
     | day        | a day of the split                                                                         |
     | load       | arrival rate as a share of capacity                                                        |
     | rate_per_s | arrival rate [requests/s]                                                                  |
     | window     | (from_s, to_s) on the trace's clock: exactly these requests, as recorded unless scaled     |
-    | trace      | a trace to play: a file, a name or a workload's YAML; all of it or a window of it          |
+    | trace      | trace to play: a file, a name or a workload's YAML; whole, or a window of it               |
 
-    What was chosen or drawn stands in the ``info["episode_description"]`` of ``reset``.
+    ``info["episode_description"]`` of ``reset`` holds the selected and drawn values.
 
     ## Vectorized environment
 

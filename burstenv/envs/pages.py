@@ -92,7 +92,7 @@ def page(env_id: str) -> str:
         "",
         _markdown(lead),
         "",
-        f"![a cluster: the front door, replicas with their KV caches, and the outcomes so far]({PICTURE})",
+        f"![a cluster: the gateway, replicas with their KV caches, and the outcomes so far]({PICTURE})",
         "",
         f"| | on the scenario `{spec.kwargs.get('scenario', 'default')}` |",
         "|---|---|",
@@ -100,7 +100,7 @@ def page(env_id: str) -> str:
     ]
     if spec.kwargs:
         told = ", ".join(f"`{key}={value!r}`" for key, value in spec.kwargs.items())
-        lines += [f"| What makes the id | {told} |"]
+        lines += [f"| Arguments of the id | {told} |"]
     for title in [*SECTIONS[:-1], *(t for t in sections if t not in SECTIONS), SECTIONS[-1]]:
         lines += ["", f"## {title}", "", _markdown(sections[title])]
     return "\n".join(lines) + "\n"
@@ -112,10 +112,10 @@ def index() -> str:
         "<!-- Made by python -m burstenv.envs.pages. -->",
         "# Environments",
         "",
-        "One cluster, one dynamics; the ids differ in what the agent decides. Wrappers stand in",
+        "One cluster, one dynamics; the ids differ in the agent's decisions. Wrappers are in",
         "`burstenv.envs.wrappers`, training loops for several libraries in [`examples/`](../../examples).",
         "",
-        "| id | what the agent decides |",
+        "| id | the agent's decisions |",
         "|---|---|",
     ]
     for env_id in documented_ids():
@@ -153,7 +153,7 @@ def _short(space: gym.Space) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Turn what reStructuredText writes otherwise into Markdown."""
+    """Convert reStructuredText markup to Markdown."""
     text = re.sub(r":(?:class|mod|func|meth):`~?([^`]+)`", r"`\1`", text)
     return text.replace("``", "`")
 
@@ -174,7 +174,7 @@ def draw_cluster(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages, or with ``--check`` say which are not up to date."""
+    """Write the pages, or with ``--check`` list the stale ones."""
     check = "--check" in arguments
     rest = [a for a in arguments if not a.startswith("--")]
     folder = Path(rest[0]) if rest else FOLDER

@@ -1,26 +1,26 @@
-"""Rewards by name: each is what one account of an episode grew by, so that a return can be read off the records.
+"""Rewards by name: each is the growth of one account of an episode, so the records give every return.
 
 ==================  ==============================================================================================
 ``attainment``      +1 when a request finishes within both objectives (the default). The undiscounted return of an
-                    episode is the attained requests of the report. *Gamed by* refusing long prompts, and by leaving
-                    those that are already late to starve: all requests count alike, late ones not at all.
+                    episode is the attained requests of the report. *Gamed by* rejecting long prompts, and by
+                    starving requests that are already late: all requests count alike, late ones not at all.
 ``dense``           The same episode sum, paid earlier: +1/2 at a first token in time, +1/2 at a finish within both
                     objectives, -1/2 at a finish that misses TPOT after a first token in time. *Gamed* as attainment;
-                    discounted, also by admitting what will start in time and then decode too slowly: the half comes
-                    now, its return later.
-``weighted``        Class value x kilotokens (prompt and output) of each attained request: serving a long one is worth
-                    more, as it costs more. *Gamed by* favouring long requests.
-``token-weighted``  Kilotokens of each attained request, whatever its class; over the kilotokens offered this is the
+                    discounted, also by admitting requests that start in time and then decode too slowly: the half
+                    is paid now and taken back later.
+``weighted``        Class value x kilotokens (prompt and output) of each attained request: a long one is worth more,
+                    as it costs more. *Gamed by* favouring long requests.
+``token-weighted``  Kilotokens of each attained request of any class; divided by the offered kilotokens this is the
                     report's token-weighted attainment. *Gamed by* serving few, long requests.
-``class-weighted``  Class value of each attained request. *Gamed by* starving the class of less worth altogether.
+``class-weighted``  Class value of each attained request. *Gamed by* starving the class of less worth.
 ``goodput-per-gpu`` Attained requests per GPU of the cluster: over the time until the last answer, the report's
                     goodput per GPU. For comparing clusters of different size; on one cluster the same as attainment,
                     and *gamed* alike.
 ``latency``         Minus the integral over time of the requests in the system, deferred ones included, by 10
                     request-seconds; over an episode, minus the sum of the times from arrival to end (Park's and
-                    Decima's reward). *Gamed by* refusing everything: a refused request leaves at once.
+                    Decima's reward). *Gamed by* rejecting everything: a rejected request leaves at once.
 ``cost``            Minus the GPU-seconds in which replicas computed, charged when an iteration begins. *Gamed by*
-                    refusing everything: an idle GPU is free. A price to be weighed against one of the others.
+                    rejecting everything: an idle GPU is free. Weigh it against another reward.
 ``vector``          An array of ``attainment``, ``token-weighted``, ``latency`` and ``cost`` for multi-objective
                     methods, as MO-Gymnasium has it (``env.unwrapped.reward_space``, ``reward_dim``); scalarise it
                     with ``mo_gymnasium.wrappers.LinearReward``. Gymnasium's own checker expects a number: make such an
@@ -28,7 +28,7 @@
 ==================  ==============================================================================================
 
 All but the last are the components in ``info["reward_components"]``, (8,) float64, in this order
-(``env.unwrapped.reward_names``), whichever of them is paid.
+(``env.unwrapped.reward_names``), for every choice of the paid reward.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LATENCY_SCALE_S = 10.0
 
 
 def paid_components(name: str) -> list[int]:
-    """Return the places among the components of what a reward pays: one, or several for a vector.
+    """Return the indices of the components that a reward pays: one, or several for a vector.
 
     Raises:
         BurstenvError: On an unknown reward, with the valid ones.
@@ -88,7 +88,7 @@ def _pay(rewards, totals, i, k, total):
 
 @kernel
 def pay(rewards, totals, i, environment, replicas):
-    """Write what every component grew by since it was last paid.
+    """Write the growth of every component since it was last paid.
 
     Args:
         rewards: (N, 8) float64, written.

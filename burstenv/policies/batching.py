@@ -1,4 +1,4 @@
-"""Batching modes by name: how a replica forms its batches. A scenario lists the ones a policy may choose.
+"""Batching modes by name: how a replica forms its batches. A scenario lists the modes that a policy may choose.
 
 A mode in a composite may carry parameters, ``edf-512(budget=384,seqs=64)``; it is then a mode of that name.
 """
@@ -19,7 +19,7 @@ BUDGET = Parameter(
     "budget", math.nan, Range(64.0, 8192.0, "log"), "tokens of an iteration; unset: the hardware's", 1.0, 1e6, True
 )
 SEQS = Parameter(
-    "seqs", math.nan, Range(4.0, 512.0, "log"), "most sequences that run; unset: the hardware's", 1.0, 8_192.0, True
+    "seqs", math.nan, Range(4.0, 512.0, "log"), "limit of running sequences; unset: the hardware's", 1.0, 8_192.0, True
 )
 HEADROOM = Parameter("headroom", 0.0, Range(0.0, 0.3), "share of the KV blocks kept free at admission", most=1.0)
 COMMON = (BUDGET, SEQS, HEADROOM)
@@ -32,14 +32,14 @@ _TEXT = re.compile(r"^(?P<name>[a-z0-9-]+)\((?P<parameters>[^()]*)\)$")
 
 @dataclass(frozen=True)
 class BatchingRule:
-    """A batching mode as users know it.
+    """Declaration of a batching mode.
 
     Attributes:
-        mode: What the engine does.
-        summary: The same in one line.
+        mode: The engine's settings.
+        summary: One line about it.
         source: Paper, system or document that defines it.
-        differs: Where our setting differs from the source; empty where it does not.
-        declared: The numbers that may be written behind its name; NaN where the mode or the hardware says.
+        differs: Differences from the source; empty if there are none.
+        declared: The parameters accepted after its name; NaN if the mode or the hardware sets the value.
         floor: Whether it is bad on purpose.
     """
 
@@ -52,7 +52,7 @@ class BatchingRule:
 
     @property
     def name(self) -> str:
-        """The name users write."""
+        """The name in a composite."""
         return self.mode.name
 
     @property
@@ -62,13 +62,13 @@ class BatchingRule:
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Names with defaults; NaN where the hardware decides."""
+        """Names with defaults; NaN if the hardware sets the value."""
         values = {p.name: getattr(self.mode, _FIELDS[p.name]) for p in self.declared}
         return {name: math.nan if value is None else float(value) for name, value in values.items()}
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """Where a tuner looks for each parameter."""
+        """The tuner's range of each parameter."""
         return {parameter.name: parameter.range for parameter in self.declared}
 
     def described(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class BatchingRule:
         }
 
     def with_parameters(self, text: str) -> ModeConfig:
-        """Return the mode with ``budget=384,seqs=64`` put in, under the name that says so.
+        """Return the mode with parameters such as ``budget=384,seqs=64``, and the name that includes them.
 
         Raises:
             BurstenvError: On an unknown parameter, or a value that is no number or out of bounds.
@@ -116,20 +116,17 @@ def _chunked(name: str, budget: int, **more: Any) -> ModeConfig:
     return ModeConfig(name=name, max_num_batched_tokens=budget, max_num_seqs=256, **more)
 
 
-_VLLM = "The scheduler of vLLM V1 (vllm/v1/core/sched/scheduler.py), of which our engine replays recorded schedules."
+_VLLM = "The scheduler of vLLM V1 (vllm/v1/core/sched/scheduler.py); the engine reproduces its recorded schedules."
 _SARATHI = "Sarathi-Serve (OSDI'24): chunked prefill under a budget that keeps decodes moving."
 _SARATHI_DIFFERS = (
-    "V1's order within an iteration, which is Sarathi's; no watermark (0.01 there) and a cap of 256 sequences (128 in "
-    "Vidur's port). The paper's budgets are 512 (strict) and 2048 (relaxed)."
+    "V1's order within an iteration, equal to Sarathi's; no watermark (0.01 there) and a cap of 256 sequences (128 "
+    "in Vidur's port). The paper's budgets are 512 (strict) and 2048 (relaxed)."
 )
 _SPF = "The `sjf` scheduler of BLIS: shortest prompt first; long prompts may starve."
-_EDF = (
-    "Earliest deadline first, of real-time scheduling; the deadline is the latest start that meets the TTFT objective."
-)
-_EDF_DIFFERS = "Requests that can no longer start in time go last, preempted ones whose user is reading go first."
+_EDF = "Earliest deadline first (real-time scheduling); the deadline is the latest start that meets the TTFT objective."
+_EDF_DIFFERS = "Requests that can no longer start in time go last, preempted ones that already stream go first."
 _DROP_DIFFERS = (
-    "As edf; a request that can no longer start in time is rejected when an iteration is scheduled, and its client "
-    "does not send it again."
+    "As edf; an iteration's schedule rejects a request that can no longer start in time, and its client does not retry."
 )
 
 BATCHING_RULES = (
@@ -139,19 +136,19 @@ BATCHING_RULES = (
     BatchingRule(_chunked("sarathi-1024", 1024), "vllm with a budget of 1,024 tokens.", _SARATHI, _SARATHI_DIFFERS),
     BatchingRule(
         ModeConfig(name="prefill-first", batch="prefill-first", headroom=0.01),
-        "Whole prompts in iterations of their own while any can be admitted, decodes otherwise.",
+        "Iterations of whole prompts while any can be admitted, decodes otherwise.",
         "vLLM V0 (2023), as in Vidur's vllm scheduler; watermark 0.01.",
         "Recompute preemption only; the budget is raised to the model length, V0's max(2048, max_model_len).",
     ),
     BatchingRule(
         ModeConfig(name="orca", batch="whole-prompts", memory="reserved", max_num_seqs=256),
-        "Whole prompts and decodes together, first come, first served, KV cache reserved for `reserve` outputs.",
+        "Whole prompts and decodes together, first come, first served, KV cache reserved for `reserve` output tokens.",
         "Orca (OSDI'22): iteration-level scheduling, max_tokens slots reserved at admission.",
-        "BurstGPT names no max_tokens, so all reserve alike (Orca(Max) of the vLLM paper reserves 2,048); paged "
-        "attention stays, so the cache is counted in blocks.",
+        "BurstGPT has no max_tokens, so all reserve alike (Orca(Max) of the vLLM paper reserves 2,048); paged "
+        "attention stays: the cache is counted in blocks.",
         (
             SEQS,
-            Parameter("reserve", 1024.0, Range(64.0, 4096.0, "log"), "outputs reserved for [tokens]", 1.0, 1e6, True),
+            Parameter("reserve", 1024.0, Range(64.0, 4096.0, "log"), "reserved output [tokens]", 1.0, 1e6, True),
         ),
     ),
     BatchingRule(
@@ -167,12 +164,12 @@ BATCHING_RULES = (
         _chunked("sof-512", 512, order="shortest-predicted"),
         "Shortest predicted output first, budget 512 tokens.",
         "SSJF (arXiv 2404.08509).",
-        "The scenario's predictor in place of a BERT proxy.",
+        "The scenario's predictor instead of a BERT proxy.",
     ),
     BatchingRule(
         _chunked("oracle-sof-512", 512, order="oracle-shortest"),
-        "Fewest outputs left first, by the truth, budget 512 tokens.",
-        "Shortest remaining processing time among those that wait.",
+        "Fewest true output tokens left first, budget 512 tokens.",
+        "Shortest remaining processing time among waiting requests.",
         "Running requests are not preempted for shorter ones.",
     ),
     BatchingRule(ModeConfig(name="edf", order="earliest-deadline"), "Earliest deadline first.", _EDF, _EDF_DIFFERS),
@@ -185,20 +182,20 @@ BATCHING_RULES = (
     BatchingRule(
         ModeConfig(name="edf-drop", order="earliest-deadline", hopeless="drop"),
         "edf, rejecting requests that can no longer start in time.",
-        "Deadline shedding at dequeue, as after Mooncake's and BLIS's check at arrival.",
+        "Deadline check at dequeue, after the arrival check of Mooncake and BLIS.",
         _DROP_DIFFERS,
     ),
     BatchingRule(
         _chunked("edf-drop-512", 512, order="earliest-deadline", hopeless="drop"),
         "edf-drop with a budget of 512 tokens.",
-        "Deadline shedding at dequeue, as after Mooncake's and BLIS's check at arrival.",
+        "Deadline check at dequeue, after the arrival check of Mooncake and BLIS.",
         _DROP_DIFFERS,
     ),
     BatchingRule(
         _chunked("mc-sf-512", 512, order="shortest-predicted", memory="projected"),
-        "Shortest predicted output first, admitted if the cache holds everybody until each of them ends; budget 512.",
+        "Shortest predicted output first, admitted if the cache holds all running requests to their ends; budget 512.",
         "MC-SF (Jaillet et al., arXiv 2502.07115), with the test of LightLLM and of VTC's artifact.",
-        "Predictions in place of true lengths, so that overflows are possible: they preempt. An idle replica admits.",
+        "Predictions instead of true lengths: overflows are possible and preempt. An idle replica always admits.",
     ),
     BatchingRule(
         _chunked("oracle-mc-sf-512", 512, order="oracle-shortest", memory="oracle-projected"),
@@ -208,14 +205,14 @@ BATCHING_RULES = (
     ),
     BatchingRule(
         ModeConfig(name="deferral-bound", deferral_s=0.5),
-        "vllm, admitting nobody until somebody has waited `bound_s`, then everybody.",
+        "vllm, admitting no request until one has waited `bound_s`, then all.",
         "Inspired by Deferred Continuous Batching (FineInfer, EuroMLSys'24, deferral bound 1.0 s).",
-        "FineInfer fills the time with fine-tuning steps; here it gathers prefills. An idle replica admits at once.",
+        "FineInfer fills the time with fine-tuning steps; here it collects prefills. An idle replica admits at once.",
         (*COMMON, Parameter("bound_s", 0.5, Range(0.02, 4.0, "log"), "longest deferral [s]", least=0.0)),
     ),
     BatchingRule(
         ModeConfig(name="vtc", order="fair"),
-        "The class that has been served least goes first: prompt tokens + 2 x output tokens.",
+        "The class with the least service goes first: prompt tokens + 2 x output tokens.",
         "Virtual token counter (VTC, OSDI'24): w_p 1, w_q 2, counters lifted after idleness.",
         "The two classes are the clients.",
     ),
@@ -227,10 +224,10 @@ BATCHING_RULES = (
     ),
     BatchingRule(
         ModeConfig(name="mlfq", order="mlfq"),
-        "The highest level whose quantum holds the prefill goes first; who waits `starve_s` is lifted to the top.",
+        "The highest level whose quantum holds the prefill goes first; a wait of `starve_s` lifts to the top.",
         "Skip-join multi-level feedback queue of FastServe (arXiv 2305.05920).",
-        "Levels order those that wait; running requests are not demoted in favour of others, as FastServe does by "
-        "swapping their cache out, so a level is left only by preemption and by starving.",
+        "Levels order waiting requests; running requests are not demoted in favour of others, as FastServe does by "
+        "swapping out their cache; a request leaves a level only by preemption and by starving.",
         (
             *COMMON,
             Parameter("quantum_s", 0.05, Range(0.01, 0.5, "log"), "quantum of the highest level [s]"),
@@ -240,13 +237,13 @@ BATCHING_RULES = (
     BatchingRule(
         ModeConfig(name="priority", order="priority"),
         "vllm with the priority of each request: the smallest goes first, and the largest is preempted first.",
-        "vLLM V1 with `--scheduling-policy priority`, of which our engine replays recorded schedules.",
-        "Priorities come with the trace (column `priority`); equal ones go by arrival.",
+        "vLLM V1 with `--scheduling-policy priority`; the engine reproduces its recorded schedules.",
+        "Priorities come from the trace (column `priority`); equal ones are ordered by arrival.",
     ),
     BatchingRule(
         ModeConfig(name="longest-prompt", order="longest-prompt"),
         "Longest prompt first.",
-        "Bad on purpose: spf turned round.",
+        "Bad on purpose: spf reversed.",
         floor=True,
     ),
 )
@@ -254,13 +251,13 @@ BATCHING_MODES = {rule.name: rule.mode for rule in BATCHING_RULES}
 
 
 def batching_rule(name: str) -> BatchingRule | None:
-    """Return the declaration of a shipped mode, parameters or not; None for a mode of a scenario's own."""
+    """Return the declaration of a shipped mode, with or without parameters; None for a scenario's own mode."""
     plain = name.partition("(")[0].strip()
     return next((rule for rule in BATCHING_RULES if rule.name == plain), None)
 
 
 def canonical_mode(text: str) -> str:
-    """Return the name under which a mode that a user wrote is known: parameters that change nothing are left out."""
+    """Return the canonical name of a mode: parameters equal to their defaults are left out."""
     match = _TEXT.match(text.strip())
     return text.strip() if match is None else named_mode(text).name
 

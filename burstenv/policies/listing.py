@@ -1,4 +1,4 @@
-"""Everything there is to choose from, as text: what ``burstenv policies`` prints, and docs/policies.md."""
+"""The list of rules and modes as text, for ``burstenv policies`` and docs/policies.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def explained(name: str) -> list[tuple[str, Entry]]:
     """Return the entries of a name, one for each component that has it.
 
     Raises:
-        BurstenvError: When nothing is called so.
+        BurstenvError: When the name is unknown.
     """
     plain = name.partition("(")[0].strip()
     found = [(kind, entry) for kind, entries in catalogue().items() for entry in entries if entry.name == plain]
@@ -48,7 +48,7 @@ def _groups(entries: tuple[Entry, ...]) -> list[tuple[str, list[Entry]]]:
     plain = [entry for entry in entries if not (entry.oracle or entry.floor)]
     oracles = [entry for entry in entries if entry.oracle]
     floors = [entry for entry in entries if entry.floor and not entry.oracle]
-    return [("", plain), ("with true output lengths, out of competition", oracles), ("bad on purpose", floors)]
+    return [("", plain), ("with true output lengths, not ranked", oracles), ("bad on purpose", floors)]
 
 
 def _number(value: float) -> str:
@@ -66,8 +66,8 @@ def _range(where: Range) -> str:
 
 
 def overview() -> list[str]:
-    """Return the list of everything, two lines each."""
-    lines = [FIRST_LINE, "`burstenv policies NAME` says where a rule comes from and what its parameters mean."]
+    """Return the list of all rules and modes, two lines each."""
+    lines = [FIRST_LINE, "`burstenv policies NAME` prints a rule's source and the meaning of its parameters."]
     for kind, entries in catalogue().items():
         for title, group in _groups(entries):
             if not group:
@@ -82,7 +82,7 @@ def overview() -> list[str]:
 
 
 def page(kind: str, entry: Entry) -> list[str]:
-    """Return all about one rule."""
+    """Return the full text of one rule."""
     what = TITLES[kind].lower().removesuffix("s").replace("policies in python", "policy in Python")
     marks = [text for text, on in (("true output lengths", entry.oracle), ("bad on purpose", entry.floor)) if on]
     lines = [f"{entry.name}: {what}" + (f" ({', '.join(marks)})" if marks else ""), f"  {entry.summary}"]
@@ -105,12 +105,13 @@ _HEAD = """\
 
 Made from the registry by `python -m burstenv.policies.listing > docs/policies.md`; do not edit.
 
-A policy is written `admission/routing/batching`, such as `queue-cap(limit=8)/lmetric/edf-512`; what is not written has
-its default. Route first, then admit to the chosen replica, then its mode. All see what an agent sees, published and
-causal: the state before the iteration in flight, predicted output lengths. `burstenv policies NAME` prints a rule.
-Policies that simulate every choice have a page of their own: [look-ahead](lookahead.md).
+A policy is written `admission/routing/batching`, such as `queue-cap(limit=8)/lmetric/edf-512`; parameters left out have
+their defaults. The routing rule acts first, then the admission rule for the chosen replica, then the batching mode. All
+have an agent's information, published and causal: the state before the iteration in flight, predicted output lengths.
+`burstenv policies NAME` prints a rule. Policies that simulate every choice are on a separate page:
+[look-ahead](lookahead.md).
 
-## A heuristic of your own
+## Your own heuristic
 
 One decorated function in one file:
 
@@ -143,18 +144,18 @@ burstenv simulate trace.csv --policy "mine(cap=3)" --policy-file mine.py
 burstenv policies short-only --policy-file mine.py
 ```
 
-`env.unwrapped.policy_action("mine.py:mine")` asks it inside an environment. The same decisions as compiled code make
-the same records; a decision takes some tens of microseconds in place of less than one. `view` has the request
+`env.unwrapped.policy_action("mine.py:mine")` calls it inside an environment. Equal decisions give the same records as
+in compiled code; a decision takes tens of microseconds instead of less than one. `view` has the request
 (`view.request.prompt_tokens`, `predicted_tokens`, `class_name`, `session`, `ttft_left_s`, `tpot_slo_s`, `may_defer`),
 the replicas (`view.replicas[i].waiting`, `running`, `kv_used`, `kv_demand`, `prefill_backlog_tokens`,
 `expected_ttft_s`, `prefix_hit_tokens`, `mode`, ...), the time, recent rates, `view.memory` (a dict for the episode),
-`view.random()` and `view.least(score)`, which break ties as compiled rules do. Parameters are
-`{name: default}` or `{name: (default, low, high, scale)}`; the range is where `burstenv tune` looks.
+`view.random()` and `view.least(score)`, which break ties like compiled rules. Parameters are `{name: default}` or
+`{name: (default, low, high, scale)}`; `burstenv tune` searches that range.
 """
 
 
 def document() -> str:
-    """Return docs/policies.md: the shipped rules, each with its source, its parameters and where it differs."""
+    """Return docs/policies.md: the shipped rules, each with its source, parameters and differences from the source."""
     parts = [_HEAD]
     for kind, entries in catalogue().items():
         shipped = tuple(e for e in entries if not (isinstance(e, Rule) and e.function is not None))

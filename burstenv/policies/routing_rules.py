@@ -1,4 +1,4 @@
-"""The routing rules as users know them: names, parameters, sources. What they do stands in ``routing.py``."""
+"""Declarations of the routing rules: names, parameters, sources. Their code is in ``routing.py``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ ROUTING_RULES = (
         code.RANDOM,
         "random",
         "Any replica that can serve the request.",
-        "The least that balances load.",
+        "The simplest load balancing.",
     ),
     Rule(
         code.ROUND_ROBIN,
         "round-robin",
         "Replicas in turn.",
         "The default of most load balancers; `roundrobin` of the vLLM production stack.",
-        "A replica that cannot serve the request is passed over.",
+        "A replica that cannot serve the request is skipped.",
     ),
     Rule(
         code.JSQ,
@@ -35,9 +35,9 @@ ROUTING_RULES = (
     Rule(
         code.LEAST_KV,
         "least-kv",
-        "Smallest KV demand: blocks used and asked for by the queue.",
+        "Smallest KV demand: blocks used and needed by the queue.",
         "Min-memory routing of simulators and of llm-d's kv-utilisation scorer.",
-        "What the queue will take counts as used.",
+        "The demand of the queue counts as used.",
         sees_cache=True,
     ),
     Rule(
@@ -45,7 +45,7 @@ ROUTING_RULES = (
         "vllm-dp",
         "Smallest 4 waiting + running.",
         "vLLM's data-parallel load balancer.",
-        "vLLM's counts are up to 100 ms old; ours are as fresh as the scenario says.",
+        "vLLM's counts are up to 100 ms old; here the scenario sets their age.",
     ),
     Rule(
         code.LMETRIC,
@@ -58,74 +58,74 @@ ROUTING_RULES = (
         code.EXPECTED_TTFT,
         "expected-ttft",
         "Smallest expected time to first token.",
-        "Ours; see policies/estimates.py.",
+        "burstenv; see policies/estimates.py.",
         sees_cache=True,
     ),
     Rule(
         code.LEAST_TOKENS,
         "least-tokens",
-        "Fewest tokens: to compute for the queue and the prompt in mid-prefill, and in the context of the decodes.",
+        "Fewest tokens: left to prefill, in the queue and in the running prefill, plus the context of the decodes.",
         "Join the shortest queue by tokens, `token_jsq` of splitwise-sim (Splitwise, ISCA'24).",
-        "Splitwise counts pending tokens of each pool; our replicas do both, so the context counts too.",
+        "Splitwise counts pending tokens of each pool; here replicas do both, so the context counts too.",
         sees_cache=True,
     ),
     Rule(
         code.SESSION_AFFINITY,
         "session-affinity",
-        "The replica that the session hashes to; requests without a session go where the fewest requests are.",
+        "The replica that the session hashes to; without a session, the replica with the fewest requests.",
         "`session` of the vLLM production-stack router: a consistent-hash ring on a session header.",
-        "Rendezvous hashing, which spreads sessions evenly and passes over a replica that cannot serve the request; "
-        "without a session, that router takes the endpoint of the lowest rate.",
+        "Rendezvous hashing, which spreads sessions evenly and skips a replica that cannot serve the request; "
+        "without a session, that router takes the endpoint with the lowest rate.",
     ),
     Rule(
         code.PREFIX_AWARE,
         "prefix-aware",
-        "The replica of the longest cached prefix, if longer than `threshold` of the prompt and loads are balanced; "
-        "else fewest requests.",
+        "The replica with the longest cached prefix, if longer than `threshold` of the prompt and loads are balanced; "
+        "otherwise fewest requests.",
         "`cache_aware` of the SGLang router (Rust defaults: threshold 0.5, balance 32 requests and 1.1 times).",
-        "Precise knowledge of the replicas' blocks in place of an approximate radix tree; without a match SGLang takes "
-        "the worker of the smallest tree.",
+        "Exact knowledge of the replicas' blocks instead of an approximate radix tree; without a match SGLang takes "
+        "the worker with the smallest tree.",
         (
             Parameter("threshold", 0.5, Range(0.0, 1.0), "share of the prompt that must be cached", most=1.0),
-            Parameter("balance_abs", 32.0, Range(2.0, 128.0, "log"), "requests by which loads may differ"),
-            Parameter("balance_rel", 1.1, Range(1.0, 3.0), "and the factor by which they may"),
+            Parameter("balance_abs", 32.0, Range(2.0, 128.0, "log"), "allowed difference of loads, in requests"),
+            Parameter("balance_rel", 1.1, Range(1.0, 3.0), "allowed ratio of loads"),
         ),
         sees_cache=True,
     ),
     Rule(
         code.KV_ROUTER,
         "kv-router",
-        "Smallest prefill blocks (queued and own less cached) + KV blocks in use and to come + weighted requests.",
+        "Smallest prefill blocks (queued and own, less cached) + KV blocks in use and planned + weighted requests.",
         "The cost function of the Dynamo KV router (docs/router-design.md): prefill_load_scale, overlap credit, "
         "active decode blocks, weight of active requests.",
-        "No host or disk tiers, no softmax (temperature 0, as its default); blocks in use stand for decode blocks.",
+        "No host or disk tiers, no softmax (temperature 0, its default); blocks in use replace decode blocks.",
         (
             Parameter("overlap", 1.0, Range(0.0, 4.0), "credit of a cached block"),
             Parameter("prefill", 1.0, Range(0.0, 4.0), "weight of prefill blocks"),
-            Parameter("requests", 0.0, Range(0.0, 64.0), "blocks that a request counts for"),
+            Parameter("requests", 0.0, Range(0.0, 64.0), "blocks added per request"),
         ),
         sees_cache=True,
     ),
     Rule(
         code.FREENESS,
         "freeness",
-        "Largest (free KV blocks - blocks the queue will take) / requests.",
-        "Dispatch of Llumnix (OSDI'24), `remaining_steps`: how many more steps the batch can grow.",
-        "No priorities and no migration; the demand of the whole queue counts, and an idle replica by its size.",
+        "Largest (free KV blocks - blocks needed by the queue) / requests.",
+        "Dispatch of Llumnix (OSDI'24), `remaining_steps`: number of steps by which the batch can still grow.",
+        "No priorities and no migration; the demand of the whole queue counts, and an idle replica counts by its size.",
         sees_cache=True,
     ),
     Rule(
         code.LONGEST_QUEUE,
         "longest-queue",
         "Most requests, waiting and running.",
-        "Bad on purpose: jsq turned round.",
+        "Bad on purpose: jsq reversed.",
         floor=True,
     ),
     Rule(
         code.ORACLE_EXPECTED_TTFT,
         "oracle-expected-ttft",
-        "expected-ttft, with the true rate at which running requests give back KV blocks.",
-        "Ours: what perfect length prediction would be worth to that rule.",
+        "expected-ttft, with the true rate at which running requests free KV blocks.",
+        "burstenv: the value of perfect length prediction for that rule.",
         sees_cache=True,
         oracle=True,
     ),

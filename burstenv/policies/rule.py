@@ -1,4 +1,4 @@
-"""What every rule of the ladder declares: its name, parameters with defaults and ranges, and where it comes from."""
+"""Declaration of a rule: its name, its parameters with defaults and ranges, and its source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCALES = ("linear", "log", "integer")
 
 
 class Range(NamedTuple):
-    """Where a tuner looks for a parameter: from ``low`` to ``high``, both included.
+    """The tuner's range of a parameter: from ``low`` to ``high``, both included.
 
     Attributes:
         low: Smallest value worth trying.
@@ -26,20 +26,20 @@ class Range(NamedTuple):
     scale: str = "linear"
 
 
-BEYOND = 1_000.0  # times what is worth trying: a value further out is a slip, unless a parameter says otherwise
+BEYOND = 1_000.0  # factor beyond the tuner's range; a value further out is a typo, unless a parameter says otherwise
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number of a rule: its name, default, meaning with its unit, and where a tuner looks for it.
+    """One parameter of a rule: its name, default, meaning with its unit, and tuner's range.
 
     Attributes:
-        name: What users write.
-        default: Its value where nothing is written.
-        range: Where a tuner looks.
-        meaning: What it is, with its unit.
-        least: Smallest value that is accepted; None: that of ``limits``.
-        most: Largest one, likewise.
+        name: Its name in a composite.
+        default: Its value if left out.
+        range: The tuner's range.
+        meaning: Its meaning, with its unit.
+        least: Smallest accepted value; None: that of ``limits``.
+        most: Largest accepted value; None: that of ``limits``.
         whole: Whether only whole numbers are accepted; those of an ``integer`` range always are.
     """
 
@@ -53,14 +53,14 @@ class Parameter:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Smallest and largest value that is accepted: wider than what is worth trying, and never senseless."""
+        """Smallest and largest accepted value: wider than the tuner's range, but always meaningful."""
         low, high, scale = self.range
         near = {"log": low / BEYOND, "integer": low}.get(scale, 0.0 if low >= 0.0 else low * BEYOND)
         far = high if scale == "integer" else max(high * BEYOND, high / BEYOND)
         return near if self.least is None else self.least, far if self.most is None else self.most
 
     def read(self, owner: str, text: str) -> float:
-        """Return the value that a user wrote.
+        """Return the value of a text.
 
         Raises:
             BurstenvError: When it is no number, or outside the limits; says them.
@@ -90,15 +90,15 @@ class Rule:
 
     Attributes:
         code: The number by which the compiled code knows it; -1 for a rule in Python.
-        name: The name users write.
-        summary: What it does, in one line.
+        name: Its name in a composite.
+        summary: One line about it.
         source: Paper, system or document that defines it.
-        differs: Where our setting differs from the source; empty where it does not.
+        differs: Differences from the source; empty if there are none.
         declared: The parameters, in the order of the record that the compiled code takes.
-        sees_cache: Whether it looks at KV use or context, which change at every iteration, and not just at queues.
-        oracle: Whether it uses true output lengths, which no deployed policy knows.
-        floor: Whether it is bad on purpose, to show what can be lost.
-        function: What decides, for a rule in Python; None for a compiled one.
+        sees_cache: Whether it reads KV use or context, which change in every iteration, and not only queues.
+        oracle: Whether it uses true output lengths, unknown to any deployed policy.
+        floor: Whether it is bad on purpose, to show the worst case.
+        function: The function of a rule in Python; None for a compiled one.
     """
 
     code: int
@@ -119,7 +119,7 @@ class Rule:
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """Where a tuner looks for each parameter."""
+        """The tuner's range of each parameter."""
         return {parameter.name: parameter.range for parameter in self.declared}
 
     def described(self) -> dict[str, Any]:

@@ -16,41 +16,40 @@ class IntervalEnv(BurstGPTEnv):
 
     ## Description
 
-    The cluster, its traffic and its objectives are those of ``BurstGPT-v0``. But the agent does not decide about
-    single requests: every ``interval_s`` it sets how fast requests are admitted, how traffic is shared among the
-    replicas, and how many tokens each replica may compute in one iteration. In between, compiled code decides about
-    every request by these numbers. This is how operators steer a cluster (rate limits, balancer weights, engine
-    settings), and the form that algorithms for continuous actions need.
+    The cluster, its traffic and its objectives are those of ``BurstGPT-v0``. But the agent does not decide about single
+    requests: every ``interval_s`` it sets an admission rate, the traffic share of each replica, and each replica's
+    token budget per iteration. In between, compiled code decides about every request by these numbers. Operators steer
+    clusters this way (rate limits, balancer weights, engine settings), and algorithms for continuous actions need this
+    form.
 
     ## Action Space
 
-    ``Box(-1, 1, (1 + 2 R,), float32)``, with R replicas. A number a stands for the share s = (1 + a) / 2; what is
-    outside is clipped.
+    ``Box(-1, 1, (1 + 2 R,), float32)``, with R replicas. A number a stands for the share s = (1 + a) / 2; values
+    outside are clipped.
 
     | Num       | Action           | Meaning                                                                       |
     |-----------|------------------|-------------------------------------------------------------------------------|
-    | 0         | admission        | admission rate, s x ``max_admission`` x capacity; s = 1: everybody, s = 0: nobody |
+    | 0         | admission        | admission rate, s x ``max_admission`` x capacity; s = 1: all, s = 0: none         |
     | 1 + r     | replica r weight | share of the admitted requests that go to replica r                             |
     | 1 + R + r | replica r budget | tokens per iteration of replica r, from lowest to highest in equal ratios     |
 
-    *Admission* is a token bucket: credit gathers at the rate, up to what an interval yields but at least 1; a request
-    takes one credit or is rejected. *Routing* is smooth weighted round robin over the replicas that could hold the
-    request: deterministic, exact in the long run, turns spread as evenly as they can be; a weight of 0 sends nothing,
-    and when all are 0 they count as equal. A request that no replica could ever hold is refused (``failed``).
-    *Batching*: the budget goes from what vLLM accepts at least (``max_num_seqs``, and not below 64) to the most that
-    the hardware's default or any mode of the scenario uses (not below the mode's own where prompts are computed in
-    one piece); order of the queue, most sequences and KV headroom stay
-    those of the mode ``batching``. ``env.unwrapped.batch.budgets`` holds the limits.
+    *Admission* is a token bucket: credit accumulates at the rate, up to one interval's credit but at least 1; a request
+    takes one credit or is rejected. *Routing* is smooth weighted round robin over the replicas that can hold the
+    request: deterministic, exact in the long run, with evenly spread turns. A weight of 0 sends nothing; weights that
+    are all 0 count as equal. A request that no replica can ever hold fails (``failed``). *Batching*: the budget ranges
+    from vLLM's minimum (``max_num_seqs``, at least 64) to the largest of the hardware's default and the scenario's
+    modes (at least the mode's own if prompts are computed in one piece). Queue order, limit of sequences and KV
+    headroom stay those of the mode ``batching``. ``env.unwrapped.batch.budgets`` holds the limits.
 
-    ``decide`` leaves parts to the named rules, as in ``BurstGPT-v0``, and their numbers drop out of the action. A
-    rule decides about every request by itself and may defer; one that is refused by an admission rule has had its
+    ``decide`` leaves parts to the named rules, as in ``BurstGPT-v0``, and removes their numbers from the action. A rule
+    decides about every request separately and may defer; a request that an admission rule rejects has used its
     replica's turn. No action is illegal, so there are no masks.
 
     ## Observation Space
 
-    ``Box(-8, 8, (O,), float32)``, or with ``observation="dict"`` a ``Dict``: all features of ``BurstGPT-v0`` at the
-    end of the interval, where nobody stands at the front door (those of the request are 0), and after them
-    (``interval`` in the ``Dict``) what happened in the last interval and what is in force.
+    ``Box(-8, 8, (O,), float32)``, or with ``observation="dict"`` a ``Dict``: all features of ``BurstGPT-v0`` at the end
+    of the interval, without a request at the gateway (its features are 0), followed by the events of the last interval
+    and the current settings (``interval`` in the ``Dict``).
 
     | Num       | Observation              | Unit       | Scale             | Min | Max |
     |-----------|--------------------------|------------|-------------------|-----|-----|
@@ -66,23 +65,23 @@ class IntervalEnv(BurstGPTEnv):
     | 9 + 2 r   | interval.replica.weight  | 1          | sum of weights    | 0   | 1   |
     | 10 + 2 r  | interval.replica.budget  | 1          | log, low to high  | 0   | 1   |
 
-    ``rejected`` includes what no replica could hold. ``first_late`` counts first tokens after their objective,
-    ``tpot_late`` finishes that missed only TPOT. ``env.unwrapped.observation_names`` lists all names in order.
+    ``rejected`` includes requests that no replica can hold. ``first_late`` counts first tokens after their objective,
+    ``tpot_late`` finished requests that missed only TPOT. ``env.unwrapped.observation_names`` lists all names in order.
 
     ## Rewards
 
-    Any reward of ``BurstGPT-v0`` by name, summed over the interval: with ``attainment`` (default) the requests
-    that finished within both objectives, so that the return of an episode is the number of attained requests.
+    Any reward of ``BurstGPT-v0`` by name, summed over the interval: with ``attainment`` (default) the requests that
+    finished within both objectives. The return of an episode is then the number of attained requests.
 
     ## Starting State
 
-    As in ``BurstGPT-v0``: all replicas are empty. The episode begins at 0 s, before the first arrival; what was set
-    in the last interval is shown as: everybody admitted, equal weights, the mode's own budgets.
+    As in ``BurstGPT-v0``: all replicas are empty. The episode begins at 0 s, before the first arrival; the settings
+    shown for the last interval are: all requests admitted, equal weights, the mode's own budgets.
 
     ## Episode End
 
-    1. Termination: every request of the episode is settled. The last step is as long as the last iteration takes;
-       ``info["elapsed_s"]`` tells.
+    1. Termination: every request of the episode is settled. The last step ends with the last iteration;
+       ``info["elapsed_s"]`` has its length.
     2. Truncation: only through ``max_episode_steps`` of ``gym.make``.
 
     At the end ``info["episode_metrics"]`` holds counts, attainment, preemptions and KV use.
@@ -95,9 +94,9 @@ class IntervalEnv(BurstGPTEnv):
     | trace         | str or None    | ``None``                     | trace in place of the workload               |
     | split         | str            | ``"train"``                  | train, validation or test                    |
     | load          | float or None  | ``None``                     | share of capacity; None: train_loads         |
-    | decide        | sequence       | admission, routing, batching | what the agent sets                          |
-    | admission     | str            | ``"always"``                 | rule where the agent does not set a rate     |
-    | routing       | str            | ``"jsq"``                    | rule where the agent sets no weights         |
+    | decide        | sequence       | admission, routing, batching | the agent's settings                         |
+    | admission     | str            | ``"always"``                 | rule, if the agent does not set a rate       |
+    | routing       | str            | ``"jsq"``                    | rule, if the agent sets no weights           |
     | batching      | str or None    | ``None``                     | mode; None: the scenario's first             |
     | interval_s    | float          | ``1.0``                      | time between two actions [s]                 |
     | max_admission | float          | ``3.0``                      | highest admission rate, as share of capacity |

@@ -11,22 +11,22 @@ from burstenv.envs.vector_env import SHARED_ARGUMENTS, BurstGPTVectorEnv
 
 
 class IterationEnv(BurstGPTEnv):
-    """One engine's own scheduler: who of the waiting is admitted into the next iteration.
+    """The scheduler of one engine: choose the waiting requests that join the next iteration.
 
     ## Description
 
-    One replica, an engine with continuous batching and a paged KV cache that schedules exactly as vLLM V1 does,
-    but for one thing: which waiting requests join the batch. At the end of an iteration, while somebody waits and
-    could join, the agent chooses one of the first K of the queue (oldest first) or stops. It is asked again until
-    it stops or nobody else could join; then the iteration runs. Steps that complete no iteration take no time.
+    One replica, an engine with continuous batching and a paged KV cache that schedules exactly as vLLM V1 does, except
+    that the agent chooses the waiting requests that join the batch. At the end of an iteration, while a waiting request
+    could join, the agent chooses one of the first K of the queue (oldest first) or stops. It decides again until it
+    stops or no other request can join; then the iteration runs. Steps that complete no iteration take no time.
 
-    Who may join is the engine's rule: token budget and sequences are left in this iteration, and the blocks of the
-    whole prompt (and the mode's headroom) are free, after the decodes of this iteration and those chosen before. A
-    prompt longer than the rest of the budget is computed in chunks. Running requests are never held back. When KV
-    blocks run out the last admitted one is preempted and waits before everybody: it goes first, the agent chooses
-    behind it, and while it does not fit nobody can be chosen.
+    A request can join by the engine's rule: this iteration has token budget and sequences left, and the blocks of the
+    whole prompt (and the mode's headroom) are free after this iteration's decodes and earlier choices. A prompt longer
+    than the rest of the budget is computed in chunks. Running requests are never held back. When KV blocks run out, the
+    last admitted request is preempted and moves to the head of the queue: it goes first, the agent chooses among those
+    behind it, and while it does not fit no request can be chosen.
 
-    Always choosing 0 while it is legal, and stopping else, is the engine's first come, first served, bit for bit.
+    Choosing 0 while it is legal and stopping otherwise is the engine's first come, first served, bit for bit.
 
     ## Action Space
 
@@ -35,18 +35,18 @@ class IterationEnv(BurstGPTEnv):
     | Num      | Choice                                                             |
     |----------|--------------------------------------------------------------------|
     | 0 to K-1 | admit this one of the first K waiting requests, oldest first       |
-    | K        | stop: the iteration runs with those that are in it                 |
+    | K        | stop: the iteration runs with its current requests                 |
 
-    ``info["action_mask"]`` and ``env.unwrapped.action_masks()`` say which are legal: slots that are empty or do not
-    fit are not, nor is stopping while nobody is in the iteration. An illegal action never raises: it counts as stop,
-    or, where that is illegal too, as the first legal choice.
+    ``info["action_mask"]`` and ``env.unwrapped.action_masks()`` mark the legal choices. Slots that are empty or do not
+    fit are illegal, and so is stopping while the iteration is empty. An illegal action never raises: it counts as stop,
+    or, if that is illegal too, as the first legal choice.
 
     ## Observation Space
 
-    ``Box(-8, 8, (O,), float32)``, or with ``observation="dict"`` a ``Dict``: all features of ``BurstGPT-v0`` (nobody
-    stands at the front door, so those of the request are 0; the replica's ``waiting``, ``kv_demand`` and
-    ``prefill_backlog`` count the whole queue), then the ``room`` that is left in this iteration, and the ``queue``,
-    (K, 8) in the ``Dict``. The engine is at the end of an iteration, so all of it is fresh.
+    ``Box(-8, 8, (O,), float32)``, or with ``observation="dict"`` a ``Dict``: all features of ``BurstGPT-v0`` (those of
+    the request are 0, since no request is at the gateway; the replica's ``waiting``, ``kv_demand`` and
+    ``prefill_backlog`` count the whole queue), then the ``room`` left in this iteration, and the ``queue``, (K, 8) in
+    the ``Dict``. The engine is at the end of an iteration, so every number is fresh.
 
     | Num     | Observation            | Unit     | Scale        | Min | Max |
     |---------|------------------------|----------|--------------|-----|-----|
@@ -69,13 +69,12 @@ class IterationEnv(BurstGPTEnv):
 
     ## Rewards
 
-    Any reward of ``BurstGPT-v0`` by name, over the time of the step. Nobody is refused here, so ``attainment`` is
-    about order alone.
+    Any reward of ``BurstGPT-v0`` by name, over the time of the step. No request is rejected here, so ``attainment``
+    depends on the order alone.
 
     ## Starting State
 
-    The replica is empty. The first decision is at the first arrival. The requests are an episode of the split, drawn
-    by the seed.
+    The replica is empty. The first decision is at the first arrival. The seed draws an episode of the split.
 
     ## Episode End
 
@@ -88,12 +87,12 @@ class IterationEnv(BurstGPTEnv):
 
     | Parameter   | Type           | Default           | Description                                             |
     |-------------|----------------|-------------------|---------------------------------------------------------|
-    | scenario    | str or dict    | ``"one-replica"`` | of one replica, plain rules; name, YAML path or values  |
+    | scenario    | str or dict    | ``"one-replica"`` | with one replica, plain rules; name, YAML path or values |
     | trace       | str or None    | ``None``          | trace in place of the workload                          |
     | split       | str            | ``"train"``       | train, validation or test                               |
     | load        | float or None  | ``None``          | share of capacity; None: train_loads                    |
     | batching    | str or None    | ``None``          | mode, of order fcfs; None: the scenario's first         |
-    | slots       | int            | ``8``             | K, how many of the waiting may be chosen from           |
+    | slots       | int            | ``8``             | K, number of waiting requests to choose from            |
     | observation | str            | ``"flat"``        | flat or dict                                            |
     | reward      | str, dict, ... | ``"attainment"``  | name, weights or function, as BurstGPT-v0              |
     | privileged  | bool           | ``False``         | show true output lengths                                |

@@ -1,8 +1,8 @@
-"""What an agent sees, as one table: names, documentation, bounds and layout are all read off it.
+"""The agent's observation as one table, the source of its names, documentation, bounds and layout.
 
-Three groups: the cluster, the request at the front door, and each replica. Every number is causal and public: what a
-router in front of the engines knows. Values are divided by the scale to be of order one and clipped to [-8, 8]. The
-compiled encoder of the same numbers, in the same order, is :mod:`burstenv.envs.observation.encoder`.
+It has three groups: the cluster, the request at the gateway, and each replica. Every number is causal and public: a
+router in front of the engines knows it. Values are divided by a scale that makes them of order one, and clipped to [-8,
+8]. :mod:`burstenv.envs.observation.encoder` is the compiled encoder of the same numbers, in the same order.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from burstenv.config import Config
 
 LIMIT = 8.0  # features are clipped to [-LIMIT, LIMIT]
 
-# Where a number comes from in a real deployment.
-DOOR = "front door's log"
+# Sources of the numbers in a real deployment.
+DOOR = "gateway's log"
 TRACE = "request"
 SCRAPED = "engine metrics"  # e.g. vLLM's /metrics; may be stale, see ObservationConfig
-KNOWN = "deployment"  # hardware, model and limits, which do not change
-EVENTS = "KV events"  # which blocks an engine has cached, as it publishes them (vLLM's kv_events); never stale
-ESTIMATE = "estimate"  # from the ones above: burstenv/policies/estimates.py
+KNOWN = "deployment"  # hardware, model and limits, all constant
+EVENTS = "KV events"  # blocks that an engine has cached, as it publishes them (vLLM's kv_events); never stale
+ESTIMATE = "estimate"  # computed from the ones above: burstenv/policies/estimates.py
 CLOCK = "clock"
 
 
 class ObservationConfig(Config):
-    """Which optional features there are, and how fresh the engines' metrics are.
+    """Optional features, and the age of the engines' metrics.
 
     Attributes:
-        forecast: Recent arrival counts by horizon, and how bursty arrivals were.
-        sessions: The request's place in its conversation and, with prefix caching, what replicas hold of its prompt.
-        delay_s: Metrics of the replicas are at least this old when they are seen [s].
-        scrape_period_s: Time between two readings of the metrics [s]; None: ``delay_s``. So metrics are between
+        forecast: Recent arrival counts by horizon, and the burstiness of arrivals.
+        sessions: The request's place in its conversation and, with prefix caching, the cached part of its prompt per
+            replica.
+        delay_s: Smallest age of the replicas' metrics when the policy sees them [s].
+        scrape_period_s: Time between two readings of the metrics [s]; None: ``delay_s``. Metrics are between
             ``delay_s`` and ``delay_s + scrape_period_s`` old. Routers that poll have a delay near 0 and a period: 0.1 s
             in vLLM's data-parallel balancer, 0.05 s in the Gateway API Inference Extension.
-        count_sent: Whether the router adds what it has sent to a replica since the reading to that replica's
-            queue, as vLLM's data-parallel balancer does.
+        count_sent: Whether the router adds the requests sent to a replica since the reading to that replica's queue, as
+            vLLM's data-parallel balancer does.
     """
 
     forecast: bool = False
@@ -70,12 +71,12 @@ class Feature:
     """One number of an observation.
 
     Attributes:
-        name: Its name within its group.
+        name: Name within its group.
         unit: Before scaling.
-        scale: What it is divided by.
+        scale: Divisor.
         high: Greatest value after scaling and clipping.
-        source: Where a router would have it from.
-        meaning: What it is.
+        source: Source from which a router has it.
+        meaning: Description.
         low: Smallest value.
     """
 
@@ -95,7 +96,7 @@ CLUSTER_FEATURES = (
     Feature("api_share", "1", "1", 1.0, DOOR, "share of API requests among the last 20 or so"),
     Feature("kv_demand_mean", "1", "1", LIMIT, SCRAPED, "mean over replicas of KV blocks used and queued for"),
     Feature("waiting_mean", "requests", "16", LIMIT, SCRAPED, "mean waiting requests of a replica"),
-    Feature("deferred", "requests", "16", LIMIT, DOOR, "requests deferred at the front door"),
+    Feature("deferred", "requests", "16", LIMIT, DOOR, "requests deferred at the gateway"),
     Feature("elapsed", "s", "1", LIMIT, CLOCK, "time since the last decision"),
 )
 STALE_FEATURES = (Feature("metrics_age", "s", "1", LIMIT, CLOCK, "age of the replicas' metrics"),)
@@ -113,19 +114,19 @@ FORECAST_FEATURES = (
     ),
 )  # fmt: skip
 REQUEST_FEATURES = (
-    Feature("present", "1", "1", 1.0, TRACE, "1 if a request stands at the door, 0 at a tick (the rest is then 0)"),
+    Feature("present", "1", "1", 1.0, TRACE, "1 if a request is at the gateway, 0 at a tick (the rest is then 0)"),
     Feature("prompt", "tokens", "1000", LIMIT, TRACE, "prompt length"),
     Feature("predicted_output", "tokens", "500", LIMIT, "length predictor", "predicted output length"),
     Feature("is_api", "1", "1", 1.0, TRACE, "1 for an API request, 0 for conversation"),
     Feature("ttft_slo", "s", "2", LIMIT, TRACE, "objective on the time to first token"),
     Feature("tpot_slo", "s", "0.1", LIMIT, TRACE, "objective on the time per output token"),
-    Feature("ttft_left", "1", "1", 1.0, CLOCK, "share of the TTFT objective that is left", -LIMIT),
+    Feature("ttft_left", "1", "1", 1.0, CLOCK, "remaining share of the TTFT objective", -LIMIT),
     Feature("value", "1", "1", LIMIT, TRACE, "worth under the weighted reward: class value x predicted kilotokens"),
     Feature("may_defer", "1", "1", 1.0, KNOWN, "1 if the request may be deferred"),
 )
 SESSION_REQUEST_FEATURES = (
-    Feature("turn", "turns", "8", LIMIT, TRACE, "turns of this conversation before this one, in this episode"),
-    Feature("previous_settled", "1", "1", 1.0, DOOR, "1 if the turn before has been answered or refused"),
+    Feature("turn", "turns", "8", LIMIT, TRACE, "earlier turns of this conversation in this episode"),
+    Feature("previous_settled", "1", "1", 1.0, DOOR, "1 if the turn before has been answered or rejected"),
     Feature("since_previous", "s", "60", LIMIT, DOOR, "time since that"),
 )
 REPLICA_FEATURES = (
@@ -141,7 +142,7 @@ REPLICA_FEATURES = (
         "tpot_ratio", "1", "1", LIMIT, ESTIMATE,
         "time of a decode iteration now / this request's TPOT objective (0.1 s at a tick)",
     ),
-    Feature("ttft_ratio", "1", "1", LIMIT, ESTIMATE, "expected TTFT / what is left of the objective"),
+    Feature("ttft_ratio", "1", "1", LIMIT, ESTIMATE, "expected TTFT / remaining objective"),
     Feature("prefill_speed", "ms/token", "0.1", LIMIT, KNOWN, "time per prefill token of this hardware and model"),
     Feature("decode_floor", "ms", "20", LIMIT, KNOWN, "shortest iteration of this hardware and model"),
     Feature("kv_capacity", "tokens", "65,536", LIMIT, KNOWN, "size of the KV cache"),
@@ -160,12 +161,12 @@ def _mode_feature(mode: str) -> Feature:
 
 @dataclass(frozen=True)
 class ObservationLayout:
-    """Which numbers an observation holds, and where.
+    """The numbers of an observation, and their positions.
 
     Attributes:
         num_replicas: R.
         mode_names: The scenario's batching modes.
-        config: Which optional features there are.
+        config: The optional features.
     """
 
     num_replicas: int
@@ -180,7 +181,7 @@ class ObservationLayout:
 
     @property
     def request_features(self) -> tuple[Feature, ...]:
-        """Features of the request at the door, in order."""
+        """Features of the request at the gateway, in order."""
         return REQUEST_FEATURES + (SESSION_REQUEST_FEATURES if self.config.sessions else ())
 
     @property
@@ -210,7 +211,7 @@ class ObservationLayout:
         return self.num_cluster + self.num_request + self.num_replicas * self.num_replica
 
     def flags(self) -> np.ndarray:
-        """Return what the encoder needs to know: stale, forecast, sessions, M; (4,) int64."""
+        """Return the encoder's settings: stale, forecast, sessions, M; (4,) int64."""
         optional = self.config.period_s > 0.0, self.config.forecast, self.config.sessions
         return np.array([*optional, len(self.mode_names)], np.int64)
 
@@ -236,7 +237,7 @@ class ObservationLayout:
 def feature_table() -> str:
     """Return all features as a Markdown table: position on the default scenario, unit, scale, bounds, source.
 
-    The replicas' metrics are old there; without that row, everything behind it stands one place earlier.
+    The replicas' metrics are old there; without that row, all later rows move one place forward.
     """
     head = ("Num", "Observation", "Unit", "Scale", "Min", "Max", "Source", "Meaning")
     rows: list[tuple[str, ...]] = []

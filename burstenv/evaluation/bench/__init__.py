@@ -1,1 +1,1 @@
-"""How fast the engine and the environments are."""
+"""Speed of the engine and the environments."""

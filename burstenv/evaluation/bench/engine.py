@@ -1,4 +1,4 @@
-"""How fast the engine replays traces, by everything that its speed might depend on."""
+"""Replay speed of the engine, by everything that it might depend on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def poisson_requests(count: int, rate_per_s: float, output_scale: int = 1, seed:
 
 
 def session_requests(count: int, rate_per_s: float, seed: int = 0) -> np.ndarray:
-    """Return requests of conversations: turns that continue the last total, 4 of them in the mean."""
+    """Return requests of conversations: turns that continue the last total, 4 on average."""
     rng = np.random.default_rng(seed)
     sessions = count // 3
     turns = rng.geometric(0.25, sessions)

@@ -1,4 +1,4 @@
-"""How fast the environments take decisions, beside an environment that does nothing."""
+"""Decisions per second of the environments, compared with an environment that does nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGER_DURATION_S = 10.0  # of its episodes here: whole ones, of 60,000 requests
 
 
 class NullEnv(gym.Env[Any, Any]):
-    """An environment of the same spaces that does nothing: what Gymnasium itself costs."""
+    """An environment of the same spaces that does nothing: the cost of Gymnasium itself."""
 
     def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]):
         self.observation_space, self.action_space = observation_space, action_space

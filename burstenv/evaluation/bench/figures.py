@@ -1,6 +1,6 @@
-"""What every benchmark shares: medians, lines that set a figure beside another, and the page they make.
+"""Common parts of the benchmarks: medians, lines with a figure and its floor, and their page.
 
-A shared machine makes only ratios mean much, so every speed stands beside one that was measured in the same run.
+On a shared machine only ratios mean much, so every speed stands beside another from the same run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _shown(value: float) -> str:
 
 
 def row(group: str, name: str, value: float, unit: str, beside: str, beside_value: float) -> dict[str, Any]:
-    """Return one line of the benchmark: a speed, and what was measured beside it."""
+    """Return one line of the benchmark: a speed and the speed beside it."""
     ratio = value / beside_value
     line = f"{name:<48} {_shown(value):>12} {unit:<12} beside {beside}: {_shown(beside_value)} ({ratio:.3g}x)"
     return {
@@ -58,12 +58,12 @@ def machine() -> str:
 
 
 READING = (
-    "How to read it: a figure says what this machine did while it also did other work, so the ratio to the figure",
-    "beside it, measured in the same run, says more than the figure. *One iteration at a time, compiled* is this",
-    "project's general engine, which visits every running request in every iteration; *reference engine* is the plain",
-    "Python that defines what both compute. A *decision* is one step of one environment, resets and episode drawing",
-    "included. A batch of environments is slower per decision than one cluster in compiled code because the state of",
-    "hundreds of clusters does not fit the processor's caches: every decision waits for some dozens of cache lines.",
+    "This machine also did other work, so the ratio of two figures from the same run says more than either figure.",
+    "*One iteration at a time, compiled* is this project's general engine, which visits every running request in every",
+    "iteration; *reference engine* is the plain Python that defines the behaviour of both. A *decision* is one step of",
+    "one environment, resets and episode drawing included. A batch of environments is slower per decision than one",
+    "cluster in compiled code because the state of hundreds of clusters does not fit into the processor's caches:",
+    "every decision waits for dozens of cache lines.",
 )
 
 
@@ -72,7 +72,7 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
     lines = [
         "# Speed",
         "",
-        f"Made by `{command}`: medians of {REPEATS} runs on one core, each beside what was measured in the same run.",
+        f"Made by `{command}`: medians of {REPEATS} runs on one core, each beside another from the same run.",
         "",
         f"Machine: {machine()}.",
         "",
@@ -82,7 +82,7 @@ def page(rows: Sequence[dict[str, Any]], command: str) -> str:
     for r in rows:
         if r["group"] != group:
             group = r["group"]
-            lines += ["", f"## {group}", "", "| what | figure | beside | ratio |", "|---|---|---|---|"]
+            lines += ["", f"## {group}", "", "| measurement | figure | beside | ratio |", "|---|---|---|---|"]
         lines.append(
             f"| {r['name']} | {_shown(r['value'])} {r['unit']} | {r['beside']}: {_shown(r['beside_value'])} "
             f"| {r['ratio']:.3g} |"

@@ -1,6 +1,6 @@
-"""docs/scenarios.md, made of the scenarios' YAML, of what tuning found and of the headroom that was measured.
+"""docs/scenarios.md, made from the scenarios' YAML, the tuned composites and the measured headroom.
 
-``python -m burstenv.evaluation.report.scenario_page [--check]`` writes it, or says that it is old.
+``python -m burstenv.evaluation.report.scenario_page [--check]`` writes it, or reports that it is stale.
 """
 
 from __future__ import annotations
@@ -23,39 +23,38 @@ _INTRODUCTION = """\
 # The scenarios
 
 A scenario is a task: cluster, traffic, load, objectives and clients, named and versioned. Each is a YAML file in
-`configs/scenarios/`; results of different versions cannot be compared. This page is made of those files
-(`make docs`).
+`configs/scenarios/`; results of different versions are not comparable. `make docs` makes this page from those files.
 
-**Load** is a share of *capacity*, the rate at which `always/jsq/vllm` attains 90 % (`burstenv scenarios NAME
---capacity` measures it on each split). With a tight TPOT and old metrics that policy breaks early: it fills slow
-replicas as far as fast ones and sends a burst to whoever was empty when metrics were read last. So tuned policies
-still attain most requests at several times its capacity.
+**Load** is a multiple of *capacity*, the rate at which `always/jsq/vllm` reaches 90 % attainment (`burstenv scenarios
+NAME --capacity` measures it on each split). With a tight TPOT and old metrics that policy fails early: it fills slow
+replicas as far as fast ones and sends a burst to the replica that was empty at the last reading. Tuned policies
+therefore still attain most requests at several times its capacity.
 
-**Episodes** are fixed: `configs/episodes/` holds for each scenario 18 validation and 27 test episodes with a digest
-of what policies meet in them. `evaluate`, `tune` and the validation of agents draw these, and say so when a changed
-generator or sampler gives others.
+**Episodes** are fixed: for each scenario `configs/episodes/` lists 18 validation and 27 test episodes with a digest of
+their requests. `evaluate`, `tune` and the validation of agents use these, and say so if a changed generator or sampler
+gives others.
 
-**Tuned composites** are data, too: `configs/tuned/` holds the best composite that a budget of trials found on the
-validation episodes at each training load. `make tuned` finds all of them anew and draws the episode lists.
+**Tuned composites** are data, too: `configs/tuned/` holds the best composite found with a budget of trials on the
+validation episodes at each training load. `make tuned` searches all of them again and draws the episode lists.
 """
 
 
 _HEADROOM = """\
 ## Headroom
 
-How much is there to win, and how much of it is left once heuristics are tuned? Every policy meets the same test
-episodes at the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and
-*foresight*: that composite improved by simulating each choice in the true future
-([`oracle-lookahead`](lookahead.md)). What foresight reaches can be reached, so the room is at least that; no policy
-exceeds the *bound* (`evaluation/bound/upper_bound.py`). Attainment in %, gains in points, intervals (95 %) by days.
+The headroom is the possible gain, before and after tuning of heuristics. Every policy plays the same test episodes at
+the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and *foresight*,
+that composite improved by simulation of each choice in the true future ([`oracle-lookahead`](lookahead.md)). The
+attainment of foresight is achievable, so the headroom is at least its gain; no policy exceeds the *bound*
+(`evaluation/bound/upper_bound.py`). Attainment in %, gains in points, 95 % intervals by days.
 """
-ROOM = 0.05  # between the best composite and foresight, that at least half of the suite is to have
+ROOM = 0.05  # required between the best composite and foresight in at least half of the suite
 
 
 def page() -> str:
     """Return the page."""
     configs = [load(ScenarioConfig, "scenarios", name) for name in shipped("scenarios")]
-    parts = [_INTRODUCTION, "## All at a glance\n", _overview(configs), _headroom(configs)]
+    parts = [_INTRODUCTION, "## Overview\n", _overview(configs), _headroom(configs)]
     for config in configs:
         parts += [f"## {config.name}\n", f"{' '.join(config.description.split())}\n", _facts(config), _tuned(config)]
     return "\n".join(part for part in parts if part)
@@ -74,7 +73,7 @@ def _overview(configs: Sequence[ScenarioConfig]) -> str:
             cells += [capacity, _percent(best.default_attainment), _percent(best.attainment)]
         rows.append(cells)
     head = ["scenario", "version", "replicas", "load", "capacity [1/s]", "`always/jsq/vllm`", "best tuned"]
-    note = "The last two columns are attainment on the validation episodes, on which the last one was tuned.\n"
+    note = "The last two columns are attainment on the validation episodes, which also served the tuning.\n"
     return "\n".join([_table(head, rows), note])
 
 
@@ -90,9 +89,9 @@ def _headroom(configs: Sequence[ScenarioConfig]) -> str:
     lines = [
         f"{wide} of {len(found)} scenarios have {100 * ROOM:g} points or more between the best tuned composite and "
         f"foresight.{without}\n",
-        "The command of each row stands in its scenario's section; with `--out configs/headroom` it writes the data\n"
-        "that this table is made of. `make headroom` measures everything anew, 9 episodes each. Episodes are fewer,\n"
-        "and horizons shorter, where a scenario is expensive to foresee.\n",
+        "Each scenario's section has the command of its row; with `--out configs/headroom` it writes the data of\n"
+        "this table. `make headroom` measures all rows again, 9 episodes each. Scenarios with an expensive foresight\n"
+        "have fewer episodes and shorter horizons.\n",
     ]
     return "\n".join([_HEADROOM, _table(head, rows), *lines])
 
@@ -112,26 +111,26 @@ def _facts(config: ScenarioConfig) -> str:
     lines = [
         f"- version {config.version}; cluster `{cluster}` ({_replicas(config)} replicas)",
         f"- workload `{workload}`, {mix}; episodes of {episode.duration_s:g} s",
-        f"- judged at load {config.load:g}, trained at {', '.join(f'{x:g}' for x in config.train_loads)}",
+        f"- evaluated at load {config.load:g}, trained at {', '.join(f'{x:g}' for x in config.train_loads)}",
     ]
     if config.capacity_per_s is not None:
         lines.append("- capacity " + ", ".join(f"{v:g}/s ({k})" for k, v in config.capacity_per_s.items()))
     for name in CLASSES:
         slo = config.slo[name]
         if episode.mix is None or episode.mix.get(name, 0.0) > 0.0:
-            worth = "" if slo.value == 1.0 else f", worth {slo.value:g} a token"
+            worth = "" if slo.value == 1.0 else f", worth {slo.value:g} per token"
             lines.append(
-                f"- {name}: TTFT {slo.ttft_base_s:g} s + {1000 * slo.ttft_per_token_s:g} ms a prompt token, TPOT "
+                f"- {name}: TTFT {slo.ttft_base_s:g} s + {1000 * slo.ttft_per_token_s:g} ms per prompt token, TPOT "
                 f"{1000 * slo.tpot_s:g} ms{worth}"
             )
     if seen.period_s > 0.0:
-        sent = "adds what it has sent since" if seen.count_sent else "does not count what it has sent since"
+        sent = "adds the requests sent since" if seen.count_sent else "does not count the requests sent since"
         lines.append(f"- the router reads metrics every {seen.period_s:g} s, {seen.delay_s:g} s late, and {sent}")
     if config.clients.patience is not None:
         lines.append("- clients lose patience")
     if config.clients.retries is not None:
         retries = config.clients.retries
-        lines.append(f"- clients send again up to {retries.max_retries} times after {' or '.join(retries.after)}")
+        lines.append(f"- clients retry up to {retries.max_retries} times after {' or '.join(retries.after)}")
     measured = shipped_headroom(config)
     if measured is not None:
         lines.append(f"- headroom: `{measured.command}`")
@@ -146,7 +145,7 @@ def _tuned(config: ScenarioConfig) -> str:
         [f"{p.load:g}", f"`{p.policy}`", _percent(p.default_attainment), _percent(p.attainment), str(p.trials)]
         for p in found.policies
     ]
-    return _table(["load", "best tuned composite", "`always/jsq/vllm`", "attains", "trials"], rows)
+    return _table(["load", "best tuned composite", "`always/jsq/vllm`", "attainment", "trials"], rows)
 
 
 def _tuned_of(config: ScenarioConfig) -> TunedPolicies | None:
@@ -171,7 +170,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page; with ``--check`` say whether it is old."""
+    """Write the page; with ``--check`` report whether it is stale."""
     text = page()
     old = not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text
     if "--check" in arguments:

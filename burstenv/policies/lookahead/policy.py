@@ -1,23 +1,22 @@
-"""Look-ahead: try every choice in a copy of the cluster, see what comes of it, take the best.
+"""Look-ahead: try every choice in a copy of the cluster and take the best.
 
 One-step policy improvement by simulation, known as rollout (Tesauro and Galperin, NIPS 1996; Bertsekas, Tsitsiklis and
-Wu, J. Heuristics 1997). For the request at the front door each choice (reject, or any replica) is followed by a *base*
-composite for ``horizon_s`` of arrivals, and everything that arrived by then is brought to its end. What counts is what
-the reward counts.
+Wu, J. Heuristics 1997). For the request at the gateway, a *base* composite continues after each choice (reject, or any
+replica) for ``horizon_s`` of arrivals, and all requests that arrived by then run to their end. The reward of these
+requests is the score of the choice.
 
 ``oracle-lookahead(...):BASE``
-    looks at the true future, so it is privileged: a yardstick and a teacher. It keeps the best course of decisions that
-    it has found so far, and a choice must lead to a better one to be taken ("fortified rollout", Bertsekas, 1997). With
-    several bases, ``BASE+BASE``, each of them may continue from any choice. With ``passes`` above 1 the episode is
-    planned again from the best course, and the best is played.
-``lookahead(...):BASE``
-    looks at ``futures`` imagined ones, the same for every choice: output lengths drawn from what the training split and
-    the predictor leave possible given the tokens that are out, and the arrivals of a stretch of the recent past. It
-    leaves its base's own choice only for one that is better by ``margin`` and ``margin_errors`` standard errors.
+    simulates the true future, so it is privileged: a yardstick and a teacher. It keeps the best sequence of decisions
+found so far and replaces it only by a better one ("fortified rollout", Bertsekas, 1997). With several bases,
+``BASE+BASE``, each continues from any choice. With ``passes`` above 1 the episode is planned again from the best
+sequence, and the best plan is played. ``lookahead(...):BASE``
+    simulates ``futures`` sampled futures, the same for every choice: output lengths from the distribution of the
+    training split and the predictor, given the tokens produced so far, and the arrivals of a block of the recent past.
+    It replaces its base's choice only by one that is better by ``margin`` and ``margin_errors`` standard errors.
 
-The causal one copies the engine's present state, all but lengths, arrivals to come and what clients have in mind. Where
-metrics are stale it begins with the state at the reading that decisions see, and carries out again what it has decided
-since. It is refused where turns follow upon the answers to those before.
+The causal one copies the engine's present state, except lengths, future arrivals and the clients' hidden state. With
+stale metrics it starts from the state at the last visible reading and replays its decisions since then. It raises an
+error in scenarios with closed-loop sessions.
 """
 
 from __future__ import annotations
@@ -42,25 +41,25 @@ from burstenv.policies.rule import Parameter, Range, Rule
 REWARDS = ("attainment", "weighted", "token-weighted", "class-weighted")
 CAUSAL, CLAIRVOYANT = "lookahead", "oracle-lookahead"
 
-_HORIZON = Parameter("horizon_s", 5.0, Range(2.0, 60.0, "log"), "arrivals until then are played [s]")
-_REPLICAS = Parameter("replicas", 8.0, Range(2, 64, "integer"), "most replicas that are tried out", 1.0, 1_024.0)
-_REWARD = Parameter("reward", 0.0, Range(0, 3, "integer"), "what counts: 0 " + ", ".join(REWARDS) + " 3")
+_HORIZON = Parameter("horizon_s", 5.0, Range(2.0, 60.0, "log"), "simulated arrivals [s]")
+_REPLICAS = Parameter("replicas", 8.0, Range(2, 64, "integer"), "largest number of replicas tried", 1.0, 1_024.0)
+_REWARD = Parameter("reward", 0.0, Range(0, 3, "integer"), "0 " + ", ".join(REWARDS) + " 3")
 _SOURCE = "Rollout: Tesauro and Galperin (NIPS 1996); Bertsekas, Tsitsiklis and Wu (J. Heuristics, 1997)."
 RULES = (
     Rule(
         -1,
         CAUSAL,
-        "Try every choice in imagined futures and take the best, by a margin.",
+        "Try every choice in sampled futures and take the best, by a margin.",
         _SOURCE,
-        "Lengths are drawn given what is out, arrivals from the recent past; all choices meet the same futures.",
+        "Lengths are drawn given the tokens so far, arrivals from the recent past; all choices meet the same futures.",
         (
             _HORIZON,
-            Parameter(
-                "futures", 8.0, Range(1, 32, "integer"), "futures that are imagined for each decision", 1.0, 1_024.0
-            ),
-            Parameter("margin", 0.25, Range(0.0, 4.0), "what a choice must be better by [reward]"),
+            Parameter("futures", 8.0, Range(1, 32, "integer"), "sampled futures per decision", 1.0, 1_024.0),
+            Parameter("margin", 0.25, Range(0.0, 4.0), "least improvement over the base's choice [reward]"),
             Parameter("margin_errors", 1.0, Range(0.0, 4.0), "the same in standard errors"),
-            Parameter("history_s", 30.0, Range(5.0, 120.0, "log"), "past that arrivals are drawn from [s]"),
+            Parameter(
+                "history_s", 30.0, Range(5.0, 120.0, "log"), "length of the past that arrivals are drawn from [s]"
+            ),
             _REPLICAS,
             _REWARD,
         ),
@@ -73,7 +72,7 @@ RULES = (
         "True lengths and arrivals: a yardstick, not a policy.",
         (
             _HORIZON,
-            Parameter("passes", 1.0, Range(1, 8, "integer"), "times an episode is planned", 1.0, 1_000.0),
+            Parameter("passes", 1.0, Range(1, 8, "integer"), "number of plans of an episode", 1.0, 1_000.0),
             _REPLICAS,
             _REWARD,
         ),
