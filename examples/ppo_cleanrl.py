@@ -1,12 +1,12 @@
-"""PPO in one file, on the native batch: CleanRL's way, with action masks and with discounting by time.
+"""PPO in one file, on the native batch, in CleanRL's style, with action masks and discounting by time.
 
     python examples/ppo_cleanrl.py
     python examples/ppo_cleanrl.py --env-id BurstGPT-v0 --scenario default --total-timesteps 2000000
 
-Learns BurstGPT-Admission-v0 on a small scenario, in half a minute on one core, and says what was attained
-before and after, on episodes of the validation split that training never saw: about 80 %, where admitting everything
-attains 34 % and the rule size-aware-kv 51 %. (Attainment counts requests: the agent learns to refuse long prompts, see
-the rewards in docs/environments/BurstGPT-v0.md.) Needs PyTorch: pip install 'burstenv[train]'.
+It learns BurstGPT-Admission-v0 on a small scenario, in half a minute on one core, and prints the attainment before and
+after on validation episodes: about 80 %. Admitting everything reaches 34 % and the rule size-aware-kv 51 %. (Attainment
+counts requests: the agent learns to reject long prompts, see the rewards in docs/environments/BurstGPT-v0.md.) Needs
+PyTorch: pip install 'burstenv[train]'.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Args:
     epochs: int = 4
     learning_rate: float = 1e-3
     gamma_per_s: float = 0.95
-    """Discount of one second: what happens ten seconds later is hardly this request's doing."""
+    """Discount of one second: events ten seconds later hardly depend on this request."""
     gae_lambda: float = 0.98
     clip: float = 0.2
     entropy: float = 0.01
     load: float = 2.0
     """Arrival rate as a share of capacity."""
     episodes: int = 16
-    """Episodes of the validation split to judge on, before and after."""
+    """Validation episodes for the attainment before and after."""
 
 
 def arguments() -> Args:
@@ -76,7 +76,7 @@ class Agent(nn.Module):
         self.critic = network(1, 1.0)
 
     def forward(self, observations: torch.Tensor, masks: torch.Tensor, actions: torch.Tensor | None = None):
-        """Return actions (drawn unless given), their log probability, entropy and values."""
+        """Return actions (sampled unless given), their log probability, entropy and values."""
         logits = self.actor(observations).masked_fill(~masks, -1e9)
         parts = [torch.distributions.Categorical(logits=part) for part in logits.split(self.sizes, dim=1)]
         if actions is None:
@@ -98,7 +98,7 @@ def shaped(actions: torch.Tensor, space: gym.Space) -> np.ndarray:
 
 @torch.no_grad()
 def attainment(agent: Agent, args: Args) -> float:
-    """Return what the agent attains, acting greedily, on episodes of the validation split."""
+    """Return the attainment of the greedy agent on episodes of the validation split."""
     env = gym.make(args.env_id, scenario=args.scenario, split="validation", load=args.load)
     attained = offered = 0
     for seed in range(args.episodes):
@@ -114,7 +114,7 @@ def attainment(agent: Agent, args: Args) -> float:
 
 
 def main(args: Args) -> tuple[float, float]:
-    """Train; return what was attained before and after."""
+    """Train; return the attainment before and after."""
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)  # noqa: NPY002  shuffles the minibatches

@@ -3,8 +3,8 @@
     python examples/record_minari.py --policy size-aware-kv/expected-ttft/edf-512 --episodes 4
 
 Records BurstGPT-v0 under any composite of heuristics (``burstenv policies`` lists the rules), on different episodes of
-the training split. Needs Minari: pip install 'minari[create,hdf5]'. The dataset goes where Minari keeps its own,
-``~/.minari/datasets`` unless ``MINARI_DATASETS_PATH`` says otherwise.
+the training split. Needs Minari: pip install 'minari[create,hdf5]'. The dataset goes to Minari's folder,
+``~/.minari/datasets`` or ``MINARI_DATASETS_PATH``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def record(
     """Play episodes and keep them as a dataset.
 
     Args:
-        env: An environment made by ``gym.make`` (Minari stores how to make it again).
+        env: An environment made by ``gym.make`` (Minari stores the arguments to make it again).
         act: Takes an observation and its info, returns an action: a policy or an agent.
         dataset_id: Such as ``burstgpt/heuristic-v0``.
-        episodes: How many.
-        seed: Of the first episode; later ones go on with the same stream.
+        episodes: Number of episodes.
+        seed: Seed of the first episode; later ones continue the same random stream.
         described: Passed to Minari: ``algorithm_name``, ``author``, ``code_permalink`` ...
     """
     collector = minari.DataCollector(env, record_infos=False)

@@ -2,8 +2,9 @@
 
     python examples/rllib_ppo.py
 
-Needs RLlib: pip install 'burstenv[rllib]'. RLlib pins a Gymnasium of its own (1.2.2 in Ray 2.60), so give it a virtual
-environment of its own. For more cores raise --env-runners: workers import burstenv by the name of the environment.
+Needs RLlib: pip install 'burstenv[rllib]'. RLlib pins its own version of Gymnasium (1.2.2 in Ray 2.60), so give it a
+separate virtual environment. For more cores raise --env-runners: workers import burstenv by the name of the
+environment.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SMALL = str(Path(__file__).with_name("small.yaml"))
 
 
 def make(config: dict) -> gym.Env:
-    """Make an environment in whatever process this runs: ``module:id`` imports burstenv there."""
+    """Make an environment in any worker process: ``module:id`` imports burstenv there."""
     return gym.make(f"burstenv:{config['id']}", **config["arguments"])
 
 

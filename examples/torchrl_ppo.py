@@ -2,7 +2,7 @@
 
     python examples/torchrl_ppo.py
 
-Twenty seconds show that everything fits together; for a good policy raise --frames. Needs
+The default takes twenty seconds; for a good policy raise --frames. Needs
 TorchRL 0.14 or newer: pip install torchrl.
 """
 
@@ -28,7 +28,7 @@ SMALL = str(Path(__file__).with_name("small.yaml"))
 
 
 class MaskInObservation(gym.ObservationWrapper):
-    """Show the action mask beside the observation, where TorchRL looks for it."""
+    """Put the action mask into the observation, where TorchRL looks for it."""
 
     def __init__(self, env: gym.Env):
         super().__init__(env)

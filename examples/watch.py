@@ -2,7 +2,7 @@
 
     python examples/watch.py --policy size-aware-kv/jsq/edf-512 --out watched
 
-Needs pip install 'burstenv[render]'. For a window in place of a file: gym.make("BurstGPT-v0", render_mode="human").
+Needs pip install 'burstenv[render]'. For a window instead of a file: gym.make("BurstGPT-v0", render_mode="human").
 """
 
 from __future__ import annotations

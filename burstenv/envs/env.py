@@ -42,11 +42,11 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     ``decide`` leaves the other components to named heuristics and shrinks the space: a single component is a
     ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a
-    replica. Legal choices stand in ``info["action_mask"]``, int8, components side by side, as
-    ``env.action_space.sample(mask=...)`` takes it, and in ``env.unwrapped.action_masks()``, bool. Illegal ones
-    never raise: a replica that could never hold the prompt rejects it (``failed``), a deferral beyond
-    ``max_defers`` is a rejection, an index outside the space is clipped, however large. What is no action is an
-    error: another shape, a fraction, NaN. At a tick only the batching component has an effect.
+    replica. ``info["action_mask"]`` (int8, the form of ``env.action_space.sample(mask=...)``) and
+    ``env.unwrapped.action_masks()`` (bool) mark the legal choices, components side by side. Illegal ones never raise: a
+    prompt that can never fit its replica fails (``failed``), a deferral beyond ``max_defers`` is a rejection, any index
+    outside the space is clipped. An invalid action is an error: another shape, a fraction, NaN. At a tick only the
+    batching component has an effect.
 
     ## Observation Space
 
@@ -65,15 +65,14 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     ## Rewards
 
-    ``attainment`` (default): +1 when a request finishes within both objectives, so that the undiscounted
-    return of an episode is the number of attained requests in the report. ``dense`` pays the same sum
-    earlier, ``weighted``, ``token-weighted`` and ``class-weighted`` pay by size and worth, ``goodput-per-gpu``
-    by what the cluster costs; ``latency`` charges the time that requests spend in the system and ``cost`` the
-    GPU-seconds; ``vector`` pays several at once for multi-objective methods. ``burstenv/envs/reward.py`` says
-    how each can be gamed. A mapping such as ``{"attainment": 1.0, "cost": -0.01}`` pays components by weight; a
-    function of a ``StepRecord`` (``burstenv/envs/own_reward.py``) pays anything else, slower. All components stand
-    in ``info["reward_components"]``, in the order of ``env.unwrapped.reward_names``. For semi-MDP
-    discounting use ``info["elapsed_s"]``.
+    ``attainment`` (default): +1 when a request finishes within both objectives. The undiscounted return of an episode
+        is therefore the number of attained requests in the report. ``dense`` pays the same sum earlier; ``weighted``,
+        ``token-weighted`` and ``class-weighted`` pay by size and worth, ``goodput-per-gpu`` per GPU of the cluster.
+        ``latency`` charges the time of requests in the system and ``cost`` the GPU-seconds. ``vector`` pays several at
+        once for multi-objective methods. ``burstenv/envs/reward.py`` says how each can be gamed. A mapping such as
+        ``{"attainment": 1.0, "cost": -0.01}`` pays components by weight; a function of a ``StepRecord``
+        (``burstenv/envs/own_reward.py``) is slower and pays any other reward. ``info["reward_components"]`` holds all
+        components, in the order of ``env.unwrapped.reward_names``. For semi-MDP discounting use ``info["elapsed_s"]``.
 
     ## Starting State
 
