@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import ClientsConfig, Cluster, draw_clients
+from burstenv.cluster.output_lengths import LengthModel
 from burstenv.config import read_yaml, shipped
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.play.policy import player_of
 from burstenv.policies import load_policy, named_mode
 from burstenv.policies.batching import BATCHING_RULES
+from burstenv.policies.lookahead.choice_worth import ChoiceWorth
 from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.workload import SPLITS
 from tests.cluster.small_clusters import FAST, random_requests, replica
@@ -26,7 +31,8 @@ ENGINES = {
     "caching": {"prefix_caching": True},
     "asynchronous": {"asynchronous": True, "prefix_caching": True},
 }
-LOOKAHEAD = "lookahead(horizon_s=0.3)", "oracle-lookahead(horizon_s=0.3)"
+PLAIN_MODES = [named_mode(name) for name in ("vllm", "edf-512")]  # which the fast engine serves
+LOOKAHEAD = "lookahead(horizon_s=0.3, futures=2)", "oracle-lookahead(horizon_s=0.3)"
 CLIENTS = ClientsConfig.model_validate(
     {
         "patience": {"kind": "lognormal", "ttft_multiple": 2.0},
@@ -43,18 +49,26 @@ def digest_of(*arrays: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def short_scenario(env_id: str) -> dict:
-    """Return the scenario of an id with an episode of a few seconds."""
-    values = read_yaml(shipped("scenarios")[gym.spec(env_id).kwargs.get("scenario", "default")])
+def short_scenario(name: str, **changes: Any) -> dict[str, Any]:
+    """Return a shipped scenario with an episode of a few seconds."""
+    values = read_yaml(shipped("scenarios")[name])
     values["episode"]["duration_s"] = 2
-    values["capacity_per_s"] = dict.fromkeys(SPLITS, 18.0 if "modes" in values and len(values["modes"]) > 1 else 4.0)
-    return values
+    values["capacity_per_s"] = dict.fromkeys(SPLITS, 4.0 if name == "one-replica" else 18.0)
+    return {**values, **changes}
+
+
+OBSERVED = {"delay_s": 0.1, "scrape_period_s": 0.2, "forecast": True, "sessions": True}
+ENVIRONMENTS = [
+    *((env_id, short_scenario(gym.spec(env_id).kwargs.get("scenario", "default"))) for env_id in IDS),
+    ("BurstGPT-v0", short_scenario("stale", observation=OBSERVED)),
+    ("BurstGPT-v0", short_scenario("retrying", clients={"closed_loop": {}, "retries": {"max_retries": 1}})),
+]
 
 
 def of_environments() -> Iterator[tuple[str, str]]:
     """An episode of every id under random actions: all that it returned, and its requests' records."""
-    for env_id in IDS:
-        env = gym.make(env_id, scenario=short_scenario(env_id), load=1.5)
+    for env_id, scenario in ENVIRONMENTS:
+        env = gym.make(env_id, scenario=scenario, load=1.5)
         env.action_space.seed(1)
         observation, info = env.reset(seed=1)
         seen, done, steps = [observation], False, 0
@@ -62,15 +76,16 @@ def of_environments() -> Iterator[tuple[str, str]]:
             observation, reward, done, _, info = env.step(env.action_space.sample())
             seen += [observation, np.float64(reward), *arrays_in(info)]
             steps += 1
-        yield env_id, digest_of(*seen, env.unwrapped.batch.cluster.records(0))
+        yield f"{env_id} of {scenario['name']}", digest_of(*seen, env.unwrapped.batch.cluster.records(0))
 
 
-def crowded(engine: str, clients: bool) -> Cluster:
+def crowded(engine: str, clients: bool = False, plain: bool = False, span_s: float = 1.0) -> Cluster:
     """Two small replicas that must preempt, and an episode of theirs."""
-    requests = random_requests(np.random.default_rng(7), 30, 400, 1.0)
+    requests = random_requests(np.random.default_rng(7), 60 if plain else 30, 400, span_s)
     specs = [replica(num_blocks=40, **ENGINES[engine]), replica(num_blocks=90, latency=FAST, **ENGINES[engine])]
     drawn = draw_clients(CLIENTS, requests, 3) if clients else None
-    cluster = Cluster(specs, MODES, num_envs=1, num_requests=len(requests), clients=CLIENTS if clients else None)
+    modes = PLAIN_MODES if plain else MODES
+    cluster = Cluster(specs, modes, num_envs=1, num_requests=len(requests), clients=CLIENTS if clients else None)
     cluster.load(0, requests, 1, drawn)
     return cluster
 
@@ -81,8 +96,7 @@ def policies() -> list[str]:
     modes = [mode.name for mode in MODES]
     named = [f"{name}/jsq/vllm" for name in admissions]
     named += [f"always/{name}/vllm" for name in routings]
-    named += [f"queue-cap/least-kv/{name}" for name in modes]
-    return named + [f"{name}:queue-cap/expected-ttft/vllm" for name in LOOKAHEAD]
+    return named + [f"queue-cap/least-kv/{name}" for name in modes]
 
 
 def of_policies() -> Iterator[tuple[str, str]]:
@@ -94,9 +108,34 @@ def of_policies() -> Iterator[tuple[str, str]]:
         yield f"{policy} on {engine}", digest_of(cluster.records(0), np.float64(cluster.state.environments["now_s"]))
 
 
+def of_the_fast_engine() -> Iterator[tuple[str, str]]:
+    """Episodes that decode runs skip through, under policies and look-ahead, and what choices are worth there."""
+    for engine, policy in itertools.product(("plain", "caching"), ("always/jsq/vllm", "always/least-kv/edf-512")):
+        cluster = crowded(engine, plain=True)
+        player_of(load_policy(policy), cluster, 0).run()
+        yield f"{policy} on {engine}, fast", digest_of(cluster.records(0))
+    base = "queue-cap/expected-ttft/vllm"
+    for name, clients in itertools.product(LOOKAHEAD, (False, True)):
+        cluster = crowded("plain", clients, plain=True, span_s=12.0)
+        cluster.lengths = LengthModel.of("lognormal", [np.arange(1, 80)] * 2, sigma=0.5)
+        player_of(load_policy(base), cluster, 0).run(45)
+        player_of(load_policy(f"{name}:{base}"), cluster, 0).run(4)
+        worth = ChoiceWorth(cluster, load_policy(base), 0.5)
+        worth.look(np.array([0]))
+        yield f"{name}, clients {clients}", digest_of(cluster.records(0), worth.values)
+
+
+def of_networks() -> Iterator[tuple[str, str]]:
+    """A shipped agent in its scenario, for some decisions."""
+    batch = EnvironmentBatch(1, short_scenario("default"), load=2.5)
+    batch.reset(0, np.random.default_rng(0))
+    batch.fast_forward(0, load_policy("agent:joint-v1"), 15)
+    yield "agent:joint-v1", digest_of(batch.observations, batch.cluster.records(0))
+
+
 def digests() -> dict[str, str]:
     """Return all digests by name."""
-    return dict([*of_environments(), *of_policies()])
+    return dict([*of_environments(), *of_policies(), *of_the_fast_engine(), *of_networks()])
 
 
 if __name__ == "__main__":
