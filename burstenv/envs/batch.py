@@ -95,6 +95,7 @@ class EnvironmentBatch:
         self._reward = PaidReward(reward)
         self.reward_name = self._reward.name
         self.pays_vector = self._reward.is_vector
+        self._component = self._reward.component  # looked up once: a scalar step is short
         self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
         self._flags = self.layout.flags()
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
@@ -129,6 +130,8 @@ class EnvironmentBatch:
 
     def reward_of(self, i: int) -> Any:
         """Return environment ``i``'s reward of the last step: a float, or (4,) float32 with the vector reward."""
+        if self._component is not None:
+            return float(self.components[i, self._component])
         reward = self.rewards[i]
         return reward.astype(np.float32) if self.pays_vector else float(reward)
 

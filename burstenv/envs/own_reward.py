@@ -83,6 +83,12 @@ class PaidReward:
             )
         self.is_vector = self.name == "vector"
 
+    @property
+    def component(self) -> int | None:
+        """The place of the one component that is paid as it is; None where more goes into a reward."""
+        named = isinstance(self._places, int) and not self._weights and self.function is None
+        return self._places if named else None  # type: ignore[return-value]
+
     def of(self, components: np.ndarray) -> np.ndarray:
         """Return what is paid for components, (N, 8): (N,) float64, or (N, 4) with the vector reward."""
         if not self._weights:
