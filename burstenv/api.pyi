@@ -63,8 +63,8 @@ from .policies.heuristics import policy as policy
 from .policies.heuristics import routing_rule as routing_rule
 from .policies.load import load_policy as load_policy
 from .policies.load import load_policy_file as load_policy_file
-from .policies.network.pretrained import shipped_agents as shipped_agents
 from .policies.view import View as View
+from .pretrained import shipped_agents as shipped_agents
 from .workload.formats.convert import convert as convert
 from .workload.formats.reader import read_trace as read_trace
 from .workload.formats.write_csv import write_burstgpt as write_burstgpt

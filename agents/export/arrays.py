@@ -15,8 +15,8 @@ from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.policies.network.description import check_network
 from burstenv.policies.network.policy import NetworkPolicy
-from burstenv.policies.network.pretrained import ENDING
 from burstenv.policies.network.weights import FORMAT, KINDS, Network
+from burstenv.pretrained import ENDING
 
 ACTING = ("mlp_extractor.", "action_net.")  # weights that decide; the critic's stay behind
 CRITIC = "mlp_extractor.value_net."

@@ -14,9 +14,12 @@ from typing import Any
 import numba
 from numba import types
 
+from burstenv._jit.blas import leave_blas_unimported
 from burstenv._jit.cache import bounds_are_checked, is_cold, keep_on_disk
 from burstenv._jit.interpreted import INTERPRETED, interpreted_entry
 from burstenv._jit.linking import Detached, InnerKernel
+
+leave_blas_unimported()
 
 # Kernels own no memory: without numba's runtime they cannot allocate, and calls between them count no
 # references, which made up half of the time of a replay. Arithmetic is IEEE.

@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 
 from burstenv.cli.common import Commands, add_command, agents_module, emit, output_file
+from burstenv.pretrained import shipped_agents
 
 
 def register(commands: Commands) -> None:
     """Add the group and its subcommands; a shipped agent's name is one of them, and shows its card."""
-    from burstenv.policies.network.pretrained import shipped_agents
-
     text = "List the shipped agents, show the card of one, or make a file and a card of a trained one."
     group = add_command(commands, "agents", _list, text)
     sub = group.add_subparsers(metavar="NAME | export | card | results")
@@ -43,7 +42,7 @@ def register(commands: Commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from burstenv.policies.network.pretrained import listing, shipped_agents
+    from burstenv.pretrained import listing
 
     lines = listing()
     emit(arguments, list(shipped_agents()), lines or ["no agents are shipped; train one with `burstenv train`"])
@@ -51,7 +50,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from burstenv.policies.network.pretrained import card_of
+    from burstenv.pretrained import card_of
 
     text = card_of(arguments.name)
     emit(arguments, {"name": arguments.name, "card": text}, [text.rstrip()])

@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -144,7 +144,7 @@ class Cluster:
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
         self.clients = clients
-        self.lengths: LengthModel | None = None  # what look-ahead may believe about output lengths
+        self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
         self.state = ClusterState.allocate(
             num_envs, len(self.specs), num_requests, block_sizes.pop(), self._layout(modes, max_request_tokens)
         )

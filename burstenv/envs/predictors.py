@@ -54,6 +54,11 @@ class PredictorConfig(Config):
         of_kind = {"lognormal": f" (sigma {self.sigma:g})", "bucket": f" (accuracy {self.accuracy:g})"}
         return f"{self.kind}{of_kind.get(self.kind, '')}"
 
+    @property
+    def learns(self) -> bool:
+        """Whether its predictions depend on the training split."""
+        return self.kind in ("bucket", "class-mean")
+
     @field_validator("edges_tokens")
     @classmethod
     def _ascending(cls, edges: list[int]) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from burstenv.cluster import (
@@ -34,6 +35,7 @@ from burstenv.policies import named_mode
 from burstenv.workload import (
     CLASSES,
     SPLITS,
+    DayRange,
     EpisodeConfig,
     EpisodeRequests,
     EpisodeSampler,
@@ -121,13 +123,13 @@ class Scenario:
     Args:
         config: The scenario.
         trace: A trace to use in place of the scenario's workload; its capacity is measured anew.
-        measure: Measure the capacity at once where it is not known; otherwise when it is first asked for.
+        measure: Read and cut the trace at once, and measure the capacity where it is not known; otherwise when it is
+            first asked for, which a replay of another trace never does.
 
     Attributes:
         config: The scenario, with ``capacity_per_s`` filled in.
         specs: The replicas.
         modes: The batching modes.
-        trace: The trace.
     """
 
     def __init__(self, config: ScenarioConfig, trace: Trace | None = None, measure: bool = True):
@@ -142,9 +144,10 @@ class Scenario:
         for spec in self.specs:
             for mode in self.modes:
                 spec.resolve(mode)
-        workload = self.workload = workload_named(config.workload)
+        self.workload = workload_named(config.workload)
         own = trace is not None
-        self.trace = trace if trace is not None else load_trace(workload)
+        if trace is not None:
+            self.trace = trace
         episode = config.episode
         if own:
             episode = episode.model_copy(update={"mix": None})
@@ -156,19 +159,44 @@ class Scenario:
                 f"scenario {config.name!r}: episode.max_total_tokens {episode.max_total_tokens} is more than the "
                 f"{largest} tokens of the largest replica"
             )
-        days = split_for_episodes(self.trace, workload.fractions, workload.skip_ramp_up_days, episode)
-        self.samplers = {split: EpisodeSampler(self.trace, days[split], episode, split=split) for split in SPLITS}
-        train = (self.trace.arrival_s >= days["train"].start_s) & (self.trace.arrival_s < days["train"].end_s)
-        self.predictor = LengthPredictor.fitted(
-            config.predictor, self.trace.output_tokens[train], self.trace.log_type[train]
-        )
-        self._training = self.trace.output_tokens[train], self.trace.log_type[train]
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
         self._objectives = objectives_table(self.config)
         self._capacity_on: dict[tuple[int, str], tuple[Trace, float]] = {}  # by identity of a foreign trace, and split
-        if capacity is None and measure:
-            self._measure(SPLITS)
+        if measure:
+            _ = self.samplers  # a trace that cannot be read or cut is an error now
+            if capacity is None:
+                self._measure(SPLITS)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The trace that episodes are drawn from."""
+        return load_trace(self.workload)
+
+    @cached_property
+    def _days(self) -> dict[str, DayRange]:
+        workload = self.workload
+        return split_for_episodes(self.trace, workload.fractions, workload.skip_ramp_up_days, self.config.episode)
+
+    @cached_property
+    def samplers(self) -> dict[str, EpisodeSampler]:
+        """The sampler of each split's episodes."""
+        episode = self.config.episode
+        return {split: EpisodeSampler(self.trace, self._days[split], episode, split=split) for split in SPLITS}
+
+    @cached_property
+    def _training(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+        """Output lengths and classes of the training split."""
+        days = self._days["train"]
+        train = (self.trace.arrival_s >= days.start_s) & (self.trace.arrival_s < days.end_s)
+        return self.trace.output_tokens[train], self.trace.log_type[train]
+
+    @cached_property
+    def predictor(self) -> LengthPredictor:
+        """The predictor of output lengths."""
+        config = self.config.predictor
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.int8)
+        return LengthPredictor.fitted(config, *(self._training if config.learns else nothing))
 
     def _measure(self, splits: Sequence[str]) -> None:
         from burstenv.envs.capacity import measure_capacity_per_s  # needs a Scenario
@@ -197,6 +225,10 @@ class Scenario:
             np.asarray(config.edges_tokens, np.float64),
             predictor.bucket_mean,
         )
+
+    def lengths(self) -> LengthModel:
+        """Return :attr:`length_model`, for the few that ask: making it reads the trace."""
+        return self.length_model
 
     @property
     def observation_layout(self) -> ObservationLayout:
@@ -281,7 +313,7 @@ class Scenario:
         )
         cluster.state.environments["class_value"] = [config.slo[name].value for name in CLASSES]
         seen = config.observation
-        cluster.lengths = self.length_model
+        cluster.lengths = self.lengths
         cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)
         return cluster
 

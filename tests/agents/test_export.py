@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from burstenv import pretrained
 from burstenv.agents.agent import load_agent
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.export.arrays import export_agent
@@ -21,7 +22,6 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 from burstenv.evaluation.simulate import simulate
 from burstenv.policies import NetworkPolicy, load_policy
-from burstenv.policies.network import pretrained
 from burstenv.workload.workload_config import load_trace, load_workload
 from tests.agents.conftest import SCENARIO, cluster_of
 

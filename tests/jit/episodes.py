@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -117,7 +118,7 @@ def of_the_fast_engine() -> Iterator[tuple[str, str]]:
     base = "queue-cap/expected-ttft/vllm"
     for name, clients in itertools.product(LOOKAHEAD, (False, True)):
         cluster = crowded("plain", clients, plain=True, span_s=12.0)
-        cluster.lengths = LengthModel.of("lognormal", [np.arange(1, 80)] * 2, sigma=0.5)
+        cluster.lengths = partial(LengthModel.of, "lognormal", [np.arange(1, 80)] * 2, sigma=0.5)
         player_of(load_policy(base), cluster, 0).run(45)
         player_of(load_policy(f"{name}:{base}"), cluster, 0).run(4)
         worth = ChoiceWorth(cluster, load_policy(base), 0.5)

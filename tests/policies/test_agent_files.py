@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from burstenv.errors import BurstenvError
 from burstenv.policies.network.description import action_heads
 from burstenv.policies.network.policy import NetworkPolicy
-from burstenv.policies.network.pretrained import shipped_agents
 from burstenv.policies.network.weights import Network
+from burstenv.pretrained import shipped_agents
 from tests.random_examples import examples
 
 SHIPPED = shipped_agents()["joint-v1"]

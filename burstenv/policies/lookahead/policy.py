@@ -339,5 +339,5 @@ def _settings(policy: LookaheadPolicy, clients: ClientsConfig | None) -> np.ndar
 def _lengths_of(cluster: Cluster) -> LengthModel:
     """Return what is known of output lengths; in a replay predictions are taken at their word."""
     if cluster.lengths is not None:
-        return cluster.lengths
+        return cluster.lengths()
     return LengthModel.of("exact", [np.ones(1, np.int64)] * 2)

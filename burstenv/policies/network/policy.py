@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from burstenv.engine.records import ENVIRONMENT
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.network.inference import choose_all, forward_all
-from burstenv.policies.network.pretrained import ENDING, shipped_agents
 from burstenv.policies.network.weights import Network
+from burstenv.pretrained import ENDING, shipped_agents
 
 PREFIX, SAMPLED, DETERMINISTIC = "agent:", "(sampled)", "(deterministic)"
 _WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<way>\((?:sampled|deterministic)\))?$", re.DOTALL)
