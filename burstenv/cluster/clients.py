@@ -18,7 +18,8 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
 from burstenv._jit.heap import heap_first_key, heap_push
-from burstenv.engine.enums import ABANDONED, AT_DOOR, AWAY, FAILED, REJECTED, UNSENT
+from burstenv.engine.enums import AT_DOOR, AWAY, FAILED, REJECTED, UNSENT
+from burstenv.engine.lifecycle import settle
 from burstenv.engine.records import CLIENT, ENTRY, FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.reset import reset_request
 
@@ -220,16 +221,7 @@ def unserved(environment, pool, requests, request_id, now_s, cause, status):
         request.status = AWAY
         _will_come(environment, pool, request_id, now_s + backoff_s(environment, request_id, attempts))
         return
-    request.status = status
-    request.finish_s = now_s
-    environment.settled_s += now_s
-    if status == REJECTED:
-        environment.rejected += 1
-    elif status == ABANDONED:
-        environment.late += 1
-        environment.abandoned += 1
-    else:
-        environment.failed += 1
+    settle(environment, request, status, now_s)
     if environment.closed_loop:
         turn_ended(environment, pool, requests, request_id, now_s, False)
 
@@ -278,6 +270,5 @@ def reset_clients(environment, pool, num_requests, seed):
     environment.advanced_s = 0.0
     environment.attempts = 0
     environment.refusals = 0
-    environment.abandoned = 0
     environment.upstream_failed = 0
     environment.unsent = 0

@@ -10,22 +10,54 @@ Example:
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from burstenv._jit.decorators import announce_first_use, entry
+from burstenv._jit.decorators import announce_first_use
+from burstenv.cluster.checks import (
+    LEAST_STEP_S,
+    check_array,
+    check_clients,
+    check_requests,
+    check_settings,
+    place,
+    seconds,
+    whole,
+)
 from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig
 from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
-from burstenv.cluster.gateway import apply_decision, next_epoch, reset_cluster
+from burstenv.cluster.entries import (
+    advance_at,
+    decide_at,
+    finish_at,
+    next_epoch_at,
+    reset_at,
+    set_mode_at,
+    start_at,
+    submit_at,
+)
 from burstenv.cluster.output_lengths import LengthModel
+from burstenv.cluster.requests import number_streams as number_streams
+from burstenv.cluster.requests import request_array as request_array
 from burstenv.cluster.state import ClusterState
 from burstenv.config import load
 from burstenv.engine.arena import PoolLayout
-from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, FIRST_SCANNED, MEMORY_NAMES, NOBODY, ORDER_NAMES, PRIORITY
+from burstenv.engine.enums import (
+    BATCH_NAMES,
+    CLIENT_NAMES,
+    FIRST_SCANNED,
+    MEMORY_NAMES,
+    NOBODY,
+    ORDER_NAMES,
+    PRIORITY,
+    UNSEEN,
+)
 from burstenv.engine.kv_cache import block_slots, bucket_count
-from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS, MODE, REQUEST
-from burstenv.engine.replica import advance_replica, enqueue, finish_replica, set_mode, start_replica
+from burstenv.engine.livelock import livelock
+from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS, MODE
 from burstenv.errors import BurstenvError
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
@@ -36,57 +68,6 @@ VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 def load_cluster(name: str) -> tuple[ReplicaSpec, ...]:
     """Return the replicas of a shipped cluster, or of a YAML file."""
     return resolve_cluster(load(ClusterConfig, "clusters", name))
-
-
-@entry
-def _next_epoch_at(environments, replicas, pool, requests, i):
-    next_epoch(environments[i], replicas, pool, requests, False)
-
-
-@entry
-def _decide_at(environments, replicas, pool, requests, modes, i, admission, replica, mode):
-    apply_decision(environments[i], replicas, pool, requests, modes, admission, replica, mode)
-
-
-@entry
-def _reset_at(environments, replicas, pool, requests, modes, i, num_requests, seed):
-    reset_cluster(environments[i], replicas, pool, requests, modes, num_requests, seed)
-
-
-@entry
-def _submit_at(environments, replicas, pool, requests, i, r, request_id, now_s):
-    environment = environments[i]
-    enqueue(
-        environment,
-        replicas[environment.first_replica + r],
-        pool,
-        requests,
-        environment.first_request + request_id,
-        now_s,
-    )
-
-
-@entry
-def _advance_at(environments, replicas, pool, requests, i, r, until_s):
-    environment = environments[i]
-    advance_replica(environment, replicas[environment.first_replica + r], pool, requests, until_s)
-
-
-@entry
-def _start_at(environments, replicas, pool, requests, i, r):
-    environment = environments[i]
-    start_replica(environment, replicas[environment.first_replica + r], pool, requests)
-
-
-@entry
-def _finish_at(environments, replicas, pool, requests, i, r):
-    environment = environments[i]
-    finish_replica(environment, replicas[environment.first_replica + r], pool, requests)
-
-
-@entry
-def _set_mode_at(environments, replicas, pool, requests, modes, i, r, mode, now_s):
-    set_mode(replicas[environments[i].first_replica + r], pool, requests, modes[r, mode], mode, now_s)
 
 
 def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
@@ -131,6 +112,9 @@ class Cluster:
         max_request_tokens: int | None = None,
         clients: ClientsConfig | None = None,
     ):
+        check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
+        if max_request_tokens is not None:
+            whole(max_request_tokens, "max_request_tokens", 1)
         self.specs = tuple(specs)
         self.mode_names = tuple(mode.name for mode in modes)
         resolved = [[spec.resolve(mode) for mode in modes] for spec in self.specs]
@@ -155,6 +139,8 @@ class Cluster:
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.state.environments["batching_period_s"] = batching_period_s
         self.state.environments["class_value"] = 1.0
+        self.state.environments["modes"] = len(modes)
+        self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
         self.state.environments["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
         for r, spec in enumerate(self.specs):
             column = self.state.replicas[:, r]
@@ -181,8 +167,11 @@ class Cluster:
 
         Holds from the next episode on. ``count_sent`` adds what was sent to a replica since the reading.
         """
-        if not 0.0 <= delay_s <= period_s < np.inf:
-            raise BurstenvError(f"delay_s must lie between 0 and period_s, got {delay_s:g} and {period_s:g}")
+        if not 0.0 <= delay_s <= period_s < np.inf or 0.0 < period_s < LEAST_STEP_S:
+            raise BurstenvError(
+                f"delay_s must lie between 0 and period_s, and period_s be 0 or at least {LEAST_STEP_S:g} s, got "
+                f"{delay_s!r} and {period_s!r}"
+            )
         environments = self.state.environments
         environments["scrape_period_s"] = period_s
         environments["scrape_delay_s"] = delay_s
@@ -224,7 +213,9 @@ class Cluster:
         """R."""
         return len(self.specs)
 
-    def load(self, i: int, requests: np.ndarray, seed: int = 0, clients: Clients | None = None) -> None:
+    def load(
+        self, i: int, requests: np.ndarray, seed: int = 0, clients: Clients | None = None, direct: bool = False
+    ) -> None:
         """Give cluster ``i`` the requests of an episode and empty it.
 
         Args:
@@ -232,34 +223,41 @@ class Cluster:
             requests: (n,) REQUEST, sorted by arrival, times from 0 [s].
             seed: Seed of the randomness that policies and clients in the kernel draw from.
             clients: What the clients of these requests will do, where the cluster was made with ``clients``.
+            direct: Every request will be handed over by :meth:`submit`; they need not be sorted.
+
+        Raises:
+            BurstenvError: On requests or clients that the engine cannot play, with the first row that is wrong.
         """
+        check_array(requests)
         # As bytes: NumPy would copy records field by field, which takes thirty times as long.
         self.room_for(i, len(requests)).view(np.uint8)[...] = np.ascontiguousarray(requests).view(np.uint8)
-        self.begin(i, len(requests), seed, clients)
+        self.begin(i, len(requests), seed, clients, direct)
 
     def room_for(self, i: int, num_requests: int) -> np.ndarray:
         """Return where cluster ``i``'s next episode is to be written before :meth:`begin`, (num_requests,) REQUEST."""
-        if num_requests > self.state.requests.shape[1]:
+        i = place(i, self.num_envs, "i")
+        if whole(num_requests, "num_requests", 0) > self.state.requests.shape[1]:
             self.state.grow_requests(int(num_requests * 1.25) + 16)
         return self.state.requests[i, :num_requests]
 
-    def begin(self, i: int, num_requests: int, seed: int = 0, clients: Clients | None = None) -> None:
+    def begin(
+        self, i: int, num_requests: int, seed: int = 0, clients: Clients | None = None, direct: bool = False
+    ) -> None:
         """Start cluster ``i`` on the ``num_requests`` requests that were written into its state; see :meth:`load`."""
         announce_first_use()
+        i = place(i, self.num_envs, "i")
+        whole(num_requests, "num_requests", 0, self.state.requests.shape[1])
+        check_clients(clients, num_requests, self.clients is not None)
         requests = self.state.requests[i, :num_requests]
         if self.state.replicas["prefix_caching"][i].any():
             number_streams(requests)
             self._check_tables(requests)
         self._write_clients(i, num_requests, clients)
+        check_requests(self.state.arrays(), i, num_requests, direct)
         self.rewind(i, num_requests, seed)
+        self._direct[i] = True if direct else None
 
     def _write_clients(self, i: int, num_requests: int, clients: Clients | None) -> None:
-        if (clients is None) != (self.clients is None) or (clients is not None and len(clients) != num_requests):
-            given = "none" if clients is None else f"those of {len(clients)} requests"
-            wanted = "none" if self.clients is None else f"those of {num_requests} requests"
-            raise BurstenvError(
-                f"this cluster needs {wanted} as the clients of the episode, got {given}; draw_clients draws them"
-            )
         if clients is None:
             return
         numbers = self.state.clients(i)[:num_requests]
@@ -280,69 +278,123 @@ class Cluster:
 
     def rewind(self, i: int, num_requests: int, seed: int = 0) -> None:
         """Empty cluster ``i`` and start its episode of ``num_requests`` requests again."""
-        mixed = (seed * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64 | 1
-        _reset_at(*self.state.arrays(), self.modes, i, num_requests, np.uint64(mixed))
+        i = place(i, self.num_envs, "i")
+        whole(num_requests, "num_requests", 0, self.state.requests.shape[1])
+        self._direct[i] = None
+        mixed = (operator.index(seed) * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64 | 1
+        reset_at(*self.state.arrays(), self.modes, i, num_requests, np.uint64(mixed))
 
     def next_epoch(self, i: int) -> int:
-        """Advance cluster ``i`` to its next decision epoch; return the request at the door, or -1."""
-        _next_epoch_at(*self.state.arrays(), i)
+        """Advance cluster ``i`` to its next decision epoch; return the request at the door, or -1.
+
+        Raises:
+            BurstenvError: When a replica is in livelock, as the reference engine does.
+        """
+        i = place(i, self.num_envs, "i")
+        self._drive(i, direct=False)
+        next_epoch_at(*self.state.arrays(), i)
+        self.check_livelock(i)
         return self.at_door(i)
 
     def at_door(self, i: int) -> int:
         """Return the number, within the episode, of the request at the front door; -1 for nobody."""
-        environment = self.state.environments[i]
+        environment = self.state.environments[place(i, self.num_envs, "i")]
         request_id = int(environment["at_door"])
         return NOBODY if request_id == NOBODY else request_id - int(environment["first_request"])
 
     def decide(self, i: int, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Decide about the request at the door (0 reject, 1 admit, 2 defer) and a replica's mode."""
-        _decide_at(*self.state.arrays(), self.modes, i, admission, replica, mode)
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        admission, mode = place(admission, 3, "admission"), place(mode, len(self.mode_names), "mode")
+        if self.state.environments["done"][i]:
+            raise BurstenvError(f"the episode of cluster {i} is over: nothing is left to decide; load another one")
+        decide_at(*self.state.arrays(), self.modes, i, admission, replica, mode)
 
     def done(self, i: int) -> bool:
         """Return whether every request of cluster ``i``'s episode is settled."""
-        return bool(self.state.environments[i]["done"])
+        return bool(self.state.environments[place(i, self.num_envs, "i")]["done"])
 
     def submit(self, i: int, replica: int, request_id: int, now_s: float) -> None:
-        """Hand a request straight to a replica, past the front door."""
-        _submit_at(*self.state.arrays(), i, replica, request_id, float(now_s))
+        """Hand a request straight to a replica, past the front door: each request once."""
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        request_id = place(request_id, int(self.state.environments["num_requests"][i]), "request_id")
+        now_s = seconds(now_s, "now_s")
+        self._drive(i, direct=True)
+        if self.state.requests["status"][i, request_id] != UNSEEN:
+            raise BurstenvError(f"request {request_id} of cluster {i} was submitted before; a request is sent once")
+        submit_at(*self.state.arrays(), i, replica, request_id, now_s)
 
     def advance(self, i: int, replica: int, until_s: float) -> None:
-        """Run one replica up to ``until_s``, past the front door."""
-        _advance_at(*self.state.arrays(), i, replica, float(until_s))
+        """Run one replica up to ``until_s``, past the front door.
+
+        Raises:
+            BurstenvError: When it is in livelock, as the reference engine does.
+        """
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        advance_at(*self.state.arrays(), i, replica, seconds(until_s, "until_s", -math.inf, finite=False))
+        self.check_livelock(i)
+
+    def check_livelock(self, i: int) -> None:
+        """Raise the error of the reference engine if a replica of cluster ``i`` is in livelock."""
+        i = place(i, self.num_envs, "i")
+        stuck = self.state.replicas["livelocked"][i].nonzero()[0]
+        if len(stuck):
+            record = self.state.replicas[i, stuck[0]]
+            first = int(self.state.environments[i]["first_request"])
+            raise livelock(float(record["clock_s"]), int(record["livelock_id"]) - first)
+
+    def _drive(self, i: int, direct: bool) -> None:
+        """Note how cluster ``i`` gets its requests; one that took both ways would be served twice."""
+        if self._direct[i] is None:
+            self._direct[i] = direct
+        elif self._direct[i] != direct:
+            raise BurstenvError(
+                f"cluster {i} takes its requests through the front door (next_epoch, decide) or straight (submit), not "
+                f"both ways in one episode"
+            )
 
     def boundary_s(self, i: int, replica: int) -> float:
         """Return when the replica's iteration ends, or, when it runs none, where its clock stands [s]."""
-        record = self.state.replicas[i, replica]
+        record = self.state.replicas[place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")]
         runs = record["in_flight"] or record["under_way"]
         return float(record["iteration_end_s"] if runs else record["clock_s"])
 
     def start(self, i: int, replica: int) -> None:
         """Put the iteration that is scheduled at the replica's clock in flight, so that it can be looked at."""
-        _start_at(*self.state.arrays(), i, replica)
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        start_at(*self.state.arrays(), i, replica)
+        self.check_livelock(i)
 
     def finish(self, i: int, replica: int) -> None:
         """Apply the replica's oldest iteration in flight, at its end, and schedule none."""
-        _finish_at(*self.state.arrays(), i, replica)
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        finish_at(*self.state.arrays(), i, replica)
+        self.check_livelock(i)
 
     def set_mode(self, i: int, replica: int, mode: int, now_s: float) -> None:
         """Put a batching mode in force on one replica from its next iteration on.
 
         ``now_s`` is the present, up to which the replica has been moved.
         """
-        _set_mode_at(*self.state.arrays(), self.modes, i, replica, mode, float(now_s))
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        mode = place(mode, len(self.mode_names), "mode")
+        set_mode_at(*self.state.arrays(), self.modes, i, replica, mode, seconds(now_s, "now_s"))
 
     def kv_use(self, i: int) -> tuple[float, float]:
         """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""
+        i = place(i, self.num_envs, "i")
         replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
         share = replicas["used_block_s"] / replicas["num_blocks"] / max(now_s, 1e-9)  # (R,)
         return float(share.mean()), float((replicas["most_used_blocks"] / replicas["num_blocks"]).max())
 
     def running(self, i: int, replica: int) -> list[int]:
         """Return the ids of a replica's running requests in order of admission."""
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         return self._linked(i, int(self.state.replicas[i, replica]["running_head"]))
 
     def waiting(self, i: int, replica: int) -> list[int]:
         """Return the ids of a replica's waiting requests, next one first; under fair and mlfq in order of arrival."""
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         record = self.state.replicas[i, replica]
         if record["order"] == 0 or record["order"] >= FIRST_SCANNED:
             return self._linked(i, int(record["waiting_head"]))
@@ -369,10 +421,14 @@ class Cluster:
 
     def records(self, i: int) -> np.ndarray:
         """Return cluster ``i``'s requests as they stand, (n,) REQUEST (a copy)."""
+        i = place(i, self.num_envs, "i")
         return self.state.requests[i, : self.state.environments[i]["num_requests"]].copy()
 
     def client_records(self, i: int) -> np.ndarray:
         """Return what is known of the clients of cluster ``i``'s requests, (n,) CLIENT (a copy)."""
+        i = place(i, self.num_envs, "i")
+        if self.clients is None:
+            raise BurstenvError("this cluster was made without clients: there is nothing known of them")
         return self.state.clients(i)[: self.state.environments[i]["num_requests"]].copy()
 
     def client_counts(self, i: int) -> dict[str, int] | None:
@@ -382,35 +438,7 @@ class Cluster:
         ``abandoned`` (requests given up for good; the late ones include them), ``upstream_failed`` (attempts that
         failed before the front door) and ``unsent`` (requests that are not offered, their session being over).
         """
+        i = place(i, self.num_envs, "i")
         if self.clients is None:
             return None
         return {name: int(self.state.environments[i][name]) for name in CLIENT_COUNTS}
-
-
-def number_streams(requests: np.ndarray) -> None:
-    """Number the token streams of requests, (n,) REQUEST, in place: one for a session, one for each other.
-
-    Requests that say themselves which streams they read (``prefix_tokens`` above 0) keep theirs.
-    """
-    if requests["prefix_tokens"].any():
-        return
-    session = requests["session"]
-    alone = session < 0
-    requests["stream"] = np.where(alone, int(session.max(initial=-1)) + 1 + np.cumsum(alone), session)
-
-
-def request_array(
-    arrival_s: np.ndarray, prompt_tokens: np.ndarray, output_tokens: np.ndarray, ttft_slo_s: float = np.inf,
-    tpot_slo_s: float = np.inf,
-) -> np.ndarray:  # fmt: skip
-    """Return a REQUEST array with the given columns, output lengths predicted exactly, objectives open."""
-    requests = np.zeros(len(arrival_s), REQUEST)
-    requests["arrival_s"] = arrival_s
-    requests["prompt_tokens"] = prompt_tokens
-    requests["output_tokens"] = output_tokens
-    requests["predicted_tokens"] = output_tokens
-    requests["ttft_slo_s"] = ttft_slo_s
-    requests["tpot_slo_s"] = tpot_slo_s
-    requests["weight"] = 1.0
-    requests["session"] = NOBODY
-    return requests

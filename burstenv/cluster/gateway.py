@@ -26,12 +26,14 @@ from burstenv.cluster.clients import (
     turn_ended,
     unserved,
 )
+from burstenv.cluster.stuck import fail_the_rest, gives_up
 from burstenv.cluster.telemetry import note_sent, scrape_until, unveil, veil
 from burstenv.engine.enums import ABANDONED, AT_DOOR, FAILED, NOBODY, REJECTED, WAITING
+from burstenv.engine.lifecycle import settle, settled
+from burstenv.engine.published import publish
 from burstenv.engine.records import ENTRY
 from burstenv.engine.replica import advance_replica, enqueue, set_mode, withdraw
 from burstenv.engine.reset import reset_accounts, reset_replica, reset_request
-from burstenv.engine.scheduler import see
 
 REJECT = 0
 ADMIT = 1
@@ -40,12 +42,6 @@ ADMISSION_NAMES = ("reject", "admit", "defer")
 
 FAST_WINDOW_S = 5.0  # averaging windows of the recent-traffic features
 SLOW_WINDOW_S = 12.0 * FAST_WINDOW_S
-
-
-@kernel
-def settled(environment):
-    """Return how many requests have reached their end."""
-    return environment.attained + environment.late + environment.rejected + environment.failed
 
 
 @merged
@@ -101,7 +97,7 @@ def _close_episode(environment, replicas, requests):
     for k in range(environment.num_replicas):
         replica = replicas[environment.first_replica + k]
         now_s = max(now_s, replica.clock_s)
-        see(replica, requests)
+        publish(replica, requests)  # nothing waits and nothing runs, under whichever engine
     environment.now_s = now_s
     _decay_rates(environment, now_s)
 
@@ -190,9 +186,8 @@ def _next_epoch_among_clients(environment, replicas, pool, requests, lazily):
             _close_episode(environment, replicas, requests)
             return
         if until_s == np.inf:  # only requests that can never be scheduled are left
-            environment.failed += environment.offered - settled(environment)
-            environment.unsent = environment.num_requests - environment.offered
-            environment.done = 1
+            fail_the_rest(environment, replicas, pool, requests)
+            _decay_rates(environment, environment.now_s)
             return
         if leave_s == until_s:
             _give_up(environment, replicas, pool, requests, until_s)
@@ -211,8 +206,11 @@ def _next_epoch_among_clients(environment, replicas, pool, requests, lazily):
         elif arrival_s == epoch_s:
             request_id = environment.next_arrival
             environment.next_arrival += 1
-        else:
-            return  # a tick
+        else:  # a tick
+            if gives_up(environment, replicas):
+                fail_the_rest(environment, replicas, pool, requests)
+                _decay_rates(environment, environment.now_s)
+            return
         if send(environment, pool, requests, request_id, epoch_s):
             _count_traffic(environment, requests[request_id])
             environment.at_door = request_id
@@ -256,8 +254,8 @@ def _next_epoch(environment, replicas, pool, requests, lazily):
         _close_episode(environment, replicas, requests)
         return
     if epoch_s == np.inf:  # only requests that can never be scheduled are left
-        environment.failed = environment.num_requests - settled(environment) + environment.failed
-        environment.done = 1
+        fail_the_rest(environment, replicas, pool, requests)
+        _decay_rates(environment, environment.now_s)
         return
     environment.now_s = epoch_s
     _decay_rates(environment, epoch_s)
@@ -272,6 +270,9 @@ def _next_epoch(environment, replicas, pool, requests, lazily):
         environment.arrived_s += requests[request_id].arrival_s
         _count_traffic(environment, requests[request_id])
         environment.at_door = request_id
+    elif gives_up(environment, replicas):  # a tick
+        fail_the_rest(environment, replicas, pool, requests)
+        _decay_rates(environment, environment.now_s)
 
 
 @kernel
@@ -316,10 +317,7 @@ def apply_decision(environment, replicas, pool, requests, modes, admission, repl
     elif environment.clients:
         refused(environment, pool, requests, request_id, environment.now_s)
     else:
-        request.status = REJECTED
-        request.finish_s = environment.now_s
-        environment.rejected += 1
-        environment.settled_s += environment.now_s
+        settle(environment, request, REJECTED, environment.now_s)
 
 
 @outlined
@@ -350,7 +348,10 @@ def reset_cluster(environment, replicas, pool, requests, modes, num_requests, se
     environment.failed = 0
     environment.first_tokens = 0
     environment.first_in_time = 0
-    environment.first_in_time_late = 0
+    environment.first_in_time_lost = 0
+    environment.length_capped = 0
+    environment.abandoned = 0
+    environment.stuck_ticks = 0
     environment.attained_weight = 0.0
     environment.offered_weight = 0.0
     environment.decisions = 0

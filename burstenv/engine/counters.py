@@ -1,19 +1,8 @@
-"""What a replica counts and publishes, compiled."""
+"""What a replica counts, compiled."""
 
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel
-
-
-@kernel
-def publish_counts(replica):
-    """Publish what decisions see of the queue, the batch and the KV cache: the present counts."""
-    replica.seen_waiting = replica.waiting
-    replica.seen_running = replica.running
-    replica.seen_free_blocks = replica.free_blocks
-    replica.seen_waiting_tokens = replica.waiting_tokens
-    replica.seen_waiting_blocks = replica.waiting_blocks
-    replica.seen_preemptions = replica.preemptions
 
 
 @kernel

@@ -17,7 +17,7 @@ from burstenv.engine.finish_heap import (
     finish_heap_remove,
     finish_later,
 )
-from burstenv.engine.prefix_cache import grow_blocks, publish_full_blocks, sequence_of
+from burstenv.engine.prefix_cache import grow_blocks, next_iteration, publish_full_blocks, sequence_of
 from burstenv.engine.queues import blocks_of, phase_of
 from burstenv.engine.records import ADMISSION, PHASE_NEXT, PHASE_PREVIOUS
 
@@ -241,6 +241,7 @@ def last_admission(replica, pool, requests, decodes):
 @kernel
 def publish_decoded_blocks(replica, pool, requests, step, admission):
     """Publish the blocks that decode step ``step`` fills, for decoders admitted up to ``admission``."""
+    iteration = next_iteration(replica)
     phase = phase_of(-1 - step, replica.block_size)
     request_id = first_of_phase(replica, pool, phase)
     while request_id != NOBODY:
@@ -248,7 +249,7 @@ def publish_decoded_blocks(replica, pool, requests, step, admission):
         sequence = sequence_of(replica, request)
         if pool[sequence + ADMISSION] > admission:
             break
-        publish_full_blocks(replica, pool, request, request.computed_tokens + step + 1)
+        publish_full_blocks(replica, pool, request, request.computed_tokens + step + 1, iteration)
         request_id = pool[sequence + PHASE_NEXT]
 
 

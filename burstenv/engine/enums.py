@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 # Request status. `offered = attained + late + rejected + failed + pending` at every instant,
-# where pending is everything that was sent and is not settled, and late includes the abandoned ones.
+# where pending is everything that was sent and is not settled, late includes the abandoned ones and failed those whose
+# answer was cut.
 UNSEEN = 0  # has not arrived yet
 AT_DOOR = 1  # at the front door: being decided about, or deferred
 WAITING = 2  # in a replica's waiting queue (new or preempted)
@@ -15,10 +16,12 @@ FAILED = 7  # could never be served by the replica it was sent to, or failed bef
 ABANDONED = 8  # its client's patience ran out before it was served
 AWAY = 9  # with its client, who will send it again
 UNSENT = 10  # a later turn of a session that is over: never sent, and not offered
+LENGTH_CAPPED = 11  # answered, but the answer was cut at the model length of the replica: not served
 STATUS_NAMES = (
     "unseen", "at_door", "waiting", "running", "attained", "late", "rejected", "failed", "abandoned", "away", "unsent",
+    "length_capped",
 )  # fmt: skip
-SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED)  # offered requests at their end
+SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED, LENGTH_CAPPED)  # offered requests at their end
 
 # Queue orders of a batching mode. The last two run in the general engine.
 FCFS = 0  # first come, first served; a preempted request goes to the head
@@ -54,6 +57,7 @@ CLIENT_NAMES = ("class", "session")  # who is served fairly
 CLIENTS = 16  # counters of a replica; sessions share the first 15 by number modulo 15
 
 NOBODY = -1  # no request
+LIVELOCK_PREEMPTIONS = 1_000  # so many without a token in between: the real scheduler, too, would go on for ever
 SEEN_FIELDS = 8  # numbers of a replica that decisions see
 SEEN_FREE_BLOCKS = 2  # the place of one of them
 HORIZONS_S = (1.0, 10.0, 60.0)  # of the recent arrival counts

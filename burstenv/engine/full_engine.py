@@ -14,17 +14,19 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel, types_of
-from burstenv.engine.counters import count_busy, publish_counts
-from burstenv.engine.enums import AS_NEEDED, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING
+from burstenv.engine.counters import count_busy
+from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING
 from burstenv.engine.fair_queueing import count_output, count_prompt
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
     grow_blocks,
+    next_iteration,
     open_sequence,
     publish_full_blocks,
     sequence_of,
 )
+from burstenv.engine.published import publish_general
 from burstenv.engine.queues import (
     blocks_of,
     drop_hopeless,
@@ -41,13 +43,11 @@ from burstenv.engine.reservation import leaves_room
 from burstenv.engine.settle import settle_finished
 from burstenv.engine.timing import iteration_time_s
 
-LIVELOCK_PREEMPTIONS = 1_000  # as in the reference engine
-
 
 @kernel
-def _publish_known(replica, pool, request, tokens):
-    """Publish the blocks that ``tokens`` tokens fill, as far as the tokens are back."""
-    publish_full_blocks(replica, pool, request, min(tokens, tokens_to_compute(request)))
+def _publish_known(replica, pool, request, tokens, iteration):
+    """Publish the blocks that ``tokens`` tokens fill, as far as the tokens are back; ``iteration`` computes them."""
+    publish_full_blocks(replica, pool, request, min(tokens, tokens_to_compute(request)), iteration)
 
 
 @kernel
@@ -75,8 +75,12 @@ def _preempt(replica, pool, requests, victim):
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
+    request.evicted_at = replica.iterations
     replica.preemptions += 1
     replica.preemptions_without_token += 1
+    if replica.preemptions_without_token == LIVELOCK_PREEMPTIONS + 1:
+        replica.livelocked = 1
+        replica.livelock_id = victim
     queue_push(replica, pool, requests, victim, True)
 
 
@@ -112,7 +116,10 @@ def _schedule_running(replica, pool, requests, budget, threshold):
             if evicted_itself:
                 break
         if not evicted_itself:
-            _publish_known(replica, pool, request, request.computed_tokens + tokens)
+            coming = next_iteration(replica)
+            if in_flight > 0:  # what the iteration in flight computes may have got its key only now
+                _publish_known(replica, pool, request, request.computed_tokens, coming - 1)
+            _publish_known(replica, pool, request, request.computed_tokens + tokens, coming)
             pool[sequence_of(replica, request) + STEP_TOKENS] = tokens
             budget -= tokens
             following = request.next
@@ -169,32 +176,13 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         if request.cached_tokens < 0:
             request.cached_tokens = cached_tokens
         grow_blocks(replica, pool, request, cached_tokens + tokens)
-        _publish_known(replica, pool, request, cached_tokens + tokens)
+        _publish_known(replica, pool, request, cached_tokens + tokens, next_iteration(replica))
         if math.isnan(request.first_scheduled_s):
             request.first_scheduled_s = replica.clock_s
         pool[sequence_of(replica, request) + STEP_TOKENS] = tokens
         budget -= tokens
     if replica.waiting == 0:
         replica.admitting = 0
-
-
-@kernel
-def _see(replica, requests):
-    """Publish the present state as what decisions see."""
-    publish_counts(replica)
-    context = 0
-    prefill = 0
-    request_id = replica.running_head
-    while request_id != NOBODY:
-        request = requests[request_id]
-        left = tokens_to_compute(request) - request.computed_tokens
-        if left > 1:
-            prefill += left
-        else:
-            context += request.computed_tokens
-        request_id = request.next
-    replica.seen_context_tokens = context
-    replica.seen_prefill_tokens = prefill
 
 
 @kernel
@@ -209,8 +197,6 @@ def _brings_something(replica):
 @kernel
 def _schedule(replica, pool, requests):
     """Schedule one iteration at the clock; return whether there was anything to run."""
-    if replica.in_flight == 0:
-        _see(replica, requests)
     preemptions_before = replica.preemptions
     lone = replica.running + replica.waiting == 1
     threshold = 0 if lone else replica.long_prefill_threshold
@@ -267,6 +253,7 @@ def _schedule(replica, pool, requests):
         replica.flight1_samples = samples
         replica.flight1_end_s = replica.busy_until_s
     replica.in_flight += 1
+    replica.ahead = 1
     return True
 
 
@@ -285,6 +272,8 @@ def _apply(environment, replica, pool, requests):
     replica.clock_s = max(replica.clock_s, replica.iteration_end_s)
     replica.first_flight = 1 - flight
     replica.in_flight -= 1
+    replica.ahead = 0
+    replica.ended_iterations += 1
     now_s = replica.clock_s
     for k in range(samples):
         request_id = pool[flight_base + k]
@@ -305,7 +294,8 @@ def _apply(environment, replica, pool, requests):
             if now_s - request.arrival_s <= request.ttft_slo_s:
                 environment.first_in_time += 1
         if running:  # a block may have waited for this token to get its key
-            _publish_known(replica, pool, request, request.computed_tokens - request.in_flight_tokens)
+            known = request.computed_tokens - request.in_flight_tokens
+            _publish_known(replica, pool, request, known, replica.ended_iterations)
         if request.produced_tokens >= request.target_tokens or tokens_to_compute(request) >= replica.max_model_len:
             request.target_tokens = request.produced_tokens
             if running:
@@ -321,10 +311,9 @@ def start_general(environment, replica, pool, requests):
     """Put one iteration, scheduled at the clock, in flight; return whether there was anything to run."""
     if replica.drops_hopeless:
         drop_hopeless(environment, replica, pool, requests)
-    scheduled = _schedule(replica, pool, requests)
-    if replica.preemptions_without_token > LIVELOCK_PREEMPTIONS:
-        replica.livelocked = 1
-    return scheduled
+    if not replica.ahead:
+        publish_general(replica, requests)
+    return _schedule(replica, pool, requests)
 
 
 @kernel
@@ -357,7 +346,7 @@ def advance_general(environment, replica, pool, requests, until_s):
         replica.iteration_end_s = oldest_end_s(replica)
         if replica.iteration_end_s > until_s:
             replica.wake_s = replica.iteration_end_s
-            return
+            break
         _apply(environment, replica, pool, requests)
-    if replica.in_flight == 0:
-        _see(replica, requests)
+    if not replica.ahead:
+        publish_general(replica, requests)

@@ -1,17 +1,21 @@
 """KV blocks with prefix caching, compiled: the rules of :mod:`burstenv.engine.reference.kv_cache` on integers.
 
-A replica's part of the pool holds, from ``block_base`` on, six numbers for each block (block 0 is the
-head of the free list): its neighbours in that list, its reference count, its key (stream and index), and
-the next block in its hash bucket. Then the buckets; then, for each running sequence, its blocks in order.
+A replica's part of the pool holds, from ``block_base`` on, seven numbers for each block (block 0 is the head of the
+free list): its neighbours in that list, its reference count, its key (stream and index), the next block in its hash
+bucket, and the iteration that computes its last token. Then the buckets; then a ring of the keys that were lost last,
+for routers, which know the cache as it was when the last iteration ended; then, for each running sequence, its blocks
+in order.
 A *stream* is a number for everything that decides the tokens of a position: session, or shared prefix.
 """
 
 from __future__ import annotations
 
-from burstenv._jit.decorators import kernel
+from burstenv._jit.decorators import kernel, outlined
 
-NEXT, PREVIOUS, REFERENCES, STREAM, INDEX, CHAIN = range(6)
-NUMBERS_OF_A_BLOCK = 6
+NEXT, PREVIOUS, REFERENCES, STREAM, INDEX, CHAIN, ITERATION = range(7)
+NUMBERS_OF_A_BLOCK = 7
+FORGOTTEN = 1024  # keys that were lost last; more than the iterations in flight take from the cache
+NUMBERS_OF_A_KEY = 4  # of those: stream, index, the iteration that computed the block, the one that took it
 NO_KEY = -1
 
 
@@ -22,7 +26,7 @@ def bucket_count(num_blocks: int) -> int:
 
 def block_slots(num_blocks: int) -> int:
     """Return how many integers of the pool the blocks and buckets of a replica take."""
-    return NUMBERS_OF_A_BLOCK * (num_blocks + 1) + bucket_count(num_blocks)
+    return NUMBERS_OF_A_BLOCK * (num_blocks + 1) + bucket_count(num_blocks) + NUMBERS_OF_A_KEY * FORGOTTEN
 
 
 @kernel
@@ -42,6 +46,13 @@ def _blocks(replica):
 
 
 @kernel
+def _forgotten(replica, number):
+    """Return where in the pool the ``number``-th lost key stands, in a ring."""
+    buckets = replica.block_base + NUMBERS_OF_A_BLOCK * (replica.num_blocks + 1)
+    return buckets + replica.bucket_count + NUMBERS_OF_A_KEY * (number % FORGOTTEN)
+
+
+@kernel
 def reset_blocks(replica, pool):
     """Free every block, in ascending order, and forget all keys."""
     count = replica.num_blocks
@@ -53,6 +64,8 @@ def reset_blocks(replica, pool):
         pool[at + REFERENCES] = 0
         pool[at + STREAM] = NO_KEY
         pool[at + CHAIN] = 0
+        pool[at + ITERATION] = 0
+    replica.forgotten = 0
     for bucket in range(mask + 1):
         pool[buckets + bucket] = 0
 
@@ -97,29 +110,44 @@ def find_blocks(replica, pool, stream, first, last, table):
 
 
 @kernel
-def published_until(replica, pool, stream, first, last):
-    """Return the index of the first of the keys (``stream``, ``first``) up to ``last`` that nobody has published.
+def computed_until(replica, pool, stream, first, last, iteration):
+    """Return the index of the first of the keys (``stream``, ``first``) up to ``last`` that no block holds.
 
-    As :func:`find_blocks`, for those who only ask.
+    As :func:`find_blocks`, for those who only ask, as it was when iteration ``iteration`` ended: among the blocks that
+    it or one before computed, those included that one in flight takes for other tokens.
     """
     base, buckets, mask = _blocks(replica)
     for index in range(first, last):
         block = pool[_bucket(stream, index, buckets, mask)]
         while block != 0:
             at = base + NUMBERS_OF_A_BLOCK * block
-            if pool[at + STREAM] == stream and pool[at + INDEX] == index:
+            if pool[at + STREAM] == stream and pool[at + INDEX] == index and pool[at + ITERATION] <= iteration:
                 break
             block = pool[at + CHAIN]
-        if block == 0:
+        if block == 0 and not _is_being_taken(replica, pool, stream, index, iteration):
             return index
     return last
 
 
+@outlined
+def _is_being_taken(replica, pool, stream, index, iteration):
+    """Return whether a block held the key when ``iteration`` ended, and was taken since."""
+    number = replica.forgotten - 1
+    while number >= 0 and number >= replica.forgotten - FORGOTTEN:
+        at = _forgotten(replica, number)
+        if pool[at + 3] <= iteration:
+            return False
+        if pool[at] == stream and pool[at + 1] == index and pool[at + 2] <= iteration:
+            return True
+        number -= 1
+    return False
+
+
 @kernel
-def publish_blocks(replica, pool, table, stream, first, last):
+def publish_blocks(replica, pool, table, stream, first, last, iteration):
     """Give the full blocks ``first`` to ``last`` (exclusive) of a table their keys, from the last on.
 
-    Stops at a block that has one. A bucket keeps the order of publication.
+    Stops at a block that has one. A bucket keeps the order of publication. ``iteration`` computes the blocks.
 
     Returns:
         Whether it came to the first of them.
@@ -133,6 +161,7 @@ def publish_blocks(replica, pool, table, stream, first, last):
         pool[at + STREAM] = stream
         pool[at + INDEX] = index
         pool[at + CHAIN] = 0
+        pool[at + ITERATION] = iteration
         place = _bucket(stream, index, buckets, mask)
         while pool[place] != 0:
             place = base + NUMBERS_OF_A_BLOCK * pool[place] + CHAIN
@@ -141,8 +170,11 @@ def publish_blocks(replica, pool, table, stream, first, last):
 
 
 @kernel
-def take_blocks(replica, pool, table, count):
-    """Write ``count`` blocks from the front of the free list into a table; cached ones are forgotten."""
+def take_blocks(replica, pool, table, count, iteration):
+    """Write ``count`` blocks from the front of the free list into a table; cached ones are forgotten.
+
+    ``iteration`` is the number of the one that takes them.
+    """
     base, buckets, mask = _blocks(replica)
     block = pool[base + NEXT]
     for k in range(count):
@@ -154,6 +186,12 @@ def take_blocks(replica, pool, table, count):
                 place = base + NUMBERS_OF_A_BLOCK * pool[place] + CHAIN
             pool[place] = pool[at + CHAIN]
             pool[at + STREAM] = NO_KEY
+            lost = _forgotten(replica, replica.forgotten)
+            pool[lost] = stream
+            pool[lost + 1] = pool[at + INDEX]
+            pool[lost + 2] = pool[at + ITERATION]
+            pool[lost + 3] = iteration
+            replica.forgotten += 1
         pool[at + REFERENCES] = 1
         pool[table + k] = block
         block = pool[at + NEXT]

@@ -7,15 +7,27 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.kv_cache import (
+    computed_until,
     find_blocks,
     publish_blocks,
-    published_until,
     release_blocks,
     share_blocks,
     take_blocks,
 )
 from burstenv.engine.queues import blocks_of, full_blocks, tokens_to_compute
 from burstenv.engine.records import ADMISSION, BLOCKS, FOUND_BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
+
+
+@kernel
+def last_ended_iteration(replica):
+    """Return the number of the last iteration that has ended, counted from 1."""
+    return replica.ended_iterations if replica.general else replica.iterations - replica.in_flight
+
+
+@kernel
+def next_iteration(replica):
+    """Return the number of the iteration that is scheduled next, or being scheduled."""
+    return last_ended_iteration(replica) + replica.in_flight + 1
 
 
 @kernel
@@ -54,7 +66,7 @@ def grow_blocks(replica, pool, request, tokens):
         return False
     if more > 0:
         if replica.prefix_caching:
-            take_blocks(replica, pool, table_of(replica, request) + pool[held], more)
+            take_blocks(replica, pool, table_of(replica, request) + pool[held], more, next_iteration(replica))
         else:
             replica.free_blocks -= more
         pool[held] = needed
@@ -74,15 +86,18 @@ def give_back_blocks(replica, pool, request):
 
 
 @outlined
-def publish_full_blocks(replica, pool, request, tokens):
-    """Give their keys to the request's blocks that ``tokens`` tokens, all of them known, fill."""
+def publish_full_blocks(replica, pool, request, tokens, iteration):
+    """Give their keys to the request's blocks that ``tokens`` tokens, all of them known, fill.
+
+    ``iteration`` is the number of the one that computes the last of these tokens.
+    """
     if not replica.prefix_caching:
         return
     table = table_of(replica, request)
     full = full_blocks(tokens, replica.block_size)
     shared = min(_shared_blocks(replica, request), full)
-    if publish_blocks(replica, pool, table, request.stream, shared, full) and shared > 0:
-        publish_blocks(replica, pool, table, request.prefix_stream, 0, shared)
+    if publish_blocks(replica, pool, table, request.stream, shared, full, iteration) and shared > 0:
+        publish_blocks(replica, pool, table, request.prefix_stream, 0, shared, iteration)
 
 
 @kernel
@@ -105,20 +120,23 @@ def _find_prefix(replica, pool, request):
 
 @outlined
 def prefix_hit_tokens(replica, pool, requests, request_id):
-    """Return how many tokens of a request's known ones (its prompt) the replica would not have to compute now.
+    """Return how many prompt tokens of a request a router knows to be in the replica's prefix cache [tokens].
 
-    Changes nothing. This is what routers that follow the engines' KV events know (llm-d's precise prefix
-    scorer, Dynamo's KV router): the blocks as they are, not as of the last scrape of the metrics. 0 without
-    prefix caching. At least one token is always computed, as at admission.
+    Changes nothing. This is what routers that follow the engines' KV events know (llm-d's precise prefix scorer,
+    Dynamo's KV router). Engines send them after every iteration, whatever the period at which metrics are read: a
+    block counts from the end of the iteration that computes it to the end of the one that takes it for other tokens.
+    The engine itself shares a block from the iteration on that computes it. 0 without prefix caching. At least one
+    token is always computed, as at admission.
     """
     if not replica.prefix_caching:
         return 0
     request = requests[request_id]
     most = full_blocks(tokens_to_compute(request) - 1, replica.block_size)
     shared = min(_shared_blocks(replica, request), most)
-    hits = published_until(replica, pool, request.prefix_stream, 0, shared)
+    ended = last_ended_iteration(replica)
+    hits = computed_until(replica, pool, request.prefix_stream, 0, shared, ended)
     if hits == shared:
-        hits = published_until(replica, pool, request.stream, shared, most)
+        hits = computed_until(replica, pool, request.stream, shared, most, ended)
     return hits * replica.block_size
 
 

@@ -27,6 +27,7 @@ from burstenv.engine.enums import (
     WAITING,
 )
 from burstenv.engine.fair_queueing import leave_scanned, scanned_head, welcome
+from burstenv.engine.lifecycle import settle
 from burstenv.engine.priority_queue import priority_push, priority_remove
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.timing import iteration_time_s
@@ -232,10 +233,7 @@ def drop_hopeless(environment, replica, pool, requests):
                 return
         request_id = heap_first(pool, replica.live_base if live else replica.hopeless_base)
         queue_remove(replica, pool, requests, request_id)
-        request = requests[request_id]
-        request.status = REJECTED
-        request.finish_s = replica.clock_s
-        environment.rejected += 1
+        settle(environment, requests[request_id], REJECTED, replica.clock_s)
         replica.blocked = 0
         if environment.closed_loop:
             turn_ended(environment, pool, requests, request_id, replica.clock_s, False)

@@ -67,6 +67,7 @@ REQUEST = _record(
         ("decoding", "i1"),  # running, with all known tokens but the newest computed
         ("demoted", "i1"),  # in the queue of hopeless requests
         ("in_flight_tokens", "i1"),  # sampled, and not back yet (general engine)
+        ("evicted_at", "i4"),  # iterations that its replica had scheduled when it was last preempted
     ],
 )
 assert REQUEST.itemsize == 2 * CACHE_LINE  # and 10 million of them in 1.3 GB
@@ -112,14 +113,16 @@ REPLICA = _record(
         ("mode", "i4"),
         ("mode_since_s", "f8"),
         ("token_budget", "i4"),  # max_num_batched_tokens
+        # The published state, see engine/published.py.
         ("seen_waiting", "i4"),
         ("seen_running", "i4"),
         ("seen_free_blocks", "i4"),
-        ("seen_prefill_tokens", "i4"),  # left to compute of the request in mid-prefill
+        ("seen_prefill_tokens", "i4"),  # left to compute of running requests before they decode
         ("seen_waiting_tokens", "i8"),
         ("seen_waiting_blocks", "i8"),
-        ("seen_context_tokens", "i8"),
+        ("seen_context_tokens", "i8"),  # prompt and outputs of the running requests that decode
         ("seen_preemptions", "i8"),
+        ("seen_iterations", "i8"),  # scheduled when it was published; not shown to decisions
     ],
     [  # What every iteration looks at.
         ("stretch_from_s", "f8"),  # the clock at its beginning
@@ -146,6 +149,8 @@ REPLICA = _record(
         ("blocked", "i1"),  # the head of the queue was refused and nothing has changed since
         ("iterations", "i8"),
         ("preemptions", "i8"),
+        ("preemptions_without_token", "i4"),
+        ("livelocked", "i1"),
         ("used_block_s", "f8"),  # integral of the KV blocks in use over time
         ("most_used_blocks", "i4"),
         ("phase_base", "i8"),  # B counts: decoders by (KV tokens - decode_step) modulo the block size
@@ -204,8 +209,10 @@ REPLICA = _record(
         ("flight0_end_s", "f8"),
         ("flight1_end_s", "f8"),
         ("busy_until_s", "f8"),
-        ("preemptions_without_token", "i4"),
-        ("livelocked", "i1"),
+        ("ahead", "i1"),  # an iteration was scheduled since the last one ended: the present is not published
+        ("forgotten", "i8"),  # keys of cached blocks that were lost so far, see engine/kv_cache.py
+        ("ended_iterations", "i8"),  # of the general engine, those without a share included
+        ("livelock_id", "i4"),  # the request preempted last when the livelock was found
         # The batching mode in force.
         ("batch", "i1"),
         ("memory", "i1"),
@@ -256,7 +263,10 @@ ENVIRONMENT = _record(
         ("failed", "i4"),
         ("first_tokens", "i4"),
         ("first_in_time", "i4"),  # of those, within the TTFT objective
-        ("first_in_time_late", "i4"),  # of those, finished with TPOT missed
+        ("first_in_time_lost", "i4"),  # of those, settled without attainment
+        ("length_capped", "i4"),  # of the failed: answered, but cut at the model length of the replica
+        ("stuck_ticks", "i4"),  # ticks in a row at which no replica could go on
+        ("modes", "i4"),  # M
         ("attained_weight", "f8"),
         ("offered_weight", "f8"),
         ("rate_fast_per_s", "f8"),  # requests/s over about 5 s
@@ -374,6 +384,7 @@ ID_FIELDS = {
         "running_tail",
         "prefill_id",
         "flight_first_prefill",
+        "livelock_id",
         "waiting_head",
         "waiting_tail",
     ),

@@ -21,16 +21,16 @@ from burstenv._jit.decorators import detached, kernel, outlined, types_of
 from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
 from burstenv.engine.enums import FAILED
 from burstenv.engine.full_engine import advance_general, finish_general, oldest_end_s, start_general
+from burstenv.engine.lifecycle import settle
+from burstenv.engine.published import publish, publish_handed_over, publish_withdrawn
 from burstenv.engine.queues import (
-    blocks_of,
     drop_hopeless,
     is_queue_head,
     queue_discard,
     queue_push,
     queue_reorder,
-    tokens_to_compute,
 )
-from burstenv.engine.scheduler import finish_decoders, finish_iteration, see, start_iteration
+from burstenv.engine.scheduler import finish_decoders, finish_iteration, start_iteration
 
 
 @detached(lambda state: True, lambda state: (*types_of(state), types.float64))
@@ -71,7 +71,7 @@ def advance_replica(environment, replica, pool, requests, until_s):
         if not start_iteration(replica, pool, requests):
             replica.wake_s = replica.clock_s  # the head of the queue may change with time
             break
-    see(replica, requests)
+    publish(replica, requests)
 
 
 @outlined
@@ -107,10 +107,11 @@ def finish_replica(environment, replica, pool, requests):
 def _wake(replica, pool, requests, now_s):
     """Let something change at ``now_s``, up to which the replica has been moved: the next iteration is scheduled anew.
 
-    A replica that is idle, or stuck with a queue that it cannot serve, starts it now and not where its clock stood.
+    A replica that is idle, or had nothing to schedule beside its iteration in flight, does so now and not where its
+    clock stood.
     """
     interrupt_stretch(replica, pool, requests)
-    if not replica.in_flight:
+    if replica.in_flight < replica.depth:
         replica.clock_s = max(replica.clock_s, now_s)
 
 
@@ -118,24 +119,19 @@ def _wake(replica, pool, requests, now_s):
 def enqueue(environment, replica, pool, requests, request_id, now_s):
     """Hand a request to the replica at ``now_s``, as a server's front end does.
 
-    A prompt that leaves no room for an output within the model length is refused (status ``FAILED``),
-    and the output is cut at that length.
+    A prompt that leaves no room for an output within the model length fails at once (status ``FAILED``), and the
+    output is cut at that length (status ``LENGTH_CAPPED`` at its end).
     """
     request = requests[request_id]
     request.target_tokens = request.output_tokens
     if replica.validate_requests:
         if request.prompt_tokens >= replica.max_model_len:
-            request.status = FAILED
-            environment.failed += 1
-            environment.settled_s += now_s
+            settle(environment, request, FAILED, now_s)
             return
         request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
     _wake(replica, pool, requests, now_s)
     queue_push(replica, pool, requests, request_id, False)
-    tokens = tokens_to_compute(request)
-    replica.seen_waiting += 1
-    replica.seen_waiting_tokens += tokens
-    replica.seen_waiting_blocks += blocks_of(tokens, replica.block_size)
+    publish_handed_over(replica, request)
 
 
 @outlined
@@ -145,19 +141,13 @@ def withdraw(replica, pool, requests, request_id, now_s):
     Who else waits, and in which order, stays; the next iteration finds the queue without it.
     """
     request = requests[request_id]
-    # One that the iteration in flight evicted is not among those that were published as waiting.
-    published = replica.in_flight == 0 or request.preemptions == 0
     if is_queue_head(replica, pool, request_id):  # who follows may fit
         interrupt_stretch(replica, pool, requests)
         replica.blocked = 0
     queue_discard(replica, pool, requests, request_id)
-    if replica.in_flight == 0 and replica.running == 0:
+    if not replica.under_way and replica.in_flight < replica.depth:
         replica.clock_s = max(replica.clock_s, now_s)
-    if published:
-        tokens = tokens_to_compute(request)
-        replica.seen_waiting -= 1
-        replica.seen_waiting_tokens -= tokens
-        replica.seen_waiting_blocks -= blocks_of(tokens, replica.block_size)
+    publish_withdrawn(replica, request)
 
 
 @outlined

@@ -63,7 +63,11 @@ def reset_replica(replica, pool):
     replica.shown[SEEN_FREE_BLOCKS] = replica.num_blocks
     replica.scraped[SEEN_FREE_BLOCKS] = replica.num_blocks
     replica.admissions = 0
+    replica.ahead = 0
+    replica.ended_iterations = 0
+    replica.seen_iterations = 0
     replica.livelocked = 0
+    replica.livelock_id = NOBODY
     replica.preemptions_without_token = 0
     replica.first_flight = 0
     replica.busy_until_s = 0.0
@@ -93,6 +97,7 @@ def reset_request(request):
     request.computed_tokens = 0
     request.cached_tokens = -1
     request.in_flight_tokens = 0
+    request.evicted_at = 0
 
 
 @kernel

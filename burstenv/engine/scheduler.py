@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.counters import count_busy, publish_counts
+from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import (
     blocks_due,
     context_of,
@@ -27,11 +27,13 @@ from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
     grow_blocks,
+    next_iteration,
     open_sequence,
     publish_full_blocks,
     sequence_of,
     stream_of,
 )
+from burstenv.engine.published import publish
 from burstenv.engine.queues import (
     blocks_of,
     queue_head,
@@ -102,21 +104,10 @@ def _evict_tail(replica, pool, requests):
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
+    request.evicted_at = replica.iterations
     replica.preemptions += 1
     running_remove(replica, requests, victim)
     queue_push(replica, pool, requests, victim, True)
-
-
-@kernel
-def see(replica, requests):
-    """Publish the present state as what decisions see."""
-    publish_counts(replica)
-    replica.seen_context_tokens = replica.decode_context_tokens
-    if replica.prefill_id == NOBODY:
-        replica.seen_prefill_tokens = 0
-    else:
-        request = requests[replica.prefill_id]
-        replica.seen_prefill_tokens = tokens_to_compute(request) - request.computed_tokens
 
 
 @kernel
@@ -124,7 +115,7 @@ def _hold(replica, pool, request, computed, tokens):
     """Take the blocks for ``tokens`` more tokens behind ``computed`` ones; they are known to be there."""
     if replica.prefix_caching:
         grow_blocks(replica, pool, request, computed + tokens)
-        publish_full_blocks(replica, pool, request, computed + tokens)
+        publish_full_blocks(replica, pool, request, computed + tokens, next_iteration(replica))
     else:
         replica.free_blocks -= blocks_of(computed + tokens, replica.block_size) - blocks_of(
             computed, replica.block_size
@@ -173,7 +164,7 @@ def _feeds(replica, requests, request, hits):
 @kernel
 def start_iteration(replica, pool, requests):
     """Schedule one iteration at the clock and put it in flight; return whether there was anything to run."""
-    see(replica, requests)
+    publish(replica, requests)
     now_s = replica.clock_s
     block_size = replica.block_size
     preemptions_before = replica.preemptions

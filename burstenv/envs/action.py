@@ -23,7 +23,7 @@ from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, may_defer
 from burstenv.engine.enums import NOBODY
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.decide import choose_admission, choose_replica
-from burstenv.policies.estimates import fits
+from burstenv.policies.estimates import tokens_to_hold
 
 COMPONENTS = ("admission", "routing", "batching")
 
@@ -135,8 +135,9 @@ def decide_with(flags, actions, i, policy, environment, replicas, pool, requests
 def write_mask(out, i, flags, environment, replicas, requests, num_modes):
     """Write which choices are legal into row ``i`` of ``out``, (N, A) int8, components side by side.
 
-    At a tick everything is legal (nothing but the mode matters). Where no replica can serve the
-    request, every replica is shown as legal, and only rejection as an admission.
+    At a tick everything is legal (nothing but the mode matters). A replica is legal if it holds the prompt and the
+    whole predicted answer; where none does, if it accepts the prompt. Where none accepts it, every replica is shown
+    as legal, and only rejection as an admission.
     """
     count = environment.num_replicas
     base = environment.first_replica
@@ -147,9 +148,10 @@ def write_mask(out, i, flags, environment, replicas, requests, num_modes):
             out[i, k] = 1
         return
     request = requests[request_id]
+    tokens = tokens_to_hold(environment, replicas, request)
     fitting = 0
     for r in range(count):
-        if fits(replicas[base + r], request):
+        if tokens <= replicas[base + r].max_model_len:
             fitting += 1
     if flags[0]:
         out[i, REJECT] = 1
@@ -161,7 +163,7 @@ def write_mask(out, i, flags, environment, replicas, requests, num_modes):
             at = 3
     if flags[1]:
         for r in range(count):
-            legal = fits(replicas[base + r], request) or (fitting == 0 and not flags[3])
+            legal = tokens <= replicas[base + r].max_model_len or (fitting == 0 and not flags[3])
             out[i, at + r] = 1 if legal else 0
         at += count
     if flags[2]:

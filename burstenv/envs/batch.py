@@ -331,7 +331,9 @@ class EnvironmentBatch:
         snapshot.put_into(self)
 
     def counts(self, i: int) -> dict[str, int]:
-        """Return the outcome counts of environment ``i`` so far; the late ones include the abandoned.
+        """Return the outcome counts of environment ``i`` so far.
+
+        The late ones include the abandoned; the failed ones include those whose answer was cut (``length_capped``).
 
         Where clients act, what they did is added, see :meth:`burstenv.cluster.Cluster.client_counts`.
         """
@@ -343,6 +345,7 @@ class EnvironmentBatch:
             "late": int(e["late"]),
             "rejected": int(e["rejected"]),
             "failed": int(e["failed"]),
+            "length_capped": int(e["length_capped"]),
             "pending": int(e["offered"]) - settled,
             **(self.cluster.client_counts(i) or {}),
         }

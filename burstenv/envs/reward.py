@@ -103,7 +103,7 @@ def pay(rewards, totals, i, environment, replicas):
     settled = attained + environment.late + environment.rejected + environment.failed
     in_system_s = environment.now_s * (environment.offered - settled) - environment.arrived_s + environment.settled_s
     _pay(rewards, totals, i, 0, float(attained))
-    _pay(rewards, totals, i, 1, 0.5 * (attained + environment.first_in_time - environment.first_in_time_late))
+    _pay(rewards, totals, i, 1, 0.5 * (attained + environment.first_in_time - environment.first_in_time_lost))
     _pay(rewards, totals, i, 2, environment.attained_weight)
     _pay(rewards, totals, i, 3, environment.attained_tokens * 1e-3)
     _pay(rewards, totals, i, 4, value[0] * by_class[0] + value[1] * by_class[1])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED, UNSENT
+from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 from burstenv.workload.describe import rate_per_s
@@ -67,7 +67,9 @@ def episode_metrics(
 
     ==================================  =================================================================
     ``offered`` ... ``failed``          counts of requests by outcome; offered is their sum; late includes the
-                                        abandoned, rejected are those rejected for good
+                                        abandoned, rejected are those rejected for good, failed includes the cut
+    ``length_capped``                   requests whose answer was cut at the model length of their replica: they
+                                        count as failed, attain nothing and are in no latency
     ``attainment``                      attained / offered
     ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
     ``goodput_per_s``                   attained / ``answering_s``
@@ -107,12 +109,13 @@ def episode_metrics(
     status = records["status"]
     attained = status == ATTAINED
     abandoned = int((status == ABANDONED).sum())
+    capped = int((status == LENGTH_CAPPED).sum())
     counts = {
         "offered": len(records),
         "attained": int(attained.sum()),
         "late": int((status == LATE).sum()) + abandoned,
         "rejected": int((status == REJECTED).sum()),
-        "failed": int((status == FAILED).sum()),
+        "failed": int((status == FAILED).sum()) + capped,
     }
     unsettled = 2 * counts["offered"] - sum(counts.values())
     if unsettled:
@@ -127,6 +130,7 @@ def episode_metrics(
     served_by = records["replica"][attained | (status == LATE)]
     metrics: dict[str, float | int | None] = {
         **counts,
+        "length_capped": capped,
         "attainment": share(counts["attained"], counts["offered"]),
         "token_weighted_attainment": share(int(tokens[attained].sum(dtype=np.int64)), int(tokens.sum(dtype=np.int64))),
         **_served(records, counts["attained"]),

@@ -6,6 +6,8 @@ front door: nothing hidden from an agent's observation.
 
 from __future__ import annotations
 
+import math
+
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.queues import blocks_of
@@ -14,8 +16,28 @@ from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, i
 
 @kernel
 def fits(replica, request):
-    """Return whether the replica could ever serve the request: its prompt leaves room for an output."""
-    return request.prompt_tokens < replica.max_model_len
+    """Return whether the replica holds the prompt and the whole predicted answer; it would cut a longer one."""
+    return _whole_tokens(request) <= replica.max_model_len
+
+
+@kernel
+def _whole_tokens(request):
+    """Return the tokens of the prompt and of the predicted answer."""
+    return request.prompt_tokens + max(1, int(math.ceil(min(request.predicted_tokens, 1e9))))
+
+
+@kernel
+def tokens_to_hold(environment, replicas, request):
+    """Return the model length from which on a replica is a choice for the request [tokens].
+
+    That of prompt and predicted answer where any replica holds both, else that of the prompt and one output, below
+    which a replica does not accept the request.
+    """
+    whole = _whole_tokens(request)
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        if whole <= replicas[r].max_model_len:
+            return whole
+    return request.prompt_tokens + 1
 
 
 @kernel

@@ -1,7 +1,7 @@
 """Routing rules, compiled: choose the replica a request would go to.
 
-Every rule but random and round-robin is an argmin of a score over the replicas that can serve the
-request, with ties broken at random, so that no rule favours the first replica of the YAML.
+Every rule but random and round-robin is an argmin of a score over the replicas that hold the
+prompt and the whole predicted answer (where none does: that accept the prompt), with ties broken at random, so that no rule favours the first replica of the YAML.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.engine.queues import blocks_of
 from burstenv.policies.estimates import (
     expected_ttft_s,
-    fits,
     kv_demand,
     oracle_expected_ttft_s,
     outstanding,
     prefill_backlog_tokens,
+    tokens_to_hold,
 )
 
 RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
@@ -103,8 +103,9 @@ def _plain_rule(rule, parameters, environment, replicas, pool, requests):
     if rule != PREFIX_AWARE:
         return rule
     least, most, hits = np.inf, 0.0, 0
+    tokens = tokens_to_hold(environment, replicas, request)
     for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        if fits(replicas[r], request):
+        if tokens <= replicas[r].max_model_len:
             load = float(outstanding(replicas[r]))
             least, most = min(least, load), max(most, load)
             hits = max(hits, prefix_hit_tokens(replicas[r], pool, requests, request_id))
@@ -115,22 +116,24 @@ def _plain_rule(rule, parameters, environment, replicas, pool, requests):
 
 @kernel
 def _fitting_from(environment, replicas, request, start):
-    """Return the first replica at or after ``start`` (cyclically) that can serve the request."""
+    """Return the first replica at or after ``start`` (cyclically) that is a choice for the request."""
     count = environment.num_replicas
+    tokens = tokens_to_hold(environment, replicas, request)
     for k in range(count):
         r = (start + k) % count
-        if fits(replicas[environment.first_replica + r], request):
+        if tokens <= replicas[environment.first_replica + r].max_model_len:
             return r
     return start % count
 
 
 @kernel
 def _random_fitting(environment, replicas, request, other_than):
-    """Return a replica that can serve the request, all alike, not ``other_than`` unless it is the only one."""
+    """Return a replica that is a choice for the request, all alike, not ``other_than`` unless it is the only one."""
+    tokens = tokens_to_hold(environment, replicas, request)
     chosen = other_than
     candidates = 0
     for r in range(environment.num_replicas):
-        if r != other_than and fits(replicas[environment.first_replica + r], request):
+        if r != other_than and tokens <= replicas[environment.first_replica + r].max_model_len:
             candidates += 1
             if next_random(environment) * candidates < 1.0:
                 chosen = r
@@ -160,8 +163,9 @@ def route(rule, parameters, environment, replicas, pool, requests):
     best = 0
     best_score = np.inf
     ties = 0
+    tokens = tokens_to_hold(environment, replicas, request)
     for r in range(count):
-        if not fits(replicas[base + r], request):
+        if tokens > replicas[base + r].max_model_len:
             continue
         score = _score(rule, parameters, replicas[base + r], r, pool, requests, environment.at_door)
         if score < best_score:

@@ -1,11 +1,12 @@
 """What a heuristic in plain Python sees at a decision: the request at the front door, the replicas, the time.
 
-Everything here is what an agent's observation is made of: published and causal. While an iteration is in
-flight, a replica shows the state before it; output lengths are predictions.
+Everything here is what an agent's observation is made of: published and causal. A replica shows the state at the end
+of its last iteration and what was sent to it since (see ``engine/published.py``); output lengths are predictions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -115,7 +116,16 @@ class ReplicaView:
 
     @property
     def fits(self) -> bool:
-        """Whether it could ever serve the request at the door: the prompt leaves room for an output."""
+        """Whether it holds the prompt and the whole predicted answer of the request at the door.
+
+        A replica that accepts the prompt but does not hold the answer cuts it, and a cut answer is not served.
+        """
+        request = self._view.request
+        return request is None or request.prompt_tokens + self._view.predicted_answer_tokens <= self.max_model_len
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the prompt of the request at the door leaves room for an output here."""
         request = self._view.request
         return request is None or request.prompt_tokens < self.max_model_len
 
@@ -136,12 +146,12 @@ class ReplicaView:
 
     @property
     def prefill_backlog_tokens(self) -> int:
-        """Tokens to compute before a new request's: the queue's, and what is left of the one in mid-prefill."""
+        """Tokens to compute before a new request's: the queue's, and what is left of running requests in prefill."""
         return self._seen("waiting_tokens") + self._seen("prefill_tokens")
 
     @property
     def context_tokens(self) -> int:
-        """Context tokens that the decodes read."""
+        """Prompt and outputs of the running requests that decode [tokens]."""
         return self._seen("context_tokens")
 
     @property
@@ -196,7 +206,10 @@ class ReplicaView:
 
     @property
     def prefix_hit_tokens(self) -> int:
-        """Prompt tokens that are in its prefix cache [tokens]; 0 without prefix caching."""
+        """Prompt tokens that are in its prefix cache [tokens]; 0 without prefix caching.
+
+        Known from the engine's KV events, not from its metrics: never older than the end of its last iteration.
+        """
         return int(self._estimate("prefix_hit_tokens"))
 
     @property
@@ -229,6 +242,11 @@ class View:
             max_defers = int(self._environment["max_defers"])
             self.request = RequestView(state.requests[i, at_door], self.now_s, max_defers, oracle)
         self.replicas = tuple(ReplicaView(self, r) for r in range(cluster.num_replicas))
+
+    @property
+    def predicted_answer_tokens(self) -> int:
+        """Predicted output length of the request at the door, in whole tokens, at least 1; 0 at a tick."""
+        return 0 if self.request is None else max(1, math.ceil(min(self.request.predicted_tokens, 1e9)))
 
     def _estimates(self, r: int) -> dict[str, float]:
         out = np.zeros(len(ESTIMATES))
@@ -272,12 +290,13 @@ class View:
     def least(self, score: Callable[[ReplicaView], float]) -> ReplicaView:
         """Return the replica of the smallest score among those that fit; ties are broken at random.
 
+        Where none fits, those that accept the prompt are compared.
+
         Draws from the cluster's stream just as the compiled rules do, so that a rule written twice decides alike.
         """
         best, best_score, ties = self.replicas[0], float("inf"), 0
-        for replica in self.replicas:
-            if not replica.fits:
-                continue
+        choices = [replica for replica in self.replicas if replica.fits]
+        for replica in choices or [replica for replica in self.replicas if replica.accepts]:
             value = score(replica)
             if value < best_score:
                 best, best_score, ties = replica, value, 1

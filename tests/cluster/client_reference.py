@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,10 @@ REJECT, ADMIT, DEFER = range(3)
 GIVE_UP, RETURN, SEND, ARRIVE, TICK = range(5)  # events of one instant, in this order
 Epoch = tuple[float, int]  # time, and the request at the front door, -1 for nobody
 Decision = tuple[int, int, int]
+OF_MODE = (
+    "order", "headroom_blocks", "batch", "memory", "reserve_tokens", "drops_hopeless", "deferral_s", "fair_by",
+    "quantum_s", "starve_s",
+)  # fmt: skip
 
 
 def limits_of(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
@@ -30,11 +35,11 @@ def limits_of(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
         max_model_len=spec.max_model_len,
         max_num_batched_tokens=resolved["token_budget"],
         max_num_seqs=resolved["max_num_seqs"],
-        order=resolved["order"],
-        headroom_blocks=resolved["headroom_blocks"],
         reserve_full_prompt=spec.reserve_full_prompt,
+        long_prefill_token_threshold=spec.long_prefill_token_threshold,
         prefix_caching=spec.prefix_caching,
         asynchronous=spec.asynchronous,
+        **{name: resolved[name] for name in OF_MODE},
     )
 
 
@@ -64,7 +69,7 @@ class Sent:
 
 @dataclass
 class World:
-    """Clients, a front door and replicas."""
+    """Clients, a front door and replicas, which ``engine`` makes."""
 
     specs: list[ReplicaSpec]
     modes: tuple[ModeConfig, ...]
@@ -75,11 +80,12 @@ class World:
     defer_s: float
     max_defers: int
     tick_s: float = math.inf
+    engine: Callable[[EngineLimits, Any], ReferenceReplica] = ReferenceReplica
     now_s: float = 0.0
     events: list[tuple[float, int, int, int]] = field(default_factory=list)  # time, kind, request, attempt
 
     def __post_init__(self) -> None:
-        self.replicas = [ReferenceReplica(limits_of(spec, self.modes[0]), spec.latency) for spec in self.specs]
+        self.replicas = [self.engine(limits_of(spec, self.modes[0]), spec.latency) for spec in self.specs]
         self.mode_of = [0] * len(self.specs)
         self.next_turn = self.clients.next_turn
         self.sent = [Sent(self.engine_request(k)) for k in range(len(self.requests))]
@@ -94,7 +100,8 @@ class World:
         return ReferenceRequest(
             k, float(r["arrival_s"]), int(r["prompt_tokens"]), int(r["output_tokens"]),
             predicted_tokens=float(r["predicted_tokens"]), ttft_slo_s=float(r["ttft_slo_s"]),
-            session=int(r["session"]) if r["session"] >= 0 else None,
+            session=int(r["session"]) if r["session"] >= 0 else None, class_code=int(r["class_code"]),
+            priority=int(r["priority"]),
         )  # fmt: skip
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -131,7 +138,7 @@ class World:
                 self.decide(k, admission, r, mode)
 
     def over(self) -> bool:
-        done = ("attained", "late", "rejected", "failed", "abandoned", "unsent")
+        done = ("length_capped", "attained", "late", "rejected", "failed", "abandoned", "unsent")
         return all(s.status in done for s in self.sent)
 
     def begin(self) -> bool:
@@ -139,6 +146,7 @@ class World:
         before = [len(r.in_flight) for r in self.replicas]
         for replica in self.replicas:
             replica.advance(math.nextafter(self.now_s, math.inf))
+        self.note_dropped()
         return before != [len(r.in_flight) for r in self.replicas]
 
     def move(self, until_s: float) -> None:
@@ -148,6 +156,14 @@ class World:
         for k, s in enumerate(self.sent):
             if s.status == "admitted" and s.request.status == "finished":
                 self.answered(k)
+        self.note_dropped()
+
+    def note_dropped(self) -> None:
+        """Settle what replicas rejected as hopeless; that is final."""
+        for k, s in enumerate(self.sent):
+            if s.status == "admitted" and s.request.status == "rejected":
+                s.status, s.finish_s = "rejected", s.request.finish_s
+                self.turn_ended(k, answered=False)
 
     # -- what clients do -------------------------------------------------------------------------------
 
@@ -182,10 +198,7 @@ class World:
             if not waits:
                 return
             replica = self.replicas[s.replica]
-            replica.waiting.remove(request)
-            if not replica.running and not replica.in_flight:
-                replica.clock_s = max(replica.clock_s, self.now_s)
-            request.status = "withdrawn"
+            replica.withdraw(request, self.now_s)
         elif s.status != "at_door":
             return
         self.unserved(k, "abandonment", "abandoned")
@@ -209,6 +222,8 @@ class World:
         gaps = want.target_tokens - 1
         fluent = gaps == 0 or want.finish_s - want.first_token_s <= r["tpot_slo_s"] * gaps
         s.status, s.finish_s = "attained" if in_time and fluent else "late", want.finish_s
+        if want.target_tokens < want.output_tokens:
+            s.status = "length_capped"
         self.turn_ended(k, answered=True)
 
     def turn_ended(self, k: int, answered: bool) -> None:
@@ -239,7 +254,7 @@ class World:
             s.status, s.replica = "admitted", r
             self.replicas[r].submit(s.request, self.now_s)
             if s.request.status == "rejected":  # no room for an output
-                s.status = "failed"
+                s.status, s.finish_s = "failed", self.now_s
                 self.turn_ended(k, answered=False)
         elif admission == DEFER and s.defers < self.max_defers:
             s.defers += 1

@@ -122,8 +122,9 @@ def check(world: World, cluster: Cluster) -> None:
             else:
                 assert math.isclose(float(record[name]), expected, rel_tol=1e-9, abs_tol=1e-12), (k, name)
     statuses = [s.status for s in world.sent]
-    for name in ("attained", "rejected", "failed", "abandoned", "unsent"):
+    for name in ("attained", "rejected", "length_capped", "abandoned", "unsent"):
         assert environment[name] == statuses.count(name), name
+    assert environment["failed"] == statuses.count("failed") + statuses.count("length_capped")
     assert environment["late"] == statuses.count("late") + statuses.count("abandoned")
     assert environment["offered"] == len(statuses) - statuses.count("unsent")
     assert environment["attempts"] == sum(s.attempts for s in world.sent)

@@ -204,8 +204,11 @@ def test_a_prompt_without_room_for_an_output_fails_and_a_long_output_is_cut():
     requests = request_array(np.zeros(3), np.array([200, 199, 150]), np.array([5, 5, 500]), tpot_slo_s=1.0)
     cluster = loaded(requests, specs)
     epochs(cluster)
-    assert [status(cluster, k) for k in range(3)] == ["failed", "attained", "attained"]
-    assert cluster.state.environments[0]["failed"] == 1
+    assert [status(cluster, k) for k in range(3)] == ["failed", "length_capped", "length_capped"]
+    assert cluster.state.environments[0]["failed"] == 3
+    assert cluster.state.environments[0]["length_capped"] == 2
+    assert cluster.state.environments[0]["attained"] == 0
+    assert np.isfinite(cluster.records(0)["finish_s"]).all()
     assert cluster.records(0)["target_tokens"].tolist()[1:] == [1, 50]
     assert cluster.records(0)["produced_tokens"].tolist()[1:] == [1, 50]
     assert math.isnan(cluster.records(0)["first_token_s"][0])

@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from burstenv.engine.enums import LIVELOCK_PREEMPTIONS
+from burstenv.engine.livelock import livelock
 from burstenv.engine.reference.kv_cache import BlockPool
 from burstenv.engine.reference.modes import TokenCounters, leaves_room, level
 from burstenv.engine.reference.records import EngineLimits, Iteration, ReferenceRequest, Scheduled
@@ -31,7 +33,6 @@ from burstenv.hardware.latency.hinge import IterationLatency
 
 __all__ = ["EngineLimits", "Iteration", "ReferenceReplica", "ReferenceRequest", "Scheduled"]
 
-LIVELOCK_PREEMPTIONS = 1_000  # so many without a token in between: the real scheduler, too, would go on for ever
 STREAMING_FIRST = -1e12  # queue key of preempted requests whose user is already reading
 
 
@@ -67,6 +68,7 @@ class ReferenceReplica:
         if self.limits.validate_requests:
             if request.prompt_tokens >= self.limits.max_model_len:
                 request.status = "rejected"
+                request.finish_s = now_s
                 return
             request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
         self._wake(now_s)
@@ -74,6 +76,13 @@ class ReferenceReplica:
         self.requests[request.id] = request
         self._welcome(request)
         self.waiting.append(request)
+
+    def withdraw(self, request: ReferenceRequest, now_s: float) -> None:
+        """Take a waiting request out at ``now_s``: its client has gone."""
+        self.waiting.remove(request)
+        self._counters.leave(self.limits, request)
+        request.status = "withdrawn"
+        self._wake(now_s)
 
     def set_limits(self, limits: EngineLimits, now_s: float) -> None:
         """Change the batching mode at ``now_s``, from the next iteration on; the waiting queue is sorted anew."""
@@ -85,15 +94,14 @@ class ReferenceReplica:
 
     def advance(self, until_s: float) -> None:
         """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
-        depth = 2 if self.limits.asynchronous else 1
         while True:
-            if len(self.in_flight) < depth and (self.running or self.waiting):
+            if len(self.in_flight) < self._depth and (self.running or self.waiting):
                 if self.clock_s >= until_s:
                     return
                 if not self._schedule():
                     if not self.in_flight:
                         return  # nothing can be scheduled, and nothing is under way that could change that
-                elif len(self.in_flight) < depth:
+                elif len(self.in_flight) < self._depth:
                     continue
             if not self.in_flight or self.in_flight[0].end_s > until_s:
                 return
@@ -107,9 +115,14 @@ class ReferenceReplica:
         self.advance(float("inf"))
 
     def _wake(self, now_s: float) -> None:
-        """Let something change at ``now_s``: an engine that is idle, or stuck with its queue, looks at it then."""
-        if not self.in_flight:
+        """Let something change at ``now_s``: an engine that is idle, or had nothing to schedule, looks at it then."""
+        if len(self.in_flight) < self._depth:
             self.clock_s = max(self.clock_s, now_s)
+
+    @property
+    def _depth(self) -> int:
+        """Most iterations in flight."""
+        return 2 if self.limits.asynchronous else 1
 
     @property
     def free_blocks(self) -> int:
@@ -315,10 +328,7 @@ class ReferenceReplica:
         """Evict: the KV is lost, the outputs are kept, and it waits again, first under fcfs."""
         self._preemptions_without_token += 1
         if self._preemptions_without_token > LIVELOCK_PREEMPTIONS:
-            raise BurstenvError(
-                f"livelock at {self.clock_s:.6f} s: {LIVELOCK_PREEMPTIONS} preemptions without a token, the last of "
-                f"request {victim.id}; the real scheduler loops here too: use reserve_full_prompt or more KV blocks"
-            )
+            raise livelock(self.clock_s, victim.id)
         self.running.remove(victim)
         self.pool.release(victim.blocks)
         victim.blocks = []

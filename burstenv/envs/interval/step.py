@@ -19,7 +19,7 @@ from burstenv.envs.observation.encoder import observe
 from burstenv.envs.observation.features import LIMIT
 from burstenv.envs.reward import pay
 from burstenv.policies.decide import choose_admission, choose_replica
-from burstenv.policies.estimates import fits
+from burstenv.policies.estimates import tokens_to_hold
 
 ALL = -1  # step every environment
 OPEN = 0  # begin an episode
@@ -81,8 +81,9 @@ def _share_out(environment, replicas, request):
     first = environment.first_replica
     total = 0.0
     fitting = 0
+    tokens = tokens_to_hold(environment, replicas, request)
     for r in range(first, first + environment.num_replicas):
-        if fits(replicas[r], request):
+        if tokens <= replicas[r].max_model_len:
             fitting += 1
             total += replicas[r].routing_weight
     if fitting == 0:
@@ -93,7 +94,7 @@ def _share_out(environment, replicas, request):
     for r in range(first, first + environment.num_replicas):
         replica = replicas[r]
         weight = replica.routing_weight if total > 0.0 else 1.0
-        if weight > 0.0 and fits(replica, request):
+        if weight > 0.0 and tokens <= replica.max_model_len:
             replica.routing_credit += weight
             gained += weight
             if replica.routing_credit > most:
@@ -177,7 +178,7 @@ def _interval(
     offered, rejected, failed = environment.offered, environment.rejected, environment.failed
     attained, late = environment.attained, environment.late
     first_late = environment.first_tokens - environment.first_in_time
-    tpot_late = environment.first_in_time_late
+    tpot_late = environment.first_in_time_lost
     admitted = 0
     if what == ALL and not environment.done:
         lazily = not policy[0].sees_cache
@@ -218,7 +219,7 @@ def _interval(
         environment.attained - attained,
         environment.late - late,
         environment.first_tokens - environment.first_in_time - first_late,
-        environment.first_in_time_late - tpot_late,
+        environment.first_in_time_lost - tpot_late,
     )
     at = observations.shape[1] - INTERVAL - SHARES * environment.num_replicas
     _observe_interval(observations, i, at, environment, replicas, budgets, most_per_s, per_count, counts)

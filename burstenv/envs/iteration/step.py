@@ -18,10 +18,11 @@ from burstenv.cluster.gateway import next_epoch
 from burstenv.engine.decode_run import interrupt_stretch, may_stretch, open_stretch
 from burstenv.engine.decoders import blocks_due
 from burstenv.engine.enums import NOBODY, WAITING
+from burstenv.engine.published import publish
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.replica import advance_replica, enqueue, set_mode
-from burstenv.engine.scheduler import see, start_iteration
+from burstenv.engine.scheduler import start_iteration
 from burstenv.envs.observation.encoder import observe
 from burstenv.envs.observation.features import LIMIT
 from burstenv.envs.reward import pay
@@ -323,7 +324,7 @@ def _iteration(
         before_s = environment.now_s
     elapsed_s[i] = environment.now_s - before_s
     pay(rewards, totals, i, environment, replicas)
-    see(replica, requests)
+    publish(replica, requests)
     replica.seen_waiting += environment.queue_size
     replica.seen_waiting_tokens += environment.queue_tokens
     replica.seen_waiting_blocks += environment.queue_blocks

@@ -130,7 +130,7 @@ SESSION_REQUEST_FEATURES = (
     Feature("since_previous", "s", "60", LIMIT, DOOR, "time since that"),
 )
 REPLICA_FEATURES = (
-    Feature("fits", "1", "1", 1.0, KNOWN, "1 if the replica can ever serve this request"),
+    Feature("fits", "1", "1", 1.0, KNOWN, "1 if the replica holds the prompt and the whole predicted answer"),
     Feature("waiting", "requests", "16", LIMIT, SCRAPED, "waiting requests"),
     Feature("running", "requests", "64", LIMIT, SCRAPED, "running requests"),
     Feature("kv_used", "1", "1", 1.0, SCRAPED, "share of KV blocks in use"),

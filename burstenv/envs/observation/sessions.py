@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv._jit.decorators import outlined
-from burstenv.engine.enums import ABANDONED, ATTAINED, NOBODY
+from burstenv.engine.enums import ABANDONED, ATTAINED, LENGTH_CAPPED, NOBODY
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.envs.observation.features import LIMIT
 
@@ -48,7 +48,8 @@ def observe_turn(out, i, at, environment, requests, links, request_id):
     if previous == NOBODY:
         return
     before = requests[environment.first_request + previous]
-    if ATTAINED <= before.status <= ABANDONED and not math.isnan(before.finish_s):
+    over = ATTAINED <= before.status <= ABANDONED or before.status == LENGTH_CAPPED
+    if over and not math.isnan(before.finish_s):
         settled_s = before.finish_s
         out[i, at + 1] = 1.0
         out[i, at + 2] = min(LIMIT, max(0.0, environment.now_s - settled_s) / 60.0)

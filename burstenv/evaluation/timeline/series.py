@@ -18,7 +18,7 @@ import numpy as np
 
 from burstenv.cluster import ClusterState
 from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
-from burstenv.engine.enums import ATTAINED, FAILED, LATE, REJECTED, UNSENT
+from burstenv.engine.enums import ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 
@@ -142,7 +142,7 @@ def _binned(records: np.ndarray) -> dict[str, Any]:
     counts["attained"] = count(arrival_s[status == ATTAINED])
     counts["settled"] = count(arrival_s[status >= ATTAINED])
     counts["rejected"] = count(finish_s[status == REJECTED])
-    counts["failed"] = count(finish_s[status == FAILED])
+    counts["failed"] = count(finish_s[(status == FAILED) | (status == LENGTH_CAPPED)])
     return {"edges_s": edges_s, "counts": counts}
 
 
@@ -151,7 +151,7 @@ def _idle(records: np.ndarray, replica: int) -> np.ndarray:
 
     A request may be on it from its arrival to its last token. Stretches below a thousandth of the span are left out.
     """
-    served = (records["replica"] == replica) & ((records["status"] == ATTAINED) | (records["status"] == LATE))
+    served = (records["replica"] == replica) & np.isin(records["status"], (ATTAINED, LATE, LENGTH_CAPPED))
     start_s = float(records["arrival_s"][0])
     ends = records["finish_s"][~np.isnan(records["finish_s"])]
     end_s = max(float(records["arrival_s"][-1]), float(ends.max()) if len(ends) else start_s)

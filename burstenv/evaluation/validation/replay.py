@@ -14,7 +14,6 @@ from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.engine.enums import NOBODY, WAITING
 from burstenv.engine.records import FOUND_BLOCKS, NUMBERS_OF_A_SEQUENCE
 from burstenv.engine.reference.engine import EngineLimits, Iteration, ReferenceReplica, ReferenceRequest, Scheduled
-from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.recorded_case import RecordedCase
 from burstenv.evaluation.validation.recorded_rows import Recording, Row, iteration_row, request_row
 
@@ -93,7 +92,7 @@ def fast_replica(case: RecordedCase, num_envs: int = 1, further: Sequence[Engine
             key = request.block_key(index, limits.block_size)[:-1]  # all of a key but the block's place
             record[name] = streams.setdefault(key, len(streams))
     for i in range(num_envs):
-        cluster.load(i, requests)
+        cluster.load(i, requests, direct=True)
         cluster.state.requests[i] = requests  # with their own streams
         cluster.rewind(i, len(requests))
     return cluster
@@ -209,8 +208,6 @@ class _Watched:
         running, computed = self.cluster.running(0, 0), self._computed()
         preemptions, in_flight_tokens = requests["preemptions"].copy(), requests["in_flight_tokens"].copy()
         self.cluster.start(0, 0)
-        if replica["livelocked"]:
-            raise BurstenvError(f"livelock at {clock_s:.6f} s: preemptions without a token, without end")
         if replica["in_flight"] == len(self._in_flight):
             return False
         now_running, before = self.cluster.running(0, 0), set(running)

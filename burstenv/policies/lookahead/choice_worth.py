@@ -18,7 +18,7 @@ from burstenv.cluster.state import ClusterState
 from burstenv.engine.enums import NOBODY
 from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
-from burstenv.policies.estimates import fits
+from burstenv.policies.estimates import tokens_to_hold
 from burstenv.policies.lookahead.clone import clusters, copy_cluster, id_marks
 from burstenv.policies.lookahead.kernels import FUTURE, close_at, first_beyond, first_needed, first_open, try_out
 from burstenv.policies.lookahead.steps import UNPLANNED
@@ -55,12 +55,12 @@ def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, no
     admission, replica, mode = decide(base[0], scratch[0][FUTURE], scratch[1], scratch[2], scratch[3])
     close_at(scratch, FUTURE, beyond, environment.now_s + horizon_s)
     own = 0 if admission == REJECT else 1 + replica
-    request = requests[environment.at_door]
+    tokens = tokens_to_hold(environment, replicas, requests[environment.at_door])
     for c in range(environment.num_replicas + 1):
         a, r = (REJECT, replica) if c == 0 else (ADMIT, c - 1)
         if c == own:
             a = admission  # a deferral stays one
-        elif c > 0 and not fits(replicas[environment.first_replica + c - 1], request):
+        elif c > 0 and tokens > replicas[environment.first_replica + c - 1].max_model_len:
             continue
         worth[i, c] = try_out(scratch, marks, low, high, modes, base[0], nothing, trial, reward, a, r, mode)[0]
     return own

@@ -96,6 +96,8 @@ def _copy_replica(source, from_r, target, to_r, marks, shift):
         mine.prefill_id += shift
     if mine.flight_first_prefill != NOBODY:
         mine.flight_first_prefill += shift
+    if mine.livelock_id != NOBODY:
+        mine.livelock_id += shift
     if mine.waiting_head != NOBODY:
         mine.waiting_head += shift
         mine.waiting_tail += shift

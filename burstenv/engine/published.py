@@ -1,0 +1,91 @@
+"""The published state of a replica, compiled: the ``seen_*`` fields, which is all that decisions see of it.
+
+It is the state at the end of the last iteration: its tokens are out, finished requests are gone, hopeless ones are
+rejected, and nothing has been scheduled since. Requests that were handed over since then are added, requests that were
+withdrawn are taken off. So while an iteration is in flight, a synchronous replica shows the state before it.
+
+Under asynchronous scheduling the iteration that follows had been scheduled by then. Its admissions, its KV blocks and
+its share of the prompts are part of the state, as in vLLM, whose ``Scheduler.make_stats`` runs at the end of
+an iteration. The first iteration of an idle replica and the one after it are scheduled in one go: until the first
+ends, the replica shows the state before both.
+
+A running request *decodes* when nothing but its newest output is left to compute. ``seen_context_tokens`` counts
+prompt and outputs of those that decode, ``seen_prefill_tokens`` the tokens that no iteration has taken yet of the
+others.
+"""
+
+from __future__ import annotations
+
+from burstenv._jit.decorators import kernel
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.queues import blocks_of, tokens_to_compute
+
+
+@kernel
+def _publish_counts(replica):
+    replica.seen_waiting = replica.waiting
+    replica.seen_running = replica.running
+    replica.seen_free_blocks = replica.free_blocks
+    replica.seen_waiting_tokens = replica.waiting_tokens
+    replica.seen_waiting_blocks = replica.waiting_blocks
+    replica.seen_preemptions = replica.preemptions
+    replica.seen_iterations = replica.iterations
+
+
+@kernel
+def publish(replica, requests):
+    """Publish the present state of a replica of the fast engine."""
+    _publish_counts(replica)
+    context = replica.decode_context_tokens
+    prefill = 0
+    if replica.prefill_id != NOBODY:
+        request = requests[replica.prefill_id]
+        prefill = tokens_to_compute(request) - request.computed_tokens
+        if prefill == 1 and request.produced_tokens > 0:  # preempted before: the last token of its recomputation
+            context += request.computed_tokens + 1
+            prefill = 0
+    replica.seen_context_tokens = context
+    replica.seen_prefill_tokens = prefill
+
+
+@kernel
+def publish_general(replica, requests):
+    """Publish the present state of a replica of the full engine."""
+    _publish_counts(replica)
+    context = 0
+    prefill = 0
+    request_id = replica.running_head
+    while request_id != NOBODY:
+        request = requests[request_id]
+        in_flight = request.in_flight_tokens
+        left = tokens_to_compute(request) + in_flight - request.computed_tokens
+        if left <= 1 and request.produced_tokens + in_flight > 0:
+            context += tokens_to_compute(request)
+        else:
+            prefill += left
+        request_id = request.next
+    replica.seen_context_tokens = context
+    replica.seen_prefill_tokens = prefill
+
+
+@kernel
+def publish_handed_over(replica, request):
+    """Add a request that was just handed over to the published queue."""
+    tokens = tokens_to_compute(request)
+    replica.seen_waiting += 1
+    replica.seen_waiting_tokens += tokens
+    replica.seen_waiting_blocks += blocks_of(tokens, replica.block_size)
+
+
+@kernel
+def publish_withdrawn(replica, request):
+    """Take a request that was just withdrawn off the published queue.
+
+    One that was preempted by an iteration scheduled since is not in it.
+    """
+    if request.preemptions > 0 and request.evicted_at >= replica.seen_iterations:
+        return
+    tokens = tokens_to_compute(request)
+    replica.seen_waiting -= 1
+    replica.seen_waiting_tokens -= tokens
+    replica.seen_waiting_blocks -= blocks_of(tokens, replica.block_size)

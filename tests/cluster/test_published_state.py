@@ -1,0 +1,218 @@
+"""Everything that decisions see equals a recount from the requests, under every option of engine, clients and metrics.
+
+So do the rewards: each component is a function of the records, at every decision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burstenv._jit.decorators import entry
+from burstenv.cluster import STATUS_NAMES, ClientsConfig, Cluster, ModeConfig, draw_clients
+from burstenv.envs.reward import COMPONENTS, pay
+from burstenv.policies.decide import ESTIMATES, estimate_at
+from tests.cluster.client_reference import World
+from tests.cluster.published_state import Readings, WatchedReplica
+from tests.cluster.small_clusters import FAST, loaded, random_requests, replica, requests_at
+from tests.cluster.test_clients_agree import LOOPS, PATIENCE, RETRIES, sessions
+from tests.random_examples import examples
+
+MODES = [
+    ModeConfig(name="plain", max_num_batched_tokens=256, max_num_seqs=24),
+    ModeConfig(name="tight", max_num_batched_tokens=40, max_num_seqs=8, headroom=0.1),
+    ModeConfig(name="edf", max_num_batched_tokens=96, max_num_seqs=6, order="earliest-deadline"),
+    ModeConfig(name="edf-drop", max_num_batched_tokens=96, max_num_seqs=6, order="earliest-deadline", hopeless="drop"),
+    ModeConfig(name="short", max_num_batched_tokens=128, max_num_seqs=12, order="shortest-predicted"),
+    ModeConfig(name="priority", max_num_batched_tokens=64, max_num_seqs=12, order="priority"),
+    ModeConfig(name="fair", max_num_batched_tokens=128, max_num_seqs=8, order="fair"),
+    ModeConfig(name="mlfq", max_num_batched_tokens=128, max_num_seqs=8, order="mlfq"),
+    ModeConfig(name="prefill-first", max_num_seqs=12, batch="prefill-first"),
+    ModeConfig(name="projected", max_num_seqs=12, batch="whole-prompts", memory="projected"),
+    ModeConfig(name="deferral", max_num_batched_tokens=128, max_num_seqs=12, deferral_s=0.2),
+]
+ENGINES: dict[str, dict[str, Any]] = {
+    "synchronous": {},
+    "prefix caching": {"prefix_caching": True},
+    "asynchronous": {"asynchronous": True},
+    "vllm": {"asynchronous": True, "prefix_caching": True},
+    "threshold": {"long_prefill_token_threshold": 50, "prefix_caching": True},
+}
+SIZES: list[dict[str, Any]] = [{"num_blocks": 30}, {"num_blocks": 55, "latency": FAST, "max_model_len": 300}]
+METRICS = [(0.0, 0.0, False), (0.3, 0.05, False), (0.1, 0.1, True)]  # period, delay, whether what was sent is counted
+HIT = ESTIMATES.index("prefix_hit_tokens")
+
+
+@entry
+def _pay_at(environments, replicas, i, rewards, totals):
+    pay(rewards, totals, i, environments[i], replicas)
+
+
+class WatchedWorld(World):
+    """The plain clients and replicas, with readings of the metrics."""
+
+    readings: Readings
+
+    def move(self, until_s: float) -> None:
+        self.readings.read_until(until_s, super().move)
+        super().move(until_s)
+
+
+def rewards_of(records: np.ndarray, now_s: float, gpus: int, busy_gpu_s: float) -> list[float]:
+    """The components as functions of the records, so far; ``dense`` is left out while requests are under way."""
+    names = np.array(STATUS_NAMES)[records["status"]]
+    attained = records[names == "attained"]
+    offered = records[~np.isin(names, ("unseen", "unsent"))]
+    end_s = np.where(np.isnan(offered["finish_s"]), now_s, offered["finish_s"])
+    tokens = attained["prompt_tokens"] + attained["produced_tokens"]
+    values = np.array([1.0, 3.0])[attained["class_code"]]
+    return [
+        len(attained), float("nan"), float(attained["weight"].sum(dtype=float)), tokens.sum() / 1000.0, values.sum(),
+        len(attained) / gpus, -(end_s - offered["arrival_s"]).sum() / 10.0, -busy_gpu_s,
+    ]  # fmt: skip
+
+
+class Play:
+    """One random episode, played by the compiled cluster and by the plain one, compared at every decision."""
+
+    def __init__(self, seed: int, engine: str, modes: list[int], config: ClientsConfig, metrics: Any, ticks: bool):
+        self.rng = rng = np.random.default_rng(seed)
+        self.specs = [replica(**size, **ENGINES[engine]) for size in SIZES]
+        n = int(rng.integers(1, 60))
+        requests = random_requests(rng, n, 350, float(rng.choice([0.2, 1.5, 6.0])))
+        requests["output_tokens"] = 1 + rng.geometric(1 / rng.choice([3, 40]), n)
+        requests["priority"] = rng.permutation(n)  # without ties
+        previous, think_s = sessions(rng, n)
+        head = np.arange(n)
+        for k in range(n):
+            head[k] = head[previous[k]] if previous[k] >= 0 else k
+        requests["session"] = head % rng.choice([1, 3, 100])
+        failing = (rng.random(n) < 0.1) & (config != ClientsConfig())
+        clients = draw_clients(config, requests, seed, previous, think_s, failing)
+        self.modes = tuple(MODES[m] for m in modes)
+        tick_s = 0.25 if ticks else None
+        settings: Any = {} if config == ClientsConfig() else {"clients": config}
+        self.cluster = Cluster(
+            self.specs, self.modes, num_envs=2, num_requests=7, defer_s=0.3, max_defers=2, tick_s=tick_s, **settings
+        )
+        period_s, delay_s, count_sent = metrics
+        self.cluster.see_stale(delay_s, period_s, count_sent)
+        self.cluster.state.environments["class_value"] = [1.0, 3.0]
+        self.cluster.load(1, requests, seed, clients if settings else None)
+        self.world = WatchedWorld(
+            self.specs, self.modes, config, clients, requests, int(self.cluster.state.environments[1]["client_seed"]),
+            0.3, 2, math.inf if tick_s is None else tick_s, WatchedReplica,
+        )  # fmt: skip
+        self.world.readings = Readings(self.world.replicas, period_s, delay_s, count_sent)  # type: ignore[arg-type]
+        self.rewards, self.totals = np.zeros((2, len(COMPONENTS))), np.zeros((2, len(COMPONENTS)))
+        self.decisions = 0
+
+    def run(self) -> None:
+        plain = self.world.run()
+        decision: Any = None
+        while True:
+            door = self.cluster.next_epoch(1)
+            try:
+                now_s, k = plain.send(decision)
+            except StopIteration:
+                break
+            assert not self.cluster.done(1)
+            assert door == k
+            self.compare(now_s, k)
+            decision = tuple(int(self.rng.choice(m, p=p)) for m, p in ((3, [0.1, 0.8, 0.1]), (2, None)))
+            decision += (int(self.rng.integers(len(self.modes))),)
+            self.cluster.decide(1, *decision)
+            request = self.world.sent[k].request if k >= 0 else None
+            if (
+                request is not None
+                and decision[0] == 1
+                and request.prompt_tokens < self.specs[decision[1]].max_model_len
+            ):
+                self.world.readings.sent.append((now_s, decision[1], request.prompt_tokens))
+        assert self.cluster.done(1)
+        self.compare_rewards()
+        dense, attained = self.totals[1, COMPONENTS.index("dense")], self.totals[1, 0]
+        assert dense == attained == (np.array(STATUS_NAMES)[self.cluster.records(1)["status"]] == "attained").sum()
+
+    def compare(self, now_s: float, door: int) -> None:
+        self.decisions += 1
+        state = self.cluster.state
+        for r, expected in enumerate(self.world.readings.seen(now_s)):
+            record = state.replicas[1, r]
+            assert {name: int(record[f"seen_{name}"]) for name in expected} == expected, (self.decisions, now_s, r)
+            out = np.zeros(len(ESTIMATES))
+            estimate_at(*state.arrays(), 1, r, out)
+            if door >= 0:
+                assert out[HIT] == self.world.replicas[r].hit_tokens(self.world.sent[door].request), (now_s, r)
+        self.compare_rewards()
+
+    def compare_rewards(self) -> None:
+        environments, replicas = self.cluster.state.arrays()[:2]
+        _pay_at(environments, replicas, 1, self.rewards, self.totals)
+        paid = self.rewards[1]
+        negative = [name in ("latency", "cost") for name in COMPONENTS]
+        for name, value, sign in zip(COMPONENTS, paid, negative, strict=True):
+            assert name == "dense" or (value <= 1e-9 if sign else value >= -1e-9), (name, value)
+        busy_s = sum(
+            i.end_s - i.start_s for r in self.world.replicas for i in [*r.iterations, *r.in_flight]
+        )  # all replicas are of one GPU
+        environment = environments[1]
+        expected = rewards_of(self.cluster.records(1), float(environment["now_s"]), int(environment["gpus"]), busy_s)
+        for name, got, want in zip(COMPONENTS, self.totals[1], expected, strict=True):
+            if name == "cost" and not environment["done"]:
+                continue  # charged as an iteration is scheduled, which the plain one does at the same call or the next
+            assert name == "dense" or math.isclose(got, want, rel_tol=1e-6, abs_tol=1e-6), (name, got, want)
+
+
+@examples(200)
+@given(
+    seed=st.integers(0, 2**20),
+    engine=st.sampled_from(list(ENGINES)),
+    modes=st.lists(st.integers(0, len(MODES) - 1), min_size=1, max_size=3),
+    patience=st.sampled_from(PATIENCE),
+    retries=st.sampled_from(RETRIES),
+    loop=st.sampled_from(LOOPS),
+    metrics=st.sampled_from(METRICS),
+    ticks=st.booleans(),
+)
+def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, patience, retries, loop, metrics, ticks):
+    Play(seed, engine, modes, ClientsConfig(patience=patience, retries=retries, closed_loop=loop), metrics, ticks).run()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_busy_replica_shows_that_it_is_busy(engine):
+    """Twenty requests decode for seconds, and one more comes every tenth of a second."""
+    arrival_s = [0.0] * 20 + [1.0 + 0.1 * k for k in range(10)]
+    cluster = loaded(requests_at(*arrival_s, prompt=20, output=200), [replica(num_blocks=400, **ENGINES[engine])])
+    while (door := cluster.next_epoch(0)) >= 0:
+        shown = cluster.state.replicas[0, 0]
+        if door >= 20:
+            assert shown["seen_running"] + shown["seen_waiting"] == door
+            assert shown["seen_running"] >= 19
+            assert shown["seen_free_blocks"] <= 400 - 2 * 19
+        cluster.decide(0, 1)
+
+
+@pytest.mark.parametrize("metrics", METRICS)
+@pytest.mark.parametrize("engine", ["prefix caching", "vllm"])
+def test_a_prompt_is_cached_from_the_end_of_the_iteration_that_computes_it(engine, metrics):
+    """Also where metrics are old: KV events come with every iteration."""
+    requests = requests_at(0.0, 0.05, 0.15, 0.29, prompt=2064, output=2)
+    requests["session"] = 1
+    cluster = loaded(requests, [replica(num_blocks=800, **ENGINES[engine])], modes=(ModeConfig(name="m"),))
+    period_s, delay_s, count_sent = metrics
+    cluster.see_stale(delay_s, period_s, count_sent)
+    hits = []
+    while cluster.next_epoch(0) >= 0:
+        out = np.zeros(len(ESTIMATES))
+        estimate_at(*cluster.state.arrays(), 0, 0, out)
+        hits.append(out[HIT])
+        cluster.decide(0, 1 if len(hits) == 1 else 0)
+    end_s = float(cluster.records(0)["first_token_s"][0])
+    assert 0.15 < end_s < 0.29
+    assert hits == [0, 0, 0, 2048]
