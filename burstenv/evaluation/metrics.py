@@ -75,10 +75,10 @@ def episode_metrics(
     ``goodput_per_s``                   attained / ``answering_s``
     ``answering_s``                     from the first arrival to the last answer [s], as ``vllm bench serve`` counts
     ``finished_per_s``                  finished requests, attained or late, / ``answering_s``
-    ``prompt_tokens_per_s`` ...         of finished requests, also ``generated_`` and ``total_tokens_per_s``
+    ``prompt_tokens_per_s`` ...         of all answers, cut ones included; also ``generated_`` and
+                                        ``total_tokens_per_s``
     ``cached_tokens``                   prompt tokens found in prefix caches when requests were first scheduled
     ``prefix_hit_rate``                 cached tokens / prompt tokens of the requests that were scheduled
-    ``length_capped``                   finished requests whose output the model length cut short
     ``<group>_offered`` ...             the same counts and share by class, model and prompt bucket (``groups``)
     ``lost_<why>``                      requests that did not attain, by ``LOSSES``, see ``losses``
     ``burstiness``                      variance / mean of the arrivals in each second (1 for Poisson)
@@ -156,23 +156,23 @@ def episode_metrics(
 def _served(records: NDArray[Any], attained: int) -> dict[str, float | int | None]:
     """Return the rates of answers and their tokens, and what prefix caches held."""
     status = records["status"]
-    finished = np.flatnonzero((status == ATTAINED) | (status == LATE))
+    finished = int(np.count_nonzero((status == ATTAINED) | (status == LATE)))
+    answered = np.flatnonzero(np.isin(status, (ATTAINED, LATE, LENGTH_CAPPED)))
     first_s = float(records["arrival_s"].min()) if len(records) else 0.0
-    answering_s = float(records["finish_s"][finished].max()) - first_s if len(finished) else 0.0
-    prompt = int(records["prompt_tokens"][finished].sum(dtype=np.int64))
-    generated = int(records["target_tokens"][finished].sum(dtype=np.int64))
+    answering_s = float(records["finish_s"][answered].max()) - first_s if len(answered) else 0.0
+    prompt = int(records["prompt_tokens"][answered].sum(dtype=np.int64))
+    generated = int(records["target_tokens"][answered].sum(dtype=np.int64))
     scheduled = records["cached_tokens"] >= 0
     cached = int(records["cached_tokens"][scheduled].sum(dtype=np.int64))
     return {
         "goodput_per_s": rate_per_s(attained, answering_s),
         "answering_s": answering_s,
-        "finished_per_s": rate_per_s(len(finished), answering_s),
+        "finished_per_s": rate_per_s(finished, answering_s),
         "prompt_tokens_per_s": rate_per_s(prompt, answering_s),
         "generated_tokens_per_s": rate_per_s(generated, answering_s),
         "total_tokens_per_s": rate_per_s(prompt + generated, answering_s),
         "cached_tokens": cached,
         "prefix_hit_rate": share(cached, int(records["prompt_tokens"][scheduled].sum(dtype=np.int64))),
-        "length_capped": int(np.count_nonzero(records["target_tokens"][finished] < records["output_tokens"][finished])),
     }
 
 

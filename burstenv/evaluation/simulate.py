@@ -33,7 +33,7 @@ from burstenv.workload.trace import MODELS, OTHER_MODEL
 CAPACITY_SPLIT = "test"  # whose capacity is the unit of load, as in an evaluation
 CHUNK_DECISIONS = 100_000  # between two reports of progress
 RECORD_COLUMNS = (
-    "id", "class", "prompt_tokens", "output_tokens", "generated_tokens", "status", "replica", "arrival_s", "first_scheduled_s",
+    "id", "class", "prompt_tokens", "output_tokens", "status", "replica", "arrival_s", "first_scheduled_s",
     "first_token_s", "finish_s", "ttft_s", "tpot_s", "e2e_s", "preemptions", "recomputed_tokens",
     "cached_tokens", "generated_tokens",
 )  # fmt: skip
@@ -260,7 +260,6 @@ def write_records(records: np.ndarray, path: Path) -> None:
         [CLASSES[c] for c in records["class_code"].tolist()],
         records["prompt_tokens"].tolist(),
         records["output_tokens"].tolist(),
-        records["produced_tokens"].tolist(),
         [STATUS_NAMES[s] for s in records["status"].tolist()],
         ["" if r < 0 else r for r in records["replica"].tolist()],
         _blank(records["arrival_s"]),  # of unsent ones: none
@@ -273,7 +272,7 @@ def write_records(records: np.ndarray, path: Path) -> None:
         records["preemptions"].tolist(),
         records["recomputed_tokens"].tolist(),
         ["" if c < 0 else c for c in records["cached_tokens"].tolist()],
-        np.where(unserved, 0, records["target_tokens"]).tolist(),
+        records["produced_tokens"].tolist(),
     ]
     writer.writerows(zip(*columns, strict=True))
     write_atomic(path, text.getvalue())

@@ -23,7 +23,7 @@ def fits(replica, request):
 @kernel
 def _whole_tokens(request):
     """Return the tokens of the prompt and of the predicted answer."""
-    return request.prompt_tokens + max(1, int(math.ceil(min(request.predicted_tokens, 1e9))))
+    return request.prompt_tokens + max(1, math.ceil(min(request.predicted_tokens, 1e9)))
 
 
 @kernel

@@ -1,7 +1,8 @@
 """Routing rules, compiled: choose the replica a request would go to.
 
-Every rule but random and round-robin is an argmin of a score over the replicas that hold the
-prompt and the whole predicted answer (where none does: that accept the prompt), with ties broken at random, so that no rule favours the first replica of the YAML.
+Every rule but random and round-robin is an argmin of a score over the replicas that hold the prompt and the whole
+predicted answer; where none does, over those that accept the prompt. Ties are broken at random, so that no rule favours
+the first replica of the YAML.
 """
 
 from __future__ import annotations

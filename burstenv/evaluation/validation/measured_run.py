@@ -294,7 +294,7 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
         for k in range(len(run.arrival_s))
     ]
     replica.run(sorted(requests, key=lambda request: (request.arrival_s, request.id)))
-    unserved = [request.id for request in requests if request.finish_s is None]
+    unserved = [request.id for request in requests if request.status != "finished"]
     if unserved:
         raise BurstenvError(
             f"{folder}: request {unserved[0] + 1} of {len(requests)} does not fit the engine "

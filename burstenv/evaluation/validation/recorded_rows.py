@@ -120,7 +120,7 @@ def request_row(request: ReferenceRequest) -> Row:
         "produced_tokens": request.produced_tokens,
         "first_scheduled_s": request.first_scheduled_s,
         "first_token_s": request.first_token_s,
-        "finish_s": request.finish_s,
+        "finish_s": None if request.status == "rejected" else request.finish_s,  # as vLLM's front end leaves it
     }
 
 
