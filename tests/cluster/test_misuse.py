@@ -49,8 +49,8 @@ CALLS: dict[str, Callable[[Cluster], Any]] = {
         for name, rest in {
             "next_epoch": (), "at_door": (), "decide": (1,), "done": (), "submit": (0, 0, 0.0), "advance": (0, 1.0),
             "boundary_s": (0,), "start": (0,), "finish": (0,), "set_mode": (0, 0, 0.0), "kv_use": (), "running": (0,),
-            "waiting": (0,), "records": (), "client_records": (), "client_counts": (), "load": (FEW,), "begin": (3,), "rewind": (3,),
-            "room_for": (3,), "check_livelock": (),
+            "waiting": (0,), "records": (), "client_records": (), "client_counts": (), "load": (FEW,), "begin": (3,),
+            "rewind": (3,), "room_for": (3,), "check_livelock": (),
         }.items()
         for x in INDICES
     },

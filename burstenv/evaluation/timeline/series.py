@@ -2,7 +2,7 @@
 
 Two sources, and neither changes the run. The *records* of the requests give arrivals, refusals, failures and
 attainment, exactly and for every instant; they are counted in bins. The *published state* of the replicas (the state
-before the iteration in flight, fresh whatever policies see of it) gives waiting requests, KV use and preemptions; it
+at the end of its last iteration, fresh whatever policies see of it) gives waiting requests, KV use and preemptions; it
 is read at every ``k``-th decision epoch, and lines run straight from reading to reading. Where no request was on a
 replica, as the records say, zeros are put in, so that the state before a night is not drawn on through it.
 """

@@ -41,7 +41,7 @@ def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, no
         reward: (4,) float64, worth of an attained request, its weight, its kilotokens and its class value.
         trial: (E,) int32, scratch.
         nothing: (E,) int32, all ``UNPLANNED``.
-        worth: NaN for a replica that can never serve the request.
+        worth: NaN for a replica that is no choice, see ``estimates.tokens_to_hold``.
     """
     environment, replicas, requests = cluster[0][i], cluster[1], cluster[3]
     for c in range(worth.shape[1]):
