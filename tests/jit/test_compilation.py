@@ -84,13 +84,15 @@ def test_another_cluster_size_compiles_nothing():
         cluster.next_epoch(0)
         cluster.decide(0, 1, num_replicas - 1, len(modes) - 1)
         cluster.set_mode(0, 0, 0, 1.0)
+        cluster.load(0, cluster.records(0))
         cluster.submit(0, 0, 5, 1.0)
         cluster.advance(0, 0, 2.0)
+        cluster.load(0, cluster.records(0))
         assert stepper.rollout(int(UNLIMITED)) == 300
 
     use(1, 4, 16, ("vllm",))
     before = {d.py_func.__name__: len(d.signatures) for d in DISPATCHERS}
-    assert before["step_batch"] == before["rollout"] == before["_advance_at"] == 1
+    assert before["step_batch"] == before["rollout"] == before["advance_at"] == 1
     for num_envs, num_replicas, block_size in ((1, 1, 1), (3, 4, 16), (2, 16, 32), (1, 5, 7)):
         use(num_envs, num_replicas, block_size, ("vllm", "edf-512", "spf")[: 1 + num_envs])
     assert {d.py_func.__name__: len(d.signatures) for d in DISPATCHERS} == before

@@ -78,9 +78,12 @@ def test_missing_blocks_cost_waiting():
     assert bench.estimates()["ttft_s"] - enough["ttft_s"] == pytest.approx(wait_s * 64 / 200)
 
 
-def test_fits_leaves_room_for_one_token():
+def test_fits_leaves_room_for_the_whole_predicted_answer():
     bench = Bench()
     bench.replica(0, max_model_len=500)
-    for prompt, expected in ((499, 1.0), (500, 0.0), (501, 0.0)):
-        bench.request(prompt_tokens=prompt)
+    for prompt, predicted, expected in (
+        (499, 1.0, 1.0), (499, 0.0, 1.0), (499, 1.5, 0.0), (500, 1.0, 0.0), (501, 1.0, 0.0), (400, 99.1, 1.0),
+        (400, 100.1, 0.0), (1, 1e30, 0.0),
+    ):  # fmt: skip
+        bench.request(prompt_tokens=prompt, predicted_tokens=predicted)
         assert bench.estimates()["fits"] == expected

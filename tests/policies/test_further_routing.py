@@ -126,9 +126,10 @@ def test_prefix_aware_without_a_long_match_is_jsq():
 
 
 def test_the_load_guard_gives_up_the_prefix():
-    """All requests share one prefix: unguarded, they pile up on one replica."""
+    """All requests share one prefix, and the first is cached before the rest come: unguarded, they pile up there."""
     n = 60
     requests = request_array(np.arange(n) * 0.02, np.full(n, 300), np.full(n, 200))
+    requests["arrival_s"][1:] += 1.0
     requests["session"] = 0
     spread = {}
     for guard in (2, 128):
