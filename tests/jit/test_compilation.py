@@ -16,8 +16,7 @@ from numba.core.runtime import _nrt_python, rtsys
 from burstenv._jit import decorators as kernel
 from burstenv._jit.cache import cache_directory, is_cold
 from burstenv._jit.heap import heap_first
-from burstenv.cluster import Cluster
-from burstenv.cluster import cluster as cluster_module
+from burstenv.cluster import Cluster, entries
 from burstenv.cluster.state import ENTRY, ENTRY_ID
 from burstenv.envs import step as kernels
 from burstenv.envs.action import ActionLayout
@@ -29,7 +28,7 @@ from tests.cluster.small_clusters import loaded, random_requests, replica
 
 DISPATCHERS = [
     *(v for k, v in vars(kernels).items() if hasattr(v, "signatures") and k != "step_batch_threads"),
-    *(v for k, v in vars(cluster_module).items() if hasattr(v, "signatures") and k.startswith("_")),
+    *(v for k, v in vars(entries).items() if hasattr(v, "signatures") and k.endswith("_at")),
 ]
 
 
