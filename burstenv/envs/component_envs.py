@@ -68,8 +68,8 @@ class RoutingEnv(BurstGPTEnv):
 
     ## Action Space
 
-    ``Discrete(R)``: the replica. ``info["action_mask"]`` excludes replicas that can never hold the request; on such a
-    replica the request fails.
+    ``Discrete(R)``: the replica. ``info["action_mask"]`` excludes replicas that do not hold the prompt and the
+    whole predicted answer, where any does. A request fails on a replica that refuses it or cuts its answer.
 
     ## Version History
 

@@ -43,16 +43,18 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     ``decide`` leaves the other components to named heuristics and shrinks the space: a single component is a
     ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a
     replica. ``info["action_mask"]`` (int8, the form of ``env.action_space.sample(mask=...)``) and
-    ``env.unwrapped.action_masks()`` (bool) mark the legal choices, components side by side. Illegal ones never raise: a
-    prompt that can never fit its replica fails (``failed``), a deferral beyond ``max_defers`` is a rejection, any index
-    outside the space is clipped. An invalid action is an error: another shape, a fraction, NaN. At a tick only the
+    ``env.unwrapped.action_masks()`` (bool) mark the legal choices, components side by side. A
+    replica is legal if it holds the prompt and the whole predicted answer or, where none does, if it accepts the
+    prompt. Illegal choices never raise: a prompt that can never fit its replica fails (``failed``), a true answer that
+    its replica does not hold is cut (``length_capped``, of the failed: no reward), a deferral beyond ``max_defers`` is
+    a rejection, any index outside the space is clipped. An invalid action is an error: another shape, a fraction, NaN. At a tick only the
     batching component has an effect.
 
     ## Observation Space
 
     ``Box(-8, 8, (G + Q + R F,), float32)``, or with ``observation="dict"`` a ``Dict(cluster=(G,),
-    request=(Q,), replicas=(R, F))`` of the same numbers. They are published, causal quantities: during an iteration,
-    the state before it. Each number is divided by its scale and clipped.
+    request=(Q,), replicas=(R, F))`` of the same numbers. They are published, causal quantities: the state at
+    the end of a replica's last iteration and what was sent to it since. Each number is divided by its scale and clipped.
 
     {observation_table}
 

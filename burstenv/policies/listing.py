@@ -107,7 +107,10 @@ Made from the registry by `python -m burstenv.policies.listing > docs/policies.m
 
 A policy is written `admission/routing/batching`, such as `queue-cap(limit=8)/lmetric/edf-512`; parameters left out have
 their defaults. The routing rule acts first, then the admission rule for the chosen replica, then the batching mode. All
-have an agent's information, published and causal: the state before the iteration in flight, predicted output lengths.
+have an agent's information, published and causal: the state of each replica at the end of its last iteration, what was
+sent to it since, its prefix cache at that instant (from KV events, which are never stale), predicted output lengths.
+Under asynchronous scheduling the iteration that follows is part of that state, as in vLLM. A rule chooses among the
+replicas that hold the prompt and the whole predicted answer; where none does, among those that accept the prompt.
 `burstenv policies NAME` prints a rule. Policies that simulate every choice are on a separate page:
 [look-ahead](lookahead.md).
 

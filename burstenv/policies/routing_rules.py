@@ -9,7 +9,7 @@ ROUTING_RULES = (
     Rule(
         code.RANDOM,
         "random",
-        "Any replica that can serve the request.",
+        "Any replica that holds the prompt and the predicted answer.",
         "The simplest load balancing.",
     ),
     Rule(

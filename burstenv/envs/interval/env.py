@@ -66,7 +66,8 @@ class IntervalEnv(BurstGPTEnv):
     | 10 + 2 r  | interval.replica.budget  | 1          | log, low to high  | 0   | 1   |
 
     ``rejected`` includes requests that no replica can hold. ``first_late`` counts first tokens after their objective,
-    ``tpot_late`` finished requests that missed only TPOT. ``env.unwrapped.observation_names`` lists all names in order.
+    ``tpot_late`` requests that ended without attainment after a first token in time.
+    ``env.unwrapped.observation_names`` lists all names in order.
 
     ## Rewards
 
