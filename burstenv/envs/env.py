@@ -54,7 +54,8 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     ``Box(-8, 8, (G + Q + R F,), float32)``, or with ``observation="dict"`` a ``Dict(cluster=(G,),
     request=(Q,), replicas=(R, F))`` of the same numbers. They are published, causal quantities: the state at
-    the end of a replica's last iteration and what was sent to it since. Each number is divided by its scale and clipped.
+    the end of a replica's last iteration and the requests sent to it since. Each number is divided by its scale and
+    clipped.
 
     {observation_table}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from burstenv.engine.enums import ATTAINED, FAILED, LATE, REJECTED, WAITING
+from burstenv.engine.enums import ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, WAITING
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import PROMPT_BUCKETS, episode_metrics, latencies_s, prompt_bucket
@@ -52,6 +52,7 @@ def test_rates_are_over_the_time_until_the_last_answer(records):
     assert m["prefix_hit_rate"] == 1616 / 3401  # of the three that were scheduled
     assert m["length_capped"] == 0
     records["target_tokens"][2] = 3
+    records["status"][2] = LENGTH_CAPPED
     cut = episode_metrics(records, duration_s=4.0)
     assert cut["length_capped"] == 1
     assert cut["generated_tokens_per_s"] == (11 + 1 + 3) / 5.4
