@@ -4,9 +4,10 @@ Components are admission (0 reject, 1 admit, 2 defer), routing (a replica) and b
 chosen replica). With one component left the space is ``Discrete``; with admission and routing in the
 flat form it is ``Discrete(1 + R)``: reject, or a replica.
 
-An illegal action never raises. A replica that could never serve the request refuses it, one that does not hold
-its whole answer cuts it (either counts as failed); a deferral beyond the limit is a rejection; an index outside the space is clipped, however far
-outside it lies. What is no action, such as NaN, is an error, see :mod:`burstenv.envs.given_actions`.
+An illegal action never raises. A replica that could never serve the request refuses it, one that does not
+hold its whole answer cuts it (either counts as failed); a deferral beyond the limit is a rejection; an index
+outside the space is clipped, however far outside it lies. What is no action, such as NaN, is an error, see
+:mod:`burstenv.envs.given_actions`.
 """
 
 from __future__ import annotations
