@@ -56,7 +56,7 @@ class RunFolder:
                 raise BurstenvError(f"{self.path}: cannot be made ({error.strerror})") from None
         elif not self.path.is_dir():
             raise BurstenvError(f"{self.path}: no such run folder; train one with `burstenv train`")
-        with locked(self.path, f"{self.path}: another training run is using this folder; choose another one"):
+        with locked(self.path, f"{self.path}: another training run is using this folder; choose another folder"):
             if not resume and self.description.exists():
                 raise BurstenvError(f"{self.path}: already holds a training run; resume it or choose another folder")
             yield
