@@ -24,7 +24,7 @@ test: setup
 
 # The compiled engine against the reference on 5,000 random examples of each kind, others in every run (half an hour).
 agree: setup
-	BURSTENV_EXAMPLES=5000 $(BIN)/python -m pytest tests/cluster/test_*agree*.py
+	BURSTENV_EXAMPLES=5000 $(BIN)/python -m pytest tests/*/test_*agree*.py
 
 lint: setup types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Trained agents: loading and actions."""
+"""A trained agent, loaded and asked for actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
 
 
 class RunDescription(Config):
-    """The required part of ``agent.json``."""
+    """What ``agent.json`` must tell, whatever else it tells."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -44,17 +44,18 @@ class RunDescription(Config):
 
 
 class LearnedAgent:
-    """A policy network in PyTorch: it samples from its legal choices, or takes the most probable one.
+    """A policy network that acts, through PyTorch: by drawing from its legal choices, or by the most probable one.
 
-    Its recipe selects one of the two (``sampled``). ``burstenv.policies.network.inference.choose`` defines the most
-    probable choice if rejection competes with replicas. Every algorithm honours masks: no illegal choice is taken.
+    Which of the two its recipe says (``sampled``). What the most probable one is where rejection competes with
+    replicas: see ``burstenv.policies.network.inference.choose``. Masks are honoured by every algorithm: a choice
+    that is illegal is never taken.
 
     Attributes:
-        name: Its name in reports.
+        name: What reports call it.
         environment: Keyword arguments of ``EnvironmentBatch`` under which it acts.
-        trivial: The composite of its fixed components that admits every request and joins the shortest queue: an agent
-            without learning.
-        config: Its training configuration.
+        trivial: The composite of its fixed components with every request admitted and the shortest queue
+            joined: what the agent would be worth had it learned nothing.
+        config: How it was trained.
         policy: The policy of Stable-Baselines3.
         description: The contents of its ``agent.json``; empty while it is being trained.
     """
@@ -81,7 +82,7 @@ class LearnedAgent:
 
         Args:
             observations: (N, O) float32.
-            masks: Legal choices, components side by side, (N, A) bool.
+            masks: Which choices are legal, components side by side, (N, A) bool.
 
         Returns:
             (N, C) int64, or float64 on the interval environment.
@@ -89,16 +90,16 @@ class LearnedAgent:
         return self._actor.act(observations, masks)
 
     def begin(self, count: int) -> None:
-        """Begin an episode in ``count`` environments; agents with memory reset it."""
+        """Begin an episode in ``count`` environments; what agents with a memory are told."""
         self._actor.begin(count)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Continue with some of the environments of the last call, by index into them."""
+        """Go on with some of the environments of the last call, by index into them."""
         self._actor.keep(rows)
 
 
 def describe_agent(config: AgentConfig, scenario: Scenario, seed: int) -> dict[str, Any]:
-    """Return the contents of ``agent.json``, needed to load an agent later."""
+    """Return what has to be known to load an agent later: the contents of ``agent.json``."""
     import burstenv
 
     layout = _layout(config, scenario)
@@ -121,7 +122,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
     """Return the contents of the ``agent.json`` beside a checkpoint or in a run folder.
 
     Raises:
-        BurstenvError: If it is missing or another kind of file.
+        BurstenvError: When it is missing or not such a file.
     """
     folder = Path(path)
     folder = folder.parent if folder.suffix == ".zip" else folder
@@ -141,12 +142,12 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     """Load a trained agent.
 
     Args:
-        path: A run folder (its best checkpoint, or the last if none was validated yet), or a checkpoint.
-        scenario: The scenario to act in; None: that of its training.
+        path: A run folder (its best checkpoint, or the last where none was validated yet), or a checkpoint.
+        scenario: Where it is to act; None: the scenario it was trained on.
 
     Raises:
-        BurstenvError: If the file is missing or not a checkpoint, or the scenario's features differ from those of the
-            training. Except for an MLP, the number of replicas may differ.
+        BurstenvError: When there is no such file, it is not a checkpoint, or the scenario shows other features
+            than the agent was trained on. The number of replicas may differ, but for an MLP.
     """
     path = Path(path)
     description = read_description(path)
@@ -182,7 +183,7 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
 
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a Stable-Baselines3 checkpoint; never execute code from it."""
+    """Read the weights, and nothing that could run code, out of a Stable-Baselines3 checkpoint."""
     if not checkpoint.is_file():
         raise BurstenvError(f"{checkpoint}: no such file")
     try:
@@ -192,7 +193,7 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
             return torch.load(file, map_location="cpu", weights_only=True)
     except BurstenvError:
         raise
-    except Exception:  # a damaged archive can raise nearly any exception
+    except Exception:  # a damaged archive raises nearly anything
         raise BurstenvError(f"{checkpoint}: is not a checkpoint of Stable-Baselines3") from None
 
 

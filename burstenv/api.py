@@ -1,7 +1,8 @@
-"""The public names; everything else is private and may move.
+"""What users may import; everything else is private and may move.
 
-Import them with ``from burstenv import NAME``. ``api.pyi`` lists each name once, with its module. A name is imported at
-its first use, so ``import burstenv`` stays as cheap as ``import gymnasium``.
+``from burstenv import NAME`` is the usual way; ``burstenv.api`` is where the names are kept. Each is listed once, with
+its module, in ``api.pyi``, and imported when it is first used, so ``import burstenv`` stays as cheap as
+``import gymnasium``.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module and return the name.
 
     Raises:
-        AttributeError: If there is no such public name.
-        BurstenvError: If it needs an extra that is not installed.
+        AttributeError: When there is no such public name.
+        BurstenvError: When it needs an extra that is not installed.
     """
     if name not in __all__:
         raise AttributeError(f"module 'burstenv' has no attribute {name!r}; burstenv.__all__ lists the public names")

@@ -1,4 +1,4 @@
-"""Training before reinforcement learning: imitate a teacher, then improve on it by lessons."""
+"""What comes before learning from reward: imitate a teacher, then improve on it by lessons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prepare(
     say: Callable[[str], None],
     interrupted: Callable[[], bool],
 ) -> None:
-    """Run the ``warm_start`` and the ``lessons`` of a configuration, and report their result.
+    """Carry out the ``warm_start`` and the ``lessons`` of a configuration, and say how far they got.
 
     Raises:
         KeyboardInterrupt: When ``interrupted`` turns true.

@@ -1,7 +1,7 @@
 """Many replicas behind a gateway: their state, decision epochs, telemetry, clients, and the checked facade.
 
-Read ``gateway.py`` first (decision epochs), then ``state.py`` (the arrays) and ``cluster.py`` (the facade). One replica
-is the subject of :mod:`burstenv.engine`.
+Read ``reference/cluster.py`` first (how a cluster goes on, in plain Python), then ``gateway.py`` (the same, compiled),
+``state.py`` (the arrays) and ``cluster.py`` (the facade). One replica is the subject of :mod:`burstenv.engine`.
 """
 
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients

@@ -207,7 +207,7 @@ def _next_epoch_among_clients(environment, replicas, pool, requests, lazily):
             request_id = environment.next_arrival
             environment.next_arrival += 1
         else:  # a tick
-            if gives_up(environment, replicas):
+            if gives_up(environment, replicas, pool, requests):
                 fail_the_rest(environment, replicas, pool, requests)
                 _decay_rates(environment, environment.now_s)
             return
@@ -270,7 +270,7 @@ def _next_epoch(environment, replicas, pool, requests, lazily):
         environment.arrived_s += requests[request_id].arrival_s
         _count_traffic(environment, requests[request_id])
         environment.at_door = request_id
-    elif gives_up(environment, replicas):  # a tick
+    elif gives_up(environment, replicas, pool, requests):  # a tick
         fail_the_rest(environment, replicas, pool, requests)
         _decay_rates(environment, environment.now_s)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.enums import FAILED, RUNNING, UNSEEN, UNSENT, WAITING
-from burstenv.engine.lifecycle import settle, settled
+from burstenv.engine.lifecycle import settle
 from burstenv.engine.published import publish_withdrawn
 from burstenv.engine.queues import queue_discard
 
@@ -35,24 +35,37 @@ def fail_the_rest(environment, replicas, pool, requests):
 
 
 @kernel
-def _is_stuck(environment, replicas):
-    """Return whether every request that is not settled waits in a replica that cannot go on."""
-    left = environment.num_requests - settled(environment) - environment.unsent
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        replica = replicas[r]
-        if replica.in_flight or replica.under_way or (replica.running > 0 and not replica.livelocked):
-            return False
-        left -= replica.waiting + replica.running
-    return left == 0
+def _may_give_up(environment, pool, requests):
+    """Return whether a client that is with a replica has a deadline to come."""
+    for place in range(environment.impatient):
+        status = requests[pool[environment.patience_base + place]].status
+        if status in (WAITING, RUNNING):
+            return True
+    return False
 
 
 @kernel
-def gives_up(environment, replicas):
+def _is_stuck(environment, replicas, pool, requests):
+    """Return whether nothing is to come but ticks: no request, no deadline, no iteration of any replica."""
+    sent = environment.next_arrival == environment.first_request + environment.num_requests
+    if not sent or environment.deferred > 0 or environment.coming > 0:
+        return False
+    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+        replica = replicas[r]
+        if replica.in_flight or replica.under_way or replica.stretch_steps > 0:
+            return False
+        if replica.clock_s >= environment.now_s and replica.waiting + replica.running > 0:
+            return False  # an iteration may start at this very instant
+    return not _may_give_up(environment, pool, requests)
+
+
+@kernel
+def gives_up(environment, replicas, pool, requests):
     """Return whether the cluster has been stuck for so many ticks that every mode of every replica was tried.
 
     Only a change of batching mode could help, and only a decision at a tick could make one.
     """
-    if not _is_stuck(environment, replicas):
+    if not _is_stuck(environment, replicas, pool, requests):
         environment.stuck_ticks = 0
         return False
     environment.stuck_ticks += 1

@@ -60,7 +60,7 @@ def advance_replica(environment, replica, pool, requests, until_s):
         if replica.stretch_steps > 0 or (may_stretch(replica) and open_stretch(replica, pool, requests)):
             became = follow_stretch(replica, pool, requests, until_s)
             if became == UNDER_WAY:
-                replica.under_way = 1
+                replica.under_way = replica.clock_s < until_s  # the one that would start at `until_s` has not
                 replica.wake_s = min(replica.stretch_end_s, replica.stretch_demotion_s)
                 break
             if became != CUT:

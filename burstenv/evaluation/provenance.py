@@ -1,4 +1,4 @@
-"""The inputs needed to repeat an evaluation, without traces of the machine's owner."""
+"""Everything needed to run an evaluation again, and nothing that tells whose machine it ran on."""
 
 from __future__ import annotations
 

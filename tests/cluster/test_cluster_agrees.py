@@ -1,97 +1,89 @@
-"""A cluster driven through its front door equals reference replicas fed by hand."""
+"""The compiled cluster equals the reference cluster: same decisions, same outcomes, same times."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from burstenv.cluster import ADMIT, Cluster, ModeConfig, ReplicaSpec
-from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
-from tests.cluster.small_clusters import FAST, LATENCY, random_requests, replica
+from burstenv.cluster import STATUS_NAMES, ClientsConfig, ModeConfig
+from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode
+from tests.cluster.small_clusters import FAST, replica
+from tests.random_examples import examples
 
 MODES = (
     ModeConfig(name="a", max_num_batched_tokens=256, max_num_seqs=24),
     ModeConfig(name="b", max_num_batched_tokens=40, max_num_seqs=8, order="earliest-deadline", headroom=0.1),
+    ModeConfig(name="c", max_num_batched_tokens=96, max_num_seqs=6, order="shortest-prompt"),
+    ModeConfig(name="d", max_num_batched_tokens=96, max_num_seqs=6, order="earliest-deadline", hopeless="drop"),
 )
-SPECS = [
-    replica(num_blocks=30),
-    replica(num_blocks=55, latency=FAST, max_model_len=500),
-    replica(num_blocks=90, latency=LATENCY),
+SIZES: list[dict[str, Any]] = [
+    {"num_blocks": 30},
+    {"num_blocks": 55, "latency": FAST, "max_model_len": 500},
+    {"num_blocks": 90},
 ]
-DEFER_S, MAX_DEFERS = 0.3, 2
+ENGINES: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "prefix caching": {"prefix_caching": True},
+    "asynchronous": {"asynchronous": True},
+    "unchunked": {"chunked_prefill": False},  # under some modes, long prompts can never be scheduled
+}
 
 
-def limits_of(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
-    resolved = spec.resolve(mode)
-    return EngineLimits(
-        num_blocks=spec.num_blocks,
-        block_size=spec.block_size,
-        max_model_len=spec.max_model_len,
-        max_num_batched_tokens=resolved["token_budget"],
-        max_num_seqs=resolved["max_num_seqs"],
-        order=resolved["order"],
-        headroom_blocks=resolved["headroom_blocks"],
-        reserve_full_prompt=spec.reserve_full_prompt,
-    )
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_a_cluster_is_its_replicas(seed):
+def play(seed: int, config: ClientsConfig | None, engine: str, **settings: Any) -> Play:
+    """Play and compare one episode of three unequal replicas."""
     rng = np.random.default_rng(seed)
-    n = 120
-    requests = random_requests(rng, n, 700, float(rng.choice([2.0, 8.0])))
-    requests["output_tokens"] = 1 + rng.geometric(1 / 80, n)
-    # Environment 1 of 2, so that nothing works by starting at index 0.
-    cluster = Cluster(SPECS, MODES, num_envs=2, num_requests=n, defer_s=DEFER_S, max_defers=MAX_DEFERS, tick_s=0.7)
-    cluster.load(0, requests[:5])
-    cluster.load(1, requests)
-    ours = [
-        ReferenceRequest(
-            k, float(r["arrival_s"]), int(r["prompt_tokens"]), int(r["output_tokens"]),
-            predicted_tokens=float(r["predicted_tokens"]), ttft_slo_s=float(r["ttft_slo_s"]),
-        )
-        for k, r in enumerate(requests)
-    ]  # fmt: skip
-    reference = [ReferenceReplica(limits_of(spec, MODES[0]), spec.latency) for spec in SPECS]
-    defers = np.zeros(n, int)
-    rejected = []
-    while True:
-        door = cluster.next_epoch(1)
-        if cluster.done(1):
-            break
-        now_s = float(cluster.state.environments[1]["now_s"])
-        for engine in reference:
-            engine.advance(now_s)
-        admission, r, mode = (int(rng.choice(k, p=p)) for k, p in ((3, [0.1, 0.8, 0.1]), (3, None), (2, None)))
-        cluster.decide(1, admission, r, mode)
-        if cluster.state.replicas[1, r]["mode"] == mode:
-            wanted = limits_of(SPECS[r], MODES[mode])
-            if reference[r].limits != wanted:
-                reference[r].set_limits(wanted, now_s)
-        if door < 0:
-            continue
-        if admission == ADMIT:
-            reference[r].submit(ours[door], now_s)
-        elif admission == 2 and defers[door] < MAX_DEFERS:
-            defers[door] += 1
-        else:
-            rejected.append(door)
-    for engine in reference:
-        engine.advance(math.inf)
-    records = cluster.records(1)
-    assert records["preemptions"].sum() > 0
-    assert np.array_equal(records["defers"], defers)
-    assert sorted(np.flatnonzero(records["status"] == 6)) == sorted(rejected)
-    for record, want in zip(records, ours, strict=True):
-        assert record["preemptions"] == want.preemptions
-        assert record["recomputed_tokens"] == want.recomputed_tokens
-        for name in ("first_scheduled_s", "first_token_s", "finish_s"):
-            expected = getattr(want, name)
-            if expected is not None:
-                assert math.isclose(float(record[name]), expected, rel_tol=1e-9, abs_tol=1e-12), name
-            elif name != "finish_s" or want.id not in rejected:  # a rejection is settled when it is decided
-                assert math.isnan(record[name]), name
-    for r, engine in enumerate(reference):
-        assert cluster.state.replicas[1, r]["iterations"] == len(engine.iterations)
+    specs = [replica(**size, **ENGINES[engine]) for size in SIZES]
+    requests, clients = episode(rng, config, 90, 700, float(rng.choice([1.5, 6.0])), 60)
+    result = Play(rng, specs, MODES, requests, config, clients, **settings)
+    result.run()
+    result.compare_outcomes()
+    return result
+
+
+@examples(100)
+@given(
+    seed=st.integers(0, 2**20),
+    engine=st.sampled_from(list(ENGINES)),
+    tick_s=st.sampled_from([None, 0.4]),
+    batching_period_s=st.sampled_from([0.0, 0.5]),
+    metrics=st.sampled_from(METRICS),
+)
+def test_a_cluster_is_what_is_written_down(seed, engine, tick_s, batching_period_s, metrics):
+    play(seed, None, engine, tick_s=tick_s, batching_period_s=batching_period_s, metrics=metrics)
+
+
+@examples(150)
+@given(
+    seed=st.integers(0, 2**20),
+    patience=st.sampled_from(PATIENCE),
+    retries=st.sampled_from(RETRIES),
+    loop=st.sampled_from(LOOPS),
+    engine=st.sampled_from(list(ENGINES)),
+    tick_s=st.sampled_from([None, 0.4]),
+    metrics=st.sampled_from(METRICS),
+)
+def test_clients_are_what_is_written_down(seed, patience, retries, loop, engine, tick_s, metrics):
+    config = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
+    play(seed, config, engine, tick_s=tick_s, metrics=metrics)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_cases_above_are_hard_ones(engine):
+    """Everything that can happen does happen in them."""
+    retries = {"max_retries": 1, "base_s": 0.1, "after": ["rejection", "abandonment", "upstream_failure"]}
+    config = ClientsConfig(patience=PATIENCE[2], retries=retries, closed_loop=LOOPS[1])
+    seen: dict[str, int] = dict.fromkeys([*STATUS_NAMES, "preemptions", "defers", "again"], 0)
+    for seed in range(8):
+        result = play(seed, config, engine)
+        for request in result.reference.lifecycle.requests:
+            status = STATUS_NAMES[request.status]
+            seen[status] += 1
+            seen["again"] += request.attempts > 1 and status in ("attained", "late")
+            seen["defers"] += request.defers
+        seen["preemptions"] += int(result.cluster.state.replicas[1]["preemptions"].sum())
+    for name in ("attained", "late", "rejected", "failed", "abandoned", "unsent", "preemptions", "defers", "again"):
+        assert seen[name] >= 5, (name, seen)

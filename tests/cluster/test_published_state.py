@@ -6,6 +6,7 @@ So do the rewards: each component is a function of the records, at every decisio
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv._jit.decorators import entry
-from burstenv.cluster import STATUS_NAMES, ClientsConfig, Cluster, ModeConfig, draw_clients
+from burstenv.cluster import STATUS_NAMES, ClientsConfig, ModeConfig
 from burstenv.envs.reward import COMPONENTS, pay
 from burstenv.policies.decide import ESTIMATES, estimate_at
-from tests.cluster.client_reference import World
-from tests.cluster.published_state import Readings, WatchedReplica
-from tests.cluster.small_clusters import FAST, loaded, random_requests, replica, requests_at
-from tests.cluster.test_clients_agree import LOOPS, PATIENCE, RETRIES, sessions
+from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode
+from tests.cluster.small_clusters import FAST, loaded, replica, requests_at
 from tests.random_examples import examples
 
 MODES = [
@@ -44,23 +43,12 @@ ENGINES: dict[str, dict[str, Any]] = {
     "threshold": {"long_prefill_token_threshold": 50, "prefix_caching": True},
 }
 SIZES: list[dict[str, Any]] = [{"num_blocks": 30}, {"num_blocks": 55, "latency": FAST, "max_model_len": 300}]
-METRICS = [(0.0, 0.0, False), (0.3, 0.05, False), (0.1, 0.1, True)]  # period, delay, whether what was sent is counted
 HIT = ESTIMATES.index("prefix_hit_tokens")
 
 
 @entry
 def _pay_at(environments, replicas, i, rewards, totals):
     pay(rewards, totals, i, environments[i], replicas)
-
-
-class WatchedWorld(World):
-    """The plain clients and replicas, with readings of the metrics."""
-
-    readings: Readings
-
-    def move(self, until_s: float) -> None:
-        self.readings.read_until(until_s, super().move)
-        super().move(until_s)
 
 
 def rewards_of(records: np.ndarray, now_s: float, gpus: int, busy_gpu_s: float) -> list[float]:
@@ -77,95 +65,40 @@ def rewards_of(records: np.ndarray, now_s: float, gpus: int, busy_gpu_s: float) 
     ]  # fmt: skip
 
 
-class Play:
-    """One random episode, played by the compiled cluster and by the plain one, compared at every decision."""
+class Look:
+    """Compares what a decision sees and is paid, on the compiled cluster, with a recount on the reference cluster."""
 
-    def __init__(self, seed: int, engine: str, modes: list[int], config: ClientsConfig, metrics: Any, ticks: bool):
-        self.rng = rng = np.random.default_rng(seed)
-        self.specs = [replica(**size, **ENGINES[engine]) for size in SIZES]
-        n = int(rng.integers(1, 60))
-        requests = random_requests(rng, n, 350, float(rng.choice([0.2, 1.5, 6.0])))
-        requests["output_tokens"] = 1 + rng.geometric(1 / rng.choice([3, 40]), n)
-        requests["priority"] = rng.permutation(n)  # without ties
-        previous, think_s = sessions(rng, n)
-        head = np.arange(n)
-        for k in range(n):
-            head[k] = head[previous[k]] if previous[k] >= 0 else k
-        requests["session"] = head % rng.choice([1, 3, 100])
-        failing = (rng.random(n) < 0.1) & (config != ClientsConfig())
-        clients = draw_clients(config, requests, seed, previous, think_s, failing)
-        self.modes = tuple(MODES[m] for m in modes)
-        tick_s = 0.25 if ticks else None
-        settings: Any = {} if config == ClientsConfig() else {"clients": config}
-        self.cluster = Cluster(
-            self.specs, self.modes, num_envs=2, num_requests=7, defer_s=0.3, max_defers=2, tick_s=tick_s, **settings
-        )
-        period_s, delay_s, count_sent = metrics
-        self.cluster.see_stale(delay_s, period_s, count_sent)
-        self.cluster.state.environments["class_value"] = [1.0, 3.0]
-        self.cluster.load(1, requests, seed, clients if settings else None)
-        self.world = WatchedWorld(
-            self.specs, self.modes, config, clients, requests, int(self.cluster.state.environments[1]["client_seed"]),
-            0.3, 2, math.inf if tick_s is None else tick_s, WatchedReplica,
-        )  # fmt: skip
-        self.world.readings = Readings(self.world.replicas, period_s, delay_s, count_sent)  # type: ignore[arg-type]
+    def __init__(self, play: Play):
+        self.play = play
         self.rewards, self.totals = np.zeros((2, len(COMPONENTS))), np.zeros((2, len(COMPONENTS)))
-        self.decisions = 0
 
-    def run(self) -> None:
-        plain = self.world.run()
-        decision: Any = None
-        while True:
-            door = self.cluster.next_epoch(1)
-            try:
-                now_s, k = plain.send(decision)
-            except StopIteration:
-                break
-            assert not self.cluster.done(1)
-            assert door == k
-            self.compare(now_s, k)
-            decision = tuple(int(self.rng.choice(m, p=p)) for m, p in ((3, [0.1, 0.8, 0.1]), (2, None)))
-            decision += (int(self.rng.integers(len(self.modes))),)
-            self.cluster.decide(1, *decision)
-            request = self.world.sent[k].request if k >= 0 else None
-            if (
-                request is not None
-                and decision[0] == 1
-                and request.prompt_tokens < self.specs[decision[1]].max_model_len
-            ):
-                self.world.readings.sent.append((now_s, decision[1], request.prompt_tokens))
-        assert self.cluster.done(1)
-        self.compare_rewards()
-        dense, attained = self.totals[1, COMPONENTS.index("dense")], self.totals[1, 0]
-        assert dense == attained == (np.array(STATUS_NAMES)[self.cluster.records(1)["status"]] == "attained").sum()
-
-    def compare(self, now_s: float, door: int) -> None:
-        self.decisions += 1
-        state = self.cluster.state
-        for r, expected in enumerate(self.world.readings.seen(now_s)):
-            record = state.replicas[1, r]
-            assert {name: int(record[f"seen_{name}"]) for name in expected} == expected, (self.decisions, now_s, r)
+    def __call__(self, at_gateway: int) -> None:
+        state, reference = self.play.cluster.state, self.play.reference
+        for r, seen in enumerate(reference.telemetry.seen()):
+            expected, record = asdict(seen), state.replicas[1, r]
+            assert {name: int(record[f"seen_{name}"]) for name in expected} == expected, (reference.now_s, r)
             out = np.zeros(len(ESTIMATES))
             estimate_at(*state.arrays(), 1, r, out)
-            if door >= 0:
-                assert out[HIT] == self.world.replicas[r].hit_tokens(self.world.sent[door].request), (now_s, r)
+            if at_gateway >= 0:
+                request = reference.lifecycle.requests[at_gateway].engine
+                assert out[HIT] == reference.replicas[r].hit_tokens(request), (reference.now_s, r)
         self.compare_rewards()
 
     def compare_rewards(self) -> None:
-        environments, replicas = self.cluster.state.arrays()[:2]
+        environments, replicas = self.play.cluster.state.arrays()[:2]
         _pay_at(environments, replicas, 1, self.rewards, self.totals)
-        paid = self.rewards[1]
         negative = [name in ("latency", "cost") for name in COMPONENTS]
-        for name, value, sign in zip(COMPONENTS, paid, negative, strict=True):
+        for name, value, sign in zip(COMPONENTS, self.rewards[1], negative, strict=True):
             assert name == "dense" or (value <= 1e-9 if sign else value >= -1e-9), (name, value)
         busy_s = sum(
-            i.end_s - i.start_s for r in self.world.replicas for i in [*r.iterations, *r.in_flight]
+            i.end_s - i.start_s for r in self.play.reference.replicas for i in [*r.iterations, *r.in_flight]
         )  # all replicas are of one GPU
-        environment = environments[1]
-        expected = rewards_of(self.cluster.records(1), float(environment["now_s"]), int(environment["gpus"]), busy_s)
+        environment = self.play.environment
+        now_s, gpus = float(environment["now_s"]), int(environment["gpus"])
+        expected = rewards_of(self.play.cluster.records(1), now_s, gpus, busy_s)
         for name, got, want in zip(COMPONENTS, self.totals[1], expected, strict=True):
             if name == "cost" and not environment["done"]:
-                continue  # charged as an iteration is scheduled, which the plain one does at the same call or the next
+                continue  # charged as an iteration is scheduled, which the reference does when it starts
             assert name == "dense" or math.isclose(got, want, rel_tol=1e-6, abs_tol=1e-6), (name, got, want)
 
 
@@ -181,7 +114,21 @@ class Play:
     ticks=st.booleans(),
 )
 def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, patience, retries, loop, metrics, ticks):
-    Play(seed, engine, modes, ClientsConfig(patience=patience, retries=retries, closed_loop=loop), metrics, ticks).run()
+    rng = np.random.default_rng(seed)
+    made = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
+    config = made if made.active else None
+    n, span_s, mean_output = int(rng.integers(1, 60)), float(rng.choice([0.2, 1.5, 6.0])), float(rng.choice([3, 40]))
+    requests, clients = episode(rng, config, n, 350, span_s, mean_output)
+    play = Play(
+        rng, [replica(**size, **ENGINES[engine]) for size in SIZES], [MODES[m] for m in modes], requests, config,
+        clients, metrics, odds=(0.1, 0.8, 0.1), tick_s=0.25 if ticks else None,
+    )  # fmt: skip
+    play.cluster.state.environments["class_value"] = [1.0, 3.0]
+    look = Look(play)
+    play.run(look)
+    look.compare_rewards()
+    attained = (np.array(STATUS_NAMES)[play.cluster.records(1)["status"]] == "attained").sum()
+    assert look.totals[1, COMPONENTS.index("dense")] == look.totals[1, 0] == attained
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -205,8 +152,7 @@ def test_a_prompt_is_cached_from_the_end_of_the_iteration_that_computes_it(engin
     requests = requests_at(0.0, 0.05, 0.15, 0.29, prompt=2064, output=2)
     requests["session"] = 1
     cluster = loaded(requests, [replica(num_blocks=800, **ENGINES[engine])], modes=(ModeConfig(name="m"),))
-    period_s, delay_s, count_sent = metrics
-    cluster.see_stale(delay_s, period_s, count_sent)
+    cluster.see_stale(**metrics)
     hits = []
     while cluster.next_epoch(0) >= 0:
         out = np.zeros(len(ESTIMATES))

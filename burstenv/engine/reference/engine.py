@@ -95,7 +95,7 @@ class ReferenceReplica:
     def advance(self, until_s: float) -> None:
         """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
         while True:
-            if len(self.in_flight) < self._depth and (self.running or self.waiting):
+            if self.may_schedule:
                 if self.clock_s >= until_s:
                     return
                 if not self._schedule():
@@ -123,6 +123,11 @@ class ReferenceReplica:
     def _depth(self) -> int:
         """Most iterations in flight."""
         return 2 if self.limits.asynchronous else 1
+
+    @property
+    def may_schedule(self) -> bool:
+        """Whether there are requests, and room for another iteration in flight."""
+        return len(self.in_flight) < self._depth and bool(self.running or self.waiting)
 
     @property
     def free_blocks(self) -> int:

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file, the same in Markdown, and their result."""
+"""The report: one self-contained HTML file, the same in Markdown, and the result they were written from."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from burstenv.files import write_atomic
 def write_report(
     result: EvaluationResult, folder: str | Path, training: Sequence[Row] | None = None
 ) -> dict[str, Path]:
-    """Write ``report.html``, ``report.md`` and ``result.json`` into a folder, atomically.
+    """Write ``report.html``, ``report.md`` and ``result.json`` into a folder, each whole or not at all.
 
-    This computes only layout: ``result`` holds every number. The same result gives the same files.
+    Nothing is computed here but layout: every number stands in ``result``. The same result gives the same
+    files.
 
     Args:
         result: The evaluation.
-        folder: Output folder; made if missing.
+        folder: Where to write; made if missing.
         training: A training log for the learning curve, see ``training.learning_curve``; one curve for
             each ``run``, and the reference as a line.
 
@@ -35,7 +36,8 @@ def write_report(
         The paths by ``html``, ``markdown`` and ``json``.
 
     Raises:
-        BurstenvError: Without jinja2, on a training record without its numbers, or if the folder cannot be written.
+        BurstenvError: Without jinja2, on a training record that lacks its numbers, or where the
+            folder cannot be written.
     """
     page = html(result, training)
     folder = Path(folder)
@@ -47,7 +49,7 @@ def write_report(
 
 
 def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str:
-    """Return the report as one self-contained HTML page.
+    """Return the report as one HTML page that loads nothing from anywhere.
 
     Raises:
         BurstenvError: Without jinja2.
@@ -72,7 +74,7 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
 
 
 def page_environment() -> tuple[Any, Any]:
-    """Return the tools for pages: a Jinja environment, and the style sheet.
+    """Return what pages are made with: a Jinja environment, and the style sheet.
 
     Raises:
         BurstenvError: Without jinja2.
@@ -86,7 +88,7 @@ def page_environment() -> tuple[Any, Any]:
         ) from None
 
     def coded(text: str) -> Markup:
-        """Escape a sentence and set backquoted text as code."""
+        """Escape a sentence and set what stands in backquotes as code."""
         parts = text.split("`")
         return Markup("").join(
             Markup("<code>{}</code>").format(breakable(part)) if k % 2 else bound(part) for k, part in enumerate(parts)
@@ -115,42 +117,42 @@ def markdown(result: EvaluationResult) -> str:
     for section in _sections(result, []):
         for table in section["tables"]:
             parts += [f"## {plain(table.title)}", plain(table.caption), markdown_table(table)]
-    parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in notes(result))]
-    parts += ["## Configuration", f"Command: `{plain(appendix['command'])}`"]
+    parts += ["## What to know before believing this", "\n".join(f"- {plain(note)}" for note in notes(result))]
+    parts += ["## Everything needed to run this again", f"Command: `{plain(appendix['command'])}`"]
     parts += [_fenced(appendix[name]) for name in ("policies", "provenance")]
     return "\n\n".join(parts) + "\n"
 
 
 def plain(text: str) -> str:
-    """Return a sentence for Markdown; names cannot create HTML, links, pictures or lines.
+    """Return a sentence for Markdown in which no name makes HTML, links, pictures or lines of its own.
 
-    Names come from files: of scenarios, policies, agents and traces. burstenv's own text is unchanged.
+    Names come from files: of scenarios, policies, agents and traces. What burstenv writes itself is left as it is.
     """
     text = " ".join(text.split("\n")).replace("\r", " ")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _fenced(text: str) -> str:
-    """Return YAML as a code block that its content cannot end."""
+    """Return YAML as a block that nothing in it ends."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}yaml\n{text}{fence}"
 
 
 _SECTIONS = {
-    "attainment": "Attainment",
-    "losses": "Outcomes of the requests",
+    "attainment": "Who attains what",
+    "losses": "What became of the requests",
     "groups": "By class, model, prompt length and burstiness",
     "latency": "Latency",
     "timelines": "A good and a bad episode",
     "pairs": "Policy against policy",
     "seeds": "Training",
-    "tuning": "Tuning",
+    "tuning": "What was tuned, and how",
 }
 
 
 def _sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the non-empty sections: key, title, figures and tables."""
+    """Return the sections that hold anything: key, title, pictures and tables."""
     from burstenv.evaluation.report.figures import figures, learning_figures, profile_figure
 
     drawn, listed = figures(result), tables(result)
@@ -182,7 +184,7 @@ def _about_episodes(result: EvaluationResult) -> str:
 
 
 def _tiles(result: EvaluationResult) -> list[dict[str, str]]:
-    """Return the key figures."""
+    """Return the few numbers that a reader wants first."""
     load = result.headline_load
     best = result.best_at(load)
     tiles = []

@@ -1,1 +1,1 @@
-"""Validation against recordings: schedules of vLLM, and measured servers."""
+"""The model against recordings: schedules of the real scheduler, and measured servers."""

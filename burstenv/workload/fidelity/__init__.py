@@ -1,1 +1,1 @@
-"""Fidelity: the distance of a generated trace from a real one."""
+"""Fidelity: how near a generated trace is to a real one."""

@@ -1,1 +1,1 @@
-"""Trace files: all formats for reading and writing."""
+"""Trace files: every format that is read, and every one that is written."""

@@ -1,4 +1,4 @@
-"""Reader of any Parquet file as a table, with the semantics and the errors of CSV."""
+"""A Parquet file of others read as a table, with the meaning and the errors that CSV has."""
 
 from __future__ import annotations
 

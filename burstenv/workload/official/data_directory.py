@@ -1,4 +1,4 @@
-"""The folder of the user's traces."""
+"""Where the user's traces lie."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Figures of traces: of one trace, and of a comparison."""
+"""Pictures of traces: one trace by itself, and a generated one beside a real one."""

@@ -1,0 +1,268 @@
+"""The reference cluster: one loop over the events of replicas, gateway, clients and metrics, written to be read.
+
+This file is the specification of how a cluster goes on between decisions. The rules:
+
+* Everything that happens is an event: (time, kind, subject, generation). Events go by time; those of one instant go
+  by the order of :class:`~burstenv.cluster.events.EventKind`, those of one kind by subject.
+* A handler carries out the events of one kind and foresees the events that follow. The loop runs until a handler
+  returns a decision kind; the decision is carried out, and the loop goes on.
+* A replica has at most one event to come: the end of its oldest iteration in flight, or the start of another one.
+  Whatever changes a replica makes that event stale and foresees it anew. So does a request's end of attempt with all
+  that was foreseen for the attempt, and a decision with the tick.
+* When nothing is to come but ticks and readings, the requests that are left can never be scheduled, and fail. Where a
+  decision at a tick could change a batching mode, every mode of every replica has its chance first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
+from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
+from burstenv.cluster.events import DecisionKind, EventKind
+from burstenv.cluster.reference.clients import ReferenceClients
+from burstenv.cluster.reference.event_queue import Event, EventQueue
+from burstenv.cluster.reference.lifecycle import Lifecycle
+from burstenv.cluster.reference.telemetry import ReferenceTelemetry
+from burstenv.engine.enums import ABANDONED, FAILED, NOBODY, REJECTED, UNSEEN, WAITING
+from burstenv.engine.reference.engine import EngineLimits
+from burstenv.engine.reference.published import PublishingReplica
+
+REJECT, ADMIT, DEFER = range(3)
+_OF_REPLICAS = (EventKind.ITERATION_STARTS, EventKind.ITERATION_ENDS)
+_OF_REQUESTS = (EventKind.DEADLINE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL)
+_OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
+
+
+def engine_limits(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
+    """Return what a replica may use under a batching mode."""
+    resolved = spec.resolve(mode)
+    return EngineLimits(
+        num_blocks=spec.num_blocks,
+        block_size=spec.block_size,
+        max_model_len=spec.max_model_len,
+        max_num_batched_tokens=resolved.pop("token_budget"),
+        reserve_full_prompt=spec.reserve_full_prompt,
+        long_prefill_token_threshold=spec.long_prefill_token_threshold,
+        chunked_prefill=spec.chunked_prefill,
+        prefix_caching=spec.prefix_caching,
+        asynchronous=spec.asynchronous,
+        validate_requests=spec.validate_requests,
+        **resolved,
+    )
+
+
+class ReferenceCluster:
+    """One cluster and one episode, driven as :class:`burstenv.cluster.Cluster` is.
+
+    Args:
+        specs: The replicas, R of them.
+        modes: The batching modes; the first is the initial one.
+        requests: (n,) REQUEST, sorted by arrival, times from 0 [s].
+        defer_s: After how long a deferred request comes back [s].
+        max_defers: How often one attempt may be deferred; a further deferral is a rejection.
+        tick_s: Longest time without a decision [s]; None: only requests make decisions.
+        batching_period_s: How long a replica keeps a batching mode at least [s].
+        config: What clients may do; None: they send and wait.
+        clients: What was drawn for the clients of the episode, where they do more.
+        seed: Seed of the clients' back-offs, as the engine mixes it.
+        metrics: ``period_s``, ``delay_s`` and ``count_sent`` of :class:`ReferenceTelemetry`; fresh ones if left out.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ReplicaSpec],
+        modes: Sequence[ModeConfig],
+        requests: np.ndarray,
+        defer_s: float = 1.0,
+        max_defers: int = 0,
+        tick_s: float | None = None,
+        batching_period_s: float = 0.0,
+        config: ClientsConfig | None = None,
+        clients: Clients | None = None,
+        seed: int = 0,
+        metrics: dict[str, Any] | None = None,
+    ):
+        self._specs, self._modes = specs, modes
+        self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
+        self._batching_period_s = batching_period_s
+        self._stuck_ticks = 0
+        self._mode_of = [0] * len(specs)
+        self._mode_since_s = [-math.inf] * len(specs)
+        self._generation_of_replica = [0] * len(specs)
+        self.now_s = 0.0
+        self.decisions = 0
+        self.at_gateway = NOBODY  # the request that is decided about
+        self.replicas = [PublishingReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
+        self.lifecycle = Lifecycle(requests)
+        self._queue = EventQueue(self._generation)
+        config = config or ClientsConfig()
+        self._clients = ReferenceClients(
+            config, clients or draw_clients(config, requests, 0), seed, self.lifecycle, self._queue
+        )
+        self.telemetry = ReferenceTelemetry(self.replicas, self._queue, **(metrics or {}))
+        self._foresee_tick()
+        self._handlers: dict[EventKind, Callable[[int], DecisionKind | None]] = {
+            EventKind.ITERATION_ENDS: self._iteration_ends,
+            EventKind.METRICS_READ: self._metrics_read,
+            EventKind.METRICS_SHOWN: self.telemetry.show,
+            EventKind.DEADLINE: self._deadline,
+            EventKind.RETURN: self._return,
+            EventKind.SEND: self._send,
+            EventKind.ARRIVAL: self._send,
+            EventKind.TICK: self._tick,
+            EventKind.ITERATION_STARTS: self._iteration_starts,
+        }
+
+    # -- the loop --------------------------------------------------------------------------------------
+
+    def next_epoch(self) -> DecisionKind | None:
+        """Go on to the next decision; returns what it is about, or None when the episode is over."""
+        self.at_gateway = NOBODY
+        while not self.lifecycle.over:
+            event = self._queue.pop()
+            if event is None:
+                self._fail_the_rest()
+                break
+            decision = self._handle(event)
+            if decision is not None:
+                return decision
+        self.now_s = max(self.now_s, *(replica.clock_s for replica in self.replicas))
+        return None
+
+    def _handle(self, event: Event) -> DecisionKind | None:
+        if event.kind == EventKind.DEADLINE and not self.lifecycle.requests[event.subject].is_kept_waiting:
+            return None  # it is being computed, or was: its client stays
+        if event.kind not in _OF_METRICS:  # readings change nothing: an episode ends without the last of them
+            self.now_s = event.time_s
+        return self._handlers[event.kind](event.subject)
+
+    def decide(self, admission: int, replica: int = 0, mode: int = 0) -> None:
+        """Carry out a decision: about the request at the gateway, if there is one, and a replica's batching mode."""
+        self._set_mode(replica, mode)
+        k, self.at_gateway = self.at_gateway, NOBODY
+        self.decisions += 1
+        self._foresee_tick()
+        if k == NOBODY:
+            return
+        if admission == ADMIT:
+            self._admit(k, replica)
+        elif admission == DEFER and self.lifecycle.requests[k].defers < self._max_defers:
+            self.lifecycle.defer(k)
+            self._queue.push(self.now_s + self._defer_s, EventKind.RETURN, k)
+        else:
+            self._clients.reject(k, self.now_s)
+
+    def _generation(self, kind: EventKind, subject: int) -> int:
+        if kind in _OF_REPLICAS:
+            return self._generation_of_replica[subject]
+        if kind in _OF_REQUESTS:
+            return self.lifecycle.requests[subject].generation
+        return self.decisions if kind == EventKind.TICK else 0
+
+    # -- decisions -------------------------------------------------------------------------------------
+
+    def _set_mode(self, r: int, mode: int) -> None:
+        if mode == self._mode_of[r] or self.now_s < self._mode_since_s[r] + self._batching_period_s:
+            return
+        self._mode_of[r], self._mode_since_s[r] = mode, self.now_s
+        self.replicas[r].set_limits(engine_limits(self._specs[r], self._modes[mode]), self.now_s)
+        self._foresee(r)
+
+    def _admit(self, k: int, r: int) -> None:
+        request = self.lifecycle.requests[k]
+        self.lifecycle.admit(k, r)
+        self.replicas[r].submit(request.engine, self.now_s)
+        if request.engine.status == "rejected":  # no room for an output
+            self._clients.settle(k, FAILED, self.now_s)
+            return
+        self.telemetry.sent(r, request.engine.prompt_tokens)
+        self._foresee(r)
+
+    def _foresee_tick(self) -> None:
+        if self._tick_s is not None:
+            self._queue.push(self.now_s + self._tick_s, EventKind.TICK)
+
+    # -- replicas --------------------------------------------------------------------------------------
+
+    def _foresee(self, r: int) -> None:
+        """Foresee the next event of a replica that something was changed at."""
+        self._generation_of_replica[r] += 1
+        if self.replicas[r].may_schedule:
+            self._queue.push(self.now_s, EventKind.ITERATION_STARTS, r)
+        else:
+            self._foresee_end(r)
+
+    def _foresee_end(self, r: int) -> None:
+        if self.replicas[r].in_flight:
+            self._queue.push(self.replicas[r].in_flight[0].end_s, EventKind.ITERATION_ENDS, r)
+
+    def _iteration_ends(self, r: int) -> None:
+        self._advance(r, self.now_s)
+        self._foresee(r)
+
+    def _iteration_starts(self, r: int) -> None:
+        """Start all iterations that can start now: two under asynchronous scheduling, and those that take no time."""
+        self._advance(r, math.nextafter(self.now_s, math.inf))
+        self._generation_of_replica[r] += 1
+        self._foresee_end(r)  # what cannot start now cannot start before something changes
+
+    def _advance(self, r: int, until_s: float) -> None:
+        """Advance a replica and settle the requests that were answered or rejected as hopeless meanwhile."""
+        replica = self.replicas[r]
+        ended, rejected = len(replica.iterations), len(replica.rejected)
+        replica.advance(until_s)
+        for k in replica.rejected[rejected:]:
+            self._clients.settle(k, REJECTED, self.now_s)
+        for iteration in replica.iterations[ended:]:
+            for k in iteration.finished:
+                self._clients.answer(k, self.now_s)
+
+    # -- metrics ---------------------------------------------------------------------------------------
+
+    def _metrics_read(self, number: int) -> None:
+        if self._queue.holds_any_but(_OF_METRICS):  # otherwise there is no decision to come that could see it
+            self.telemetry.take(number)
+
+    # -- requests --------------------------------------------------------------------------------------
+
+    def _deadline(self, k: int) -> None:
+        """Let the client of a request go that is kept waiting."""
+        request = self.lifecycle.requests[k]
+        if request.status == WAITING:
+            self.replicas[request.replica].withdraw(request.engine, self.now_s)
+            self._foresee(request.replica)
+        self._clients.attempt_failed(k, "abandonment", ABANDONED, self.now_s)
+
+    def _return(self, k: int) -> DecisionKind:
+        self.at_gateway = k
+        return DecisionKind.ADMIT_AND_ROUTE
+
+    def _send(self, k: int) -> DecisionKind | None:
+        if not self._clients.send(k, self.now_s):
+            return None
+        self.at_gateway = k
+        return DecisionKind.ADMIT_AND_ROUTE
+
+    def _tick(self, _: int) -> DecisionKind | None:
+        if self._queue.holds_any_but((*_OF_METRICS, EventKind.TICK)):
+            self._stuck_ticks = 0
+            return DecisionKind.TICK
+        self._stuck_ticks += 1
+        if len(self._modes) > 1 and self._stuck_ticks <= len(self.replicas) * len(self._modes):
+            return DecisionKind.TICK
+        self._fail_the_rest()
+        return None
+
+    def _fail_the_rest(self) -> None:
+        """Fail the requests that can never be scheduled, and end the sessions whose turns they are."""
+        self.now_s = max(self.now_s, *(replica.clock_s for replica in self.replicas))
+        for k, request in enumerate(self.lifecycle.requests):
+            if request.status == WAITING:
+                self.lifecycle.settle(k, FAILED, self.now_s)
+            elif request.status == UNSEEN:
+                self.lifecycle.never_send(k)

@@ -1,0 +1,139 @@
+"""How far each request has got, in plain Python: the only writer of status, times and counts of requests."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from burstenv.engine import enums
+from burstenv.engine.reference.records import ReferenceRequest
+
+
+@dataclass
+class ClusterRequest:
+    """One request of an episode. ``engine`` is the present attempt as its replica sees it; each attempt has its own."""
+
+    engine: ReferenceRequest
+    ttft_slo_s: float
+    tpot_slo_s: float
+    status: int = enums.UNSEEN  # WAITING from admission on; the engine's own status tells waiting from running
+    replica: int = enums.NOBODY
+    arrival_s: float = math.nan  # when it was first sent
+    finish_s: float | None = None
+    generation: int = 0  # attempts that are over: what was foreseen for them no longer holds
+    attempts: int = 0
+    refusals: int = 0
+    defers: int = 0  # of the present attempt
+
+    @property
+    def is_kept_waiting(self) -> bool:
+        """Whether it is at the gateway, or waits in a replica and was never computed."""
+        if self.status == enums.AT_DOOR:
+            return True
+        engine = self.engine
+        computed = engine.first_token_s is not None or engine.in_flight_tokens > 0
+        return self.status == enums.WAITING and engine.status == "waiting" and not computed
+
+
+class Lifecycle:
+    """The requests of an episode, from unseen to settled.
+
+    ``counts`` holds the requests of each final status by its code, and ``offered``, ``attempts``, ``refusals``,
+    ``upstream_failed``. Every request is settled or unsent once; then the episode is over.
+
+    Args:
+        rows: (n,) REQUEST, sorted by arrival.
+    """
+
+    def __init__(self, rows: np.ndarray):
+        self._rows = rows
+        self.requests = [
+            ClusterRequest(_engine_request(k, row), float(row["ttft_slo_s"]), float(row["tpot_slo_s"]))
+            for k, row in enumerate(rows)
+        ]
+        self.counts: Counter[int | str] = Counter()
+        self._left = len(rows)
+
+    @property
+    def over(self) -> bool:
+        """Whether every request is settled or will never be sent."""
+        return self._left == 0
+
+    def send(self, k: int, now_s: float) -> None:
+        """Begin the next attempt. What happened at earlier ones is forgotten, but not when its user began to wait."""
+        request = self.requests[k]
+        request.attempts += 1
+        self.counts["attempts"] += 1
+        if request.attempts == 1:
+            request.arrival_s = now_s
+            self.counts["offered"] += 1
+        else:
+            request.engine = _engine_request(k, self._rows[k])
+        request.engine.arrival_s = request.arrival_s
+        request.status, request.defers, request.replica = enums.AT_DOOR, 0, enums.NOBODY
+
+    def fail_upstream(self) -> None:
+        """Count an attempt that never reaches the gateway."""
+        self.counts["upstream_failed"] += 1
+
+    def admit(self, k: int, replica: int) -> None:
+        """Note to which replica a request goes."""
+        self.requests[k].status, self.requests[k].replica = enums.WAITING, replica
+
+    def defer(self, k: int) -> None:
+        """Count a deferral."""
+        self.requests[k].defers += 1
+
+    def reject(self, k: int) -> None:
+        """Count a rejection; whether the client sends again is another matter."""
+        self.requests[k].refusals += 1
+        self.counts["refusals"] += 1
+
+    def go_away(self, k: int) -> None:
+        """End an attempt after which the client will send again."""
+        self.requests[k].status = enums.AWAY
+        self.requests[k].generation += 1
+
+    def settle(self, k: int, status: int, now_s: float) -> None:
+        """End a request for good."""
+        request = self.requests[k]
+        request.status, request.finish_s = status, now_s
+        request.generation += 1
+        self.counts[status] += 1
+        self._left -= 1
+
+    def answer(self, k: int) -> None:
+        """Settle a request whose last token came out: attained, late, or cut at the model length."""
+        request, engine = self.requests[k], self.requests[k].engine
+        assert engine.first_token_s is not None
+        assert engine.finish_s is not None
+        gaps = engine.target_tokens - 1
+        in_time = engine.first_token_s - request.arrival_s <= request.ttft_slo_s
+        fluent = gaps == 0 or engine.finish_s - engine.first_token_s <= request.tpot_slo_s * gaps
+        if engine.target_tokens < engine.output_tokens:
+            self.settle(k, enums.LENGTH_CAPPED, engine.finish_s)
+        else:
+            self.settle(k, enums.ATTAINED if in_time and fluent else enums.LATE, engine.finish_s)
+
+    def never_send(self, k: int) -> None:
+        """Note that a later turn of a session that is over will not be sent: it is not offered."""
+        self.requests[k].status = enums.UNSENT
+        self.counts[enums.UNSENT] += 1
+        self._left -= 1
+
+
+def _engine_request(k: int, row: np.ndarray) -> ReferenceRequest:
+    return ReferenceRequest(
+        id=k,
+        arrival_s=float(row["arrival_s"]),
+        prompt_tokens=int(row["prompt_tokens"]),
+        output_tokens=int(row["output_tokens"]),
+        priority=int(row["priority"]),
+        predicted_tokens=float(row["predicted_tokens"]),
+        ttft_slo_s=float(row["ttft_slo_s"]),
+        session=int(row["session"]) if row["session"] >= 0 else None,
+        class_code=int(row["class_code"]),
+    )

@@ -1,0 +1,175 @@
+"""Random episodes, played by the compiled cluster and by the reference cluster with the same decisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from burstenv.cluster import STATUS_NAMES, Clients, ClientsConfig, Cluster, ModeConfig, ReplicaSpec, draw_clients
+from burstenv.cluster.events import DecisionKind
+from burstenv.cluster.reference.cluster import ReferenceCluster
+from burstenv.engine import enums
+from tests.cluster.small_clusters import random_requests
+
+PATIENCE: list[dict[str, Any] | None] = [
+    None,
+    {"seconds": 0.4},
+    {"kind": "exponential", "seconds": 1.0},
+    {"kind": "lognormal", "ttft_multiple": 3.0, "sigma": 1.0},
+]
+RETRIES: list[dict[str, Any] | None] = [
+    None,
+    {},
+    {"max_retries": 4, "base_s": 0.1, "jitter": 1.0, "after": ["rejection", "abandonment", "upstream_failure"]},
+]
+LOOPS: list[dict[str, Any] | None] = [None, {}, {"after_failure": "go_on"}]
+METRICS: list[dict[str, Any]] = [
+    {"period_s": 0.0, "delay_s": 0.0, "count_sent": False},
+    {"period_s": 0.3, "delay_s": 0.05, "count_sent": False},
+    {"period_s": 0.1, "delay_s": 0.1, "count_sent": True},
+]
+
+
+def episode(
+    rng: np.random.Generator, config: ClientsConfig | None, n: int, longest: int, span_s: float, mean_output: float
+) -> tuple[np.ndarray, Clients | None]:
+    """Draw ``n`` requests within ``span_s``, and, unless ``config`` is None, what their clients will do.
+
+    A third of the requests are later turns, some of them without think time.
+    """
+    requests = random_requests(rng, n, longest, span_s)
+    requests["output_tokens"] = 1 + rng.geometric(1 / mean_output, n)
+    requests["priority"] = rng.permutation(n)  # without ties
+    previous = np.full(n, -1, np.int32)
+    free = set(range(n))
+    for k in range(1, n):
+        if rng.random() < 0.35 and (candidates := [j for j in range(max(0, k - 20), k) if j in free]):
+            previous[k] = rng.choice(candidates)
+            free.discard(int(previous[k]))
+    think_s = np.where(previous >= 0, rng.choice([0.0, 0.05, 0.7], n) * rng.random(n), np.nan)
+    first = np.arange(n)  # turns of a session share the number of the first one
+    for k in range(n):
+        first[k] = first[previous[k]] if previous[k] >= 0 else k
+    requests["session"] = np.where(np.bincount(first, minlength=n)[first] > 1, first, -1)
+    if config is None:
+        return requests, None
+    horizon_s = float(rng.choice([4.0, math.inf]))
+    return requests, draw_clients(config, requests, 7, previous, think_s, rng.random(n) < 0.1, horizon_s=horizon_s)
+
+
+class Play:
+    """One episode on both clusters.
+
+    Args:
+        rng: Draws the decisions.
+        specs: The replicas.
+        modes: The batching modes.
+        requests: The requests of the episode.
+        config: What clients may do; None: they send and wait.
+        clients: What they will do.
+        metrics: One of METRICS.
+        odds: Of rejecting, admitting and deferring.
+        settings: Of both clusters: ``tick_s``, ``batching_period_s``, ...
+    """
+
+    make_reference = ReferenceCluster
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        specs: Sequence[ReplicaSpec],
+        modes: Sequence[ModeConfig],
+        requests: np.ndarray,
+        config: ClientsConfig | None = None,
+        clients: Clients | None = None,
+        metrics: dict[str, Any] = METRICS[0],
+        odds: tuple[float, float, float] = (0.15, 0.75, 0.1),
+        **settings: Any,
+    ):
+        self.rng, self.odds = rng, odds
+        settings = {"defer_s": 0.3, "max_defers": 2} | settings
+        # Environment 1 of 2, so that nothing works by starting at index 0; made too small, so that it grows.
+        self.cluster = Cluster(
+            specs, modes, num_envs=2, num_requests=7, max_request_tokens=1600, clients=config, **settings
+        )
+        self.cluster.see_stale(**metrics)
+        self.cluster.load(0, requests[:5], 0, config and draw_clients(config, requests[:5], 0))
+        self.cluster.next_epoch(0)
+        self.cluster.load(1, requests, 7, clients)
+        seed = int(self.environment["client_seed"]) if config is not None else 0
+        self.reference = self.make_reference(
+            specs, modes, requests, config=config, clients=clients, seed=seed, metrics=metrics, **settings
+        )
+
+    @property
+    def environment(self) -> np.void:
+        """The compiled environment."""
+        return self.cluster.state.environments[1]
+
+    def run(self, look: Callable[[int], None] | None = None) -> None:
+        """Play to the end; ``look`` is called at every decision with the request at the gateway, or -1."""
+        while True:
+            at_gateway = self.cluster.next_epoch(1)
+            kind = self.reference.next_epoch()
+            assert math.isclose(float(self.environment["now_s"]), self.reference.now_s, rel_tol=1e-9, abs_tol=1e-12)
+            assert self.cluster.done(1) == (kind is None)
+            if kind is None:
+                return
+            assert at_gateway == self.reference.at_gateway
+            assert (at_gateway < 0) == (kind == DecisionKind.TICK)
+            if look is not None:
+                look(at_gateway)
+            admission = int(self.rng.choice(3, p=self.odds))
+            replica, mode = (
+                int(self.rng.integers(k)) for k in (self.cluster.num_replicas, len(self.cluster.mode_names))
+            )
+            decision = admission, replica, mode
+            self.cluster.decide(1, *decision)
+            self.reference.decide(*decision)
+
+    def compare_outcomes(self) -> None:
+        """Compare the records, the counts and the replicas at the end."""
+        lifecycle = self.reference.lifecycle
+        records = self.cluster.records(1)
+        for k, (record, request) in enumerate(zip(records, lifecycle.requests, strict=True)):
+            assert STATUS_NAMES[record["status"]] == STATUS_NAMES[request.status], k
+            if request.status == enums.UNSENT:
+                assert math.isnan(record["arrival_s"])
+                continue
+            engine = request.engine
+            assert record["defers"] == request.defers
+            assert record["preemptions"] == engine.preemptions
+            assert record["recomputed_tokens"] == engine.recomputed_tokens
+            for name, expected in (
+                ("arrival_s", request.arrival_s),
+                ("finish_s", request.finish_s),
+                ("first_scheduled_s", engine.first_scheduled_s),
+                ("first_token_s", engine.first_token_s),
+            ):
+                if expected is None:
+                    assert math.isnan(record[name]), (k, name)
+                else:
+                    assert math.isclose(float(record[name]), expected, rel_tol=1e-9, abs_tol=1e-12), (k, name)
+        counts = lifecycle.counts
+        for name in ("attained", "rejected", "length_capped", "abandoned"):
+            assert self.environment[name] == counts[STATUS_NAMES.index(name)], name
+        assert self.environment["offered"] == counts["offered"]
+        assert self.environment["failed"] == counts[enums.FAILED] + counts[enums.LENGTH_CAPPED]
+        assert self.environment["late"] == counts[enums.LATE] + counts[enums.ABANDONED]
+        assert self.environment["decisions"] == self.reference.decisions
+        if self.cluster.clients is not None:
+            self._compare_clients()
+        for r, replica in enumerate(self.reference.replicas):
+            assert self.cluster.state.replicas[1, r]["iterations"] == len(replica.iterations)
+            assert self.cluster.state.replicas[1, r]["free_blocks"] == replica.free_blocks
+
+    def _compare_clients(self) -> None:
+        numbers, lifecycle = self.cluster.client_records(1), self.reference.lifecycle
+        for name in ("attempts", "refusals"):
+            assert list(numbers[name]) == [getattr(request, name) for request in lifecycle.requests]
+            assert self.environment[name] == numbers[name].sum() == lifecycle.counts[name]
+        assert self.environment["upstream_failed"] == lifecycle.counts["upstream_failed"]
+        assert self.environment["unsent"] == lifecycle.counts[enums.UNSENT]

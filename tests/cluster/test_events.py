@@ -1,0 +1,93 @@
+"""The order of events at one instant, and that what no longer holds does not happen."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from burstenv.cluster import ClientsConfig, ModeConfig, draw_clients
+from burstenv.cluster.events import EventKind
+from burstenv.cluster.reference.cluster import ReferenceCluster
+from burstenv.cluster.reference.event_queue import Event, EventQueue
+from tests.cluster.play import Play
+from tests.cluster.small_clusters import LATENCY, replica, requests_at
+from tests.cluster.test_published_state import Look
+
+STEP_S = 0.25  # of every iteration: exact in binary, as are all times below
+STEPS = LATENCY.model_copy(
+    update={name: 0.0 for name in type(LATENCY).model_fields if name.startswith(("h", "per_"))}
+    | {"h1_ms": 1000 * STEP_S}
+)
+MODES = (ModeConfig(name="wide", max_num_batched_tokens=256), ModeConfig(name="narrow", max_num_seqs=1))
+CLIENTS = ClientsConfig(
+    patience={"seconds": 0.5},
+    retries={"base_s": 0.5, "jitter": 0.0, "after": ["rejection", "abandonment", "upstream_failure"]},
+    closed_loop={"after_failure": "go_on"},
+)
+
+
+def test_the_queue_goes_by_time_then_kind_then_subject_and_drops_what_is_stale():
+    generation: Counter[tuple[EventKind, int]] = Counter()
+    queue = EventQueue(lambda kind, subject: generation[kind, subject])
+    events = [(t, kind, subject) for t in (0.5, 1.0) for kind in EventKind for subject in (0, 1, 2)]
+    for at in np.random.default_rng(1).permutation(len(events)):
+        queue.push(*events[at])
+    stale = {(kind, 1) for kind in EventKind if kind % 2}
+    for subject in stale:
+        generation[subject] += 1
+    queue.push(0.75, EventKind.DEADLINE, 1)  # of the new generation
+    expected = sorted([*(event for event in events if event[1:] not in stale), (0.75, EventKind.DEADLINE, 1)])
+    assert queue.holds_any_but([EventKind.TICK])
+    assert [event[:3] for event in iter(queue.pop, None)] == expected
+    assert not queue.holds_any_but([])
+
+
+class LoggedCluster(ReferenceCluster):
+    """A reference cluster that notes which kinds of events happened at each instant, in order."""
+
+    kinds: defaultdict[float, list[EventKind]]
+
+    def _handle(self, event: Event) -> Any:
+        self.kinds = getattr(self, "kinds", defaultdict(list))
+        self.kinds[event.time_s].append(event.kind)
+        return super()._handle(event)
+
+
+class LoggedPlay(Play):
+    make_reference = LoggedCluster
+
+
+def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None) -> LoggedPlay:
+    """Play an episode in which everything happens at multiples of a step."""
+    rng = np.random.default_rng(seed)
+    n = 40
+    requests = requests_at(*np.sort(rng.integers(0, 16, n) * STEP_S), prompt=20)
+    requests["output_tokens"] = rng.integers(1, 5, n)
+    requests["prompt_tokens"] = rng.integers(1, 120, n)
+    requests["ttft_slo_s"], requests["tpot_slo_s"] = 2.0, 0.25
+    previous = np.where(rng.random(n) < 0.4, np.arange(n) - 1, -1).astype(np.int32)
+    think_s = np.where(previous >= 0, rng.choice([0.0, STEP_S], n), np.nan)
+    clients = draw_clients(CLIENTS, requests, seed, previous, think_s, rng.random(n) < 0.1)
+    specs = [replica(num_blocks=20, latency=STEPS, asynchronous=asynchronous) for _ in range(2)]
+    metrics = {"period_s": 0.5, "delay_s": float(rng.choice([0.0, 0.25, 0.5])), "count_sent": True}
+    play = LoggedPlay(
+        rng, specs, MODES, requests, CLIENTS, clients, metrics, (0.15, 0.6, 0.25), defer_s=0.25, tick_s=tick_s
+    )
+    play.run(Look(play))
+    play.compare_outcomes()
+    return play
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_both_clusters_agree_when_everything_happens_at_once(asynchronous):
+    """Every pair of kinds meets at some instant, but one: a return is a decision, after which the tick is stale."""
+    met: set[tuple[EventKind, EventKind]] = set()
+    for seed in range(40):
+        play = stepped_episode(seed, asynchronous, 0.25 if seed % 2 else 0.5)
+        for kinds in play.reference.kinds.values():
+            met |= set(itertools.combinations(sorted(set(kinds)), 2))
+    assert met == set(itertools.combinations(EventKind, 2)) - {(EventKind.RETURN, EventKind.TICK)}
