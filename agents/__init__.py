@@ -2,6 +2,5 @@
 
 Needs the extra ``burstenv[train]`` (PyTorch, Stable-Baselines3); nothing else in the package imports it.
 
-Where to read first: ``config.py`` (what an agent is), ``train.py`` (how it is trained), ``agent.py`` (how it
-is loaded and asked for actions).
+Start with ``config.py`` (an agent's configuration), ``train.py`` (training) and ``agent.py`` (loading and actions).
 """

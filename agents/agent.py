@@ -1,4 +1,4 @@
-"""A trained agent, loaded and asked for actions."""
+"""Trained agents: loading and actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
 
 
 class RunDescription(Config):
-    """What ``agent.json`` must tell, whatever else it tells."""
+    """The required part of ``agent.json``."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -44,18 +44,17 @@ class RunDescription(Config):
 
 
 class LearnedAgent:
-    """A policy network that acts, through PyTorch: by drawing from its legal choices, or by the most probable one.
+    """A policy network in PyTorch: it samples from its legal choices, or takes the most probable one.
 
-    Which of the two its recipe says (``sampled``). What the most probable one is where rejection competes with
-    replicas: see ``burstenv.policies.network.inference.choose``. Masks are honoured by every algorithm: a choice
-    that is illegal is never taken.
+    Its recipe selects one of the two (``sampled``). ``burstenv.policies.network.inference.choose`` defines the most
+    probable choice if rejection competes with replicas. Every algorithm honours masks: no illegal choice is taken.
 
     Attributes:
-        name: What reports call it.
+        name: Its name in reports.
         environment: Keyword arguments of ``EnvironmentBatch`` under which it acts.
-        trivial: The composite of its fixed components with every request admitted and the shortest queue
-            joined: what the agent would be worth had it learned nothing.
-        config: How it was trained.
+        trivial: The composite of its fixed components that admits every request and joins the shortest queue: an agent
+            without learning.
+        config: Its training configuration.
         policy: The policy of Stable-Baselines3.
         description: The contents of its ``agent.json``; empty while it is being trained.
     """
@@ -82,7 +81,7 @@ class LearnedAgent:
 
         Args:
             observations: (N, O) float32.
-            masks: Which choices are legal, components side by side, (N, A) bool.
+            masks: Legal choices, components side by side, (N, A) bool.
 
         Returns:
             (N, C) int64, or float64 on the interval environment.
@@ -90,16 +89,16 @@ class LearnedAgent:
         return self._actor.act(observations, masks)
 
     def begin(self, count: int) -> None:
-        """Begin an episode in ``count`` environments; what agents with a memory are told."""
+        """Begin an episode in ``count`` environments; agents with memory reset it."""
         self._actor.begin(count)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with some of the environments of the last call, by index into them."""
+        """Continue with some of the environments of the last call, by index into them."""
         self._actor.keep(rows)
 
 
 def describe_agent(config: AgentConfig, scenario: Scenario, seed: int) -> dict[str, Any]:
-    """Return what has to be known to load an agent later: the contents of ``agent.json``."""
+    """Return the contents of ``agent.json``, needed to load an agent later."""
     import burstenv
 
     layout = _layout(config, scenario)
@@ -122,7 +121,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
     """Return the contents of the ``agent.json`` beside a checkpoint or in a run folder.
 
     Raises:
-        BurstenvError: When it is missing or not such a file.
+        BurstenvError: If it is missing or another kind of file.
     """
     folder = Path(path)
     folder = folder.parent if folder.suffix == ".zip" else folder
@@ -142,12 +141,12 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     """Load a trained agent.
 
     Args:
-        path: A run folder (its best checkpoint, or the last where none was validated yet), or a checkpoint.
-        scenario: Where it is to act; None: the scenario it was trained on.
+        path: A run folder (its best checkpoint, or the last if none was validated yet), or a checkpoint.
+        scenario: The scenario to act in; None: that of its training.
 
     Raises:
-        BurstenvError: When there is no such file, it is not a checkpoint, or the scenario shows other features
-            than the agent was trained on. The number of replicas may differ, but for an MLP.
+        BurstenvError: If the file is missing or not a checkpoint, or the scenario's features differ from those of the
+            training. Except for an MLP, the number of replicas may differ.
     """
     path = Path(path)
     description = read_description(path)
@@ -183,7 +182,7 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
 
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Read the weights, and nothing that could run code, out of a Stable-Baselines3 checkpoint."""
+    """Read the weights of a Stable-Baselines3 checkpoint; never execute code from it."""
     if not checkpoint.is_file():
         raise BurstenvError(f"{checkpoint}: no such file")
     try:
@@ -193,7 +192,7 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
             return torch.load(file, map_location="cpu", weights_only=True)
     except BurstenvError:
         raise
-    except Exception:  # a damaged archive raises nearly anything
+    except Exception:  # a damaged archive can raise nearly any exception
         raise BurstenvError(f"{checkpoint}: is not a checkpoint of Stable-Baselines3") from None
 
 

@@ -18,7 +18,7 @@ Schedule = Literal["linear", "constant"]  # of the learning rate; linear: to 0 a
 
 
 class _OnPolicy(Config):
-    """What the algorithms have in common that learn from what they just did."""
+    """Common settings of on-policy algorithms."""
 
     n_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 128  # decisions of each environment between updates
     schedule: Schedule = "linear"
@@ -63,7 +63,7 @@ class A2CConfig(_OnPolicy):
 
 
 class _OffPolicy(Config):
-    """What the algorithms have in common that learn from a store of past decisions."""
+    """Common settings of off-policy algorithms, which learn from a replay buffer."""
 
     learning_rate: Rate = 5e-4
     schedule: Schedule = "constant"
@@ -75,11 +75,11 @@ class _OffPolicy(Config):
 
 
 class DQNConfig(_OffPolicy):
-    """Deep Q-learning (Mnih et al. 2015) over one number; greedy but for a falling share of random choices."""
+    """Deep Q-learning (Mnih et al. 2015) over one number; greedy except for a falling share of random choices."""
 
     name: Literal["dqn"] = "dqn"
     target_update_every: Count = 20_000  # decisions
-    exploration_share: Share = 0.2  # of the budget over which random choices become rare
+    exploration_share: Share = 0.2  # of the budget, over which the share of random choices falls
     exploration_final: Annotated[float, Field(ge=0.0, le=1.0)] = 0.02
     max_grad_norm: Positive = 10.0
 
@@ -92,7 +92,7 @@ class QRDQNConfig(DQNConfig):
 
 
 class _Continuous(_OffPolicy):
-    """What the algorithms of the interval environment have in common: few decisions, each worth many updates."""
+    """Common settings on the interval environment: few decisions, many updates per decision."""
 
     learning_rate: Rate = 1e-3
     buffer_size: Count = 200_000
@@ -100,14 +100,14 @@ class _Continuous(_OffPolicy):
     batch_size: Count = 256
     train_every: Count = 1
     gradient_steps: Count = 8
-    tau: Share = 0.005  # how fast target networks follow
+    tau: Share = 0.005  # speed at which target networks follow
 
 
 class SACConfig(_Continuous):
     """Soft actor-critic (Haarnoja et al. 2018), on the interval environment."""
 
     name: Literal["sac"] = "sac"
-    ent_coef: Positive | None = None  # None: tuned as it learns
+    ent_coef: Positive | None = None  # None: tuned during training
 
 
 class TD3Config(_Continuous):

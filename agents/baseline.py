@@ -1,4 +1,4 @@
-"""What an agent is compared with while it trains: by default the best tuned composite of each load."""
+"""The baseline of a training agent: by default the best tuned composite of each load."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, dif
 from burstenv.policies import parse_composite
 
 TUNED = "tuned"
-UNTUNED = "size-aware-kv/expected-ttft"  # who teaches where nothing was tuned: first or near it all over the suite
+UNTUNED = "size-aware-kv/expected-ttft"  # default teacher: near the top on every scenario
 
 
 @lru_cache(maxsize=16)
 def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
-    """Return the shipped tuned composites of a scenario, None where there are none.
+    """Return the shipped tuned composites of a scenario; None without any.
 
-    Composites that were tuned on another version of the scenario, or on another trace, are better than none: they are
-    taken too, as long as the scenario has their batching modes.
+    Composites tuned on another version of the scenario, or on another trace, are better than none: they count if the
+    scenario has their batching modes.
     """
     exact, _ = shipped_tuned(scenario.config, scenario.trace)
     if exact is not None or scenario.config.name not in shipped(FOLDER):
@@ -32,9 +32,9 @@ def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
 
 
 def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
-    """Return the configuration with ``load: judged`` and ``batching: tuned`` replaced by what they stand for.
+    """Return the configuration with ``load: judged`` and ``batching: tuned`` replaced by their values.
 
-    A scenario that was never tuned for has its first mode.
+    A scenario without tuned composites gets its first mode.
     """
     changed: dict[str, Any] = {}
     if config.load == "judged":
@@ -47,12 +47,12 @@ def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
 
 
 def rests_on_tuned(config: AgentConfig) -> bool:
-    """Return whether a recipe asks for the tuned composites of its scenario."""
+    """Return whether a recipe uses the tuned composites of its scenario."""
     return config.batching == TUNED or (config.warm_start is not None and config.warm_start.policy == TUNED)
 
 
 def said_of_tuned(config: AgentConfig, scenario: Scenario) -> str:
-    """Return what a run has to say of the tuned composites that its recipe asks for; empty where they fit."""
+    """Return a warning about the tuned composites used by a recipe; empty if they fit."""
     name = scenario.config.name
     tuned = tuned_policies(scenario)
     if tuned is None:
@@ -69,7 +69,7 @@ def said_of_tuned(config: AgentConfig, scenario: Scenario) -> str:
 
 
 def references(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:
-    """Return the composite that the agent is compared with at each load."""
+    """Return the agent's baseline at each load."""
     asked = config.validation.reference
     if asked != TUNED:
         parse_composite(asked)
@@ -83,7 +83,7 @@ def references(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) 
 
 
 def teachers(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) -> dict[float, str]:
-    """Return the composite that an agent is first taught by at each load.
+    """Return the teacher of an agent's warm start at each load.
 
     Raises:
         BurstenvError: When there is no such composite.
@@ -105,7 +105,7 @@ def teachers(config: AgentConfig, scenario: Scenario, loads: Sequence[float]) ->
 
 
 def teachers_by_scenario(config: AgentConfig, scenarios: Sequence[Scenario]) -> list[dict[float, str]]:
-    """Return the teachers by load on each scenario; clusters never tuned for are taught as the first is."""
+    """Return the teachers by load on each scenario; clusters without tuned composites get the first one's teacher."""
     assert config.warm_start is not None
     found = []
     for scenario in scenarios:

@@ -1,4 +1,4 @@
-"""How fast PPO trains on the native batch, and what share of the time the environment takes."""
+"""Speed of PPO on the native batch, and the environment's share of the time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from burstenv.evaluation.bench.figures import median_rate, row
 
 
 class _Timed(VecEnvWrapper):
-    """Adds up the time spent in ``step``, episode resets included."""
+    """Sums the time spent in ``step``, episode resets included."""
 
     def __init__(self, venv: VecEnv, batch: EnvironmentBatch):
         super().__init__(venv)
@@ -50,9 +50,9 @@ def ppo_frames_per_s(
 ) -> dict[str, float | int | str]:
     """Measure Stable-Baselines3 PPO on the native batch, and on an environment that does nothing.
 
-    Both train the same network from the same weights with the same settings, one thread, in turn. The
-    environments are opened in the middle of their episodes, so that the usual number of resets falls
-    into the measurement; opening them does not count.
+    Both train the same network from the same weights with the same settings, one thread, in turn. The environments
+    start in the middle of their episodes, so the measurement contains the usual number of resets; this start does not
+    count.
 
     Args:
         scenario: The task.
@@ -80,7 +80,7 @@ def ppo_frames_per_s(
     for name, inner in (("null", null), ("native", native)):
         venv = _Timed(inner, batch)
         model = make_model(config, venv, algorithm.learning_rate, 0)
-        model.learn(1)  # opens the episodes, compiles, warms up
+        model.learn(1)  # starts the episodes, compiles, warms up
         venv.step_s = 0.0
         before = model.num_timesteps
         start_s = time.perf_counter()
@@ -108,7 +108,7 @@ def bench_ppo(scale: float = 1.0) -> list[dict[str, Any]]:
     """Measure PPO on the default scenario as ``burstenv bench`` reports it, in rows of ``evaluation.bench``.
 
     Args:
-        scale: 1 for the full work, less for a quick look.
+        scale: 1 for the full measurement, less for a quick one.
     """
     measured = ppo_frames_per_s(load_scenario("default"), steps=max(32_768, int(524_288 * scale)))
     frames_per_s, share = float(measured["frames_per_s"]), float(measured["environment_share"])
@@ -126,7 +126,7 @@ def bench_ppo(scale: float = 1.0) -> list[dict[str, Any]]:
 
 
 def bench_inference(scale: float = 1.0) -> list[dict[str, Any]]:
-    """Measure untrained agents of the default scenario, engine and observation included, beside PyTorch."""
+    """Measure untrained agents of the default scenario, engine and observation included, compared with PyTorch."""
     scenario = load_scenario("default")
     requests, _ = scenario.episode("train", 0, 1.5 * scenario.capacity_per_s("train"))
     cluster, rows = scenario.make_cluster(), []

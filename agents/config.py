@@ -1,4 +1,4 @@
-"""What an agent is and how it is trained: the one place where defaults live."""
+"""An agent's configuration and training: the only place of the defaults."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class WarmStartConfig(Config):
     batch_size: Count = 4096
     epochs: Count = 2  # passes over each chunk
     learning_rate: Rate = 2e-3
-    draws: Count = 4  # times the teacher is asked about one state; its answers differ where replicas tie
-    # Data aggregation (DAgger, Ross et al. 2011): the student acts, the teacher says what it would have done.
+    draws: Count = 4  # teacher's answers per state; they differ if replicas tie
+    # Data aggregation (DAgger, Ross et al. 2011): the student acts, the teacher labels its states.
     student_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # of the environments, in the last chunk; from 0
-    memory_steps: Count = 65_536  # with a student: decisions of earlier chunks that each lesson repeats at most
+    memory_steps: Count = 65_536  # with a student: largest number of earlier decisions repeated in each lesson
 
 
 class LessonsConfig(Config):
-    """Improve on the warm start's teacher by playing out, in the true future, what every choice is worth.
+    """Improve on the warm start's teacher by simulating the worth of every choice in the true future.
 
-    The future is for the lessons alone: the student sees its own observations, and learns what is best on average.
+    Only the lessons use the future: the student sees its own observations, and learns the best choice on average.
     """
 
-    labels: Count = 60_000  # decisions that are looked into
-    horizon_s: Positive = 20.0  # arrivals until then are played, and all that they bring to an end
+    labels: Count = 60_000  # labelled decisions
+    horizon_s: Positive = 20.0  # requests that arrive until then are simulated to their end
     chunks: Count = 12  # of decisions; the student learns between them
     chunk_steps: Count = 256  # decisions of each environment in a chunk
     updates: Count = 300  # gradient steps after each chunk
@@ -61,17 +61,17 @@ class LessonsConfig(Config):
 
 
 class ValidationConfig(Config):
-    """When and on what the agent is judged while it trains, to keep the best checkpoint."""
+    """Validation during training, which selects the best checkpoint."""
 
     episodes: Annotated[int, Field(ge=2, le=100_000)] = 9  # of the validation split, at each load
     loads: Annotated[list[Load], Field(max_length=1_000)] | None = (
-        None  # shares of capacity; None: those that it trains at
+        None  # shares of capacity; None: those of the training
     )
     every_steps: Count = 250_000
-    # "tuned": the best tuned composite of each load, where the scenario has them, else the teacher, else
+    # "tuned": the best tuned composite of each load if the scenario has them, otherwise the teacher, otherwise
     # always/jsq/first mode; or a composite.
     reference: str = "tuned"
-    patience: Count | None = None  # stop after so many validations in a row without a better one
+    patience: Count | None = None  # stop after this many validations in a row without a better one
 
 
 class ClusterChoice(Config):
@@ -82,13 +82,13 @@ class ClusterChoice(Config):
 
 
 class CurriculumConfig(Config):
-    """What training episodes are drawn from, beyond the scenario's train_loads on its own cluster."""
+    """Training episodes beyond the scenario's train_loads on its own cluster."""
 
     load_range: Range | None = None  # shares of capacity, uniform; None: the scenario's train_loads
-    first_load_range: Range | None = None  # what the range is at first
-    widen_share: Share = 0.3  # of the budget over which the first range becomes the whole one
-    clusters: list[str | ClusterChoice] = []  # of as many replicas; environments are shared out evenly
-    scenarios: list[str] = []  # of the same actions and observations; shared out likewise
+    first_load_range: Range | None = None  # the first range
+    widen_share: Share = 0.3  # of the budget, over which the first range grows to the full one
+    clusters: list[str | ClusterChoice] = []  # with the same number of replicas; environments are divided evenly
+    scenarios: list[str] = []  # with the same actions and observations; divided likewise
 
     @model_validator(mode="after")
     def _consistent(self) -> CurriculumConfig:
@@ -96,19 +96,19 @@ class CurriculumConfig(Config):
             if values is not None and values[0] > values[1]:
                 raise ValueError(f"{name} must go from the lower load to the higher")
         if self.first_load_range is not None and self.load_range is None:
-            raise ValueError("first_load_range needs a load_range that it widens to")
+            raise ValueError("first_load_range needs a load_range to grow to")
         return self
 
 
 class CommonArrivalsConfig(Config):
-    """The same arrivals in a group of environments, and what they have in common taken out of the advantage.
+    """The same arrivals in a group of environments; their common part is subtracted from the advantage.
 
-    After Mao et al. (ICLR 2019): whether a decision was good is told apart from whether a burst followed it.
+    After Mao et al. (ICLR 2019): it separates the worth of a decision from the effect of a burst that followed.
     """
 
     group: Annotated[int, Field(ge=2, le=65_536)] = 8  # environments that play the same episodes at the same loads
-    # residual: the critic's value, corrected by what the others got beyond it at the same request;
-    # return: what the others got at the same request, in place of the critic's value.
+    # residual: the critic's value, corrected by the others' excess over it from the same request on; return: the
+    #     others' return from the same request on, in place of the critic's value.
     baseline: Literal["residual", "return"] = "residual"
 
 
@@ -119,7 +119,7 @@ class AgentConfig(Config):
     description: str = ""
     algorithm: AlgorithmConfig = PPOConfig()  # a name alone stands for its defaults
 
-    # What it decides, and who decides the rest (keyword arguments of EnvironmentBatch).
+    # Its decisions, and the rules for the others (keyword arguments of EnvironmentBatch).
     decide: Annotated[list[Literal["admission", "routing", "batching"]], Field(min_length=1, max_length=3)] = [
         "admission",
         "routing",
@@ -127,13 +127,13 @@ class AgentConfig(Config):
     action: Literal["flat", "multi"] = "flat"  # has no meaning on the interval environment
     admission: str = "always"
     routing: str = "jsq"
-    # None: the scenario's first mode; "tuned": that of the best tuned composite at the load where it is judged.
+    # None: the scenario's first mode; "tuned": that of the best tuned composite at the evaluation load.
     batching: str | None = None
     reward: str = "dense"
-    # How a policy gradient's agent acts once trained: by drawing, as in training, or by its most probable choice.
+    # Whether a trained policy-gradient agent samples its choices, as in training, or takes the most probable one.
     sampled: bool = True
     privileged: bool = False  # show true output lengths
-    # Share of capacity; None: each episode draws one of the train_loads; "judged": that where the scenario is judged.
+    # Share of capacity; None: each episode draws one of the train_loads; "judged": the scenario's evaluation load.
     load: Load | Literal["judged"] | None = None
     interval_s: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0  # of the interval environment (sac and td3)
     max_admission: Annotated[float, Field(gt=0.0, le=1e3)] = (
@@ -148,14 +148,14 @@ class AgentConfig(Config):
     # Returns.
     num_envs: Annotated[int, Field(ge=1, le=65_536)] = 256
     gamma: Share = 0.997  # about 10 s of decisions at 30 requests/s
-    discount_unit_s: Positive | None = None  # time that gamma is the discount of; None: of one decision
+    discount_unit_s: Positive | None = None  # time over which gamma discounts; None: one decision
     reward_scaling: Literal["fixed", "running"] = "fixed"  # running: by the spread of returns so far
 
-    # Budget: whichever is spent first.
+    # Budget: the first one spent ends the run.
     total_steps: Annotated[int, Field(ge=1, le=1_000_000_000_000)] = 5_000_000
-    minutes: Positive | None = None  # of wall time; runs so bounded are not reproducible to the bit
+    minutes: Positive | None = None  # of wall time; such runs are not reproducible to the bit
 
-    stagger: bool = True  # open the first episodes in the middle, so that the batch covers all their phases
+    stagger: bool = True  # start in the middle of the first episodes, to cover all their phases
     curriculum: CurriculumConfig | None = None
     common_arrivals: CommonArrivalsConfig | None = None
     warm_start: WarmStartConfig | None = None
@@ -180,9 +180,9 @@ class AgentConfig(Config):
             if self.network != "mlp":
                 raise ValueError(f"algorithm {name} needs network: mlp")
             if self.warm_start is not None:
-                raise ValueError(f"algorithm {name} knows no warm_start")
+                raise ValueError(f"algorithm {name} has no warm_start")
         if self.lessons is not None and (self.warm_start is None or self.action != "flat"):
-            raise ValueError("lessons need action 'flat' and a warm_start, whose teacher they improve on")
+            raise ValueError("lessons need action 'flat' and a warm_start with a teacher")
         if self.continuous:
             return self
         if self.action == "flat" and sorted(self.decide) != ["admission", "routing"]:
@@ -204,14 +204,14 @@ class AgentConfig(Config):
 
     @property
     def settled_load(self) -> float | None:
-        """The load of every episode once ``judged`` has been replaced by a number; None: each episode draws its own."""
+        """The load of every episode, after ``judged`` is replaced by a number; None: each episode draws its own."""
         if isinstance(self.load, str):
             raise ValueError(f"load: {self.load} has not been replaced by a number yet, see baseline.settled")
         return self.load
 
     @property
     def num_tasks(self) -> int:
-        """Between how many scenarios and clusters the environments are shared out."""
+        """Number of scenarios and clusters that share the environments."""
         return 1 if self.curriculum is None else 1 + len(self.curriculum.clusters) + len(self.curriculum.scenarios)
 
     @property
@@ -221,12 +221,12 @@ class AgentConfig(Config):
 
     @property
     def masked(self) -> bool:
-        """Whether illegal choices are masked in training; they always are when it is judged."""
+        """Whether illegal choices are masked in training; in evaluations they always are."""
         return isinstance(self.algorithm, MaskablePPOConfig)
 
     @property
     def draws(self) -> bool:
-        """Whether the trained agent draws its choices by their probabilities."""
+        """Whether the trained agent samples its choices."""
         return self.sampled and isinstance(self.algorithm, ON_POLICY) and self.algorithm.name != "recurrent-ppo"
 
     @property
@@ -250,9 +250,9 @@ class AgentConfig(Config):
 
     @property
     def reward_scale(self) -> float:
-        """What rewards are multiplied by in training.
+        """Factor of the rewards in training.
 
-        Discounted sums of +1 per decision become 5: large enough that the critic's error counts beside
-        the normalised advantages in a network they share.
+        Discounted sums of +1 per decision become 5: the critic's error then counts beside the normalised advantages in
+        a shared network.
         """
         return 5.0 * max(1.0 - self.gamma, 1e-3)

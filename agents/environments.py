@@ -1,4 +1,4 @@
-"""The environments that an agent is trained and judged in, made as its configuration says."""
+"""The environments of training and validation, made from an agent's configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_batch(config: AgentConfig, scenario: Scenario, num_envs: int, split: st
 
 
 def training_scenarios(config: AgentConfig, scenario: Scenario) -> list[Scenario]:
-    """Return the scenario, then those that the curriculum adds: on other clusters, and others altogether."""
+    """Return the scenario, then those of the curriculum: on other clusters, and other scenarios."""
     found = [scenario]
     if config.curriculum is not None:
         found += [_on_cluster(scenario, choice) for choice in config.curriculum.clusters]
@@ -37,7 +37,7 @@ def training_scenarios(config: AgentConfig, scenario: Scenario) -> list[Scenario
 def _on_cluster(scenario: Scenario, choice: str | ClusterChoice) -> Scenario:
     choice = ClusterChoice(cluster=choice) if isinstance(choice, str) else choice
     known = choice.capacity_per_s
-    # Training needs one capacity only: whatever stands for the other splits is never used.
+    # Training needs only one capacity: those of the other splits are not used.
     capacity = dict.fromkeys(SPLITS, known or 1.0)
     values = {"cluster": choice.cluster, "capacity_per_s": capacity, "name": f"{scenario.config.name}@{choice.cluster}"}
     moved = Scenario(scenario.config.model_copy(update=values))  # the same workload, whose trace is kept in memory
@@ -58,7 +58,7 @@ def _on_cluster(scenario: Scenario, choice: str | ClusterChoice) -> Scenario:
 
 
 def training_environments(config: AgentConfig, scenarios: list[Scenario], seed: int) -> SB3VecEnv:
-    """Return the environments to train in, shared out evenly among scenarios.
+    """Return the training environments, divided evenly among scenarios.
 
     Args:
         config: The agent's.
@@ -85,7 +85,7 @@ def training_environments(config: AgentConfig, scenarios: list[Scenario], seed: 
 
 
 def load_range_at(config: AgentConfig, spent: float) -> tuple[float, float] | None:
-    """Return the range that loads are drawn from when a share of the budget is spent; None: as the scenario says."""
+    """Return the range of loads after a share of the budget is spent; None: the scenario's loads."""
     plan = config.curriculum
     if plan is None or plan.load_range is None:
         return None

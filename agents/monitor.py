@@ -1,4 +1,4 @@
-"""What happens between updates, whatever the algorithm: validation, checkpoints, the log, and when to stop."""
+"""Work between updates of any algorithm: validation, checkpoints, the log, and the end of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from burstenv.agents.validate import Acts, Score, Validator, described
 
 
 class Finished(Exception):
-    """Training is over: the budget is spent, nothing improves any more, or the user interrupts."""
+    """Training is over: the budget is spent, validation no longer improves, or the user interrupts."""
 
 
 class LearningRate:
@@ -31,35 +31,35 @@ class LearningRate:
         self.remaining = 1.0
 
     def __call__(self, progress_remaining: float) -> float:
-        """Return the learning rate; Stable-Baselines3's own idea of progress knows of steps only."""
+        """Return the learning rate; Stable-Baselines3's own progress counts only steps."""
         return self.initial * (max(0.0, self.remaining) if self.schedule == "linear" else 1.0)
 
 
 class Learner(Protocol):
-    """What is being trained."""
+    """A policy in training."""
 
     def actor(self) -> Acts:
-        """Return the policy as it stands, as something that can be judged."""
+        """Return the present policy, for validation."""
 
     def save(self, file: Any) -> None:
         """Write a checkpoint that agents are loaded from, to an open file."""
 
     def state(self) -> dict[str, Any]:
-        """Return all that is needed to go on as if nothing had happened, picklable."""
+        """Return the full state needed to continue exactly, picklable."""
 
     def facts(self) -> dict[str, float | None]:
-        """Return numbers of the last update that belong into the log."""
+        """Return the last update's numbers for the log."""
 
 
 class Monitor:
-    """Validates, keeps the best and the last checkpoint, logs, and says when to stop.
+    """Validates, keeps the best and the last checkpoint, logs, and ends the run.
 
     Args:
         config: The agent's.
-        folder: Where everything is written.
+        folder: The run folder.
         validator: The validation episodes.
-        reference: Composites by load, and how they did on the same episodes.
-        learning_rate: Told how much of the budget is left.
+        reference: Composites by load, and their attainment on the same episodes.
+        learning_rate: Receives the remaining share of the budget.
         progress: Shows it all.
         record: Writes a number under a name to TensorBoard.
         on_validation: Called with each new record; may raise :class:`Finished`.
@@ -67,7 +67,7 @@ class Monitor:
     Attributes:
         records: One for each validation.
         interrupted: Set it to stop at the end of the next update.
-        stopped: Why training ended, in a few words; empty while it goes on.
+        stopped: Reason for the end of training; empty before it.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Monitor:
         self._next_validation = 0
         self._next_checkpoint = config.checkpoint_every_steps
 
-    # -- going on later ------------------------------------------------------------------------------
+    # -- resuming ------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run has to know."""
+        """Return the state for a resumed run."""
         kept = ("records", "_best", "_without_better", "_next_validation", "_next_checkpoint")
         return {**{name: getattr(self, name) for name in kept}, "_before_s": self.wall_s}
 
     def restore(self, state: dict[str, Any], steps: int) -> None:
-        """Go on from a state, after so many steps."""
+        """Continue from a state, after this many steps."""
         for name, value in state.items():
             setattr(self, name, value)
         self._start_s = time.perf_counter()
@@ -127,12 +127,12 @@ class Monitor:
     # -- between updates -----------------------------------------------------------------------------
 
     def between_updates(self, steps: int, learner: Learner) -> None:
-        """Do what is due after so many steps.
+        """Do the work due after this many steps.
 
         Raises:
             Finished: When training is over.
         """
-        # What follows must be the same for a run that stops here and goes on later: state is saved before it.
+        # A run that stops here and resumes must continue identically: the state is saved first.
         due = steps >= self._next_checkpoint and steps < self._config.total_steps
         if self.interrupted or due:
             self._next_checkpoint = steps + self._config.checkpoint_every_steps
@@ -145,7 +145,7 @@ class Monitor:
             self._next_validation = steps + self._config.validation.every_steps
             self.validate(steps, learner)
         patience = self._config.validation.patience
-        if self.stopped:  # by whoever looks at validations
+        if self.stopped:  # by the caller, after a validation
             raise Finished
         if patience is not None and self._without_better >= patience:
             self.stopped = f"no better validation in {patience}"
@@ -163,7 +163,7 @@ class Monitor:
         )
 
     def finish(self, steps: int, learner: Learner) -> None:
-        """Judge and keep the policy that training ended with."""
+        """Validate and keep the final policy."""
         if self.stopped == "interrupted":
             return
         self.stopped = self.stopped or "the budget is spent"
@@ -172,7 +172,7 @@ class Monitor:
         self.save_last(learner)
 
     def validate(self, steps: int, learner: Learner) -> None:
-        """Judge the policy as it stands, log it, and keep it if it is the best so far."""
+        """Validate the present policy, log it, and keep it if it is the best so far."""
         if self.records and self.records[-1]["steps"] == steps:
             return
         score = self._validator.judge(learner.actor())
@@ -209,7 +209,7 @@ class Monitor:
                 self.stopped = self.stopped or "stopped by its caller"
 
     def save_last(self, learner: Learner) -> None:
-        """Write the checkpoint from which a run is resumed, and the log that goes with it."""
+        """Write the checkpoint for resuming, and its log."""
         self._folder.write(self._folder.last, learner.save)
         self._folder.write_state({"learner": learner.state(), "monitor": self.state()})
         self._folder.write_json(self._folder.log, self.records)

@@ -1,17 +1,15 @@
-"""Policy networks: a plain MLP, or networks over the set of replicas, whatever their number.
+"""Policy networks: a plain MLP, or networks over a set of any number of replicas.
 
-The set networks treat replicas alike: each is encoded by the same weights from its own features, from how they
-stand to the mean and to the smallest of all replicas, and from the cluster's and the request's; the mean and the
-maximum of the codes are the context (Deep Sets, Zaheer et al., NeurIPS 2017; the maximum as in PointNet, Qi et al.,
-CVPR 2017). ``attention`` lets the codes look at each other before that, once (Set Transformer, Lee et al., ICML
-2019, with one head). A replica's routing logit comes from its code and the context, plus a linear term in its
-relative features, so that a rule such as "least expected TTFT" is a few weights; every other logit, and the value,
-comes from the context alone. So a rule learned on one replica holds for all, and weights trained on 4 replicas run
-on any number.
+The set networks treat replicas alike: the same weights encode each one from its own features, their differences to the
+mean and minimum over replicas, and the features of the cluster and the request. The mean and the maximum of the codes
+are the context (Deep Sets, Zaheer et al., NeurIPS 2017; the maximum as in PointNet, Qi et al., CVPR 2017).
+``attention`` adds one attention layer between the codes first (Set Transformer, Lee et al., ICML 2019, with one
+head). A replica's routing logit comes from its code and the context, plus a linear term in its relative features, which
+makes a rule such as "least expected TTFT" a few weights. Every other logit, and the value, comes from the context
+alone. A rule learned on one replica therefore holds for all, and weights trained on 4 replicas run on any number.
 
-In the flat form, where rejection competes with one choice for each replica, the logit of rejection is laid on top
-of the replicas' (``logsumexp``): the probability of rejection is a sigmoid of its own logit, and does not fall as
-replicas are added.
+In the flat form, rejection competes with one choice per replica. The ``logsumexp`` of the replicas' logits is added to
+the logit of rejection: its probability is a sigmoid of its own logit, and does not fall as replicas are added.
 
 Compiled inference of the same networks: :mod:`burstenv.policies.network.inference`.
 """
@@ -35,7 +33,7 @@ from burstenv.policies.network.description import action_heads as network_heads
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 SET_NETWORKS = ("shared", "attention")
-FIRST_REJECTION = 0.2  # probability of rejection before anything is learned, in the flat form
+FIRST_REJECTION = 0.2  # probability of rejection before training, in the flat form
 
 
 def _mlp(inputs: int, hidden: list[int], activation: type[nn.Module]) -> nn.Sequential:
@@ -58,7 +56,7 @@ class ReplicaAttention(nn.Module):
         self.scale = 1.0 / math.sqrt(width)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Return codes that know of the others, (B, R, H)."""
+        """Return codes that depend on the other replicas, (B, R, H)."""
         likeness = self.query(codes) @ self.key(codes).transpose(1, 2) * self.scale
         return codes + self.out(torch.softmax(likeness, 2) @ self.value(codes))
 
@@ -66,16 +64,16 @@ class ReplicaAttention(nn.Module):
 class SetExtractor(nn.Module):
     """From flat observations, (B, G + Q + R F), to logits, (B, A), and the critic's features, (B, H).
 
-    The number of replicas is read off the observations.
+    The shape of the observations gives the number of replicas.
 
     Args:
-        num_replicas: R of the environment it is made for, for the sizes that Stable-Baselines3 asks for.
+        num_replicas: R of the training environment, for the sizes that Stable-Baselines3 needs.
         shared_features: G + Q.
         replica_features: F.
-        compared: How many of the F, from the first, are also shown relative to the other replicas.
+        compared: Number of the first features that are also given relative to the other replicas.
         heads: Number of choices of each component of the action; 0 for one choice per replica, -1 for
             rejection followed by one choice per replica (the flat form).
-        attention: Whether replicas look at each other.
+        attention: Whether there is an attention layer between replicas.
         hidden: Sizes of the hidden layers of the encoder.
         activation: Of the hidden layers.
     """
@@ -162,7 +160,7 @@ class SetExtractor(nn.Module):
 
 
 class _OverReplicas:
-    """What makes a Stable-Baselines3 policy use a set network."""
+    """Mixin that gives a Stable-Baselines3 policy a set network."""
 
     def __init__(self, *args: Any, extractor: dict[str, Any], **kwargs: Any):
         self._extractor = extractor
@@ -173,7 +171,7 @@ class _OverReplicas:
 
     def _build(self: Any, lr_schedule: Any) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
-        self.action_net = nn.Identity()  # the extractor gives the logits
+        self.action_net = nn.Identity()  # the extractor returns the logits
         self.mlp_extractor.initialise_heads()
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 

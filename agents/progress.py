@@ -1,4 +1,4 @@
-"""Showing a training run: a live table where the terminal allows it, plain lines elsewhere."""
+"""Progress of a training run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from burstenv.agents.config import AgentConfig
 
 
 class Progress(Protocol):
-    """What is told of a run."""
+    """The progress of a run."""
 
     def say(self, text: str) -> None:
         """Show a line."""
 
     def update(self, steps: int, fps: float, spent: float, wall_s: float, reward: float | None) -> None:
-        """Show how far it is: decisions, decisions/s, share of the budget, wall time [s], reward per decision."""
+        """Show progress: decisions, decisions/s, share of the budget, wall time [s], reward per decision."""
 
     def validated(self, record: dict[str, Any]) -> None:
         """Show a validation, a record of ``training.json``."""
@@ -53,7 +53,7 @@ class Lines:
         print(self._prefix + text, file=self._out, flush=True)
 
     def update(self, steps: int, fps: float, spent: float, wall_s: float, reward: float | None) -> None:
-        """Remember it for the next line."""
+        """Store it for the next line."""
         self._state = f"{min(1.0, spent):4.0%}  {fps:,.0f} fps  " + ("" if reward is None else f"reward {reward:.3f}  ")
         self._state += f"ETA {clock(eta_s(spent, wall_s))}"
 
@@ -66,7 +66,7 @@ class Lines:
 
 
 class LiveTable:
-    """A table of the last validations that is drawn anew as the run goes on."""
+    """A table of the last validations, redrawn during the run."""
 
     ROWS = 12
 
@@ -93,7 +93,7 @@ class LiveTable:
         loads = list(self._records[-1]["validation"]) if self._records else []
         for load in loads:
             table.add_column(f"load {load}", justify="right")
-        table.add_column("ahead of the reference [points]")
+        table.add_column("ahead of the baseline [points]")
         for record in self._records[-self.ROWS :]:
             cells = [f"{100 * record['validation'][load]:.1f} % ({_signed(record, load)})" for load in loads]
             mark = "[bold green]best[/] " if record["best"] else ""
@@ -108,7 +108,7 @@ class LiveTable:
         self._live.console.print(text, highlight=False)
 
     def update(self, steps: int, fps: float, spent: float, wall_s: float, reward: float | None) -> None:
-        """Show how far it is."""
+        """Show progress."""
         self._spent = spent
         paid = "" if reward is None else f"  reward {reward:.3f}"
         self._now = f"{steps:,} of {self._config.total_steps:,} steps  {fps:,.0f} fps{paid}  "
@@ -119,12 +119,12 @@ class LiveTable:
         self._records.append(record)
 
     def close(self) -> None:
-        """Leave the table as it stands."""
+        """Leave the table on the screen."""
         self._live.stop()
 
 
 def make_progress(config: AgentConfig, scenario: str, seed: int, show: bool | str) -> Progress:
-    """Return what suits standard error.
+    """Return the kind of progress that suits standard error.
 
     Args:
         config: The agent's.
@@ -149,7 +149,7 @@ def with_interval(points: dict[str, Any]) -> str:
 
 
 def ahead_text(record: dict[str, Any]) -> str:
-    """Return a validation in a line: attainment by load, and how far it is ahead of the reference."""
+    """Return a validation in a line: attainment by load, and its lead over the baseline."""
     means = "  ".join(f"{load}: {100 * value:.1f} %" for load, value in record["validation"].items())
     points = record["ahead_points_overall"]
     where = "ahead of" if points["mean"] >= 0 else "to"
@@ -157,7 +157,7 @@ def ahead_text(record: dict[str, Any]) -> str:
 
 
 def reference_text(record: dict[str, Any]) -> str:
-    """Return the name of the reference, or what it is where it differs by load."""
+    """Return the name of the baseline, or its description if it differs by load."""
     names = list(dict.fromkeys(record["reference_policy"].values()))
     return names[0] if len(names) == 1 else "the best tuned composite of each load"
 
@@ -167,7 +167,7 @@ def _signed(record: dict[str, Any], load: str) -> str:
 
 
 def eta_s(spent: float, wall_s: float) -> float:
-    """Return the time that is left if it goes on as so far [s]."""
+    """Return the remaining time at the present speed [s]."""
     return wall_s * (1.0 - spent) / spent if spent > 0 else 0.0
 
 

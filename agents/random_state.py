@@ -1,4 +1,4 @@
-"""The random streams of a process that training draws on, kept and put back."""
+"""Save and restore the random streams of a process that training uses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def random_state(actions: spaces.Space | None = None) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], actions: spaces.Space | None = None) -> None:
-    """Put back what :func:`random_state` returned."""
+    """Restore the result of :func:`random_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])

@@ -1,4 +1,4 @@
-"""The folder of one training run: what lies in it, and how it is written (all or nothing)."""
+"""The folder of one training run: its files, and their atomic writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunFolder:
         description: What is needed to load the agent.
         best: Checkpoint with the best validation attainment.
         last: The latest checkpoint.
-        resume: All that a run needs to go on, environments in the middle of their episodes included.
+        resume: The state needed to continue a run, including environments in the middle of their episodes.
         log: List of records, one for each validation.
         tensorboard: Event files.
     """
@@ -44,11 +44,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self, resume: bool) -> Iterator[None]:
-        """Hold the folder for one run, which is new or goes on; makes it.
+        """Make the folder and lock it for one run, new or resumed.
 
         Raises:
-            BurstenvError: When another run is at work in it, a new one would take the place of one that is there, or
-                it cannot be made.
+            BurstenvError: If another run is using it, a new run would replace an existing one, or it cannot be made.
         """
         if not resume:
             try:
@@ -57,7 +56,7 @@ class RunFolder:
                 raise BurstenvError(f"{self.path}: cannot be made ({error.strerror})") from None
         elif not self.path.is_dir():
             raise BurstenvError(f"{self.path}: no such run folder; train one with `burstenv train`")
-        with locked(self.path, f"{self.path}: another training run is at work here; choose another folder"):
+        with locked(self.path, f"{self.path}: another training run is using this folder; choose another folder"):
             if not resume and self.description.exists():
                 raise BurstenvError(f"{self.path}: already holds a training run; resume it or choose another folder")
             yield
@@ -76,11 +75,11 @@ class RunFolder:
         return records
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Write what a run needs to go on, atomically."""
+        """Write the state needed to continue a run, atomically."""
         self.write(self.resume, lambda out: write_state(out, state))
 
     def read_state(self) -> dict[str, Any]:
-        """Return what :meth:`write_state` wrote.
+        """Return the state written by :meth:`write_state`.
 
         Reading it runs no code; but clusters in the middle of their episodes go to compiled code as they are, so the
         file must be the user's own.
@@ -103,10 +102,10 @@ class RunFolder:
 
     @staticmethod
     def write(file: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-        """Write a file whole or not at all.
+        """Write a file atomically.
 
         Raises:
-            BurstenvError: When it cannot be written; what was there stays, and the run can be resumed from it.
+            BurstenvError: If it cannot be written; the old file stays, and the run can be resumed from it.
         """
         with writing(file) as out:
             fill(out)

@@ -1,4 +1,4 @@
-"""The state of a run as a file: plain values as JSON and arrays in one NPZ archive. Reading it can run no code."""
+"""The state of a run as a file: plain values as JSON and arrays in one NPZ archive. Reading it never executes code."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def write_state(stream: IO[bytes], state: dict[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return what :func:`write_state` wrote.
+    """Return the state written by :func:`write_state`.
 
     Raises:
-        BurstenvError: When it cannot be read; says how, without the file's name.
+        BurstenvError: If it cannot be read; the message has the reason, without the file's name.
     """
     try:
         arrays = read_arrays(path, MOST_BYTES)
@@ -49,7 +49,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Return a value as JSON has it: plain ones as they are, others as a list of their kind and content."""
+    """Return a value as JSON has it: plain ones unchanged, others as a list of their kind and content."""
     if value is None or isinstance(value, bool | str) or type(value) is int:
         return value
     if type(value) is float:
@@ -123,7 +123,7 @@ def weights_of(model: Any) -> bytes:
 
 
 def put_weights(model: Any, weights: bytes) -> None:
-    """Put back what :func:`weights_of` returned; nothing in it can run code."""
+    """Restore the result of :func:`weights_of`; never executes code."""
     found = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     model.set_parameters(found["parameters"], exact_match=True, device="cpu")
     for name, tensor in found["tensors"].items():
@@ -131,6 +131,6 @@ def put_weights(model: Any, weights: bytes) -> None:
 
 
 def numbers_of(thing: Any) -> dict[str, Any]:
-    """Return the numbers, truths and arrays among the attributes of a model or a store of past decisions."""
+    """Return the numbers, booleans and arrays among the attributes of a model or a replay buffer."""
     kinds = (bool, int, float, np.ndarray, np.generic)
     return {name: value for name, value in vars(thing).items() if value is None or isinstance(value, kinds)}

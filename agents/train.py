@@ -1,4 +1,4 @@
-"""Training: any algorithm on the native batch, validated as it goes, resumable."""
+"""Training: any algorithm on the native batch, with validation, resumable."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAY_CHANGE = ("total_steps", "minutes", "checkpoint_every_steps", "description")
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run came to.
+    """The result of a training run.
 
     Attributes:
         folder: The run folder.
@@ -48,12 +48,12 @@ class TrainingResult:
         steps: Decisions trained on.
         wall_s: Wall time, earlier parts of a resumed run included.
         validation: Attainment by load of the best checkpoint.
-        reference_policies: The composites it was compared with, by load.
+        reference_policies: The baseline composites, by load.
         reference: Their attainment by load, on the same episodes.
-        ahead_points: By load, how far the best checkpoint is ahead: ``mean``, ``low``, ``high`` [points].
+        ahead_points: Lead of the best checkpoint by load: ``mean``, ``low``, ``high`` [points].
         ahead_points_overall: The same over all loads.
         log: One record for each validation; also in ``training.json``.
-        stopped: Why training ended.
+        stopped: Reason for the end of training.
         interrupted: Whether the run was stopped by Ctrl-C; it can be resumed.
     """
 
@@ -88,26 +88,25 @@ def train(
 ) -> TrainingResult:
     """Train an agent.
 
-    With a budget in steps, the same configuration, scenario and seed give the same weights on the same
-    machine, whether or not the run was interrupted and resumed, and wherever: a run goes on from the last
-    checkpoint with environments, optimiser and random streams as they were.
+    With a budget in steps, the same configuration, scenario and seed give the same weights on the same machine, even if
+    the run was interrupted and resumed: it continues from the last checkpoint with the state of environments, optimiser
+    and random streams.
 
     Args:
         config: The agent and its training.
         scenario: The task.
-        out_dir: Run folder; see :class:`burstenv.agents.run_folder.RunFolder` for what is in it.
+        out_dir: Run folder; see :class:`burstenv.agents.run_folder.RunFolder` for its files.
         seed: Of weights, episodes, actions and minibatches.
-        resume: Continue the run in ``out_dir``, up to the budget of ``config``; begin anew if it was stopped
-            before its first checkpoint.
-        progress: Show a live table, or lines where standard error is no terminal; ``"lines"`` for lines that
-            name the seed.
+        resume: Continue the run in ``out_dir``, up to the budget of ``config``; restart if it was stopped before its
+            first checkpoint.
+        progress: Show a live table, or lines if standard error is no terminal; ``"lines"`` for lines with the seed.
         on_validation: Called with each record of the log; may raise
             :class:`burstenv.agents.monitor.Finished` to end the run.
 
     Raises:
-        BurstenvError: When ``out_dir`` already holds a run and ``resume`` is not asked for, holds none to
-            resume or one of another configuration, another run is at work in it, the disk is full, or the
-            configuration does not suit the scenario.
+        BurstenvError: If ``out_dir`` already holds a run and ``resume`` is False, holds no run to resume or one of
+            another configuration, another run is using it, the disk is full, or the configuration does not suit the
+            scenario.
     """
     folder = RunFolder(out_dir)
     with folder.held(resume):
@@ -116,7 +115,7 @@ def train(
         except OSError as error:  # such as of TensorBoard's files; checkpoints are whole in any case
             place = error.filename or folder.path
             raise BurstenvError(
-                f"{place}: {error.strerror or error}; --resume goes on from the last checkpoint, if there is one"
+                f"{place}: {error.strerror or error}; --resume continues from the last checkpoint, if there is one"
             ) from None
 
 
@@ -129,7 +128,7 @@ def _train(
     progress: bool | str,
     on_validation: Any,
 ) -> TrainingResult:
-    torch.set_num_threads(1)  # two threads are slower than one as soon as anything else runs
+    torch.set_num_threads(1)  # two threads are slower than one on a busy machine
     asks = rests_on_tuned(config) or config.validation.reference == TUNED
     said = said_of_tuned(config, scenario) if asks else ""
     config = settled(config, scenario)
@@ -156,7 +155,7 @@ def _train(
             run = _evolve if config.evolves else _learn
             steps = run(config, scenarios, seed, learning_rate, monitor, shown, logger, state)
     except KeyboardInterrupt:
-        raise BurstenvError(f"{folder.path}: stopped; --resume goes on from its last checkpoint") from None
+        raise BurstenvError(f"{folder.path}: stopped; --resume continues from its last checkpoint") from None
     finally:
         shown.close()
         logger.close()
@@ -235,7 +234,7 @@ def _evolve(
 
 @contextmanager
 def _stopping(monitor: Monitor) -> Iterator[None]:
-    """Make the first Ctrl-C (or a polite kill) stop the run after the update at hand, the second at once."""
+    """Make the first Ctrl-C (or SIGTERM) stop the run after the current update, the second at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

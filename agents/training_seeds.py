@@ -1,4 +1,4 @@
-"""Several training seeds of one recipe, each a run of its own, in processes side by side."""
+"""Several training seeds of one recipe, each a separate run, in parallel processes."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def train_seeds(
         scenario: The task.
         out_dir: Folder of the run folders.
         seeds: Of the runs, each once.
-        resume: Go on with the runs that are there, begin those that are not.
-        processes: How many runs at a time.
-        progress: Show a line for each validation, with the seed before it.
+        resume: Continue existing runs and start the others.
+        processes: Number of runs at a time.
+        progress: Show a line per validation, with the seed in front.
 
     Returns:
         One result for each seed, in their order.
@@ -59,7 +59,7 @@ def train_seeds(
 
 
 def over_seeds(results: Sequence[TrainingResult]) -> dict[float, tuple[float, float]]:
-    """Return by load how far the runs are ahead of the reference: mean and standard deviation over seeds [points]."""
+    """Return the runs' lead over the baseline by load: mean and standard deviation over seeds [points]."""
     found = {}
     for load in results[0].reference:
         ahead = [result.ahead_points[load]["mean"] for result in results if load in result.ahead_points]

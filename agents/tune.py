@@ -1,4 +1,4 @@
-"""Searching an algorithm's settings with Optuna, by validation while they train."""
+"""Search of an algorithm's settings with Optuna, by validation during training."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ STUDY_FILE, BEST_RECIPE = "study.log", "best.yaml"
 
 @dataclass(frozen=True)
 class AgentTuning:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        recipe: File of the best settings, to train with: ``burstenv train --agent RECIPE``.
-        settings: What is searched, of the best trial.
-        ahead_points: How far the best trial is ahead of the reference on validation [points]; flattered, because it
-            is the best of many.
-        trials: How many trials there are.
-        pruned: How many of them were stopped early.
+        recipe: File with the best settings: ``burstenv train --agent RECIPE``.
+        settings: The searched settings of the best trial.
+        ahead_points: Lead of the best trial over the baseline on validation [points]; too high, because it is the best
+            of many.
+        trials: Number of trials.
+        pruned: Number of trials stopped early.
     """
 
     recipe: Path
@@ -40,7 +40,7 @@ class AgentTuning:
 
 
 def suggest(trial: Any, config: AgentConfig) -> dict[str, Any]:
-    """Return new values of what is searched, as a mapping that updates a recipe.
+    """Return new values of the searched settings, as a mapping that updates a recipe.
 
     Args:
         trial: Of Optuna.
@@ -53,7 +53,7 @@ def suggest(trial: Any, config: AgentConfig) -> dict[str, Any]:
     if isinstance(algorithm, EvolutionConfig):
         settings["sigma"] = trial.suggest_float("sigma", 0.01, 0.2, log=True)
         return {"algorithm": settings}
-    horizon = trial.suggest_float("horizon", 20.0, 2000.0, log=True)  # decisions: gamma by how far it looks
+    horizon = trial.suggest_float("horizon", 20.0, 2000.0, log=True)  # decisions: gamma by its horizon
     if isinstance(algorithm, ON_POLICY):
         settings["gae_lambda"] = trial.suggest_categorical("gae_lambda", [0.8, 0.9, 0.95, 0.97, 0.99])
         settings["ent_coef"] = trial.suggest_categorical("ent_coef", [0.0, 1e-3, 1e-2])
@@ -71,17 +71,17 @@ def tune_agent(
     seed: int = 0,
     progress: bool | str = True,
 ) -> AgentTuning:
-    """Search settings of a recipe: each trial trains an agent, and is stopped early where it lags behind.
+    """Search settings of a recipe: each trial trains an agent, and stops early if it lags behind.
 
-    A trial counts by its best validation, as points ahead of the reference; it is pruned when, after the first
-    validations, it is below the median of earlier trials at the same number of steps. Trials that are in ``out_dir``
-    already count: the same command goes on after an interruption. All of it uses the validation split alone.
+    A trial's score is its best validation, in points ahead of the baseline. It is pruned if, after the first
+    validations, it is below the median of earlier trials at the same number of steps. Trials already in ``out_dir``
+    count: the same command continues after an interruption. The search uses only the validation split.
 
     Args:
-        config: Where to start from; what is not searched stays.
+        config: The first settings; those outside the search stay.
         scenario: The task.
         out_dir: Gets a run folder for each trial, the study, and ``best.yaml``.
-        trials: How many there should be in the end.
+        trials: Total number of trials.
         seed: Of the search and of every trial.
         progress: As in :func:`burstenv.agents.train.train`.
 
@@ -128,7 +128,7 @@ def tune_agent(
     try:
         study.optimize(run, n_trials=max(0, trials - len(done)))
     except KeyboardInterrupt:
-        raise BurstenvError(f"{folder}: stopped; the same command goes on after the last finished trial") from None
+        raise BurstenvError(f"{folder}: stopped; the same command continues after the last finished trial") from None
     found = study.get_trials(deepcopy=False)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in found)
     best = study.best_trial

@@ -1,4 +1,4 @@
-"""Judging an agent while it trains: the same validation episodes every time, all of them in parallel."""
+"""Validation during training: the same validation episodes every time, all in parallel."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from burstenv.policies import parse_composite
 
 
 class Acts(Protocol):
-    """What can be judged."""
+    """A policy that can be validated."""
 
     def begin(self, count: int) -> None:
         """Begin episodes in ``count`` environments."""
 
     def keep(self, rows: np.ndarray) -> None:
-        """Go on with some environments of the last call, by index into them."""
+        """Continue with some environments of the last call, by index into them."""
 
     def act(self, observations: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Return actions, (N, C), for observations, (N, O), and masks, (N, A) bool."""
@@ -70,8 +70,8 @@ class Validator:
     """Plays the first episodes of the validation split at every load.
 
     Args:
-        config: The agent's; says what it decides, how many episodes and which loads.
-        scenario: Where it acts.
+        config: The agent's; it has the decisions, the number of episodes and the loads.
+        scenario: The scenario to act in.
 
     Attributes:
         loads: Shares of capacity.
@@ -86,7 +86,7 @@ class Validator:
         self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 
     def _reset(self, batch: EnvironmentBatch) -> None:
-        random = np.random.default_rng(0)  # of no effect: episode and load are given
+        random = np.random.default_rng(0)  # no effect: episode and load are given
         for i in range(batch.num_envs):
             load, episode = divmod(i, self._episodes)
             batch.reset(i, random, {"episode": episode, "load": self.loads[load]})
@@ -124,6 +124,6 @@ class Validator:
 
 
 def described(estimate: Estimate) -> dict[str, Any]:
-    """Return a difference as a log holds it: ``mean``, ``low``, ``high``, in points."""
+    """Return a difference in the log's form: ``mean``, ``low``, ``high``, in points."""
     ends = (None if end is None else 100.0 * end for end in (estimate.low, estimate.high))
     return dict(zip(("mean", "low", "high"), (100.0 * estimate.mean, *ends), strict=True))

@@ -1,8 +1,8 @@
-"""burstenv: the environment in which LLM-serving schedulers are learned and judged.
+"""burstenv: a Gymnasium environment for training and judging LLM-serving schedulers.
 
-``import burstenv`` registers the environments and is cheap. Everything public is here by name
-(``burstenv.load_scenario``, ``burstenv.simulate``, ...; :mod:`burstenv.api` lists it) and is imported when it is first
-used. CONTRIBUTING.md says where to read first.
+``import burstenv`` registers the environments and is cheap. All public names are here (``burstenv.load_scenario``,
+``burstenv.simulate``, ...; :mod:`burstenv.api` lists them); each is imported at its first use. CONTRIBUTING.md names
+the files to read first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ try:
     from burstenv.deprecated import install
     from burstenv.envs.registration import register_envs
 except KeyboardInterrupt:
-    if os.path.basename(sys.argv[0]) not in ("burstenv", "-m"):  # a program of the user's decides for itself
+    if os.path.basename(sys.argv[0]) not in ("burstenv", "-m"):  # the user's program may set its own handler
         raise
     print("burstenv: interrupted", file=sys.stderr)
     raise SystemExit(130) from None

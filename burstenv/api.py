@@ -1,8 +1,7 @@
-"""What users may import; everything else is private and may move.
+"""The public names; everything else is private and may move.
 
-``from burstenv import NAME`` is the usual way; ``burstenv.api`` is where the names are kept. Each is listed once, with
-its module, in ``api.pyi``, and imported when it is first used, so ``import burstenv`` stays as cheap as
-``import gymnasium``.
+Import them with ``from burstenv import NAME``. ``api.pyi`` lists each name once, with its module. A name is imported at
+its first use, so ``import burstenv`` stays as cheap as ``import gymnasium``.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module and return the name.
 
     Raises:
-        AttributeError: When there is no such public name.
-        BurstenvError: When it needs an extra that is not installed.
+        AttributeError: If there is no such public name.
+        BurstenvError: If it needs an extra that is not installed.
     """
     if name not in __all__:
         raise AttributeError(f"module 'burstenv' has no attribute {name!r}; burstenv.__all__ lists the public names")

@@ -1,4 +1,4 @@
-"""Named arrays from an NPZ file, read with bounds and without pickle: nothing in such a file can run code."""
+"""Named arrays from an NPZ file, read with bounds and without pickle: reading never executes code."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def read_arrays(file: str | Path | IO[bytes], most_bytes: int) -> dict[str, NDAr
     """Read the arrays of an NPZ file.
 
     Args:
-        file: The file; or one that is open.
-        most_bytes: What they may unpack to together.
+        file: A path or an open file.
+        most_bytes: Largest unpacked size of all arrays.
 
     Returns:
         Arrays by name.
 
     Raises:
-        FileNotFoundError: When there is none.
-        BurstenvError: When it is damaged or too large; says how, without the file's name.
+        FileNotFoundError: If the file is missing.
+        BurstenvError: If it is damaged or too large; the message has the reason, without the file's name.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -45,7 +45,7 @@ def read_arrays(file: str | Path | IO[bytes], most_bytes: int) -> dict[str, NDAr
             return arrays
     except (FileNotFoundError, BurstenvError):
         raise
-    except Exception as error:  # a damaged archive raises nearly anything
+    except Exception as error:  # a damaged archive can raise nearly any exception
         raise BurstenvError(f"is damaged ({type(error).__name__}: {' '.join(str(error).split())[:80]})") from None
 
 
@@ -58,7 +58,7 @@ def write_arrays(stream: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _array(data: bytes, name: str) -> NDArray[Any]:
-    """Return the array of an ``.npy`` file whose header says no other size than its bytes have."""
+    """Return the array of an ``.npy`` file after checking the header's size against its bytes."""
     stream = io.BytesIO(data)
     version = npy.read_magic(stream)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

@@ -1,7 +1,6 @@
-"""Strict configuration: frozen pydantic models read from YAML, where an unknown key is an error.
+"""Strict configuration: frozen pydantic models read from YAML; an unknown key is an error.
 
-Every YAML file in ``configs/`` maps one to one to a subclass of :class:`Config`; defaults live in
-that subclass and nowhere else.
+Every YAML file in ``configs/`` maps one to one to a subclass of :class:`Config`, the only place of its defaults.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from burstenv.plain_data import read_yaml
 C = TypeVar("C", bound="Config")
 
 
-MOST, LEAST = 1e12, 1e-15  # sizes of any number but 0: squares and products of several stay finite and above 0
+MOST, LEAST = 1e12, 1e-15  # size of any number except 0: squares and products of several stay finite and above 0
 MOST_ITEMS = 100_000  # of any list
 
 
 class Config(BaseModel):
-    """Base of all configuration: frozen, typed, no unknown keys, no NaN or infinity, no number beyond all sense.
+    """Base of all configuration: frozen, typed, no unknown keys, no NaN or infinity, no absurdly large number.
 
-    Where sense ends earlier, the field says so.
+    Fields with narrower limits declare them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -56,10 +55,10 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     Args:
         kind: The configuration class.
         values: Keys and values, as read from YAML.
-        where: What to call the source in an error message (a file name).
+        where: Name of the source in error messages (a file name).
 
     Raises:
-        BurstenvError: On the first wrong key or value; names the key, the source and what is valid.
+        BurstenvError: On the first wrong key or value; names the key, the source and the valid ones.
     """
     try:
         return kind.model_validate(dict(values))
@@ -72,7 +71,7 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
 def _first_problem(kind: type[Config], error: ValidationError, where: str) -> str:
     problems = error.errors(include_url=False)
     problem = problems[0]
-    if problem["type"].endswith("_type"):  # a field of several forms: the one that was tried in earnest says more
+    if problem["type"].endswith("_type"):  # a field of several forms: report the error of the form that matched best
         beside = [p for p in problems if p["loc"][: len(problem["loc"]) - 1] == problem["loc"][:-1]]
         problem = max(beside, key=lambda p: len(p["loc"]))
     path = ".".join(str(part) for part in problem["loc"] if "[" not in str(part)) or "(top level)"
@@ -96,7 +95,7 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstri
 
 
 def shortly(value: Any) -> str:
-    """Return a value for an error message, of 80 characters at most; the work does not grow with the value."""
+    """Return a value for an error message, of 80 characters at most, in bounded time for any value."""
     try:
         return f"{_SHORT.repr(value):.80}"
     except ValueError:  # whole numbers of more digits than Python prints
@@ -110,7 +109,7 @@ def _valid_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     for part in path:
         if isinstance(part, int) or not hasattr(model, "model_fields"):
             continue
-        tagged = [form for form in forms if part in _tags(form)]  # of a union whose members tell by a name
+        tagged = [form for form in forms if part in _tags(form)]  # of a union whose members are tagged with a name
         if len(forms) > 1 and tagged:
             model, forms = tagged[0], []
             continue
@@ -123,7 +122,7 @@ def _valid_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    """Return the values of ``name`` that a member of a union goes by."""
+    """Return the values of ``name`` for a member of a union."""
     field = model.model_fields.get("name")
     return getattr(field.annotation, "__args__", ()) if field is not None else ()
 
@@ -145,11 +144,11 @@ def load(kind: type[C], folder: str, name: str | Path | Mapping[str, Any]) -> C:
 
     Args:
         kind: The configuration class.
-        folder: The folder of ``configs/`` that holds the shipped ones, such as ``"scenarios"``.
+        folder: The folder of ``configs/`` with the shipped ones, such as ``"scenarios"``.
         name: A shipped name (``"default"``), a path ending in ``.yaml`` or ``.yml``, or the values.
 
     Raises:
-        BurstenvError: When there is no such name or file, or a key or value is wrong.
+        BurstenvError: If there is no such name or file, or a key or value is wrong.
     """
     if isinstance(name, Mapping):
         return parse(kind, name, f"{folder} (given as a mapping)")

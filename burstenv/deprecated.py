@@ -1,6 +1,6 @@
-"""Names of version 0.1 that documents and examples showed, kept for one version with a warning.
+"""Documented names of version 0.1, kept for one version with a warning.
 
-An old module name imports the module that took its place. Everything here goes in the next version.
+An old module name imports its replacement. The next version removes everything here.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ NEW_HOMES = {
 
 def _warn(old: str, new: str, stacklevel: int) -> None:
     warnings.warn(
-        f"{old} has moved to {new} and goes in the next version; public names are imported from burstenv itself",
+        f"{old} has moved to {new} and will be removed in the next version; import public names from burstenv itself",
         FutureWarning,  # shown by default, also where a library imports it
         stacklevel=stacklevel,
     )
 
 
 class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module under its old name, and hands out the one that took its place."""
+    """Finds a module under its old name, and returns its replacement."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         return importlib.machinery.ModuleSpec(name, self) if name in NEW_HOMES else None
@@ -53,13 +53,13 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Let the old names be imported; calling it again changes nothing."""
+    """Make the old names importable; a second call changes nothing."""
     if not any(isinstance(finder, _OldNames) for finder in sys.meta_path):
         sys.meta_path.append(_OldNames())
 
 
 def moved_into(package: str, module: str) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for a package that was a module of the same name: its names are in ``module`` now."""
+    """Return a ``__getattr__`` for a package that was a module of the same name; its names are now in ``module``."""
 
     def get(name: str) -> Any:
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""The errors a user can cause: one sentence, naming what was wrong, where, and what would be right."""
+"""Errors caused by users: one sentence with the mistake, its place and the correct form."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 
 class BurstenvError(ValueError):
-    """A user's mistake; the command line prints its message and no traceback."""
+    """A user's mistake; the command line prints its message without a traceback."""
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> BurstenvError:
     """Return the error for an unknown name, listing the nearest valid ones first.
 
     Args:
-        kind: What the name was for, such as ``"scenario"``.
-        name: What the user wrote.
-        valid: Every name that would have been right.
+        kind: Kind of the name, such as ``"scenario"``.
+        name: The user's text.
+        valid: All valid names.
     """
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)

@@ -1,7 +1,7 @@
-"""Where every output goes: a file whole or not at all, a device or FIFO written through, ``-`` to standard output.
+"""All outputs: atomic writes of files, direct writes to devices and FIFOs, ``-`` for standard output.
 
-A reader of a file finds the old one or the new one, never a part. A link is followed, and what it points to is
-replaced. A killed process leaves nothing behind where the file system has files without a name (Linux).
+A reader of a file finds the old one or the new one, never a part. A link is followed and its target replaced. A killed
+process leaves no temporary file on file systems with unnamed files (Linux).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STANDARD_OUTPUT = "-"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write bytes that become ``path`` when the block ends well; else nothing changes. Makes missing folders.
+    """Write bytes that become ``path`` at the end of the block; an error changes nothing. Makes missing folders.
 
     Raises:
         OSError: When the place cannot be written.
@@ -55,7 +55,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _unnamed(target: Path, mode: int | None) -> Iterator[IO[bytes]]:
-    """Write a file without a name that gets one at the end; where there are none, a temporary one."""
+    """Write an unnamed file that gets its name at the end; elsewhere, a temporary file."""
     temporary = target.with_name(f".{target.name[:200]}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     if mode is None:
         mask = os.umask(0)
@@ -91,7 +91,7 @@ def _print_bytes(stream: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Like :func:`replacing`, with a sentence where the place cannot be written.
+    """Like :func:`replacing`, with a one-sentence error.
 
     Raises:
         BurstenvError: When the place cannot be written, or the disk is full.
@@ -100,7 +100,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         with replacing(path) as stream:
             yield stream
     except BrokenPipeError:
-        raise  # a reader such as `head` has seen enough: no mistake of the user's
+        raise  # a reader such as `head` closed the pipe: no user error
     except OSError as error:
         raise cannot_write(path, error) from None
 
@@ -122,15 +122,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def check_ending(path: Path, endings: Iterable[str], what: str) -> None:
-    """Refuse an output whose ending promises another format; devices, FIFOs and ``-`` have none to promise.
+    """Reject an output whose ending belongs to another format; devices, FIFOs and ``-`` have no ending.
 
     Args:
-        path: Where the output goes.
-        endings: Those that are right, such as ``.html``.
-        what: What is written, for the error message.
+        path: The output.
+        endings: The valid ones, such as ``.html``.
+        what: Name of the content, for the error message.
 
     Raises:
-        BurstenvError: On another ending; lists the right ones.
+        BurstenvError: On another ending; lists the valid ones.
     """
     if str(path) == STANDARD_OUTPUT or (path.exists() and not path.is_file() and not path.is_dir()):
         return
@@ -141,14 +141,14 @@ def check_ending(path: Path, endings: Iterable[str], what: str) -> None:
 
 @contextlib.contextmanager
 def locked(place: Path, busy: str) -> Iterator[None]:
-    """Hold a file or folder for this process alone; nothing is left behind, however it ends.
+    """Lock a file or folder for this process; the lock ends with the process.
 
     Args:
-        place: What to hold; it exists.
-        busy: The sentence for a second process.
+        place: An existing file or folder.
+        busy: Error message for a second process.
 
     Raises:
-        BurstenvError: When another process holds it.
+        BurstenvError: If another process holds it.
     """
     descriptor = os.open(place, os.O_RDONLY)
     try:
@@ -159,7 +159,7 @@ def locked(place: Path, busy: str) -> Iterator[None]:
 
 
 def hold(descriptor: int, busy: str) -> None:
-    """Hold an open file for this process alone until it is closed; see :func:`locked`."""
+    """Lock an open file for this process until it is closed; see :func:`locked`."""
     try:
         import fcntl
     except ImportError:  # Windows

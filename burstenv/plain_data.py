@@ -1,4 +1,4 @@
-"""The reader of YAML and JSON: plain data, each key once, and a bound on what a small file may unfold to."""
+"""The reader of YAML and JSON: plain data, unique keys, and a bound on the expanded size."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import yaml
 
 from burstenv.errors import BurstenvError
 
-MAX_DEPTH = 40  # of lists and mappings in each other; the deepest shipped file has 9
+MAX_DEPTH = 40  # nesting of lists and mappings; the deepest shipped file has 9
 MAX_BYTES = 32 << 20
 MAX_VALUES = 2_000_000  # after aliases are followed
 
 
 class _Wrong(Exception):
-    """A problem of the file; holds what it is and its line, from 0."""
+    """A problem of the file, with its line, from 0."""
 
     def __init__(self, problem: str, mark: yaml.Mark):
         super().__init__(problem)
@@ -24,7 +24,7 @@ class _Wrong(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's own safe loader, with limits, which refuses a repeated key."""
+    """YAML's own safe loader with limits; a repeated key is an error."""
 
     def __init__(self, text: str):
         super().__init__(text)
@@ -40,11 +40,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if aliased and id(node) not in self._sizes:
-            raise _Wrong("a value holds itself by an alias", mark)
+            raise _Wrong("a value contains itself through an alias", mark)
         if not aliased:
             self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in _parts(node))
         if self._sizes[id(node)] > MAX_VALUES:
-            raise _Wrong(f"aliases unfold to more than {MAX_VALUES:,} values", mark)
+            raise _Wrong(f"aliases expand to more than {MAX_VALUES:,} values", mark)
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
                     continue
                 key = self.construct_object(key_node)
                 if key in seen:
-                    raise _Wrong(f"key {key!r:.60} stands twice, first in line {seen[key] + 1}", key_node.start_mark)
+                    raise _Wrong(f"key {key!r:.60} appears twice, first in line {seen[key] + 1}", key_node.start_mark)
                 seen[key] = key_node.start_mark.line
         return super().construct_mapping(node, deep)
 
@@ -77,14 +77,14 @@ def _parts(node: Any) -> list[Any]:
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Return the mapping that a YAML text holds.
+    """Return the mapping in a YAML text.
 
     Args:
         text: The text.
         where: What to call it in an error message (a file name).
 
     Raises:
-        BurstenvError: When it is no mapping of plain values, a key stands twice, or it unfolds to too much.
+        BurstenvError: If it is no mapping of plain values, repeats a key, or expands to too many values.
     """
     try:
         loader = _Loader(text)
@@ -110,14 +110,14 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Return what a JSON text holds: no NaN, no infinity, no key twice.
+    """Return the value of a JSON text; NaN, infinity and repeated keys are errors.
 
     Args:
         text: The text; bytes are UTF-8.
         where: What to call it in an error message (a file name).
 
     Raises:
-        BurstenvError: When it is no such text.
+        BurstenvError: If it is no such text.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise BurstenvError(f"{where}: key {twice!r:.60} stands twice")
+            raise BurstenvError(f"{where}: key {twice!r:.60} appears twice")
         return found
 
     def no_number(name: str) -> NoReturn:
@@ -143,7 +143,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON from ``path``; errors as :func:`parse_json`, and when it cannot be read."""
+    """Read JSON from ``path``; errors as :func:`parse_json`, and if it cannot be read."""
     try:
         found = path.read_bytes()
     except FileNotFoundError:

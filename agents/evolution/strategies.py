@@ -1,4 +1,4 @@
-"""Evolution strategies: the actor's weights are shifted at random, and moved towards the shifts that did well.
+"""Evolution strategies: random perturbations of the actor's weights, and steps towards the good ones.
 
 After Salimans et al., "Evolution strategies as a scalable alternative to reinforcement learning" (2017): antithetic
 pairs, ranks in place of scores, Adam on the estimated gradient. All candidates of a generation act at once: their
@@ -178,12 +178,12 @@ class EvolutionLearner:
         return (returns / offered).reshape(shape).mean(1), attainment.reshape(shape).mean(1)
 
     def _open(self, batch: Any, spent: float, episodes: int) -> None:
-        """Begin an episode everywhere; the same ones for all candidates where arrivals are common."""
+        """Begin an episode everywhere; the same ones for all candidates if arrivals are common."""
         drawn = {}
         span = load_range_at(self._config, spent)
         loads = batch.scenario.config.train_loads
         for i in range(batch.num_envs):
-            # The two of a pair always meet the same episodes, or their difference would be noise.
+            # Both of a pair play the same episodes; otherwise their difference would be noise.
             pair = (i // episodes) % self._settings.pairs
             key = (0 if self._settings.common_arrivals else pair, i % episodes)
             if key not in drawn:

@@ -1,4 +1,4 @@
-"""From a trained agent to plain arrays: what the compiled inference and ``agent:NAME`` take."""
+"""From a trained agent to plain arrays, the form of the compiled inference and ``agent:NAME``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import FORMAT, KINDS, Network
 from burstenv.pretrained import ENDING
 
-ACTING = ("mlp_extractor.", "action_net.")  # weights that decide; the critic's stay behind
+ACTING = ("mlp_extractor.", "action_net.")  # weights of the actor; the critic's are not exported
 CRITIC = "mlp_extractor.value_net."
 ONNX_ENDING = ".onnx"
 
 
 def acting_weights(policy: Any) -> dict[str, np.ndarray]:
-    """Return the weights of a Stable-Baselines3 policy that decide, by name, float32."""
+    """Return the actor's weights of a Stable-Baselines3 policy, by name, float32."""
     return {
         name.removeprefix("mlp_extractor."): tensor.detach().cpu().numpy().astype(np.float32)
         for name, tensor in policy.state_dict().items()
@@ -33,7 +33,7 @@ def acting_weights(policy: Any) -> dict[str, np.ndarray]:
 
 
 def export_network(agent: LearnedAgent) -> Network | None:
-    """Return a loaded agent as plain arrays; None where the compiled inference does not know its network."""
+    """Return a loaded agent as plain arrays; None if the compiled inference does not support its network."""
     config, told = agent.config, agent.description
     if not isinstance(agent.policy, ActorCriticPolicy | MaskableActorCriticPolicy):
         return None
@@ -63,25 +63,25 @@ def export_network(agent: LearnedAgent) -> Network | None:
 
 
 def compiled(agent: LearnedAgent) -> NetworkPolicy | None:
-    """Return the policy that decides as a loaded agent does, in compiled code; None where there is none."""
+    """Return the compiled policy with the same decisions as a loaded agent; None without one."""
     network = export_network(agent)
     return None if network is None else NetworkPolicy(network, agent.name)
 
 
 def load_fastest(run: str | Path, scenario: Scenario | None = None) -> NetworkPolicy | LearnedAgent:
-    """Load a trained agent to be evaluated: compiled where it can be, through PyTorch elsewhere; see ``load_agent``."""
+    """Load a trained agent for evaluation: compiled if possible, otherwise in PyTorch; see ``load_agent``."""
     agent = load_agent(run, scenario)
     return compiled(agent) or agent
 
 
 def twin(agent: NetworkPolicy | LearnedAgent) -> NetworkPolicy:
-    """Return the agent that chooses the other way: by drawing, or the most probable.
+    """Return the agent with the other kind of choice: sampled, or most probable.
 
     Raises:
-        BurstenvError: When it is not compiled: only then does an episode's seed fix what it draws.
+        BurstenvError: If it is not compiled: only a compiled agent's samples depend on the episode's seed alone.
     """
     if not isinstance(agent, NetworkPolicy):
-        raise BurstenvError(f"agent {agent.name} cannot draw its choices: it does not run in compiled code")
+        raise BurstenvError(f"agent {agent.name} cannot sample its choices: it does not run in compiled code")
     return agent.twin()
 
 
@@ -93,7 +93,7 @@ def export_agent(run: str | Path, out: str | Path) -> Path:
         out: The file; it carries the agent's name in place of the run's.
 
     Raises:
-        BurstenvError: When the ending is another, or the network is none of those that can be compiled.
+        BurstenvError: If the ending is another, or the network cannot be compiled.
     """
     out = Path(out)
     if out.suffix not in (ENDING, ONNX_ENDING):

@@ -1,4 +1,4 @@
-"""The model card of an agent, made of its run's own records and of the evaluations that judged it."""
+"""The model card of an agent, made from its run's records and its evaluations."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def card(run: str | Path, reports: Sequence[str | Path], name: str) -> str:
 
     Args:
         run: Run folder of ``burstenv train``.
-        reports: Folders of ``burstenv evaluate`` (or their ``result.json``) in which the agent took part: by its name
-            (``agent:NAME`` or that of the run), the twin that chooses the other way included.
-        name: What the agent is shipped as.
+        reports: Folders of ``burstenv evaluate`` (or their ``result.json``) that include the agent by its name
+            (``agent:NAME`` or that of the run), with either kind of choice.
+        name: Its name as a shipped agent.
 
     Raises:
-        BurstenvError: When the run is none, or the agent took no part in one of the evaluations.
+        BurstenvError: If the folder is no run, or an evaluation does not include the agent.
     """
     agent = load_agent(run)
     known = (f"agent:{name}", agent.name)
@@ -55,7 +55,7 @@ _SCORES = (
 
 
 def _taking_part(result: EvaluationResult, known: tuple[str, ...], path: Path) -> list[str]:
-    """Return the names under which the agent was judged, its own way first."""
+    """Return the agent's names in evaluations, its own kind of choice first."""
     ends = ("", SAMPLED, DETERMINISTIC)
     found = [
         f"{name}{end}" for end in ends for name in known if any(p["name"] == f"{name}{end}" for p in result.agents)
@@ -87,7 +87,7 @@ def _training(agent: Any, log: Sequence[dict[str, Any]]) -> str:
         f"- Scenario: `{told['scenario']}` version {told['scenario_config'].get('version', 1)}, "
         f"{told['num_replicas']} replicas, train split, seed {told['seed']}.",
         f"- Algorithm: {config.algorithm.name}; network: {config.network} {' x '.join(map(str, config.net_arch))}"
-        + (f", {weights:,} weights that decide." if weights else "."),
+        + (f", {weights:,} actor weights." if weights else "."),
         f"- Reward: {config.reward}; fixed: {_fixed(config, told)}.",
     ]
     if config.warm_start is not None:
@@ -139,7 +139,7 @@ def _scores(result: EvaluationResult, found: Sequence[str], own: str) -> str:
 
 
 def _losses(results: Sequence[tuple[EvaluationResult, list[str]]]) -> str:
-    """Return every load and group in which the agent was shown to be worse than the best heuristic."""
+    """Return every load and group in which the agent is significantly worse than the best heuristic."""
     lines = []
     for result, found in results:
         for load in result.loads:
@@ -156,8 +156,8 @@ def _losses(results: Sequence[tuple[EvaluationResult, list[str]]]) -> str:
                 if row["policy"] == found[0] and row["load"] == load and _lost(row)
             ]
     if not lines:
-        return "Nowhere that these evaluations could show, with intervals of 95 %, as a whole or by group of requests."
-    head = "Points against the best heuristic of the same load, where the whole interval is below zero:"
+        return "These evaluations show no loss, with 95 % intervals, overall or by group of requests."
+    head = "Points against the best heuristic of the same load, with the whole interval below zero:"
     return "\n".join([head, "", *lines])
 
 

@@ -17,7 +17,7 @@ from burstenv.policies.network.weights import Network
 
 
 class _Actor(nn.Module):
-    """The part of a policy that decides."""
+    """The actor of a policy."""
 
     def __init__(self, policy: Any):
         super().__init__()
@@ -30,7 +30,7 @@ class _Actor(nn.Module):
 def write_onnx(agent: LearnedAgent, network: Network, out: Path) -> None:
     """Write ``observations``, (N, O) float32, to ``logits``, (N, A), N free, for the cluster it was trained on.
 
-    What the numbers are stands in the model's metadata, under ``burstenv``, as JSON.
+    The model's metadata describes the numbers, under ``burstenv``, as JSON.
 
     Raises:
         BurstenvError: When the extra is missing.

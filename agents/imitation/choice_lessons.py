@@ -1,12 +1,11 @@
-"""Lessons: learn from what every choice would have been worth, found out by playing each in the true future.
+"""Lessons: learn from the worth of every choice, simulated in the true future.
 
-For a share of the student's decisions each choice (reject, or any replica) is played out in the true future, a base
-composite deciding all that follows (:mod:`burstenv.policies.lookahead.choice_worth`).
-What the student sees does not show that future,
-so a choice's worth is a sample of what it is worth on average given what it sees; and because all choices meet the
-same future, the differences between them have little noise. The student learns to lose as little as possible over
-the states that it gets into itself: one step of policy improvement over the base (AggreVaTe, Ross and Bagnell 2014;
-the gain over the base is the mean advantage over the student's own states, Kakade and Langford, ICML 2002).
+For a share of the student's decisions each choice (reject, or any replica) is simulated in the true future, with a base
+composite making all later decisions (:mod:`burstenv.policies.lookahead.choice_worth`). The student does not see that
+future, so the result is one sample of a choice's expected worth given the observation. All choices share the same
+future, so their differences have little noise. The student learns to minimise its loss over its own states: one step of
+policy improvement over the base (AggreVaTe, Ross and Bagnell 2014; the gain over the base is the mean advantage over
+the student's own states, Kakade and Langford, ICML 2002).
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from burstenv.policies.lookahead.choice_worth import ChoiceWorth
 
 @dataclass(frozen=True)
 class LessonResult:
-    """How much better than its base the student decides.
+    """The student's gain over its base.
 
     Attributes:
-        labels: Decisions of which the choices' worth is known.
-        gained: What the student's choices in the last chunk are worth more than the base's own, before they were
-            learned from [reward per decision].
+        labels: Decisions with known worth of the choices.
+        gained: Excess worth of the student's choices over the base's in the last chunk, before it learned from them
+            [reward per decision].
     """
 
     labels: int
@@ -45,13 +44,13 @@ class LessonResult:
 
 
 class Judge:
-    """Knows what choices are worth in the environments of one scenario; each load has its own base.
+    """Computes the worth of choices in the environments of one scenario; each load has its own base.
 
     Args:
         batch: The environments; the action is the flat one.
         policies: The base composite of each load; the nearest to an episode's load is taken.
-        horizon_s: How far ahead arrivals are played [s].
-        batching: Mode that the agent is given, in which the future is played; None: the composite's own.
+        horizon_s: Simulated time of arrivals [s].
+        batching: The agent's mode, used in the simulated future; None: the composite's own.
     """
 
     def __init__(self, batch: EnvironmentBatch, policies: Mapping[float, str], horizon_s: float, batching: str | None):
@@ -67,7 +66,7 @@ class Judge:
     def look(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the worth of all choices, (n, 1 + R), NaN where never legal, and the base's own choices, (n,).
 
-        Where there is nothing to choose the base's own choice is -1.
+        Without a choice to make, the base's own choice is -1.
         """
         loads = np.array([self._batch.episodes[i].get("load", 1.0) for i in places])
         which = np.abs(loads[:, None] - self._loads[None]).argmin(1)
@@ -82,9 +81,9 @@ class Judge:
 
 
 def advantages(values: np.ndarray, own: np.ndarray, most: float) -> np.ndarray:
-    """Return what choices are worth more than the base's own, (n, 1 + R), within +-``most``.
+    """Return the excess worth of the choices over the base's own, (n, 1 + R), within +-``most``.
 
-    A replica that can never serve the request is taken for the worst of the others: masked or not, it is not chosen.
+    A replica that can never serve the request gets the worst of the other values: it is never chosen, masked or not.
     """
     more = values - values[np.arange(len(own)), own][:, None]
     worst = np.nanmin(more, axis=1, keepdims=True)
@@ -92,7 +91,7 @@ def advantages(values: np.ndarray, own: np.ndarray, most: float) -> np.ndarray:
 
 
 class _Notes:
-    """What has been found out so far, in memory."""
+    """The labels so far, in memory."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -122,7 +121,7 @@ def take_lessons(
         policy: The student; changed in place.
         venv: Environments; reset and then stepped, by the student.
         bases: For each scenario of ``venv``, the base composite of each load.
-        seed: Of which decisions are looked into, of the student's choices and of the order of gradient steps.
+        seed: Of the labelled decisions, the student's choices and the order of gradient steps.
         on_progress: Called after every chunk.
     """
     settings = config.lessons
@@ -186,7 +185,7 @@ def take_lessons(
 def _looked_into(
     judges: list[Judge], ends: np.ndarray, chosen: np.ndarray, observed: np.ndarray, most: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return observations and advantages of the chosen environments in which there is something to choose."""
+    """Return observations and advantages of the chosen environments that have a choice to make."""
     found = []
     start = 0
     for judge, end in zip(judges, ends.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Warm start: learn to act as a teacher does, before learning from reward."""
+"""Warm start: learn a teacher's actions before learning from reward."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from burstenv.agents.sb3.vec_env import SB3VecEnv
 
 @dataclass(frozen=True)
 class ImitationResult:
-    """How well the student follows its teacher.
+    """The student's agreement with its teacher.
 
     Attributes:
         steps: Decisions learned from.
-        cross_entropy: Of the last batch of decisions, before they were learned from [nats per component].
-        agreement: Share of those decisions in which the student's most probable choice is one that the
-            teacher might make, in every component.
+        cross_entropy: Of the last batch of decisions, before learning from them [nats per component].
+        agreement: Share of those decisions in which the student's most probable choice is possible for the teacher, in
+            every component.
     """
 
     steps: int
@@ -35,10 +35,10 @@ class ImitationResult:
 
 
 class _Lessons:
-    """Decisions to learn from: those of the last chunk, and of earlier ones where the student acts.
+    """Decisions to learn from: those of the last chunk, and earlier ones if the student acts.
 
     Args:
-        memory: How many earlier decisions a lesson repeats at most.
+        memory: Largest number of earlier decisions that a lesson repeats.
     """
 
     def __init__(self, memory: int):
@@ -48,7 +48,7 @@ class _Lessons:
     def with_earlier(
         self, chunk: tuple[torch.Tensor, ...], random: np.random.Generator
     ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-        """Return a chunk together with a random part of all before it, and remember it."""
+        """Return a chunk with a random part of all earlier ones, and store it."""
         earlier = [torch.cat(parts) for parts in zip(*self._chunks, strict=True)] if self._chunks else []
         self._chunks.append(chunk)
         if not earlier:
@@ -67,20 +67,19 @@ def imitate(
     teacher: Teacher | None = None,
     discount_unit_s: float | None = None,
 ) -> ImitationResult:
-    """Train a policy's actor to choose as a teacher does, and its critic on the returns.
+    """Train a policy's actor on a teacher's choices, and its critic on the returns.
 
-    With ``student_share`` the student acts in a growing share of the environments, and learns what the teacher would
-    have done in the states it got into itself; the decisions of all chunks are then learned from (DAgger, Ross et al.,
-    AISTATS 2011).
+    With ``student_share`` the student acts in a growing share of the environments, and learns the teacher's choices in
+    its own states, from the decisions of all chunks (DAgger, Ross et al., AISTATS 2011).
 
     Args:
         policy: The student; changed in place.
         venv: Environments; reset and then stepped.
         config: Teacher, number of decisions, passes and learning rate.
         gamma: Discount of the returns; the last decision's future is the critic's own estimate.
-        seed: Of the order of the gradient steps, and of who acts.
+        seed: Of the order of the gradient steps, and of the share of student and teacher.
         on_progress: Called after every chunk of decisions.
-        teacher: Whom to ask; None: the composite that ``config`` names.
+        teacher: The teacher; None: the composite that ``config`` names.
         discount_unit_s: Time that ``gamma`` is the discount of; None: of one decision.
     """
     if teacher is None:
@@ -102,7 +101,7 @@ def imitate(
     dones = np.zeros(shape, bool)  # (T, N)
     elapsed_s = np.zeros(shape)  # (T, N)
     for chunk in range(chunks):
-        # The teacher acts in the first chunk, the student in the whole share of the last.
+        # The teacher acts in the first chunk, the student in its full share of the last.
         acts = random.random(venv.num_envs) < config.student_share * chunk / max(1, chunks - 1)
         for t in range(n_steps):
             observations[t] = observed
@@ -142,7 +141,7 @@ def imitate(
 
 
 def _cross_entropy(all_logits: torch.Tensor, targets: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """Return the mean cross-entropy of the decisions that have a target [nats per component]."""
+    """Return the mean cross-entropy of the decisions with a target [nats per component]."""
     total = all_logits.new_zeros(())
     for own, wanted in zip(all_logits.split(sizes, 1), targets.split(sizes, 1), strict=True):
         total = total - (wanted * torch.log_softmax(own, 1)).sum()

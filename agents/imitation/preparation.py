@@ -1,4 +1,4 @@
-"""What comes before learning from reward: imitate a teacher, then improve on it by lessons."""
+"""Training before reinforcement learning: imitate a teacher, then improve on it by lessons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prepare(
     say: Callable[[str], None],
     interrupted: Callable[[], bool],
 ) -> None:
-    """Carry out the ``warm_start`` and the ``lessons`` of a configuration, and say how far they got.
+    """Run the ``warm_start`` and the ``lessons`` of a configuration, and report their result.
 
     Raises:
         KeyboardInterrupt: When ``interrupted`` turns true.

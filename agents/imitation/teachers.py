@@ -1,7 +1,7 @@
-"""Teachers: composites that are asked what they would do, as probabilities.
+"""Teachers: the choices of composites, as probabilities.
 
-A teacher is asked several times about the same state, and where replicas tie (which it breaks at random) the answer
-is spread over them. So a student is not punished for an arbitrary choice.
+A teacher answers several times for the same state. If replicas tie, it breaks the tie at random, and the answer spreads
+over them. A student is therefore not punished for an arbitrary choice.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from burstenv.policies import parse_composite
 def _ask_composites(
     environments, replicas, pool, requests, policies, which, flags, num_modes, draws, answer, targets, actions
 ):  # fmt: skip
-    """Ask a composite about every environment.
+    """Compute a composite's choices in every environment.
 
     Args:
         environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
         replicas: (N R,) REPLICA.
-        pool: int32, what varies in size.
+        pool: int32, the parts of variable size.
         requests: (N E,) REQUEST.
         policies: (K,) POLICY, the teachers.
         which: (N,) int64, the teacher of each environment.
-        flags: (4,) int64, what is decided, see ``ActionLayout.flags``.
+        flags: (4,) int64, the decisions, see ``ActionLayout.flags``.
         num_modes: M.
-        draws: How often to ask.
+        draws: Number of answers.
         answer: (3,) int64, scratch.
-        targets: (N, A) float32, choice probabilities, written. At a tick nothing but a mode has an effect:
-            without batching decided they are 0 there, as they are where the episode is done.
+        targets: (N, A) float32, choice probabilities, written. At a tick only a mode has an effect: without a batching
+            decision they are 0 there, and also after the episode's end.
         actions: (N, C) int64, the last of the answers, written.
     """
     for i in range(environments.shape[0]):
@@ -81,13 +81,13 @@ def _ask_composites(
 
 
 class Teacher:
-    """Composites that can be asked about every environment of a batch at once.
+    """Composites that answer for all environments of a batch at once.
 
     Args:
         venv: The environments.
         policies: A composite for all; or by load, the nearest to an episode's load is asked; or such a mapping for
             each part of a joint batch.
-        draws: How often each state is asked about.
+        draws: Answers per state.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Teacher:
             start += part.num_envs
 
     def ask(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return choice probabilities, (N, A), and one choice, (N, C), for the states as they stand."""
+        """Return choice probabilities, (N, A), and one choice, (N, C), for the present states."""
         for part in self._parts:
             part.ask()
         return self.targets, self.actions
@@ -136,7 +136,7 @@ class _PartTeacher:
         self._targets, self._actions = targets, actions
 
     def ask(self) -> None:
-        """Ask the composite of each environment's load."""
+        """Compute the choices of the composite of each environment's load."""
         batch = self._batch
         if len(self._loads) > 1:
             now = np.array([episode.get("load", 1.0) for episode in batch.episodes])

@@ -1,4 +1,4 @@
-"""How a trained policy of any algorithm chooses: the most probable, the most valuable or the mean action."""
+"""Choices of a trained policy of any algorithm: the most probable, the most valuable or the mean action."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def build_untrained(config: AgentConfig, scenario: Scenario) -> Any:
 
 
 class Actor:
-    """Asks a policy for actions.
+    """Computes a policy's actions.
 
     Args:
         policy: Of Stable-Baselines3 or sb3-contrib.
         sizes: Number of choices of each component of the action.
         flat: Whether the one component is rejection followed by replicas.
-        seed: Of the numbers by which choices are drawn; None: the most probable ones are taken. Values and
-            continuous actions are never drawn.
+        seed: Of the sampled choices; None: the most probable ones are taken. Values and continuous actions are never
+            sampled.
     """
 
     def __init__(self, policy: Any, sizes: Sequence[int], flat: bool = False, seed: int | None = None):
@@ -51,11 +51,11 @@ class Actor:
 
     @property
     def remembers(self) -> bool:
-        """Whether it needs to be told by :meth:`begin` and :meth:`keep` which environments it is asked about."""
+        """Whether it needs :meth:`begin` and :meth:`keep` to follow its environments."""
         return isinstance(self._policy, RecurrentActorCriticPolicy)
 
     def begin(self, count: int) -> None:
-        """Forget: ``count`` environments begin an episode."""
+        """Reset the memory: ``count`` environments begin an episode."""
         if self.remembers:
             lstm = self._policy.lstm_actor
             zeros = torch.zeros(lstm.num_layers, count, lstm.hidden_size)
@@ -63,7 +63,7 @@ class Actor:
             self._fresh = np.ones(count, bool)
 
     def keep(self, rows: np.ndarray) -> None:
-        """Say which of the environments of the last call go on, by index into them."""
+        """Keep some of the environments of the last call, by index into them."""
         if self._states is not None:
             self._states = RNNStates(*[tuple(part[:, rows] for part in pair) for pair in self._states])
             self._fresh = self._fresh[rows]

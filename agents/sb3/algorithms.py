@@ -78,7 +78,7 @@ def make_model(config: AgentConfig, venv: Any, learning_rate: Any, seed: int) ->
 
 
 def _settings(config: AgentConfig, venv: Any) -> dict[str, Any]:
-    """Return what an algorithm calls its settings."""
+    """Return an algorithm's own names of its settings."""
     algorithm = config.algorithm
     if isinstance(algorithm, ON_POLICY):
         names = ["n_steps", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"]
@@ -107,7 +107,7 @@ def _settings(config: AgentConfig, venv: Any) -> dict[str, Any]:
 def install_buffer(config: AgentConfig, model: Any) -> None:
     """Give an on-policy model the rollout buffer of :mod:`burstenv.agents.sb3.rollout_buffers`.
 
-    A model on environments that are none of ours (the null environment of the bench) keeps its own.
+    A model on other environments (the null environment of the bench) keeps its own.
     """
     algorithm = config.algorithm
     venv = model.get_env()

@@ -1,4 +1,4 @@
-"""A model of Stable-Baselines3 as the monitor sees it, and the callback that calls the monitor."""
+"""A model of Stable-Baselines3 in the monitor's form, and the callback that calls the monitor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from burstenv.agents.sb3.algorithms import make_model
 from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.agents.state_file import numbers_of, put_weights, weights_of
 
-_STEP_STATE = ("_last_obs", "_last_episode_starts", "_last_lstm_states")  # what a rollout goes on from
+_STEP_STATE = ("_last_obs", "_last_episode_starts", "_last_lstm_states")  # state that a rollout continues from
 
 
 class ModelLearner:
@@ -36,7 +36,7 @@ class ModelLearner:
         self._reward: float | None = None  # per decision, unscaled, over the last rollout
 
     def actor(self) -> Actor:
-        """Return the policy as it stands, to be judged."""
+        """Return the present policy, for validation."""
         self.model.policy.set_training_mode(False)
         seed = 0 if self._config.draws else None
         return Actor(self.model.policy, self._venv.batch.layout.sizes, self._config.action == "flat", seed)
@@ -56,7 +56,7 @@ class ModelLearner:
         }
 
     def rewarded(self, reward_per_decision: float) -> None:
-        """Take note of the mean reward of a rollout."""
+        """Record the mean reward of a rollout."""
         self._reward = reward_per_decision
 
     def state(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class ModelLearner:
     def restored(
         cls, config: AgentConfig, venv: SB3VecEnv, learning_rate: LearningRate, state: dict[str, Any]
     ) -> ModelLearner:
-        """Return the model as it was, its environments and the random streams of the process with it."""
+        """Restore the model, its environments and the random streams of the process."""
         model = make_model(config, venv, learning_rate, 0)
         put_weights(model, state["weights"])
         vars(model).update({**state["numbers"], **state["step"]})
@@ -94,7 +94,7 @@ class TrainingCallback(BaseCallback):
 
     Args:
         config: The agent's.
-        monitor: What to call.
+        monitor: The monitor to call.
         learner: The model.
         venv: Its environments.
     """

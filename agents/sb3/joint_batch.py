@@ -16,9 +16,9 @@ _SHARED = ("actions", "observations", "masks", "components", "totals", "elapsed_
 
 
 class JointBatch:
-    """Looks like an :class:`EnvironmentBatch` of all environments to whoever steps and resets it.
+    """Has the interface of one :class:`EnvironmentBatch` of all environments.
 
-    The parts write into slices of one set of arrays, so nothing is copied between them.
+    The parts write into slices of one set of arrays, without copies.
 
     Args:
         parts: Batches with the same actions and the same observations.
@@ -69,7 +69,7 @@ class JointBatch:
         return self.parts[0].observation_space()
 
     def shaped(self, flat: np.ndarray) -> Any:
-        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        """Return flat observations, (..., O), in the requested form (a fresh copy)."""
         return self.parts[0].shaped(flat)
 
     def step(self) -> None:
@@ -88,11 +88,11 @@ class JointBatch:
         return np.concatenate([part.done for part in self.parts])
 
     def request_at_door(self) -> np.ndarray:
-        """Return the index of the request to decide about, (N,) int64, -1 where there is none."""
+        """Return the index of the request to decide about, (N,) int64, -1 without one."""
         return np.concatenate([part.request_at_door() for part in self.parts])
 
     def num_requests(self, i: int) -> int:
-        """Return how many requests environment ``i``'s episode has."""
+        """Return the number of requests in environment ``i``'s episode."""
         part, k = self._at(i)
         return part.num_requests(k)
 
@@ -107,7 +107,7 @@ class JointBatch:
         part.fast_forward(k, policy, decisions)
 
     def episode_metrics(self, i: int) -> dict[str, Any]:
-        """Return what the finished episode of environment ``i`` amounts to."""
+        """Return the metrics of the finished episode of environment ``i``."""
         part, k = self._at(i)
         return part.episode_metrics(k)
 

@@ -8,8 +8,8 @@ import numpy as np
 class ReturnScale:
     """Keeps the standard deviation of discounted returns, over all environments, and divides rewards by it.
 
-    The returns are sums over the past, as is usual (``VecNormalize`` of Stable-Baselines3); the mean is not taken
-    off, so signs stay.
+    The returns are sums over the past, as is usual (``VecNormalize`` of Stable-Baselines3); the mean is not subtracted,
+    so signs stay.
 
     Args:
         num_envs: N.
@@ -24,7 +24,7 @@ class ReturnScale:
         self._variance = 1.0
 
     def after(self, rewards: np.ndarray, dones: np.ndarray) -> float:
-        """Take account of a step, (N,) rewards and (N,) ends, and return what rewards are now multiplied by."""
+        """Add a step, (N,) rewards and (N,) ends, and return the new factor of the rewards."""
         self._sums = self._sums * self._gamma + rewards
         count, mean, variance = len(rewards), float(self._sums.mean()), float(self._sums.var())
         total = self._count + count

@@ -18,10 +18,10 @@ def discounted(
     Args:
         rewards: (T, N).
         dones: (T, N) whether the episode ended with the step.
-        future: (N,) what is to be expected after the last step.
+        future: (N,) expected return after the last step.
         gamma: Discount of one decision, or of ``unit_s``.
         elapsed_s: (T, N) time that each step took in the cluster [s].
-        unit_s: Time that ``gamma`` is the discount of [s]; None: of one decision.
+        unit_s: Time over which ``gamma`` discounts [s]; None: one decision.
     """
     discounts = (gamma ** (np.ones(rewards.shape) if unit_s is None else elapsed_s / unit_s)).astype(np.float32)
     returns = np.zeros_like(rewards)

@@ -1,12 +1,12 @@
-"""Rollout buffers with advantages of our own: discounting by elapsed time, and baselines from common arrivals.
+"""Rollout buffers with their own advantages: discounting by elapsed time, and baselines from common arrivals.
 
 Discounting by time: between two decisions pass ``dt`` seconds, so the future is worth ``gamma^(dt / unit)``
 (a semi-Markov decision process, Bradtke and Duff 1994). The trace parameter lambda stays one per decision.
 
-Common arrivals: environments of a group play the same requests. What the others of a group got from the same
-request on says what the arrivals are worth, whoever decides; it does not depend on one's own choice, so it may be
-subtracted as a baseline (Mao et al., "Variance reduction for reinforcement learning in input-driven environments",
-ICLR 2019). Where nobody else of the group met the request in the same rollout, the critic alone is the baseline.
+Common arrivals: environments of a group play the same requests. The return of the other members from the same request
+on measures the worth of the arrivals for any policy. It does not depend on the own choice, so it can be subtracted as a
+baseline (Mao et al., "Variance reduction for reinforcement learning in input-driven environments", ICLR 2019). If no
+other member met the request in the same rollout, the critic alone is the baseline.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from burstenv.agents.sb3.vec_env import SB3VecEnv
 
 
 class _Timed:
-    """Knows how long each step took and which request it was about, and computes advantages from that."""
+    """Stores the duration and the request of each step, and computes advantages from them."""
 
     def attach(self: Any, venv: SB3VecEnv, config: AgentConfig) -> None:
-        """Say where the steps come from, and how they are valued."""
+        """Set the source of the steps and their valuation."""
         self._venv = venv
         self._unit_s = config.discount_unit_s
         self._common = config.common_arrivals
@@ -37,7 +37,7 @@ class _Timed:
         shape = (self.buffer_size, self.n_envs)
         self.elapsed_s = np.zeros(shape)  # (T, N)
         self.requests = np.full(shape, -1, np.int64)  # (T, N) index in the episode, -1 at a tick
-        self.ordinals = np.zeros(shape, np.int64)  # (T, N) which episode of its environment
+        self.ordinals = np.zeros(shape, np.int64)  # (T, N) number of the episode in its environment
 
     def reset(self: Any) -> None:
         super().reset()  # type: ignore[misc]
@@ -114,18 +114,18 @@ def mean_of_others(
     Args:
         values: (T, N) to average.
         requests: (T, N) index of the request in its episode; below 0: none.
-        ordinals: (T, N) which episode of its environment.
+        ordinals: (T, N) number of the episode in its environment.
         groups: (N,) group of each environment.
 
     Returns:
-        Means, (T, N), and whether they are of anybody, (T, N) bool.
+        Means, (T, N), and whether any other environment met the request, (T, N) bool.
     """
     steps, count = values.shape
     members = np.broadcast_to(np.arange(count), (steps, count)).ravel()
     # One number for group, episode and request: fewer than 2^20 requests an episode, 2^24 episodes a run.
     meets = ((np.broadcast_to(groups, (steps, count)) << 24) + ordinals << 20) + requests + 1
     _, met = np.unique(meets.ravel(), return_inverse=True)
-    # A request may come to the door of one environment more than once: all of one's own visits are left out.
+    # A request may come to the gateway of one environment more than once: all own visits are left out.
     _, own = np.unique(met * count + members, return_inverse=True)
     flat = values.ravel().astype(np.float64)
     total, number = np.bincount(met, flat)[met], np.bincount(met)[met]

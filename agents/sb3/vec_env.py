@@ -27,33 +27,33 @@ _KEPT = (
 class SB3VecEnv(VecEnv):
     """``N`` environments for Stable-Baselines3 and sb3-contrib, stepped together and reset at once.
 
-    An episode that ends is followed by the next one in the same step (the observation returned is the
-    new episode's, the old one's last stands in its info). Without ``stagger``, environment ``i`` of a batch
-    seeded with ``s`` plays the episodes of the Gymnasium environment seeded with ``s + i``.
+    An episode that ends is followed by the next one in the same step (the returned observation is the new episode's;
+    the info holds the last one of the old). Without ``stagger``, environment ``i`` of a batch seeded with ``s`` plays
+    the episodes of the Gymnasium environment seeded with ``s + i``.
 
-    Infos are reused empty dictionaries, but for environments whose episode ended: ``terminal_observation``,
+    Infos are reused empty dictionaries, except for environments whose episode ended: ``terminal_observation``,
     ``TimeLimit.truncated``, ``episode_metrics`` and ``episode`` (``r``: undiscounted and unscaled return,
-    ``l``: steps, ``t``: cluster time at the end [s]). An episode that ``stagger`` opened in the middle has
-    no ``episode``, because its return is not that of a whole one.
+    ``l``: steps, ``t``: cluster time at the end [s]). An episode that ``stagger`` started in the middle has no
+        ``episode``, because its return is not that of a whole one.
 
     Args:
         batch: The environments; their observations are vectors, or dictionaries (then use ``MultiInputPolicy``).
         seed: Seed of the first environment; environment ``i`` gets ``seed + i``, or ``seed + i // group``.
-        reward_scale: Rewards are multiplied by this, so that values are of order one.
-        stagger: A composite under which each environment runs for a random number of decisions at the
-            very first reset, so that the batch does not sit in one phase of the episode; None: do not.
+        reward_scale: Factor of the rewards, which makes values of order one.
+        stagger: A composite that runs each environment for a random number of decisions at the very first reset, which
+            spreads the batch over the phases of the episode; None: no such run.
         max_episode_steps: Truncate episodes after this many steps; None: never.
         flat_action: Show a joint action as one ``Discrete`` number, for DQN, QR-DQN and other algorithms
             that take no ``MultiDiscrete``; masks are those of the numbers.
-        group: So many environments in a row play the same episodes at the same loads, in the same order.
-        scale: Scales rewards in place of ``reward_scale``, by what it saw of them.
+        group: This many environments in a row play the same episodes at the same loads, in the same order.
+        scale: Scales rewards by their past spread, in place of ``reward_scale``.
 
     Attributes:
-        load_range: Shares of capacity that episodes are drawn from, (from, to); None: as the batch draws them.
+        load_range: Shares of capacity that episodes are drawn from, (from, to); None: the batch's own.
         elapsed_s: (N,) time that the last step took in the cluster [s]; 0 after an episode's end.
         last_reward: Mean over environments of the last step's rewards, unscaled.
         decided_request: (N,) index of the request that the last step decided about, -1 at a tick.
-        decided_ordinal: (N,) how many episodes its environment had begun before that one.
+        decided_ordinal: (N,) number of earlier episodes of its environment.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class SB3VecEnv(VecEnv):
     def _spread_phases(self) -> None:
         assert self._stagger is not None
         for i in range(self.num_envs):
-            # With fewer decisions than requests some are always still to come.
+            # With fewer decisions than requests, at least one request is left.
             requests = self.batch.num_requests(i)
             decisions = int(self._rngs[i].integers(max(1, requests)))
             self.batch.fast_forward(i, self._stagger, decisions)
@@ -169,10 +169,10 @@ class SB3VecEnv(VecEnv):
             }
         return info
 
-    # -- going on later as if nothing had happened ---------------------------------------------------
+    # -- resuming exactly ----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return all that changes as the environments are stepped, picklable."""
+        """Return the full changing state of the environments, picklable."""
         state = {name: getattr(self, name) for name in _KEPT}
         parts = self.batch.parts if isinstance(self.batch, JointBatch) else [self.batch]
         return copy.deepcopy({**state, "_rngs": self._rngs, "scale": self.scale}) | {
@@ -180,7 +180,7 @@ class SB3VecEnv(VecEnv):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state` was taken; the environments must be made alike."""
+        """Continue from a :meth:`state`; the environments must be made alike."""
         for name in (*_KEPT, "_rngs", "scale"):
             setattr(self, name, copy.deepcopy(state[name]))
         parts = self.batch.parts if isinstance(self.batch, JointBatch) else [self.batch]
@@ -190,11 +190,11 @@ class SB3VecEnv(VecEnv):
         self._reset_seeds()
 
     def action_masks(self) -> np.ndarray:
-        """Return which choices are legal, (N, A) bool."""
+        """Return the legal choices, (N, A) bool."""
         masks = self.batch.masks.astype(bool)
         return masks if self._code is None else self._code.mask(masks)
 
-    # -- what the VecEnv interface asks for besides --------------------------------------------------
+    # -- the rest of the VecEnv interface ------------------------------------------------------------
 
     @property
     def render_mode(self) -> str | None:
@@ -226,7 +226,7 @@ class SB3VecEnv(VecEnv):
         return [value[i] if per_environment else value for i in chosen]
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Sequence[int] | None = None) -> None:
-        """Refuse: all environments share their settings."""
+        """Raise an error: all environments share their settings."""
         raise AttributeError(f"attribute {attr_name!r} cannot be set on environments of the native batch")
 
     def env_method(
@@ -240,15 +240,15 @@ class SB3VecEnv(VecEnv):
         return [method(i, *args, **kwargs) for i in self._indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: int | Sequence[int] | None = None) -> list[bool]:
-        """Return True for ``Monitor`` alone: its episode statistics are in the infos, no wrapper is.
+        """Return True for ``Monitor`` alone: the infos hold its episode statistics, without a wrapper.
 
-        So ``evaluate_policy`` reads whole and unscaled returns, and warns of nothing.
+        ``evaluate_policy`` then reads whole and unscaled returns, without warnings.
         """
         return [issubclass(wrapper_class, Monitor)] * len(self._indices(indices))
 
 
 class NullVecEnv(VecEnv):
-    """An environment of given spaces that does nothing: what training costs without a simulation.
+    """An environment of given spaces that does nothing: the cost of training without a simulation.
 
     Args:
         num_envs: N.
@@ -280,17 +280,17 @@ class NullVecEnv(VecEnv):
         """Do nothing."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Know of ``render_mode`` and ``action_masks`` only."""
+        """Return ``render_mode`` and ``action_masks`` only."""
         if attr_name not in ("render_mode", "action_masks"):
             raise AttributeError(attr_name)
         return [None] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Refuse."""
+        """Raise an error."""
         raise AttributeError(attr_name)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Know of ``action_masks`` only."""
+        """Call ``action_masks`` only."""
         if method_name != "action_masks":
             raise AttributeError(method_name)
         return self._masks

@@ -1,4 +1,4 @@
-"""`burstenv agents ...`: the shipped agents, their cards, and how an agent becomes one file."""
+"""`burstenv agents ...`: the shipped agents, their cards, and the export of an agent to one file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ def register(commands: Commands) -> None:
 
     card = add_command(sub, "card", _card, "Write the model card of a trained agent from its run and evaluations.")
     card.add_argument("trained", type=Path, metavar="RUN", help="run folder of `train`")
-    card.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate` that judged it")
-    card.add_argument("--name", required=True, help="what the agent is shipped as, such as joint-v1")
+    card.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate` that include it")
+    card.add_argument("--name", required=True, help="name of the shipped agent, such as joint-v1")
     card.add_argument("--out", type=output_file(".md"), required=True, metavar="FILE.md")
 
-    results = add_command(sub, "results", _results, "Print what agents came to in evaluations, as a Markdown table.")
+    results = add_command(sub, "results", _results, "Print the results of agents in evaluations, as a Markdown table.")
     results.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate`")
     results.add_argument(
-        "--against", metavar="POLICY", help="a policy that took part (default: the best heuristic of each evaluation)"
+        "--against",
+        metavar="POLICY",
+        help="a policy (default: the best heuristic of each evaluation)",
     )
 
     for name in shipped_agents():

@@ -15,11 +15,11 @@ SUBJECTS = ("engine", "environments", "inference", "training")
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
-    sub = add_command(commands, "bench", _bench, "Measure speeds, each beside its floor in the same run.")
+    sub = add_command(commands, "bench", _bench, "Measure speeds, each with its floor from the same run.")
     sub.add_argument("subject", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)} (default: all)")
     sub.add_argument("--quick", action="store_true", help="a tenth of the work, noisier")
     sub.add_argument(
-        "--out", type=output_file(".md"), metavar="FILE.md", help="write the figures and the machine as a page here"
+        "--out", type=output_file(".md"), metavar="FILE.md", help="write the figures and the machine to this page"
     )
 
 

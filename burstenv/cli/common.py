@@ -1,4 +1,4 @@
-"""What the subcommands share: how they are declared, read their input and print their result."""
+"""Common parts of the subcommands: declaration, input and printed result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Commands = Any  # argparse's private _SubParsersAction
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
-    """Declare a subcommand that every caller may ask for JSON."""
+    """Declare a subcommand with the option ``--json``."""
     plain = text.replace("%", "%%")  # argparse formats a help text, but not a description
     sub: argparse.ArgumentParser = commands.add_parser(name, help=plain, description=text)
     sub.set_defaults(run=run)
@@ -31,21 +31,21 @@ def add_command(
 
 
 def add_task_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the arguments that say what is trained on or judged on."""
+    """Add the arguments for the scenario and the trace."""
     sub.add_argument("--scenario", default="default", help="shipped scenario or YAML file (default: %(default)s)")
     sub.add_argument(
-        "--trace", help="a trace or workload (name or file) in place of the scenario's; its capacity is measured first"
+        "--trace", help="a trace or workload (name or file) instead of the scenario's; its capacity is measured first"
     )
 
 
 class WrongPlaceError(Exception):
-    """An output that cannot go where it was told to; no ValueError, which argparse would reword."""
+    """An invalid output path; no ValueError, which argparse would reword."""
 
 
 def output_file(*endings: str) -> Callable[[str], Path]:
-    """Return the type of an argument that names a file to write, of one of some endings (none: any).
+    """Return the type of an argument for an output file with one of some endings (none: any).
 
-    A device, a FIFO and ``-`` (standard output) are taken too.
+    A device, a FIFO and ``-`` (standard output) are accepted too.
     """
 
     def read(text: str) -> Path:
@@ -76,27 +76,27 @@ def output_page(text: str) -> Path:
 
 
 def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
-    """Print a result: as JSON where the caller asked for it, else as lines for people.
+    """Print a result: as JSON with ``--json``, otherwise as text.
 
-    Where an output of the command went to standard output, the result goes to standard error.
+    If an output of the command went to standard output, the result goes to standard error.
     """
     text = json.dumps(result, indent=1, default=str) if arguments.json else "\n".join(lines)
     beside = any(str(getattr(arguments, name, "")) == STANDARD_OUTPUT for name in ("out", "requests_out", "timeline"))
     stream = sys.stderr if beside else sys.stdout
     if stream is None:
-        raise BurstenvError("the result cannot be printed, for standard output is closed")
+        raise BurstenvError("the result cannot be printed, because standard output is closed")
     if text:
         print(text, file=stream)
 
 
 def add_reading_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how a trace file is read."""
+    """Add the arguments for reading a trace file."""
     sub.add_argument(
-        "--columns", metavar="arrival_s=NAME,...", help="which columns of another CSV or Parquet file to read"
+        "--columns", metavar="arrival_s=NAME,...", help="columns to read from any other CSV or Parquet file"
     )
     sub.add_argument(
         "--time-unit", choices=("s", "ms", "us", "ns", "iso"),
-        help="unit of the times of such a file (default: s), or of JSON lines (default: by their keys)",
+        help="unit of the times of such a file (default: s), or of JSON lines (default: from their keys)",
     )  # fmt: skip
     sub.add_argument("--sort", action="store_true", help="sort rows by time; unsorted ones are an error otherwise")
 
@@ -105,8 +105,8 @@ def read_trace_or_workload(name: str, arguments: argparse.Namespace, seed: int =
     """Return the trace of a file, of an official file's name, of a shipped workload or of a workload's YAML file.
 
     Args:
-        name: Which.
-        arguments: Those of :func:`add_reading_arguments`; for a workload, which says all that itself, an error.
+        name: Its name or path.
+        arguments: Those of :func:`add_reading_arguments`; an error for a workload, whose YAML holds these settings.
         seed: Seed of the instants inside whole seconds of a BurstGPT file.
     """
     from burstenv.workload import read_trace
@@ -114,7 +114,7 @@ def read_trace_or_workload(name: str, arguments: argparse.Namespace, seed: int =
     from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
 
     workload = workload_named(name)
-    if workload != WorkloadConfig(kind="file", path=name):  # a workload, which says itself how it is read
+    if workload != WorkloadConfig(kind="file", path=name):  # a workload, whose YAML holds the reading options
         asked = {"--columns": arguments.columns, "--time-unit": arguments.time_unit, "--sort": arguments.sort}
         for option, value in asked.items():
             if value:
@@ -168,7 +168,7 @@ def agents_module(module: str) -> Any:
 
 
 def add_policy_file(sub: argparse.ArgumentParser) -> None:
-    """Add ``--policy-file``, a Python file of one's own heuristics, which are then known by name."""
+    """Add ``--policy-file``, a Python file that registers the user's own heuristics by name."""
     sub.add_argument(
         "--policy-file", action="append", default=[], metavar="FILE.py",
         help="a Python file that registers heuristics, for use by name; may be repeated",
@@ -176,7 +176,7 @@ def add_policy_file(sub: argparse.ArgumentParser) -> None:
 
 
 def load_policy_files(arguments: argparse.Namespace) -> None:
-    """Load what ``--policy-file`` named."""
+    """Load the files of ``--policy-file``."""
     if arguments.policy_file:
         from burstenv.policies import load_policy_file
 
@@ -185,7 +185,7 @@ def load_policy_files(arguments: argparse.Namespace) -> None:
 
 
 def check_names(scenario: str, policies: list[str], *splits: str) -> None:
-    """Raise on a policy, a mode or a split that does not exist, before anything is read or measured."""
+    """Raise on an unknown policy, mode or split, before any reading or measurement."""
     from burstenv.config import load
     from burstenv.envs.scenario import ScenarioConfig
     from burstenv.policies import load_policy, named_mode

@@ -26,8 +26,8 @@ def register(commands: Commands) -> None:
         commands,
         "evaluate",
         _evaluate,
-        "Judge policies on the same held-out episodes; report, result and manifest go to --out. Killed, the same "
-        "command goes on where it stopped.",
+        "Compare policies on the same held-out episodes; report, result and manifest go to --out. The same "
+        "command continues a killed run.",
     )
     add_task_arguments(sub)
     sub.add_argument(
@@ -50,7 +50,7 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--both-ways",
         action="store_true",
-        help="judge each --agent a second time, choosing the other way: drawn by probability (reproducible) in place "
+        help="evaluate each --agent a second time with the other kind of choice: sampled (reproducible) instead "
         "of most probable, or the reverse",
     )
     sub.add_argument(
@@ -64,19 +64,17 @@ def register(commands: Commands) -> None:
         action="append",
         type=float,
         default=[],
-        help="share of capacity; may be repeated (default: the scenario's)",
+        help="multiple of capacity; may be repeated (default: the scenario's)",
     )
     sub.add_argument("--capacity-split", help="split whose capacity is load 1.0 (default: the one evaluated)")
-    sub.add_argument(
-        "--episodes", type=int, help="episodes at each load (default: all that are committed for the scenario, 27)"
-    )
-    sub.add_argument("--workers", type=int, help="processes (default: the cores); the numbers do not depend on it")
+    sub.add_argument("--episodes", type=int, help="episodes at each load (default: all committed for the scenario, 27)")
+    sub.add_argument("--workers", type=int, help="processes (default: the cores); does not change the numbers")
     sub.add_argument(
         "--ray",
         nargs="?",
         const="",
         metavar="ADDRESS",
-        help="spread episodes over a Ray cluster in place of --workers (default address: a running one)",
+        help="run episodes on a Ray cluster instead of --workers (default address: a running one)",
     )
     sub.add_argument("--parquet", action="store_true", help="also write the tables as Parquet files")
     sub.add_argument(
@@ -87,19 +85,17 @@ def register(commands: Commands) -> None:
     )
 
     sub = add_command(
-        commands, "report", _report, "Write the HTML and Markdown report of a result.json of `evaluate` anew."
+        commands, "report", _report, "Rewrite the HTML and Markdown report of a result.json of `evaluate`."
     )
     sub.add_argument("result", type=Path, help="result.json, or the folder that holds it")
     sub.add_argument("--out", type=output_place, help="folder of the report (default: beside the result)")
     sub.add_argument("--training", type=Path, metavar="RUN", help="run folder whose learning curve to show")
 
     sub = add_command(
-        commands, "leaderboard", _leaderboard, "Put many results of `evaluate` side by side; the page goes to --out."
+        commands, "leaderboard", _leaderboard, "Compare many results of `evaluate`; the page goes to --out."
     )
     sub.add_argument("result", type=Path, nargs="+", help="result.json files, or the folders that hold them")
-    sub.add_argument(
-        "--defaults", metavar="POLICY", help="what gains are measured from (default: always/round-robin/vllm)"
-    )
+    sub.add_argument("--defaults", metavar="POLICY", help="baseline of the gains (default: always/round-robin/vllm)")
     sub.add_argument(
         "--out",
         type=output_page,
@@ -165,7 +161,7 @@ def _policies(given: list[str]) -> list[str]:
 
 
 def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any], dict[str, list[str]]]:
-    """Return the agents, compiled where they can be, and which of them are training seeds of one algorithm."""
+    """Return the agents, compiled if possible, and the groups of training seeds of one algorithm."""
     from burstenv.evaluation.checkpoints import checkpoint_digest, find_runs
     from burstenv.policies.network.policy import way_of
 
@@ -189,7 +185,7 @@ def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any]
 def _tuned(
     name: str | None, scenario: Any, loads: list[float]
 ) -> tuple[dict[float, str] | None, list[dict[str, Any]], list[str]]:
-    """Return the best heuristic chosen beforehand for each load, how it was tuned, and what is to be said of that."""
+    """Return the best heuristic chosen beforehand for each load, its tuning, and warnings about it."""
     from burstenv.evaluation.tuning.tuned_policies import difference, load_tuned, shipped_tuned
 
     config = scenario.config
@@ -200,7 +196,7 @@ def _tuned(
     else:
         tuned = load_tuned(name, config.name)
         why = difference(tuned, config, scenario.trace)
-        said = f"{name} was tuned on another task: {why}; it is used because it was asked for." if why else ""
+        said = f"{name} was tuned on another task: {why}; it is used because --tuned names it." if why else ""
     unused = [said] if said else []
     if tuned is None:
         return None, [], unused

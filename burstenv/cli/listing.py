@@ -1,4 +1,4 @@
-"""`burstenv scenarios` and `burstenv policies`: what there is to choose from."""
+"""`burstenv scenarios` and `burstenv policies`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--headroom",
         action="store_true",
-        help="measure the room for judgement, without a name of all: defaults, best composite, foresight, bound",
+        help="measure the headroom (of all scenarios without a name): defaults, best composite, foresight, bound",
     )
     sub.add_argument("--episodes", type=int, default=9, help="of --headroom (default: %(default)s)")
-    sub.add_argument("--horizon", type=float, metavar="S", help="of --headroom: how far foresight looks (default: 5)")
-    sub.add_argument("--passes", type=int, help="of --headroom: times foresight plans an episode (default: 1)")
-    sub.add_argument("--out", help="of --headroom: folder for what is found, a YAML file for each scenario")
+    sub.add_argument("--horizon", type=float, metavar="S", help="of --headroom: horizon of foresight (default: 5)")
+    sub.add_argument("--passes", type=int, help="of --headroom: foresight's plans of an episode (default: 1)")
+    sub.add_argument("--out", help="of --headroom: folder for the results, a YAML file per scenario")
     sub.add_argument("--load", type=float, help="of --headroom (default: the scenario's)")
     sub.add_argument("--workers", type=int, help="processes of --headroom (default: the cores)")
 
@@ -82,7 +82,7 @@ def _headroom(arguments: argparse.Namespace) -> int:
         if arguments.out is not None:
             one.write(Path(arguments.out) / f"{one.scenario}.yaml")
         if not arguments.json:
-            print("\n".join(one.lines()), flush=True)  # as they come: all take a while
+            print("\n".join(one.lines()), flush=True)  # one by one: each takes a while
     lines = table(measured) if len(measured) > 1 else []
     emit(arguments, [one.to_dict() for one in measured], lines)
     return 0

@@ -18,8 +18,8 @@ _main_process = 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand; returns 0, 1 when a check failed or the input was wrong, 130 or 143 when interrupted."""
-    for descriptor in range(3):  # a data file must not become the standard output that was closed
+    """Run one subcommand; returns 0, 1 after a failed check or a wrong input, 130 or 143 after an interruption."""
+    for descriptor in range(3):  # a data file must not take the descriptor of a closed standard output
         try:
             os.fstat(descriptor)
         except OSError:
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does, so that temporary files are removed."""
-    if os.getpid() != _main_process:  # a forked worker has nothing to tidy up
+    """End like Ctrl-C, which removes temporary files."""
+    if os.getpid() != _main_process:  # a forked worker has nothing to clean up
         os._exit(143)
     raise KeyboardInterrupt("terminated")
 
@@ -55,7 +55,7 @@ def _run(argv: list[str] | None) -> int:
                 sys.stdout.flush()
     except (BurstenvError, WrongPlaceError) as error:
         return _failed(str(error))
-    except BrokenPipeError:  # a reader such as `head` has seen enough
+    except BrokenPipeError:  # a reader such as `head` has closed the pipe
         _silence()
         return 1
     except OSError as error:
@@ -72,7 +72,7 @@ def _failed(sentence: str) -> int:
 
 
 def _silence() -> None:
-    """Turn standard output away, so that what is left in its buffer does not fail again at the end."""
+    """Redirect standard output; otherwise the rest of its buffer would fail again at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -80,7 +80,7 @@ def _silence() -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="burstenv", description="Learn and judge LLM-serving schedulers under BurstGPT traffic."
+        prog="burstenv", description="Train and judge LLM-serving schedulers under BurstGPT traffic."
     )
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -35,38 +35,44 @@ def register(commands: Commands) -> None:
     )
     add_policy_file(sub)
     sub.add_argument(
-        "--scenario", default="default", help="what to play it under: cluster, batching modes, age of the metrics, "
+        "--scenario", default="default", help="the scenario's cluster, batching modes, age of the metrics, "
         "length predictor, objectives, clients, longest request (default: %(default)s)",
     )  # fmt: skip
     sub.add_argument(
         "--speed", type=float, default=1.0, help="compress time: divide arrival times by this (default: %(default)s)"
     )
-    sub.add_argument("--rate-per-s", type=float, metavar="R", help="bring the trace to this many requests per second")
+    sub.add_argument("--rate-per-s", type=float, metavar="R", help="scale the trace to this many requests per second")
     sub.add_argument(
         "--load",
         type=float,
         metavar="SHARE",
-        help="the same, as a share of the rate at which jsq attains 90 %% on the test split, as in evaluate",
+        help="the same, as a multiple of capacity (jsq reaches 90 %% attainment on the test split), as in evaluate",
     )
     sub.add_argument(
         "--utilisation", type=float, metavar="SHARE",
-        help="the same, as a share of the rate that the cluster finishes when it never idles",
+        help="the same, as a share of the cluster's saturated rate",
     )  # fmt: skip
     sub.add_argument(
-        "--scaling", choices=("superpose", "compress", "thin"), help="how the rate is reached (default: superpose)"
+        "--scaling", choices=("superpose", "compress", "thin"), help="method of scaling (default: superpose)"
     )
-    sub.add_argument("--duration-s", type=float, metavar="S", help="replay a stretch of this length, drawn by --seed")
+    sub.add_argument("--duration-s", type=float, metavar="S", help="replay a window of this length, drawn by --seed")
     sub.add_argument(
         "--oversize",
         choices=("error", "drop", "reject"),
-        help="requests longer than the scenario takes, or with --cluster the cluster: an error, dropped and counted, "
-        "or played for the replicas to reject (default: as the scenario says)",
+        help="requests too long for the scenario, or with --cluster for the cluster: an error, left out (drop), "
+        "or rejected by the replicas (default: the scenario's)",
     )
     sub.add_argument(
-        "--requests-out", type=output_file(".csv"), metavar="FILE.csv", help="write per-request records here (-: print)"
+        "--requests-out",
+        type=output_file(".csv"),
+        metavar="FILE.csv",
+        help="write per-request records (-: print)",
     )
     sub.add_argument(
-        "--timeline", type=output_file(".html"), metavar="FILE.html", help="write a zoomable picture of the replay here"
+        "--timeline",
+        type=output_file(".html"),
+        metavar="FILE.html",
+        help="write a zoomable timeline of the replay",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of random routing, length predictions and scaling")
 
@@ -96,8 +102,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
         else [
             f"{100 * m['rate_per_s'] / m[name]:.0f} % of the {m[name]:.2f} requests/s {what}"
             for name, what in (
-                ("capacity_per_s", "that are load 1 (always/jsq with the first mode attains 90 % of the test split)"),
-                ("saturated_rate_per_s", "that the cluster finishes when it never idles"),
+                (
+                    "capacity_per_s",
+                    "of load 1 (always/jsq with the first mode reaches 90 % on the test split)",
+                ),
+                ("saturated_rate_per_s", "saturated rate"),
             )
             if name in m
         ]
@@ -117,7 +126,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
         f"attained {m['attained']:,}   late {m['late']:,}   rejected {m['rejected']:,}   failed {m['failed']:,}   "
         f"preemptions {m['preemptions']:,}   iterations {m['iterations']:,}",
     ]
-    if "attempts" in m:  # clients that do more than send and wait
+    if "attempts" in m:  # clients with patience, retries or closed loops
         lines.append(
             f"clients: attempts {m['attempts']:,}   refusals {m['refusals']:,}   abandoned {m['abandoned']:,} (of the "
             f"late)   failed upstream {m['upstream_failed']:,}   unsent {m['unsent']:,}"
@@ -138,7 +147,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _conditions(result: Simulation) -> list[str]:
-    """Say under which conditions a trace was played, and what of it was not."""
+    """Describe the conditions of a replay, and the requests left out."""
     assert result.scenario is not None
     config, m = result.scenario, result.metrics
     seen = config.observation
@@ -151,7 +160,7 @@ def _conditions(result: Simulation) -> list[str]:
     if m["dropped_oversize"]:
         lines.insert(
             0,
-            f"dropped {m['dropped_oversize']:,} requests of more than {m['max_total_tokens']:,} tokens, prompt and "
+            f"left out {m['dropped_oversize']:,} requests of more than {m['max_total_tokens']:,} tokens, prompt and "
             "output, before any scaling; --oversize reject plays them",
         )
     mix = config.episode.mix

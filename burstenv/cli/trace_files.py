@@ -1,4 +1,4 @@
-"""`burstenv trace info`, `download` and `convert`: trace files as they are."""
+"""`burstenv trace info`, `download` and `convert`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(
         commands, "info", _info,
-        "Counts, rates, lengths, burstiness and what was set aside, on standard output; an official BurstGPT file is "
-        "held against the figures published about it, and any difference makes the command fail.",
+        "Print counts, rates, lengths, burstiness and rows set aside; an official BurstGPT file is "
+        "compared with its published figures, and any difference makes the command fail.",
     )  # fmt: skip
     sub.add_argument("trace", help=_TRACE)
     add_reading_arguments(sub)
@@ -24,7 +24,7 @@ def register(commands: Commands) -> None:
 
     sub = add_command(
         commands, "download", _download,
-        "Get official BurstGPT files into the data directory; checked, and resumed where it was interrupted.",
+        "Download official BurstGPT files into the data directory; checks them, and resumes interrupted downloads.",
     )  # fmt: skip
     sub.add_argument("name", nargs="?", default="all", help="burstgpt-1, burstgpt-2, burstgpt-3 or all (the default)")
     sub.add_argument("--without-fails", action="store_true", help="the versions without failed requests")
@@ -96,6 +96,6 @@ def _convert(arguments: argparse.Namespace) -> int:
     failures = f" and {done.failures:,} failures" if done.failures else ""
     lines = [f"{done.path}: {done.requests:,} requests{failures} as {done.format}"]
     if done.left_out:
-        lines.append(f"not written, for the format has no place for them: {', '.join(done.left_out)}")
+        lines.append(f"not written, because the format cannot hold them: {', '.join(done.left_out)}")
     emit(arguments, asdict(done), lines)
     return 0

@@ -1,4 +1,4 @@
-"""`burstenv trace generate`, `fit` and `fidelity`: traces made, models fitted, and both judged."""
+"""`burstenv trace generate`, `fit` and `fidelity`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "out", metavar="OUT", help="file to write: .csv (BurstGPT), .jsonl (Mooncake), .parquet; .gz compresses"
     )
-    sub.add_argument("--to", choices=("burstgpt", "plain", "mooncake", "parquet"), help="format, whatever the ending")
+    sub.add_argument("--to", choices=("burstgpt", "plain", "mooncake", "parquet"), help="format, for any ending")
     sub.add_argument(
         "--whole-seconds", action="store_true", help="cut times to whole seconds, as the official BurstGPT files do"
     )
@@ -42,9 +42,9 @@ def register(commands: Commands) -> None:
         "--model",
         choices=("burstenv", "paper"),
         default="burstenv",
-        help="generator: ours, or the paper's own (Gamma gaps by 20 minutes, Zipf lengths), which needs --like",
+        help="generator: burstenv's, or the paper's (Gamma gaps by 20 minutes, Zipf lengths), which needs --like",
     )
-    sub.add_argument("--like", metavar="TRACE", help="trace that the paper's models are fitted to")
+    sub.add_argument("--like", metavar="TRACE", help="trace for the fit of the paper's models")
     add_reading_arguments(sub)
 
     sub = add_command(
@@ -55,28 +55,30 @@ def register(commands: Commands) -> None:
         "--out", type=output_file(".yaml", ".yml"), required=True, metavar="YAML", help="workload file to write"
     )
     sub.add_argument("--part", choices=_PARTS, default="all", help="fit to this part of the trace (default: all)")
-    sub.add_argument("--seed", type=int, default=0, help="seed of the workload that is written (default: 0)")
-    sub.add_argument("--days", type=int, help="days of the workload that is written (default: those of the trace)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the written workload (default: 0)")
+    sub.add_argument("--days", type=int, help="days of the written workload (default: those of the trace)")
     add_reading_arguments(sub)
 
     sub = add_command(
         commands,
         "fidelity",
         _fidelity,
-        "Judge trace B beside trace A by lengths, bursts, cycles, sessions and failures; prints a table.",
+        "Compare trace B with trace A by lengths, bursts, cycles, sessions and failures; prints a table.",
     )
     sub.add_argument("reference", metavar="A", help="the real trace: a file or a workload name")
-    sub.add_argument("candidate", metavar="B", help="the trace to judge: a file or a workload name")
+    sub.add_argument("candidate", metavar="B", help="the trace to compare: a file or a workload name")
     sub.add_argument(
         "--out",
         type=output_file(".html", ".png"),
         metavar="FILE",
-        help="also write pictures and table as .html, or pictures as .png",
+        help="also write figures and table as .html, or figures as .png",
     )
     sub.add_argument(
-        "--part", choices=_PARTS, default="all", help="part of A that counts, such as the one held out of a fit"
+        "--part", choices=_PARTS, default="all", help="part of A to use, such as the one held out of a fit"
     )
-    sub.add_argument("--paper", action="store_true", help="also judge the paper's own models, fitted to the rest of A")
+    sub.add_argument(
+        "--paper", action="store_true", help="also compare the paper's own models, fitted to the rest of A"
+    )
     sub.add_argument("--floor", action="store_true", help="also compare A's alternate weeks (or days) with each other")
     add_reading_arguments(sub)
 
@@ -98,7 +100,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _made(arguments: argparse.Namespace) -> Trace:
-    """Return the trace that `generate` asks for."""
+    """Return the trace of `generate`."""
     from burstenv.workload.generator import generate
     from burstenv.workload.generator.paper import generate_paper
     from burstenv.workload.workload_config import load_workload
@@ -109,15 +111,15 @@ def _made(arguments: argparse.Namespace) -> Trace:
         if arguments.like is None:
             raise BurstenvError("--model paper is fitted to a trace: name one with --like")
         if arguments.workload is not None:
-            raise BurstenvError("--workload is for our generator; the paper's models are fitted to --like")
+            raise BurstenvError("--workload is for burstenv's generator; the paper's models are fitted to --like")
         if arguments.scale != 1:
-            raise BurstenvError("--scale is for our generator; the paper's models keep the rates of --like")
+            raise BurstenvError("--scale is for burstenv's generator; the paper's models keep the rates of --like")
         return generate_paper(read_trace_or_workload(arguments.like, arguments), arguments.seed or 0, arguments.days)
     if arguments.like is not None:
         raise BurstenvError("--like belongs to --model paper; to imitate a trace, use `burstenv trace fit` first")
     for option in ("columns", "time_unit", "sort"):
         if getattr(arguments, option):
-            raise BurstenvError(f"--{option.replace('_', '-')} says how --like is read, which is not given")
+            raise BurstenvError(f"--{option.replace('_', '-')} is an option for reading --like, which is missing")
     name = "burstgpt-default" if arguments.workload is None else arguments.workload
     config = load_workload(name)
     if config.kind != "generated" or config.days is None:

@@ -1,4 +1,4 @@
-"""`burstenv trace plot`: pictures of a trace."""
+"""`burstenv trace plot`: figures of a trace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
         "and burstiness: one PNG each, and trace.html with all of them, into --out.",
     )
     sub.add_argument("trace", help="a trace file or a workload name")
-    sub.add_argument("--out", type=output_place, metavar="FOLDER", help="where to write (default: trace-NAME)")
+    sub.add_argument("--out", type=output_place, metavar="FOLDER", help="output folder (default: trace-NAME)")
     add_reading_arguments(sub)
 
 
@@ -37,6 +37,6 @@ def _plot(arguments: argparse.Namespace) -> int:
     name = Path(arguments.trace).name.removesuffix(".gz").rsplit(".", 1)[0] or arguments.trace
     folder = arguments.out if arguments.out is not None else Path(f"trace-{name}")
     paths = write_trace_plots(read_trace_or_workload(arguments.trace, arguments), folder, f"Trace: {name}")
-    lines = [f"{len(paths) - 1} pictures in {folder}", f"page: {paths['html']}"]
+    lines = [f"{len(paths) - 1} figures in {folder}", f"page: {paths['html']}"]
     emit(arguments, {name: str(path) for name, path in paths.items()}, lines)
     return 0

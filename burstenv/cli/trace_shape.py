@@ -1,4 +1,4 @@
-"""`burstenv trace shape`: select from traces, lay them over each other, bring them to a rate, and write the result."""
+"""`burstenv trace shape`: select from traces, superpose them, scale them to a rate, and write the result."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ def register(commands: Commands) -> None:
         commands,
         "shape",
         _shape,
-        "Select requests of traces, lay them over each other, bring the result to a rate, and write it to OUT.",
+        "Select requests of traces, superpose them, scale the result to a rate, and write it to OUT.",
     )
     sub.add_argument("trace", nargs="+", help="trace files or workload names; several are mixed")
     sub.add_argument(
         "out", metavar="OUT", help="file to write: .csv (BurstGPT), .jsonl (Mooncake), .parquet; .gz compresses"
     )
-    sub.add_argument("--to", help="format, whatever the ending: burstgpt, plain, mooncake or parquet")
+    sub.add_argument("--to", help="format, for any ending: burstgpt, plain, mooncake or parquet")
     sub.add_argument("--model", nargs="+", help="keep these models: ChatGPT, GPT-4, other")
     sub.add_argument("--class", dest="class_name", nargs="+", help="keep these classes: conversation, api")
     sub.add_argument("--days", nargs=2, type=float, metavar=("FIRST", "LAST"), help="keep days [FIRST, LAST)")
     sub.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help="share of each trace in a mix, sum 1")
-    sub.add_argument("--rate-per-s", type=float, metavar="R", help="bring the result to this many requests per second")
+    sub.add_argument("--rate-per-s", type=float, metavar="R", help="scale the result to this many requests per second")
     sub.add_argument(
         "--scaling",
         choices=("superpose", "compress", "thin"),
-        help="how the rate is reached (default: superpose)",
+        help="method of scaling (default: superpose)",
     )
     sub.add_argument(
-        "--duration-s", type=float, metavar="S", help="a stretch of this length, from time 0, drawn by --seed"
+        "--duration-s", type=float, metavar="S", help="a window of this length, moved to time 0, drawn by --seed"
     )
-    sub.add_argument("--seed", type=int, default=0, help="seed of scaling and of the stretch (default: 0)")
+    sub.add_argument("--seed", type=int, default=0, help="seed of scaling and of the window (default: 0)")
     add_reading_arguments(sub)
 
 

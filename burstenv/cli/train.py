@@ -16,14 +16,20 @@ def register(commands: Commands) -> None:
     add_task_arguments(sub)
     sub.add_argument("--agent", default="ppo", help="shipped agent configuration or YAML file (default: %(default)s)")
     sub.add_argument("--out", type=output_place, default=Path("runs/agent"), help="run folder (default: %(default)s)")
-    sub.add_argument("--steps", type=int, help="environment steps, in place of the configuration's")
+    sub.add_argument("--steps", type=int, help="environment steps, instead of the configuration's")
     seeds = sub.add_mutually_exclusive_group()
     seeds.add_argument(
-        "--seed", type=int, nargs="+", default=[0], help="training seed; several train a run each, in OUT/seed-N"
+        "--seed",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="training seed; several seeds train one run each, in OUT/seed-N",
     )
     seeds.add_argument("--seeds", type=int, metavar="N", help="train the seeds 0 to N-1")
-    sub.add_argument("--processes", type=int, default=1, help="runs at a time, of several seeds (default: %(default)s)")
-    sub.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    sub.add_argument(
+        "--processes", type=int, default=1, help="parallel runs, with several seeds (default: %(default)s)"
+    )
+    sub.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out")
     sub.add_argument(
         "--tune", type=int, metavar="N",
         help="search the algorithm's settings in N trials of --steps each; the best recipe goes to OUT/best.yaml",
@@ -62,7 +68,7 @@ def _train(arguments: argparse.Namespace) -> int:
             f"  validation at load {load:g}: {percent(attainment)}, {points['mean']:+.1f}{within} points from "
             f"{result.reference_policies[load]}"
         )
-    again = f"--resume with --out {result.folder} goes on" if result.interrupted else ""
+    again = f"--resume with --out {result.folder} continues it" if result.interrupted else ""
     lines.append(
         again or f"run folder: {result.folder} (evaluate it with: burstenv evaluate --agent {result.folder})"
     )  # fmt: skip
@@ -91,7 +97,7 @@ def _train_seeds(arguments: argparse.Namespace, config: Any, scenario: Any, seed
 
 def _tune(arguments: argparse.Namespace, config: Any, scenario: Any, seeds: list[int]) -> int:
     if len(seeds) > 1:
-        raise BurstenvError("--tune searches with one training seed; train the recipe it finds with several")
+        raise BurstenvError("--tune searches with one training seed; train its best recipe with several")
     found = agents_module("tune").tune_agent(
         config, scenario, arguments.out, arguments.tune, seeds[0], progress=not arguments.json
     )

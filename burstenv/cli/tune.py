@@ -24,8 +24,8 @@ def register(commands: Commands) -> None:
         commands,
         "tune",
         _tune,
-        "Tune a heuristic, or find the best composite, on validation episodes; what is found goes to --out, where "
-        "`evaluate --tuned` picks it up. Killed, the same command goes on where it stopped.",
+        "Tune a heuristic, or find the best composite, on validation episodes; the result goes to --out, for "
+        "`evaluate --tuned`. The same command continues a killed run.",
     )
     add_task_arguments(sub)
     add_policy_file(sub)
@@ -43,24 +43,24 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--episodes",
         type=int,
-        help="episodes each is tried on (default: all that are committed for the scenario, 18; 30 with --grid)",
+        help="episodes per policy (default: all committed for the scenario, 18; 30 with --grid)",
     )
-    sub.add_argument("--split", default="validation", help="where they are drawn from (default: %(default)s)")
+    sub.add_argument("--split", default="validation", help="split of the episodes (default: %(default)s)")
     sub.add_argument("--metric", default="attainment", choices=("attainment", "token_weighted_attainment"))
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
-    sub.add_argument("--grid", action="store_true", help="try the whole product of the template instead")
+    sub.add_argument("--grid", action="store_true", help="try every combination of the template instead")
     sub.add_argument(
-        "--settings", type=int, default=1, help="with --grid: settings of parameters beside the default "
+        "--settings", type=int, default=1, help="with --grid: settings of parameters besides the default "
         "(default: %(default)s)",
     )  # fmt: skip
-    sub.add_argument("--workers", type=int, help="processes (default: the cores); the result does not depend on it")
+    sub.add_argument("--workers", type=int, help="processes (default: the cores); does not change the result")
     sub.add_argument(
         "--out", type=output_place, default=Path("reports/tuned.yaml"), help="YAML file of the best; --grid writes the "
         "whole table beside it as JSON (default: %(default)s)",
     )  # fmt: skip
 
     sub = add_command(
-        commands, "capacity", _capacity, "Measure the highest load at which policies attain 90 %; prints it."
+        commands, "capacity", _capacity, "Measure the highest load at which policies reach 90 % attainment; prints it."
     )
     add_task_arguments(sub)
     add_policy_file(sub)
@@ -111,7 +111,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     for found in tuned.policies:
         default = "" if found.default_attainment is None else f" (always/jsq: {percent(found.default_attainment)})"
         lines.append(
-            f"load {found.load:g}: {found.policy} attains {percent(found.attainment)}{default}, the best of "
+            f"load {found.load:g}: {found.policy}, attainment {percent(found.attainment)}{default}, the best of "
             f"{found.candidates} composites on {len(tuned.seeds)} {tuned.split} episodes"
         )
     result = {**tuned.model_dump(mode="json"), "coverage": held, "paths": paths}
@@ -132,14 +132,15 @@ def _capacity(arguments: argparse.Namespace) -> int:
     lines = coverage_sentences(coverage(scenario))
     for one in found:
         if one.rate_per_s is None:
-            text = f"attains {percent(one.share)} at every rate tried"
+            text = f"reaches {percent(one.share)} attainment at every rate tried"
         elif one.rate_per_s == 0.0:
-            text = f"attains less than {percent(one.share)} at any rate"
+            text = f"stays below {percent(one.share)} attainment at every rate"
         else:
             ends = "" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]"
             rates = "" if one.low is None else f" [{one.low_per_s:.2f}, {one.high_per_s:.2f}]"
             text = (
-                f"attains {percent(one.share)} up to load {one.load:.3f}{ends}, {one.rate_per_s:.2f}{rates} requests/s"
+                f"reaches {percent(one.share)} attainment up to load {one.load:.3f}{ends}, "
+                f"{one.rate_per_s:.2f}{rates} requests/s"
             )
         lines.append(f"{one.policy}: {text} ({one.episodes} episodes from {one.blocks} days)")
     emit(arguments, [one.to_dict() for one in found], lines)

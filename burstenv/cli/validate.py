@@ -1,4 +1,4 @@
-"""`burstenv validate` and `burstenv latency fit`: the model against recordings of the real engine."""
+"""`burstenv validate` and `burstenv latency fit`: the model compared with recordings of real engines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def register(commands: Commands) -> None:
     sub.add_argument("--form", choices=("tables", "hinge"), default="tables")
     sub.add_argument("--tensor-parallel", type=int, help="GPUs of the replica (default: the profile's)")
     sub.add_argument("--layers", type=int, help="layers of the model (default: the profile's)")
-    sub.add_argument("--out", type=output_file(".yaml", ".yml"), metavar="FILE.yaml", help="write the entry here")
+    sub.add_argument(
+        "--out", type=output_file(".yaml", ".yml"), metavar="FILE.yaml", help="write the entry to this file"
+    )
     sub.add_argument("--json", action="store_true", help="print the fit errors as JSON on standard output")
 
 

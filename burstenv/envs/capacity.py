@@ -1,4 +1,4 @@
-"""Capacity: the rate at which a policy attains 90 %. That of the reference policy is the unit of load."""
+"""Capacity: the rate at which a policy reaches 90 % attainment. That of the reference policy is the unit of load."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_PER_S = 1e5  # rates beyond are not tried
 
 
 class AttainedAt:
-    """How many requests of each episode a policy attains, by rate; every rate is run once.
+    """Attained requests of a policy on each episode, by rate; every rate is run once.
 
     Args:
         scenario: The scenario.
@@ -53,13 +53,13 @@ class AttainedAt:
         return self._found[rate_per_s]
 
     def attainment(self, rate_per_s: float) -> float:
-        """Return the share of all offered requests that attain."""
+        """Return the attainment over all episodes."""
         attained, offered = self.counts(rate_per_s)
         return int(attained.sum()) / max(1, int(offered.sum()))
 
     def why_none(self, share: float) -> str:
-        """Return the sentence that says why none of the rates tried attains a share."""
-        shown = f"no rate attains {100 * share:g} % on the {self._split} split"
+        """Return the reason why no rate tried reaches an attainment."""
+        shown = f"no rate reaches {100 * share:g} % attainment on the {self._split} split"
         too_slow = _too_slow(self._scenario, self._episode(0, max(self._found))["class_code"])
         if too_slow:
             return f"{shown}: {too_slow}"
@@ -69,7 +69,7 @@ class AttainedAt:
         best = max(tried, key=lambda rate: (self.attainment(rate), -rate))
         dense = max(_most_within(self._episode(seed, best)["arrival_s"], BURST_S) for seed in range(self._episodes))
         return (
-            f"{shown}: {self._policy.name} attains at most {100 * self.attainment(best):.1f} %, at {best:.4g} "
+            f"{shown}: {self._policy.name} reaches at most {100 * self.attainment(best):.1f} %, at {best:.4g} "
             f"requests/s, where up to {dense:,} requests arrive within {BURST_S:g} s; give looser objectives, a larger "
             "cluster or other traffic"
         )
@@ -132,7 +132,7 @@ def crossing_per_s(
 def measure_capacity_per_s(
     scenario: Scenario, split: str, policy: str | None = None, episodes: int = EPISODES
 ) -> float:
-    """Return the arrival rate at which a policy attains 90 % of the offered requests [requests/s].
+    """Return the arrival rate at which a policy reaches 90 % attainment [requests/s].
 
     Bisection over the rate with the same episode seeds at every rate, as goodput is measured in the
     disaggregation literature (DistServe, OSDI'24).
@@ -144,7 +144,7 @@ def measure_capacity_per_s(
         episodes: How many episodes to measure on.
 
     Raises:
-        BurstenvError: Where no rate attains 90 %, in a sentence that says why.
+        BurstenvError: If no rate reaches 90 % attainment; the message has the reason.
     """
     name = policy or f"{REFERENCE_POLICY}/{scenario.mode_names[0]}"
     measured = AttainedAt(scenario, split, load_policy(name), episodes)

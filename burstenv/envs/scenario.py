@@ -236,7 +236,7 @@ class Scenario:
         return ObservationLayout(len(self.specs), self.mode_names, self.config.observation)
 
     def capacity_per_s(self, split: str) -> float:
-        """Return the rate at which the reference policy attains 90 % on a split [requests/s]."""
+        """Return the rate at which the reference policy reaches 90 % attainment on a split [requests/s]."""
         known = self.config.capacity_per_s or {}
         if split not in known:
             self._measure([split])

@@ -1,6 +1,6 @@
-"""Evaluation: policies on the same held-out episodes, statistics that hold, and a report.
+"""Evaluation: policies on the same held-out episodes, statistics, and a report.
 
-Nothing heavy is imported until it is used::
+Heavy modules are imported at their first use::
 
     from burstenv.evaluation import EvaluationPlan, evaluate, write_report
 

@@ -1,4 +1,4 @@
-"""The capacity of any policy, with its interval: goodput as the disaggregation literature states it."""
+"""The capacity of any policy, with its interval: the goodput of the disaggregation literature."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _STEPS = 6  # halvings for a resample, then linear between the two rates
 
 @dataclass(frozen=True)
 class Capacity:
-    """The highest rate at which a policy attains a share of the offered requests.
+    """The highest rate at which a policy reaches a given attainment.
 
     Attributes:
         policy: Name of the policy.
         split: Split whose episodes were used.
         share: The share.
-        rate_per_s: Capacity [requests/s]; 0 where the policy attains less at any rate; None where it attains more at
-            every rate tried.
+        rate_per_s: Capacity [requests/s]; 0 if attainment is lower at every rate; None if it is higher at every rate
+            tried.
         low_per_s: Lower end of its interval by blocks of days; None with too few days, or without a capacity.
         high_per_s: Upper end.
         load: Capacity as a share of the scenario's, which is that of join-shortest-queue.
         low: Lower end of the load.
         high: Upper end of the load.
-        episodes: How many episodes at each rate.
-        blocks: From how many days.
+        episodes: Number of episodes at each rate.
+        blocks: Number of their days.
     """
 
     policy: str
@@ -62,18 +62,18 @@ def measure_capacity(
     episodes: int = EPISODES,
     level: float = LEVEL,
 ) -> Capacity:
-    """Measure the highest rate at which a policy attains a share of the offered requests.
+    """Measure the highest rate at which a policy reaches a given attainment.
 
     Bisection over compiled episodes of the same seeds at every rate (DistServe, OSDI'24, calls the rate goodput).
-    Attainment is taken to fall as the rate rises; where it does not, the rate is one at which it crosses the share.
-    Each resample of days is bisected in its own right, on rates that are run once.
+    The search assumes that attainment falls as the rate rises; otherwise the result is a rate at which it crosses the
+    share. Each resample of days gets its own bisection, over rates that are run once.
 
     Args:
         scenario: The scenario.
         policy: A policy or its name.
         split: Split whose episodes are used.
         share: Share of the offered requests, in (0, 1).
-        episodes: How many episodes at each rate; the interval needs six days or more (``least_blocks``).
+        episodes: Number of episodes at each rate; the interval needs six days or more (``least_blocks``).
         level: Level of the interval.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Finding the runs of trained agents that a user named."""
+"""The runs of trained agents named by a user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHECKPOINTS = ("best.zip", "last.zip")
 
 
 def find_runs(text: str) -> tuple[str | None, list[Path]]:
-    """Return the training runs of an ``--agent``, and the group that they are training seeds of.
+    """Return the training runs of an ``--agent``, and their group of training seeds.
 
     Args:
         text: A run folder or checkpoint; or ``NAME=PATTERN`` for a group, such as ``ppo=runs/ppo-s*``.
@@ -21,7 +21,7 @@ def find_runs(text: str) -> tuple[str | None, list[Path]]:
         The group's name, or None; and its runs in the order of their names.
 
     Raises:
-        BurstenvError: When a pattern finds nothing.
+        BurstenvError: If a pattern matches no run.
     """
     name, equals, pattern = text.partition("=")
     if not equals or "/" in name or Path(text).exists():
@@ -38,6 +38,6 @@ def find_runs(text: str) -> tuple[str | None, list[Path]]:
 
 
 def checkpoint_digest(run: Path) -> str:
-    """Return the SHA-256 of a run's checkpoint: what a journal knows an agent by."""
+    """Return the SHA-256 of a run's checkpoint, which identifies the agent in a journal."""
     files = [run] if run.suffix == ".zip" else [run / name for name in _CHECKPOINTS if (run / name).is_file()][:1]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

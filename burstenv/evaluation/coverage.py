@@ -1,4 +1,4 @@
-"""What of a scenario's trace its episodes are drawn from, and what of it is never played, with counts."""
+"""The part of a scenario's trace used by its episodes, and the part never played, with counts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from burstenv.workload import DAY_S, SPLITS
 
 
 def coverage(scenario: Scenario) -> dict[str, Any]:
-    """Return what the splits hold and leave out, in plain values.
+    """Return the contents and omissions of the splits, in plain values.
 
     Returns:
         ``requests`` and ``span_s`` of the trace, ``max_total_tokens``, ``block_s`` (a day, or the length of the blocks
         that a shorter trace is split into), and for each of ``splits``: ``blocks`` that episodes are drawn from, their
-        ``requests``, ``dropped_oversize``, and ``ineligible_requests``, in days or blocks that hold too few.
+        ``requests``, ``dropped_oversize``, and ``ineligible_requests``, in days or blocks with too few requests.
     """
     samplers = {split: scenario.sampler(split).metadata for split in SPLITS}
     splits = {
@@ -36,7 +36,7 @@ def coverage(scenario: Scenario) -> dict[str, Any]:
 
 
 def coverage_sentences(found: dict[str, Any]) -> list[str]:
-    """Return what a reader has to know of :func:`coverage`: what is left out, and blocks that are no days."""
+    """Return the notes on :func:`coverage`: omitted requests, and blocks other than days."""
     sentences = []
     unit = "days" if found["block_s"] == DAY_S else "blocks"
     for key, why in (

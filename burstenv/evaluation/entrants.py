@@ -1,4 +1,4 @@
-"""Who takes part in an evaluation, and as what."""
+"""The policies of an evaluation, and their roles."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from burstenv.policies import Heuristic, NetworkPolicy, Policy, load_policy
 
 @dataclass(frozen=True)
 class LineUp:
-    """All that take part.
+    """The policies of an evaluation.
 
     Attributes:
         policies: Heuristics first, then agents.
-        listed: How the report lists them.
+        listed: Their entries in the report.
         reference: Name of the reference policy.
         chosen: Names of the heuristics chosen beforehand, by load.
         groups: Names of agents by group of training seeds.
@@ -40,11 +40,11 @@ def line_up(
     loads: Sequence[float],
     groups: Mapping[str, Sequence[str]],
 ) -> LineUp:
-    """Return all that take part; see ``EvaluationPlan`` for what they come from.
+    """Return the policies of an ``EvaluationPlan`` and agents.
 
     Raises:
-        BurstenvError: On a policy or mode that does not exist, two agents of one name, or a chosen heuristic that could
-            not be deployed.
+        BurstenvError: On an unknown policy or mode, two agents with one name, or a chosen heuristic that cannot be
+            deployed.
     """
     heuristics: dict[str, Heuristic] = {}
     learned: list[Agent] = []
@@ -57,7 +57,7 @@ def line_up(
                 raise BurstenvError(f"{heuristic.name} is an agent; the {role} must be a heuristic")
             learned.append(heuristic)
             return heuristic.name
-        heuristic.check(modes)  # an unknown mode is an error now, not after an hour
+        heuristic.check(modes)  # report an unknown mode before the long run
         heuristics.setdefault(heuristic.name, heuristic)
         if role is not None and (heuristic.name, role, of) not in roles:
             roles.append((heuristic.name, role, of))
@@ -72,9 +72,7 @@ def line_up(
         if load in by_load:
             named[load] = add(str(by_load[load]), "best chosen beforehand")
             if is_privileged(heuristics[named[load]]):
-                raise BurstenvError(
-                    f"{named[load]} sees true output lengths; the best heuristic must be one that could be deployed"
-                )
+                raise BurstenvError(f"{named[load]} sees true output lengths; the best heuristic must be deployable")
     names: set[str] = set()
     agents = [*agents, *learned]
     for agent in agents:

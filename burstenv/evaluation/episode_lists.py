@@ -1,7 +1,7 @@
-"""The fixed validation and test episodes of each scenario, committed as data, so that a changed draw is noticed.
+"""The fixed validation and test episodes of each scenario, committed as data to detect changed draws.
 
-An episode follows from the scenario, the split and its seed; a list says which seeds are meant and what came out where
-the list was made. ``python -m burstenv.evaluation.episode_lists [NAME ...]`` makes the lists of all scenarios anew.
+The scenario, the split and a seed determine an episode; a list holds the seeds and fingerprints of the episodes.
+``python -m burstenv.evaluation.episode_lists [NAME ...]`` makes the lists of all scenarios again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EpisodeList(Config):
 
     Attributes:
         scenario: Name of the scenario.
-        scenario_sha256: Digest of all that fixes the task.
+        scenario_sha256: Digest of the scenario's configuration.
         load: Share of capacity at which the episodes were drawn: the scenario's own.
         splits: The episodes of each split, in order.
     """
@@ -60,10 +60,10 @@ class EpisodeList(Config):
 
 
 def episode_columns(episode: Episode) -> Columns:
-    """Return all that an episode's policies meet, as columns of times and of whole numbers.
+    """Return all inputs of an episode's policies, as columns of times and of whole numbers.
 
-    Of the requests: arrival, objectives, lengths, predicted length, class and session; of clients that act: patience
-    and think time, what follows what, and what fails before the cluster.
+    Of the requests: arrival, objectives, lengths, predicted length, class and session; of active clients: patience and
+    think time, order of turns, and failures before the cluster.
     """
     requests = episode.requests
     times = [requests[name] for name in ("arrival_s", "ttft_slo_s", "tpot_slo_s")]
@@ -78,7 +78,7 @@ def episode_columns(episode: Episode) -> Columns:
 
 
 def shipped_list(config: ScenarioConfig) -> EpisodeList | None:
-    """Return the committed episodes of a scenario; None where there are none for it as it is."""
+    """Return the committed episodes of a scenario; None without any for its present version."""
     if config.name not in shipped(FOLDER):
         return None
     found = load(EpisodeList, FOLDER, config.name)
@@ -86,7 +86,7 @@ def shipped_list(config: ScenarioConfig) -> EpisodeList | None:
 
 
 def said_of_list(config: ScenarioConfig) -> str:
-    """Return the sentence that episodes are committed under a scenario's name, and are not its own; empty otherwise."""
+    """Return a warning if the episodes committed under a scenario's name are not its own; empty otherwise."""
     if config.name not in shipped(FOLDER) or shipped_list(config) is not None:
         return ""
     return (
@@ -96,7 +96,7 @@ def said_of_list(config: ScenarioConfig) -> str:
 
 
 def fixed_count(config: ScenarioConfig, split: str) -> int:
-    """Return how many episodes of a split are committed for a scenario, or would be."""
+    """Return the number of committed episodes of a split for a scenario, or the default number."""
     found = shipped_list(config)
     if found is None or split not in found.splits:
         return COUNTS.get(split, COUNTS["test"])
@@ -107,8 +107,8 @@ def compare_with_list(scenario: Scenario, split: str, seeds: Sequence[int]) -> t
     """Draw episodes at the scenario's own load and compare them with the committed ones.
 
     Returns:
-        The seeds of those that are not as committed; None where nothing is committed for the scenario as it is and the
-        split. And the sentence that says so; empty where all are as committed, or nothing is.
+        The seeds of changed episodes; None if the scenario and split have no committed ones. And a warning; empty
+        without changes or committed episodes.
     """
     found = shipped_list(scenario.config)
     if found is None or split not in found.splits:
@@ -129,7 +129,7 @@ def compare_with_list(scenario: Scenario, split: str, seeds: Sequence[int]) -> t
 
 
 def changed_seeds(scenario: Scenario, split: str, seeds: Sequence[int]) -> list[int] | None:
-    """Return the seeds of :func:`compare_with_list`; what there is to say goes to standard error."""
+    """Return the seeds of :func:`compare_with_list`; the warning goes to standard error."""
     changed, said = compare_with_list(scenario, split, seeds)
     if said:
         print(f"burstenv: {said}", file=sys.stderr)
@@ -137,7 +137,7 @@ def changed_seeds(scenario: Scenario, split: str, seeds: Sequence[int]) -> list[
 
 
 def draw_list(scenario: Scenario) -> EpisodeList:
-    """Draw the episodes of a scenario that are to be committed."""
+    """Draw the episodes of a scenario for its list."""
     return EpisodeList(
         scenario=scenario.config.name,
         scenario_sha256=scenario_digest(scenario.config),

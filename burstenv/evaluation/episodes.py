@@ -1,4 +1,4 @@
-"""Episodes as every policy of an evaluation meets them: drawn once, kept, and never changed."""
+"""The episodes of an evaluation, shared by all policies: drawn once, kept, and never changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from burstenv.cluster import Clients
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 
-KEPT_BYTES = 512 * 2**20  # of drawn episodes; what does not fit is drawn again when needed
+KEPT_BYTES = 512 * 2**20  # of drawn episodes; others are drawn again when needed
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Episode:
 
     Attributes:
         load: Share of capacity.
-        seed: What it was drawn with; also the seed of the policies' own randomness.
-        day: Day of the trace it was cut from: the block of the bootstrap.
-        rate_per_s: Mean arrival rate asked for [requests/s].
+        seed: Seed of the draw; also of the policies' own randomness.
+        day: Its day of the trace: the block of the bootstrap.
+        rate_per_s: Requested mean arrival rate [requests/s].
         duration_s: Length of the window that arrivals were drawn from [s].
         requests: (n,) REQUEST, untouched.
         model: Codes into ``MODELS``, (n,) int8.
-        clients: What their clients will do; None: send and wait.
+        clients: Behaviour of their clients; None: send and wait.
     """
 
     load: float
@@ -80,7 +80,7 @@ class EpisodeStore:
     Args:
         scenario: The scenario.
         split: Split whose episodes are drawn.
-        unit_per_s: The rate that is load 1 [requests/s].
+        unit_per_s: The rate of load 1 [requests/s].
     """
 
     def __init__(self, scenario: Scenario, split: str, unit_per_s: float):
@@ -102,7 +102,7 @@ class EpisodeStore:
         return episode
 
     def fill(self, loads: Sequence[float], seeds: Sequence[int]) -> None:
-        """Draw episodes ahead, as many as are kept, so that processes forked from this one share them."""
+        """Draw as many episodes as are kept, for processes forked from this one."""
         for load in loads:
             for seed in seeds:
                 self.get(load, seed)

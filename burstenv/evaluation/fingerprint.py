@@ -1,10 +1,10 @@
-"""Telling whether drawn data are those that were meant, on any machine.
+"""Fingerprints of drawn data that agree on any machine.
 
-Mathematics libraries differ in the last bit of a time, so a digest of bytes differs from machine to machine though the
-requests are the same. Here times count by the cell they fall into, and no time is near the edge of a cell: the times
-are wound onto a circle of one cell, and the edge lies in the middle of the largest gap. A cell is a microsecond wide
-for each time, so the largest gap is several microseconds, a thousand times what last bits move. Times that move by
-more than about ten microseconds, and any whole number that changes, change the digest.
+Mathematics libraries differ in the last bit of a time, so a digest of bytes differs between machines although the
+requests are the same. Here times count by their cell, and no time is near the edge of a cell: times are taken modulo
+the cell width, and the edge is put into the middle of the largest gap. The width is a microsecond per time, so the
+largest gap is several microseconds, a thousand times the error of last bits. A time that moves by more than about ten
+microseconds changes the digest, and so does any changed whole number.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from burstenv.workload import Trace
 Columns = tuple[list[NDArray[Any]], list[NDArray[Any]]]  # times [s] and whole numbers, (n,) each
 
 _WIDTH_S = 1e-6  # of a cell, for each time
-_FEWEST = 10  # times that a cell is laid for
+_FEWEST = 10  # most times used for the width of a cell
 _DECIMALS = 9  # of the shift in files
-_NEVER = np.int64(-1)  # the cell of a time that never comes
+_NEVER = np.int64(-1)  # the cell of an infinite time
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Fingerprint(Config):
-    """What stands for some rows of times and whole numbers.
+    """The fingerprint of some rows of times and whole numbers.
 
     Attributes:
-        requests: How many rows.
-        shift_s: Where the edges of the cells lie [s].
-        digest: 16 hexadecimal digits over all rows; their order does not count, because rows that arrive together may
+        requests: Number of rows.
+        shift_s: Offset of the edges of the cells [s].
+        digest: 16 hexadecimal digits over all rows; independent of their order, because rows that arrive together may
             change places.
     """
 
@@ -48,19 +48,19 @@ class Fingerprint(Config):
         """Return the fingerprint of rows.
 
         Args:
-            times_s: Columns of times [s], (n,) each; infinite where they never come.
+            times_s: Columns of times [s], (n,) each; infinite for events that never come.
             numbers: Columns of whole numbers, (n,) each.
         """
         shift_s = _quiet_shift_s(times_s)
         return cls(requests=len(times_s[0]), shift_s=shift_s, digest=_digest(times_s, numbers, shift_s))
 
     def fits(self, times_s: Sequence[NDArray[Any]], numbers: Sequence[NDArray[Any]]) -> bool:
-        """Return whether rows are those that the fingerprint was taken of, last bits of times apart."""
+        """Return whether the rows have this fingerprint, apart from the last bits of times."""
         return len(times_s[0]) == self.requests and _digest(times_s, numbers, self.shift_s) == self.digest
 
 
 def trace_columns(trace: Trace) -> Columns:
-    """Return the columns of a trace that decide what policies meet: times and whole numbers."""
+    """Return the columns of a trace that determine episodes: times and whole numbers."""
     return [trace.arrival_s], [trace.prompt_tokens, trace.output_tokens, trace.log_type, trace.session]
 
 
@@ -69,7 +69,7 @@ def _cell_s(times_s: Sequence[NDArray[Any]]) -> float:
 
 
 def _quiet_shift_s(times_s: Sequence[NDArray[Any]]) -> float:
-    """Return the instant within a cell that all times stay farthest from."""
+    """Return the instant within a cell with the largest distance to all times."""
     cell_s = _cell_s(times_s)
     times = np.concatenate([np.asarray(column, np.float64) for column in times_s])
     wound = np.unique(np.mod(times[np.isfinite(times)], cell_s))

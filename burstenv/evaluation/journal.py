@@ -1,8 +1,8 @@
-"""The journal of an evaluation under way: finished episodes, appended as they finish, each with its checksum.
+"""The journal of a running evaluation: finished episodes, appended one by one with checksums.
 
 One line for each unit, a (policy, load, seed) that finished: eight hexadecimal digits of CRC-32, a blank, and JSON.
-The first line holds the plan. What a killed process left half written at the end fails its checksum and is dropped;
-those episodes run again, no other does.
+The first line holds the plan. A half-written last line of a killed process fails its checksum and is discarded; only
+its episodes run again.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from burstenv.files import hold
 from burstenv.plain_data import parse_json
 
 JOURNAL = "journal.jsonl"
-_SYNC_S = 2.0  # how often lines are forced to the disk, against power cuts; a killed process loses nothing anyway
+_SYNC_S = 2.0  # interval of syncs to disk, against power cuts; a killed process loses no line anyway
 
 Unit = dict[str, Any]
 Key = tuple[str, float, int]
 
 
 class Journal:
-    """Appends finished units to a file, and reads those of an interrupted run of the same plan.
+    """Appends finished units to a file, and reads those of an interrupted run with the same plan.
 
     Args:
         path: The file; made if missing.
-        plan: What fixes every unit's outcome, in plain values.
-        holds: What a unit has beside policy, load and seed, with its type.
+        plan: All inputs that determine the units' outcomes, in plain values.
+        holds: Fields of a unit besides policy, load and seed, with their types.
 
     Attributes:
         units: Units by (policy, load, seed).
-        resumed: How many units an interrupted run left.
+        resumed: Number of units from an interrupted run.
 
     Raises:
-        BurstenvError: When the file holds another plan, is no journal, or cannot be written.
+        BurstenvError: If the file holds another plan, is no journal, or cannot be written.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any], **holds: type):
@@ -51,7 +51,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             self._stream = path.open("r+b", buffering=0)
-            hold(self._stream.fileno(), f"{path}: another evaluation is at work here; choose another folder")
+            hold(self._stream.fileno(), f"{path}: another evaluation is using this folder; choose another one")
             kept = self._read(plan)
             self._stream.truncate(kept)
             self._stream.seek(kept)
@@ -64,7 +64,7 @@ class Journal:
         self._synced_s = time.monotonic()
 
     def append(self, units: Iterable[Unit]) -> None:
-        """Add units that finished together; they are kept together or not at all."""
+        """Add units that finished together, atomically."""
         found = list(units)
         if not found:
             return
@@ -73,7 +73,7 @@ class Journal:
         except OSError as error:
             raise BurstenvError(
                 f"{self.path}: cannot be written ({error.strerror or error}); finished episodes are kept, and the same "
-                "command goes on from there"
+                "command continues from there"
             ) from None
         if time.monotonic() - self._synced_s > _SYNC_S:
             os.fsync(self._stream.fileno())
@@ -81,7 +81,7 @@ class Journal:
         self._take(found)
 
     def _write(self, values: dict[str, Any]) -> None:
-        """Append a line, whole or not at all."""
+        """Append a line, atomically."""
         line = memoryview(_line(values))
         try:
             while line:
@@ -93,7 +93,7 @@ class Journal:
         self._kept = self._stream.tell()
 
     def close(self, remove: bool = False) -> None:
-        """Close the file, and remove it once its units stand elsewhere."""
+        """Close the file, and remove it after its units are stored elsewhere."""
         self._stream.close()
         if remove:
             self.path.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ class Journal:
             self.units[unit["policy"], unit["load"], unit["seed"]] = unit
 
     def _read(self, plan: dict[str, Any]) -> int:
-        """Take the units of the file; return how many of its bytes are sound."""
+        """Read the units of the file; return the number of its valid bytes."""
         kept = 0
         with self.path.open("rb") as stream:
             for number, line in enumerate(stream):
@@ -142,7 +142,7 @@ class Journal:
         keys = [key for key in plain if not isinstance(found, dict) or found.get(key) != plain[key]]
         changed = ", ".join(keys) or "what it ran"
         raise BurstenvError(
-            f"{self.path}: an interrupted evaluation with another plan lies here (different: {changed}); repeat its "
+            f"{self.path}: holds an interrupted evaluation with another plan (different: {changed}); repeat its "
             "command to finish it, or delete the file, or write to another folder"
         )
 
@@ -153,7 +153,7 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """Return what a line holds; None when it is torn or damaged."""
+    """Return the value of a line; None if it is incomplete or damaged."""
     if len(line) < 10 or line[8:9] != b" " or not line.endswith(b"\n"):
         return None
     text = line[9:-1]

@@ -1,4 +1,4 @@
-"""What one episode amounts to: per-request records in, named numbers with units out."""
+"""The metrics of one episode: per-request records in, named numbers with units out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from burstenv.workload import CLASSES
 from burstenv.workload.describe import rate_per_s
 from burstenv.workload.trace import MODELS
 
-LOSSES = ("rejected", "failed", "preempted", "late_first_token", "slow_tokens")  # why a request did not attain
+LOSSES = ("rejected", "failed", "preempted", "late_first_token", "slow_tokens")  # cause of a lost request
 MODEL_GROUPS = tuple(f"model_{name.lower().replace('-', '')}" for name in MODELS)
 PROMPT_EDGES_TOKENS = (200, 600, 1200, 2000, 3000)  # a bucket holds lower < prompt tokens <= upper
 PROMPT_BUCKETS = ("0_200", "200_600", "600_1200", "1200_2000", "2000_3000", "over_3000")
@@ -23,7 +23,7 @@ _PERCENTILES = (50, 90, 99)
 
 
 def groups() -> tuple[str, ...]:
-    """Return the names of the groups for which offered and attained requests are counted apart."""
+    """Return the names of the groups with separate counts of offered and attained requests."""
     return (*CLASSES, *MODEL_GROUPS, *(f"prompt_{bucket}" for bucket in PROMPT_BUCKETS))
 
 
@@ -63,13 +63,13 @@ def episode_metrics(
     model: NDArray[Any] | None = None,
     client_counts: Mapping[str, int] | None = None,
 ) -> dict[str, float | int | None]:
-    """Return the metrics of a finished episode; None stands for what is undefined (no such request).
+    """Return the metrics of a finished episode; None for undefined ones (no such request).
 
     ==================================  =================================================================
     ``offered`` ... ``failed``          counts of requests by outcome; offered is their sum; late includes the
-                                        abandoned, rejected are those rejected for good, failed includes the cut
+                                        abandoned, rejected are the final rejections, failed includes the cut
     ``length_capped``                   requests whose answer was cut at the model length of their replica: they
-                                        count as failed, attain nothing and are in no latency
+                                        count as failed, are never attained and are in no latency
     ``attainment``                      attained / offered
     ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
     ``goodput_per_s``                   attained / ``answering_s``
@@ -80,7 +80,7 @@ def episode_metrics(
     ``cached_tokens``                   prompt tokens found in prefix caches when requests were first scheduled
     ``prefix_hit_rate``                 cached tokens / prompt tokens of the requests that were scheduled
     ``<group>_offered`` ...             the same counts and share by class, model and prompt bucket (``groups``)
-    ``lost_<why>``                      requests that did not attain, by ``LOSSES``, see ``losses``
+    ``lost_<why>``                      lost requests by ``LOSSES``, see ``losses``
     ``burstiness``                      variance / mean of the arrivals in each second (1 for Poisson)
     ``ttft_s_mean``, ``_p50`` ...       latencies over finished requests, see ``latencies_s``
     ``rejection_share``                 rejected / offered
@@ -94,14 +94,14 @@ def episode_metrics(
 
     Args:
         records: (n,) REQUEST, all of them settled.
-        duration_s: Length of the window that the arrivals were drawn from [s].
+        duration_s: Length of the arrivals' window [s].
         kv_use: Mean and greatest share of KV blocks in use, as ``Cluster.kv_use`` returns them.
-        episode_return: Rewards that an agent's environment paid; must equal the attained requests.
+        episode_return: Return of an agent's environment; must equal the attained requests.
         model: Codes into ``MODELS``, (n,); None: all ``other``.
-        client_counts: What the clients did, as ``Cluster.client_counts`` returns it; None: sent and waited.
+        client_counts: The result of ``Cluster.client_counts``; None: clients that only send and wait.
 
     Raises:
-        BurstenvError: When a request is not settled, or the rewards contradict the records.
+        BurstenvError: If a request is not settled, or the rewards contradict the records.
     """
     if client_counts is not None and client_counts["unsent"]:
         sent = records["status"] != UNSENT
@@ -154,7 +154,7 @@ def episode_metrics(
 
 
 def _served(records: NDArray[Any], attained: int) -> dict[str, float | int | None]:
-    """Return the rates of answers and their tokens, and what prefix caches held."""
+    """Return the rates of answers and their tokens, and the prefix-cache hits."""
     status = records["status"]
     finished = int(np.count_nonzero((status == ATTAINED) | (status == LATE)))
     answered = np.flatnonzero(np.isin(status, (ATTAINED, LATE, LENGTH_CAPPED)))
@@ -177,7 +177,7 @@ def _served(records: NDArray[Any], attained: int) -> dict[str, float | int | Non
 
 
 def losses(records: NDArray[Any]) -> dict[str, int]:
-    """Return how many requests did not attain, each counted once, by the first of ``LOSSES`` that holds.
+    """Return the number of lost requests, each counted once, by the first matching one of ``LOSSES``.
 
     A late request that was preempted counts as ``preempted``; of the others, ``late_first_token`` missed its TTFT
     objective, or was given up before its first token, and ``slow_tokens`` missed only its TPOT objective.
@@ -200,7 +200,7 @@ def losses(records: NDArray[Any]) -> dict[str, int]:
 
 
 def burstiness(arrival_s: NDArray[Any], duration_s: float) -> float | None:
-    """Return the index of dispersion of the arrivals in seconds of an episode (Fano factor); None of no arrivals.
+    """Return the index of dispersion of the arrivals in seconds of an episode (Fano factor); None without arrivals.
 
     Variance over mean of the counts in each whole second of the window; 1 for a Poisson process.
     """
@@ -233,5 +233,5 @@ def _by_group(
 
 
 def share(part: float, whole: float) -> float | None:
-    """Return ``part / whole``, or None where there is nothing to have a share of."""
+    """Return ``part / whole``, or None if the whole is 0."""
     return part / whole if whole else None

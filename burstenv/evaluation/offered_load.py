@@ -1,10 +1,10 @@
-"""What a cluster can take of a trace whatever the objectives: its saturated rate, the unit of utilisation.
+"""The saturated rate of a cluster on a trace, independent of objectives: the unit of utilisation.
 
-*Utilisation* is offered work over the work that the cluster can do. The work of a request depends on the batch it is
-in: alone, a request keeps an engine busy for its whole decode; in a batch of a hundred it costs a fraction of that. So
-the share of time that engines are busy says little (99 % at a quarter of what they can take), and work is measured at
-saturation: ``utilisation = rate / saturated rate``, where the saturated rate is how many requests of this trace per
-second the cluster finishes while every replica has a backlog. Below 1 the queues empty again, above 1 they grow.
+*Utilisation* is the offered work divided by the cluster's capacity for work. The work of a request depends on its
+batch: alone, a request keeps an engine busy for its whole decode; in a batch of a hundred it costs a fraction of that.
+The engines' share of busy time therefore says little (99 % at a quarter of the saturated rate), and work is measured at
+saturation: ``utilisation = rate / saturated rate``. The saturated rate is the number of requests of this trace per
+second that the cluster finishes while every replica has a backlog. Below 1 the queues empty again, above 1 they grow.
 
 *Load*, the other unit, is the rate as a share of the *capacity*, which depends on the objectives: see
 :mod:`burstenv.envs.capacity` and ``Scenario.capacity_on``.
@@ -22,29 +22,29 @@ from burstenv.policies import named_mode, parse_composite
 from burstenv.workload import Trace
 from burstenv.workload.shaping.scaling import keep_sessions
 
-REFERENCE = "always/jsq/vllm"  # one for all policies, so that they meet the same arrivals at the same load
+REFERENCE = "always/jsq/vllm"  # one for all policies: the same load gives the same arrivals
 SATURATING_REQUESTS = 40_000
-OVERLOAD = 1.4  # times the saturated rate: backlogs grow everywhere, and no faster than routing can even out
+OVERLOAD = 1.4  # times the saturated rate: backlogs grow everywhere, slowly enough for routing to balance them
 WARM_UP_SHARE = 0.3  # of the saturating replay, before finished requests are counted
 _STREAM = 0x73617475
 
 
 def saturated_rate_per_s(trace: Trace, specs: tuple[ReplicaSpec, ...], seed: int = 0) -> float:
-    """Return how many requests of a trace per second a cluster finishes while it never idles [requests/s].
+    """Return the rate at which a cluster that never idles finishes requests of a trace [requests/s].
 
-    Requests drawn evenly from the trace (whole sessions, where a replica caches prefixes) are replayed from instants
-    of their own at 1.4 times what the cluster finishes, under ``always/jsq/vllm``, which keeps the backlogs even;
-    requests that finish in the last 70 % of the arrivals' time are counted. Mean service demand at a saturated batch is
-    the number of replicas over this rate. Behind a backlog the blocks of a session's last turn are gone before the next
-    is served, so prefix caches add next to nothing here, and with them a utilisation is on the safe side.
+    Requests drawn evenly from the trace (whole sessions if a replica caches prefixes) are replayed at new instants at
+    1.4 times the finishing rate, under ``always/jsq/vllm``, which keeps the backlogs even. The count covers requests
+    that finish in the last 70 % of the arrivals' time. Mean service demand at a saturated batch is the number of
+    replicas divided by this rate. With a backlog, a session's last blocks are evicted before its next turn is served.
+    Prefix caches therefore add almost nothing here, and with them utilisation is on the safe side.
 
     Args:
         trace: The trace; prompts that fit no replica are left out.
         specs: The replicas.
-        seed: Seed of what is drawn.
+        seed: Seed of the draw.
 
     Raises:
-        BurstenvError: When no prompt fits.
+        BurstenvError: If no prompt fits.
     """
     fitting = _fitting(trace, specs)
     random = np.random.Generator(np.random.PCG64([_STREAM, seed]))
@@ -55,13 +55,13 @@ def saturated_rate_per_s(trace: Trace, specs: tuple[ReplicaSpec, ...], seed: int
     while finished_per_s > 0.8 * rate_per_s and rate_per_s < 1e6:
         rate_per_s *= 2.0
         finished_per_s = _finished_per_s(engine, sample, rate_per_s)
-    for _ in range(2):  # near saturation routing by backlog is at its best; far above, the slow ones lag
+    for _ in range(2):  # near saturation routing by backlog works best; far above, slow replicas lag
         finished_per_s = _finished_per_s(engine, sample, OVERLOAD * finished_per_s)
     return finished_per_s
 
 
 def _fitting(trace: Trace, specs: tuple[ReplicaSpec, ...]) -> Trace:
-    """Return the requests whose prompt leaves room for an output on the largest replica."""
+    """Return the requests with room for an output on the largest replica."""
     fits = trace.prompt_tokens < max(spec.max_model_len for spec in specs)
     if not fits.any():
         raise BurstenvError(f"{trace.metadata.get('source', 'trace')}: no prompt fits a replica")
@@ -74,13 +74,13 @@ def _engine(specs: tuple[ReplicaSpec, ...], trace: Trace) -> Cluster:
 
 
 def _sample(trace: Trace, random: np.random.Generator, in_sessions: bool) -> dict[str, np.ndarray]:
-    """Draw about ``SATURATING_REQUESTS``, several times over where the trace is short.
+    """Draw about ``SATURATING_REQUESTS`` requests, with repetition if the trace is short.
 
-    Whole sessions vary much in number and length, so single requests say the same of the mix with fewer of them.
+    Whole sessions vary much in number and length; single requests represent the mix with fewer of them.
 
     Returns:
-        Columns of the requests; ``start``, where within the replay its session begins, of [0, 1); and ``since_s``,
-        the time since that session's first request.
+        Columns of the requests; ``start``, the beginning of its session in the replay, in [0, 1); and ``since_s``, the
+        time since that session's first request.
     """
     of_session = trace.session if in_sessions else np.full(len(trace), -1, np.int32)
     rows = np.flatnonzero(keep_sessions(of_session, min(1.0, SATURATING_REQUESTS / len(trace)), random))
@@ -89,9 +89,9 @@ def _sample(trace: Trace, random: np.random.Generator, in_sessions: bool) -> dic
     rows = np.tile(rows, times)
     names = 1 + max(int(of_session.max()), 0)
     talking = of_session[rows] >= 0
-    # Every session of every copy, and every request without one, is a thread of its own.
+    # Every session of every copy, and every request without one, is a separate thread.
     thread = np.where(talking, of_session[rows] + names * copy, names * times + np.arange(len(rows)))
-    _, first, of = np.unique(thread, return_index=True, return_inverse=True)  # rows are in order of time in each copy
+    _, first, of = np.unique(thread, return_index=True, return_inverse=True)  # rows of each copy are in order of time
     return {
         "prompt_tokens": trace.prompt_tokens[rows],
         "output_tokens": trace.output_tokens[rows],
@@ -103,7 +103,7 @@ def _sample(trace: Trace, random: np.random.Generator, in_sessions: bool) -> dic
 
 
 def _finished_per_s(engine: Cluster, sample: dict[str, np.ndarray], rate_per_s: float) -> float:
-    """Replay a sample at a rate; return how many requests finish per second once warm, while requests arrive."""
+    """Replay a sample at a rate; return the finished requests per second after warm-up, during arrivals."""
     count = len(sample["start"])
     window_s = count / rate_per_s
     arrival_s = (sample["start"] * window_s + sample["since_s"]) % window_s
@@ -113,7 +113,7 @@ def _finished_per_s(engine: Cluster, sample: dict[str, np.ndarray], rate_per_s: 
     for name in ("prompt_tokens", "output_tokens", "class_code", "session"):
         requests[name] = sample[name][order]
     requests["predicted_tokens"] = requests["output_tokens"]
-    requests["ttft_slo_s"] = requests["tpot_slo_s"] = np.inf  # objectives play no part
+    requests["ttft_slo_s"] = requests["tpot_slo_s"] = np.inf  # objectives have no effect
     requests["replica"] = NOBODY
     engine.load(0, requests, 0)
     rollout(*engine.state.arrays(), engine.modes, parse_composite(REFERENCE).record(engine.mode_names), 0, UNLIMITED)

@@ -1,4 +1,4 @@
-"""What can be evaluated: heuristics by name, and anything that answers observations with actions."""
+"""Policies for evaluation: heuristics by name, and any object that maps observations to actions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from burstenv.envs.action import COMPONENTS
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPolicy, PythonPolicy, parse_composite
 
-# What an agent may ask of the environment that it acts in; the rest is the evaluation's to say.
+# Arguments of the environment that an agent may set; the evaluation sets the others.
 ENVIRONMENT_KEYS = (
     "decide", "admission", "routing", "batching", "action", "observation", "privileged", "reward",
     "interval_s", "max_admission",  # the first makes it act in the interval environment
@@ -24,11 +24,11 @@ TRIVIAL_ADMISSION, TRIVIAL_ROUTING = "always", "jsq"
 
 @runtime_checkable
 class Agent(Protocol):
-    """A learned policy, as the evaluation sees it.
+    """The interface of a learned policy.
 
     Attributes:
-        name: What it is called in reports; unique within an evaluation, without slashes.
-        environment: Keyword arguments of ``EnvironmentBatch`` that it was made for, any of
+        name: Its name in reports; unique within an evaluation, without slashes.
+        environment: Keyword arguments of its ``EnvironmentBatch``, any of
             ``ENVIRONMENT_KEYS``. ``privileged=True`` shows it true output lengths, and reports say so.
             ``reward`` is allowed and has no effect: evaluations count attained requests.
     """
@@ -39,29 +39,29 @@ class Agent(Protocol):
     def act(self, observations: Any, masks: NDArray[np.bool_]) -> NDArray[Any]:
         """Return the actions for a batch of environments; deterministic unless its name says otherwise.
 
-        The batch holds the episodes still running, so N falls from call to call.
+        The batch holds the unfinished episodes, so N falls from call to call.
 
         Args:
             observations: (N, O) float32, or with ``observation="dict"`` a dict of ``cluster`` (N, G),
-                ``request`` (N, Q) and ``replicas`` (N, R, F); arrays the agent may keep.
+                ``request`` (N, Q) and ``replicas`` (N, R, F); the agent may keep the arrays.
             masks: (N, A) bool, legal choices, the components of the action side by side.
 
         Returns:
-            (N, C) integers, one column for each component of the action; (N,) where C is 1.
+            (N, C) integers, one column for each component of the action; (N,) if C is 1.
         """
         ...
 
 
 @runtime_checkable
 class RememberingAgent(Protocol):
-    """An agent with a memory of each episode: it is told which environments it is asked about."""
+    """An agent with a memory of each episode: the caller names the environments of each call."""
 
     def begin(self, count: int) -> None:
         """Begin an episode in ``count`` environments."""
         ...
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Go on with some environments of the last call, by index into them; the others are done."""
+        """Continue with some environments of the last call, by index into them; the others are done."""
         ...
 
 

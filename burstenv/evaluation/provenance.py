@@ -1,4 +1,4 @@
-"""Everything needed to run an evaluation again, and nothing that tells whose machine it ran on."""
+"""The inputs needed to repeat an evaluation, without traces of the machine's owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, whole: the report prints from this and computes nothing anew."""
+"""The complete result of an evaluation: the report prints it and computes no numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from burstenv.files import write_atomic
 
 FORMAT = "burstenv evaluation"
 FORMAT_VERSION = 2
-MANIFEST = "manifest.json"  # beside the result: what may differ between runs of the same command
+MANIFEST = "manifest.json"  # beside the result: values that may differ between runs of the same command
 
 Row = dict[str, Any]
 
@@ -27,7 +27,7 @@ class EvaluationResult:
         scenario: Name of the scenario.
         split: Split whose episodes were used.
         loads: Loads, as shares of capacity.
-        headline_load: The load that the headline is about: the scenario's own, or the nearest evaluated.
+        headline_load: The load of the headline: the scenario's own, or the nearest evaluated.
         reference: Name of the reference policy.
         policies: ``name``, ``kind`` (``heuristic``, ``agent``), ``privileged``, ``environment`` and
             ``roles``, a list of ``{"role": "reference" | "best chosen beforehand" | "fixed components",
@@ -35,7 +35,7 @@ class EvaluationResult:
         episodes: One row per policy, load and seed: ``policy``, ``load``, ``seed``, ``day`` (the block),
             ``rate_per_s`` and the metrics of ``metrics.episode_metrics``.
         summary: One row per policy and load, see ``summary.summarise``.
-        best: One row per load: the best heuristic, from how many, and whether it was chosen beforehand.
+        best: One row per load: the best heuristic, the number of candidates, and whether it was chosen beforehand.
         differences: Paired differences, see ``summary.compare``.
         quantile_levels: Levels of the quantiles in ``distributions``.
         distributions: One row per policy and load: ``offered`` and ``finished`` requests, and the
@@ -46,9 +46,9 @@ class EvaluationResult:
         seeds: Training seeds summarised by algorithm, see ``seeds.summarise_groups``.
         timelines: ``policy``, ``seed``, ``episode`` (``good`` or ``bad``) and the counts of ``course.course``, at
             the headline load.
-        tuning: What was tuned and how: the contents of the tuned policies' files.
+        tuning: The contents of the tuned policies' files.
         provenance: Version, configuration, trace and seeds: the same for the same command.
-        manifest: Command, packages, hardware and wall time; kept beside the result, and no part of it.
+        manifest: Command, packages, hardware and wall time; stored beside the result, not in it.
     """
 
     scenario: str
@@ -72,7 +72,7 @@ class EvaluationResult:
     provenance: dict[str, Any]
     manifest: dict[str, Any] = field(default_factory=dict, compare=False)
 
-    # -- looking things up -------------------------------------------------------------------------
+    # -- look-ups ------------------------------------------------------------------------------------
 
     def policy(self, name: str) -> Row:
         """Return the entry of ``policies`` of that name."""
@@ -115,7 +115,7 @@ class EvaluationResult:
     # -- files -------------------------------------------------------------------------------------
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return the result as JSON; with ``path`` also write it there, and the manifest beside it, each whole."""
+        """Return the result as JSON; with ``path`` also write it there, and the manifest beside it, atomically."""
         values: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION}
         values.update({entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "manifest"})
         text = json.dumps(values, indent=1, allow_nan=False) + "\n"
@@ -127,10 +127,10 @@ class EvaluationResult:
 
     @classmethod
     def from_json(cls, path: str | Path) -> EvaluationResult:
-        """Read a result from a file that :meth:`to_json` wrote; every number comes back exactly.
+        """Read a result from a file of :meth:`to_json`; every number is exact.
 
         Raises:
-            BurstenvError: When the file is missing, is not JSON, or holds something else.
+            BurstenvError: If the file is missing, is not JSON, or is no result.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What a ``result.json`` must hold: such files come from anywhere, and a report prints from them.
+"""Checks of a ``result.json``: such files may come from strangers, and reports print them.
 
-Every key that a report reads is declared with its type; other keys of a row hold plain numbers, texts or nothing.
-Values are checked and left as they are.
+Every key that a report reads is declared with its type; other keys of a row hold plain numbers, texts or null. Values
+are checked and unchanged.
 """
 
 from __future__ import annotations
@@ -195,10 +195,10 @@ class _Result(_Strict):
 
 
 def check_result(values: dict[str, Any], where: str) -> None:
-    """Raise on the first value of a result that is missing or not what it should be.
+    """Raise on the first missing or invalid value of a result.
 
     Args:
-        values: What the file holds.
+        values: The contents of the file.
         where: Its name.
     """
     try:
@@ -229,7 +229,7 @@ def check_result(values: dict[str, Any], where: str) -> None:
 
 
 def _shape(found: _Result) -> str:
-    """Return which lists do not belong together; empty where all do."""
+    """Return the first inconsistency between lists; empty without one."""
     for k, pairs in enumerate(found.pairs):
         count = len(pairs.policies)
         for key in ("mean", "low", "high"):

@@ -1,4 +1,4 @@
-"""The paired runner: every policy meets the same episodes, bit for bit."""
+"""The paired runner: every policy plays the same episodes, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ from burstenv.workload import SPLITS
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to evaluate on.
+    """The plan of an evaluation.
 
     Attributes:
         scenario: A shipped name, a YAML path, a mapping, or a loaded scenario.
-        trace: A trace file, or the name or YAML file of a trace or workload, in place of the scenario's workload.
+        trace: A trace file, or the name or YAML file of a trace or workload, instead of the scenario's workload.
         split: Split whose episodes are used.
-        loads: Shares of capacity; none given: the scenario's own load.
-        episodes: K, how many episodes at each load: those of seeds 0 to K - 1, which visit the days of the
-            split in turn. The interval needs at least two days; nine days deserve 9 k episodes.
-        policies: Composites, Python policies, or what ``load_policy`` takes, ``agent:NAME`` included.
-        reference: Heuristic that all others are paired with; None: ``always/jsq`` with the first mode.
+        loads: Multiples of capacity; empty: the scenario's own load.
+        episodes: K, number of episodes at each load: those of seeds 0 to K - 1, which visit the days of the split in
+            turn. The interval needs at least two days; with nine days use a multiple of 9.
+        policies: Composites, Python policies, or other arguments of ``load_policy``, ``agent:NAME`` included.
+        reference: Baseline of all paired differences; None: ``always/jsq`` with the first mode.
         chosen: Heuristic chosen as the best beforehand, by tuning on another split, or one for each load; None: the
             best heuristic is picked on the evaluated episodes themselves, and the report says so.
         groups: Names of agents that are training seeds of one algorithm, by its name.
-        tuning: What ``chosen`` was tuned with, for the report: see ``tuned.TunedPolicies.to_dict``.
-        unused: Sentences on what is shipped for the scenario and not used, for the first lines of the report.
-        capacity_split: Split whose capacity is the unit of load; None: the evaluated one. With
-            ``"train"`` an evaluation on the test split shows drift uncalibrated.
+        tuning: Tuning of ``chosen``, for the report: see ``tuned.TunedPolicies.to_dict``.
+        unused: Warnings about shipped files that are not used, for the first lines of the report.
+        capacity_split: Split whose capacity is the unit of load; None: the evaluated one. With ``"train"`` an
+            evaluation on the test split includes drift of the traffic.
         command: Command line to record; None: that of this process.
     """
 
@@ -78,7 +78,7 @@ class EvaluationPlan:
     command: str | None = None
 
     def check(self) -> None:
-        """Raise a one-sentence error on anything out of range."""
+        """Raise a one-sentence error on a value out of range."""
         for split in (self.split, self.capacity_split or self.split):
             if split not in SPLITS:
                 raise unknown_name("split", split, SPLITS)
@@ -97,29 +97,28 @@ def evaluate(
     folder: str | Path | None = None,
     ray: str | None = None,
 ) -> EvaluationResult:
-    """Run every policy on the same episodes and say how they compare.
+    """Run every policy on the same episodes and compare them.
 
-    The requests of an episode are drawn once for each load and seed and given to every policy, with the
-    same seed for the randomness of policies. Heuristics and exported agents run compiled; other agents act in
-    an ``EnvironmentBatch`` whose environments hold one episode each. For each agent, the composite of
-    its fixed components (see ``policy.fixed_components``) is evaluated too.
+    The requests of an episode are drawn once for each load and seed and shared by all policies, with the same seed for
+    the randomness of policies. Heuristics and exported agents run compiled; other agents act in an ``EnvironmentBatch``
+    whose environments hold one episode each. For each agent, the composite of its fixed components (see
+    ``policy.fixed_components``) is evaluated too.
 
     Args:
-        plan: On what, and which heuristics.
+        plan: Scenario, episodes and heuristics.
         agents: Learned policies, see :class:`burstenv.evaluation.Agent`.
-        progress: Show a progress bar on standard error; None: when that is a terminal. Without tqdm
-            there is none.
-        workers: Processes to spread episodes over; the numbers are the same for any number of them.
-        folder: Where finished episodes are kept until all are done (``journal.jsonl``), so that the same call goes on
-            where a killed one stopped; None: nowhere. The file is removed by :func:`finished`.
-        ray: Spread episodes over a Ray cluster in place of ``workers``: its address, or ``""`` for a running one.
+        progress: Show a progress bar on standard error (needs tqdm); None: if that is a terminal.
+        workers: Processes; the numbers do not depend on them.
+        folder: Folder of the journal of finished episodes (``journal.jsonl``), with which the same call continues a
+            killed one; None: no journal. :func:`finished` removes the file.
+        ray: Run episodes on a Ray cluster instead of ``workers``: its address, or ``""`` for a running one.
 
     Returns:
-        The result; the same plan and agents give the same numbers (only ``manifest`` has a clock).
+        The result; the same plan and agents give the same numbers (only ``manifest`` holds times).
 
     Raises:
-        BurstenvError: On anything unknown or out of range, an agent whose actions do not fit, or a folder that holds
-            an interrupted evaluation with another plan.
+        BurstenvError: On an unknown name or a value out of range, an agent whose actions do not fit, or a folder with
+            an interrupted evaluation of another plan.
     """
     plan.check()
     if workers < 1:
@@ -164,12 +163,12 @@ def evaluate(
 
 
 def finished(folder: str | Path) -> None:
-    """Remove the journal of an evaluation whose result has been written."""
+    """Remove the journal of an evaluation with a written result."""
     (Path(folder) / JOURNAL).unlink(missing_ok=True)
 
 
 def _fixed(plan: EvaluationPlan, part: LineUp, origin: Row) -> Row:
-    """Return what fixes the outcome of every unit, for the journal."""
+    """Return the inputs that determine every unit, for the journal."""
     return {
         "split": plan.split,
         **{key: origin[key] for key in ("burstenv", "scenario", "workload", "loads", "seeds", "capacity_per_s")},
@@ -190,7 +189,7 @@ def _run(
     ray: str | None,
     progress: bool | None,
 ) -> dict[Key, Unit]:
-    """Run what the journal does not hold, and return all units."""
+    """Run the units missing from the journal, and return all units."""
     units: dict[Key, Unit] = {} if journal is None else journal.units
     seeds = range(episodes)
     tasks = arena.tasks(loads, seeds, set(units))
@@ -209,7 +208,7 @@ def _run(
 
 
 def _compile(arena: Arena, load: float) -> None:
-    """Run one episode of each kind of policy, so that kernels are compiled once and not by every worker."""
+    """Run one episode of each kind of policy, to compile kernels once and not in every worker."""
     for kind in (is_heuristic, lambda policy: isinstance(policy, NetworkPolicy)):
         first = next((k for k, policy in enumerate(arena.policies) if kind(policy)), None)
         if first is not None:
@@ -262,10 +261,10 @@ def _assemble(
 
 
 def _timelines(result: EvaluationResult, units: Mapping[Key, Unit]) -> list[Row]:
-    """Return the episodes at the headline load on which the top policy did best and worst beside another.
+    """Return the best and the worst episode of the top policy relative to another, at the headline load.
 
-    The top policy is the best agent, or without agents the best heuristic; beside it stands the best heuristic, or the
-    reference.
+    The top policy is the best agent, or without agents the best heuristic; it is compared with the best heuristic, or
+    the reference.
     """
     load = result.headline_load
     agents = {row["name"] for row in result.agents if not row["privileged"]}
@@ -287,7 +286,7 @@ def _timelines(result: EvaluationResult, units: Mapping[Key, Unit]) -> list[Row]
 
 @contextlib.contextmanager
 def _progress(total: int, done: int, wanted: bool | None) -> Iterator[Any]:
-    """Give a function that advances a progress bar, or does nothing where none is wanted or possible."""
+    """Give a function that advances a progress bar; it does nothing without a bar."""
     bar = None
     if sys.stderr.isatty() if wanted is None else wanted:
         with contextlib.suppress(ImportError):

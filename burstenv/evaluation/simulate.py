@@ -1,4 +1,4 @@
-"""Replaying a trace, as it is or brought to a load, through a cluster under one composite: metrics and records."""
+"""Replay of a trace, unchanged or scaled to a load, on a cluster under one composite: metrics and records."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Simulation:
     """A finished replay: the metrics of :mod:`burstenv.evaluation.metrics`, the records, (n,) REQUEST, the timeline.
 
     ``records`` are on the clock of the replay, which begins with the first arrival; ``metrics["first_arrival_s"]`` is
-    that instant on the trace's clock. ``scenario`` is what was replayed under, ``added_modes`` what it lacked.
+    that instant on the trace's clock. ``scenario`` is the scenario used, ``added_modes`` lists the modes added to it.
     """
 
     metrics: dict[str, Any]
@@ -73,41 +73,41 @@ def simulate(
     duration_s: float | None = None,
     timeline: bool = False,
 ) -> Simulation:
-    """Replay a trace as an environment of the scenario plays it with the reset options ``trace`` and ``seed``.
+    """Replay a trace like an environment of the scenario with the reset options ``trace`` and ``seed``.
 
-    At most one of ``rate_per_s``, ``load`` and ``utilisation`` brings the trace to a rate, the same for every policy;
-    without any, its clock is kept or runs faster by ``speed``.
+    At most one of ``rate_per_s``, ``load`` and ``utilisation`` scales the trace to a rate, the same for every policy;
+    otherwise its clock is kept or sped up by ``speed``.
 
     Args:
         trace: The trace.
         cluster: A shipped cluster, a YAML path, or a configuration; None: the scenario's.
         policy: A composite, ``admission/routing/batching``, a Python policy or an agent, see ``load_policy``. A
             batching mode that the scenario lacks is added to its own.
-        scenario: Where everything else comes from: the cluster, batching modes, how old the metrics are that policies
-            see, the predictor of output lengths, objectives, clients, deferral and ticks, and the longest request.
-            With another cluster than its own, requests may be as long as that one takes.
+        scenario: Source of all other settings: the cluster, batching modes, age of the metrics, predictor of output
+            lengths, objectives, clients, deferral and ticks, and the longest request. With another cluster than its
+            own, that cluster sets the longest request.
         speed: Times since the first arrival are divided by this.
-        oversize: What becomes of requests longer than the scenario's ``max_total_tokens``: ``drop`` and count them or
-            ``error``, as the scenario says where this is None, or ``reject``: play them, for the replicas to reject.
+        oversize: Treatment of requests longer than the scenario's ``max_total_tokens``: ``drop`` leaves them out and
+            counts them, ``error`` raises, ``reject`` lets the replicas reject them; None: the scenario's.
         seed: Seed of random routing, length predictions, clients and scaling.
-        progress: Called with requests decided and requests in all.
+        progress: Called with the requests decided and the total.
         rate_per_s: Requests per second to reach.
-        load: The same as a share of the capacity on the test split, as in ``evaluate``: the scenario's own on its own
-            workload, on another trace as measured (``Scenario.capacity_on``).
+        load: The same as a multiple of the capacity on the test split, as in ``evaluate``: the scenario's own on its
+            own workload, otherwise measured on the trace (``Scenario.capacity_on``).
         utilisation: The same as a share of the saturated rate, see ``offered_load.saturated_rate_per_s``.
-        scaling: How the rate is reached, ``compress``, ``superpose`` (the default) or ``thin``.
-        duration_s: Replay a stretch of this length, in seconds of the replay, from a drawn instant on.
-        timeline: Read the state of the replicas as the replay goes on; changes nothing of it.
+        scaling: Method of scaling, ``compress``, ``superpose`` (the default) or ``thin``.
+        duration_s: Replay a window of this length, in seconds of the replay, from a drawn instant.
+        timeline: Record the state of the replicas during the replay, without an effect on it.
 
     Returns:
-        Metrics and records. Beside those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
+        Metrics and records. Besides those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
         ``span_s``, ``end_s``, ``rate_per_s`` (arrivals over their span; None for a single instant), ``busy_share``
-        (share of the replicas' time, until the end, that is spent in iterations), ``preemptions``, ``iterations``,
-        ``dropped_oversize``, ``max_total_tokens``, ``first_arrival_s``, ``unmatched_models`` (those that the trace
-        names and no replica runs), and where asked for ``capacity_per_s`` and ``saturated_rate_per_s``.
+        (share of the replicas' time in iterations, until the end), ``preemptions``, ``iterations``,
+        ``dropped_oversize``, ``max_total_tokens``, ``first_arrival_s``, ``unmatched_models`` (models of the trace that
+        no replica runs), and on request ``capacity_per_s`` and ``saturated_rate_per_s``.
 
     Raises:
-        BurstenvError: On unknown names, an empty trace, requests that are too long, or a load that cannot be reached.
+        BurstenvError: On unknown names, an empty trace, requests that are too long, or an unreachable load.
     """
     if not 0.0 < speed < np.inf:
         raise BurstenvError(f"speed must be a number above 0, got {speed!r}")
@@ -122,15 +122,15 @@ def simulate(
         duration_s=duration_s, speed=speed,
     )  # fmt: skip
     unmatched = _unmatched_models(trace, scene)
-    del trace  # its columns are on their way into the engine
+    del trace  # the engine takes its columns
     sight = None
     if isinstance(played, NetworkPolicy):
-        scene.capacity_per_s("train")  # the scale of the traffic that an agent sees
+        scene.capacity_per_s("train")  # the scale of the traffic in an agent's observation
         sight = scene.sight
     added = tuple(mode for mode in played.modes if mode not in scene.mode_names)
     longest = max(spec.max_model_len for spec in scene.specs)
     engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], longest if oversize == "reject" else None)
-    requests = engine.room_for(0, len(drawn))  # filled in place: all of BurstGPT should fit in memory once
+    requests = engine.room_for(0, len(drawn))  # filled in place: memory holds all of BurstGPT only once
     scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None)
     engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed))
     source = str(drawn.metadata["source"]).rsplit("/", 1)[-1]
@@ -148,7 +148,7 @@ def simulate(
 
 
 def _scene(scenario: str | ScenarioConfig | Scenario, cluster: str | ClusterConfig | None) -> tuple[Scenario, str]:
-    """Return the scenario to replay under, on its own cluster or on another, and the cluster's name."""
+    """Return the scenario of the replay, on its own cluster or on another, and the cluster's name."""
     if isinstance(scenario, str):
         scenario = load_config(ScenarioConfig, "scenarios", scenario)
     config = scenario.config if isinstance(scenario, Scenario) else scenario
@@ -181,14 +181,14 @@ def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
 
 
 def _unmatched_models(trace: Trace, scene: Scenario) -> list[str]:
-    """Return the models that a trace names and no replica runs: any replica serves any request all the same."""
+    """Return the models of a trace that no replica runs; every replica still serves every request."""
     named = [MODELS[code] for code in np.unique(trace.model).tolist() if code != OTHER_MODEL]
     named += [name for name in trace.metadata.get("other_models", {}) if name != "(blank)"]
     return [name for name in named if name not in {spec.model for spec in scene.specs}]
 
 
 def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> None:
-    """Refuse loads that contradict each other."""
+    """Raise an error on contradictory loads."""
     if len(asked) > 1 or (asked and speed != 1.0):
         given = [*asked, *(["speed"] if speed != 1.0 else [])]
         raise BurstenvError(f"give one of rate_per_s, load, utilisation and speed, got {' and '.join(given)}")
@@ -205,7 +205,7 @@ def _check_asked(asked: dict[str, float], speed: float, scaling: str | None) -> 
 def _asked_rate(
     trace: Trace, scene: Scenario, oversize: Oversize | None, asked: dict[str, float]
 ) -> tuple[float | None, dict[str, float]]:
-    """Return the rate asked for, and what was measured to find it; the same whatever the seed of the replay."""
+    """Return the requested rate, and the measurements behind it; independent of the seed of the replay."""
     if "utilisation" in asked:
         saturated = saturated_rate_per_s(within_limit(trace, scene, oversize)[0], scene.specs)
         return asked["utilisation"] * saturated, {"saturated_rate_per_s": saturated}
@@ -216,7 +216,7 @@ def _asked_rate(
 
 
 def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
-    """Return what stands beside a timeline."""
+    """Return the facts beside a timeline."""
     shares = {"attainment": m["attainment"], "busy": m["busy_share"]}
     counts = ("offered", "attained", "late", "rejected", "failed", *CLIENT_COUNTS, "preemptions")
     return {
@@ -245,7 +245,7 @@ def _run(
 
 
 def write_records(records: np.ndarray, path: Path) -> None:
-    """Write per-request records as CSV, atomically; times in full precision, blank where undefined."""
+    """Write per-request records as CSV, atomically; times in full precision, blank if undefined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(RECORD_COLUMNS)

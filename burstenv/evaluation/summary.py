@@ -35,7 +35,7 @@ def distribution(offered: int, sketches: Mapping[str, Sequence[Sketch]]) -> Row:
     """Return the latencies of all finished requests of a policy at a load.
 
     Args:
-        offered: How many requests were offered.
+        offered: Number of offered requests.
         sketches: By name of ``LATENCIES``, one for each episode.
 
     Returns:
@@ -56,8 +56,8 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
 
     ``attainment``, ``token_weighted_attainment`` and ``goodput_per_s`` are means over episodes with
     ``_low`` and ``_high`` (None with too few days); counts are sums; attainment by class and prompt
-    bucket is pooled over episodes (attained of all offered, None without any); latencies are over all
-    finished requests of all episodes; the rest are means over the episodes in which they are defined.
+    bucket is pooled over episodes (attained of all offered, None without any); latencies cover all finished requests of
+    all episodes; the others are means over the episodes that define them.
     """
     summary = []
     latency = {(row["policy"], row["load"]): row for row in distributions}
@@ -92,8 +92,8 @@ def best_heuristics(summary: Sequence[Row], policies: Sequence[Row], chosen: Map
 
     Args:
         summary: As ``summarise`` returns it.
-        policies: As ``EvaluationResult.policies``; privileged heuristics are no candidates.
-        chosen: Heuristics by load that were chosen beforehand, on other episodes; at other loads it is the one of the
+        policies: As ``EvaluationResult.policies``; privileged heuristics are not candidates.
+        chosen: Heuristics by load chosen beforehand, on other episodes; at other loads the best is the one with the
             highest attainment on these.
     """
     candidates = {p["name"] for p in policies if p["kind"] == "heuristic" and not p["privileged"]}
@@ -109,9 +109,9 @@ def compare(episodes: Sequence[Row], reference: str, best: Sequence[Row]) -> lis
     """Return the paired per-episode differences of every policy against the reference and the best heuristic.
 
     Rows hold ``policy``, ``load``, ``against`` (``reference`` or ``best``), ``other`` (that policy's name),
-    ``metric``, the ``Estimate`` of the difference (``mean``, ``low``, ``high`` ...), its ``verdict``, how many episodes
-    were ``better``, ``equal`` and ``worse``, and ``p_adjusted``, corrected for the number of policies compared at that
-    load (``comparisons.adjusted_p_values``).
+    ``metric``, the ``Estimate`` of the difference (``mean``, ``low``, ``high`` ...), its ``verdict``, the numbers of
+    ``better``, ``equal`` and ``worse`` episodes, and ``p_adjusted``, corrected for the number of policies compared at
+    that load (``comparisons.adjusted_p_values``).
     """
     found: dict[tuple[str, float], list[Row]] = {}
     by_policy = _by_policy(episodes)
@@ -139,7 +139,7 @@ def compare(episodes: Sequence[Row], reference: str, best: Sequence[Row]) -> lis
 
 
 def compare_groups(episodes: Sequence[Row], best: Sequence[Row]) -> list[Row]:
-    """Return how every policy compares with the best heuristic within each group of requests or episodes.
+    """Return the comparison of every policy with the best heuristic within each group of requests or episodes.
 
     Groups are the classes, models and prompt lengths of ``metrics.groups``, pooled over episodes, and the terciles of
     the episodes' burstiness at each load (``BURSTINESS_BUCKETS``).
@@ -200,8 +200,8 @@ def rank(episodes: Sequence[Row], policies: Sequence[Row], always: Sequence[str]
     those named in ``always``, and agents.
 
     Returns:
-        Rows of ``load``, ``policy``, ``attainment``, ``rank`` and ``rank_to`` (the worst rank it may hold: others
-        whose paired interval holds 0 share it); and for each load ``policies``, ``mean``, ``low`` and ``high``, K x K
+        Rows of ``load``, ``policy``, ``attainment``, ``rank`` and ``rank_to`` (its worst possible rank: policies whose
+        paired interval contains 0 share it); and for each load ``policies``, ``mean``, ``low`` and ``high``, K x K
         lists of the row's attainment minus the column's, None without intervals.
     """
     by_policy = _by_policy(episodes)

@@ -1,4 +1,4 @@
-"""The units of an evaluation: one policy on one episode, and how they are run."""
+"""The units of an evaluation, one policy on one episode, and their execution."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from burstenv.policies import Heuristic, NetworkPolicy
 Policy = Heuristic | Agent
 Outcome = tuple[Episode, NDArray[Any], dict[str, float | int | None]]
 
-AT_ONCE = 32  # episodes of a task; an agent's are stepped together, always in the same company
+AT_ONCE = 32  # episodes of a task; an agent's are stepped together, always in the same groups
 
 
 @dataclass(frozen=True)
 class Task:
-    """Some episodes of one load under one policy, run in one go.
+    """Some episodes of one load under one policy, run together.
 
     Attributes:
         policy: Index into the line-up.
@@ -46,7 +46,7 @@ class Task:
 
 
 class Arena:
-    """A line-up of policies and the episodes that all of them meet.
+    """A line-up of policies and their common episodes.
 
     Args:
         store: The episodes.
@@ -59,16 +59,16 @@ class Arena:
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster that heuristics run on, made when first needed."""
+        """The cluster of the heuristics, made at its first use."""
         if self._cluster is None:
             self._cluster = self.store.scenario.make_cluster()
         return self._cluster
 
     def tasks(self, loads: Sequence[float], seeds: Sequence[int], done: set[tuple[str, float, int]]) -> list[Task]:
-        """Return what is left to run: by load and episodes first, so that policies follow on shared episodes.
+        """Return the remaining tasks: by load and episodes first, so policies share drawn episodes.
 
-        The episodes of an agent that is not compiled are stepped together, and the last bits of a network's outputs may
-        depend on how many; so where some of them are missing, all of that task are run again.
+        The episodes of an uncompiled agent are stepped together, and the last bits of a network's outputs may depend on
+        their number; if some are missing, the whole task runs again.
         """
         found = []
         for load in loads:
@@ -141,7 +141,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         description = {"split": split, "seed": episode.seed, "load": episode.load}
         batch.start(i, requests, episode.seed, description, episode.clients)
     returns = np.zeros(batch.num_envs)  # (N,)
-    running = np.flatnonzero(~batch.done)  # indices of the episodes that go on
+    running = np.flatnonzero(~batch.done)  # indices of the unfinished episodes
     if isinstance(agent, RememberingAgent):
         agent.begin(len(running))
     while len(running):
@@ -150,7 +150,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         batch.actions[running] = read_actions(
             actions, shape, kind is IntervalBatch, f"agent {agent.name!r}: its action"
         )
-        batch.step()  # leaves environments whose episode is done alone
+        batch.step()  # does not touch environments with a finished episode
         returns += batch.rewards
         over = batch.done[running]
         for i in running[over].tolist():

@@ -1,4 +1,4 @@
-"""An episode second by second: what came, what was served in time, what was lost, how many were in the system."""
+"""An episode by second: arrivals, attained and lost requests, and requests in the system."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def course(records: NDArray[Any], duration_s: float) -> Row:
 
     Args:
         records: (n,) REQUEST, all settled.
-        duration_s: Length of the window that arrivals were drawn from [s].
+        duration_s: Length of the arrivals' window [s].
 
     Returns:
         ``bin_s``, and one number for each bin of arrivals: ``attained``, ``late`` and ``lost`` (rejected or failed)
-        requests that arrived in it, and ``in_system``, how many finishing requests were being served or waited for at
-        its end.
+        requests that arrived in it, and ``in_system``, the number of finishing requests waiting or running at its end.
     """
     bin_s = max(1.0, float(np.ceil(duration_s / BINS)))
     bins = max(1, int(np.ceil(duration_s / bin_s)))

@@ -1,4 +1,4 @@
-"""Spreading tasks over the cores of this machine, or over a Ray cluster; what comes back is the same."""
+"""Run tasks on the cores of this machine, or on a Ray cluster, with the same results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 POLICY_MODULES = "burstenv_policies_"  # see policies/load.py
-_AHEAD = 4  # tasks handed out for each worker
-_run: Callable[[Any], Any] | None = None  # in a worker: what runs a task
+_AHEAD = 4  # tasks sent to each worker
+_run: Callable[[Any], Any] | None = None  # in a worker: runs a task
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -33,16 +33,16 @@ def available_cores() -> int:
 def run_tasks(run: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int) -> Iterator[ResultT]:
     """Yield the result of every task, in any order.
 
-    With one worker tasks run here. On Linux workers are forked: they share what was drawn, loaded and compiled so far,
-    and end when this process ends, however it does. Elsewhere they are started anew, and ``run`` has to be picklable.
+    With one worker, tasks run here. On Linux workers are forked: they share all drawn, loaded and compiled data, and
+    end with this process in any case. On other systems they are started anew, and ``run`` has to be picklable.
 
     Args:
         run: Runs a task.
         tasks: The tasks.
-        workers: How many processes.
+        workers: Number of processes.
 
     Raises:
-        BurstenvError: When a worker dies, or what ``run`` raises.
+        BurstenvError: If a worker dies, or an error of ``run``.
     """
     if workers <= 1 or len(tasks) <= 1:
         for task in tasks:
@@ -67,7 +67,7 @@ def run_tasks(run: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: 
                     yield future.result()
         except BrokenProcessPool:
             raise BurstenvError(
-                "a worker process died, perhaps for want of memory; run the same command again to go on where it "
+                "a worker process died, perhaps out of memory; run the same command again to continue where it "
                 "stopped, with fewer --workers"
             ) from None
         finally:
@@ -131,11 +131,11 @@ def _begin(run: Callable[[Any], Any], parent: int) -> None:
     _run = run
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # the cores are taken by the workers
+        sys.modules["torch"].set_num_threads(1)  # the workers use the cores
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone, so that a killed evaluation leaves nobody behind."""
+    """End this worker with its parent: a killed evaluation leaves no processes behind."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -1,1 +1,1 @@
-"""GPUs and models: what the serving model knows of them, and how long an iteration takes."""
+"""GPUs and models, and the times of iterations."""

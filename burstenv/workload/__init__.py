@@ -1,4 +1,4 @@
-"""Traces: reading, generating, splitting in time, and cutting episodes out of them."""
+"""Traces: reading, generation, splits in time, and episodes."""
 
 from burstenv.workload.conversations import think_times
 from burstenv.workload.describe import windowed_cv

@@ -1,8 +1,8 @@
-"""Traces kept as columns on disk, so that asking again is cheap.
+"""A cache of traces as columns on disk.
 
-One file per trace, named after a hash of everything that decides its bytes: the content of the file it was
-read from and how it was read, or the generator, its parameters and its seed. Files are written whole or not
-at all; one that is damaged is ignored and written anew; a cache that cannot be written is no error.
+One file per trace, named by a hash of all inputs that determine its bytes: the source file's content and reading
+options, or the generator, its parameters and its seed. Files are written atomically; a damaged one is ignored and
+written again; a cache that cannot be written is no error.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from burstenv.files import replacing
 from burstenv.workload.official.data_directory import cache_folder
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS, Failures, Trace
 
-FORMAT_VERSION = 3  # raise it whenever the layout of the files changes
+FORMAT_VERSION = 3  # increment it when the layout of the files changes
 DEFAULT_LIMIT_GIB = 10.0
 _HASHED_AT_ONCE = 1 << 20
 
 
 def load_cached(recipe: dict[str, Any]) -> Trace | None:
-    """Return the trace kept for a recipe, or None when there is none that can be used.
+    """Return the cached trace of a recipe, or None without a usable one.
 
     Args:
-        recipe: Everything that decides the trace, as JSON values.
+        recipe: All inputs that determine the trace, as JSON values.
     """
     file = _file_of(recipe)
     try:
@@ -41,7 +41,7 @@ def load_cached(recipe: dict[str, Any]) -> Trace | None:
         columns = {name: _unfolded(arrays[name], rows) for name in COLUMNS}
         failures = Failures(*(_unfolded(arrays[f"failures_{name}"], failed) for name in FAILURE_COLUMNS))
         trace = Trace(**columns, failures=failures, metadata=header["metadata"])
-    except Exception:  # absent, unreadable or damaged: whatever the reason, it is made again
+    except Exception:  # absent, unreadable or damaged: it is made again
         return None
     with contextlib.suppress(OSError):
         os.utime(file)  # the least recently used go first
@@ -49,9 +49,9 @@ def load_cached(recipe: dict[str, Any]) -> Trace | None:
 
 
 def save_cached(recipe: dict[str, Any], trace: Trace) -> None:
-    """Keep a trace, whole or not at all; a cache that cannot be written is no error.
+    """Store a trace atomically; a cache that cannot be written is no error.
 
-    The least recently used traces make room: together they take at most ``$BURSTENV_CACHE_GIB`` (default 10).
+    The least recently used traces are deleted: all together take at most ``$BURSTENV_CACHE_GIB`` (default 10).
     """
     file = _file_of(recipe)
     columns = {name: _folded(getattr(trace, name)) for name in COLUMNS}
@@ -78,7 +78,7 @@ def _write_arrays(stream: IO[bytes], arrays: dict[str, NDArray[Any]], header: di
 
 
 def _read_arrays(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Read what :func:`_write_arrays` wrote; raises an error of some kind when anything is damaged."""
+    """Read a file of :func:`_write_arrays`; raises some error if it is damaged."""
     with file.open("rb") as stream:
         sums, line = stream.readline().rstrip(b"\n").split(b" ", 1)
         if int(sums, 16) != zlib.crc32(line):
@@ -93,7 +93,7 @@ def _read_arrays(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 
 def content_hash(path: Path) -> str:
-    """Return the sha256 of a file, worked out once: as long as size and time of change stay, it is remembered.
+    """Return the sha256 of a file, cached while its size and modification time stay the same.
 
     Raises:
         BurstenvError: When the file cannot be read.
@@ -148,7 +148,7 @@ def _unfolded(values: NDArray[Any], rows: int) -> NDArray[Any]:
 
 
 def _make_room(folder: Path, limit: float) -> None:
-    """Remove the traces that were not used for the longest time until the rest fits."""
+    """Remove the least recently used traces until the rest fits."""
     found = []
     for file in folder.glob("trace-*.columns"):
         with contextlib.suppress(OSError):

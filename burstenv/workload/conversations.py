@@ -1,4 +1,4 @@
-"""Conversations: which request a turn follows, how long its user thought, and what of the context is new."""
+"""Conversations: the previous turn of a request, think times, and the new part of the context."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def service_s(
 
 
 def think_times(trace: Trace) -> NDArray[np.float64]:
-    """Return how long each request's user thought: from the end of the turn before to the submission.
+    """Return think times: from the end of the turn before to the submission.
 
-    ``arrival_k - (arrival_{k-1} + service_{k-1})``, with the service as recorded in ``elapsed_s`` or else as
-    estimated by :func:`service_s`. Recorded clocks tick in whole seconds and an estimate may be too long, so a
-    difference below 0 is 0: the next turn followed at once.
+    ``arrival_k - (arrival_{k-1} + service_{k-1})``, with the service recorded in ``elapsed_s``, otherwise estimated by
+    :func:`service_s`. Recorded clocks tick in whole seconds and an estimate may be too long, so a difference below 0
+    counts as 0: the next turn followed at once.
 
     Args:
         trace: The trace.
@@ -102,11 +102,11 @@ def think_after(
 
     Args:
         arrival_s: Times of the requests, shape ``(n,)``.
-        previous: Which of them each one follows, -1 for none, shape ``(n,)``.
+        previous: Index of the previous turn, -1 for none, shape ``(n,)``.
         model: Codes into ``MODELS``, shape ``(n,)``.
         output_tokens: Response lengths, shape ``(n,)``.
         elapsed_s: Recorded elapsed times, see :func:`service_s`.
-        clock: How many times faster than the service's the clock of each request runs, shape ``(n,)``; None: as fast.
+        clock: Speed of each request's clock relative to the service's, shape ``(n,)``; None: 1.
 
     Returns:
         Seconds on the clock of ``arrival_s``, NaN where there is no previous, shape ``(n,)``, float64.
@@ -122,7 +122,7 @@ def think_after(
 
 
 def context_growth(trace: Trace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how prompts continue the turn before.
+    """Return the growth of prompts over the turn before.
 
     Args:
         trace: The trace.

@@ -1,4 +1,4 @@
-"""The figures `burstenv trace info` prints: counts, rates, lengths and burstiness of a trace."""
+"""The figures of `burstenv trace info`: counts, rates, lengths and burstiness of a trace."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def describe(trace: Trace) -> dict[str, Any]:
 
 
 def rate_per_s(count: float, window_s: float) -> float | None:
-    """Return how many there were per second of a window: the rate of every report.
+    """Return the rate per second of a window, used in every report.
 
     Arrivals are counted over the span from the first to the last, answers and their tokens from the first arrival to
     the last answer, as ``vllm bench serve`` does.
 
     Args:
-        count: How many.
+        count: Number of events.
         window_s: Length of the window [s].
 
     Returns:
-        The rate; None where something happened in a window of no length, which has no rate.
+        The rate; None for events in a window of no length.
     """
     if window_s > 0:
         return count / window_s
@@ -70,7 +70,7 @@ def rate_per_s(count: float, window_s: float) -> float | None:
 
 
 def span_text(span_s: float) -> str:
-    """Return a length of time in the unit that people would say it in."""
+    """Return a length of time in its natural unit."""
     for unit, seconds in (("days", 86_400.0), ("hours", 3_600.0)):
         if span_s >= 2 * seconds:
             return f"{span_s / seconds:.2f} {unit}"
@@ -78,9 +78,9 @@ def span_text(span_s: float) -> str:
 
 
 def rate_text(rate: float | None, span_s: float, digits: str = ".4g") -> str:
-    """Return a rate of arrivals with the window that it is of."""
+    """Return a rate of arrivals with its window."""
     if rate is None:
-        return "no rate, as all arrive at one instant"
+        return "no rate, because all arrive at one instant"
     return f"{rate:{digits}} requests/s over the {span_text(span_s)} from the first to the last"
 
 
@@ -101,11 +101,11 @@ def _describe_class(trace: Trace, rows: NDArray[np.bool_], failures: int) -> dic
 
 
 def ramp_up(trace: Trace) -> dict[str, float] | None:
-    """Return how a trace begins, where it begins far below its later traffic.
+    """Return the ramp-up of a trace, a beginning far below its later traffic.
 
     Submissions, failures included, are counted by day of the trace's clock. The days before the first one
     that reaches a quarter of the median of the later half of the days (days without any left out) are the
-    ramp-up. Nothing is cut: a workload leaves them out with ``skip_ramp_up_days``.
+    ramp-up. This cuts no requests: a workload skips the days with ``skip_ramp_up_days``.
 
     Returns:
         ``days``, their ``requests_per_day`` and the ``later_requests_per_day`` (the median); None for fewer
@@ -169,7 +169,7 @@ def _lengths(tokens: NDArray[np.int32]) -> dict[str, float]:
 
 
 def describe_lines(description: dict[str, Any]) -> list[str]:
-    """Return a description as lines for people."""
+    """Return a description as lines of text."""
     d, m = description, description["metadata"]
     prefixes = f", {d['shared_prefixes']:,} shared prefixes" if d["shared_prefixes"] else ""
     lines = [
@@ -194,7 +194,7 @@ def describe_lines(description: dict[str, Any]) -> list[str]:
 
 
 def _read_lines(m: dict[str, Any], start: dict[str, float] | None) -> list[str]:
-    """Return what was counted while reading, and what was done about it."""
+    """Return the counts of the reader, with the treatment of the rows."""
     lines = [f"  read as {m.get('schema', 'columns')}: {m.get('rows_read', 0):,} rows"]
     if m.get("failures"):
         lines.append(f"    kept aside: {m['failures']:,} rows without a response")
@@ -225,6 +225,6 @@ def _read_lines(m: dict[str, Any], start: dict[str, float] | None) -> list[str]:
     if start and start["days"]:
         lines.append(
             f"    ramp-up: the first {start['days']:.0f} days have {start['requests_per_day']:,.0f} rows a day, "
-            f"later ones {start['later_requests_per_day']:,.0f} (nothing is cut; skip_ramp_up_days does)"
+            f"later ones {start['later_requests_per_day']:,.0f} (kept; skip_ramp_up_days skips them)"
         )
     return lines + [f"    {step}" for step in m.get("steps", ())]

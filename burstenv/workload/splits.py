@@ -1,9 +1,9 @@
 """Train, validation and test: whole blocks of time that do not overlap, days where there are enough of them.
 
 A trace with requests on three days or more is split by days. A shorter one, such as the hour or two of most published
-files, is cut into equal blocks of its span: 3 to 20 of them, each at least as long as an episode. A block can be drawn
-from when it holds at least 50 requests of every class; the number of blocks is the one under which those blocks cover
-most requests, and the largest of several. Blocks of minutes are no independent days: reports say how long they are.
+files, is cut into equal blocks of its span: 3 to 20 of them, each at least as long as an episode. A block is usable if
+it has at least 50 requests of every class; the number of blocks maximises the requests in usable blocks, and is the
+largest of equals. Blocks of minutes are not independent like days: reports state their length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from burstenv.workload.trace import CLASSES, DAY_S, Trace
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 DEFAULT_FRACTIONS: tuple[float, float, float] = (0.70, 0.15, 0.15)
-MIN_BLOCK_REQUESTS = 50  # fewer say too little about a block's shape to be copied many times
+MIN_BLOCK_REQUESTS = 50  # fewer requests are too few for many copies of a block
 MOST_BLOCKS = 20  # of a trace shorter than three days
 
 
@@ -90,7 +90,7 @@ def split_for_episodes(
         episode: The episodes to be drawn: how long they are, of which classes, and how long a request may be.
 
     Raises:
-        BurstenvError: When the shares are wrong, or the trace is too short or too sparse; says how to do without.
+        BurstenvError: If the shares are wrong, or the trace is too short or too sparse; the message has a remedy.
     """
     if skip_ramp_up_days or len(np.unique(trace.day)) >= len(SPLITS) or len(trace) < 2:
         return split_by_days(trace, fractions, skip_ramp_up_days=skip_ramp_up_days)
@@ -129,7 +129,7 @@ def split_for_episodes(
 
 
 def _shares(count: int, fractions: Sequence[float]) -> tuple[int, int, int]:
-    """Return how many of ``count`` days or blocks train, validation and test get, each at least one."""
+    """Return the numbers of days or blocks of train, validation and test, each at least one."""
     in_test = min(max(1, round(fractions[2] * count)), count - 2)
     in_validation = min(max(1, round(fractions[1] * count)), count - 1 - in_test)
     return count - in_validation - in_test, in_validation, in_test

@@ -1,4 +1,4 @@
-"""A trace: requests as columns, sorted by arrival, with what was set aside and why."""
+"""A trace: requests as columns, sorted by arrival, with the rows set aside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES: tuple[str, ...] = ("conversation", "api")  # class code = log type code
 
 DAY_S = 86_400.0
 OTHER_MODEL = MODELS.index("other")
-MAX_TOKENS = 10_000_000  # anything above is a damaged file, not a request
+MAX_TOKENS = 10_000_000  # a larger value is a damaged file, not a request
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,8 @@ class Trace:
         prefix_id: Number of the shared prefix that the prompt begins with, -1 for none, int32. Requests of
             equal number begin with the same tokens, as far as both prefixes reach.
         prefix_tokens: Length of that prefix, 0 where there is none, int32. A shorter prompt is a part of it.
-        failures: The rows without a response, kept aside.
-        metadata: Where the trace comes from and everything that was counted, changed or left out.
+        failures: The rows without a response.
+        metadata: The source of the trace and all counts, changes and omissions.
     """
 
     arrival_s: NDArray[np.float64]

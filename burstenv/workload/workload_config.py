@@ -1,4 +1,4 @@
-"""A workload: the recipe that yields a trace, and the cache that makes it cheap to ask again."""
+"""A workload: the recipe of a trace, and its cache."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from burstenv.workload.trace import Trace
 
 FOLDER = "workloads"
 DEFAULT = "burstgpt-default"
-_CACHED_FROM_REQUESTS = 200_000  # smaller traces are generated faster than a file is worth
+_CACHED_FROM_REQUESTS = 200_000  # a file of a smaller trace saves no time
 
 
 class WorkloadConfig(Config):
-    """Where requests come from and how their days are divided.
+    """The source of requests and the split of their days.
 
     Attributes:
         kind: ``generated`` by the embedded generator, or read from a ``file``.
@@ -104,7 +104,7 @@ def load_workload(name: str | Path | Mapping[str, Any] = DEFAULT) -> WorkloadCon
 
 
 def workload_named(name: str | Path | Mapping[str, Any] | WorkloadConfig) -> WorkloadConfig:
-    """Return the workload behind whatever stands where a trace is asked for.
+    """Return the workload of a trace argument.
 
     Args:
         name: A shipped workload (``burstgpt-default``), a workload's YAML file or mapping, an official file
@@ -127,15 +127,15 @@ def workload_named(name: str | Path | Mapping[str, Any] | WorkloadConfig) -> Wor
 
 
 def trace_named(name: str | Path | Mapping[str, Any] | WorkloadConfig) -> Trace:
-    """Return the trace behind whatever stands where a trace is asked for; see :func:`workload_named`."""
+    """Return the trace of a trace argument; see :func:`workload_named`."""
     return load_trace(workload_named(name))
 
 
 def load_trace(config: WorkloadConfig) -> Trace:
     """Return the trace of a workload.
 
-    The last few are kept in memory and handed out again: treat their arrays as read-only. Large ones are kept
-    on disk too, in :func:`cache_folder`; where that cannot be written, they are made anew.
+    The last few are kept in memory and shared: treat their arrays as read-only. Large ones are also stored on disk, in
+    :func:`cache_folder`; if that cannot be written, they are made again.
 
     Raises:
         BurstenvError: When the file cannot be read or is wrong.
@@ -174,7 +174,7 @@ def _read(
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and time of change, so that a file that changed is read again."""
+    """Return size and modification time, which detect a changed file."""
     try:
         status = path.stat()
     except FileNotFoundError:

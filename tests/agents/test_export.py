@@ -127,14 +127,14 @@ def test_the_table_of_results_has_a_line_for_each_agent(report, capsys):
     itself = capsys.readouterr().out.splitlines()[2]
     assert "| +0.0 [+0.0, +0.0] | 0 of 1 | +0.0 |" in itself  # the file decides as its run
     assert main(["agents", "results", str(report), "--against", "never/jsq/vllm"]) == 1
-    assert "never/jsq/vllm took no part in the evaluation of small" in capsys.readouterr().err
+    assert "never/jsq/vllm is not in the evaluation of small" in capsys.readouterr().err
 
 
 def test_results_without_an_agent_have_no_table(tmp_path, capsys):
     arguments = ["evaluate", "--scenario", "calm", "--episodes", "1", "--policy", "always/jsq/vllm"]
     assert main([*arguments, "--workers", "1", "--tuned", "none", "--out", str(tmp_path / "none")]) == 0
     assert main(["agents", "results", str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "burstenv: no agent took part in these evaluations"
+    assert capsys.readouterr().err.splitlines()[-1] == "burstenv: these evaluations include no agent"
 
 
 def test_the_numbers_do_not_depend_on_how_many_run_together(exported, scenario):

@@ -163,7 +163,7 @@ def test_two_runs_in_one_new_folder_are_one(scenario, tmp_path):
 
     with locked_after_start(tmp_path / "run"):
         begin()
-    assert "another training run is at work here" in told[0]
+    assert "another training run is using this folder" in told[0]
     threads = [threading.Thread(target=begin) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -267,7 +267,7 @@ def test_a_prompt_larger_than_the_cache(capsys, tmp_path):
     assert not out.exists()
     code, text, _ = run(capsys, "simulate", path)
     assert code == 0
-    assert "dropped 1 requests of more than 4,096 tokens" in text
+    assert "left out 1 requests of more than 4,096 tokens" in text
     code, text, _ = run(capsys, "simulate", path, "--oversize", "reject", "--json")
     assert code == 0
     assert json.loads(text)["failed"] == 1

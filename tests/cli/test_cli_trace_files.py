@@ -105,7 +105,7 @@ def test_convert_to_every_format_and_back(capsys: Any, tmp_path: Path) -> None:
     assert (code, out) == (0, f"{tmp_path / 'a.csv'}: 399 requests and 1 failures as burstgpt\n")
     code, out, _ = run(capsys, "trace", "convert", tmp_path / "a.csv", tmp_path / "b.jsonl", "--block-tokens", 16)
     assert code == 0
-    assert "399 requests as mooncake\nnot written, for the format has no place for them: " in out
+    assert "399 requests as mooncake\nnot written, because the format cannot hold them: " in out
     back = read_trace(tmp_path / "b.jsonl")
     assert back.metadata["block_tokens"] == 16
     assert back.prompt_tokens.tolist() == read_trace(source).prompt_tokens.tolist()
@@ -120,7 +120,7 @@ def test_convert_to_every_format_and_back(capsys: Any, tmp_path: Path) -> None:
 def test_convert_with_no_ending(capsys: Any, trace_csv: Path, tmp_path: Path) -> None:
     code, _, error = run(capsys, "trace", "convert", trace_csv, tmp_path / "x")
     assert code == 1
-    assert "its ending says no format; end it in .csv, .jsonl, .parquet or choose" in error
+    assert "its ending names no format; end it in .csv, .jsonl, .parquet or choose" in error
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_fidelity_prints_a_table_and_draws_pictures(tmp_path: Path, capsys, conv
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["generate", "t.xyz"], "says no format"),
+        (["generate", "t.xyz"], "names no format"),
         (["generate", "t.csv", "--days", "0"], "days must be at least 1"),
         (["generate", "t.csv", "--scale", "0"], "--scale must be above 0"),
         (["generate", "t.csv", "--model", "paper"], "name one with --like"),

@@ -82,4 +82,4 @@ def test_wrong_arguments_get_one_sentence_and_write_nothing(capsys, files, tmp_p
 def test_an_ending_without_a_format(capsys, files, tmp_path):
     code, _, error = run(capsys, files[0], tmp_path / "none.xls")
     assert code == 1
-    assert "says no format" in error
+    assert "names no format" in error

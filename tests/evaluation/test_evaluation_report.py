@@ -40,16 +40,16 @@ def test_the_headline_claims_a_gain_only_where_it_was_shown(small):
     name = "observing-jsq"
     gain = with_attainment(small, name, lambda seed: 0.02 + 0.001 * seed)
     text = headline(gain)
-    assert f"Agent `{name}` (the best of 2 agents) attains" in text
-    assert "the agent attains more." in text
+    assert f"Agent `{name}` (the best of 2 agents) reaches" in text
+    assert "the agent is better." in text
     difference = gain.difference(name, gain.headline_load, "best")
     assert points(difference["mean"], difference["low"], difference["high"]) in text
     loss = headline(with_attainment(small, name, lambda seed: -0.02))
-    assert "-2.0 points [-2.0, -2.0]: the agent attains less." in loss
+    assert "-2.0 points [-2.0, -2.0]: the agent is worse." in loss
     tie = headline(with_attainment(small, name, lambda seed: 0.02 if seed % 2 else -0.02))
-    assert "no difference could be shown." in tie
-    assert "attains more" not in tie
-    assert "attains less" not in tie
+    assert "not significant." in tie
+    assert "is better" not in tie
+    assert "is worse" not in tie
 
 
 def test_the_first_sentence_compares_with_the_best_tuned_composite(small):
@@ -68,7 +68,7 @@ def test_a_gain_in_requests_that_costs_tokens_is_told(small):
     name = "observing-jsq"
     gain = with_attainment(small, name, lambda seed: 0.02)
     worse = with_attainment(gain, name, lambda seed: -0.05, metric="token_weighted_attainment")
-    assert "Weighted by tokens it attains less (-5.0 points [-5.0, -5.0])" in headline(worse)
+    assert "Weighted by tokens it is worse (-5.0 points [-5.0, -5.0])" in headline(worse)
     better = with_attainment(gain, name, lambda seed: 0.05, metric="token_weighted_attainment")
     assert "Weighted by tokens" not in headline(better)
 
@@ -77,9 +77,9 @@ def test_the_real_headline_agrees_with_its_verdict(small):
     agent = max((a["name"] for a in small.agents), key=lambda a: small.summary_of(a, 1.5)["attainment"])
     verdict = small.difference(agent, 1.5, "best")["verdict"]
     said = {
-        "higher": "the agent attains more.",
-        "lower": "the agent attains less.",
-        "undecided": "no difference could be shown.",
+        "higher": "the agent is better.",
+        "lower": "the agent is worse.",
+        "undecided": "not significant.",
     }
     assert said[verdict] in headline(small)
     assert percent(small.summary_of(agent, 1.5)["attainment"]) in headline(small)
@@ -89,7 +89,7 @@ def test_one_day_gives_no_interval_and_says_so(scenario):
     plan = EvaluationPlan(scenario=scenario, episodes=1, policies=["always/round-robin/vllm"])
     result = evaluate(plan, agents=[FixedReplica()], progress=False)
     assert "(no interval)" in headline(result)
-    assert "shows nothing about other days" in headline(result)
+    assert "says nothing about other days" in headline(result)
     assert "there are no intervals" in notes(result)[0]
 
 
@@ -106,7 +106,7 @@ def test_without_agents_the_headline_is_about_heuristics(scenario, tmp_path):
 
 
 def test_notes_say_how_the_best_heuristic_was_chosen(small, scenario):
-    assert any("picked on the very episodes it is judged on" in note for note in notes(small))
+    assert any("picked on the evaluated episodes themselves" in note for note in notes(small))
     plan = EvaluationPlan(scenario=scenario, episodes=2, chosen="always/lmetric/edf-512")
     result = evaluate(plan, agents=[FixedReplica()], progress=False)
     assert result.best_at(1.5) == {"load": 1.5, "policy": "always/lmetric/edf-512", "candidates": 3, "beforehand": True}

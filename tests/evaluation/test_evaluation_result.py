@@ -72,7 +72,7 @@ def test_the_terminal_shows_the_headline_and_every_policy(small):
     at = shown.index("load 1.5")
     ranked = small.ranking(1.5)
     assert [line.split()[0] for line in shown[at + 1 :]] == [row["policy"] for row in ranked]
-    assert f"attains {100 * ranked[0]['attainment']:.1f} %" in shown[at + 1]
+    assert f"attainment {100 * ranked[0]['attainment']:.1f} %" in shown[at + 1]
 
 
 def test_the_summary_follows_from_the_episodes(small):

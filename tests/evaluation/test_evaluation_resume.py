@@ -174,7 +174,7 @@ def test_sketches_add_up_and_keep_their_promise():
 def test_a_second_evaluation_in_one_folder_is_refused(tmp_path):
     with (
         Journal(tmp_path / JOURNAL, {"a": 1}),
-        pytest.raises(BurstenvError, match="another evaluation is at work here"),
+        pytest.raises(BurstenvError, match="another evaluation is using this folder"),
     ):
         Journal(tmp_path / JOURNAL, {"a": 1})
     Journal(tmp_path / JOURNAL, {"a": 1}).close()

@@ -115,4 +115,4 @@ def test_the_first_lines_of_output_and_report_say_what_is_not_used(tmp_path, cap
     assert "not those committed for scenario default" in second
     for name in ("report.md", "report.html"):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
-        assert text.index("are not used, because") < text.index("attains")
+        assert text.index("are not used, because") < text.index("reaches")

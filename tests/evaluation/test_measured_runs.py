@@ -148,7 +148,7 @@ def test_blocks_that_are_not_recorded_follow_from_memory(tmp_path):
     assert any("memory of rtx-4090" in note for note in run.notes)
     run = read_run(write_run(tmp_path / "b", meta={"kv_cache": None}))
     assert run.limits.num_blocks > 10**6
-    assert any("taken to hold all" in note for note in run.notes)
+    assert any("assumed to hold all" in note for note in run.notes)
 
 
 def test_the_clocks_are_aligned_at_the_request_queued_soonest(tmp_path):

@@ -1,4 +1,4 @@
-"""Where no rate attains 90 %, and where a name is wrong, one sentence says so before anything else happens."""
+"""If no rate reaches 90 % attainment, or a name is wrong, one sentence says so first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation.tuning import grid as grid_module
 from burstenv.evaluation.tuning.grid import run_grid
 
-TOO_SLOW = "no rate attains 90 % on the train split: the shortest iteration of qwen2.5-32b on a100-80g is"
+TOO_SLOW = "no rate reaches 90 % attainment on the train split: the shortest iteration of qwen2.5-32b on a100-80g is"
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_bursts_that_no_load_spreads_are_named(tmp_path, monkeypatch, capsys):
     for command in ("evaluate --trace bursts.csv --out out", "simulate bursts.csv --load 1"):
         assert main(command.split()) == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        assert "no rate attains 90 %" in error
+        assert "no rate reaches 90 %" in error
         assert "300 requests arrive within 5 s" in error
 
 

@@ -54,7 +54,7 @@ def test_the_command_says_the_window_or_that_there_is_none(tmp_path: Path, capsy
     assert "two instants" in capsys.readouterr().err
     assert main(["simulate", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "no rate, as all arrive at one instant" in out
+    assert "no rate, because all arrive at one instant" in out
     assert "until the last answer" in out
 
 

@@ -169,7 +169,7 @@ WRONG_FILES = {
     "a budget below the sequences": (in_config(max_num_batched_tokens=8), "below max_num_seqs"),
     "an unknown key": (in_config(max_num_sequences=8), "unknown key 'max_num_sequences'; valid keys: num_gpu_blocks, "),
     "an unknown coefficient": (in_config(latency={"c5": 1.0}), "latency"),
-    "a key that stands twice": (rewrite("config.json", lambda lines: ['{"block_size": 16,', *lines[1:]]), "twice"),
+    "a key that appears twice": (rewrite("config.json", lambda lines: ['{"block_size": 16,', *lines[1:]]), "twice"),
     "a switch that is a word": (in_config(async_scheduling="no"), "async_scheduling"),
     "a number that is a word": (in_config(max_num_seqs="8"), "max_num_seqs"),
     "an unknown policy": (in_config(policy="lifo"), "policy"),

@@ -228,8 +228,8 @@ BAD: list[tuple[Callable[[Path], object], list[str]]] = [
     (lambda f: (f / "meta.yaml").write_text("hardware: RTX4090\n"), ["meta.yaml: key 'model' is missing"]),
     (lambda f: (f / "meta.yaml").write_text(META.replace("Llama-3.1-8B", "Lama-3.1-8B")), ["did you mean"]),
     (lambda f: (f / "meta.yaml").write_text(META.replace("RTX4090", "RTX409")), ["unknown hardware 'RTX409'"]),
-    (lambda f: (f / "moe.csv").write_text("tokens,experts,time_us\n1,8,3\n"), ["moe.csv: not a file of a profile"]),
-    (lambda f: (f / "moe.csv").write_text("tokens,activated_experts,time_us\n1,8,3\n"), ["configs/models says of"]),
+    (lambda f: (f / "moe.csv").write_text("tokens,experts,time_us\n1,8,3\n"), ["moe.csv: not a readable file"]),
+    (lambda f: (f / "moe.csv").write_text("tokens,activated_experts,time_us\n1,8,3\n"), ["configs/models has neither"]),
 ]  # fmt: skip
 
 

@@ -96,7 +96,7 @@ def test_convert_says_what_a_format_has_no_place_for(tmp_path: Path) -> None:
     assert "2 failures" in left["mooncake"]
     assert convert(trace, tmp_path / "x.csv.gz").format == "burstgpt"
     assert gzip.decompress((tmp_path / "x.csv.gz").read_bytes()).startswith(b"Timestamp,Session ID")
-    with pytest.raises(BurstenvError, match="its ending says no format"):
+    with pytest.raises(BurstenvError, match="its ending names no format"):
         convert(trace, tmp_path / "x.txt")
     with pytest.raises(BurstenvError, match="cannot be written"):
         convert(trace, tmp_path / "x.csv.gz" / "y.csv")

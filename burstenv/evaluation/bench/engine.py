@@ -20,8 +20,8 @@ from burstenv.evaluation.bench.figures import median_rate, row
 from burstenv.policies import parse_composite
 
 CLUSTER = "llama-2-7b-a100-x8"
-RATE_PER_S = 1.6  # of one replica, about half of what it can take
-SMALL_CACHE_BLOCKS = 1500  # of a replica that is to run out of KV blocks
+RATE_PER_S = 1.6  # of one replica, about half of its saturated rate
+SMALL_CACHE_BLOCKS = 1500  # of a replica made to run out of KV blocks
 GROUP = "Engine"
 
 
@@ -85,7 +85,7 @@ class Replay:
     def stepped(self, count: int) -> Replay:
         """Return the first ``count`` requests on the general engine, which runs one iteration at a time.
 
-        It is chosen by a rule that never applies, and visits every running request in every iteration.
+        A rule that never applies selects it; it visits every running request in every iteration.
         """
         never = {"long_prefill_token_threshold": 2**30}
         specs = [spec.model_copy(update=never) for spec in self.cluster.specs]
@@ -114,7 +114,7 @@ def bench_engine(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     """Measure replays in requests/s: by replicas, load, preemptions, length, number of requests and of clusters.
 
     Args:
-        scale: 1 for the full work, less for a quick look.
+        scale: 1 for the full measurement, less for a quick one.
     """
     count = max(2_000, int(500_000 * scale))
     specs = list(load_cluster(CLUSTER))
@@ -214,7 +214,7 @@ print(json.dumps([len(trace), generated_s, time.perf_counter() - start_s,
 def bench_whole_burstgpt(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     """Measure as many generated requests as BurstGPT has (10.3 million) through 8 replicas, every record kept.
 
-    In a process of its own, for its peak memory; arrivals are compressed 20 times, and 60 times (overload).
+    It runs in its own process, for the peak memory; arrivals are compressed 20 times, and 60 times (overload).
     """
     for compression in (20, 60):
         done = _in_new_process(_WHOLE, str(max(4, int(376 * scale))), CLUSTER, str(compression))

@@ -16,8 +16,8 @@ from burstenv.evaluation.bench.figures import median_rate, row
 from burstenv.policies import parse_composite
 
 GROUP = "Environments"
-LARGER = "replicas-64"  # a scenario of many replicas
-LARGER_DURATION_S = 10.0  # of its episodes here: whole ones, of 60,000 requests, do not fit into memory 256 times
+LARGER = "replicas-64"  # a scenario with many replicas
+LARGER_DURATION_S = 10.0  # of its episodes here: 256 full ones of 60,000 requests do not fit into memory
 
 
 class NullEnv(gym.Env[Any, Any]):
@@ -49,7 +49,7 @@ def bench_environments(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     """Measure the environments of the default scenario in decisions/s, admitting everything to replicas in turn.
 
     Args:
-        scale: 1 for the full work, less for a quick look.
+        scale: 1 for the full measurement, less for a quick one.
     """
     steps = max(2_000, int(200_000 * scale))
     scenario = EnvironmentBatch(1).scenario

@@ -1,1 +1,1 @@
-"""Upper bounds, and the room that a scenario leaves for judgement."""
+"""Upper bounds, and the headroom of a scenario."""

@@ -1,10 +1,10 @@
-"""How much room a scenario leaves for judgement: from a default over the best composite to foresight and the bound.
+"""The headroom of a scenario: from a default to the best composite, foresight and the bound.
 
-Every policy meets the same held-out episodes at the scenario's own load, and every step is a paired difference with an
-interval by blocks of days. ``best`` is the policy tuned for the scenario where one is shipped for it; else the best of
-``CANDIDATES`` on validation episodes. Foresight is the look-ahead that sees the true future over the best composite:
-what it reaches can be reached, so the room measured is never too large; a better use of foresight may find more.
-What was measured for the shipped scenarios is data, ``configs/headroom/``, of which docs/scenarios.md is made.
+Every policy plays the same held-out episodes at the scenario's own load, and every step is a paired difference with an
+interval by blocks of days. ``best`` is the policy tuned and shipped for the scenario, otherwise the best of
+``CANDIDATES`` on validation episodes. Foresight is look-ahead in the true future over the best composite. Its
+attainment is achievable, so the measured headroom is never too large; a better use of foresight may find more.
+``configs/headroom/`` holds the measurements of the shipped scenarios, the source of docs/scenarios.md.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ CANDIDATES = (
 FOLDER = "headroom"  # of configs/, by scenario
 HORIZON_S = 5.0
 PASSES = 1
-REPLICAS = 4  # that foresight tries out for each request
+REPLICAS = 4  # tried by foresight for each request
 
 
 class Step(Config):
-    """Attainment of one policy, and what it adds to the one before it.
+    """Attainment of one policy, and its gain over the previous one.
 
     Attributes:
         name: ``round-robin``, ``jsq``, ``best``, ``foresight`` or ``bound``.
         policy: Its policy; empty for the bound.
         attainment: Mean over episodes.
         gain: Mean paired difference from the step before; from round robin for the first three.
-        low: Lower end of the gain's 95 % interval; None for the bound, and where the episodes are of too few days.
+        low: Lower end of the gain's 95 % interval; None for the bound, and with too few days.
         high: Upper end.
     """
 
@@ -76,19 +76,19 @@ class Step(Config):
 
 
 class Headroom(Config):
-    """What was measured.
+    """The measured headroom.
 
     Attributes:
         scenario: Name of the scenario.
         version: Its version.
-        scenario_sha256: Digest of all that fixes the task.
+        scenario_sha256: Digest of the scenario's configuration.
         split: Split of the episodes.
         load: Share of capacity.
-        episodes: How many: those of seeds 0 on.
-        horizon_s: How far foresight looked [s].
-        passes: How often it planned each episode.
+        episodes: Number of episodes, from seed 0 on.
+        horizon_s: Horizon of foresight [s].
+        passes: Plans per episode.
         tuned: Whether ``best`` was tuned for the scenario.
-        unused: Why composites that are shipped for the scenario are not ``best``; empty where they are.
+        unused: Reason why a shipped composite is not ``best``; empty if it is.
         steps: From the defaults up.
     """
 
@@ -106,7 +106,7 @@ class Headroom(Config):
 
     @property
     def room(self) -> Step:
-        """What foresight adds to the best composite."""
+        """Gain of foresight over the best composite."""
         return next(step for step in self.steps if step.name == "foresight")
 
     @property
@@ -122,11 +122,11 @@ class Headroom(Config):
         return self.model_dump(mode="json")
 
     def write(self, path: str | Path) -> None:
-        """Write it as a file, whole or not at all."""
+        """Write it as a file, atomically."""
         write_atomic(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, default_flow_style=None))
 
     def lines(self) -> list[str]:
-        """Return it as lines for people."""
+        """Return it as lines of text."""
         tuned = "tuned" if self.tuned else "best of a few, not tuned"
         head = f"{self.scenario} (v{self.version}), {self.episodes} {self.split} episodes at load {self.load:g}"
         lines = [self.unused, head] if self.unused else [head]
@@ -145,7 +145,7 @@ class _Task:
 
 
 class _Runner:
-    """Runs tasks of one scenario; handed to workers."""
+    """Runs tasks of one scenario; sent to workers."""
 
     def __init__(self, scenario: Scenario, split: str, load: float):
         self.scenario, self.split, self.load = scenario, split, load
@@ -161,10 +161,10 @@ class _Runner:
 
 
 def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str, bool, str]:
-    """Return the composite tuned for a scenario and load, else the best candidate on validation.
+    """Return the composite tuned for a scenario and load, otherwise the best candidate on validation.
 
     Returns:
-        Its name; whether it was tuned; and why one that is shipped was not taken, empty where none was passed over.
+        Its name; whether it was tuned; and the reason why a shipped one was not used, empty without one.
     """
     tuned, unused = shipped_tuned(scenario.config, scenario.trace)
     if tuned is not None:
@@ -190,16 +190,16 @@ def measure_headroom(
 
     Args:
         scenario: The scenario.
-        episodes: How many episodes: those of seeds 0 on.
-        split: Split they are of.
+        episodes: Number of episodes, from seed 0 on.
+        split: Their split.
         load: Share of capacity; None: the scenario's own.
         workers: Processes; the numbers do not depend on them.
-        horizon_s: How far foresight looks [s].
-        passes: How often it plans each episode.
-        progress: Called with tasks done and tasks in all.
+        horizon_s: Horizon of foresight [s].
+        passes: Plans per episode.
+        progress: Called with the tasks done and the total.
 
     Raises:
-        BurstenvError: On fewer than one episode, or what running policies raises.
+        BurstenvError: On fewer than one episode, or an error of a policy.
     """
     if episodes < 1:
         raise BurstenvError(f"episodes must be at least 1, got {episodes}")
@@ -210,7 +210,7 @@ def measure_headroom(
     defaults = [f"{policy.rpartition('/')[0]}/{mode}" for policy in DEFAULTS]
     foresight = f"oracle-lookahead(horizon_s={horizon_s:g},passes={passes},replicas={REPLICAS}):{best}"
     named = {"round-robin": defaults[0], "jsq": defaults[1], "best": best, "foresight": foresight, "bound": ""}
-    # The slow ones first, so that no worker is left with one at the end.
+    # The slow ones first: a slow task at the end would leave the other workers idle.
     tasks = [_Task(policy, seed) for policy in (foresight, "", best, *defaults) for seed in range(episodes)]
     runner = _Runner(scenario, split, load)
     if workers > 1:
@@ -243,7 +243,7 @@ def _steps(named: dict[str, str], found: dict[str, dict[int, float]], days: NDAr
 
 
 def shipped_headroom(config: ScenarioConfig) -> Headroom | None:
-    """Return what was measured for a shipped scenario; None where there is nothing for it as it is."""
+    """Return the measurement of a shipped scenario; None without one for its present version."""
     if config.name not in shipped(FOLDER):
         return None
     found = load_config(Headroom, FOLDER, config.name)

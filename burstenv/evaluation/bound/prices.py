@@ -1,11 +1,11 @@
-"""Prices of machine time, by which more work than fits is turned down: the search behind the upper bound.
+"""Prices of machine time, which limit the work to the capacity: the search behind the upper bound.
 
-Work may be put anywhere into a window of time, at machines of a few kinds; a machine second of each kind and slot of
-time has a price ``y >= 0``. Whatever the prices, nobody can earn more than (weak duality of linear programs)
+Work may be placed anywhere in a window of time, on machines of a few kinds; a machine second of each kind and time slot
+has a price ``y >= 0``. For any prices, no schedule can earn more than (weak duality of linear programs)
 
     sum over j of max(0, g_j - cheapest price of serving j) + sum over slots of y x machine seconds,
 
-so no solver has to be trusted: prices are improved by subgradients for a while, and the best value found is returned.
+so the result needs no trusted solver: a subgradient search improves the prices, and the best value found is returned.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
-SLOTS = 64  # at quantiles of where windows begin and end
-_UNIFORM = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5)  # prices to begin with, in worth per second of work
+SLOTS = 64  # at quantiles of the ends of windows
+_UNIFORM = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5)  # first prices, in worth per second of work
 _UNTIL = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)  # up to these quantiles
 
 
 @dataclass(frozen=True)
 class Work:
-    """What serving n requests takes of machines of one kind, under one lower bound of it, (n,) each.
+    """Machine time of n requests on one kind of machine, under one lower bound, (n,) each.
 
     Attributes:
         first_s: Work in the window up to the first deadline [s].
@@ -37,7 +37,7 @@ class Work:
 
 
 class _Ranges:
-    """Ranges of slots, whose cheapest slots are looked up in a sparse table (Bender and Farach-Colton, 2000)."""
+    """Ranges of slots; a sparse table finds their cheapest slots (Bender and Farach-Colton, 2000)."""
 
     def __init__(self, low: Places, high: Places):
         self._level = np.floor(np.log2(high - low)).astype(np.int64)
@@ -64,7 +64,7 @@ def _sparse_table(prices: Array) -> Places:
 
 
 class _Market:
-    """Requests with their windows, and machines by kind; each kind's work may be known by several lower bounds."""
+    """Requests with their windows, and machines by kind; each kind's work may have several lower bounds."""
 
     def __init__(
         self, gains: Array, windows: tuple[Array, Array, Array], work: Sequence[Sequence[Work]],
@@ -116,15 +116,15 @@ def most_earned(
     gains: Array, windows: tuple[Array, Array, Array], work: Sequence[Sequence[Work]],
     possible: Sequence[NDArray[np.bool_]], machines: Sequence[int], steps: int,
 ) -> float:  # fmt: skip
-    """Return an upper bound on what can be earned.
+    """Return an upper bound on the total gain.
 
     Args:
-        gains: What each request earns, (n,).
-        windows: When its work may begin, when the first part must be done and when all of it [s], (n,) each.
+        gains: Gain of each request, (n,).
+        windows: Start of its work, deadline of the first part and deadline of all of it [s], (n,) each.
         work: For each kind of machine, one or more lower bounds of the work; all of them hold at once.
-        possible: For each kind, which requests it can serve at all, (n,).
-        machines: How many of each kind there are.
-        steps: Of the search: more bring the bound down.
+        possible: For each kind, the requests that it can serve at all, (n,).
+        machines: Number of machines of each kind.
+        steps: Steps of the search; more of them lower the bound.
     """
     market = _Market(gains, windows, work, possible, machines)
     total_s = [max(float((view.first_s + view.second_s).sum()), 1e-9) for _, view in market.views]

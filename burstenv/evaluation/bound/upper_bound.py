@@ -1,35 +1,35 @@
-"""What no policy can beat: an upper bound on what a scenario's cluster can attain of an episode.
+"""An upper bound on the attainment of any policy on an episode of a scenario.
 
-The bound knows everything and schedules with more freedom than any policy has. Fix an episode without closed loops, so
-that arrival times do not depend on the policy, and let ``x[j, r]`` in [0, 1] be the share of request j that replica r
-serves within both objectives. Whatever the policy, these hold:
+The bound has full knowledge and more freedom in scheduling than any policy. Take an episode without closed loops, in
+which arrival times do not depend on the policy, and let ``x[j, r]`` in [0, 1] be the share of request j that replica r
+serves within both objectives. For any policy:
 
-1. *Alone.* A request that misses an objective on replica r with all of it to itself misses it in company, because an
-   iteration takes no less time with more in it: then ``x[j, r] = 0``.
+1. *Alone.* A request that misses an objective alone on replica r also misses it with other requests, because an
+   iteration with more work takes no less time: then ``x[j, r] = 0``.
 2. *Once.* ``sum over r of x[j, r] <= 1``.
 3. *Time.* Every iteration of replica r takes at least ``a + p P + b D + c K + h A`` for P prefill tokens, D decodes
    that read K context tokens, and prefill attention A (``Floor``; exact for the hinge form above its floor, a
-   supporting line of the tables). What request j adds to its own iterations is at least
+   supporting line of the tables). Request j adds to its own iterations at least
 
        prefill_j = p P_j + h P_j (P_j + 1) / 2   and   decode_j = sum over k of w_jk,   w_jk = b + c (P_j + k - 1),
 
-   k from 1 to n_j = outputs - 1. Recomputation only adds to it. With prefix caching only the tokens count that no
-   request of the same stream could share, in prefill and in what is held (but c counts all that is read).
-   All in an iteration share its ``a``, and there cannot be few iterations, for two reasons. *Memory*: the context of
-   an iteration fits into the KV cache, ``K <= C`` tokens, so there are at least ``sum of K / C``. *Pace*: who attains a
-   TPOT objective t_j is in n_j iterations or more that take ``n_j t_j`` together, so what happens in them beside the
-   fixed part takes ``n_j (t_j - a)`` at most. Weigh this by any l_j >= 0 and sum over requests; L_i be the sum of the
+   k from 1 to n_j = outputs - 1. Recomputation only adds to it. With prefix caching only tokens count that no request
+   of the same stream could share, in prefill and in KV blocks (but c counts all context read). All requests in an
+   iteration share its ``a``, and the number of iterations has two lower bounds. *Memory*: the context of an iteration
+   fits into the KV cache, ``K <= C`` tokens, so there are at least ``sum of K / C``. *Pace*: a request that meets a
+   TPOT objective t_j is in at least n_j iterations that together take at most ``n_j t_j``, so their work beyond the
+   fixed part takes at most ``n_j (t_j - a)``. Weigh this by any l_j >= 0 and sum over requests; L_i be the sum of the
    l_j in iteration i, W_i that of their w. As ``1 >= 2 sqrt(L_i W_i) - L_i W_i``, and ``sqrt(L_i W_i) >= sum of
    sqrt(l_j w_jk)`` (Cauchy and Schwarz), there are at least ``sum over j of 2 sqrt(l_j) B_j - l_j n_j (t_j - a)``
    iterations, B_j being the sum of ``sqrt(w_jk)``; with the best l_j that is ``sum over j of B_j^2 / (n_j (t_j - a))``.
    Large batches are slow, so a tight pace means many iterations.
 4. *Windows.* An attained request is prefilled between its arrival and its TTFT deadline, and all done by that plus
-   ``n_j t_j``. A replica's iterations do not overlap, so what has to happen fits, piece by piece, into the time that
-   there is. Replicas of one kind share theirs.
+   ``n_j t_j``. A replica's iterations do not overlap, so all work must fit into the available time. Replicas of one
+   kind share theirs.
 
-The largest sum of rewards under 1 to 4 is a linear program in which work may be put anywhere into its window, and both
-counts of iterations are constraints of their own. Its dual bounds it for *any* prices of machine time (``prices.py``;
-the idea of bounds by information relaxation with penalties, Brown, Smith and Sun, Operations Research 2010, and of
+The largest sum of rewards under 1 to 4 is a linear program in which work may be placed anywhere in its window, and both
+counts of iterations are separate constraints. Its dual bounds it for *any* prices of machine time (``prices.py``; the
+idea of bounds by information relaxation with penalties, Brown, Smith and Sun, Operations Research 2010, and of
 time-indexed relaxations in scheduling, Queyranne and Schulz, 1994).
 """
 
@@ -48,7 +48,7 @@ from burstenv.hardware.latency.hinge import HINGE
 
 Array = NDArray[np.float64]
 STEPS = 300  # of the search for prices
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the shortest iteration that count as its fixed part
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the shortest iteration, counted as its fixed part
 _SLACK = 1e-6  # single precision of the objectives
 
 
@@ -123,13 +123,13 @@ class Floor:
 
     @staticmethod
     def _least(knots: Array, values: Array, far: float) -> float:
-        """Return the least value of a table, its last piece going on up to ``far``."""
+        """Return the least value of a table, with its last piece extended to ``far``."""
         beyond = values[-1] + (values[-1] - values[-2]) / (knots[-1] - knots[-2]) * max(0.0, far - knots[-1])
         return min(float(values.min()), float(beyond))
 
     @staticmethod
     def _mixed_context_s(replica: Any, longest: int) -> float:
-        """Return the least time per context token that decodes take beside a prefill: least at corners of the table."""
+        """Return the least time per context token of decodes beside a prefill: the minimum at the table's corners."""
         rows, columns = int(replica["mixed_knots"]), int(replica["mixed_context_knots"])
         stride = len(replica["mixed_context_tokens"])
         decodes = replica["mixed_decodes"][:rows].astype(np.float64)
@@ -139,7 +139,7 @@ class Floor:
             return -1.0
 
         def further(values: Array, knots: Array, at: float) -> Array:
-            """Return a table with one more column, its last piece going on."""
+            """Return a table with one more column that extends its last piece."""
             slope = (values[:, -1] - values[:, -2]) / (knots[-1] - knots[-2])
             return np.column_stack([values, values[:, -1] + slope * max(0.0, at - knots[-1])])
 
@@ -154,7 +154,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class _Costs:
-    """What requests cost on one kind of replica, (n,) each; infinite where objectives cannot be met."""
+    """Cost of requests on one kind of replica, (n,) each; infinite if objectives cannot be met."""
 
     prefill_s: Array
     decode_s: Array  # iterations counted by memory
@@ -163,13 +163,13 @@ class _Costs:
 
 
 def _shared_tokens(requests: NDArray[Any]) -> Array:
-    """Return how many tokens of each prompt another request of its stream might have computed before, (n,)."""
+    """Return the number of prompt tokens that another request of the stream may have computed before, (n,)."""
     shared = np.zeros(len(requests))
     longest: dict[int, float] = {}
     total = requests["prompt_tokens"].astype(np.float64) + requests["output_tokens"]
     for k, stream in enumerate(requests["stream"].tolist()):
         if requests["prefix_tokens"][k] > 0:
-            shared[k] = requests["prompt_tokens"][k]  # a prefix of its own stream: all may be there
+            shared[k] = requests["prompt_tokens"][k]  # a prefix of its own stream: all may be cached
         else:
             shared[k] = min(longest.get(stream, 0.0), float(requests["prompt_tokens"][k]))
         longest[stream] = max(longest.get(stream, 0.0), float(total[k]))
@@ -200,9 +200,9 @@ def _costs(floor: Floor, requests: NDArray[Any], shared: Array) -> _Costs:
 
 
 def _by_pace(floor: Floor, requests: NDArray[Any], steps: Array) -> Array:
-    """Return how many iterations decoding requests at their pace counts for: ``B^2 / (n (t - a))``."""
+    """Return the least number of iterations for decoding at the requests' pace: ``B^2 / (n (t - a))``."""
     step_s, context_s = floor.decode_s, floor.context_s
-    # A token may also come of a recomputation after a preemption. That takes two tokens of prefill at least, or, with
+    # A token may also come from a recomputation after a preemption. That takes at least two tokens of prefill, or, with
     # prefix caching, one whose context is read.
     if floor.caching:
         step_s, context_s = min(step_s, floor.prefill_s), min(context_s, floor.attention_s)
@@ -210,7 +210,7 @@ def _by_pace(floor: Floor, requests: NDArray[Any], steps: Array) -> Array:
         step_s, context_s = min(step_s, floor.prefill_s), 0.0
     prompt = requests["prompt_tokens"].astype(np.float64)
     left_s = requests["tpot_slo_s"].astype(np.float64) * (1.0 + _SLACK) + _SLACK - floor.iteration_s
-    if context_s > 0.0:  # the sum of square roots is no less than the integral from one step before
+    if context_s > 0.0:  # the sum of square roots is at least the integral from one step before
         low_s = step_s + context_s * np.maximum(0.0, prompt - 1.0)
         roots = ((low_s + context_s * steps) ** 1.5 - low_s**1.5) / (1.5 * context_s)
     else:
@@ -220,7 +220,7 @@ def _by_pace(floor: Floor, requests: NDArray[Any], steps: Array) -> Array:
 
 
 def _floors(records: NDArray[Any], requests: NDArray[Any]) -> list[Floor]:
-    """Return the floor of each replica under which the requests take longest, of those that lie along its tables."""
+    """Return the floor of each replica with the longest times of the requests, of those along its tables."""
     nothing = np.zeros(len(requests))
 
     def work_s(floor: Floor) -> float:
@@ -233,12 +233,12 @@ def _floors(records: NDArray[Any], requests: NDArray[Any]) -> list[Floor]:
 
 @dataclass(frozen=True)
 class Bound:
-    """What no policy can beat on one episode.
+    """The bound of one episode.
 
     Attributes:
-        reward: Most that any policy earns.
-        offered: The same if everything were attained.
-        possible: Requests that could be attained with a replica to themselves.
+        reward: Largest reward of any policy.
+        offered: Reward with all requests attained.
+        possible: Requests that are attainable alone on a replica.
     """
 
     reward: float
@@ -247,26 +247,24 @@ class Bound:
 
     @property
     def share(self) -> float:
-        """The bound as a share of what is offered."""
+        """The bound as a share of the offered reward."""
         return self.reward / max(self.offered, 1e-12)
 
 
 def upper_bound(cluster: Cluster, requests: NDArray[Any], gains: Array | None = None, steps: int = STEPS) -> Bound:
-    """Return an upper bound on what any policy attains of an episode, clairvoyant or not.
+    """Return an upper bound on the reward of any policy on an episode, clairvoyant or not.
 
     Args:
         cluster: The cluster, for its replicas; not touched.
         requests: (n,) REQUEST as the episode was drawn.
-        gains: What each attained request earns, (n,); None: 1.
-        steps: Of the search for prices: more are slower, and bring the bound down.
+        gains: Gain of each attained request, (n,); None: 1.
+        steps: Steps of the search for prices; more of them are slower and lower the bound.
 
     Raises:
         BurstenvError: With closed loops, where arrival times depend on the policy.
     """
     if cluster.clients is not None and cluster.clients.closed_loop is not None:
-        raise BurstenvError(
-            "there is no bound where sessions are closed loops: when requests arrive depends on the policy"
-        )
+        raise BurstenvError("closed-loop sessions have no bound, because arrival times depend on the policy")
     requests = requests.copy()
     gain = np.ones(len(requests)) if gains is None else np.asarray(gains, np.float64)
     records = cluster.state.replicas[0]
@@ -288,7 +286,7 @@ def upper_bound(cluster: Cluster, requests: NDArray[Any], gains: Array | None = 
 
 
 def _windows(requests: NDArray[Any]) -> tuple[Array, Array, Array]:
-    """Return when requests arrive, and until when attained ones are prefilled and done [s], (n,) each."""
+    """Return arrival times, and deadlines of prefill and completion for attainment [s], (n,) each."""
     arrival_s = requests["arrival_s"].astype(np.float64)
     slack = 1.0 + _SLACK
     first_s = arrival_s + requests["ttft_slo_s"].astype(np.float64) * slack + _SLACK

@@ -14,7 +14,7 @@ from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.policies.network.policy import way_of
 
 HEAD = (
-    "scenario", "load", "agent", "seeds", "attains", "compared with", "attains", "ahead [points]", "seeds ahead",
+    "scenario", "load", "agent", "seeds", "attainment", "compared with", "attainment", "ahead [points]", "seeds ahead",
     "by tokens", "worst prompt lengths",
 )  # fmt: skip
 PROMPTS = "prompt_"
@@ -26,20 +26,20 @@ def agent_table(results: Sequence[EvaluationResult], against: str | None = None)
 
     Args:
         results: Results of ``evaluate``.
-        against: A policy that took part in all of them; None: the best heuristic of each.
+        against: A policy of all of them; None: the best heuristic of each.
 
-    A line has the mean over the runs; how far it is ahead of the best heuristic, with a 95 % interval by blocks of
-    days; how many runs are ahead; the same by tokens; and the prompt lengths that fare worst against that heuristic.
+    A line has the mean over the runs; their lead over the best heuristic, with a 95 % interval by blocks of days; the
+    number of runs ahead; the same by tokens; and the worst prompt lengths against that heuristic.
 
     Raises:
-        BurstenvError: When no result has an agent, or ``against`` took no part in one of them.
+        BurstenvError: If no result has an agent, or one does not include ``against``.
     """
     for result in results:
         if against is not None and all(policy["name"] != against for policy in result.policies):
-            raise BurstenvError(f"{against} took no part in the evaluation of {result.scenario}")
+            raise BurstenvError(f"{against} is not in the evaluation of {result.scenario}")
     lines = [line for result in results for line in _lines(result, against)]
     if not lines:
-        raise BurstenvError("no agent took part in these evaluations")
+        raise BurstenvError("these evaluations include no agent")
     table = [HEAD, tuple("---" for _ in HEAD), *lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
 

@@ -222,7 +222,7 @@ def _losses(result: EvaluationResult) -> Picture:
     caption = (
         "All offered requests of each policy, by what became of them; each is counted once, by the first that holds."
     )
-    alt = f"What became of the offered requests at load {load:g}"
+    alt = f"Outcomes of the offered requests at load {load:g}"
     return Picture(
         f"Where requests were lost at load {load:g}",
         caption,

@@ -1,4 +1,4 @@
-"""A leaderboard over many results: ranks by scenario, where they flip, how far the best is ahead of defaults."""
+"""A leaderboard over many results: ranks by scenario, flips, and the lead of the best over the defaults."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.evaluation.statistics.sign_flips import least_blocks
 from burstenv.files import write_atomic
 
-DEFAULTS = ("always/round-robin/vllm",)  # what most deployments start from
+DEFAULTS = ("always/round-robin/vllm",)  # the usual start of a deployment
 SHOWN = 40  # policies in the table of ranks
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """What many results say together, in plain values.
+    """The combined results, in plain values.
 
     Attributes:
         boards: For each result ``board`` (scenario and load), ``scenario``, ``split``, ``load``, ``episodes``,
-            ``blocks``, ``best`` (policy that could be deployed), its ``attainment`` with ``low`` and ``high``,
+            ``blocks``, ``best`` (deployable policy), its ``attainment`` with ``low`` and ``high``,
             ``defaults`` (name) with ``defaults_attainment``, ``gain`` (paired difference of the two, with ``gain_low``
             and ``gain_high``), and ``oracle`` with ``oracle_attainment``, the best that sees true lengths, or None.
         policies: For each policy ``policy``, ``kind``, ``privileged``, ``boards`` it was judged on, ``mean_rank`` (mean
             over boards of the middle of its ranks, as a share of the policies there: 0 is first), and ``by_board``:
             attainment, rank and rank_to of each board.
-        flips: Pairs of policies and boards where each was shown to be better on one: ``first``, ``second``,
+        flips: Pairs of policies, each significantly better on one board: ``first``, ``second``,
             ``first_wins_on``, ``by``, ``second_wins_on``, ``by_there``; largest first.
     """
 
@@ -47,15 +47,15 @@ class Leaderboard:
 def leaderboard(
     results: Sequence[EvaluationResult], defaults: str | None = None, files: Sequence[str | Path] = ()
 ) -> Leaderboard:
-    """Put results side by side, each at its headline load.
+    """Combine results, each at its headline load.
 
     Args:
         results: Results of ``evaluate``, on different scenarios or loads.
-        defaults: The policy that gains are measured from; None: round robin with vLLM's defaults.
-        files: Where each was read from, for messages.
+        defaults: The baseline of the gains; None: round robin with vLLM's defaults.
+        files: Source of each, for messages.
 
     Raises:
-        BurstenvError: On no results, or two of the same scenario, split and load.
+        BurstenvError: On no results, or two with the same scenario, split and load.
     """
     if not results:
         raise BurstenvError("a leaderboard needs at least one result")
@@ -132,7 +132,7 @@ def _values(result: EvaluationResult, names: Sequence[str]) -> tuple[Any, list[i
 
 
 def _flips(by_board: dict[str, EvaluationResult]) -> list[Row]:
-    """Return where each of two policies was shown to be better on a board, the widest of each pair."""
+    """Return the pairs of policies, each significantly better on one board, with the largest differences."""
     shown: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for board, result in by_board.items():
         pairs = next(row for row in result.pairs if row["load"] == result.headline_load)
@@ -170,7 +170,7 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
     found = [
         Table(
             "The best on each board",
-            "The best policy that could be deployed, and its paired gain in percentage points over the defaults "
+            "The best deployable policy, and its paired gain in percentage points over the defaults "
             f"(`{next((r['defaults'] for r in board.boards if r['defaults']), DEFAULTS[0])}`); last, the best of the "
             "policies that see true output lengths, which take no rank.",
             ["board", "attainment", "defaults", "gain", "with true lengths"],
@@ -215,8 +215,8 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
             for flip in board.flips[:30]
         ]  # fmt: skip
         caption = (
-            "Pairs of which each was shown to be better somewhere (paired interval excludes 0): the difference of the "
-            "first minus the second in percentage points, where it is widest either way. "
+            "Pairs of policies, each significantly better somewhere (paired interval excludes 0): the difference of "
+            "the first minus the second in percentage points, where it is largest either way. "
         )
         caption += f"{len(board.flips)} pairs flip; the widest 30." if len(board.flips) > 30 else ""
         if not board.flips:
@@ -226,15 +226,15 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
 
 
 def verdict(board: Leaderboard) -> str:
-    """Return what the leaderboard shows, in a sentence or two; names stand in backquotes."""
+    """Return a summary of the leaderboard, in a sentence or two; names are in backquotes."""
     winners = list(dict.fromkeys(row["best"] for row in board.boards))
     count = len(board.boards)
     if count == 1:
-        text = f"On the only board, {board.boards[0]['board']}, `{winners[0]}` attains most. "
+        text = f"On the only board, {board.boards[0]['board']}, `{winners[0]}` is best. "
     elif len(winners) == 1:
-        text = f"`{winners[0]}` attains most on all {count} boards. "
+        text = f"`{winners[0]}` is best on all {count} boards. "
     else:
-        text = f"No policy is best everywhere: {len(winners)} different ones attain most on {count} boards. "
+        text = f"No policy is best everywhere: {len(winners)} different ones lead on {count} boards. "
     gains = [row["gain"] for row in board.boards if row["gain"] is not None]
     if gains:
         low, high = 100 * min(gains), 100 * max(gains)
@@ -251,7 +251,7 @@ def write_leaderboard(
     defaults: str | None = None,
     files: Sequence[str | Path] = (),
 ) -> dict[str, Path]:
-    """Write the leaderboard of results as one HTML page, with Markdown and JSON beside it, each whole or not at all.
+    """Write the leaderboard of results as one HTML page, with Markdown and JSON beside it, written atomically.
 
     Args:
         results: Results of ``evaluate``.
@@ -276,7 +276,7 @@ def write_leaderboard(
     template = environment.from_string((here / "leaderboard.html.j2").read_text(encoding="utf-8"))
     facts = (
         f"{len(board.boards)} results, {len(board.policies)} policies; "
-        f"{sum(row['episodes'] for row in board.boards):,} episodes of each policy judged everywhere."
+        f"{sum(row['episodes'] for row in board.boards):,} episodes of each policy on all boards."
     )
     page = template.render(title="Leaderboard", css=style, facts=facts, headline=verdict(board), tables=tables)
     write_atomic(paths["json"], json.dumps(asdict(board), indent=1, allow_nan=False) + "\n")

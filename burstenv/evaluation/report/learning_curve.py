@@ -14,15 +14,15 @@ def learning_curve(log: Sequence[Any]) -> list[Row]:
 
     Args:
         log: Records of ``training.json`` of a run: ``steps``, ``validation`` (attainment by load) and
-            optionally ``reference`` (that of the reference policy); or records that hold the means
-            themselves, as returned here. ``run`` names the run where there are several.
+            optionally ``reference`` (that of the reference policy); or records of the means themselves, as returned
+            here. ``run`` names the run if there are several.
 
     Returns:
         One row for each record: ``steps``, ``validation_attainment`` and ``reference_attainment`` (shares,
         means over the loads; the latter None where not recorded), and ``run``.
 
     Raises:
-        BurstenvError: On the first record that lacks its numbers.
+        BurstenvError: On the first record without its numbers.
     """
     rows = []
     for place, record in enumerate(log):
@@ -42,7 +42,7 @@ def learning_curve(log: Sequence[Any]) -> list[Row]:
 
 
 def _attainment(record: dict[str, Any], of: str) -> float | None:
-    """Return the mean of a mapping of load to attainment, or the mean that stands there already."""
+    """Return the mean of a mapping of load to attainment, or the given mean."""
     by_load = record.get(of)
     if isinstance(by_load, dict) and by_load and all(isinstance(v, int | float) for v in by_load.values()):
         return sum(by_load.values()) / len(by_load)

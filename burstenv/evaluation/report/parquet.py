@@ -1,4 +1,4 @@
-"""A result as Parquet files, for those who go on with their own tools."""
+"""A result as Parquet files, for other tools."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TABLES = ("episodes", "summary", "differences", "groups", "ranks")
 
 
 def write_parquet(result: EvaluationResult, folder: str | Path) -> dict[str, Path]:
-    """Write the tables of a result as ``episodes.parquet``, ``summary.parquet`` and so on, each whole or not at all.
+    """Write the tables of a result as ``episodes.parquet``, ``summary.parquet`` and so on, atomically.
 
-    The columns are the keys of the rows of :class:`EvaluationResult`; what fixes the numbers stands in the file's
-    metadata under ``burstenv``. The same result gives the same bytes.
+    The columns are the keys of the rows of :class:`EvaluationResult`; the file's metadata, under ``burstenv``, holds
+    the inputs of the numbers. The same result gives the same bytes.
 
     Args:
         result: The evaluation.
-        folder: Where to write; made if missing.
+        folder: Output folder; made if missing.
 
     Returns:
         The paths by table.

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file, the same in Markdown, and the result they were written from."""
+"""The report: one self-contained HTML file, the same in Markdown, and their result."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from burstenv.files import write_atomic
 def write_report(
     result: EvaluationResult, folder: str | Path, training: Sequence[Row] | None = None
 ) -> dict[str, Path]:
-    """Write ``report.html``, ``report.md`` and ``result.json`` into a folder, each whole or not at all.
+    """Write ``report.html``, ``report.md`` and ``result.json`` into a folder, atomically.
 
-    Nothing is computed here but layout: every number stands in ``result``. The same result gives the same
-    files.
+    This computes only layout: ``result`` holds every number. The same result gives the same files.
 
     Args:
         result: The evaluation.
-        folder: Where to write; made if missing.
+        folder: Output folder; made if missing.
         training: A training log for the learning curve, see ``training.learning_curve``; one curve for
             each ``run``, and the reference as a line.
 
@@ -36,8 +35,7 @@ def write_report(
         The paths by ``html``, ``markdown`` and ``json``.
 
     Raises:
-        BurstenvError: Without jinja2, on a training record that lacks its numbers, or where the
-            folder cannot be written.
+        BurstenvError: Without jinja2, on a training record without its numbers, or if the folder cannot be written.
     """
     page = html(result, training)
     folder = Path(folder)
@@ -49,7 +47,7 @@ def write_report(
 
 
 def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str:
-    """Return the report as one HTML page that loads nothing from anywhere.
+    """Return the report as one self-contained HTML page.
 
     Raises:
         BurstenvError: Without jinja2.
@@ -74,7 +72,7 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
 
 
 def page_environment() -> tuple[Any, Any]:
-    """Return what pages are made with: a Jinja environment, and the style sheet.
+    """Return the tools for pages: a Jinja environment, and the style sheet.
 
     Raises:
         BurstenvError: Without jinja2.
@@ -88,7 +86,7 @@ def page_environment() -> tuple[Any, Any]:
         ) from None
 
     def coded(text: str) -> Markup:
-        """Escape a sentence and set what stands in backquotes as code."""
+        """Escape a sentence and set backquoted text as code."""
         parts = text.split("`")
         return Markup("").join(
             Markup("<code>{}</code>").format(breakable(part)) if k % 2 else bound(part) for k, part in enumerate(parts)
@@ -117,42 +115,42 @@ def markdown(result: EvaluationResult) -> str:
     for section in _sections(result, []):
         for table in section["tables"]:
             parts += [f"## {plain(table.title)}", plain(table.caption), markdown_table(table)]
-    parts += ["## What to know before believing this", "\n".join(f"- {plain(note)}" for note in notes(result))]
-    parts += ["## Everything needed to run this again", f"Command: `{plain(appendix['command'])}`"]
+    parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in notes(result))]
+    parts += ["## Configuration", f"Command: `{plain(appendix['command'])}`"]
     parts += [_fenced(appendix[name]) for name in ("policies", "provenance")]
     return "\n\n".join(parts) + "\n"
 
 
 def plain(text: str) -> str:
-    """Return a sentence for Markdown in which no name makes HTML, links, pictures or lines of its own.
+    """Return a sentence for Markdown; names cannot create HTML, links, pictures or lines.
 
-    Names come from files: of scenarios, policies, agents and traces. What burstenv writes itself is left as it is.
+    Names come from files: of scenarios, policies, agents and traces. burstenv's own text is unchanged.
     """
     text = " ".join(text.split("\n")).replace("\r", " ")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _fenced(text: str) -> str:
-    """Return YAML as a block that nothing in it ends."""
+    """Return YAML as a code block that its content cannot end."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}yaml\n{text}{fence}"
 
 
 _SECTIONS = {
-    "attainment": "Who attains what",
-    "losses": "What became of the requests",
+    "attainment": "Attainment",
+    "losses": "Outcomes of the requests",
     "groups": "By class, model, prompt length and burstiness",
     "latency": "Latency",
     "timelines": "A good and a bad episode",
     "pairs": "Policy against policy",
     "seeds": "Training",
-    "tuning": "What was tuned, and how",
+    "tuning": "Tuning",
 }
 
 
 def _sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the sections that hold anything: key, title, pictures and tables."""
+    """Return the non-empty sections: key, title, figures and tables."""
     from burstenv.evaluation.report.figures import figures, learning_figures, profile_figure
 
     drawn, listed = figures(result), tables(result)
@@ -184,7 +182,7 @@ def _about_episodes(result: EvaluationResult) -> str:
 
 
 def _tiles(result: EvaluationResult) -> list[dict[str, str]]:
-    """Return the few numbers that a reader wants first."""
+    """Return the key figures."""
     load = result.headline_load
     best = result.best_at(load)
     tiles = []

@@ -1,6 +1,6 @@
-"""Drawing plots as inline SVG: colours and letters come from the page's style sheet, so both themes and paper work.
+"""Plots as inline SVG: colours and fonts come from the page's style sheet, for both themes and print.
 
-The same data give the same text. Lengths are in units of the view box, 440 wide, which a phone shows at about its size.
+The same data give the same text. Lengths are in units of the view box, 440 wide, about the width of a phone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 10.0, 38.0
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Return round numbers between two ends, about so many."""
+    """Return round numbers between two ends, about ``count`` of them."""
     if not high > low:
         return [low]
     step = 10.0 ** math.floor(math.log10((high - low) / about))
@@ -24,7 +24,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten between two ends, or only the powers where there are many."""
+    """Return 1, 2 and 5 times powers of ten between two ends, or only the powers if there are many."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if len(powers) > 5 else (1, 3) if len(powers) > 3 else (1, 2, 5)
     found = [m * 10.0**k for k in powers for m in steps]
@@ -42,11 +42,11 @@ class Plot:
     Args:
         x: Ends of the horizontal axis.
         y: Ends of the vertical axis.
-        x_label: What the horizontal axis shows, with its unit.
-        y_label: What the vertical axis shows, with its unit.
+        x_label: Label of the horizontal axis, with its unit.
+        y_label: Label of the vertical axis, with its unit.
         height: Height of the picture.
         log_x: Whether the horizontal axis is logarithmic.
-        x_ticks: Where to put ticks; None: at round numbers.
+        x_ticks: Places of ticks; None: round numbers.
         percent_y: Whether vertical ticks are shares, shown in percent.
     """
 
@@ -85,7 +85,7 @@ class Plot:
         self.parts.append(f'<text class="label" {turned}>{escape(y_label)}</text>')
 
     def to_x(self, value: float) -> float:
-        """Return where a value lies on the horizontal axis."""
+        """Return the position of a value on the horizontal axis."""
         low, high = self.x
         if self.log_x:
             low, high, value = math.log(low), math.log(high), math.log(max(value, 1e-300))
@@ -93,7 +93,7 @@ class Plot:
         return self.left + min(1.0, max(0.0, share)) * (WIDTH - self.left - _RIGHT)
 
     def to_y(self, value: float) -> float:
-        """Return where a value lies on the vertical axis."""
+        """Return the position of a value on the vertical axis."""
         low, high = self.y
         share = (value - low) / (high - low) if high > low else 0.5
         return self.height - _BOTTOM - min(1.0, max(0.0, share)) * (self.height - _TOP - _BOTTOM)
@@ -101,7 +101,7 @@ class Plot:
     def line(
         self, xs: Sequence[float], ys: Sequence[float], style: str, title: str = "", markers: bool = False
     ) -> None:
-        """Draw a line through points; ``title`` shows where a pointer rests on it."""
+        """Draw a line through points; ``title`` is its tooltip."""
         points = [f"{number(self.to_x(a))} {number(self.to_y(b))}" for a, b in zip(xs, ys, strict=True)]
         told = f"<title>{escape(title)}</title>" if title else ""
         self.parts.append(f'<path class="line {style}" d="M{"L".join(points)}">{told}</path>')

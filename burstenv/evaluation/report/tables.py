@@ -34,18 +34,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: the policy, what it is, and its cells."""
+    """A row: the policy, its kind, and its cells."""
 
     policy: str
     kind: str  # "agent", "heuristic", or "apart" for one that sees true lengths
     tags: list[str]
     cells: list[Cell]
-    lead: str = ""  # stands before the name
+    lead: str = ""  # precedes the name
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: title, what it shows, the columns after the first (the policy), and rows."""
+    """A table: title, caption, the columns after the first (the policy), and rows."""
 
     title: str
     caption: str
@@ -57,7 +57,7 @@ class Table:
 
 
 def tags(result: EvaluationResult, policy: Row) -> list[str]:
-    """Return what a reader must know of a policy: reference, best, fixed part of whom, privileged."""
+    """Return the tags of a policy: reference, best, fixed part of an agent, privileged."""
     found = []
     best = result.best_at(result.headline_load)
     for role in policy["roles"]:
@@ -94,7 +94,7 @@ def _lines(result: EvaluationResult, load: float, cells_of: Callable[[Row], list
         policy = result.policy(row["policy"])
         kind = "apart" if policy["privileged"] else policy["kind"]
         lines.append(Line(row["policy"], kind, tags(result, policy), cells_of(row)))
-    return sorted(lines, key=lambda line: line.kind == "apart")  # oracles stand apart, at the end
+    return sorted(lines, key=lambda line: line.kind == "apart")  # oracles are listed separately, at the end
 
 
 def _attainment(result: EvaluationResult, load: float) -> Table:
@@ -103,7 +103,7 @@ def _attainment(result: EvaluationResult, load: float) -> Table:
     days = result.ranking(load)[0]["blocks"]
     few = ""
     if days < least_blocks():
-        few = f" There are no ranks and intervals: {days} {'day' if days == 1 else 'days'} of traffic can show none."
+        few = f" There are no ranks and intervals: {days} {'day' if days == 1 else 'days'} of traffic are too few."
 
     def against(row: Row, which: str, other: str) -> Cell:
         if row["policy"] == other:
@@ -222,8 +222,8 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
     )
     if clients:
         caption += (
-            " Late includes abandoned, failed includes what failed upstream for good, and rejected counts the last "
-            "refusal only; unsent turns, of sessions that were over, are not offered."
+            " Late includes abandoned, failed includes final upstream failures, and rejected counts final "
+            "rejections only; unsent turns, of ended sessions, are not offered."
         )
     return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))
 
@@ -241,7 +241,7 @@ def _latency(result: EvaluationResult, load: float) -> Table:
         for name, unit in (("TTFT", " [s]"), ("TPOT", " [ms]"), ("E2E", " [s]"))
         for p in ("mean", "p50", "p90", "p99")
     ]
-    caption = "Over finished requests of all episodes: a policy that refuses requests can look fast here."
+    caption = "Over finished requests of all episodes: a policy that rejects requests can look fast here."
     return Table(f"Latency at load {load:g}", caption, columns, _lines(result, load, cells))
 
 
@@ -336,12 +336,12 @@ def _tuning(row: Row) -> Table:
     return Table(
         "Tuned heuristics",
         f"The best of {row['template']} at each load on {len(row['seeds'])} {row['split']} episodes, found by {how}; "
-        "attainment as found there, which flatters it.",
+        "with the attainment on them, which is too high.",
         ["load", f"attainment on {row['split']}", "always/jsq there", "tried"],
         lines,
     )
 
 
 def _heat(share: float | None) -> Cell:
-    # Attainments crowd near 1, where differences matter.
+    # Attainments are close to 1, where differences matter.
     return Cell(ABSENT) if share is None else Cell(percent(share), 0.6 * share**2)

@@ -1,4 +1,4 @@
-"""What a report says in words: numbers in their units, the headline, and the notes beneath it."""
+"""The text of a report: numbers in their units, the headline, and the notes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from burstenv.evaluation.statistics.sign_flips import least_blocks
 from burstenv.workload import DAY_S
 
 ABSENT = "-"
-FEW_BLOCKS = 10  # below it, percentile intervals by blocks are known to come out too narrow
+FEW_BLOCKS = 10  # below it, percentile intervals by blocks are too narrow
 
 
 def shortened(name: str, most: int) -> str:
     """Return a policy's name in at most ``most`` characters.
 
-    Composites lose names of parameters first, ``size-aware-kv(1.2, 0.3, 0.6)/...``, for what tells them apart stands at
-    their end, and then what does not fit in the middle.
+    Composites first lose the names of parameters, ``size-aware-kv(1.2, 0.3, 0.6)/...``, because their ends tell them
+    apart, and then the excess in the middle.
     """
     if len(name) > most:
         name = re.sub(r"[a-z_]+=([^,()]+),?", lambda match: f"{match[1]} ", name).replace(" )", ")")
@@ -73,7 +73,7 @@ def number(value: float | None, decimals: int = 2) -> str:
 
 
 def best_name(best: Row, tuned: bool) -> str:
-    """Return how the best heuristic of a load is introduced, in words."""
+    """Return the name of the best heuristic of a load with its introduction."""
     if best["beforehand"] and tuned:
         return f"the best tuned composite, `{best['policy']}`,"
     if best["beforehand"]:
@@ -84,10 +84,9 @@ def best_name(best: Row, tuned: bool) -> str:
 
 
 def headline_agent(result: EvaluationResult) -> Row | None:
-    """Return the summary row of the agent that the headline is about, or None without agents.
+    """Return the summary row of the headline's agent, or None without agents.
 
-    The unprivileged agent of highest attainment at the headline load; a privileged one only where there
-    is no other.
+    The unprivileged agent of highest attainment at the headline load; a privileged one only if there is no other.
     """
     ranked = result.ranking(result.headline_load)
     for wanted in (False, True):
@@ -99,12 +98,12 @@ def headline_agent(result: EvaluationResult) -> Row | None:
 
 
 def unused(result: EvaluationResult) -> list[str]:
-    """Return what is shipped for the scenario and was not used, a sentence each, to be read before anything else."""
+    """Return a warning for each shipped file of the scenario that was not used."""
     return list(result.provenance.get("unused", []))
 
 
 def headline(result: EvaluationResult) -> str:
-    """Return what the evaluation shows, in one or two sentences; policy names stand in backquotes."""
+    """Return the result of the evaluation, in one or two sentences; policy names are in backquotes."""
     load = result.headline_load
     best = result.best_at(load)
     agent = headline_agent(result)
@@ -116,7 +115,7 @@ def headline(result: EvaluationResult) -> str:
     sees = ", which sees true output lengths," if result.policy(agent["policy"])["privileged"] else ""
     verdict = _verdict(difference, "the agent", _unit(result))
     text = (
-        f"Agent `{agent['policy']}`{of_many}{sees} attains {_attains(agent)} of the offered requests at load {load:g}, "
+        f"Agent `{agent['policy']}`{of_many}{sees} reaches {_attains(agent)} attainment at load {load:g}, "
         f"{best_name(best, bool(result.tuning))} {_attains(top)}; {verdict[0].lower()}{verdict[1:]}"
     )
     return text + _by_tokens(result, agent["policy"], difference) + _over_runs(result, agent["policy"])
@@ -127,18 +126,16 @@ def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
     top = result.summary_of(best["policy"], load)
     if best["policy"] == result.reference:
         others = best["candidates"] - 1
-        rest = ", and none of the others attained more on these episodes" if others and not best["beforehand"] else ""
+        rest = ", the highest of all heuristics on these episodes" if others and not best["beforehand"] else ""
         return (
-            f"The reference, `{result.reference}`, attains {_attains(top)} of the offered requests at load "
-            f"{load:g}"
+            f"The reference, `{result.reference}`, reaches {_attains(top)} attainment at load {load:g}"
             f"{rest}. No agent was evaluated."
         )
     reference = result.summary_of(result.reference, load)
     opening = best_name(best, bool(result.tuning))
     return (
-        f"{opening[0].upper()}{opening[1:]} attains {_attains(top)} of the offered requests at load "
-        f"{load:g}; the "
-        f"reference, `{result.reference}`, attains {_attains(reference)}. "
+        f"{opening[0].upper()}{opening[1:]} reaches {_attains(top)} attainment at load {load:g}; the "
+        f"reference, `{result.reference}`, reaches {_attains(reference)}. "
         f"{_verdict(result.difference(best['policy'], load, 'reference'), 'the heuristic', _unit(result))} "
         "No agent was evaluated."
     )
@@ -157,17 +154,17 @@ def _verdict(difference: Row, subject: str, unit: str) -> str:
     if difference["verdict"] == "unknown":
         return (
             f"The paired difference is {amount} on {_count(difference['blocks'], unit)} of traffic, too few for an "
-            f"interval: it shows nothing about other {_plural(unit)}."
+            f"interval: it says nothing about other {_plural(unit)}."
         )
     if difference["verdict"] == "undecided":
-        return f"The paired difference is {amount}: no difference could be shown."
-    comparison = "more" if difference["verdict"] == "higher" else "less"
-    within = "" if unit == "day" else " on this stretch of traffic"
-    return f"The paired difference is {amount}: {subject} attains {comparison}{within}."
+        return f"The paired difference is {amount}: not significant."
+    comparison = "better" if difference["verdict"] == "higher" else "worse"
+    within = "" if unit == "day" else " on this part of the traffic"
+    return f"The paired difference is {amount}: {subject} is {comparison}{within}."
 
 
 def _unit(result: EvaluationResult) -> str:
-    """Return what blocks of episodes are called: days, or blocks of a trace that is shorter than three."""
+    """Return the name of a block of episodes: day, or block of a trace shorter than three days."""
     held = result.provenance.get("coverage")
     return "day" if held is None or held["block_s"] == DAY_S else f"block of {held['block_s']:,.0f} s"
 
@@ -181,7 +178,7 @@ def _count(count: int, unit: str) -> str:
 
 
 def _over_runs(result: EvaluationResult, agent: str) -> str:
-    """Say what the agent's algorithm attains over all its training seeds, where there are several."""
+    """Return the attainment of the agent's algorithm over its training seeds, if there are several."""
     for row in result.seeds:
         if row["load"] == result.headline_load and agent in row["members"] and len(row["members"]) > 1:
             amount = points(row["mean"], row["low"], row["high"])
@@ -194,18 +191,18 @@ def _over_runs(result: EvaluationResult, agent: str) -> str:
 
 
 def _by_tokens(result: EvaluationResult, agent: str, difference: Row) -> str:
-    """Say it when an agent gains in requests what it loses in tokens: it refuses the long ones."""
+    """Return a warning if an agent gains in requests but not in tokens: it rejects long requests."""
     by_tokens = result.difference(agent, result.headline_load, "best", "token_weighted_attainment")
     if difference["verdict"] != "higher" or by_tokens["verdict"] == "higher":
         return ""
     amount = points(by_tokens["mean"], by_tokens["low"], by_tokens["high"])
     if by_tokens["verdict"] == "lower":
-        return f" Weighted by tokens it attains less ({amount}): it gains by preferring short requests."
-    return f" Weighted by tokens no gain could be shown ({amount})."
+        return f" Weighted by tokens it is worse ({amount}): it gains by preferring short requests."
+    return f" Weighted by tokens the gain is not significant ({amount})."
 
 
 def notes(result: EvaluationResult) -> list[str]:
-    """Return what a reader has to know before believing the numbers."""
+    """Return the notes on the numbers."""
     row = result.ranking(result.headline_load)[0]
     blocks, episodes = row["blocks"], row["episodes"]
     held = result.provenance.get("coverage")
@@ -216,44 +213,39 @@ def notes(result: EvaluationResult) -> list[str]:
         if runs:
             counted = ", ".join(f"`{row['group']}` {len(row['members'])}" for row in runs)
             found.append(
-                f"Training runs by algorithm: {counted}. Intervals of interquartile means cover what other training "
-                "seeds would have given, those of differences what other traffic would have given; five runs are the "
-                "least for a claim about an algorithm."
+                f"Training runs by algorithm: {counted}. Intervals of interquartile means cover other training "
+                "seeds, those of differences cover other traffic; a claim about an algorithm needs at least five "
+                "runs."
             )
         if len({name for row in runs for name in row["members"]}) < len(result.agents):
             found.append(
-                "Each agent is one training run: intervals cover the traffic, not what another training seed would "
-                "have given. Report 5 or more training seeds before claiming anything about an algorithm."
+                "Each agent is one training run: intervals cover the traffic, not other training seeds. "
+                "A claim about an algorithm needs 5 or more training seeds."
             )
         fixed = [p for p in result.policies if any(r["role"] == "fixed components" for r in p["roles"])]
         found.append(
-            "What an agent leaves fixed can be most of its merit. The composites of the agents' fixed "
-            "components "
+            "An agent's fixed components can be most of its merit. The composites of the agents' fixed components "
             f"with trivial admission and routing are in the tables: {_listed(p['name'] for p in fixed)}."
         )
     hidden = [p["name"] for p in result.policies if p["privileged"]]
     if hidden:
         found.append(
-            f"{_listed(hidden)} {'sees' if len(hidden) == 1 else 'see'} true output lengths, which no "
-            "deployed policy "
-            "can; they are shown as bounds and never count as the best heuristic."
+            f"{_listed(hidden)} {'sees' if len(hidden) == 1 else 'see'} true output lengths, unlike "
+            "any deployed policy; they are bounds and never count as the best heuristic."
         )
     found.append(_note_on_load(result))
     found.append(
         "Attainment is the share of offered requests that met both objectives, averaged over episodes; "
-        "differences "
-        "are taken episode by episode. By class and by prompt length it is pooled over all episodes."
+        "differences are paired by episode. By class and by prompt length it is pooled over all episodes."
     )
     found.append(
-        "Latencies are over finished requests only, so a policy that refuses requests can look fast; the "
-        "latency "
-        "curves therefore count every offered request and level off at the share that finished."
+        "Latencies cover finished requests only, so a policy that rejects requests can look fast; the latency "
+        "curves therefore count every offered request and level off at the finished share."
     )
     if result.provenance.get("trace", {}).get("source") == "burstenv generator":
         found.append(
-            "The traffic is generated, a stand-in with the statistics of BurstGPT; evaluate with a real "
-            "trace before "
-            "claiming anything about one."
+            "The traffic is generated, with the statistics of BurstGPT; a claim about a real trace needs an "
+            "evaluation on it."
         )
     return found
 
@@ -262,12 +254,12 @@ def _note_on_intervals(blocks: int, episodes: int, unit: str) -> str:
     if blocks < least_blocks():
         return (
             f"All {episodes} episodes are drawn from {_count(blocks, unit)}, so there are no intervals and no ranks: "
-            f"with fewer than {least_blocks()} {_plural(unit)} nothing can be stated at 95 %, whatever the numbers, "
-            f"for episodes of one {unit} are not independent. Evaluate more episodes, or a split with more "
+            f"fewer than {least_blocks()} {_plural(unit)} allow no statement at 95 %, because episodes of one {unit} "
+            f"are not independent. Evaluate more episodes, or a split with more "
             f"{_plural(unit)}."
         )
     text = (
-        f"Intervals are at 95 % over blocks: {episodes} episodes from {blocks} {_plural(unit)}, each taken whole, for "
+        f"Intervals are at 95 % over blocks: {episodes} episodes from {blocks} whole {_plural(unit)}, because "
         f"episodes of one {unit} are not independent. Those of differences invert the exact test that gives p (sign "
         f"flips of {_plural(unit)}); those of attainment are percentile bootstraps."
     )
@@ -281,10 +273,9 @@ def _note_on_best(result: EvaluationResult) -> str:
     if best["beforehand"]:
         return f"The best heuristic, `{best['policy']}`, was chosen beforehand, not on these episodes."
     return (
-        "At each load the best heuristic was picked on the very episodes it is judged on, which flatters "
-        "heuristics a little; choose it beforehand on the validation split for an unbiased comparison. It "
-        "is the "
-        "best of those listed, and tuned only if they were."
+        "At each load the best heuristic was picked on the evaluated episodes themselves, which slightly favours "
+        "heuristics; choose it beforehand on the validation split for an unbiased comparison. It is the best of "
+        "those listed, and tuned only if they were."
     )
 
 
@@ -293,7 +284,7 @@ def _note_on_load(result: EvaluationResult) -> str:
     text = (
         f"Load 1 is {number(origin['capacity_per_s'])} requests/s, the capacity of the "
         f"{origin['capacity_split']} split "
-        "(the rate at which join-shortest-queue with the scenario's first mode attains 90 %)."
+        "(the rate at which join-shortest-queue with the scenario's first mode reaches 90 % attainment)."
     )
     if origin["capacity_split"] != result.split:
         text += f" The {result.split} split was not calibrated: this is a test of drift."
@@ -318,7 +309,7 @@ def summary_lines(result: EvaluationResult) -> list[str]:
                 for which, against in (("tuned" if tuned else "best", "best"), ("reference", "reference"))
             ]
             lines.append(
-                f"  {row['policy']:<{width}}  attains {_attains(row):<22}  by tokens "
+                f"  {row['policy']:<{width}}  attainment {_attains(row):<22}  by tokens "
                 f"{percent(row['token_weighted_attainment']):>7}  rejects {percent(row['rejection_share']):>7}  "
                 f"{'  '.join(against)}"
             )

@@ -1,1 +1,1 @@
-"""Means with honest intervals, comparisons of many policies, and several training seeds."""
+"""Means with intervals, comparisons of many policies, and several training seeds."""

@@ -1,7 +1,7 @@
-"""Comparing many policies at once: pairs, ranks with ties, and significance that survives the number of comparisons.
+"""Comparisons of many policies: pairs, ranks with ties, and significance corrected for their number.
 
 All of it flips the signs of whole blocks of days (``sign_flips.py``), the same ones for every policy, because policies
-that meet the same days err together.
+on the same days have correlated errors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Pairs:
 
     @property
     def better(self) -> NDArray[np.bool_]:
-        """Whether the row's policy was shown to be better than the column's, (K, K)."""
+        """Whether the row's policy is significantly better than the column's, (K, K)."""
         return np.nan_to_num(self.low, nan=-1.0) > 0
 
 
@@ -56,10 +56,10 @@ def pairwise(values: ArrayLike, blocks: ArrayLike, level: float = LEVEL) -> Pair
 
 
 def ranks(pairs: Pairs) -> list[tuple[int, int]]:
-    """Return the ranks that each of K policies may hold, best and worst, from 1.
+    """Return the best and the worst possible rank of each of K policies, from 1.
 
-    A policy's best rank is 1 + how many were shown to be better than it, its worst K - how many it was shown to be
-    better than: policies whose paired interval holds 0 share ranks. Without intervals all share all ranks.
+    A policy's best rank is 1 + the number of significantly better policies, its worst K - the number of significantly
+    worse ones: policies whose paired interval contains 0 share ranks. Without intervals all share all ranks.
     """
     better = pairs.better
     count = len(better)
@@ -71,16 +71,16 @@ def adjusted_p_values(differences: ArrayLike, blocks: ArrayLike) -> list[float |
 
     Westfall and Young, "Resampling-based multiple testing", 1993, algorithm 2.8 (step-down minP): from the smallest
     p-value up, each is compared with the smallest among those left under each sign flip of the blocks. It controls the
-    chance of even one false claim (family-wise), as Holm's method does, and uses that policies which meet the same days
-    err together. Uncorrected, the p-values are those that the intervals of ``paired_difference`` invert, so none is
-    below 0.05 where such an interval holds 0, and none below 2^(1 - D) with D blocks.
+    family-wise error, as Holm's method does, and uses the correlation of policies on the same days. Uncorrected, the
+    p-values are those inverted by the intervals of ``paired_difference``: none is below 0.05 if such an interval
+    contains 0, and none below 2^(1 - D) with D blocks.
 
     Args:
         differences: One row for each comparison, (K, n) per-episode differences.
         blocks: The block (day) of each episode, (n,).
 
     Returns:
-        One p-value for each comparison; 1 where there is no difference in any block; None with a single block.
+        One p-value for each comparison; 1 without a difference in any block; None with a single block.
     """
     totals, _ = block_totals(np.asarray(differences, np.float64), blocks)
     if len(totals) < 2:

@@ -2,10 +2,9 @@
 
 Two kinds of repetition, two kinds of interval:
 
-* Episodes of one policy share days of the trace, and what happens on a day is common to all of its
-  episodes. So days are resampled, each with all of its episodes (cluster bootstrap; Cameron, Gelbach
-  and Miller, "Bootstrap-based improvements for inference with clustered errors", 2008). What is said of
-  differences between policies rests on ``sign_flips.py``.
+* Episodes of one policy share days of the trace, and episodes of a day are correlated. Days are therefore resampled,
+  each with all of its episodes (cluster bootstrap; Cameron, Gelbach and Miller, "Bootstrap-based improvements for
+  inference with clustered errors", 2008). Statements about differences between policies use ``sign_flips.py``.
 * Training runs of one algorithm are summarised by their interquartile mean, with a bootstrap stratified
   by task (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice",
   NeurIPS 2021, and its library rliable).
@@ -28,7 +27,7 @@ from burstenv.evaluation.statistics.sign_flips import LEVEL, Floats, block_total
 Statistic = Callable[..., NDArray[Any]]
 
 RESAMPLES = 10_000
-_CHUNK = 2_000_000  # numbers drawn at a time by the stratified bootstrap, so that memory stays small
+_CHUNK = 2_000_000  # numbers drawn at a time by the stratified bootstrap, to bound memory
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ class Estimate:
 
     Attributes:
         mean: Mean over the episodes.
-        low: Lower end of the interval; None where there is no interval.
+        low: Lower end of the interval; None without an interval.
         high: Upper end of the interval.
-        episodes: How many episodes.
-        blocks: How many distinct blocks (days).
+        episodes: Number of episodes.
+        blocks: Number of distinct blocks (days).
         level: Level of the interval.
     """
 
@@ -58,13 +57,13 @@ class Estimate:
 
     @property
     def verdict(self) -> str:
-        """What a difference shows: ``higher``, ``lower``, ``undecided``, or ``unknown`` with no interval."""
+        """The verdict of a difference: ``higher``, ``lower``, ``undecided``, or ``unknown`` without an interval."""
         if self.low is None or self.high is None:
             return "unknown"
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "undecided"
 
     def stated(self) -> Estimate:
-        """Return it as a report states it: without its interval where there are too few blocks for its level."""
+        """Return it in a report's form: without an interval if there are too few blocks for its level."""
         return self if self.blocks >= least_blocks(self.level) else replace(self, low=None, high=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,8 +82,8 @@ def block_bootstrap(
     """Return the mean of ``values`` with a percentile interval that resamples whole blocks.
 
     Each resample draws as many blocks as there are, with replacement, and takes the mean over all of
-    their episodes. With a single block the spread between blocks cannot be known: there is no interval. With few, the
-    interval comes out too narrow (``Estimate.stated``).
+    their episodes. With a single block the spread between blocks is unknown: there is no interval. With few, the
+    interval is too narrow (``Estimate.stated``).
 
     Args:
         values: One number for each episode, (n,), finite.
@@ -98,7 +97,7 @@ def block_bootstrap(
     """
     values, blocks = _checked(values, blocks, level, resamples)
     names, code = np.unique(blocks, return_inverse=True)
-    # Deviations, here and below: constant values give exactly that constant, however sums are rounded.
+    # Deviations, here and below: constant values give exactly that constant, for any rounding of sums.
     mean = float(values[0] + (values - values[0]).mean())
     if len(names) < 2:
         return Estimate(mean, None, None, len(values), len(names), level)
@@ -112,7 +111,7 @@ def block_bootstrap(
 
 @lru_cache(maxsize=8)
 def drawn_blocks(blocks: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Return how often each block is drawn in each resample, (B, D), read-only; the same for the same arguments."""
+    """Return the number of draws of each block in each resample, (B, D), read-only; the same for the same arguments."""
     random = np.random.Generator(np.random.PCG64(seed))
     drawn = random.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=resamples).astype(np.float64)
     drawn.setflags(write=False)
@@ -130,7 +129,7 @@ def ratio_estimate(
 ) -> Estimate:
     """Return sum(part) / sum(whole) over episodes, with an interval by blocks: a share pooled over episodes.
 
-    Resamples that hold nothing of the whole are left out.
+    Resamples with a whole of 0 are left out.
 
     Args:
         part: One number for each episode, (n,).
@@ -141,12 +140,12 @@ def ratio_estimate(
         seed: Seed of the resampling.
 
     Raises:
-        BurstenvError: As ``block_bootstrap``; also when the whole is nothing.
+        BurstenvError: As ``block_bootstrap``; also if the whole is 0.
     """
     parts, names = _checked(part, blocks, level, resamples)
     wholes, _ = _checked(whole, blocks, level, resamples)
     if wholes.sum() <= 0:
-        raise BurstenvError("a share needs something to be a share of, the whole is 0")
+        raise BurstenvError("a share needs a whole above 0")
     mean = float(parts.sum() / wholes.sum())
     found, code = np.unique(names, return_inverse=True)
     if len(found) < 2:
@@ -167,7 +166,7 @@ def paired_difference(values: ArrayLike, reference: ArrayLike, blocks: ArrayLike
         level: Level of the interval; fewer blocks than ``least_blocks`` give none.
 
     Raises:
-        BurstenvError: When the two do not pair up, on no episodes, or a value that is not finite.
+        BurstenvError: If the two do not pair up, on no episodes, or a value that is not finite.
     """
     mine, theirs = np.asarray(values, np.float64), np.asarray(reference, np.float64)
     if mine.shape != theirs.shape:
@@ -180,17 +179,17 @@ def paired_share(difference: ArrayLike, whole: ArrayLike, blocks: ArrayLike, *, 
 
     Args:
         difference: Of two policies' parts, for each episode, (n,).
-        whole: What it is a share of, for each episode, (n,), not all 0.
+        whole: The whole of each episode, (n,), not all 0.
         blocks: The block (day) of each episode, (n,).
         level: Level of the interval.
 
     Raises:
-        BurstenvError: As :func:`paired_difference`; also when the whole is nothing.
+        BurstenvError: As :func:`paired_difference`; also if the whole is 0.
     """
     parts, names = _checked(difference, blocks, level)
     wholes, _ = _checked(whole, blocks, level)
     if wholes.sum() <= 0:
-        raise BurstenvError("a share needs something to be a share of, the whole is 0")
+        raise BurstenvError("a share needs a whole above 0")
     both, _ = block_totals(np.stack([parts, wholes]), names)
     ends = flip_interval(both[:, :1], both[:, 1], level)
     low, high = (None, None) if ends is None else (float(ends[0][0]), float(ends[1][0]))
@@ -254,7 +253,7 @@ def stratified_bootstrap(
         seed: Seed of the resampling.
 
     Raises:
-        BurstenvError: When an array has not that shape, or a single run.
+        BurstenvError: If an array has another shape, or a single run.
     """
     arrays = [np.asarray(score, np.float64) for score in scores]
     for array in arrays:
@@ -278,7 +277,7 @@ def stratified_bootstrap(
 def _checked(
     values: ArrayLike, blocks: ArrayLike, level: float, resamples: int = RESAMPLES
 ) -> tuple[Floats, NDArray[Any]]:
-    """Return values and blocks as arrays, (n,) each, or say what is wrong with them."""
+    """Return values and blocks as arrays, (n,) each, or raise an error."""
     numbers, names = np.asarray(values, np.float64), np.asarray(blocks)
     if numbers.ndim != 1 or len(numbers) == 0:
         raise BurstenvError(f"an estimate needs one value for each of 1 or more episodes, got {numbers.shape}")

@@ -1,8 +1,8 @@
-"""Latency distributions of any number of requests in a few numbers that add up exactly.
+"""Latency distributions of any number of requests as small, exactly additive sketches.
 
 A sketch counts values in bins whose edges grow by a constant factor, as DDSketch does (Masson, Rim and Lee, "DDSketch:
-a fast and fully-mergeable quantile sketch with relative-error guarantees", VLDB 2019). Counts are whole numbers, so
-the sum of sketches is the same whatever the order in which episodes finish, which a resumed evaluation leans on.
+a fast and fully-mergeable quantile sketch with relative-error guarantees", VLDB 2019). Counts are whole numbers, so the
+sum of sketches does not depend on the order of episodes, as a resumed evaluation requires.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Sketch:
         first: Number of the first bin held.
         counts: Values in each bin from there on, (bins,) int64.
         total: Sum of the values [s].
-        least: Smallest value [s]; infinity of none.
-        greatest: Largest value [s]; minus infinity of none.
+        least: Smallest value [s]; infinity without values.
+        greatest: Largest value [s]; minus infinity without values.
     """
 
     first: int = 0
@@ -57,25 +57,25 @@ class Sketch:
         counts = np.zeros(max(part.first + len(part.counts) for part in held) - first, np.int64)
         for part in held:
             counts[part.first - first : part.first - first + len(part.counts)] += part.counts
-        total = math.fsum(part.total for part in held)  # exact, so in any order the same
+        total = math.fsum(part.total for part in held)  # exact, so the same in any order
         return cls(first, counts, total, min(p.least for p in held), max(p.greatest for p in held))
 
     @property
     def count(self) -> int:
-        """How many values."""
+        """Number of values."""
         return int(self.counts.sum())
 
     @property
     def mean(self) -> float | None:
-        """Mean of the values [s]; None of none."""
+        """Mean of the values [s]; None without values."""
         return self.total / self.count if self.count else None
 
     def quantiles(self, levels: Sequence[float]) -> list[float]:
-        """Return quantiles [s], each within ``RELATIVE_ERROR`` of a value of that rank; empty of no values."""
+        """Return quantiles [s], each within ``RELATIVE_ERROR`` of a value of that rank; empty without values."""
         if not self.count:
             return []
         cumulative = np.cumsum(self.counts)
-        ranks = np.floor(np.asarray(levels) * (self.count - 1))  # of the value asked for, from 0
+        ranks = np.floor(np.asarray(levels) * (self.count - 1))  # of the requested value, from 0
         bins = self.first + np.searchsorted(cumulative, ranks, side="right")
         middle = 2.0 * np.power(_GROWTH, bins.astype(np.float64)) / (_GROWTH + 1.0)
         return [round(v, 9) for v in np.clip(middle, self.least, self.greatest).tolist()]
@@ -88,7 +88,7 @@ class Sketch:
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Sketch:
-        """Return the sketch that :meth:`to_list` wrote."""
+        """Return the sketch of a list from :meth:`to_list`."""
         if not values:
             return cls()
         return cls(int(values[0]), np.array(values[1], np.int64), *(float(v) for v in values[2:]))

@@ -1,14 +1,14 @@
-"""What blocks of days can show of paired differences: intervals and p-values of one exact test.
+"""Intervals and p-values of paired differences over blocks of days, from one exact test.
 
-Were there no difference between two policies, each block's total difference might as well have had the other sign. So
-the observed total is compared with those of all sign flips of the blocks, 2^D of D blocks (Fisher's randomisation test;
-Pesarin and Salmaso, "Permutation tests for complex data", 2010, chapter 1). With two blocks no p-value is below 1/2,
-with five none is below 1/16, whatever the numbers.
+Without a difference between two policies, each block's total difference is equally likely to have either sign. The
+observed total is therefore compared with those of all sign flips of the blocks, 2^D of D blocks (Fisher's randomisation
+test; Pesarin and Salmaso, "Permutation tests for complex data", 2010, chapter 1). With two blocks no p-value is below
+1/2, with five none is below 1/16.
 
-The interval inverts that test: it holds each difference that the test does not reject. A flip of the blocks in A makes
-the total less extreme exactly where the mean over A lies on the other side of the tested difference, so the ends are
+The interval inverts that test: it contains each difference that the test does not reject. A flip of the blocks in A
+makes the total less extreme exactly if the mean over A lies on the other side of the tested difference, so the ends are
 order statistics of the means over all sets of blocks (Hartigan, "Using subsample values as typical values", JASA 1969).
-An interval at 95 % excludes 0 where p is at most 0.05, and nowhere else. Fewer than six blocks give none.
+An interval at 95 % excludes 0 exactly if p is at most 0.05. Fewer than six blocks give none.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 _EXACT = 13  # blocks up to which all sets are taken
 _DRAWN = 4_096  # sets drawn beyond, each with its complement
-_NOISE = 1e-12  # totals below are what rounding left of 0
-_GRID = 2.0**40  # block totals are rounded to whole numbers, so that their sums and ties are exact
+_NOISE = 1e-12  # smaller totals are rounding errors of 0
+_GRID = 2.0**40  # block totals are rounded to whole numbers, which makes sums and ties exact
 
 
 def least_blocks(level: float = LEVEL) -> int:
-    """Return the fewest blocks with which anything can be stated at a level: 6 at 95 %.
+    """Return the least number of blocks for a statement at a level: 6 at 95 %.
 
-    Of D blocks there are 2^D sign flips, and of a difference that all of them agree on, p is 2 / 2^D.
+    D blocks have 2^D sign flips; if all blocks agree on the sign, p is 2 / 2^D.
     """
     return 1 + math.ceil(-math.log2(1.0 - level) - 1e-9)
 
@@ -71,7 +71,7 @@ def flip_interval(totals: Floats, counts: Floats, level: float = LEVEL) -> tuple
 
     Args:
         totals: Sum of each block for each series, (D, K).
-        counts: What they are a share of in each block, (D,); blocks that hold none are left out.
+        counts: The whole of each block, (D,); blocks with 0 are left out.
         level: Level of the intervals.
     """
     held = counts > 0

@@ -31,10 +31,10 @@ def summarise_groups(episodes: Sequence[Row], groups: Mapping[str, Sequence[str]
 
     Returns:
         Rows of ``group``, ``load``, ``members``, ``iqm`` with ``iqm_low`` and ``iqm_high`` (stratified bootstrap over
-        the runs of each day: what other training seeds would have given), ``other`` (the best heuristic),
-        ``improvement`` with its interval (probability that a run beats it on a day), ``mean``, ``low``, ``high`` (mean
-        over runs minus the best heuristic, by blocks of days: what other traffic would have given) and ``profile``
-        (share of runs and days above each of ``THRESHOLDS``).
+        the runs of each day: other training seeds), ``other`` (the best heuristic), ``improvement`` with its interval
+        (probability that a run beats it on a day), ``mean``, ``low``, ``high`` (mean over runs minus the best
+        heuristic, by blocks of days: other traffic) and ``profile`` (share of runs and days above each of
+        ``THRESHOLDS``).
     """
     rows = []
     for load in dict.fromkeys(row["load"] for row in best):

@@ -1,4 +1,4 @@
-"""The picture of an episode over time: one HTML file, zoomable, that loads nothing from anywhere."""
+"""The timeline of an episode: one self-contained, zoomable HTML file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DARK = ("#5db4f0", "#ff9147", "#3ccf9f", "#ea92c4", "#a6d5f5", "#e6c44d", "#9aa
 
 
 def write_timeline(timeline: Timeline, path: Path) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, atomically.
 
     Raises:
-        BurstenvError: When the place cannot be written.
+        BurstenvError: If the file cannot be written.
     """
     write_atomic(path, timeline_page(timeline))
 
@@ -72,14 +72,14 @@ def timeline_page(timeline: Timeline) -> str:
 def _note(timeline: Timeline) -> str:
     width_s = float(timeline.edges_s[1] - timeline.edges_s[0])
     return (
-        f"Arrivals, refusals and attainment are counted from the requests' records, in bins of {width_s:.3g} s. "
+        f"Arrivals, rejections and attainment are counted from the requests' records, in bins of {width_s:.3g} s. "
         f"Waiting requests, KV use and preemptions are the published state of the replicas, read at "
         f"{len(timeline.time_s):,} decision epochs; lines run straight from reading to reading."
     )
 
 
 def _data(timeline: Timeline) -> dict[str, Any]:
-    """Return what the script draws, in plain numbers."""
+    """Return the data of the script, in plain numbers."""
     start_s, width_s = float(timeline.edges_s[0]), float(timeline.edges_s[1] - timeline.edges_s[0])
     bins = {name: values.tolist() for name, values in timeline.counts.items()}
     bins["preempted"] = timeline.preemptions_by_bin().tolist()
@@ -97,7 +97,7 @@ def _data(timeline: Timeline) -> dict[str, Any]:
 
 
 def _lines(timeline: Timeline, time_s: np.ndarray, values: np.ndarray, digits: int, decimals: int) -> list[Any]:
-    """Return the lines of a panel: one per replica, or, for many, their mean, least and most."""
+    """Return the lines of a panel: one per replica, or, for many, their mean, minimum and maximum."""
     start_s = float(timeline.edges_s[0])
     if values.shape[1] <= MAX_SEPARATE_REPLICAS:
         named = [(name, values[:, r], timeline.idle_s[r] - start_s) for r, name in enumerate(timeline.replicas)]
@@ -116,7 +116,7 @@ def _lines(timeline: Timeline, time_s: np.ndarray, values: np.ndarray, digits: i
 
 
 def _with_zeros(time_s: np.ndarray, values: np.ndarray, idle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put a zero where an idle stretch begins, and one where it ends."""
+    """Insert a zero at the begin and the end of each idle period."""
     times = np.concatenate([time_s, idle.ravel()])
     values = np.concatenate([values, np.zeros(idle.size)])
     order = np.argsort(times, kind="stable")
@@ -124,7 +124,7 @@ def _with_zeros(time_s: np.ndarray, values: np.ndarray, idle: np.ndarray) -> tup
 
 
 def _common(idle: list[np.ndarray]) -> np.ndarray:
-    """Return the stretches, (., 2), in which all replicas are idle."""
+    """Return the periods, (., 2), in which all replicas are idle."""
     common = idle[0]
     for other in idle[1:]:
         low = np.maximum(common[:, None, 0], other[None, :, 0]).ravel()

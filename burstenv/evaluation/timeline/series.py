@@ -1,10 +1,10 @@
-"""What happened when in an episode or a replay: the series that :mod:`burstenv.evaluation.timeline.page` draws.
+"""The series of an episode or a replay, drawn by :mod:`burstenv.evaluation.timeline.page`.
 
-Two sources, and neither changes the run. The *records* of the requests give arrivals, refusals, failures and
-attainment, exactly and for every instant; they are counted in bins. The *published state* of the replicas (the state
-at the end of its last iteration, fresh whatever policies see of it) gives waiting requests, KV use and preemptions; it
-is read at every ``k``-th decision epoch, and lines run straight from reading to reading. Where no request was on a
-replica, as the records say, zeros are put in, so that the state before a night is not drawn on through it.
+They have two sources; neither changes the run. The *records* of the requests give exact arrivals, rejections, failures
+and attainment, counted in bins. The *published state* of the replicas (the state at the end of their last iteration,
+always fresh) gives waiting requests, KV use and preemptions. It is read at every ``k``-th decision epoch, and straight
+lines join the readings. If the records show no request on a replica, zeros are inserted: a line must not extend the
+last state through an idle night.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from burstenv.engine.enums import ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTE
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 
-MAX_SAMPLES = 4000  # readings of the state, however long the replay
+MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
 MAX_BINS = 4000
 MAX_SEPARATE_REPLICAS = 8  # more are drawn as mean and range
 
 
 class TimelineRecorder:
-    """Reads the published state of one cluster's replicas as its episode goes on.
+    """Reads the published state of one cluster's replicas during its episode.
 
     Args:
         names: Names of the replicas, R of them.
-        i: Which cluster of the batch.
+        i: Index of the cluster in the batch.
     """
 
     def __init__(self, names: list[str], i: int = 0):
@@ -42,14 +42,16 @@ class TimelineRecorder:
 
     @staticmethod
     def every(num_requests: int) -> int:
-        """Return after how many decisions to read the state next, so that readings stay below their most."""
+        """Return the number of decisions until the next reading; it limits the number of readings."""
         return max(1, -(-num_requests // MAX_SAMPLES))
 
     def note(self, state: ClusterState) -> None:
         """Read the state at a decision epoch, or at the end."""
         replicas = state.replicas[self.i]
         waiting, free = replicas["seen_waiting"], replicas["seen_free_blocks"]
-        if state.environments["veiled"][self.i]:  # those are old metrics, which decisions see: the state stands aside
+        if state.environments["veiled"][
+            self.i
+        ]:  # these are the old metrics of decisions; the present state is stored separately
             waiting, free = replicas["fresh"][:, WAITING], replicas["fresh"][:, FREE_BLOCKS]
         used = 1.0 - free / replicas["num_blocks"]
         self._rows.append(
@@ -62,15 +64,15 @@ class TimelineRecorder:
         )
 
     def finish(self, records: np.ndarray, title: str, facts: dict[str, Any]) -> Timeline:
-        """Return the timeline, when the episode is done.
+        """Return the timeline of the finished episode.
 
         Args:
             records: The requests with their outcomes, (n,) REQUEST.
-            title: What this is a picture of.
-            facts: What to print beside it, by label.
+            title: Its title.
+            facts: Figures to print beside it, by label.
 
         Raises:
-            BurstenvError: When there are no requests.
+            BurstenvError: If there are no requests.
         """
         if (records["status"] == UNSENT).any():
             records = records[records["status"] != UNSENT]
@@ -94,17 +96,17 @@ class Timeline:
     """The series of an episode.
 
     Attributes:
-        title: What this is a picture of.
+        title: Its title.
         facts: Figures to print beside it, by label.
         replicas: Names, R of them.
-        time_s: When the state was read, (S,).
+        time_s: Times of the readings, (S,).
         waiting: Waiting requests, (S, R) int.
         kv_used: Share of the KV blocks in use, (S, R).
         preemptions: Preemptions of all replicas so far, (S,) int64.
-        idle_s: For each replica the stretches without any request on it, (., 2).
+        idle_s: For each replica the periods without any request on it, (., 2).
         edges_s: Edges of the bins, (B + 1,).
         counts: By bin, (B,) int each: ``conversation`` and ``api`` arrivals; ``attained`` and ``settled`` requests
-            by arrival; ``rejected`` and ``failed`` by when it happened.
+            by arrival; ``rejected`` and ``failed`` by their own time.
     """
 
     title: str
@@ -126,7 +128,7 @@ class Timeline:
 
 
 def _binned(records: np.ndarray) -> dict[str, Any]:
-    """Count what the records say in bins from the first arrival to the last finish."""
+    """Count the records in bins from the first arrival to the last finish."""
     arrival_s, status = records["arrival_s"], records["status"]
     finish_s = np.where(np.isnan(records["finish_s"]), arrival_s, records["finish_s"])
     start_s = float(arrival_s[0])
@@ -147,9 +149,9 @@ def _binned(records: np.ndarray) -> dict[str, Any]:
 
 
 def _idle(records: np.ndarray, replica: int) -> np.ndarray:
-    """Return stretches, (., 2) [s], in which no request was on a replica, from the first arrival to the end.
+    """Return periods, (., 2) [s], without a request on a replica, from the first arrival to the end.
 
-    A request may be on it from its arrival to its last token. Stretches below a thousandth of the span are left out.
+    A request may be on it from its arrival to its last token. Periods below a thousandth of the span are left out.
     """
     served = (records["replica"] == replica) & np.isin(records["status"], (ATTAINED, LATE, LENGTH_CAPPED))
     start_s = float(records["arrival_s"][0])

@@ -1,4 +1,4 @@
-"""The whole product of the ladder on one scenario: every composite on every episode, none discarded early."""
+"""The full grid of the ladder on one scenario: every composite on every episode, without early stopping."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Grid:
         split: Split whose episodes were used.
         seeds: Seeds of the episodes, E of them.
         days: Day of each episode, the blocks of the bootstrap.
-        template: What the product was taken of.
+        template: Template of the grid.
         loads: Shares of capacity.
         offered: By load, the requests of each episode.
         rows: For each composite and load ``policy``, ``load``, the means over episodes ``attainment``,
             ``token_weighted_attainment`` and ``rejection_share``, and ``attained``, E counts; by load, best first.
-        burstenv: Version that ran it.
+        burstenv: Version of the run.
     """
 
     scenario: str
@@ -65,7 +65,7 @@ class Grid:
     burstenv: str = __version__
 
     def write(self, path: str | Path) -> None:
-        """Write the grid as JSON, one composite a line, whole or not at all."""
+        """Write the grid as JSON, one composite per line, atomically."""
         values = asdict(self)
         rows, values["trace"] = values.pop("rows"), self.trace.model_dump()
         head = json.dumps({"format": FORMAT, **values}, allow_nan=False)
@@ -74,10 +74,10 @@ class Grid:
 
     @classmethod
     def read(cls, path: str | Path) -> Grid:
-        """Read what :meth:`write` wrote.
+        """Read a file of :meth:`write`.
 
         Raises:
-            BurstenvError: When it is missing or something else.
+            BurstenvError: If it is missing or no grid.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -131,15 +131,16 @@ def run_grid(
         scenario: The scenario.
         template: See ``SearchSpace.of``; ``all``: the whole ladder.
         loads: Shares of capacity; none: the scenario's own.
-        episodes: E, how many episodes.
-        split: Split they are drawn from.
-        settings: Parameter settings of each rule beside the default, see ``SearchSpace.grid``.
-        workers: Processes; the numbers do not depend on it.
-        progress: Show a progress bar on standard error; None: when that is a terminal.
-        journal: Folder for the finished composites of each load, from which an interrupted grid goes on; None: nowhere.
+        episodes: E, number of episodes.
+        split: Their split.
+        settings: Parameter settings of each rule besides the default, see ``SearchSpace.grid``.
+        workers: Processes; the numbers do not depend on them.
+        progress: Show a progress bar on standard error; None: if that is a terminal.
+        journal: Folder for the finished composites of each load, with which an interrupted grid continues; None: no
+            journal.
 
     Raises:
-        BurstenvError: On anything unknown or out of range.
+        BurstenvError: On an unknown name or a value out of range.
     """
     if episodes < 1 or settings < 0:
         raise BurstenvError(f"a grid needs at least 1 episode and 0 settings, got {episodes} and {settings}")

@@ -1,4 +1,4 @@
-"""Scoring many policies on the same few episodes as fast as the engine goes: drawn once, rewound, never copied."""
+"""Fast scores of many policies on the same few episodes: drawn once, rewound, never copied."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRICS = ("attainment", "token_weighted_attainment")
 
 @dataclass(frozen=True)
 class Scores:
-    """What a policy did on E episodes.
+    """The result of a policy on E episodes.
 
     Attributes:
         attained: Attained requests, (E,).
@@ -34,12 +34,12 @@ class Scores:
     attainment: NDArray[np.float64]
 
     def value(self, metric: str) -> float:
-        """Return the mean over episodes of a name of ``METRICS``, as reports do."""
+        """Return the mean over episodes of one of ``METRICS``, as in reports."""
         return float((self.attainment if metric == "attainment" else self.token_share).mean())
 
 
 class Scorer:
-    """Episodes of one load, loaded once, on which policies are run in turn.
+    """Episodes of one load, loaded once and played by many policies in turn.
 
     Args:
         scenario: The scenario.
@@ -78,6 +78,6 @@ class Scorer:
             attained[i], rejected[i], offered[i] = (environment[name] for name in ("attained", "rejected", "offered"))
             status = cluster.state.requests[i, :drawn]["status"]
             token_share[i] = float(self._tokens[i] @ (status == ATTAINED))
-            if offered[i] < drawn:  # turns of sessions that were over before
+            if offered[i] < drawn:  # turns of ended sessions
                 token_share[i] /= float(self._tokens[i] @ (status != UNSENT))
         return Scores(attained, rejected, token_share, attained / offered)

@@ -1,8 +1,8 @@
-"""A tuning budget for heuristics on validation episodes, so that agents are compared with tuned ones.
+"""A tuning budget for heuristics on validation episodes: agents are compared with tuned heuristics.
 
 The search is Optuna's tree-structured Parzen estimator (Bergstra et al., "Algorithms for hyper-parameter optimization",
-NeurIPS 2011; Akiba et al., "Optuna", KDD 2019). Every trial draws from its own seed, so an interrupted search goes on
-exactly as it would have gone.
+NeurIPS 2011; Akiba et al., "Optuna", KDD 2019). Every trial has its own seed, so an interrupted search continues
+exactly.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from burstenv.evaluation.workers import run_tasks
 from burstenv.policies import load_policy
 from burstenv.policies.baselines import DEFAULT_LADDER, STRONG
 
-_SEED_STRIDE = 1_000_003  # keeps the seeds of trials of different searches apart
+_SEED_STRIDE = 1_000_003  # separates the seeds of different searches
 
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """What to tune, on what, and how hard.
+    """The template, the episodes and the budget of a search.
 
     Attributes:
         template: ``admission/routing/batching`` with ``*`` for any rule or mode; ``all``: any composite.
-        loads: Shares of capacity, each with a search of its own.
-        trials: Policies tried at each load.
-        episodes: Episodes that each is tried on.
-        split: Split they are drawn from; ``test`` is refused.
+        loads: Multiples of capacity, each with its own search.
+        trials: Number of policies tried at each load.
+        episodes: Episodes per policy.
+        split: Their split; ``test`` is an error.
         metric: ``attainment`` or ``token_weighted_attainment``.
         seed: Seed of the search.
     """
@@ -56,9 +56,9 @@ class TuningPlan:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise a one-sentence error on anything out of range."""
+        """Raise a one-sentence error on a value out of range."""
         if self.split == "test":
-            raise BurstenvError("policies are judged on the test split; tune on validation or train")
+            raise BurstenvError("the test split is for evaluation; tune on validation or train")
         if self.trials < 1 or self.episodes < 1:
             raise BurstenvError(f"tuning needs at least 1 trial and 1 episode, got {self.trials} and {self.episodes}")
 
@@ -74,16 +74,17 @@ def tune(
 
     Args:
         scenario: The scenario.
-        plan: What to tune.
-        journal: Folder for the finished trials of each load, from which an interrupted search goes on; None: nowhere.
-        workers: Processes; loads are spread over them.
-        progress: Show progress bars on standard error; None: when that is a terminal.
+        plan: The plan of the search.
+        journal: Folder for the finished trials of each load, with which an interrupted search continues; None: no
+            journal.
+        workers: Processes, which share the loads.
+        progress: Show progress bars on standard error; None: if that is a terminal.
 
     Returns:
         The best policy of each load; the same scenario and plan give the same.
 
     Raises:
-        BurstenvError: Without Optuna, on a template with nothing to tune, or anything out of range.
+        BurstenvError: Without Optuna, on a template without parameters, or a value out of range.
     """
     plan.check()
     _optuna()

@@ -1,4 +1,4 @@
-"""Which composites a tuner may choose from: a template, and the ranges that the rules of the ladder declare."""
+"""The search space of a tuner: a template, and the ranges declared by the rules of the ladder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class SearchSpace:
     """The policies of a template.
 
     Attributes:
-        template: As the user wrote it: ``admission/routing/batching``, ``*`` for any; ``all`` is ``*/*/*``.
-        admission: Rules to choose from, each with the parameters it has in the template.
+        template: The user's text: ``admission/routing/batching``, ``*`` for any; ``all`` is ``*/*/*``.
+        admission: Rules to choose from, each with its parameters in the template.
         routing: The same for routing.
         batching: Batching modes to choose from.
     """
@@ -35,14 +35,14 @@ class SearchSpace:
     def of(cls, template: str, modes: Sequence[str]) -> SearchSpace:
         """Read a template.
 
-        A ``*`` stands for every rule that could be deployed and is not bad on purpose, or every batching mode.
+        A ``*`` stands for every deployable rule that is not bad on purpose, or every batching mode.
 
         Args:
-            template: What the user wrote.
+            template: The user's text.
             modes: Batching modes of the scenario.
 
         Raises:
-            BurstenvError: When it has not three parts, or one of them is unknown.
+            BurstenvError: If it does not have three parts, or one of them is unknown.
         """
         parts = [ANYTHING] * 3 if template == "all" else [part.strip() for part in template.split("/")]
         if len(parts) != 3:
@@ -62,12 +62,12 @@ class SearchSpace:
 
     @property
     def has_choice(self) -> bool:
-        """Whether there is anything to search."""
+        """Whether there are parameters or rules to search."""
         rules = (*self.admission, *self.routing)
         return len(rules) > 2 or len(self.batching) > 1 or any(choice.rule.ranges for choice in rules)
 
     def suggest(self, trial: Any) -> str:
-        """Return the policy that an Optuna trial proposes."""
+        """Return the policy of an Optuna trial."""
         parts = []
         for component in ("admission", "routing"):
             choices: tuple[RuleChoice, ...] = getattr(self, component)
@@ -85,7 +85,7 @@ class SearchSpace:
         return parse_composite("/".join([*parts, mode])).name
 
     def first_guesses(self, policies: Sequence[str]) -> list[dict[str, Any]]:
-        """Return those of some composites that lie in this space, as values by the names that trials use."""
+        """Return the given composites that lie in this space, as values by the names of trials."""
         found = []
         for text in policies:
             composite = parse_composite(text)
@@ -108,10 +108,10 @@ class SearchSpace:
         return found
 
     def grid(self, settings: int = 1) -> list[str]:
-        """Return the whole product of rules and modes, each rule as given and with ``settings`` other parameters.
+        """Return all combinations of rules and modes, each rule with its own and ``settings`` other settings.
 
-        The other settings lie at equal steps of the ranges, in their scales, all parameters of a rule moved together:
-        with two of them, a quarter and three quarters of the way.
+        The other settings lie at equal steps of the ranges, in their scales, with all parameters of a rule moved
+        together: two settings lie at a quarter and three quarters of the range.
         """
         admission = [text for choice in self.admission for text in _settings(choice, settings)]
         routing = [text for choice in self.routing for text in _settings(choice, settings)]
@@ -146,7 +146,7 @@ def _suggested(trial: Any, name: str, where: Range) -> float:
 
 
 def _rounded(value: float) -> float:
-    """Round to four figures, so that policies have names that people can copy."""
+    """Round to four figures, for names that are easy to copy."""
     return float(f"{value:.4g}")
 
 

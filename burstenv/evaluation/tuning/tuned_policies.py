@@ -1,4 +1,4 @@
-"""Tuned policies as files: what `burstenv tune` writes and `burstenv evaluate` picks up."""
+"""Tuned policies as files, written by `burstenv tune` and read by `burstenv evaluate`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TunedPolicy(Config):
 
     load: Annotated[float, Field(gt=0.0)]
     policy: Annotated[str, AfterValidator(named_in_data)]
-    attainment: float  # on the episodes it was tuned on, so flattered
-    default_attainment: float | None = None  # of the reference policy, on the same
+    attainment: float  # on the tuning episodes, so too high
+    default_attainment: float | None = None  # of the baseline, on the same episodes
     trials: int
     candidates: int = 1  # different policies among the trials
 
@@ -38,15 +38,15 @@ class TunedPolicies(Config):
     Attributes:
         scenario: Name of the scenario.
         scenario_version: Its version.
-        scenario_sha256: Digest of all that fixes the task: another one's tuning says little.
+        scenario_sha256: Digest of the scenario's configuration.
         trace: Fingerprint of the trace: of its arrivals, lengths, classes and sessions.
         split: Split whose episodes were used.
         seeds: Seeds of the episodes.
         method: ``optuna`` or ``grid``.
-        template: What was searched.
-        metric: What was maximised.
+        template: Template of the search.
+        metric: The maximised metric.
         tuner_seed: Seed of the search.
-        burstenv: Version that tuned.
+        burstenv: Version of the tuning run.
         policies: The best policy of each load.
     """
 
@@ -73,7 +73,7 @@ class TunedPolicies(Config):
         return yaml.safe_dump(values, sort_keys=False, width=110, default_flow_style=None)
 
     def write(self, path: str | Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, atomically."""
         write_atomic(Path(path), self.to_yaml())
 
 
@@ -85,13 +85,13 @@ def load_tuned(name: str | Path, scenario: str) -> TunedPolicies:
         scenario: Name of the scenario it is for.
 
     Raises:
-        BurstenvError: When there is no such file, or it is for another scenario.
+        BurstenvError: If there is no such file, or it is for another scenario.
     """
     tuned = load(TunedPolicies, FOLDER, name)
     if tuned.scenario != scenario:
         raise BurstenvError(f"{name}: was tuned on scenario {tuned.scenario!r}, not on {scenario!r}; tune on that one")
     if tuned.split == "test":
-        raise BurstenvError(f"{name}: was tuned on the test split, where policies are judged; tune on validation")
+        raise BurstenvError(f"{name}: was tuned on the test split, which is for evaluation; tune on validation")
     return tuned
 
 
@@ -102,11 +102,11 @@ def scenario_digest(config: ScenarioConfig) -> str:
 
 
 def shipped_tuned(config: ScenarioConfig, trace: Trace) -> tuple[TunedPolicies | None, str]:
-    """Return the shipped tuned policies of a scenario as it is, and its trace.
+    """Return the shipped tuned policies of a scenario with its present configuration and trace.
 
     Returns:
-        The policies; None where none fit. And the sentence that says why those shipped under the scenario's name are
-        not used; empty where they are, or where none are shipped.
+        The policies; None if none fit. And a warning with the reason why those shipped under the scenario's name are
+        not used; empty if they are used, or none are shipped.
     """
     if config.name not in shipped(FOLDER):
         return None, ""
@@ -121,9 +121,9 @@ def shipped_tuned(config: ScenarioConfig, trace: Trace) -> tuple[TunedPolicies |
 
 
 def difference(tuned: TunedPolicies, config: ScenarioConfig, trace: Trace) -> str:
-    """Return how the task that policies were tuned on differs from a scenario and its trace; empty where it does not.
+    """Return the difference between the tuning task and a scenario with its trace; empty without one.
 
-    The clause follows on "because", or stands for itself.
+    The clause can follow "because", or stand alone.
     """
     if not tuned.trace.fits(*trace_columns(trace)):
         return (
@@ -138,7 +138,7 @@ def difference(tuned: TunedPolicies, config: ScenarioConfig, trace: Trace) -> st
 
 
 def suite_composites() -> list[str]:
-    """Return the best tuned composite of every shipped scenario at its own load, each once: does any win elsewhere?"""
+    """Return the best tuned composite of every shipped scenario at its own load, each once."""
     found = []
     for name in shipped("scenarios"):
         config = load(ScenarioConfig, "scenarios", name)

@@ -1,1 +1,1 @@
-"""The model against recordings: schedules of the real scheduler, and measured servers."""
+"""Validation against recordings: schedules of vLLM, and measured servers."""

@@ -1,4 +1,4 @@
-"""The picture of a validation: distributions of a measured run and of its replay, one over the other."""
+"""The figure of a validation: distributions of a measured run and of its replay."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def draw_distributions(validation: RunValidation, path: Path) -> None:
     """Draw the cumulative distributions of TTFT, TPOT and E2E, measured and simulated, into a file.
 
     Args:
-        validation: The run beside its replay.
-        path: A .png, .svg, .pdf or .html file (HTML has the picture and the table in it); written atomically.
+        validation: The run and its replay.
+        path: A .png, .svg, .pdf or .html file (HTML includes the figure and the table); written atomically.
 
     Raises:
-        BurstenvError: When matplotlib is not installed or the file name ends in something else.
+        BurstenvError: If matplotlib is not installed or the file name has another ending.
     """
     check_ending(path, FORMATS, "a picture of distributions")
     try:

@@ -1,13 +1,13 @@
-"""Measured server runs: reading what a real vLLM server recorded, replaying it, and how far off the replay is.
+"""Measured server runs: read the recording of a real vLLM server, replay it, and report the replay's error.
 
-A run folder holds ``meta.json`` (model and engine configuration) and ``requests.jsonl``: for each request
-its tokens, when it arrived (a wall clock), and when the engine queued it, produced its first and its last
-token (the engine's own clock). This is what LLMServingSim's bench writes (casys-kaist/LLMServingSim).
+A run folder holds ``meta.json`` (model and engine configuration) and ``requests.jsonl``: for each request its tokens,
+its arrival (wall clock), and the times of queueing, first token and last token (the engine's clock). LLMServingSim's
+bench writes this format (casys-kaist/LLMServingSim).
 
 Definitions, on both sides: TTFT is arrival to first token, TPOT (last - first token) / (output tokens - 1),
-E2E arrival to last token. The two clocks are aligned at the request that was queued soonest after it
-arrived. The engine takes requests in between iterations, so that queueing time holds up to a whole
-iteration; the replay pays it too, and measuring from ``queued_ts`` would hide it.
+E2E arrival to last token. The two clocks are aligned at the request with the shortest time from arrival to queueing.
+The engine takes requests between iterations, so queueing time contains up to a whole iteration; the replay has it too,
+and a measurement from ``queued_ts`` would hide it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from burstenv.hardware.latency.tables import TablesLatency
 METRICS = ("TTFT", "TPOT", "E2E")
 STATISTICS = ("mean", "p50", "p90", "p99")
 REQUEST_KEYS = ("input_toks", "output_toks", "arrival_time", "queued_ts", "first_token_ts", "last_token_ts")
-DEFAULT_MODEL_LEN = 131_072  # [tokens] where a run does not say; no request comes near it
-DEFAULT_BATCHED_TOKENS = 2048  # where a run does not say: vLLM's for most GPUs
+DEFAULT_MODEL_LEN = 131_072  # [tokens] if a run does not record it; no request comes near it
+DEFAULT_BATCHED_TOKENS = 2048  # if a run does not record it: vLLM's for most GPUs
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a server was and did; times in seconds from the first arrival."""
+    """A measured server run; times in seconds from the first arrival."""
 
     name: str
     model: str
@@ -69,7 +69,7 @@ class ValidationRow:
 
 @dataclass(frozen=True)
 class RunValidation:
-    """A measured run beside its replay."""
+    """A measured run and its replay."""
 
     run: str
     latency: str
@@ -126,7 +126,7 @@ def read_run(folder: Path) -> MeasuredRun:
     """Read a run folder.
 
     Raises:
-        BurstenvError: When a file is missing or malformed; names the file and the line or key.
+        BurstenvError: If a file is missing or malformed; names the file and the line or key.
     """
     meta = _read_meta(folder / "meta.json")
     columns = _read_requests(folder / "requests.jsonl")
@@ -195,10 +195,10 @@ def _degree(meta: Mapping[str, Any]) -> int:
 
 
 def _limits(meta: Mapping[str, Any], folder: Path) -> tuple[EngineLimits, list[str]]:
-    """Return the engine's limits: as it resolved them, else as it was started, else vLLM's defaults.
+    """Return the engine's limits: its resolved ones, otherwise its arguments, otherwise vLLM's defaults.
 
-    A vLLM of 0.14 and later schedules asynchronously and caches prefixes unless told not to; prompts of a
-    run are distinct, so that only preempted requests meet their own blocks again.
+    vLLM 0.14 and later schedules asynchronously and caches prefixes by default. Prompts of a run are distinct, so only
+    preempted requests hit their own blocks.
     """
     notes: list[str] = []
     given = meta.get("engine_kwargs", {})
@@ -255,7 +255,7 @@ def _blocks_from_memory(meta: Mapping[str, Any], block_size: int, folder: Path, 
         model = known_as(ModelConfig, "models", str(meta.get("model", "")))
         hardware = known_as(HardwareConfig, "hardware", device)
     except BurstenvError as error:
-        notes.append(f"the run does not record its KV blocks, so that its KV cache is taken to hold all ({error})")
+        notes.append(f"the run does not record its KV blocks; its KV cache is assumed to hold all requests ({error})")
         return 2**24 // block_size
     blocks = kv_blocks(model, hardware, _degree(meta), block_size, float(utilization)) + 1
     notes.append(
@@ -273,11 +273,11 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
     Args:
         folder: The run folder.
         latency: A name in ``configs/latency`` or a YAML file.
-        out: Where to draw the overlaid distributions (``.png``, ``.svg``, ``.pdf``, or ``.html``); None: nowhere.
+        out: File for the overlaid distributions (``.png``, ``.svg``, ``.pdf``, or ``.html``); None: no file.
 
     Raises:
-        BurstenvError: When the folder or the latency cannot be read, or the latency is of another tensor
-            parallelism than the run.
+        BurstenvError: If the folder or the latency cannot be read, or the latency has another tensor parallelism than
+            the run.
     """
     run = read_run(Path(folder))
     entry = load_latency(latency)
@@ -332,7 +332,7 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
 
 
 def _other_model(run: MeasuredRun, entry: HingeLatency | TablesLatency) -> list[str]:
-    """Return a remark where the latency is of another model than the run."""
+    """Return a remark if the latency is of another model than the run."""
     measured = getattr(entry, "model", "")
     try:
         served = known_as(ModelConfig, "models", run.model).name

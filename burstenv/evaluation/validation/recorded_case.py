@@ -1,7 +1,7 @@
-"""Recorded schedules of the real vLLM scheduler: reading a case folder.
+"""Recorded schedules of the real vLLM scheduler: the reader of a case folder.
 
 A case folder holds ``config.json`` (the scheduler's settings), ``workload.csv`` (the requests), ``iterations.jsonl``
-and ``requests.csv`` (what the scheduler did, see :mod:`burstenv.evaluation.validation.recorded_rows`).
+and ``requests.csv`` (the scheduler's actions, see :mod:`burstenv.evaluation.validation.recorded_rows`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from burstenv.hardware.latency.hinge import HingeLatency
 
 MOST = 2**24  # of blocks, tokens or sequences
 MOST_PRIORITY = 2**63 - 1  # the engines keep priorities in 64 bits
-# Settings of vLLM 0.33.0 that change schedules by rules which no engine here has.
+# Settings of vLLM 0.33.0 for scheduling rules outside the model of the engines.
 NOT_MODELLED = (
     "prefill_schedule_interval",
     "max_num_active_seqs",
@@ -73,12 +73,14 @@ class CaseConfig(Config):
     watermark: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # share of the KV blocks
     policy: Literal["fcfs", "priority"] = "fcfs"
     async_scheduling: bool = False
-    validate_requests: bool = True  # whether the front end rejects and cuts what does not fit the model length
+    validate_requests: bool = (
+        True  # whether the front end rejects prompts and cuts outputs that exceed the model length
+    )
     latency: LatencyCoefficients
-    max_iterations: Annotated[int, Field(ge=1)] | None = None  # where the recorder would have stopped
+    max_iterations: Annotated[int, Field(ge=1)] | None = None  # limit of the recorder
 
     def limits(self) -> EngineLimits:
-        """Return the same settings as the engines take them."""
+        """Return the same settings in the engines' form."""
         blocks = self.num_gpu_blocks - 1
         return EngineLimits(
             num_blocks=blocks,
@@ -112,7 +114,7 @@ def read_case(folder: Path) -> RecordedCase:
     """Read a case folder.
 
     Raises:
-        BurstenvError: When a file is missing or malformed, or the case needs a rule that the engines lack.
+        BurstenvError: If a file is missing or malformed, or the case needs a rule outside the engines' model.
     """
     path = folder / "config.json"
     config = _read_config(path)
@@ -162,7 +164,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"key {name!r} stands twice")
+            raise ValueError(f"key {name!r} appears twice")
     return dict(pairs)
 
 

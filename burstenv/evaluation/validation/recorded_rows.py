@@ -1,7 +1,7 @@
 """The rows of a recorded schedule: one for every iteration and one for every request, checked and compared.
 
-A recording holds what the real scheduler did. Both engines write the same rows from what they did, and every field of
-every row is compared.
+A recording holds the actions of the real scheduler. Both engines write the same rows, and every field of every row is
+compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from burstenv.errors import BurstenvError
 
 TIME_TOLERANCE = 1e-9  # relative
 
-# Fields and what they hold: a whole number, seconds, a text, ids of requests, or the shares of an iteration.
+# Fields and their types: a whole number, seconds, a text, ids of requests, or the shares of an iteration.
 SHARE_FIELDS = {
     "id": "whole",  # of the request
     "n": "whole",  # tokens in this iteration
@@ -69,14 +69,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recording:
-    """What was done, row by row: ``ITERATION_FIELDS`` and ``REQUEST_FIELDS``."""
+    """The actions of a scheduler by row: ``ITERATION_FIELDS`` and ``REQUEST_FIELDS``."""
 
     iterations: tuple[Row, ...] = ()
     requests: tuple[Row, ...] = ()
 
 
 def iteration_row(number: int, iteration: Iteration) -> Row:
-    """Return iteration ``number`` as a recording describes it."""
+    """Return iteration ``number`` in a recording's form."""
     prefills = [share for share in iteration.scheduled if not share.decode]
     decodes = [share for share in iteration.scheduled if share.decode]
     return {
@@ -105,7 +105,7 @@ def iteration_row(number: int, iteration: Iteration) -> Row:
 
 
 def request_row(request: ReferenceRequest) -> Row:
-    """Return a request at the end of a run as a recording describes it."""
+    """Return a request at the end of a run in a recording's form."""
     settled = request.status in ("finished", "rejected")
     return {
         "id": request.id,
@@ -161,7 +161,7 @@ def read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         header = next(rows, [])
         if len(set(header)) < len(header):
-            raise BurstenvError(f"{path}: a column stands twice in the header {','.join(header)}")
+            raise BurstenvError(f"{path}: a column appears twice in the header {','.join(header)}")
         for number, row in enumerate((row for row in rows if row), start=1):
             if len(row) != len(header):
                 raise BurstenvError(f"{path}: row {number}: {len(row)} values, expected {len(header)} as in the header")
@@ -221,7 +221,7 @@ def _parsed(name: str, text: str, kind: str) -> Any:
 
 
 def _checked(name: str, value: Any, kind: str) -> Any:
-    """Return a value of a JSON record, or raise a ValueError when it is not of its kind."""
+    """Return a value of a JSON record, or raise a ValueError on another type."""
     if kind == "shares":
         if not (isinstance(value, list) and all(isinstance(share, dict) for share in value)):
             raise ValueError(f"{name} must be a list of objects")
@@ -241,7 +241,7 @@ def _checked(name: str, value: Any, kind: str) -> Any:
 
 
 def first_difference(recorded: Recording, replayed: Recording) -> str | None:
-    """Return a sentence that names the first field in which two runs differ, or None."""
+    """Return a sentence with the first field in which two runs differ, or None."""
     return _first_difference("iteration", recorded.iterations, replayed.iterations, ITERATION_FIELDS) or (
         first_request_difference(recorded.requests, replayed.requests)
     )

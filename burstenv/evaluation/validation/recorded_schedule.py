@@ -1,4 +1,4 @@
-"""A recorded schedule of the real vLLM scheduler against the engines, field by field."""
+"""Comparison of a recorded schedule of the real vLLM scheduler with the engines, field by field."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def validate_case(folder: Path, engine: str) -> tuple[int, str | None]:
 
     Args:
         folder: The case folder.
-        engine: ``"reference"``, or ``"fast"`` for the compiled engine. That one is compared twice: stopped at every
-            iteration, and running freely, where it skips decode runs.
+        engine: ``"reference"``, or ``"fast"`` for the compiled engine. The compiled engine is compared twice: stopped
+            at every iteration, and running freely with decode runs.
 
     Returns:
         The number of iterations recorded, and the first difference as a sentence, or None.
 
     Raises:
-        BurstenvError: When the folder cannot be read, the engine lacks a rule that the case needs, or it livelocks.
+        BurstenvError: If the folder cannot be read, the case needs a rule outside the engine's model, or it livelocks.
     """
     case = read_case(folder)
     replay = replay_reference if engine == "reference" else replay_fast
@@ -35,6 +35,6 @@ def _skipping_difference(case: RecordedCase) -> str | None:
     iterations, requests = replay_skipping(case)
     recorded = len(case.recording.iterations)
     if iterations != recorded:
-        return f"recorded {recorded} iterations, replayed {iterations} when decode runs are skipped"
+        return f"recorded {recorded} iterations, replayed {iterations} with decode runs"
     difference = first_request_difference(case.recording.requests, requests)
-    return None if difference is None else f"{difference} when decode runs are skipped"
+    return None if difference is None else f"{difference} with decode runs"

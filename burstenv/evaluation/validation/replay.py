@@ -1,4 +1,4 @@
-"""A case replayed by both engines, each iteration looked at."""
+"""Replay of a case by both engines, with every iteration recorded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _in_order(requests: Sequence[ReferenceRequest]) -> list[ReferenceRequest]:
 
 
 def replay_reference(case: RecordedCase) -> Recording:
-    """Return what the reference engine does on a case.
+    """Return the recording of the reference engine on a case.
 
     Raises:
         BurstenvError: On a livelock.
@@ -52,9 +52,9 @@ def _mode(number: int, limits: EngineLimits) -> ModeConfig:
 
 
 def fast_replica(case: RecordedCase, num_envs: int = 1, further: Sequence[EngineLimits] = ()) -> Cluster:
-    """Return the compiled engine set up for a case, its requests loaded into every copy.
+    """Return the compiled engine for a case, with its requests in every copy.
 
-    Mode 0 is the case's; the batching rules of ``further`` limits are the next modes, to be changed to.
+    Mode 0 is the case's; the batching rules of ``further`` limits are the next modes.
     """
     limits = case.limits
     spec = ReplicaSpec(
@@ -99,7 +99,7 @@ def fast_replica(case: RecordedCase, num_envs: int = 1, further: Sequence[Engine
 
 
 def replay_fast(case: RecordedCase) -> Recording:
-    """Return what the compiled engine does on a case, stopped at every start and end of an iteration.
+    """Return the recording of the compiled engine on a case, stopped at every start and end of an iteration.
 
     Raises:
         BurstenvError: On a livelock.
@@ -113,7 +113,7 @@ def replay_fast(case: RecordedCase) -> Recording:
 
 
 def replay_skipping(case: RecordedCase) -> tuple[int, tuple[Row, ...]]:
-    """Return the iterations and the requests of the compiled engine when it runs freely, skipping decode runs."""
+    """Return the iterations and the requests of the compiled engine running freely, with decode runs."""
     cluster = fast_replica(case)
     ledger = _Ledger(case, cluster)
     for request in _in_order(case.requests):
@@ -124,7 +124,7 @@ def replay_skipping(case: RecordedCase) -> tuple[int, tuple[Row, ...]]:
 
 
 class _Ledger:
-    """The requests of a case in the compiled engine: handed over, and read back as the reference describes them."""
+    """The requests of a case in the compiled engine, written and read in the reference engine's form."""
 
     def __init__(self, case: RecordedCase, cluster: Cluster):
         self._case, self._cluster = case, cluster
@@ -166,7 +166,7 @@ def _time(value: float) -> float | None:
 
 
 class _Watched:
-    """The compiled engine on a case, moved as :meth:`ReferenceReplica.advance` moves, and looked at on the way."""
+    """The compiled engine on a case, advanced like :meth:`ReferenceReplica.advance`, with every iteration recorded."""
 
     def __init__(self, case: RecordedCase):
         self.cluster = fast_replica(case)
@@ -234,7 +234,7 @@ class _Watched:
         return True
 
     def _found_tokens(self, k: int) -> int:
-        """Return how many tokens of an admitted request were found cached."""
+        """Return the number of cached tokens of an admitted request."""
         if not self._keeps_sequences:
             return 0
         sequence = int(self._replica["sequence_base"]) + NUMBERS_OF_A_SEQUENCE * int(self._requests["place"][k])
@@ -244,7 +244,7 @@ class _Watched:
         """Return the requests that an iteration preempted in the order of eviction."""
         if not self._keeps_sequences:  # the last admitted goes first
             return [k for k in reversed(running) if k in preempted]
-        top = int(self._replica["slot_base"] + self._replica["free_slots"])  # places are given back in that order
+        top = int(self._replica["slot_base"] + self._replica["free_slots"])  # places are freed in that order
         by_place = {int(self._requests["place"][k]): int(k) for k in preempted}
         return [by_place[int(place)] for place in self._pool[top - len(preempted) : top]]
 

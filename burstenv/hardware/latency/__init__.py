@@ -1,1 +1,1 @@
-"""Iteration times: the hinge, tables of a kernel profile, the roofline, and how the first two are fitted."""
+"""Iteration times: the hinge, tables of a kernel profile, the roofline, and the fits of the first two."""

@@ -1,4 +1,4 @@
-"""Latency entries of either form: what a replica may be given, and reading one from YAML."""
+"""Latency entries of all forms, and their reader from YAML."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LatencyConfig = Annotated[
 
 
 def parse_latency(values: Mapping[str, Any], where: str) -> HingeLatency | TablesLatency:
-    """Build a latency of the form that ``kind`` names (``hinge`` where there is none).
+    """Build a latency of the form named by ``kind`` (default ``hinge``).
 
     Raises:
         BurstenvError: On an unknown form, or a wrong key or value; names the key and the source.
@@ -41,7 +41,7 @@ def load_latency(name: str | Path | Mapping[str, Any]) -> HingeLatency | TablesL
     """Load a latency entry by shipped name, by path to a YAML file, or from a mapping.
 
     Raises:
-        BurstenvError: When there is no such name or file, or a key or value is wrong.
+        BurstenvError: If there is no such name or file, or a key or value is wrong.
     """
     if isinstance(name, Mapping):
         return parse_latency(name, "latency (given as a mapping)")

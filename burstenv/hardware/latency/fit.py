@@ -1,7 +1,7 @@
-"""Fitting latency entries: from kernel profiles to tables or a hinge, from measured iterations to a hinge.
+"""Fits of latency entries: from kernel profiles to tables or a hinge, from measured iterations to a hinge.
 
-Every fit minimises the *relative* error, because iterations from 5 ms to 500 ms matter alike, and says how far
-off it is: for each part of a profile, for the whole iteration, and on rows held out where they are iterations.
+Every fit minimises the *relative* error, because iterations from 5 ms to 500 ms matter equally, and reports its error:
+for each part of a profile, for the whole iteration, and for iterations on held-out rows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from burstenv.hardware.latency.roofline import all_reduce_ms
 from burstenv.hardware.latency.tables import TablesLatency
 
 ITERATION_COLUMNS = ("P", "A", "D", "K", "milliseconds")
-BATCH_SHARES = (0.10, 0.55, 0.35)  # of prefills, decodes and mixed batches in what a hinge is fitted to
-HELD_OUT = 5  # every fifth measured iteration judges the fit
+BATCH_SHARES = (0.10, 0.55, 0.35)  # of prefills, decodes and mixed batches in the data of a hinge fit
+HELD_OUT = 5  # every fifth measured iteration is held out
 
 
 @dataclass(frozen=True)
 class LatencyFit:
-    """A fitted latency entry and how well it fits."""
+    """A fitted latency entry and its errors."""
 
-    name: str  # under which `configs/latency` would hold it
+    name: str  # its name in `configs/latency`
     entry: HingeLatency | TablesLatency
     notes: tuple[str, ...] = ()
 
@@ -43,7 +43,7 @@ class LatencyFit:
         return yaml.safe_dump(_rounded(values), sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
 
     def lines(self) -> list[str]:
-        """Return what to tell the user."""
+        """Return the text for the user."""
         errors = [
             f"{e.part:<42} {e.rows:>6} rows   mean error {e.mean_percent:5.1f} %   95 % within {e.p95_percent:5.1f} %"
             for e in self.entry.fit_errors
@@ -68,12 +68,12 @@ def fit_profile(
     Args:
         source: A profile folder (see :mod:`burstenv.hardware.latency.profile`), or a CSV with the columns
             P, A, D, K and milliseconds.
-        form: ``"tables"`` or ``"hinge"``; iterations can only fill a hinge.
-        tensor_parallel: Of the profile, where its ``meta.yaml`` lists several.
-        layers: Decoder layers of a model that is not in ``configs/models`` with that number.
+        form: ``"tables"`` or ``"hinge"``; iterations give only a hinge.
+        tensor_parallel: Of the profile, if its ``meta.yaml`` lists several.
+        layers: Decoder layers, if they differ from the model's in ``configs/models``.
 
     Raises:
-        BurstenvError: When the source cannot be read or is missing a layer, or the form is unknown.
+        BurstenvError: If the source cannot be read or lacks a layer, or the form is unknown.
     """
     if form not in ("tables", "hinge"):
         raise BurstenvError(f"latency form {form!r} is unknown; valid: tables, hinge")
@@ -111,7 +111,7 @@ def _dense_ms(profile: Profile, notes: list[str]) -> tuple[np.ndarray, np.ndarra
 
 
 def _tables_from_profile(profile: Profile, dense: tuple[np.ndarray, np.ndarray], origin: str) -> TablesLatency:
-    """Fit tables, and compare them with everything that was measured."""
+    """Fit tables, and compare them with all measurements."""
     entry = fit_tables(profile, dense, origin)
     tokens, dense_ms = dense
     sequences, head_ms = profile.head_ms()
@@ -139,7 +139,7 @@ def _tables_from_profile(profile: Profile, dense: tuple[np.ndarray, np.ndarray],
 
 
 def _hinge_from_profile(profile: Profile, dense: tuple[np.ndarray, np.ndarray], origin: str) -> HingeLatency:
-    """Fit the hinge to whole iterations put together from a profile."""
+    """Fit the hinge to whole iterations composed from a profile."""
     whole_ms, _ = _whole_iterations(profile, dense)
     rows = (profile.decodes == 0) | within_context(profile)
     rows &= profile.prefill_context <= FITTED_CONTEXT[1]
@@ -197,10 +197,10 @@ def _error(part: str, estimate: np.ndarray, measured: np.ndarray) -> FitError:
 def fit_iterations(path: Path) -> LatencyFit:
     """Fit a hinge to a CSV of measured iterations: columns P, A, D, K and milliseconds.
 
-    Every fifth row is held out, and the error is that on the rows held out.
+    Every fifth row is held out for the error.
 
     Raises:
-        BurstenvError: When a column is missing, a value is not a number of the right sign, or rows are too few.
+        BurstenvError: If a column is missing, a value is not a number of the right sign, or rows are too few.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -218,7 +218,7 @@ def fit_iterations(path: Path) -> LatencyFit:
         raise BurstenvError(f"{path}: cannot be read ({error})") from None
     if len(rows) < 4 * HELD_OUT:
         raise BurstenvError(
-            f"{path}: {len(rows)} iterations are too few to fit and judge six coefficients; give 20 or more"
+            f"{path}: {len(rows)} iterations are too few for a fit of six coefficients and its error; give 20 or more"
         )
     table = np.array(rows)  # (n, 5)
     held = np.arange(len(table)) % HELD_OUT == HELD_OUT - 1
@@ -237,7 +237,7 @@ def _hinge_ms(latency: HingeLatency, table: np.ndarray) -> np.ndarray:
 
 
 def _rounded(value: Any) -> Any:
-    """Round to six significant digits, which is more than any of it is known to."""
+    """Round to six significant digits, more than the accuracy of any value."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):

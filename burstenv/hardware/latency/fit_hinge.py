@@ -1,4 +1,4 @@
-"""Fitting the hinge form to iterations: non-negative least squares on the relative error."""
+"""Fit of the hinge form to iterations: non-negative least squares on the relative error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from burstenv.hardware.latency.hinge import HingeLatency
 def nonnegative_fit(columns: np.ndarray, measured: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Return the non-negative coefficients that minimise the relative squared error.
 
-    Exact for the few columns used here: every subset of columns is solved for, and the best one without a
-    negative coefficient wins.
+    Exact for the few columns here: every subset of columns is solved, and the best one without a negative coefficient
+    wins.
 
     Args:
         columns: (n, m), m at most 6.
@@ -34,7 +34,7 @@ def nonnegative_fit(columns: np.ndarray, measured: np.ndarray, weight: np.ndarra
         for subset in combinations(range(columns.shape[1]), count):
             index = list(subset)
             solution = np.linalg.lstsq(gram[np.ix_(index, index)], moment[index], rcond=None)[0]
-            gain = float(solution @ moment[index])  # by how much it lowers the squared error
+            gain = float(solution @ moment[index])  # reduction of the squared error
             if (solution >= 0.0).all() and gain > best_gain:
                 best, best_gain = np.zeros(columns.shape[1]), gain
                 best[index] = solution
@@ -52,8 +52,8 @@ def fit_hinge(
 ) -> HingeLatency:
     """Fit the hinge form to iterations by non-negative least squares on the relative error.
 
-    max(h0, h1 + h2 n) = h0 + h2 max(0, n - n*) at the kink n* = (h0 - h1) / h2, so that for a given kink the
-    fit is linear; the best kink of a grid wins.
+    max(h0, h1 + h2 n) = h0 + h2 max(0, n - n*) at the kink n* = (h0 - h1) / h2. For a given kink the fit is linear; the
+    best kink of a grid wins.
 
     Args:
         p: (n,) prefill tokens.
@@ -61,7 +61,7 @@ def fit_hinge(
         d: (n,) decodes.
         k: (n,) context tokens of the decodes.
         milliseconds: (n,) measured times.
-        source: What was measured.
+        source: Source of the measurements.
         weight: (n,) weight of each iteration; None: all alike.
     """
     tokens = p + d

@@ -1,4 +1,4 @@
-"""Fitting the tables form to a kernel profile, part by part, by least squares on the relative error."""
+"""Fit of the tables form to a kernel profile, part by part, by least squares on the relative error."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from burstenv.hardware.latency.tables import (
     TablesLatency,
 )
 
-DENSE_TOLERANCE = 0.003  # relative error of a knot left out below which it is
-FITTED_CONTEXT = (128, 8192)  # context tokens for which decode and mixed attention are fitted
+DENSE_TOLERANCE = 0.003  # relative error below which a knot is left out
+FITTED_CONTEXT = (128, 8192)  # context tokens of the fits of decode and mixed attention
 
 
 def fit_tables(profile: Profile, dense: tuple[np.ndarray, np.ndarray], source: str) -> TablesLatency:
@@ -28,10 +28,10 @@ def fit_tables(profile: Profile, dense: tuple[np.ndarray, np.ndarray], source: s
     Args:
         profile: The profile.
         dense: Tokens (n,) and the whole model's dense time [ms] (n,), all-reduces included.
-        source: What was measured.
+        source: Source of the measurements.
 
     Raises:
-        BurstenvError: When attention rows that a table needs are missing.
+        BurstenvError: If attention rows needed by a table are missing.
     """
     tokens, dense_ms = dense
     kept = _knots(tokens, dense_ms[:, None], DENSE_KNOTS, DENSE_TOLERANCE)
@@ -58,7 +58,7 @@ def fit_tables(profile: Profile, dense: tuple[np.ndarray, np.ndarray], source: s
 
 
 def _plain(value: Any) -> Any:
-    """Turn arrays, wherever they are, into lists."""
+    """Turn arrays at any depth into lists."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -67,7 +67,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fit_prefill_attention(profile: Profile) -> dict[str, Any]:
-    """Fit a0 + a1 A / P for every chunk size, and keep the chunk sizes that matter."""
+    """Fit a0 + a1 A / P for every chunk size, and keep the relevant chunk sizes."""
     alone = (profile.decodes == 0) & (profile.prefill_tokens > 0)
     sizes: list[float] = []
     lines: list[np.ndarray] = []
@@ -85,7 +85,9 @@ def _fit_prefill_attention(profile: Profile) -> dict[str, Any]:
         )
     base_ms, slope_ms = np.array(lines).T  # (sizes,) each
     at = np.array(sizes)
-    shape = np.stack([base_ms + slope_ms * context for context in (64, 512, 4096)], axis=1)  # what to interpolate well
+    shape = np.stack(
+        [base_ms + slope_ms * context for context in (64, 512, 4096)], axis=1
+    )  # values to interpolate well
     kept = _knots(at, shape, PREFILL_KNOTS, DENSE_TOLERANCE)
     return {"tokens": at[kept], "ms": base_ms[kept], "ms_per_context_token": slope_ms[kept]}
 
@@ -116,9 +118,9 @@ def _fit_decode_attention(profile: Profile) -> dict[str, Any]:
 
 
 def _fit_mixed_attention(profile: Profile, prefill: dict[str, Any], decode: dict[str, Any]) -> dict[str, Any]:
-    """Fit m[D, K / D] + m1[D] P to what the rows with a chunk and decodes take above the chunk alone.
+    """Fit m[D, K / D] + m1[D] P to the time of rows with a chunk and decodes beyond the chunk alone.
 
-    Without such rows, decodes cost beside a chunk what they cost alone.
+    Without such rows, decodes beside a chunk cost as much as alone.
     """
     mixed = (profile.prefill_tokens > 0) & (profile.decodes > 0) & within_context(profile)
     mixed &= profile.prefill_context <= FITTED_CONTEXT[1]
@@ -148,18 +150,18 @@ def _fit_mixed_attention(profile: Profile, prefill: dict[str, Any], decode: dict
 
 
 def within_context(profile: Profile) -> np.ndarray:
-    """Return which attention rows have decodes behind contexts that are fitted."""
+    """Return the attention rows with decodes at contexts inside the fit."""
     low, high = FITTED_CONTEXT
     return (profile.decode_context >= low) & (profile.decode_context <= high)
 
 
 def _hat(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """Return the weights (len(x), len(knots)) with which linear interpolation at ``x`` reads the knots."""
+    """Return the weights (len(x), len(knots)) of the knots in a linear interpolation at ``x``."""
     return np.stack([np.interp(x, knots, unit) for unit in np.eye(len(knots))], axis=1)
 
 
 def _spread(knots: np.ndarray, most: int) -> np.ndarray:
-    """Return at most ``most`` of the knots, ends included, spread evenly over their logarithms."""
+    """Return at most ``most`` of the knots, ends included, evenly spaced in their logarithms."""
     if len(knots) <= most:
         return knots
     wanted = np.geomspace(knots[0], knots[-1], most)
@@ -170,10 +172,10 @@ def _knots(x: np.ndarray, y: np.ndarray, most: int, tolerance: float) -> np.ndar
     """Choose knots: start with the ends, add the worst interpolated point until all are within ``tolerance``.
 
     Args:
-        x: (n,) where there are values.
+        x: (n,) places of the values.
         y: (n, m) values to be interpolated, several sets at once.
         most: Most knots.
-        tolerance: Largest relative error to be left.
+        tolerance: Largest remaining relative error.
 
     Returns:
         Indices of the knots, increasing.

@@ -1,14 +1,14 @@
-"""Iteration times of a replica: what every form shares, and the hinge form.
+"""Iteration times of a replica: the common part of all forms, and the hinge form.
 
 With P prefill tokens, A prefill attention work (sum over chunks of n c + n (n + 1) / 2 for n tokens
 behind c computed ones), D decoding sequences and K their context tokens, the hinge is
 
     T = max(h0, h1 + h2 (P + D)) + h3 A + h4 K + h5 D + host overhead.
 
-Its kink is the memory-bound floor of the matrix products: below some number of tokens an iteration
-costs the reading of the weights. The host overhead is a constant per iteration and one per sequence,
-the same for every GPU. The tables form is in :mod:`burstenv.hardware.latency.tables`; both are affine in
-K while a batch only decodes, which is what lets the compiled engine skip iterations.
+Its kink is the memory-bound floor of the matrix products: below some number of tokens an iteration takes as long as
+reading the weights. The host overhead is one constant per iteration and one per sequence, the same for every GPU. The
+tables form is in :mod:`burstenv.hardware.latency.tables`; both are affine in K while a batch only decodes, which allows
+the decode runs of the compiled engine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HINGE, TABLES = 0, 1  # `latency_kind` in the kernels
 
 
 class FitError(Config):
-    """How far one part of a latency entry is from the measurements it was fitted to."""
+    """Error of one part of a latency entry on the measurements of its fit."""
 
     part: str  # such as "dense" or "decode attention"
     rows: Annotated[int, Field(ge=1, le=1_000_000_000)]  # measurements compared
@@ -33,9 +33,9 @@ class FitError(Config):
 
 
 class IterationLatency(Config):
-    """What the forms share: the host overhead, and where the numbers come from."""
+    """Common fields of the forms: the host overhead, and the source of the numbers."""
 
-    per_iteration_ms: NonNegative = 0.0  # host overhead; a cluster puts its own here
+    per_iteration_ms: NonNegative = 0.0  # host overhead; a cluster sets its own
     per_sequence_ms: NonNegative = 0.0
     source: str = ""
     fit_errors: tuple[FitError, ...] = ()
@@ -57,17 +57,17 @@ class IterationLatency(Config):
             decodes: D.
             decode_context_tokens: K.
             sequences: All sequences of the batch; each costs host overhead and a row of the output head.
-            samples: Sequences that sample a token. No form needs it: vLLM runs the head and the sampler for
-                sequences in mid-prefill too and throws the result away.
+            samples: Sequences that sample a token. No form needs it: vLLM also runs the head and the sampler for
+                unfinished prefills and discards the result.
         """
         raise NotImplementedError
 
     def lone_prefill_s(self, prompt_tokens: int) -> float:
-        """Return the time of a prefill in one iteration with nothing beside it [s]."""
+        """Return the time of a prefill alone in one iteration [s]."""
         return self.iteration_s(prompt_tokens, prompt_tokens * (prompt_tokens + 1) // 2, 0, 0, 1)
 
     def prefill_token_s(self) -> float:
-        """Return what a prefill token adds to an iteration of 1,024 to 2,048 of them, attention apart [s]."""
+        """Return the time added by a prefill token in an iteration of 1,024 to 2,048 of them, without attention [s]."""
         return (self.iteration_s(2048, 0, 0, 0, 1) - self.iteration_s(1024, 0, 0, 0, 1)) / 1024
 
     def coefficients_s(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class IterationLatency(Config):
 
 
 class HingeLatency(IterationLatency):
-    """The six coefficients of the hinge form, in milliseconds, and where they come from."""
+    """The six coefficients of the hinge form, in milliseconds, and their source."""
 
     kind: Literal["hinge"] = "hinge"
     h0_ms: NonNegative  # floor

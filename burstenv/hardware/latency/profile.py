@@ -1,12 +1,12 @@
-"""Kernel profiles: reading a folder of measured kernel times of one model on one GPU.
+"""Kernel profiles: the reader of a folder of measured kernel times of one model on one GPU.
 
 A profile folder holds ``meta.yaml`` (model, GPU, tensor parallelism), ``dense.csv`` (layer, tokens,
-time_us: every layer type of *one* decoder layer, and what runs once per iteration), ``per_sequence.csv``
+time_us: every layer type of *one* decoder layer, and layers that run once per iteration), ``per_sequence.csv``
 (layer, sequences, time_us: output head and sampler) and ``attention.csv`` (prefill_chunk, kv_prefill,
-n_decode, kv_decode, time_us: one layer's attention of a batch of one prefill chunk and so many decodes).
+n_decode, kv_decode, time_us: one layer's attention of a batch of one prefill chunk and ``n_decode`` decodes).
 This is the layout of LLMServingSim's profiler (casys-kaist/LLMServingSim), folders ``tp1``, ``tp2``, ...
-inside included. A mixture of experts has ``moe.csv`` too (tokens, activated_experts, time_us): its time is taken
-at the number of experts that so many tokens are expected to use.
+inside included. A mixture of experts has ``moe.csv`` too (tokens, activated_experts, time_us): its time is taken at the
+expected number of experts for the tokens.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from burstenv.config import read_yaml
 from burstenv.errors import BurstenvError
 from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig, known_as
 
-# How often a layer of the profile runs in an iteration.
+# Runs of a layer of the profile per iteration.
 ONCE = frozenset({"embedding", "final_layernorm", "final_norm", "lm_head", "sampler"})
 TWICE_PER_LAYER = frozenset({"layernorm", "all_reduce", "allreduce"})  # before and after; o_proj and down_proj
 REDUCTIONS = frozenset({"all_reduce", "allreduce"})
-# What a profile must have; other layers are counted once per decoder layer.
+# Required layers of a profile; others are counted once per decoder layer.
 REQUIRED_ANYWHERE = ("layernorm", "qkv_proj", "o_proj")
 GATED_MLP = ("gate_up_proj", "act_fn", "down_proj")
-OTHER_MLPS = frozenset({"fc2", "moe"})  # one of them stands in for a gated MLP
+OTHER_MLPS = frozenset({"fc2", "moe"})  # one of them represents a gated MLP
 LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")  # architectures with all of these, too:
 REQUIRED_OF_LLAMA_LIKE = ("embedding", "rotary_emb", "final_layernorm")
-LAYERNORM_PAIR = frozenset({"input_layernorm", "post_attention_layernorm"})  # may stand in for layernorm
+LAYERNORM_PAIR = frozenset({"input_layernorm", "post_attention_layernorm"})  # may replace layernorm
 REQUIRED_PER_SEQUENCE = ("lm_head", "sampler")
 FILES = ("dense.csv", "per_sequence.csv", "attention.csv")
-IGNORED_FILES = ("skew.csv", "skew_fit.csv", "step.csv")  # of the same profiler, and not needed here
-STREAMING_SHARE = 0.85  # of peak memory bandwidth that a matrix product of one row reaches
+IGNORED_FILES = ("skew.csv", "skew_fit.csv", "step.csv")  # of the same profiler, not needed here
+STREAMING_SHARE = 0.85  # of peak memory bandwidth, for a matrix product of one row
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Profile:
     hardware: HardwareConfig
     tensor_parallel: int
     layers: int
-    engine: str  # with which version of it the profile was taken
+    engine: str  # engine version of the profile
     dense: Mapping[str, tuple[np.ndarray, np.ndarray]]  # layer -> tokens (n,), one layer's time [ms] (n,)
     per_sequence: Mapping[str, tuple[np.ndarray, np.ndarray]]  # layer -> sequences (n,), time [ms] (n,)
     prefill_tokens: np.ndarray  # (m,) attention rows: the chunk,
@@ -87,12 +87,12 @@ def read_profile(folder: Path, tensor_parallel: int | None = None, layers: int |
 
     Args:
         folder: The folder with ``meta.yaml``.
-        tensor_parallel: Which tensor parallelism was measured; None: as the folder says or shows.
+        tensor_parallel: Tensor parallelism of the measurement; None: from the folder.
         layers: Decoder layers of the model; None: those of the model in ``configs/models``.
 
     Raises:
-        BurstenvError: When a file, a column or a layer is missing, a value is not a positive number, or model
-            or GPU are not known.
+        BurstenvError: If a file, a column or a layer is missing, a value is not a positive number, or model or GPU are
+            unknown.
     """
     if not folder.is_dir():
         raise BurstenvError(f"{folder}: no such folder; a profile is a folder with meta.yaml and {', '.join(FILES)}")
@@ -135,12 +135,12 @@ def read_profile(folder: Path, tensor_parallel: int | None = None, layers: int |
 
 def _text(meta: Mapping[str, Any], key: str, folder: Path) -> str:
     if not meta.get(key):
-        raise BurstenvError(f"{folder / 'meta.yaml'}: key {key!r} is missing; it names the {key} that was profiled")
+        raise BurstenvError(f"{folder / 'meta.yaml'}: key {key!r} is missing; it names the profiled {key}")
     return str(meta[key])
 
 
 def _files_folder(folder: Path, tensor_parallel: int | None) -> Path:
-    """Return where the CSV files are: the folder itself, or one of its tp1, tp2, ... folders."""
+    """Return the folder of the CSV files: the folder itself, or one of its tp1, tp2, ... folders."""
     if (folder / "dense.csv").exists():
         return folder
     inner = sorted(path for path in folder.glob("tp*") if (path / "dense.csv").exists())
@@ -158,10 +158,10 @@ def _tensor_parallel(
     meta: Mapping[str, Any], files: Path, given: int | None, model: ModelConfig, hardware: HardwareConfig,
     per_sequence: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: list[str],
 ) -> int:  # fmt: skip
-    """Return which tensor parallelism the files are of.
+    """Return the tensor parallelism of the files.
 
-    Where ``meta.yaml`` lists several, the output head tells: at one sequence it is the reading of
-    vocabulary x hidden size weights, a tp-th of it on each GPU.
+    If ``meta.yaml`` lists several, the output head decides: at one sequence its time is that of reading vocabulary x
+    hidden size weights, a tp-th of it on each GPU.
     """
     if given is not None:
         return given
@@ -173,7 +173,7 @@ def _tensor_parallel(
     if model.vocab_size is None or model.hidden_size is None:
         raise BurstenvError(
             f"{files / 'meta.yaml'}: tp_degrees lists {degrees}, and {model.name} has no vocab_size and hidden_size "
-            f"to tell which of them was measured; give the tensor parallelism"
+            f"to identify the measured one; give the tensor parallelism"
         )
     head_bytes = model.vocab_size * model.hidden_size * model.dtype_bytes
     whole_ms = head_bytes / (hardware.memory_tb_per_s * 1e12 * STREAMING_SHARE) * 1e3
@@ -203,7 +203,7 @@ def _require(path: Path, table: Mapping[str, object], names: tuple[str, ...], ar
 
 
 def _further_layers(path: Path, tokens: np.ndarray, model: ModelConfig) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the layers of a file beside the three, at the tokens of ``dense.csv``.
+    """Return the layers of an additional file, at the tokens of ``dense.csv``.
 
     It either has the columns of ``dense.csv``, or is an ``all_reduce.csv`` by tokens or by bytes.
     """
@@ -222,7 +222,7 @@ def _further_layers(path: Path, tokens: np.ndarray, model: ModelConfig) -> dict[
         table = {"moe": _experts_by_tokens(path, model, split="ep" in header)}
     else:
         raise BurstenvError(
-            f"{path}: not a file of a profile that can be read; leaving its layers out would make the fit too fast, "
+            f"{path}: not a readable file of a profile; without its layers the fit would be too fast, "
             f"so give it the columns layer,tokens,time_us or remove it"
         )
     return {name: (tokens, np.interp(tokens, at, ms)) for name, (at, ms) in table.items()}
@@ -233,12 +233,12 @@ def _experts_by_tokens(path: Path, model: ModelConfig, split: bool) -> tuple[np.
 
     Args:
         path: ``moe.csv``.
-        model: Says how many experts there are and how many serve a token.
-        split: Whether the file has a column ``ep``, over how many GPUs experts are distributed; the least counts.
+        model: Its numbers of experts, in all and per token.
+        split: Whether the file has a column ``ep``, the number of GPUs that share the experts; the least counts.
     """
     if not model.is_mixture:
         raise BurstenvError(
-            f"{path}: configs/models says of {model.name} neither experts nor experts_per_token; a mixture of experts "
+            f"{path}: configs/models has neither experts nor experts_per_token of {model.name}; a mixture of experts "
             f"needs both"
         )
     rows = _read_csv(path, ("tokens", "activated_experts", "time_us", *(["ep"] if split else [])))
@@ -304,7 +304,7 @@ def number(text: str | None, path: Path, row: int, column: str, positive: bool =
     """Return a cell of a CSV as a number that is finite and not negative.
 
     Raises:
-        BurstenvError: When it is not, naming file, row and column.
+        BurstenvError: If it is not; names file, row and column.
     """
     try:
         value = float(text if text is not None else "")

@@ -1,4 +1,4 @@
-"""Rooflines: iteration times from data-sheet numbers, for a model and GPU that nobody measured.
+"""Rooflines: iteration times from data-sheet numbers, for a model and GPU without measurements.
 
 The result has the hinge form:
 
@@ -29,12 +29,12 @@ ABOVE_FLOOR = 0.8  # h1 / h0: the constant part of iterations above the floor
 
 
 def all_reduce_ms(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int) -> tuple[float, float]:
-    """Return what the all-reduces of an iteration cost: a constant [ms], and per token of the batch [ms].
+    """Return the time of the all-reduces of an iteration: a constant [ms], and per token of the batch [ms].
 
     Two in each layer, of hidden size x tokens values, as a ring over the link between the GPUs.
 
     Raises:
-        BurstenvError: When the model's shape is not known well enough.
+        BurstenvError: If the model's shape is incomplete.
     """
     if tensor_parallel == 1:
         return 0.0, 0.0
@@ -52,7 +52,7 @@ def roofline(model: ModelConfig, hardware: HardwareConfig, tensor_parallel: int)
     """Return iteration times of a model on ``tensor_parallel`` GPUs from data-sheet numbers.
 
     Raises:
-        BurstenvError: When the model's shape is not known well enough.
+        BurstenvError: If the model's shape is incomplete.
     """
     if model.is_mixture:
         raise BurstenvError(

@@ -8,11 +8,11 @@ with the attention of a batch that
     only prefills   a0[P] + a1[P] A / P,
     does both       a0[P] + a1[P] A / P + m[D, K / D] + m1[D] P.
 
-A / P is the mean context of a prefill token. A mixed batch runs through the kernel for prompts, which
-reads a decode's context up to three times more slowly than the decode kernel does, and starts empty
-blocks for every decode along the longest chunk (the term m1[D] P, in proportion to D): leaving this out
-put simulated servers 8 to 20 % below measured ones. All times are whole-model times: kernels of one
-layer times the number of layers, as :mod:`burstenv.hardware.latency.fit` fills them in.
+A / P is the mean context of a prefill token. A mixed batch runs in the kernel for prompts. That kernel reads a decode's
+context up to three times more slowly than the decode kernel, and starts empty blocks for every decode along the longest
+chunk (the term m1[D] P, in proportion to D). Without these terms simulated servers were 8 to 20 % faster than measured
+ones. All times are whole-model times: kernels of one layer times the number of layers, as
+:mod:`burstenv.hardware.latency.fit` fills them in.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from burstenv.config import Config
 from burstenv.hardware.latency.hinge import TABLES, IterationLatency, NonNegative
 
-# Most knots of each table: the compiled engine keeps them in fixed places of a replica's record.
+# Most knots of each table: the compiled engine stores them at fixed places of a replica's record.
 DENSE_KNOTS = 48
 HEAD_KNOTS = 12
 PREFILL_KNOTS = 10
@@ -51,7 +51,7 @@ def _check_table(knots: Sequence[float], most: int, name: str, **columns: Sequen
 
 
 class DenseTable(Config):
-    """Everything that depends on the tokens of the batch alone: matrix products, norms, embedding."""
+    """Times that depend only on the tokens of the batch: matrix products, norms, embedding."""
 
     tokens: Knots
     ms: Knots
@@ -102,7 +102,7 @@ class DecodeAttentionTable(Config):
 
 
 class MixedAttentionTable(Config):
-    """m and m1: what decodes add to the attention of a batch that also prefills."""
+    """m and m1: the additional attention time of decodes in a batch that also prefills."""
 
     decodes: Knots
     mean_context_tokens: Knots  # of K / D
@@ -121,7 +121,7 @@ class TablesLatency(IterationLatency):
     """Measured kernel times of one model on one GPU type at one tensor parallelism."""
 
     kind: Literal["tables"]
-    model: str = ""  # what was measured, as in configs/models and configs/hardware
+    model: str = ""  # names in configs/models and configs/hardware
     hardware: str = ""
     tensor_parallel: Annotated[int, Field(ge=1, le=128)] = 1
     dense: DenseTable
@@ -132,7 +132,7 @@ class TablesLatency(IterationLatency):
 
     @cached_property
     def _knots_s(self) -> dict[str, list[float]]:
-        """Every table in seconds: exactly the numbers that the compiled engine has."""
+        """Every table in seconds: exactly the numbers of the compiled engine."""
         seconds = {name: [v * 1e-3 for v in values] for name, values in self._columns_ms().items()}
         return {**{name: list(values) for name, values in self._columns().items()}, **seconds}
 
@@ -172,8 +172,8 @@ class TablesLatency(IterationLatency):
     ) -> float:
         """Return the time of one iteration [s]; see the base class.
 
-        Beyond the last knot the dense time goes on at its own slope, the cost of a context token stays
-        what it is, and everything else goes on along its last segment; below the first knot all is constant.
+        Beyond the last knot the dense time continues with its own slope, the cost of a context token stays constant,
+        and all others continue along their last segments; below the first knot all are constant.
         """
         t = self._knots_s
         tokens = prefill_tokens + decodes
@@ -229,7 +229,7 @@ class TablesLatency(IterationLatency):
 
 
 def _place(knots: list[float], x: float) -> tuple[int, float]:
-    """Return the segment that ``x`` falls into and how far along it is: 0 to 1, above 1 behind the last knot."""
+    """Return the segment of ``x`` and its position in it: 0 to 1, above 1 beyond the last knot."""
     k = min(max(bisect_right(knots, x) - 1, 0), len(knots) - 2)
     return k, max(0.0, (x - knots[k]) / (knots[k + 1] - knots[k]))
 

@@ -1,4 +1,4 @@
-"""What an episode is: its length, how it reaches its load, and which classes it mixes."""
+"""Configuration of episodes: length, scaling to the load, and mix of classes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from burstenv.workload.trace import CLASSES, DAY_S
 
 
 class EpisodeConfig(Config):
-    """How episodes are cut out of a trace.
+    """Configuration of the episodes of a trace.
 
     Attributes:
         duration_s: Length of the window in which requests arrive, seconds.
-        scaling: How the trace reaches the load asked for; the three mean what they mean for whole traces in
-            ``burstenv.workload.shaping.scaling``. ``superpose`` lays circularly shifted copies of one day over each
-            other, and below one copy thins it: every time scale below the window stays as it is, so bursts
-            stay bursts and think times think times, while the wave of the day is flattened. ``compress``
-            squeezes a stretch of consecutive requests: the variation of counts stays, think times and burst
-            lengths shrink by the factor of the compression. ``thin`` keeps a share of one day's conversations
-            and refuses loads above the day's own.
+        scaling: Method of scaling to the load, one of the three in ``burstenv.workload.shaping.scaling``. ``superpose``
+            superposes circularly shifted copies of one day, and thins it below one copy: it keeps every time scale
+            below the window, including bursts and think times, and flattens the daily wave. ``compress`` compresses
+            consecutive requests: the variation of counts stays, think times and burst lengths shrink by the factor of
+            the compression. ``thin`` keeps a share of one day's conversations; loads above the day's own are an error.
         mix: Share of the requests by class, with sum 1; None keeps the composition of the split.
         max_total_tokens: Longest request, prompt plus output tokens; None for no limit.
-        oversize: What to do with longer ones: refuse the trace, or drop and count them.
-        upstream_failures: ``none`` leaves the recorded failures out. ``recorded`` adds each of those that
-            fall into the window as a further arrival, beyond the rate asked for, marked
-            ``upstream_failed``, with the lengths of a served request of the same class and hour: what a client of
-            the original service would have seen fail.
+        oversize: Treatment of longer ones: an error, or ``drop``, which leaves them out and counts them.
+        upstream_failures: ``none`` leaves the recorded failures out. ``recorded`` adds each failure in the window as a
+            further arrival, beyond the requested rate, marked ``upstream_failed``, with the lengths of a served request
+            of the same class and hour.
     """
 
     duration_s: float = Field(default=180.0, ge=1e-3, le=1e8)

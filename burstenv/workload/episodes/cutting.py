@@ -1,4 +1,4 @@
-"""Cutting the same window out of a day's table from many places at once, compiled: every training episode begins so."""
+"""Compiled cut of windows of one length from many places of a day's table, the start of every training episode."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from burstenv.workload.episodes.day_table import DayTable
 
 @allocating_entry
 def _cut(table_s, row, thread, threads, offset_s, window_s, first_thread, out_s, out_row, out_thread):
-    """Write the copies one after the other; return how many requests they hold, or -1 where there is no room.
+    """Write the copies one after the other; return the number of their requests, or -1 without room.
 
     Args:
         table_s: The table, see ``DayTable``; this and the next three.
         row: Likewise.
         thread: Likewise.
         threads: Likewise.
-        offset_s: (copies,) where each copy's window begins.
+        offset_s: (copies,) begin of each copy's window.
         window_s: Length of the window.
         first_thread: Number of the first conversation of the first copy.
         out_s: (room,) float64 times from the window's start, written.
@@ -57,7 +57,7 @@ def cut_copies(
 
     Args:
         table: One class on one day.
-        offset_s: Where each copy begins, within the first lap, shape ``(copies,)``.
+        offset_s: Begin of each copy, within the first lap, shape ``(copies,)``.
         window_s: Length of the window, at most one lap.
         first_thread: Number of the first conversation of the first copy; every copy takes ``table.threads`` numbers.
 

@@ -15,13 +15,13 @@ Integers = NDArray[np.integer[Any]]  # row numbers and conversation numbers of e
 
 @dataclass(frozen=True, eq=False)
 class DayTable:
-    """The requests of one class on one day, laid out twice in a row so that a window may run past midnight.
+    """The requests of one class on one day, repeated once: a window may run past midnight.
 
     Attributes:
         time_s: Times from the day's midnight (the block's begin), then the same a day (block) later, shape ``(2n,)``.
         row: Rows of the trace, shape ``(2n,)``, int32 to halve what a split takes.
         thread: Conversation number from 0 (the second day has its own), -1 for none, shape ``(2n,)``, int32.
-        threads: How many conversation numbers there are.
+        threads: Number of conversations.
         rate_per_s: Mean rate over the day.
     """
 

@@ -1,4 +1,4 @@
-"""What an episode is made of: its requests as columns."""
+"""The requests of an episode, as columns."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class EpisodeRequests:
         model: Codes into ``MODELS``, int8.
         session: Conversation number within the episode, counted from 0, -1 for none; copies of the same
             day never share one, int32.
-        turn: Turn within the conversation *of the trace*: an episode may open in the middle of one, whose
-            context is then in nobody's cache, int32.
-        previous: Index within the episode of the turn before in the same conversation, -1 where that is
-            outside the episode or there is none, int32.
+        turn: Turn within the conversation *of the trace*: an episode may begin in the middle of one, whose context is
+            then in no cache, int32.
+        previous: Index within the episode of the turn before in the same conversation, -1 if it is outside the episode
+            or missing, int32.
         think_s: Seconds from the end of that turn's original service to the submission of this one, NaN where
             ``previous`` is -1, see :func:`burstenv.workload.conversations.think_times`, float64.
         upstream_failed: The original service did not answer this one, bool; all False unless the

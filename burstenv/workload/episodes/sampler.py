@@ -152,7 +152,7 @@ class EpisodeSampler:
             count = 1 if wanted < 1 else int(wanted) + int(random.random() < wanted % 1.0)
             offset = random.random(count) * self._range.block_s  # (copies,) where in the day each copy's window begins
             time, row, thread = cut_copies(table, offset, self.config.duration_s, next_thread)
-            if wanted < 1:  # one copy is too much: thin it, whole conversations at a time
+            if wanted < 1:  # less than one copy: thin it by whole conversations
                 kept = keep_sessions(thread, wanted, random)
                 time, row, thread = time[kept], row[kept], thread[kept]
             next_thread += count * table.threads
@@ -178,7 +178,7 @@ class EpisodeSampler:
         total = max(1, round(rate_per_s * self.config.duration_s))
         if self.config.mix is None:
             wanted = {"": total}
-        else:  # the last class takes what rounding leaves, so that the total is exact
+        else:  # the last class takes the rounding error, for an exact total
             wanted = {name: round(total * share) for name, share in self.mix.items()}
             last = list(wanted)[-1]
             wanted[last] += total - sum(wanted.values())
@@ -206,11 +206,11 @@ class EpisodeSampler:
         )
 
     def _stretch(self, name: str, day: int, wanted: int, random: np.random.Generator) -> _Stretch:
-        """Squeeze ``wanted`` consecutive requests of a class, starting on ``day``, into the episode.
+        """Compress ``wanted`` consecutive requests of a class, starting on ``day``, into the episode.
 
         Args:
             name: The class; empty for all requests together.
-            day: Where the stretch starts; it may run on into the days after.
+            day: Start of the requests; they may continue into later days.
             wanted: Number of requests.
             random: Source of randomness.
         """
@@ -250,9 +250,9 @@ class EpisodeSampler:
         scaled: dict[str, Any],
         clock: NDArray[np.float64] | None = None,
     ) -> EpisodeRequests:
-        """Sort what was drawn by arrival, link its conversations and lay the recorded failures over it.
+        """Sort the drawn requests by arrival, link their conversations and add the recorded failures.
 
-        ``clock`` is how many times faster than the trace's the clock of each request runs, by default as fast.
+        ``clock`` is the speed of each request's clock relative to the trace's, by default 1.
         """
         trace = self._trace
         served = len(arrival_s)
@@ -304,7 +304,7 @@ class EpisodeSampler:
         return self._rows[low:high]
 
     def _lacking(self, day: int) -> str:
-        """Return what a day lacks to be eligible, or an empty string."""
+        """Return the reason why a day is not eligible, or an empty string."""
         counts = np.bincount(self._trace.log_type[self._rows_of_day(day)], minlength=len(CLASSES))
         for name in self.mix:
             count = int(counts[CLASSES.index(name)])
@@ -352,7 +352,7 @@ class EpisodeSampler:
 
 @dataclass(frozen=True, eq=False)
 class _Stretch:
-    """Consecutive requests squeezed into an episode: times in it, rows, the factor, and the stretch on the clock."""
+    """Consecutive requests compressed into an episode: times in it, rows, the factor, and their span on the clock."""
 
     time_s: NDArray[np.float64]
     rows: NDArray[np.int64]
@@ -386,7 +386,7 @@ def _mix(trace: Trace, rows: NDArray[np.int64], config: EpisodeConfig, where: st
 def _without_oversize(
     trace: Trace, rows: NDArray[np.int64], config: EpisodeConfig, source: str
 ) -> tuple[NDArray[np.int64], int]:
-    """Apply the length limit; return the rows kept and how many were dropped."""
+    """Apply the length limit; return the remaining rows and the number of the others."""
     if config.max_total_tokens is None:
         return rows, 0
     total = trace.prompt_tokens[rows].astype(np.int64) + trace.output_tokens[rows]

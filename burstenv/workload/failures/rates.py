@@ -16,7 +16,7 @@ _Z = 1.959964  # two-sided 95 %
 
 @dataclass(frozen=True, eq=False)
 class FailureRates:
-    """How often submissions got no response; ``submitted`` counts served and failed together.
+    """Shares of submissions without a response; ``submitted`` counts served and failed together.
 
     Attributes:
         classes: Names of the rows, ``CLASSES``.
@@ -69,9 +69,9 @@ class FailureRates:
 
 
 def failure_rates(trace: Trace) -> FailureRates:
-    """Count failures beside submissions.
+    """Count failures and submissions.
 
-    Failures come in spells, so submissions are not independent trials. The interval of a class's overall rate takes
+    Failures cluster in time, so submissions are not independent trials. The interval of a class's overall rate takes
     days as the independent units: the rate is a ratio of sums over days, its variance that of the linearised ratio,
     ``D / (D - 1) * sum((failed_d - rate * submitted_d)^2) / submitted^2`` (Cochran, Sampling Techniques, 3rd ed.,
     section 6.3). With fewer than two days, or without a failure, it is Wilson's interval for independent trials.

@@ -1,4 +1,4 @@
-"""Recorded failures as demand: extra arrivals in an episode that the upstream service would not have answered."""
+"""Recorded failures as demand: extra arrivals in an episode that the upstream service does not answer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from burstenv.workload.trace import Trace
 
 HOUR_S = 3600.0
-_FAILURE_STREAM = 0x6661696C  # the served part of an episode draws from streams of its own
+_FAILURE_STREAM = 0x6661696C  # the served part of an episode has its own random streams
 
 
 @dataclass(frozen=True, eq=False)
 class FailureTable:
-    """Recorded failures and where their lengths may be drawn from; all arrays of one length.
+    """Recorded failures and the candidates for their lengths; all arrays of one length.
 
     Attributes:
         time_s: Times, sorted, float64.
@@ -65,7 +65,7 @@ def failure_table(trace: Trace, served_s: NDArray[np.float64], from_s: float, to
     hour = np.floor(time / HOUR_S)
     low = np.searchsorted(served_s, hour * HOUR_S)
     high = np.searchsorted(served_s, (hour + 1) * HOUR_S)
-    nobody = low == high  # nothing was served in that hour: any request will do
+    nobody = low == high  # no request was served in that hour: any request is a candidate
     low, high = np.where(nobody, 0, low), np.where(nobody, len(served_s), high)
     return FailureTable(time - from_s, low, high, failed.model[mine])
 

@@ -1,1 +1,1 @@
-"""Fidelity: how near a generated trace is to a real one."""
+"""Fidelity: the distance of a generated trace from a real one."""

@@ -63,7 +63,7 @@ def days_of_part(trace: Trace, part: str) -> NDArray[np.int64] | None:
 
 
 def other_part(part: str) -> str:
-    """Return the part that is left when ``part`` is held out; of all it is all."""
+    """Return the part that remains if ``part`` is held out; of all it is all."""
     if part.startswith("even"):
         return part.replace("even", "odd")
     return part.replace("odd", "even")

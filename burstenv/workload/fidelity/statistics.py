@@ -1,6 +1,6 @@
-"""What a trace is measured by: the statistics that a fit reads off it and a fidelity report compares.
+"""The statistics of a trace, for fits and fidelity reports.
 
-A trace is measured group by group: conversation and api, and each of them by model where it has several.
+A trace is measured by group: conversation and api, and each of them by model if it has several.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FANO_WIDTHS_S: dict[str, float] = {"1 s": 1.0, "1 min": 60.0, "1 h": HOUR_S}
 ACF_LAGS_H: tuple[int, ...] = (1, 2, 6, 12, 24, 168)
 CV_WINDOWS_S: tuple[float, ...] = (300.0, 1200.0, 3600.0)  # 5 min as published for BurstGPT_3, 20 min as in the paper
 CV_MIN_GAPS = 10  # windows with fewer gaps are left out
-_CV_COVERED = 0.5  # a window is wide enough when the windows that count hold this share of the requests
+_CV_COVERED = 0.5  # a window is wide enough if the valid windows hold this share of the requests
 _JITTER_SEED = 0x636C6F63
 
 
@@ -82,13 +82,13 @@ class Group:
     model: int | None
 
     def of(self, log_type: NDArray[np.int8], model: NDArray[np.int8]) -> NDArray[np.bool_]:
-        """Return which rows belong to the group."""
+        """Return the rows of the group."""
         mask = log_type == self.log_type
         return mask if self.model is None else mask & (model == self.model)
 
 
 def groups_of(trace: Trace, *, by_model: bool = True) -> list[Group]:
-    """List the groups that a trace has requests of; classes of one model only are not divided by model."""
+    """List the groups with requests in a trace; classes with one model are not divided by model."""
     groups = []
     for code, name in enumerate(CLASSES):
         models = np.flatnonzero(np.bincount(trace.model[trace.log_type == code], minlength=len(MODELS)))
@@ -104,7 +104,7 @@ def measure(trace: Trace, group: Group, *, cv_window_s: float | None = None) -> 
 
     Args:
         trace: The trace.
-        group: Which of its requests.
+        group: The group of its requests.
         cv_window_s: Windows of the inter-arrival CV; by default the narrowest of :data:`CV_WINDOWS_S` in
             which the windows that count hold half of the requests.
     """
@@ -212,7 +212,7 @@ def clock_of(trace: Trace) -> float:
 
 
 def on_whole_seconds(trace: Trace) -> Trace:
-    """Return a trace seen through a clock of whole seconds: floored, and spread again inside the second.
+    """Return a trace on a clock of whole seconds: floored, and spread again inside the second.
 
     A trace recorded in whole seconds shows less burstiness than one with exact times, so both are put on the
     coarser clock before they are compared.

@@ -1,4 +1,4 @@
-"""Fidelity: the tests by which a trace is judged beside a real one, as a table of figures.
+"""Fidelity: the comparison of a trace with a real one, as a table of figures.
 
 Every group of requests (class, and class by model) is compared in lengths, the relation of response to prompt,
 burstiness at several time scales, cycles, conversations and failures.
@@ -34,13 +34,13 @@ class Figure:
 
     Attributes:
         group: Group of requests, such as ``"api"`` or ``"api GPT-4"``.
-        statistic: What is compared.
-        kind: How the error is measured: ``ks`` (a distance of distributions), ``relative`` (to the reference),
+        statistic: The compared statistic.
+        kind: Kind of the error: ``ks`` (a distance of distributions), ``relative`` (to the reference),
             ``weighted`` (relative, in the mean over bins or hours by their requests) or ``absolute``.
         reference: Value in the reference; None where the statistic is a distance.
         values: Value by candidate; None likewise.
         errors: Error by candidate, NaN where it cannot be measured.
-        target: Largest error that is good; None where none is set.
+        target: Largest good error; None without a target.
     """
 
     group: str
@@ -58,7 +58,7 @@ class Fidelity:
 
     Attributes:
         reference: Name of the reference.
-        candidates: Names of what is compared with it, in order.
+        candidates: Names of the compared traces, in order.
         figures: The figures, group after group.
         statistics: Measured statistics by group name, then by name of the trace.
         left_out: Groups of the reference with too few requests: name and requests.
@@ -78,7 +78,7 @@ class Fidelity:
         raise BurstenvError(f"fidelity: no figure {statistic!r} of {group!r}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return the comparison as plain values, with None for what cannot be measured."""
+        """Return the comparison as plain values, with None for missing measurements."""
 
         def plain(value: float | None) -> float | None:
             return None if value is None or not np.isfinite(value) else float(value)
@@ -112,18 +112,18 @@ def compare(
 ) -> Fidelity:
     """Compare traces with a reference.
 
-    Where one of the traces was recorded in whole seconds, all are seen through such a clock. Windows of the
+    If one of the traces has whole seconds, all are put on such a clock. Windows of the
     inter-arrival CV are chosen on the reference and used for all.
 
     Args:
         reference: The real trace.
-        candidates: Traces to judge, by name.
-        reference_name: What to call the reference.
-        part: The part of the reference that counts, one of :data:`burstenv.workload.fidelity.holdout.PARTS`: what a fit
-            did not see. Figures that gaps between weeks or days would falsify are left out; of alternate rows
-            only the lengths remain.
-        floor: Also compare the reference's alternate weeks (days, where it has under two weeks) with each
-            other: what a fresh sample of the same service would show.
+        candidates: Traces to compare, by name.
+        reference_name: Name of the reference.
+        part: The part of the reference to use, one of :data:`burstenv.workload.fidelity.holdout.PARTS`: the part held
+            out of a fit. Figures distorted by gaps between weeks or days are left out; of alternate rows only the
+            lengths remain.
+        floor: Also compare the reference's alternate weeks (days, if it has under two weeks) with each other, like a
+            fresh sample of the same service.
 
     Raises:
         BurstenvError: When the reference has no requests, or no group with enough.
@@ -188,7 +188,7 @@ _WHOLE_ONLY = frozenset(
 
 
 def _said_by(part: str, statistic: str) -> bool:
-    """Say whether a part of a trace says something about a statistic."""
+    """Return whether a statistic is meaningful for a part of a trace."""
     if part.endswith("rows"):
         return statistic.startswith(("prompt", "response"))
     return part == "all" or statistic not in _WHOLE_ONLY
@@ -247,7 +247,7 @@ def _rows(a: GroupStatistics, b: GroupStatistics) -> Iterator[tuple[str, _Row]]:
 
 
 def _relation(a: GroupStatistics, b: GroupStatistics) -> Iterator[tuple[str, _Row]]:
-    """Yield how well the response given the prompt agrees, in ten bins of the reference's prompts."""
+    """Yield the agreement of the response given the prompt, in ten bins of the reference's prompts."""
     edges = equal_mass_edges(a.pairs[0], RELATION_BINS)
     errors: dict[str, list[float]] = {"mean": [], "median": []}
     weight, inside, own_inside = [], [], []
@@ -271,7 +271,7 @@ def _relation(a: GroupStatistics, b: GroupStatistics) -> Iterator[tuple[str, _Ro
 
 
 def _hour_of_day(a: GroupStatistics, b: GroupStatistics) -> _Row:
-    """Compare profiles: the mean over the requests of how far their hour's share is off, relatively."""
+    """Compare profiles: the relative error of the hourly shares, averaged over requests."""
     peaks = [float(s.hour_of_day.max() * 24) if s.requests else _NAN for s in (a, b)]
     error = float(np.abs(a.hour_of_day - b.hour_of_day).sum()) if b.requests else _NAN
     return _Row("weighted", peaks[0], peaks[1], error, RELATIVE_TARGET)
@@ -334,7 +334,7 @@ def number(value: float | None) -> str:
 
 
 def error_number(kind: str, error: float) -> str:
-    """Return an error as its kind is read: a distance or difference as it is, a relative one in percent."""
+    """Return an error as text: a distance or difference as a number, a relative one in percent."""
     return f"{error:.3f}" if kind in ("ks", "absolute") else f"{100 * error:.1f} %"
 
 

@@ -1,1 +1,1 @@
-"""Trace files: every format that is read, and every one that is written."""
+"""Trace files: all formats for reading and writing."""

@@ -38,7 +38,7 @@ def read_burstgpt(path: str | Path, *, jitter_seed: int = 0, sort: bool = False)
     Args:
         path: A CSV file, plain or gzip-compressed.
         jitter_seed: Seed of the instants inside the second.
-        sort: Sort the rows by time instead of an error where they are not.
+        sort: Sort the rows by time; without it unsorted rows are an error.
 
     Returns:
         The trace. Its metadata has what :func:`clock_metadata` counts and ``source``, ``schema``,
@@ -89,14 +89,14 @@ def served_and_failed(
     metadata: dict[str, Any],
     **others: NDArray[Any] | None,
 ) -> Trace:
-    """Build a trace whose rows without a response are kept aside.
+    """Build a trace with its rows without a response as failures.
 
     Args:
         arrival_s: Sorted times of all rows, shape ``(n,)``.
         prompt_tokens: Prompt lengths, shape ``(n,)``; those of served rows are raised to at least 1.
         output_tokens: Response lengths, shape ``(n,)``.
-        served: Which rows have a response, shape ``(n,)``.
-        metadata: What was counted.
+        served: Whether a row has a response, shape ``(n,)``.
+        metadata: Counts of the reader.
         others: Further columns of the trace, shape ``(n,)``, or None where the file has none.
     """
     columns = {name: values for name, values in others.items() if values is not None}
@@ -125,7 +125,7 @@ def served_and_failed(
 
 
 def clock_metadata(stamp_s: NDArray[np.float64], out_of_order: int = 0) -> dict[str, Any]:
-    """Return what the times of all rows of a file say, failures included.
+    """Return statistics of the times of all rows of a file, failures included.
 
     Args:
         stamp_s: Sorted times in seconds as recorded, shape ``(n,)``, n at least 1.
@@ -136,7 +136,7 @@ def clock_metadata(stamp_s: NDArray[np.float64], out_of_order: int = 0) -> dict[
         and the next), and ``out_of_order`` as given.
     """
     largest, long_gaps = 0.0, 0
-    for start in range(0, len(stamp_s), 1 << 20):  # a piece at a time, so that gaps need no column of their own
+    for start in range(0, len(stamp_s), 1 << 20):  # a piece at a time, without a column for gaps
         gaps = np.diff(stamp_s[start : start + (1 << 20) + 1])
         largest = max(largest, float(gaps.max(initial=0.0)))
         long_gaps += int(np.count_nonzero(gaps > 3600.0))
@@ -173,7 +173,7 @@ def spread_within_second(stamp_s: NDArray[np.float64], seed: int) -> NDArray[np.
 
 
 def _model_codes(table: Table) -> tuple[NDArray[np.int8], dict[str, int]]:
-    """Return model codes and, for names that are not in ``MODELS``, how many rows have each."""
+    """Return model codes and, for names that are not in ``MODELS``, their numbers of rows."""
     codes, names = table.pop("Model"), table.names["Model"]
     known = {name: code for code, name in enumerate(MODELS)}
     lookup = np.array([*(known.get(name, OTHER_MODEL) for name in names), OTHER_MODEL], dtype=np.int8)

@@ -1,4 +1,4 @@
-"""Writing a trace in another format, and saying what the format has no place for."""
+"""Conversion of a trace to another format, with a list of the losses."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SUFFIXES: dict[str, Target] = {".csv": "burstgpt", ".jsonl": "mooncake", ".parq
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """The written file.
 
     Attributes:
-        path: Where.
-        format: In which format.
+        path: The file.
+        format: Its format.
         requests: Requests written.
         failures: Failures written.
-        left_out: What the format has no place for, one phrase each.
+        left_out: Losses of the format, one phrase each.
     """
 
     path: Path
@@ -40,10 +40,10 @@ class Conversion:
 
 
 def format_of(path: Path, to: str | None = None) -> Target:
-    """Return the format to write a file in: the one asked for, else the one of its ending (before ``.gz``).
+    """Return the format of an output file: the requested one, otherwise that of its ending (before ``.gz``).
 
     Raises:
-        BurstenvError: When the ending says nothing, or there is no such format.
+        BurstenvError: If the ending is unknown, or there is no such format.
     """
     chosen = to if to is not None else _SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix)
     for target in get_args(Target):
@@ -52,7 +52,7 @@ def format_of(path: Path, to: str | None = None) -> Target:
     valid = ", ".join(get_args(Target))
     if to is not None:
         raise unknown_name("format", to, get_args(Target))
-    raise BurstenvError(f"{path}: its ending says no format; end it in {', '.join(_SUFFIXES)} or choose: {valid}")
+    raise BurstenvError(f"{path}: its ending names no format; end it in {', '.join(_SUFFIXES)} or choose: {valid}")
 
 
 def convert(
@@ -68,12 +68,12 @@ def convert(
     Args:
         trace: The trace.
         path: The file; text formats ending in ``.gz`` are compressed.
-        to: The format; by default what the ending says: ``.csv`` BurstGPT, ``.jsonl`` Mooncake, ``.parquet``.
+        to: The format; by default that of the ending: ``.csv`` BurstGPT, ``.jsonl`` Mooncake, ``.parquet``.
         exact_times: Times in full in the BurstGPT schema, instead of whole seconds.
         block_tokens: Tokens of a Mooncake block, by default those of the file that the trace was read from, else 512.
 
     Raises:
-        BurstenvError: When the ending says nothing, an option is of another format, the trace is empty, or the file
+        BurstenvError: If the ending is unknown, an option belongs to another format, the trace is empty, or the file
             cannot be written.
     """
     file = Path(path)
@@ -97,7 +97,7 @@ def convert(
 
 
 def check_options(to: Target, exact_times: bool, block_tokens: int | None) -> None:
-    """Raise where an option is given that a format has not."""
+    """Raise on an option of another format."""
     if exact_times and to != "burstgpt":
         has = "Mooncake's are whole milliseconds" if to == "mooncake" else f"{to} always has them"
         raise BurstenvError(f"exact times are an option of BurstGPT CSV; {has}")
@@ -106,7 +106,7 @@ def check_options(to: Target, exact_times: bool, block_tokens: int | None) -> No
 
 
 def _left_out(trace: Trace, to: Target, exact_times: bool, block_tokens: int) -> tuple[str, ...]:
-    """Return what a trace has and a format has no place for."""
+    """Return the content of a trace that a format cannot hold."""
     if to == "parquet":
         return ()
     milliseconds = (trace.arrival_s - trace.arrival_s[0]) * 1000
@@ -134,7 +134,7 @@ def _left_out(trace: Trace, to: Target, exact_times: bool, block_tokens: int) ->
 
 
 def _drawn_again(trace: Trace) -> bool:
-    """Return whether a BurstGPT file of whole seconds gives a trace's times, by the seed that they were drawn with."""
+    """Return whether a BurstGPT file of whole seconds reproduces a trace's times, with the seed of their draw."""
     seed = trace.metadata.get("jitter_seed")
     times = np.sort(np.concatenate([trace.arrival_s, trace.failures.arrival_s]), kind="stable")
     return seed is not None and bool((times == spread_within_second(np.floor(times), seed)).all())

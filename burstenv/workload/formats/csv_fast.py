@@ -1,8 +1,8 @@
 """A CSV file read by pandas, chunk by chunk: for files of millions of rows.
 
 It accepts a part of what :mod:`burstenv.workload.formats.csv_rows` accepts, with the same meaning, and gives up on
-everything else, right or wrong. A chunk goes to pandas only when its bytes show that every line has as many cells as
-the header; what pandas made of a column counts only when its type says that every cell was such a number.
+everything else, right or wrong. A chunk goes to pandas only if its bytes show that every line has as many cells as the
+header; pandas' result for a column counts only if its type shows that every cell was such a number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHUNK_BYTES = 8 << 20
 _BOM = b"\xef\xbb\xbf"
 _INSIDE_CELLS = bytes(byte for byte in range(256) if byte not in b",\n")
 _QUOTED_CELL = re.compile(rb'(?<![^,\n])"([^",\n]*)"(?=[,\n])')
-_NO_LINE_LONGER = 1 << 17  # bytes, at which the csv module gives up as well
+_NO_LINE_LONGER = 1 << 17  # bytes, also the limit of the csv module
 _EXACT = 1 << 53  # whole numbers below are exact as float64
 
 
@@ -141,7 +141,7 @@ def _take(walk: Walk, lines: bytes, columns: int) -> bool:
 
 
 def _frame(lines: bytes, columns: int, wanted: list[int], as_text: list[int], may_lack: list[int]) -> Any:
-    """Return columns by place, those of text as Python strings; None when pandas refuses the lines."""
+    """Return columns by place, those of text as Python strings; None if pandas rejects the lines."""
     import pandas
 
     options: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A CSV file walked row by row in plain Python: what is accepted, and what exactly is wrong."""
+"""Reader of a CSV file row by row in plain Python: it defines valid files and reports exact errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STAMP = re.compile(
 _EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
 _SHOWN = 40  # characters of a bad cell that an error message repeats
 _LONGEST_LINE = 1 << 20
-_LONGEST_NUMBER = 400  # characters; a longer one is no number anyone wrote
+_LONGEST_NUMBER = 400  # characters; no real number is longer
 _LONGEST_EXPONENT = 5  # characters, such as e-999
 _CHUNK_ROWS = 1 << 14
 _NAMED = ("label", "text")
@@ -100,7 +100,7 @@ def walk_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...]) 
 
 
 class Walk:
-    """What has been read of a file: chunks of columns, distinct texts, where the clock stands."""
+    """State of the reader: chunks of columns, distinct texts, the last time."""
 
     def __init__(self, path: Path, header: tuple[str, ...], present: tuple[Column, ...]) -> None:
         self.path = path
@@ -155,7 +155,7 @@ class Walk:
         return np.array(read, dtype=column.dtype)
 
     def value(self, column: Column, cell: str) -> float | int:
-        """Return the value of a cell; raises Wrong with what would be right."""
+        """Return the value of a cell; raises Wrong with the valid form."""
         if not cell:
             if not column.blank:
                 raise Wrong("is blank")
@@ -219,7 +219,7 @@ class Walk:
                     raise BurstenvError(f"{self.path}: row {row}: column {column.name!r}: {problem}") from None
 
     def _problem(self, column: Column, cell: str) -> str | None:
-        """Say what is wrong with a cell, or return None."""
+        """Return the error of a cell, or None."""
         if column.coded:
             if not cell:
                 return None if column.blank else "is blank"
@@ -233,7 +233,7 @@ class Walk:
 
 
 class Wrong(ValueError):
-    """A cell does not hold what its column must hold."""
+    """A cell is invalid for its column."""
 
 
 def _whole(cell: str) -> int | None:

@@ -18,7 +18,7 @@ def instants(lines: bytes, place: int, columns: int) -> tuple[NDArray[np.int64],
 
     Args:
         lines: Lines of ``columns`` cells each, without quotes.
-        place: Which column.
+        place: Index of the column.
         columns: Cells of a line.
 
     Returns:

@@ -1,9 +1,9 @@
 """Strict reading of a table by column name, CSV or Parquet, in bounded memory.
 
-There is one meaning and there are two ways to it. :mod:`burstenv.workload.formats.csv_rows` walks a file row by row
-in plain Python: it defines what is accepted and says which row and column is wrong. Large files go through
-pandas first (:mod:`burstenv.workload.formats.csv_fast`), whose result counts only where it is certain to be the
-same; a file of which it is not is walked from the start instead.
+Two readers give the same result. :mod:`burstenv.workload.formats.csv_rows` reads a file row by row in plain Python: it
+defines valid files and reports the row and column of an error. Large files go through pandas first
+(:mod:`burstenv.workload.formats.csv_fast`); its result counts only if it is certainly the same, otherwise the row
+reader starts from the beginning.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ _ROWS_AT_ONCE = 1 << 18  # rows whose hash is computed together
 
 @dataclass(frozen=True)
 class Column:
-    """What a column must hold.
+    """Definition of a column.
 
     Attributes:
         name: Its name in the header.
         kind: ``time`` (from 0 to 10 billion s, never decreasing), ``stamp`` (ISO 8601 date and time, never
             decreasing), ``seconds`` (from 0 to 10 billion s), ``whole`` (whole number within ``low..high``),
-            ``label`` (one of ``labels``), ``text``, or ``key`` (text whose distinct values matter, but not
-            what they say).
-        required: Whether the header must have it.
+            ``label`` (one of ``labels``), ``text``, or ``key`` (text of which only the distinctness matters).
+        required: Whether the header must contain it.
         blank: Whether a cell may be blank; a blank ``whole`` cell reads as 0.
         low: Least value of a ``whole`` column.
         high: Greatest value of a ``whole`` column, below 2**31.
@@ -96,15 +95,15 @@ class Table:
     out_of_order: int = 0
 
     def pop(self, name: str) -> NDArray[Any]:
-        """Return a column and forget it, so that its memory can be given back."""
+        """Return a column and release it, to free its memory."""
         return self.columns.pop(name)
 
     def codes(self, name: str, labels: tuple[str, ...] | None = None) -> NDArray[Any] | None:
-        """Return a coded column, or None when the file lacks it, and forget it.
+        """Return a coded column, or None if the file lacks it, and release it.
 
         Args:
             name: The column.
-            labels: What the codes shall index; by default the values in order of first appearance.
+            labels: Values indexed by the codes; by default the values in order of first appearance.
         """
         if name not in self.columns:
             return None
@@ -157,7 +156,7 @@ def read_header(path: Path) -> tuple[str, ...]:
 
 
 def begins(path: Path, magic: bytes) -> bool:
-    """Return whether a file begins with some bytes; False where it cannot be read, which opening it will say."""
+    """Return whether a file begins with some bytes; False if it cannot be read; opening it reports the error."""
     try:
         with path.open("rb") as stream:
             return stream.read(len(magic)) == magic
@@ -175,7 +174,7 @@ def read_table(path: Path, columns: tuple[Column, ...], *, sort: bool = False) -
 
     Args:
         path: A CSV file, plain or gzip-compressed, or a Parquet file.
-        columns: What to read; other columns are ignored and listed in the result.
+        columns: Columns to read; others are ignored and listed in the result.
         sort: Sort the rows by time, those of one time in the order of the file, instead of an error.
 
     Raises:
@@ -226,7 +225,7 @@ def read_table(path: Path, columns: tuple[Column, ...], *, sort: bool = False) -
 
 
 def _sort(values: dict[str, NDArray[Any]], names: dict[str, list[str]], present: tuple[Column, ...]) -> int:
-    """Sort rows by time, in place, and number texts anew; return how many were earlier than the one before."""
+    """Sort rows by time, in place, and renumber texts; return the number of rows earlier than the one before."""
     time = values[next(column.name for column in present if column.kind in ("time", "stamp"))]
     early = int(np.count_nonzero(time[1:] < time[:-1]))
     if early:
@@ -253,7 +252,7 @@ def first_appearance(codes: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[An
 
 
 def joined(parts: dict[str, list[NDArray[Any]]], columns: tuple[Column, ...]) -> dict[str, NDArray[Any]]:
-    """Join the chunks of every column, giving back each column's chunks before the next is joined."""
+    """Join the chunks of every column, freeing each column's chunks before the next."""
     whole = {}
     for column in columns:
         chunks = parts.pop(column.name)

@@ -1,4 +1,4 @@
-"""Files that are no traces as they are: what they seem to be, and what would make them readable."""
+"""Files that are no traces: their likely kind, and the way to make them readable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from burstenv.errors import BurstenvError
 
 UNSORTED = "rows must be sorted by time; --sort (sort=True in Python, sort: true in a workload) sorts them"
 
-# First bytes of a file, what it is, what to do.
+# First bytes of a file, its kind, the remedy.
 _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it or use gzip"),
     (b"BZh", "compressed with bzip2", "unpack it or use gzip"),
@@ -41,7 +41,7 @@ _DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}([ T].*)?")
 
 
 def refuse_foreign(path: Path, head: bytes, inside: bool = False) -> None:
-    """Raise where a file begins like a well-known kind of file that is not read.
+    """Raise if a file begins like a well-known kind of file that is not supported.
 
     Args:
         path: The file.
@@ -49,7 +49,7 @@ def refuse_foreign(path: Path, head: bytes, inside: bool = False) -> None:
         inside: Whether these are of what a gzip file holds.
 
     Raises:
-        BurstenvError: Says what the file is and what to do.
+        BurstenvError: With the kind of the file and the remedy.
     """
     for magic, kind, advice in _BEGINNINGS:
         if head.startswith(magic) and (inside or magic not in _INSIDE_GZIP_ONLY):
@@ -67,10 +67,10 @@ def refuse_foreign(path: Path, head: bytes, inside: bool = False) -> None:
 
 
 def refuse_header(path: Path, header: tuple[str, ...]) -> None:
-    """Raise where a header shows that columns are not separated by commas, or that there is none.
+    """Raise if columns are not separated by commas, or the header is missing.
 
     Raises:
-        BurstenvError: Says which, and what to do.
+        BurstenvError: With the problem and the remedy.
     """
     line = ",".join(header)
     for separator, name in _SEPARATORS:
@@ -86,7 +86,7 @@ def refuse_header(path: Path, header: tuple[str, ...]) -> None:
 
 
 def hint(cell: str) -> str:
-    """Return what a cell seems to be that should be a number, after a semicolon; blank where nothing is known."""
+    """Return a hint for an invalid number, after a semicolon; blank without one."""
     if _THOUSANDS.fullmatch(cell):
         return "; write it without thousands separators"
     if re.fullmatch(r"[+-]?[0-9]+,[0-9]+", cell):
@@ -97,5 +97,5 @@ def hint(cell: str) -> str:
 
 
 def hint_of_number(cell: str) -> str:
-    """Return what a cell seems to be that should be a date, after a semicolon."""
+    """Return a hint for an invalid date, after a semicolon."""
     return "; for numbers say --time-unit s, ms, us or ns" if _NUMBER.fullmatch(cell) else ""

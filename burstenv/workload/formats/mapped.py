@@ -1,4 +1,4 @@
-"""Traces of other origins: any CSV by a map of its columns, and the maps of formats that are well known."""
+"""Traces of other origins: any CSV by a map of its columns, and the maps of well-known formats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Format:
 
     Attributes:
         name: Its name in metadata.
-        columns: Where each of :data:`TARGETS` stands in it.
+        columns: Its column for each of :data:`TARGETS`.
         time_unit: Unit of its times.
         classes_by_name: Class of all rows of a file by a word of the file's name; conversation otherwise.
     """
@@ -58,7 +58,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 def known_format(header: tuple[str, ...]) -> Format | None:
-    """Return the well-known format that a header is of, or None."""
+    """Return the well-known format of a header, or None."""
     return next((f for f in FORMATS if set(f.columns.values()) <= set(header)), None)
 
 
@@ -78,9 +78,8 @@ def read_mapped(
 ) -> Trace:
     """Read any CSV of requests by a map of its columns.
 
-    Rows of 0 output tokens are kept aside as failures; prompts of 0 tokens are raised to 1 and counted.
-    Times stay as they are (whole seconds are not spread); dates and times become seconds since midnight UTC
-    of the first row's day.
+    Rows of 0 output tokens become failures; prompts of 0 tokens are raised to 1 and counted. Times are unchanged (whole
+    seconds are not spread); dates and times become seconds since midnight UTC of the first row's day.
 
     Args:
         path: A CSV file, plain or gzip-compressed.
@@ -140,7 +139,7 @@ def parse_columns(text: str) -> dict[str, str]:
     """Return the map of ``arrival_s=ts,prompt_tokens=in,output_tokens=out``.
 
     Raises:
-        BurstenvError: When it is no such list.
+        BurstenvError: If it is no such list.
     """
     found: dict[str, str] = {}
     for part in text.split(","):
@@ -158,7 +157,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
     """Check a map of columns.
 
     Raises:
-        BurstenvError: When it lacks a column, has an unknown one, or one name stands for two.
+        BurstenvError: If it lacks a column, has an unknown one, or uses one name twice.
     """
     unknown = [name for name in columns if name not in TARGETS]
     if unknown:
@@ -175,7 +174,7 @@ def check_columns(columns: Mapping[str, str]) -> None:
 
 
 def check_time_unit(time_unit: str | None) -> None:
-    """Raise where a time unit is none."""
+    """Raise on an unknown time unit."""
     if time_unit is not None and time_unit not in get_args(TimeUnit):
         raise BurstenvError(f"time unit: unknown {time_unit!r}; valid: {', '.join(get_args(TimeUnit))}")
 

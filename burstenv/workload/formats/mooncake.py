@@ -2,8 +2,8 @@
 
 A line is ``{"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [...]}``, one hash
 for every block of the prompt, the last one for its partial block; equal leading hashes mean equal leading
-tokens (Qin et al., "Mooncake", FAST 2025, and the traces of kvcache-ai/Mooncake). The hashes become what a
-trace can say: conversations, and prefixes shared between them.
+tokens (Qin et al., "Mooncake", FAST 2025, and the traces of kvcache-ai/Mooncake). The hashes become conversations, and
+prefixes shared between them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ _SECONDS_KEYS = ("chat_id", "parent_chat_id", "turn")
 def read_mooncake(path: str | Path, time_unit: TimeUnit | None = None, *, sort: bool = False) -> Trace:
     """Read a trace of JSON lines: Mooncake's, or one of the same keys with times in another unit.
 
-    A request whose chain goes on from all full blocks of an earlier request, the last of which nobody
-    else had, is the next turn of its session; else the blocks that it shares with other sessions are its
-    shared prefix. A trace knows one shared prefix per request, so sharing that branches more than once is
-    kept in part: the metadata says how much.
+    A request is the next turn of a session if its chain continues all full blocks of an earlier request and no other
+    request has the last of these blocks. Otherwise the blocks shared with other sessions are its shared prefix. A trace
+    holds one shared prefix per request, so multiple branches of sharing are kept in part; the metadata has the share.
 
     Args:
         path: A JSONL file, plain or gzip-compressed.

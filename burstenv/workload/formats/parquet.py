@@ -21,7 +21,7 @@ _ROW_GROUP = 1 << 20
 def write_parquet(trace: Trace, path: str | Path) -> None:
     """Write every column of a trace, losslessly.
 
-    Failures stand among the requests as rows of 0 output tokens. ``model`` and ``class`` are names. The
+    Failures are rows of 0 output tokens among the requests. ``model`` and ``class`` are names. The
     trace's metadata goes into the file's.
 
     Args:
@@ -74,7 +74,7 @@ def read_parquet(path: str | Path, *, sort: bool = False) -> Trace:
                 )
         known = [("class" if name == "log_type" else name) for name in COLUMNS]
         columns = {name: _column(file, source, name) for name in known if name in present}
-    except (pa.ArrowException, OSError, ValueError) as error:  # damage shows itself as any of these
+    except (pa.ArrowException, OSError, ValueError) as error:  # damage can raise any of these
         if isinstance(error, BurstenvError):
             raise
         raise damaged(file, error) from None

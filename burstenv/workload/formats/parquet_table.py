@@ -1,4 +1,4 @@
-"""A Parquet file of others read as a table, with the meaning and the errors that CSV has."""
+"""Reader of any Parquet file as a table, with the semantics and the errors of CSV."""
 
 from __future__ import annotations
 

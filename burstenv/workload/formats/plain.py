@@ -1,4 +1,4 @@
-"""Reader of burstenv's own plain schema, one request per row, times as they are."""
+"""Reader of burstenv's own plain schema, one request per row, times unchanged."""
 
 from __future__ import annotations
 

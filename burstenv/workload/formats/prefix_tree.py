@@ -1,4 +1,4 @@
-"""What chains of block hashes say about a trace: sessions, and prefixes that sessions share."""
+"""Sessions, and prefixes shared between them, from chains of block hashes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Recognised:
         session: Session numbers in order of first appearance, -1 for requests with no other turn, (n,) int32.
         prefix_id: Shared prefixes, numbered likewise, -1 for none, (n,) int32.
         prefix_tokens: Their lengths [tokens], (n,) int32.
-        reused_blocks: Full blocks of prompts that an earlier request had too.
-        reused_blocks_kept: Of these, those that sessions and shared prefixes say are known.
-        reused_blocks_added: Full blocks that sessions say are known and no earlier request had.
+        reused_blocks: Full blocks of prompts that an earlier request also has.
+        reused_blocks_kept: The part of these kept by sessions and shared prefixes.
+        reused_blocks_added: Full blocks implied by sessions that no earlier request has.
     """
 
     session: NDArray[np.int32]
@@ -42,9 +42,9 @@ def recognise(
 ) -> Recognised:
     """Find sessions and shared prefixes.
 
-    A session is known by the last full block of its latest turn, where nobody else had that block before: a
-    longer prompt that holds it is the next turn. Each session then has one shared prefix: of the runs of
-    blocks that its first prompt shares with other sessions, the longest.
+    The last full block of its latest turn identifies a session, if no other request had that block before: a longer
+    prompt that contains it is the next turn. Each session then has one shared prefix: of the runs of blocks that its
+    first prompt shares with other sessions, the longest.
 
     Args:
         chain: Hashes of all requests, one after another.
@@ -100,7 +100,7 @@ class _Tree:
         self.parents: list[int] = []
 
     def enter(self, hashes: list[int]) -> tuple[list[int], int]:
-        """Walk a chain, making its new nodes; return its nodes and how many of them were known."""
+        """Walk a chain and add its new nodes; return its nodes and the number of known ones."""
         path, known, node = [], 0, _NONE
         for value in hashes:
             below = self.nodes.get((node, value))
@@ -170,7 +170,7 @@ def _said(
     output_tokens: NDArray[np.int32],
     block_tokens: int,
 ) -> NDArray[np.int64]:
-    """Count the full blocks of each prompt that sessions and shared prefixes say were there before."""
+    """Count the full blocks of each prompt that sessions and shared prefixes imply to be known."""
     known: dict[int, int] = {}  # session -> tokens of its latest turn
     reach: dict[int, int] = {}  # prefix -> its blocks seen so far
     said = np.zeros(len(unit), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Reading a trace file of any format: what it begins with decides which reader it gets."""
+"""Reader of a trace file of any format: its first bytes select the reader."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from burstenv.workload.formats.plain import PLAIN_COLUMNS, read_plain
 from burstenv.workload.official.files import locate
 from burstenv.workload.trace import Trace
 
-READER_VERSION = 2  # raise it whenever a reader makes another trace of the same file
-CACHED_FROM_BYTES = 4 << 20  # smaller files are read faster than a copy is worth
+READER_VERSION = 2  # increment it when a reader gives another trace for the same file
+CACHED_FROM_BYTES = 4 << 20  # a copy of a smaller file saves no time
 
 
 @dataclass(frozen=True)
 class _How:
-    """How a file is read: the arguments of :func:`read_trace`."""
+    """Reading options: the arguments of :func:`read_trace`."""
 
     jitter_seed: int
     columns: Mapping[str, str] | None
@@ -58,7 +58,7 @@ def read_trace(
     sort: bool = False,
     cache: bool = True,
 ) -> Trace:
-    """Read a trace of any format that burstenv knows, by what the file begins with.
+    """Read a trace of any supported format, recognised by the first bytes of the file.
 
     BurstGPT in both schemas, the plain schema, Azure LLM inference 2023 and 2024, ServeGen, Vidur and
     splitwise-sim, as CSV or Parquet; Mooncake and Qwen (Bailian) JSON lines; Parquet as written by burstenv; and with
@@ -76,7 +76,7 @@ def read_trace(
         cache: Keep a columnar copy of a large file beside the user's data, and use it the next time.
 
     Raises:
-        BurstenvError: When the file is of no known format, or something in it is wrong.
+        BurstenvError: If the file has no known format, or is invalid.
     """
     file = locate(path)
     if columns is not None:
@@ -86,7 +86,7 @@ def read_trace(
     try:
         large = file.stat().st_size >= CACHED_FROM_BYTES
     except OSError:
-        large = False  # reading will say what is wrong
+        large = False  # the reader reports the error
     if not (cache and large):
         return _read(file, how)
     recipe: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _read(file: Path, how: _How) -> Trace:
         _only_in(file, how, kind.time_unit, kind.name)
         return read_format(file, kind, sort=how.sort)
     shared = {column.name for column in BURSTGPT_COLUMNS} & set(header)
-    if len(shared) >= 3:  # where one is missing, its reader names it
+    if len(shared) >= 3:  # the reader names a missing one
         _only_in(file, how, "s", "BurstGPT")
         return read_burstgpt(file, jitter_seed=how.jitter_seed, sort=how.sort)
     refuse_header(file, header)
@@ -142,7 +142,7 @@ def _read(file: Path, how: _How) -> Trace:
 
 
 def _only_in(file: Path, how: _How, unit: str, form: str) -> None:
-    """Raise where another time unit is asked for than the one a format has."""
+    """Raise on another time unit than the format's."""
     if how.time_unit not in (None, unit):
         raise BurstenvError(
             f"{file}: times of {form} are in {unit!r}, not {how.time_unit!r}; another unit needs --columns"

@@ -19,10 +19,10 @@ _ROWS_AT_ONCE = 1 << 16
 def write_burstgpt(trace: Trace, path: str | Path, *, exact_times: bool = False) -> None:
     """Write a trace in the official schema: eight columns where it has sessions or elapsed times, else six.
 
-    Failures stand among the requests as rows of 0 response tokens. Times are cut to whole seconds, as in the
+    Failures are rows of 0 response tokens among the requests. Times are cut to whole seconds, as in the
     official files: reading such a file back with the jitter seed of the trace gives the same times, because
     the instants inside a second depend on nothing but seed and row. Models other than ChatGPT and GPT-4 are
-    written as ``other``; priorities and shared prefixes have no place in the schema.
+    written as ``other``; the schema has no priorities and shared prefixes.
 
     Args:
         trace: The trace.
@@ -71,7 +71,7 @@ def write_plain(trace: Trace, path: str | Path) -> None:
     """Write a trace in the plain schema, times in full precision.
 
     ``session_id``, ``priority``, ``prefix_id`` with ``prefix_tokens``, and ``class`` are written where the
-    trace has any. The schema has no place for models, elapsed times and failures.
+    trace has any. The schema has no models, elapsed times and failures.
 
     Args:
         trace: The trace.

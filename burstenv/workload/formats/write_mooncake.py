@@ -23,12 +23,12 @@ _ROWS_AT_ONCE = 1 << 14
 def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_TOKENS) -> None:
     """Write a trace as Mooncake JSON lines.
 
-    Equal leading ``hash_ids`` mean equal leading tokens, and they are equal exactly where the trace says so:
-    a turn whose prompt is at least the prompt and response before it begins with their blocks (a shorter one
-    starts its conversation's tokens anew), and requests of one shared prefix begin with its blocks. A full
-    block is named when a prompt first covers it; the partial block at the end of a prompt is its own, as in
-    the published traces. Times are whole milliseconds since the first request, which is what replaying load
-    generators take. Failures, models, classes, priorities and elapsed times have no place in the format.
+    Equal leading ``hash_ids`` mean equal leading tokens, and they are equal exactly where the trace implies it. A turn
+    with a prompt at least as long as the previous prompt and response begins with their blocks (a shorter one starts
+    its conversation's tokens anew), and requests with one shared prefix begin with its blocks. A full block gets its id
+    when a prompt first covers it; the partial block at the end of a prompt has its own, as in the published traces.
+    Times are whole milliseconds since the first request, the form for replaying load generators. The format has no
+    failures, models, classes, priorities and elapsed times.
 
     Args:
         trace: The trace.
@@ -64,10 +64,10 @@ def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_
 
 
 def lost_in_blocks(trace: Trace, block_tokens: int) -> tuple[str, ...]:
-    """Return what the blocks of :func:`write_mooncake` do not say of a trace's sessions and shared prefixes.
+    """Return the losses of :func:`write_mooncake` in a trace's sessions and shared prefixes.
 
-    A conversation shorter than a block, or one whose prompt shrinks, cannot be told by blocks; a shared prefix is told
-    in whole blocks, and only where two sessions hold it.
+    Blocks cannot represent a conversation shorter than a block, or one whose prompt shrinks; they represent a shared
+    prefix in whole blocks, and only if two sessions have it.
     """
     if not ((trace.session >= 0).any() or (trace.prefix_id >= 0).any()):
         return ()
@@ -92,7 +92,7 @@ def lost_in_blocks(trace: Trace, block_tokens: int) -> tuple[str, ...]:
 
 
 def _differing(found: NDArray[np.int32], wanted: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Return which rows are not of the same group, whatever the groups are called; a group of -1 is none."""
+    """Return the rows with another grouping, independent of the groups' numbers; -1 is no group."""
     wanted, _ = first_appearance(wanted)
     pairs = found.astype(np.int64) << 32 | (wanted + 1)
     group = np.unique(pairs, return_inverse=True)[1]

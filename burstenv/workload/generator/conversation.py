@@ -12,7 +12,7 @@ from burstenv.workload.generator.config import ConversationConfig
 from burstenv.workload.trace import DAY_S, MODELS
 
 HOUR_S = 3600.0
-BURN_IN_DAYS = 2  # sessions begin this long before the trace does, so that its first day is like any other
+BURN_IN_DAYS = 2  # sessions begin this long before the trace, which makes its first day typical
 
 _CHATGPT, _GPT4 = MODELS.index("ChatGPT"), MODELS.index("GPT-4")
 
@@ -83,7 +83,7 @@ def session_starts(config: ConversationConfig, days: int, random: np.random.Gene
 
 
 class Schedule(Protocol):
-    """What decides at which hour people come back; session configurations of both kinds have it."""
+    """The schedule of returns, common to both kinds of session configurations."""
 
     @property
     def weekday_starts(self) -> tuple[float, ...]: ...  # noqa: D102
@@ -104,13 +104,13 @@ def resume(
 ) -> NDArray[np.float64]:
     """Return when each session submits again, given its last submissions and its pauses.
 
-    A pause that outlasts the sitting is resumed at a time when people are there: on the day the pause
-    ends (or the next, if that would come too soon; past most weekends), at an hour drawn from the weekday
-    schedule. Without this the long tail of think times would fill the nights and weekends.
+    A pause longer than the sitting ends at an active time: on the day the pause ends (or the next, if that would come
+    too soon; past most weekends), at an hour drawn from the weekday schedule. Without this rule the long tail of think
+    times would fill the nights and weekends.
 
     Args:
-        config: When people are there.
-        sitting_s: Longest pause that is not looked at this way, seconds.
+        config: The schedule of active times.
+        sitting_s: Longest pause outside this rule, seconds.
         time_s: Last submissions, seconds, shape ``(n,)``.
         pause_s: Pauses, seconds, shape ``(n,)``.
         random: Source of randomness.

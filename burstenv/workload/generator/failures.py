@@ -23,9 +23,9 @@ def draw_failures(
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """Draw failed submissions at the instants of drawn requests of their class.
 
-    So failures crowd where requests crowd, which is what the paper reports ("variations in burstiness ...
-    causing spikes in failure rates", page 2). With ``n`` requests served and a share ``s`` of the submissions
-    failed there are Poisson(``n s / (1 - s)``) failures.
+    Failures therefore cluster with requests, as the paper reports ("variations in burstiness ... causing spikes in
+    failure rates", page 2). With ``n`` requests served and a share ``s`` of the submissions failed there are
+    Poisson(``n s / (1 - s)``) failures.
 
     Args:
         config: Parameters.
@@ -46,7 +46,7 @@ def draw_failures(
     odds = drift(config.drift, hours, random) * (load / busy) ** config.load_exponent  # (hours,) before norming
     weight = odds[hour] * np.where(model == _GPT4, config.gpt4_odds, 1.0)  # (n,)
     mean_odds = config.share / (1.0 - config.share)
-    for _ in range(3):  # the cut takes from the mean what the norm gives back
+    for _ in range(3):  # the norm restores the mean after the cut
         weight *= mean_odds / weight.mean()
         np.minimum(weight, MAX_ODDS, out=weight)
     cumulative = np.cumsum(weight)

@@ -1,4 +1,4 @@
-"""Fitting the generator to a trace, stream by stream: model and log type."""
+"""Fit of the generator to a trace, by stream: model and log type."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from burstenv.workload.generator.fit_sessions import fit_failures, fit_sessions
 from burstenv.workload.generator.stream_config import StreamConfig
 from burstenv.workload.trace import CLASSES, MODELS, Trace
 
-LEAST_ROWS = 20  # a stream of fewer requests is left out, and said so
+LEAST_ROWS = 20  # a stream with fewer requests is left out, and listed
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit found.
+    """The result of a fit.
 
     Attributes:
         config: The generator's parameters.
@@ -49,7 +49,7 @@ def fit(trace: Trace, *, days: NDArray[np.int64] | None = None) -> Fit:
             from its first day to its last.
 
     Raises:
-        BurstenvError: When no stream has enough rows.
+        BurstenvError: If no stream has enough rows.
     """
     hours = _recorded_hours(trace, days)
     stream_model = _model_of_session(trace)
@@ -164,7 +164,7 @@ def _summary(name: str, config: StreamConfig, rows: int, failed: int) -> dict[st
 
 
 def fit_lines(found: Fit) -> list[str]:
-    """Return a fit's summary as lines for people."""
+    """Return a fit's summary as lines of text."""
     lines = []
     for s in found.streams:
         start = "sessions_per_day" if "sessions_per_day" in s else "requests_per_day"

@@ -1,4 +1,4 @@
-"""Fitting arrivals: the schedule of day and week, the drift or the ON and OFF hours around it, the gaps."""
+"""Fit of arrivals: the schedule of day and week, the drift or the ON and OFF hours around it, the gaps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Hours:
 def fit_arrivals(
     arrival_s: NDArray[np.float64], hours: NDArray[np.int64], clock_s: float, *, gaps: bool
 ) -> StreamArrivals:
-    """Fit when a stream's requests (or sessions) begin.
+    """Fit the arrivals of a stream's requests (or sessions).
 
     Args:
         arrival_s: Sorted times in seconds, shape ``(n,)``, n at least 1.
@@ -96,7 +96,7 @@ def _evenness(arrival_s: NDArray[np.float64], window_s: float) -> float:
 
 
 def _schedule(hours: Hours) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, ...]]:
-    """Return mean arrivals by hour of day on working days and at weekends, and which days those are."""
+    """Return mean arrivals by hour of day on working days and at weekends, and the weekend days."""
     day = (hours.hour // 24) % 7
     weekend_days: tuple[int, ...] = ()
     if len(hours.hour) >= WEEKEND_FROM_DAYS * 24:
@@ -108,7 +108,7 @@ def _schedule(hours: Hours) -> tuple[NDArray[np.float64], NDArray[np.float64], t
 
 
 def _weekend(hours: Hours) -> tuple[int, ...]:
-    """Return the two neighbouring days of the week that are quiet, where they are so beyond chance."""
+    """Return the two quietest neighbouring days of the week, if the difference is significant."""
     number = hours.hour // 24
     days, of = np.unique(number, return_inverse=True)
     mean = np.bincount(of, hours.counts) / np.bincount(of)  # (days,) requests per recorded hour
@@ -128,7 +128,7 @@ def _weekend(hours: Hours) -> tuple[int, ...]:
 
 
 def _by_hour(counts: NDArray[np.int64], of_day: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean of each hour of day, drawn towards the mean of all by what chance explains of it.
+    """Return the mean of each hour of day, shrunk towards the mean of all by its sampling noise.
 
     Positive-part James and Stein: the hours' means keep ``1 - S / B`` of their deviation, where B is their
     variance and S the mean of their sampling variances. Regular traffic keeps nearly all of its shape, a week
@@ -161,7 +161,7 @@ def _drift(counts: NDArray[np.int64], expected: NDArray[np.float64]) -> Drift:
 
 
 def _pauses(counts: NDArray[np.int64], expected: NDArray[np.float64], drift: Drift) -> bool:
-    """Say whether the stream is on and off: more empty hours than a drift explains, or too wide a variation."""
+    """Return whether the stream is on and off: more empty hours than a drift can explain, or too wide a variation."""
     if drift.sigma**2 > _MOST_DRIFT_VARIANCE:
         return True
     level = np.exp(drift.sigma * np.linspace(-2.5, 2.5, 41) - drift.sigma**2 / 2)
@@ -201,10 +201,10 @@ def _on_off(hours: Hours, expected: NDArray[np.float64]) -> OnOff:
 
 
 def _calibrate_gaps(config: StreamArrivals, arrival_s: NDArray[np.float64], clock_s: float) -> StreamArrivals:
-    """Fit the table of gap variation so that the windowed CV of generated arrivals is that of the measured ones.
+    """Fit the table of gap variation to match the windowed CV of generated and measured arrivals.
 
-    A window shows less than the CV its gaps are drawn with, the more so the fewer gaps it has; so the table is
-    moved, level by level, by what the generated quantile misses of the measured one, until nothing improves.
+    A window shows a lower CV than the one of its distribution, especially with few gaps. The table is therefore moved,
+    level by level, by the difference of the measured and generated quantiles, until there is no improvement.
     """
     window_s = choose_cv_window(arrival_s)
     measured = windowed_cv(arrival_s, window_s, CV_MIN_GAPS)

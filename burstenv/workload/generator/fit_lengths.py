@@ -1,4 +1,4 @@
-"""Fitting lengths: prompts, responses given the prompt, and how alike consecutive requests are."""
+"""Fit of lengths: prompts, responses given the prompt, and the likeness of consecutive requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from burstenv.workload.generator.stream_config import Alike, ContextTables, Stre
 _ROWS_PER_PROMPT_BIN, _MOST_PROMPT_BINS = 300, 12
 _ROWS_PER_HISTORY_BIN, _MOST_HISTORY_BINS = 60, 10
 _RESPONSE_TOLERANCE = 0.01  # of a bin's distribution; the bins' errors mostly cancel in the whole
-_ROWS_FOR_LIKENESS = 500  # fewer rows say nothing about how jobs repeat themselves
+_ROWS_FOR_LIKENESS = 500  # fewer rows say nothing about the repetition of jobs
 _NEAR_LAG, _FAR_LAG = 20, 100  # requests apart at which a template is forgotten and a job is not
 _LONGEST_JOB = 20_000.0
 

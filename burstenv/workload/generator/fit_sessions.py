@@ -1,4 +1,4 @@
-"""Fitting conversations (turns, think times, context growth) and failures."""
+"""Fit of conversations (turns, think times, context growth) and failures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SITTING_H = 2.0  # a longer pause is resumed by the clock: what empties the nigh
 _TABULATED_TURNS = 10
 _LEAST_THINK_S = 1.0  # the resolution of the official clock
 _MOST_FAILURE_VARIANCE = 4.0  # of the logarithm of an hour's odds
-_RESUMED, _ROUNDS = 40_000, 8  # pauses drawn to see what resuming by the clock does to them, and how often
+_RESUMED, _ROUNDS = 40_000, 8  # pauses drawn to measure the effect of resumption by the clock, and repetitions
 _EXPECTED_FOR_LAG = 0.5  # failures expected in an hour that says something about the next one
-_FAILURES_FOR_DRIFT = 30  # fewer say nothing about their course
+_FAILURES_FOR_DRIFT = 30  # fewer say nothing about their variation in time
 
 
 def fit_sessions(
@@ -50,10 +50,10 @@ def fit_sessions(
 
 
 def _pauses(think_s: NDArray[np.float64], arrival_s: NDArray[np.float64], arrivals: StreamArrivals) -> QuantileTable:
-    """Fit the table of pauses so that, resumed by the clock, they have the measured quantiles.
+    """Fit the table of pauses: after resumption by the clock they have the measured quantiles.
 
-    Resuming lengthens the longest pauses (people come back in the morning, and after the weekend), so the
-    table beyond the sitting is moved by what the resumed quantile misses.
+    Resumption lengthens the longest pauses (users return in the morning, and after the weekend), so the table beyond
+    the sitting is moved by the difference of the quantiles.
     """
     table = table_of_values(think_s)
     q, target = np.array(table.q), np.array(table.value)

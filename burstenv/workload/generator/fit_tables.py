@@ -17,8 +17,8 @@ _TAIL_ROWS = 20  # a tail of fewer rows is not resolved further
 def table_of_counts(values: NDArray[Any], tolerance: float = 0.004) -> QuantileTable:
     """Return the table of whole numbers of at least 1, such that rounding its draws gives their distribution.
 
-    The point of a value v is ``(F(v), v + 1/2)``: what lies below rounds to at most v. So values that many
-    rows share keep their share.
+    The point of a value v is ``(F(v), v + 1/2)``: draws below it round to at most v. Frequent values therefore keep
+    their share.
 
     Args:
         values: Whole numbers of at least 1, shape ``(n,)``, n at least 1.

@@ -1,4 +1,4 @@
-"""A fitted generator as a workload file: YAML that people can read and change, with where it comes from."""
+"""A fitted generator as a workload file: readable YAML with its source."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def workload_yaml(found: Fit, source: str, *, days: int | None = None, seed: int
 
     Args:
         found: The fit.
-        source: What it was fitted to, for the comment at the top.
+        source: Source of the fit, for the comment at the top.
         days: Days of the workload; by default those of the trace.
         seed: Seed of the workload.
     """

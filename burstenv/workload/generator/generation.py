@@ -18,7 +18,7 @@ from burstenv.workload.generator.failures import draw_failures
 from burstenv.workload.generator.stream import generate_stream
 from burstenv.workload.trace import CLASSES, Failures, Trace
 
-GENERATOR_VERSION = 2  # raise it whenever the same configuration and seed give another trace
+GENERATOR_VERSION = 2  # increment it when the same configuration and seed give another trace
 _SEED_FAMILY = 1  # first word of every seed: raise it only to redraw everything, requests included
 
 _CONVERSATION, _API = CLASSES.index("conversation"), CLASSES.index("api")
@@ -39,7 +39,7 @@ MOST_REQUESTS = 200_000_000  # some tens of gigabytes while they are made
 
 
 def _expected_requests(config: GeneratorConfig, days: int) -> float:
-    """Return about how many requests a trace will have, sessions counted once."""
+    """Return the approximate number of requests of a trace, sessions counted once."""
     per_day = sum(stream.scale * stream.arrivals.per_day for stream in config.streams)
     if config.conversation is not None:
         per_day += config.conversation.scale * config.conversation.sessions_per_day
@@ -66,7 +66,7 @@ def generate(config: GeneratorConfig, days: int, seed: int) -> Trace:
         A trace over ``[0, days * 86400)`` seconds. Elapsed times are not recorded.
 
     Raises:
-        BurstenvError: When days or seed are out of range, or no request came of it.
+        BurstenvError: If days or seed are out of range, or no request is drawn.
     """
     if days < 1:
         raise BurstenvError(f"generate: days must be at least 1, got {days}")
@@ -127,7 +127,7 @@ def generate(config: GeneratorConfig, days: int, seed: int) -> Trace:
 
 
 def _parts(config: GeneratorConfig, days: int) -> list[_Part]:
-    """List the processes; every one has seeds of its own, so that one can change and leave the others alone."""
+    """List the processes; each has its own seeds, so one can change without the others."""
     limits = (config.max_prompt_tokens, config.max_output_tokens)
     parts = []
     if (chat := config.conversation) is not None:

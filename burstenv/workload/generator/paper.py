@@ -21,7 +21,7 @@ from burstenv.workload.trace import CLASSES, DAY_S, MODELS, Failures, Trace
 WINDOW_S = 1200.0  # 20 minutes, as in the paper
 _LEAST_GAPS = 3  # windows with fewer gaps are Poisson: a variance of two numbers says nothing
 _LEAST_SHAPE, _MOST_SHAPE = 0.005, 100.0
-_EXPONENTS = (0.01, 5.0)  # where the Zipf exponent is looked for
+_EXPONENTS = (0.01, 5.0)  # search range of the Zipf exponent
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from burstenv.workload.generator.stream_config import (
 )
 from burstenv.workload.trace import DAY_S, MODELS
 
-BURN_IN_DAYS = 2  # sessions begin this long before the trace does, so that its first day is like any other
+BURN_IN_DAYS = 2  # sessions begin this long before the trace, which makes its first day typical
 DENSE_GAP_S = 0.05  # mean of the least gap inside a burst: the densest real windows carry 4 to 30 requests/s
 
 
@@ -94,7 +94,7 @@ def stream_arrivals(
     weight /= weight.sum(axis=1, keepdims=True)
     counts = random.poisson(rate[:, None] * weight).ravel()
     shape = config.interarrival_cv.draw(random, len(counts)) ** -2.0  # a Gamma's CV is shape**-0.5
-    # The least gap matters in bursts only; a Gamma of shape 1 and above must stay what it is.
+    # The least gap matters only in bursts; a Gamma of shape 1 and above must stay unchanged.
     least_gap_s = np.where(shape < 1, DENSE_GAP_S, 0.0)
     return fill_windows(counts, shape, least_gap_s, random, config.window_s) + first_day * DAY_S
 

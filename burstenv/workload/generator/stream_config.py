@@ -33,7 +33,7 @@ class OnOff(Config):
 
 
 class StreamArrivals(Config):
-    """When a stream's requests (or, where it has sessions, its sessions) begin.
+    """Arrivals of a stream's requests (or of its sessions, if it has any).
 
     Attributes:
         per_day: Mean arrivals per day.
@@ -67,7 +67,7 @@ class StreamArrivals(Config):
 
 
 class Alike(Config):
-    """How much of a length's normal score is shared by requests of one job or of one template.
+    """Share of a length's normal score common to requests of one job or of one template.
 
     Attributes:
         job: Share of the variance that all requests of a job have in common.
@@ -109,7 +109,7 @@ class StreamLengths(Config):
 
 
 class ContextTables(Config):
-    """How the next prompt of a session follows from the tokens of the last turn (its prompt and response).
+    """The next prompt of a session, given the tokens of the last turn (its prompt and response).
 
     Attributes:
         history_edges: Rising totals of the last turn that divide the bins.
@@ -158,8 +158,8 @@ class StreamConfig(Config):
         model: Model of the stream's requests.
         log_type: Class of the stream's requests.
         scale: Multiple of the rates measured.
-        arrivals: When they come.
-        lengths: How long they are.
+        arrivals: Their arrivals.
+        lengths: Their lengths.
         sessions: Conversations; None where the trace records none.
         failures: Failed submissions.
     """

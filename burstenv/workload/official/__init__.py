@@ -1,1 +1,1 @@
-"""The official BurstGPT files: what they are, where they lie, and how they are downloaded."""
+"""The official BurstGPT files: published facts, data directory, and download."""

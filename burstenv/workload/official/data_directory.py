@@ -1,4 +1,4 @@
-"""Where the user's traces lie."""
+"""The folder of the user's traces."""
 
 from __future__ import annotations
 

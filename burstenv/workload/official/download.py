@@ -1,4 +1,4 @@
-"""Downloading the official BurstGPT files: resumable, checked, and there whole or not at all."""
+"""Download of the official BurstGPT files: resumable, checked, atomic."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Download:
-    """A file that is there and right.
+    """A complete, checked file.
 
     Attributes:
         name: Official name.
-        path: Where it is.
+        path: Its path.
         bytes: Its size.
-        verified: What was checked: ``sha256``, or ``bytes and rows`` where no sha256 is published.
+        verified: The check: ``sha256``, or ``bytes and rows`` where no sha256 is published.
         fetched_bytes: Bytes that came over the network this time; 0 when it was there already.
     """
 
@@ -51,20 +51,20 @@ class Download:
 def download(
     file: OfficialFile, folder: Path | None = None, mirror: str | None = None, progress: Progress | None = None
 ) -> Download:
-    """Download an official file, or go on with a download that was interrupted.
+    """Download an official file, or continue an interrupted download.
 
     Bytes go to a ``.part`` file, which takes its final name when size and sha256 are right. One that is
     wrong is removed.
 
     Args:
-        file: Which file.
-        folder: Where to; the data directory by default.
+        file: The file.
+        folder: The target folder; the data directory by default.
         mirror: A folder on another server that holds the same files; by default the release on GitHub.
         progress: Called with bytes there and bytes in all.
 
     Raises:
-        BurstenvError: When there is no connection, the server refuses, the disk is full, or the file is
-            wrong; says what was kept.
+        BurstenvError: If there is no connection, the server answers with an error, the disk is full, or the file is
+            wrong; the message says which bytes are kept.
     """
     if mirror is not None and not mirror.lower().startswith(("http://", "https://")):
         raise BurstenvError(f"mirror {mirror!r:.80} must be an address that begins with http:// or https://")
@@ -138,7 +138,7 @@ def _fetch(file: OfficialFile, url: str, part: Path, begun: int, progress: Progr
         kept = part.stat().st_size if part.exists() else 0
         raise BurstenvError(
             f"{url}: no connection ({' '.join(str(reason).split()) or type(error).__name__}); {kept:,} of "
-            f"{file.bytes:,} bytes are kept and the same command goes on from there; a file got in another way can be "
+            f"{file.bytes:,} bytes are kept and the same command continues from there; a file from elsewhere can be "
             f"put into {part.parent}"
         ) from None
 
@@ -160,7 +160,7 @@ def _copy(file: OfficialFile, url: str, answer: Any, stream: IO[bytes], there: i
 
 
 def _verify(file: OfficialFile, path: Path, *, there_already: bool) -> str:
-    """Return what was checked; a downloaded file that is wrong is removed, one of the user's is not."""
+    """Return the check; a wrong downloaded file is removed, a user's own file is not."""
     size = path.stat().st_size
     if file.sha256 is not None:
         problem = None if size == file.bytes else f"has {size:,} bytes, the official file {file.bytes:,}"
@@ -210,5 +210,5 @@ def _check_room(file: OfficialFile, folder: Path, begun: int) -> None:
 def _disk_problem(file: OfficialFile, folder: Path, part: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         kept = part.stat().st_size if part.exists() else 0
-        return f"{folder}: the disk is full; {kept:,} of {file.bytes:,} bytes are kept and the same command goes on"
+        return f"{folder}: the disk is full; {kept:,} of {file.bytes:,} bytes are kept and the same command continues"
     return f"{error.filename or folder}: cannot be written ({error.strerror or error})"

@@ -1,4 +1,4 @@
-"""The six official BurstGPT files: where they are, what is published about them, and whether a file agrees.
+"""The six official BurstGPT files: their addresses, published figures, and checks.
 
 Sources of the figures, by tag:
 
@@ -33,7 +33,7 @@ class OfficialFile:
     """One of the official files.
 
     Attributes:
-        name: How it is called in scenarios and on the command line.
+        name: Its name in scenarios and on the command line.
         file: Its file name.
         release: Tag of the release it is an asset of.
         bytes: Its size.
@@ -50,7 +50,7 @@ class OfficialFile:
 
     @property
     def url(self) -> str:
-        """Where it is downloaded from."""
+        """Its download address."""
         return f"{RELEASES}/{self.release}/{self.file}"
 
     @property
@@ -61,10 +61,10 @@ class OfficialFile:
 
 @dataclass(frozen=True)
 class Check:
-    """One published figure beside what was found.
+    """One published figure and the measured one.
 
     Attributes:
-        what: Which figure.
+        what: Name of the figure.
         published: As published.
         found: As counted; None when the trace cannot say.
         agrees: Whether they are the same, to the digits published.
@@ -144,7 +144,7 @@ OFFICIAL: dict[str, OfficialFile] = {
 
 
 def official_by_file(path: Path) -> OfficialFile | None:
-    """Return the official file that a path's name says it is, or None."""
+    """Return the official file with a path's name, or None."""
     name = path.name.removesuffix(".gz")
     return next((file for file in OFFICIAL.values() if file.file == name), None)
 
@@ -153,7 +153,7 @@ def locate(name: str | Path) -> Path:
     """Return the file behind a name: official names are looked for in the data directory, others are paths.
 
     Raises:
-        BurstenvError: When an official file is not in the data directory; says how to get it.
+        BurstenvError: If an official file is not in the data directory; the message has the download command.
     """
     file = OFFICIAL.get(str(name))
     if file is None:
@@ -168,7 +168,7 @@ def locate(name: str | Path) -> Path:
 
 
 def totals(trace: Trace) -> dict[str, float]:
-    """Return the figures about a whole file that are published, counted over all rows, failures included.
+    """Return a file's values of the published figures, over all rows, failures included.
 
     Args:
         trace: A trace as read from a BurstGPT file, uncut.
@@ -211,7 +211,7 @@ def totals(trace: Trace) -> dict[str, float]:
 
 
 def check(file: OfficialFile, trace: Trace, size: int | None = None, sha256: str | None = None) -> list[Check]:
-    """Hold a trace against everything published about an official file.
+    """Compare a trace with all published figures of an official file.
 
     Args:
         file: The official file.
@@ -232,7 +232,7 @@ def check(file: OfficialFile, trace: Trace, size: int | None = None, sha256: str
 
 
 def check_file(trace: Trace) -> list[Check]:
-    """Hold a trace against what is published when it was read from an official file, else return nothing.
+    """Compare a trace with the published figures if it comes from an official file; otherwise return an empty list.
 
     A file is official by its name, or by its size and sha256.
     """
@@ -247,12 +247,12 @@ def check_file(trace: Trace) -> list[Check]:
         return check(file, trace)
     sha256 = content_hash(path)
     if file.file != path.name and file.sha256 not in (None, sha256):
-        return []  # a stranger of the same size
+        return []  # another file of the same size
     return check(file, trace, size, sha256)
 
 
 def choose(name: str, without_fails: bool = False) -> list[OfficialFile]:
-    """Return the files that a name asks for: ``burstgpt-1``, ``burstgpt-1-without-fails``, or ``all`` three.
+    """Return the files of a name: ``burstgpt-1``, ``burstgpt-1-without-fails``, or ``all`` three.
 
     Raises:
         BurstenvError: When there is no such file.
@@ -267,7 +267,7 @@ def choose(name: str, without_fails: bool = False) -> list[OfficialFile]:
 
 
 def check_lines(checks: list[Check]) -> list[str]:
-    """Return checks as lines for people."""
+    """Return checks as lines of text."""
 
     def shown(value: Any) -> str:
         return value[:16] + "..." if isinstance(value, str) else "unknown" if value is None else f"{value:,}"

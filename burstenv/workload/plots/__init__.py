@@ -1,1 +1,1 @@
-"""Pictures of traces: one trace by itself, and a generated one beside a real one."""
+"""Figures of traces: of one trace, and of a comparison."""

@@ -1,4 +1,4 @@
-"""Fidelity as pictures: every statistic of the table drawn for the reference and the candidates together."""
+"""Fidelity as figures: every statistic of the table for the reference and the candidates."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_pictures(result: Fidelity, out: Path) -> None:
 
 
 def check_output(out: Path) -> None:
-    """Refuse, before any long work, an ending that cannot be written or a machine without matplotlib."""
+    """Raise before any long work on an invalid ending or without matplotlib."""
     check_ending(out, (".html", ".png"), "fidelity")
     need_matplotlib()
 
@@ -51,7 +51,7 @@ def check_output(out: Path) -> None:
 def _picture(result: Fidelity, group: str) -> dict[str, bytes]:
     """Draw all panels of one class; PNG by the name of the theme."""
     measured = {name: s for name, s in result.statistics[group].items() if s.requests}
-    # A part of a trace has no figures that the gaps between its weeks would falsify; neither are they drawn.
+    # A part of a trace lacks the figures distorted by gaps between its weeks; they are not drawn either.
     said = " ".join(figure.statistic for figure in result.figures if figure.group == group)
     panels: list[Panel] = [panel for statistic, panel in _PANELS if statistic in said]
 
@@ -211,7 +211,7 @@ _PANELS: tuple[tuple[str, Panel], ...] = (
 
 
 def _side_by_side(images: dict[str, dict[str, bytes]]) -> bytes:
-    """Put the classes' pictures beside each other, in the light theme."""
+    """Put the classes' figures side by side, in the light theme."""
     from matplotlib.image import imread, imsave
 
     columns = [imread(io.BytesIO(image["light"]))[:, :, :3] for image in images.values()]

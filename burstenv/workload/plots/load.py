@@ -1,4 +1,4 @@
-"""Pictures of when requests come: by day, by hour of day, as tokens, as inter-arrival times, and failing."""
+"""Figures of load: requests by day and by hour of day, tokens, inter-arrival times, and failures."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def _failing(trace: Trace) -> Picture:
 
     alt = "Share of failed submissions over time and by hour of day"
     if len(trace.failures) == 0:
-        sentence = "The trace records no failures: every row has a response, or rows without one were left out before."
+        sentence = "The trace records no failures: every row has a response, or the others were removed before."
         return Picture("failures", "Failures", sentence, alt, blank("no failures recorded"))
     parts = [
         f"{class_label(code)}: {rates.failed[code].sum():,} of {rates.submitted[code].sum():,} "

@@ -1,4 +1,4 @@
-"""Pictures of what requests are: lengths, responses given prompts, and conversations."""
+"""Figures of requests: lengths, responses given prompts, and conversations."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _response_given_prompt(groups: Sequence[Group]) -> Picture:
             axes.xaxis.set_major_formatter(short)
             axes.xaxis.set_minor_formatter("")
             low, high = axes.get_xlim()
-            if high < 30 * low:  # too few powers of ten to read it by
+            if high < 30 * low:  # too few powers of ten for tick labels
                 steps = [digit * 10.0**power for power in range(8) for digit in (1, 2, 5)]
                 axes.set_xticks([step for step in steps if low <= step <= high])
             axes.set_ylim(0, 1.03 * highest)

@@ -1,4 +1,4 @@
-"""How pictures of traces look: narrow, so that their letters stay readable on a phone; in a light and a dark theme."""
+"""Style of the figures: narrow, with text readable on a phone; in a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Picture:
 
     Attributes:
         name: File name without ending.
-        title: What it shows.
-        sentence: What it shows of this trace, with the numbers.
-        alt: What to say where it cannot be seen.
+        title: Its title.
+        sentence: Its caption with this trace's numbers.
+        alt: Its alternative text.
         png: The picture by the name of the theme.
     """
 
@@ -80,7 +80,7 @@ class Picture:
 
 
 def need_matplotlib() -> None:
-    """Refuse in one sentence where the report extra is not installed.
+    """Raise a one-sentence error if the report extra is not installed.
 
     Raises:
         BurstenvError: Without matplotlib or jinja2.
@@ -127,7 +127,7 @@ def draw(
 
 
 def blank(text: str) -> dict[str, bytes]:
-    """Return a low picture that only says what there is not."""
+    """Return a low placeholder figure with a message."""
 
     def plot(panels: Sequence[Any], theme: Theme) -> None:
         panels[0].set_axis_off()
@@ -142,7 +142,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def legend_above(axes: Any, title: str, columns: int = 2) -> None:
-    """Put a panel's title and, beneath it, its legend above the axes, so that neither covers data."""
+    """Put a panel's title and, beneath it, its legend above the axes, clear of the data."""
     handles, labels = axes.get_legend_handles_labels()
     lines = -(-len(labels) // columns)
     axes.set_title(title, loc="left", pad=5.0 + 12.0 * lines)

@@ -1,4 +1,4 @@
-"""Drawing a trace: PNG pictures and one HTML page that holds them all."""
+"""Figures of a trace: PNG files and one HTML page with all of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PAGE = "trace.html"
 
 
 def trace_pictures(trace: Trace) -> list[Picture]:
-    """Draw a trace as the authors of BurstGPT draw theirs, and what they do not draw.
+    """Draw the figures of the BurstGPT paper for a trace, and some more.
 
     Weekly and daily periodicity, tokens per hour, lengths, responses given prompts, conversations, failures and
-    inter-arrival CV by window, each with a sentence that says what it shows, with the numbers.
+    inter-arrival CV by window, each with a caption and its numbers.
 
     Args:
         trace: The trace, of at least one request.
@@ -36,7 +36,7 @@ def trace_pictures(trace: Trace) -> list[Picture]:
 
 
 def trace_page(trace: Trace, pictures: list[Picture], title: str) -> str:
-    """Return one HTML page that holds the pictures in both themes and loads nothing from anywhere."""
+    """Return one self-contained HTML page with the figures in both themes."""
     need_matplotlib()
     import jinja2
     from markupsafe import Markup
@@ -61,7 +61,7 @@ def write_trace_plots(trace: Trace, folder: str | Path, title: str) -> dict[str,
 
     Args:
         trace: The trace.
-        folder: Where to write; made if missing.
+        folder: Output folder; made if missing.
         title: Title of the page.
 
     Returns:

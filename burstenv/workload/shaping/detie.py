@@ -1,4 +1,4 @@
-"""Spreading timestamps of whole seconds, before anything scales them."""
+"""Spread of whole-second timestamps, before any scaling."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PEEK = 1000  # arrivals that settle the question for nearly every trace
 def detied(trace: Trace, seed: int = 0) -> Trace:
     """Return a trace of whole seconds with every arrival moved to a drawn instant of its second; others as they are.
 
-    The reader of BurstGPT spreads such timestamps itself. Those of other files, and of traces made of columns, stay
-    until a scaling comes: dozens of requests of one second, compressed a hundredfold, would otherwise arrive as one.
-    Only traces with at least two requests in one second are touched.
+    The reader of BurstGPT spreads such timestamps itself. Those of other files, and of traces made from columns, stay
+    until a scaling. Otherwise dozens of requests of one second, compressed a hundredfold, would arrive as one. Only
+    traces with at least two requests in one second are touched.
 
     Args:
         trace: The trace.

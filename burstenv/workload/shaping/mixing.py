@@ -1,4 +1,4 @@
-"""Laying several traces over each other."""
+"""Superposition of several traces."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def mix(
     shares: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Trace:
-    """Lay several traces over each other.
+    """Superpose several traces.
 
-    Each is moved by whole days to begin on day 0, so that hours of day agree, and all are cut to the end of the
-    shortest. With rates, each is brought to its own first: thinned where it carries more, superposed where less. With
-    neither rates nor shares they are laid as they are. Sessions stay apart.
+    Each is moved by whole days to begin on day 0, which aligns hours of day, and all are cut to the end of the
+    shortest. With rates, each is first scaled to its own: thinned if it carries more, superposed if less. With neither
+    rates nor shares they are unchanged. Sessions stay distinct.
 
     Args:
         traces: At least one.

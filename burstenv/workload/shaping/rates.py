@@ -1,4 +1,4 @@
-"""Bringing a trace to a rate, and cutting a length of time out of it."""
+"""Scaling of a trace to a rate, and windows of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from burstenv.workload.trace import Trace
 
 Scaling = Literal["compress", "superpose", "thin"]
 SCALINGS: tuple[str, ...] = get_args(Scaling)
-_STREAM = 0x7261_7465  # where a stretch begins
+_STREAM = 0x7261_7465  # begin of a window
 
 
 def mean_rate_per_s(trace: Trace) -> float:
@@ -33,22 +33,22 @@ def mean_rate_per_s(trace: Trace) -> float:
 def scale_to_rate(
     trace: Trace, rate_per_s: float, scaling: str = "superpose", seed: int = 0, duration_s: float | None = None
 ) -> Trace:
-    """Bring a trace to a mean rate by one of the three scalings of :mod:`burstenv.workload.shaping.scaling`.
+    """Scale a trace to a mean rate by one of the three methods of :mod:`burstenv.workload.shaping.scaling`.
 
-    With a duration, the result is a stretch of that length that begins at a drawn instant, never at the start of the
-    trace: the first days of BurstGPT_1 carry a ninetieth of its later rate. Superposing lays the windows of many copies
-    over each other until they hold enough; compressing squeezes consecutive requests, as in episodes. Both meet the
-    rate. Thinning cuts a window, whose rate varies as the trace's does.
+    With a duration, the result is a window of that length from a drawn instant, not from the start of the trace: the
+    first days of BurstGPT_1 carry a ninetieth of its later rate. ``superpose`` superposes the windows of many copies
+    until they hold enough; ``compress`` compresses consecutive requests, as in episodes. Both meet the rate. ``thin``
+    cuts a window, whose rate varies with the trace's.
 
     Args:
         trace: The trace, of at least 2 requests.
         rate_per_s: Served requests per second to reach.
         scaling: ``compress``, ``superpose`` or ``thin``.
-        seed: Seed of superposing, thinning, and of where a stretch begins.
+        seed: Seed of superposing, thinning, and of the window.
         duration_s: Length of the result; None: all of it.
 
     Raises:
-        BurstenvError: On an unknown scaling, a rate or duration that is out of range, or thinning upwards.
+        BurstenvError: On an unknown scaling, a rate or duration out of range, or thinning to a higher rate.
     """
     if scaling not in SCALINGS:
         raise unknown_name("scaling", scaling, SCALINGS)
@@ -75,15 +75,15 @@ def scale_to_rate(
 
 
 def stretch(trace: Trace, duration_s: float | None, seed: int = 0) -> Trace:
-    """Cut a stretch of the trace's own time that begins at a drawn instant.
+    """Cut a window of the trace's own time from a drawn instant.
 
     Args:
         trace: The trace.
         duration_s: Its length; None: the whole trace.
-        seed: Seed of where it begins.
+        seed: Seed of its begin.
 
     Raises:
-        BurstenvError: When the trace is shorter than that.
+        BurstenvError: If the trace is shorter than that.
     """
     if duration_s is None:
         return trace

@@ -1,6 +1,6 @@
-"""The three ways to bring a trace to another rate.
+"""The three ways to scale a trace to another rate.
 
-What each keeps and what it changes, beside the trace it is made from (``f`` is the factor of the rate):
+Effects of each, relative to the original trace (``f`` is the factor of the rate):
 
 =========================  =====================  ==============================  ===========================
                            ``compress``           ``superpose``                   ``thin``
@@ -21,10 +21,9 @@ daily wave                 kept, ``f`` times      flattened: every copy begins  
 lengths, their order       kept                   kept per copy                   kept per session
 =========================  =====================  ==============================  ===========================
 
-Compressing thirty hours into two minutes therefore turns bursts into the daily wave and think times into nothing:
-superposing is the default of episodes. No scaling makes up structure below a second that whole-second timestamps never
-held: those are spread inside their second first (:mod:`burstenv.workload.shaping.detie`), so that none of these makes
-ties.
+Thirty hours compressed into two minutes have the daily wave in place of bursts, and no think times; superposing is
+therefore the default of episodes. Whole-second timestamps have no structure below a second. They are first spread
+inside their second (:mod:`burstenv.workload.shaping.detie`), so no scaling makes ties.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ from burstenv.workload.conversations import link_turns
 from burstenv.workload.shaping.detie import detied
 from burstenv.workload.trace import COLUMNS, Failures, Trace
 
-MAX_REQUESTS = 200_000_000  # beyond this a scaled trace would not fit in the memory of ordinary machines
-_STREAM = 0x7363616C  # keeps these draws apart from all others of the same seed
+MAX_REQUESTS = 200_000_000  # a larger scaled trace does not fit into the memory of ordinary machines
+_STREAM = 0x7363616C  # separates these draws from all others of the same seed
 Integers = NDArray[np.integer[Any]]
 
 
@@ -54,7 +53,7 @@ def compress(trace: Trace, factor: float) -> Trace:
 
     Args:
         trace: The trace.
-        factor: Above 0; below 1 stretches time.
+        factor: Above 0; below 1 slows time.
 
     Raises:
         BurstenvError: When the factor is not a number above 0.
@@ -102,18 +101,18 @@ def thin(trace: Trace, share: float, seed: int = 0) -> Trace:
 
 
 def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None = None) -> Trace:
-    """Lay circularly shifted copies of a trace over each other.
+    """Superpose circularly shifted copies of a trace.
 
-    Every copy begins at another instant, drawn uniformly, and runs on from the trace's end to its start. Keeps every
+    Every copy begins at another instant, drawn uniformly, and continues from the trace's end to its start. Keeps every
     time scale below the trace's span: think times, burst lengths, and the Fano factor of counts. Flattens the daily
     wave and, as copies are independent, lowers the CV of inter-arrival times and of counts. Sessions of copies are
-    distinct; one that runs over the end of the window or of the trace is cut there, and opens again as another
-    session in the middle of its turns.
+    distinct; one that runs over the end of the window or of the trace is cut there, and opens again as another session
+    in the middle of its turns.
 
     Args:
         trace: The trace, of at least 2 requests.
-        copies: How many; what is beyond a whole number is one more copy, thinned to that share (:func:`thin`).
-        seed: Seed of where copies begin.
+        copies: Number of copies; a fraction is one more copy, thinned to that share (:func:`thin`).
+        seed: Seed of the copies' begins.
         window_s: Length of the result; by default the trace's own span. A copy contributes its first ``window_s``.
 
     Raises:
@@ -144,11 +143,11 @@ def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None
 
 
 def superpose_to_count(trace: Trace, count: int, seed: int, window_s: float) -> Trace:
-    """Lay shifted copies of a trace over each other until a window holds a number of requests.
+    """Superpose shifted copies of a trace until a window holds a number of requests.
 
-    As :func:`superpose` does, but copies are added until the window is full, the last one thinned: what a copy's window
-    holds varies by orders of magnitude where traffic comes in spells of hours, so that a fixed number of copies meets a
-    rate in the mean only.
+    Like :func:`superpose`, but copies are added until the window is full, with the last one thinned. The content of a
+    copy's window varies by orders of magnitude if traffic clusters over hours; a fixed number of copies would meet a
+    rate only in the mean.
 
     Args:
         trace: The trace, of at least 2 requests.

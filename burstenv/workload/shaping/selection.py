@@ -1,4 +1,4 @@
-"""Picking requests out of a trace by model, log type, class and days."""
+"""Selection of requests by model, log type, class and days."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Names = str | Annotated[list[str], Field(min_length=1)]
 
 
 class SelectConfig(Config):
-    """What to keep of a trace; in YAML ``select: {model: GPT-4, class: api, days: [5, 60]}``.
+    """Selection of requests of a trace; in YAML ``select: {model: GPT-4, class: api, days: [5, 60]}``.
 
-    A request is kept when it meets every key that is given; failures are selected by the same rule.
+    A request is kept if it matches every given key; the same rule selects failures.
 
     Attributes:
         model: A name or list of names of ``MODELS``.
@@ -54,7 +54,7 @@ class SelectConfig(Config):
 
 
 def select(trace: Trace, what: SelectConfig) -> Trace:
-    """Return the requests and failures that a selection keeps, times unchanged.
+    """Return the selected requests and failures, times unchanged.
 
     Args:
         trace: The trace.
@@ -89,7 +89,7 @@ def select(trace: Trace, what: SelectConfig) -> Trace:
 
 
 def _there(trace: Trace) -> str:
-    """Say what a trace has that can be selected."""
+    """Return the values of a trace that can be selected."""
     if len(trace) == 0:
         return "the trace holds no request"
     days = trace.day
