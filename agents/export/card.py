@@ -92,8 +92,8 @@ def _training(agent: Any, log: Sequence[dict[str, Any]]) -> str:
     ]
     if config.warm_start is not None:
         teacher = config.warm_start.policy
-        whom = "the best tuned composite of each load" if teacher == TUNED else teacher
-        lines.append(f"- Warm start: imitates {whom} for {config.warm_start.steps:,} decisions.")
+        teachers = "the best tuned composite of each load" if teacher == TUNED else teacher
+        lines.append(f"- Warm start: imitates {teachers} for {config.warm_start.steps:,} decisions.")
     if log:
         best = [record for record in log if record.get("best")] or log
         lines.append(

@@ -68,8 +68,8 @@ class RoutingEnv(BurstGPTEnv):
 
     ## Action Space
 
-    ``Discrete(R)``: the replica. ``info["action_mask"]`` excludes replicas that do not hold the prompt and the
-    whole predicted answer, where any does. A request fails on a replica that refuses it or cuts its answer.
+    ``Discrete(R)``: the replica. ``info["action_mask"]`` excludes replicas that cannot hold the prompt and the whole
+    predicted answer, if another can. A request fails on a replica that rejects it or cuts its answer.
 
     ## Version History
 

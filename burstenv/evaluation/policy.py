@@ -71,7 +71,7 @@ def is_heuristic(policy: Any) -> TypeIs[Heuristic]:
 
 
 def runs_alone(policy: Any) -> TypeIs[Heuristic | NetworkPolicy]:
-    """Return whether a policy runs an episode by itself, so that nothing depends on what else runs with it."""
+    """Return whether a policy runs an episode alone, independent of other episodes."""
     return is_heuristic(policy) or isinstance(policy, NetworkPolicy)
 
 

@@ -101,7 +101,7 @@ def source_revision() -> str | None:
         return done.stdout.strip()
 
     try:
-        # A virtual environment may lie inside someone's own repository, whose commits say nothing here.
+        # A virtual environment may lie inside another repository, whose commits are irrelevant here.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
             return None
         edited = git("status", "--porcelain", "--untracked-files=no")

@@ -310,9 +310,9 @@ def _course(result: EvaluationResult, row: Row) -> Picture:
     scale = max(top, 1.0) / max(most, 1)
     plot.line(xs, [scale * v for v in row["in_system"]], "insystem", f"in the system, at most {max(row['in_system'])}")
     legend = (
-        ("box attained", "arrivals that attained"), ("box late", "late"), ("box lost", "rejected or failed"),
+        ("box attained", "attained arrivals"), ("box late", "late"), ("box lost", "rejected or failed"),
         ("insystem", f"requests in the system (at most {max(row['in_system'])})"),
     )  # fmt: skip
     title = f"A {row['episode']} episode (seed {row['seed']}): {row['policy']}"
-    caption = f"Attains {percent(row['attainment'])}."
+    caption = f"Attainment {percent(row['attainment'])}."
     return Picture(title, caption, plot.svg(title), legend)

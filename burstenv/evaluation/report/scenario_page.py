@@ -28,7 +28,7 @@ A scenario is a task: cluster, traffic, load, objectives and clients, named and 
 **Load** is a multiple of *capacity*, the rate at which `always/jsq/vllm` reaches 90 % attainment (`burstenv scenarios
 NAME --capacity` measures it on each split). With a tight TPOT and old metrics that policy fails early: it fills slow
 replicas as far as fast ones and sends a burst to the replica that was empty at the last reading. Tuned policies
-therefore still attain most requests at several times its capacity.
+therefore still serve most requests in time at several times its capacity.
 
 **Episodes** are fixed: for each scenario `configs/episodes/` lists 18 validation and 27 test episodes with a digest of
 their requests. `evaluate`, `tune` and the validation of agents use these, and say so if a changed generator or sampler

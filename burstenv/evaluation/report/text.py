@@ -40,8 +40,8 @@ def percent_interval(low: float | None, high: float | None) -> str:
 def points(mean: float, low: float | None = None, high: float | None = None) -> str:
     """Return a difference of shares as ``+1.2 points [+0.4, +2.0]``.
 
-    More decimals are given where one would turn a number that is not zero into zero, so that an interval
-    that excludes zero is never printed as one that touches it.
+    It has more decimals if one decimal would turn a nonzero number into zero: an interval that excludes zero is never
+    printed as one that touches it.
     """
     values = [100 * v for v in (mean, low, high) if v is not None]
     decimals = next((d for d in (1, 2, 3) if all(v == 0 or round(v, d) != 0 for v in values)), 4)

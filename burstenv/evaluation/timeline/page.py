@@ -102,11 +102,11 @@ def _lines(timeline: Timeline, time_s: np.ndarray, values: np.ndarray, digits: i
     if values.shape[1] <= MAX_SEPARATE_REPLICAS:
         named = [(name, values[:, r], timeline.idle_s[r] - start_s) for r, name in enumerate(timeline.replicas)]
     else:
-        nobody = _common(timeline.idle_s) - start_s
+        idle = _common(timeline.idle_s) - start_s
         named = [
-            ("mean of replicas", values.mean(axis=1), nobody),
-            ("least", values.min(axis=1), nobody),
-            ("most", values.max(axis=1), nobody),
+            ("mean of replicas", values.mean(axis=1), idle),
+            ("least", values.min(axis=1), idle),
+            ("most", values.max(axis=1), idle),
         ]
     lines = []
     for name, line, idle in named:

@@ -8,7 +8,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const view = { from: 0, to: end };
 let cursor = null;
 
-const sums = {}; // running sums of the bins, so that any stretch is one subtraction
+const sums = {}; // running sums of the bins, which make any range one subtraction
 for (const [name, values] of Object.entries(data.bins)) {
   const sum = new Float64Array(count + 1);
   for (let k = 0; k < count; k++) sum[k + 1] = sum[k] + values[k];
@@ -18,7 +18,7 @@ const panels = [
   { title: "Arrivals", unit: "requests/s", kind: "stacked", series: [["conversation", 0], ["api", 1]] },
   { title: "Waiting requests", unit: "", kind: "lines", lines: data.waiting },
   { title: "KV cache in use", unit: "%", kind: "lines", lines: data.kv, top: 100 },
-  { title: "Preemptions and refusals", unit: "per s", kind: "stacked", series: [["preempted", 5], ["rejected", 6], ["failed", 7]] },
+  { title: "Preemptions and rejections", unit: "per s", kind: "stacked", series: [["preempted", 5], ["rejected", 6], ["failed", 7]] },
   { title: "Attainment by arrival", unit: "%", kind: "share", part: "attained", whole: "settled", top: 100, series: [["attained", 2]] },
 ];
 const colour = (k) => (dark.matches ? data.dark : data.light)[k % 8];

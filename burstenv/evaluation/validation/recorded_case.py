@@ -122,12 +122,12 @@ def read_case(folder: Path) -> RecordedCase:
     if limits.validate_requests and math.ceil(limits.max_model_len / limits.block_size) > limits.num_blocks:
         raise BurstenvError(
             f"{path}: max_model_len {limits.max_model_len} does not fit {limits.num_blocks} KV blocks of "
-            f"{limits.block_size} tokens; the real engine refuses to start"
+            f"{limits.block_size} tokens; the real engine does not start"
         )
     if limits.max_num_batched_tokens < limits.max_num_seqs:
         raise BurstenvError(
             f"{path}: max_num_batched_tokens {limits.max_num_batched_tokens} is below max_num_seqs "
-            f"{limits.max_num_seqs}; the real engine refuses to start"
+            f"{limits.max_num_seqs}; the real engine does not start"
         )
     recording = Recording(
         tuple(read_iterations(folder / "iterations.jsonl")), tuple(read_requests(folder / "requests.csv"))

@@ -250,7 +250,7 @@ def _seconds(cell: str, unit_digits: int) -> float:
     exact = _exact(cell)
     if exact is None or unit_digits == 0:
         return np.nan if exact is None else float(cell)
-    # Shifting the point of a copy, so that 1700000000123456789 ns is rounded once.
+    # Shift the point of a copy: 1700000000123456789 ns is rounded once.
     sign, digits, exponent = exact.as_tuple()
     assert isinstance(exponent, int)
     return float(Decimal((sign, digits, exponent - unit_digits)))

@@ -108,7 +108,7 @@ def _failures(columns: dict[str, Any]) -> Failures:
 
 
 def _column(file: Path, source: Any, name: str) -> Any:
-    """Return one column as numbers, read by itself so that memory holds one at a time."""
+    """Return one column as numbers, read separately: memory holds one at a time."""
     compute, types = import_module("pyarrow.compute"), import_module("pyarrow.types")
     values = source.read(columns=[name]).column(0)
     if values.null_count:

@@ -60,7 +60,7 @@ def workload_yaml(found: Fit, source: str, *, days: int | None = None, seed: int
         *_wrapped(rows),
         *(f"# Left out: {name}, {count} requests." for name, count in found.left_out.items()),
         "# Every parameter below was measured on these rows (docs/generator.md says how). Tables give quantile levels",
-        "# and the values there; token tables lie half a token above whole numbers, so that draws round to them.",
+        "# and the values there; token tables lie half a token above whole numbers, to which draws round.",
     ]
     text = yaml.dump(body, Dumper=_Dumper, sort_keys=False, width=_WIDTH - 6, allow_unicode=True)
     return "\n".join(head) + "\n" + text

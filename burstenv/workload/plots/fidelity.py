@@ -67,7 +67,7 @@ def _picture(result: Fidelity, group: str) -> dict[str, bytes]:
 
 
 def _looks(result: Fidelity, theme: Theme) -> dict[str, dict[str, Any]]:
-    """Return each trace's colour and line: the reference in ink, and wide, so that what lies on it shows."""
+    """Return each trace's colour and line: the reference in ink, and wide, to show lines on top of it."""
     colours = (theme.of_model[0][0], theme.of_model[1][0], theme.of_model[0][1], theme.of_model[1][1])
     looks: dict[str, dict[str, Any]] = {
         result.reference: {"color": theme.soft, "linewidth": 3.0, "alpha": 0.75, "linestyle": "-"}

@@ -74,7 +74,7 @@ def _lengths(kind: str, of_group: Sequence[tuple[Group, NDArray[np.int32]]]) -> 
         edges = _edges(longest)
         for (group, tokens), count in zip(of_group, counts, strict=True):
             colour = theme.of_model[group.code][group.model]
-            # Between two edges lie whole numbers only; per decade, so that the area under a curve is its share.
+            # Edges lie between whole numbers; per decade, which makes the area under a curve its share.
             below = np.concatenate([[0], np.cumsum(count)])  # below[k]: tokens < k
             inside = np.diff(below[np.minimum(np.ceil(edges).astype(int), len(count))])
             density = 100 * inside / len(tokens) / np.diff(np.log10(edges))
@@ -167,7 +167,7 @@ def _response_given_prompt(groups: Sequence[Group]) -> Picture:
 
 def _band(prompt: NDArray[np.int32], output: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return prompt (geometric middle), p5, mean and p95 of the response, and count, of each bin; ``(bins, 5)``."""
-    # Few requests: wide bins, so that some hold enough.
+    # Few requests: wide bins, for enough requests in some.
     edges = _edges(int(prompt.max()), BINS_PER_DECADE if len(prompt) >= 5000 else BINS_PER_DECADE // 3)
     lookup = np.searchsorted(edges, np.arange(int(prompt.max()) + 1)).astype(np.int16)
     place = lookup[prompt]  # (g,) bin of each prompt
