@@ -68,7 +68,7 @@ def test_info_says_how_a_trace_begins(capsys: Any, tmp_path: Path) -> None:
     path.write_text("\n".join([HEADER, *(f"{t},GPT-4,4,3,7,API log" for t in times)]))
     code, out, _ = run(capsys, "trace", "info", path)
     assert code == 0
-    assert "ramp-up: the first 5 days have 2 rows a day, later ones 60 (nothing is cut" in out
+    assert "ramp-up: the first 5 days have 2 rows a day, later ones 60 (kept" in out
 
 
 def test_info_holds_an_official_file_against_what_is_published(capsys: Any, trace_csv: Path, tmp_path: Path) -> None:
