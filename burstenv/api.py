@@ -12,7 +12,7 @@ import lazy_loader
 
 from burstenv.errors import BurstenvError
 
-_EXTRAS = {"torch": "train", "stable_baselines3": "train", "sb3_contrib": "train", "jinja2": "report", "optuna": "tune"}
+_EXTRAS = {"torch": "train", "stable_baselines3": "train", "sb3_contrib": "train", "optuna": "tune"}
 
 _load, __dir__, __all__ = lazy_loader.attach_stub("burstenv", __file__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,6 +151,16 @@ def _fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _names(reference: str, candidate: str) -> tuple[str, str]:
+    """Return what two traces are called: by the least of their paths that tells them apart."""
+    parts: tuple[Callable[[str], str], ...] = (lambda path: Path(path).stem, lambda path: Path(path).name, str)
+    for part in parts:
+        names = part(reference), part(candidate)
+        if names[0] != names[1] and "paper" not in names:  # the paper's own models are called that
+            return names
+    return Path(reference).name, f"{Path(candidate).name} (again)"
+
+
 def _fidelity(arguments: argparse.Namespace) -> int:
     from burstenv.workload.fidelity.holdout import other_part, part_of
     from burstenv.workload.fidelity.table import compare, fidelity_lines
@@ -162,9 +173,7 @@ def _fidelity(arguments: argparse.Namespace) -> int:
     reference, candidate = (
         read_trace_or_workload(name, arguments) for name in (arguments.reference, arguments.candidate)
     )
-    names = [Path(name).stem for name in (arguments.reference, arguments.candidate)]
-    if names[0] == names[1] or "paper" in names:
-        names = ["A", "B"]
+    names = _names(arguments.reference, arguments.candidate)
     candidates = {names[1]: candidate}
     if arguments.paper:
         candidates["paper"] = generate_paper(part_of(reference, other_part(arguments.part)), 0)

@@ -169,6 +169,7 @@ class _Provenance(_Strict):
     capacity_per_s: Annotated[float, Field(gt=0.0)]
     capacity_split: str
     coverage: _Coverage | None = None
+    trace_given: str | None = None
     unused: list[str] = []
 
 

@@ -138,6 +138,7 @@ def evaluate(
         print(f"burstenv: {sentence}", file=sys.stderr)
     origin = {
         **provenance(scenario),
+        "trace_given": None if plan.trace is None else Path(plan.trace).name,
         "coverage": coverage(scenario),
         "seeds": list(range(plan.episodes)),
         "loads": loads,

@@ -99,7 +99,7 @@ def test_fit_writes_a_workload_that_loads_and_resembles(tmp_path: Path, capsys, 
 def test_fidelity_of_a_trace_with_itself_is_perfect(capsys, conversations: Path) -> None:
     code, printed, _ = run(capsys, "trace", "fidelity", conversations, conversations, "--json")
     assert code == 0
-    errors = [figure["errors"]["B"] for figure in json.loads(printed)["figures"]]
+    errors = [figure["errors"][f"{conversations.name} (again)"] for figure in json.loads(printed)["figures"]]
     assert errors
     assert max(errors) == 0
 
@@ -117,7 +117,8 @@ def test_fidelity_prints_a_table_and_draws_pictures(tmp_path: Path, capsys, conv
         assert (tmp_path / name).read_bytes().startswith(start)
     page = (tmp_path / "f.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("<img") == 1
+    assert page.count('<img class="only-light"') == page.count('<img class="only-dark"') > 4
+    assert "<h1>Fidelity: " + conversations.stem in page.replace("<wbr>", "")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import re
 from dataclasses import replace
 
@@ -14,8 +13,6 @@ from burstenv.evaluation.report.text import milliseconds, notes, percent, points
 from burstenv.evaluation.summary import best_heuristics, compare, summarise
 
 from .conftest import FixedReplica
-
-pytest.importorskip("jinja2")
 
 
 def with_attainment(result: EvaluationResult, policy: str, shift, metric="attainment") -> EvaluationResult:
@@ -123,10 +120,10 @@ def test_the_page_is_self_contained_and_holds_every_number(small, tmp_path):
     assert dict(mpl.rcParams) == before  # the user's backend and style are left alone
     page = paths["html"].read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href|url\()\s*=?\s*["']?(?:https?:)?//""", page)
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     # two over load, forest, losses, burstiness, three latencies, two episodes of two policies, learning
     assert page.count('role="img"') == 13
-    assert "prefers-color-scheme: dark" in page
+    assert "light-dark(" in page
     assert "@media print" in page
     assert "width=device-width" in page
     for row in small.ranking(small.headline_load):
@@ -163,7 +160,7 @@ def test_names_are_escaped(scenario, tmp_path):
     agent = FixedReplica("<script>alert(1)<-script>")
     result = evaluate(EvaluationPlan(scenario=scenario, episodes=1), agents=[agent], progress=False)
     page = write_report(result, tmp_path)["html"].read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert "&lt;script&gt;alert(<wbr>1)" in page
 
 
@@ -182,20 +179,6 @@ def test_a_damaged_training_log_gets_one_sentence(small, tmp_path):
     for damaged in ({"step": 2}, {"steps": 1, "validation": {}}, {"steps": 1, "validation": {"1": None}}, 3):
         with pytest.raises(BurstenvError, match=r"record 2: need 'steps' and 'validation'"):
             write_report(small, tmp_path, training=[{"steps": 1, "validation": {"1": 0.5}}, damaged])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_without_the_report_extra_one_sentence_says_how_to_install_it(small, tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def absent(name, *args, **kwargs):
-        if name == "jinja2":
-            raise ImportError("No module named 'jinja2'", name="jinja2")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(BurstenvError, match=r"needs jinja2; install it with: pip install 'burstenv\[report\]'"):
-        write_report(small, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
 from burstenv.evaluation.metrics import LOSSES
-from burstenv.evaluation.report.svg import WIDTH, Plot, number, picture, ticks
+from burstenv.evaluation.report.looks import OTHER, looks, series_looks, shown_policies
 from burstenv.evaluation.report.text import percent, shortened
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.training_seeds import THRESHOLDS
 from burstenv.evaluation.summary import BURSTINESS_BUCKETS
+from burstenv.pages.svg import WIDTH, Picture, Plot, number, picture, ticks
 
-SHOWN = 6  # policies in a figure of lines; the tables hold them all
-STYLES = 8  # lines that can be told apart
 LOSS_TITLES = {
     "rejected": "rejected",
     "failed": "could never be served",
@@ -34,31 +32,6 @@ _LATENCIES = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure: title, caption, the SVG element, and its legend as (style, text) pairs."""
-
-    title: str
-    caption: str
-    svg: str
-    legend: tuple[tuple[str, str], ...] = ()
-
-
-def shown_policies(result: EvaluationResult) -> list[str]:
-    """Return the policies in figures of lines: agents, best, reference, fixed parts, then the next best."""
-    load = result.headline_load
-    ranked = [row["policy"] for row in result.ranking(load)]
-    first = [name for name in ranked if result.policy(name)["kind"] == "agent"][:3]
-    first += [result.best_at(load)["policy"], result.reference]
-    first += [name for name in ranked if result.policy(name)["roles"]]
-    return list(dict.fromkeys([*first, *ranked]))[:SHOWN]
-
-
-def looks(result: EvaluationResult) -> dict[str, str]:
-    """Return the style class of each policy in figures of lines."""
-    return {name: f"s{k}" for k, name in enumerate(shown_policies(result))}
-
-
 def figures(result: EvaluationResult) -> dict[str, list[Picture]]:
     """Return the figures of a report by section."""
     found = {"attainment": [_forest(result)], "latency": [_latency(result, name) for name in _LATENCIES]}
@@ -70,8 +43,8 @@ def figures(result: EvaluationResult) -> dict[str, list[Picture]]:
     return found
 
 
-def learning_figures(training: Sequence[Row]) -> list[Picture]:
-    """Return the learning curve of a training log, see ``training.learning_curve``."""
+def learning_figures(result: EvaluationResult, training: Sequence[Row]) -> list[Picture]:
+    """Return the learning curves of training logs, see ``report.learning_curve``."""
     if not training:
         return []
     runs: dict[str, list[Row]] = {}
@@ -82,12 +55,11 @@ def learning_figures(training: Sequence[Row]) -> list[Picture]:
     low, high = _around([*values, *references])
     longest = max(float(row["steps"]) for row in training) / 1e6
     plot = Plot((0.0, longest or 1.0), (low, high), "environment steps [million]", "attainment", percent_y=True)
-    legend = []
-    for k, (run, rows) in enumerate(runs.items()):
+    styles = series_looks(result, list(runs), {})
+    for run, rows in runs.items():
         rows = sorted(rows, key=lambda row: float(row["steps"]))
-        style = f"s{k % STYLES}"
-        plot.line([r["steps"] / 1e6 for r in rows], [r["validation_attainment"] for r in rows], style, run, True)
-        legend.append((style, run or "agent"))
+        plot.line([r["steps"] / 1e6 for r in rows], [r["validation_attainment"] for r in rows], styles[run], run, True)
+    legend = [(styles[run], run or "agent") for run in runs]
     for reference in sorted(references):
         plot.line([0.0, longest or 1.0], [reference, reference], "reference", "reference")
     if references:
@@ -97,15 +69,16 @@ def learning_figures(training: Sequence[Row]) -> list[Picture]:
 
 
 def profile_figure(result: EvaluationResult) -> Picture | None:
-    """Return the performance profiles of the groups of training seeds, beside the best heuristic's."""
+    """Return the performance profiles of the groups of training seeds."""
     rows = [row for row in result.seeds if row["load"] == result.headline_load]
     if not rows:
         return None
+    styles = series_looks(result, [row["group"] for row in rows], {row["group"]: row["members"] for row in rows})
     plot = Plot((0.0, 1.0), (0.0, 1.0), "attainment", "runs and days above it", percent_y=True)
-    for k, row in enumerate(rows):
-        plot.line(THRESHOLDS, row["profile"], f"s{k % STYLES}", row["group"])
+    for row in rows:
+        plot.line(THRESHOLDS, row["profile"], styles[row["group"]], row["group"])
     caption = "Share of training runs and days whose attainment is above each level; higher is better everywhere."
-    legend = tuple((f"s{k % STYLES}", f"{row['group']} ({len(row['members'])} runs)") for k, row in enumerate(rows))
+    legend = tuple((styles[row["group"]], f"{row['group']} ({len(row['members'])} runs)") for row in rows)
     return Picture("Performance profiles", caption, plot.svg("Performance profiles of training runs"), legend)
 
 
@@ -114,6 +87,15 @@ def _around(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> t
     low, high = min(values), max(values)
     room = 0.06 * max(high - low, 0.02)
     return max(least, low - room), min(most, high + room)
+
+
+def _attainment_axis(result: EvaluationResult) -> tuple[float, float]:
+    """Return the axis that all figures of attainment of a report share."""
+    names, keys = shown_policies(result), ("attainment", "attainment_low", "attainment_high")
+    found = [result.summary_of(name, load)[key] for name in names for load in result.loads for key in keys]
+    buckets = [result.group(name, result.headline_load, bucket) for name in names for bucket in BURSTINESS_BUCKETS]
+    found += [row[key] for row in buckets if row["offered"] for key in ("attainment", "low", "high")]
+    return _around([value for value in found if value is not None])
 
 
 def _legend(result: EvaluationResult) -> tuple[tuple[str, str], ...]:
@@ -128,46 +110,44 @@ def _of(result: EvaluationResult) -> str:
 def _forest(result: EvaluationResult) -> Picture:
     load = result.headline_load
     rows = result.ranking(load)
-    ends = [
-        v for row in rows for v in (row["attainment"], row["attainment_low"], row["attainment_high"]) if v is not None
-    ]
-    step, top = 27.0, 16.0
-    height = top + step * len(rows) + 44.0
-    plot = Plot(_around(ends), (0.0, 1.0), "attainment", "", height=height)
-    plot.parts.clear()
-    bottom = height - 38.0
-    for value in ticks(*plot.x):
-        at = number(plot.to_x(value) - 32 * (1 - (plot.to_x(value) - 44) / (WIDTH - 56)))
-        plot.parts.append(f'<path class="grid" d="M{at} 4V{bottom:g}"/>')
-        plot.parts.append(f'<text x="{at}" y="{bottom + 14:g}" text-anchor="middle">{100 * value:g} %</text>')
+    keys = ("attainment", "attainment_low", "attainment_high")
+    low, high = _around([row[key] for row in rows for key in keys if row[key] is not None])
+    step, left, right = 34.0, 14.0, WIDTH - 14.0  # names stand above their intervals, which have the whole width
+    bottom = step * len(rows)
+    parts = []
 
-    def place(value: float) -> float:
-        """The whole width is used: names stand above their intervals."""
-        at = plot.to_x(value)
-        return at - 32 * (1 - (at - 44) / (WIDTH - 56))
+    def place(value: float) -> str:
+        return number(left + (right - left) * (value - low) / (high - low))
 
+    for k in range(len(rows)):
+        parts.append(f'<rect class="band" x="0" y="{number(step * k + 1)}" width="{WIDTH:g}" height="{step - 4:g}"/>')
+    for value in ticks(low, high):
+        at = place(value)
+        parts.append(f'<path class="grid" d="M{at} 0V{bottom:g}"/>')
+        parts.append(f'<text x="{at}" y="{bottom + 13:g}" text-anchor="middle">{100 * value:g} %</text>')
     style_of = looks(result)
     for k, row in enumerate(rows):
-        y = top + step * k + 12
+        y = step * k
         policy = result.policy(row["policy"])
-        style = style_of.get(row["policy"], "other")
-        kind = " privileged" if policy["privileged"] else ""
-        name = escape(shortened(row["policy"], 62))
-        plot.parts.append(f'<text class="name {escape(policy["kind"])}{kind}" x="12" y="{number(y - 4)}">{name}</text>')
+        style = style_of.get(row["policy"], OTHER)
+        kind = f"{policy['kind']}{' privileged' if policy['privileged'] else ''}"
+        name = escape(shortened(row["policy"], 60))
+        parts.append(f'<text class="name {escape(kind)} {style}" x="6" y="{number(y + 13)}">{name}</text>')
         if row["attainment_low"] is not None:
-            low, high = number(place(row["attainment_low"])), number(place(row["attainment_high"]))
-            plot.parts.append(f'<path class="interval {style}" d="M{low} {number(y + 4)}H{high}"/>')
+            ends = f"M{place(row['attainment_low'])} {number(y + 22)}H{place(row['attainment_high'])}"
+            parts.append(f'<path class="interval {style}" d="{ends}"/>')
         told = f"{row['policy']}: {percent(row['attainment'])}"
-        plot.parts.append(
-            f'<circle class="dot {style}" cx="{number(place(row["attainment"]))}" cy="{number(y + 4)}" r="4">'
+        parts.append(
+            f'<circle class="dot {style}" cx="{place(row["attainment"])}" cy="{number(y + 22)}" r="4.5">'
             f"<title>{escape(told)}</title></circle>"
         )
-    plot.parts.append(
-        f'<text class="label" x="{WIDTH / 2:g}" y="{height - 6:g}" text-anchor="middle">attained share of the offered '
+    parts.append(
+        f'<text class="label" x="{WIDTH / 2:g}" y="{bottom + 30:g}" text-anchor="middle">attained share of the offered '
         "requests</text>"
     )
     caption = "Mean over episodes with its 95 % interval by blocks of days; colours as in the other figures."
-    return Picture(f"Attainment at load {load:g}", caption, plot.svg(f"Attainment of every policy at load {load:g}"))
+    alt = f"Attainment of every policy at load {load:g}"
+    return Picture(f"Attainment at load {load:g}", caption, picture(parts, bottom + 36.0, alt))
 
 
 def _over_load(result: EvaluationResult, metric: str) -> Picture:
@@ -181,7 +161,7 @@ def _over_load(result: EvaluationResult, metric: str) -> Picture:
     seen = [v for v in found if v is not None]
     if goodput:
         seen += [loads[-1] * unit_per_s, 0.0]
-    low, high = _around(seen, most=np.inf if goodput else 1.0)
+    low, high = _around(seen, most=np.inf) if goodput else _attainment_axis(result)
     margin = 0.03 * (loads[-1] - loads[0])
     plot = Plot(
         (loads[0] - margin, loads[-1] + margin), (low, high), "load [share of capacity]",
@@ -236,11 +216,7 @@ def _burstiness(result: EvaluationResult) -> Picture:
     names = shown_policies(result)
     rows = {name: [result.group(name, load, bucket) for bucket in BURSTINESS_BUCKETS] for name in names}
     held = [k for k in range(len(BURSTINESS_BUCKETS)) if rows[names[0]][k]["offered"]]
-    seen = [
-        v for found in rows.values() for k in held for v in (found[k]["attainment"], found[k]["low"], found[k]["high"])
-        if v is not None
-    ]  # fmt: skip
-    plot = Plot((-0.45, 2.45), _around(seen), "episodes by burstiness of their arrivals", "attainment",
+    plot = Plot((-0.45, 2.45), _attainment_axis(result), "episodes by burstiness of their arrivals", "attainment",
                 x_ticks=[], percent_y=True)  # fmt: skip
     for k in held:
         edge = rows[names[0]][k]
@@ -298,9 +274,9 @@ def _course(result: EvaluationResult, row: Row) -> Picture:
     bin_s = row["bin_s"]
     parts = ("attained", "late", "lost")
     counts = {part: np.array(row[part], float) / bin_s for part in parts}
-    same = [other for other in result.timelines if other["episode"] == row["episode"]]
-    top = max(float(np.sum([other[part] for part in parts], axis=0).max()) / other["bin_s"] for other in same)
-    most = max(max(other["in_system"]) for other in same)
+    all_ = result.timelines  # one scale for all of them
+    top = max(float(np.sum([other[part] for part in parts], axis=0).max()) / other["bin_s"] for other in all_)
+    most = max(max(other["in_system"]) for other in all_)
     xs = [(k + 0.5) * bin_s for k in range(len(row["attained"]))]
     plot = Plot((0.0, len(xs) * bin_s), (0.0, max(top, 1.0)), "seconds", "requests per second", height=210.0)
     base = np.zeros(len(xs))
@@ -311,8 +287,8 @@ def _course(result: EvaluationResult, row: Row) -> Picture:
     plot.line(xs, [scale * v for v in row["in_system"]], "insystem", f"in the system, at most {max(row['in_system'])}")
     legend = (
         ("box attained", "attained arrivals"), ("box late", "late"), ("box lost", "rejected or failed"),
-        ("insystem", f"requests in the system (at most {max(row['in_system'])})"),
+        ("insystem", f"requests in the system (the top is {round(most):,})"),
     )  # fmt: skip
     title = f"A {row['episode']} episode (seed {row['seed']}): {row['policy']}"
-    caption = f"Attainment {percent(row['attainment'])}."
+    caption = f"Attainment {percent(row['attainment'])}; at most {max(row['in_system']):,} requests in the system."
     return Picture(title, caption, plot.svg(title), legend)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -263,22 +262,21 @@ def write_leaderboard(
         The paths by ``html``, ``markdown`` and ``json``.
 
     Raises:
-        BurstenvError: As :func:`leaderboard`; also without jinja2.
+        BurstenvError: As :func:`leaderboard`.
     """
-    from burstenv.evaluation.report.report import markdown_table, page_environment, plain
+    from burstenv.evaluation.report.report import markdown_table, plain
+    from burstenv.pages.page import render
 
     board = leaderboard(results, defaults, files)
     path = Path(path)
     paths = {"html": path, "markdown": path.with_suffix(".md"), "json": path.with_suffix(".json")}
     tables = leaderboard_tables(board)
-    environment, style = page_environment()
-    here = resources.files("burstenv.evaluation.report")
-    template = environment.from_string((here / "leaderboard.html.j2").read_text(encoding="utf-8"))
     facts = (
         f"{len(board.boards)} results, {len(board.policies)} policies; "
         f"{sum(row['episodes'] for row in board.boards):,} episodes of each policy on all boards."
     )
-    page = template.render(title="Leaderboard", css=style, facts=facts, headline=verdict(board), tables=tables)
+    values = {"title": "Leaderboard", "facts": facts, "headline": verdict(board), "tables": tables}
+    page = render("leaderboard.html.j2", "burstenv.evaluation.report", **values)
     write_atomic(paths["json"], json.dumps(asdict(board), indent=1, allow_nan=False) + "\n")
     parts = ["# Leaderboard", facts, f"**{plain(verdict(board))}**"]
     for table in tables:

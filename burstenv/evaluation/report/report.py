@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from burstenv.errors import BurstenvError
 from burstenv.evaluation.report.learning_curve import learning_curve
 from burstenv.evaluation.report.tables import Table, tables
-from burstenv.evaluation.report.text import headline, headline_agent, notes, percent, points, unused
+from burstenv.evaluation.report.text import headline, headline_agent, notes, on_trace, percent, points, unused
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.files import write_atomic
+from burstenv.pages.page import render
 
 
 def write_report(
@@ -35,7 +34,7 @@ def write_report(
         The paths by ``html``, ``markdown`` and ``json``.
 
     Raises:
-        BurstenvError: Without jinja2, on a training record without its numbers, or if the folder cannot be written.
+        BurstenvError: On a training record without its numbers, or if the folder cannot be written.
     """
     page = html(result, training)
     folder = Path(folder)
@@ -47,64 +46,22 @@ def write_report(
 
 
 def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str:
-    """Return the report as one self-contained HTML page.
-
-    Raises:
-        BurstenvError: Without jinja2.
-    """
-    environment, style = page_environment()
-    here = resources.files("burstenv.evaluation.report")
-    template = environment.from_string((here / "report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    """Return the report as one self-contained HTML page."""
+    return render(
+        "report.html.j2",
+        "burstenv.evaluation.report",
         title=_title(result),
-        css=style,
         facts=_facts(result),
         unused=unused(result),
         headline=headline(result),
         tiles=_tiles(result),
         sections=_sections(result, learning_curve(training or ())),
         notes=notes(result),
-        version=result.provenance["burstenv"],
+        made_with=result.provenance["burstenv"],
         revision=result.manifest.get("revision"),
         trace=result.provenance["trace"]["sha256"],
         **_appendix(result),
     )
-
-
-def page_environment() -> tuple[Any, Any]:
-    """Return the tools for pages: a Jinja environment, and the style sheet.
-
-    Raises:
-        BurstenvError: Without jinja2.
-    """
-    try:
-        import jinja2
-        from markupsafe import Markup, escape
-    except ImportError as error:
-        raise BurstenvError(
-            f"writing a report needs {error.name}; install it with: pip install 'burstenv[report]'"
-        ) from None
-
-    def coded(text: str) -> Markup:
-        """Escape a sentence and set backquoted text as code."""
-        parts = text.split("`")
-        return Markup("").join(
-            Markup("<code>{}</code>").format(breakable(part)) if k % 2 else bound(part) for k, part in enumerate(parts)
-        )
-
-    def breakable(name: str) -> Markup:
-        """Let a composite's name break between its parts and parameters."""
-        return Markup(re.sub("([/,(])", r"\1<wbr>", str(escape(name))))
-
-    def bound(text: str) -> Markup:
-        """Keep a percent sign with its number and an interval in one piece."""
-        return escape(re.sub(r"\[(\S+), (\S+)\]", "[\\1,\u00a0\\2]", text.replace(" %", "\u00a0%")))
-
-    here = resources.files("burstenv.evaluation.report")
-    loader = jinja2.FunctionLoader(lambda name: (here / name).read_text(encoding="utf-8"))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=loader)
-    environment.filters.update(coded=coded, breakable=breakable, bound=bound)
-    return environment, Markup((here / "report.css").read_text(encoding="utf-8"))
 
 
 def markdown(result: EvaluationResult) -> str:
@@ -155,13 +112,13 @@ def _sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[st
 
     drawn, listed = figures(result), tables(result)
     profile = profile_figure(result)
-    drawn["seeds"] = [*([profile] if profile is not None else []), *learning_figures(training)]
+    drawn["seeds"] = [*([profile] if profile is not None else []), *learning_figures(result, training)]
     found = []
     for key, title in _SECTIONS.items():
         pictures, held = drawn.get(key, []), listed.get(key, [])
         if pictures or held:
             legends = {picture.legend for picture in pictures}
-            shared = legends.pop() if len(pictures) > 2 and len(legends) == 1 else ()
+            shared = legends.pop() if len(pictures) > 1 and len(legends) == 1 else ()
             found.append(
                 {
                     "key": key, "title": title, "pictures": pictures, "tables": held, "legend": shared,
@@ -204,7 +161,7 @@ def _tiles(result: EvaluationResult) -> list[dict[str, str]]:
 
 
 def _title(result: EvaluationResult) -> str:
-    return f"Evaluation: scenario {result.scenario}, {result.split} split"
+    return f"Evaluation: scenario {result.scenario}{on_trace(result)}, {result.split} split"
 
 
 def _facts(result: EvaluationResult) -> str:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from burstenv.evaluation.metrics import PROMPT_EDGES_TOKENS, groups
+from burstenv.evaluation.report.looks import OTHER, looks
 from burstenv.evaluation.report.text import (
     ABSENT,
     milliseconds,
@@ -41,6 +42,7 @@ class Line:
     tags: list[str]
     cells: list[Cell]
     lead: str = ""  # precedes the name
+    look: str = ""  # style class of its colour, if it has one
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,12 @@ def tables(result: EvaluationResult) -> dict[str, list[Table]]:
 
 def _lines(result: EvaluationResult, load: float, cells_of: Callable[[Row], list[Cell]]) -> list[Line]:
     lines = []
+    styles = looks(result)
     for row in result.ranking(load):
         policy = result.policy(row["policy"])
         kind = "apart" if policy["privileged"] else policy["kind"]
-        lines.append(Line(row["policy"], kind, tags(result, policy), cells_of(row)))
+        look = styles.get(row["policy"], OTHER)
+        lines.append(Line(row["policy"], kind, tags(result, policy), cells_of(row), look=look))
     return sorted(lines, key=lambda line: line.kind == "apart")  # oracles are listed separately, at the end
 
 
@@ -273,7 +277,7 @@ def _group_differences(result: EvaluationResult, load: float) -> Table:
 def _pairs(result: EvaluationResult, load: float) -> Table:
     found = next(row for row in result.pairs if row["load"] == load)
     names = found["policies"]
-    lines = []
+    lines, styles = [], looks(result)
     for i, name in enumerate(names):
         cells = []
         for j in range(len(names)):
@@ -284,7 +288,8 @@ def _pairs(result: EvaluationResult, load: float) -> Table:
             sure = low is not None and (low > 0 or high < 0)
             depth = max(-1.0, min(1.0, mean / 0.15)) * 0.6
             cells.append(Cell(f"{100 * mean:+.1f}" + ("" if sure else " ~"), depth if sure else None))
-        lines.append(Line(name, result.policy(name)["kind"], [], cells, lead=f"{i + 1}. "))
+        look = styles.get(name, OTHER)
+        lines.append(Line(name, result.policy(name)["kind"], [], cells, lead=f"{i + 1}. ", look=look))
     return Table(
         f"Every pair at load {load:g}",
         "The row's attainment minus the column's, in percentage points, paired by episode; coloured where the 95 % "

@@ -102,6 +102,12 @@ def unused(result: EvaluationResult) -> list[str]:
     return list(result.provenance.get("unused", []))
 
 
+def on_trace(result: EvaluationResult) -> str:
+    """Return `` on trace NAME`` where another trace than the scenario's own was given, else nothing."""
+    given = result.provenance.get("trace_given")
+    return f" on trace {given}" if given else ""
+
+
 def headline(result: EvaluationResult) -> str:
     """Return the result of the evaluation, in one or two sentences; policy names are in backquotes."""
     load = result.headline_load
@@ -115,7 +121,8 @@ def headline(result: EvaluationResult) -> str:
     sees = ", which sees true output lengths," if result.policy(agent["policy"])["privileged"] else ""
     verdict = _verdict(difference, "the agent", _unit(result))
     text = (
-        f"Agent `{agent['policy']}`{of_many}{sees} reaches {_attains(agent)} attainment at load {load:g}, "
+        f"Agent `{agent['policy']}`{of_many}{sees} reaches {_attains(agent)} attainment"
+        f"{on_trace(result)} at load {load:g}, "
         f"{best_name(best, bool(result.tuning))} {_attains(top)}; {verdict[0].lower()}{verdict[1:]}"
     )
     return text + _by_tokens(result, agent["policy"], difference) + _over_runs(result, agent["policy"])
@@ -128,13 +135,15 @@ def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
         others = best["candidates"] - 1
         rest = ", the highest of all heuristics on these episodes" if others and not best["beforehand"] else ""
         return (
-            f"The reference, `{result.reference}`, reaches {_attains(top)} attainment at load {load:g}"
+            f"The reference, `{result.reference}`, reaches {_attains(top)} attainment"
+            f"{on_trace(result)} at load {load:g}"
             f"{rest}. No agent was evaluated."
         )
     reference = result.summary_of(result.reference, load)
     opening = best_name(best, bool(result.tuning))
     return (
-        f"{opening[0].upper()}{opening[1:]} reaches {_attains(top)} attainment at load {load:g}; the "
+        f"{opening[0].upper()}{opening[1:]} reaches {_attains(top)} attainment"
+        f"{on_trace(result)} at load {load:g}; the "
         f"reference, `{result.reference}`, reaches {_attains(reference)}. "
         f"{_verdict(result.difference(best['policy'], load, 'reference'), 'the heuristic', _unit(result))} "
         "No agent was evaluated."

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from burstenv import __version__
 from burstenv.evaluation.timeline.series import MAX_SEPARATE_REPLICAS, Timeline
 from burstenv.files import write_atomic
+from burstenv.pages.page import render
 
-# After Okabe and Ito, safe for colour-blind eyes: on light paper, on dark paper.
-_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b8488a", "#56a0d3", "#b08a00", "#6b7480", "#1b1f24")
-_DARK = ("#5db4f0", "#ff9147", "#3ccf9f", "#ea92c4", "#a6d5f5", "#e6c44d", "#9aa4af", "#e6e9ed")
+PACKAGE = "burstenv.evaluation.timeline"
 
 
 def write_timeline(timeline: Timeline, path: Path) -> None:
@@ -30,51 +27,30 @@ def write_timeline(timeline: Timeline, path: Path) -> None:
 
 def timeline_page(timeline: Timeline) -> str:
     """Return the page."""
-    here = resources.files("burstenv.evaluation.timeline")
-    css = (here / "timeline.css").read_text(encoding="utf-8")
-    script = (here / "timeline.js").read_text(encoding="utf-8")
-    data = json.dumps(_data(timeline), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
-    facts = "".join(
-        f"<div><dt>{escape(label)}</dt><dd>{escape(str(value))}</dd></div>" for label, value in timeline.facts.items()
+    here = resources.files(PACKAGE)
+    scripts = [(here / name).read_text(encoding="utf-8") for name in ("axes.js", "panels.js", "timeline.js")]
+    data = json.dumps(_data(timeline), separators=(",", ":"), allow_nan=False)
+    return render(
+        "timeline.html.j2",
+        PACKAGE,
+        title=timeline.title,
+        facts={label: str(value) for label, value in timeline.facts.items()},
+        note=_note(timeline),
+        own_css=(here / "timeline.css").read_text(encoding="utf-8"),
+        data=data.replace("</", "<\\/").replace("<!--", "<\\u0021--"),
+        own_script="\n".join(scripts),
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(timeline.title)}</title>
-<style>
-{css}</style>
-</head>
-<body>
-<main>
-<h1>{escape(timeline.title)}</h1>
-<dl>{facts}</dl>
-<div class="tools">
-<span><button id="in" aria-label="zoom in">+</button><button id="out" aria-label="zoom out">&minus;</button>
-<button id="all">whole time</button></span>
-<span id="shown"></span>
-</div>
-<div id="panels"></div>
-<p class="note">Wheel or pinch to zoom, drag to move, double-click for the whole time; keys: arrows, + and &minus;, 0.
-{escape(_note(timeline))} Drawn by burstenv {escape(__version__)}.</p>
-<noscript><p>The picture is drawn by a script in this file, which this browser does not run.</p></noscript>
-</main>
-<script type="application/json" id="data">{data}</script>
-<script>
-{script}</script>
-</body>
-</html>
-"""
 
 
 def _note(timeline: Timeline) -> str:
     width_s = float(timeline.edges_s[1] - timeline.edges_s[0])
+    every = timeline.bars["every"]
+    bars = "" if every == 1 else f" One in {every} of the finished requests has a bar."
     return (
-        f"Arrivals, rejections and attainment are counted from the requests' records, in bins of {width_s:.3g} s. "
+        f"Arrivals, decisions and attainment are counted from the requests' records, in bins of {width_s:.3g} s. "
         f"Waiting requests, KV use and preemptions are the published state of the replicas, read at "
-        f"{len(timeline.time_s):,} decision epochs; lines run straight from reading to reading."
+        f"{timeline.readings:,} decision epochs; after the last arrival, waiting requests and KV use are estimated from "
+        f"the records. TTFT and TPOT are those of finished requests.{bars}"
     )
 
 
@@ -83,17 +59,42 @@ def _data(timeline: Timeline) -> dict[str, Any]:
     start_s, width_s = float(timeline.edges_s[0]), float(timeline.edges_s[1] - timeline.edges_s[0])
     bins = {name: values.tolist() for name, values in timeline.counts.items()}
     bins["preempted"] = timeline.preemptions_by_bin().tolist()
+    separate = len(timeline.replicas) <= MAX_SEPARATE_REPLICAS
+    if not separate:
+        bins["to_0"] = np.sum([bins.pop(name) for name in list(bins) if name.startswith("to_")], axis=0).tolist()
     time_s = timeline.time_s - start_s
     digits = max(0, 3 - int(np.floor(np.log10(max(width_s, 1e-9)))))
     return {
         "start": start_s,
         "width": width_s,
         "bins": bins,
+        "replicas": timeline.replicas,
+        "separate": separate,
         "waiting": _lines(timeline, time_s, timeline.waiting, digits, 0),
         "kv": _lines(timeline, time_s, 100.0 * timeline.kv_used, digits, 1),
-        "light": _LIGHT,
-        "dark": _DARK,
+        **{name: _course(points, start_s, digits) for name, points in timeline.course.items()},
+        "bars": _bars(timeline.bars, start_s, digits),
     }
+
+
+def _course(points: list[list[float]], start_s: float, digits: int) -> list[Any]:
+    """Return the lines of latencies as shares of their objectives [%]."""
+    at, *levels = (np.array(values) for values in points)
+    times = np.round(at - start_s, digits).tolist()
+    names = ("median", "90th percentile")
+    return [
+        {"name": name, "t": times, "v": np.round(100.0 * level, 1).tolist()}
+        for name, level in zip(names, levels, strict=True)
+    ]
+
+
+def _bars(bars: dict[str, Any], start_s: float, digits: int) -> dict[str, Any]:
+    times = ("arrival", "scheduled", "first", "finish")
+    found = {
+        name: np.round(values - start_s, digits).tolist() if name in times else np.asarray(values).tolist()
+        for name, values in bars.items()
+    }
+    return found
 
 
 def _lines(timeline: Timeline, time_s: np.ndarray, values: np.ndarray, digits: int, decimals: int) -> list[Any]:
@@ -102,11 +103,11 @@ def _lines(timeline: Timeline, time_s: np.ndarray, values: np.ndarray, digits: i
     if values.shape[1] <= MAX_SEPARATE_REPLICAS:
         named = [(name, values[:, r], timeline.idle_s[r] - start_s) for r, name in enumerate(timeline.replicas)]
     else:
-        idle = _common(timeline.idle_s) - start_s
+        together = _common(timeline.idle_s) - start_s
         named = [
-            ("mean of replicas", values.mean(axis=1), idle),
-            ("least", values.min(axis=1), idle),
-            ("most", values.max(axis=1), idle),
+            ("mean of replicas", values.mean(axis=1), together),
+            ("least", values.min(axis=1), together),
+            ("most", values.max(axis=1), together),
         ]
     lines = []
     for name, line, idle in named:

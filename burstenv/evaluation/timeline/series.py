@@ -1,10 +1,10 @@
 """The series of an episode or a replay, drawn by :mod:`burstenv.evaluation.timeline.page`.
 
 They have two sources; neither changes the run. The *records* of the requests give exact arrivals, rejections, failures
-and attainment, counted in bins. The *published state* of the replicas (the state at the end of their last iteration,
-always fresh) gives waiting requests, KV use and preemptions. It is read at every ``k``-th decision epoch, and straight
-lines join the readings. If the records show no request on a replica, zeros are inserted: a line must not extend the
-last state through an idle night.
+and attainment, counted in bins, and the latencies of each request (:mod:`burstenv.evaluation.timeline.requests`). The
+*published state* of the replicas (the state at the end of their last iteration, always fresh) gives waiting requests,
+KV use and preemptions. It is read at every ``k``-th decision epoch, and straight lines join the readings. If the
+records show no request on a replica, zeros are inserted: a line must not extend the last state through an idle night.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from burstenv.cluster import ClusterState
 from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
 from burstenv.engine.enums import ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.timeline.requests import bars, course, drain
 from burstenv.workload import CLASSES
 
 MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
@@ -39,6 +40,8 @@ class TimelineRecorder:
         self.names = names
         self.i = i
         self._rows: list[tuple[float, np.ndarray, np.ndarray, int]] = []
+        self._num_blocks = np.ones(len(names))
+        self._block_size = 1
 
     @staticmethod
     def every(num_requests: int) -> int:
@@ -49,11 +52,10 @@ class TimelineRecorder:
         """Read the state at a decision epoch, or at the end."""
         replicas = state.replicas[self.i]
         waiting, free = replicas["seen_waiting"], replicas["seen_free_blocks"]
-        if state.environments["veiled"][
-            self.i
-        ]:  # these are the old metrics of decisions; the present state is stored separately
+        if state.environments["veiled"][self.i]:  # decisions see old metrics; the present state is stored separately
             waiting, free = replicas["fresh"][:, WAITING], replicas["fresh"][:, FREE_BLOCKS]
-        used = 1.0 - free / replicas["num_blocks"]
+        self._num_blocks, self._block_size = replicas["num_blocks"].copy(), int(replicas["block_size"][0])
+        used = 1.0 - free / self._num_blocks
         self._rows.append(
             (
                 float(state.environments["now_s"][self.i]),
@@ -78,16 +80,32 @@ class TimelineRecorder:
             records = records[records["status"] != UNSENT]
         if len(records) == 0:
             raise BurstenvError("an episode without requests has no timeline")
+        time_s = np.array([row[0] for row in self._rows])
+        waiting = np.array([row[1] for row in self._rows]).reshape(len(self._rows), -1)
+        kv_used = np.array([row[2] for row in self._rows]).reshape(len(self._rows), -1)
+        preemptions = np.array([row[3] for row in self._rows], dtype=np.int64)
+        last_s = float(np.nanmax(records["arrival_s"]))
+        if time_s[-1] > last_s:  # few decisions from here on: use the records
+            later = drain(records, last_s, float(time_s[-1]), self._num_blocks, self._block_size)
+            order = np.argsort(np.concatenate([time_s, later[0]]), kind="stable")
+            before = preemptions[np.searchsorted(time_s, later[0], side="right") - 1]
+            time_s, waiting, kv_used, preemptions = (
+                np.concatenate(both)[order]
+                for both in zip((time_s, waiting, kv_used, preemptions), (*later, before), strict=True)
+            )
         return Timeline(
             title=title,
             facts=facts,
             replicas=self.names,
-            time_s=np.array([row[0] for row in self._rows]),
-            waiting=np.array([row[1] for row in self._rows]).reshape(len(self._rows), -1),
-            kv_used=np.array([row[2] for row in self._rows]).reshape(len(self._rows), -1),
-            preemptions=np.array([row[3] for row in self._rows], dtype=np.int64),
+            time_s=time_s,
+            readings=len(self._rows),
+            waiting=waiting,
+            kv_used=kv_used,
+            preemptions=preemptions,
             idle_s=[_idle(records, r) for r in range(len(self.names))],
-            **_binned(records),
+            course=course(records),
+            bars=bars(records, len(self.names)),
+            **_binned(records, len(self.names)),
         )
 
 
@@ -99,24 +117,31 @@ class Timeline:
         title: Its title.
         facts: Figures to print beside it, by label.
         replicas: Names, R of them.
-        time_s: Times of the readings, (S,).
+        time_s: Times of the readings, and of the estimates after the last arrival, (S,).
+        readings: The number of readings.
         waiting: Waiting requests, (S, R) int.
         kv_used: Share of the KV blocks in use, (S, R).
         preemptions: Preemptions of all replicas so far, (S,) int64.
         idle_s: For each replica the periods without any request on it, (., 2).
+        course: Latencies as shares of their objectives over time, see :func:`timeline.requests.course`.
+        bars: Requests on replicas, see :func:`timeline.requests.bars`.
         edges_s: Edges of the bins, (B + 1,).
         counts: By bin, (B,) int each: ``conversation`` and ``api`` arrivals; ``attained`` and ``settled`` requests
-            by arrival; ``rejected`` and ``failed`` by their own time.
+            by arrival; ``to_0``, ``to_1``, ... requests routed to each replica, and ``deferred``, the number of
+            deferrals, both by arrival; ``rejected`` and ``failed`` by their own time.
     """
 
     title: str
     facts: dict[str, Any]
     replicas: list[str]
     time_s: np.ndarray
+    readings: int
     waiting: np.ndarray
     kv_used: np.ndarray
     preemptions: np.ndarray
     idle_s: list[np.ndarray]
+    course: dict[str, list[list[float]]]
+    bars: dict[str, Any]
     edges_s: np.ndarray = field(default_factory=lambda: np.zeros(1))
     counts: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -127,7 +152,7 @@ class Timeline:
         return np.bincount(place, weights=new, minlength=len(self.edges_s) - 1).astype(np.int64)
 
 
-def _binned(records: np.ndarray) -> dict[str, Any]:
+def _binned(records: np.ndarray, replicas: int) -> dict[str, Any]:
     """Count the records in bins from the first arrival to the last finish."""
     arrival_s, status = records["arrival_s"], records["status"]
     finish_s = np.where(np.isnan(records["finish_s"]), arrival_s, records["finish_s"])
@@ -136,13 +161,16 @@ def _binned(records: np.ndarray) -> dict[str, Any]:
     bins = int(np.clip(len(records), 100, MAX_BINS))
     edges_s = np.linspace(start_s, end_s, bins + 1)
 
-    def count(times_s: np.ndarray) -> np.ndarray:
+    def count(times_s: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         place = ((times_s - start_s) * (bins / (end_s - start_s))).astype(np.int64)
-        return np.bincount(np.clip(place, 0, bins - 1), minlength=bins)
+        return np.bincount(np.clip(place, 0, bins - 1), weights, minlength=bins).astype(np.int64)
 
     counts = {name: count(arrival_s[records["class_code"] == code]) for code, name in enumerate(CLASSES)}
     counts["attained"] = count(arrival_s[status == ATTAINED])
     counts["settled"] = count(arrival_s[status >= ATTAINED])
+    for r in range(replicas):
+        counts[f"to_{r}"] = count(arrival_s[records["replica"] == r])
+    counts["deferred"] = count(arrival_s, records["defers"])
     counts["rejected"] = count(finish_s[status == REJECTED])
     counts["failed"] = count(finish_s[(status == FAILED) | (status == LENGTH_CAPPED)])
     return {"edges_s": edges_s, "counts": counts}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.files import check_ending, write_atomic
+from burstenv.pages.page import render
 from burstenv.workload.fidelity.statistics import GroupStatistics
 from burstenv.workload.fidelity.table import FLOOR, Fidelity, error_number, error_text, number
 from burstenv.workload.generator.fit_lengths import equal_mass_edges
-from burstenv.workload.plots.style import Theme, draw, need_matplotlib, short
+from burstenv.workload.plots.style import Theme, data_uri, draw, need_matplotlib, short
 from burstenv.workload.trace import CLASSES
 
 _BAND_BINS = 12
@@ -38,8 +37,12 @@ def write_pictures(result: Fidelity, out: Path) -> None:
         BurstenvError: For another ending, or without matplotlib.
     """
     check_output(out)
-    images = {group: _picture(result, group) for group in CLASSES if group in result.statistics}
-    write_atomic(out, _side_by_side(images) if out.suffix == ".png" else _page(result, images))
+    groups = [group for group in CLASSES if group in result.statistics]
+    if out.suffix == ".png":
+        write_atomic(out, _side_by_side([_picture(result, group, _panels(result, group)) for group in groups]))
+        return
+    pictures = {group: [_picture(result, group, [panel]) for panel in _panels(result, group)] for group in groups}
+    write_atomic(out, _page(result, pictures))
 
 
 def check_output(out: Path) -> None:
@@ -48,22 +51,25 @@ def check_output(out: Path) -> None:
     need_matplotlib()
 
 
-def _picture(result: Fidelity, group: str) -> dict[str, bytes]:
-    """Draw all panels of one class; PNG by the name of the theme."""
-    measured = {name: s for name, s in result.statistics[group].items() if s.requests}
-    # A part of a trace lacks the figures distorted by gaps between its weeks; they are not drawn either.
+def _panels(result: Fidelity, group: str) -> list[Panel]:
+    """Return the panels of a class; a part of a trace lacks those distorted by gaps between its weeks."""
     said = " ".join(figure.statistic for figure in result.figures if figure.group == group)
-    panels: list[Panel] = [panel for statistic, panel in _PANELS if statistic in said]
+    return [panel for statistic, panel in _PANELS if statistic in said]
+
+
+def _picture(result: Fidelity, group: str, panels: Sequence[Panel]) -> dict[str, bytes]:
+    """Draw panels of one class beneath each other; PNG by the name of the theme."""
+    measured = {name: s for name, s in result.statistics[group].items() if s.requests}
 
     def plot(axes: Sequence[Any], theme: Theme) -> None:
         looks = _looks(result, theme)
         for number_, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
             panel(axis, measured, looks, theme)
             if number_ == 0:
-                axis.legend(loc="upper left")
+                axis.legend(loc="best")
         axes[0].set_title(f"{group}: {axes[0].get_title(loc='left')}", loc="left")
 
-    return draw(plot, [2.1] * len(panels))
+    return draw(plot, [2.4] * len(panels))
 
 
 def _looks(result: Fidelity, theme: Theme) -> dict[str, dict[str, Any]]:
@@ -210,11 +216,11 @@ _PANELS: tuple[tuple[str, Panel], ...] = (
 )
 
 
-def _side_by_side(images: dict[str, dict[str, bytes]]) -> bytes:
+def _side_by_side(images: Sequence[dict[str, bytes]]) -> bytes:
     """Put the classes' figures side by side, in the light theme."""
     from matplotlib.image import imread, imsave
 
-    columns = [imread(io.BytesIO(image["light"]))[:, :, :3] for image in images.values()]
+    columns = [imread(io.BytesIO(image["light"]))[:, :, :3] for image in images]
     height = max(column.shape[0] for column in columns)
     padded = [np.pad(c, ((0, height - c.shape[0]), (0, 0), (0, 0)), constant_values=1.0) for c in columns]
     stream = io.BytesIO()
@@ -222,59 +228,34 @@ def _side_by_side(images: dict[str, dict[str, bytes]]) -> bytes:
     return stream.getvalue()
 
 
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--soft:#6b7480;--line:#e3e6ea;--bad:#b3261e}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--paper:#14181d;--soft:#9aa4af;--line:#2b323a;--bad:#ff8a80}}
-body{font:15px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto}
-body{max-width:1100px;padding:1rem}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}p{color:var(--soft);max-width:70ch}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}
-td,th{padding:.15rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-td:first-child,th:first-child{text-align:left}.bad{color:var(--bad);font-weight:600}
-.pictures{display:flex;flex-wrap:wrap;gap:1rem}.pictures img{width:100%;max-width:520px;height:auto}
-"""
-
-
-def _page(result: Fidelity, images: dict[str, dict[str, bytes]]) -> str:
-    def uri(png: bytes) -> str:
-        return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-    pictures = []
-    for group, image in images.items():
-        alt = f"Statistics of the class {html.escape(group)}, each drawn for all traces; the table has the figures"
-        dark = f'<source media="(prefers-color-scheme:dark)" srcset="{uri(image["dark"])}">'
-        pictures.append(f'<picture>{dark}<img src="{uri(image["light"])}" alt="{alt}"></picture>')
-    title = html.escape(f"Fidelity: {result.reference} and {', '.join(result.candidates)}")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
-        "<p>Distances of distributions are Kolmogorov-Smirnov distances; other errors are relative to "
-        f"{html.escape(result.reference)}, or differences. Red: above the target.</p>"
-        f'<div class="pictures">{"".join(pictures)}</div>{_tables(result)}</body></html>'
+def _page(result: Fidelity, pictures: dict[str, list[dict[str, bytes]]]) -> str:
+    names = [result.reference, *result.candidates]
+    return render(
+        "fidelity.html.j2",
+        "burstenv.workload.plots",
+        title=f"Fidelity: {result.reference} and {', '.join(result.candidates)}",
+        reference=result.reference,
+        groups=[
+            {
+                "name": group,
+                "pictures": [{name: data_uri(png) for name, png in picture.items()} for picture in pictures[group]],
+                **_table(result, group, names),
+            }
+            for group in pictures
+        ],
     )
 
 
-def _tables(result: Fidelity) -> str:
+def _table(result: Fidelity, group: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return the head and the rows of a class; a cell is its text, and whether it misses the target."""
     floor = any(FLOOR in figure.errors for figure in result.figures)
-    names = [html.escape(name) for name in (result.reference, *result.candidates)]
-    head = f"<th></th><th>{names[0]}</th>" + "".join(f"<th>{name}</th><th>error</th>" for name in names[1:])
-    head += (f"<th>{FLOOR}</th>" if floor else "") + "<th>target</th>"
-    parts = []
-    for group in dict.fromkeys(figure.group for figure in result.figures):
-        rows = []
-        for f in (f for f in result.figures if f.group == group):
-            cells = [f.statistic, number(f.reference)]
-            for name in result.candidates:
-                cells += [number(f.values[name]), error_text(f, name)]
-            cells += [error_text(f, FLOOR)] if floor else []
-            cells.append("" if f.target is None else error_number(f.kind, f.target))
-            rows.append("".join(_cell(cell) for cell in cells))
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        parts.append(f'<h2>{html.escape(group)}</h2><div class="wide"><table><tr>{head}</tr>{body}</table></div>')
-    return "".join(parts)
-
-
-def _cell(text: str) -> str:
-    missed = text.endswith(" !")
-    return f"<td{' class=bad' if missed else ''}>{html.escape(text.removesuffix(' !'))}</td>"
+    head = ["statistic", names[0], *(text for name in names[1:] for text in (name, "error")), *([FLOOR] * floor)]
+    rows = []
+    for f in (f for f in result.figures if f.group == group):
+        cells = [f.statistic, number(f.reference)]
+        for name in result.candidates:
+            cells += [number(f.values[name]), error_text(f, name)]
+        cells += [error_text(f, FLOOR)] if floor else []
+        cells.append("" if f.target is None else error_number(f.kind, f.target))
+        rows.append([(cell.removesuffix(" !"), cell.endswith(" !")) for cell in cells])
+    return {"head": [*head, "target"], "rows": rows}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from burstenv.errors import BurstenvError
+from burstenv.pages.palette import COLOURS
 from burstenv.workload.trace import CLASSES, MODELS
 
 WIDTH_IN = 4.6
@@ -45,14 +46,17 @@ class Theme:
         return self.of_model[code][0]
 
 
-LIGHT = Theme(
-    "light", "#ffffff", "#1b1f24", "#6b7480", "#e3e6ea",
-    (("#0072b2", "#009e73", "#56a0d3"), ("#d55e00", "#b8488a", "#b08a00")), "#0072b2", "#d55e00",
-)  # fmt: skip
-DARK = Theme(
-    "dark", "#14181d", "#e6e9ed", "#9aa4af", "#2b323a",
-    (("#5db4f0", "#3ccf9f", "#a6d5f5"), ("#ff9147", "#ea92c4", "#e6c44d")), "#5db4f0", "#ff9147",
-)  # fmt: skip
+def _theme(name: str, k: int) -> Theme:
+    colour = {key: pair[k] for key, pair in COLOURS.items()}
+    of_model = (
+        (colour["c0"], colour["c2"], ("#56a0d3", "#a6d5f5")[k]),
+        (colour["c1"], colour["c3"], colour["c4"]),
+    )
+    grid = colour["line"]
+    return Theme(name, colour["paper"], colour["ink"], colour["soft"], grid, of_model, colour["c0"], colour["c1"])
+
+
+LIGHT, DARK = _theme("light", 0), _theme("dark", 1)
 THEMES = (LIGHT, DARK)
 
 
@@ -76,17 +80,21 @@ class Picture:
 
     def uri(self, theme: str) -> str:
         """Return the picture as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png[theme]).decode("ascii")
+        return data_uri(self.png[theme])
+
+
+def data_uri(png: bytes) -> str:
+    """Return a PNG picture as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def need_matplotlib() -> None:
     """Raise a one-sentence error if the report extra is not installed.
 
     Raises:
-        BurstenvError: Without matplotlib or jinja2.
+        BurstenvError: Without matplotlib.
     """
     try:
-        import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise BurstenvError(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
+from burstenv.pages.page import render
 from burstenv.workload.plots.style import Picture, need_matplotlib, plural
 from burstenv.workload.trace import DAY_S, Trace
 
@@ -23,7 +23,7 @@ def trace_pictures(trace: Trace) -> list[Picture]:
         trace: The trace, of at least one request.
 
     Raises:
-        BurstenvError: Without matplotlib and jinja2, or when the trace is empty.
+        BurstenvError: Without matplotlib, or when the trace is empty.
     """
     need_matplotlib()
     if len(trace) == 0:
@@ -37,22 +37,13 @@ def trace_pictures(trace: Trace) -> list[Picture]:
 
 def trace_page(trace: Trace, pictures: list[Picture], title: str) -> str:
     """Return one self-contained HTML page with the figures in both themes."""
-    need_matplotlib()
-    import jinja2
-    from markupsafe import Markup
-
-    from burstenv import __version__
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    here = resources.files("burstenv.workload.plots")
-    template = environment.from_string((here / "trace_page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return render(
+        "trace_page.html.j2",
+        "burstenv.workload.plots",
         title=title,
-        css=Markup((here / "trace_page.css").read_text(encoding="utf-8")),
         facts=_facts(trace),
         pictures=pictures,
         steps=trace.metadata.get("steps", ()),
-        version=__version__,
     )
 
 
@@ -68,7 +59,7 @@ def write_trace_plots(trace: Trace, folder: str | Path, title: str) -> dict[str,
         The paths by picture, and ``html``.
 
     Raises:
-        BurstenvError: Without matplotlib and jinja2, when the trace is empty, or where the folder cannot be written.
+        BurstenvError: Without matplotlib, when the trace is empty, or where the folder cannot be written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

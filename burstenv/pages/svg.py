@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 WIDTH = 440.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 10.0, 38.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: title, caption, the SVG element, and its legend as (style, text) pairs."""
+
+    title: str
+    caption: str
+    svg: str
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
