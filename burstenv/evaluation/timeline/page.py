@@ -49,8 +49,8 @@ def _note(timeline: Timeline) -> str:
     return (
         f"Arrivals, decisions and attainment are counted from the requests' records, in bins of {width_s:.3g} s. "
         f"Waiting requests, KV use and preemptions are the published state of the replicas, read at "
-        f"{timeline.readings:,} decision epochs; after the last arrival, waiting requests and KV use are estimated from "
-        f"the records. TTFT and TPOT are those of finished requests.{bars}"
+        f"{timeline.readings:,} decision epochs; after the last arrival, waiting requests and KV use are estimated "
+        f"from the records. TTFT and TPOT are those of finished requests.{bars}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.engine.enums import ATTAINED, LATE
+from burstenv.engine.enums import ATTAINED, LATE, LENGTH_CAPPED
 
 MAX_BARS = 6000  # with more requests, only every k-th has a bar
 DRAIN_INSTANTS = 150
@@ -19,10 +19,9 @@ PER_BIN = 40  # finished requests of a bin of latencies, about
 MAX_COURSE_BINS = 500
 
 
-def served(records: np.ndarray) -> np.ndarray:
-    """Return a mask of the finished requests, (n,) bool."""
-    mask: np.ndarray = (records["status"] == ATTAINED) | (records["status"] == LATE)
-    return mask
+def answered(records: np.ndarray) -> np.ndarray:
+    """Return a mask of the requests that were answered to an end, (n,) bool."""
+    return np.isin(records["status"], (ATTAINED, LATE, LENGTH_CAPPED))
 
 
 def course(records: np.ndarray) -> dict[str, list[list[float]]]:
@@ -32,7 +31,7 @@ def course(records: np.ndarray) -> dict[str, list[list[float]]]:
         For ``ttft`` and ``tpot``: the centres of the bins with finished requests [s], and for each bin the median and
         the 90th percentile of latency / objective.
     """
-    held = records[served(records)]
+    held = records[answered(records)]
     found: dict[str, list[list[float]]] = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         gaps = held["target_tokens"] - 1
@@ -67,7 +66,7 @@ def bars(records: np.ndarray, replicas: int) -> dict[str, Any]:
         bars of a lane do not overlap), ``arrival``, ``scheduled``, ``first`` (token) and ``finish`` [s], ``late``,
         ``prompt`` and ``output`` tokens; and ``lanes`` of each replica.
     """
-    ids = np.flatnonzero(served(records))
+    ids = np.flatnonzero(answered(records))
     every = max(1, -(-len(ids) // MAX_BARS))
     ids = ids[::every]
     ids = ids[np.argsort(records["arrival_s"][ids], kind="stable")]
@@ -94,7 +93,7 @@ def bars(records: np.ndarray, replicas: int) -> dict[str, Any]:
         "scheduled": held["first_scheduled_s"],
         "first": held["first_token_s"],
         "finish": held["finish_s"],
-        "late": (held["status"] == LATE).astype(np.int64),
+        "late": (held["status"] != ATTAINED).astype(np.int64),
         "prompt": held["prompt_tokens"],
         "output": held["target_tokens"],
     }
@@ -118,7 +117,7 @@ def drain(
     Returns:
         Instants (T,) [s], waiting requests (T, R), and the used share of the KV blocks (T, R).
     """
-    held = records[served(records) & (records["finish_s"] > since_s)]
+    held = records[answered(records) & (records["finish_s"] > since_s)]
     at_s = np.linspace(since_s, until_s, DRAIN_INSTANTS + 2)[1:-1]
     waiting = np.zeros((len(at_s), len(num_blocks)), np.int64)
     used = np.zeros((len(at_s), len(num_blocks)))

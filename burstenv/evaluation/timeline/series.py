@@ -18,9 +18,9 @@ import numpy as np
 
 from burstenv.cluster import ClusterState
 from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
-from burstenv.engine.enums import ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
+from burstenv.engine.enums import ATTAINED, FAILED, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.timeline.requests import bars, course, drain
+from burstenv.evaluation.timeline.requests import answered, bars, course, drain
 from burstenv.workload import CLASSES
 
 MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
@@ -181,7 +181,7 @@ def _idle(records: np.ndarray, replica: int) -> np.ndarray:
 
     A request may be on it from its arrival to its last token. Periods below a thousandth of the span are left out.
     """
-    served = (records["replica"] == replica) & np.isin(records["status"], (ATTAINED, LATE, LENGTH_CAPPED))
+    served = (records["replica"] == replica) & answered(records)
     start_s = float(records["arrival_s"][0])
     ends = records["finish_s"][~np.isnan(records["finish_s"])]
     end_s = max(float(records["arrival_s"][-1]), float(ends.max()) if len(ends) else start_s)
