@@ -14,15 +14,15 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
 from burstenv.agents.sb3.return_scale import ReturnScale
 from burstenv.arrays import read_arrays, write_arrays
-from burstenv.cluster.state import ClusterState
-from burstenv.engine.arena import PoolLayout
+from burstenv.cluster.snapshot import Row
+from burstenv.engine.arena import ArenaLayout
 from burstenv.envs.snapshot import Snapshot
 from burstenv.errors import BurstenvError
 from burstenv.plain_data import parse_json
 
 MOST_BYTES = 1 << 37  # of arrays; a store of past decisions is large
 _VALUES = "values"
-_RECORDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Snapshot, ClusterState, PoolLayout)}
+_RECORDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Snapshot, Row, ArenaLayout)}
 
 
 def write_state(stream: IO[bytes], state: dict[str, Any]) -> None:

@@ -119,7 +119,7 @@ class Validator:
         self._reset(batch)
         for i in range(batch.num_envs):
             record = parse_composite(policies[self.loads[i // self._episodes]]).record(batch.scenario.mode_names)
-            rollout(*batch.cluster.state.arrays(), batch.cluster.modes, record, i, UNLIMITED)
+            rollout(*batch.cluster.state.arrays(), record, i, UNLIMITED)
         return self._score(batch)
 
 

@@ -14,70 +14,68 @@ from burstenv._jit.decorators import entry
 from burstenv.agents.sb3.joint_batch import JointBatch
 from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.cluster.gateway import REJECT
+from burstenv.cluster.world import Arrays, world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.envs.batch import EnvironmentBatch
-from burstenv.envs.step import policy_decision
 from burstenv.policies import parse_composite
+from burstenv.policies.decide import decide
 
 
 @entry
 def _ask_composites(
-    environments, replicas, pool, requests, policies, which, flags, num_modes, draws, answer, targets, actions
+    environments, memories, replicas, arenas, requests, gateway, specs, modes,
+    policies, which, settings, draws, targets, actions,
 ):  # fmt: skip
     """Compute a composite's choices in every environment.
 
-    Args:
-        environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
-        replicas: (N R,) REPLICA.
-        pool: int32, the parts of variable size.
-        requests: (N E,) REQUEST.
-        policies: (K,) POLICY, the teachers.
-        which: (N,) int64, the teacher of each environment.
-        flags: (4,) int64, the decisions, see ``ActionLayout.flags``.
-        num_modes: M.
-        draws: Number of answers.
-        answer: (3,) int64, scratch.
-        targets: (N, A) float32, choice probabilities, written. At a tick only a mode has an effect: without a batching
-            decision they are 0 there, and also after the episode's end.
-        actions: (N, C) int64, the last of the answers, written.
+    The first arguments are those of ``Arrays``; then:
+
+    policies: (K,) POLICY, the teachers.
+    which: (N,) int64, the teacher of each environment.
+    settings: (1,) SETTINGS, the decisions of the agent.
+    draws: Number of answers.
+    targets: (N, A) float32, choice probabilities, written. At a tick only a mode has an effect: without a batching
+      decision they are 0 there, and also after the episode's end.
+    actions: (N, C) int64, the last of the answers, written.
     """
-    for i in range(environments.shape[0]):
-        environment = environments[i]
+    arrays, asked = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), settings[0]
+    for i in range(len(environments)):
+        world = world_of(arrays, i)
+        environment, memory = world.environment, world.memory
         for a in range(targets.shape[1]):
             targets[i, a] = 0.0
         if environment.done:
             continue
-        policy = policies[which[i] : which[i] + 1]
         nobody = environment.at_door == NOBODY
         for draw in range(draws):
-            round_robin = environment.round_robin
-            bucket_tokens = environment.bucket_tokens
-            bucket_s = environment.bucket_s
-            policy_decision(environments, replicas, pool, requests, policy, i, answer)
+            round_robin = memory.round_robin
+            bucket_tokens = memory.bucket_tokens
+            bucket_s = memory.bucket_s
+            admission, replica, mode = decide(policies[which[i]], world)
             if draw < draws - 1:  # rules with a memory are charged for one answer only
-                environment.round_robin = round_robin
-                environment.bucket_tokens = bucket_tokens
-                environment.bucket_s = bucket_s
-            if flags[3]:
-                choice = 0 if answer[0] == REJECT else 1 + answer[1]
+                memory.round_robin = round_robin
+                memory.bucket_tokens = bucket_tokens
+                memory.bucket_s = bucket_s
+            if asked.flat:
+                choice = 0 if admission == REJECT else 1 + replica
                 actions[i, 0] = choice
                 targets[i, choice] += 0.0 if nobody else 1.0 / draws
                 continue
             at = 0
             k = 0
-            if flags[0]:
-                actions[i, k] = answer[0]
-                targets[i, answer[0]] += 0.0 if nobody else 1.0 / draws
+            if asked.decides_admission:
+                actions[i, k] = admission
+                targets[i, admission] += 0.0 if nobody else 1.0 / draws
                 at += 3
                 k += 1
-            if flags[1]:
-                actions[i, k] = answer[1]
-                targets[i, at + answer[1]] += 0.0 if nobody and not flags[2] else 1.0 / draws
-                at += environment.num_replicas
+            if asked.decides_routing:
+                actions[i, k] = replica
+                targets[i, at + replica] += 0.0 if nobody and not asked.decides_batching else 1.0 / draws
+                at += len(world.replicas)
                 k += 1
-            if flags[2]:
-                actions[i, k] = answer[2]
-                targets[i, at + answer[2]] += 1.0 / draws
+            if asked.decides_batching:
+                actions[i, k] = mode
+                targets[i, at + mode] += 1.0 / draws
 
 
 class Teacher:
@@ -130,9 +128,7 @@ class _PartTeacher:
         self._loads = np.array(sorted(policies))
         self._records = np.concatenate([parse_composite(policies[load]).record(names) for load in self._loads])
         self._which = np.zeros(batch.num_envs, np.int64)
-        self._flags = batch.layout.flags()
         self._draws = draws
-        self._answer = np.zeros(3, np.int64)
         self._targets, self._actions = targets, actions
 
     def ask(self) -> None:
@@ -142,6 +138,6 @@ class _PartTeacher:
             now = np.array([episode.get("load", 1.0) for episode in batch.episodes])
             self._which[:] = np.abs(now[:, None] - self._loads[None]).argmin(1)
         _ask_composites(
-            *batch.cluster.state.arrays(), self._records, self._which, self._flags, len(batch.scenario.mode_names),
-            self._draws, self._answer, self._targets, self._actions,
+            *batch.cluster.state.arrays(), self._records, self._which, batch.settings, self._draws, self._targets,
+            self._actions,
         )  # fmt: skip

@@ -77,16 +77,20 @@ def _entry(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return keep_on_disk(numba.njit(**options)(function))
 
 
-def types_of(state: Any) -> tuple[types.Type, ...]:
-    """Return the types of an environment, a replica, the pool and all requests of a cluster state."""
-    environments, replicas, pool, requests = map(
-        numba.typeof, (state.environments, state.replicas, state.pool.reshape(-1), state.requests.reshape(-1))
-    )
-    return environments.dtype, replicas.dtype, pool, requests
-
-
 DETACHED: list[Detached] = []  # all there are
 _THIS_PROCESS = object()  # a copy in another process is another object
+
+
+def resolved(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """Return what runs an entry on arguments of the types of these, and looks at their types no more.
+
+    To look at them takes longer than one step of one environment.
+    """
+    if INTERPRETED:
+        return function
+    signature = tuple(map(numba.typeof, arguments))
+    function.compile(signature)  # type: ignore[attr-defined]
+    return function.overloads[signature].entry_point  # type: ignore[attr-defined]
 
 
 def detached(needed: Callable[[Any], bool], signature: Callable[[Any], Sequence[types.Type]]) -> Callable[..., Any]:

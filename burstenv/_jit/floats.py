@@ -1,4 +1,4 @@
-"""Real numbers in the pool of integers, compiled: each takes two."""
+"""Real numbers in the arena, an array of integers, compiled: each takes two."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from burstenv._jit.decorators import kernel
 
 
 @kernel
-def real_at(pool, at):
-    """Return the number that two integers of the pool hold."""
-    low = np.uint64(np.uint32(pool[at]))
-    high = np.uint64(np.uint32(pool[at + 1]))
+def real_at(arena, at):
+    """Return the number that two integers of the arena hold."""
+    low = np.uint64(np.uint32(arena[at]))
+    high = np.uint64(np.uint32(arena[at + 1]))
     return np.uint64(low | (high << np.uint64(32))).view(np.float64)
 
 
 @kernel
-def put_real(pool, at, number):
-    """Write a number into two integers of the pool."""
+def put_real(arena, at, number):
+    """Write a number into two integers of the arena."""
     bits = np.float64(number).view(np.uint64)
-    pool[at] = np.int32(bits & np.uint64(0xFFFFFFFF))
-    pool[at + 1] = np.int32(bits >> np.uint64(32))
+    arena[at] = np.int32(bits & np.uint64(0xFFFFFFFF))
+    arena[at + 1] = np.int32(bits >> np.uint64(32))

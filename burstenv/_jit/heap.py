@@ -1,6 +1,6 @@
 """A binary heap of request ids with their keys, smallest ``(key, id)`` on top.
 
-A heap is a stretch of the pool: entry k begins at ``base + stride k``, so that two heaps can share a stretch that is
+A heap is a stretch of the arena: entry k begins at ``base + stride k``, so that two heaps can share a stretch that is
 long enough for both together, one growing from each end. An entry is a key, in two integers, and an id: whoever
 compares entries touches no request record. Removing another entry than the first, which is rare, searches for it.
 """
@@ -15,21 +15,21 @@ BACKWARDS = -ENTRY  # the stride of a heap that grows from the end of its stretc
 
 
 @kernel
-def heap_first(pool, base):
+def heap_first(arena, base):
     """Return the id on top of a heap that is not empty."""
-    return pool[base + ENTRY_ID]
+    return arena[base + ENTRY_ID]
 
 
 @kernel
-def heap_first_key(pool, base):
+def heap_first_key(arena, base):
     """Return the smallest key of a heap that is not empty."""
-    return real_at(pool, base)
+    return real_at(arena, base)
 
 
 @kernel
-def _put(pool, at, key, request_id):
-    put_real(pool, at, key)
-    pool[at + ENTRY_ID] = request_id
+def _put(arena, at, key, request_id):
+    put_real(arena, at, key)
+    arena[at + ENTRY_ID] = request_id
 
 
 @kernel
@@ -38,59 +38,59 @@ def _before(key_a, a, key_b, b):
 
 
 @kernel
-def _sift_up(pool, base, stride, position, key, request_id):
+def _sift_up(arena, base, stride, position, key, request_id):
     while position > 0:
         parent = (position - 1) >> 1
         at = base + stride * parent
-        parent_key, parent_id = real_at(pool, at), pool[at + ENTRY_ID]
+        parent_key, parent_id = real_at(arena, at), arena[at + ENTRY_ID]
         if not _before(key, request_id, parent_key, parent_id):
             break
-        _put(pool, base + stride * position, parent_key, parent_id)
+        _put(arena, base + stride * position, parent_key, parent_id)
         position = parent
-    _put(pool, base + stride * position, key, request_id)
+    _put(arena, base + stride * position, key, request_id)
 
 
 @kernel
-def _sift_down(pool, base, stride, size, position, key, request_id):
+def _sift_down(arena, base, stride, size, position, key, request_id):
     while True:
         child = 2 * position + 1
         if child >= size:
             break
         at = base + stride * child
-        child_key, child_id = real_at(pool, at), pool[at + ENTRY_ID]
+        child_key, child_id = real_at(arena, at), arena[at + ENTRY_ID]
         if child + 1 < size:
             at += stride
-            other_key, other_id = real_at(pool, at), pool[at + ENTRY_ID]
+            other_key, other_id = real_at(arena, at), arena[at + ENTRY_ID]
             if _before(other_key, other_id, child_key, child_id):
                 child += 1
                 child_key, child_id = other_key, other_id
         if not _before(child_key, child_id, key, request_id):
             break
-        _put(pool, base + stride * position, child_key, child_id)
+        _put(arena, base + stride * position, child_key, child_id)
         position = child
-    _put(pool, base + stride * position, key, request_id)
+    _put(arena, base + stride * position, key, request_id)
 
 
 @kernel
-def heap_push(pool, base, stride, size, key, request_id):
+def heap_push(arena, base, stride, size, key, request_id):
     """Add a request to a heap of ``size`` entries (the caller counts)."""
-    _sift_up(pool, base, stride, size, key, request_id)
+    _sift_up(arena, base, stride, size, key, request_id)
 
 
 @kernel
-def heap_remove(pool, base, stride, size, request_id):
+def heap_remove(arena, base, stride, size, request_id):
     """Remove a request, wherever it stands, from a heap of ``size`` entries (the caller counts)."""
     position = 0
-    while pool[base + stride * position + ENTRY_ID] != request_id:
+    while arena[base + stride * position + ENTRY_ID] != request_id:
         position += 1
     last = size - 1
     if position == last:
         return
     at = base + stride * last
-    key, moving = real_at(pool, at), pool[at + ENTRY_ID]
+    key, moving = real_at(arena, at), arena[at + ENTRY_ID]
     if position > 0:
         at = base + stride * ((position - 1) >> 1)
-        if _before(key, moving, real_at(pool, at), pool[at + ENTRY_ID]):
-            _sift_up(pool, base, stride, position, key, moving)
+        if _before(key, moving, real_at(arena, at), arena[at + ENTRY_ID]):
+            _sift_up(arena, base, stride, position, key, moving)
             return
-    _sift_down(pool, base, stride, last, position, key, moving)
+    _sift_down(arena, base, stride, last, position, key, moving)

@@ -13,6 +13,7 @@ from burstenv._jit.decorators import entry
 from burstenv.cluster.client_config import Clients
 from burstenv.cluster.clients import follows
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
+from burstenv.cluster.world import Arrays, world_of
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 
@@ -71,17 +72,19 @@ def seconds(value: Any, what: str, least: float = 0.0, most: float = math.inf, f
 
 
 @entry
-def _first_wrong(environments, replicas, pool, requests, i, num_requests, direct):
+def _first_wrong(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, num_requests, direct
+):  # fmt: skip
     """Return the row of the first request that breaks a rule of ``_RULES``, and which; -1 and 0 if none does."""
-    environment = environments[i]
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    world = world_of(arrays, i)
     before_s = 0.0
     caching = False
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        caching = caching or replicas[r].prefix_caching != 0
+    for r in range(len(world.specs)):
+        caching = caching or world.specs[r].prefix_caching != 0
     for row in range(num_requests):
-        request_id = environment.first_request + row
-        request = requests[request_id]
-        if not (environment.clients and follows(environment, pool, request_id)):
+        request = world.requests[row]
+        if not (world.gateway.clients and follows(world, row)):
             if not before_s <= request.arrival_s < np.inf:
                 return row, 0
             if not direct:
@@ -133,13 +136,12 @@ def check_array(requests: Any) -> None:
         raise BurstenvError(f"requests must be an array of REQUEST, (n,), as request_array returns it, got {got}")
 
 
-def check_requests(arrays: tuple[np.ndarray, ...], i: int, num_requests: int, direct: bool) -> None:
+def check_requests(arrays: Arrays, i: int, num_requests: int, direct: bool) -> None:
     """Refuse an episode that the engine cannot play; its requests stand in the state of cluster ``i``."""
-    environments, _, _, requests = arrays
     row, rule = _first_wrong(*arrays, i, num_requests, direct)
     if row >= 0:
         name, right = _RULES[rule]
-        value = requests[int(environments[i]["first_request"]) + row][name]
+        value = arrays.requests[i, row][name]
         raise BurstenvError(f"request {row} of the episode: {name} must be {right}, got {value}")
 
 

@@ -29,6 +29,8 @@ from burstenv.cluster.checks import (
 )
 from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig
 from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.constants import layout_of, write_constants
+from burstenv.cluster.constants import needs_general_engine as needs_general_engine
 from burstenv.cluster.entries import (
     advance_at,
     decide_at,
@@ -44,41 +46,23 @@ from burstenv.cluster.requests import number_streams as number_streams
 from burstenv.cluster.requests import request_array as request_array
 from burstenv.cluster.state import ClusterState
 from burstenv.config import load
-from burstenv.engine.arena import PoolLayout
 from burstenv.engine.enums import (
-    BATCH_NAMES,
-    CLIENT_NAMES,
     FIRST_SCANNED,
-    MEMORY_NAMES,
     NOBODY,
-    ORDER_NAMES,
     PRIORITY,
     UNSEEN,
 )
-from burstenv.engine.kv_cache import block_slots, bucket_count
 from burstenv.engine.livelock import livelock
-from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS, MODE
+from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS
 from burstenv.errors import BurstenvError
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
-_CODED = {"order": ORDER_NAMES, "batch": BATCH_NAMES, "memory": MEMORY_NAMES, "fair_by": CLIENT_NAMES}
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 
 
 def load_cluster(name: str) -> tuple[ReplicaSpec, ...]:
     """Return the replicas of a shipped cluster, or of a YAML file."""
     return resolve_cluster(load(ClusterConfig, "clusters", name))
-
-
-def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
-    """Return whether a replica's rules go beyond what the fast engine leans on."""
-    return (
-        spec.asynchronous
-        or not spec.chunked_prefill
-        or not spec.validate_requests
-        or spec.long_prefill_token_threshold > 0
-        or any(mode.needs_general_engine for mode in modes)
-    )
 
 
 class Cluster:
@@ -117,50 +101,34 @@ class Cluster:
             whole(max_request_tokens, "max_request_tokens", 1)
         self.specs = tuple(specs)
         self.mode_names = tuple(mode.name for mode in modes)
-        resolved = [[spec.resolve(mode) for mode in modes] for spec in self.specs]
-        self.modes = np.zeros((len(self.specs), len(modes)), MODE)  # (R, M)
-        for r, row in enumerate(resolved):
-            for m, limits in enumerate(row):
-                for name, value in limits.items():
-                    names = _CODED.get(name)
-                    self.modes[r, m][name] = value if names is None else names.index(value)
         block_sizes = {spec.block_size for spec in self.specs}
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
         self.clients = clients
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
-        self.state = ClusterState.allocate(
-            num_envs, len(self.specs), num_requests, block_sizes.pop(), self._layout(modes, max_request_tokens)
-        )
+        layout = layout_of(self.specs, modes, max_request_tokens, clients is not None)
+        self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
+        write_constants(self.state, self.specs, modes)
+        gateway = self.state.gateway
+        gateway["defer_s"] = defer_s
+        gateway["max_defers"] = max_defers
+        gateway["batching_period_s"] = batching_period_s
+        gateway["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
         if clients is not None:
             self._set_clients(clients)
-        self.state.environments["defer_s"] = defer_s
-        self.state.environments["max_defers"] = max_defers
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
-        self.state.environments["batching_period_s"] = batching_period_s
-        self.state.environments["class_value"] = 1.0
-        self.state.environments["modes"] = len(modes)
+        self.set_class_values([1.0] * self.state.layout.num_classes)
         self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
-        self.state.environments["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
-        for r, spec in enumerate(self.specs):
-            column = self.state.replicas[:, r]
-            for name, value in spec.latency.coefficients_s().items():
-                column[name] = value
-            column["prefill_token_s"] = spec.latency.prefill_token_s()
-            column["floor_s"] = spec.latency.iteration_s(1, 1, 0, 0, 1)
-            column["num_blocks"] = spec.num_blocks
-            column["block_size"] = spec.block_size
-            column["per_block"] = 1.0 / spec.num_blocks
-            column["per_cache_token"] = 1.0 / (spec.num_blocks * spec.block_size)
-            column["max_model_len"] = spec.max_model_len
-            column["reserve_full_prompt"] = spec.reserve_full_prompt
-            column["general"] = needs_general_engine(spec, modes)
-            column["prefix_caching"] = spec.prefix_caching
-            column["chunked_prefill"] = spec.chunked_prefill
-            column["validate_requests"] = spec.validate_requests
-            column["long_prefill_threshold"] = spec.long_prefill_token_threshold
-            column["depth"] = 2 if spec.asynchronous else 1
-            column["gpus"] = spec.tensor_parallel
+
+    @property
+    def modes(self) -> np.ndarray:
+        """The limits of every batching mode on every replica, (R, M) MODE."""
+        return self.state.modes
+
+    def set_class_values(self, values: Sequence[float]) -> None:
+        """Set the worth of a token of an attained request of each class."""
+        for i in range(self.num_envs):
+            self.state.classes(i)["value"] = values
 
     def see_stale(self, delay_s: float, period_s: float, count_sent: bool) -> None:
         """Let decisions see metrics that are read every ``period_s`` and take ``delay_s`` to arrive; 0: fresh ones.
@@ -172,36 +140,22 @@ class Cluster:
                 f"delay_s must lie between 0 and period_s, and period_s be 0 or at least {LEAST_STEP_S:g} s, got "
                 f"{delay_s!r} and {period_s!r}"
             )
-        environments = self.state.environments
-        environments["scrape_period_s"] = period_s
-        environments["scrape_delay_s"] = delay_s
-        environments["count_sent"] = count_sent and period_s > 0.0
+        gateway = self.state.gateway
+        gateway["scrape_period_s"] = period_s
+        gateway["scrape_delay_s"] = delay_s
+        gateway["count_sent"] = count_sent and period_s > 0.0
 
     def _set_clients(self, clients: ClientsConfig) -> None:
-        environments = self.state.environments
-        environments["clients"] = 1
+        gateway = self.state.gateway
+        gateway["clients"] = 1
         if clients.closed_loop is not None:
-            environments["closed_loop"] = 1
-            environments["session_goes_on"] = clients.closed_loop.after_failure == "go_on"
+            gateway["closed_loop"] = 1
+            gateway["session_goes_on"] = clients.closed_loop.after_failure == "go_on"
         if clients.retries is not None:
-            environments["retry_after"] = sum(AFTER[cause] for cause in set(clients.retries.after))
-            environments["max_retries"] = clients.retries.max_retries
+            gateway["retry_after"] = sum(AFTER[cause] for cause in set(clients.retries.after))
+            gateway["max_retries"] = clients.retries.max_retries
             for name in ("base_s", "factor", "max_s", "jitter"):
-                environments[f"retry_{name}"] = getattr(clients.retries, name)
-
-    def _layout(self, modes: Sequence[ModeConfig], max_request_tokens: int | None) -> PoolLayout:
-        max_num_seqs = int(self.modes["max_num_seqs"].max())
-        block_size = self.specs[0].block_size
-        caching = [spec for spec in self.specs if spec.prefix_caching]
-        if not caching:
-            general = any(needs_general_engine(spec, modes) for spec in self.specs)
-            return PoolLayout(block_size, max_num_seqs, general, clients=self.clients is not None)
-        longest = max(spec.max_model_len for spec in caching)
-        blocks = max(spec.num_blocks for spec in caching)
-        table = -(-min(longest, max_request_tokens or longest) // block_size)
-        return PoolLayout(
-            block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table, self.clients is not None
-        )
+                gateway[f"retry_{name}"] = getattr(clients.retries, name)
 
     @property
     def num_envs(self) -> int:
@@ -249,7 +203,7 @@ class Cluster:
         whole(num_requests, "num_requests", 0, self.state.requests.shape[1])
         check_clients(clients, num_requests, self.clients is not None)
         requests = self.state.requests[i, :num_requests]
-        if self.state.replicas["prefix_caching"][i].any():
+        if self.state.specs["prefix_caching"].any():
             number_streams(requests)
             self._check_tables(requests)
         self._write_clients(i, num_requests, clients)
@@ -260,7 +214,7 @@ class Cluster:
     def _write_clients(self, i: int, num_requests: int, clients: Clients | None) -> None:
         if clients is None:
             return
-        numbers = self.state.clients(i)[:num_requests]
+        numbers = self.state.parts(i).clients[:num_requests]
         for name in ("patience_s", "think_s", "next_turn"):
             numbers[name] = getattr(clients, name)
         numbers["kind"] = np.where(clients.previous >= 0, FOLLOWS, 0) + FAILS_UPSTREAM * clients.upstream_failed
@@ -282,7 +236,7 @@ class Cluster:
         whole(num_requests, "num_requests", 0, self.state.requests.shape[1])
         self._direct[i] = None
         mixed = (operator.index(seed) * 0x9E3779B97F4A7C15 + 0x2545F4914F6CDD1D) % 2**64 | 1
-        reset_at(*self.state.arrays(), self.modes, i, num_requests, np.uint64(mixed))
+        reset_at(*self.state.arrays(), i, num_requests, np.uint64(mixed))
 
     def next_epoch(self, i: int) -> int:
         """Advance cluster ``i`` to its next decision epoch; return the request at the door, or -1.
@@ -299,8 +253,7 @@ class Cluster:
     def at_door(self, i: int) -> int:
         """Return the number, within the episode, of the request at the front door; -1 for nobody."""
         environment = self.state.environments[place(i, self.num_envs, "i")]
-        request_id = int(environment["at_door"])
-        return NOBODY if request_id == NOBODY else request_id - int(environment["first_request"])
+        return int(environment["at_door"])
 
     def decide(self, i: int, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Decide about the request at the door (0 reject, 1 admit, 2 defer) and a replica's mode."""
@@ -308,7 +261,7 @@ class Cluster:
         admission, mode = place(admission, 3, "admission"), place(mode, len(self.mode_names), "mode")
         if self.state.environments["done"][i]:
             raise BurstenvError(f"the episode of cluster {i} is over: nothing is left to decide; load another one")
-        decide_at(*self.state.arrays(), self.modes, i, admission, replica, mode)
+        decide_at(*self.state.arrays(), i, admission, replica, mode)
 
     def done(self, i: int) -> bool:
         """Return whether every request of cluster ``i``'s episode is settled."""
@@ -340,8 +293,7 @@ class Cluster:
         stuck = self.state.replicas["livelocked"][i].nonzero()[0]
         if len(stuck):
             record = self.state.replicas[i, stuck[0]]
-            first = int(self.state.environments[i]["first_request"])
-            raise livelock(float(record["clock_s"]), int(record["livelock_id"]) - first)
+            raise livelock(float(record["clock_s"]), int(record["livelock_id"]))
 
     def _drive(self, i: int, direct: bool) -> None:
         """Note how cluster ``i`` gets its requests; one that took both ways would be served twice."""
@@ -378,14 +330,15 @@ class Cluster:
         """
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         mode = place(mode, len(self.mode_names), "mode")
-        set_mode_at(*self.state.arrays(), self.modes, i, replica, mode, seconds(now_s, "now_s"))
+        set_mode_at(*self.state.arrays(), i, replica, mode, seconds(now_s, "now_s"))
 
     def kv_use(self, i: int) -> tuple[float, float]:
         """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""
         i = place(i, self.num_envs, "i")
         replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
-        share = replicas["used_block_s"] / replicas["num_blocks"] / max(now_s, 1e-9)  # (R,)
-        return float(share.mean()), float((replicas["most_used_blocks"] / replicas["num_blocks"]).max())
+        num_blocks = self.state.specs["num_blocks"]
+        share = replicas["used_block_s"] / num_blocks / max(now_s, 1e-9)  # (R,)
+        return float(share.mean()), float((replicas["most_used_blocks"] / num_blocks).max())
 
     def running(self, i: int, replica: int) -> list[int]:
         """Return the ids of a replica's running requests in order of admission."""
@@ -396,13 +349,13 @@ class Cluster:
         """Return the ids of a replica's waiting requests, next one first; under fair and mlfq in order of arrival."""
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         record = self.state.replicas[i, replica]
-        if record["order"] == 0 or record["order"] >= FIRST_SCANNED:
+        order = self.modes["order"][replica, record["mode"]]
+        if order == 0 or order >= FIRST_SCANNED:
             return self._linked(i, int(record["waiting_head"]))
-        entries = self.state.heaps(i)[replica]
+        entries = self.state.parts(i).heaps[replica]
         live, hopeless = entries[: record["live_heap_size"]], entries[len(entries) - record["hopeless_heap_size"] :]
-        first = int(self.state.environments[i]["first_request"])
-        if record["order"] == PRIORITY:
-            numbers = live[:, ENTRY_ID] - first
+        if order == PRIORITY:
+            numbers = live[:, ENTRY_ID]
             requests = self.state.requests[i, numbers]
             return numbers[np.lexsort((numbers, requests["arrival_s"], requests["priority"]))].tolist()
         keys = [np.ascontiguousarray(heap[:, :ENTRY_ID]).view(np.float64)[:, 0] for heap in (live, hopeless)]
@@ -410,13 +363,13 @@ class Cluster:
             heap[np.lexsort((heap[:, ENTRY_ID], key)), ENTRY_ID]
             for heap, key in zip((live, hopeless), keys, strict=True)
         ]
-        return [int(k) - first for k in np.concatenate(ids)]
+        return [int(k) for k in np.concatenate(ids)]
 
     def _linked(self, i: int, head: int) -> list[int]:
-        ids, first = [], int(self.state.environments[i]["first_request"])
+        ids = []
         while head != NOBODY:
-            ids.append(head - first)
-            head = int(self.state.requests[i, head - first]["next"])
+            ids.append(head)
+            head = int(self.state.requests[i, head]["next"])
         return ids
 
     def records(self, i: int) -> np.ndarray:
@@ -429,7 +382,7 @@ class Cluster:
         i = place(i, self.num_envs, "i")
         if self.clients is None:
             raise BurstenvError("this cluster was made without clients: there is nothing known of them")
-        return self.state.clients(i)[: self.state.environments[i]["num_requests"]].copy()
+        return self.state.parts(i).clients[: self.state.environments[i]["num_requests"]].copy()
 
     def client_counts(self, i: int) -> dict[str, int] | None:
         """Return what the clients of cluster ``i`` did so far; None where they only send and wait.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from burstenv.config import Config, load, parse, shipped
+from burstenv.engine.spec import MODE
 from burstenv.errors import BurstenvError
 from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig
 from burstenv.hardware.latency.entry import LatencyConfig, load_latency
@@ -170,18 +171,11 @@ class ReplicaSpec(Config):
                 f"max_num_seqs {seqs}, which the real engine refuses; raise the one or lower the other"
             )
         return {
+            **{name: getattr(mode, name) for name in ModeConfig.model_fields if name in (MODE.fields or ())},
             "token_budget": budget,
             "max_num_seqs": seqs,
-            "order": mode.order,
             "headroom_blocks": int(mode.headroom * (self.num_blocks + 1)),  # as vLLM's watermark counts
-            "batch": mode.batch,
-            "memory": mode.memory,
             "drops_hopeless": mode.hopeless == "drop",
-            "fair_by": mode.fair_by,
-            "reserve_tokens": mode.reserve_tokens,
-            "deferral_s": mode.deferral_s,
-            "quantum_s": mode.quantum_s,
-            "starve_s": mode.starve_s,
         }
 
 

@@ -1,66 +1,83 @@
-"""The compiled functions that :class:`burstenv.cluster.cluster.Cluster` calls; it has checked their arguments."""
+"""The compiled functions that :class:`burstenv.cluster.cluster.Cluster` calls; it has checked their arguments.
+
+Their first arguments are those of ``Arrays``.
+"""
 
 from __future__ import annotations
 
 from burstenv._jit.decorators import entry
 from burstenv.cluster.gateway import apply_decision, next_epoch, reset_cluster
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.replica import advance_replica, enqueue, finish_replica, set_mode, start_replica
 
 
 @entry
-def next_epoch_at(environments, replicas, pool, requests, i):
+def next_epoch_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i
+):  # fmt: skip
     """Advance cluster ``i`` to its next decision epoch."""
-    next_epoch(environments[i], replicas, pool, requests, False)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    next_epoch(world, False)
 
 
 @entry
-def decide_at(environments, replicas, pool, requests, modes, i, admission, replica, mode):
+def decide_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, admission, replica, mode
+):  # fmt: skip
     """Carry out a decision in cluster ``i``."""
-    apply_decision(environments[i], replicas, pool, requests, modes, admission, replica, mode)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    apply_decision(world, admission, replica, mode)
 
 
 @entry
-def reset_at(environments, replicas, pool, requests, modes, i, num_requests, seed):
+def reset_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, num_requests, seed
+):  # fmt: skip
     """Empty cluster ``i`` and rewind its episode."""
-    reset_cluster(environments[i], replicas, pool, requests, modes, num_requests, seed)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    reset_cluster(world, num_requests, seed)
 
 
 @entry
-def submit_at(environments, replicas, pool, requests, i, r, request_id, now_s):
+def submit_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, request_id, now_s
+):  # fmt: skip
     """Hand a request of cluster ``i`` to its replica number ``r``."""
-    environment = environments[i]
-    enqueue(
-        environment,
-        replicas[environment.first_replica + r],
-        pool,
-        requests,
-        environment.first_request + request_id,
-        now_s,
-    )
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    enqueue(engine_of(world, r), request_id, now_s)
 
 
 @entry
-def advance_at(environments, replicas, pool, requests, i, r, until_s):
+def advance_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, until_s
+):  # fmt: skip
     """Run replica number ``r`` of cluster ``i`` up to ``until_s``."""
-    environment = environments[i]
-    advance_replica(environment, replicas[environment.first_replica + r], pool, requests, until_s)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    advance_replica(engine_of(world, r), until_s)
 
 
 @entry
-def start_at(environments, replicas, pool, requests, i, r):
+def start_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r
+):  # fmt: skip
     """Put the iteration that starts at the clock of a replica in flight."""
-    environment = environments[i]
-    start_replica(environment, replicas[environment.first_replica + r], pool, requests)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    start_replica(engine_of(world, r))
 
 
 @entry
-def finish_at(environments, replicas, pool, requests, i, r):
+def finish_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r
+):  # fmt: skip
     """Apply the oldest iteration in flight of a replica, at its end."""
-    environment = environments[i]
-    finish_replica(environment, replicas[environment.first_replica + r], pool, requests)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    finish_replica(engine_of(world, r))
 
 
 @entry
-def set_mode_at(environments, replicas, pool, requests, modes, i, r, mode, now_s):
+def set_mode_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, mode, now_s
+):  # fmt: skip
     """Put a batching mode in force on a replica."""
-    set_mode(replicas[environments[i].first_replica + r], pool, requests, modes[r, mode], mode, now_s)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    set_mode(engine_of(world, r), mode, world.modes[r, mode], now_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +21,39 @@ EXACT, LOGNORMAL, BUCKET, CLASS_MEAN = range(4)
 POINTS = 96  # equally likely lengths that stand for a class
 
 
+PREDICTOR = np.dtype(
+    [
+        ("kind", "i8"),  # a code of KINDS
+        ("sigma", "f8"),  # of lognormal
+        ("accuracy", "f8"),  # of bucket
+    ]
+)
+
+
+class LengthTables(NamedTuple):
+    """The fields of LengthModel, as compiled code takes them."""
+
+    predictor: Any
+    tokens: Any
+    logarithms: Any
+    edges: Any
+    means: Any
+    weights: Any  # (``POINTS``,) float64, scratch
+
+
 @dataclass(frozen=True, eq=False)
 class LengthModel:
     """Output lengths as they are known beforehand.
 
     Attributes:
-        numbers: Code of the predictor's kind, ``sigma`` and ``accuracy``, (3,) float64.
+        predictor: (1,) PREDICTOR.
         tokens: Equally likely lengths of each class, ascending, (C, ``POINTS``) float64.
         logarithms: Their logarithms.
         edges: Where buckets of a ``bucket`` predictor begin, (B - 1,) float64 [tokens].
         means: What is predicted for each bucket, (B,) float64 [tokens].
     """
 
-    numbers: NDArray[np.float64]
+    predictor: np.ndarray
     tokens: NDArray[np.float64]
     logarithms: NDArray[np.float64]
     edges: NDArray[np.float64]
@@ -62,15 +83,19 @@ class LengthModel:
         tokens = np.array([np.quantile(c, levels) if len(c) else np.full(POINTS, 1.0) for c in classes])
         tokens = np.maximum(1.0, np.round(tokens))
         code = KINDS.index(kind) if not (kind == "lognormal" and sigma == 0.0) else EXACT
-        numbers = np.array([code, sigma, accuracy], np.float64)
+        predictor = np.array([(code, sigma, accuracy)], PREDICTOR)
         nothing = np.zeros(0)
         return cls(
-            numbers, tokens, np.log(tokens), nothing if edges is None else edges, np.ones(1) if means is None else means
+            predictor,
+            tokens,
+            np.log(tokens),
+            nothing if edges is None else edges,
+            np.ones(1) if means is None else means,
         )
 
-    def arrays(self) -> tuple[NDArray[np.float64], ...]:
-        """Return the arrays in the order in which the kernel takes them."""
-        return self.numbers, self.tokens, self.logarithms, self.edges, self.means
+    def tables(self) -> LengthTables:
+        """Return the model as compiled code takes it."""
+        return LengthTables(self.predictor, self.tokens, self.logarithms, self.edges, self.means, np.zeros(POINTS))
 
 
 @outlined
@@ -82,52 +107,55 @@ def _bucket_of(edges, value):
 
 
 @outlined
-def _weight(model, kind, code, k, log_predicted, said):
+def _weight(tables, code, k, log_predicted, said):
     """Return how likely the prediction is for the ``k``-th length of a class."""
+    predictor = tables.predictor[0]
+    kind = predictor.kind
     if kind == LOGNORMAL:
-        z = (log_predicted - model[2][code, k]) / model[0][1]
+        z = (log_predicted - tables.logarithms[code, k]) / predictor.sigma
         return math.exp(-0.5 * z * z)
     if kind == BUCKET:
-        bucket, last, accuracy = _bucket_of(model[3], model[1][code, k]), model[4].shape[0] - 1, model[0][2]
+        bucket, last = _bucket_of(tables.edges, tables.tokens[code, k]), len(tables.means) - 1
         if bucket == said:
-            return accuracy
+            return predictor.accuracy
         if abs(bucket - said) > 1:
             return 0.0
-        return (1.0 - accuracy) * (1.0 if bucket == 0 or bucket == last else 0.5)
+        return (1.0 - predictor.accuracy) * (1.0 if bucket == 0 or bucket == last else 0.5)
     return 1.0
 
 
 @outlined
-def sample_length(model, predicted, code, beyond, u):
+def sample_length(tables, predicted, code, beyond, u):
     """Return an output length drawn by ``u`` in [0, 1), longer than ``beyond`` tokens.
 
     Args:
-        model: ``LengthModel.arrays``.
+        tables: LengthTables.
         predicted: What was predicted [tokens].
         code: Class of the request.
         beyond: Tokens that are out.
         u: Uniform number.
     """
-    kind = int(model[0][0])
+    kind = tables.predictor[0].kind
     if kind == EXACT:
         return max(beyond + 1, int(predicted))
     log_predicted = math.log(max(1.0, predicted))
     said = 0
     if kind == BUCKET:
-        for bucket in range(1, model[4].shape[0]):
-            if abs(model[4][bucket] - predicted) < abs(model[4][said] - predicted):
+        for bucket in range(1, len(tables.means)):
+            if abs(tables.means[bucket] - predicted) < abs(tables.means[said] - predicted):
                 said = bucket
-    points = model[1].shape[1]
+    points = tables.tokens.shape[1]
     total = 0.0
     for k in range(points):
-        if model[1][code, k] > beyond:
-            total += _weight(model, kind, code, k, log_predicted, said)
+        if tables.tokens[code, k] > beyond:
+            tables.weights[k] = _weight(tables, code, k, log_predicted, said)
+            total += tables.weights[k]
     if total < 1e-12:  # longer than all that training saw, or than the prediction allows
         return beyond + max(1, int(0.25 * predicted * (0.5 + u)))
     left = u * total
     for k in range(points):
-        if model[1][code, k] > beyond:
-            left -= _weight(model, kind, code, k, log_predicted, said)
+        if tables.tokens[code, k] > beyond:
+            left -= tables.weights[k]
             if left <= 0.0:
-                return int(model[1][code, k])
+                return int(tables.tokens[code, k])
     return beyond + 1

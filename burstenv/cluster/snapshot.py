@@ -2,53 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from burstenv.cluster.state import ClusterState
-from burstenv.engine.enums import NOBODY
-from burstenv.engine.records import ID_FIELDS
+from burstenv.cluster.records import MEMORY
+from burstenv.cluster.state import ClusterState, as_bytes
+from burstenv.engine.arena import ArenaLayout, copy_row
+from burstenv.engine.records import ENVIRONMENT, REPLICA, REQUEST
 
 
-def _moved(row: ClusterState, by: int) -> None:
-    """Add ``by`` to every request id in a state of one cluster, in place."""
-    if by == 0:
-        return
-    row.shift_ids(0, by)
-    for name, id_fields in ID_FIELDS.items():
-        array = getattr(row, name)
-        for field in id_fields:
-            array[field] += np.where(array[field] == NOBODY, 0, by).astype(array.dtype[field])
+@dataclass
+class Row:
+    """All that changes of one cluster, no longer than its episode.
+
+    Attributes:
+        environment: (1,) ENVIRONMENT.
+        memory: (1,) MEMORY.
+        replicas: (R,) REPLICA.
+        arena: (A,) int32.
+        requests: (n,) REQUEST.
+        layout: Of the arena.
+    """
+
+    environment: np.ndarray
+    memory: np.ndarray
+    replicas: np.ndarray
+    arena: np.ndarray
+    requests: np.ndarray
+    layout: ArenaLayout
+
+    def fits(self, state: ClusterState) -> bool:
+        """Return whether its arrays fit each other and a state."""
+        kinds = ENVIRONMENT, MEMORY, REPLICA, np.dtype(np.int32), REQUEST
+        arrays = self.environment, self.memory, self.replicas, self.arena, self.requests
+        if self.layout != state.layout or any(a.dtype != kind for a, kind in zip(arrays, kinds, strict=True)):
+            return False
+        count, length = self.layout.num_replicas, self.requests.size
+        shapes = (1,), (1,), (count,), (self.layout.length(length),), (length,)
+        alike = all(a.shape == shape for a, shape in zip(arrays, shapes, strict=True))
+        return alike and int(self.environment["num_requests"][0]) <= length
 
 
-def _bytes(records: np.ndarray) -> np.ndarray:
-    """Return contiguous records, (n,), as bytes, a view: NumPy would copy records field by field, far slower."""
-    return records.view(np.uint8)
+def _copied(records: np.ndarray) -> np.ndarray:
+    return as_bytes(records).copy().view(records.dtype)
 
 
-def take_row(state: ClusterState, i: int) -> ClusterState:
-    """Return cluster ``i`` as a state of its own, independent, no longer than its episode."""
+def take_row(state: ClusterState, i: int) -> Row:
+    """Return cluster ``i``, independent of the state."""
     length, room = int(state.environments["num_requests"][i]), state.requests.shape[1]
-    row = ClusterState.allocate(1, state.replicas.shape[1], length, 1, state.layout)
-    row.environments[...] = state.environments[i : i + 1]
-    _bytes(row.replicas[0])[...] = _bytes(state.replicas[i])
-    _bytes(row.requests[0])[...] = _bytes(state.requests[i, :length])
-    row.take_pool(0, state, i)
-    _moved(row, -i * room)
-    row.place()
-    return row
+    arena = np.empty(state.layout.length(length), np.int32)
+    copy_row(state.layout, state.arenas[i], room, arena, length, state.replicas[i]["hopeless_heap_size"].tolist())
+    return Row(
+        _copied(state.environments[i : i + 1]), _copied(state.memories[i : i + 1]), _copied(state.replicas[i]), arena,
+        _copied(state.requests[i, :length]), state.layout,
+    )  # fmt: skip
 
 
-def put_row(state: ClusterState, i: int, row: ClusterState) -> None:
+def put_row(state: ClusterState, i: int, row: Row) -> None:
     """Make cluster ``i`` go on exactly as the one that was taken out; both must be built alike."""
-    length = row.requests.shape[1]
+    length = len(row.requests)
     if length > state.requests.shape[1]:
         state.grow_requests(length)
-    room = state.requests.shape[1]
-    if i > 0:
-        row = row.clone()
-        _moved(row, i * room)
-    state.environments[i : i + 1] = row.environments
-    _bytes(state.replicas[i])[...] = _bytes(row.replicas[0])
-    _bytes(state.requests[i, :length])[...] = _bytes(row.requests[0])
-    state.take_pool(i, row, 0)
-    state.place()
+    as_bytes(state.environments[i : i + 1])[...] = as_bytes(row.environment)
+    as_bytes(state.memories[i : i + 1])[...] = as_bytes(row.memory)
+    as_bytes(state.replicas[i])[...] = as_bytes(row.replicas)
+    as_bytes(state.requests[i, :length])[...] = as_bytes(row.requests)
+    hopeless = row.replicas["hopeless_heap_size"].tolist()
+    copy_row(state.layout, row.arena, length, state.arenas[i], state.requests.shape[1], hopeless)

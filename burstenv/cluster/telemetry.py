@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import SEEN_FIELDS
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.replica import advance_replica
@@ -47,39 +48,44 @@ def _see(replica, values):
 
 
 @outlined
-def _veil(environment, replicas):
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+def _veil(world):
+    environment, replicas = world.environment, world.replicas
+    for r in range(len(replicas)):
         _copy_seen(replicas[r], replicas[r].fresh)
         _see(replicas[r], replicas[r].shown)
     environment.veiled = 1
 
 
 @outlined
-def _unveil(environment, replicas):
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+def _unveil(world):
+    environment, replicas = world.environment, world.replicas
+    for r in range(len(replicas)):
         _see(replicas[r], replicas[r].fresh)
     environment.veiled = 0
 
 
 @kernel
-def veil(environment, replicas):
+def veil(world):
     """Let decisions see the stale metrics, where the scenario has them."""
-    if environment.scrape_period_s > 0.0:
-        _veil(environment, replicas)
+    gateway = world.gateway
+    if gateway.scrape_period_s > 0.0:
+        _veil(world)
 
 
 @kernel
-def unveil(environment, replicas):
+def unveil(world):
     """Put the fresh metrics back, which the engine goes on from."""
+    environment = world.environment
     if environment.veiled:
-        _unveil(environment, replicas)
+        _unveil(world)
 
 
 @outlined
-def note_sent(replica, request):
+def note_sent(engine, request):
     """Add a request that was just sent to a replica to the readings made before, as a router does that counts."""
+    replica, spec = engine.replica, engine.spec
     tokens = tokens_to_compute(request)
-    blocks = blocks_of(tokens, replica.block_size)
+    blocks = blocks_of(tokens, spec.block_size)
     replica.shown[WAITING] += 1
     replica.shown[WAITING_TOKENS] += tokens
     replica.shown[WAITING_BLOCKS] += blocks
@@ -89,35 +95,38 @@ def note_sent(replica, request):
 
 
 @outlined
-def _show(environment, replicas):
+def _show(world):
     """Let the last reading be what decisions see."""
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
+    environment, gateway, replicas = world.environment, world.gateway, world.replicas
+    for r in range(len(replicas)):
         for k in range(SEEN_FIELDS):
             replicas[r].shown[k] = replicas[r].scraped[k]
-    environment.shown_s = max(0, environment.scrape) * environment.scrape_period_s
+    environment.shown_s = max(0, environment.scrape) * gateway.scrape_period_s
 
 
 @outlined
-def scrape_until(environment, replicas, pool, requests, epoch_s):
+def scrape_until(world, epoch_s):
     """Take the readings due by ``epoch_s``, all but those that nobody will see, and show what has arrived by then.
 
     Readings look at every replica, also at those that a lazy run leaves behind.
     """
+    environment, gateway = world.environment, world.gateway
     if epoch_s == np.inf:
         return
-    period_s = environment.scrape_period_s
+    period_s = gateway.scrape_period_s
     last = math.floor(epoch_s / period_s)
     if last * period_s > epoch_s:  # rounding
         last -= 1
     for k in range(max(environment.scrape + 1, last - 1), last + 1):
-        _show(environment, replicas)  # the reading before has arrived
-        for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-            replica = replicas[r]
-            if replica.general or not (
+        _show(world)  # the reading before has arrived
+        for r in range(len(world.replicas)):
+            engine = engine_of(world, r)
+            replica = engine.replica
+            if engine.spec.general or not (
                 (replica.in_flight or replica.under_way) and replica.iteration_end_s > k * period_s
             ):
-                advance_replica(environment, replica, pool, requests, k * period_s)
+                advance_replica(engine, k * period_s)
             _copy_seen(replica, replica.scraped)
         environment.scrape = k
-    if environment.scrape * period_s + environment.scrape_delay_s <= epoch_s:
-        _show(environment, replicas)
+    if environment.scrape * period_s + gateway.scrape_delay_s <= epoch_s:
+        _show(world)

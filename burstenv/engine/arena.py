@@ -1,19 +1,44 @@
-"""How the pool of integers that kernels share with the records is divided: what varies in size."""
+"""How an environment's integers, which are what varies in size, are divided: its arena.
+
+First the classes of requests; then, for each replica, its own sections; then what grows with the episode: heaps of
+requests, lists of their ids, and for each request a record of its client. Every offset is relative to the environment's
+own row, so that a copy of the row means the same anywhere.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from burstenv.engine.records import CACHE_LINE, NUMBERS_OF_A_SEQUENCE, PHASE_NEXT, PHASE_PREVIOUS
+from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, NUMBERS_OF_A_SEQUENCE
+
+CLASS_NUMBERS, CLASS_ATTAINED = 4, 2  # integers of a CLASS; the place of its count among them
+SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit
+
+
+class Parts(NamedTuple):
+    """The parts of one row that grow with the episode, as views.
+
+    Attributes:
+        heaps: (H, E, ENTRY), see :mod:`burstenv._jit.heap`: of each replica's queue, of the front door, and of the
+            clients where they act. A queue has a heap at each end; what lies between means nothing.
+        lists: (L, E) ids, where clients act; behind an end they mean nothing.
+        clients: (E,) CLIENT, or (0,).
+    """
+
+    heaps: np.ndarray
+    lists: np.ndarray
+    clients: np.ndarray
 
 
 @dataclass(frozen=True)
-class PoolLayout:
-    """How the integers of one replica lie in the pool, queues apart.
+class ArenaLayout:
+    """How a row of the arena is divided.
 
     Attributes:
+        num_replicas: R.
         block_size: B, [tokens].
         max_num_seqs: S.
         general: Whether any replica runs under the general engine or with prefix caching.
@@ -21,8 +46,10 @@ class PoolLayout:
         buckets: Hash buckets.
         table_size: Most blocks of one request, with prefix caching.
         clients: Whether clients do more than send and wait.
+        num_classes: C.
     """
 
+    num_replicas: int
     block_size: int
     max_num_seqs: int
     general: bool = False
@@ -30,9 +57,10 @@ class PoolLayout:
     buckets: int = 1
     table_size: int = 0
     clients: bool = False
+    num_classes: int = 2
 
     def sizes(self) -> dict[str, int]:
-        """Return the length of every section, in order."""
+        """Return the length of every section of one replica, in order."""
         sequences = self.max_num_seqs if self.general else 0
         return {
             "phase": self.block_size,  # counts
@@ -43,29 +71,87 @@ class PoolLayout:
             "slot": sequences,
             "sequence": sequences * NUMBERS_OF_A_SEQUENCE,
             "table": sequences * self.table_size,
+            "share": SHARE_NUMBERS,
         }
 
     def offsets(self) -> dict[str, int]:
-        """Return where every section begins."""
+        """Return where every section begins, from the beginning of the replica's integers."""
         ends = np.cumsum(list(self.sizes().values()))
         return {name: int(end) - size for (name, size), end in zip(self.sizes().items(), ends, strict=True)}
 
     @property
-    def fixed(self) -> int:
+    def of_replica(self) -> int:
         """Integers of one replica, whole cache lines of them."""
         return whole_lines(sum(self.sizes().values()))
 
-    def ids(self) -> np.ndarray:
-        """Return which of them are request ids, (fixed,) bool."""
-        marked = np.zeros(self.fixed, bool)
-        offsets = self.offsets()
-        marked[offsets["finish"] + 1 : offsets["flight"] : 2] = True
-        marked[offsets["flight"] : offsets["block"]] = True
-        numbers = marked[offsets["sequence"] : offsets["table"]].reshape(-1, NUMBERS_OF_A_SEQUENCE)
-        numbers[:, [PHASE_NEXT, PHASE_PREVIOUS]] = True
-        return marked
+    @property
+    def first_replica(self) -> int:
+        """Where the integers of the first replica begin, behind those of the classes."""
+        return whole_lines(CLASS_NUMBERS * self.num_classes)
+
+    @property
+    def fixed(self) -> int:
+        """Integers that do not grow with the episode: what grows begins behind them."""
+        return self.first_replica + self.num_replicas * self.of_replica
+
+    def _of_each_request(self) -> tuple[int, int, int]:
+        """Return how many heaps and lists of ids there are, and integers for each request beside them."""
+        if not self.clients:
+            return self.num_replicas + 1, 0, 0
+        return self.num_replicas + 2, 2, CLIENT.itemsize // 4
+
+    def length(self, num_requests: int) -> int:
+        """Return A, the integers of a row with room for so many requests, whole cache lines of them."""
+        heaps, lists, numbers = self._of_each_request()
+        return whole_lines(self.fixed + (ENTRY * heaps + lists + numbers) * num_requests)
+
+    def heap_base(self, heap: int, num_requests: int) -> int:
+        """Return where a heap begins: those of the replicas' queues first, then front door, then coming requests."""
+        return self.fixed + ENTRY * heap * num_requests
+
+    def list_base(self, k: int, num_requests: int) -> int:
+        """Return where a list of ids begins: by patience, then by arrival."""
+        return self.heap_base(self.num_replicas + 2, num_requests) + k * num_requests
+
+    def parts(self, row: np.ndarray, num_requests: int) -> Parts:
+        """Return the parts of a row, (A,) int32, with room for so many requests."""
+        heaps, lists, numbers = self._of_each_request()
+        rest = row[self.fixed :]
+        a, b = ENTRY * heaps * num_requests, (ENTRY * heaps + lists) * num_requests
+        return Parts(
+            rest[:a].reshape(heaps, num_requests, ENTRY),
+            rest[a:b].reshape(lists, num_requests),
+            rest[b : b + numbers * num_requests].view(CLIENT) if numbers else rest[:0].view(CLIENT),
+        )
 
 
 def whole_lines(integers: int) -> int:
     """Return how many integers there are in the cache lines that hold so many."""
     return -(-integers // (CACHE_LINE // 4)) * (CACHE_LINE // 4)
+
+
+def copy_row(
+    layout: ArenaLayout, source: np.ndarray, room: int, target: np.ndarray, other_room: int, hopeless: list[int]
+) -> None:
+    """Copy one environment's integers into a row of the same or another room.
+
+    Args:
+        layout: Of both.
+        source: (A,) int32.
+        room: Requests it has room for.
+        target: (A',) int32, written.
+        other_room: Requests that the target has room for; what waits must find room.
+        hopeless: Sizes of the heaps at the far end of the replicas' queues.
+    """
+    if room == other_room:
+        target[...] = source
+        return
+    target[: layout.fixed] = source[: layout.fixed]
+    theirs, mine = layout.parts(source, room), layout.parts(target, other_room)
+    length = min(room, other_room)
+    mine.heaps[:, :length] = theirs.heaps[:, :length]
+    for r, size in enumerate(hopeless):
+        if size > 0:
+            mine.heaps[r, -size:] = theirs.heaps[r, -size:]
+    mine.lists[:, :length] = theirs.lists[:, :length]
+    mine.clients[:length] = theirs.clients[:length]

@@ -28,14 +28,16 @@ CUT = 2  # the next iteration must be scheduled in full: the head of the queue c
 
 
 @kernel
-def stretch_elapsed_s(replica, steps):
+def stretch_elapsed_s(engine, steps):
     """Return the duration of the first iterations of the open stretch [s]."""
+    replica = engine.replica
     return steps * replica.stretch_first_s + replica.stretch_growth_s * (0.5 * steps * (steps - 1))
 
 
 @kernel
-def may_stretch(replica):
+def may_stretch(engine):
     """Return whether the next iterations are of all decoders and of nobody else."""
+    replica = engine.replica
     return (
         replica.decoding > 0
         and replica.prefill_id == NOBODY
@@ -45,40 +47,44 @@ def may_stretch(replica):
 
 
 @kernel
-def open_stretch(replica, pool, requests):
+def open_stretch(engine):
     """Begin a stretch at the clock; return False when not even its first iteration is an ordinary one."""
-    steps = steps_with_blocks(replica, pool, next_finish_step(replica, pool) - replica.decode_step)
+    replica = engine.replica
+    limits = engine.limits
+    steps = steps_with_blocks(engine, next_finish_step(engine) - replica.decode_step)
     if steps == 0:
         return False
     demotion_s = np.inf
     if replica.waiting > 0:
-        demotion_s = next_demotion_s(replica, pool, requests)
-        if demotion_s < replica.clock_s or (replica.drops_hopeless and replica.hopeless_heap_size > 0):
+        demotion_s = next_demotion_s(engine)
+        if demotion_s < replica.clock_s or (limits.drops_hopeless and replica.hopeless_heap_size > 0):
             return False
     decoding = replica.decoding
-    slope_s = decode_context_cost_s(replica, decoding)
-    replica.stretch_first_s = decode_fixed_cost_s(replica, decoding) + slope_s * replica.decode_context_tokens
+    slope_s = decode_context_cost_s(engine, decoding)
+    replica.stretch_first_s = decode_fixed_cost_s(engine, decoding) + slope_s * replica.decode_context_tokens
     replica.stretch_growth_s = slope_s * decoding
     replica.stretch_from_s = replica.clock_s
     replica.stretch_done = 0
     replica.stretch_steps = steps
-    replica.stretch_end_s = replica.clock_s + stretch_elapsed_s(replica, steps)
+    replica.stretch_end_s = replica.clock_s + stretch_elapsed_s(engine, steps)
     replica.stretch_demotion_s = demotion_s
     replica.stretch_free_blocks = replica.free_blocks
     return True
 
 
 @kernel
-def close_stretch(replica):
+def close_stretch(engine):
     """End the stretch where it stands."""
-    elapsed_s = stretch_elapsed_s(replica, replica.stretch_done)
-    count_busy(replica, elapsed_s, replica.stretch_free_blocks)
+    replica = engine.replica
+    elapsed_s = stretch_elapsed_s(engine, replica.stretch_done)
+    count_busy(engine, elapsed_s, replica.stretch_free_blocks)
     replica.stretch_steps = 0
 
 
 @kernel
-def _steps_by(replica, limit_s):
+def _steps_by(engine, limit_s):
     """Return how many iterations of the stretch, fewer than all, end by ``limit_s``."""
+    replica = engine.replica
     done = replica.stretch_done
     from_s = replica.stretch_from_s
     first_s = replica.stretch_first_s
@@ -90,57 +96,59 @@ def _steps_by(replica, limit_s):
     root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)
     most = replica.stretch_steps - 1
     steps = max(done, int(min(2.0 * left_s / (linear_s + root), float(most))))
-    while steps > done and from_s + stretch_elapsed_s(replica, steps) > limit_s:  # rounding
+    while steps > done and from_s + stretch_elapsed_s(engine, steps) > limit_s:  # rounding
         steps -= 1
-    while steps < most and from_s + stretch_elapsed_s(replica, steps + 1) <= limit_s:
+    while steps < most and from_s + stretch_elapsed_s(engine, steps + 1) <= limit_s:
         steps += 1
     return steps
 
 
 @kernel
-def follow_stretch(replica, pool, requests, until_s):
+def follow_stretch(engine, until_s):
     """Commit every iteration of the open stretch that ends by ``until_s``; return what becomes of it.
 
     A stretch that is not ``UNDER_WAY`` is closed.
     """
+    replica, spec = engine.replica, engine.spec
     limit_s = min(until_s, replica.stretch_demotion_s)
     over = replica.stretch_end_s <= limit_s
-    upto = replica.stretch_steps if over else _steps_by(replica, limit_s)
+    upto = replica.stretch_steps if over else _steps_by(engine, limit_s)
     steps = upto - replica.stretch_done
     if steps > 0:
-        if replica.prefix_caching:
-            grow_decoders(replica, pool, requests, steps)
+        if spec.prefix_caching:
+            grow_decoders(engine, steps)
         else:
-            replica.free_blocks -= blocks_taken(replica, pool, steps)
+            replica.free_blocks -= blocks_taken(engine, steps)
         replica.decode_step += steps
         replica.decode_context_tokens += steps * replica.decoding
         replica.iterations += steps
         replica.stretch_done = upto
-        replica.clock_s = replica.stretch_from_s + stretch_elapsed_s(replica, upto)
+        replica.clock_s = replica.stretch_from_s + stretch_elapsed_s(engine, upto)
     if over:
-        close_stretch(replica)
+        close_stretch(engine)
         return OVER
-    end_s = replica.stretch_from_s + stretch_elapsed_s(replica, upto + 1)
+    end_s = replica.stretch_from_s + stretch_elapsed_s(engine, upto + 1)
     if end_s <= until_s:  # it begins in time but may not be one of the stretch
-        close_stretch(replica)
+        close_stretch(engine)
         return CUT
     replica.iteration_end_s = end_s
     return UNDER_WAY
 
 
 @kernel
-def interrupt_stretch(replica, pool, requests):
+def interrupt_stretch(engine):
     """Close the stretch, before something changes what comes after; an iteration that has begun is put in flight."""
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
     replica.wake_s = replica.clock_s
     if replica.stretch_steps > 0:
-        close_stretch(replica)
+        close_stretch(engine)
     if replica.under_way:
         replica.under_way = 0
-        if replica.prefix_caching:
-            grow_decoders(replica, pool, requests, 1)
+        if spec.prefix_caching:
+            grow_decoders(engine, 1)
         else:
-            replica.free_blocks -= pool[replica.phase_base + phase_due(replica)]
-        count_busy(replica, replica.iteration_end_s - replica.clock_s, replica.free_blocks)
+            replica.free_blocks -= arena[spec.phase_base + phase_due(engine)]
+        count_busy(engine, replica.iteration_end_s - replica.clock_s, replica.free_blocks)
         replica.iterations += 1
         replica.flight_first_prefill = NOBODY
         replica.in_flight = 1

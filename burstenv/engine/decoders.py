@@ -26,98 +26,104 @@ MOST_STEPS = 2**30  # decode steps are kept in 32 bits
 
 
 @kernel
-def phase_due(replica):
+def phase_due(engine):
     """Return the index into ``phases`` of the decoders that take a block in the next decode step."""
-    block_size = replica.block_size
+    replica, spec = engine.replica, engine.spec
+    block_size = spec.block_size
     return phase_of(-replica.decode_step, block_size)
 
 
 @kernel
-def _enter_phase(replica, pool, requests, request_id):
+def _enter_phase(engine, request_id):
     """Put a decoder into its phase, behind those admitted before it."""
+    spec, arena, requests = engine.spec, engine.arena, engine.requests
     request = requests[request_id]
-    phase = phase_of(request.computed_tokens, replica.block_size)
-    empty = pool[replica.phase_base + phase] == 0
-    pool[replica.phase_base + phase] += 1
-    if not replica.prefix_caching:
+    phase = phase_of(request.computed_tokens, spec.block_size)
+    empty = arena[spec.phase_base + phase] == 0
+    arena[spec.phase_base + phase] += 1
+    if not spec.prefix_caching:
         return
-    head = replica.phase_list_base + phase
-    tail = head + replica.block_size
-    sequence = sequence_of(replica, request)
-    before = NOBODY if empty else pool[tail]
+    head = spec.phase_list_base + phase
+    tail = head + spec.block_size
+    sequence = sequence_of(engine, request)
+    before = NOBODY if empty else arena[tail]
     while before != NOBODY:
-        other = sequence_of(replica, requests[before])
-        if pool[other + ADMISSION] <= pool[sequence + ADMISSION]:
+        other = sequence_of(engine, requests[before])
+        if arena[other + ADMISSION] <= arena[sequence + ADMISSION]:
             break
-        before = pool[other + PHASE_PREVIOUS]
+        before = arena[other + PHASE_PREVIOUS]
     after = NOBODY
     if before != NOBODY:
-        after = pool[sequence_of(replica, requests[before]) + PHASE_NEXT]
+        after = arena[sequence_of(engine, requests[before]) + PHASE_NEXT]
     elif not empty:
-        after = pool[head]
-    pool[sequence + PHASE_PREVIOUS] = before
-    pool[sequence + PHASE_NEXT] = after
+        after = arena[head]
+    arena[sequence + PHASE_PREVIOUS] = before
+    arena[sequence + PHASE_NEXT] = after
     if before == NOBODY:
-        pool[head] = request_id
+        arena[head] = request_id
     else:
-        pool[sequence_of(replica, requests[before]) + PHASE_NEXT] = request_id
+        arena[sequence_of(engine, requests[before]) + PHASE_NEXT] = request_id
     if after == NOBODY:
-        pool[tail] = request_id
+        arena[tail] = request_id
     else:
-        pool[sequence_of(replica, requests[after]) + PHASE_PREVIOUS] = request_id
+        arena[sequence_of(engine, requests[after]) + PHASE_PREVIOUS] = request_id
 
 
 @kernel
-def _leave_phase(replica, pool, requests, request_id):
+def _leave_phase(engine, request_id):
     """Take a decoder out of its phase."""
+    spec, arena, requests = engine.spec, engine.arena, engine.requests
     request = requests[request_id]
-    phase = phase_of(request.computed_tokens, replica.block_size)
-    pool[replica.phase_base + phase] -= 1
-    if not replica.prefix_caching:
+    phase = phase_of(request.computed_tokens, spec.block_size)
+    arena[spec.phase_base + phase] -= 1
+    if not spec.prefix_caching:
         return
-    head = replica.phase_list_base + phase
-    sequence = sequence_of(replica, request)
-    before, after = pool[sequence + PHASE_PREVIOUS], pool[sequence + PHASE_NEXT]
+    head = spec.phase_list_base + phase
+    sequence = sequence_of(engine, request)
+    before, after = arena[sequence + PHASE_PREVIOUS], arena[sequence + PHASE_NEXT]
     if before == NOBODY:
-        pool[head] = after
+        arena[head] = after
     else:
-        pool[sequence_of(replica, requests[before]) + PHASE_NEXT] = after
+        arena[sequence_of(engine, requests[before]) + PHASE_NEXT] = after
     if after == NOBODY:
-        pool[head + replica.block_size] = before
+        arena[head + spec.block_size] = before
     else:
-        pool[sequence_of(replica, requests[after]) + PHASE_PREVIOUS] = before
+        arena[sequence_of(engine, requests[after]) + PHASE_PREVIOUS] = before
 
 
 @outlined
-def _count_steps_anew(replica, pool, requests):
+def _count_steps_anew(engine):
     """Count decode steps from a multiple of the block size on, which leaves every phase where it is."""
-    first_step = replica.decode_step - phase_of(replica.decode_step, replica.block_size)
-    count_steps_from(replica, pool, first_step)
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    first_step = replica.decode_step - phase_of(replica.decode_step, spec.block_size)
+    count_steps_from(engine, first_step)
     for place in range(replica.decoding):
-        requests[decoder_at(replica, pool, place)].computed_tokens += first_step
+        requests[decoder_at(engine, place)].computed_tokens += first_step
     replica.decode_step -= first_step
 
 
 @kernel
-def start_decoding(replica, pool, requests, request_id):
+def start_decoding(engine, request_id):
     """Make a decoder of a request whose known tokens are all computed but the newest."""
+    replica, requests = engine.replica, engine.requests
     if replica.decode_step > MOST_STEPS:
-        _count_steps_anew(replica, pool, requests)
+        _count_steps_anew(engine)
     request = requests[request_id]
     replica.decode_context_tokens += request.computed_tokens + 1
     request.computed_tokens -= replica.decode_step
-    _enter_phase(replica, pool, requests, request_id)
+    _enter_phase(engine, request_id)
     request.decoding = 1
     finish_step = replica.decode_step + request.target_tokens - request.produced_tokens
-    finish_heap_push(replica, pool, finish_step, request_id)
+    finish_heap_push(engine, finish_step, request_id)
 
 
 @kernel
-def stop_decoding(replica, pool, requests, request_id):
+def stop_decoding(engine, request_id):
     """Give a decoder its own counts back: it finishes, or is evicted."""
+    replica, requests = engine.replica, engine.requests
     request = requests[request_id]
-    finish_step = finish_heap_remove(replica, pool, request_id)
-    _leave_phase(replica, pool, requests, request_id)
+    finish_step = finish_heap_remove(engine, request_id)
+    _leave_phase(engine, request_id)
     request.computed_tokens += replica.decode_step
     replica.decode_context_tokens -= request.computed_tokens + 1
     request.produced_tokens = request.target_tokens - (finish_step - replica.decode_step)
@@ -125,10 +131,11 @@ def stop_decoding(replica, pool, requests, request_id):
 
 
 @kernel
-def blocks_due(replica, pool, requests, decodes):
+def blocks_due(engine, decodes):
     """Return the blocks that the first ``decodes`` decoders, in running order, take in the next step."""
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     if decodes == replica.decoding:
-        return pool[replica.phase_base + phase_due(replica)]
+        return arena[spec.phase_base + phase_due(engine)]
     due = 0
     seen = 0
     request_id = replica.running_head
@@ -136,15 +143,16 @@ def blocks_due(replica, pool, requests, decodes):
         request = requests[request_id]
         if request.decoding:
             seen += 1
-            if phase_of(request.computed_tokens + replica.decode_step, replica.block_size) == 0:
+            if phase_of(request.computed_tokens + replica.decode_step, spec.block_size) == 0:
                 due += 1
         request_id = request.next
     return due
 
 
 @kernel
-def context_of(replica, requests, decodes):
+def context_of(engine, decodes):
     """Return the context tokens that the first ``decodes`` decoders read in the next step."""
+    replica, requests = engine.replica, engine.requests
     if decodes == replica.decoding:
         return replica.decode_context_tokens
     context = 0
@@ -160,8 +168,9 @@ def context_of(replica, requests, decodes):
 
 
 @outlined
-def hold_back(replica, pool, requests, decodes):
+def hold_back(engine, decodes):
     """Undo the coming decode step for the decoders behind the first ``decodes``: the budget left them out."""
+    replica, requests = engine.replica, engine.requests
     seen = 0
     request_id = replica.running_head
     while request_id != NOBODY:
@@ -169,18 +178,19 @@ def hold_back(replica, pool, requests, decodes):
         if request.decoding:
             seen += 1
             if seen > decodes:
-                _leave_phase(replica, pool, requests, request_id)
+                _leave_phase(engine, request_id)
                 request.computed_tokens -= 1
-                _enter_phase(replica, pool, requests, request_id)
-                finish_later(replica, pool, request_id, 1)
+                _enter_phase(engine, request_id)
+                finish_later(engine, request_id, 1)
                 replica.decode_context_tokens -= 1
         request_id = request.next
 
 
 @kernel
-def steps_with_blocks(replica, pool, at_most):
+def steps_with_blocks(engine, at_most):
     """Return how many decode steps, up to ``at_most``, the free blocks allow."""
-    block_size = replica.block_size
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    block_size = spec.block_size
     decoding = replica.decoding
     free = replica.free_blocks
     if decoding * blocks_of(at_most, block_size) <= free:
@@ -188,9 +198,9 @@ def steps_with_blocks(replica, pool, at_most):
     cycles = min(free // decoding, at_most // block_size)
     free -= cycles * decoding
     steps = cycles * block_size
-    index = phase_due(replica)
+    index = phase_due(engine)
     while steps < at_most:
-        free -= pool[replica.phase_base + index]
+        free -= arena[spec.phase_base + index]
         if free < 0:
             break
         steps += 1
@@ -199,31 +209,34 @@ def steps_with_blocks(replica, pool, at_most):
 
 
 @kernel
-def blocks_taken(replica, pool, steps):
+def blocks_taken(engine, steps):
     """Return the blocks that the next ``steps`` decode steps take."""
-    block_size = replica.block_size
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    block_size = spec.block_size
     rest = phase_of(steps, block_size)
     taken = 0
     if steps >= block_size:
         taken = ((steps - rest) // block_size) * replica.decoding
-    index = phase_due(replica)
+    index = phase_due(engine)
     for _ in range(rest):
-        taken += pool[replica.phase_base + index]
+        taken += arena[spec.phase_base + index]
         index = index - 1 if index > 0 else block_size - 1
     return taken
 
 
 @kernel
-def first_of_phase(replica, pool, phase):
+def first_of_phase(engine, phase):
     """Return the first admitted decoder of a phase, or NOBODY (with prefix caching)."""
-    if pool[replica.phase_base + phase] == 0:
+    spec, arena = engine.spec, engine.arena
+    if arena[spec.phase_base + phase] == 0:
         return NOBODY
-    return pool[replica.phase_list_base + phase]
+    return arena[spec.phase_list_base + phase]
 
 
 @kernel
-def last_admission(replica, pool, requests, decodes):
+def last_admission(engine, decodes):
     """Return the admission number of the last of the first ``decodes`` decoders, in running order."""
+    replica, arena, requests = engine.replica, engine.arena, engine.requests
     if decodes == replica.decoding:
         return EVERYBODY
     seen = 0
@@ -233,41 +246,43 @@ def last_admission(replica, pool, requests, decodes):
         request = requests[request_id]
         if request.decoding:
             seen += 1
-            admission = pool[sequence_of(replica, request) + ADMISSION]
+            admission = arena[sequence_of(engine, request) + ADMISSION]
         request_id = request.next
     return admission
 
 
 @kernel
-def publish_decoded_blocks(replica, pool, requests, step, admission):
+def publish_decoded_blocks(engine, step, admission):
     """Publish the blocks that decode step ``step`` fills, for decoders admitted up to ``admission``."""
-    iteration = next_iteration(replica)
-    phase = phase_of(-1 - step, replica.block_size)
-    request_id = first_of_phase(replica, pool, phase)
+    spec, arena, requests = engine.spec, engine.arena, engine.requests
+    iteration = next_iteration(engine)
+    phase = phase_of(-1 - step, spec.block_size)
+    request_id = first_of_phase(engine, phase)
     while request_id != NOBODY:
         request = requests[request_id]
-        sequence = sequence_of(replica, request)
-        if pool[sequence + ADMISSION] > admission:
+        sequence = sequence_of(engine, request)
+        if arena[sequence + ADMISSION] > admission:
             break
-        publish_full_blocks(replica, pool, request, request.computed_tokens + step + 1, iteration)
-        request_id = pool[sequence + PHASE_NEXT]
+        publish_full_blocks(engine, request, request.computed_tokens + step + 1, iteration)
+        request_id = arena[sequence + PHASE_NEXT]
 
 
 @outlined
-def grow_decoders(replica, pool, requests, steps):
+def grow_decoders(engine, steps):
     """Take and publish the blocks of the next ``steps`` decode steps of all decoders, step by step."""
-    last = replica.block_size - 1
-    phases = replica.phase_base
-    phase = phase_due(replica)
-    due = pool[phases + phase]  # how many take a block in the step
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    last = spec.block_size - 1
+    phases = spec.phase_base
+    phase = phase_due(engine)
+    due = arena[phases + phase]  # how many take a block in the step
     for step in range(replica.decode_step, replica.decode_step + steps):
         if due > 0:
-            request_id = pool[replica.phase_list_base + phase]
+            request_id = arena[spec.phase_list_base + phase]
             while request_id != NOBODY:
                 request = requests[request_id]
-                grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
-                request_id = pool[sequence_of(replica, request) + PHASE_NEXT]
+                grow_blocks(engine, request, request.computed_tokens + step + 1)
+                request_id = arena[sequence_of(engine, request) + PHASE_NEXT]
         phase = phase - 1 if phase > 0 else last
-        due = pool[phases + phase]
+        due = arena[phases + phase]
         if due > 0:  # who fills a block now takes one in the next step
-            publish_decoded_blocks(replica, pool, requests, step, EVERYBODY)
+            publish_decoded_blocks(engine, step, EVERYBODY)

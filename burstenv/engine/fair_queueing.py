@@ -21,9 +21,10 @@ LEVELS = 16
 
 
 @kernel
-def client_of(replica, request):
+def client_of(engine, request):
     """Return whose request it is: a class, or a session (those without one are one client together)."""
-    if replica.fair_by == 0:
+    limits = engine.limits
+    if limits.fair_by == 0:
         return int(request.class_code)
     if request.session < 0:
         return CLIENTS - 1
@@ -31,13 +32,14 @@ def client_of(replica, request):
 
 
 @kernel
-def _level(replica, request, now_s):
-    if now_s - request.arrival_s >= replica.starve_s:
+def _level(engine, request, now_s):
+    limits = engine.limits
+    if now_s - request.arrival_s >= limits.starve_s:
         return 0
     tokens = request.prompt_tokens + request.produced_tokens
-    service_s = iteration_time_s(replica, tokens, tokens * (tokens + 1) // 2, 0, 0, 1)
+    service_s = iteration_time_s(engine, tokens, tokens * (tokens + 1) // 2, 0, 0, 1)
     level = 0
-    quantum_s = replica.quantum_s
+    quantum_s = limits.quantum_s
     while quantum_s < service_s and level < LEVELS - 1:
         quantum_s *= 2.0
         level += 1
@@ -45,17 +47,19 @@ def _level(replica, request, now_s):
 
 
 @outlined
-def scanned_head(replica, requests, now_s):
+def scanned_head(engine, now_s):
     """Return who is next: the least served client's first, or the first of the highest level."""
+    replica, requests = engine.replica, engine.requests
+    limits = engine.limits
     best = replica.waiting_head
     best_rank = 1e300
     request_id = best
     while request_id != NOBODY:
         request = requests[request_id]
-        if replica.order == FAIR:
-            rank = replica.served_tokens[client_of(replica, request)]
+        if limits.order == FAIR:
+            rank = replica.served_tokens[client_of(engine, request)]
         else:
-            rank = float(_level(replica, request, now_s))
+            rank = float(_level(engine, request, now_s))
         if rank < best_rank:
             best, best_rank = request_id, rank
         request_id = request.next
@@ -63,15 +67,17 @@ def scanned_head(replica, requests, now_s):
 
 
 @outlined
-def welcome(replica, requests, request):
+def welcome(engine, request):
     """Lift the counter of a client that had nothing waiting, before its request joins the queue."""
-    if replica.order != FAIR:
+    replica, requests = engine.replica, engine.requests
+    limits = engine.limits
+    if limits.order != FAIR:
         return
-    client = client_of(replica, request)
+    client = client_of(engine, request)
     lift = 1e300
     request_id = replica.waiting_head
     while request_id != NOBODY:
-        other = client_of(replica, requests[request_id])
+        other = client_of(engine, requests[request_id])
         if other == client:
             return
         lift = min(lift, replica.served_tokens[other])
@@ -84,8 +90,10 @@ def welcome(replica, requests, request):
 
 
 @outlined
-def leave_scanned(replica, requests, request_id):
+def leave_scanned(engine, request_id):
     """Take a request out of the list, wherever it stands."""
+    replica, requests = engine.replica, engine.requests
+    limits = engine.limits
     request = requests[request_id]
     if replica.waiting_head == request_id:
         replica.waiting_head = request.next
@@ -97,19 +105,23 @@ def leave_scanned(replica, requests, request_id):
         requests[before].next = request.next
     if request.next == NOBODY:
         replica.waiting_tail = before
-    if replica.order == FAIR:
-        replica.last_client = client_of(replica, request)
+    if limits.order == FAIR:
+        replica.last_client = client_of(engine, request)
 
 
 @kernel
-def count_prompt(replica, request):
+def count_prompt(engine, request):
     """Count an admitted request's prompt as served; computing it anew after a preemption is not the client's doing."""
-    if replica.order == FAIR and request.preemptions == 0:
-        replica.served_tokens[client_of(replica, request)] += PROMPT_WEIGHT * request.prompt_tokens
+    replica = engine.replica
+    limits = engine.limits
+    if limits.order == FAIR and request.preemptions == 0:
+        replica.served_tokens[client_of(engine, request)] += PROMPT_WEIGHT * request.prompt_tokens
 
 
 @kernel
-def count_output(replica, request):
+def count_output(engine, request):
     """Count one output token as served."""
-    if replica.order == FAIR:
-        replica.served_tokens[client_of(replica, request)] += OUTPUT_WEIGHT
+    replica = engine.replica
+    limits = engine.limits
+    if limits.order == FAIR:
+        replica.served_tokens[client_of(engine, request)] += OUTPUT_WEIGHT

@@ -8,15 +8,15 @@ rule as in :mod:`burstenv.engine.reference.engine`, whose names the functions sh
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import types
 
-from burstenv._jit.decorators import detached, kernel, types_of
+from burstenv._jit.decorators import detached, kernel
+from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.counters import count_busy
 from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING
 from burstenv.engine.fair_queueing import count_output, count_prompt
+from burstenv.engine.lifecycle import bring_token, run
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
@@ -42,18 +42,21 @@ from burstenv.engine.records import STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
 from burstenv.engine.settle import settle_finished
 from burstenv.engine.timing import iteration_time_s
+from burstenv.engine.world import engine_type
 
 
 @kernel
-def _publish_known(replica, pool, request, tokens, iteration):
+def _publish_known(engine, request, tokens, iteration):
     """Publish the blocks that ``tokens`` tokens fill, as far as the tokens are back; ``iteration`` computes them."""
-    publish_full_blocks(replica, pool, request, min(tokens, tokens_to_compute(request)), iteration)
+    publish_full_blocks(engine, request, min(tokens, tokens_to_compute(request)), iteration)
 
 
 @kernel
-def _victim(replica, requests):
+def _victim(engine):
     """Return who is evicted: the last admitted, or under priorities the least urgent, latest arrived."""
-    if replica.order != PRIORITY:
+    replica, requests = engine.replica, engine.requests
+    limits = engine.limits
+    if limits.order != PRIORITY:
         return replica.running_tail
     victim = replica.running_head
     request_id = requests[victim].next
@@ -68,10 +71,11 @@ def _victim(replica, requests):
 
 
 @kernel
-def _preempt(replica, pool, requests, victim):
+def _preempt(engine, victim):
+    replica, requests = engine.replica, engine.requests
     request = requests[victim]
-    running_remove(replica, requests, victim)
-    give_back_blocks(replica, pool, request)
+    running_remove(engine, victim)
+    give_back_blocks(engine, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
@@ -81,12 +85,13 @@ def _preempt(replica, pool, requests, victim):
     if replica.preemptions_without_token == LIVELOCK_PREEMPTIONS + 1:
         replica.livelocked = 1
         replica.livelock_id = victim
-    queue_push(replica, pool, requests, victim, True)
+    queue_push(engine, victim, True)
 
 
 @kernel
-def _schedule_running(replica, pool, requests, budget, threshold):
+def _schedule_running(engine, budget, threshold):
     """Give running requests their share, in order of admission; return the budget that is left."""
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     request_id = replica.running_head
     while request_id != NOBODY and budget > 0:
         request = requests[request_id]
@@ -99,28 +104,28 @@ def _schedule_running(replica, pool, requests, budget, threshold):
         tokens = tokens_to_compute(request) + in_flight - request.computed_tokens
         if 0 < threshold < tokens:
             tokens = threshold
-        tokens = min(tokens, budget, replica.max_model_len - request.computed_tokens - 1)
+        tokens = min(tokens, budget, spec.max_model_len - request.computed_tokens - 1)
         if tokens <= 0:
             request_id = following
             continue
         evicted_itself = False
-        while not grow_blocks(replica, pool, request, request.computed_tokens + tokens):
-            victim = _victim(replica, requests)
-            budget += pool[
-                sequence_of(replica, requests[victim]) + STEP_TOKENS
+        while not grow_blocks(engine, request, request.computed_tokens + tokens):
+            victim = _victim(engine)
+            budget += arena[
+                sequence_of(engine, requests[victim]) + STEP_TOKENS
             ]  # one already scheduled gives its tokens back
             evicted_itself = victim == request_id
             if evicted_itself:
                 following = request.next
-            _preempt(replica, pool, requests, victim)
+            _preempt(engine, victim)
             if evicted_itself:
                 break
         if not evicted_itself:
-            coming = next_iteration(replica)
+            coming = next_iteration(engine)
             if in_flight > 0:  # what the iteration in flight computes may have got its key only now
-                _publish_known(replica, pool, request, request.computed_tokens, coming - 1)
-            _publish_known(replica, pool, request, request.computed_tokens + tokens, coming)
-            pool[sequence_of(replica, request) + STEP_TOKENS] = tokens
+                _publish_known(engine, request, request.computed_tokens, coming - 1)
+            _publish_known(engine, request, request.computed_tokens + tokens, coming)
+            arena[sequence_of(engine, request) + STEP_TOKENS] = tokens
             budget -= tokens
             following = request.next
         request_id = following
@@ -128,30 +133,34 @@ def _schedule_running(replica, pool, requests, budget, threshold):
 
 
 @kernel
-def _opens(replica, requests):
+def _opens(engine):
     """Return whether admission is open: under a deferral bound only once somebody has waited so long, till all are in.
 
     Waiting requests are fcfs then.
     """
-    if replica.deferral_s == 0.0 or replica.waiting == 0:
+    replica, requests = engine.replica, engine.requests
+    limits = engine.limits
+    if limits.deferral_s == 0.0 or replica.waiting == 0:
         return True
     waited_s = replica.clock_s - requests[replica.waiting_head].arrival_s
-    if replica.running == 0 or waited_s >= replica.deferral_s:
+    if replica.running == 0 or waited_s >= limits.deferral_s:
         replica.admitting = 1
     return replica.admitting == 1
 
 
 @kernel
-def _schedule_waiting(replica, pool, requests, budget, threshold):
+def _schedule_waiting(engine, budget, threshold):
     """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
-    if not _opens(replica, requests):
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    limits = engine.limits
+    if not _opens(engine):
         return
-    whole = not replica.chunked_prefill or replica.batch != MIXED
-    while replica.waiting > 0 and budget > 0 and replica.running < replica.max_num_seqs:
-        request_id = queue_head(replica, pool, requests, replica.clock_s)
+    whole = not spec.chunked_prefill or limits.batch != MIXED
+    while replica.waiting > 0 and budget > 0 and replica.running < limits.max_num_seqs:
+        request_id = queue_head(engine, replica.clock_s)
         request = requests[request_id]
-        hits, revived = cached_blocks(replica, pool, request)
-        cached_tokens = hits * replica.block_size
+        hits, revived = cached_blocks(engine, request)
+        cached_tokens = hits * spec.block_size
         known = tokens_to_compute(request)
         tokens = known - cached_tokens
         if 0 < threshold < tokens:
@@ -159,35 +168,29 @@ def _schedule_waiting(replica, pool, requests, budget, threshold):
         if whole and tokens > budget:
             break
         tokens = min(tokens, budget)
-        must_fit = known if replica.reserve_full_prompt else cached_tokens + tokens
-        headroom = replica.headroom_blocks if replica.running > 0 else 0
-        must_fit = min(must_fit, replica.max_model_len)
-        missing = blocks_of(must_fit, replica.block_size) - hits + revived
-        if missing + headroom > replica.free_blocks:
+        needed = blocks_to_admit(engine, known, cached_tokens + tokens, replica.running)
+        if needed - hits + revived > replica.free_blocks:
             break
-        if replica.memory != AS_NEEDED and not leaves_room(replica, pool, requests, request):
+        if limits.memory != AS_NEEDED and not leaves_room(engine, request):
             break
-        queue_remove(replica, pool, requests, request_id)
-        running_append(replica, requests, request_id)
-        request.status = RUNNING
-        count_prompt(replica, request)
-        open_sequence(replica, pool, request, hits)
+        queue_remove(engine, request_id)
+        running_append(engine, request_id)
+        run(request, cached_tokens, replica.clock_s)
+        count_prompt(engine, request)
+        open_sequence(engine, request, hits)
         request.computed_tokens = cached_tokens
-        if request.cached_tokens < 0:
-            request.cached_tokens = cached_tokens
-        grow_blocks(replica, pool, request, cached_tokens + tokens)
-        _publish_known(replica, pool, request, cached_tokens + tokens, next_iteration(replica))
-        if math.isnan(request.first_scheduled_s):
-            request.first_scheduled_s = replica.clock_s
-        pool[sequence_of(replica, request) + STEP_TOKENS] = tokens
+        grow_blocks(engine, request, cached_tokens + tokens)
+        _publish_known(engine, request, cached_tokens + tokens, next_iteration(engine))
+        arena[sequence_of(engine, request) + STEP_TOKENS] = tokens
         budget -= tokens
     if replica.waiting == 0:
         replica.admitting = 0
 
 
 @kernel
-def _brings_something(replica):
+def _brings_something(engine):
     """Return whether an iteration in flight is still under way or brings a token; else it is as if there were none."""
+    replica = engine.replica
     if replica.in_flight == 0:
         return False
     samples = replica.flight0_samples if replica.first_flight == 0 else replica.flight1_samples
@@ -195,31 +198,33 @@ def _brings_something(replica):
 
 
 @kernel
-def _schedule(replica, pool, requests):
+def _schedule(engine):
     """Schedule one iteration at the clock; return whether there was anything to run."""
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    limits = engine.limits
     preemptions_before = replica.preemptions
     lone = replica.running + replica.waiting == 1
-    threshold = 0 if lone else replica.long_prefill_threshold
+    threshold = 0 if lone else spec.long_prefill_threshold
     budget = replica.token_budget
     preempted = False
-    prefill_first = replica.batch == PREFILL_FIRST
+    prefill_first = limits.batch == PREFILL_FIRST
     running_before = replica.running
     for turn in range(2):
         if (turn == 0) == prefill_first:
             if not preempted:
-                _schedule_waiting(replica, pool, requests, budget, threshold)
+                _schedule_waiting(engine, budget, threshold)
         elif not prefill_first or replica.running == running_before:  # new prompts run alone
-            budget = _schedule_running(replica, pool, requests, budget, threshold)
+            budget = _schedule_running(engine, budget, threshold)
             preempted = replica.preemptions > preemptions_before
 
     prefill_tokens = prefill_attention = decodes = context = sequences = samples = 0
     flight = (replica.first_flight + replica.in_flight) % 2
-    flight_base = replica.flight_base + flight * replica.flight_size
+    flight_base = spec.flight_base + flight * spec.flight_size
     request_id = replica.running_head
     while request_id != NOBODY:
         request = requests[request_id]
-        step_tokens = sequence_of(replica, request) + STEP_TOKENS
-        tokens = pool[step_tokens]
+        step_tokens = sequence_of(engine, request) + STEP_TOKENS
+        tokens = arena[step_tokens]
         if tokens > 0:
             computed = request.computed_tokens
             sequences += 1
@@ -232,18 +237,18 @@ def _schedule(replica, pool, requests):
             request.computed_tokens = computed + tokens
             if request.computed_tokens == tokens_to_compute(request) + request.in_flight_tokens:
                 request.in_flight_tokens += 1
-                pool[flight_base + samples] = request_id
+                arena[flight_base + samples] = request_id
                 samples += 1
-            pool[step_tokens] = 0
+            arena[step_tokens] = 0
         request_id = request.next
-    if sequences == 0 and not preempted and not _brings_something(replica):
+    if sequences == 0 and not preempted and not _brings_something(engine):
         return False
     duration_s = 0.0
     if sequences > 0:
-        duration_s = iteration_time_s(replica, prefill_tokens, prefill_attention, decodes, context, sequences)
+        duration_s = iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context, sequences)
     start_s = max(replica.clock_s, replica.busy_until_s)
     replica.busy_until_s = start_s + duration_s
-    count_busy(replica, duration_s, replica.free_blocks)
+    count_busy(engine, duration_s, replica.free_blocks)
     if sequences > 0 or preempted:
         replica.iterations += 1
     if flight == 0:
@@ -258,17 +263,19 @@ def _schedule(replica, pool, requests):
 
 
 @kernel
-def oldest_end_s(replica):
+def oldest_end_s(engine):
     """Return when the oldest iteration in flight ends [s]."""
+    replica = engine.replica
     return replica.flight0_end_s if replica.first_flight == 0 else replica.flight1_end_s
 
 
 @kernel
-def _apply(environment, replica, pool, requests):
+def _apply(engine):
     """Apply what the oldest iteration in flight produced, at its end."""
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     flight = replica.first_flight
     samples = replica.flight0_samples if flight == 0 else replica.flight1_samples
-    flight_base = replica.flight_base + flight * replica.flight_size
+    flight_base = spec.flight_base + flight * spec.flight_size
     replica.clock_s = max(replica.clock_s, replica.iteration_end_s)
     replica.first_flight = 1 - flight
     replica.in_flight -= 1
@@ -276,77 +283,76 @@ def _apply(environment, replica, pool, requests):
     replica.ended_iterations += 1
     now_s = replica.clock_s
     for k in range(samples):
-        request_id = pool[flight_base + k]
+        request_id = arena[flight_base + k]
         request = requests[request_id]
         running = request.status == RUNNING
         if not running:  # preempted while this token was on its way
             replica.waiting_tokens += 1
-            replica.waiting_blocks -= blocks_of(tokens_to_compute(request), replica.block_size)
+            replica.waiting_blocks -= blocks_of(tokens_to_compute(request), spec.block_size)
         request.in_flight_tokens -= 1
-        request.produced_tokens += 1
-        count_output(replica, request)
+        bring_token(engine, request, now_s)
+        count_output(engine, request)
         if not running:
-            replica.waiting_blocks += blocks_of(tokens_to_compute(request), replica.block_size)
+            replica.waiting_blocks += blocks_of(tokens_to_compute(request), spec.block_size)
         replica.preemptions_without_token = 0
-        if math.isnan(request.first_token_s):
-            request.first_token_s = now_s
-            environment.first_tokens += 1
-            if now_s - request.arrival_s <= request.ttft_slo_s:
-                environment.first_in_time += 1
         if running:  # a block may have waited for this token to get its key
             known = request.computed_tokens - request.in_flight_tokens
-            _publish_known(replica, pool, request, known, replica.ended_iterations)
-        if request.produced_tokens >= request.target_tokens or tokens_to_compute(request) >= replica.max_model_len:
+            _publish_known(engine, request, known, replica.ended_iterations)
+        if request.produced_tokens >= request.target_tokens or tokens_to_compute(request) >= spec.max_model_len:
             request.target_tokens = request.produced_tokens
             if running:
-                running_remove(replica, requests, request_id)
-                give_back_blocks(replica, pool, request)
+                running_remove(engine, request_id)
+                give_back_blocks(engine, request)
             else:
-                queue_discard(replica, pool, requests, request_id)
-            settle_finished(environment, pool, requests, request_id, now_s)
+                queue_discard(engine, request_id)
+            settle_finished(engine, request_id, now_s)
 
 
 @kernel
-def start_general(environment, replica, pool, requests):
+def start_general(engine):
     """Put one iteration, scheduled at the clock, in flight; return whether there was anything to run."""
-    if replica.drops_hopeless:
-        drop_hopeless(environment, replica, pool, requests)
+    replica = engine.replica
+    limits = engine.limits
+    if limits.drops_hopeless:
+        drop_hopeless(engine)
     if not replica.ahead:
-        publish_general(replica, requests)
-    return _schedule(replica, pool, requests)
+        publish_general(engine)
+    return _schedule(engine)
 
 
 @kernel
-def finish_general(environment, replica, pool, requests):
+def finish_general(engine):
     """Apply the oldest iteration in flight, at its end."""
-    replica.iteration_end_s = oldest_end_s(replica)
-    _apply(environment, replica, pool, requests)
+    replica = engine.replica
+    replica.iteration_end_s = oldest_end_s(engine)
+    _apply(engine)
 
 
-@detached(lambda state: state.replicas["general"].any(), lambda state: (*types_of(state), types.float64))
-def advance_general(environment, replica, pool, requests, until_s):
+@detached(lambda state: state.specs["general"].any(), lambda state: (engine_type(state), types.float64))
+def advance_general(engine, until_s):
     """Apply every iteration that ends by ``until_s``; schedule none at or after it.
 
     Leaves in ``wake_s`` when the next thing happens here.
     """
+    replica, spec = engine.replica, engine.spec
     replica.wake_s = np.inf
     while not replica.livelocked:
-        if replica.in_flight < replica.depth and (replica.running > 0 or replica.waiting > 0):
+        if replica.in_flight < spec.depth and (replica.running > 0 or replica.waiting > 0):
             if replica.clock_s >= until_s:
                 replica.wake_s = replica.clock_s
                 break
-            scheduled = start_general(environment, replica, pool, requests)
+            scheduled = start_general(engine)
             if not scheduled and replica.in_flight == 0:
                 replica.wake_s = replica.clock_s
                 break
-            if scheduled and replica.in_flight < replica.depth:
+            if scheduled and replica.in_flight < spec.depth:
                 continue
         if replica.in_flight == 0:
             break
-        replica.iteration_end_s = oldest_end_s(replica)
+        replica.iteration_end_s = oldest_end_s(engine)
         if replica.iteration_end_s > until_s:
             replica.wake_s = replica.iteration_end_s
             break
-        _apply(environment, replica, pool, requests)
+        _apply(engine)
     if not replica.ahead:
-        publish_general(replica, requests)
+        publish_general(engine)

@@ -1,23 +1,99 @@
-"""How a request ends, compiled: the only place that writes a final status, its time and the counts of outcomes."""
+"""What becomes of a request, compiled: the only place that writes its status, its times and the counts of outcomes.
+
+unseen -> at the gateway -> waiting <-> running -> attained, late or length-capped. On the way it may be rejected,
+fail or be abandoned; its client may take it away and bring it back; a turn of a session that is over is never sent.
+"""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from burstenv._jit.decorators import kernel
-from burstenv.engine.enums import ABANDONED, ATTAINED, LATE, LENGTH_CAPPED, REJECTED
+from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS
+from burstenv.engine.enums import (
+    ABANDONED,
+    AT_DOOR,
+    ATTAINED,
+    AWAY,
+    LATE,
+    LENGTH_CAPPED,
+    REJECTED,
+    RUNNING,
+    UNSENT,
+    WAITING,
+)
 
 
 @kernel
-def settle(environment, request, status, now_s):
+def arrive(world, request, now_s):
+    """Count a request that is sent for the first time, at ``now_s``, as offered."""
+    environment = world.environment
+    request.arrival_s = now_s
+    environment.offered += 1
+    environment.offered_weight += request.weight
+    environment.arrived_s += now_s
+
+
+@kernel
+def reach_gateway(request):
+    """Put a request at the gateway, to be decided about."""
+    request.status = AT_DOOR
+
+
+@kernel
+def wait(request):
+    """Put a request into a waiting queue."""
+    request.status = WAITING
+
+
+@kernel
+def run(request, cached_tokens, now_s):
+    """Put a request into the batch at ``now_s``, with ``cached_tokens`` of its tokens found in the prefix cache."""
+    request.status = RUNNING
+    if request.cached_tokens < 0:
+        request.cached_tokens = cached_tokens
+    if math.isnan(request.first_scheduled_s):
+        request.first_scheduled_s = now_s
+
+
+@kernel
+def bring_token(world, request, now_s):
+    """Bring one token of a request at ``now_s``, and count the first."""
+    request.produced_tokens += 1
+    if math.isnan(request.first_token_s):
+        request.first_token_s = now_s
+        world.environment.first_tokens += 1
+        if now_s - request.arrival_s <= request.ttft_slo_s:
+            world.environment.first_in_time += 1
+
+
+@kernel
+def take_away(request):
+    """Let the client of a request take it away; it will send it again."""
+    request.status = AWAY
+
+
+@kernel
+def never_send(world, request):
+    """Let a request never be sent, nor offered: its session is over."""
+    request.status = UNSENT
+    request.arrival_s = np.nan
+    world.environment.unsent += 1
+
+
+@kernel
+def settle(world, request, status, now_s):
     """End a request with a final status at ``now_s``."""
+    environment = world.environment
     request.status = status
     request.finish_s = now_s
     environment.settled_s += now_s
     if status == ATTAINED:
         environment.attained += 1
         environment.attained_weight += request.weight
-        environment.attained_by_class[request.class_code] += 1
+        world.arena[CLASS_NUMBERS * request.class_code + CLASS_ATTAINED] += 1
         environment.attained_tokens += request.prompt_tokens + request.output_tokens
         return
     if not math.isnan(request.first_token_s) and request.first_token_s - request.arrival_s <= request.ttft_slo_s:
@@ -35,6 +111,7 @@ def settle(environment, request, status, now_s):
 
 
 @kernel
-def settled(environment):
+def settled(world):
     """Return how many requests have reached their end."""
+    environment = world.environment
     return environment.attained + environment.late + environment.rejected + environment.failed

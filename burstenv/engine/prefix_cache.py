@@ -19,107 +19,118 @@ from burstenv.engine.records import ADMISSION, BLOCKS, FOUND_BLOCKS, NUMBERS_OF_
 
 
 @kernel
-def last_ended_iteration(replica):
+def last_ended_iteration(engine):
     """Return the number of the last iteration that has ended, counted from 1."""
-    return replica.ended_iterations if replica.general else replica.iterations - replica.in_flight
+    replica, spec = engine.replica, engine.spec
+    return replica.ended_iterations if spec.general else replica.iterations - replica.in_flight
 
 
 @kernel
-def next_iteration(replica):
+def next_iteration(engine):
     """Return the number of the iteration that is scheduled next, or being scheduled."""
-    return last_ended_iteration(replica) + replica.in_flight + 1
+    replica = engine.replica
+    return last_ended_iteration(engine) + replica.in_flight + 1
 
 
 @kernel
-def stream_of(replica, request, index):
+def stream_of(engine, request, index):
     """Return the stream that decides the tokens of a request's block."""
-    if (index + 1) * replica.block_size <= request.prefix_tokens:
+    spec = engine.spec
+    if (index + 1) * spec.block_size <= request.prefix_tokens:
         return request.prefix_stream
     return request.stream
 
 
 @kernel
-def _shared_blocks(replica, request):
+def _shared_blocks(engine, request):
     """Return how many of the request's first blocks hold tokens of its shared prefix alone."""
-    return full_blocks(request.prefix_tokens, replica.block_size)
+    spec = engine.spec
+    return full_blocks(request.prefix_tokens, spec.block_size)
 
 
 @kernel
-def sequence_of(replica, request):
-    """Return where in the pool the numbers of a running request stand, see ``NUMBERS_OF_A_SEQUENCE``."""
-    return replica.sequence_base + NUMBERS_OF_A_SEQUENCE * request.place
+def sequence_of(engine, request):
+    """Return where in the arena the numbers of a running request stand, see ``NUMBERS_OF_A_SEQUENCE``."""
+    spec = engine.spec
+    return spec.sequence_base + NUMBERS_OF_A_SEQUENCE * request.place
 
 
 @kernel
-def table_of(replica, request):
-    """Return where in the pool the numbers of a running request's blocks stand."""
-    return replica.table_base + request.place * replica.table_size
+def table_of(engine, request):
+    """Return where in the arena the numbers of a running request's blocks stand."""
+    spec = engine.spec
+    return spec.table_base + request.place * spec.table_size
 
 
 @outlined
-def grow_blocks(replica, pool, request, tokens):
+def grow_blocks(engine, request, tokens):
     """Give the request the blocks for ``tokens`` tokens, if there are enough."""
-    needed = blocks_of(min(tokens, replica.max_model_len), replica.block_size)
-    held = sequence_of(replica, request) + BLOCKS
-    more = needed - pool[held]
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    needed = blocks_of(min(tokens, spec.max_model_len), spec.block_size)
+    held = sequence_of(engine, request) + BLOCKS
+    more = needed - arena[held]
     if more > replica.free_blocks:
         return False
     if more > 0:
-        if replica.prefix_caching:
-            take_blocks(replica, pool, table_of(replica, request) + pool[held], more, next_iteration(replica))
+        if spec.prefix_caching:
+            take_blocks(engine, table_of(engine, request) + arena[held], more, next_iteration(engine))
         else:
             replica.free_blocks -= more
-        pool[held] = needed
+        arena[held] = needed
     return True
 
 
 @outlined
-def give_back_blocks(replica, pool, request):
+def give_back_blocks(engine, request):
     """Give back all blocks of a request, and its place among the sequences."""
-    blocks = pool[sequence_of(replica, request) + BLOCKS]
-    if replica.prefix_caching:
-        release_blocks(replica, pool, table_of(replica, request), blocks)
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    blocks = arena[sequence_of(engine, request) + BLOCKS]
+    if spec.prefix_caching:
+        release_blocks(engine, table_of(engine, request), blocks)
     else:
         replica.free_blocks += blocks
-    pool[replica.slot_base + replica.free_slots] = request.place
+    arena[spec.slot_base + replica.free_slots] = request.place
     replica.free_slots += 1
 
 
 @outlined
-def publish_full_blocks(replica, pool, request, tokens, iteration):
+def publish_full_blocks(engine, request, tokens, iteration):
     """Give their keys to the request's blocks that ``tokens`` tokens, all of them known, fill.
 
     ``iteration`` is the number of the one that computes the last of these tokens.
     """
-    if not replica.prefix_caching:
+    spec = engine.spec
+    if not spec.prefix_caching:
         return
-    table = table_of(replica, request)
-    full = full_blocks(tokens, replica.block_size)
-    shared = min(_shared_blocks(replica, request), full)
-    if publish_blocks(replica, pool, table, request.stream, shared, full, iteration) and shared > 0:
-        publish_blocks(replica, pool, table, request.prefix_stream, 0, shared, iteration)
+    table = table_of(engine, request)
+    full = full_blocks(tokens, spec.block_size)
+    shared = min(_shared_blocks(engine, request), full)
+    if publish_blocks(engine, table, request.stream, shared, full, iteration) and shared > 0:
+        publish_blocks(engine, table, request.prefix_stream, 0, shared, iteration)
 
 
 @kernel
-def _next_table(replica, pool):
+def _next_table(engine):
     """Return where the next admitted request's table will stand."""
-    return replica.table_base + pool[replica.slot_base + replica.free_slots - 1] * replica.table_size
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    return spec.table_base + arena[spec.slot_base + replica.free_slots - 1] * spec.table_size
 
 
 @outlined
-def _find_prefix(replica, pool, request):
-    most = full_blocks(tokens_to_compute(request) - 1, replica.block_size)
-    table = _next_table(replica, pool)
-    shared = min(_shared_blocks(replica, request), most)
-    hits, unused = find_blocks(replica, pool, request.prefix_stream, 0, shared, table)
+def _find_prefix(engine, request):
+    spec = engine.spec
+    most = full_blocks(tokens_to_compute(request) - 1, spec.block_size)
+    table = _next_table(engine)
+    shared = min(_shared_blocks(engine, request), most)
+    hits, unused = find_blocks(engine, request.prefix_stream, 0, shared, table)
     if hits < shared:
         return hits, unused
-    hits, further = find_blocks(replica, pool, request.stream, shared, most, table)
+    hits, further = find_blocks(engine, request.stream, shared, most, table)
     return hits, unused + further
 
 
 @outlined
-def prefix_hit_tokens(replica, pool, requests, request_id):
+def prefix_hit_tokens(engine, request_id):
     """Return how many prompt tokens of a request a router knows to be in the replica's prefix cache [tokens].
 
     Changes nothing. This is what routers that follow the engines' KV events know (llm-d's precise prefix scorer,
@@ -128,42 +139,45 @@ def prefix_hit_tokens(replica, pool, requests, request_id):
     The engine itself shares a block from the iteration on that computes it. 0 without prefix caching. At least one
     token is always computed, as at admission.
     """
-    if not replica.prefix_caching:
+    spec, requests = engine.spec, engine.requests
+    if not spec.prefix_caching:
         return 0
     request = requests[request_id]
-    most = full_blocks(tokens_to_compute(request) - 1, replica.block_size)
-    shared = min(_shared_blocks(replica, request), most)
-    ended = last_ended_iteration(replica)
-    hits = computed_until(replica, pool, request.prefix_stream, 0, shared, ended)
+    most = full_blocks(tokens_to_compute(request) - 1, spec.block_size)
+    shared = min(_shared_blocks(engine, request), most)
+    ended = last_ended_iteration(engine)
+    hits = computed_until(engine, request.prefix_stream, 0, shared, ended)
     if hits == shared:
-        hits = computed_until(replica, pool, request.stream, shared, most, ended)
-    return hits * replica.block_size
+        hits = computed_until(engine, request.stream, shared, most, ended)
+    return hits * spec.block_size
 
 
 @kernel
-def cached_blocks(replica, pool, request):
+def cached_blocks(engine, request):
     """Return how many blocks the request could share, and how many of these would leave the free list.
 
     Writes them where its table will stand. At least one token is always computed.
     """
-    if replica.prefix_caching:
-        return _find_prefix(replica, pool, request)
+    spec = engine.spec
+    if spec.prefix_caching:
+        return _find_prefix(engine, request)
     return 0, 0
 
 
 @outlined
-def open_sequence(replica, pool, request, hits):
+def open_sequence(engine, request, hits):
     """Give a request that is being admitted a place and the table that starts with the ``hits`` blocks just found.
 
     For the general engine and with prefix caching; otherwise nothing of the kind is kept.
     """
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
     replica.free_slots -= 1
-    request.place = pool[replica.slot_base + replica.free_slots]
-    sequence = sequence_of(replica, request)
-    pool[sequence + STEP_TOKENS] = 0
-    pool[sequence + BLOCKS] = hits
-    pool[sequence + FOUND_BLOCKS] = hits
-    pool[sequence + ADMISSION] = replica.admissions
+    request.place = arena[spec.slot_base + replica.free_slots]
+    sequence = sequence_of(engine, request)
+    arena[sequence + STEP_TOKENS] = 0
+    arena[sequence + BLOCKS] = hits
+    arena[sequence + FOUND_BLOCKS] = hits
+    arena[sequence + ADMISSION] = replica.admissions
     replica.admissions += 1
     if hits > 0:
-        share_blocks(replica, pool, table_of(replica, request), hits)
+        share_blocks(engine, table_of(engine, request), hits)

@@ -1,7 +1,7 @@
 """The waiting queue of vLLM's priority policy, compiled: a binary heap by (priority, arrival, number of the request).
 
 Priorities and arrival times stay in the request records, exact to all their 64 bits. The heap takes the stretch of the
-pool that :mod:`burstenv._jit.heap` takes for the other orders, and of each entry only the id.
+arena that :mod:`burstenv._jit.heap` takes for the other orders, and of each entry only the id.
 """
 
 from __future__ import annotations
@@ -21,50 +21,50 @@ def _before(requests, a, b):
 
 
 @kernel
-def _sift_up(pool, requests, base, position, request_id):
+def _sift_up(arena, requests, base, position, request_id):
     while position > 0:
         parent = (position - 1) >> 1
-        parent_id = pool[base + ENTRY * parent + ENTRY_ID]
+        parent_id = arena[base + ENTRY * parent + ENTRY_ID]
         if not _before(requests, request_id, parent_id):
             break
-        pool[base + ENTRY * position + ENTRY_ID] = parent_id
+        arena[base + ENTRY * position + ENTRY_ID] = parent_id
         position = parent
-    pool[base + ENTRY * position + ENTRY_ID] = request_id
+    arena[base + ENTRY * position + ENTRY_ID] = request_id
 
 
 @kernel
-def _sift_down(pool, requests, base, size, position, request_id):
+def _sift_down(arena, requests, base, size, position, request_id):
     while 2 * position + 1 < size:
         child = 2 * position + 1
-        child_id = pool[base + ENTRY * child + ENTRY_ID]
+        child_id = arena[base + ENTRY * child + ENTRY_ID]
         if child + 1 < size:
-            other_id = pool[base + ENTRY * (child + 1) + ENTRY_ID]
+            other_id = arena[base + ENTRY * (child + 1) + ENTRY_ID]
             if _before(requests, other_id, child_id):
                 child, child_id = child + 1, other_id
         if not _before(requests, child_id, request_id):
             break
-        pool[base + ENTRY * position + ENTRY_ID] = child_id
+        arena[base + ENTRY * position + ENTRY_ID] = child_id
         position = child
-    pool[base + ENTRY * position + ENTRY_ID] = request_id
+    arena[base + ENTRY * position + ENTRY_ID] = request_id
 
 
 @kernel
-def priority_push(pool, requests, base, size, request_id):
+def priority_push(arena, requests, base, size, request_id):
     """Add a request to a queue of ``size`` entries (the caller counts)."""
-    _sift_up(pool, requests, base, size, request_id)
+    _sift_up(arena, requests, base, size, request_id)
 
 
 @kernel
-def priority_remove(pool, requests, base, size, request_id):
+def priority_remove(arena, requests, base, size, request_id):
     """Remove a request, wherever it stands, from a queue of ``size`` entries (the caller counts)."""
     position = 0
-    while pool[base + ENTRY * position + ENTRY_ID] != request_id:
+    while arena[base + ENTRY * position + ENTRY_ID] != request_id:
         position += 1
     last = size - 1
     if position == last:
         return
-    moving = pool[base + ENTRY * last + ENTRY_ID]
-    if position > 0 and _before(requests, moving, pool[base + ENTRY * ((position - 1) >> 1) + ENTRY_ID]):
-        _sift_up(pool, requests, base, position, moving)
+    moving = arena[base + ENTRY * last + ENTRY_ID]
+    if position > 0 and _before(requests, moving, arena[base + ENTRY * ((position - 1) >> 1) + ENTRY_ID]):
+        _sift_up(arena, requests, base, position, moving)
     else:
-        _sift_down(pool, requests, base, last, position, moving)
+        _sift_down(arena, requests, base, last, position, moving)

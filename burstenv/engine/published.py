@@ -22,7 +22,8 @@ from burstenv.engine.queues import blocks_of, tokens_to_compute
 
 
 @kernel
-def _publish_counts(replica):
+def _publish_counts(engine):
+    replica = engine.replica
     replica.seen_waiting = replica.waiting
     replica.seen_running = replica.running
     replica.seen_free_blocks = replica.free_blocks
@@ -33,9 +34,10 @@ def _publish_counts(replica):
 
 
 @kernel
-def publish(replica, requests):
+def publish(engine):
     """Publish the present state of a replica of the fast engine."""
-    _publish_counts(replica)
+    replica, requests = engine.replica, engine.requests
+    _publish_counts(engine)
     context = replica.decode_context_tokens
     prefill = 0
     if replica.prefill_id != NOBODY:
@@ -49,9 +51,10 @@ def publish(replica, requests):
 
 
 @kernel
-def publish_general(replica, requests):
+def publish_general(engine):
     """Publish the present state of a replica of the full engine."""
-    _publish_counts(replica)
+    replica, requests = engine.replica, engine.requests
+    _publish_counts(engine)
     context = 0
     prefill = 0
     request_id = replica.running_head
@@ -69,23 +72,25 @@ def publish_general(replica, requests):
 
 
 @kernel
-def publish_handed_over(replica, request):
+def publish_handed_over(engine, request):
     """Add a request that was just handed over to the published queue."""
+    replica, spec = engine.replica, engine.spec
     tokens = tokens_to_compute(request)
     replica.seen_waiting += 1
     replica.seen_waiting_tokens += tokens
-    replica.seen_waiting_blocks += blocks_of(tokens, replica.block_size)
+    replica.seen_waiting_blocks += blocks_of(tokens, spec.block_size)
 
 
 @kernel
-def publish_withdrawn(replica, request):
+def publish_withdrawn(engine, request):
     """Take a request that was just withdrawn off the published queue.
 
     One that was preempted by an iteration scheduled since is not in it.
     """
+    replica, spec = engine.replica, engine.spec
     if request.preemptions > 0 and request.evicted_at >= replica.seen_iterations:
         return
     tokens = tokens_to_compute(request)
     replica.seen_waiting -= 1
     replica.seen_waiting_tokens -= tokens
-    replica.seen_waiting_blocks -= blocks_of(tokens, replica.block_size)
+    replica.seen_waiting_blocks -= blocks_of(tokens, spec.block_size)

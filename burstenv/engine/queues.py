@@ -24,10 +24,9 @@ from burstenv.engine.enums import (
     REJECTED,
     SHORTEST_PREDICTED,
     SHORTEST_PROMPT,
-    WAITING,
 )
 from burstenv.engine.fair_queueing import leave_scanned, scanned_head, welcome
-from burstenv.engine.lifecycle import settle
+from burstenv.engine.lifecycle import settle, wait
 from burstenv.engine.priority_queue import priority_push, priority_remove
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.timing import iteration_time_s
@@ -71,31 +70,33 @@ def _is_list(order):
 
 
 @kernel
-def latest_start_s(replica, request):
+def latest_start_s(engine, request):
     """Return when a prefill alone on the replica must start to meet the TTFT objective [s]."""
     prompt = request.prompt_tokens
-    prefill_s = iteration_time_s(replica, prompt, prompt * (prompt + 1) // 2, 0, 0, 1)
+    prefill_s = iteration_time_s(engine, prompt, prompt * (prompt + 1) // 2, 0, 0, 1)
     return request.arrival_s + request.ttft_slo_s - prefill_s
 
 
 @kernel
-def queue_key(replica, request):
+def queue_key(engine, request):
     """Return the key by which the replica's queue order, but for ``PRIORITY``, sorts a request; smaller goes first."""
-    if replica.order == SHORTEST_PROMPT:
+    limits = engine.limits
+    if limits.order == SHORTEST_PROMPT:
         return float(request.prompt_tokens)
-    if replica.order == SHORTEST_PREDICTED:
+    if limits.order == SHORTEST_PREDICTED:
         return float(request.predicted_tokens)
-    if replica.order == LONGEST_PROMPT:
+    if limits.order == LONGEST_PROMPT:
         return -float(request.prompt_tokens)
-    if replica.order == ORACLE_SHORTEST:
+    if limits.order == ORACLE_SHORTEST:
         return float(request.target_tokens - request.produced_tokens - request.in_flight_tokens)
     if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: before everything, never hopeless
         return ALREADY_STREAMING + request.arrival_s
-    return latest_start_s(replica, request)
+    return latest_start_s(engine, request)
 
 
 @kernel
-def _list_push(replica, requests, request_id, at_front):
+def _list_push(engine, request_id, at_front):
+    replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     if replica.waiting_head == NOBODY:
         request.next = NOBODY
@@ -111,192 +112,208 @@ def _list_push(replica, requests, request_id, at_front):
 
 
 @kernel
-def _heap_push(replica, pool, requests, request_id):
+def _heap_push(engine, request_id):
     """Put a request into the heap of live requests, by the order in force."""
-    base, size = replica.live_base, replica.live_heap_size
-    if replica.order == PRIORITY:
-        priority_push(pool, requests, base, size, request_id)
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    limits = engine.limits
+    base, size = spec.live_base, replica.live_heap_size
+    if limits.order == PRIORITY:
+        priority_push(arena, requests, base, size, request_id)
     else:
-        heap_push(pool, base, ENTRY, size, queue_key(replica, requests[request_id]), request_id)
+        heap_push(arena, base, ENTRY, size, queue_key(engine, requests[request_id]), request_id)
     replica.live_heap_size = size + 1
 
 
 @kernel
-def queue_push(replica, pool, requests, request_id, preempted):
+def queue_push(engine, request_id, preempted):
     """Put a request into the waiting queue; a preempted one goes to the front under fcfs."""
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    limits = engine.limits
     request = requests[request_id]
-    request.status = WAITING
-    if _is_list(replica.order):
-        if replica.order != FCFS:
-            welcome(replica, requests, request)
-        _list_push(replica, requests, request_id, preempted)
+    wait(request)
+    if _is_list(limits.order):
+        if limits.order != FCFS:
+            welcome(engine, request)
+        _list_push(engine, request_id, preempted)
         if preempted:
             replica.blocked = 0
     else:
         request.demoted = 0
-        _heap_push(replica, pool, requests, request_id)
+        _heap_push(engine, request_id)
         replica.blocked = 0
     if replica.waiting == 0:
         replica.blocked = 0
     replica.waiting += 1
     tokens = tokens_to_compute(request)
     replica.waiting_tokens += tokens
-    replica.waiting_blocks += blocks_of(tokens, replica.block_size)
+    replica.waiting_blocks += blocks_of(tokens, spec.block_size)
 
 
 @kernel
-def queue_head(replica, pool, requests, now_s):
+def queue_head(engine, now_s):
     """Return the id of the request that is next at ``now_s``; the queue must not be empty."""
-    if replica.order == FCFS:
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    limits = engine.limits
+    if limits.order == FCFS:
         return replica.waiting_head
-    if replica.order >= FIRST_SCANNED:
-        return scanned_head(replica, requests, now_s)
-    if replica.order == EARLIEST_DEADLINE:
+    if limits.order >= FIRST_SCANNED:
+        return scanned_head(engine, now_s)
+    if limits.order == EARLIEST_DEADLINE:
         while replica.live_heap_size > 0:
-            key = heap_first_key(pool, replica.live_base)
+            key = heap_first_key(arena, spec.live_base)
             if key >= now_s or key < 0.5 * ALREADY_STREAMING:
                 break
-            first = heap_first(pool, replica.live_base)
-            heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, first)
+            first = heap_first(arena, spec.live_base)
+            heap_remove(arena, spec.live_base, ENTRY, replica.live_heap_size, first)
             replica.live_heap_size -= 1
-            heap_push(pool, replica.hopeless_base, BACKWARDS, replica.hopeless_heap_size, key, first)
+            heap_push(arena, spec.hopeless_base, BACKWARDS, replica.hopeless_heap_size, key, first)
             replica.hopeless_heap_size += 1
             requests[first].demoted = 1
     if replica.live_heap_size > 0:
-        return heap_first(pool, replica.live_base)
-    return heap_first(pool, replica.hopeless_base)
+        return heap_first(arena, spec.live_base)
+    return heap_first(arena, spec.hopeless_base)
 
 
 @kernel
-def queue_remove(replica, pool, requests, request_id):
+def queue_remove(engine, request_id):
     """Take the request that :func:`queue_head` returned out of the queue."""
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    limits = engine.limits
     request = requests[request_id]
-    if replica.order >= FIRST_SCANNED:
-        leave_scanned(replica, requests, request_id)
-    elif replica.order == FCFS:
+    if limits.order >= FIRST_SCANNED:
+        leave_scanned(engine, request_id)
+    elif limits.order == FCFS:
         replica.waiting_head = request.next
         if replica.waiting_head == NOBODY:
             replica.waiting_tail = NOBODY
     elif request.demoted:
-        heap_remove(pool, replica.hopeless_base, BACKWARDS, replica.hopeless_heap_size, request_id)
+        heap_remove(arena, spec.hopeless_base, BACKWARDS, replica.hopeless_heap_size, request_id)
         replica.hopeless_heap_size -= 1
     else:
-        if replica.order == PRIORITY:
-            priority_remove(pool, requests, replica.live_base, replica.live_heap_size, request_id)
+        if limits.order == PRIORITY:
+            priority_remove(arena, requests, spec.live_base, replica.live_heap_size, request_id)
         else:
-            heap_remove(pool, replica.live_base, ENTRY, replica.live_heap_size, request_id)
+            heap_remove(arena, spec.live_base, ENTRY, replica.live_heap_size, request_id)
         replica.live_heap_size -= 1
     replica.waiting -= 1
     tokens = tokens_to_compute(request)
     replica.waiting_tokens -= tokens
-    replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
+    replica.waiting_blocks -= blocks_of(tokens, spec.block_size)
 
 
 @kernel
-def is_queue_head(replica, pool, request_id):
+def is_queue_head(engine, request_id):
     """Return whether a waiting request is the first of its queue, as the queue was last looked at."""
-    if _is_list(replica.order):
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    limits = engine.limits
+    if _is_list(limits.order):
         return replica.waiting_head == request_id
     if replica.live_heap_size > 0:
-        return heap_first(pool, replica.live_base) == request_id
-    return heap_first(pool, replica.hopeless_base) == request_id
+        return heap_first(arena, spec.live_base) == request_id
+    return heap_first(arena, spec.hopeless_base) == request_id
 
 
 @outlined
-def queue_discard(replica, pool, requests, request_id):
+def queue_discard(engine, request_id):
     """Take a request out of the queue from wherever it stands."""
-    if replica.order == FCFS and replica.waiting_head != request_id:
-        leave_scanned(replica, requests, request_id)
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    limits = engine.limits
+    if limits.order == FCFS and replica.waiting_head != request_id:
+        leave_scanned(engine, request_id)
         replica.waiting -= 1
         tokens = tokens_to_compute(requests[request_id])
         replica.waiting_tokens -= tokens
-        replica.waiting_blocks -= blocks_of(tokens, replica.block_size)
+        replica.waiting_blocks -= blocks_of(tokens, spec.block_size)
     else:
-        queue_remove(replica, pool, requests, request_id)
+        queue_remove(engine, request_id)
 
 
 @outlined
-def drop_hopeless(environment, replica, pool, requests):
+def drop_hopeless(engine):
     """Reject every waiting request that can no longer start in time, as the front end would at dequeue.
 
     That is final: its client does not send it again. The queue is looked at from its head: while somebody whose
     user is reading already waits there, nobody is dropped.
     """
+    replica, spec, gateway, arena, requests = engine.replica, engine.spec, engine.gateway, engine.arena, engine.requests
     while replica.live_heap_size > 0 or replica.hopeless_heap_size > 0:
         live = False
         if replica.live_heap_size > 0:
-            key = heap_first_key(pool, replica.live_base)
+            key = heap_first_key(arena, spec.live_base)
             if key < 0.5 * ALREADY_STREAMING:
                 return
             live = key < replica.clock_s
             if not live and replica.hopeless_heap_size == 0:
                 return
-        request_id = heap_first(pool, replica.live_base if live else replica.hopeless_base)
-        queue_remove(replica, pool, requests, request_id)
-        settle(environment, requests[request_id], REJECTED, replica.clock_s)
+        request_id = heap_first(arena, spec.live_base if live else spec.hopeless_base)
+        queue_remove(engine, request_id)
+        settle(engine, requests[request_id], REJECTED, replica.clock_s)
         replica.blocked = 0
-        if environment.closed_loop:
-            turn_ended(environment, pool, requests, request_id, replica.clock_s, False)
+        if gateway.closed_loop:
+            turn_ended(engine, request_id, replica.clock_s, False)
 
 
 @kernel
-def next_demotion_s(replica, pool, requests):
+def next_demotion_s(engine):
     """Return when the head of the queue turns hopeless and another takes its place [s]."""
-    if replica.order == EARLIEST_DEADLINE and replica.live_heap_size > 0:
-        key = heap_first_key(pool, replica.live_base)
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    limits = engine.limits
+    if limits.order == EARLIEST_DEADLINE and replica.live_heap_size > 0:
+        key = heap_first_key(arena, spec.live_base)
         if key >= 0.5 * ALREADY_STREAMING:
             return key
     return np.inf
 
 
 @outlined
-def queue_reorder(replica, pool, requests, order):
-    """Sort the whole queue by another order (a change of batching mode).
+def queue_reorder(engine, before):
+    """Sort the whole queue by the order in force, after the order ``before``.
 
     Going back to fcfs, streaming requests (preempted before) come first and the rest by arrival.
     """
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    order = engine.limits.order
     waiting = replica.waiting
-    base = replica.live_base
+    base = spec.live_base
     if waiting > 0:  # gather everyone's id in the live heap's memory
-        if _is_list(replica.order):
+        if _is_list(before):
             request_id = replica.waiting_head
             for k in range(waiting):
-                pool[base + ENTRY * k + ENTRY_ID] = request_id
+                arena[base + ENTRY * k + ENTRY_ID] = request_id
                 request_id = requests[request_id].next
         else:  # the hopeless ones from their last on, so that nobody's place is taken before it is read
             live = replica.live_heap_size
             hopeless = replica.hopeless_heap_size
             for k in range(hopeless):
-                at = replica.hopeless_base + BACKWARDS * (hopeless - 1 - k)
-                pool[base + ENTRY * (live + k) + ENTRY_ID] = pool[at + ENTRY_ID]
-        replica.order = order
+                at = spec.hopeless_base + BACKWARDS * (hopeless - 1 - k)
+                arena[base + ENTRY * (live + k) + ENTRY_ID] = arena[at + ENTRY_ID]
         replica.waiting_head = NOBODY
         replica.waiting_tail = NOBODY
         replica.live_heap_size = 0
         for k in range(waiting):  # push each anew; the heap serves as the sorter for fcfs too
-            request_id = pool[base + ENTRY * k + ENTRY_ID]
+            request_id = arena[base + ENTRY * k + ENTRY_ID]
             request = requests[request_id]
             request.demoted = 0
             if _is_list(order):
                 key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
-                heap_push(pool, base, ENTRY, k, key, request_id)
+                heap_push(arena, base, ENTRY, k, key, request_id)
                 replica.live_heap_size += 1
             else:
-                _heap_push(replica, pool, requests, request_id)
+                _heap_push(engine, request_id)
         replica.hopeless_heap_size = 0
         if _is_list(order):
             while replica.live_heap_size > 0:
-                request_id = heap_first(pool, base)
-                heap_remove(pool, base, ENTRY, replica.live_heap_size, request_id)
+                request_id = heap_first(arena, base)
+                heap_remove(arena, base, ENTRY, replica.live_heap_size, request_id)
                 replica.live_heap_size -= 1
-                _list_push(replica, requests, request_id, False)
-    replica.order = order
+                _list_push(engine, request_id, False)
     replica.blocked = 0
 
 
 @kernel
-def running_append(replica, requests, request_id):
+def running_append(engine, request_id):
     """Put an admitted request at the end of the running list."""
+    replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     request.next = NOBODY
     request.previous = replica.running_tail
@@ -309,8 +326,9 @@ def running_append(replica, requests, request_id):
 
 
 @kernel
-def running_remove(replica, requests, request_id):
+def running_remove(engine, request_id):
     """Take a request out of the running list."""
+    replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     if request.previous == NOBODY:
         replica.running_head = request.next

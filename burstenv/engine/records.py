@@ -1,7 +1,7 @@
-"""The records that kernels work on, with the unit of every field.
+"""The records that change while an episode is played, with the unit of every field.
 
-One for each environment, replica, request, client and batching mode. Fields that are looked at together share cache
-lines. A request's id is its index in the flat array of all requests.
+One for each environment, replica, request and client; what does not change is in :mod:`burstenv.engine.spec`. Fields
+that are looked at together share cache lines. A request's id is its number within the episode.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, SEEN_FIELDS
-from burstenv.hardware.latency.tables import CONTEXT_KNOTS, DECODE_KNOTS, DENSE_KNOTS, HEAD_KNOTS, PREFILL_KNOTS
 
 CACHE_LINE = 64  # [bytes]
 
 
-def _record(*groups: list[tuple[Any, ...]], line: int = CACHE_LINE) -> np.dtype:
+def record(*groups: list[tuple[Any, ...]], line: int = CACHE_LINE) -> np.dtype:
     """Return an aligned record type without hidden padding, so that equal states are equal bytes.
 
     Each group, of fields that are looked at together, takes whole cache lines of its own.
@@ -32,7 +31,7 @@ def _record(*groups: list[tuple[Any, ...]], line: int = CACHE_LINE) -> np.dtype:
 ENTRY = 3  # integers of an entry of a heap of requests: its key, which takes two, and the id
 ENTRY_ID = 2  # the place of the id among them
 
-REQUEST = _record(
+REQUEST = record(
     [  # One cache line: what the trace says, what decides whether it is attained, and where the engine stands with it.
         ("arrival_s", "f8"),
         ("first_token_s", "f8"),  # NaN until then
@@ -72,7 +71,7 @@ REQUEST = _record(
 )
 assert REQUEST.itemsize == 2 * CACHE_LINE  # and 10 million of them in 1.3 GB
 
-# What is known of a running request under the general engine or with prefix caching: numbers in the pool.
+# What is known of a running request under the general engine or with prefix caching: numbers in the arena.
 PHASE_NEXT, PHASE_PREVIOUS = 0, 1  # decoders of one phase, in order of admission: request ids
 STEP_TOKENS = 2  # share of the iteration being scheduled
 BLOCKS = 3  # KV blocks held
@@ -80,39 +79,21 @@ ADMISSION = 4  # number of its admission
 FOUND_BLOCKS = 5  # KV blocks found cached at that admission
 NUMBERS_OF_A_SEQUENCE = 6
 
-REPLICA = _record(
+REPLICA = record(
     [  # What every decision looks at.
         ("wake_s", "f8"),  # until then nothing happens but the ordinary iterations of a stretch
         ("iteration_end_s", "f8"),  # of the iteration in flight
         ("clock_s", "f8"),  # the last iteration boundary
         ("in_flight", "i1"),  # iterations scheduled and not applied yet
         ("under_way", "i1"),  # a decode iteration has started at the clock that nothing has been noted of yet
-        ("general", "i1"),  # served by engine/full_engine.py
         ("stretch_steps", "i8"),  # its length; 0: none is open
         ("stretch_done", "i8"),  # of those, committed
         ("stretch_first_s", "f8"),  # duration of its first iteration
         ("stretch_growth_s", "f8"),  # by which each is longer than the one before
         ("busy_s", "f8"),  # an open stretch not included
-        ("gpus", "i4"),
-        ("latency_kind", "i4"),  # HINGE or TABLES of hardware/latency/hinge.py
-        ("h0_s", "f8"),
-        ("h1_s", "f8"),
-        ("h2_s", "f8"),
-        ("h3_s", "f8"),
-        ("h4_s", "f8"),
-        ("h5_s", "f8"),
-        ("per_iteration_s", "f8"),
-        ("per_sequence_s", "f8"),
-        ("prefill_token_s", "f8"),  # what a prefill token adds to a large iteration
-        ("floor_s", "f8"),  # the shortest iteration
-        ("num_blocks", "i4"),
-        ("per_block", "f8"),  # 1 / num_blocks
-        ("per_cache_token", "f8"),  # 1 / (num_blocks block_size)
-        ("block_size", "i4"),
-        ("max_model_len", "i4"),  # [tokens]
-        ("mode", "i4"),
+        ("mode", "i4"),  # the batching mode in force
         ("mode_since_s", "f8"),
-        ("token_budget", "i4"),  # max_num_batched_tokens
+        ("token_budget", "i4"),  # max_num_batched_tokens: the mode's, unless an agent sets it
         # The published state, see engine/published.py.
         ("seen_waiting", "i4"),
         ("seen_running", "i4"),
@@ -153,56 +134,10 @@ REPLICA = _record(
         ("livelocked", "i1"),
         ("used_block_s", "f8"),  # integral of the KV blocks in use over time
         ("most_used_blocks", "i4"),
-        ("phase_base", "i8"),  # B counts: decoders by (KV tokens - decode_step) modulo the block size
-        ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish: steps and ids in turn
-        ("live_base", "i8"),  # heap of waiting requests
-        ("hopeless_base", "i8"),  # another, which grows towards it from the end of the same stretch
-        ("max_num_seqs", "i4"),
-        ("order", "i4"),
-        ("headroom_blocks", "i4"),  # blocks kept free at admission while anything runs (watermark)
-        ("drops_hopeless", "i1"),
-        ("reserve_full_prompt", "i1"),  # admit only if the whole prompt fits, not just its first chunk
-        ("validate_requests", "i1"),  # refuse what leaves no room for an output, cut outputs at the model length
-        ("prefix_caching", "i1"),
     ],
     [  # The rest.
-        # tables, as in hardware/latency/tables.py: knots used, their places, the values there [s].
-        ("dense_knots", "i4"),
-        ("dense_tokens", "f8", (DENSE_KNOTS,)),
-        ("dense_s", "f8", (DENSE_KNOTS,)),
-        ("dense_beyond_s", "f8"),  # per token above the last knot
-        ("head_knots", "i4"),
-        ("head_sequences", "f8", (HEAD_KNOTS,)),
-        ("head_s", "f8", (HEAD_KNOTS,)),
-        ("prefill_knots", "i4"),
-        ("prefill_tokens", "f8", (PREFILL_KNOTS,)),
-        ("prefill_base_s", "f8", (PREFILL_KNOTS,)),
-        ("prefill_context_s", "f8", (PREFILL_KNOTS,)),  # per token of A / P
-        ("decode_knots", "i4"),
-        ("decode_sequences", "f8", (DECODE_KNOTS,)),
-        ("decode_base_s", "f8", (DECODE_KNOTS,)),
-        ("decode_context_s", "f8", (DECODE_KNOTS,)),  # per token of K
-        ("mixed_knots", "i4"),
-        ("mixed_decodes", "f8", (DECODE_KNOTS,)),
-        ("mixed_prefill_s", "f8", (DECODE_KNOTS,)),  # per prefill token
-        ("mixed_context_knots", "i4"),
-        ("mixed_context_tokens", "f8", (CONTEXT_KNOTS,)),  # of K / D
-        ("mixed_s", "f8", (DECODE_KNOTS * CONTEXT_KNOTS,)),  # row by row, a row for each knot of decodes
-        # Where this replica's integers begin in the pool.
-        ("phase_list_base", "i8"),  # with prefix caching: B heads, then B tails, of lists of decoders by phase
-        # Used by the general engine or with prefix caching: rules, parts of the pool, iterations in flight.
-        ("chunked_prefill", "i1"),
-        ("depth", "i1"),  # iterations in flight at most: 2 under asynchronous scheduling
-        ("long_prefill_threshold", "i4"),  # [tokens], 0: none
-        ("flight_base", "i8"),  # ids of the requests that sample in each of the two iterations in flight
-        ("flight_size", "i4"),  # S
-        ("block_base", "i8"),  # blocks and hash buckets, see engine/kv_cache.py
-        ("bucket_count", "i4"),
-        ("sequence_base", "i8"),  # what is known of each running request, see NUMBERS_OF_A_SEQUENCE
-        ("slot_base", "i8"),  # stack of the places among the sequences that are free
+        # The general engine, or prefix caching: free places, iterations in flight.
         ("free_slots", "i4"),
-        ("table_base", "i8"),  # block tables of running requests
-        ("table_size", "i4"),
         ("first_flight", "i1"),  # which of the two is the older
         ("flight0_samples", "i4"),
         ("flight1_samples", "i4"),
@@ -213,46 +148,27 @@ REPLICA = _record(
         ("forgotten", "i8"),  # keys of cached blocks that were lost so far, see engine/kv_cache.py
         ("ended_iterations", "i8"),  # of the general engine, those without a share included
         ("livelock_id", "i4"),  # the request preempted last when the livelock was found
-        # The batching mode in force.
-        ("batch", "i1"),
-        ("memory", "i1"),
-        ("fair_by", "i1"),
-        ("reserve_tokens", "i4"),  # outputs reserved for under RESERVED
-        ("deferral_s", "f8"),  # admission waits until somebody has waited so long; 0: it does not
-        ("quantum_s", "f8"),  # of the highest level
-        ("starve_s", "f8"),  # after so long anybody is of the highest level
-        # Waiting queue: a linked list (fcfs), or heaps of live and of hopeless requests.
-        (
-            "served_tokens",
-            "f8",
-            (CLIENTS,),
-        ),  # under FAIR: prompt tokens + 2 x output tokens, see engine/fair_queueing.py
+        # Fair queueing, see engine/fair_queueing.py.
+        ("served_tokens", "f8", (CLIENTS,)),  # under FAIR: prompt tokens + 2 x output tokens
         ("last_client", "i4"),  # that left the queue last
         ("admitting", "i1"),  # deferral: admission is open until the queue is empty
         # With stale metrics, in this order of the fields above: as they are, as decisions see them, as last read.
         ("fresh", "i8", (SEEN_FIELDS,)),
         ("shown", "i8", (SEEN_FIELDS,)),
         ("scraped", "i8", (SEEN_FIELDS,)),
-        # Shares of the traffic, where an agent sets them: see envs/interval/step.py.
-        ("routing_weight", "f8"),
-        ("routing_credit", "f8"),
     ],
 )
+REPLICA_HOT = REPLICA.fields["flight0_end_s"][1]  # type: ignore[index]  # the bytes before the rest
+assert REPLICA_HOT % CACHE_LINE == 0
 
-ENVIRONMENT = _record(
+ENVIRONMENT = record(
     [  # What every decision looks at.
-        ("first_replica", "i8"),  # index of the first of its replicas
-        ("num_replicas", "i4"),  # R
-        ("first_request", "i8"),  # id of the first request of its episode
         ("num_requests", "i4"),
-        ("door_base", "i8"),  # heap of deferred requests, in the pool
         ("now_s", "f8"),
         ("next_arrival", "i4"),  # id of the first request that has not arrived
         ("at_door", "i4"),  # request being decided about; NOBODY at a tick
         ("deferred", "i4"),  # size of the heap of deferred requests
         ("done", "i1"),
-        ("max_defers", "i4"),
-        ("batching_period_s", "f8"),  # a replica's mode may change this often
         ("tick_s", "f8"),  # longest time without a decision; infinity: none
         ("last_decision_s", "f8"),
         ("decisions", "i8"),
@@ -266,7 +182,6 @@ ENVIRONMENT = _record(
         ("first_in_time_lost", "i4"),  # of those, settled without attainment
         ("length_capped", "i4"),  # of the failed: answered, but cut at the model length of the replica
         ("stuck_ticks", "i4"),  # ticks in a row at which no replica could go on
-        ("modes", "i4"),  # M
         ("attained_weight", "f8"),
         ("offered_weight", "f8"),
         ("rate_fast_per_s", "f8"),  # requests/s over about 5 s
@@ -274,32 +189,13 @@ ENVIRONMENT = _record(
         ("token_rate_per_s", "f8"),  # prompt tokens/s over about 5 s
         ("api_share", "f8"),  # of the recent requests
         ("rate_s", "f8"),  # when the averages were last brought up to date
-        ("gpus", "i4"),  # of all replicas
-        ("class_value", "f8", (2,)),  # worth of a token of each class
-        ("attained_by_class", "i4", (2,)),
         ("attained_tokens", "i8"),  # prompt and output
         ("arrived_s", "f8"),  # sum of the arrival times of offered requests
         ("settled_s", "f8"),  # sum of the times at which requests were settled
-        ("scrape_period_s", "f8"),  # 0: metrics are always fresh
-        ("count_sent", "i1"),  # what was sent since a reading is added to it
         ("veiled", "i1"),  # decisions see the stale metrics at the moment
-        ("clients", "i1"),  # whether they do anything but send and wait
-        ("closed_loop", "i1"),  # turns of a session follow upon the answer to the turn before
     ],
     [  # The rest.
-        # The front door.
-        ("defer_s", "f8"),
-        # State of the policies that live in the kernel.
-        ("rng", "u8"),
-        ("round_robin", "i4"),
-        ("bucket_tokens", "f8"),
-        ("bucket_s", "f8"),
-        ("concurrency_limit", "f8"),  # requests; below 0: not set yet
-        ("window_s", "f8"),  # since when it has been as it is
-        ("window_first_tokens", "i4"),  # and the counts of first tokens then
-        ("window_in_time", "i4"),
         # Stale metrics, see cluster/telemetry.py.
-        ("scrape_delay_s", "f8"),
         ("scrape", "i8"),  # number of the last reading
         ("shown_s", "f8"),  # when what decisions see was read
         # Recent arrivals, brought up to date only for those who look, see envs/observation/arrivals.py.
@@ -313,42 +209,21 @@ ENVIRONMENT = _record(
         ("gap_mean_s", "f8"),
         ("gap_square", "f8"),  # mean square [s^2]
         # The clients, see cluster/clients.py.
-        ("session_goes_on", "i1"),  # after a turn that was not answered, too
-        ("retry_after", "i1"),  # of what: a sum of AFTER_... bits
-        ("max_retries", "i4"),
-        ("retry_base_s", "f8"),
-        ("retry_factor", "f8"),
-        ("retry_max_s", "f8"),
-        ("retry_jitter", "f8"),
         ("horizon_s", "f8"),  # from then on no new request is sent
         ("client_seed", "u8"),
-        ("client_base", "i8"),  # a CLIENT for each request, in the pool
-        ("coming_base", "i8"),  # heap of requests that will be sent at a known time, in the pool
-        ("coming", "i4"),  # its size
-        ("patience_base", "i8"),  # heap of requests by the time at which their clients give up, in the pool
-        ("impatient", "i4"),  # its size
-        ("arrival_base", "i8"),  # requests in the order in which they first came to the front door, in the pool
-        ("arrivals", "i4"),  # how many these are
+        ("coming", "i4"),  # size of the heap of requests that will be sent at a known time
+        ("impatient", "i4"),  # size of the heap of deadlines
+        ("arrivals", "i4"),  # requests that have come to the front door
         ("advanced_s", "f8"),  # up to when the replicas were moved, with a closed loop
         ("attempts", "i4"),
         ("refusals", "i4"),
         ("abandoned", "i4"),  # of the late ones
         ("upstream_failed", "i4"),
         ("unsent", "i4"),
-        # An admission rate that an agent sets: see envs/interval/step.py.
-        ("admission_rate_per_s", "f8"),  # infinity: everybody is admitted
-        ("admission_credit", "f8"),  # requests that may be admitted at once
-        ("credit_s", "f8"),  # when it was last brought up to date
-        # A waiting queue that an agent chooses from, in the place of deferred requests: see envs/iteration/step.py.
-        ("queue_first", "i4"),  # where it begins
-        ("queue_size", "i4"),
-        ("queue_tokens", "i8"),
-        ("queue_blocks", "i8"),
-        ("chosen", "i4"),  # for the iteration that is about to begin
     ],
 )
 
-# What is known of a request's client: numbers in the pool, where any clients do more than send and wait.
+# What is known of a request's client: numbers in the arena, where any clients do more than send and wait.
 CLIENT = np.dtype(
     [
         ("patience_s", "f8"),  # how long it waits for its first token to be on the way, at each attempt
@@ -364,29 +239,3 @@ CLIENT = np.dtype(
 )
 FOLLOWS = 1  # it is sent upon the end of the turn before
 FAILS_UPSTREAM = 2  # its first attempt does not reach the front door
-
-# The same names as in REPLICA.
-MODE = _record(
-    [
-        ("token_budget", "i4"), ("max_num_seqs", "i4"), ("order", "i4"), ("headroom_blocks", "i4"), ("batch", "i1"),
-        ("memory", "i1"), ("drops_hopeless", "i1"), ("fair_by", "i1"), ("reserve_tokens", "i4"), ("deferral_s", "f8"),
-        ("quantum_s", "f8"), ("starve_s", "f8"),
-    ],
-    line=8,
-)  # fmt: skip
-
-
-# Fields that hold request ids, which shift when the arrays grow.
-ID_FIELDS = {
-    "environments": ("next_arrival", "at_door"),
-    "replicas": (
-        "running_head",
-        "running_tail",
-        "prefill_id",
-        "flight_first_prefill",
-        "livelock_id",
-        "waiting_head",
-        "waiting_tail",
-    ),
-    "requests": ("next", "previous"),
-}

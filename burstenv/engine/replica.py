@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from burstenv._jit.decorators import detached, kernel, outlined, types_of
+from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
 from burstenv.engine.enums import FAILED
 from burstenv.engine.full_engine import advance_general, finish_general, oldest_end_s, start_general
@@ -31,18 +31,21 @@ from burstenv.engine.queues import (
     queue_reorder,
 )
 from burstenv.engine.scheduler import finish_decoders, finish_iteration, start_iteration
+from burstenv.engine.world import engine_type, in_mode
 
 
-@detached(lambda state: True, lambda state: (*types_of(state), types.float64))
-def advance_replica(environment, replica, pool, requests, until_s):
+@detached(lambda state: True, lambda state: (engine_type(state), types.float64))
+def advance_replica(engine, until_s):
     """Run the replica up to ``until_s``: iterations ending by then are applied.
 
     An iteration never *starts* at ``until_s`` itself, so that requests arriving at that very instant
     are in the queue when it is scheduled. Leaves in ``wake_s`` until when nothing happens here but the ordinary
     iterations of a stretch.
     """
-    if replica.general:
-        advance_general(environment, replica, pool, requests, until_s)
+    replica, spec = engine.replica, engine.spec
+    limits = engine.limits
+    if spec.general:
+        advance_general(engine, until_s)
         return
     replica.under_way = 0
     while True:
@@ -50,137 +53,135 @@ def advance_replica(environment, replica, pool, requests, until_s):
             if replica.iteration_end_s > until_s:
                 replica.wake_s = replica.iteration_end_s
                 return
-            finish_iteration(environment, replica, pool, requests)
+            finish_iteration(engine)
         if replica.running == 0 and replica.waiting == 0:
             replica.wake_s = np.inf
             break
         if replica.clock_s >= until_s:
             replica.wake_s = replica.clock_s
             break
-        if replica.stretch_steps > 0 or (may_stretch(replica) and open_stretch(replica, pool, requests)):
-            became = follow_stretch(replica, pool, requests, until_s)
+        if replica.stretch_steps > 0 or (may_stretch(engine) and open_stretch(engine)):
+            became = follow_stretch(engine, until_s)
             if became == UNDER_WAY:
                 replica.under_way = replica.clock_s < until_s  # the one that would start at `until_s` has not
                 replica.wake_s = min(replica.stretch_end_s, replica.stretch_demotion_s)
                 break
             if became != CUT:
-                finish_decoders(environment, replica, pool, requests, replica.clock_s)
+                finish_decoders(engine, replica.clock_s)
                 continue
-        if replica.drops_hopeless:
-            drop_hopeless(environment, replica, pool, requests)
-        if not start_iteration(replica, pool, requests):
+        if limits.drops_hopeless:
+            drop_hopeless(engine)
+        if not start_iteration(engine):
             replica.wake_s = replica.clock_s  # the head of the queue may change with time
             break
-    publish(replica, requests)
+    publish(engine)
 
 
 @outlined
-def start_replica(environment, replica, pool, requests):
+def start_replica(engine):
     """Put the iteration that is scheduled at the clock in flight and leave it there, so that it can be looked at.
 
     Moving time would go past one that takes none: one that only preempts.
     """
-    if replica.general:
-        if replica.in_flight < replica.depth and start_general(environment, replica, pool, requests):
-            replica.iteration_end_s = oldest_end_s(replica)
+    replica, spec = engine.replica, engine.spec
+    limits = engine.limits
+    if spec.general:
+        if replica.in_flight < spec.depth and start_general(engine):
+            replica.iteration_end_s = oldest_end_s(engine)
         return
-    interrupt_stretch(replica, pool, requests)
+    interrupt_stretch(engine)
     if not replica.in_flight:
-        if replica.drops_hopeless:
-            drop_hopeless(environment, replica, pool, requests)
-        start_iteration(replica, pool, requests)
+        if limits.drops_hopeless:
+            drop_hopeless(engine)
+        start_iteration(engine)
 
 
 @outlined
-def finish_replica(environment, replica, pool, requests):
+def finish_replica(engine):
     """Apply the oldest iteration in flight, at its end, and schedule none."""
-    if replica.general:
+    replica, spec = engine.replica, engine.spec
+    if spec.general:
         if replica.in_flight > 0:
-            finish_general(environment, replica, pool, requests)
+            finish_general(engine)
         return
-    interrupt_stretch(replica, pool, requests)
+    interrupt_stretch(engine)
     if replica.in_flight:
-        finish_iteration(environment, replica, pool, requests)
+        finish_iteration(engine)
 
 
 @kernel
-def _wake(replica, pool, requests, now_s):
+def _wake(engine, now_s):
     """Let something change at ``now_s``, up to which the replica has been moved: the next iteration is scheduled anew.
 
     A replica that is idle, or had nothing to schedule beside its iteration in flight, does so now and not where its
     clock stood.
     """
-    interrupt_stretch(replica, pool, requests)
-    if replica.in_flight < replica.depth:
+    replica, spec = engine.replica, engine.spec
+    interrupt_stretch(engine)
+    if replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
 
 
 @kernel
-def enqueue(environment, replica, pool, requests, request_id, now_s):
+def enqueue(engine, request_id, now_s):
     """Hand a request to the replica at ``now_s``, as a server's front end does.
 
     A prompt that leaves no room for an output within the model length fails at once (status ``FAILED``), and the
     output is cut at that length (status ``LENGTH_CAPPED`` at its end).
     """
+    spec, requests = engine.spec, engine.requests
     request = requests[request_id]
     request.target_tokens = request.output_tokens
-    if replica.validate_requests:
-        if request.prompt_tokens >= replica.max_model_len:
-            settle(environment, request, FAILED, now_s)
+    if spec.validate_requests:
+        if request.prompt_tokens >= spec.max_model_len:
+            settle(engine, request, FAILED, now_s)
             return
-        request.target_tokens = min(request.output_tokens, replica.max_model_len - request.prompt_tokens)
-    _wake(replica, pool, requests, now_s)
-    queue_push(replica, pool, requests, request_id, False)
-    publish_handed_over(replica, request)
+        request.target_tokens = min(request.output_tokens, spec.max_model_len - request.prompt_tokens)
+    _wake(engine, now_s)
+    queue_push(engine, request_id, False)
+    publish_handed_over(engine, request)
 
 
 @outlined
-def withdraw(replica, pool, requests, request_id, now_s):
+def withdraw(engine, request_id, now_s):
     """Take a waiting request out of the replica at ``now_s``, up to which the replica has been moved.
 
     Who else waits, and in which order, stays; the next iteration finds the queue without it.
     """
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
     request = requests[request_id]
-    if is_queue_head(replica, pool, request_id):  # who follows may fit
-        interrupt_stretch(replica, pool, requests)
+    if is_queue_head(engine, request_id):  # who follows may fit
+        interrupt_stretch(engine)
         replica.blocked = 0
-    queue_discard(replica, pool, requests, request_id)
-    if not replica.under_way and replica.in_flight < replica.depth:
+    queue_discard(engine, request_id)
+    if not replica.under_way and replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
-    publish_withdrawn(replica, request)
+    publish_withdrawn(engine, request)
 
 
 @outlined
-def set_mode(replica, pool, requests, row, mode, now_s):
-    """Put batching mode number ``mode``, with limits ``row`` (a MODE), in force from the next iteration on.
+def set_mode(engine, mode, limits, now_s):
+    """Put batching mode number ``mode``, with its ``limits`` (a MODE), in force from the next iteration on.
 
     The replica has been moved up to ``now_s``; whom the new mode frees from a stuck queue starts then.
     """
+    replica = engine.replica
     if replica.mode == mode:
         return
-    _wake(replica, pool, requests, now_s)
-    replica.mode = mode
-    replica.token_budget = row.token_budget
-    replica.max_num_seqs = row.max_num_seqs
-    replica.headroom_blocks = row.headroom_blocks
-    replica.batch = row.batch
-    replica.memory = row.memory
-    replica.drops_hopeless = row.drops_hopeless
-    replica.fair_by = row.fair_by
-    replica.reserve_tokens = row.reserve_tokens
-    replica.deferral_s = row.deferral_s
-    replica.quantum_s = row.quantum_s
-    replica.starve_s = row.starve_s
+    _wake(engine, now_s)
+    replica.token_budget = limits.token_budget
     replica.blocked = 0
-    if replica.order != row.order or row.drops_hopeless:  # whoever was put last is to be dropped
-        queue_reorder(replica, pool, requests, row.order)
+    if engine.limits.order != limits.order or limits.drops_hopeless:  # whoever was put last is dropped
+        queue_reorder(in_mode(engine, limits), engine.limits.order)
+    replica.mode = mode
 
 
 @outlined
-def set_token_budget(replica, pool, requests, token_budget, now_s):
+def set_token_budget(engine, token_budget, now_s):
     """Change the token budget at ``now_s``, from the next iteration on; the rest of the batching mode stays."""
+    replica = engine.replica
     if replica.token_budget == token_budget:
         return
-    _wake(replica, pool, requests, now_s)
+    _wake(engine, now_s)
     replica.token_budget = token_budget
     replica.blocked = 0

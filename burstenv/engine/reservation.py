@@ -23,73 +23,80 @@ def _blocks(tokens, block_size):
 
 
 @kernel
-def _left(replica, request, foreseen):
+def _left(engine, request, foreseen):
     """Return the outputs that are left of a request, at least one, as foreseen or predicted."""
+    spec = engine.spec
     if foreseen:
         return max(1, request.target_tokens - request.produced_tokens)
-    most = replica.max_model_len - request.prompt_tokens
+    most = spec.max_model_len - request.prompt_tokens
     return max(1, min(math.ceil(request.predicted_tokens), most) - request.produced_tokens)
 
 
 @kernel
-def _insert(pool, left_base, held_base, count, left, held):
+def _insert(arena, left_base, held_base, count, left, held):
     """Put a request among ``count`` that are sorted by what is left of them, the most first."""
     place = count
-    while place > 0 and pool[left_base + place - 1] < left:
-        pool[left_base + place] = pool[left_base + place - 1]
-        pool[held_base + place] = pool[held_base + place - 1]
+    while place > 0 and arena[left_base + place - 1] < left:
+        arena[left_base + place] = arena[left_base + place - 1]
+        arena[held_base + place] = arena[held_base + place - 1]
         place -= 1
-    pool[left_base + place] = left
-    pool[held_base + place] = held
+    arena[left_base + place] = left
+    arena[held_base + place] = held
 
 
 @kernel
-def _fits_projected(replica, pool, requests, candidate, foreseen):
+def _fits_projected(engine, candidate, foreseen):
     # The finish heap of the fast engine has no other use here.
-    left_base = replica.finish_base
-    held_base = left_base + replica.flight_size
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    left_base = spec.finish_base
+    held_base = left_base + spec.flight_size
     count = 0
     request_id = replica.running_head
     while request_id != NOBODY:
         request = requests[request_id]
         held = request.prompt_tokens + request.produced_tokens
-        _insert(pool, left_base, held_base, count, _left(replica, request, foreseen), held)
+        _insert(arena, left_base, held_base, count, _left(engine, request, foreseen), held)
         count += 1
         request_id = request.next
     held = candidate.prompt_tokens + candidate.produced_tokens
-    _insert(pool, left_base, held_base, count, _left(replica, candidate, foreseen), held)
+    _insert(arena, left_base, held_base, count, _left(engine, candidate, foreseen), held)
     count += 1
-    capacity = replica.num_blocks * replica.block_size
-    slack = replica.block_size - 1  # of each request's last block
+    capacity = spec.num_blocks * spec.block_size
+    slack = spec.block_size - 1  # of each request's last block
     total = 0
     for k in range(count):
-        total += pool[held_base + k] + slack
-        if total + pool[left_base + k] * (k + 1) > capacity:
+        total += arena[held_base + k] + slack
+        if total + arena[left_base + k] * (k + 1) > capacity:
             return False
     return True
 
 
 @kernel
-def _reserved_blocks(replica, request, foreseen):
-    outputs = request.target_tokens if foreseen else max(replica.reserve_tokens, request.produced_tokens + 1)
-    return _blocks(min(request.prompt_tokens + outputs, replica.max_model_len), replica.block_size)
+def _reserved_blocks(engine, request, foreseen):
+    spec = engine.spec
+    limits = engine.limits
+    outputs = request.target_tokens if foreseen else max(limits.reserve_tokens, request.produced_tokens + 1)
+    return _blocks(min(request.prompt_tokens + outputs, spec.max_model_len), spec.block_size)
 
 
 @kernel
-def _fits_reserved(replica, requests, candidate, foreseen):
-    blocks = _reserved_blocks(replica, candidate, foreseen)
+def _fits_reserved(engine, candidate, foreseen):
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    blocks = _reserved_blocks(engine, candidate, foreseen)
     request_id = replica.running_head
     while request_id != NOBODY:
-        blocks += _reserved_blocks(replica, requests[request_id], foreseen)
+        blocks += _reserved_blocks(engine, requests[request_id], foreseen)
         request_id = requests[request_id].next
-    return blocks <= replica.num_blocks
+    return blocks <= spec.num_blocks
 
 
 @outlined
-def leaves_room(replica, pool, requests, candidate):
+def leaves_room(engine, candidate):
     """Return whether a waiting request may be admitted beside those that run, under the mode's memory rule."""
+    replica = engine.replica
+    limits = engine.limits
     if replica.running == 0:
         return True
-    if replica.memory == PROJECTED or replica.memory == ORACLE_PROJECTED:
-        return _fits_projected(replica, pool, requests, candidate, replica.memory == ORACLE_PROJECTED)
-    return _fits_reserved(replica, requests, candidate, replica.memory == ORACLE_RESERVED)
+    if limits.memory == PROJECTED or limits.memory == ORACLE_PROJECTED:
+        return _fits_projected(engine, candidate, limits.memory == ORACLE_PROJECTED)
+    return _fits_reserved(engine, candidate, limits.memory == ORACLE_RESERVED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel
+from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS
 from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
 from burstenv.engine.kv_cache import reset_blocks
 
@@ -13,18 +14,21 @@ _HORIZONS = len(HORIZONS_S)
 
 
 @kernel
-def reset_replica(replica, pool):
-    """Empty the replica; latency, limits and mode stay."""
-    for k in range(replica.block_size):
-        pool[replica.phase_base + k] = 0
+def reset_replica(engine):
+    """Empty the replica; its batching mode stays."""
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    for k in range(spec.block_size):
+        arena[spec.phase_base + k] = 0
     replica.clock_s = 0.0
     replica.iteration_end_s = 0.0
     replica.in_flight = 0
     replica.under_way = 0
-    replica.wake_s = -np.inf
+    replica.wake_s = 0.0
+    replica.mode_since_s = -np.inf
+    replica.token_budget = engine.limits.token_budget
     replica.stretch_steps = 0
     replica.blocked = 0
-    replica.free_blocks = replica.num_blocks
+    replica.free_blocks = spec.num_blocks
     replica.running = 0
     replica.decoding = 0
     replica.decode_step = 0
@@ -51,7 +55,7 @@ def reset_replica(replica, pool):
     replica.most_used_blocks = 0
     replica.seen_waiting = 0
     replica.seen_running = 0
-    replica.seen_free_blocks = replica.num_blocks
+    replica.seen_free_blocks = spec.num_blocks
     replica.seen_prefill_tokens = 0
     replica.seen_waiting_tokens = 0
     replica.seen_waiting_blocks = 0
@@ -60,8 +64,8 @@ def reset_replica(replica, pool):
     for k in range(SEEN_FIELDS):
         replica.shown[k] = 0
         replica.scraped[k] = 0
-    replica.shown[SEEN_FREE_BLOCKS] = replica.num_blocks
-    replica.scraped[SEEN_FREE_BLOCKS] = replica.num_blocks
+    replica.shown[SEEN_FREE_BLOCKS] = spec.num_blocks
+    replica.scraped[SEEN_FREE_BLOCKS] = spec.num_blocks
     replica.admissions = 0
     replica.ahead = 0
     replica.ended_iterations = 0
@@ -71,12 +75,12 @@ def reset_replica(replica, pool):
     replica.preemptions_without_token = 0
     replica.first_flight = 0
     replica.busy_until_s = 0.0
-    if replica.prefix_caching:
-        reset_blocks(replica, pool)
-    if replica.prefix_caching or replica.general:
-        for slot in range(replica.flight_size):
-            pool[replica.slot_base + slot] = slot
-        replica.free_slots = replica.flight_size
+    if spec.prefix_caching:
+        reset_blocks(engine)
+    if spec.prefix_caching or spec.general:
+        for slot in range(spec.flight_size):
+            arena[spec.slot_base + slot] = slot
+        replica.free_slots = spec.flight_size
 
 
 @kernel
@@ -101,10 +105,11 @@ def reset_request(request):
 
 
 @kernel
-def reset_accounts(environment):
+def reset_accounts(world):
     """Empty what rewards, stale metrics and the features of recent arrivals are made of."""
-    for code in range(2):
-        environment.attained_by_class[code] = 0
+    environment = world.environment
+    for code in range(world.gateway.num_classes):
+        world.arena[CLASS_NUMBERS * code + CLASS_ATTAINED] = 0
     environment.attained_tokens = 0
     environment.arrived_s = 0.0
     environment.settled_s = 0.0

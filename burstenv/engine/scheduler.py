@@ -6,9 +6,8 @@ The batch is always all decoders, then the one request in mid-prefill, then new 
 
 from __future__ import annotations
 
-import math
-
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import (
     blocks_due,
@@ -21,8 +20,9 @@ from burstenv.engine.decoders import (
     start_decoding,
     stop_decoding,
 )
-from burstenv.engine.enums import NOBODY, RUNNING
+from burstenv.engine.enums import NOBODY
 from burstenv.engine.finish_heap import next_finish_step, next_finisher
+from burstenv.engine.lifecycle import bring_token, run
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
@@ -49,109 +49,114 @@ from burstenv.engine.timing import iteration_time_s
 
 
 @kernel
-def _release(replica, pool, request):
+def _release(engine, request):
     """Free the blocks of a request that leaves the batch."""
-    if replica.prefix_caching:
-        give_back_blocks(replica, pool, request)
+    replica, spec = engine.replica, engine.spec
+    if spec.prefix_caching:
+        give_back_blocks(engine, request)
     else:
-        replica.free_blocks += blocks_of(request.computed_tokens, replica.block_size)
+        replica.free_blocks += blocks_of(request.computed_tokens, spec.block_size)
 
 
 @kernel
-def _finish(environment, replica, pool, requests, request_id, now_s):
+def _finish(engine, request_id, now_s):
     """Settle a request whose last token came out, and free its blocks."""
+    replica, requests = engine.replica, engine.requests
     request = requests[request_id]
-    _release(replica, pool, request)
-    running_remove(replica, requests, request_id)
+    _release(engine, request)
+    running_remove(engine, request_id)
     replica.blocked = 0
-    settle_finished(environment, pool, requests, request_id, now_s)
+    settle_finished(engine, request_id, now_s)
 
 
 @kernel
-def finish_decoders(environment, replica, pool, requests, now_s):
+def finish_decoders(engine, now_s):
     """Finish every decoder whose last token came out, in running order where the order shows."""
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     finished = 0
-    while replica.decoding > 0 and next_finish_step(replica, pool) <= replica.decode_step:
-        first = next_finisher(replica, pool)
-        stop_decoding(replica, pool, requests, first)
-        if not replica.prefix_caching:
-            _finish(environment, replica, pool, requests, first, now_s)
+    while replica.decoding > 0 and next_finish_step(engine) <= replica.decode_step:
+        first = next_finisher(engine)
+        stop_decoding(engine, first)
+        if not spec.prefix_caching:
+            _finish(engine, first, now_s)
             continue
         place = finished  # the order in which blocks are freed is the order in which they are reused
-        admission = pool[sequence_of(replica, requests[first]) + ADMISSION]
+        admission = arena[sequence_of(engine, requests[first]) + ADMISSION]
         while place > 0:
-            before = requests[pool[replica.flight_base + place - 1]]
-            if pool[sequence_of(replica, before) + ADMISSION] < admission:
+            before = requests[arena[spec.flight_base + place - 1]]
+            if arena[sequence_of(engine, before) + ADMISSION] < admission:
                 break
-            pool[replica.flight_base + place] = pool[replica.flight_base + place - 1]
+            arena[spec.flight_base + place] = arena[spec.flight_base + place - 1]
             place -= 1
-        pool[replica.flight_base + place] = first
+        arena[spec.flight_base + place] = first
         finished += 1
     for k in range(finished):
-        _finish(environment, replica, pool, requests, pool[replica.flight_base + k], now_s)
+        _finish(engine, arena[spec.flight_base + k], now_s)
 
 
 @outlined
-def _evict_tail(replica, pool, requests):
+def _evict_tail(engine):
     """Preempt the last admitted request: its KV is lost, its outputs are kept, it waits again."""
+    replica, requests = engine.replica, engine.requests
     victim = replica.running_tail
     request = requests[victim]
     if request.decoding:
-        stop_decoding(replica, pool, requests, victim)
+        stop_decoding(engine, victim)
     else:
         replica.prefill_id = NOBODY
-    _release(replica, pool, request)
+    _release(engine, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
     request.evicted_at = replica.iterations
     replica.preemptions += 1
-    running_remove(replica, requests, victim)
-    queue_push(replica, pool, requests, victim, True)
+    running_remove(engine, victim)
+    queue_push(engine, victim, True)
 
 
 @kernel
-def _hold(replica, pool, request, computed, tokens):
+def _hold(engine, request, computed, tokens):
     """Take the blocks for ``tokens`` more tokens behind ``computed`` ones; they are known to be there."""
-    if replica.prefix_caching:
-        grow_blocks(replica, pool, request, computed + tokens)
-        publish_full_blocks(replica, pool, request, computed + tokens, next_iteration(replica))
+    replica, spec = engine.replica, engine.spec
+    if spec.prefix_caching:
+        grow_blocks(engine, request, computed + tokens)
+        publish_full_blocks(engine, request, computed + tokens, next_iteration(engine))
     else:
-        replica.free_blocks -= blocks_of(computed + tokens, replica.block_size) - blocks_of(
-            computed, replica.block_size
-        )
+        replica.free_blocks -= blocks_of(computed + tokens, spec.block_size) - blocks_of(computed, spec.block_size)
 
 
 @outlined
-def _grow_first_decoders(replica, pool, requests):
+def _grow_first_decoders(engine):
     """Take and publish the blocks of one decode step, evicting the last admitted requests as blocks run out.
 
     Block by block in running order: what an eviction frees is reused by those behind, not by those before.
     """
-    admission = last_admission(replica, pool, requests, min(replica.decoding, replica.token_budget))
+    replica, arena, requests = engine.replica, engine.arena, engine.requests
+    admission = last_admission(engine, min(replica.decoding, replica.token_budget))
     step = replica.decode_step
-    request_id = first_of_phase(replica, pool, phase_due(replica))
+    request_id = first_of_phase(engine, phase_due(engine))
     while request_id != NOBODY:
         request = requests[request_id]
-        if pool[sequence_of(replica, request) + ADMISSION] > admission:
+        if arena[sequence_of(engine, request) + ADMISSION] > admission:
             break
         evicted_itself = False
         while replica.free_blocks == 0 and not evicted_itself:
             evicted_itself = replica.running_tail == request_id
-            _evict_tail(replica, pool, requests)
+            _evict_tail(engine)
         if evicted_itself:
             break
-        grow_blocks(replica, pool, request, request.computed_tokens + step + 1)
-        request_id = pool[sequence_of(replica, request) + PHASE_NEXT]
-    publish_decoded_blocks(replica, pool, requests, step, admission)
+        grow_blocks(engine, request, request.computed_tokens + step + 1)
+        request_id = arena[sequence_of(engine, request) + PHASE_NEXT]
+    publish_decoded_blocks(engine, step, admission)
 
 
 @kernel
-def _feeds(replica, requests, request, hits):
+def _feeds(engine, request, hits):
     """Return whether a running request may publish the next block that a refused one could share."""
-    if not replica.prefix_caching or (hits + 1) * replica.block_size >= tokens_to_compute(request):
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    if not spec.prefix_caching or (hits + 1) * spec.block_size >= tokens_to_compute(request):
         return False
-    stream = stream_of(replica, request, hits)
+    stream = stream_of(engine, request, hits)
     running_id = replica.running_head
     while running_id != NOBODY:
         running = requests[running_id]
@@ -162,24 +167,26 @@ def _feeds(replica, requests, request, hits):
 
 
 @kernel
-def start_iteration(replica, pool, requests):
+def start_iteration(engine):
     """Schedule one iteration at the clock and put it in flight; return whether there was anything to run."""
-    publish(replica, requests)
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    limits = engine.limits
+    publish(engine)
     now_s = replica.clock_s
-    block_size = replica.block_size
+    block_size = spec.block_size
     preemptions_before = replica.preemptions
 
     # 1. Decoders, in running order; the last admitted requests give way when blocks run out.
-    if replica.prefix_caching:
-        _grow_first_decoders(replica, pool, requests)
+    if spec.prefix_caching:
+        _grow_first_decoders(engine)
         decodes = min(replica.decoding, replica.token_budget)
     else:
         decodes = min(replica.decoding, replica.token_budget)
-        due = blocks_due(replica, pool, requests, decodes)
+        due = blocks_due(engine, decodes)
         while due > replica.free_blocks:
-            _evict_tail(replica, pool, requests)
+            _evict_tail(engine)
             decodes = min(replica.decoding, replica.token_budget)
-            due = blocks_due(replica, pool, requests, decodes)
+            due = blocks_due(engine, decodes)
         replica.free_blocks -= due
     budget = replica.token_budget - decodes
 
@@ -197,9 +204,9 @@ def start_iteration(replica, pool, requests):
         chunk = min(tokens_to_compute(request) - computed, budget)
         blocks = blocks_of(computed + chunk, block_size) - blocks_of(computed, block_size)
         if blocks > replica.free_blocks:
-            _evict_tail(replica, pool, requests)
+            _evict_tail(engine)
         else:
-            _hold(replica, pool, request, computed, chunk)
+            _hold(engine, request, computed, chunk)
             replica.flight_first_prefill = replica.prefill_id
             if chunk == 1 and computed >= request.prompt_tokens:
                 late_decodes += 1
@@ -215,32 +222,25 @@ def start_iteration(replica, pool, requests):
     replica.blocked = 0
     if replica.preemptions == preemptions_before:
         while replica.waiting > 0 and budget > 0:
-            if replica.running >= replica.max_num_seqs:
+            if replica.running >= limits.max_num_seqs:
                 replica.blocked = 1
                 break
-            request_id = queue_head(replica, pool, requests, now_s)
+            request_id = queue_head(engine, now_s)
             request = requests[request_id]
-            hits, revived = cached_blocks(replica, pool, request)
+            hits, revived = cached_blocks(engine, request)
             cached = hits * block_size
             tokens = tokens_to_compute(request)
             chunk = min(tokens - cached, budget)
-            must_fit = tokens if replica.reserve_full_prompt else cached + chunk
-            headroom = replica.headroom_blocks if replica.running > 0 else 0
-            missing = blocks_of(must_fit, block_size) - hits + revived
-            if missing + headroom > replica.free_blocks:
-                replica.blocked = 0 if _feeds(replica, requests, request, hits) else 1
+            if blocks_to_admit(engine, tokens, cached + chunk, replica.running) - hits + revived > replica.free_blocks:
+                replica.blocked = 0 if _feeds(engine, request, hits) else 1
                 break
-            queue_remove(replica, pool, requests, request_id)
-            running_append(replica, requests, request_id)
-            request.status = RUNNING
-            if replica.prefix_caching:
-                open_sequence(replica, pool, request, hits)
-            _hold(replica, pool, request, 0, cached + chunk)
+            queue_remove(engine, request_id)
+            running_append(engine, request_id)
+            run(request, cached, now_s)
+            if spec.prefix_caching:
+                open_sequence(engine, request, hits)
+            _hold(engine, request, 0, cached + chunk)
             request.computed_tokens = cached + chunk
-            if request.cached_tokens < 0:
-                request.cached_tokens = cached
-            if math.isnan(request.first_scheduled_s):
-                request.first_scheduled_s = now_s
             if replica.flight_first_prefill == NOBODY:
                 replica.flight_first_prefill = request_id
             if chunk == 1 and cached >= request.prompt_tokens:
@@ -254,24 +254,25 @@ def start_iteration(replica, pool, requests):
 
     if sequences == 0 and replica.preemptions == preemptions_before:
         return False
-    context = context_of(replica, requests, decodes) + late_context
+    context = context_of(engine, decodes) + late_context
     if decodes < replica.decoding:
-        hold_back(replica, pool, requests, decodes)
+        hold_back(engine, decodes)
     duration_s = 0.0  # a step that only preempts takes no time
     if sequences > 0:
         duration_s = iteration_time_s(
-            replica, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
+            engine, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
     replica.iteration_end_s = now_s + duration_s
-    count_busy(replica, duration_s, replica.free_blocks)
+    count_busy(engine, duration_s, replica.free_blocks)
     replica.iterations += 1
     replica.in_flight = 1
     return True
 
 
 @kernel
-def finish_iteration(environment, replica, pool, requests):
+def finish_iteration(engine):
     """Apply what the iteration in flight produced, at its end."""
+    replica, requests = engine.replica, engine.requests
     now_s = replica.iteration_end_s
     replica.clock_s = now_s
     replica.in_flight = 0
@@ -279,7 +280,7 @@ def finish_iteration(environment, replica, pool, requests):
         # Held-back decoders were set back by one step, so that the common step leaves them where they are.
         replica.decode_step += 1
         replica.decode_context_tokens += replica.decoding
-        finish_decoders(environment, replica, pool, requests, now_s)
+        finish_decoders(engine, now_s)
     request_id = replica.flight_first_prefill
     replica.prefill_id = NOBODY if request_id != NOBODY else replica.prefill_id
     while request_id != NOBODY:
@@ -288,14 +289,9 @@ def finish_iteration(environment, replica, pool, requests):
         if request.computed_tokens < tokens_to_compute(request):
             replica.prefill_id = request_id
         else:
-            if math.isnan(request.first_token_s):
-                request.first_token_s = now_s
-                environment.first_tokens += 1
-                if now_s - request.arrival_s <= request.ttft_slo_s:
-                    environment.first_in_time += 1
-            request.produced_tokens += 1
+            bring_token(engine, request, now_s)
             if request.produced_tokens >= request.target_tokens:
-                _finish(environment, replica, pool, requests, request_id, now_s)
+                _finish(engine, request_id, now_s)
             else:
-                start_decoding(replica, pool, requests, request_id)
+                start_decoding(engine, request_id)
         request_id = following

@@ -9,11 +9,12 @@ from burstenv.engine.lifecycle import settle
 
 
 @kernel
-def settle_finished(environment, pool, requests, request_id, now_s):
+def settle_finished(world, request_id, now_s):
     """Settle a request whose last token came out at ``now_s``: attained, late, or cut at the model length.
 
     A request whose answer is cut is not served, however fast it was. Its session goes on all the same.
     """
+    gateway, requests = world.gateway, world.requests
     request = requests[request_id]
     request.produced_tokens = request.target_tokens
     status = LATE
@@ -23,6 +24,6 @@ def settle_finished(environment, pool, requests, request_id, now_s):
         gaps = request.target_tokens - 1
         if gaps == 0 or now_s - request.first_token_s <= request.tpot_slo_s * gaps:
             status = ATTAINED
-    settle(environment, request, status, now_s)
-    if environment.closed_loop:
-        turn_ended(environment, pool, requests, request_id, now_s, True)
+    settle(world, request, status, now_s)
+    if gateway.closed_loop:
+        turn_ended(world, request_id, now_s, True)

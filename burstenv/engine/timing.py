@@ -47,100 +47,108 @@ def _between(values, k, w):
 
 
 @kernel
-def _tables_batch_s(replica, tokens, sequences):
+def _tables_batch_s(engine, tokens, sequences):
     """Return the part of a tables iteration that is not attention: dense layers, head, host overhead [s]."""
-    last = replica.dense_tokens[replica.dense_knots - 1]
-    k = _segment(replica.dense_tokens, replica.dense_knots, tokens)
-    time_s = _between(replica.dense_s, k, min(_along(replica.dense_tokens, k, tokens), 1.0))
+    spec = engine.spec
+    last = spec.dense_tokens[spec.dense_knots - 1]
+    k = _segment(spec.dense_tokens, spec.dense_knots, tokens)
+    time_s = _between(spec.dense_s, k, min(_along(spec.dense_tokens, k, tokens), 1.0))
     if tokens > last:
-        time_s += replica.dense_beyond_s * (tokens - last)
-    k = _segment(replica.head_sequences, replica.head_knots, sequences)
-    time_s += _between(replica.head_s, k, _along(replica.head_sequences, k, sequences))
-    return time_s + (replica.per_iteration_s + replica.per_sequence_s * sequences)
+        time_s += spec.dense_beyond_s * (tokens - last)
+    k = _segment(spec.head_sequences, spec.head_knots, sequences)
+    time_s += _between(spec.head_s, k, _along(spec.head_sequences, k, sequences))
+    return time_s + (spec.per_iteration_s + spec.per_sequence_s * sequences)
 
 
 @kernel
-def _tables_mixed_s(replica, prefill_tokens, decodes, context_tokens):
+def _tables_mixed_s(engine, prefill_tokens, decodes, context_tokens):
     """Return what decodes add to the attention of a batch that also prefills [s]."""
-    k = _segment(replica.mixed_decodes, replica.mixed_knots, decodes)
-    w = _along(replica.mixed_decodes, k, decodes)
+    spec = engine.spec
+    k = _segment(spec.mixed_decodes, spec.mixed_knots, decodes)
+    w = _along(spec.mixed_decodes, k, decodes)
     mean_context = context_tokens / decodes
-    c = _segment(replica.mixed_context_tokens, replica.mixed_context_knots, mean_context)
-    v = _along(replica.mixed_context_tokens, c, mean_context)
-    below_s = _between(replica.mixed_s, k * _CONTEXT_KNOTS + c, v)
-    above_s = _between(replica.mixed_s, (k + 1) * _CONTEXT_KNOTS + c, v)
-    return below_s + w * (above_s - below_s) + _between(replica.mixed_prefill_s, k, w) * prefill_tokens
+    c = _segment(spec.mixed_context_tokens, spec.mixed_context_knots, mean_context)
+    v = _along(spec.mixed_context_tokens, c, mean_context)
+    below_s = _between(spec.mixed_s, k * _CONTEXT_KNOTS + c, v)
+    above_s = _between(spec.mixed_s, (k + 1) * _CONTEXT_KNOTS + c, v)
+    return below_s + w * (above_s - below_s) + _between(spec.mixed_prefill_s, k, w) * prefill_tokens
 
 
 @outlined
-def _tables_decode_fixed_s(replica, decodes):
-    time_s = _tables_batch_s(replica, decodes, decodes)
+def _tables_decode_fixed_s(engine, decodes):
+    spec = engine.spec
+    time_s = _tables_batch_s(engine, decodes, decodes)
     if decodes > 0:
-        k = _segment(replica.decode_sequences, replica.decode_knots, decodes)
-        time_s += _between(replica.decode_base_s, k, _along(replica.decode_sequences, k, decodes))
+        k = _segment(spec.decode_sequences, spec.decode_knots, decodes)
+        time_s += _between(spec.decode_base_s, k, _along(spec.decode_sequences, k, decodes))
     return time_s
 
 
 @outlined
-def _tables_decode_context_s(replica, decodes):
-    k = _segment(replica.decode_sequences, replica.decode_knots, decodes)
-    return _between(replica.decode_context_s, k, min(_along(replica.decode_sequences, k, decodes), 1.0))
+def _tables_decode_context_s(engine, decodes):
+    spec = engine.spec
+    k = _segment(spec.decode_sequences, spec.decode_knots, decodes)
+    return _between(spec.decode_context_s, k, min(_along(spec.decode_sequences, k, decodes), 1.0))
 
 
 @outlined
-def _tables_time_s(replica, prefill_tokens, prefill_attention, decodes, context_tokens, sequences):
+def _tables_time_s(engine, prefill_tokens, prefill_attention, decodes, context_tokens, sequences):
+    spec = engine.spec
     if prefill_tokens == 0:
-        return _tables_decode_fixed_s(replica, decodes) + _tables_decode_context_s(replica, decodes) * context_tokens
-    time_s = _tables_batch_s(replica, prefill_tokens + decodes, sequences)
-    k = _segment(replica.prefill_tokens, replica.prefill_knots, prefill_tokens)
-    w = _along(replica.prefill_tokens, k, prefill_tokens)
-    time_s += _between(replica.prefill_base_s, k, w)
-    time_s += _between(replica.prefill_context_s, k, w) * (prefill_attention / prefill_tokens)
+        return _tables_decode_fixed_s(engine, decodes) + _tables_decode_context_s(engine, decodes) * context_tokens
+    time_s = _tables_batch_s(engine, prefill_tokens + decodes, sequences)
+    k = _segment(spec.prefill_tokens, spec.prefill_knots, prefill_tokens)
+    w = _along(spec.prefill_tokens, k, prefill_tokens)
+    time_s += _between(spec.prefill_base_s, k, w)
+    time_s += _between(spec.prefill_context_s, k, w) * (prefill_attention / prefill_tokens)
     if decodes > 0:
-        time_s += _tables_mixed_s(replica, prefill_tokens, decodes, context_tokens)
+        time_s += _tables_mixed_s(engine, prefill_tokens, decodes, context_tokens)
     return time_s
 
 
 @kernel
-def decode_fixed_cost_s(replica, decodes):
+def decode_fixed_cost_s(engine, decodes):
     """Return the part of the time of ``decodes`` decodes alone that does not depend on their context [s]."""
-    if replica.latency_kind == _HINGE:
+    spec = engine.spec
+    if spec.latency_kind == _HINGE:
         return (
-            max(replica.h0_s, replica.h1_s + replica.h2_s * decodes)
-            + replica.h5_s * decodes
-            + replica.per_iteration_s
-            + replica.per_sequence_s * decodes
+            max(spec.h0_s, spec.h1_s + spec.h2_s * decodes)
+            + spec.h5_s * decodes
+            + spec.per_iteration_s
+            + spec.per_sequence_s * decodes
         )
-    return _tables_decode_fixed_s(replica, decodes)
+    return _tables_decode_fixed_s(engine, decodes)
 
 
 @kernel
-def decode_context_cost_s(replica, decodes):
+def decode_context_cost_s(engine, decodes):
     """Return the time that each context token adds to an iteration of ``decodes`` decodes alone [s]."""
-    if replica.latency_kind == _HINGE:
-        return replica.h4_s
-    return _tables_decode_context_s(replica, decodes)
+    spec = engine.spec
+    if spec.latency_kind == _HINGE:
+        return spec.h4_s
+    return _tables_decode_context_s(engine, decodes)
 
 
 @kernel
-def iteration_time_s(replica, prefill_tokens, prefill_attention, decodes, context_tokens, sequences):
+def iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context_tokens, sequences):
     """Return the time of an iteration [s].
 
     Args:
-        replica: The replica's record, which holds the latency coefficients.
+        engine: The replica, whose specification holds the latency coefficients.
         prefill_tokens: P, tokens of prefill chunks in the batch.
         prefill_attention: A, sum over chunks of n c + n (n + 1) / 2.
         decodes: D, decoding sequences in the batch.
         context_tokens: K, context tokens that the decodes read.
         sequences: All sequences in the batch: each costs host overhead and a row of the output head.
     """
-    if replica.latency_kind == _HINGE:
+    spec = engine.spec
+    if spec.latency_kind == _HINGE:
         return (
-            max(replica.h0_s, replica.h1_s + replica.h2_s * (prefill_tokens + decodes))
-            + replica.h3_s * prefill_attention
-            + replica.h5_s * decodes
-            + replica.per_iteration_s
-            + replica.per_sequence_s * sequences
-            + replica.h4_s * context_tokens
+            max(spec.h0_s, spec.h1_s + spec.h2_s * (prefill_tokens + decodes))
+            + spec.h3_s * prefill_attention
+            + spec.h5_s * decodes
+            + spec.per_iteration_s
+            + spec.per_sequence_s * sequences
+            + spec.h4_s * context_tokens
         )
-    return _tables_time_s(replica, prefill_tokens, prefill_attention, decodes, context_tokens, sequences)
+    return _tables_time_s(engine, prefill_tokens, prefill_attention, decodes, context_tokens, sequences)

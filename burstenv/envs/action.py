@@ -101,72 +101,74 @@ class ActionLayout:
             return gym.spaces.Discrete(self.sizes[0])
         return JointActions(list(self.sizes))
 
-    def flags(self) -> np.ndarray:
-        """Return what the kernel needs to know: admission, routing, batching decided, flat; (4,) int64."""
-        return np.array([*(name in self.decide for name in COMPONENTS), self.flat], np.int64)
+    def flags(self) -> dict[str, float]:
+        """Return what compiled code needs to know, fields of SETTINGS."""
+        return {**{f"decides_{name}": name in self.decide for name in COMPONENTS}, "flat": self.flat}
 
 
 @kernel
-def decide_with(flags, actions, i, policy, environment, replicas, pool, requests, num_modes):
+def decide_with(world, exchange):
     """Return (admission, replica, mode): the agent's components, and the rules' where it decides none.
 
     A rule sees what has been decided before it: an admission rule judges the replica that the agent chose.
     """
-    admission, replica, mode = ADMIT, 0, policy.mode
+    settings, action = exchange.settings, exchange.action
+    count, num_modes = world.modes.shape
+    admission, replica, mode = ADMIT, 0, settings.mode
     k = 0
-    if flags[3]:
-        choice = min(max(actions[i, 0], 0), environment.num_replicas)
+    if settings.flat:
+        choice = min(max(action[0], 0), count)
         return (ADMIT if choice > 0 else REJECT), max(choice - 1, 0), mode
-    if flags[0]:
-        admission = min(max(actions[i, k], 0), 2)
+    if settings.decides_admission:
+        admission = min(max(action[k], 0), 2)
         k += 1
-    if flags[1]:
-        replica = min(max(actions[i, k], 0), environment.num_replicas - 1)
+    if settings.decides_routing:
+        replica = min(max(action[k], 0), count - 1)
         k += 1
     else:
-        replica = choose_replica(policy, environment, replicas, pool, requests)
-    if not flags[0]:
-        admission = choose_admission(policy, environment, replicas, pool, requests, replica)
-    if flags[2]:
-        mode = min(max(actions[i, k], 0), num_modes - 1)
+        replica = choose_replica(settings, world)
+    if not settings.decides_admission:
+        admission = choose_admission(settings, world, replica)
+    if settings.decides_batching:
+        mode = min(max(action[k], 0), num_modes - 1)
     return admission, replica, mode
 
 
 @kernel
-def write_mask(out, i, flags, environment, replicas, requests, num_modes):
-    """Write which choices are legal into row ``i`` of ``out``, (N, A) int8, components side by side.
+def write_mask(world, exchange):
+    """Write which choices are legal into the mask, (A,) int8, components side by side.
 
     At a tick everything is legal (nothing but the mode matters). A replica is legal if it holds the prompt and the
     whole predicted answer; where none does, if it accepts the prompt. Where none accepts it, every replica is shown
     as legal, and only rejection as an admission.
     """
-    count = environment.num_replicas
-    base = environment.first_replica
-    request_id = environment.at_door
+    settings, mask, specs = exchange.settings, exchange.mask, world.specs
+    count, num_modes = world.modes.shape
+    request_id = world.environment.at_door
     at = 0
     if request_id == NOBODY:
-        for k in range(out.shape[1]):
-            out[i, k] = 1
+        for k in range(len(mask)):
+            mask[k] = 1
         return
-    request = requests[request_id]
-    tokens = tokens_to_hold(environment, replicas, request)
+    request = world.requests[request_id]
+    tokens = tokens_to_hold(world, request)
     fitting = 0
     for r in range(count):
-        if tokens <= replicas[base + r].max_model_len:
+        if tokens <= specs[r].max_model_len:
             fitting += 1
-    if flags[0]:
-        out[i, REJECT] = 1
-        if flags[3]:
+    if settings.decides_admission:
+        mask[REJECT] = 1
+        if settings.flat:
             at = 1
         else:
-            out[i, ADMIT] = 1 if fitting > 0 else 0
-            out[i, DEFER] = 1 if may_defer(environment, request) else 0
+            mask[ADMIT] = 1 if fitting > 0 else 0
+            mask[DEFER] = 1 if may_defer(world, request) else 0
             at = 3
-    if flags[1]:
+    if settings.decides_routing:
         for r in range(count):
-            legal = tokens <= replicas[base + r].max_model_len or (fitting == 0 and not flags[3])
-            out[i, at + r] = 1 if legal else 0
+            legal = tokens <= specs[r].max_model_len or (fitting == 0 and not settings.flat)
+            mask[at + r] = 1 if legal else 0
         at += count
-    if flags[2]:
+    if settings.decides_batching:
         for m in range(num_modes):
-            out[i, at + m] = 1
+            mask[at + m] = 1

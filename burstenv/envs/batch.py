@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from burstenv._jit.decorators import resolved
 from burstenv.cluster import Clients, Cluster
-from burstenv.engine.enums import NOBODY
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.arguments import check_arguments
+from burstenv.envs.exchange import settings_of
 from burstenv.envs.observation.features import LIMIT
-from burstenv.envs.observation.sessions import NO_LINKS, turn_links
+from burstenv.envs.observation.sessions import no_links, turn_links
 from burstenv.envs.own_reward import PaidReward, RewardChoice
 from burstenv.envs.play.policy import Player, player_of
 from burstenv.envs.reward import COMPONENTS
@@ -88,7 +89,6 @@ class EnvironmentBatch:
         self.observation_form = observation
         names = self.scenario.mode_names
         self.policy: Composite = parse_composite(f"{admission}/{routing}/{batching or names[0]}")
-        self._policy_record = self.policy.record(names)
         # One scale whatever the split, so that a policy sees the same numbers for the same traffic.
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
@@ -97,13 +97,15 @@ class EnvironmentBatch:
         self.pays_vector = self._reward.is_vector
         self._component = self._reward.component  # looked up once: a scalar step is short
         self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
-        self._flags = self.layout.flags()
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
         self.scenario_key = scenario_key(self.scenario)
         self.observation_layout = self.scenario.observation_layout
         self.observation_size = self.observation_layout.size
-        self._shape = self.observation_layout.flags()
-        self._links = NO_LINKS  # (N E, 2) int32, where session features are on
+        self.settings = settings_of(
+            self.policy.record(names), {"capacity_per_s": self._scale}, self.layout.flags(),
+            self.observation_layout.flags(),
+        )  # fmt: skip
+        self._links = no_links(num_envs)  # (N, E, 2) int32, where session features are on
         self.actions: np.ndarray = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
         self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
@@ -113,6 +115,7 @@ class EnvironmentBatch:
         self._own_rewards = np.zeros(num_envs)  # (N,) of the last step, where a function pays
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         self._step_arguments: tuple[Any, ...] = ()
+        self._stepper: Callable[..., Any]
         self._stepped: np.ndarray | None = None  # the requests that these arguments hold
         self._players: dict[tuple[int, str], Player] = {}  # by environment and policy, for its episode
 
@@ -229,28 +232,30 @@ class EnvironmentBatch:
 
     def links_of(self, i: int) -> np.ndarray:
         """Return the conversations of environment ``i``'s episode, (n, 2) int32; empty where nobody looks at them."""
-        if self._links is NO_LINKS:
-            return NO_LINKS[:0]
-        first, length = (int(self.cluster.state.environments[name][i]) for name in ("first_request", "num_requests"))
-        return self._links[first : first + length]
+        if not self.observation_layout.config.sessions:
+            return self._links[i, :0]
+        return self._links[i, : self.num_requests(i)]
 
     def put_links(self, i: int, links: np.ndarray) -> None:
         """Write the conversations of episode ``i``, see :func:`burstenv.envs.observation.sessions.turn_links`."""
         if not self.observation_layout.config.sessions:
             return
         n, room = self.cluster.state.requests.shape
-        if len(self._links) != n * room:  # the episodes outgrew their room
-            old = self._links.reshape(n, -1, 2) if self._links is not NO_LINKS else np.zeros((n, 0, 2), np.int32)
+        if self._links.shape[1] < room:  # the episodes outgrew their room
             grown = np.zeros((n, room, 2), np.int32)
-            grown[:, : old.shape[1]] = old
-            self._links = grown.reshape(-1, 2)
+            grown[:, : self._links.shape[1]] = self._links
+            self._links = grown
             self._stepped = None
-        self._links.reshape(n, room, 2)[i, : len(links)] = links
+        self._links[i, : len(links)] = links
 
     def _publish(self, i: int, opens: bool = False) -> None:
-        publish(
-            *self.cluster.state.arrays(), self.cluster.modes, self._flags, self._shape, self._links, self._scale,
-            self.observations, self.masks, self.components, self.totals, self.elapsed_s, i, opens,
+        publish(*self._given(), i, opens)
+
+    def _given(self) -> tuple[Any, ...]:
+        """Return what every kernel of the batch takes: the arrays of the clusters, and those of their agents."""
+        return (
+            *self.cluster.state.arrays(), self.settings, self._links, self.actions, self.observations, self.masks,
+            self.components, self.totals, self.elapsed_s,
         )  # fmt: skip
 
     def capacity_per_s(self, split: str | None = None) -> float:
@@ -271,16 +276,13 @@ class EnvironmentBatch:
     def _step(self) -> None:
         if self._stepped is not self.cluster.state.requests:  # others than last time: the episodes outgrew their room
             self._remember_arguments()
-        kernel = step_batch if self.num_threads == 1 else step_batch_threads
-        kernel(*self._step_arguments)
+        self._stepper(*self._step_arguments)
 
     def _remember_arguments(self) -> None:
-        """Keep what every step hands to the kernel: flattening the arrays anew takes a tenth of a scalar step."""
-        self._step_arguments = (
-            *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags, self._shape,
-            self._links, self._scale, self.actions, self.observations, self.masks, self.components, self.totals,
-            self.elapsed_s,
-        )  # fmt: skip
+        """Keep what every step hands to the kernel, and the kernel for it: to look both up takes half a scalar step."""
+        self._step_arguments = self._given()
+        kernel = step_batch if self.num_threads == 1 else step_batch_threads
+        self._stepper = resolved(kernel, *self._step_arguments)
         self._stepped = self.cluster.state.requests
 
     @property
@@ -312,9 +314,7 @@ class EnvironmentBatch:
 
     def request_at_door(self) -> np.ndarray:
         """Return the index in its episode of the request to decide about, (N,) int64, -1 where there is none."""
-        environments = self.cluster.state.environments
-        at_door = environments["at_door"].astype(np.int64)
-        return np.where(at_door == NOBODY, -1, at_door - environments["first_request"])
+        return self.cluster.state.environments["at_door"].astype(np.int64)
 
     def num_requests(self, i: int) -> int:
         """Return how many requests environment ``i``'s episode has."""
@@ -394,7 +394,7 @@ class EnvironmentBatch:
         if age_s is not None:
             lines.append(f"  replicas as they were {age_s:.2f} s ago, which is what policies see")
         for spec, replica in zip(self.scenario.specs, state.replicas[i], strict=True):
-            used = 1.0 - float(replica["seen_free_blocks"]) / float(replica["num_blocks"])
+            used = 1.0 - float(replica["seen_free_blocks"]) / spec.num_blocks
             bar = "#" * round(20 * used)
             lines.append(
                 f"  {spec.name:<28} KV [{bar:<20}] {used:4.0%}   running {int(replica['seen_running']):3d}   "

@@ -15,11 +15,11 @@ from numba.extending import intrinsic
 
 from burstenv._jit.decorators import kernel
 from burstenv._jit.interpreted import INTERPRETED
-from burstenv.cluster.state import CACHE_LINE, ENTRY, ENTRY_ID, NOBODY, REPLICA
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.records import CACHE_LINE, ENTRY, ENTRY_ID, REPLICA_HOT
 
 _ENVIRONMENTS_AHEAD, _HEAPS_AHEAD, _REQUESTS_AHEAD = 3, 2, 1  # each needs to read what came near before it
 _CROWD = 64  # fewer environments are near anyway
-_HOT = REPLICA.fields["dense_tokens"][1]  # type: ignore[index]  # tables and rare things come behind
 
 
 def _fetch_line(context: Any, array: Any, index: Any, offset: Any) -> Any:
@@ -48,56 +48,59 @@ _fetch = _fetch_nothing if INTERPRETED else intrinsic(_fetch_line)
 
 
 @kernel
-def _fetch_records(environments, replicas, i):
-    for offset in range(0, environments.itemsize, CACHE_LINE):
-        _fetch(environments, i, offset)
-    count = replicas.shape[0] // environments.shape[0]
-    for r in range(i * count, (i + 1) * count):
-        for offset in range(0, _HOT, CACHE_LINE):
+def _fetch_records(arrays, i):
+    for offset in range(0, arrays.environments.itemsize, CACHE_LINE):
+        _fetch(arrays.environments, i, offset)
+    _fetch(arrays.memories, i, 0)
+    replicas = arrays.replicas[i]
+    for r in range(len(replicas)):
+        for offset in range(0, REPLICA_HOT, CACHE_LINE):
             _fetch(replicas, r, offset)
 
 
 @kernel
-def _fetch_heaps(environment, replicas, pool, requests):
+def _fetch_heaps(arrays, i):
+    environment, requests, arena = arrays.environments[i], arrays.requests[i], arrays.arenas[i]
     if environment.at_door != NOBODY:
         _fetch(requests, np.int64(environment.at_door), 0)
         _fetch(requests, np.int64(environment.at_door), CACHE_LINE)
     _fetch(requests, np.int64(environment.next_arrival), 0)
-    for r in range(environment.num_replicas):
-        replica = replicas[environment.first_replica + r]
-        _fetch(pool, replica.finish_base, 0)
-        _fetch(pool, replica.phase_base, 0)
+    for r in range(len(arrays.specs)):
+        replica, spec = arrays.replicas[i, r], arrays.specs[r]
+        _fetch(arena, spec.finish_base, 0)
+        _fetch(arena, spec.phase_base, 0)
         if replica.live_heap_size > 0:
-            _fetch(pool, replica.live_base, 0)
-            _fetch(pool, replica.live_base, CACHE_LINE)
-            _fetch(pool, replica.live_base + ENTRY * (replica.live_heap_size - 1), 0)
+            _fetch(arena, spec.live_base, 0)
+            _fetch(arena, spec.live_base, CACHE_LINE)
+            _fetch(arena, spec.live_base + ENTRY * (replica.live_heap_size - 1), 0)
         if replica.prefill_id != NOBODY:
             _fetch(requests, np.int64(replica.prefill_id), 0)
 
 
 @kernel
-def _fetch_first_requests(environment, replicas, pool, requests):
-    for r in range(environment.num_replicas):
-        replica = replicas[environment.first_replica + r]
+def _fetch_first_requests(arrays, i):
+    requests, arena = arrays.requests[i], arrays.arenas[i]
+    for r in range(len(arrays.specs)):
+        replica, spec = arrays.replicas[i, r], arrays.specs[r]
         if replica.live_heap_size > 0:
-            waiting = np.int64(pool[replica.live_base + ENTRY_ID])
+            waiting = np.int64(arena[spec.live_base + ENTRY_ID])
             _fetch(requests, waiting, 0)
             _fetch(requests, waiting, CACHE_LINE)
         if replica.decoding > 0:
-            finishing = np.int64(pool[replica.finish_base + 1])
+            finishing = np.int64(arena[spec.finish_base + 1])
             _fetch(requests, finishing, 0)
             _fetch(requests, finishing, CACHE_LINE)
 
 
 @kernel
-def bring_near(environments, replicas, pool, requests, i):
+def bring_near(arrays, i):
     """Start to load what the environments behind number ``i`` of a batch need next."""
-    count = environments.shape[0]
+    count = len(arrays.environments)
     if count < _CROWD:
         return
     if i + _ENVIRONMENTS_AHEAD < count:
-        _fetch_records(environments, replicas, i + _ENVIRONMENTS_AHEAD)
+        _fetch_records(arrays, i + _ENVIRONMENTS_AHEAD)
     if i + _HEAPS_AHEAD < count:
-        _fetch_heaps(environments[i + _HEAPS_AHEAD], replicas, pool, requests)
+        _fetch_heaps(arrays, i + _HEAPS_AHEAD)
     if i + _REQUESTS_AHEAD < count:
-        _fetch_first_requests(environments[i + _REQUESTS_AHEAD], replicas, pool, requests)
+        _fetch_first_requests(arrays, i + _REQUESTS_AHEAD)

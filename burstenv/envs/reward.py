@@ -37,12 +37,17 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv._jit.decorators import kernel
+from burstenv._jit.positions import positions
+from burstenv.cluster.classes import value_attained
+from burstenv.cluster.world import engine_of
 from burstenv.engine.decode_run import stretch_elapsed_s
+from burstenv.engine.lifecycle import settled
 from burstenv.errors import unknown_name
 
 COMPONENTS = (
     "attainment", "dense", "weighted", "token-weighted", "class-weighted", "goodput-per-gpu", "latency", "cost",
 )  # fmt: skip
+PLACE = positions(COMPONENTS)  # of each among them
 VECTOR = ("attainment", "token-weighted", "latency", "cost")
 REWARDS = (*COMPONENTS, "vector")
 LATENCY_SCALE_S = 10.0
@@ -68,45 +73,37 @@ def reward_space() -> gym.spaces.Box:
 
 
 @kernel
-def _busy_gpu_s(environment, replicas):
+def _busy_gpu_s(world):
     """Return the GPU-seconds of all iterations begun so far."""
     busy_s = 0.0
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        replica = replicas[r]
+    for r in range(len(world.replicas)):
+        engine = engine_of(world, r)
+        replica = engine.replica
         own_s = replica.busy_s
         if replica.stretch_steps > 0:
-            own_s += stretch_elapsed_s(replica, replica.stretch_done)
-        busy_s += own_s * replica.gpus
+            own_s += stretch_elapsed_s(engine, replica.stretch_done)
+        busy_s += own_s * engine.spec.gpus
     return busy_s
 
 
 @kernel
-def _pay(rewards, totals, i, k, total):
-    rewards[i, k] = total - totals[i, k]
-    totals[i, k] = total
+def _pay(exchange, place, total):
+    exchange.rewards[place] = total - exchange.totals[place]
+    exchange.totals[place] = total
 
 
 @kernel
-def pay(rewards, totals, i, environment, replicas):
-    """Write the growth of every component since it was last paid.
-
-    Args:
-        rewards: (N, 8) float64, written.
-        totals: (N, 8) float64, the accounts when they were last paid, and after.
-        i: Which environment.
-        environment: Its record.
-        replicas: All replicas.
-    """
+def pay(world, exchange):
+    """Write the growth of every component since it was last paid."""
+    environment = world.environment
     attained = environment.attained
-    value = environment.class_value
-    by_class = environment.attained_by_class
-    settled = attained + environment.late + environment.rejected + environment.failed
-    in_system_s = environment.now_s * (environment.offered - settled) - environment.arrived_s + environment.settled_s
-    _pay(rewards, totals, i, 0, float(attained))
-    _pay(rewards, totals, i, 1, 0.5 * (attained + environment.first_in_time - environment.first_in_time_lost))
-    _pay(rewards, totals, i, 2, environment.attained_weight)
-    _pay(rewards, totals, i, 3, environment.attained_tokens * 1e-3)
-    _pay(rewards, totals, i, 4, value[0] * by_class[0] + value[1] * by_class[1])
-    _pay(rewards, totals, i, 5, attained / float(environment.gpus))
-    _pay(rewards, totals, i, 6, in_system_s * (-1.0 / LATENCY_SCALE_S))
-    _pay(rewards, totals, i, 7, -_busy_gpu_s(environment, replicas))
+    in_system_s = environment.now_s * (environment.offered - settled(world)) - environment.arrived_s
+    in_system_s += environment.settled_s
+    _pay(exchange, PLACE.attainment, float(attained))
+    _pay(exchange, PLACE.dense, 0.5 * (attained + environment.first_in_time - environment.first_in_time_lost))
+    _pay(exchange, PLACE.weighted, environment.attained_weight)
+    _pay(exchange, PLACE.token_weighted, environment.attained_tokens * 1e-3)
+    _pay(exchange, PLACE.class_weighted, value_attained(world))
+    _pay(exchange, PLACE.goodput_per_gpu, attained / float(world.gateway.gpus))
+    _pay(exchange, PLACE.latency, in_system_s * (-1.0 / LATENCY_SCALE_S))
+    _pay(exchange, PLACE.cost, -_busy_gpu_s(world))

@@ -311,7 +311,7 @@ class Scenario:
             max_request_tokens=max_request_tokens or self.longest_tokens,
             clients=config.acting_clients,
         )
-        cluster.state.environments["class_value"] = [config.slo[name].value for name in CLASSES]
+        cluster.set_class_values([config.slo[name].value for name in CLASSES])
         seen = config.observation
         cluster.lengths = self.lengths
         cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from burstenv.cluster.snapshot import put_row, take_row
-from burstenv.cluster.state import ClusterState
+from burstenv.cluster.snapshot import Row, put_row, take_row
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Snapshot:
 
     scenario: str
     key: str
-    rows: list[ClusterState]
+    rows: list[Row]
     buffers: dict[str, np.ndarray]
     links: list[np.ndarray]
     episodes: list[dict[str, Any]]
@@ -98,19 +97,13 @@ class Snapshot:
 
     def _check_shapes(self, batch: EnvironmentBatch) -> None:
         """Refuse arrays that compiled code would read beyond; a snapshot may come out of a file."""
-        state, count = batch.cluster.state, len(self)
+        count = len(self)
         sound = all(
             values.shape[:1] == (count,) and values.dtype == getattr(batch, name).dtype
             for name, values in self.buffers.items()
         )
         sound = sound and set(self.buffers) == set(_BUFFERS) and len(self.links) == len(self.episodes) == count
         for row, links in zip(self.rows, self.links, strict=False):
-            length = row.requests.shape[-1]
-            alike = ClusterState.allocate(1, state.replicas.shape[1], length, 1, state.layout)
-            sound = sound and row.layout == state.layout
-            for name in ("environments", "replicas", "pool", "requests"):
-                mine, right = getattr(row, name), getattr(alike, name)
-                sound = sound and mine.shape == right.shape and mine.dtype == right.dtype
-            sound = sound and int(row.environments["num_requests"][0]) <= length and len(links) <= length
+            sound = sound and row.fits(batch.cluster.state) and len(links) <= len(row.requests)
         if not sound:
             raise BurstenvError("the saved state is damaged: its arrays do not fit each other or this environment")

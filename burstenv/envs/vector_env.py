@@ -290,7 +290,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         """
         places = range(self.num_envs) if env is None else [self._place(env)]
         if isinstance(snapshot, Snapshot):
-            done = np.array([bool(row.environments["done"][0]) for row in snapshot.rows])
+            done = np.array([bool(row.environment["done"][0]) for row in snapshot.rows])
             snapshot = VectorSnapshot(snapshot, np.zeros(len(snapshot), np.int64), done)
         snapshot.environments.put_into(self.batch, places)
         self._steps[list(places)] = snapshot.steps

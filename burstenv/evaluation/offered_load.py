@@ -116,7 +116,7 @@ def _finished_per_s(engine: Cluster, sample: dict[str, np.ndarray], rate_per_s: 
     requests["ttft_slo_s"] = requests["tpot_slo_s"] = np.inf  # objectives have no effect
     requests["replica"] = NOBODY
     engine.load(0, requests, 0)
-    rollout(*engine.state.arrays(), engine.modes, parse_composite(REFERENCE).record(engine.mode_names), 0, UNLIMITED)
+    rollout(*engine.state.arrays(), parse_composite(REFERENCE).record(engine.mode_names), 0, UNLIMITED)
     finish_s = engine.records(0)["finish_s"]
     warm_s = WARM_UP_SHARE * window_s
     return float(np.count_nonzero((finish_s > warm_s) & (finish_s <= window_s)) / (window_s - warm_s))

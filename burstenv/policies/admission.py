@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import ADMIT, REJECT
+from burstenv.cluster.world import engine_of
+from burstenv.policies.admission_rules import (
+    ADMISSION_RULES,
+    AIMD,
+    ALWAYS,
+    EARLY_REJECTION,
+    KV_SATURATION,
+    KV_THRESHOLD,
+    NEVER,
+    PREDICTED_DEADLINE,
+    QUEUE_CAP,
+    SIZE_AWARE_KV,
+    TIER_SHEDDING,
+    TOKEN_BUCKET,
+)
 from burstenv.policies.estimates import (
     expected_ttft_s,
     forecast_iteration_s,
@@ -12,120 +27,136 @@ from burstenv.policies.estimates import (
     kv_used,
     outstanding,
 )
+from burstenv.policies.rule import parameters_of
 
-ALWAYS, NEVER, QUEUE_CAP, TOKEN_BUCKET, PREDICTED_DEADLINE, KV_THRESHOLD, SIZE_AWARE_KV = range(7)
-KV_SATURATION, EARLY_REJECTION, AIMD, TIER_SHEDDING, ORACLE_SIZE_AWARE_KV = range(7, 12)
-
+_CAP, _BUCKET, _DEADLINE, _THRESHOLD, _SIZE, _SATURATION, _EARLY, _AIMD, _TIER = (
+    parameters_of(ADMISSION_RULES, name)
+    for name in (
+        "queue-cap", "token-bucket", "predicted-deadline", "kv-threshold", "size-aware-kv", "kv-saturation",
+        "early-rejection", "aimd", "tier-shedding",
+    )
+)  # fmt: skip
 LATE_SHARE = 0.05  # of a window's first tokens, above which its 95th percentile of TTFT misses the objective
 
 
 @kernel
-def _take_tokens(environment, tokens, capacity_tokens, refill_tokens_per_s):
-    if environment.bucket_tokens < 0.0:
-        environment.bucket_tokens = capacity_tokens
+def _take_tokens(parameters, world, tokens):
+    environment, memory = world.environment, world.memory
+    capacity_tokens = parameters[_BUCKET.capacity_tokens]
+    if memory.bucket_tokens < 0.0:
+        memory.bucket_tokens = capacity_tokens
     else:
-        elapsed_s = environment.now_s - environment.bucket_s
-        environment.bucket_tokens = min(capacity_tokens, environment.bucket_tokens + refill_tokens_per_s * elapsed_s)
-    environment.bucket_s = environment.now_s
-    if environment.bucket_tokens < tokens:
+        elapsed_s = environment.now_s - memory.bucket_s
+        gained = parameters[_BUCKET.refill_tokens_per_s] * elapsed_s
+        memory.bucket_tokens = min(capacity_tokens, memory.bucket_tokens + gained)
+    memory.bucket_s = environment.now_s
+    if memory.bucket_tokens < tokens:
         return False
-    environment.bucket_tokens -= tokens
+    memory.bucket_tokens -= tokens
     return True
 
 
 @kernel
 def _size_aware_limit(parameters, prompt_tokens, output_tokens):
-    return parameters[0] - parameters[1] * prompt_tokens / 1000.0 - parameters[2] * output_tokens / 1000.0
+    tightened = parameters[_SIZE.limit] - parameters[_SIZE.prompt] * prompt_tokens / 1000.0
+    return tightened - parameters[_SIZE.output] * output_tokens / 1000.0
 
 
 @kernel
-def _saturation(parameters, environment, replicas):
-    """Return the mean over replicas of max(queue / parameter 0, KV use / parameter 1)."""
+def _saturation(parameters, world):
+    """Return the mean over replicas of max(waiting / `queue`, KV use / `kv`)."""
+    count = len(world.replicas)
     total = 0.0
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        replica = replicas[r]
-        total += max(replica.seen_waiting / parameters[0], kv_used(replica) / parameters[1])
-    return total / environment.num_replicas
+    for r in range(count):
+        engine = engine_of(world, r)
+        waiting = engine.replica.seen_waiting
+        total += max(waiting / parameters[_SATURATION.queue], kv_used(engine) / parameters[_SATURATION.kv])
+    return total / count
 
 
 @kernel
-def _within_forecast(parameters, environment, replica, request):
+def _within_forecast(parameters, engine, request):
     """Return whether the TTFT, and the TPOT at the time of the first token, are expected to be in time."""
+    environment = engine.environment
     left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
-    ttft_s = expected_ttft_s(replica, request)
-    if ttft_s > parameters[1] * left_s:
+    ttft_s = expected_ttft_s(engine, request)
+    if ttft_s > parameters[_EARLY.ttft_slack] * left_s:
         return False
-    return forecast_iteration_s(replica, request, ttft_s, parameters[0]) <= parameters[2] * request.tpot_slo_s
+    forecast_s = forecast_iteration_s(engine, request, ttft_s, parameters[_EARLY.decode_s])
+    return forecast_s <= parameters[_EARLY.tpot_slack] * request.tpot_slo_s
 
 
 @kernel
-def _within_concurrency(parameters, environment, replicas):
+def _within_concurrency(parameters, world):
     """Return whether the cluster has room under its limit, after moving the limit if a window is over."""
+    environment, memory, replicas = world.environment, world.memory, world.replicas
     inside = 0
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        inside += outstanding(replicas[r])
-    count = environment.num_replicas
-    if environment.concurrency_limit < 0.0:
-        environment.concurrency_limit = parameters[0] * count
-        environment.window_s = environment.now_s
-    elif environment.now_s >= environment.window_s + parameters[3]:
-        tokens = environment.first_tokens - environment.window_first_tokens
-        in_time = environment.first_in_time - environment.window_in_time
+    for r in range(len(replicas)):
+        inside += outstanding(engine_of(world, r))
+    count = len(replicas)
+    if memory.concurrency_limit < 0.0:
+        memory.concurrency_limit = parameters[_AIMD.start] * count
+        memory.window_s = environment.now_s
+    elif environment.now_s >= memory.window_s + parameters[_AIMD.period_s]:
+        tokens = environment.first_tokens - memory.window_first_tokens
+        in_time = environment.first_in_time - memory.window_in_time
         if tokens - in_time > LATE_SHARE * tokens:
-            environment.concurrency_limit = max(float(count), parameters[2] * environment.concurrency_limit)
-        elif 2.0 * inside >= environment.concurrency_limit:  # a limit that does not bind proves nothing
-            environment.concurrency_limit += parameters[1] * count
-        environment.window_s = environment.now_s
-        environment.window_first_tokens = environment.first_tokens
-        environment.window_in_time = environment.first_in_time
-    return inside < environment.concurrency_limit
+            memory.concurrency_limit = max(float(count), parameters[_AIMD.decrease] * memory.concurrency_limit)
+        elif 2.0 * inside >= memory.concurrency_limit:  # a limit that does not bind proves nothing
+            memory.concurrency_limit += parameters[_AIMD.increase] * count
+        memory.window_s = environment.now_s
+        memory.window_first_tokens = environment.first_tokens
+        memory.window_in_time = environment.first_in_time
+    return inside < memory.concurrency_limit
 
 
 @kernel
-def _keeps_tier(parameters, environment, replicas, request):
+def _keeps_tier(parameters, world, request):
     """Return whether the fullest replica leaves room for the request's class."""
     fullest = 0
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        fullest = max(fullest, outstanding(replicas[r]))
-    sheddable = request.class_code == parameters[1]
-    return fullest <= (parameters[0] if sheddable else parameters[2])
+    for r in range(len(world.replicas)):
+        fullest = max(fullest, outstanding(engine_of(world, r)))
+    sheddable = request.class_code == parameters[_TIER.shed]
+    return fullest <= parameters[_TIER.limit if sheddable else _TIER.hard_limit]
 
 
 @outlined
-def _accept_otherwise(rule, parameters, environment, replicas, request, replica):
+def _accept_otherwise(rule, parameters, world, request, chosen):
     """Return whether one of the rules beyond the first seven admits."""
+    engine = engine_of(world, chosen)
     if rule == KV_SATURATION:
-        return _saturation(parameters, environment, replicas) < parameters[2]
+        return _saturation(parameters, world) < parameters[_SATURATION.limit]
     if rule == EARLY_REJECTION:
-        return _within_forecast(parameters, environment, replica, request)
+        return _within_forecast(parameters, engine, request)
     if rule == AIMD:
-        return _within_concurrency(parameters, environment, replicas)
+        return _within_concurrency(parameters, world)
     if rule == TIER_SHEDDING:
-        return _keeps_tier(parameters, environment, replicas, request)
+        return _keeps_tier(parameters, world, request)
     limit = _size_aware_limit(parameters, request.prompt_tokens, request.output_tokens)  # ORACLE_SIZE_AWARE_KV
-    return kv_demand_with(replica, request) <= limit
+    return kv_demand_with(engine, request) <= limit
 
 
 @kernel
-def admit(rule, parameters, environment, replicas, pool, requests, chosen):
+def admit(rule, parameters, world, chosen):
     """Return the admission decision of a rule about the request at the door and the replica chosen for it."""
-    request = requests[environment.at_door]
-    replica = replicas[environment.first_replica + chosen]
+    environment = world.environment
+    request = world.requests[environment.at_door]
+    engine = engine_of(world, chosen)
     accepted = True
     if rule == NEVER:
         accepted = False
     elif rule == QUEUE_CAP:
-        accepted = replica.seen_waiting < parameters[0]
+        accepted = engine.replica.seen_waiting < parameters[_CAP.limit]
     elif rule == TOKEN_BUCKET:
-        accepted = _take_tokens(environment, request.prompt_tokens, parameters[0], parameters[1])
+        accepted = _take_tokens(parameters, world, request.prompt_tokens)
     elif rule == PREDICTED_DEADLINE:
         left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
-        accepted = expected_ttft_s(replica, request) <= parameters[0] * left_s
+        accepted = expected_ttft_s(engine, request) <= parameters[_DEADLINE.slack] * left_s
     elif rule == KV_THRESHOLD:
-        accepted = kv_demand(replica) <= parameters[0]
+        accepted = kv_demand(engine) <= parameters[_THRESHOLD.limit]
     elif rule == SIZE_AWARE_KV:
         limit = _size_aware_limit(parameters, request.prompt_tokens, request.predicted_tokens)
-        accepted = kv_demand_with(replica, request) <= limit
+        accepted = kv_demand_with(engine, request) <= limit
     elif rule != ALWAYS:
-        accepted = _accept_otherwise(rule, parameters, environment, replicas, request, replica)
+        accepted = _accept_otherwise(rule, parameters, world, request, chosen)
     return ADMIT if accepted else REJECT

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from burstenv.policies import admission as code
 from burstenv.policies.rule import Parameter, Range, Rule
+
+ALWAYS, NEVER, QUEUE_CAP, TOKEN_BUCKET, PREDICTED_DEADLINE, KV_THRESHOLD, SIZE_AWARE_KV = range(7)
+KV_SATURATION, EARLY_REJECTION, AIMD, TIER_SHEDDING, ORACLE_SIZE_AWARE_KV = range(7, 12)
 
 ADMISSION_RULES = (
     Rule(
-        code.ALWAYS,
+        ALWAYS,
         "always",
         "Admit every request.",
         "vLLM's default: no queue limit.",
     ),
     Rule(
-        code.NEVER,
+        NEVER,
         "never",
         "Reject every request.",
         "BLIS, reject-all.",
         floor=True,
     ),
     Rule(
-        code.QUEUE_CAP,
+        QUEUE_CAP,
         "queue-cap",
         "Reject when the chosen replica has `limit` or more waiting requests.",
         "Per-worker queue limit of the Dynamo router (docs/router-design.md).",
@@ -28,7 +30,7 @@ ADMISSION_RULES = (
         (Parameter("limit", 16.0, Range(1.0, 128.0, "log"), "waiting requests"),),
     ),
     Rule(
-        code.TOKEN_BUCKET,
+        TOKEN_BUCKET,
         "token-bucket",
         "Reject when the cluster's bucket of prompt tokens is short; it starts full.",
         "BLIS admission (docs/guide/admission.md): cost is the prompt, capacity 10,000 and refill 1,000 tokens/s.",
@@ -45,7 +47,7 @@ ADMISSION_RULES = (
         ),
     ),
     Rule(
-        code.PREDICTED_DEADLINE,
+        PREDICTED_DEADLINE,
         "predicted-deadline",
         "Reject when the expected TTFT exceeds `slack` times the remaining objective.",
         "Deadline check at arrival, as in Mooncake (FAST'25, Algorithm 1: reject if TTFT exceeds the SLO).",
@@ -55,7 +57,7 @@ ADMISSION_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.KV_THRESHOLD,
+        KV_THRESHOLD,
         "kv-threshold",
         "Reject when the KV demand of the replica exceeds `limit`.",
         "KV-utilisation limit of the Gateway API Inference Extension (0.8 there).",
@@ -64,7 +66,7 @@ ADMISSION_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.SIZE_AWARE_KV,
+        SIZE_AWARE_KV,
         "size-aware-kv",
         "Reject when KV demand with this prompt exceeds `limit` - `prompt` P/1000 - `output` O/1000.",
         "burstenv: the KV threshold, tightened with the prompt P and the predicted output O, modelled on the "
@@ -78,7 +80,7 @@ ADMISSION_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.KV_SATURATION,
+        KV_SATURATION,
         "kv-saturation",
         "Reject when the mean over replicas of max(waiting / `queue`, KV use / `kv`) reaches `limit`.",
         "The saturation detector of the Gateway API Inference Extension (queue 5, KV 0.8, limit 1).",
@@ -91,7 +93,7 @@ ADMISSION_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.EARLY_REJECTION,
+        EARLY_REJECTION,
         "early-rejection",
         "Reject when the TTFT, or the TPOT forecast for the time of the first token, would miss its objective.",
         "Mooncake's predictive early rejection (arXiv 2407.00079, section 7): it assumes that every request decodes "
@@ -106,7 +108,7 @@ ADMISSION_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.AIMD,
+        AIMD,
         "aimd",
         "Reject at a limit of requests in the cluster that grows while first tokens are in time and shrinks otherwise.",
         "Additive increase, multiplicative decrease, as in TCP and in Breakwater's credit pool (OSDI'20); a limit "
@@ -120,7 +122,7 @@ ADMISSION_RULES = (
         ),
     ),
     Rule(
-        code.TIER_SHEDDING,
+        TIER_SHEDDING,
         "tier-shedding",
         "Reject one class when the fullest replica holds more than `limit` requests, all requests above `hard_limit`.",
         "BLIS tier shedding (docs/guide/admission.md): it rejects classes below a priority when max(queue + batch) "
@@ -133,7 +135,7 @@ ADMISSION_RULES = (
         ),
     ),
     Rule(
-        code.ORACLE_SIZE_AWARE_KV,
+        ORACLE_SIZE_AWARE_KV,
         "oracle-size-aware-kv",
         "size-aware-kv with the true output length.",
         "burstenv: the value of perfect length prediction for that rule.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import entry, kernel
 from burstenv.cluster.gateway import ADMIT
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.policies.admission import admit
@@ -14,52 +15,76 @@ ESTIMATES = ("kv_demand", "kv_demand_with", "decode_iteration_s", "expected_ttft
 
 
 @kernel
-def choose_replica(policy, environment, replicas, pool, requests):
+def choose_replica(policy, world):
     """Return the replica that the routing rule chooses; at a tick, each replica in turn."""
+    environment = world.environment
     if environment.at_door == NOBODY:
-        return environment.decisions % environment.num_replicas
-    return route(policy.routing, policy.routing_parameters, environment, replicas, pool, requests)
+        return environment.decisions % len(world.replicas)
+    return route(policy.routing, policy.routing_parameters, world)
 
 
 @kernel
-def choose_admission(policy, environment, replicas, pool, requests, replica):
+def choose_admission(policy, world, replica):
     """Return what the admission rule decides about the request at the door and the replica chosen for it."""
+    environment = world.environment
     if environment.at_door == NOBODY:
         return ADMIT
-    return admit(policy.admission, policy.admission_parameters, environment, replicas, pool, requests, replica)
+    return admit(policy.admission, policy.admission_parameters, world, replica)
 
 
 @kernel
-def decide(policy, environment, replicas, pool, requests):
+def decide(policy, world):
     """Return (admission, replica, mode) for the request at the front door, or for nobody at a tick."""
-    replica = choose_replica(policy, environment, replicas, pool, requests)
-    return choose_admission(policy, environment, replicas, pool, requests, replica), replica, policy.mode
+    replica = choose_replica(policy, world)
+    return choose_admission(policy, world, replica), replica, policy.mode
 
 
 @entry
-def choose_replica_at(environments, replicas, pool, requests, policy, i):
+def choose_replica_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, policy, i
+):  # fmt: skip
     """Return the replica that the routing rule of ``policy``, (1,) POLICY, chooses in cluster ``i``."""
-    return choose_replica(policy[0], environments[i], replicas, pool, requests)
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    return choose_replica(policy[0], world_of(arrays, i))
 
 
 @entry
-def choose_admission_at(environments, replicas, pool, requests, policy, i, replica):
+def choose_admission_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, policy, i, replica
+):  # fmt: skip
     """Return what the admission rule of ``policy``, (1,) POLICY, decides in cluster ``i`` about a replica."""
-    return choose_admission(policy[0], environments[i], replicas, pool, requests, replica)
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    return choose_admission(policy[0], world_of(arrays, i), replica)
 
 
 @entry
-def estimate_at(environments, replicas, pool, requests, i, r, out):
+def policy_decision(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, policy, i, out
+):  # fmt: skip
+    """Write a composite's (admission, replica, mode) for the request at the door into ``out``, (3,) int64.
+
+    Draws on the environment's own stream and counters, as a decision does: ask once for each decision.
+    """
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    admission, replica, mode = decide(policy[0], world_of(arrays, i))
+    out[0] = admission
+    out[1] = replica
+    out[2] = mode
+
+
+@entry
+def estimate_at(environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, out):
     """Write the ``ESTIMATES`` about replica ``r`` of cluster ``i`` into ``out``; zeros where nobody is at the door."""
-    environment = environments[i]
-    replica = replicas[environment.first_replica + r]
-    out[0] = kv_demand(replica)
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    engine = engine_of(world, r)
+    at_door = world.environment.at_door
+    out[0] = kv_demand(engine)
     out[1] = out[0]
-    out[2] = decode_iteration_s(replica)
+    out[2] = decode_iteration_s(engine)
     out[3] = 0.0
     out[4] = 0.0
-    if environment.at_door != NOBODY:
-        request = requests[environment.at_door]
-        out[1] = kv_demand_with(replica, request)
-        out[3] = expected_ttft_s(replica, request)
-        out[4] = prefix_hit_tokens(replica, pool, requests, environment.at_door)
+    if at_door != NOBODY:
+        request = world.requests[at_door]
+        out[1] = kv_demand_with(engine, request)
+        out[3] = expected_ttft_s(engine, request)
+        out[4] = prefix_hit_tokens(engine, at_door)

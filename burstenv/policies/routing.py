@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.cluster.world import engine_of
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.engine.queues import blocks_of
 from burstenv.policies.estimates import (
@@ -20,21 +21,37 @@ from burstenv.policies.estimates import (
     prefill_backlog_tokens,
     tokens_to_hold,
 )
+from burstenv.policies.routing_rules import (
+    EXPECTED_TTFT,
+    FREENESS,
+    JSQ,
+    KV_ROUTER,
+    LEAST_KV,
+    LEAST_TOKENS,
+    LMETRIC,
+    LONGEST_QUEUE,
+    POWER_OF_TWO,
+    PREFIX_AWARE,
+    RANDOM,
+    ROUND_ROBIN,
+    ROUTING_RULES,
+    SESSION_AFFINITY,
+    VLLM_DP,
+)
+from burstenv.policies.rule import parameters_of
 
-RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
-LEAST_TOKENS, SESSION_AFFINITY, PREFIX_AWARE, KV_ROUTER, FREENESS = range(8, 13)
-LONGEST_QUEUE, ORACLE_EXPECTED_TTFT = range(13, 15)
+_PREFIX, _KV = (parameters_of(ROUTING_RULES, name) for name in ("prefix-aware", "kv-router"))
 _LONGEST_PREFIX = 100  # what prefix-aware comes to while loads are balanced and the prefix is worth it
 
 
 @kernel
-def next_random(environment):
-    """Return the next pseudo-random number in [0, 1) of the cluster's own stream (xorshift64*)."""
-    x = environment.rng
+def next_random(memory):
+    """Return the next pseudo-random number in [0, 1) of the stream (xorshift64*) that a MEMORY holds."""
+    x = memory.rng
     x ^= x >> np.uint64(12)
     x ^= x << np.uint64(25)
     x ^= x >> np.uint64(27)
-    environment.rng = x
+    memory.rng = x
     return ((x * np.uint64(2685821657736338717)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
@@ -48,55 +65,59 @@ def _place_on_ring(session, index):
 
 
 @kernel
-def _kv_router_cost(parameters, replica, pool, requests, request_id):
+def _kv_router_cost(parameters, engine, request_id):
     """Return Dynamo's cost of a replica, in KV blocks."""
-    prompt_blocks = blocks_of(requests[request_id].prompt_tokens, replica.block_size)
-    hits = prefix_hit_tokens(replica, pool, requests, request_id) // replica.block_size
-    active = blocks_of(prefill_backlog_tokens(replica), replica.block_size)
-    prefill = max(0.0, active + prompt_blocks - parameters[0] * hits)
-    decode = replica.num_blocks - replica.seen_free_blocks + (prompt_blocks - hits)
-    return parameters[1] * prefill + decode + parameters[2] * outstanding(replica)
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    prompt_blocks = blocks_of(requests[request_id].prompt_tokens, spec.block_size)
+    hits = prefix_hit_tokens(engine, request_id) // spec.block_size
+    active = blocks_of(prefill_backlog_tokens(engine), spec.block_size)
+    prefill = max(0.0, active + prompt_blocks - parameters[_KV.overlap] * hits)
+    decode = spec.num_blocks - replica.seen_free_blocks + (prompt_blocks - hits)
+    return parameters[_KV.prefill] * prefill + decode + parameters[_KV.requests] * outstanding(engine)
 
 
 @outlined
-def _further_score(rule, parameters, replica, index, pool, requests, request_id):
+def _further_score(rule, parameters, engine, index, request_id):
     """Return the score of one of the rules beyond the first eight; smaller is better."""
+    replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     if rule == LEAST_TOKENS:
-        return float(prefill_backlog_tokens(replica) + replica.seen_context_tokens)
+        return float(prefill_backlog_tokens(engine) + replica.seen_context_tokens)
     if rule == SESSION_AFFINITY:
         return _place_on_ring(request.session, index)
     if rule == KV_ROUTER:
-        return _kv_router_cost(parameters, replica, pool, requests, request_id)
+        return _kv_router_cost(parameters, engine, request_id)
     if rule == FREENESS:
         free = replica.seen_free_blocks - replica.seen_waiting_blocks
-        return -free / float(max(1, outstanding(replica)))
+        return -free / float(max(1, outstanding(engine)))
     if rule == LONGEST_QUEUE:
-        return -float(outstanding(replica))
+        return -float(outstanding(engine))
     if rule == _LONGEST_PREFIX:
-        return -float(prefix_hit_tokens(replica, pool, requests, request_id))
-    return oracle_expected_ttft_s(replica, requests, request)
+        return -float(prefix_hit_tokens(engine, request_id))
+    return oracle_expected_ttft_s(engine, request)
 
 
 @kernel
-def _score(rule, parameters, replica, index, pool, requests, request_id):
+def _score(rule, parameters, engine, index, request_id):
+    replica, requests = engine.replica, engine.requests
     if rule >= LEAST_TOKENS:
-        return _further_score(rule, parameters, replica, index, pool, requests, request_id)
+        return _further_score(rule, parameters, engine, index, request_id)
     if rule == LEAST_KV:
-        return kv_demand(replica)
+        return kv_demand(engine)
     if rule == VLLM_DP:
         return 4.0 * replica.seen_waiting + replica.seen_running
     if rule == LMETRIC:
-        tokens = prefill_backlog_tokens(replica) + requests[request_id].prompt_tokens
+        tokens = prefill_backlog_tokens(engine) + requests[request_id].prompt_tokens
         return float(tokens) * (replica.seen_waiting + replica.seen_running)
     if rule == EXPECTED_TTFT:
-        return expected_ttft_s(replica, requests[request_id])
-    return float(outstanding(replica))  # JSQ and power-of-two
+        return expected_ttft_s(engine, requests[request_id])
+    return float(outstanding(engine))  # JSQ and power-of-two
 
 
 @outlined
-def _plain_rule(rule, parameters, environment, replicas, pool, requests):
+def _plain_rule(rule, parameters, world):
     """Return the rule whose scores decide: of those that depend on the request or on the balance of loads."""
+    environment, requests = world.environment, world.requests
     request_id = environment.at_door
     request = requests[request_id]
     if rule == SESSION_AFFINITY:
@@ -104,75 +125,77 @@ def _plain_rule(rule, parameters, environment, replicas, pool, requests):
     if rule != PREFIX_AWARE:
         return rule
     least, most, hits = np.inf, 0.0, 0
-    tokens = tokens_to_hold(environment, replicas, request)
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        if tokens <= replicas[r].max_model_len:
-            load = float(outstanding(replicas[r]))
+    tokens = tokens_to_hold(world, request)
+    for r in range(len(world.specs)):
+        if tokens <= world.specs[r].max_model_len:
+            load = float(outstanding(engine_of(world, r)))
             least, most = min(least, load), max(most, load)
-            hits = max(hits, prefix_hit_tokens(replicas[r], pool, requests, request_id))
-    if most - least > parameters[1] and most > parameters[2] * least:
+            hits = max(hits, prefix_hit_tokens(engine_of(world, r), request_id))
+    if most - least > parameters[_PREFIX.balance_abs] and most > parameters[_PREFIX.balance_rel] * least:
         return JSQ
-    return _LONGEST_PREFIX if hits > parameters[0] * request.prompt_tokens else JSQ
+    return _LONGEST_PREFIX if hits > parameters[_PREFIX.threshold] * request.prompt_tokens else JSQ
 
 
 @kernel
-def _fitting_from(environment, replicas, request, start):
+def _fitting_from(world, request, start):
     """Return the first replica at or after ``start`` (cyclically) that is a choice for the request."""
-    count = environment.num_replicas
-    tokens = tokens_to_hold(environment, replicas, request)
+    specs = world.specs
+    count = len(specs)
+    tokens = tokens_to_hold(world, request)
     for k in range(count):
         r = (start + k) % count
-        if tokens <= replicas[environment.first_replica + r].max_model_len:
+        if tokens <= specs[r].max_model_len:
             return r
     return start % count
 
 
 @kernel
-def _random_fitting(environment, replicas, request, other_than):
+def _random_fitting(world, request, other_than):
     """Return a replica that is a choice for the request, all alike, not ``other_than`` unless it is the only one."""
-    tokens = tokens_to_hold(environment, replicas, request)
+    specs = world.specs
+    tokens = tokens_to_hold(world, request)
     chosen = other_than
     candidates = 0
-    for r in range(environment.num_replicas):
-        if r != other_than and tokens <= replicas[environment.first_replica + r].max_model_len:
+    for r in range(len(specs)):
+        if r != other_than and tokens <= specs[r].max_model_len:
             candidates += 1
-            if next_random(environment) * candidates < 1.0:
+            if next_random(world.memory) * candidates < 1.0:
                 chosen = r
     return max(chosen, 0)
 
 
 @kernel
-def route(rule, parameters, environment, replicas, pool, requests):
+def route(rule, parameters, world):
     """Return the replica a rule chooses for the request at the door."""
-    request = requests[environment.at_door]
-    count = environment.num_replicas
-    base = environment.first_replica
+    environment, memory, specs = world.environment, world.memory, world.specs
+    request = world.requests[environment.at_door]
+    count = len(specs)
     if rule == ROUND_ROBIN:
-        chosen = _fitting_from(environment, replicas, request, environment.round_robin)
-        environment.round_robin = (chosen + 1) % count
+        chosen = _fitting_from(world, request, memory.round_robin)
+        memory.round_robin = (chosen + 1) % count
         return chosen
     if rule == RANDOM:
-        return _random_fitting(environment, replicas, request, -1)
+        return _random_fitting(world, request, -1)
     if rule == POWER_OF_TWO:
-        first = _random_fitting(environment, replicas, request, -1)
-        second = _random_fitting(environment, replicas, request, first)
-        if outstanding(replicas[base + second]) < outstanding(replicas[base + first]):
+        first = _random_fitting(world, request, -1)
+        second = _random_fitting(world, request, first)
+        if outstanding(engine_of(world, second)) < outstanding(engine_of(world, first)):
             return second
         return first
     if rule >= LEAST_TOKENS:
-        rule = _plain_rule(rule, parameters, environment, replicas, pool, requests)
+        rule = _plain_rule(rule, parameters, world)
     best = 0
     best_score = np.inf
     ties = 0
-    tokens = tokens_to_hold(environment, replicas, request)
+    tokens = tokens_to_hold(world, request)
     for r in range(count):
-        if tokens > replicas[base + r].max_model_len:
+        if tokens > specs[r].max_model_len:
             continue
-        score = _score(rule, parameters, replicas[base + r], r, pool, requests, environment.at_door)
+        score = _score(rule, parameters, engine_of(world, r), r, environment.at_door)
         if score < best_score:
             best, best_score, ties = r, score, 1
         elif score == best_score:
             ties += 1
-            if next_random(environment) * ties < 1.0:
+            if next_random(world.memory) * ties < 1.0:
                 best = r
     return best

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from burstenv.policies import routing as code
 from burstenv.policies.rule import Parameter, Range, Rule
+
+RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
+LEAST_TOKENS, SESSION_AFFINITY, PREFIX_AWARE, KV_ROUTER, FREENESS = range(8, 13)
+LONGEST_QUEUE, ORACLE_EXPECTED_TTFT = range(13, 15)
 
 ROUTING_RULES = (
     Rule(
-        code.RANDOM,
+        RANDOM,
         "random",
         "Any replica that holds the prompt and the predicted answer.",
         "The simplest load balancing.",
     ),
     Rule(
-        code.ROUND_ROBIN,
+        ROUND_ROBIN,
         "round-robin",
         "Replicas in turn.",
         "The default of most load balancers; `roundrobin` of the vLLM production stack.",
         "A replica that cannot serve the request is skipped.",
     ),
     Rule(
-        code.JSQ,
+        JSQ,
         "jsq",
         "Fewest requests, waiting and running.",
         "Join the shortest queue (least outstanding requests).",
         "Ties are broken at random.",
     ),
     Rule(
-        code.POWER_OF_TWO,
+        POWER_OF_TWO,
         "power-of-two",
         "The less loaded of two random replicas.",
         "Mitzenmacher, The Power of Two Choices (2001); a mode of the Dynamo router.",
     ),
     Rule(
-        code.LEAST_KV,
+        LEAST_KV,
         "least-kv",
         "Smallest KV demand: blocks used and needed by the queue.",
         "Min-memory routing of simulators and of llm-d's kv-utilisation scorer.",
@@ -41,28 +44,28 @@ ROUTING_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.VLLM_DP,
+        VLLM_DP,
         "vllm-dp",
         "Smallest 4 waiting + running.",
         "vLLM's data-parallel load balancer.",
         "vLLM's counts are up to 100 ms old; here the scenario sets their age.",
     ),
     Rule(
-        code.LMETRIC,
+        LMETRIC,
         "lmetric",
         "Smallest product of prefill tokens (queued and own) and requests (queued and running).",
         "LMetric (OSDI'26, arXiv 2603.15202), the queued-prefill term included.",
         "The prompt counts in full, cached or not.",
     ),
     Rule(
-        code.EXPECTED_TTFT,
+        EXPECTED_TTFT,
         "expected-ttft",
         "Smallest expected time to first token.",
         "burstenv; see policies/estimates.py.",
         sees_cache=True,
     ),
     Rule(
-        code.LEAST_TOKENS,
+        LEAST_TOKENS,
         "least-tokens",
         "Fewest tokens: left to prefill, in the queue and in the running prefill, plus the context of the decodes.",
         "Join the shortest queue by tokens, `token_jsq` of splitwise-sim (Splitwise, ISCA'24).",
@@ -70,7 +73,7 @@ ROUTING_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.SESSION_AFFINITY,
+        SESSION_AFFINITY,
         "session-affinity",
         "The replica that the session hashes to; without a session, the replica with the fewest requests.",
         "`session` of the vLLM production-stack router: a consistent-hash ring on a session header.",
@@ -78,7 +81,7 @@ ROUTING_RULES = (
         "without a session, that router takes the endpoint with the lowest rate.",
     ),
     Rule(
-        code.PREFIX_AWARE,
+        PREFIX_AWARE,
         "prefix-aware",
         "The replica with the longest cached prefix, if longer than `threshold` of the prompt and loads are balanced; "
         "otherwise fewest requests.",
@@ -93,7 +96,7 @@ ROUTING_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.KV_ROUTER,
+        KV_ROUTER,
         "kv-router",
         "Smallest prefill blocks (queued and own, less cached) + KV blocks in use and planned + weighted requests.",
         "The cost function of the Dynamo KV router (docs/router-design.md): prefill_load_scale, overlap credit, "
@@ -107,7 +110,7 @@ ROUTING_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.FREENESS,
+        FREENESS,
         "freeness",
         "Largest (free KV blocks - blocks needed by the queue) / requests.",
         "Dispatch of Llumnix (OSDI'24), `remaining_steps`: number of steps by which the batch can still grow.",
@@ -115,14 +118,14 @@ ROUTING_RULES = (
         sees_cache=True,
     ),
     Rule(
-        code.LONGEST_QUEUE,
+        LONGEST_QUEUE,
         "longest-queue",
         "Most requests, waiting and running.",
         "Bad on purpose: jsq reversed.",
         floor=True,
     ),
     Rule(
-        code.ORACLE_EXPECTED_TTFT,
+        ORACLE_EXPECTED_TTFT,
         "oracle-expected-ttft",
         "expected-ttft, with the true rate at which running requests free KV blocks.",
         "burstenv: the value of perfect length prediction for that rule.",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from burstenv._jit.positions import positions
 from burstenv.errors import BurstenvError, unknown_name
 
 SCALES = ("linear", "log", "integer")
@@ -134,6 +135,11 @@ class Rule:
             "floor": self.floor,
             "python": self.function is not None,
         }
+
+
+def parameters_of(rules: tuple[Rule, ...], name: str) -> Any:
+    """Return the place of each parameter of a rule in its record, as a named tuple of constants for compiled code."""
+    return positions(by_name(rules)[name].parameters)
 
 
 def by_name(rules: tuple[Rule, ...]) -> dict[str, Rule]:

@@ -97,6 +97,7 @@ class ReplicaView:
     def __init__(self, view: View, index: int):
         self._view = view
         self._record = view._replicas[index]
+        self._spec = view._specs[index]
         self._estimates: dict[str, float] | None = None
         self.index = index
 
@@ -162,7 +163,7 @@ class ReplicaView:
     @property
     def num_blocks(self) -> int:
         """KV blocks in all."""
-        return int(self._record["num_blocks"])
+        return int(self._spec["num_blocks"])
 
     @property
     def free_blocks(self) -> int:
@@ -172,12 +173,12 @@ class ReplicaView:
     @property
     def block_size(self) -> int:
         """Tokens of a KV block."""
-        return int(self._record["block_size"])
+        return int(self._spec["block_size"])
 
     @property
     def max_model_len(self) -> int:
         """Longest request, prompt and output [tokens]."""
-        return int(self._record["max_model_len"])
+        return int(self._spec["max_model_len"])
 
     @property
     def kv_used(self) -> float:
@@ -233,13 +234,15 @@ class View:
         self._cluster = cluster
         self._i = i
         self._environment = state.environments[i]
+        self._memory = state.memories[i]
         self._replicas = state.replicas[i]
+        self._specs = state.specs
         self.modes = tuple(modes)
         self.memory = memory
         at_door = cluster.at_door(i)
         self.request: RequestView | None = None
         if at_door != NOBODY:
-            max_defers = int(self._environment["max_defers"])
+            max_defers = int(state.gateway["max_defers"][0])
             self.request = RequestView(state.requests[i, at_door], self.now_s, max_defers, oracle)
         self.replicas = tuple(ReplicaView(self, r) for r in range(cluster.num_replicas))
 
@@ -280,11 +283,11 @@ class View:
 
     def random(self) -> float:
         """Return the next number in [0, 1) of the cluster's own stream, the one that compiled rules draw from."""
-        x = int(self._environment["rng"])
+        x = int(self._memory["rng"])
         x ^= x >> 12
         x = (x ^ (x << 25)) & _MASK
         x ^= x >> 27
-        self._environment["rng"] = x
+        self._memory["rng"] = x
         return (((x * 2685821657736338717) & _MASK) >> 11) * (1.0 / 9007199254740992.0)
 
     def least(self, score: Callable[[ReplicaView], float]) -> ReplicaView:

@@ -46,7 +46,7 @@ def test_worth_is_what_the_episode_earns_after_a_choice(overloaded):
             venv_of_one.step(np.ones((1, 1), np.int64))
         other.actions[0, 0] = choice
         other.step()
-        rollout(*other.cluster.state.arrays(), other.cluster.modes, record, 0, UNLIMITED)
+        rollout(*other.cluster.state.arrays(), record, 0, UNLIMITED)
         assert other.cluster.state.environments["attained"][0] - earned == values[0, choice]
 
 

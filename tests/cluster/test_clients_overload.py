@@ -42,7 +42,7 @@ def attainment(policy: str, retries: bool, between_s: tuple[float, float], seeds
         cluster = Cluster([replica(), replica()], (MODE,), num_requests=len(requests), clients=config)
         cluster.load(0, requests, seed, draw_clients(config, requests, seed))
         record = parse_composite(policy).record(cluster.mode_names)
-        rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+        rollout(*cluster.state.arrays(), record, 0, UNLIMITED)
         records = cluster.records(0)
         within = (records["arrival_s"] >= between_s[0]) & (records["arrival_s"] < between_s[1])
         shares.append((records["status"][within] == ATTAINED).mean())

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ADMIT, DEFER, REJECT, STATUS_NAMES, ModeConfig, request_array
-from burstenv.engine.records import ENVIRONMENT, MODE, REPLICA, REQUEST
+from burstenv.cluster.records import CLASS, GATEWAY, MEMORY
+from burstenv.engine.records import ENVIRONMENT, REPLICA, REQUEST
+from burstenv.engine.spec import MODE, SPEC
 from tests.cluster.small_clusters import (
     FAST,
     LATENCY,
@@ -129,7 +131,7 @@ def test_a_tick_changes_a_mode_and_nothing_else():
     record = cluster.state.replicas[0, 0]
     assert record["mode"] == 1
     assert record["token_budget"] == 64
-    assert record["max_num_seqs"] == 16
+    assert cluster.modes["max_num_seqs"][0, record["mode"]] == 16
 
 
 def test_without_ticks_the_last_decision_drains():
@@ -277,7 +279,7 @@ def test_recent_traffic_averages():
 
 def test_equal_states_are_equal_bytes():
     """Records have no holes between fields, which copies would fill with whatever is in memory."""
-    for record in (REQUEST, REPLICA, ENVIRONMENT, MODE):
+    for record in (REQUEST, REPLICA, ENVIRONMENT, MEMORY, CLASS, SPEC, MODE, GATEWAY):
         assert sum(record.fields[name][0].itemsize for name in record.names) == record.itemsize
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from burstenv._jit.decorators import entry
 from burstenv.cluster import STATUS_NAMES, ClientsConfig, ModeConfig
+from burstenv.cluster.world import Arrays, world_of
 from burstenv.envs.reward import COMPONENTS, pay
 from burstenv.policies.decide import ESTIMATES, estimate_at
 from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode
@@ -47,8 +48,18 @@ HIT = ESTIMATES.index("prefix_hit_tokens")
 
 
 @entry
-def _pay_at(environments, replicas, i, rewards, totals):
-    pay(rewards, totals, i, environments[i], replicas)
+def _pay_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, rewards, totals
+):  # fmt: skip
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    pay(world_of(arrays, i), Account(rewards[i], totals[i]))
+
+
+class Account(NamedTuple):
+    """What rewards are written to."""
+
+    rewards: Any
+    totals: Any
 
 
 def rewards_of(records: np.ndarray, now_s: float, gpus: int, busy_gpu_s: float) -> list[float]:
@@ -85,8 +96,8 @@ class Look:
         self.compare_rewards()
 
     def compare_rewards(self) -> None:
-        environments, replicas = self.play.cluster.state.arrays()[:2]
-        _pay_at(environments, replicas, 1, self.rewards, self.totals)
+        state = self.play.cluster.state
+        _pay_at(*state.arrays(), 1, self.rewards, self.totals)
         negative = [name in ("latency", "cost") for name in COMPONENTS]
         for name, value, sign in zip(COMPONENTS, self.rewards[1], negative, strict=True):
             assert name == "dense" or (value <= 1e-9 if sign else value >= -1e-9), (name, value)
@@ -94,7 +105,7 @@ class Look:
             i.end_s - i.start_s for r in self.play.reference.replicas for i in [*r.iterations, *r.in_flight]
         )  # all replicas are of one GPU
         environment = self.play.environment
-        now_s, gpus = float(environment["now_s"]), int(environment["gpus"])
+        now_s, gpus = float(environment["now_s"]), int(state.gateway["gpus"][0])
         expected = rewards_of(self.play.cluster.records(1), now_s, gpus, busy_s)
         for name, got, want in zip(COMPONENTS, self.totals[1], expected, strict=True):
             if name == "cost" and not environment["done"]:
@@ -123,7 +134,7 @@ def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, pa
         rng, [replica(**size, **ENGINES[engine]) for size in SIZES], [MODES[m] for m in modes], requests, config,
         clients, metrics, odds=(0.1, 0.8, 0.1), tick_s=0.25 if ticks else None,
     )  # fmt: skip
-    play.cluster.state.environments["class_value"] = [1.0, 3.0]
+    play.cluster.set_class_values([1.0, 3.0])
     look = Look(play)
     play.run(look)
     look.compare_rewards()

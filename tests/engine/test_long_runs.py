@@ -21,7 +21,7 @@ def test_decode_steps_are_counted_anew(caching, block_size):
     for done_before in (0, MOST_STEPS - MOST_STEPS % block_size - 40 * block_size):  # the same phases
         cluster = loaded(requests, [spec])
         cluster.state.replicas["decode_step"] = done_before
-        rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+        rollout(*cluster.state.arrays(), record, 0, UNLIMITED)
         records.append(cluster.records(0))
         assert cluster.state.replicas["decode_step"].max() < MOST_STEPS
     assert (records[0]["preemptions"] > 0).any()

@@ -7,17 +7,18 @@ import pytest
 
 from burstenv._jit.decorators import entry
 from burstenv.cluster import request_array
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import REJECTED
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from tests.cluster.small_clusters import loaded, replica
 
 
 @entry
-def _hit_at(environments, replicas, pool, requests, i, r, request_id):
-    environment = environments[i]
-    return prefix_hit_tokens(
-        replicas[environment.first_replica + r], pool, requests, environment.first_request + request_id
-    )
+def _hit_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, request_id
+):  # fmt: skip
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    return prefix_hit_tokens(engine_of(world_of(arrays, i), r), request_id)
 
 
 def conversations(rng: np.random.Generator, n: int, gap_s: float) -> np.ndarray:

@@ -45,7 +45,7 @@ def compiled(scenario: Scenario, policy: str, seed: int = 3, load: float = 3.0) 
     cluster = scenario.make_cluster()
     cluster.load(0, requests, seed, scenario.clients_of(requests, episode, seed))
     record = parse_composite(policy).record(scenario.mode_names)
-    rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+    rollout(*cluster.state.arrays(), record, 0, UNLIMITED)
     assert cluster.done(0)
     return cluster
 
@@ -114,9 +114,7 @@ def test_an_episode_is_played_again_from_its_beginning(scenario):
     before = cluster.records(0), cluster.client_counts(0)
     assert before[1]["unsent"] > 0
     cluster.rewind(0, len(before[0]), 3)
-    rollout(
-        *cluster.state.arrays(), cluster.modes, parse_composite(POLICIES[0]).record(scenario.mode_names), 0, UNLIMITED
-    )
+    rollout(*cluster.state.arrays(), parse_composite(POLICIES[0]).record(scenario.mode_names), 0, UNLIMITED)
     assert_same_records(before[0], cluster.records(0))
     assert cluster.client_counts(0) == before[1]
 

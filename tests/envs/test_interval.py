@@ -120,9 +120,7 @@ def test_what_is_not_set_is_left_to_the_rules(scenario, composite):
     assert (batch.cluster.state.replicas["token_budget"][0] == batch.cluster.modes["token_budget"][:, mode]).all()
     cluster = scenario.make_cluster()
     cluster.load(0, requests)
-    rollout(
-        *cluster.state.arrays(), cluster.modes, parse_composite(composite).record(scenario.mode_names), 0, UNLIMITED
-    )
+    rollout(*cluster.state.arrays(), parse_composite(composite).record(scenario.mode_names), 0, UNLIMITED)
     theirs = cluster.records(0)
     for name in ("status", "replica", "preemptions", "defers"):
         assert (mine[name] == theirs[name]).all(), name

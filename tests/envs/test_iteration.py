@@ -77,7 +77,7 @@ def engine(scenario, requests, mode):
     cluster = scenario.make_cluster()
     cluster.load(0, requests)
     record = parse_composite(f"always/round-robin/{mode}").record(scenario.mode_names)
-    rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+    rollout(*cluster.state.arrays(), record, 0, UNLIMITED)
     return cluster.records(0)
 
 
@@ -161,7 +161,7 @@ def test_stopping_goes_on_by_one_iteration(scenario):
         if legal and batch.queue(0) and batch.elapsed_s[0] < 0.2:
             assert after["iterations"] == before["iterations"] + 1
         if not legal:  # nothing runs: it counts as the first that fits
-            assert batch.elapsed_s[0] > 0.0 or batch.cluster.state.environments["chosen"][0] == 1
+            assert batch.elapsed_s[0] > 0.0 or batch.cluster.state.memories["chosen"][0] == 1
     assert stops == 40
 
 

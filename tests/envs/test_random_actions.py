@@ -26,7 +26,7 @@ def test_random_actions_keep_the_invariants(make, env_id, legal):
     env = make(env_id, load=None)
     env.action_space.seed(0)
     _, info = env.reset(seed=0)
-    replicas = env.unwrapped.batch.cluster.state.replicas
+    state = env.unwrapped.batch.cluster.state
     returned = 0.0
     for step in range(10_000):
         mask = masked(env.action_space, info["action_mask"]) if legal and "action_mask" in info else None
@@ -39,7 +39,7 @@ def test_random_actions_keep_the_invariants(make, env_id, legal):
         if step % 10 == 0 or terminated:
             assert env.observation_space.contains(observation)
             assert all(np.isfinite(a).all() for a in arrays_in(observation))
-            check_blocks(replicas)
+            check_blocks(state)
             assert env.unwrapped.batch.counts(0)["pending"] >= 0
         assert not truncated
         if terminated:
@@ -75,7 +75,7 @@ def test_a_million_random_actions_keep_the_invariants(make_vec, env_id, legal):
         assert np.isfinite(rewards).all()
         assert (infos["elapsed_s"] >= 0.0).all()
         assert np.allclose(infos["now_s"][~begun], (before_s + infos["elapsed_s"])[~begun], rtol=1e-6)
-        check_blocks(state.replicas)
+        check_blocks(state)
         assert (state.environments["offered"] >= sum(state.environments[name] for name in OUTCOMES)).all()
         assert not truncated.any()
         returned += rewards
@@ -100,9 +100,10 @@ def drawn(rng, masks):
     return np.where(masks, rng.random(masks.shape), -1.0).argmax(axis=1)
 
 
-def check_blocks(replicas):
+def check_blocks(state):
+    replicas = state.replicas
     assert (replicas["free_blocks"] >= 0).all()
-    assert (replicas["free_blocks"] <= replicas["num_blocks"]).all()
+    assert (replicas["free_blocks"] <= state.specs["num_blocks"]).all()
 
 
 def check_metrics(metrics, returned):

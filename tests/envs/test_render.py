@@ -40,7 +40,8 @@ def test_a_frame_shows_the_state(small_scenario):
         return int((frame[162:438, bars] == blue).all(axis=2).sum())
 
     assert used(later) > used(first)
-    shares = [1 - r["seen_free_blocks"] / r["num_blocks"] for r in env.unwrapped.batch.cluster.state.replicas[0]]
+    state = env.unwrapped.batch.cluster.state
+    shares = (1 - state.replicas[0]["seen_free_blocks"] / state.specs["num_blocks"]).tolist()
     drawn = used(later) / (17 * 331 * len(shares))
     assert drawn == pytest.approx(np.mean(shares), abs=0.03)
 

@@ -17,7 +17,7 @@ def test_stepping_gives_the_records_of_the_replay():
     fast = replay.cluster.records(0)
     assert (fast["preemptions"] > 0).any()
     stepping = replay.stepped(len(requests))
-    assert stepping.cluster.state.replicas["general"].all()
+    assert stepping.cluster.state.specs["general"].all()
     assert stepping.rate_per_s() > 0
     stepped = stepping.cluster.records(0)
     for name in ("replica", "status", "preemptions"):

@@ -35,7 +35,7 @@ def test_a_composite_compiled_equals_the_same_composite_stepped(scenario, name):
     requests, _ = scenario.episode("test", 3, 30.0)
     cluster = scenario.make_cluster()
     cluster.load(0, requests, 3)
-    rollout(*cluster.state.arrays(), cluster.modes, policy.record(scenario.mode_names), 0, UNLIMITED)
+    rollout(*cluster.state.arrays(), policy.record(scenario.mode_names), 0, UNLIMITED)
     # A step also asks the environment's own heuristic, which must not touch the state that this one draws
     # from: jsq draws random numbers for ties, round-robin moves its counter.
     own = "jsq" if policy.routing.rule.name == "round-robin" else "round-robin"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from burstenv._jit.decorators import entry
 from burstenv.cluster import Cluster, ModeConfig, request_array
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 from burstenv.errors import BurstenvError
@@ -73,11 +74,15 @@ def test_a_prefill_alone_and_a_prefill_token():
 
 
 @entry
-def _times_at(replicas, batches, out):
+def _times_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, batches, out
+):  # fmt: skip
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    engine = engine_of(world_of(arrays, 0), 0)
     for i in range(len(batches)):
         p, a, d, k, n = batches[i, 0], batches[i, 1], batches[i, 2], batches[i, 3], batches[i, 4]
-        out[i, 0] = iteration_time_s(replicas[0], p, a, d, k, n)
-        out[i, 1] = decode_fixed_cost_s(replicas[0], d) + decode_context_cost_s(replicas[0], d) * k
+        out[i, 0] = iteration_time_s(engine, p, a, d, k, n)
+        out[i, 1] = decode_fixed_cost_s(engine, d) + decode_context_cost_s(engine, d) * k
 
 
 @pytest.mark.parametrize("latency", [SMALL, *MEASURED], ids=["small", "rtx-4090", "rtx-pro-6000"])
@@ -90,12 +95,12 @@ def test_the_compiled_times_are_the_same(latency):
         d = int(rng.choice([0, 1, int(np.exp(rng.uniform(0, 7)))])) if p else int(np.exp(rng.uniform(0, 7)))
         row[:] = p, p * int(rng.integers(1, 3000)), d, d * int(np.exp(rng.uniform(0, 9.5))), d + (p > 0)
     out = np.zeros((len(batches), 2))
-    _times_at(cluster.state.replicas.reshape(-1), batches, out)
+    _times_at(*cluster.state.arrays(), batches, out)
     for row, (whole_s, decode_s) in zip(batches.tolist(), out.tolist(), strict=True):
         assert whole_s == pytest.approx(latency.iteration_s(*row), rel=1e-12), row
         if row[0] == 0:
             assert decode_s == pytest.approx(whole_s, rel=1e-15), row
-    assert cluster.state.replicas["floor_s"][0, 0] == latency.iteration_s(1, 1, 0, 0, 1)
+    assert cluster.state.specs["floor_s"][0] == latency.iteration_s(1, 1, 0, 0, 1)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -146,9 +151,9 @@ def test_the_engines_agree(seed, which, budget, blocks, order, gap_s):
 
 def test_tables_and_hinges_share_a_cluster():
     cluster = Cluster([replica(), replica(latency=MEASURED[0])])
-    assert cluster.state.replicas["latency_kind"].tolist() == [[0, 1]]
-    assert not cluster.state.replicas["dense_s"][0, 0].any()
-    assert cluster.state.replicas["dense_s"][0, 1].any()
+    assert cluster.state.specs["latency_kind"].tolist() == [0, 1]
+    assert not cluster.state.specs["dense_s"][0].any()
+    assert cluster.state.specs["dense_s"][1].any()
 
 
 def changed(table: str, key: str, value: Any) -> dict[str, Any]:

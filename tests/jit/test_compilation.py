@@ -20,8 +20,9 @@ from burstenv.cluster import Cluster, entries
 from burstenv.cluster.state import ENTRY, ENTRY_ID
 from burstenv.envs import step as kernels
 from burstenv.envs.action import ActionLayout
+from burstenv.envs.exchange import settings_of
 from burstenv.envs.observation.features import ObservationLayout
-from burstenv.envs.observation.sessions import NO_LINKS
+from burstenv.envs.observation.sessions import no_links
 from burstenv.envs.step import UNLIMITED, publish, rollout, step_batch
 from burstenv.policies import named_mode, parse_composite
 from tests.cluster.small_clusters import loaded, random_requests, replica
@@ -39,12 +40,11 @@ class Stepper:
         specs = [replica(name=f"r{r}", block_size=block_size) for r in range(num_replicas)]
         self.cluster = Cluster(specs, [named_mode(m) for m in modes], num_envs=num_envs, num_requests=400)
         layout = ActionLayout.build(("admission", "routing", "batching"), "multi", num_replicas, len(modes))
-        self.flags = layout.flags()
         self.record = parse_composite("always/jsq/vllm").record(modes)
         self.sizes = layout.sizes
         self.actions = np.zeros((num_envs, 3), np.int64)
         observed = ObservationLayout(num_replicas, modes)
-        self.shape = observed.flags()
+        self.settings = settings_of(self.record, {"capacity_per_s": 10.0}, layout.flags(), observed.flags())
         self.observations = np.zeros((num_envs, observed.size), np.float32)
         self.masks = np.zeros((num_envs, sum(layout.sizes)), np.int8)
         self.rewards, self.totals = np.zeros((num_envs, 8)), np.zeros((num_envs, 8))
@@ -55,20 +55,20 @@ class Stepper:
         longest = self.cluster.specs[0].max_model_len - 1
         for i in range(self.cluster.num_envs):
             self.cluster.load(i, random_requests(np.random.default_rng(i), 300, longest, 20.0), i)
-            publish(
-                *self.cluster.state.arrays(), self.cluster.modes, self.flags, self.shape, NO_LINKS, 10.0,
-                self.observations, self.masks, self.rewards, self.totals, self.elapsed_s, i, True,
-            )  # fmt: skip
+            publish(*self._given(), i, True)
+
+    def _given(self) -> tuple[Any, ...]:
+        return (
+            *self.cluster.state.arrays(), self.settings, no_links(self.cluster.num_envs), self.actions,
+            self.observations, self.masks, self.rewards, self.totals, self.elapsed_s,
+        )  # fmt: skip
 
     def step(self) -> None:
-        step_batch(
-            *self.cluster.state.arrays(), self.cluster.modes, self.record, self.flags, self.shape,
-            NO_LINKS, 10.0, self.actions, self.observations, self.masks, self.rewards, self.totals, self.elapsed_s,
-        )  # fmt: skip
+        step_batch(*self._given())
 
     def rollout(self, decisions: int) -> int:
         self.cluster.rewind(0, 300)
-        return rollout(*self.cluster.state.arrays(), self.cluster.modes, self.record, 0, np.int64(decisions))
+        return rollout(*self.cluster.state.arrays(), self.record, 0, np.int64(decisions))
 
 
 def test_another_cluster_size_compiles_nothing():

@@ -8,8 +8,10 @@ import numpy as np
 
 from burstenv._jit.decorators import entry
 from burstenv.cluster import Cluster, load_cluster
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, parse_rule
-from burstenv.policies.admission import admit
+from burstenv.policies.composite import RuleChoice
+from burstenv.policies.decide import choose_admission, choose_replica
 from burstenv.policies.estimates import (
     decode_iteration_s,
     expected_ttft_s,
@@ -18,31 +20,38 @@ from burstenv.policies.estimates import (
     kv_demand_with,
     prefill_backlog_tokens,
 )
-from burstenv.policies.records import MAX_PARAMETERS
-from burstenv.policies.routing import route
+from burstenv.policies.records import POLICY
 from tests.cluster.small_clusters import requests_at
 
 
 @entry
-def _route(rule, parameters, environments, replicas, pool, requests):
-    return route(rule, parameters, environments[0], replicas, pool, requests)
+def _route(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, policy
+):  # fmt: skip
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    return choose_replica(policy[0], world_of(arrays, 0))
 
 
 @entry
-def _admit(rule, parameters, environments, replicas, pool, requests, r):
-    return admit(rule, parameters, environments[0], replicas, pool, requests, r)
+def _admit(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, policy, r
+):  # fmt: skip
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    return choose_admission(policy[0], world_of(arrays, 0), r)
 
 
 @entry
-def _estimates(replicas, requests, r, out):
-    replica = replicas[0, r]
-    request = requests[0, 0]
-    out[0] = fits(replica, request)
-    out[1] = kv_demand(replica)
-    out[2] = kv_demand_with(replica, request)
-    out[3] = prefill_backlog_tokens(replica)
-    out[4] = decode_iteration_s(replica)
-    out[5] = expected_ttft_s(replica, request)
+def _estimates(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, r, out
+):  # fmt: skip
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), 0)
+    engine, request = engine_of(world, r), world.requests[0]
+    out[0] = fits(engine, request)
+    out[1] = kv_demand(engine)
+    out[2] = kv_demand_with(engine, request)
+    out[3] = prefill_backlog_tokens(engine)
+    out[4] = decode_iteration_s(engine)
+    out[5] = expected_ttft_s(engine, request)
 
 
 ESTIMATES = ("fits", "kv_demand", "kv_demand_with", "prefill_backlog_tokens", "decode_iteration_s", "ttft_s")
@@ -68,6 +77,11 @@ class Bench:
         """(1,) ENVIRONMENT, a view."""
         return self.cluster.state.environments
 
+    @property
+    def memory(self) -> np.ndarray:
+        """(1,) MEMORY, a view."""
+        return self.cluster.state.memories
+
     def request(self, **fields: float) -> None:
         """Set fields of the request at the door."""
         for name, value in fields.items():
@@ -76,28 +90,35 @@ class Bench:
     def replica(self, r: int | slice, **fields: Any) -> None:
         """Set fields of a replica, such as ``seen_waiting``."""
         for name, value in fields.items():
-            self.cluster.state.replicas[name][0, r] = value
+            self.fields_of(name)[r] = value
+
+    def fields_of(self, name: str) -> np.ndarray:
+        """A field of all replicas, of their state or their specification, (R,), a view."""
+        state = self.cluster.state
+        return state.specs[name] if name in (state.specs.dtype.names or ()) else state.replicas[name][0]
 
     def route(self, rule: str) -> int:
         """The replica that a rule, such as ``"jsq"``, chooses."""
         choice = parse_rule(rule, "routing rule", ROUTING_RULES)
-        return int(_route(choice.rule.code, _padded(choice.parameters), *self.cluster.state.arrays()))
+        return int(_route(*self.cluster.state.arrays(), _record("routing", choice)))
 
     def admit(self, rule: str, r: int = 0) -> bool:
         """Whether a rule, such as ``"queue-cap(limit=4)"``, admits to replica ``r``."""
         choice = parse_rule(rule, "admission rule", ADMISSION_RULES)
-        decision = _admit(choice.rule.code, _padded(choice.parameters), *self.cluster.state.arrays(), r)
+        decision = _admit(*self.cluster.state.arrays(), _record("admission", choice), r)
         assert decision in (0, 1)
         return decision == 1
 
     def estimates(self, r: int = 0) -> dict[str, float]:
         """Every estimate about replica ``r``."""
         out = np.zeros(len(ESTIMATES))
-        _estimates(self.cluster.state.replicas, self.cluster.state.requests, r, out)
+        _estimates(*self.cluster.state.arrays(), r, out)
         return dict(zip(ESTIMATES, out.tolist(), strict=True))
 
 
-def _padded(parameters: tuple[float, ...]) -> np.ndarray:
-    out = np.zeros(MAX_PARAMETERS)
-    out[: len(parameters)] = parameters
-    return out
+def _record(component: str, choice: RuleChoice) -> np.ndarray:
+    """(1,) POLICY with one rule in it."""
+    record = np.zeros(1, POLICY)
+    record[component] = choice.rule.code
+    record[f"{component}_parameters"][0, : len(choice.parameters)] = choice.parameters
+    return record

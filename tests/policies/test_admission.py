@@ -28,7 +28,7 @@ def test_queue_cap(waiting, admitted):
 def test_token_bucket_refills():
     rule = "token-bucket(capacity_tokens=1000,refill_tokens_per_s=100)"
     bench = Bench(prompt_tokens=400)
-    level = bench.environment["bucket_tokens"]
+    level = bench.memory["bucket_tokens"]
 
     def at(now_s: float) -> bool:
         bench.environment["now_s"] = now_s
@@ -50,7 +50,7 @@ def test_token_bucket_refills():
 def test_token_bucket_takes_exactly_what_is_there():
     bench = Bench(prompt_tokens=1000)
     assert bench.admit("token-bucket(capacity_tokens=1000,refill_tokens_per_s=0)")
-    assert bench.environment["bucket_tokens"][0] == 0
+    assert bench.memory["bucket_tokens"][0] == 0
     bench.request(prompt_tokens=1)
     assert not bench.admit("token-bucket(capacity_tokens=1000,refill_tokens_per_s=0)")
 

@@ -51,7 +51,7 @@ def test_early_rejection_looks_at_the_ttft():
 def test_aimd_halves_and_creeps():
     bench = Bench(num_replicas=4)
     rule = "aimd(start=10,increase=1,decrease=0.5,period_s=2)"
-    limit = bench.environment["concurrency_limit"]
+    limit = bench.memory["concurrency_limit"]
 
     def at(now_s: float, first_tokens: int, in_time: int) -> bool:
         bench.environment["now_s"] = now_s

@@ -152,10 +152,11 @@ def test_what_happened_since_a_reading_is_reconstructed(kind, patience):
     while not cluster.done(0):
         decision = ahead.decision(0)
         if np.isfinite(ahead.values).any():
-            environments, replicas, _, imagined = ahead._scratch[:4]
-            assert environments[0]["at_door"] - environments[0]["first_request"] == cluster.at_door(0)
-            np.testing.assert_array_equal(replicas[:2]["fresh"], state.replicas[0]["fresh"])
-            np.testing.assert_array_equal(replicas[:2]["shown"], state.replicas[0]["shown"])
+            scratch = ahead._scratch
+            environments, replicas, imagined = scratch.environments, scratch.replicas[0], scratch.requests[0]
+            assert environments[0]["at_door"] == cluster.at_door(0)
+            np.testing.assert_array_equal(replicas["fresh"], state.replicas[0]["fresh"])
+            np.testing.assert_array_equal(replicas["shown"], state.replicas[0]["shown"])
             assert environments[0]["attained"] == state.environments["attained"][0]
             arrived = int(state.environments["next_arrival"][0])
             open_ = np.flatnonzero(state.requests[0, :arrived]["status"] <= RUNNING)
@@ -186,7 +187,7 @@ def test_with_stale_metrics_the_present_stays_hidden(patience):
                 coming["output_tokens"] *= 3
                 coming["prompt_tokens"] = 7
                 if patience is not None:
-                    cluster.state.clients(0)["patience_s"][int(environment["next_arrival"]) :] = 0.01
+                    cluster.state.parts(0).clients["patience_s"][int(environment["next_arrival"]) :] = 0.01
             ahead.decision(0)
             seen.append(ahead.values[0].copy())
         np.testing.assert_array_equal(*seen)

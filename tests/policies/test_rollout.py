@@ -21,7 +21,7 @@ def compiled(scenario, policy, requests, seed):
     cluster = scenario.make_cluster()
     cluster.load(0, requests, seed)
     record = parse_composite(policy).record(scenario.mode_names)
-    decisions = rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+    decisions = rollout(*cluster.state.arrays(), record, 0, UNLIMITED)
     assert cluster.done(0)
     return cluster.records(0), decisions
 

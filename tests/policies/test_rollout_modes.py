@@ -34,9 +34,7 @@ def test_stepped_and_compiled_episodes_are_the_same(every_mode, mode):
     requests, _ = every_mode.episode("train", 3, 2.0 * every_mode.capacity_per_s("train"))
     cluster = every_mode.make_cluster()
     cluster.load(0, requests, 3)
-    decisions = rollout(
-        *cluster.state.arrays(), cluster.modes, parse_composite(policy).record(every_mode.mode_names), 0, UNLIMITED
-    )
+    decisions = rollout(*cluster.state.arrays(), parse_composite(policy).record(every_mode.mode_names), 0, UNLIMITED)
     steps, done = 0, False
     while not done:
         _, _, done, _, _ = env.step(env.policy_action(policy))

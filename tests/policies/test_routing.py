@@ -108,7 +108,7 @@ def test_ties_of_two_are_broken_evenly(rule):
     # replicas 1 and 3 are the same and the best in every respect
     bench.replica(slice(0, 4, 2), seen_waiting=5, seen_running=9, seen_waiting_tokens=4000, seen_waiting_blocks=800)
     for name in ("h0_s", "h1_s", "h2_s", "h3_s", "h4_s", "h5_s", "token_budget"):
-        bench.replica(3, **{name: bench.cluster.state.replicas[name][0, 1]})
+        bench.replica(3, **{name: bench.fields_of(name)[1]})
     assert shares(bench, rule) == pytest.approx([0, 0.5, 0, 0.5], abs=0.03)
 
 

@@ -105,6 +105,7 @@ def check_replica(batch: EnvironmentBatch, i: int, r: int) -> set[int]:
     """Check one replica's book-keeping against its requests; returns the requests it holds."""
     cluster = batch.cluster
     replica, requests = cluster.state.replicas[i, r], cluster.state.requests[i]
+    spec = cluster.specs[r]
     running, waiting = cluster.running(i, r), cluster.waiting(i, r)
     assert len(running) == replica["running"] == len(set(running))
     assert len(waiting) == replica["waiting"] == len(set(waiting))
@@ -118,9 +119,9 @@ def check_replica(batch: EnvironmentBatch, i: int, r: int) -> set[int]:
     # The iteration in flight has its blocks already: a decoder's next token, a prefill's whole chunk.
     kv_tokens = runs["computed_tokens"] + decoding * (replica["decode_step"] + replica["in_flight"])
     assert (kv_tokens >= 0).all()
-    assert (kv_tokens <= replica["max_model_len"]).all()
-    assert blocks_of(kv_tokens) == replica["num_blocks"] - replica["free_blocks"]
-    assert 0 <= replica["free_blocks"] <= replica["num_blocks"]
+    assert (kv_tokens <= spec.max_model_len).all()
+    assert blocks_of(kv_tokens) == spec.num_blocks - replica["free_blocks"]
+    assert 0 <= replica["free_blocks"] <= spec.num_blocks
     assert decoding.sum() == replica["decoding"]
     context = (runs["computed_tokens"] + replica["decode_step"] + 1)[decoding].sum()
     assert context == replica["decode_context_tokens"]
@@ -134,14 +135,14 @@ def check_replica(batch: EnvironmentBatch, i: int, r: int) -> set[int]:
     assert to_compute.sum() == replica["waiting_tokens"]
     assert blocks_of(to_compute) == replica["waiting_blocks"]
     assert (waits["computed_tokens"] == 0).all()
-    assert (runs["prompt_tokens"] < replica["max_model_len"]).all()
+    assert (runs["prompt_tokens"] < spec.max_model_len).all()
 
     now_s = cluster.state.environments[i]["now_s"]
     assert replica["clock_s"] <= now_s
     if replica["in_flight"]:
         assert replica["iteration_end_s"] >= now_s
         assert replica["iteration_end_s"] >= replica["clock_s"]
-    assert 0 <= replica["seen_free_blocks"] <= replica["num_blocks"]
+    assert 0 <= replica["seen_free_blocks"] <= spec.num_blocks
     for name in ("waiting", "running", "prefill_tokens", "waiting_tokens", "waiting_blocks", "context_tokens"):
         assert replica[f"seen_{name}"] >= 0, name
     return {*running, *waiting}
@@ -186,7 +187,7 @@ def check_end(batch: EnvironmentBatch, i: int, requests: np.ndarray) -> None:
     assert (served["first_scheduled_s"] < served["first_token_s"]).all()
     assert (served["first_token_s"] <= served["finish_s"]).all()
     assert (served["produced_tokens"] == served["target_tokens"]).all()
-    lengths = batch.cluster.state.replicas[i]["max_model_len"][served["replica"]]
+    lengths = batch.cluster.state.specs["max_model_len"][served["replica"]]
     assert (served["prompt_tokens"] < lengths).all()
     room = np.minimum(served["output_tokens"], lengths - served["prompt_tokens"])
     assert np.array_equal(served["target_tokens"], room)
@@ -196,10 +197,10 @@ def check_end(batch: EnvironmentBatch, i: int, requests: np.ndarray) -> None:
     other = records[~np.isin(records["status"], (ATTAINED, LATE))]
     assert np.isnan(other["first_token_s"]).all()
     failed = records[records["status"] == FAILED]
-    limits = batch.cluster.state.replicas[i]["max_model_len"][failed["replica"]]
+    limits = batch.cluster.state.specs["max_model_len"][failed["replica"]]
     assert (failed["prompt_tokens"] >= limits).all()
-    for replica in batch.cluster.state.replicas[i]:
-        assert replica["free_blocks"] == replica["num_blocks"]
+    for replica, spec in zip(batch.cluster.state.replicas[i], batch.cluster.specs, strict=True):
+        assert replica["free_blocks"] == spec.num_blocks
         assert replica["running"] == replica["waiting"] == replica["in_flight"] == 0
 
 

@@ -42,7 +42,7 @@ class IntervalBatch(EnvironmentBatch):
         replicas = len(self.scenario.specs)
         self.interval_s = float(interval_s)
         self._most_per_s = float(max_admission) * self._scale
-        mode = int(self._policy_record["mode"][0])
+        mode = int(self.settings["mode"][0])
         limits = self.cluster.modes  # (R, M)
         # vLLM refuses a budget below the number of sequences; the highest is that of the hardware or of a mode.
         highest = np.maximum(
@@ -111,11 +111,7 @@ class IntervalBatch(EnvironmentBatch):
         step_intervals(*self._given(), only, what)
 
     def _given(self) -> tuple[Any, ...]:
-        return (
-            *self.cluster.state.arrays(), self.cluster.modes, self._policy_record, self._flags, self.budgets,
-            self.interval_s, self._most_per_s, self._shape, self._links, self._scale, self.actions,
-            self.observations, self.components, self.totals, self.elapsed_s,
-        )  # fmt: skip
+        return *super()._given(), self.budgets, self.interval_s, self._most_per_s
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
         """Refuse: policies decide about one request."""

@@ -6,20 +6,22 @@ What happens inside is what heuristics do: every request that comes to the front
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
-from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision, catch_up, next_epoch
-from burstenv.cluster.telemetry import unveil, veil
+from burstenv._jit.positions import positions
+from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision, catch_up_all, next_epoch
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.replica import set_mode, set_token_budget
-from burstenv.envs.observation.encoder import observe
-from burstenv.envs.observation.features import LIMIT
+from burstenv.envs.exchange import Outputs, exchange_of
+from burstenv.envs.interval.shares import begin_shares, set_weight, share_out, weight_of
+from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
 from burstenv.policies.decide import choose_admission, choose_replica
-from burstenv.policies.estimates import tokens_to_hold
 
 ALL = -1  # step every environment
 OPEN = 0  # begin an episode
@@ -31,8 +33,34 @@ INTERVAL_FEATURES = (
     "arrivals", "admitted", "rejected", "attained", "late", "first_late", "tpot_late", "admission_rate", "credit",
 )  # fmt: skip
 SHARE_FEATURES = ("weight", "budget")  # of each replica
-INTERVAL = len(INTERVAL_FEATURES)
-SHARES = len(SHARE_FEATURES)
+INTERVAL, SHARE = positions(INTERVAL_FEATURES), positions(SHARE_FEATURES)
+LENGTH, SHARE_LENGTH = len(INTERVAL), len(SHARE)
+
+
+class Control(NamedTuple):
+    """What an action may set.
+
+    Attributes:
+        budgets: (R, 2) int64, lowest and highest token budget of each replica.
+        interval_s: Length of an interval [s].
+        most_per_s: Admission rate of an action just below 1 [requests/s].
+    """
+
+    budgets: Any
+    interval_s: Any
+    most_per_s: Any
+
+
+class Happened(NamedTuple):
+    """What happened in an interval: counts of requests, by the names of the features."""
+
+    arrivals: Any
+    admitted: Any
+    rejected: Any
+    attained: Any
+    late: Any
+    first_late: Any
+    tpot_late: Any
 
 
 @kernel
@@ -42,138 +70,116 @@ def _share(value):
 
 
 @kernel
-def _clip(value):
-    return np.float32(min(LIMIT, max(-LIMIT, value)))
-
-
-@kernel
-def _gather_credit(environment, interval_s):
+def _gather_credit(world, interval_s):
     """Add the credit of the time since the last request to what there is, up to that of an interval."""
-    rate_per_s = environment.admission_rate_per_s
+    environment, memory = world.environment, world.memory
+    rate_per_s = memory.admission_rate_per_s
     if rate_per_s == np.inf:
-        environment.admission_credit = 1.0
+        memory.admission_credit = 1.0
     else:
-        gained = rate_per_s * (environment.now_s - environment.credit_s)
-        environment.admission_credit = min(max(1.0, rate_per_s * interval_s), environment.admission_credit + gained)
-    environment.credit_s = environment.now_s
+        gained = rate_per_s * (environment.now_s - memory.credit_s)
+        memory.admission_credit = min(max(1.0, rate_per_s * interval_s), memory.admission_credit + gained)
+    memory.credit_s = environment.now_s
 
 
 @kernel
-def _spend_credit(environment, interval_s):
+def _spend_credit(world, interval_s):
     """Return whether a request is admitted, and take its credit."""
-    if environment.admission_rate_per_s == np.inf:
+    memory = world.memory
+    if memory.admission_rate_per_s == np.inf:
         return True
-    _gather_credit(environment, interval_s)
-    if environment.admission_rate_per_s == 0.0 or environment.admission_credit < 1.0 - 1e-9:
+    _gather_credit(world, interval_s)
+    if memory.admission_rate_per_s == 0.0 or memory.admission_credit < 1.0 - 1e-9:
         return False
-    environment.admission_credit -= 1.0
+    memory.admission_credit -= 1.0
     return True
 
 
-@kernel
-def _share_out(environment, replicas, request):
-    """Return the replica whose turn it is: smooth weighted round robin over those that could hold the request.
-
-    Each gains its weight, the one with most gives back what all have gained (nginx's ``smooth weighted round
-    robin``): shares are exact in the long run, and turns are spread as evenly as they can be. When all weights are 0
-    everyone has the same.
-    """
-    first = environment.first_replica
-    total = 0.0
-    fitting = 0
-    tokens = tokens_to_hold(environment, replicas, request)
-    for r in range(first, first + environment.num_replicas):
-        if tokens <= replicas[r].max_model_len:
-            fitting += 1
-            total += replicas[r].routing_weight
-    if fitting == 0:
-        return 0  # any of them refuses it
-    best = first
-    most = -np.inf
-    gained = 0.0
-    for r in range(first, first + environment.num_replicas):
-        replica = replicas[r]
-        weight = replica.routing_weight if total > 0.0 else 1.0
-        if weight > 0.0 and tokens <= replica.max_model_len:
-            replica.routing_credit += weight
-            gained += weight
-            if replica.routing_credit > most:
-                most = replica.routing_credit
-                best = r
-    replicas[best].routing_credit -= gained
-    return best - first
-
-
 @merged
-def _set(environment, replicas, pool, requests, flags, budgets, interval_s, most_per_s, actions, i):
+def _set(world, exchange, control):
     """Put an action in force."""
-    count = environment.num_replicas
+    settings, action = exchange.settings, exchange.action
+    memory, count = world.memory, len(world.replicas)
     at = 0
-    if flags[0]:
-        _gather_credit(environment, interval_s)  # so far at the old rate
-        share = _share(actions[i, 0])
-        environment.admission_rate_per_s = np.inf if share == 1.0 else share * most_per_s
+    if settings.decides_admission:
+        _gather_credit(world, control.interval_s)  # so far at the old rate
+        share = _share(action[0])
+        memory.admission_rate_per_s = np.inf if share == 1.0 else share * control.most_per_s
         at = 1
-    if flags[1]:
+    if settings.decides_routing:
         for r in range(count):
-            replicas[environment.first_replica + r].routing_weight = _share(actions[i, at + r])
+            set_weight(engine_of(world, r), _share(action[at + r]))
         at += count
-    if flags[2]:
+    if settings.decides_batching:
         for r in range(count):
-            lowest, highest = float(budgets[r, 0]), float(budgets[r, 1])
-            budget = lowest * math.exp(_share(actions[i, at + r]) * math.log(highest / lowest))
-            replica = replicas[environment.first_replica + r]
-            set_token_budget(replica, pool, requests, int(budget + 0.5), environment.now_s)
+            lowest, highest = float(control.budgets[r, 0]), float(control.budgets[r, 1])
+            budget = lowest * math.exp(_share(action[at + r]) * math.log(highest / lowest))
+            set_token_budget(engine_of(world, r), int(budget + 0.5), world.environment.now_s)
 
 
 @merged
-def _open(environment, replicas, pool, requests, modes, mode):
+def _open(world, mode):
     """Make a freshly reset cluster ready for the first interval: everybody is admitted, weights are equal."""
-    environment.admission_rate_per_s = np.inf
-    environment.admission_credit = 1.0
-    environment.credit_s = 0.0
-    for r in range(environment.num_replicas):
-        replica = replicas[environment.first_replica + r]
-        set_mode(replica, pool, requests, modes[r, mode], mode, environment.now_s)
-        replica.routing_weight = 1.0
-        replica.routing_credit = 0.0
+    memory = world.memory
+    memory.admission_rate_per_s = np.inf
+    memory.admission_credit = 1.0
+    memory.credit_s = 0.0
+    for r in range(len(world.replicas)):
+        engine = engine_of(world, r)
+        set_mode(engine, mode, world.modes[r, mode], world.environment.now_s)
+        begin_shares(engine)
 
 
 @merged
-def _observe_interval(out, i, at, environment, replicas, budgets, most_per_s, per_count, counts):
-    """Write what happened in the interval, and what is in force, see ``INTERVAL_FEATURES``."""
-    arrivals, admitted, rejected, attained, late, first_late, tpot_late = counts
-    out[i, at] = _clip(arrivals * per_count)
-    out[i, at + 1] = _clip(admitted * per_count)
-    out[i, at + 2] = _clip(rejected * per_count)
-    out[i, at + 3] = _clip(attained * per_count)
-    out[i, at + 4] = _clip(late * per_count)
-    out[i, at + 5] = _clip(first_late * per_count)
-    out[i, at + 6] = _clip(tpot_late * per_count)
-    out[i, at + 7] = _clip(min(1.0, environment.admission_rate_per_s / most_per_s))
-    out[i, at + 8] = _clip(environment.admission_credit / 8.0)
-    at += INTERVAL
+def _observe_interval(out, world, control, per_count, happened):
+    """Write what happened in the interval, and what is in force, behind the features of every environment."""
+    memory, count = world.memory, len(world.replicas)
+    at = len(out) - LENGTH - SHARE_LENGTH * count
+    out[at + INTERVAL.arrivals] = clip(happened.arrivals * per_count)
+    out[at + INTERVAL.admitted] = clip(happened.admitted * per_count)
+    out[at + INTERVAL.rejected] = clip(happened.rejected * per_count)
+    out[at + INTERVAL.attained] = clip(happened.attained * per_count)
+    out[at + INTERVAL.late] = clip(happened.late * per_count)
+    out[at + INTERVAL.first_late] = clip(happened.first_late * per_count)
+    out[at + INTERVAL.tpot_late] = clip(happened.tpot_late * per_count)
+    out[at + INTERVAL.admission_rate] = clip(min(1.0, memory.admission_rate_per_s / control.most_per_s))
+    out[at + INTERVAL.credit] = clip(memory.admission_credit / 8.0)
+    at += LENGTH
     total = 0.0
-    for r in range(environment.num_replicas):
-        total += replicas[environment.first_replica + r].routing_weight
-    for r in range(environment.num_replicas):
-        replica = replicas[environment.first_replica + r]
-        lowest, highest = float(budgets[r, 0]), float(budgets[r, 1])
-        out[i, at] = _clip(replica.routing_weight / total if total > 0.0 else 1.0 / environment.num_replicas)
-        place = math.log(replica.token_budget / lowest) / math.log(highest / lowest) if highest > lowest else 0.0
-        out[i, at + 1] = _clip(place)
-        at += SHARES
+    for r in range(count):
+        total += weight_of(engine_of(world, r))
+    for r in range(count):
+        engine = engine_of(world, r)
+        lowest, highest = float(control.budgets[r, 0]), float(control.budgets[r, 1])
+        out[at + SHARE.weight] = clip(weight_of(engine) / total if total > 0.0 else 1.0 / count)
+        place = 0.0
+        if highest > lowest:
+            place = math.log(engine.replica.token_budget / lowest) / math.log(highest / lowest)
+        out[at + SHARE.budget] = clip(place)
+        at += SHARE_LENGTH
+
+
+@kernel
+def _decide(world, exchange, control):
+    """Return (admission, replica) for the request at the front door, by the numbers in force and the rules."""
+    settings = exchange.settings
+    if settings.decides_admission and not _spend_credit(world, control.interval_s):
+        return REJECT, 0
+    if settings.decides_routing:
+        replica = share_out(world, world.requests[world.environment.at_door])
+    else:
+        replica = choose_replica(settings, world)
+    if settings.decides_admission:
+        return ADMIT, replica
+    return choose_admission(settings, world, replica), replica
 
 
 @outlined
-def _interval(
-    environments, replicas, pool, requests, modes, policy, flags, budgets, interval_s, most_per_s, shape, links,
-    capacity_per_s, actions, observations, rewards, totals, elapsed_s, i, what,
-):  # fmt: skip
-    """Step one environment (``what`` is ALL), or open or show it."""
-    environment = environments[i]
+def _interval(world, exchange, control, what):
+    """Step one environment (``what`` is ALL), or open or show it; return the time that it took [s]."""
+    environment, settings = world.environment, exchange.settings
     if what == OPEN:
-        _open(environment, replicas, pool, requests, modes, policy[0].mode)
+        _open(world, settings.mode)
     before_s = environment.now_s
     offered, rejected, failed = environment.offered, environment.rejected, environment.failed
     attained, late = environment.attained, environment.late
@@ -181,38 +187,25 @@ def _interval(
     tpot_late = environment.first_in_time_lost
     admitted = 0
     if what == ALL and not environment.done:
-        lazily = not policy[0].sees_cache
-        _set(environment, replicas, pool, requests, flags, budgets, interval_s, most_per_s, actions, i)
-        end_s = before_s + interval_s
+        lazily = not settings.sees_cache
+        _set(world, exchange, control)
+        end_s = before_s + control.interval_s
         while True:
             environment.last_decision_s = end_s  # the next epoch without a request is the end of the interval
             environment.tick_s = 0.0
-            next_epoch(environment, replicas, pool, requests, lazily)
-            request_id = environment.at_door
-            if environment.done or request_id == NOBODY:
+            next_epoch(world, lazily)
+            if environment.done or environment.at_door == NOBODY:
                 break
-            admission, replica = ADMIT, 0
-            if flags[0] and not _spend_credit(environment, interval_s):
-                admission = REJECT
-            else:
-                if flags[1]:
-                    replica = _share_out(environment, replicas, requests[request_id])
-                else:
-                    replica = choose_replica(policy[0], environment, replicas, pool, requests)
-                if not flags[0]:
-                    admission = choose_admission(policy[0], environment, replicas, pool, requests, replica)
+            admission, replica = _decide(world, exchange, control)
             if admission != REJECT and admission != DEFER:
                 admitted += 1
-            apply_decision(environment, replicas, pool, requests, modes, admission, replica, policy[0].mode)
-        unveil(environment, replicas)
-        for r in range(environment.num_replicas):
-            catch_up(environment, replicas[environment.first_replica + r], pool, requests, environment.now_s)
-        veil(environment, replicas)
-    elapsed_s[i] = environment.now_s - before_s
-    pay(rewards, totals, i, environment, replicas)
-    observe(observations, i, environment, replicas, pool, requests, links, shape, capacity_per_s, elapsed_s[i])
-    per_count = 1.0 / (elapsed_s[i] * capacity_per_s) if elapsed_s[i] > 0.0 else 0.0
-    counts = (
+            apply_decision(world, admission, replica, settings.mode)
+        catch_up_all(world)
+    took_s = environment.now_s - before_s
+    pay(world, exchange)
+    observe(world, exchange, took_s)
+    per_count = 1.0 / (took_s * settings.capacity_per_s) if took_s > 0.0 else 0.0
+    happened = Happened(
         environment.offered - offered,
         admitted,
         environment.rejected - rejected + environment.failed - failed,
@@ -221,55 +214,40 @@ def _interval(
         environment.first_tokens - environment.first_in_time - first_late,
         environment.first_in_time_lost - tpot_late,
     )
-    at = observations.shape[1] - INTERVAL - SHARES * environment.num_replicas
-    _observe_interval(observations, i, at, environment, replicas, budgets, most_per_s, per_count, counts)
+    _observe_interval(exchange.observation, world, control, per_count, happened)
+    return took_s
 
 
 @entry
 def step_intervals(
-    environments, replicas, pool, requests, modes, policy, flags, budgets, interval_s, most_per_s, shape, links,
-    capacity_per_s, actions, observations, rewards, totals, elapsed_s, only, what,
+    environments, memories, replicas, arenas, requests, gateway, specs, modes,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s,
+    budgets, interval_s, most_per_s, only, what,
 ):  # fmt: skip
     """Step every environment by an interval, or open or show one.
 
-    Args:
-        environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
-        replicas: (N R,) REPLICA.
-        pool: int32, what varies in size.
-        requests: (N E,) REQUEST.
-        modes: (R, M) MODE.
-        policy: (1,) POLICY, decides the components that the agent does not.
-        flags: (4,) int64, whether the agent decides admission, routing, batching; see ``ActionLayout.flags``.
-        budgets: (R, 2) int64, lowest and highest token budget of each replica.
-        interval_s: Length of an interval [s].
-        most_per_s: Admission rate of an action just below 1 [requests/s].
-        shape: (4,) int64, see ``ObservationLayout.flags``.
-        links: (N E, 2) int32, see ``sessions.turn_links``.
-        capacity_per_s: Scale of the traffic features.
-        actions: (N, C) float64 in [-1, 1]; what is outside is clipped.
-        observations: (N, O) float32, written.
-        rewards: (N, 8) float64, the components of ``rewards.py``, written.
-        totals: (N, 8) float64, the accounts that they are taken from, written.
-        elapsed_s: (N,) float64, time the step took in the cluster, written.
-        only: The environment to open or show; with ``what`` ALL anything.
-        what: ALL, OPEN or SHOW.
+    Args are those of ``Arrays``, ``Outputs`` and ``Control``, in this order, and:
+
+    elapsed_s: (N,) float64, time the step took in the cluster, written.
+    only: The environment to open or show; with ``what`` ALL anything.
+    what: ALL, OPEN or SHOW.
     """
-    first, end = (0, environments.shape[0]) if what == ALL else (only, only + 1)
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    control = Control(budgets, interval_s, most_per_s)
+    first, end = (0, len(environments)) if what == ALL else (only, only + 1)
     for i in range(first, end):
-        _interval(
-            environments, replicas, pool, requests, modes, policy, flags, budgets, interval_s, most_per_s,
-            shape, links, capacity_per_s, actions, observations, rewards, totals, elapsed_s, i, what,
-        )  # fmt: skip
+        elapsed_s[i] = _interval(world_of(arrays, i), exchange_of(outputs, i), control, what)
 
 
 @threaded_entry
 def step_intervals_threads(
-    environments, replicas, pool, requests, modes, policy, flags, budgets, interval_s, most_per_s, shape, links,
-    capacity_per_s, actions, observations, rewards, totals, elapsed_s,
+    environments, memories, replicas, arenas, requests, gateway, specs, modes,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, budgets, interval_s, most_per_s,
 ):  # fmt: skip
     """Step every environment by an interval, environments spread over threads; same results."""
-    for i in numba.prange(environments.shape[0]):
-        _interval(
-            environments, replicas, pool, requests, modes, policy, flags, budgets, interval_s, most_per_s,
-            shape, links, capacity_per_s, actions, observations, rewards, totals, elapsed_s, i, ALL,
-        )  # fmt: skip
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    control = Control(budgets, interval_s, most_per_s)
+    for i in numba.prange(len(environments)):
+        elapsed_s[i] = _interval(world_of(arrays, i), exchange_of(outputs, i), control, ALL)

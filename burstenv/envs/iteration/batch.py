@@ -61,7 +61,7 @@ class IterationBatch(EnvironmentBatch):
     def __init__(self, num_envs: int, slots: int = 8, batching: str | None = None, **shared: Any):
         shared.setdefault("scenario", "one-replica")
         super().__init__(num_envs, decide=("admission",), routing="round-robin", batching=batching, **shared)
-        self._mode = int(self._policy_record["mode"][0])
+        self._mode = int(self.settings["mode"][0])
         self._check()
         self.slots = int(slots)
         self.layout = ChoiceLayout(self.slots)
@@ -72,13 +72,13 @@ class IterationBatch(EnvironmentBatch):
 
     def _check(self) -> None:
         name, config = self.scenario.config.name, self.scenario.config
-        replicas = self.cluster.state.replicas
+        specs = self.cluster.state.specs
         clients = getattr(config, "acting_clients", None)
         mode = self.scenario.modes[self._mode]
         wrong = ""
         if len(self.scenario.specs) != 1:
             wrong = f"its cluster has {len(self.scenario.specs)} replicas; use one of one replica, such as one-replica"
-        elif replicas["general"].any() or replicas["prefix_caching"].any():
+        elif specs["general"].any() or specs["prefix_caching"].any():
             wrong = (
                 "leave out prefix caching, asynchronous scheduling, and modes that share iterations or memory otherwise"
             )
@@ -121,15 +121,14 @@ class IterationBatch(EnvironmentBatch):
 
     def queue(self, i: int) -> list[int]:
         """Return the numbers, within the episode, of the requests of environment ``i`` that may be chosen from."""
-        environment = self.cluster.state.environments[i]
-        first = int(environment["queue_first"])
-        ids = self.cluster.state.heaps(i)[1, first : first + int(environment["queue_size"]), ENTRY_ID]
-        return [int(k) for k in ids - environment["first_request"]]
+        memory = self.cluster.state.memories[i]
+        first = int(memory["queue_first"])
+        return self.cluster.state.parts(i).heaps[1, first : first + int(memory["queue_size"]), ENTRY_ID].tolist()
 
     def without_request(self, i: int) -> str:
         """Say what there is to decide in environment ``i``."""
-        environment = self.cluster.state.environments[i]
-        return f"{int(environment['queue_size'])} waiting, {int(environment['chosen'])} chosen for the next iteration"
+        memory = self.cluster.state.memories[i]
+        return f"{int(memory['queue_size'])} waiting, {int(memory['chosen'])} chosen for the next iteration"
 
     def _step(self) -> None:
         if self.num_threads == 1:
@@ -142,12 +141,6 @@ class IterationBatch(EnvironmentBatch):
 
     def _run(self, only: int, what: int) -> None:
         step_iterations(*self._given(), only, what)
-
-    def _given(self) -> tuple[Any, ...]:
-        return (
-            *self.cluster.state.arrays(), self.cluster.modes, self._mode, self._shape, self._links, self._scale,
-            self.actions, self.observations, self.masks, self.components, self.totals, self.elapsed_s,
-        )  # fmt: skip
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
         """Refuse: policies decide at the front door."""

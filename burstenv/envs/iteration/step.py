@@ -14,17 +14,21 @@ import numba
 import numpy as np
 
 from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
+from burstenv._jit.positions import positions
 from burstenv.cluster.gateway import next_epoch
+from burstenv.cluster.world import Arrays, engine_of, world_of
+from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.decode_run import interrupt_stretch, may_stretch, open_stretch
 from burstenv.engine.decoders import blocks_due
-from burstenv.engine.enums import NOBODY, WAITING
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.lifecycle import wait
 from burstenv.engine.published import publish
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.replica import advance_replica, enqueue, set_mode
 from burstenv.engine.scheduler import start_iteration
-from burstenv.envs.observation.encoder import observe
-from burstenv.envs.observation.features import LIMIT
+from burstenv.envs.exchange import Outputs, exchange_of
+from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
 
 ALL = -1  # step every environment
@@ -35,97 +39,98 @@ SHOW = 1  # write the observation of things as they stand
 # IterationEnv.
 ROOM_FEATURES = ("budget", "sequences", "blocks", "chosen", "queue")
 SLOT_FEATURES = ("present", "waited", "prompt", "predicted_output", "is_api", "ttft_left", "blocks_needed", "fits")
-ROOM = len(ROOM_FEATURES)
-SLOT = len(SLOT_FEATURES)
-
-
-@kernel
-def _clip(value):
-    return np.float32(min(LIMIT, max(-LIMIT, value)))
+ROOM, SLOT = positions(ROOM_FEATURES), positions(SLOT_FEATURES)
+ROOM_LENGTH, SLOT_LENGTH = len(ROOM), len(SLOT)
 
 
 # -- the queue ---------------------------------------------------------------------------------------
 
 
 @kernel
-def _queued(environment, pool, k):
+def _queued(world, k):
     """Return the id of the ``k``-th of the queue."""
-    return pool[environment.door_base + ENTRY * (environment.queue_first + k) + ENTRY_ID]
+    memory, gateway, arena = world.memory, world.gateway, world.arena
+    return arena[gateway.door_base + ENTRY * (memory.queue_first + k) + ENTRY_ID]
 
 
 @kernel
-def _join(environment, replica, pool, request, request_id):
+def _join(world, request, request_id):
     """Put a request at the end of the queue."""
-    pool[environment.door_base + ENTRY * (environment.queue_first + environment.queue_size) + ENTRY_ID] = request_id
-    environment.queue_size += 1
-    environment.queue_tokens += request.prompt_tokens
-    environment.queue_blocks += blocks_of(request.prompt_tokens, replica.block_size)
+    gateway, memory, arena = world.gateway, world.memory, world.arena
+    arena[gateway.door_base + ENTRY * (memory.queue_first + memory.queue_size) + ENTRY_ID] = request_id
+    memory.queue_size += 1
+    memory.queue_tokens += request.prompt_tokens
+    memory.queue_blocks += blocks_of(request.prompt_tokens, world.specs[0].block_size)
 
 
 @kernel
-def _leave(environment, replica, pool, requests, k):
+def _leave(world, k):
     """Take the ``k``-th out of the queue; return its id."""
-    base = environment.door_base + ENTRY * environment.queue_first + ENTRY_ID
-    request_id = pool[base + ENTRY * k]
+    gateway, memory, arena, requests = world.gateway, world.memory, world.arena, world.requests
+    base = gateway.door_base + ENTRY * memory.queue_first + ENTRY_ID
+    request_id = arena[base + ENTRY * k]
     for place in range(k, 0, -1):
-        pool[base + ENTRY * place] = pool[base + ENTRY * (place - 1)]
-    environment.queue_first += 1
-    environment.queue_size -= 1
+        arena[base + ENTRY * place] = arena[base + ENTRY * (place - 1)]
+    memory.queue_first += 1
+    memory.queue_size -= 1
     tokens = requests[request_id].prompt_tokens
-    environment.queue_tokens -= tokens
-    environment.queue_blocks -= blocks_of(tokens, replica.block_size)
+    memory.queue_tokens -= tokens
+    memory.queue_blocks -= blocks_of(tokens, world.specs[0].block_size)
     return request_id
 
 
 @outlined
-def _hand_over(environment, replica, pool, requests, request_id):
+def _hand_over(engine, request_id):
     """Hand a request to the replica."""
-    enqueue(environment, replica, pool, requests, request_id, environment.now_s)
+    enqueue(engine, request_id, engine.environment.now_s)
 
 
 @kernel
-def _arrive(environment, replica, pool, requests):
+def _arrive(world):
     """Take the request at the front door into the queue; one that the replica could never hold is refused."""
+    environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
+    replica, spec = engine.replica, engine.spec
     request_id = environment.at_door
     environment.at_door = NOBODY
-    request = requests[request_id]
+    request = world.requests[request_id]
     request.replica = 0
-    if replica.validate_requests and request.prompt_tokens >= replica.max_model_len:
-        _hand_over(environment, replica, pool, requests, request_id)
+    if spec.validate_requests and request.prompt_tokens >= spec.max_model_len:
+        _hand_over(engine, request_id)
         return
     # As `enqueue`: what has begun is put in flight, a replica with nothing to do wakes up.
-    interrupt_stretch(replica, pool, requests)
-    if replica.waiting == 0 and environment.queue_size == 0:
+    interrupt_stretch(engine)
+    if replica.waiting == 0 and memory.queue_size == 0:
         replica.blocked = 0
         if not replica.in_flight and replica.running == 0 and replica.clock_s < environment.now_s:
             replica.clock_s = environment.now_s
-    request.status = WAITING
-    _join(environment, replica, pool, request, request_id)
+    wait(request)
+    _join(world, request, request_id)
 
 
 # -- who may be chosen -------------------------------------------------------------------------------
 
 
 @outlined
-def _room(replica, pool, requests):
+def _room(engine):
     """Return the token budget, free blocks and running requests that the coming iteration leaves to new ones.
 
     As :func:`burstenv.engine.scheduler.start_iteration` goes about it: decoders, the request in mid-prefill, the
     replica's own queue. The budget is 0 when nobody may join: it is used up, the iteration preempts, or somebody
     who goes before does not fit.
     """
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
     running = replica.running
     free = replica.free_blocks
     decodes = min(replica.decoding, replica.token_budget)
     budget = replica.token_budget - decodes
-    free -= blocks_due(replica, pool, requests, decodes)
+    free -= blocks_due(engine, decodes)
     if free < 0:
         return 0, 0, running
     if replica.prefill_id != NOBODY and budget > 0:
         request = requests[replica.prefill_id]
         computed = request.computed_tokens
         chunk = min(tokens_to_compute(request) - computed, budget)
-        free -= blocks_of(computed + chunk, replica.block_size) - blocks_of(computed, replica.block_size)
+        free -= blocks_of(computed + chunk, spec.block_size) - blocks_of(computed, spec.block_size)
         if free < 0:
             return 0, 0, running
         budget -= chunk
@@ -134,9 +139,9 @@ def _room(replica, pool, requests):
         request = requests[request_id]
         tokens = tokens_to_compute(request)
         chunk = min(tokens, budget)
-        if not _may_join(replica, tokens, budget, free, running):
+        if not _may_join(engine, tokens, budget, free, running):
             return 0, free, running
-        free -= blocks_of(chunk, replica.block_size)
+        free -= blocks_of(chunk, spec.block_size)
         budget -= chunk
         running += 1
         request_id = request.next
@@ -144,33 +149,35 @@ def _room(replica, pool, requests):
 
 
 @kernel
-def _blocks_needed(replica, tokens, budget, running):
+def _blocks_needed(engine, tokens, budget, running):
     """Return the free blocks without which the engine does not admit a request of ``tokens`` tokens."""
-    headroom = replica.headroom_blocks if running > 0 else 0
-    return blocks_of(tokens if replica.reserve_full_prompt else min(tokens, budget), replica.block_size) + headroom
+    return blocks_to_admit(engine, tokens, min(tokens, budget), running)
 
 
 @kernel
-def _may_join(replica, tokens, budget, free, running):
+def _may_join(engine, tokens, budget, free, running):
+    limits = engine.limits
     return (
         budget > 0
-        and running < replica.max_num_seqs
-        and _blocks_needed(replica, tokens, budget, running) <= free
+        and running < limits.max_num_seqs
+        and _blocks_needed(engine, tokens, budget, running) <= free
     )  # fmt: skip
 
 
 @kernel
-def _first_fitting(environment, replica, pool, requests, slots, budget, free, running):
+def _first_fitting(world, slots, budget, free, running):
     """Return the first of the first ``slots`` of the queue that may be chosen; ``slots`` when nobody may."""
-    for k in range(min(slots, environment.queue_size)):
-        if _may_join(replica, requests[_queued(environment, pool, k)].prompt_tokens, budget, free, running):
+    memory, requests, engine = world.memory, world.requests, engine_of(world, 0)
+    for k in range(min(slots, memory.queue_size)):
+        if _may_join(engine, requests[_queued(world, k)].prompt_tokens, budget, free, running):
             return k
     return slots
 
 
 @kernel
-def _may_stop(replica):
+def _may_stop(engine):
     """Return whether the iteration may begin as it is: somebody is in it."""
+    replica = engine.replica
     return replica.running > 0 or replica.waiting > 0
 
 
@@ -178,43 +185,43 @@ def _may_stop(replica):
 
 
 @outlined
-def _begin_iteration(environment, replica, pool, requests):
+def _begin_iteration(world):
     """Begin the iteration that nobody more joins."""
-    queued = environment.queue_size > 0
-    environment.chosen = 0
+    memory, engine = world.memory, engine_of(world, 0)
+    replica = engine.replica
+    queued = memory.queue_size > 0
+    memory.chosen = 0
     stretches = replica.stretch_steps > 0
-    if not stretches and may_stretch(replica) and (not queued or replica.blocked):
-        stretches = open_stretch(replica, pool, requests)
+    if not stretches and may_stretch(engine) and (not queued or replica.blocked):
+        stretches = open_stretch(engine)
     if stretches:
-        advance_replica(environment, replica, pool, requests, np.nextafter(replica.clock_s, np.inf))
+        advance_replica(engine, np.nextafter(replica.clock_s, np.inf))
         return
-    budget, _, _ = _room(replica, pool, requests)
-    start_iteration(replica, pool, requests)
+    budget, _, _ = _room(engine)
+    start_iteration(engine)
     if queued and budget > 0:  # somebody was refused: nothing changes until another one finishes
         replica.blocked = 1
 
 
 @merged
-def _run_on(environment, replicas, pool, requests, slots, begins, one_by_one):
+def _run_on(world, slots, begins, one_by_one):
     """Run on until somebody may be chosen, or the episode is done.
 
     Args:
-        environment: The cluster, and this and the next two its state.
-        replicas: All replicas.
-        pool: What varies in size.
-        requests: All requests.
+        world: The cluster.
         slots: K.
         begins: Whether an iteration is to begin at the clock.
         one_by_one: Whether somebody fits and was not chosen, who is to be offered again after one iteration; else
             nobody fits before the stretch is over.
     """
-    replica = replicas[environment.first_replica]
+    environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
+    replica = engine.replica
     while not environment.done:
         if begins:
-            _begin_iteration(environment, replica, pool, requests)
+            _begin_iteration(world)
             begins = False
         until_s = np.inf
-        if environment.queue_size > 0:
+        if memory.queue_size > 0:
             if replica.in_flight:
                 until_s = replica.iteration_end_s
             elif replica.stretch_steps > 0:
@@ -223,15 +230,15 @@ def _run_on(environment, replicas, pool, requests, slots, begins, one_by_one):
                 until_s = environment.now_s
         environment.last_decision_s = until_s  # the next epoch without a request is the end of that iteration
         environment.tick_s = 0.0
-        next_epoch(environment, replicas, pool, requests, False)
+        next_epoch(world, False)
         if environment.done:
             return
         if environment.at_door != NOBODY:
-            _arrive(environment, replica, pool, requests)
+            _arrive(world)
             continue
         replica.under_way = 0  # at the boundary: the next iteration is still to begin
-        budget, free, running = _room(replica, pool, requests)
-        if _first_fitting(environment, replica, pool, requests, slots, budget, free, running) < slots:
+        budget, free, running = _room(engine)
+        if _first_fitting(world, slots, budget, free, running) < slots:
             return
         begins = True
         one_by_one = False
@@ -241,140 +248,129 @@ def _run_on(environment, replicas, pool, requests, slots, begins, one_by_one):
 
 
 @kernel
-def _choose(environment, replica, pool, requests, slots, action):
+def _choose(world, slots, action):
     """Carry out one choice; return whether the iteration is complete, and whether it was stopped."""
-    environment.decisions += 1
-    budget, free, running = _room(replica, pool, requests)
-    first = _first_fitting(environment, replica, pool, requests, slots, budget, free, running)
+    memory, requests, engine = world.memory, world.requests, engine_of(world, 0)
+    world.environment.decisions += 1
+    budget, free, running = _room(engine)
+    first = _first_fitting(world, slots, budget, free, running)
     choice = slots
-    if 0 <= action < min(slots, environment.queue_size):
-        prompt = requests[_queued(environment, pool, action)].prompt_tokens
-        if _may_join(replica, prompt, budget, free, running):
+    if 0 <= action < min(slots, memory.queue_size):
+        prompt = requests[_queued(world, action)].prompt_tokens
+        if _may_join(engine, prompt, budget, free, running):
             choice = action
-    if choice == slots and not _may_stop(replica):
+    if choice == slots and not _may_stop(engine):
         choice = first
     stopped = choice == slots
     if not stopped:
-        _hand_over(environment, replica, pool, requests, _leave(environment, replica, pool, requests, choice))
-        replica.blocked = 0  # it will be looked at, whoever was refused before
-        environment.chosen += 1
-        budget, free, running = _room(replica, pool, requests)
-        first = _first_fitting(environment, replica, pool, requests, slots, budget, free, running)
+        _hand_over(engine, _leave(world, choice))
+        engine.replica.blocked = 0  # it will be looked at, whoever was refused before
+        memory.chosen += 1
+        budget, free, running = _room(engine)
+        first = _first_fitting(world, slots, budget, free, running)
     return stopped or first == slots, stopped
 
 
 @merged
-def _observe_queue(out, masks, i, at, environment, replica, pool, requests, slots):
-    """Write the room that is left, and the first ``slots`` of the queue; and which choices are legal."""
-    budget, free, running = _room(replica, pool, requests)
-    out[i, at] = _clip(budget / replica.token_budget)
-    out[i, at + 1] = _clip((replica.max_num_seqs - running) / replica.max_num_seqs)
-    out[i, at + 2] = _clip(free / replica.num_blocks)
-    out[i, at + 3] = _clip(environment.chosen / 8.0)
-    out[i, at + 4] = _clip(environment.queue_size / 16.0)
-    at += ROOM
+def _observe_queue(world, exchange):
+    """Write the room that is left, and the first of the queue; and which choices are legal."""
+    out, mask, slots = exchange.observation, exchange.mask, len(exchange.mask) - 1
+    environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
+    limits = engine.limits
+    budget, free, running = _room(engine)
+    at = len(out) - ROOM_LENGTH - slots * SLOT_LENGTH
+    out[at + ROOM.budget] = clip(budget / engine.replica.token_budget)
+    out[at + ROOM.sequences] = clip((limits.max_num_seqs - running) / limits.max_num_seqs)
+    out[at + ROOM.blocks] = clip(free / engine.spec.num_blocks)
+    out[at + ROOM.chosen] = clip(memory.chosen / 8.0)
+    out[at + ROOM.queue] = clip(memory.queue_size / 16.0)
+    at += ROOM_LENGTH
     for k in range(slots):
-        masks[i, k] = 0
-        if k >= environment.queue_size:
-            for f in range(SLOT):
-                out[i, at + f] = 0.0
+        mask[k] = 0
+        if k >= memory.queue_size:
+            for f in range(SLOT_LENGTH):
+                out[at + f] = 0.0
         else:
-            request = requests[_queued(environment, pool, k)]
+            request = world.requests[_queued(world, k)]
             waited_s = environment.now_s - request.arrival_s
-            may_join = _may_join(replica, request.prompt_tokens, budget, free, running)
-            masks[i, k] = may_join
-            out[i, at] = 1.0
-            out[i, at + 1] = _clip(waited_s)
-            out[i, at + 2] = _clip(request.prompt_tokens / 1000.0)
-            out[i, at + 3] = _clip(request.predicted_tokens / 500.0)
-            out[i, at + 4] = request.class_code
-            out[i, at + 5] = _clip((request.ttft_slo_s - waited_s) / request.ttft_slo_s)
-            needed = _blocks_needed(replica, request.prompt_tokens, budget, running)
-            out[i, at + 6] = _clip(needed / max(1.0, float(free)))
-            out[i, at + 7] = 1.0 if may_join else 0.0
-        at += SLOT
-    masks[i, slots] = 1 if environment.done or _may_stop(replica) else 0
+            may_join = _may_join(engine, request.prompt_tokens, budget, free, running)
+            mask[k] = may_join
+            needed = _blocks_needed(engine, request.prompt_tokens, budget, running)
+            out[at + SLOT.present] = 1.0
+            out[at + SLOT.waited] = clip(waited_s)
+            out[at + SLOT.prompt] = clip(request.prompt_tokens / 1000.0)
+            out[at + SLOT.predicted_output] = clip(request.predicted_tokens / 500.0)
+            out[at + SLOT.is_api] = request.class_code
+            out[at + SLOT.ttft_left] = clip((request.ttft_slo_s - waited_s) / request.ttft_slo_s)
+            out[at + SLOT.blocks_needed] = clip(needed / max(1.0, float(free)))
+            out[at + SLOT.fits] = 1.0 if may_join else 0.0
+        at += SLOT_LENGTH
+    mask[slots] = 1 if environment.done or _may_stop(engine) else 0
 
 
 @outlined
-def _iteration(
-    environments, replicas, pool, requests, modes, mode, shape, links, capacity_per_s, actions, observations, masks,
-    rewards, totals, elapsed_s, i, what,
-):  # fmt: skip
-    """Step one environment (``what`` is ALL), or open or show it."""
-    environment = environments[i]
-    replica = replicas[environment.first_replica]
-    slots = masks.shape[1] - 1
+def _iteration(world, exchange, what):
+    """Step one environment (``what`` is ALL), or open or show it; return the time that it took [s]."""
+    environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
+    replica = engine.replica
+    slots = len(exchange.mask) - 1
     before_s = environment.now_s
     choosing = what == ALL and not environment.done
     opens = what == OPEN
     if opens:
-        set_mode(replica, pool, requests, modes[0, mode], mode, environment.now_s)
-        environment.queue_first = 0
-        environment.queue_size = 0
-        environment.queue_tokens = 0
-        environment.queue_blocks = 0
-        environment.chosen = 0
+        mode = exchange.settings.mode
+        set_mode(engine, mode, world.modes[0, mode], environment.now_s)
+        engine = engine_of(world, 0)
+        memory.queue_first = 0
+        memory.queue_size = 0
+        memory.queue_tokens = 0
+        memory.queue_blocks = 0
+        memory.chosen = 0
     runs, stopped = opens, False
     if choosing:
-        runs, stopped = _choose(environment, replica, pool, requests, slots, actions[i, 0])
+        runs, stopped = _choose(world, slots, exchange.action[0])
     if runs:
-        _run_on(environment, replicas, pool, requests, slots, choosing, stopped)
+        _run_on(world, slots, choosing, stopped)
     if opens:
         before_s = environment.now_s
-    elapsed_s[i] = environment.now_s - before_s
-    pay(rewards, totals, i, environment, replicas)
-    publish(replica, requests)
-    replica.seen_waiting += environment.queue_size
-    replica.seen_waiting_tokens += environment.queue_tokens
-    replica.seen_waiting_blocks += environment.queue_blocks
-    observe(observations, i, environment, replicas, pool, requests, links, shape, capacity_per_s, elapsed_s[i])
-    at = observations.shape[1] - ROOM - slots * SLOT
-    _observe_queue(observations, masks, i, at, environment, replica, pool, requests, slots)
+    took_s = environment.now_s - before_s
+    pay(world, exchange)
+    publish(engine)
+    replica.seen_waiting += memory.queue_size
+    replica.seen_waiting_tokens += memory.queue_tokens
+    replica.seen_waiting_blocks += memory.queue_blocks
+    observe(world, exchange, took_s)
+    _observe_queue(world, exchange)
+    return took_s
 
 
 @entry
 def step_iterations(
-    environments, replicas, pool, requests, modes, mode, shape, links, capacity_per_s, actions, observations, masks,
-    rewards, totals, elapsed_s, only, what,
+    environments, memories, replicas, arenas, requests, gateway, specs, modes,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, only, what,
 ):  # fmt: skip
     """Step every environment by a choice, or open or show one.
 
-    Args:
-        environments: (N,) ENVIRONMENT; this and the next three are the cluster state of ``cluster/state.py``.
-        replicas: (N,) REPLICA, one each.
-        pool: int32, what varies in size.
-        requests: (N E,) REQUEST.
-        modes: (1, M) MODE.
-        mode: The batching mode in force.
-        shape: (4,) int64, see ``ObservationLayout.flags``.
-        links: (N E, 2) int32, see ``sessions.turn_links``.
-        capacity_per_s: Scale of the traffic features.
-        actions: (N, 1) int64.
-        observations: (N, O) float32, written.
-        masks: (N, K + 1) int8, written.
-        rewards: (N, 8) float64, the components of ``rewards.py``, written.
-        totals: (N, 8) float64, the accounts that they are taken from, written.
-        elapsed_s: (N,) float64, time the step took in the cluster, written.
-        only: The environment to open or show; with ``what`` ALL anything.
-        what: ALL, OPEN or SHOW.
+    Args are those of ``Arrays`` and ``Outputs``, in this order, and:
+
+    elapsed_s: (N,) float64, time the step took in the cluster, written.
+    only: The environment to open or show; with ``what`` ALL anything.
+    what: ALL, OPEN or SHOW.
     """
-    first, end = (0, environments.shape[0]) if what == ALL else (only, only + 1)
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    first, end = (0, len(environments)) if what == ALL else (only, only + 1)
     for i in range(first, end):
-        _iteration(
-            environments, replicas, pool, requests, modes, mode, shape, links, capacity_per_s, actions, observations,
-            masks, rewards, totals, elapsed_s, i, what,
-        )  # fmt: skip
+        elapsed_s[i] = _iteration(world_of(arrays, i), exchange_of(outputs, i), what)
 
 
 @threaded_entry
 def step_iterations_threads(
-    environments, replicas, pool, requests, modes, mode, shape, links, capacity_per_s, actions, observations, masks,
-    rewards, totals, elapsed_s,
+    environments, memories, replicas, arenas, requests, gateway, specs, modes,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s,
 ):  # fmt: skip
     """Step every environment by a choice, environments spread over threads; same results."""
-    for i in numba.prange(environments.shape[0]):
-        _iteration(
-            environments, replicas, pool, requests, modes, mode, shape, links, capacity_per_s, actions, observations,
-            masks, rewards, totals, elapsed_s, i, ALL,
-        )  # fmt: skip
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    for i in numba.prange(len(environments)):
+        elapsed_s[i] = _iteration(world_of(arrays, i), exchange_of(outputs, i), ALL)

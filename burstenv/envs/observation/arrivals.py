@@ -12,6 +12,7 @@ import math
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.clients import arrival, arrivals
 from burstenv.engine.enums import BINS, HORIZONS_S
+from burstenv.envs.observation.features import FORECAST, LIMIT
 
 BIN_S = 1.0
 GAPS = 50  # gaps between arrivals are averaged over about as many
@@ -22,8 +23,9 @@ _GAPS = GAPS
 
 
 @kernel
-def _go_to_bin(environment, number):
+def _go_to_bin(world, number):
     """Let whole seconds pass until the present one has a number."""
+    environment = world.environment
     while environment.bin < number:
         count = environment.bin_counts[environment.bin % _SLOTS]
         environment.bin_sum += count
@@ -37,7 +39,8 @@ def _go_to_bin(environment, number):
 
 
 @kernel
-def _count_gap(environment, arrival_s):
+def _count_gap(world, arrival_s):
+    environment = world.environment
     gap_s = arrival_s - environment.gap_from_s
     environment.gap_from_s = arrival_s
     if environment.binned > 0:
@@ -47,31 +50,32 @@ def _count_gap(environment, arrival_s):
 
 
 @outlined
-def observe_recent(out, i, at, environment, pool, requests, capacity_per_s, limit):
-    """Write the forecast features from column ``at`` of row ``i`` of ``out`` on."""
-    arrived = arrivals(environment)
+def observe_recent(out, at, world, capacity_per_s):
+    """Write the forecast features from place ``at`` of ``out`` on."""
+    environment, requests = world.environment, world.requests
+    arrived = arrivals(world)
     now_s = environment.now_s
     while environment.binned < arrived:
-        arrival_s = requests[arrival(environment, pool, environment.binned)].arrival_s
-        _go_to_bin(environment, int(arrival_s / BIN_S))
+        arrival_s = requests[arrival(world, environment.binned)].arrival_s
+        _go_to_bin(world, int(arrival_s / BIN_S))
         environment.bin_counts[environment.bin % _SLOTS] += 1
-        _count_gap(environment, arrival_s)
+        _count_gap(world, arrival_s)
         environment.binned += 1
-    _go_to_bin(environment, int(now_s / BIN_S))
+    _go_to_bin(world, int(now_s / BIN_S))
     for k in range(len(_HORIZONS_S)):
         oldest = environment.recent[k]
-        while oldest < arrived and requests[arrival(environment, pool, oldest)].arrival_s <= now_s - _HORIZONS_S[k]:
+        while oldest < arrived and requests[arrival(world, oldest)].arrival_s <= now_s - _HORIZONS_S[k]:
             oldest += 1
         environment.recent[k] = oldest
-        out[i, at + k] = min(limit, (arrived - oldest) / (capacity_per_s * _HORIZONS_S[k]))
+        out[at + FORECAST.count_1s + k] = min(LIMIT, (arrived - oldest) / (capacity_per_s * _HORIZONS_S[k]))
     whole = min(environment.bin, _BINS)
     fano = 0.0
     if environment.bin_sum > 0:
         mean = environment.bin_sum / whole
         fano = (environment.bin_squares / whole - mean * mean) / mean
-    out[i, at + 3] = min(limit, fano / 8.0)
+    out[at + FORECAST.fano] = min(LIMIT, fano / 8.0)
     spread = environment.gap_square - environment.gap_mean_s * environment.gap_mean_s
     cv = 0.0
     if environment.gap_mean_s > 0.0:
         cv = math.sqrt(max(0.0, spread)) / environment.gap_mean_s
-    out[i, at + 4] = min(limit, cv)
+    out[at + FORECAST.gap_cv] = min(LIMIT, cv)

@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
+from burstenv._jit.positions import positions
 from burstenv.config import Config
 
 LIMIT = 8.0  # features are clipped to [-LIMIT, LIMIT]
@@ -154,6 +155,15 @@ SESSION_REPLICA_FEATURES = (
     Feature("had_previous", "1", "1", 1.0, DOOR, "1 if the turn before was sent to this replica"),
 )
 
+# The place of each number within its group, for the encoder.
+CLUSTER, FORECAST, REQUEST, TURN, REPLICA, PREFIX = (
+    positions(feature.name for feature in group)
+    for group in (
+        CLUSTER_FEATURES, FORECAST_FEATURES, REQUEST_FEATURES, SESSION_REQUEST_FEATURES, REPLICA_FEATURES,
+        SESSION_REPLICA_FEATURES,
+    )
+)  # fmt: skip
+
 
 def _mode_feature(mode: str) -> Feature:
     return Feature(f"mode={mode}", "1", "1", 1.0, KNOWN, f"1 if batching mode {mode} is in force")
@@ -210,10 +220,10 @@ class ObservationLayout:
         """Length of a flat observation: G + Q + R F."""
         return self.num_cluster + self.num_request + self.num_replicas * self.num_replica
 
-    def flags(self) -> np.ndarray:
-        """Return the encoder's settings: stale, forecast, sessions, M; (4,) int64."""
-        optional = self.config.period_s > 0.0, self.config.forecast, self.config.sessions
-        return np.array([*optional, len(self.mode_names)], np.int64)
+    def flags(self) -> dict[str, float]:
+        """Return which optional features there are, fields of SETTINGS."""
+        config = self.config
+        return {"stale": config.period_s > 0.0, "forecast": config.forecast, "sessions": config.sessions}
 
     def features(self) -> dict[str, list[str]]:
         """Return the names of the features by group: ``cluster``, ``request`` and ``replica``."""

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from burstenv._jit.decorators import outlined
 from burstenv.engine.enums import ABANDONED, ATTAINED, LENGTH_CAPPED, NOBODY
 from burstenv.engine.prefix_cache import prefix_hit_tokens
-from burstenv.envs.observation.features import LIMIT
+from burstenv.envs.observation.features import LIMIT, PREFIX, TURN
 
-TURN, PREVIOUS = 0, 1
-NO_LINKS = np.zeros((1, 2), np.int32)  # what stands in for the links where nobody looks at them
+TURNS_BEFORE, PREVIOUS = 0, 1
 
 
 def turn_links(session: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -23,7 +22,7 @@ def turn_links(session: NDArray[np.integer]) -> NDArray[np.int32]:
         session: (n,) session of each request, negative for none.
 
     Returns:
-        (n, 2) int32: TURN, and PREVIOUS (the number of a request, or -1).
+        (n, 2) int32: TURNS_BEFORE, and PREVIOUS (the number of a request, or -1).
     """
     links = np.zeros((len(session), 2), np.int32)
     links[:, PREVIOUS] = NOBODY
@@ -33,34 +32,41 @@ def turn_links(session: NDArray[np.integer]) -> NDArray[np.int32]:
         same = session[order][1:] == session[order][:-1]
         place = np.arange(len(order))
         begins = np.concatenate([[True], ~same])
-        links[order, TURN] = place - np.maximum.accumulate(np.where(begins, place, 0))
+        links[order, TURNS_BEFORE] = place - np.maximum.accumulate(np.where(begins, place, 0))
         links[order[1:][same], PREVIOUS] = order[:-1][same]
     return links
 
 
+def no_links(num_envs: int) -> NDArray[np.int32]:
+    """Return what stands in for the links of so many environments where nobody looks at them, (N, 1, 2) int32."""
+    return np.zeros((num_envs, 1, 2), np.int32)
+
+
 @outlined
-def observe_turn(out, i, at, environment, requests, links, request_id):
-    """Write the session features of the request at the door from column ``at`` of row ``i`` of ``out`` on."""
-    out[i, at] = min(LIMIT, links[request_id, TURN] / 8.0)
-    out[i, at + 1] = 0.0
-    out[i, at + 2] = 0.0
+def observe_turn(out, at, world, links, request_id):
+    """Write the session features of the request at the door from place ``at`` of ``out`` on."""
+    environment, requests = world.environment, world.requests
+    out[at + TURN.turn] = min(LIMIT, links[request_id, TURNS_BEFORE] / 8.0)
+    out[at + TURN.previous_settled] = 0.0
+    out[at + TURN.since_previous] = 0.0
     previous = links[request_id, PREVIOUS]
     if previous == NOBODY:
         return
-    before = requests[environment.first_request + previous]
+    before = requests[previous]
     over = ATTAINED <= before.status <= ABANDONED or before.status == LENGTH_CAPPED
     if over and not math.isnan(before.finish_s):
         settled_s = before.finish_s
-        out[i, at + 1] = 1.0
-        out[i, at + 2] = min(LIMIT, max(0.0, environment.now_s - settled_s) / 60.0)
+        out[at + TURN.previous_settled] = 1.0
+        out[at + TURN.since_previous] = min(LIMIT, max(0.0, environment.now_s - settled_s) / 60.0)
 
 
 @outlined
-def observe_prefix(out, i, at, environment, replica, r, pool, requests, links, request_id):
-    """Write the session features of replica number ``r`` from column ``at`` of row ``i`` of ``out`` on."""
-    hit = prefix_hit_tokens(replica, pool, requests, request_id)
-    out[i, at] = min(LIMIT, hit / 1000.0)
-    out[i, at + 1] = min(1.0, hit / requests[request_id].prompt_tokens)
+def observe_prefix(out, at, engine, r, links, request_id):
+    """Write the session features of replica number ``r`` from place ``at`` of ``out`` on."""
+    requests = engine.requests
+    hit = prefix_hit_tokens(engine, request_id)
+    out[at + PREFIX.prefix_hit] = min(LIMIT, hit / 1000.0)
+    out[at + PREFIX.prefix_share] = min(1.0, hit / requests[request_id].prompt_tokens)
     previous = links[request_id, PREVIOUS]
-    had = previous != NOBODY and requests[environment.first_request + previous].replica == r
-    out[i, at + 2] = 1.0 if had else 0.0
+    had = previous != NOBODY and requests[previous].replica == r
+    out[at + PREFIX.had_previous] = 1.0 if had else 0.0

@@ -12,10 +12,10 @@ import numpy as np
 from burstenv.cluster import Cluster
 from burstenv.cluster.gateway import ADMIT
 from burstenv.envs.observation.settings import Sight
-from burstenv.envs.step import UNLIMITED, policy_decision, rollout
+from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
-from burstenv.policies.decide import choose_admission_at, choose_replica_at
+from burstenv.policies.decide import choose_admission_at, choose_replica_at, policy_decision
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
 
 EVERY = int(UNLIMITED)
@@ -75,8 +75,8 @@ class _CompiledPlayer:
         return admission, replica, mode
 
     def run(self, max_decisions: int = EVERY) -> int:
-        state, modes = self._cluster.state.arrays(), self._cluster.modes
-        return int(rollout(*state, modes, self._record, self._i, np.int64(max_decisions)))
+        state = self._cluster.state.arrays()
+        return int(rollout(*state, self._record, self._i, np.int64(max_decisions)))
 
 
 class _LookaheadPlayer:

@@ -184,7 +184,7 @@ class ClusterPicture:
 
     def _shares(self, r: int) -> tuple[float, float, int, int]:
         replica = self.batch.cluster.state.replicas[self.i, r]
-        blocks = float(replica["num_blocks"])
+        blocks = float(self.batch.scenario.specs[r].num_blocks)
         used = 1.0 - float(replica["seen_free_blocks"]) / blocks
         queued = float(replica["seen_waiting_blocks"]) / blocks
         return used, queued, int(replica["seen_running"]), int(replica["seen_waiting"])

@@ -74,7 +74,7 @@ class Replay:
         self._record = parse_composite(policy).record(self.cluster.mode_names)
 
     def _run(self) -> None:
-        rollout(*self.cluster.state.arrays(), self.cluster.modes, self._record, 0, UNLIMITED)
+        rollout(*self.cluster.state.arrays(), self._record, 0, UNLIMITED)
 
     def rate_per_s(self) -> float:
         """Return requests replayed per second."""
@@ -171,7 +171,7 @@ def _many_clusters(specs: list[ReplicaSpec], count: int, clusters: int = 100) ->
 
     def run() -> None:
         for i in range(clusters):
-            rollout(*cluster.state.arrays(), cluster.modes, record, i, UNLIMITED)
+            rollout(*cluster.state.arrays(), record, i, UNLIMITED)
 
     return median_rate(clusters * each, run, load)
 
@@ -204,7 +204,7 @@ requests["prompt_tokens"], requests["output_tokens"] = trace.prompt_tokens, trac
 record = parse_composite("always/lmetric/vllm").record(cluster.mode_names)
 cluster.begin(0, len(trace))
 start_s = time.perf_counter()
-rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED)
+rollout(*cluster.state.arrays(), record, 0, UNLIMITED)
 print(json.dumps([len(trace), generated_s, time.perf_counter() - start_s,
                   resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
                   float((requests["preemptions"] > 0).mean())]))

@@ -79,7 +79,7 @@ def bench_environments(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     clients = scenario.clients_of(requests, drawn, 0)
     compiled = median_rate(
         len(requests),
-        lambda: rollout(*cluster.state.arrays(), cluster.modes, record, 0, UNLIMITED),
+        lambda: rollout(*cluster.state.arrays(), record, 0, UNLIMITED),
         lambda: cluster.load(0, requests, 0, clients),
     )
     name = "heuristic in compiled code (always/jsq)"

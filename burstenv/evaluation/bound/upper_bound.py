@@ -80,7 +80,7 @@ class Floor:
 
     @classmethod
     def of(cls, replica: Any, share: float = 1.0) -> Floor:
-        """Return a bound for a REPLICA record, with ``share`` of its shortest dense time in a."""
+        """Return a bound for a SPEC record, with ``share`` of its shortest dense time in a."""
         cache, longest = int(replica["num_blocks"] * replica["block_size"]), int(replica["max_model_len"])
         host_s, sequence_s = float(replica["per_iteration_s"]), float(replica["per_sequence_s"])
         if replica["latency_kind"] == HINGE:
@@ -267,7 +267,7 @@ def upper_bound(cluster: Cluster, requests: NDArray[Any], gains: Array | None = 
         raise BurstenvError("closed-loop sessions have no bound, because arrival times depend on the policy")
     requests = requests.copy()
     gain = np.ones(len(requests)) if gains is None else np.asarray(gains, np.float64)
-    records = cluster.state.replicas[0]
+    records = cluster.state.specs
     floors = _floors(records, requests)
     caching = bool(records["prefix_caching"].any())
     shared = np.zeros(len(requests))

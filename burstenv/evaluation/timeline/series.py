@@ -54,7 +54,7 @@ class TimelineRecorder:
         waiting, free = replicas["seen_waiting"], replicas["seen_free_blocks"]
         if state.environments["veiled"][self.i]:  # decisions see old metrics; the present state is stored separately
             waiting, free = replicas["fresh"][:, WAITING], replicas["fresh"][:, FREE_BLOCKS]
-        self._num_blocks, self._block_size = replicas["num_blocks"].copy(), int(replicas["block_size"][0])
+        self._num_blocks, self._block_size = state.specs["num_blocks"].copy(), int(state.specs["block_size"][0])
         used = 1.0 - free / self._num_blocks
         self._rows.append(
             (

@@ -176,13 +176,14 @@ class _Watched:
         self._offered: list[tuple[int, str, int]] = []  # of the newest iteration: id, kind, computed tokens before
         self._replica = self.cluster.state.replicas[0, 0]
         self._requests = self.cluster.state.requests[0]
-        self._pool = self.cluster.state.pool.reshape(-1)
-        self._general = bool(self._replica["general"])
-        self._keeps_sequences = self._general or bool(self._replica["prefix_caching"])
+        self._arena = self.cluster.state.arenas[0]
+        self._spec = self.cluster.state.specs[0]
+        self._general = bool(self._spec["general"])
+        self._keeps_sequences = self._general or bool(self._spec["prefix_caching"])
 
     def advance(self, until_s: float) -> None:
         """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
-        replica, depth = self._replica, int(self._replica["depth"])
+        replica, depth = self._replica, int(self._spec["depth"])
         while True:
             if len(self._in_flight) < depth and (replica["running"] or replica["waiting"]):
                 if replica["clock_s"] >= until_s:
@@ -237,16 +238,16 @@ class _Watched:
         """Return the number of cached tokens of an admitted request."""
         if not self._keeps_sequences:
             return 0
-        sequence = int(self._replica["sequence_base"]) + NUMBERS_OF_A_SEQUENCE * int(self._requests["place"][k])
-        return int(self._pool[sequence + FOUND_BLOCKS]) * int(self._replica["block_size"])
+        sequence = int(self._spec["sequence_base"]) + NUMBERS_OF_A_SEQUENCE * int(self._requests["place"][k])
+        return int(self._arena[sequence + FOUND_BLOCKS]) * int(self._spec["block_size"])
 
     def _evicted(self, running: list[int], preempted: np.ndarray) -> list[int]:
         """Return the requests that an iteration preempted in the order of eviction."""
         if not self._keeps_sequences:  # the last admitted goes first
             return [k for k in reversed(running) if k in preempted]
-        top = int(self._replica["slot_base"] + self._replica["free_slots"])  # places are freed in that order
+        top = int(self._spec["slot_base"] + self._replica["free_slots"])  # places are freed in that order
         by_place = {int(self._requests["place"][k]): int(k) for k in preempted}
-        return [by_place[int(place)] for place in self._pool[top - len(preempted) : top]]
+        return [by_place[int(place)] for place in self._arena[top - len(preempted) : top]]
 
     def _share_out(self, iteration: Iteration, samples: np.ndarray) -> None:
         computed = self._computed()

@@ -14,55 +14,55 @@ from numpy.typing import NDArray
 from burstenv._jit.decorators import entry
 from burstenv.cluster import Cluster
 from burstenv.cluster.gateway import ADMIT, REJECT
-from burstenv.cluster.state import ClusterState
+from burstenv.cluster.world import world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import tokens_to_hold
-from burstenv.policies.lookahead.clone import clusters, copy_cluster, id_marks
-from burstenv.policies.lookahead.kernels import FUTURE, close_at, first_beyond, first_needed, first_open, try_out
-from burstenv.policies.lookahead.steps import UNPLANNED
+from burstenv.policies.lookahead.clone import copies, copy_cluster
+from burstenv.policies.lookahead.kernels import close_at, first_beyond, first_needed, first_open, try_out
+from burstenv.policies.lookahead.search import FUTURE, Bench
+from burstenv.policies.lookahead.steps import REWARDS, UNPLANNED, code_of
 
-ATTAINMENT = np.array([1.0, 0.0, 0.0, 0.0])  # as lookahead_kernels.LOOKAHEAD has it
+ATTAINMENT = np.array([float(name == "attainment") for name in REWARDS])  # the reward that counts
 
 
 @entry
-def _worth(cluster, i, scratch, marks, modes, base, horizon_s, reward, trial, nothing, worth):
+def _worth(source, i, scratch, base, horizon_s, reward, trial, nothing, worth):
     """Write what each choice earns into row ``i`` of ``worth``, (N, 1 + R) float64; returns the base's own choice.
 
     Args:
-        cluster: What ``clone.clusters`` returns of the state.
-        i: Which cluster; a decision epoch with a request at the door.
-        scratch: The same of a state of two clusters with room for as many requests.
-        marks: See ``clone.id_marks``.
-        modes: (R, M) MODE.
+        source: Copies.
+        i: Which cluster; a decision epoch with a request at the door. It stays as it is.
+        scratch: Copies of two clusters with room for as many requests.
         base: (1,) POLICY.
         horizon_s: Arrivals until then are played, and all that they bring to an end [s].
-        reward: (4,) float64, worth of an attained request, its weight, its kilotokens and its class value.
+        reward: (4,) float64, see REWARD of ``steps.py``.
         trial: (E,) int32, scratch.
         nothing: (E,) int32, all ``UNPLANNED``.
         worth: NaN for a replica that is no choice, see ``estimates.tokens_to_hold``.
     """
-    environment, replicas, requests = cluster[0][i], cluster[1], cluster[3]
+    world, future, bench = world_of(source, i), world_of(scratch, FUTURE), Bench(scratch, trial, reward)
+    environment = world.environment
     for c in range(worth.shape[1]):
         worth[i, c] = np.nan
-    low = first_needed(cluster, i, first_open(cluster, i, 0))
-    beyond = first_beyond(cluster, i, environment.now_s + horizon_s)
+    low = first_needed(world, first_open(world, 0))
+    beyond = first_beyond(world, environment.now_s + horizon_s)
     end = environment.num_requests
-    high = end if environment.closed_loop else min(end, beyond + 1)
-    copy_cluster(cluster, i, scratch, FUTURE, marks, low, high)
+    high = end if world.gateway.closed_loop else min(end, beyond + 1)
+    copy_cluster(source, i, scratch, FUTURE, low, high)
     # The base decides in the copy, because deciding changes what policies remember.
-    admission, replica, mode = decide(base[0], scratch[0][FUTURE], scratch[1], scratch[2], scratch[3])
-    close_at(scratch, FUTURE, beyond, environment.now_s + horizon_s)
+    admission, replica, mode = decide(base[0], future)
+    close_at(future, beyond, environment.now_s + horizon_s)
     own = 0 if admission == REJECT else 1 + replica
-    tokens = tokens_to_hold(environment, replicas, requests[environment.at_door])
-    for c in range(environment.num_replicas + 1):
+    tokens = tokens_to_hold(world, world.requests[environment.at_door])
+    for c in range(len(world.replicas) + 1):
         a, r = (REJECT, replica) if c == 0 else (ADMIT, c - 1)
         if c == own:
             a = admission  # a deferral stays one
-        elif c > 0 and tokens > replicas[environment.first_replica + c - 1].max_model_len:
+        elif c > 0 and tokens > world.specs[c - 1].max_model_len:
             continue
-        worth[i, c] = try_out(scratch, marks, low, high, modes, base[0], nothing, trial, reward, a, r, mode)[0]
+        worth[i, c] = try_out(bench, FUTURE, base[0], nothing, low, high, code_of(a, r, mode))[0]
     return own
 
 
@@ -97,12 +97,10 @@ class ChoiceWorth:
         state = self._cluster.state
         room = state.requests.shape[1]
         if room != self._room:
-            count, block_size = state.replicas.shape[1], self._cluster.specs[0].block_size
-            scratch = ClusterState.allocate(2, count, room + 1, block_size, state.layout)
-            self._scratch, self._marks = clusters(scratch), id_marks(state)
+            self._scratch = copies(state.like(2, room + 1))
             self._trial, self._nothing = (np.full(room + 1, UNPLANNED, np.int32) for _ in range(2))
             self._room = room
-        self._arrays = clusters(state)
+        self._source = copies(state)
 
     def look(self, places: NDArray[np.int64]) -> None:
         """Fill the rows of ``values`` and ``own`` of some environments; they stay as they are."""
@@ -113,6 +111,6 @@ class ChoiceWorth:
                 self.values[i], self.own[i] = np.nan, NOBODY
                 continue
             self.own[i] = _worth(
-                self._arrays, i, self._scratch, self._marks, self._cluster.modes, self._base, self._horizon_s,
-                ATTAINMENT, self._trial, self._nothing, self.values,
+                self._source, i, self._scratch, self._base, self._horizon_s, ATTAINMENT, self._trial, self._nothing,
+                self.values,
             )  # fmt: skip

@@ -26,14 +26,14 @@ from burstenv.cluster.clients import (
     set_deadline,
 )
 from burstenv.cluster.output_lengths import sample_length
+from burstenv.cluster.world import engine_of, world_of
 from burstenv.engine.decode_run import interrupt_stretch
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.finish_heap import finish_heap_push
-from burstenv.engine.records import ENTRY, ENTRY_ID, REQUEST
+from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.reset import reset_request
-from burstenv.policies.lookahead.clone import is_over
+from burstenv.policies.lookahead.clone import copy_request, is_over
 
-_REQUEST_WORDS = REQUEST.itemsize // 8
 MOST_ARRIVALS = 4096  # of one future
 _NEW_STREAM = 2**30
 LEAST_SEEN = 20  # requests that must have arrived before anything is made of them
@@ -55,42 +55,41 @@ def uniform(seed, number):
 
 
 @outlined
-def _believe(replica, request, model, produced, u):
+def _believe(spec, request, lengths, produced, u):
     """Give a request an output length that it may have, ``produced`` tokens being out."""
-    tokens = sample_length(model, request.predicted_tokens, request.class_code, produced, u)
-    if replica.validate_requests:
-        tokens = min(tokens, max(produced + 1, replica.max_model_len - request.prompt_tokens))
+    tokens = sample_length(lengths, request.predicted_tokens, request.class_code, produced, u)
+    if spec.validate_requests:
+        tokens = min(tokens, max(produced + 1, spec.max_model_len - request.prompt_tokens))
     request.output_tokens = tokens
     request.target_tokens = tokens
 
 
 @outlined
-def _imagine_lengths(cluster, j, model, seed, low):
+def _imagine_lengths(world, lengths, seed, low):
     """Draw how long every request that has arrived and is not over will be."""
-    environment, replicas, pool, requests = cluster[0][j], cluster[1], cluster[2], cluster[3]
-    first = environment.first_request
-    for r in range(environment.first_replica, environment.first_replica + environment.num_replicas):
-        replica = replicas[r]
-        if replica.general:
+    requests, arena, specs = world.requests, world.arena, world.specs
+    for r in range(len(specs)):
+        engine = engine_of(world, r)
+        replica, spec = engine.replica, engine.spec
+        if spec.general:
             continue
-        interrupt_stretch(replica, pool, requests)  # it was planned up to a true finish
+        interrupt_stretch(engine)  # it was planned up to a true finish
         decoders = replica.decoding
         replica.decoding = 0
         for k in range(decoders):  # the heap grows over the places that were read
-            request_id = pool[replica.finish_base + 2 * k + 1]
+            request_id = arena[spec.finish_base + 2 * k + 1]
             request = requests[request_id]
-            left = pool[replica.finish_base + 2 * k] - replica.decode_step
+            left = arena[spec.finish_base + 2 * k] - replica.decode_step
             produced = request.target_tokens - left
-            _believe(replica, request, model, produced, uniform(seed, request_id - first))
+            _believe(spec, request, lengths, produced, uniform(seed, request_id))
             step = replica.decode_step + request.target_tokens - produced
-            finish_heap_push(replica, pool, step, request_id)
-    for request_id in range(first + low, environment.next_arrival):
+            finish_heap_push(engine, step, request_id)
+    for request_id in range(low, world.environment.next_arrival):
         request = requests[request_id]
         if is_over(request) or request.decoding:
             continue
-        replica = replicas[environment.first_replica + max(0, request.replica)]
         produced = request.produced_tokens + request.in_flight_tokens
-        _believe(replica, request, model, produced, uniform(seed, request_id - first))
+        _believe(specs[max(0, request.replica)], request, lengths, produced, uniform(seed, request_id))
 
 
 @outlined
@@ -117,108 +116,106 @@ def _patience_s(settings, request, waited_s, seed, number):
 
 
 @outlined
-def _new_client(environment, pool, request, request_id, settings, seed):
+def _new_client(world, request, request_id, settings, seed):
     """Write the client of a request that is still to come."""
-    client = client_of(environment, request_id)
-    put_real(pool, client + PATIENCE_S, _patience_s(settings, request, 0.0, seed, request_id))
-    pool[client + NEXT_TURN] = -1
-    pool[client + KIND] = 0
-    pool[client + ATTEMPTS] = 0
-    pool[client + REFUSALS] = 0
-    pool[client + PLACE] = -1
+    arena = world.arena
+    client = client_of(world, request_id)
+    put_real(arena, client + PATIENCE_S, _patience_s(settings, request, 0.0, seed, request_id))
+    arena[client + NEXT_TURN] = -1
+    arena[client + KIND] = 0
+    arena[client + ATTEMPTS] = 0
+    arena[client + REFUSALS] = 0
+    arena[client + PLACE] = -1
 
 
 @outlined
-def _imagine_clients(cluster, j, settings, seed, low):
+def _imagine_clients(world, settings, seed, low):
     """Draw how long clients go on waiting, and when those come again that will."""
-    environment, pool, requests = cluster[0][j], cluster[2], cluster[3]
+    environment, arena, requests = world.environment, world.arena, world.requests
     known = environment.client_seed
-    base, size = environment.coming_base, environment.coming
+    base, size = world.gateway.coming_base, environment.coming
     for k in range(size):  # the heap grows over the places that were read
-        request_id = pool[base + ENTRY * k + ENTRY_ID]
-        attempts = pool[client_of(environment, request_id) + ATTEMPTS]
+        request_id = arena[base + ENTRY * k + ENTRY_ID]
+        attempts = arena[client_of(world, request_id) + ATTEMPTS]
         environment.client_seed = known
-        unserved_s = real_at(pool, base + ENTRY * k) - backoff_s(environment, request_id, attempts)
+        unserved_s = real_at(arena, base + ENTRY * k) - backoff_s(world, request_id, attempts)
         environment.client_seed = np.uint64(seed)
-        comes_s = max(environment.now_s, unserved_s + backoff_s(environment, request_id, attempts))
-        heap_push(pool, base, ENTRY, k, comes_s, request_id)
+        comes_s = max(environment.now_s, unserved_s + backoff_s(world, request_id, attempts))
+        heap_push(arena, base, ENTRY, k, comes_s, request_id)
     environment.client_seed = np.uint64(seed)
-    for request_id in range(environment.first_request + low, environment.next_arrival):
-        client = client_of(environment, request_id)
-        if pool[client + PLACE] >= 0:
-            began_s = real_at(pool, client + DEADLINE_S) - real_at(pool, client + PATIENCE_S)
+    for request_id in range(low, environment.next_arrival):
+        client = client_of(world, request_id)
+        if arena[client + PLACE] >= 0:
+            began_s = real_at(arena, client + DEADLINE_S) - real_at(arena, client + PATIENCE_S)
             waited_s = max(0.0, environment.now_s - began_s)
-            number = request_id - environment.first_request
-            put_real(pool, client + PATIENCE_S, _patience_s(settings, requests[request_id], waited_s, seed, number))
-            set_deadline(environment, pool, request_id, began_s)
+            patience_s = _patience_s(settings, requests[request_id], waited_s, seed, request_id)
+            put_real(arena, client + PATIENCE_S, patience_s)
+            set_deadline(world, request_id, began_s)
 
 
 @outlined
-def imagine_state(cluster, j, model, settings, seed, low, arrived):
-    """Replace by draws what is hidden of cluster ``j``: lengths of outputs, and what clients have in mind.
+def imagine_state(search, future, seed, low):
+    """Replace by draws what is hidden of the future: lengths of outputs, and what clients have in mind.
 
     Args:
-        cluster: What ``clone.clusters`` returns.
-        j: Which cluster; a copy.
-        model: ``LengthModel.arrays``.
-        settings: LOOKAHEAD.
+        search: Search.
+        future: Which cluster of the scratch state; a copy of the present.
         seed: Equal seeds, equal draws.
         low: Number of the first request that is not over.
-        arrived: Number behind the last request that has arrived.
     """
-    _imagine_lengths(cluster, j, model, seed, low)
-    cluster[0][j].tick_s = np.inf
-    if cluster[0][j].clients:
-        _imagine_clients(cluster, j, settings, seed, low)
+    world = world_of(search.scratch, future)
+    _imagine_lengths(world, search.lengths, seed, low)
+    world.environment.tick_s = np.inf
+    if world.gateway.clients:
+        _imagine_clients(world, search.settings, seed, low)
 
 
 @outlined
-def imagine_newcomers(source, i, cluster, j, model, settings, seed, low, high):
-    """Give cluster ``j`` the requests ``low`` to ``high`` of another, as they came, with lengths that are drawn."""
-    environment = cluster[0][j]
-    from_id, to_id = source[0][i].first_request, environment.first_request
+def imagine_newcomers(search, future, seed, low, high):
+    """Give the future the requests ``low`` to ``high`` of the present, as they came, with lengths that are drawn."""
+    world = world_of(search.scratch, future)
     for number in range(low, high):
-        for k in range(_REQUEST_WORDS):
-            begin = (from_id + number) * _REQUEST_WORDS
-            cluster[6][(to_id + number) * _REQUEST_WORDS + k] = source[6][begin + k]
-        request = cluster[3][to_id + number]
+        copy_request(search.source, search.i, number, search.scratch, future, number)
+        request = world.requests[number]
         reset_request(request)
-        _believe(cluster[1][environment.first_replica], request, model, 0, uniform(seed, number))
-        if environment.clients:
-            _new_client(environment, cluster[2], request, to_id + number, settings, seed)
+        _believe(world.specs[0], request, search.lengths, 0, uniform(seed, number))
+        if world.gateway.clients:
+            _new_client(world, request, number, search.settings, seed)
+
+
+@kernel
+def _first_since(world, from_s):
+    """Return the number of the first request that has arrived since ``from_s``."""
+    low, high = 0, world.environment.next_arrival
+    while low < high:
+        middle = (low + high) // 2
+        if world.requests[middle].arrival_s < from_s:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @outlined
-def imagine_arrivals(source, i, cluster, j, model, settings, seed):
+def imagine_arrivals(search, future, seed):
     """Let the arrivals of a stretch of the recent past come again, from an instant on that is drawn.
 
     The circular block bootstrap (Politis and Romano, 1992): bursts stay bursts. Their lengths are drawn anew.
 
     Args:
-        source: What ``clone.clusters`` returns of the clusters that are looked at.
-        i: Which of them: the past is its.
-        cluster: The same of the state that the future is put into.
-        j: Which of its clusters: it stands at the same decision epoch.
-        model: ``LengthModel.arrays``.
-        settings: LOOKAHEAD.
+        search: Search; its source has the past.
+        future: Which cluster of the scratch state; it stands at the same decision epoch.
         seed: Equal seeds, equal futures.
     """
-    environment, seen = cluster[0][j], source[0][i]
+    world, seen = world_of(search.scratch, future), world_of(search.source, search.i)
+    environment, settings = world.environment, search.settings
     now_s = environment.now_s
     span_s = min(settings.history_s, now_s)
     begin_s = now_s - span_s
-    oldest, end = seen.first_request, seen.next_arrival
-    low, high = oldest, end
-    while low < high:
-        middle = (low + high) // 2
-        if source[3][middle].arrival_s < begin_s:
-            low = middle + 1
-        else:
-            high = middle
-    oldest = low
+    oldest, end = _first_since(seen, begin_s), seen.environment.next_arrival
     from_s = begin_s + span_s * uniform(seed, -1)
     template = oldest
-    while template < end and source[3][template].arrival_s < from_s:
+    while template < end and seen.requests[template].arrival_s < from_s:
         template += 1
     ahead_s = now_s - from_s
     count = 0
@@ -226,30 +223,29 @@ def imagine_arrivals(source, i, cluster, j, model, settings, seed):
         if template >= end:  # round the circle
             template = oldest
             ahead_s += span_s
-        arrival_s = source[3][template].arrival_s + ahead_s
+        arrival_s = seen.requests[template].arrival_s + ahead_s
         if arrival_s > now_s + settings.horizon_s:
             break
         request_id = environment.next_arrival + count
-        for k in range(_REQUEST_WORDS):
-            cluster[6][request_id * _REQUEST_WORDS + k] = source[6][template * _REQUEST_WORDS + k]
-        request = cluster[3][request_id]
+        copy_request(search.source, search.i, template, search.scratch, future, request_id)
+        request = world.requests[request_id]
         request.output_tokens = sample_length(
-            model, request.predicted_tokens, request.class_code, 0, uniform(seed, _LENGTH_STREAM + count)
+            search.lengths, request.predicted_tokens, request.class_code, 0, uniform(seed, _LENGTH_STREAM + count)
         )
         request.arrival_s = max(now_s, arrival_s)
         request.session = NOBODY
         request.stream = _NEW_STREAM + count  # it shares no prefix: who asks again is not imagined
         request.prefix_tokens = 0
         reset_request(request)
-        if environment.clients:
-            _new_client(environment, cluster[2], request, request_id, settings, seed)
+        if world.gateway.clients:
+            _new_client(world, request, request_id, settings, seed)
         template += 1
         count += 1
     environment.tick_s = np.inf
-    environment.num_requests = environment.next_arrival - environment.first_request + count
+    environment.num_requests = environment.next_arrival + count
 
 
 @outlined
 def knows_enough(environment):
     """Return whether enough has been seen for futures to be imagined."""
-    return environment.next_arrival - environment.first_request >= LEAST_SEEN and environment.now_s >= LEAST_SEEN_S
+    return environment.next_arrival >= LEAST_SEEN and environment.now_s >= LEAST_SEEN_S

@@ -32,13 +32,12 @@ from numpy.typing import NDArray
 from burstenv.cluster import ClientsConfig, Cluster
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.snapshot import put_row, take_row
-from burstenv.cluster.state import ClusterState
 from burstenv.engine.enums import NOBODY
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
+from burstenv.policies.lookahead.steps import REWARDS
 from burstenv.policies.rule import Parameter, Range, Rule
 
-REWARDS = ("attainment", "weighted", "token-weighted", "class-weighted")
 CAUSAL, CLAIRVOYANT = "lookahead", "oracle-lookahead"
 
 _HORIZON = Parameter("horizon_s", 5.0, Range(2.0, 60.0, "log"), "simulated arrivals [s]")
@@ -182,7 +181,7 @@ class Lookahead:
         self.policy.check(cluster.mode_names)
         self._cluster = cluster
         self._causal = not self.policy.rule.oracle
-        self._stale = bool((cluster.state.environments["scrape_period_s"] > 0.0).any())
+        self._stale = bool((cluster.state.gateway["scrape_period_s"] > 0.0).any())
         if self._causal and cluster.clients is not None and cluster.clients.closed_loop is not None:
             raise BurstenvError(
                 f"{CAUSAL} does not imagine turns that follow upon the answers to those before, as this scenario's do; "
@@ -190,12 +189,14 @@ class Lookahead:
             )
         self._policies = np.concatenate([base.record(cluster.mode_names) for base in self.policy.bases])
         self._settings = _settings(self.policy, cluster.clients)
-        self._model = _lengths_of(cluster).arrays()
+        self._lengths = _lengths_of(cluster).tables()
         n, count = len(cluster.state.environments), cluster.num_replicas
         self.values: NDArray[np.float64] = np.full((n, 1 + count), np.nan)
         self.decisions: NDArray[np.int64] = np.zeros((n, 3), np.int64)
         self._shortlist = np.zeros(count, np.int8)
         self._moments = np.zeros((2, 1 + count))
+        futures = max(1, int(self._settings["futures"][0]))
+        self._ends, self._owns = np.zeros(futures, np.int64), np.zeros(futures)
         self._room = 0
         self._readings: dict[int, tuple[Any, ...]] = {}  # with their notes, of those who are played
         self._plans: NDArray[np.int32] = np.zeros((n, 0), np.int32)
@@ -203,7 +204,7 @@ class Lookahead:
 
     def _make_room(self) -> None:
         """Keep up with the cluster's arrays, which grow with the longest episode."""
-        from burstenv.policies.lookahead.clone import clusters, id_marks
+        from burstenv.policies.lookahead.clone import copies
         from burstenv.policies.lookahead.futures import MOST_ARRIVALS
         from burstenv.policies.lookahead.kernels import UNPLANNED
 
@@ -211,9 +212,7 @@ class Lookahead:
         room = state.requests.shape[1]
         if room != self._room:
             ahead = room + (0 if self.policy.rule.oracle else MOST_ARRIVALS) + 1
-            count, block_size = state.replicas.shape[1], self._cluster.specs[0].block_size
-            scratch = ClusterState.allocate(2, count, ahead, block_size, state.layout)
-            self._scratch, self._marks = clusters(scratch), id_marks(state)
+            self._scratch = copies(state.like(len(self._ends) + 1, ahead))
             self._trial = np.full(ahead, UNPLANNED, np.int32)
             self._nothing = np.full(ahead, UNPLANNED, np.int32)
             plans = np.full((len(state.environments), ahead), UNPLANNED, np.int32)
@@ -221,20 +220,18 @@ class Lookahead:
             plans[:, :shared] = self._plans[:, :shared]
             self._plans, self._room = plans, room
             self._readings.clear()
-        self._arrays = clusters(state)
+        self._source = copies(state)
 
     def _readings_of(self, i: int) -> tuple[Any, ...]:
         """Return the readings of cluster ``i`` and the notes about them; what is not used has no room."""
-        from burstenv.policies.lookahead.clone import clusters
+        from burstenv.policies.lookahead.clone import copies
         from burstenv.policies.lookahead.stale_metrics import NOTES
 
         if not (self._causal and self._stale):
             return self._scratch, np.zeros(1, NOTES)
         if i not in self._readings:
-            state = self._cluster.state
-            block_size = self._cluster.specs[0].block_size
-            three = ClusterState.allocate(3, state.replicas.shape[1], self._room + 1, block_size, state.layout)
-            self._readings[i] = clusters(three), np.zeros(1, NOTES)
+            three = self._cluster.state.like(3, self._room + 1)
+            self._readings[i] = copies(three), np.zeros(1, NOTES)
         return self._readings[i]
 
     def forget(self, i: int) -> None:
@@ -246,9 +243,9 @@ class Lookahead:
 
         self._make_room()
         decisions = look_ahead(
-            self._arrays, i, self._scratch, *self._readings_of(i), self._marks, self._cluster.modes, self._policies,
-            self._model, self._settings, self._plans[i], self._trial, self._nothing, self.values, self._shortlist,
-            self._moments, self.decisions, max_decisions,
+            self._source, i, self._scratch, *self._readings_of(i), self._policies, self._lengths, self._settings,
+            self._plans[i], self._trial, self._nothing, self.values, self._shortlist, self._moments, self._ends,
+            self._owns, self.decisions, max_decisions,
         )  # fmt: skip
         return int(decisions)
 
@@ -271,7 +268,7 @@ class Lookahead:
         """
         if self._causal and self._stale:
             raise BurstenvError(f"{CAUSAL} with stale metrics knows only its own decisions; let it play the episode")
-        state = self._cluster.state.environments
+        state, memories = self._cluster.state.environments, self._cluster.state.memories
         chosen = range(len(state)) if places is None else places
         choices = np.full(len(state), NOBODY, np.int64)
         self.values[...] = np.nan
@@ -279,9 +276,9 @@ class Lookahead:
             if state["done"][i] or state["at_door"][i] == NOBODY:
                 continue
             self.forget(i)
-            kept = state[i : i + 1].copy()  # with the numbers that random rules draw on
+            kept = memories[i : i + 1].copy()  # the base's own decision may change it
             self._call(i, 0)
-            state[i : i + 1] = kept
+            memories[i : i + 1] = kept
             admission, replica, _ = self.decisions[i].tolist()
             choices[i] = 1 + replica if admission == 1 else 0
         return self.values, choices
@@ -305,22 +302,22 @@ class Lookahead:
         best, plan = -np.inf, self._plans[i].copy()
         for _ in range(passes - 1):
             self._call(i, 2**62)
-            earned = _earned(self._cluster.state.environments[i], self._settings[0]["reward"])
+            earned = self._earned(i)
             if earned > best:
                 best, plan = earned, self._plans[i].copy()
             put_row(self._cluster.state, i, start)
         self._plans[i] = plan
 
+    def _earned(self, i: int) -> float:
+        """Return what cluster ``i`` has earned, by the reward that counts."""
+        from burstenv.policies.lookahead.kernels import earned_at
 
-def _earned(environment: Any, reward: NDArray[np.float64]) -> float:
-    by_class = float((environment["class_value"] * environment["attained_by_class"]).sum())
-    parts = environment["attained"], environment["attained_weight"], environment["attained_tokens"] * 1e-3, by_class
-    return float(np.dot(reward, np.array(parts, np.float64)))
+        return float(earned_at(self._source, i, self._settings))
 
 
 def _settings(policy: LookaheadPolicy, clients: ClientsConfig | None) -> np.ndarray:
     from burstenv.policies.lookahead.futures import PATIENCE_KINDS
-    from burstenv.policies.lookahead.kernels import LOOKAHEAD
+    from burstenv.policies.lookahead.search import LOOKAHEAD
 
     named = policy.named
     settings = np.zeros(1, LOOKAHEAD)

@@ -13,10 +13,11 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import REJECT
 from burstenv.cluster.telemetry import scrape_until
+from burstenv.cluster.world import world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.policies.lookahead.clone import copy_cluster
 from burstenv.policies.lookahead.futures import imagine_newcomers, imagine_state
-from burstenv.policies.lookahead.steps import UNPLANNED, carry_out, decide_by, decision_of, go_on
+from burstenv.policies.lookahead.steps import UNPLANNED, carry_out, code_of, decide_by, go_on
 
 COPY, NEWEST, BEFORE = 0, 1, 2  # roles: the last decision's state, the last reading, the reading before
 _NONE = -2
@@ -47,50 +48,46 @@ def _hand_over(notes, to, slot, scrape, low):
 
 
 @outlined
-def _read(environment, readings, notes, modes, decided):
+def _read(search):
     """Make the copy of the decision before the newest reading."""
+    notes, decided, now = search.notes, search.plan, world_of(search.source, search.i)
     slot, low = notes.slot[COPY], notes.low[COPY]
-    mine, replicas, pool, requests = readings[0][slot], readings[1], readings[2], readings[3]
-    admission, replica, mode = REJECT, 0, np.int64(replicas[mine.first_replica].mode)
-    if mine.at_door != NOBODY and decided[mine.at_door - mine.first_request] != UNPLANNED:
-        admission, replica, mode = decision_of(np.int64(decided[mine.at_door - mine.first_request]))
-    carry_out(mine, replicas, pool, requests, modes, admission, replica, mode)
-    scrape_until(mine, replicas, pool, requests, environment.scrape * environment.scrape_period_s)
+    world = world_of(search.readings, slot)
+    at_door = world.environment.at_door
+    code = code_of(REJECT, 0, np.int64(world.replicas[0].mode))
+    if at_door != NOBODY and decided[at_door] != UNPLANNED:
+        code = np.int64(decided[at_door])
+    carry_out(world, code)
+    scrape_until(world, now.environment.scrape * now.gateway.scrape_period_s)
     oldest = notes.slot[BEFORE]
     _hand_over(notes, BEFORE, notes.slot[NEWEST], notes.scrape[NEWEST], notes.low[NEWEST])
-    _hand_over(notes, NEWEST, slot, environment.scrape, low)
+    _hand_over(notes, NEWEST, slot, now.environment.scrape, low)
     notes.slot[COPY] = oldest
 
 
 @outlined
-def note_epoch(cluster, i, readings, notes, marks, modes, decided, low):
-    """Keep a copy of cluster ``i`` at a decision epoch, after a look at what was read since the last one.
+def note_epoch(search, low):
+    """Keep a copy of the cluster at a decision epoch, after a look at what was read since the last one.
 
     Args:
-        cluster: What ``clone.clusters`` returns.
-        i: Which cluster.
-        readings: The same of a state of three clusters; written.
-        notes: NOTES; written.
-        marks: See ``clone.id_marks``.
-        modes: (R, M) MODE.
-        decided: (E,) int32, codes of the decisions so far by request.
+        search: Search; its plan has the decisions so far.
         low: Number of the first request that is copied.
     """
-    environment = cluster[0][i]
+    notes, environment = search.notes, search.source.environments[search.i]
     if notes.scrape[COPY] > _NONE and environment.scrape > notes.scrape[COPY]:
-        _read(environment, readings, notes, modes, decided)
-    arrived = environment.next_arrival - environment.first_request
-    copy_cluster(cluster, i, readings, notes.slot[COPY], marks, low, arrived)
+        _read(search)
+    copy_cluster(search.source, search.i, search.readings, notes.slot[COPY], low, environment.next_arrival)
     notes.scrape[COPY] = environment.scrape
     notes.low[COPY] = low
 
 
 @kernel
-def reading_shown(environment, notes):
+def reading_shown(world, notes):
     """Return the role of the reading that decisions see, -1 where there is none yet, 0 where metrics are fresh."""
-    if not environment.scrape_period_s > 0.0:
+    period_s = world.gateway.scrape_period_s
+    if not period_s > 0.0:
         return 0
-    shown = np.int64(np.round(environment.shown_s / environment.scrape_period_s))
+    shown = np.int64(np.round(world.environment.shown_s / period_s))
     for role in (NEWEST, BEFORE):
         if notes.scrape[role] == shown:
             return role
@@ -98,35 +95,28 @@ def reading_shown(environment, notes):
 
 
 @outlined
-def reconstruct(
-    cluster, i, readings, notes, role, scratch, j, marks, modes, policy, model, settings, decided, seed
-):  # fmt: skip
-    """Put into cluster ``j`` of ``scratch`` what the present may be, from the reading of a role on.
+def reconstruct(search, future, role, seed):
+    """Make a future what the present may be, from the reading of a role on.
 
     Returns False where events take another course, so that the request at the door is not there at this time: of
     requests that come again a router does not know when.
     """
-    environment, mine = cluster[0][i], scratch[0][j]
+    notes, now = search.notes, search.source.environments[search.i]
     slot, low = notes.slot[role], notes.low[role]
-    read = readings[0][slot]
-    arrived = read.next_arrival - read.first_request
-    now = environment.next_arrival - environment.first_request
-    target = environment.at_door - environment.first_request
-    copy_cluster(readings, slot, scratch, j, marks, low, arrived)
-    mine.num_requests = now
-    imagine_state(scratch, j, model, settings, seed, low, arrived)
-    imagine_newcomers(cluster, i, scratch, j, model, settings, seed, arrived, now)
-    replicas, pool, requests = scratch[1], scratch[2], scratch[3]
+    arrived = search.readings.environments[slot].next_arrival
+    copy_cluster(search.readings, slot, search.scratch, future, low, arrived)
+    world = world_of(search.scratch, future)
+    mine = world.environment
+    mine.num_requests = now.next_arrival
+    imagine_state(search, future, seed, low)
+    imagine_newcomers(search, future, seed, arrived, now.next_arrival)
     while True:
-        go_on(mine, replicas, pool, requests, False)
-        if mine.done or mine.now_s > environment.now_s or mine.at_door == NOBODY:
+        go_on(world, False)
+        if mine.done or mine.now_s > now.now_s or mine.at_door == NOBODY:
             return False
-        number = mine.at_door - mine.first_request
-        if number == target and mine.now_s == environment.now_s:
+        if mine.at_door == now.at_door and mine.now_s == now.now_s:
             return True
-        code = np.int64(decided[number])
+        code = np.int64(search.plan[mine.at_door])
         if code == UNPLANNED:
-            admission, replica, mode = decide_by(policy, mine, replicas, pool, requests)
-        else:
-            admission, replica, mode = decision_of(code)
-        carry_out(mine, replicas, pool, requests, modes, admission, replica, mode)
+            code = decide_by(search.policies[0], world)
+        carry_out(world, code)

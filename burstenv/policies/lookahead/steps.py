@@ -1,12 +1,18 @@
-"""What look-ahead does to its copies of the cluster, decision by decision, compiled once for all who do it."""
+"""What look-ahead does to its copies of the cluster, decision by decision, compiled once for all who do it.
+
+A decision is one number here: :func:`code_of` makes it of (admission, replica, mode), :func:`decision_of` reads it.
+"""
 
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.positions import positions
 from burstenv.cluster.gateway import apply_decision, next_epoch
 from burstenv.policies.decide import decide
 
 UNPLANNED = -1
+REWARDS = ("attainment", "weighted", "token-weighted", "class-weighted")
+REWARD = positions(REWARDS)  # the place of each in the weights of what is earned
 
 
 @kernel
@@ -22,18 +28,20 @@ def decision_of(code):
 
 
 @outlined
-def decide_by(policy, environment, replicas, pool, requests):
+def decide_by(policy, world):
     """Return what a policy decides at the epoch at hand."""
-    return decide(policy, environment, replicas, pool, requests)
+    admission, replica, mode = decide(policy, world)
+    return code_of(admission, replica, mode)
 
 
 @outlined
-def go_on(environment, replicas, pool, requests, lazily):
+def go_on(world, lazily):
     """Go on to the next epoch."""
-    next_epoch(environment, replicas, pool, requests, lazily)
+    next_epoch(world, lazily)
 
 
 @outlined
-def carry_out(environment, replicas, pool, requests, modes, admission, replica, mode):
+def carry_out(world, code):
     """Carry out a decision."""
-    apply_decision(environment, replicas, pool, requests, modes, admission, replica, mode)
+    admission, replica, mode = decision_of(code)
+    apply_decision(world, admission, replica, mode)

@@ -289,55 +289,54 @@ def _forward_set(numbers, weights, observation, count, logits, work):
 
 
 @kernel
-def forward(numbers, weights, values, observations, i, count, num_logits):
-    """Write the logits for observation ``i`` to the beginning of ``values``.
+def forward(numbers, weights, values, observation, count, num_logits):
+    """Write the logits for an observation to the beginning of ``values``.
 
     Args:
         numbers: int64, see ``Network.packed``.
         weights: float32, likewise.
         values: float32, scratch of ``Network.scratch_size`` numbers.
-        observations: (N, O) float32.
-        i: Which of them.
+        observation: (O,) float32.
         count: R.
         num_logits: A.
     """
     if numbers[KIND] == MLP:
-        _forward_mlp(numbers, weights, observations[i], values[:num_logits], values[num_logits:])
+        _forward_mlp(numbers, weights, observation, values[:num_logits], values[num_logits:])
     else:
-        _forward_set(numbers, weights, observations[i], count, values[:num_logits], values[num_logits:])
+        _forward_set(numbers, weights, observation, count, values[:num_logits], values[num_logits:])
 
 
 @kernel
-def _first_of_best(values, masks, i, begin, end):
+def _first_of_best(values, mask, begin, end):
     """Return the first legal choice whose logit is within ``TIE`` of the best; ``begin`` where none is legal."""
     best = _NEVER
     for j in range(begin, end):
-        if masks[i, j]:
+        if mask[j]:
             best = max(best, values[j])
     for j in range(begin, end):
-        if masks[i, j] and values[j] >= best - TIE:
+        if mask[j] and values[j] >= best - TIE:
             return j
     return begin
 
 
 @kernel
-def _weight_of(values, masks, i, begin, end, highest):
+def _weight_of(values, mask, begin, end, highest):
     """Return the sum of exp(logit - highest) over legal choices."""
     total = 0.0
     for j in range(begin, end):
-        if masks[i, j]:
+        if mask[j]:
             total += math.exp(values[j] - highest)
     return total
 
 
 @kernel
-def _draw(values, masks, i, begin, end, environment):
+def _draw(values, mask, begin, end, memory):
     """Return a legal choice drawn by the softmax of the logits, on the environment's own stream."""
-    highest = values[_first_of_best(values, masks, i, begin, end)]
-    left = next_random(environment) * _weight_of(values, masks, i, begin, end, highest)
+    highest = values[_first_of_best(values, mask, begin, end)]
+    left = next_random(memory) * _weight_of(values, mask, begin, end, highest)
     last = begin
     for j in range(begin, end):
-        if masks[i, j]:
+        if mask[j]:
             last = j
             left -= math.exp(values[j] - highest)
             if left < 0.0:
@@ -346,8 +345,8 @@ def _draw(values, masks, i, begin, end, environment):
 
 
 @merged
-def choose(values, masks, i, sizes, flat, sampled, environment, actions):
-    """Write the action for the logits at the beginning of ``values`` into row ``i`` of ``actions``, (N, C).
+def choose(values, mask, sizes, flat, sampled, memory, action):
+    """Write the action for the logits at the beginning of ``values`` into ``action``, (C,).
 
     Deterministic, each component takes its most probable legal choice. In the flat form these are two: rejection, if
     it is at least as probable as all replicas together; then the most probable replica. (The most probable of all
@@ -358,35 +357,35 @@ def choose(values, masks, i, sizes, flat, sampled, environment, actions):
     for k in range(sizes.shape[0]):
         end = begin + sizes[k]
         if sampled:
-            choice = _draw(values, masks, i, begin, end, environment)
+            choice = _draw(values, mask, begin, end, memory)
         elif flat:
-            choice = _first_of_best(values, masks, i, begin + 1, end)
-            nowhere = not masks[i, choice]
+            choice = _first_of_best(values, mask, begin + 1, end)
+            nowhere = not mask[choice]
             rejection = math.exp(values[begin] - values[choice])
-            if nowhere or rejection >= _weight_of(values, masks, i, begin + 1, end, values[choice]):
+            if nowhere or rejection >= _weight_of(values, mask, begin + 1, end, values[choice]):
                 choice = begin
         else:
-            choice = _first_of_best(values, masks, i, begin, end)
-        actions[i, k] = choice - begin
+            choice = _first_of_best(values, mask, begin, end)
+        action[k] = choice - begin
         begin = end
 
 
 @entry
-def choose_all(logits, masks, sizes, flat, sampled, environments, values, actions):
+def choose_all(logits, masks, sizes, flat, sampled, memories, values, actions):
     """Write the actions, (N, C), for logits, (N, A) float32, and masks, (N, A) int8.
 
-    ``environments``, (1,) ENVIRONMENT, lends its stream of random numbers; ``values``, (A,) float32, is scratch.
+    ``memories``, (1,) MEMORY, lends its stream of random numbers; ``values``, (A,) float32, is scratch.
     """
     for i in range(logits.shape[0]):
         for j in range(logits.shape[1]):
             values[j] = logits[i, j]
-        choose(values, masks, i, sizes, flat, sampled, environments[0], actions)
+        choose(values, masks[i], sizes, flat, sampled, memories[0], actions[i])
 
 
 @entry
 def forward_all(numbers, weights, values, observations, count, logits):
     """Write the logits, (N, A), for observations, (N, O)."""
     for i in range(observations.shape[0]):
-        forward(numbers, weights, values, observations, i, count, logits.shape[1])
+        forward(numbers, weights, values, observations[i], count, logits.shape[1])
         for j in range(logits.shape[1]):
             logits[i, j] = values[j]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.engine.records import ENVIRONMENT
+from burstenv.cluster.records import MEMORY
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.network.inference import choose_all, forward_all
 from burstenv.policies.network.weights import Network
@@ -144,7 +144,7 @@ def choose(
         sizes: Number of choices of each component, (C,).
         flat: Whether the one component is rejection followed by replicas.
         sampled: Draw by probability in place of the rule of ``network_kernels.choose``.
-        stream: (1,) ENVIRONMENT, whose random numbers are used.
+        stream: (1,) MEMORY, whose random numbers are used.
     """
     if logits.ndim != 2 or masks.shape != logits.shape or logits.shape[1] != sizes.sum():
         raise BurstenvError(f"need logits and masks of {sizes.sum()} choices, got {logits.shape} and {masks.shape}")
@@ -157,8 +157,8 @@ def choose(
 
 
 def random_stream(seed: int = 0) -> NDArray[Any]:
-    """Return a stream of random numbers to draw choices by, (1,) ENVIRONMENT."""
-    stream = np.zeros(1, ENVIRONMENT)
+    """Return a stream of random numbers to draw choices by, (1,) MEMORY."""
+    stream = np.zeros(1, MEMORY)
     stream["rng"] = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)  # never 0
     return stream
 

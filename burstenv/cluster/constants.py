@@ -1,0 +1,73 @@
+"""The constants of a cluster, from its configuration: layout of the arena, specifications, limits of modes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
+from burstenv.cluster.state import ClusterState
+from burstenv.engine.arena import ArenaLayout
+from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, MEMORY_NAMES, ORDER_NAMES
+from burstenv.engine.kv_cache import block_slots, bucket_count
+
+_CODED = {"order": ORDER_NAMES, "batch": BATCH_NAMES, "memory": MEMORY_NAMES, "fair_by": CLIENT_NAMES}
+
+
+def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
+    """Return whether a replica's rules go beyond what the fast engine leans on."""
+    return (
+        spec.asynchronous
+        or not spec.chunked_prefill
+        or not spec.validate_requests
+        or spec.long_prefill_token_threshold > 0
+        or any(mode.needs_general_engine for mode in modes)
+    )
+
+
+def constants_of(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> dict[str, Any]:
+    """Return the fields of SPEC that the resolved replica says."""
+    return {
+        **spec.latency.coefficients_s(),
+        "prefill_token_s": spec.latency.prefill_token_s(),
+        "floor_s": spec.latency.iteration_s(1, 1, 0, 0, 1),
+        "num_blocks": spec.num_blocks,
+        "per_block": 1.0 / spec.num_blocks,
+        "per_cache_token": 1.0 / (spec.num_blocks * spec.block_size),
+        "max_model_len": spec.max_model_len,
+        "reserve_full_prompt": spec.reserve_full_prompt,
+        "general": needs_general_engine(spec, modes),
+        "prefix_caching": spec.prefix_caching,
+        "chunked_prefill": spec.chunked_prefill,
+        "validate_requests": spec.validate_requests,
+        "long_prefill_threshold": spec.long_prefill_token_threshold,
+        "depth": 2 if spec.asynchronous else 1,
+        "gpus": spec.tensor_parallel,
+    }
+
+
+def write_constants(state: ClusterState, specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig]) -> None:
+    """Write the specification of every replica and its limits under every mode into a state."""
+    for r, spec in enumerate(specs):
+        for name, value in constants_of(spec, modes).items():
+            state.specs[name][r] = value
+        for m, mode in enumerate(modes):
+            for name, value in spec.resolve(mode).items():
+                names = _CODED.get(name)
+                state.modes[name][r, m] = value if names is None else names.index(value)
+
+
+def layout_of(
+    specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig], max_request_tokens: int | None, clients: bool
+) -> ArenaLayout:
+    """Return how an environment's integers are divided; ``clients`` do more than send and wait."""
+    max_num_seqs = max(spec.resolve(mode)["max_num_seqs"] for spec in specs for mode in modes)
+    count, block_size = len(specs), specs[0].block_size
+    caching = [spec for spec in specs if spec.prefix_caching]
+    if not caching:
+        general = any(needs_general_engine(spec, modes) for spec in specs)
+        return ArenaLayout(count, block_size, max_num_seqs, general, clients=clients)
+    longest = max(spec.max_model_len for spec in caching)
+    blocks = max(spec.num_blocks for spec in caching)
+    table = -(-min(longest, max_request_tokens or longest) // block_size)
+    return ArenaLayout(count, block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table, clients)

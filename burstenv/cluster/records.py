@@ -1,0 +1,86 @@
+"""The records of a gateway: its constants, what policies remember, and the classes of requests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel
+from burstenv.engine.records import record
+
+# What does not change while an episode is played; shared by all environments.
+GATEWAY = record(
+    [
+        ("num_classes", "i4"),
+        ("max_defers", "i4"),
+        ("defer_s", "f8"),
+        ("batching_period_s", "f8"),  # a replica's mode may change this often
+        ("gpus", "i4"),  # of all replicas
+        ("clients", "i1"),  # whether they do anything but send and wait
+        ("closed_loop", "i1"),  # turns of a session follow upon the answer to the turn before
+        ("count_sent", "i1"),  # what was sent since a reading is added to it
+        ("scrape_period_s", "f8"),  # 0: metrics are always fresh
+        ("scrape_delay_s", "f8"),
+        # Where its integers begin in the arena.
+        ("door_base", "i8"),  # heap of deferred requests, in the arena
+        ("coming_base", "i8"),  # heap of requests that will be sent at a known time, in the arena
+        ("patience_base", "i8"),  # heap of requests by the time at which their clients give up, in the arena
+        ("arrival_base", "i8"),  # requests in the order in which they first came to the front door, in the arena
+        ("client_base", "i8"),  # a CLIENT for each request, in the arena
+        # The clients, see cluster/clients.py.
+        ("session_goes_on", "i1"),  # after a turn that was not answered, too
+        ("retry_after", "i1"),  # of what: a sum of AFTER_... bits
+        ("max_retries", "i4"),
+        ("retry_base_s", "f8"),
+        ("retry_factor", "f8"),
+        ("retry_max_s", "f8"),
+        ("retry_jitter", "f8"),
+    ],
+)
+
+# What policies remember of an episode, and what agents have set.
+MEMORY = record(
+    [
+        ("rng", "u8"),  # stream of random numbers
+        ("round_robin", "i4"),  # whose turn it is
+        # Token bucket, see policies/admission.py.
+        ("bucket_tokens", "f8"),
+        ("bucket_s", "f8"),
+        # Additive increase, multiplicative decrease.
+        ("concurrency_limit", "f8"),  # requests; below 0: not set yet
+        ("window_s", "f8"),  # since when it has been as it is
+        ("window_first_tokens", "i4"),  # and the counts of first tokens then
+        ("window_in_time", "i4"),
+        # An admission rate that an agent sets: see envs/interval/step.py.
+        ("admission_rate_per_s", "f8"),  # infinity: everybody is admitted
+        ("admission_credit", "f8"),  # requests that may be admitted at once
+        ("credit_s", "f8"),  # when it was last brought up to date
+        # A waiting queue that an agent chooses from, in the place of deferred requests: see envs/iteration/step.py.
+        ("queue_first", "i4"),  # where it begins
+        ("queue_size", "i4"),
+        ("queue_tokens", "i8"),
+        ("queue_blocks", "i8"),
+        ("chosen", "i4"),  # for the iteration that is about to begin
+    ],
+)
+
+# What is known of a class of requests: numbers in the arena, which begins with them.
+CLASS = np.dtype(
+    [
+        ("value", "f8"),  # worth of a token of an attained request
+        ("attained", "i4"),
+        ("unused", "i4"),
+    ]
+)
+
+
+@kernel
+def reset_memory(memory, seed):
+    """Forget what policies remember, as an episode of a seed begins."""
+    memory.rng = seed
+    memory.round_robin = 0
+    memory.bucket_tokens = -1.0
+    memory.bucket_s = 0.0
+    memory.concurrency_limit = -1.0
+    memory.window_s = 0.0
+    memory.window_first_tokens = 0
+    memory.window_in_time = 0

@@ -1,0 +1,90 @@
+"""What one environment exchanges with its agent at a step, as compiled code takes it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from burstenv._jit.decorators import merged
+from burstenv.policies.records import POLICY
+
+# Who decides what, and what is observed. With the fields of the POLICY that decides what the agent does not.
+SETTINGS = np.dtype(
+    [
+        ("capacity_per_s", "f8"),  # scale of the traffic features
+        *POLICY.descr,
+        ("decides_admission", "i1"),
+        ("decides_routing", "i1"),
+        ("decides_batching", "i1"),
+        ("flat", "i1"),  # admission and routing are one choice
+        ("stale", "i1"),  # the replicas' metrics are old, and their age is observed
+        ("forecast", "i1"),
+        ("sessions", "i1"),
+    ],
+    align=True,
+)
+
+
+def settings_of(policy: np.ndarray, *parts: dict[str, float]) -> np.ndarray:
+    """Return (1,) SETTINGS.
+
+    Args:
+        policy: (1,) POLICY.
+        parts: The other fields by name, such as ``ActionLayout.flags`` and ``ObservationLayout.flags`` return them.
+    """
+    settings = np.zeros(1, SETTINGS)
+    for name in POLICY.fields or ():
+        settings[name] = policy[name]
+    for part in parts:
+        for name, value in part.items():
+            settings[name] = value
+    return settings
+
+
+class Exchange(NamedTuple):
+    """Rows of the arrays of a batch.
+
+    Attributes:
+        settings: SETTINGS.
+        links: (E, 2) int32, see ``sessions.turn_links``; one row where session features are off.
+        action: (C,)
+        observation: (O,) float32, written.
+        mask: (A,) int8, written.
+        rewards: (8,) float64, the components of ``reward.py``, written.
+        totals: (8,) float64, the accounts that they are taken from, written.
+    """
+
+    settings: Any
+    links: Any
+    action: Any
+    observation: Any
+    mask: Any
+    rewards: Any
+    totals: Any
+
+
+class Outputs(NamedTuple):
+    """The arrays of a batch, in the order in which entries take them; the fields are those of Exchange."""
+
+    settings: Any
+    links: Any
+    actions: Any
+    observations: Any
+    masks: Any
+    rewards: Any
+    totals: Any
+
+
+@merged
+def exchange_of(outputs, i):
+    """Return what environment ``i`` of a batch exchanges."""
+    return Exchange(
+        outputs.settings[0],
+        outputs.links[i],
+        outputs.actions[i],
+        outputs.observations[i],
+        outputs.masks[i],
+        outputs.rewards[i],
+        outputs.totals[i],
+    )
