@@ -17,7 +17,7 @@ from burstenv._jit import decorators as kernel
 from burstenv._jit.cache import cache_directory, is_cold
 from burstenv._jit.heap import heap_first
 from burstenv.cluster import Cluster, entries
-from burstenv.cluster.state import ENTRY, ENTRY_ID
+from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.envs import step as kernels
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.exchange import settings_of
