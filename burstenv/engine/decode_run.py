@@ -18,6 +18,8 @@ from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_taken, grow_decoders, phase_due, steps_with_blocks
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.finish_heap import next_finish_step
+from burstenv.engine.kv_cache import ENDED
+from burstenv.engine.prefix_cache import next_iteration
 from burstenv.engine.queues import next_demotion_s
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s
 
@@ -116,7 +118,7 @@ def follow_stretch(engine, until_s):
     steps = upto - replica.stretch_done
     if steps > 0:
         if spec.prefix_caching:
-            grow_decoders(engine, steps)
+            grow_decoders(engine, steps, ENDED)
         else:
             replica.free_blocks -= blocks_taken(engine, steps)
         replica.decode_step += steps
@@ -145,7 +147,7 @@ def interrupt_stretch(engine):
     if replica.under_way:
         replica.under_way = 0
         if spec.prefix_caching:
-            grow_decoders(engine, 1)
+            grow_decoders(engine, 1, next_iteration(engine))
         else:
             replica.free_blocks -= arena[spec.phase_base + phase_due(engine)]
         count_busy(engine, replica.iteration_end_s - replica.clock_s, replica.free_blocks)

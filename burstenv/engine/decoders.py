@@ -17,7 +17,7 @@ from burstenv.engine.finish_heap import (
     finish_heap_remove,
     finish_later,
 )
-from burstenv.engine.prefix_cache import grow_blocks, next_iteration, publish_full_blocks, sequence_of
+from burstenv.engine.prefix_cache import grow_blocks, publish_full_blocks, sequence_of
 from burstenv.engine.queues import blocks_of, phase_of
 from burstenv.engine.records import ADMISSION, PHASE_NEXT, PHASE_PREVIOUS
 
@@ -252,10 +252,9 @@ def last_admission(engine, decodes):
 
 
 @kernel
-def publish_decoded_blocks(engine, step, admission):
+def publish_decoded_blocks(engine, step, admission, iteration):
     """Publish the blocks that decode step ``step`` fills, for decoders admitted up to ``admission``."""
     spec, arena, requests = engine.spec, engine.arena, engine.requests
-    iteration = next_iteration(engine)
     phase = phase_of(-1 - step, spec.block_size)
     request_id = first_of_phase(engine, phase)
     while request_id != NOBODY:
@@ -268,8 +267,11 @@ def publish_decoded_blocks(engine, step, admission):
 
 
 @outlined
-def grow_decoders(engine, steps):
-    """Take and publish the blocks of the next ``steps`` decode steps of all decoders, step by step."""
+def grow_decoders(engine, steps, iteration):
+    """Take and publish the blocks of the next ``steps`` decode steps of all decoders, step by step.
+
+    ``iteration`` is the number of the one step, or ``ENDED``.
+    """
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     last = spec.block_size - 1
     phases = spec.phase_base
@@ -280,9 +282,9 @@ def grow_decoders(engine, steps):
             request_id = arena[spec.phase_list_base + phase]
             while request_id != NOBODY:
                 request = requests[request_id]
-                grow_blocks(engine, request, request.computed_tokens + step + 1)
+                grow_blocks(engine, request, request.computed_tokens + step + 1, iteration)
                 request_id = arena[sequence_of(engine, request) + PHASE_NEXT]
         phase = phase - 1 if phase > 0 else last
         due = arena[phases + phase]
         if due > 0:  # who fills a block now takes one in the next step
-            publish_decoded_blocks(engine, step, EVERYBODY)
+            publish_decoded_blocks(engine, step, EVERYBODY, iteration)

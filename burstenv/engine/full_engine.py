@@ -30,6 +30,7 @@ from burstenv.engine.published import publish_general
 from burstenv.engine.queues import (
     blocks_of,
     drop_hopeless,
+    phase_of,
     queue_discard,
     queue_head,
     queue_push,
@@ -92,6 +93,7 @@ def _preempt(engine, victim):
 def _schedule_running(engine, budget, threshold):
     """Give running requests their share, in order of admission; return the budget that is left."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    coming = next_iteration(engine)
     request_id = replica.running_head
     while request_id != NOBODY and budget > 0:
         request = requests[request_id]
@@ -109,7 +111,7 @@ def _schedule_running(engine, budget, threshold):
             request_id = following
             continue
         evicted_itself = False
-        while not grow_blocks(engine, request, request.computed_tokens + tokens):
+        while not grow_blocks(engine, request, request.computed_tokens + tokens, coming):
             victim = _victim(engine)
             budget += arena[
                 sequence_of(engine, requests[victim]) + STEP_TOKENS
@@ -121,8 +123,8 @@ def _schedule_running(engine, budget, threshold):
             if evicted_itself:
                 break
         if not evicted_itself:
-            coming = next_iteration(engine)
-            if in_flight > 0:  # what the iteration in flight computes may have got its key only now
+            if in_flight > 0 and spec.prefix_caching and phase_of(request.computed_tokens, spec.block_size) == 0:
+                # The iteration in flight fills a block, whose last token was not back when it was scheduled.
                 _publish_known(engine, request, request.computed_tokens, coming - 1)
             _publish_known(engine, request, request.computed_tokens + tokens, coming)
             arena[sequence_of(engine, request) + STEP_TOKENS] = tokens
@@ -155,6 +157,7 @@ def _schedule_waiting(engine, budget, threshold):
     limits = engine.limits
     if not _opens(engine):
         return
+    coming = next_iteration(engine)
     whole = not spec.chunked_prefill or limits.batch != MIXED
     while replica.waiting > 0 and budget > 0 and replica.running < limits.max_num_seqs:
         request_id = queue_head(engine, replica.clock_s)
@@ -179,8 +182,8 @@ def _schedule_waiting(engine, budget, threshold):
         count_prompt(engine, request)
         open_sequence(engine, request, hits)
         request.computed_tokens = cached_tokens
-        grow_blocks(engine, request, cached_tokens + tokens)
-        _publish_known(engine, request, cached_tokens + tokens, next_iteration(engine))
+        grow_blocks(engine, request, cached_tokens + tokens, coming)
+        _publish_known(engine, request, cached_tokens + tokens, coming)
         arena[sequence_of(engine, request) + STEP_TOKENS] = tokens
         budget -= tokens
     if replica.waiting == 0:
@@ -309,13 +312,16 @@ def _apply(engine):
 
 
 @kernel
-def start_general(engine):
-    """Put one iteration, scheduled at the clock, in flight; return whether there was anything to run."""
+def start_general(engine, until_s):
+    """Put one iteration, scheduled at the clock, in flight; return whether there was anything to run.
+
+    Decisions look at ``until_s``. The state is not published where another iteration ends before.
+    """
     replica = engine.replica
     limits = engine.limits
     if limits.drops_hopeless:
         drop_hopeless(engine)
-    if not replica.ahead:
+    if not replica.ahead and (replica.in_flight == 0 or oldest_end_s(engine) > until_s):
         publish_general(engine)
     return _schedule(engine)
 
@@ -341,7 +347,7 @@ def advance_general(engine, until_s):
             if replica.clock_s >= until_s:
                 replica.wake_s = replica.clock_s
                 break
-            scheduled = start_general(engine)
+            scheduled = start_general(engine, until_s)
             if not scheduled and replica.in_flight == 0:
                 replica.wake_s = replica.clock_s
                 break

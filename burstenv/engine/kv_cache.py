@@ -1,10 +1,10 @@
 """KV blocks with prefix caching, compiled: the rules of :mod:`burstenv.engine.reference.kv_cache` on integers.
 
-A replica's part of the arena holds, from ``block_base`` on, seven numbers for each block (block 0 is the head of the
+A replica's part of the arena holds, from ``block_base`` on, eight numbers for each block (block 0 is the head of the
 free list): its neighbours in that list, its reference count, its key (stream and index), the next block in its hash
-bucket, and the iteration that computes its last token. Then the buckets; then a ring of the keys that were lost last,
-for routers, which know the cache as it was when the last iteration ended; then, for each running sequence, its blocks
-in order.
+bucket, the iteration that computes its last token, and one unused, so that a block takes half a cache line. Then the
+buckets; then a ring of the keys that were lost last, for routers, which know the cache as it was when the last
+iteration ended; then, for each running sequence, its blocks in order.
 A *stream* is a number for everything that decides the tokens of a position: session, or shared prefix.
 """
 
@@ -13,10 +13,11 @@ from __future__ import annotations
 from burstenv._jit.decorators import kernel, outlined
 
 NEXT, PREVIOUS, REFERENCES, STREAM, INDEX, CHAIN, ITERATION = range(7)
-NUMBERS_OF_A_BLOCK = 7
+NUMBERS_OF_A_BLOCK = 8
 FORGOTTEN = 1024  # keys that were lost last; more than the iterations in flight take from the cache
 NUMBERS_OF_A_KEY = 4  # of those: stream, index, the iteration that computed the block, the one that took it
 NO_KEY = -1
+ENDED = 0  # in the place of the number of an iteration: one that has ended
 
 
 def bucket_count(num_blocks: int) -> int:
@@ -194,12 +195,13 @@ def take_blocks(engine, table, count, iteration):
                 place = base + NUMBERS_OF_A_BLOCK * arena[place] + CHAIN
             arena[place] = arena[at + CHAIN]
             arena[at + STREAM] = NO_KEY
-            lost = _forgotten(engine, replica.forgotten)
-            arena[lost] = stream
-            arena[lost + 1] = arena[at + INDEX]
-            arena[lost + 2] = arena[at + ITERATION]
-            arena[lost + 3] = iteration
-            replica.forgotten += 1
+            if iteration != ENDED:
+                lost = _forgotten(engine, replica.forgotten)
+                arena[lost] = stream
+                arena[lost + 1] = arena[at + INDEX]
+                arena[lost + 2] = arena[at + ITERATION]
+                arena[lost + 3] = iteration
+                replica.forgotten += 1
         arena[at + REFERENCES] = 1
         arena[table + k] = block
         block = arena[at + NEXT]

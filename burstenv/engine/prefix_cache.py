@@ -20,7 +20,7 @@ from burstenv.engine.records import ADMISSION, BLOCKS, FOUND_BLOCKS, NUMBERS_OF_
 
 @kernel
 def last_ended_iteration(engine):
-    """Return the number of the last iteration that has ended, counted from 1."""
+    """Return the number of the last iteration that has ended; the first has number 1, and ``ENDED`` is before it."""
     replica, spec = engine.replica, engine.spec
     return replica.ended_iterations if spec.general else replica.iterations - replica.in_flight
 
@@ -63,8 +63,8 @@ def table_of(engine, request):
 
 
 @outlined
-def grow_blocks(engine, request, tokens):
-    """Give the request the blocks for ``tokens`` tokens, if there are enough."""
+def grow_blocks(engine, request, tokens, iteration):
+    """Give the request the blocks for ``tokens`` tokens, in iteration number ``iteration``, if there are enough."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     needed = blocks_of(min(tokens, spec.max_model_len), spec.block_size)
     held = sequence_of(engine, request) + BLOCKS
@@ -73,7 +73,7 @@ def grow_blocks(engine, request, tokens):
         return False
     if more > 0:
         if spec.prefix_caching:
-            take_blocks(engine, table_of(engine, request) + arena[held], more, next_iteration(engine))
+            take_blocks(engine, table_of(engine, request) + arena[held], more, iteration)
         else:
             replica.free_blocks -= more
         arena[held] = needed

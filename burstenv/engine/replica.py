@@ -86,7 +86,7 @@ def start_replica(engine):
     replica, spec = engine.replica, engine.spec
     limits = engine.limits
     if spec.general:
-        if replica.in_flight < spec.depth and start_general(engine):
+        if replica.in_flight < spec.depth and start_general(engine, -np.inf):
             replica.iteration_end_s = oldest_end_s(engine)
         return
     interrupt_stretch(engine)

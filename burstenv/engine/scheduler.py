@@ -119,8 +119,9 @@ def _hold(engine, request, computed, tokens):
     """Take the blocks for ``tokens`` more tokens behind ``computed`` ones; they are known to be there."""
     replica, spec = engine.replica, engine.spec
     if spec.prefix_caching:
-        grow_blocks(engine, request, computed + tokens)
-        publish_full_blocks(engine, request, computed + tokens, next_iteration(engine))
+        iteration = next_iteration(engine)
+        grow_blocks(engine, request, computed + tokens, iteration)
+        publish_full_blocks(engine, request, computed + tokens, iteration)
     else:
         replica.free_blocks -= blocks_of(computed + tokens, spec.block_size) - blocks_of(computed, spec.block_size)
 
@@ -134,6 +135,7 @@ def _grow_first_decoders(engine):
     replica, arena, requests = engine.replica, engine.arena, engine.requests
     admission = last_admission(engine, min(replica.decoding, replica.token_budget))
     step = replica.decode_step
+    iteration = next_iteration(engine)
     request_id = first_of_phase(engine, phase_due(engine))
     while request_id != NOBODY:
         request = requests[request_id]
@@ -145,9 +147,9 @@ def _grow_first_decoders(engine):
             _evict_tail(engine)
         if evicted_itself:
             break
-        grow_blocks(engine, request, request.computed_tokens + step + 1)
+        grow_blocks(engine, request, request.computed_tokens + step + 1, iteration)
         request_id = arena[sequence_of(engine, request) + PHASE_NEXT]
-    publish_decoded_blocks(engine, step, admission)
+    publish_decoded_blocks(engine, step, admission, iteration)
 
 
 @kernel
