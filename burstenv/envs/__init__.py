@@ -1,5 +1,5 @@
 """Gymnasium: the scalar and the vector environment on one compiled core.
 
-Nothing is imported here, so that registering the environments stays cheap; see ``env.py``,
-``vector_env.py``, ``scenario.py`` and, for each number an agent sees, ``observations.py``.
+This module imports nothing, to keep registration cheap. See ``env.py``, ``vector_env.py``, ``scenario.py`` and, for
+each number of an observation, ``observation/features.py``.
 """

@@ -1,13 +1,12 @@
-"""The action space: which components the agent decides, in which form, and which actions are legal.
+"""The action space: the agent's components, their form, and the legal actions.
 
 Components are admission (0 reject, 1 admit, 2 defer), routing (a replica) and batching (a mode of the
 chosen replica). With one component left the space is ``Discrete``; with admission and routing in the
 flat form it is ``Discrete(1 + R)``: reject, or a replica.
 
-An illegal action never raises. A replica that could never serve the request refuses it, one that does not
-hold its whole answer cuts it (either counts as failed); a deferral beyond the limit is a rejection; an index
-outside the space is clipped, however far outside it lies. What is no action, such as NaN, is an error, see
-:mod:`burstenv.envs.given_actions`.
+An illegal action never raises. A replica that can never serve the request rejects it; one that cannot hold the whole
+answer cuts it (both count as failed). A deferral beyond the limit is a rejection. An index outside the space is
+clipped. A value that is no action, such as NaN, is an error, see :mod:`burstenv.envs.given_actions`.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class JointActions(gym.spaces.MultiDiscrete):
 
 @dataclass(frozen=True)
 class ActionLayout:
-    """Who decides what, and how an action is written."""
+    """The agent's components, and the form of its action."""
 
     decide: tuple[str, ...]
     flat: bool
@@ -102,15 +101,15 @@ class ActionLayout:
         return JointActions(list(self.sizes))
 
     def flags(self) -> dict[str, float]:
-        """Return what compiled code needs to know, fields of SETTINGS."""
+        """Return the layout for compiled code, fields of SETTINGS."""
         return {**{f"decides_{name}": name in self.decide for name in COMPONENTS}, "flat": self.flat}
 
 
 @kernel
 def decide_with(world, exchange):
-    """Return (admission, replica, mode): the agent's components, and the rules' where it decides none.
+    """Return (admission, replica, mode): the agent's components, and those of the rules for the others.
 
-    A rule sees what has been decided before it: an admission rule judges the replica that the agent chose.
+    A rule sees the earlier decisions: an admission rule sees the replica that the agent chose.
     """
     settings, action = exchange.settings, exchange.action
     count, num_modes = world.modes.shape
@@ -136,11 +135,11 @@ def decide_with(world, exchange):
 
 @kernel
 def write_mask(world, exchange):
-    """Write which choices are legal into the mask, (A,) int8, components side by side.
+    """Write the legal choices into the mask, (A,) int8, components side by side.
 
-    At a tick everything is legal (nothing but the mode matters). A replica is legal if it holds the prompt and the
-    whole predicted answer; where none does, if it accepts the prompt. Where none accepts it, every replica is shown
-    as legal, and only rejection as an admission.
+    At a tick every choice is legal (only the mode matters). A replica is legal if it holds the prompt and the whole
+    predicted answer or, without such a replica, if it accepts the prompt. If none accepts it, every replica is marked
+    as legal, but rejection is the only legal admission.
     """
     settings, mask, specs = exchange.settings, exchange.mask, world.specs
     count, num_modes = world.modes.shape

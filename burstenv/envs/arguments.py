@@ -1,4 +1,4 @@
-"""The arguments of the environments, checked before anything is built: one clear sentence for a wrong one."""
+"""Checks of the environments' arguments, before anything is built: one clear sentence for a wrong one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _COUNTS_OR_NONE = ("max_episode_steps",)
 
 
 def refuse_unknown(unknown: Mapping[str, Any], valid: Iterable[str]) -> None:
-    """Refuse arguments that do not exist, naming those that do.
+    """Raise on unknown arguments and list the valid ones.
 
     Args:
-        unknown: Arguments that fitted no parameter.
+        unknown: Arguments that match no parameter.
         valid: Names of the parameters.
 
     Raises:
@@ -32,7 +32,7 @@ def refuse_unknown(unknown: Mapping[str, Any], valid: Iterable[str]) -> None:
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Check the kinds of the arguments that are given; their values are checked by whoever uses them.
+    """Check the types of the given arguments; the code that uses them checks their values.
 
     Raises:
         BurstenvError: On the first of a wrong kind.
@@ -44,7 +44,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _wrong(name: str, value: Any) -> str:
-    """Return what an argument should have been, or nothing."""
+    """Return a description of the valid values for a wrong argument; empty for a right one."""
     if name in _TEXT:
         return "" if isinstance(value, str) else "a name"
     if name == "reward":
@@ -86,7 +86,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_render_mode(render_mode: str | None, valid: Iterable[str]) -> None:
-    """Refuse an unknown render mode, and one whose extra is not installed, before an episode begins.
+    """Raise on an unknown render mode, or one without its extra installed, before an episode begins.
 
     Raises:
         BurstenvError: In one sentence.

@@ -41,12 +41,12 @@ class EnvironmentBatch:
         num_envs: N.
         scenario: A shipped name, a YAML path, a mapping, or a loaded scenario.
         trace: A trace file, or the name or YAML file of a trace or workload, in place of the scenario's workload.
-        split: ``train``, ``validation`` or ``test``; where episodes are drawn from.
+        split: ``train``, ``validation`` or ``test``; the source of the episodes.
         load: Share of capacity; None draws one of the scenario's ``train_loads`` for each episode.
-        decide: What the agent decides, any of ``admission``, ``routing``, ``batching``.
-        admission: Rule for admission where the agent does not decide it.
-        routing: Rule for routing, likewise.
-        batching: Mode for batching, likewise; None: the scenario's first.
+        decide: The agent's components, any of ``admission``, ``routing``, ``batching``.
+        admission: Rule for admission if the agent does not decide it.
+        routing: Rule for routing if the agent does not decide it.
+        batching: Mode if the agent does not decide batching; None: the scenario's first.
         action: ``multi`` or ``flat``.
         observation: ``flat`` (one vector) or ``dict`` (cluster, request, replicas).
         reward: A name of :mod:`burstenv.envs.reward`, or another of :mod:`burstenv.envs.own_reward`.
@@ -54,7 +54,7 @@ class EnvironmentBatch:
         num_threads: 1, or more to spread a batch over threads.
 
     Raises:
-        BurstenvError: On anything unknown, with the valid values.
+        BurstenvError: On an unknown name, with the valid ones.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class EnvironmentBatch:
         self.observation_form = observation
         names = self.scenario.mode_names
         self.policy: Composite = parse_composite(f"{admission}/{routing}/{batching or names[0]}")
-        # One scale whatever the split, so that a policy sees the same numbers for the same traffic.
+        # One scale for every split: a policy sees the same numbers for the same traffic.
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
         self._reward = PaidReward(reward)
         self.reward_name = self._reward.name
         self.pays_vector = self._reward.is_vector
-        self._component = self._reward.component  # looked up once: a scalar step is short
+        self._component = self._reward.component  # cached: a scalar step is short
         self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
         self.scenario_key = scenario_key(self.scenario)
@@ -112,7 +112,7 @@ class EnvironmentBatch:
         self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 8) rewards of the last step by name
         self.totals = np.zeros_like(self.components)  # (N, 8) the accounts that they are taken from
         self.elapsed_s = np.zeros(num_envs)  # (N,)
-        self._own_rewards = np.zeros(num_envs)  # (N,) of the last step, where a function pays
+        self._own_rewards = np.zeros(num_envs)  # (N,) of the last step, if the reward is a function
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         self._step_arguments: tuple[Any, ...] = ()
         self._stepper: Callable[..., Any]
@@ -182,8 +182,8 @@ class EnvironmentBatch:
         """Start a new episode in environment ``i``.
 
         Args:
-            i: Which environment.
-            rng: Source of the episode's seed and load where ``options`` do not fix them.
+            i: Index of the environment.
+            rng: Source of the episode's seed and load unless ``options`` fix them.
             options: ``split``, ``episode`` (its seed), ``load`` (share of capacity) or ``rate_per_s``.
         """
         options = {**self.defaults[i], **(options or {})}
@@ -231,7 +231,7 @@ class EnvironmentBatch:
         self._publish(i, opens=True)
 
     def links_of(self, i: int) -> np.ndarray:
-        """Return the conversations of environment ``i``'s episode, (n, 2) int32; empty where nobody looks at them."""
+        """Return the conversations of environment ``i``'s episode, (n, 2) int32; empty without session features."""
         if not self.observation_layout.config.sessions:
             return self._links[i, :0]
         return self._links[i, : self.num_requests(i)]
@@ -252,7 +252,7 @@ class EnvironmentBatch:
         publish(*self._given(), i, opens)
 
     def _given(self) -> tuple[Any, ...]:
-        """Return what every kernel of the batch takes: the arrays of the clusters, and those of their agents."""
+        """Return the arguments of every kernel of the batch: the arrays of the clusters, and those of their agents."""
         return (
             *self.cluster.state.arrays(), self.settings, self._links, self.actions, self.observations, self.masks,
             self.components, self.totals, self.elapsed_s,
@@ -265,7 +265,7 @@ class EnvironmentBatch:
         return self.scenario.capacity_per_s(split or self.split)
 
     def step(self) -> None:
-        """Step all environments with ``self.actions``; results stand in the arrays of this object."""
+        """Step all environments with ``self.actions``; write the results into the arrays of this object."""
         if self._reward.function is None:
             self._step()
             return
@@ -279,7 +279,7 @@ class EnvironmentBatch:
         self._stepper(*self._step_arguments)
 
     def _remember_arguments(self) -> None:
-        """Keep what every step hands to the kernel, and the kernel for it: to look both up takes half a scalar step."""
+        """Cache the step's kernel and its arguments: looking both up takes half a scalar step."""
         self._step_arguments = self._given()
         kernel = step_batch if self.num_threads == 1 else step_batch_threads
         self._stepper = resolved(kernel, *self._step_arguments)
@@ -297,13 +297,13 @@ class EnvironmentBatch:
         return self._players[key]
 
     def forget_policies(self, i: int) -> None:
-        """Forget what policies remember of environment ``i``'s episode, as another one begins there."""
+        """Clear the policies' memory of environment ``i``'s episode before another one begins there."""
         self._players = {key: player for key, player in self._players.items() if key[0] != i}
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
-        """Return what a policy would do in environment ``i``: (admission, replica, mode), (3,) int64.
+        """Return a policy's decision in environment ``i``: (admission, replica, mode), (3,) int64.
 
-        Draws on the environment's own stream, and on the policy's memory if it has one: ask once for each decision.
+        The call advances the environment's random stream and the policy's memory: call it once per decision.
         """
         return np.array(self._player(i, policy).decision(), np.int64)
 
@@ -313,11 +313,11 @@ class EnvironmentBatch:
         self._publish(i)
 
     def request_at_door(self) -> np.ndarray:
-        """Return the index in its episode of the request to decide about, (N,) int64, -1 where there is none."""
+        """Return the index in its episode of the request at the gateway, (N,) int64, -1 without one."""
         return self.cluster.state.environments["at_door"].astype(np.int64)
 
     def num_requests(self, i: int) -> int:
-        """Return how many requests environment ``i``'s episode has."""
+        """Return the number of requests in environment ``i``'s episode."""
         return int(self.cluster.state.environments["num_requests"][i])
 
     # -- state and outcomes ------------------------------------------------------------------------
@@ -333,9 +333,9 @@ class EnvironmentBatch:
     def counts(self, i: int) -> dict[str, int]:
         """Return the outcome counts of environment ``i`` so far.
 
-        The late ones include the abandoned; the failed ones include those whose answer was cut (``length_capped``).
+        The late ones include the abandoned; the failed ones include those with a cut answer (``length_capped``).
 
-        Where clients act, what they did is added, see :meth:`burstenv.cluster.Cluster.client_counts`.
+        If clients act, their counts are added, see :meth:`burstenv.cluster.Cluster.client_counts`.
         """
         e = self.cluster.state.environments[i]
         settled = int(e["attained"] + e["late"] + e["rejected"] + e["failed"])
@@ -351,7 +351,7 @@ class EnvironmentBatch:
         }
 
     def episode_metrics(self, i: int) -> dict[str, Any]:
-        """Return what a finished episode amounts to: counts, attainment, preemptions, mean KV use."""
+        """Return the metrics of a finished episode: counts, attainment, preemptions, mean KV use."""
         e = self.cluster.state.environments[i]
         counts = self.counts(i)
         return {
@@ -365,16 +365,16 @@ class EnvironmentBatch:
         }
 
     def metrics_age_s(self, i: int) -> float | None:
-        """Return how old the metrics are that are seen in environment ``i`` [s]; None where they are fresh."""
+        """Return the age of the metrics shown in environment ``i`` [s]; None if they are always fresh."""
         e = self.cluster.state.environments[i]
         return float(e["now_s"] - e["shown_s"]) if e["veiled"] else None
 
     def without_request(self, i: int) -> str:
-        """Say what there is to decide in environment ``i`` while nobody stands at the front door."""
+        """Describe the decision in environment ``i`` without a request at the gateway."""
         return "a tick"
 
     def describe(self, i: int) -> str:
-        """Return a few lines of text that show environment ``i``: replicas, KV bars, who is at the door."""
+        """Return environment ``i`` as a few lines of text: replicas, KV bars, the request at the gateway."""
         state = self.cluster.state
         e = state.environments[i]
         counts = self.counts(i)
@@ -388,11 +388,11 @@ class EnvironmentBatch:
                 f"~{float(r['predicted_tokens']):.0f} output tokens"
             )
         elif e["done"]:
-            door = "nobody: the episode is done"
-        lines = [f"t = {float(e['now_s']):8.2f} s   at the door: {door}"]
+            door = "none, the episode is done"
+        lines = [f"t = {float(e['now_s']):8.2f} s   at the gateway: {door}"]
         age_s = self.metrics_age_s(i)
         if age_s is not None:
-            lines.append(f"  replicas as they were {age_s:.2f} s ago, which is what policies see")
+            lines.append(f"  policies see the replicas as they were {age_s:.2f} s ago")
         for spec, replica in zip(self.scenario.specs, state.replicas[i], strict=True):
             used = 1.0 - float(replica["seen_free_blocks"]) / spec.num_blocks
             bar = "#" * round(20 * used)

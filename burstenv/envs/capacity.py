@@ -31,7 +31,7 @@ class AttainedAt:
         scenario: The scenario.
         split: The split whose episodes are used.
         policy: The policy.
-        episodes: E, how many episodes: those of seeds 0 to E - 1, the same at every rate.
+        episodes: E, number of episodes: those of seeds 0 to E - 1, the same at every rate.
     """
 
     def __init__(self, scenario: Scenario, split: str, policy: Policy, episodes: int):
@@ -80,7 +80,7 @@ class AttainedAt:
 
 
 def _too_slow(scenario: Scenario, class_code: NDArray[Any]) -> str:
-    """Return which class asks for more than the fastest replica does when it serves one request alone; or nothing."""
+    """Return the class with an objective that the fastest replica misses on a lone request; or an empty string."""
     shortest_s, fastest = min(
         (spec.latency.iteration_s(0, 0, 1, 1, 1), f"{spec.model} on {spec.hardware}") for spec in scenario.specs
     )
@@ -107,13 +107,13 @@ def crossing_per_s(
     """Bracket the rate at which an attainment falls to a share, by doubling and then bisection [requests/s].
 
     Args:
-        attainment: Of a rate.
+        attainment: Function from a rate to its attainment.
         start_per_s: First rate tried.
-        share: What the attainment has to be above.
+        share: Attainment to exceed.
         steps: Halvings of the bracket.
 
     Returns:
-        The highest rate found to attain more than the share, 0 where none did, and the lowest found not to.
+        The highest rate found above the share, 0 without one, and the lowest rate found not above it.
     """
     low, high = 0.0, start_per_s
     while attainment(high) > share:
@@ -141,7 +141,7 @@ def measure_capacity_per_s(
         scenario: The scenario.
         split: The split whose episodes are used.
         policy: A policy's name; the default is join-shortest-queue with the scenario's first mode.
-        episodes: How many episodes to measure on.
+        episodes: Number of episodes to measure on.
 
     Raises:
         BurstenvError: If no rate reaches 90 % attainment; the message has the reason.

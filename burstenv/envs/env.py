@@ -189,14 +189,14 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         self._picture: Any = None
 
     def _bind(self) -> None:
-        """Keep what every step reads; looking it up takes a tenth of a step."""
+        """Cache the values that every step reads; looking them up takes a tenth of a step."""
         batch = self.batch
         environments = batch.cluster.state.environments
         self._done, self._now_s, self._elapsed_s = environments["done"], environments["now_s"], batch.elapsed_s  # (1,)
         self._mask, self._components = batch.masks[0], batch.components[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; the options stand in :mod:`burstenv.envs.reset_options`."""
+        """Start an episode; :mod:`burstenv.envs.reset_options` lists the options."""
         super().reset(seed=seed)
         reset_with(self.batch, 0, self.np_random, options)
         self._started = True
@@ -207,7 +207,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         return self._observation(), {**self._info(), "episode_description": dict(self.batch.episodes[0])}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Decide about the request at the front door and go on to the next decision epoch."""
+        """Decide about the request at the gateway and advance to the next decision epoch."""
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
         batch = self.batch
@@ -262,12 +262,12 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         return None
 
     def close(self) -> None:
-        """Close the window, if there is one; closing twice does nothing more."""
+        """Close the window, if any; a second call does nothing."""
         if self._window is not None:
             self._window.close()
             self._window = None
 
-    # -- pickling and copying: the exact state goes along -------------------------------------------
+    # -- pickling and copying: with the exact state -------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         """Return arguments and state; scenarios given as objects go along, named ones are loaded again."""
@@ -285,7 +285,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         self._restore(saved, self.batch_kind(1, **saved["arguments"]))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BurstGPTEnv:
-        """Return an independent environment in the same state; the scenario, which never changes, is shared."""
+        """Return an independent environment in the same state; both share the scenario, which never changes."""
         again: BurstGPTEnv = type(self).__new__(type(self))
         memo[id(self)] = again
         saved = self.__getstate__()

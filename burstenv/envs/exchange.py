@@ -1,4 +1,4 @@
-"""What one environment exchanges with its agent at a step, as compiled code takes it."""
+"""The data that one environment exchanges with its agent at a step, in the form of compiled code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from burstenv._jit.decorators import merged
 from burstenv.policies.records import POLICY
 
-# Who decides what, and what is observed. With the fields of the POLICY that decides what the agent does not.
+# The agent's components and the observation, with the fields of the POLICY that decides the other components.
 SETTINGS = np.dtype(
     [
         ("capacity_per_s", "f8"),  # scale of the traffic features
@@ -31,7 +31,7 @@ def settings_of(policy: np.ndarray, *parts: dict[str, float]) -> np.ndarray:
 
     Args:
         policy: (1,) POLICY.
-        parts: The other fields by name, such as ``ActionLayout.flags`` and ``ObservationLayout.flags`` return them.
+        parts: The other fields by name, as returned by ``ActionLayout.flags`` and ``ObservationLayout.flags``.
     """
     settings = np.zeros(1, SETTINGS)
     for name in POLICY.fields or ():
@@ -65,7 +65,7 @@ class Exchange(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """The arrays of a batch, in the order in which entries take them; the fields are those of Exchange."""
+    """The arrays of a batch, in the order of the entries' arguments; the fields are those of Exchange."""
 
     settings: Any
     links: Any
@@ -78,7 +78,7 @@ class Outputs(NamedTuple):
 
 @merged
 def exchange_of(outputs, i):
-    """Return what environment ``i`` of a batch exchanges."""
+    """Return the exchange of environment ``i`` of a batch."""
     return Exchange(
         outputs.settings[0],
         outputs.links[i],

@@ -1,8 +1,8 @@
-"""Actions as callers give them: read and checked alike for one environment and for a batch, whatever their form.
+"""Callers' actions: one conversion and check of all forms, for one environment and for a batch.
 
-An index outside the space is clipped, however far it lies outside, and so is a number beyond the bounds of a box: an
-illegal action never raises. What is no action at all is an error in one sentence: another shape, a fraction or an
-infinity where a whole number is needed, NaN.
+An index outside the space is clipped, and so is a number beyond the bounds of a box: an illegal action never raises.
+A value that is no action is an error in one sentence: another shape, a fraction or an infinity in place of a whole
+number, NaN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_actions(given: Any, shape: tuple[int, ...], continuous: bool, of: str =
         given: Numbers, a list, an array or a tensor.
         shape: (C,) of one environment, (N, C) of a batch; a last dimension of 1 may be left out.
         continuous: Whether they are real numbers, else indices.
-        of: What an error names.
+        of: Name of the actions in an error.
 
     Returns:
         float64 or int64, of that shape; indices are not clipped to the space, but to 64 bits.
@@ -59,7 +59,7 @@ def whole_numbers(given: Any, of: str = "the action") -> np.ndarray:
     """Return indices of any shape as int64, those beyond 64 bits as the nearest.
 
     Raises:
-        BurstenvError: On NaN, fractions, and what is no number.
+        BurstenvError: On NaN, fractions, and values that are no numbers.
     """
     array = np.asarray(given)
     kind = array.dtype.kind
@@ -100,7 +100,7 @@ def _refuse_nan(array: np.ndarray, of: str) -> None:
     if missing.any():
         where = ", ".join(str(int(axis)) for axis in np.argwhere(missing)[0])
         at = f" at [{where}]" if where else ""
-        raise BurstenvError(f"{of} is NaN{at}; a policy that yields NaN has diverged, and no action stands for it")
+        raise BurstenvError(f"{of} is NaN{at}; the policy has diverged; give a number")
 
 
 def _shown(given: Any) -> str:

@@ -1,7 +1,7 @@
-"""One environment among a batch: what the scalar environment offers beside ``reset`` and ``step``.
+"""One environment of a batch: the scalar environment's methods other than ``reset`` and ``step``.
 
 The scalar environment is a batch of one and its own member; ``call``, ``get_attr`` and ``set_attr`` of the native
-batch speak to its members.
+batch act on its members.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Member:
 
     Attributes:
         batch: The batch.
-        place: Which of its environments.
+        place: Index of the environment in it.
     """
 
     batch: EnvironmentBatch
@@ -61,11 +61,11 @@ class Member:
         self.batch.set_default(self.place, "split", split)
 
     def action_masks(self) -> np.ndarray:
-        """Return which choices are legal, bool, components side by side (as MaskablePPO takes it)."""
+        """Return the legal choices, bool, components side by side (the form of MaskablePPO)."""
         return self.batch.masks[self.place].astype(bool)
 
     def policy_action(self, policy: str | Composite | PythonPolicy) -> Any:
-        """Return what a policy, such as ``always/lmetric/vllm`` or ``mine.py:mine``, would do here, as an action.
+        """Return the present decision of a policy, such as ``always/lmetric/vllm`` or ``mine.py:mine``, as an action.
 
         Raises:
             BurstenvError: When the agent does not decide all components.
@@ -84,7 +84,7 @@ class BatchMember(Member):
 
     Args:
         vector: The vector environment.
-        place: Which of its environments.
+        place: Index of the environment in it.
     """
 
     def __init__(self, vector: Any, place: int):
@@ -104,7 +104,7 @@ class BatchMember(Member):
 
     @property
     def np_random(self) -> np.random.Generator:
-        """The stream that episodes are drawn from."""
+        """The random stream of the episodes."""
         return self._vector.streams[self.place]
 
     @np_random.setter
@@ -112,11 +112,11 @@ class BatchMember(Member):
         if not isinstance(stream, np.random.Generator):
             raise BurstenvError(f"np_random must be a numpy Generator, got {stream!r:.80}")
         self._vector.streams[self.place] = stream
-        self._vector.stream_seeds[self.place] = -1  # unknown, as Gymnasium has it
+        self._vector.stream_seeds[self.place] = -1  # unknown, as in Gymnasium
 
     @property
     def np_random_seed(self) -> int:
-        """The seed of that stream; -1 where it is unknown."""
+        """The seed of that stream; -1 if unknown."""
         return self._vector.stream_seeds[self.place]
 
     def clone_state(self) -> Any:

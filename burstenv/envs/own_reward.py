@@ -1,8 +1,8 @@
-"""Which reward a batch pays: a name, weights of components, or a function of one's own.
+"""The reward of a batch: a name, weights of components, or a user's function.
 
-Weights are taken of the components that compiled code accounts for, in the order of ``reward.COMPONENTS``, one product
-after the other, so that one environment and a batch pay the same number to the last bit. A function is called in
-Python once for each step of each environment, with a :class:`StepRecord`.
+Weights apply to the components of the compiled code, in the order of ``reward.COMPONENTS``, one product after the
+other: one environment and a batch pay the same number, bit for bit. A function is called in Python once for each step
+of each environment, with a :class:`StepRecord`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ RewardChoice = str | Mapping[str, float] | Callable[["StepRecord"], float]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of one environment, as a reward function is given it.
+    """One step of one environment, the argument of a reward function.
 
     Attributes:
-        components: What each component of ``burstenv/envs/reward.py`` pays for the step, by name.
-        elapsed_s: Time that the step took in the cluster [s].
+        components: The step's pay by each component of ``burstenv/envs/reward.py``, by name.
+        elapsed_s: The step's time in the cluster [s].
         now_s: Time of the episode after the step [s].
         done: Whether every request of the episode is settled.
-        action: (C,) the action, as it was given.
+        action: (C,) the given action.
         observation: (O,) float32, flat, after the step.
         counts: Requests offered, attained, late, rejected, failed and pending so far.
     """
@@ -54,7 +54,7 @@ class PaidReward:
             :class:`StepRecord` that returns a number.
 
     Raises:
-        BurstenvError: On an unknown name, a weight that is no number, and on anything else.
+        BurstenvError: On an unknown name, a weight that is no number, and any other value.
 
     Attributes:
         name: The name, also of weights and functions.
@@ -85,12 +85,12 @@ class PaidReward:
 
     @property
     def component(self) -> int | None:
-        """The place of the one component that is paid as it is; None where more goes into a reward."""
+        """The index of the component that is the whole reward; None for a combination."""
         named = isinstance(self._places, int) and not self._weights and self.function is None
         return self._places if named else None  # type: ignore[return-value]
 
     def of(self, components: np.ndarray) -> np.ndarray:
-        """Return what is paid for components, (N, 8): (N,) float64, or (N, 4) with the vector reward."""
+        """Return the rewards of components, (N, 8): (N,) float64, or (N, 4) with the vector reward."""
         if not self._weights:
             return components[:, self._places]
         paid = np.zeros(len(components))
@@ -99,10 +99,10 @@ class PaidReward:
         return paid
 
     def by_function(self, batch: EnvironmentBatch, moved: np.ndarray, out: np.ndarray) -> None:
-        """Write what the function pays in the environments that moved, (N,) bool, into (N,); the others get 0.
+        """Write the function's rewards of the environments that moved, (N,) bool, into (N,); the others get 0.
 
         Raises:
-            BurstenvError: When it returns no finite number.
+            BurstenvError: If it returns no finite number.
         """
         assert self.function is not None
         environments = batch.cluster.state.environments
@@ -124,7 +124,7 @@ class PaidReward:
 
 
 def _weights(chosen: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
-    """Return (place, weight) of the components that are paid, in the order of the components."""
+    """Return (index, weight) of the paid components, in the order of the components."""
     if not chosen:
         raise BurstenvError(f"reward has no weights; give one for any of {', '.join(COMPONENTS)}")
     for name, weight in chosen.items():

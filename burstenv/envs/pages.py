@@ -1,10 +1,10 @@
-"""A page per registered id, made of the docstring of its class.
+"""A page per registered id, made from the docstring of its class.
 
-``python -m burstenv.envs.pages [--check] [--picture] [folder]`` writes them, or says which are old; with
-``--picture`` it draws the picture on them too (the extra ``burstenv[render]``).
+``python -m burstenv.envs.pages [--check] [--picture] [folder]`` writes the pages, or lists the outdated ones; with
+``--picture`` it also draws their picture (the extra ``burstenv[render]``).
 
-A class that changes only a part of another one says only that part: sections that its docstring lacks are those of the
-class it derives from. The defaults in the table of arguments are those of the id.
+A class that changes a part of another documents only that part: missing sections come from its base class. The
+defaults in the table of arguments are those of the id.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predicting output lengths: what is known of a request's output before it is served, with a stated error.
+"""Prediction of output lengths, before a request is served, with a stated error.
 
 ==============  ================================================================================================
 kind            prediction
@@ -10,10 +10,10 @@ kind            prediction
                 probability ``accuracy`` the right bucket, else one beside it. The defaults are the three buckets and
                 the accuracy of the Intelligent Router (Jain et al., arXiv 2408.13510: 79 % with a hint of the task,
                 5.5 % without).
-``class-mean``  the mean length of the request's class in the training split: what a router knows that predicts nothing
+``class-mean``  the mean length of the request's class in the training split: known to a router without a predictor
 ==============  ================================================================================================
 
-Points are what predictors such as SSJF's give (arXiv 2404.08509); lengths of one prompt vary, so no predictor is exact.
+Predictors such as SSJF's give one number (arXiv 2404.08509); lengths of one prompt vary, hence no predictor is exact.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from pydantic import Field, field_validator
 from burstenv.config import Config
 from burstenv.workload import CLASSES
 
-_STREAM = 0x6C656E67  # keeps length predictions apart from the episode's own draws
+_STREAM = 0x6C656E67  # separates length predictions from the episode's own draws
 
 
 class PredictorConfig(Config):
-    """How output lengths are predicted.
+    """Configuration of output length predictions.
 
     Attributes:
         kind: One of the table above.
         sigma: Of ``lognormal``, the standard deviation of the error's logarithm.
-        edges_tokens: Of ``bucket``, where one bucket ends and the next begins: a bucket holds lower <= tokens < upper.
+        edges_tokens: Of ``bucket``, the limits between buckets: a bucket holds lower <= tokens < upper.
         accuracy: Of ``bucket``, the share of requests put into the right one.
     """
 
@@ -127,5 +127,5 @@ class LengthPredictor:
         last = len(self.bucket_mean) - 1
         right = np.searchsorted(self.config.edges_tokens, output, side="right")
         step = np.where(random.random(len(output)) < 0.5, -1, 1)
-        step = np.where(right == 0, 1, np.where(right == last, -1, step))  # the only one beside it
+        step = np.where(right == 0, 1, np.where(right == last, -1, step))  # the only neighbour
         return np.where(random.random(len(output)) < self.config.accuracy, right, right + step)

@@ -1,4 +1,4 @@
-"""Bringing what the next steps of a batch touch into the processor's cache, while the present one is computed.
+"""Prefetch of the next steps' data into the processor's cache while the present step is computed.
 
 A step touches some sixty cache lines, and hundreds of environments do not fit into a cache: without this, a step takes
 a tenth longer in a batch of 256 and a quarter longer in one of 1,024. Nothing here changes a result.
@@ -18,12 +18,12 @@ from burstenv._jit.interpreted import INTERPRETED
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.records import CACHE_LINE, ENTRY, ENTRY_ID, REPLICA_HOT
 
-_ENVIRONMENTS_AHEAD, _HEAPS_AHEAD, _REQUESTS_AHEAD = 3, 2, 1  # each needs to read what came near before it
+_ENVIRONMENTS_AHEAD, _HEAPS_AHEAD, _REQUESTS_AHEAD = 3, 2, 1  # each reads data that the one before it loaded
 _CROWD = 64  # fewer environments are near anyway
 
 
 def _fetch_line(context: Any, array: Any, index: Any, offset: Any) -> Any:
-    """Start to load the cache line ``offset`` bytes behind the beginning of an array's item; never faults."""
+    """Start to load the cache line ``offset`` bytes after the start of an array's item; never faults."""
 
     def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         given = target.make_array(signature.args[0])(target, builder, arguments[0])
@@ -41,7 +41,7 @@ def _fetch_line(context: Any, array: Any, index: Any, offset: Any) -> Any:
 
 
 def _fetch_nothing(array: Any, index: Any, offset: Any) -> None:
-    """Stand in for the instruction where Python runs the kernels."""
+    """Replace the instruction if Python runs the kernels."""
 
 
 _fetch = _fetch_nothing if INTERPRETED else intrinsic(_fetch_line)
@@ -94,7 +94,7 @@ def _fetch_first_requests(arrays, i):
 
 @kernel
 def bring_near(arrays, i):
-    """Start to load what the environments behind number ``i`` of a batch need next."""
+    """Start to load the next data of the environments after number ``i`` of a batch."""
     count = len(arrays.environments)
     if count < _CROWD:
         return

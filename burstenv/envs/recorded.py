@@ -1,8 +1,8 @@
-"""A trace played as it was recorded: what of it a scenario plays, at which rate, as an episode.
+"""A recorded trace as an episode: the selection of its requests, and their rate.
 
-Environments (reset options ``window`` and ``trace``) and replays (``burstenv simulate``) both go through here, so that
-they play the same requests. Requests longer than the scenario allows are set aside first and counted; only then is
-what is left brought to a rate.
+Environments (reset options ``window`` and ``trace``) and replays (``burstenv simulate``) both use this module and play
+the same requests. Requests longer than the scenario allows are first excluded and counted; then the others are brought
+to a rate.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def recorded_episode(
 
     Args:
         trace: The trace.
-        scenario: Says how long a request may be.
-        seed: Of scaling, and of where a stretch begins.
-        oversize: ``drop`` and count longer requests, or ``error``, as ``episode.oversize`` says where this is None;
-            ``reject`` plays them, for the replicas to reject.
+        scenario: Its ``max_total_tokens`` limits the requests.
+        seed: Of scaling, and of the start of a window.
+        oversize: ``drop`` and count longer requests, or ``error``; ``reject`` plays them, for the replicas to reject.
+            None: ``episode.oversize``.
         rate_per_s: Mean rate to bring the requests to; None: their own.
-        scaling: How, see :func:`burstenv.workload.scale_to_rate`.
-        duration_s: Play a stretch of this length, in seconds of the episode; None: all.
+        scaling: Method of scaling, see :func:`burstenv.workload.scale_to_rate`.
+        duration_s: Play a window of this length, in seconds of the episode; None: all.
         speed: Times since the first arrival are divided by this.
 
     Returns:
@@ -64,7 +64,7 @@ def recorded_episode(
         played = stretch(played, duration_s * speed, seed)
         if len(played) == 0:
             raise BurstenvError(
-                f"{source}: no request arrives in the stretch of {duration_s:g} s; take a longer one or another seed"
+                f"{source}: no request arrives in the window of {duration_s:g} s; take a longer one or another seed"
             )
     session, previous = link_turns(played.session)
     return EpisodeRequests(
@@ -93,7 +93,7 @@ def recorded_episode(
 
 
 def within_limit(trace: Trace, scenario: Scenario, oversize: Oversize | None = None) -> tuple[Trace, int]:
-    """Return the requests of a trace that a scenario plays, and how long they may be [tokens]; see above."""
+    """Return the requests of a trace that a scenario plays, and their greatest length [tokens]; see above."""
     rule, limit = oversize or scenario.config.episode.oversize, scenario.longest_tokens
     total = trace.prompt_tokens.astype(np.int64) + trace.output_tokens
     fits = total <= limit
@@ -111,7 +111,7 @@ def within_limit(trace: Trace, scenario: Scenario, oversize: Oversize | None = N
 
 
 def same_requests(trace: Trace, other: Trace) -> bool:
-    """Return whether two traces hold the same requests, whatever they are called."""
+    """Return whether two traces hold the same requests; names do not count."""
     from burstenv.workload.trace import COLUMNS
 
     return trace is other or (

@@ -1,6 +1,6 @@
-"""Registering the environments with Gymnasium, without importing what they need.
+"""Registration of the environments with Gymnasium, without importing their dependencies.
 
-An id is a frozen task: a class and arguments. Arguments given to ``gym.make`` go over those of the id.
+An id is a frozen task: a class and arguments. Arguments of ``gym.make`` override those of the id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Preset:
         id: The id.
         entry_point: Scalar class, as ``module:name``; its docstring is the id's page in ``docs/environments``.
         vector_entry_point: Native vector class, or None.
-        kwargs: Arguments that make the id what it is, of both classes; JSON-able.
+        kwargs: The id's arguments, of both classes; JSON-able.
     """
 
     id: str
@@ -32,8 +32,8 @@ class Preset:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-# What the agent does not decide is decided by the best rules that are not tuned to one load; attainment of the
-# rest of the grid stands in the docstrings of ``tasks.py``.
+# The best rules that are not tuned to one load decide the other components; for the attainment of the rest of the
+# grid see the docstrings of ``component_envs.py``.
 PRESETS: tuple[Preset, ...] = (
     Preset(ENV_ID, "burstenv.envs.env:BurstGPTEnv"),
     Preset(

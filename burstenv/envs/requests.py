@@ -1,4 +1,4 @@
-"""Requests as the engine takes them, written in one pass: what was drawn, the prediction, objectives and weight."""
+"""Requests in the engine's format, written in one pass: the drawn fields, the prediction, objectives and weight."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def objectives_table(config: ScenarioConfig) -> NDArray[np.float64]:
 def write_requests(
     requests: np.ndarray, drawn: EpisodeRequests, predicted_tokens: NDArray[np.float64], table: NDArray[np.float64]
 ) -> None:
-    """Write drawn requests over whatever ``requests``, (n,) REQUEST, held.
+    """Overwrite ``requests``, (n,) REQUEST, with drawn requests.
 
     Args:
         requests: Written.

@@ -1,4 +1,4 @@
-"""``reset(options=...)``: which episode to play, instead of one drawn from the environment's own stream.
+"""``reset(options=...)``: the choice of an episode, instead of one drawn from the environment's own stream.
 
 ==============  ================================================================================================
 option          meaning
@@ -44,8 +44,8 @@ def reset_with(
 
     Args:
         batch: The environments.
-        i: Which.
-        rng: Draws what the options leave open.
+        i: Index of the environment.
+        rng: Draws the values that the options leave open.
         options: See the table above.
 
     Raises:
@@ -65,7 +65,7 @@ def reset_with(
 
 
 def checked(batch: EnvironmentBatch, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the options, checked; ``episode``, the batch's own name of ``seed``, is taken too."""
+    """Return the checked options; ``episode``, the batch's name of ``seed``, is also valid."""
     if options is not None and not isinstance(options, Mapping):
         raise BurstenvError(f"reset options must be a mapping of {', '.join(RESET_OPTIONS)}, got {options!r:.80}")
     chosen = dict(options or {})
@@ -106,7 +106,7 @@ def _wrong(name: str, value: Any) -> str:
 
 
 def seed_on_day(batch: EnvironmentBatch, split: str, day: int, start: int) -> int:
-    """Return the first seed from ``start`` on whose episode lies on a day of a split.
+    """Return the first seed, from ``start``, with an episode on a day of a split.
 
     Raises:
         BurstenvError: When the split has no such day.

@@ -74,7 +74,7 @@ def reward_space() -> gym.spaces.Box:
 
 @kernel
 def _busy_gpu_s(world):
-    """Return the GPU-seconds of all iterations begun so far."""
+    """Return the GPU-seconds of all iterations so far, the present one included."""
     busy_s = 0.0
     for r in range(len(world.replicas)):
         engine = engine_of(world, r)

@@ -68,7 +68,7 @@ class SloConfig(Config):
 
 
 class ScenarioConfig(Config):
-    """Everything that fixes a task, apart from who decides."""
+    """The full definition of a task, apart from the deciding policy."""
 
     name: str
     version: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -76,7 +76,7 @@ class ScenarioConfig(Config):
     cluster: str | ClusterConfig
     workload: str | WorkloadConfig
     episode: EpisodeConfig = EpisodeConfig()
-    load: Load = 1.5  # share of capacity at which policies are judged
+    load: Load = 1.5  # share of capacity at which policies are evaluated
     train_loads: Annotated[list[Load], Field(min_length=1, max_length=1_000)] = [1.0, 1.5, 2.0]
     capacity_per_s: dict[str, Annotated[float, Field(ge=1e-3, le=1e6)]] | None = (
         None  # by split; None: measured on first use
@@ -90,11 +90,11 @@ class ScenarioConfig(Config):
     max_defers: Annotated[int, Field(ge=0, le=100)] = 0
     batching_period_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
     clients: ClientsConfig = ClientsConfig()
-    headroom: str = ""  # measured room for judgement, as a sentence with its command
+    headroom: str = ""  # measured room above the baseline, as a sentence with its command
 
     @property
     def acting_clients(self) -> ClientsConfig | None:
-        """What clients do, or None where they only send and wait, and nothing fails before the front door."""
+        """The clients' behaviour; None if they only send and wait, and nothing fails before the gateway."""
         acting = self.clients.active or self.episode.upstream_failures == "recorded"
         return self.clients if acting else None
 
@@ -122,9 +122,9 @@ class Scenario:
 
     Args:
         config: The scenario.
-        trace: A trace to use in place of the scenario's workload; its capacity is measured anew.
-        measure: Read and cut the trace at once, and measure the capacity where it is not known; otherwise when it is
-            first asked for, which a replay of another trace never does.
+        trace: A trace to use in place of the scenario's workload; its capacity is measured again.
+        measure: Read and split the trace at once, and measure an unknown capacity; otherwise at first use (never in a
+            replay of another trace).
 
     Attributes:
         config: The scenario, with ``capacity_per_s`` filled in.
@@ -214,7 +214,7 @@ class Scenario:
 
     @cached_property
     def length_model(self) -> LengthModel:
-        """What may be believed about output lengths given their predictions: see cluster/output_lengths.py."""
+        """The distribution of output lengths given their predictions: see cluster/output_lengths.py."""
         output, code = self._training
         predictor, config = self.predictor, self.config.predictor
         return LengthModel.of(
@@ -232,7 +232,7 @@ class Scenario:
 
     @property
     def observation_layout(self) -> ObservationLayout:
-        """Which numbers an observation of this scenario holds, and where."""
+        """The numbers of an observation of this scenario, and their positions."""
         return ObservationLayout(len(self.specs), self.mode_names, self.config.observation)
 
     def capacity_per_s(self, split: str) -> float:
@@ -244,13 +244,13 @@ class Scenario:
         return known[split]
 
     def capacity_on(self, trace: Trace, split: str) -> float:
-        """Return the capacity on a trace that is played here: what load 1 means for it [requests/s].
+        """Return the capacity on a trace, its rate at load 1 [requests/s].
 
-        That of the scenario where the trace is its own; otherwise it is measured on the trace's split, as by
-        ``evaluate --trace``, and kept.
+        For the scenario's own trace it is that of the scenario; otherwise it is measured on the trace's split, as by
+        ``evaluate --trace``, and cached.
 
         Raises:
-            BurstenvError: When the trace cannot be split or measured on; says how to do without.
+            BurstenvError: If the trace cannot be split or measured on; names the alternative.
         """
         if same_requests(trace, self.trace):
             return self.capacity_per_s(split)
@@ -265,19 +265,19 @@ class Scenario:
                 ) from None
             if len(self._capacity_on) >= 8:
                 self._capacity_on.clear()
-            self._capacity_on[key] = trace, rate_per_s  # the trace is kept, so that its identity stays its own
+            self._capacity_on[key] = trace, rate_per_s  # keeping the trace keeps its id() unique
         return self._capacity_on[key][1]
 
     @property
     def longest_tokens(self) -> int:
-        """Longest request that is played, prompt plus output tokens."""
+        """Greatest length of a played request, prompt plus output tokens."""
         longest = self.config.episode.max_total_tokens
         assert longest is not None  # filled in from the replicas
         return longest
 
     @property
     def sight(self) -> Sight:
-        """How agents see a cluster of this scenario."""
+        """The agents' observation of a cluster of this scenario."""
         known = self.config.capacity_per_s or {}
         return Sight(self.config.observation, float(known.get("train", np.nan)), self.config.name)
 
@@ -296,7 +296,7 @@ class Scenario:
     ) -> Cluster:
         """Return ``num_envs`` clusters of this scenario, with its batching modes or with others.
 
-        They take requests of up to ``max_request_tokens``, by default the longest that the scenario plays.
+        They accept requests of up to ``max_request_tokens``, by default the longest that the scenario plays.
         """
         config = self.config
         cluster = Cluster(
@@ -335,7 +335,7 @@ class Scenario:
         return self.requests_from(drawn, seed, privileged), drawn
 
     def clients_of(self, requests: np.ndarray, drawn: EpisodeRequests, seed: int) -> Clients | None:
-        """Return what the clients of an episode will do, to be loaded with it; None where they only send and wait.
+        """Return the clients' behaviour in an episode, to be loaded with it; None if they only send and wait.
 
         Args:
             requests: (n,) REQUEST, as :meth:`episode` returns them.
@@ -368,11 +368,11 @@ def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = 
 
     Args:
         name: ``"default"``, ``"my_scenario.yaml"``, or the values.
-        trace: What to use in place of the scenario's workload: a trace file, an official file's name, a workload's
-            name or its YAML file; see :func:`burstenv.workload.workload_config.workload_named`.
+        trace: Replacement of the scenario's workload: a trace file, an official file's name, a workload's name or its
+            YAML file; see :func:`burstenv.workload.workload_config.workload_named`.
 
     Raises:
-        BurstenvError: On anything unknown or malformed, in one sentence.
+        BurstenvError: On an unknown or malformed value, in one sentence.
     """
     workload = None if trace is None else workload_named(trace)
     if isinstance(name, dict):
@@ -382,7 +382,7 @@ def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = 
 
 
 def _changed_ns(path: str | Path | None) -> int | None:
-    """Return when a file was changed last, so that it is read again; None where there is none."""
+    """Return the time of a file's last change, the key of its cache; None without a file."""
     try:
         return None if path is None else locate(path).stat().st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""Environments in the middle of their episodes, as something that can be kept, pickled and gone back to."""
+"""Snapshots of environments in the middle of their episodes; they can be stored, pickled and restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUFFERS = ("actions", "observations", "masks", "components", "totals", "elapsed
 
 
 def scenario_key(scenario: Scenario) -> str:
-    """Return what scenarios have in common whose environments may exchange snapshots: cluster, modes, objectives."""
+    """Return the part that scenarios must share for their environments to exchange snapshots."""
     config = scenario.config.model_dump_json(exclude={"capacity_per_s", "description", "headroom"})
     return hashlib.sha256(config.encode()).hexdigest()[:16]
 
@@ -34,9 +34,9 @@ class Snapshot:
         scenario: Name of the scenario.
         key: See :func:`scenario_key`.
         rows: The cluster of each environment.
-        buffers: What each environment published last, by name.
-        links: The conversations of each environment's episode, where they are looked at.
-        episodes: What each environment plays.
+        buffers: Each environment's last published arrays, by name.
+        links: The conversations of each environment's episode, with session features.
+        episodes: Each environment's episode.
     """
 
     scenario: str
@@ -96,7 +96,7 @@ class Snapshot:
             getattr(batch, name)[list(places)] = values
 
     def _check_shapes(self, batch: EnvironmentBatch) -> None:
-        """Refuse arrays that compiled code would read beyond; a snapshot may come out of a file."""
+        """Raise on arrays that are too short for compiled code; a snapshot may come from a file."""
         count = len(self)
         sound = all(
             values.shape[:1] == (count,) and values.dtype == getattr(batch, name).dtype

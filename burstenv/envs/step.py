@@ -1,7 +1,7 @@
 """One step of a batch of environments, and whole episodes under a composite, compiled.
 
-The scalar environment, the vector environment and the evaluation of heuristics all run through the
-functions here; there is no second implementation of anything.
+The scalar environment, the vector environment and the evaluation of heuristics all call these functions; there is no
+second implementation.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def publish(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
     settings, links, actions, observations, masks, rewards, totals, elapsed_s, i, opens,
 ):  # fmt: skip
-    """Write the observation and mask of an environment as it stands, and what it has earned since the last time.
+    """Write an environment's present observation and mask, and its rewards since the last call.
 
-    ``opens`` advances a freshly reset environment to its first decision epoch before.
+    ``opens`` first advances a freshly reset environment to its first decision epoch.
     """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)

@@ -1,4 +1,4 @@
-"""From a trace's sessions and shared prefixes to the token streams that the engine's prefix cache knows."""
+"""From a trace's sessions and shared prefixes to the token streams of the engine's prefix cache."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from burstenv.workload import EpisodeRequests, Trace
 
 
 def write_streams(requests: np.ndarray, trace: Trace | EpisodeRequests) -> None:
-    """Say which tokens requests begin with, (n,) REQUEST, in place; needed where a trace has shared prefixes.
+    """Set the token streams of requests, (n,) REQUEST, in place; for traces with shared prefixes.
 
-    The first ``prefix_tokens`` tokens of a request are read off the stream of its shared prefix, the others
-    off the stream of its session behind that prefix, or off one of its own. A trace without shared prefixes
-    is left to :func:`burstenv.cluster.cluster.number_streams`.
+    The first ``prefix_tokens`` tokens of a request come from the stream of its shared prefix, the others from the
+    stream of its session after that prefix, or from one of its own. Traces without shared prefixes use
+    :func:`burstenv.cluster.cluster.number_streams`.
 
     Args:
         requests: Its requests, in its order.

@@ -34,7 +34,7 @@ SHARED_ARGUMENTS = (
 
 @dataclass
 class VectorSnapshot:
-    """Some environments of a batch, with what the vector environment knows of their episodes.
+    """Some environments of a batch, with the vector environment's state of their episodes.
 
     Attributes:
         environments: Their state.
@@ -58,9 +58,9 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         num_envs: N.
         max_episode_steps: Truncate episodes after this many steps; None: never.
         autoreset_mode: ``"next_step"`` (Gymnasium's default: the step after an episode's end resets and
-            its action is ignored), ``"same_step"`` (the ending step already returns the new episode's
-            observation, the old one's in ``info["final_obs"]``), or ``"disabled"`` (environments whose episodes
-            are over must be reset by ``reset(options={"reset_mask": over})`` before the next step).
+        ignores its action), ``"same_step"`` (the ending step already returns the new episode's
+        observation, the old one's in ``info["final_obs"]``), or ``"disabled"`` (after an episode's end, call
+        ``reset(options={"reset_mask": over})`` before the next step).
         num_threads: 1, or more to spread the batch over threads.
         render_mode: ``ansi`` or ``rgb_array``; ``render`` returns a tuple with one picture per environment.
         kwargs: The arguments of the scalar environment.
@@ -132,9 +132,9 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         """Start an episode in every environment.
 
         Args:
-            seed: One seed, which environment ``i`` adds ``i`` to, or one for each; None: the streams go on.
-            options: Those of the scalar environment, which hold for later episodes too; and ``reset_mask``, (N,)
-                bool: only these environments are reset.
+            seed: One seed, to which environment ``i`` adds ``i``, or one for each; None: the streams continue.
+            options: Those of the scalar environment, also valid for later episodes; and ``reset_mask``, (N,) bool: only
+                these environments are reset.
 
         Raises:
             BurstenvError: On another number of seeds, and on a mask that is none.
@@ -171,8 +171,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         """Step every environment.
 
         Raises:
-            BurstenvError: On what is no action, such as NaN, see :mod:`burstenv.envs.given_actions`.
-            gymnasium.error.ResetNeeded: Without autoreset, where an environment's episode is over.
+            BurstenvError: On a value that is no action, such as NaN, see :mod:`burstenv.envs.given_actions`.
+            gymnasium.error.ResetNeeded: Without autoreset, if an environment's episode is over.
         """
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
@@ -184,7 +184,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
             )
         batch = self.batch
         batch.actions[...] = read_actions(actions, batch.actions.shape, self._continuous)
-        batch.step()  # an environment whose episode is done stays as it is
+        batch.step()  # an environment with a finished episode does not change
         rewards = batch.rewards.astype(np.float32) if batch.pays_vector else batch.rewards.copy()
         terminated = batch.done
         self._steps += 1
@@ -239,8 +239,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         """Set an attribute of every environment: ``load`` or ``split`` of the episodes to come, or ``np_random``.
 
         Args:
-            name: Which.
-            values: A list or tuple with a value for each, or one value for all.
+            name: The attribute.
+            values: A list or tuple with a value for each environment, or one value for all.
 
         Raises:
             BurstenvError: On a name that cannot be set, with those that can, a wrong value, or another number of them.
@@ -255,12 +255,12 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The streams that episodes are drawn from, one for each environment."""
+        """The random streams of the episodes, one for each environment."""
         return tuple(self.streams)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Their seeds; -1 where one is unknown."""
+        """Their seeds; -1 if unknown."""
         return tuple(self.stream_seeds)
 
     @property
@@ -269,7 +269,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return COMPONENTS
 
     def action_masks(self) -> np.ndarray:
-        """Return which choices are legal, (N, A) bool."""
+        """Return the legal choices, (N, A) bool."""
         return self.batch.masks.astype(bool)
 
     def clone_state(self, env: int | None = None) -> VectorSnapshot:
@@ -279,14 +279,14 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return VectorSnapshot(snapshot, self._steps[list(places)], self._over[list(places)])
 
     def restore_state(self, snapshot: VectorSnapshot | Snapshot, env: int | None = None) -> Any:
-        """Go back to a cloned state, of these environments or others of the same scenario; returns the observations.
+        """Restore a cloned state, of these environments or others of the same scenario; return the observations.
 
         Args:
-            snapshot: Of all environments, or of one; a scalar environment's is taken too.
-            env: Which environment is to be brought to the state of one; None: all are brought to that of all.
+            snapshot: Of all environments, or of one; a scalar environment's is also valid.
+            env: The environment to restore from a snapshot of one; None: all, from a snapshot of all.
 
         Raises:
-            BurstenvError: When it was cloned under another scenario or action space, or the numbers differ.
+            BurstenvError: If its scenario, action space or number of environments differs.
         """
         places = range(self.num_envs) if env is None else [self._place(env)]
         if isinstance(snapshot, Snapshot):
@@ -328,7 +328,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return self.batch.shaped(self.batch.observations)
 
     def _infos(self, present: np.ndarray) -> dict[str, Any]:
-        """Return what is said of the environments in ``present``, (N,) bool; as Gymnasium has it, 0 of the others."""
+        """Return the infos of the environments in ``present``, (N,) bool; as in Gymnasium, 0 for the others."""
         batch = self.batch
         infos: dict[str, Any] = {}
         if batch.masks.shape[1] > 0:
@@ -342,7 +342,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return {**infos, **{f"_{name}": present.copy() for name in infos}}
 
     def _gathered(self, name: str, present: np.ndarray, of: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-        """Return the infos that Gymnasium makes of a dictionary in the infos of some environments, (N,) bool."""
+        """Return Gymnasium's form of a dictionary in the infos of some environments, (N,) bool."""
         infos: dict[str, Any] = {}
         for i in np.flatnonzero(present).tolist():
             infos = self._add_info(infos, {name: of(i)}, i)
@@ -351,7 +351,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
     def _descriptions(self, begun: np.ndarray) -> dict[str, Any]:
         return self._gathered("episode_description", begun, lambda i: self.batch.episodes[i])
 
-    # -- pickling and copying: the exact state goes along -------------------------------------------
+    # -- pickling and copying: with the exact state -------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         """Return arguments and state."""
@@ -362,11 +362,11 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return {**saved, "defaults": self.batch.defaults, "snapshot": snapshot}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        """Build the batch again and bring it to the saved state."""
+        """Rebuild the batch and restore the saved state."""
         self._restore(saved, self.batch_kind(**saved["_arguments"]))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BurstGPTVectorEnv:
-        """Return an independent batch in the same state; the scenario, which never changes, is shared."""
+        """Return an independent batch in the same state; both share the scenario, which never changes."""
         again: BurstGPTVectorEnv = type(self).__new__(type(self))
         memo[id(self)] = again
         snapshot = self.__getstate__()

@@ -1,4 +1,4 @@
-"""Every registered id of the namespace, and what the tests of all of them share."""
+"""Every registered id of the namespace, and helpers of their tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients in environments: one episode whatever runs it, what is counted, and what is kept secret."""
+"""Clients in environments: one episode under every runner, the counts, and the hidden data."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_stepped_batched_and_compiled_episodes_are_the_same(scenario, policy):
     assert {name: info["episode_metrics"][name] for name in counts} == counts
 
 
-def test_pickles_and_clones_go_on_alike(scenario):
+def test_pickles_and_clones_continue_alike(scenario):
     env = BurstGPTEnv(scenario=scenario)
     env.reset(options={"seed": 3, "load": 3.0})
     for _ in range(150):
@@ -161,7 +161,7 @@ def test_every_request_is_counted_once(scenario, policy):
     )
     assert numbers["attempts"].sum() == counts["attempts"]
     assert numbers["refusals"].sum() == counts["refusals"]
-    assert (numbers["attempts"][status == REJECTED] == 4).all()  # the last refusal settles it
+    assert (numbers["attempts"][status == REJECTED] == 4).all()  # the last rejection settles it
     assert (numbers["attempts"][status == UNSENT] == 0).all()
     assert (numbers["attempts"] <= 4).all()
     sent = records[status != UNSENT]
@@ -176,7 +176,7 @@ def test_every_request_is_counted_once(scenario, policy):
 
 
 def test_patience_and_turns_to_come_are_not_observed(scenario):
-    """What clients will do is not in the first observation, nor in any until they do it."""
+    """No observation shows a client's action before it takes place."""
     requests, episode = drawn(scenario)
     clients = scenario.clients_of(requests, episode, 3)
     other = copy.deepcopy(clients)

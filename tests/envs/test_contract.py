@@ -89,7 +89,7 @@ def test_return_is_the_attained_requests(small_scenario):
         assert metrics["offered"] == sum(metrics[k] for k in ("attained", "late", "rejected", "failed"))
 
 
-def test_masks_say_what_is_legal(small_scenario):
+def test_masks_mark_the_legal_choices(small_scenario):
     env = make(small_scenario)
     _, info = env.reset(seed=0)
     masks = env.unwrapped.action_masks()
@@ -174,7 +174,7 @@ def test_render_ansi_shows_every_replica(small_scenario):
     env.reset(seed=0)
     picture = env.render()
     assert picture.count("KV [") == 4
-    assert "at the door" in picture
+    assert "at the gateway" in picture
 
 
 def test_importing_is_cheap():

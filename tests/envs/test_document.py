@@ -1,4 +1,4 @@
-"""The committed pages are those of the docstrings, and the docstrings say what is there."""
+"""The committed pages match the docstrings, and the docstrings match the code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_pages_are_up_to_date(made):
     assert there == set(made), "a page of an id that is no longer registered"
 
 
-def test_check_names_what_is_old(tmp_path, capsys):
+def test_check_lists_outdated_pages(tmp_path, capsys):
     assert main(["--check", str(tmp_path)]) == 1
     assert "BurstGPT-v0.md" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 0

@@ -1,4 +1,4 @@
-"""The contract, for every id of the namespace: what is registered later is held to it without a further line."""
+"""The contract, for every id of the namespace, later ids included."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ every_copy = pytest.mark.parametrize(
 
 
 def as_bytes(value):
-    """Return an observation or info as something that compares bit for bit."""
+    """Return an observation or info in a form that compares bit for bit."""
     if isinstance(value, dict):
         return {key: as_bytes(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray):
@@ -37,7 +37,7 @@ def as_bytes(value):
 
 
 def play(env, actions):
-    """Return everything that steps return, bit for bit."""
+    """Return all results of steps, bit for bit."""
     return [tuple(as_bytes(part) for part in env.step(action)) for action in actions]
 
 
@@ -98,7 +98,7 @@ def test_another_seed_is_another_episode_and_none_goes_on_with_the_stream(make, 
 
 
 @every_id
-def test_what_is_returned_is_never_overwritten(make, env_id):
+def test_returned_arrays_are_never_overwritten(make, env_id):
     env = make(env_id)
     env.action_space.seed(0)
     kept = [env.reset(seed=0)]
@@ -149,7 +149,7 @@ def test_copies_go_on_from_the_same_state(make, env_id, way):
     actions = [env.action_space.sample() for _ in range(40)]
     expected = play(env, actions)
     assert play(again, actions) == expected
-    assert as_bytes(again.reset()[0]) == as_bytes(env.reset()[0])  # the stream of episodes goes along too
+    assert as_bytes(again.reset()[0]) == as_bytes(env.reset()[0])  # the stream of episodes is part of it
     fresh = way(make(env_id))
     with pytest.raises(gym.error.ResetNeeded):
         fresh.unwrapped.step(actions[0])

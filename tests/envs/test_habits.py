@@ -223,7 +223,7 @@ def by_hand(step):
 
 
 @every_native_id
-def test_weights_and_functions_pay_what_components_say_alike_alone_and_in_a_batch(make, make_vec, env_id):
+def test_weights_and_functions_pay_the_components_alike_alone_and_in_a_batch(make, make_vec, env_id):
     paid = {}
     for name, reward in {"weights": WEIGHTS, "function": by_hand}.items():
         batch = make_vec(env_id, 3, reward=reward, autoreset_mode="disabled")

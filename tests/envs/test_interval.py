@@ -1,4 +1,4 @@
-"""Rates, weights and budgets every interval: what is set is what happens."""
+"""Rates, weights and budgets every interval take effect as set."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_action_is_documented_by_its_names(scenario):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75])
-def test_the_admission_rate_is_what_gets_in(scenario, share):
+def test_the_admission_rate_holds(scenario, share):
     batch = IntervalBatch(1, scenario=scenario, decide=["admission"], routing="round-robin", max_admission=2.0)
     rate_per_s = share * 2.0 * scenario.capacity_per_s("train")
     records = run(batch, regular(60.0, 20.0), 2 * share - 1)
@@ -60,7 +60,7 @@ def test_the_admission_rate_is_what_gets_in(scenario, share):
     assert np.bincount(seconds).max() <= rate_per_s + 2
 
 
-def test_all_the_way_up_is_everybody_and_all_the_way_down_is_nobody(scenario):
+def test_the_highest_rate_admits_all_and_the_lowest_none(scenario):
     batch = IntervalBatch(1, scenario=scenario, decide=["admission"], routing="round-robin", max_admission=0.01)
     assert (run(batch, regular(40.0, 5.0), 1.0)["status"] != REJECTED).all()
     assert (run(batch, regular(40.0, 5.0), -1.0)["status"] == REJECTED).all()
@@ -68,7 +68,7 @@ def test_all_the_way_up_is_everybody_and_all_the_way_down_is_nobody(scenario):
     assert (run(batch, regular(40.0, 5.0), np.nan)["status"] == REJECTED).all()
 
 
-def test_saved_credit_is_what_an_interval_yields(scenario):
+def test_saved_credit_is_limited_to_one_interval(scenario):
     """After silence a burst gets in as far as one interval's credit."""
     batch = IntervalBatch(1, scenario=scenario, decide=["admission"], routing="round-robin", max_admission=1.0)
     requests = request_array(np.full(60, 10.25), np.full(60, 50), np.full(60, 2))
@@ -84,11 +84,11 @@ def test_weights_are_shares_and_turns_are_spread(scenario):
     counts = np.array([[np.count_nonzero(replica[: 4 * k] == r) for r in range(R)] for k in range(1, 101)])
     expected = np.arange(1, 101)[:, None] * np.array([2, 1, 1, 0])
     assert (counts == expected).all()  # exact in every round of four
-    nobody = run(batch, regular(20.0, 20.0), -np.ones(R))["replica"]  # all 0: equal
-    assert np.bincount(nobody).tolist() == [100] * R
+    zero = run(batch, regular(20.0, 20.0), -np.ones(R))["replica"]  # all 0: equal
+    assert np.bincount(zero).tolist() == [100] * R
 
 
-def test_budgets_go_from_what_the_engine_accepts_to_the_hardwares_own(scenario):
+def test_budgets_range_from_the_engines_minimum_to_the_hardwares_default(scenario):
     batch = IntervalBatch(1, scenario=scenario, decide=["batching"])
     for r, spec in enumerate(scenario.specs):
         lowest, highest = batch.budgets[r]
@@ -106,7 +106,7 @@ def test_budgets_go_from_what_the_engine_accepts_to_the_hardwares_own(scenario):
 
 
 @pytest.mark.parametrize("composite", ["always/jsq/vllm", "size-aware-kv/lmetric/edf-512", "queue-cap/round-robin/spf"])
-def test_what_is_not_set_is_left_to_the_rules(scenario, composite):
+def test_the_rules_decide_the_unset_components(scenario, composite):
     """With full admission and every replica's own budget the records are those of the composite."""
     admission, routing, batching = composite.split("/")
     batch = IntervalBatch(
@@ -142,7 +142,7 @@ def test_intervals_last_as_long_as_was_asked_for(scenario):
         assert steps >= 10.0 / interval_s - 1
 
 
-def test_the_observation_tells_what_happened(small_scenario):
+def test_the_observation_shows_the_interval(small_scenario):
     env = gym.make(ID, scenario=small_scenario, load=1.5)
     env.reset(seed=0)
     env.action_space.seed(0)

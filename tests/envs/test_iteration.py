@@ -43,7 +43,7 @@ def scenario(values):
 
 
 def random_requests(rng, count, rate_per_s):
-    """Bursts, ties, prompts of every length up to one that the replica refuses."""
+    """Bursts, ties, prompts of every length up to one that the replica rejects."""
     gaps = rng.exponential(1.0 / rate_per_s, count) * (rng.random(count) < 0.8)  # a fifth arrive with the one before
     prompts = np.minimum(np.exp(rng.normal(5.5, 1.2, count)).astype(int) + 1, 4200)
     return request_array(np.cumsum(gaps), prompts, 1 + rng.geometric(1 / 150, count), 2.0, 0.05)
@@ -100,7 +100,7 @@ def test_always_the_first_is_the_engines_order_bit_for_bit(scenario, mode, slots
     assert refused > 0
 
 
-def test_shortest_first_is_the_engines_own_mode_where_nobody_is_preempted(scenario):
+def test_shortest_first_is_the_engines_own_mode_without_preemptions(scenario):
     """With preemptions they differ by rule: vLLM's head of the queue here, the order there."""
     batch = IterationBatch(1, scenario=scenario, slots=200)
     compared = 0
@@ -120,7 +120,7 @@ def test_shortest_first_is_the_engines_own_mode_where_nobody_is_preempted(scenar
     assert compared >= 6
 
 
-def test_everybody_chosen_joins_the_next_iteration(scenario):
+def test_every_chosen_request_joins_the_next_iteration(scenario):
     """Chosen at a boundary, scheduled at that instant: whatever is chosen, and whatever was preempted before."""
     batch = IterationBatch(1, scenario=scenario)
     rng = np.random.default_rng(5)
@@ -200,7 +200,7 @@ def test_the_observation_tells_the_room_and_the_queue(values):
                 assert seen[f"queue{k}.prompt"] == pytest.approx(min(8.0, request["prompt_tokens"] / 1000))
                 assert seen[f"queue{k}.waited"] == pytest.approx(min(8.0, now_s - request["arrival_s"]), abs=1e-5)
         mask = info["action_mask"]
-        assert mask[:8].any()  # there is always something to choose
+        assert mask[:8].any()  # there is always a legal choice
         _, _, over, _, info = env.step(env.action_space.sample(mask=mask))
         if over:
             break
@@ -211,7 +211,7 @@ def test_the_observation_tells_the_room_and_the_queue(values):
 
 
 def test_order_matters(scenario):
-    """Above capacity, shortest first attains more than first come, first served."""
+    """Above capacity, shortest first reaches more attainment than first come, first served."""
     attained = {}
     for policy in (in_order, shortest):
         batch = IterationBatch(1, scenario=scenario, slots=32)
@@ -247,7 +247,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_scenarios_of_another_kind_are_refused_in_one_sentence(values, case):
+def test_scenarios_of_another_kind_are_an_error_in_one_sentence(values, case):
     changed, message = copy.deepcopy(values), REFUSED[case]
     if case == "prefix caching":
         changed["cluster"].update(message[0])
@@ -258,7 +258,7 @@ def test_scenarios_of_another_kind_are_refused_in_one_sentence(values, case):
     assert "\n" not in str(error.value)
 
 
-def test_a_mode_that_orders_the_queue_is_refused(values):
+def test_a_mode_that_orders_the_queue_is_an_error(values):
     with pytest.raises(BurstenvError, match="choose one whose order is fcfs"):
         gym.make(ID, scenario=values, batching="spf")
     with pytest.raises(BurstenvError, match="slots must be a whole number from 1 to 1,024"):

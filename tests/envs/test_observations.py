@@ -1,4 +1,4 @@
-"""What an agent sees: documented, causal, as stale as the scenario says."""
+"""The agent's observation: documented, causal, as stale as the scenario says."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ def test_changing_the_future_never_changes_a_past_observation(scenarios, data):
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000))
 def test_output_lengths_are_hidden_until_a_request_ends(scenarios, seed):
-    """Two episodes that differ in true output lengths alone look alike until the first token stream ends."""
+    """Two episodes with other true output lengths have equal observations until the first token stream ends."""
     scenario = scenarios["plain"]
     batch = EnvironmentBatch(1, scenario)
     rng = np.random.default_rng(seed)
     requests, _ = scenario.episode("train", seed, 10.0)
-    requests["output_tokens"] = 300  # nobody ends within 300 iterations, which take more than 3 s
+    requests["output_tokens"] = 300  # no request ends within 300 iterations, which take more than 3 s
     other = requests.copy()
     other["output_tokens"] = rng.integers(300, 900, len(other))
     actions = rng.integers(0, batch.layout.sizes, (100, 3))
@@ -156,7 +156,7 @@ def replica_columns(scenario: Scenario, *features: str) -> list[int]:
 
 
 def test_stale_metrics_are_those_of_the_last_reading_that_has_arrived(scenarios):
-    """Rejecting everything after a while, what is seen is what a fresh observer saw at the grid before."""
+    """With everything rejected after a while, stale metrics are those of a fresh observer at the last grid point."""
     values = scenarios["plain"].config.model_dump(mode="json")
     delay_s = 0.5
     values["observation"] = {"delay_s": delay_s, "count_sent": False}
@@ -183,7 +183,7 @@ def test_stale_metrics_are_those_of_the_last_reading_that_has_arrived(scenarios)
     assert compared > 20
 
 
-def test_counting_what_was_sent(scenarios):
+def test_counting_sent_requests(scenarios):
     values = scenarios["plain"].config.model_dump(mode="json")
     waiting = {}
     for count_sent in (True, False):
@@ -203,7 +203,7 @@ def test_counting_what_was_sent(scenarios):
 @pytest.mark.parametrize("form", ["stale", "polled"])
 @pytest.mark.parametrize("policy", ["always/jsq/vllm", "size-aware-kv/expected-ttft/edf-512"])
 def test_a_compiled_rule_sees_the_same_stale_metrics_as_one_that_is_asked(scenarios, form, policy):
-    """Lazy runs read the metrics too; and stale metrics change what a rule does."""
+    """Lazy runs read the metrics too; and stale metrics change a rule's decisions."""
     from burstenv.policies import parse_composite
 
     composite = parse_composite(policy)
@@ -241,7 +241,7 @@ def test_observations_after_a_lazy_run_are_those_of_stepping(scenarios):
         assert np.array_equal(stepped.observations, jumped.observations), name
 
 
-def test_forecast_features_are_what_the_arrivals_say(scenarios):
+def test_forecast_features_match_the_arrivals(scenarios):
     scenario = scenarios["everything"]
     batch = EnvironmentBatch(1, scenario)
     requests, _ = scenario.episode("train", 4, 15.0)
@@ -271,7 +271,7 @@ def test_turn_links():
     assert links[:, 1].tolist() == [-1, -1, 0, -1, -1, 2, 3]
 
 
-def test_more_than_one_reading_under_way_is_refused(small_scenario):
+def test_more_than_one_reading_under_way_is_an_error(small_scenario):
     values = {**small_scenario, "observation": {"delay_s": 1.0, "scrape_period_s": 0.5}}
     with pytest.raises(BurstenvError, match="scrape_period_s"):
         load_scenario(values)

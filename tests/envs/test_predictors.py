@@ -1,4 +1,4 @@
-"""Length predictors err as stated, and know nothing of the split that they are judged on."""
+"""Length predictors err as stated, and use no data of the split of their evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random actions, of every id: observations stay finite and in their space, nobody is lost, time never runs back.
+"""Random actions, of every id: observations stay finite and in their space, no request is lost, time never runs back.
 
 ``BURSTENV_SOAK=10 pytest -s tests/envs/test_random_actions.py -k million`` takes ten times as many actions and says how
 many episodes they were; about 900 actions are one, 20 of the interval environment.
@@ -107,7 +107,7 @@ def check_blocks(state):
 
 
 def check_metrics(metrics, returned):
-    """Of an episode that has ended: everybody is settled, and the return is the requests attained."""
+    """After an episode: all requests are settled, and the return is the requests attained."""
     assert metrics["pending"] == 0
     assert metrics["offered"] == sum(metrics[name] for name in OUTCOMES)
     assert returned == metrics["attained"]

@@ -30,7 +30,7 @@ def test_a_frame_shows_the_state(small_scenario):
     first = env.render()
     assert first.shape == (540, 960, 3)
     assert first.dtype == np.uint8
-    assert np.array_equal(first, env.render())  # looking changes nothing
+    assert np.array_equal(first, env.render())  # rendering changes nothing
     play(env, 400)
     later = env.render()
     blue = (0x00, 0x72, 0xB2)  # the used part of the KV bars
@@ -145,7 +145,7 @@ def test_a_window_without_a_display(small_scenario, monkeypatch):
 
 
 @pytest.mark.parametrize(("mode", "module"), [("rgb_array", "PIL"), ("human", "pygame")])
-def test_what_is_missing_is_said_in_one_sentence(small_scenario, monkeypatch, mode, module):
+def test_a_missing_extra_is_one_sentence(small_scenario, monkeypatch, mode, module):
     for name in [name for name in sys.modules if name.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     real = builtins.__import__

@@ -1,4 +1,4 @@
-"""Every reward's episode sum is what the records say, and what the report prints."""
+"""Every reward's episode sum matches the records and the report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(scenario, reward, **kwargs):
     return env.unwrapped, total, dict(zip(COMPONENTS, components, strict=True))
 
 
-def test_episode_sums_are_what_the_report_prints(scenario):
+def test_episode_sums_match_the_report(scenario):
     env, _, sums = finished(scenario, "attainment")
     records = env.batch.cluster.records(0)
     metrics = episode_metrics(records, 20.0)
@@ -68,7 +68,7 @@ def test_cost_is_the_time_that_gpus_computed(scenario):
 
 
 @pytest.mark.parametrize("reward", REWARDS)
-def test_what_is_paid_is_among_the_components(scenario, reward):
+def test_the_paid_reward_is_among_the_components(scenario, reward):
     _, total, sums = finished(scenario, reward)
     if reward == "vector":
         assert np.allclose(total, [sums[name] for name in VECTOR], rtol=1e-4)
@@ -76,7 +76,7 @@ def test_what_is_paid_is_among_the_components(scenario, reward):
         assert total == pytest.approx(sums[reward], abs=1e-9)
 
 
-def test_refusing_everything_earns_nothing_and_costs_nothing(scenario):
+def test_rejecting_everything_earns_nothing_and_costs_nothing(scenario):
     batch = EnvironmentBatch(1, scenario)
     batch.reset(0, np.random.default_rng(0))
     total = np.zeros(len(COMPONENTS))
@@ -106,7 +106,7 @@ def test_the_vector_reward_follows_mo_gymnasium(scenario):
 
 
 def test_rewards_of_decisions_taken_by_a_rule_are_not_lost(scenario):
-    """After a stretch under a rule the components are what the stretch earned, and the next step's its own."""
+    """After decisions under a rule the components are the rule's rewards, and the next step's are its own."""
     from burstenv.policies import parse_composite
 
     batch = EnvironmentBatch(1, scenario)

@@ -1,11 +1,11 @@
-"""Rules that decide beside an agent see what the agent has decided."""
+"""Rules that decide beside an agent see the agent's decisions."""
 
 from __future__ import annotations
 
 import gymnasium as gym
 
 
-def test_the_admission_rule_judges_the_replica_the_agent_chose(small_scenario):
+def test_the_admission_rule_sees_the_replica_the_agent_chose(small_scenario):
     env = gym.make(
         "BurstGPT-v0", scenario=small_scenario, decide=("routing",), admission="queue-cap(limit=4)"
     ).unwrapped

@@ -1,4 +1,4 @@
-"""Saving and going back: exact, across environments, and refused where it makes no sense."""
+"""Saving and restoring: exact, across environments, and an error if the snapshot does not fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scenarios(small_scenario):
 
 
 def go_on(env, actions) -> list[bytes]:
-    """What comes of a sequence of actions, as bytes."""
+    """Return the results of a sequence of actions, as bytes."""
     out = []
     for action in actions:
         observation, reward, terminated, _, info = env.step(action)
@@ -74,7 +74,7 @@ def test_one_environment_of_a_batch_into_another_place_and_into_a_scalar_one(sce
         alone, reward, *_ = scalar.step(actions[2])
         assert stepped[0].tobytes() == stepped[2].tobytes() == alone.tobytes()
         assert rewards[0] == rewards[2] == reward
-    # A scalar environment's state goes into a batch, and the whole batch goes back.
+    # A scalar environment's state fits into a batch, and the whole batch can be restored.
     vector.restore_state(scalar.clone_state(), env=3)
     observations = vector.restore_state(whole)
     assert not np.array_equal(observations[0], observations[2])
@@ -94,7 +94,7 @@ def test_a_longer_episode_goes_into_a_smaller_batch(scenarios):
     assert go_on(other, actions) == go_on(env, actions)
 
 
-def test_another_scenario_or_action_space_is_refused_in_one_sentence(scenarios):
+def test_another_scenario_or_action_space_is_an_error_in_one_sentence(scenarios):
     env = gym.make("BurstGPT-v0", scenario=scenarios["plain"]).unwrapped
     env.reset(seed=0)
     saved = env.clone_state()

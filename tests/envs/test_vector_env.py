@@ -60,7 +60,7 @@ def test_same_step_equals_scalar(small_scenario, max_steps, threads):
         assert got[i] == scalar_run(small_scenario, 10 + i, actions[:, i], **kwargs)
 
 
-def test_what_is_brought_near_in_large_batches_changes_nothing(small_scenario):
+def test_prefetching_in_large_batches_changes_nothing(small_scenario):
     scenario = load_scenario(small_scenario)
     large, *parts = (BurstGPTVectorEnv(n, scenario=scenario, load=2.5) for n in (70, 35, 35))
     rng = np.random.default_rng(0)

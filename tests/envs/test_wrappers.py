@@ -82,7 +82,7 @@ def test_flat_action_of_a_batch_is_the_scalar_one(small_scenario):
             single, info = one.reset()
 
 
-def test_flat_action_refuses_one_number(small_scenario):
+def test_flat_action_of_one_number_is_an_error(small_scenario):
     with pytest.raises(BurstenvError, match="already Discrete"):
         FlatAction(scalar(small_scenario, decide=("routing",)))
 
@@ -111,7 +111,7 @@ def test_flat_observation_is_the_flat_form(small_scenario, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_histories_stay_within_their_episode(small_scenario, mode):
-    """Each environment's history is what Gymnasium's wrapper shows of the scalar one."""
+    """Each environment's history equals that of Gymnasium's wrapper on the scalar one."""
     length = 3
     env = FrameHistoryVector(vector(small_scenario, mode, num_envs=2), length)
     scalars = [gym.wrappers.FrameStackObservation(scalar(small_scenario), length) for _ in range(2)]

@@ -25,16 +25,16 @@ LEAST_BUDGET_TOKENS = 64
 
 
 class IntervalBatch(EnvironmentBatch):
-    """``N`` environments in which rates, weights and budgets are set every interval.
+    """``N`` environments whose agents set rates, weights and budgets every interval.
 
     Args:
         num_envs: N.
         interval_s: Length of an interval [s].
         max_admission: Admission rate of an action just below its top, as a share of capacity.
-        shared: As of :class:`EnvironmentBatch`, but for ``action``.
+        shared: Arguments of :class:`EnvironmentBatch`, except ``action``.
 
     Raises:
-        BurstenvError: On anything unknown, with the valid values.
+        BurstenvError: On an unknown name, with the valid ones.
     """
 
     def __init__(self, num_envs: int, interval_s: float = 1.0, max_admission: float = 3.0, **shared: Any):
@@ -44,7 +44,7 @@ class IntervalBatch(EnvironmentBatch):
         self._most_per_s = float(max_admission) * self._scale
         mode = int(self.settings["mode"][0])
         limits = self.cluster.modes  # (R, M)
-        # vLLM refuses a budget below the number of sequences; the highest is that of the hardware or of a mode.
+        # vLLM rejects a budget below the number of sequences; the highest is that of the hardware or of a mode.
         highest = np.maximum(
             [spec.default_max_num_batched_tokens for spec in self.scenario.specs], limits["token_budget"].max(axis=1)
         )
@@ -95,7 +95,7 @@ class IntervalBatch(EnvironmentBatch):
         return {**super().shaped(flat[..., :size]), "interval": flat[..., size:].copy()}
 
     def without_request(self, i: int) -> str:
-        """Say what there is to decide in environment ``i`` while nobody stands at the front door."""
+        """Describe the decision in environment ``i`` without a request at the gateway."""
         return f"the next {self.interval_s:g} s"
 
     def _step(self) -> None:
@@ -114,9 +114,9 @@ class IntervalBatch(EnvironmentBatch):
         return *super()._given(), self.budgets, self.interval_s, self._most_per_s
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
-        """Refuse: policies decide about one request."""
+        """Raise: policies decide about one request."""
         raise BurstenvError("policies decide about one request at a time, not about an interval; use BurstGPT-v0")
 
     def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
-        """Refuse: policies decide about one request."""
+        """Raise: policies decide about one request."""
         self.policy_action(i, policy)

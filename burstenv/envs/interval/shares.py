@@ -36,18 +36,18 @@ def _set_credit(engine, credit):
 
 @kernel
 def begin_shares(engine):
-    """Give a replica the weight and the credit with which an episode begins."""
+    """Set a replica's weight and credit at the start of an episode."""
     set_weight(engine, 1.0)
     _set_credit(engine, 0.0)
 
 
 @kernel
 def share_out(world, request):
-    """Return the replica whose turn it is: smooth weighted round robin over those that could hold the request.
+    """Return the next replica by smooth weighted round robin over those that can hold the request.
 
-    Each gains its weight, the one with most gives back what all have gained (nginx's ``smooth weighted round
-    robin``): shares are exact in the long run, and turns are spread as evenly as they can be. When all weights are 0
-    everyone has the same.
+    Each replica gains its weight; the one with the most credit is chosen and loses the sum of all weights (nginx's
+    ``smooth weighted round robin``). Shares are exact in the long run, and turns are spread as evenly as possible.
+    Weights that are all 0 count as equal.
     """
     count = len(world.replicas)
     total = 0.0
@@ -58,7 +58,7 @@ def share_out(world, request):
             fitting += 1
             total += weight_of(engine_of(world, r))
     if fitting == 0:
-        return 0  # any of them refuses it
+        return 0  # every replica rejects it
     best = 0
     most = -np.inf
     gained = 0.0

@@ -1,6 +1,6 @@
-"""One interval of a batch of clusters, compiled: rates, weights and budgets are set, then the traffic of an interval.
+"""One interval of a batch of clusters, compiled: set rates, weights and budgets, then simulate the interval's traffic.
 
-What happens inside is what heuristics do: every request that comes to the front door is decided about, one by one.
+Within an interval, these numbers decide about every request at the gateway, one by one, as heuristics do.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from burstenv.policies.decide import choose_admission, choose_replica
 
 ALL = -1  # step every environment
 OPEN = 0  # begin an episode
-SHOW = 1  # write the observation of things as they stand
+SHOW = 1  # write the observation of the present state
 
-# What the observation has beside the features of every environment; units and scales stand in the docstring of
+# Further features of this environment's observation; for units and scales see the docstring of
 # IntervalEnv.
 INTERVAL_FEATURES = (
     "arrivals", "admitted", "rejected", "attained", "late", "first_late", "tpot_late", "admission_rate", "credit",
@@ -38,7 +38,7 @@ LENGTH, SHARE_LENGTH = len(INTERVAL), len(SHARE)
 
 
 class Control(NamedTuple):
-    """What an action may set.
+    """The limits of an action.
 
     Attributes:
         budgets: (R, 2) int64, lowest and highest token budget of each replica.
@@ -52,7 +52,7 @@ class Control(NamedTuple):
 
 
 class Happened(NamedTuple):
-    """What happened in an interval: counts of requests, by the names of the features."""
+    """Counts of an interval's requests, by the names of the features."""
 
     arrivals: Any
     admitted: Any
@@ -65,13 +65,13 @@ class Happened(NamedTuple):
 
 @kernel
 def _share(value):
-    """Return a number of an action, from [-1, 1], as a share from 0 to 1; 0 for what is no number."""
+    """Return a number of an action, from [-1, 1], as a share from 0 to 1; 0 for NaN."""
     return min(1.0, max(0.0, 0.5 + 0.5 * value))
 
 
 @kernel
 def _gather_credit(world, interval_s):
-    """Add the credit of the time since the last request to what there is, up to that of an interval."""
+    """Add the credit of the time since the last request, up to the credit of an interval."""
     environment, memory = world.environment, world.memory
     rate_per_s = memory.admission_rate_per_s
     if rate_per_s == np.inf:
@@ -119,7 +119,7 @@ def _set(world, exchange, control):
 
 @merged
 def _open(world, mode):
-    """Make a freshly reset cluster ready for the first interval: everybody is admitted, weights are equal."""
+    """Prepare a freshly reset cluster for the first interval: all requests admitted, equal weights."""
     memory = world.memory
     memory.admission_rate_per_s = np.inf
     memory.admission_credit = 1.0
@@ -132,7 +132,7 @@ def _open(world, mode):
 
 @merged
 def _observe_interval(out, world, control, per_count, happened):
-    """Write what happened in the interval, and what is in force, behind the features of every environment."""
+    """Write the interval's counts and the present settings after the features of every environment."""
     memory, count = world.memory, len(world.replicas)
     at = len(out) - LENGTH - SHARE_LENGTH * count
     out[at + INTERVAL.arrivals] = clip(happened.arrivals * per_count)
@@ -161,7 +161,7 @@ def _observe_interval(out, world, control, per_count, happened):
 
 @kernel
 def _decide(world, exchange, control):
-    """Return (admission, replica) for the request at the front door, by the numbers in force and the rules."""
+    """Return (admission, replica) for the request at the gateway, by the present numbers and the rules."""
     settings = exchange.settings
     if settings.decides_admission and not _spend_credit(world, control.interval_s):
         return REJECT, 0
@@ -176,7 +176,7 @@ def _decide(world, exchange, control):
 
 @outlined
 def _interval(world, exchange, control, what):
-    """Step one environment (``what`` is ALL), or open or show it; return the time that it took [s]."""
+    """Step one environment (``what`` is ALL), or open or show it; return the elapsed time [s]."""
     environment, settings = world.environment, exchange.settings
     if what == OPEN:
         _open(world, settings.mode)
@@ -228,8 +228,8 @@ def step_intervals(
 
     Args are those of ``Arrays``, ``Outputs`` and ``Control``, in this order, and:
 
-    elapsed_s: (N,) float64, time the step took in the cluster, written.
-    only: The environment to open or show; with ``what`` ALL anything.
+    elapsed_s: (N,) float64, the step's time in the cluster, written.
+    only: The environment to open or show; unused if ``what`` is ALL.
     what: ALL, OPEN or SHOW.
     """
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)

@@ -43,17 +43,17 @@ class ChoiceLayout:
 
 
 class IterationBatch(EnvironmentBatch):
-    """``N`` engines, each asked who of the waiting is admitted into the iteration that is about to begin.
+    """``N`` engines; the agent of each chooses the waiting requests that join the next iteration.
 
     Args:
         num_envs: N.
-        slots: K, how many of the waiting, oldest first, may be chosen from.
+        slots: K, number of waiting requests to choose from, oldest first.
         batching: The batching mode: token budget, most sequences, headroom; its order must be fcfs. None: the
             scenario's first.
-        shared: As of :class:`EnvironmentBatch`, but for what is decided, the other rules and ``action``.
+        shared: Arguments of :class:`EnvironmentBatch`, except ``decide``, the other rules and ``action``.
 
     Raises:
-        BurstenvError: On anything unknown, with the valid values, and on a scenario that is not of one plain engine.
+        BurstenvError: On an unknown name, with the valid ones, and on a scenario other than one plain engine.
     """
 
     layout: Any
@@ -126,7 +126,7 @@ class IterationBatch(EnvironmentBatch):
         return self.cluster.state.parts(i).heaps[1, first : first + int(memory["queue_size"]), ENTRY_ID].tolist()
 
     def without_request(self, i: int) -> str:
-        """Say what there is to decide in environment ``i``."""
+        """Describe the decision in environment ``i``."""
         memory = self.cluster.state.memories[i]
         return f"{int(memory['queue_size'])} waiting, {int(memory['chosen'])} chosen for the next iteration"
 
@@ -143,9 +143,9 @@ class IterationBatch(EnvironmentBatch):
         step_iterations(*self._given(), only, what)
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
-        """Refuse: policies decide at the front door."""
-        raise BurstenvError("policies decide about requests at the front door, not in an engine; use BurstGPT-v0")
+        """Raise: policies decide at the gateway."""
+        raise BurstenvError("policies decide about requests at the gateway, not in an engine; use BurstGPT-v0")
 
     def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
-        """Refuse: policies decide at the front door."""
+        """Raise: policies decide at the gateway."""
         self.policy_action(i, policy)

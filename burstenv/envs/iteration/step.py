@@ -1,11 +1,11 @@
-"""One engine's scheduler, compiled: who of the waiting is admitted into the iteration that is about to begin.
+"""One engine's scheduler, compiled: the agent chooses the waiting requests that join the next iteration.
 
-Requests wait in a queue of the environment's own, in order of arrival, and are handed to the replica just before an
-iteration begins. So the replica's queue holds only who was preempted, and behind them who was chosen; and who may be
-chosen is worked out beforehand by the engine's own rules, so that everybody chosen is admitted.
+Requests wait in the environment's own queue, in order of arrival, and pass to the replica just before an iteration
+begins. The replica's queue thus holds only preempted requests and, behind them, chosen ones. The engine's own rules
+determine the legal choices beforehand: the engine admits every chosen request.
 
-Whoever always chooses the first gets the engine's first come, first served, to the last bit. That is why an iteration
-is begun exactly as the engine would begin it: as one of a stretch only when its own queue would be empty or blocked.
+Always choosing the first request gives the engine's first come, first served, bit for bit. Iterations therefore begin
+exactly as in the engine: as part of a decode run only if its own queue would be empty or blocked.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from burstenv.envs.reward import pay
 
 ALL = -1  # step every environment
 OPEN = 0  # begin an episode
-SHOW = 1  # write the observation of things as they stand
+SHOW = 1  # write the observation of the present state
 
-# What the observation has beside the features of every environment; units and scales stand in the docstring of
+# Further features of this environment's observation; for units and scales see the docstring of
 # IterationEnv.
 ROOM_FEATURES = ("budget", "sequences", "blocks", "chosen", "queue")
 SLOT_FEATURES = ("present", "waited", "prompt", "predicted_output", "is_api", "ttft_left", "blocks_needed", "fits")
@@ -48,14 +48,14 @@ ROOM_LENGTH, SLOT_LENGTH = len(ROOM), len(SLOT)
 
 @kernel
 def _queued(world, k):
-    """Return the id of the ``k``-th of the queue."""
+    """Return the id of the ``k``-th request in the queue."""
     memory, gateway, arena = world.memory, world.gateway, world.arena
     return arena[gateway.door_base + ENTRY * (memory.queue_first + k) + ENTRY_ID]
 
 
 @kernel
 def _join(world, request, request_id):
-    """Put a request at the end of the queue."""
+    """Append a request to the queue."""
     gateway, memory, arena = world.gateway, world.memory, world.arena
     arena[gateway.door_base + ENTRY * (memory.queue_first + memory.queue_size) + ENTRY_ID] = request_id
     memory.queue_size += 1
@@ -65,7 +65,7 @@ def _join(world, request, request_id):
 
 @kernel
 def _leave(world, k):
-    """Take the ``k``-th out of the queue; return its id."""
+    """Remove the ``k``-th request from the queue; return its id."""
     gateway, memory, arena, requests = world.gateway, world.memory, world.arena, world.requests
     base = gateway.door_base + ENTRY * memory.queue_first + ENTRY_ID
     request_id = arena[base + ENTRY * k]
@@ -81,13 +81,13 @@ def _leave(world, k):
 
 @outlined
 def _hand_over(engine, request_id):
-    """Hand a request to the replica."""
+    """Pass a request to the replica."""
     enqueue(engine, request_id, engine.environment.now_s)
 
 
 @kernel
 def _arrive(world):
-    """Take the request at the front door into the queue; one that the replica could never hold is refused."""
+    """Move the request at the gateway into the queue; reject it if the replica can never hold it."""
     environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
     replica, spec = engine.replica, engine.spec
     request_id = environment.at_door
@@ -97,7 +97,7 @@ def _arrive(world):
     if spec.validate_requests and request.prompt_tokens >= spec.max_model_len:
         _hand_over(engine, request_id)
         return
-    # As `enqueue`: what has begun is put in flight, a replica with nothing to do wakes up.
+    # As `enqueue`: an iteration that has begun is put in flight, an idle replica starts.
     interrupt_stretch(engine)
     if replica.waiting == 0 and memory.queue_size == 0:
         replica.blocked = 0
@@ -107,16 +107,16 @@ def _arrive(world):
     _join(world, request, request_id)
 
 
-# -- who may be chosen -------------------------------------------------------------------------------
+# -- legal choices -----------------------------------------------------------------------------------
 
 
 @outlined
 def _room(engine):
-    """Return the token budget, free blocks and running requests that the coming iteration leaves to new ones.
+    """Return the token budget and free blocks that the next iteration leaves to new requests, and the running requests.
 
-    As :func:`burstenv.engine.scheduler.start_iteration` goes about it: decoders, the request in mid-prefill, the
-    replica's own queue. The budget is 0 when nobody may join: it is used up, the iteration preempts, or somebody
-    who goes before does not fit.
+    The order is that of :func:`burstenv.engine.scheduler.start_iteration`: decoders, the request in mid-prefill, the
+    replica's own queue. The budget is 0 if no request may join: it is used up, the iteration preempts, or an earlier
+    request does not fit.
     """
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     running = replica.running
@@ -150,7 +150,7 @@ def _room(engine):
 
 @kernel
 def _blocks_needed(engine, tokens, budget, running):
-    """Return the free blocks without which the engine does not admit a request of ``tokens`` tokens."""
+    """Return the free blocks that the engine needs to admit a request of ``tokens`` tokens."""
     return blocks_to_admit(engine, tokens, min(tokens, budget), running)
 
 
@@ -166,7 +166,7 @@ def _may_join(engine, tokens, budget, free, running):
 
 @kernel
 def _first_fitting(world, slots, budget, free, running):
-    """Return the first of the first ``slots`` of the queue that may be chosen; ``slots`` when nobody may."""
+    """Return the first legal choice among the first ``slots`` requests of the queue; ``slots`` without one."""
     memory, requests, engine = world.memory, world.requests, engine_of(world, 0)
     for k in range(min(slots, memory.queue_size)):
         if _may_join(engine, requests[_queued(world, k)].prompt_tokens, budget, free, running):
@@ -176,7 +176,7 @@ def _first_fitting(world, slots, budget, free, running):
 
 @kernel
 def _may_stop(engine):
-    """Return whether the iteration may begin as it is: somebody is in it."""
+    """Return whether the iteration may begin as it is: it holds a request."""
     replica = engine.replica
     return replica.running > 0 or replica.waiting > 0
 
@@ -186,7 +186,7 @@ def _may_stop(engine):
 
 @outlined
 def _begin_iteration(world):
-    """Begin the iteration that nobody more joins."""
+    """Begin the complete iteration."""
     memory, engine = world.memory, engine_of(world, 0)
     replica = engine.replica
     queued = memory.queue_size > 0
@@ -199,20 +199,20 @@ def _begin_iteration(world):
         return
     budget, _, _ = _room(engine)
     start_iteration(engine)
-    if queued and budget > 0:  # somebody was refused: nothing changes until another one finishes
+    if queued and budget > 0:  # a request did not fit: nothing changes until another one finishes
         replica.blocked = 1
 
 
 @merged
 def _run_on(world, slots, begins, one_by_one):
-    """Run on until somebody may be chosen, or the episode is done.
+    """Advance until a request may be chosen, or the episode is done.
 
     Args:
         world: The cluster.
         slots: K.
-        begins: Whether an iteration is to begin at the clock.
-        one_by_one: Whether somebody fits and was not chosen, who is to be offered again after one iteration; else
-            nobody fits before the stretch is over.
+        begins: Whether an iteration begins at the clock.
+        one_by_one: Whether a fitting request was not chosen; it is offered again after one iteration. Otherwise no
+            request fits before the end of the decode run.
     """
     environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
     replica = engine.replica
@@ -226,7 +226,7 @@ def _run_on(world, slots, begins, one_by_one):
                 until_s = replica.iteration_end_s
             elif replica.stretch_steps > 0:
                 until_s = replica.iteration_end_s if one_by_one else replica.stretch_end_s
-            else:  # it has just woken up: others may come at the same instant
+            else:  # it has just started: other requests may arrive at the same instant
                 until_s = environment.now_s
         environment.last_decision_s = until_s  # the next epoch without a request is the end of that iteration
         environment.tick_s = 0.0
@@ -236,7 +236,7 @@ def _run_on(world, slots, begins, one_by_one):
         if environment.at_door != NOBODY:
             _arrive(world)
             continue
-        replica.under_way = 0  # at the boundary: the next iteration is still to begin
+        replica.under_way = 0  # at the boundary: the next iteration has not begun
         budget, free, running = _room(engine)
         if _first_fitting(world, slots, budget, free, running) < slots:
             return
@@ -249,7 +249,7 @@ def _run_on(world, slots, begins, one_by_one):
 
 @kernel
 def _choose(world, slots, action):
-    """Carry out one choice; return whether the iteration is complete, and whether it was stopped."""
+    """Apply one choice; return whether the iteration is complete, and whether the agent stopped it."""
     memory, requests, engine = world.memory, world.requests, engine_of(world, 0)
     world.environment.decisions += 1
     budget, free, running = _room(engine)
@@ -264,7 +264,7 @@ def _choose(world, slots, action):
     stopped = choice == slots
     if not stopped:
         _hand_over(engine, _leave(world, choice))
-        engine.replica.blocked = 0  # it will be looked at, whoever was refused before
+        engine.replica.blocked = 0  # checked again, even after an earlier blocked request
         memory.chosen += 1
         budget, free, running = _room(engine)
         first = _first_fitting(world, slots, budget, free, running)
@@ -273,7 +273,7 @@ def _choose(world, slots, action):
 
 @merged
 def _observe_queue(world, exchange):
-    """Write the room that is left, and the first of the queue; and which choices are legal."""
+    """Write the remaining room, the first requests of the queue, and the legal choices."""
     out, mask, slots = exchange.observation, exchange.mask, len(exchange.mask) - 1
     environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
     limits = engine.limits
@@ -310,7 +310,7 @@ def _observe_queue(world, exchange):
 
 @outlined
 def _iteration(world, exchange, what):
-    """Step one environment (``what`` is ALL), or open or show it; return the time that it took [s]."""
+    """Step one environment (``what`` is ALL), or open or show it; return the elapsed time [s]."""
     environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
     replica = engine.replica
     slots = len(exchange.mask) - 1
@@ -353,8 +353,8 @@ def step_iterations(
 
     Args are those of ``Arrays`` and ``Outputs``, in this order, and:
 
-    elapsed_s: (N,) float64, time the step took in the cluster, written.
-    only: The environment to open or show; with ``what`` ALL anything.
+    elapsed_s: (N,) float64, the step's time in the cluster, written.
+    only: The environment to open or show; unused if ``what`` is ALL.
     what: ALL, OPEN or SHOW.
     """
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)

@@ -1,8 +1,8 @@
-"""Features of recent arrivals, compiled: counts by horizon, and how bursty they were.
+"""Features of recent arrivals, compiled: counts by horizon, and their burstiness.
 
-Nothing here is kept up to date by the front door: whoever looks has the arrivals since the last look counted first.
-So runs that do not look pay nothing, and what is seen depends on the arrivals alone. Clients' retries and the
-returns of deferred requests are not arrivals.
+The gateway does not update them: each observation first counts the arrivals since the one before. Runs without these
+features pay nothing, and the features depend on the arrivals alone. Clients' retries and the returns of deferred
+requests are not arrivals.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from burstenv.engine.enums import BINS, HORIZONS_S
 from burstenv.envs.observation.features import FORECAST, LIMIT
 
 BIN_S = 1.0
-GAPS = 50  # gaps between arrivals are averaged over about as many
+GAPS = 50  # gaps between arrivals are averaged over about this number
 _BINS = BINS
 _SLOTS = BINS + 1
 _HORIZONS_S = HORIZONS_S
@@ -24,7 +24,7 @@ _GAPS = GAPS
 
 @kernel
 def _go_to_bin(world, number):
-    """Let whole seconds pass until the present one has a number."""
+    """Advance the bins of whole seconds to the one with a number."""
     environment = world.environment
     while environment.bin < number:
         count = environment.bin_counts[environment.bin % _SLOTS]
@@ -51,7 +51,7 @@ def _count_gap(world, arrival_s):
 
 @outlined
 def observe_recent(out, at, world, capacity_per_s):
-    """Write the forecast features from place ``at`` of ``out`` on."""
+    """Write the forecast features, from index ``at`` of ``out``."""
     environment, requests = world.environment, world.requests
     arrived = arrivals(world)
     now_s = environment.now_s

@@ -27,7 +27,7 @@ def clip(value):
 
 @kernel
 def _observe_replica(out, at, engine, request, per_tpot_slo, per_ttft_left):
-    """Write a replica's own features, divisions by what does not change replaced by products."""
+    """Write a replica's own features; products replace divisions by constants."""
     replica, spec = engine.replica, engine.spec
     present = engine.environment.at_door != NOBODY
     per_block = spec.per_block
@@ -58,7 +58,7 @@ def _observe_replica(out, at, engine, request, per_tpot_slo, per_ttft_left):
 
 @kernel
 def _observe_request(out, at, world, request, left_s):
-    """Write the features of the request at the door."""
+    """Write the features of the request at the gateway."""
     tokens = request.prompt_tokens + request.predicted_tokens
     out[at + REQUEST.present] = 1.0
     out[at + REQUEST.prompt] = clip(request.prompt_tokens * (1.0 / 1000.0))
@@ -86,7 +86,7 @@ def observe(world, exchange, elapsed_s):
     out[CLUSTER.elapsed] = clip(elapsed_s)
     at = G0
     if settings.stale:
-        out[at] = clip(max(0.0, environment.now_s - environment.shown_s))  # nobody decides after the end
+        out[at] = clip(max(0.0, environment.now_s - environment.shown_s))  # no decision follows the end
         at += 1
     if settings.forecast:
         observe_recent(out, at, world, settings.capacity_per_s)

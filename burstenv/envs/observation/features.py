@@ -155,7 +155,7 @@ SESSION_REPLICA_FEATURES = (
     Feature("had_previous", "1", "1", 1.0, DOOR, "1 if the turn before was sent to this replica"),
 )
 
-# The place of each number within its group, for the encoder.
+# The position of each number within its group, for the encoder.
 CLUSTER, FORECAST, REQUEST, TURN, REPLICA, PREFIX = (
     positions(feature.name for feature in group)
     for group in (
@@ -221,7 +221,7 @@ class ObservationLayout:
         return self.num_cluster + self.num_request + self.num_replicas * self.num_replica
 
     def flags(self) -> dict[str, float]:
-        """Return which optional features there are, fields of SETTINGS."""
+        """Return the flags of the optional features, fields of SETTINGS."""
         config = self.config
         return {"stale": config.period_s > 0.0, "forecast": config.forecast, "sessions": config.sessions}
 
@@ -247,7 +247,7 @@ class ObservationLayout:
 def feature_table() -> str:
     """Return all features as a Markdown table: position on the default scenario, unit, scale, bounds, source.
 
-    The replicas' metrics are old there; without that row, all later rows move one place forward.
+    The replicas' metrics are old there; without that row, all later rows move one position forward.
     """
     head = ("Num", "Observation", "Unit", "Scale", "Min", "Max", "Source", "Meaning")
     rows: list[tuple[str, ...]] = []

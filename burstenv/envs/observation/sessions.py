@@ -1,4 +1,4 @@
-"""Features of conversations: the turn, what became of the one before, and what replicas hold of the prompt."""
+"""Features of conversations: the turn, the fate of the previous turn, and the prompt's cached part per replica."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TURNS_BEFORE, PREVIOUS = 0, 1
 
 
 def turn_links(session: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Return, for requests in order of arrival, how many turns of their session came before, and the last of these.
+    """Return, for requests in order of arrival, the number of earlier turns in their session, and the last of these.
 
     Args:
         session: (n,) session of each request, negative for none.
@@ -38,13 +38,13 @@ def turn_links(session: NDArray[np.integer]) -> NDArray[np.int32]:
 
 
 def no_links(num_envs: int) -> NDArray[np.int32]:
-    """Return what stands in for the links of so many environments where nobody looks at them, (N, 1, 2) int32."""
+    """Return a placeholder for the links of N environments without session features, (N, 1, 2) int32."""
     return np.zeros((num_envs, 1, 2), np.int32)
 
 
 @outlined
 def observe_turn(out, at, world, links, request_id):
-    """Write the session features of the request at the door from place ``at`` of ``out`` on."""
+    """Write the session features of the request at the gateway, from index ``at`` of ``out``."""
     environment, requests = world.environment, world.requests
     out[at + TURN.turn] = min(LIMIT, links[request_id, TURNS_BEFORE] / 8.0)
     out[at + TURN.previous_settled] = 0.0
@@ -62,7 +62,7 @@ def observe_turn(out, at, world, links, request_id):
 
 @outlined
 def observe_prefix(out, at, engine, r, links, request_id):
-    """Write the session features of replica number ``r`` from place ``at`` of ``out`` on."""
+    """Write the session features of replica ``r``, from index ``at`` of ``out``."""
     requests = engine.requests
     hit = prefix_hit_tokens(engine, request_id)
     out[at + PREFIX.prefix_hit] = min(LIMIT, hit / 1000.0)

@@ -1,4 +1,4 @@
-"""What an agent has to be told of a cluster beside its state, to be played in it."""
+"""The settings that an agent needs to act in a cluster, apart from its state."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from burstenv.envs.observation.features import ObservationConfig
 
 @dataclass(frozen=True)
 class Sight:
-    """How the state of a cluster becomes an observation.
+    """The map from a cluster's state to an observation.
 
     Attributes:
-        observation: Which optional features there are.
+        observation: The optional features.
         capacity_per_s: Scale of the traffic features: the capacity on the train split [requests/s]; NaN: unknown.
-        where: What to call the scenario.
+        where: Name of the scenario in errors.
     """
 
     observation: ObservationConfig

@@ -1,6 +1,6 @@
-"""A policy network at work in one cluster, compiled: observe, infer, choose, step.
+"""A policy network in one cluster, compiled: observe, infer, choose, step.
 
-The observation, the mask and the step are those of the environments; what an agent does here, it does in them.
+The observation, the mask and the step are those of the environments: an agent decides here as it does there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from burstenv.policies.network.policy import NetworkPolicy
 
 
 class Seat(NamedTuple):
-    """What a network exchanges with the cluster it plays: as ``Exchange``, without rewards."""
+    """The data that a network exchanges with its cluster: ``Exchange`` without rewards."""
 
     settings: Any
     links: Any
@@ -41,9 +41,9 @@ def network_rollout(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
     settings, links, actions, observations, masks, numbers, weights, values, sizes, sampled, i, out, max_decisions,
 ):  # fmt: skip
-    """Run one cluster under a network until its episode is done, or for ``max_decisions``; return how many.
+    """Run one cluster under a network until its episode is done, or for ``max_decisions``; return the number made.
 
-    With ``max_decisions`` 0 it decides about the epoch at hand and does not carry it out. The first arguments are those
+    With ``max_decisions`` 0 it makes the present decision without applying it. The first arguments are those
     of ``Arrays``; then:
 
     settings: (1,) SETTINGS; its POLICY decides the components that the network does not.
@@ -52,13 +52,13 @@ def network_rollout(
     observations: (1, O) float32, written.
     masks: (1, A) int8, written.
     numbers: int64, see ``Network.packed``.
-    weights: float32, likewise.
+    weights: float32, see ``Network.packed``.
     values: float32, scratch.
     sizes: (C,) int64, choices of each component.
-    sampled: Whether choices are drawn.
-    i: Which cluster.
+    sampled: Whether choices are sampled.
+    i: Index of the cluster.
     out: (3,) int64, the last (admission, replica, mode), written.
-    max_decisions: At most so many.
+    max_decisions: Greatest number of decisions.
     """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     seat = Seat(settings[0], links[0], actions[0], observations[0], masks[0])
@@ -87,10 +87,10 @@ class NetworkPlayer:
     """A network in one cluster, for one episode; see :class:`burstenv.envs.play.policy.Player`.
 
     Args:
-        policy: The network and how it chooses.
-        cluster: The clusters; an episode has been loaded.
-        i: Which of them.
-        sight: What to observe.
+        policy: The network and its kind of choice.
+        cluster: The clusters, with an episode loaded.
+        i: Index of the cluster.
+        sight: The observation's settings.
 
     Raises:
         BurstenvError: When the network was trained on other features or modes.
@@ -101,7 +101,7 @@ class NetworkPlayer:
         observed = ObservationLayout(count, tuple(cluster.mode_names), sight.observation)
         policy.network.check(observed.features(), count, sight.where)
         if not sight.capacity_per_s > 0.0:
-            raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of what it sees")
+            raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of its observation")
         environment = policy.environment
         layout = ActionLayout.build(environment["decide"], environment["action"], count, len(observed.mode_names))
         admission, routing, mode = (environment[part] for part in ("admission", "routing", "batching"))
@@ -128,7 +128,7 @@ class NetworkPlayer:
         return admission, replica, mode
 
     def run(self, max_decisions: int = int(UNLIMITED)) -> int:
-        """Run the episode to its end, or for ``max_decisions`` more; return how many were made."""
+        """Run the episode to its end, or for ``max_decisions`` more; return the number made."""
         return self._run(max_decisions) if max_decisions > 0 else 0
 
     def _run(self, max_decisions: int) -> int:

@@ -1,6 +1,6 @@
 """One cluster under one policy, compiled or in Python: the same decisions, the same records.
 
-Whoever runs policies (evaluation, replays, capacity) goes through here and need not know which kind it has.
+Evaluation, replays and capacity all use this module, for every kind of policy.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ class Player(Protocol):
         ...
 
     def run(self, max_decisions: int = EVERY) -> int:
-        """Run the episode to its end, or for ``max_decisions`` more; return how many were made."""
+        """Run the episode to its end, or for ``max_decisions`` more; return the number made."""
         ...
 
 
 def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None = None) -> Player:
-    """Return a player of ``policy`` in cluster ``i``, whose episode has been loaded.
+    """Return a player of ``policy`` in cluster ``i``, with its episode loaded.
 
     Args:
         policy: A composite, a Python policy or an agent, see :func:`burstenv.policies.load_policy`.
         cluster: The clusters.
-        i: Which of them.
-        sight: What an agent observes; others need none.
+        i: Index of the cluster.
+        sight: An agent's observation settings; other policies need none.
 
     Raises:
-        BurstenvError: When the cluster lacks the policy's batching mode, or shows an agent what it was not trained on.
+        BurstenvError: If the cluster lacks the policy's batching mode, or its features differ from an agent's training.
     """
     if isinstance(policy, NetworkPolicy):
-        from burstenv.envs.play.network import NetworkPlayer  # kernels that nobody else needs
+        from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
 
         if sight is None:
-            raise BurstenvError(f"{policy.name}: agents act where a scenario says what they see; there is none here")
+            raise BurstenvError(f"{policy.name}: an agent needs a scenario that defines its observation")
         return NetworkPlayer(policy, cluster, i, sight)
     if isinstance(policy, PythonPolicy):
         return _PythonPlayer(policy, cluster, i)
@@ -132,7 +132,7 @@ class _PythonPlayer(_SteppingPlayer):
 
 
 class _MixedPlayer(_SteppingPlayer):
-    """A composite with a rule in Python; what is compiled decides in compiled code."""
+    """A composite with a rule in Python; its compiled rules run in compiled code."""
 
     def __init__(self, policy: Composite, cluster: Cluster, i: int):
         super().__init__(cluster, i)

@@ -1,8 +1,8 @@
 """``render_mode="rgb_array"``: one environment as a picture, drawn with Pillow, no display needed.
 
-Shown are the published state of the replicas (KV blocks used, and those that the waiting requests will take; batch,
-queue, batching mode), the request at the front door, and what became of the requests so far. The colours are those of
-Okabe and Ito, told apart by colour-blind eyes; every one of them also stands beside its word.
+A frame shows the published state of the replicas (KV blocks used, and those that the waiting requests will take; batch,
+queue, batching mode), the request at the gateway, and the outcomes so far. The colours are those of Okabe and Ito,
+distinct for colour-blind readers; each one also has a label.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from burstenv.workload import CLASSES
 
 WIDTH, HEIGHT = 960, 540
 RECENT_S = 60.0  # window of the recent attainment
-HISTORY = 240  # points of its course over that window, however many frames are drawn
+HISTORY = 240  # points of its course over that window, for any number of frames
 
 _PAPER, _INK, _SOFT, _LINE, _PANEL = "#ffffff", "#1b1f24", "#5f6873", "#d5dae0", "#f4f6f8"
 _OF_CLASS = ("#0072b2", "#d55e00")  # conversation, api
@@ -57,18 +57,18 @@ class ClusterPicture:
 
     Args:
         batch: The environments.
-        i: Which of them.
+        i: Index of the environment.
     """
 
     def __init__(self, batch: EnvironmentBatch, i: int):
         self.batch = batch
         self.i = i
         self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY + 1)  # (now_s, recent attainment)
-        self._before = -1  # request that stood at the door in the frame before
+        self._before = -1  # request at the gateway in the previous frame
         self._image, self._draw_on, _ = need_pillow()
 
     def frame(self) -> np.ndarray:
-        """Return the environment as it stands, (540, 960, 3) uint8."""
+        """Return the environment's present state, (540, 960, 3) uint8."""
         image = self._image.new("RGB", (WIDTH, HEIGHT), _PAPER)
         self._d = self._draw_on.Draw(image)
         self._d.fontmode = "L"
@@ -83,7 +83,7 @@ class ClusterPicture:
         self._outcomes(now_s)
         return np.asarray(image)
 
-    # -- small things ------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _text(self, x: float, y: float, text: str, size: int = 14, fill: str = _INK, anchor: str = "lm") -> None:
         self._d.text((x, y), text, font=_font(size), fill=fill, anchor=anchor)
@@ -97,7 +97,7 @@ class ClusterPicture:
         return text.rstrip(" -.") + "..."
 
     def _bar(self, x: float, y: float, width: float, height: float, parts: list[tuple[float, str]]) -> None:
-        """Draw shares of a bar side by side; what is left stays empty."""
+        """Draw shares of a bar side by side; the rest stays empty."""
         self._d.rectangle((x, y, x + width, y + height), fill=_PAPER, outline=_LINE)
         at = x
         for share, colour in parts:
@@ -126,7 +126,7 @@ class ClusterPicture:
         at_door = self.batch.cluster.at_door(self.i)
         requests = self.batch.cluster.state.requests[self.i]
         if at_door < 0:
-            nobody = f"nobody at the front door: {self.batch.without_request(self.i)}"
+            nobody = f"no request at the gateway: {self.batch.without_request(self.i)}"
             text = "the episode is over" if environment["done"] else nobody
             self._text(32, top + 22, text, 15, _SOFT)
         else:
@@ -141,7 +141,7 @@ class ClusterPicture:
         self._text(right, top + 40, f"{slow:.1f}/s over 60 s", 13, _SOFT, "rm")
         self._text(right, top + 60, f"deferred {int(environment['deferred'])}", 13, _SOFT, "rm")
         age_s = self.batch.metrics_age_s(self.i)
-        if age_s is not None:  # what stands below is what policies see
+        if age_s is not None:  # policies see the state below
             self._text(right, top + 84, f"replicas as they were {age_s:.1f} s ago", 13, _SOFT, "rm")
 
     def _request(self, request: Any, number: int, top: int, now_s: float) -> None:
@@ -165,7 +165,7 @@ class ClusterPicture:
         if status == REJECTED:
             return f"request {number} was rejected"
         if status == AWAY:
-            return f"request {number} was turned away, its client will send it again"
+            return f"request {number} was rejected, its client will send it again"
         if replica >= 0:
             return f"request {number} went to replica {replica}"
         return f"request {number} {'was deferred' if int(request['defers']) else 'is ' + STATUS_NAMES[status]}"
@@ -210,7 +210,7 @@ class ClusterPicture:
             self._bar(x + left, middle - 4, 128, 16, [(value / full, colour)])
 
     def _narrow(self, r: int, x: float, y: float, width: float, height: float) -> None:
-        """Draw one replica of many as a line: number, KV cache, and counts where there is room."""
+        """Draw one replica of many as a line: number, KV cache, and counts if they fit."""
         used, queued, running, waiting = self._shares(r)
         middle, size = y + height / 2, 12 if height < 26 else 13
         self._text(x + 22, middle, str(r), size, anchor="rm")

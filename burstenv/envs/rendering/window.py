@@ -26,8 +26,8 @@ class Window:
     """A window of one environment; closing it by hand keeps it closed and lets the episode go on.
 
     Args:
-        title: What stands in its frame.
-        frames_per_s: How fast it shows at most.
+        title: Title of the window.
+        frames_per_s: Highest frame rate.
     """
 
     def __init__(self, title: str, frames_per_s: int):
@@ -57,7 +57,7 @@ class Window:
         self._clock.tick(self._frames_per_s)
 
     def close(self) -> None:
-        """Close the window; a second time does nothing."""
+        """Close the window; a second call does nothing."""
         if self._screen is not None:
             self._pygame.display.quit()
             self._screen = None

@@ -1,7 +1,7 @@
-"""Adapters between the environments and what algorithms expect; each for the scalar and the vector environment.
+"""Adapters of the environments to algorithms; each for the scalar and the vector environment.
 
 ``FlatAction``, ``FlatActionVector``
-    One ``Discrete`` number for a joint action, with masks: for DQN and whatever knows no ``MultiDiscrete``.
+    One ``Discrete`` number for a joint action, with masks: for DQN and other algorithms without ``MultiDiscrete``.
 ``FlatObservation``, ``FlatObservationVector``
     The dictionary observation as one vector, number for number that of ``observation="flat"``.
 ``FrameHistoryVector``

@@ -1,13 +1,13 @@
-r"""Discounting by time: steps last as long as it takes until the next decision, so a step is no unit of time.
+r"""Discounting by time: a step lasts until the next decision, hence it is no unit of time.
 
 In a semi-Markov decision process with discount ``g`` per second, the value of a state is
 
     V(s_0) = E[ sum_k g^(t_{k+1} - t_0) r_k ],      V(s_k) = E[ g^(tau_k) (r_k + V(s_{k+1})) ],
 
-where ``tau_k = t_{k+1} - t_k`` is what ``info["elapsed_s"]`` says, and ``r_k`` is paid at the end of the step
+where ``tau_k = t_{k+1} - t_k`` is ``info["elapsed_s"]``, and ``r_k`` is paid at the end of the step
 (Bradtke and Duff, "Reinforcement learning methods for continuous-time Markov decision problems", NeurIPS 1994; Sutton,
-Precup and Singh, Artificial Intelligence 112, 1999). A constant discount per decision would make the future count
-less the more requests arrive.
+Precup and Singh, Artificial Intelligence 112, 1999). Under a constant discount per decision the future would
+count less with more arrivals.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def _check(gamma_per_s: float) -> float:
 
 
 class SemiMDPDiscount(gym.Wrapper, RecordConstructorArgs):
-    """A scalar environment that discounts by the time that passed.
+    """A scalar environment that discounts by the elapsed time.
 
     Rewards become ``g^tau r``, and ``info["discount"]`` is ``g^tau`` (0 when the episode terminated), so that
-    ``reward + info["discount"] * V(next observation)`` is the target of a value. An algorithm that knows one
-    constant discount only takes ``from_start=True`` and a discount of 1: rewards then become ``g^(t - t_0) r`` and
-    their plain sum is the discounted return (values depend on the time, which the observation does not show; prefer
-    the first where you can).
+    ``reward + info["discount"] * V(next observation)`` is the target of a value. For an algorithm with one
+    constant discount set ``from_start=True`` and a discount of 1: rewards then become ``g^(t - t_0) r`` and their plain
+    sum is the discounted return. Prefer the first if possible: values then depend on the time, which the observation
+    does not show.
 
     Args:
         env: The environment.
@@ -59,7 +59,7 @@ class SemiMDPDiscount(gym.Wrapper, RecordConstructorArgs):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, and discount by the time that it took."""
+        """Step, and discount by the elapsed time."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         discount = self.gamma_per_s ** info["elapsed_s"]
         self._factor *= discount
@@ -91,11 +91,11 @@ class SemiMDPDiscountVector(gym.vector.VectorWrapper):
         return self.env.reset(seed=seed, options=options)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Step, and discount by the time that it took."""
+        """Step, and discount by the elapsed time."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         over = terminated | truncated
         elapsed_s = infos["elapsed_s"]
-        if self._same_step and over.any():  # there stands the new episode's already
+        if self._same_step and over.any():  # it already holds the new episode's
             elapsed_s = np.where(over, infos["final_info"]["elapsed_s"], elapsed_s)
         discount = self.gamma_per_s**elapsed_s
         discount[self._over & (not self._same_step)] = 1.0  # a step that only reset

@@ -41,9 +41,9 @@ class FlatCode:
         return np.ravel_multi_index(tuple(parts), self.sizes)
 
     def mask(self, masks: np.ndarray) -> np.ndarray:
-        """Return which numbers are legal, (..., n), from masks with components side by side, (..., sum of sizes).
+        """Return the legal numbers, (..., n), from masks with components side by side, (..., sum of sizes).
 
-        A joint action is legal when each of its components is.
+        A joint action is legal if each of its components is.
         """
         parts = np.split(masks, self._ends, axis=-1)
         joint = parts[0]
@@ -61,7 +61,7 @@ def _code(space: gym.Space, of: str) -> FlatCode:
 class FlatAction(gym.ActionWrapper, RecordConstructorArgs):
     """A scalar environment whose joint ``MultiDiscrete`` action is one ``Discrete`` number.
 
-    ``info["action_mask"]`` and :meth:`action_masks` tell which numbers are legal.
+    ``info["action_mask"]`` and :meth:`action_masks` mark the legal numbers.
 
     Args:
         env: The environment.
@@ -91,7 +91,7 @@ class FlatAction(gym.ActionWrapper, RecordConstructorArgs):
         return self.code.decode(action)
 
     def action_masks(self) -> np.ndarray:
-        """Return which numbers are legal, (n,) bool."""
+        """Return the legal numbers, (n,) bool."""
         return self.code.mask(self.env.get_wrapper_attr("action_masks")())
 
     def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class FlatActionVector(gym.vector.VectorWrapper):
         return observations, rewards, terminated, truncated, infos
 
     def action_masks(self) -> np.ndarray:
-        """Return which numbers are legal, (N, n) bool."""
+        """Return the legal numbers, (N, n) bool."""
         return self.code.mask(self.env.unwrapped.action_masks())  # type: ignore[attr-defined]
 
     def _with_masks(self, infos: dict[str, Any]) -> dict[str, Any]:

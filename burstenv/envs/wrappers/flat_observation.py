@@ -18,7 +18,7 @@ ORDER = ("cluster", "request", "replicas")  # as in burstenv/envs/observation/en
 
 
 def _keys(space: gym.Space, of: str) -> tuple[str, ...]:
-    """Return the keys in the order in which they are laid side by side."""
+    """Return the keys in their order within the vector."""
     if not isinstance(space, gym.spaces.Dict):
         raise BurstenvError(f"{of} needs a Dict observation space; this environment's is already {space}")
     known = tuple(key for key in ORDER if key in space.spaces)

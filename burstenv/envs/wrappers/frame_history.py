@@ -15,12 +15,12 @@ from burstenv.errors import BurstenvError
 class FrameHistoryVector(gym.vector.VectorWrapper):
     """A vector environment that shows its last ``length`` observations, (N, length, O), the newest last.
 
-    Before an episode has so many, its first observation is repeated (as ``FrameStackObservation`` of Gymnasium does by
-    default). Works with both autoreset modes: a history never reaches into the episode before.
+    At the start of an episode its first observation is repeated (the default of Gymnasium's ``FrameStackObservation``).
+    Works with both autoreset modes: a history never reaches into the previous episode.
 
     Args:
         env: The vector environment; its observations are boxes.
-        length: How many observations, at least 1.
+        length: Number of observations, at least 1.
     """
 
     def __init__(self, env: gym.vector.VectorEnv, length: int):
