@@ -1,7 +1,7 @@
 """Heuristics for admission, routing and batching, and their composition by name.
 
-Shipped rules are compiled, see what an agent sees, and act through the agent's action space; a heuristic of one's
-own is one decorated function in plain Python (``policies/heuristics.py``).
+Shipped rules are compiled, have an agent's observation, and act through the agent's action space; a user's heuristic is
+one decorated function in plain Python (``policies/heuristics.py``).
 """
 
 from burstenv.policies.admission_rules import ADMISSION_RULES

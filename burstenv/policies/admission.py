@@ -102,7 +102,7 @@ def _within_concurrency(parameters, world):
         in_time = environment.first_in_time - memory.window_in_time
         if tokens - in_time > LATE_SHARE * tokens:
             memory.concurrency_limit = max(float(count), parameters[_AIMD.decrease] * memory.concurrency_limit)
-        elif 2.0 * inside >= memory.concurrency_limit:  # a limit that does not bind proves nothing
+        elif 2.0 * inside >= memory.concurrency_limit:  # a limit that does not bind is no evidence
             memory.concurrency_limit += parameters[_AIMD.increase] * count
         memory.window_s = environment.now_s
         memory.window_first_tokens = environment.first_tokens
@@ -138,7 +138,7 @@ def _accept_otherwise(rule, parameters, world, request, chosen):
 
 @kernel
 def admit(rule, parameters, world, chosen):
-    """Return the admission decision of a rule about the request at the door and the replica chosen for it."""
+    """Return the admission decision of a rule about the request at the gateway and its chosen replica."""
     environment = world.environment
     request = world.requests[environment.at_door]
     engine = engine_of(world, chosen)

@@ -1,10 +1,10 @@
-"""The composites that an evaluation compares with unless told otherwise, from floor to strong."""
+"""The default baselines of an evaluation, from floor to strong."""
 
 from __future__ import annotations
 
 DEFAULT_LADDER = (
-    "always/round-robin/vllm",  # what most deployments start from
-    "always/jsq/vllm",  # the reference by which capacity is measured
+    "always/round-robin/vllm",  # the start of most deployments
+    "always/jsq/vllm",  # the reference policy of capacity
     "always/lmetric/vllm",
     "queue-cap/power-of-two/sarathi-512",
     "token-bucket/jsq/sarathi-512",
@@ -16,8 +16,8 @@ DEFAULT_LADDER = (
     "size-aware-kv(limit=1.5)/expected-ttft/edf-256",
 )
 REFERENCE = "always/jsq/vllm"
-# Where a tuner begins, beside the ladder: what tuning found on one scenario or another, rounded. A search that has to
-# find these anew on every scenario spends its budget on that: without them it ended 18 points lower on
+# Further start points of a tuner, beside the ladder: rounded results of tuning on several scenarios. A search without
+# them spends its budget on finding them again: it ended 18 points lower on
 # `unequal` and 7 on `stale`.
 STRONG = (
     "size-aware-kv(limit=1.1,prompt=0.45,output=0.45)/expected-ttft/sarathi-512",

@@ -1,4 +1,4 @@
-"""Batching modes by name: how a replica forms its batches. A scenario lists the modes that a policy may choose.
+"""Batching modes by name: the rules by which a replica forms batches. A scenario lists the modes open to policies.
 
 A mode in a composite may carry parameters, ``edf-512(budget=384,seqs=64)``; it is then a mode of that name.
 """

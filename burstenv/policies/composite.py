@@ -42,7 +42,7 @@ def parse_rule(text: str, kind: str, rules: tuple[Rule, ...]) -> RuleChoice:
     """Read one rule, such as ``queue-cap(limit=64)``.
 
     Args:
-        text: What the user wrote.
+        text: The user's text.
         kind: ``"admission rule"`` or ``"routing rule"``, for the error message.
         rules: The valid rules.
 
@@ -58,7 +58,7 @@ def parse_rule(text: str, kind: str, rules: tuple[Rule, ...]) -> RuleChoice:
 
 
 def parse_parameters(rule: Rule, text: str | None) -> tuple[float, ...]:
-    """Read ``limit=64,slack=2``; what is not written has its default.
+    """Read ``limit=64,slack=2``; missing parameters have their defaults.
 
     Raises:
         BurstenvError: On an unknown parameter, or a value outside its limits.
@@ -87,18 +87,18 @@ class Composite:
 
     @property
     def compiled(self) -> bool:
-        """Whether compiled code runs it whole: no rule of it is written in Python."""
+        """Whether compiled code runs all of it: no rule is in Python."""
         return self.admission.rule.function is None and self.routing.rule.function is None
 
     @property
     def oracle(self) -> bool:
-        """Whether any part of it uses true output lengths."""
+        """Whether a part of it uses true output lengths."""
         mode = batching_rule(self.batching)
         return self.admission.rule.oracle or self.routing.rule.oracle or (mode is not None and mode.oracle)
 
     @property
     def floor(self) -> bool:
-        """Whether any part of it is bad on purpose."""
+        """Whether a part of it is bad on purpose."""
         mode = batching_rule(self.batching)
         return self.admission.rule.floor or self.routing.rule.floor or (mode is not None and mode.floor)
 
@@ -129,7 +129,7 @@ class Composite:
         return self.compiled_part(mode_names)
 
     def compiled_part(self, mode_names: Sequence[str]) -> np.ndarray:
-        """Return :meth:`record` for the rules that are compiled; a rule in Python leaves its place empty."""
+        """Return :meth:`record` for the compiled rules; the fields of a rule in Python stay empty."""
         if self.batching not in mode_names:
             raise unknown_name("batching mode of this scenario", self.batching, mode_names)
         record = np.zeros(1, POLICY)
@@ -147,7 +147,7 @@ def parse_composite(text: str) -> Composite:
     """Read ``admission/routing/batching``.
 
     Raises:
-        BurstenvError: When there are not three parts, or one of them is unknown.
+        BurstenvError: If the number of parts is not three, or one of them is unknown.
     """
     parts = text.split("/")
     if len(parts) != 3:

@@ -25,7 +25,7 @@ def choose_replica(policy, world):
 
 @kernel
 def choose_admission(policy, world, replica):
-    """Return what the admission rule decides about the request at the door and the replica chosen for it."""
+    """Return the admission rule's decision about the request at the gateway and its chosen replica."""
     environment = world.environment
     if environment.at_door == NOBODY:
         return ADMIT
@@ -34,7 +34,7 @@ def choose_admission(policy, world, replica):
 
 @kernel
 def decide(policy, world):
-    """Return (admission, replica, mode) for the request at the front door, or for nobody at a tick."""
+    """Return (admission, replica, mode) for the request at the gateway, or for a tick without one."""
     replica = choose_replica(policy, world)
     return choose_admission(policy, world, replica), replica, policy.mode
 
@@ -52,7 +52,7 @@ def choose_replica_at(
 def choose_admission_at(
     environments, memories, replicas, arenas, requests, gateway, specs, modes, policy, i, replica
 ):  # fmt: skip
-    """Return what the admission rule of ``policy``, (1,) POLICY, decides in cluster ``i`` about a replica."""
+    """Return the decision of the admission rule of ``policy``, (1,) POLICY, in cluster ``i`` about a replica."""
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     return choose_admission(policy[0], world_of(arrays, i), replica)
 
@@ -61,9 +61,9 @@ def choose_admission_at(
 def policy_decision(
     environments, memories, replicas, arenas, requests, gateway, specs, modes, policy, i, out
 ):  # fmt: skip
-    """Write a composite's (admission, replica, mode) for the request at the door into ``out``, (3,) int64.
+    """Write a composite's (admission, replica, mode) for the request at the gateway into ``out``, (3,) int64.
 
-    Draws on the environment's own stream and counters, as a decision does: ask once for each decision.
+    The call advances the environment's random stream and counters: call it once per decision.
     """
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     admission, replica, mode = decide(policy[0], world_of(arrays, i))
@@ -74,7 +74,7 @@ def policy_decision(
 
 @entry
 def estimate_at(environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, out):
-    """Write the ``ESTIMATES`` about replica ``r`` of cluster ``i`` into ``out``; zeros where nobody is at the door."""
+    """Write the ``ESTIMATES`` about replica ``r`` of cluster ``i`` into ``out``; zeros without a request."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     engine = engine_of(world, r)
     at_door = world.environment.at_door

@@ -1,7 +1,7 @@
-"""What a dispatcher can work out from what it sees: KV use, iteration time, expected TTFT. Compiled.
+"""A router's estimates from its observation: KV use, iteration time, expected TTFT. Compiled.
 
-Everything here reads the published state of a replica (its ``seen_*`` fields) and the request at the
-front door: nothing hidden from an agent's observation.
+All functions read the published state of a replica (its ``seen_*`` fields) and the request at the gateway: nothing
+hidden from an agent's observation.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def _whole_tokens(request):
 
 @kernel
 def tokens_to_hold(world, request):
-    """Return the model length from which on a replica is a choice for the request [tokens].
+    """Return the smallest model length of a replica that is a choice for the request [tokens].
 
-    That of prompt and predicted answer where any replica holds both, else that of the prompt and one output, below
-    which a replica does not accept the request.
+    If a replica holds prompt and predicted answer, that is their length; otherwise it is the prompt and one output
+    token, the smallest length that accepts the request.
     """
     specs = world.specs
     whole = _whole_tokens(request)
@@ -66,7 +66,7 @@ def kv_demand(engine):
 
 @kernel
 def kv_demand_with(engine, request):
-    """Return :func:`kv_demand` as it would be with the request's prompt in the queue."""
+    """Return :func:`kv_demand` with the request's prompt added to the queue."""
     replica, spec = engine.replica, engine.spec
     own = blocks_of(request.prompt_tokens, spec.block_size)
     used = spec.num_blocks - replica.seen_free_blocks
@@ -136,7 +136,7 @@ def expected_ttft_s(engine, request):
 def oracle_expected_ttft_s(engine, request):
     """Return :func:`expected_ttft_s` with the true rate at which running requests give back KV blocks [s].
 
-    Each gives back all of its blocks when its last token is out: blocks over true remaining tokens, summed.
+    Each request frees all its blocks with its last token: the sum of blocks over true remaining tokens.
     """
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     missing = kv_demand_with(engine, request) - 1.0

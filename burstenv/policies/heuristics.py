@@ -1,4 +1,4 @@
-"""A heuristic of one's own: one decorated function in plain Python, then known by its name everywhere.
+"""User heuristics: one decorated function in plain Python, then available everywhere by name.
 
 Example (a file ``mine.py``):
     >>> from burstenv.policies import admission_rule, policy, routing_rule
@@ -20,7 +20,7 @@ Example (a file ``mine.py``):
     >>>     return ("admit", replica, "edf-512") if replica.waiting < cap else "reject"
 
 Then ``short-only(limit=500)/emptiest/edf-512``, ``mine`` and ``mine(cap=3)`` are policies, once the file has been
-imported or given as ``--policy-file mine.py``; ``--policy mine.py:mine`` does both. What ``view`` offers stands in
+imported or given as ``--policy-file mine.py``; ``--policy mine.py:mine`` does both. For the fields of ``view`` see
 ``policies/view.py``.
 """
 
@@ -50,11 +50,11 @@ def admission_rule(
     ``"admit"``, ``"reject"`` and ``"defer"``.
 
     Args:
-        name: What users write; small letters, digits and hyphens.
-        parameters: ``{name: default}`` or ``{name: (default, low, high, scale)}`` with where a tuner looks; scale
+        name: Its name; small letters, digits and hyphens.
+        parameters: ``{name: default}`` or ``{name: (default, low, high, scale)}`` with a tuner's range; scale
             ``linear``, ``log`` or ``integer``.
-        source: Where the idea comes from.
-        oracle: Whether it may look at true output lengths.
+        source: Source of the idea.
+        oracle: Whether it may read true output lengths.
         floor: Whether it is bad on purpose.
 
     Raises:
@@ -88,12 +88,12 @@ def policy(
     ``(admission, replica, mode)``. A mode that is not named stays as it is.
 
     Args:
-        name: What users write; small letters, digits and hyphens.
+        name: Its name; small letters, digits and hyphens.
         parameters: As of :func:`admission_rule`.
-        source: Where the idea comes from.
-        modes: The batching modes it names; a scenario that lacks one is refused, a replay without a scenario has these.
-        ticks: Whether to ask it at ticks too, when ``view.request`` is None and only the mode matters.
-        oracle: Whether it may look at true output lengths.
+        source: Source of the idea.
+        modes: The batching modes it names; a scenario without one is an error, a replay without a scenario has these.
+        ticks: Whether to call it at ticks too, when ``view.request`` is None and only the mode matters.
+        oracle: Whether it may read true output lengths.
         floor: Whether it is bad on purpose.
 
     Raises:
@@ -143,7 +143,7 @@ def _summary(function: Callable[..., Any]) -> str:
 def _checked(
     function: Callable[..., Any], owner: str, arguments: int, parameters: dict[str, Any] | None
 ) -> tuple[Parameter, ...]:
-    """Return the declared parameters, or say where the function does not take them."""
+    """Return the declared parameters; raise if the function does not take them."""
     if not inspect.isfunction(function):
         raise BurstenvError(f"{owner} must decorate a function, got {type(function).__name__}")
     declared = declare(owner, parameters or {})

@@ -1,4 +1,4 @@
-"""Policies from what a user writes: composites, names of Python policies, and files of one's own heuristics."""
+"""Policies from a user's text: composites, names of Python policies, and files of user heuristics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_policy(text: str) -> Policy:
     Args:
         text: ``admission/routing/batching``; look-ahead over one, such as ``lookahead(futures=8):always/jsq/vllm``; the
             name of a Python policy, such as ``mine`` or ``mine(cap=3)``; ``mine.py``, a file with one policy in it;
-            ``mine.py:NAME``, a file and what to take from it, which may be a composite too:
+            ``mine.py:NAME``, a file and a name in it, or a composite:
             ``mine.py:short-only/jsq/vllm``; or ``agent:NAME``, a shipped agent, and ``agent:FILE.npz``, an exported
             one.
 
@@ -38,7 +38,7 @@ def load_policy(text: str) -> Policy:
         A policy; its ``name`` is read back by this function wherever its file has been loaded.
 
     Raises:
-        BurstenvError: On anything unknown, or a file that cannot be loaded; names its line.
+        BurstenvError: On an unknown name, or a file that cannot be loaded; names its line.
     """
     text = text.strip()
     if text.startswith(PREFIX) and text != PREFIX:
@@ -54,7 +54,7 @@ def load_policy(text: str) -> Policy:
             rules = [name for name in names if name not in own]
             what = f"the policies {', '.join(own)}" if own else f"no policy but the rules {', '.join(rules)}"
             write = f"{match['path']}:{own[0]}" if own else f"{match['path']}:{_example(rules[0])}"
-            raise BurstenvError(f"{match['path']} holds {what}; say which, such as {write}")
+            raise BurstenvError(f"{match['path']} holds {what}; name one, such as {write}")
         return python_policies()[own[0]]
     if is_lookahead(text):
         return parse_lookahead(text)
@@ -75,7 +75,7 @@ def load_policy(text: str) -> Policy:
 
 
 def _refuse_rule(text: str, name: str, file: str = "") -> None:
-    """Raise where a rule or a mode is given that is only a part of a policy."""
+    """Raise on a rule or a mode, which is only a part of a policy."""
     parts = {
         "an admission rule": ([rule.name for rule in admission_rules()], f"{text}/jsq/vllm"),
         "a routing rule": ([rule.name for rule in routing_rules()], f"always/{text}/vllm"),
@@ -87,7 +87,7 @@ def _refuse_rule(text: str, name: str, file: str = "") -> None:
 
 
 def named_in_data(text: str) -> str:
-    """Return a policy's name that stood in a data file, which never names code: that is the command line's to do.
+    """Return a policy's name from a data file; only the command line may name code.
 
     Raises:
         BurstenvError: When it is a Python file.

@@ -1,4 +1,4 @@
-"""Whole policies in plain Python, and how what a user's function returns is read."""
+"""Whole policies in plain Python, and the conversion of a user function's result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Decision = tuple[int, int, int]  # admission, replica, mode
 
 @dataclass(frozen=True)
 class PythonPolicy:
-    """A user's function that decides everything, with all its parameters.
+    """A user's function that decides all components, with all its parameters.
 
     Attributes:
         rule: Its declaration; ``rule.function`` decides.
@@ -75,7 +75,7 @@ class PythonPolicy:
         """Return (admission, replica, mode) for the decision epoch that ``view`` shows.
 
         Raises:
-            BurstenvError: When the function fails or returns what is no decision; names its file and line.
+            BurstenvError: If the function fails or returns no decision; names its file and line.
         """
         if view.request is None and not self.ticks:
             return ADMIT, 0, view.modes.index(view.replicas[0].mode)
@@ -105,7 +105,7 @@ def call(rule: Rule, *arguments: Any, **named: Any) -> Any:
 
 
 def where(error: BaseException, file: str) -> str:
-    """Return the file and line at which an error passed through a file last."""
+    """Return the file and line of the last frame of an error within a file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return f"{file}, line {lines[-1]}" if lines else file
 

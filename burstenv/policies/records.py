@@ -1,4 +1,4 @@
-"""The record by which a composite policy reaches the kernel: three rule codes and their parameters."""
+"""The record of a composite policy for the kernel: three rule codes and their parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POLICY = np.dtype(
         ("admission", "i4"),  # rule codes, see admission.py and routing.py
         ("routing", "i4"),
         ("mode", "i4"),  # batching mode of the scenario, by index
-        ("sees_cache", "i4"),  # whether a rule looks at KV use or context
+        ("sees_cache", "i4"),  # whether a rule reads KV use or context
         ("admission_parameters", "f8", (MAX_PARAMETERS,)),
         ("routing_parameters", "f8", (MAX_PARAMETERS,)),
     ],

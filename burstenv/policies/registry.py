@@ -35,7 +35,7 @@ def python_policies() -> dict[str, PythonPolicy]:
 
 
 def register_rule(component: str, rule: Rule) -> None:
-    """Make a user's rule known; the same function of the same file may come again, changed or not.
+    """Register a user's rule; the same function of the same file may be registered again, changed or not.
 
     Args:
         component: ``admission`` or ``routing``.
@@ -53,7 +53,7 @@ def register_rule(component: str, rule: Rule) -> None:
 
 
 def register_policy(policy: PythonPolicy) -> None:
-    """Make a user's whole policy known; errors as :func:`register_rule`."""
+    """Register a user's whole policy; errors as :func:`register_rule`."""
     _check_name("policy", policy.rule)
     known = _policies.get(policy.rule.name)
     _check_free("policy", policy.rule, None if known is None else known.rule)

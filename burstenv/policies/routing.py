@@ -1,8 +1,8 @@
-"""Routing rules, compiled: choose the replica a request would go to.
+"""Routing rules, compiled: the choice of a request's replica.
 
-Every rule but random and round-robin is an argmin of a score over the replicas that hold the prompt and the whole
-predicted answer; where none does, over those that accept the prompt. Ties are broken at random, so that no rule favours
-the first replica of the YAML.
+Every rule except random and round-robin is an argmin of a score over the replicas that hold the prompt and the whole
+predicted answer or, without such a replica, over those that accept the prompt. Ties are broken at random: no rule
+favours the first replica of the YAML.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from burstenv.policies.routing_rules import (
 from burstenv.policies.rule import parameters_of
 
 _PREFIX, _KV = (parameters_of(ROUTING_RULES, name) for name in ("prefix-aware", "kv-router"))
-_LONGEST_PREFIX = 100  # what prefix-aware comes to while loads are balanced and the prefix is worth it
+_LONGEST_PREFIX = 100  # the rule of prefix-aware while loads are balanced and the prefix is long enough
 
 
 @kernel
@@ -57,7 +57,7 @@ def next_random(memory):
 
 @kernel
 def _place_on_ring(session, index):
-    """Return a number in [0, 1) that stands for a session and a replica (splitmix64)."""
+    """Return a hash of a session and a replica in [0, 1) (splitmix64)."""
     x = np.uint64(session + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(index + 1) * np.uint64(0xD1B54A32D192ED03)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -116,7 +116,7 @@ def _score(rule, parameters, engine, index, request_id):
 
 @outlined
 def _plain_rule(rule, parameters, world):
-    """Return the rule whose scores decide: of those that depend on the request or on the balance of loads."""
+    """Return the rule that decides now, for rules that depend on the request or on the balance of loads."""
     environment, requests = world.environment, world.requests
     request_id = environment.at_door
     request = requests[request_id]
@@ -166,7 +166,7 @@ def _random_fitting(world, request, other_than):
 
 @kernel
 def route(rule, parameters, world):
-    """Return the replica a rule chooses for the request at the door."""
+    """Return a rule's replica for the request at the gateway."""
     environment, memory, specs = world.environment, world.memory, world.specs
     request = world.requests[environment.at_door]
     count = len(specs)

@@ -64,7 +64,7 @@ class Parameter:
         """Return the value of a text.
 
         Raises:
-            BurstenvError: When it is no number, or outside the limits; says them.
+            BurstenvError: If it is no number, or outside the limits, which the error names.
         """
         least, most = self.limits
         whole = self.whole or self.range.scale == "integer"
@@ -90,12 +90,12 @@ class Rule:
     """One heuristic for one component of a decision.
 
     Attributes:
-        code: The number by which the compiled code knows it; -1 for a rule in Python.
+        code: Its number in the compiled code; -1 for a rule in Python.
         name: Its name in a composite.
         summary: One line about it.
         source: Paper, system or document that defines it.
         differs: Differences from the source; empty if there are none.
-        declared: The parameters, in the order of the record that the compiled code takes.
+        declared: The parameters, in the order of the compiled code's record.
         sees_cache: Whether it reads KV use or context, which change in every iteration, and not only queues.
         oracle: Whether it uses true output lengths, unknown to any deployed policy.
         floor: Whether it is bad on purpose, to show the worst case.
@@ -138,7 +138,7 @@ class Rule:
 
 
 def parameters_of(rules: tuple[Rule, ...], name: str) -> Any:
-    """Return the place of each parameter of a rule in its record, as a named tuple of constants for compiled code."""
+    """Return the position of each parameter in a rule's record, as a named tuple of constants for compiled code."""
     return positions(by_name(rules)[name].parameters)
 
 

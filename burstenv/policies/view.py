@@ -1,7 +1,7 @@
-"""What a heuristic in plain Python sees at a decision: the request at the front door, the replicas, the time.
+"""The view of a heuristic in plain Python at a decision: the request at the gateway, the replicas, the time.
 
-Everything here is what an agent's observation is made of: published and causal. A replica shows the state at the end
-of its last iteration and what was sent to it since (see ``engine/published.py``); output lengths are predictions.
+All data are those of an agent's observation: published and causal. A replica shows the state at the end of its last
+iteration and the requests sent to it since (see ``engine/published.py``); output lengths are predictions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MASK = 2**64 - 1
 
 
 class RequestView:
-    """The request at the front door."""
+    """The request at the gateway."""
 
     def __init__(self, record: Any, now_s: float, max_defers: int, oracle: bool):
         self._record = record
@@ -56,13 +56,13 @@ class RequestView:
 
     @property
     def session(self) -> int | None:
-        """Number of its conversation; None for a request on its own."""
+        """Number of its conversation; None for a single request."""
         session = int(self._record["session"])
         return None if session < 0 else session
 
     @property
     def arrival_s(self) -> float:
-        """When it first came to the front door [s]."""
+        """Time of its first arrival at the gateway [s]."""
         return float(self._record["arrival_s"])
 
     @property
@@ -77,12 +77,12 @@ class RequestView:
 
     @property
     def ttft_left_s(self) -> float:
-        """What is left of the time to first token [s]; below 0 when it is missed already."""
+        """Remaining time of the TTFT objective [s]; below 0 if it is already missed."""
         return self.arrival_s + self.ttft_slo_s - self._now_s
 
     @property
     def defers(self) -> int:
-        """How often it has been deferred."""
+        """Number of its deferrals so far."""
         return int(self._record["defers"])
 
     @property
@@ -117,7 +117,7 @@ class ReplicaView:
 
     @property
     def fits(self) -> bool:
-        """Whether it holds the prompt and the whole predicted answer of the request at the door.
+        """Whether it holds the prompt and the whole predicted answer of the request at the gateway.
 
         A replica that accepts the prompt but does not hold the answer cuts it, and a cut answer is not served.
         """
@@ -126,7 +126,7 @@ class ReplicaView:
 
     @property
     def accepts(self) -> bool:
-        """Whether the prompt of the request at the door leaves room for an output here."""
+        """Whether the prompt of the request at the gateway leaves room for an output here."""
         request = self._view.request
         return request is None or request.prompt_tokens < self.max_model_len
 
@@ -147,7 +147,7 @@ class ReplicaView:
 
     @property
     def prefill_backlog_tokens(self) -> int:
-        """Tokens to compute before a new request's: the queue's, and what is left of running requests in prefill."""
+        """Tokens to compute before a new request's: the queue's, and the rest of running requests in prefill."""
         return self._seen("waiting_tokens") + self._seen("prefill_tokens")
 
     @property
@@ -220,13 +220,13 @@ class ReplicaView:
 
 
 class View:
-    """Everything a decision may be based on.
+    """All data that a decision may use.
 
     Attributes:
-        request: The request at the front door; None at a tick, when only the batching mode matters.
+        request: The request at the gateway; None at a tick, when only the batching mode matters.
         replicas: The replicas, in the order of the cluster.
         modes: Names of the batching modes to choose from; the first is the scenario's default.
-        memory: A dict of the policy's own, empty when an episode begins.
+        memory: The policy's dict, empty at the start of an episode.
     """
 
     def __init__(self, cluster: Cluster, i: int, modes: Sequence[str], memory: dict[Any, Any], oracle: bool):
@@ -248,7 +248,7 @@ class View:
 
     @property
     def predicted_answer_tokens(self) -> int:
-        """Predicted output length of the request at the door, in whole tokens, at least 1; 0 at a tick."""
+        """Predicted output length of the request at the gateway, in whole tokens, at least 1; 0 at a tick."""
         return 0 if self.request is None else max(1, math.ceil(min(self.request.predicted_tokens, 1e9)))
 
     def _estimates(self, r: int) -> dict[str, float]:
@@ -282,7 +282,7 @@ class View:
         return int(self._environment["decisions"])
 
     def random(self) -> float:
-        """Return the next number in [0, 1) of the cluster's own stream, the one that compiled rules draw from."""
+        """Return the next number in [0, 1) of the cluster's random stream, which compiled rules also use."""
         x = int(self._memory["rng"])
         x ^= x >> 12
         x = (x ^ (x << 25)) & _MASK
@@ -293,9 +293,9 @@ class View:
     def least(self, score: Callable[[ReplicaView], float]) -> ReplicaView:
         """Return the replica of the smallest score among those that fit; ties are broken at random.
 
-        Where none fits, those that accept the prompt are compared.
+        If none fits, those that accept the prompt are compared.
 
-        Draws from the cluster's stream just as the compiled rules do, so that a rule written twice decides alike.
+        It draws from the cluster's stream like the compiled rules: a rule written twice decides alike.
         """
         best, best_score, ties = self.replicas[0], float("inf"), 0
         choices = [replica for replica in self.replicas if replica.fits]

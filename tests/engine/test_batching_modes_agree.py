@@ -1,4 +1,4 @@
-"""Batching modes beyond vLLM V1's: the compiled engine equals the reference, and each does what defines it."""
+"""Batching modes beyond vLLM V1's: the compiled engine equals the reference, and each follows its definition."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_random_modes_agree(case):
     check(case)
 
 
-# -- what defines each ---------------------------------------------------------------------------------------------
+# -- definitions -------------------------------------------------------------------------------------------------
 
 
 def serve(requests: np.ndarray, mode: ModeConfig, **changes) -> tuple[np.ndarray, Cluster]:
@@ -84,7 +84,7 @@ def test_prefill_first_stalls_decodes_and_mixed_batches_do_not():
     wait_s = first["first_token_s"][1] - 0.5
     assert alone_s < wait_s <= alone_s + 1.1 * decode_s  # the iteration that was under way, and its own
     assert chunked["first_token_s"][1] > first["first_token_s"][1]
-    # the decoder loses the whole prefill under prefill-first (and nothing else)
+    # the decoder loses exactly the whole prefill under prefill-first
     lone, _ = serve(requests[:1], ModeConfig(name="m", batch="prefill-first"))
     assert first["finish_s"][0] - lone["finish_s"][0] == pytest.approx(alone_s, rel=0.2)
 
@@ -129,7 +129,7 @@ def test_a_true_projection_never_preempts_and_packs_more_than_a_reservation(seed
     assert results["oracle-projected"][1] < results["oracle-reserved"][1] * 1.001
 
 
-def test_hopeless_requests_are_dropped_and_cost_nothing():
+def test_hopeless_requests_are_rejected_and_cost_nothing():
     n = 6
     requests = request_array(np.arange(n) * 0.001, np.full(n, 100), np.full(n, 2))
     requests["output_tokens"][0] = 50
@@ -167,7 +167,7 @@ def served(records: np.ndarray, until_s: float) -> np.ndarray:
     return np.array([work[records["class_code"] == c].sum() for c in (0, 1)])
 
 
-def test_fair_serves_two_greedy_clients_alike_whatever_they_send():
+def test_fair_serves_two_greedy_clients_alike_for_any_requests():
     """Class 1 sends four times as much from the beginning; both are always waiting."""
     rng = np.random.default_rng(0)
     n = 500
@@ -184,7 +184,7 @@ def test_fair_serves_two_greedy_clients_alike_whatever_they_send():
     assert gaps["fair"] < 0.15 * gaps["fcfs"]
 
 
-def test_idleness_saves_up_nothing():
+def test_idleness_accumulates_no_credit():
     """A client that comes late is served like the other from then on, not until it has caught up."""
     n = 300
     requests = request_array(np.zeros(n), np.full(n, 100), np.full(n, 40))
@@ -217,7 +217,7 @@ def test_skip_join_lets_short_prompts_by_until_the_long_ones_starve():
 
 
 def test_a_deferral_bound_gathers_prefills():
-    """Decodes are interrupted in bursts: iterations with a prefill are fewer, and nobody waits much past the bound."""
+    """Decodes are interrupted in bursts: fewer iterations have a prefill, and no request waits much past the bound."""
     rng = np.random.default_rng(0)
     n = 120
     requests = request_array(np.cumsum(rng.exponential(0.05, n)), np.full(n, 200), np.full(n, 60))

@@ -130,7 +130,7 @@ def test_random_configurations_agree(case):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_prompt_that_can_never_fit_blocks_the_queue_for_ever(asynchronous):
+def test_a_prompt_that_can_never_fit_blocks_the_queue_without_end(asynchronous):
     limits = EngineLimits(8, 4, 64, 64, 8, asynchronous=asynchronous, validate_requests=False)
     requests = [ReferenceRequest(0, 0.0, 10, 4), ReferenceRequest(1, 0.1, 40, 4), ReferenceRequest(2, 0.2, 4, 4)]
     reference = check(RecordedCase("stuck", limits, LATENCY, tuple(requests)))
@@ -142,7 +142,7 @@ OUTGROWS = EngineLimits(5, 4, 64, 64, 8, order="priority", validate_requests=Fal
 
 
 def test_a_step_that_only_preempts_is_counted_last_or_amid_others():
-    """A lone request outgrows the cache and evicts itself; who waited behind it may start at that very instant."""
+    """A lone request outgrows the cache and evicts itself; the next waiting request may start at that instant."""
     outgrows = ReferenceRequest(0, 0.0, 16, 10, priority=1)
     last = check(RecordedCase("last", OUTGROWS, LATENCY, (outgrows,)))
     assert [(i.scheduled, i.preempted) for i in last.iterations[-1:]] == [([], [0])]

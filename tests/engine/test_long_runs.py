@@ -1,4 +1,4 @@
-"""Counters that a long run would overflow start anew, and nobody notices."""
+"""Counters that a long run would overflow start again, without effect on results."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def check(case: RecordedCase, further: Sequence[EngineLimits], changes: Sequence
 def test_random_changes_of_mode_agree(case, other, seed, changes):
     rng = np.random.default_rng(seed)
     rules = {name: getattr(other.limits, name) for name in MODE_FIELDS}
-    if rules["batch"] != "mixed":  # such a mode has room for a whole prompt beside everybody's decode
+    if rules["batch"] != "mixed":  # such a mode has room for a whole prompt beside all decodes
         least = case.limits.max_model_len + rules["max_num_seqs"]
         rules["max_num_batched_tokens"] = max(rules["max_num_batched_tokens"], least)
     horizon_s = case.requests[-1].arrival_s + 0.5
@@ -84,7 +84,7 @@ def test_random_changes_of_mode_agree(case, other, seed, changes):
 
 
 @pytest.mark.parametrize("arrival_s", [1.0, 3.0, 4.0])
-def test_whom_a_change_of_mode_frees_starts_at_the_change(arrival_s):
+def test_requests_freed_by_a_change_of_mode_start_at_the_change(arrival_s):
     """A prompt larger than the cache blocks the queue until the mode lets a short one by."""
     limits = EngineLimits(8, 4, 64, 64, 8, validate_requests=False)
     requests = (ReferenceRequest(0, 0.0, 40, 4), ReferenceRequest(1, arrival_s, 4, 2))

@@ -1,4 +1,4 @@
-"""What a router may know about cached prefixes is what the engine then finds, and asking changes nothing."""
+"""A router's knowledge of cached prefixes matches the engine's hits, and a query changes no state."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def conversations(rng: np.random.Generator, n: int, gap_s: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_idle_replica_finds_what_the_router_was_told(seed):
-    requests = conversations(np.random.default_rng(seed), 60, gap_s=10.0)  # nobody waits, nobody overlaps
+def test_an_idle_replica_finds_the_hits_reported_to_the_router(seed):
+    requests = conversations(np.random.default_rng(seed), 60, gap_s=10.0)  # no request waits or overlaps with another
     cluster = loaded(requests, [replica(prefix_caching=True), replica(prefix_caching=True)], max_request_tokens=1024)
     told = []
     while (at_door := cluster.next_epoch(0)) >= 0:

@@ -58,7 +58,7 @@ ESTIMATES = ("fits", "kv_demand", "kv_demand_with", "prefill_backlog_tokens", "d
 
 
 class Bench:
-    """The default cluster (two A100, two H100), idle, with one request at the door.
+    """The default cluster (two A100, two H100), idle, with one request at the gateway.
 
     Example:
         >>> bench = Bench(prompt_tokens=500)
@@ -83,7 +83,7 @@ class Bench:
         return self.cluster.state.memories
 
     def request(self, **fields: float) -> None:
-        """Set fields of the request at the door."""
+        """Set fields of the request at the gateway."""
         for name, value in fields.items():
             self.cluster.state.requests[name][0, 0] = value
 

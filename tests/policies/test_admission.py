@@ -38,7 +38,7 @@ def test_token_bucket_refills():
     assert level[0] == 600
     assert at(50.0)
     assert level[0] == 200
-    assert not at(50.0)  # a refusal takes nothing
+    assert not at(50.0)  # a rejection takes no tokens
     assert level[0] == 200
     assert not at(51.999)
     assert at(52.001)  # 200 + 2.001 * 100 - 400
@@ -47,7 +47,7 @@ def test_token_bucket_refills():
     assert level[0] == 600
 
 
-def test_token_bucket_takes_exactly_what_is_there():
+def test_token_bucket_takes_exactly_its_tokens():
     bench = Bench(prompt_tokens=1000)
     assert bench.admit("token-bucket(capacity_tokens=1000,refill_tokens_per_s=0)")
     assert bench.memory["bucket_tokens"][0] == 0
@@ -98,7 +98,7 @@ def test_kv_threshold_with_a_limit():
 
 def test_size_aware_kv():
     # 1.25 - 0.2 * 0.5 - 0.3 * 0.5 = 1.0 for a prompt of 500 and a predicted output of 500: 3,451 blocks,
-    # of which the prompt takes 32
+    # the prompt takes 32 of them
     bench = Bench(prompt_tokens=500, predicted_tokens=500.0)
     bench.replica(0, seen_free_blocks=3451 - 3418)
     assert bench.admit("size-aware-kv")
@@ -112,7 +112,7 @@ def test_size_aware_kv():
 
 
 @pytest.mark.parametrize("rule", [rule.name for rule in ADMISSION_RULES if not rule.oracle])
-def test_only_what_is_seen_counts(rule):
+def test_only_the_published_state_counts(rule):
     rng = np.random.default_rng(0)
     for _ in range(20):
         a, b = Bench(3), Bench(3)

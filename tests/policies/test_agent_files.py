@@ -1,4 +1,4 @@
-"""Files of agents from strangers: each is refused with a sentence, or decides as its own weights say."""
+"""Agent files from any source: each is an error in one sentence, or decides by its own weights."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def reference_logits(network: Network, observation: np.ndarray) -> np.ndarray:
 
 
 def decides_as_it_says(network: Network) -> None:
-    """Compiled inference of a loaded file gives the logits of its own weights, and nothing from behind them."""
+    """Compiled inference of a loaded file gives the logits of its own weights, and reads no memory beyond them."""
     told = network.description
     width = sum(len(told["features"][group]) for group in ("cluster", "request"))
     width += told["num_replicas"] * len(told["features"]["replica"])
@@ -188,7 +188,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_a_file_that_contradicts_itself_is_refused(case, tmp_path):
+def test_a_file_that_contradicts_itself_is_an_error(case, tmp_path):
     form, told, arrays, match = CONTRADICTIONS[case]
     valid = FORMS[form]
     file = tmp_path / "a.npz"
@@ -214,7 +214,7 @@ def test_every_array_and_every_key_is_needed(tmp_path):
 
 @examples(150)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_damaged_bytes_are_refused_or_change_nothing(seed, tmp_path_factory):
+def test_damaged_bytes_are_an_error_or_change_nothing(seed, tmp_path_factory):
     random = np.random.default_rng(seed)
     data = bytearray(SHIPPED.read_bytes())
     way = random.integers(4)
@@ -239,7 +239,7 @@ def test_damaged_bytes_are_refused_or_change_nothing(seed, tmp_path_factory):
 
 
 def _mutate(random: np.random.Generator, values: Any) -> None:
-    """Put an extreme value somewhere into nested plain values, or take something out."""
+    """Set or remove a value at a random position of nested plain values."""
     keys = list(values) if isinstance(values, dict) else list(range(len(values)))
     if not keys:
         return
@@ -254,7 +254,7 @@ def _mutate(random: np.random.Generator, values: Any) -> None:
 
 @examples(200)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_changed_description_or_array_is_refused_or_played_within_its_weights(seed, tmp_path_factory):
+def test_a_changed_description_or_array_is_an_error_or_runs_within_its_weights(seed, tmp_path_factory):
     random = np.random.default_rng(seed)
     valid = FORMS[list(FORMS)[random.integers(len(FORMS))]]
     description, arrays = copy.deepcopy(dict(valid.description)), dict(valid.arrays)

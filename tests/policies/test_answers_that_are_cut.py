@@ -1,4 +1,4 @@
-"""Answers that a replica would cut: rules, masks and features say so, and sending them there earns nothing."""
+"""Answers that a replica would cut: rules, masks and features show them, and they earn nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of every rule: complete, the same everywhere, and up to date in docs/policies.md."""
+"""The description of every rule: complete, the same everywhere, and up to date in docs/policies.md."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_example_of_the_document_works(tmp_path):
 
 
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
-def test_every_entry_says_what_where_from_and_where_tuned(entry):
+def test_every_entry_has_a_summary_a_source_and_tuning_ranges(entry):
     assert entry.summary.endswith(".")
     assert entry.source.endswith(".")
     assert not entry.differs or entry.differs.endswith(".")
@@ -108,7 +108,7 @@ def test_mistakes_in_modes_get_one_sentence(text, message):
     assert "\n" not in str(error.value)
 
 
-def test_burstenv_policies_lists_everything(capsys):
+def test_burstenv_policies_lists_all_rules(capsys):
     assert main(["policies"]) == 0
     listed = capsys.readouterr().out
     for entry in SHIPPED:

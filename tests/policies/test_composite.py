@@ -1,4 +1,4 @@
-"""Composites by name: what is written is what is decided, and a typo gets one sentence."""
+"""Composites by name: the text fixes the decisions, and a typo gets one sentence."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_every_composite_round_trips(composite):
     assert parse_composite(composite.name) == composite
 
 
-def test_what_is_not_written_is_the_default():
+def test_missing_parameters_have_their_defaults():
     choice = parse_rule("size-aware-kv(prompt=0.5)", "admission rule", ADMISSION_RULES)
     assert choice.parameters == (1.25, 0.5, 0.3)
     spaced = parse_rule("  size-aware-kv( prompt = 0.5 , )", "admission rule", ADMISSION_RULES)

@@ -1,4 +1,4 @@
-"""What a dispatcher works out from what it sees, against hand computation."""
+"""A router's estimates from its observation, against hand computation."""
 
 from __future__ import annotations
 

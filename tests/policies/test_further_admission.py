@@ -26,7 +26,7 @@ def test_kv_saturation_is_the_mean_over_replicas():
     assert bench.admit("kv-saturation(kv=1)")
 
 
-def test_early_rejection_looks_at_the_tpot_to_come():
+def test_early_rejection_uses_the_coming_tpot():
     bench = Bench(prompt_tokens=500, ttft_slo_s=60.0, tpot_slo_s=0.03)
     bench.replica(0, seen_running=60, seen_context_tokens=40_000)
     # A decode iteration of the 60 takes about 38 ms, 8 ms beyond the objective
@@ -42,7 +42,7 @@ def test_early_rejection_looks_at_the_tpot_to_come():
     assert not bench.admit(f"early-rejection(decode_s={1.2 * ttft_s:.6f},ttft_slack=4,tpot_slack=1)")
 
 
-def test_early_rejection_looks_at_the_ttft():
+def test_early_rejection_uses_the_ttft():
     bench = Bench(prompt_tokens=1500, ttft_slo_s=0.1, tpot_slo_s=1.0)  # 155 ms on an idle A100
     assert not bench.admit("early-rejection(ttft_slack=1)")
     assert bench.admit("early-rejection(ttft_slack=2)")
@@ -70,7 +70,7 @@ def test_aimd_halves_and_creeps():
     assert limit[0] == 24
     assert not at(11.0, 300, 285)  # 5 of 100 late: just good enough
     assert limit[0] == 28
-    bench.replica(ALL, seen_waiting=0, seen_running=3)  # 12, less than half of the limit: it proves nothing
+    bench.replica(ALL, seen_waiting=0, seen_running=3)  # 12, less than half of the limit: no evidence
     assert at(13.0, 400, 385)
     assert limit[0] == 28
     for k in range(40):  # never below one request a replica
@@ -79,7 +79,7 @@ def test_aimd_halves_and_creeps():
 
 
 def test_aimd_holds_ttft_where_always_lets_it_go():
-    """At twice what the replica can prefill, the limit keeps most admitted requests in time."""
+    """At twice the replica's prefill rate, the limit keeps most admitted requests in time."""
     rng = np.random.default_rng(0)
     n = 1500
     requests = request_array(np.cumsum(rng.exponential(0.06, n)), np.full(n, 900), np.full(n, 20), ttft_slo_s=1.0)
@@ -96,7 +96,7 @@ def test_aimd_holds_ttft_where_always_lets_it_go():
     assert in_time["aimd/jsq/vllm"] > 4 * in_time["always/jsq/vllm"]
 
 
-def test_tiers_are_shed_in_order():
+def test_tiers_are_rejected_in_order():
     conversation, api = Bench(class_code=0), Bench(class_code=1)
     for fullest, keeps in ((32, (True, True)), (33, (True, False)), (128, (True, False)), (129, (False, False))):
         for bench in (conversation, api):

@@ -16,7 +16,7 @@ from tests.policies.bench import Bench
 ALL = slice(None)
 
 
-def test_least_tokens_counts_what_is_queued_begun_and_held():
+def test_least_tokens_counts_queued_begun_and_held_tokens():
     bench = Bench()
     bench.replica(
         ALL,
@@ -97,7 +97,7 @@ def test_dynamos_cost_by_hand_without_hits():
     assert {bench.route("kv-router(prefill=0.5)") for _ in range(50)} == {0, 2}  # 25, 35, 25, 29
 
 
-CONVERSATION = 33  # requests, of which all but the first can share a prefix
+CONVERSATION = 33  # requests; all except the first can share a prefix
 
 
 def conversations(cluster_of: int, policy: str, gap_s: float = 5.0):
@@ -158,7 +158,7 @@ def test_foresight_knows_who_is_about_to_leave():
                 cluster.next_epoch(0)
                 cluster.decide(0, 1, k % 2)
             cluster.next_epoch(0)
-            for name in ("seen_free_blocks", "seen_running", "seen_context_tokens"):  # alike, as far as one can see
+            for name in ("seen_free_blocks", "seen_running", "seen_context_tokens"):  # the published state is equal
                 cluster.state.replicas[name][0, 1] = cluster.state.replicas[name][0, 0]
             chosen.add(player_of(load_policy(f"always/{rule}/vllm"), cluster).decision()[1])
         assert chosen == expected

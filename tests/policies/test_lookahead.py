@@ -1,4 +1,4 @@
-"""Look-ahead: copies go on exactly, the future stays hidden from whoever must not know it, and foresight pays."""
+"""Look-ahead: copies continue exactly, causal policies do not see the future, and foresight pays."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_copy_goes_on_as_the_cluster_itself_does(kind, at, base):
         before = [array.copy() for array in cluster.state.arrays()]
         values, choices = Lookahead(cluster, f"oracle-lookahead({FOREVER}):{base}").ask([at])
         for array, old in zip(cluster.state.arrays(), before, strict=True):
-            assert array.tobytes() == old.tobytes()  # asking moves nothing
+            assert array.tobytes() == old.tobytes()  # a query changes no state
         door = cluster.at_door(at)
         player_of(load_policy(base), cluster, at).run(1)
         taken = cluster.state.requests[at, door]
@@ -92,7 +92,7 @@ def test_the_causal_one_does_not_see_the_future():
         np.testing.assert_array_equal(values, again)
         np.testing.assert_array_equal(choices, same)
         differ += int(np.isfinite(values[0]).sum() > 1)
-    assert differ > 0  # something was at stake at one of them
+    assert differ > 0  # at least one of the decisions matters
 
 
 def test_it_runs_by_itself_as_it_decides_when_it_is_asked():
@@ -115,13 +115,13 @@ def test_names_are_read_back(text):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("lookahead", "needs a base behind a colon"),
+    ("lookahead", "needs a base after a colon"),
     ("lookahead(futures=2.5):" + BASE, "whole number"),
     ("lookahead(depth=2):" + BASE, "depth"),
     (f"lookahead:{BASE}+{BASE}", "one base"),
     ("lookahead:oracle-size-aware-kv/jsq/vllm", "true output lengths"),
 ])  # fmt: skip
-def test_nonsense_is_refused(text, says):
+def test_nonsense_is_an_error(text, says):
     with pytest.raises(BurstenvError, match=says):
         load_policy(text)
 
@@ -140,8 +140,8 @@ def stale_cluster(requests: np.ndarray, kind: str, patience: str | None) -> Clus
 
 @pytest.mark.parametrize("kind", CLUSTERS)
 @pytest.mark.parametrize("patience", [None, "fixed"])
-def test_what_happened_since_a_reading_is_reconstructed(kind, patience):
-    """Where nothing has to be imagined, the present that is reconstructed is the present."""
+def test_events_since_a_reading_are_reconstructed(kind, patience):
+    """If no value is sampled, the reconstructed present equals the present."""
     requests = episode(11, n=200)
     requests["predicted_tokens"] = requests["output_tokens"]
     cluster = stale_cluster(requests, kind, patience)
@@ -180,7 +180,7 @@ def test_with_stale_metrics_the_present_stays_hidden(patience):
             ahead = Lookahead(cluster, policy)
             ahead.run(0, decisions)
             environment = cluster.state.environments[0]
-            if hidden:  # what happens between the reading and now is another thing, and so is what is to come
+            if hidden:  # events between the reading and now differ, and so does the future
                 for r in range(2):
                     cluster.advance(0, r, float(environment["now_s"]) + 0.2)
                 coming = cluster.state.requests[0, int(environment["next_arrival"]) :]
@@ -195,7 +195,7 @@ def test_with_stale_metrics_the_present_stays_hidden(patience):
     assert stakes > 0
 
 
-def test_it_plays_where_clients_come_again():
+def test_it_runs_with_retrying_clients():
     requests = episode(9, n=240, span_s=4.0)
     config = ClientsConfig.model_validate(
         {"patience": {"kind": "lognormal", "ttft_multiple": 2.0}, "retries": {"after": ["rejection", "abandonment"]}}
@@ -214,7 +214,7 @@ def test_it_plays_where_clients_come_again():
     assert counts[2] == counts[3]
 
 
-def test_what_it_cannot_know_is_said():
+def test_unsupported_scenarios_are_an_error():
     cluster = stale_cluster(episode(3), "fast", None)
     cluster.next_epoch(0)
     with pytest.raises(BurstenvError, match="only its own decisions"):

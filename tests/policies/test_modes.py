@@ -80,7 +80,7 @@ def test_a_request_turns_hopeless_while_it_waits():
     assert start_order(serve(requests, one_at_a_time("fcfs"))) == [0, 1, 2]
 
 
-def test_earliest_deadline_saves_what_fcfs_loses():
+def test_earliest_deadline_serves_requests_that_fcfs_misses():
     requests = queue([100] * 4)
     requests["output_tokens"] = [50, 40, 40, 2]
     requests["ttft_slo_s"] = [9.0, 0.2, 9.0, 1.5]
@@ -92,8 +92,8 @@ def test_earliest_deadline_saves_what_fcfs_loses():
 
 
 @pytest.mark.parametrize("order", ["fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline"])
-def test_the_queue_as_told_is_the_order_of_service(order):
-    """`Cluster.waiting` says who is next: whoever is scheduled next stands at its head."""
+def test_the_reported_queue_is_the_order_of_service(order):
+    """`Cluster.waiting` is the order of service: its head is scheduled next."""
     rng = np.random.default_rng(0)
     requests = random_requests(rng, 60, 500, 1.0)
     cluster = Cluster([replica()], (one_at_a_time(order),), num_requests=60)
@@ -105,7 +105,7 @@ def test_the_queue_as_told_is_the_order_of_service(order):
     while cluster.waiting(0, 0):
         clock_s = cluster.boundary_s(0, 0)
         before = cluster.waiting(0, 0)
-        if order == "earliest-deadline":  # who turned hopeless is told apart when the next one is picked
+        if order == "earliest-deadline":  # a choice of the next request first sets the hopeless ones apart
             r = cluster.state.requests[0]
             latest_s = [
                 r["arrival_s"][k] + r["ttft_slo_s"][k] - LATENCY.lone_prefill_s(int(r["prompt_tokens"][k]))

@@ -142,7 +142,7 @@ def test_evaluated_beside_compiled_heuristics(scenario, mine):
     assert {row["name"]: row["privileged"] for row in result.policies}["own-oracle"]
 
 
-def test_what_load_policy_takes(mine, tmp_path):
+def test_load_policy_accepts_every_form(mine, tmp_path):
     assert load_policy(f"{mine}:own-policy(limit=4)").name == "own-policy(limit=4)"
     assert load_policy(f"{mine}:own-cap/jsq/vllm").name == "own-cap/jsq/vllm"
     one = tmp_path / "one.py"
@@ -152,7 +152,7 @@ def test_what_load_policy_takes(mine, tmp_path):
     assert policy.name == "lonely"
 
 
-def test_parameters_say_where_a_tuner_looks(mine):
+def test_parameters_set_a_tuners_range(mine):
     rule = load_policy("own-cap/jsq/vllm").admission.rule
     assert rule.ranges["limit"] == (1.0, 128.0, "log")
     assert load_policy("own-policy").rule.ranges["limit"] == (4.0, 64.0, "log")
@@ -224,7 +224,7 @@ def test_unknown_names(mine, tmp_path):
         load_policy("own-polcy")
     with pytest.raises(BurstenvError, match="cannot be read"):
         load_policy(str(tmp_path / "absent.py"))
-    with pytest.raises(BurstenvError, match=r"holds the policies own-policy, .*; say which, such as .*:own-policy"):
+    with pytest.raises(BurstenvError, match=r"holds the policies own-policy, .*; name one, such as .*:own-policy"):
         load_policy(str(mine))
     with pytest.raises(BurstenvError, match="unknown parameter of own-policy 'cap'"):
         load_policy("own-policy(cap=3)")

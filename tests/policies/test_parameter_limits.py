@@ -47,7 +47,7 @@ def test_limits_are_kept(kind, rule, parameter):
     assert math.isnan(default) or least <= default <= most
     for value in {low, high} | ({least, most} if scale != "integer" or kind == "lookahead" else {least}):
         if kind == "batching" and parameter.name == "budget" and value < 256:
-            continue  # fewer tokens than sequences, which is refused for that reason
+            continue  # fewer tokens than sequences is an error
         assert read(kind, rule, parameter, f"{value:g}") == float(f"{value:g}")
     beyond = [least - 1, least - 1e-6, most + 1, most * 1.001, -1e300, 1e300, "nan", "inf", "-inf", "", "1e", "0x10"]
     if parameter.whole or scale == "integer":

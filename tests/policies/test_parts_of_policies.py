@@ -1,4 +1,4 @@
-"""A rule or a mode in place of a policy: the sentence says what it is and how to write the policy."""
+"""A rule or a mode in place of a policy: the error names its kind and the form of a policy."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_part_of_a_policy_is_named(text: str, file: Path) -> None:
     with pytest.raises(BurstenvError, match=CASES[text].format(file=file)) as caught:
         load_policy(text.format(file=file))
-    if "{file}" in text:  # what is to be written is a policy
+    if "{file}" in text:  # the right form is a policy
         assert load_policy(str(caught.value).rsplit("write ", 1)[1]).name.count("/") == 2

@@ -1,4 +1,4 @@
-"""Whole episodes under composites: the compiled rollout, the stepped environment, and what is to be expected."""
+"""Whole episodes under composites: the compiled rollout, the stepped environment, and expected results."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_knowing_the_hardware_pays_under_overload(scenario):
     assert by_rule["jsq"] > by_rule["random"]
 
 
-def test_never_rejects_everybody(scenario):
+def test_never_rejects_every_request(scenario):
     requests, _ = scenario.episode("train", 0, 20.0)
     records, _ = compiled(scenario, "never/jsq/vllm", requests, 0)
     assert (records["status"] == 6).all()

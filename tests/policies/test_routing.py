@@ -142,7 +142,7 @@ def test_a_replica_that_cannot_serve_is_never_chosen(rule):
 
 
 @pytest.mark.parametrize("rule", NAMES)
-def test_where_nobody_can_serve_some_replica_is_named(rule):
+def test_without_a_fitting_replica_some_replica_is_chosen(rule):
     bench = Bench(prompt_tokens=500)
     bench.replica(ALL, max_model_len=400)
     assert {bench.route(rule) for _ in range(50)} <= {0, 1, 2, 3}
@@ -157,8 +157,8 @@ def test_the_same_seed_routes_alike(rule):
 
 
 @pytest.mark.parametrize("rule", DEPLOYABLE)
-def test_only_what_is_seen_counts(rule):
-    """Changing what is hidden while an iteration is in flight changes no decision."""
+def test_only_the_published_state_counts(rule):
+    """A change of hidden state while an iteration is in flight changes no decision."""
     a, b = Bench(3), Bench(3)
     for bench in (a, b):
         bench.replica(ALL, seen_waiting=[1, 2, 0, 3], seen_running=[9, 3, 21, 0])

@@ -1,1 +1,1 @@
-"""Look-ahead: every choice is tried in a copy of the cluster, in an imagined or in the true future."""
+"""Look-ahead: simulate every choice in a copy of the cluster, in a sampled or in the true future."""

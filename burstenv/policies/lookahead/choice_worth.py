@@ -1,9 +1,9 @@
-"""What every choice for a request is worth in the true future, when a base composite decides all that follows.
+"""The worth of every choice for a request in the true future, with a base composite making all later decisions.
 
-The future is that of the environment itself, which no policy may see: this teaches and judges, it does not decide. All
-choices meet the same future and the same random numbers, so that what differs is the choice. Unlike
-:mod:`burstenv.policies.lookahead.policy` nothing is planned and nothing is the best of several tries, which would
-flatter choices that are tried more often: a value is one fair sample of what the choice is worth under the base.
+The future is that of the environment itself, hidden from policies: the values serve teaching and evaluation, not
+decisions. All choices share the same future and the same random numbers; only the choice differs. Unlike
+:mod:`burstenv.policies.lookahead.policy` it has no plan and takes no best of several tries, which would favour choices
+with more tries: a value is one unbiased sample of the choice's worth under the base.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ ATTAINMENT = np.array([float(name == "attainment") for name in REWARDS])  # the 
 
 @entry
 def _worth(source, i, scratch, base, horizon_s, reward, trial, nothing, worth):
-    """Write what each choice earns into row ``i`` of ``worth``, (N, 1 + R) float64; returns the base's own choice.
+    """Write each choice's worth into row ``i`` of ``worth``, (N, 1 + R) float64; return the base's own choice.
 
     Args:
         source: Copies.
-        i: Which cluster; a decision epoch with a request at the door. It stays as it is.
-        scratch: Copies of two clusters with room for as many requests.
+        i: Index of the cluster, at a decision epoch with a request at the gateway. It does not change.
+        scratch: Copies of two clusters with room for the same number of requests.
         base: (1,) POLICY.
-        horizon_s: Arrivals until then are played, and all that they bring to an end [s].
+        horizon_s: Simulated time of arrivals; these requests run to their end [s].
         reward: (4,) float64, see REWARD of ``steps.py``.
         trial: (E,) int32, scratch.
         nothing: (E,) int32, all ``UNPLANNED``.
@@ -51,7 +51,7 @@ def _worth(source, i, scratch, base, horizon_s, reward, trial, nothing, worth):
     end = environment.num_requests
     high = end if world.gateway.closed_loop else min(end, beyond + 1)
     copy_cluster(source, i, scratch, FUTURE, low, high)
-    # The base decides in the copy, because deciding changes what policies remember.
+    # The base decides in the copy, because a decision changes the policies' memory.
     admission, replica, mode = decide(base[0], future)
     close_at(future, beyond, environment.now_s + horizon_s)
     own = 0 if admission == REJECT else 1 + replica
@@ -71,16 +71,16 @@ class ChoiceWorth:
 
     Args:
         cluster: The clusters, such as ``env.batch.cluster`` of a vector environment.
-        base: Who decides all that follows a choice.
-        horizon_s: Arrivals until then are played, and all that they bring to an end [s].
+        base: The policy of all later decisions.
+        horizon_s: Simulated time of arrivals; these requests run to their end [s].
 
     Raises:
-        BurstenvError: When the clusters lack the base's mode, or a rule of it is written in Python.
+        BurstenvError: If the clusters lack the base's mode, or a rule of it is in Python.
 
     Attributes:
-        values: (N, 1 + R) of the last call: what rejecting, and each replica, earns within the horizon
-            [requests attained]; NaN where it can never be served.
-        own: (N,) the base's own choices; -1 where there is nothing to choose.
+        values: (N, 1 + R) of the last call: the worth of rejection, and of each replica, within the horizon
+            [requests attained]; NaN for a replica that can never serve the request.
+        own: (N,) the base's own choices; -1 without a choice to make.
     """
 
     def __init__(self, cluster: Cluster, base: Composite, horizon_s: float):
@@ -93,7 +93,7 @@ class ChoiceWorth:
         self._room = 0
 
     def _make_room(self) -> None:
-        """Keep up with the cluster's arrays, which grow with the longest episode."""
+        """Follow the cluster's arrays, which grow with the longest episode."""
         state = self._cluster.state
         room = state.requests.shape[1]
         if room != self._room:
@@ -103,7 +103,7 @@ class ChoiceWorth:
         self._source = copies(state)
 
     def look(self, places: NDArray[np.int64]) -> None:
-        """Fill the rows of ``values`` and ``own`` of some environments; they stay as they are."""
+        """Fill the rows of ``values`` and ``own`` of some environments; the environments do not change."""
         self._make_room()
         environments = self._cluster.state.environments
         for i in places.tolist():

@@ -1,8 +1,7 @@
-"""Copying one cluster into another place, compiled: what a simulation of the near future starts from.
+"""Copies of one cluster, compiled: the start of a simulation of the near future.
 
-Only what the future can touch is copied: requests that are not settled and those that will arrive in time, the filled
-part of every heap, and the records, as words of eight bytes. What is copied means the same in its new place. Nothing is
-allocated.
+A copy holds only the data that the future can touch: unsettled requests and those that will arrive in time, the filled
+part of every heap, and the records, as words of eight bytes. A copy needs no translation. Copying allocates no memory.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def copies(state: ClusterState) -> Copies:
 
 @kernel
 def is_over(request):
-    """Return whether nothing more happens to the request."""
+    """Return whether the request is settled for good."""
     return request.status >= ATTAINED and request.status != AWAY
 
 
@@ -61,7 +60,7 @@ def _copy(source, source_base, target, target_base, count):
 
 @kernel
 def copy_memory(source, i, target, j):
-    """Copy what policies remember of cluster ``i`` of ``source`` over that of cluster ``j`` of ``target``."""
+    """Copy the policies' memory of cluster ``i`` of ``source`` to cluster ``j`` of ``target``."""
     words, into = source.memory_words[i], target.memory_words[j]
     _copy(words, 0, into, 0, len(words))
 
@@ -93,11 +92,11 @@ def copy_cluster(source, i, target, j, low, high):
 
     Args:
         source: Copies.
-        i: Which cluster.
-        target: Copies of the state to write to; its clusters are built alike and hold as many requests at least.
-        j: Which cluster of it.
-        low: Number of the first request that is copied; those before must be over.
-        high: Number behind the last one that is copied; those behind must not be touched by what comes.
+        i: Index of the cluster.
+        target: Copies of the state to write to; its clusters have the same build and hold at least as many requests.
+        j: Index of its cluster.
+        low: Number of the first copied request; those before must be over.
+        high: Number after the last copied request; the simulation must not touch later ones.
     """
     words, into_words = source.environment_words[i], target.environment_words[j]
     _copy(words, 0, into_words, 0, len(words))

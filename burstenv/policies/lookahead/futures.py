@@ -1,7 +1,7 @@
-"""Futures that look-ahead imagines, compiled: what is running ends when it may, and traffic goes on as it has been.
+"""Sampled futures of look-ahead, compiled: sampled ends of running requests, and traffic like that of the recent past.
 
-Nothing here reads what a deployed router could not know: true output lengths, coming arrivals, how long clients wait
-and when they send again are overwritten before anything is simulated.
+No function uses data hidden from a deployed router: true output lengths, coming arrivals, clients' patience and retry
+times are overwritten before a simulation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from burstenv.policies.lookahead.clone import copy_request, is_over
 
 MOST_ARRIVALS = 4096  # of one future
 _NEW_STREAM = 2**30
-LEAST_SEEN = 20  # requests that must have arrived before anything is made of them
+LEAST_SEEN = 20  # smallest number of arrivals to sample from
 LEAST_SEEN_S = 2.0
 PATIENCE_KINDS = ("none", "fixed", "exponential", "lognormal")
 _EXPONENTIAL, _LOGNORMAL = 2, 3
@@ -66,7 +66,7 @@ def _believe(spec, request, lengths, produced, u):
 
 @outlined
 def _imagine_lengths(world, lengths, seed, low):
-    """Draw how long every request that has arrived and is not over will be."""
+    """Draw the output length of every request that has arrived and is not over."""
     requests, arena, specs = world.requests, world.arena, world.specs
     for r in range(len(specs)):
         engine = engine_of(world, r)
@@ -76,7 +76,7 @@ def _imagine_lengths(world, lengths, seed, low):
         interrupt_stretch(engine)  # it was planned up to a true finish
         decoders = replica.decoding
         replica.decoding = 0
-        for k in range(decoders):  # the heap grows over the places that were read
+        for k in range(decoders):  # the heap grows over entries already read
             request_id = arena[spec.finish_base + 2 * k + 1]
             request = requests[request_id]
             left = arena[spec.finish_base + 2 * k] - replica.decode_step
@@ -94,7 +94,7 @@ def _imagine_lengths(world, lengths, seed, low):
 
 @outlined
 def _patience_s(settings, request, waited_s, seed, number):
-    """Draw how long a client waits that has waited ``waited_s`` [s]; see ``PatienceConfig``."""
+    """Draw the patience of a client that has waited ``waited_s`` [s]; see ``PatienceConfig``."""
     if settings.patience_kind == 0:
         return np.inf
     scale_s = settings.patience_s
@@ -130,11 +130,11 @@ def _new_client(world, request, request_id, settings, seed):
 
 @outlined
 def _imagine_clients(world, settings, seed, low):
-    """Draw how long clients go on waiting, and when those come again that will."""
+    """Draw the remaining patience of clients, and the times of retries."""
     environment, arena, requests = world.environment, world.arena, world.requests
     known = environment.client_seed
     base, size = world.gateway.coming_base, environment.coming
-    for k in range(size):  # the heap grows over the places that were read
+    for k in range(size):  # the heap grows over entries already read
         request_id = arena[base + ENTRY * k + ENTRY_ID]
         attempts = arena[client_of(world, request_id) + ATTEMPTS]
         environment.client_seed = known
@@ -155,11 +155,11 @@ def _imagine_clients(world, settings, seed, low):
 
 @outlined
 def imagine_state(search, future, seed, low):
-    """Replace by draws what is hidden of the future: lengths of outputs, and what clients have in mind.
+    """Replace the hidden future by draws: output lengths, and the clients' behaviour.
 
     Args:
         search: Search.
-        future: Which cluster of the scratch state; a copy of the present.
+        future: Index of the cluster in the scratch state; a copy of the present.
         seed: Equal seeds, equal draws.
         low: Number of the first request that is not over.
     """
@@ -198,13 +198,13 @@ def _first_since(world, from_s):
 
 @outlined
 def imagine_arrivals(search, future, seed):
-    """Let the arrivals of a stretch of the recent past come again, from an instant on that is drawn.
+    """Repeat the arrivals of a block of the recent past, from a drawn instant.
 
     The circular block bootstrap (Politis and Romano, 1992): bursts stay bursts. Their lengths are drawn anew.
 
     Args:
         search: Search; its source has the past.
-        future: Which cluster of the scratch state; it stands at the same decision epoch.
+        future: Index of the cluster in the scratch state; it is at the same decision epoch.
         seed: Equal seeds, equal futures.
     """
     world, seen = world_of(search.scratch, future), world_of(search.source, search.i)
@@ -234,7 +234,7 @@ def imagine_arrivals(search, future, seed):
         )
         request.arrival_s = max(now_s, arrival_s)
         request.session = NOBODY
-        request.stream = _NEW_STREAM + count  # it shares no prefix: who asks again is not imagined
+        request.stream = _NEW_STREAM + count  # it shares no prefix: repeated prompts are not sampled
         request.prefix_tokens = 0
         reset_request(request)
         if world.gateway.clients:

@@ -1,7 +1,7 @@
-"""Look-ahead, compiled: every choice for the request at the door is tried out in copies of the cluster.
+"""Look-ahead, compiled: every choice for the request at the gateway is simulated in copies of the cluster.
 
-See :mod:`burstenv.policies.lookahead.policy` for what it does and why; here is how. A copy lives in a scratch state:
-its first clusters hold the futures that are looked at, its last one the choice that is tried out in one of them.
+:mod:`burstenv.policies.lookahead.policy` explains the method. Copies are clusters of a scratch state: the first ones
+hold the futures, the last one the present trial of a choice in one of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from burstenv.policies.lookahead.steps import REWARD, UNPLANNED, carry_out, code
 
 @kernel
 def earned(world, reward):
-    """Return what the cluster has earned so far."""
+    """Return the cluster's reward so far."""
     environment = world.environment
     return (
         reward[REWARD.attainment] * environment.attained
@@ -61,7 +61,7 @@ def first_needed(world, low):
 
 @outlined
 def first_beyond(world, until_s):
-    """Return the number of the first request that is sent of its own accord after ``until_s``."""
+    """Return the number of the first request that is sent after ``until_s`` without waiting for an answer."""
     low, high = world.environment.next_arrival, world.environment.num_requests
     end = high
     while low < high:  # they are in the order of arrival
@@ -78,7 +78,7 @@ def first_beyond(world, until_s):
 
 @outlined
 def close_at(world, number, until_s):
-    """Let nobody arrive from request ``number`` on, and no ticks delay the end."""
+    """Stop arrivals from request ``number`` on, and ticks, which would delay the end."""
     environment = world.environment
     environment.tick_s = np.inf
     environment.horizon_s = min(environment.horizon_s, until_s)
@@ -88,9 +88,9 @@ def close_at(world, number, until_s):
 
 @outlined
 def _play(world, policy, plan, trial, code):
-    """Play a cluster to its end after a first decision, by the plan where there is one, else by the policy.
+    """Run a cluster to its end after a first decision, by the plan if it has a decision, otherwise by the policy.
 
-    Every decision is noted in ``trial``.
+    Every decision is recorded in ``trial``.
     """
     environment = world.environment
     lazily = not policy.sees_cache
@@ -110,7 +110,7 @@ def _play(world, policy, plan, trial, code):
 
 @outlined
 def try_out(bench, future, policy, plan, low, high, code):
-    """Return what a future earns after a choice, and how many requests it loses."""
+    """Return a future's reward after a choice, and its number of lost requests."""
     scratch, trial = bench.scratch, len(bench.scratch.environments) - 1
     copy_cluster(scratch, future, scratch, trial, low, high)
     world = world_of(scratch, trial)
@@ -141,7 +141,7 @@ def _make_shortlist(world, most, chosen, shortlist):
 
 @outlined
 def _note(plan, trial, low, end):
-    """Make the decisions of the last trial the plan; what it did not come to is planned no more."""
+    """Make the decisions of the last trial the plan; requests without a decision leave the plan."""
     for k in range(low, end):
         plan[k] = trial[k]
 
@@ -155,17 +155,17 @@ def _choice_of(code):
 
 @kernel
 def _code_of_choice(c, replica, mode):
-    """Return the decision that a choice stands for; ``replica`` is named when it is rejection."""
+    """Return the decision of a choice; a rejection names ``replica``."""
     return code_of(REJECT, replica, mode) if c == 0 else code_of(ADMIT, c - 1, mode)
 
 
 @outlined
 def _foresee(search, low):
-    """Choose for the request at the door by its true future; returns the choice's code.
+    """Choose for the request at the gateway by its true future; return the choice's code.
 
-    The plan is the best course of decisions that was found so far, by this decision or those before; a choice is
-    followed by the rest of the plan, and by every policy, and the best course becomes the plan. So no decision can make
-    worse what was reached before it ("fortified rollout").
+    The plan is the best sequence of decisions so far. After each choice the rest of the plan, and every policy, is
+    simulated, and the best sequence becomes the plan. No decision can thus lower the reward reached before it
+    ("fortified rollout").
     """
     world, settings, plan, trial = world_of(search.source, search.i), search.settings, search.plan, search.trial
     policies, values = search.policies, search.values
@@ -216,10 +216,10 @@ def _foresee(search, low):
 
 @outlined
 def _imagine(search, role, low, future):
-    """Imagine a future and note where its requests end; returns False without one.
+    """Sample a future and record the end of its requests; return False without one.
 
-    It begins with the present state, or, where metrics are stale, with the one that was read last: from there what has
-    been decided since is carried out again, upon imagined lengths.
+    It begins with the present state or, if metrics are stale, with the last reading: later decisions are then repeated
+    with sampled lengths.
     """
     world = world_of(search.source, search.i)
     environment = world.environment
@@ -237,7 +237,7 @@ def _imagine(search, role, low, future):
 
 @outlined
 def _best_by_moments(search, base):
-    """Return the code of the choice that is better than the base's own by the margins, by most; else the base's."""
+    """Return the code of the best choice if it beats the base's own by the margins; otherwise the base's."""
     settings, moments, values, own = search.settings, search.moments, search.values, _choice_of(base)
     _, replica, mode = decision_of(base)
     futures = settings.futures
@@ -257,9 +257,9 @@ def _best_by_moments(search, base):
 
 @outlined
 def _weigh(search, low):
-    """Choose for the request at the door by what imagined futures earn; returns the choice's code.
+    """Choose for the request at the gateway by the rewards of sampled futures; return the choice's code.
 
-    Every choice meets the same futures, so that what differs is the choice.
+    All choices share the same futures; only the choice differs.
     """
     world, moments, policy = world_of(search.source, search.i), search.moments, search.policies[0]
     futures = search.settings.futures
@@ -312,13 +312,13 @@ def look_ahead(
     source, i, scratch, readings, notes, policies, lengths, settings, plan, trial, nothing, values, shortlist, moments,
     ends, owns, out, max_decisions,
 ):  # fmt: skip
-    """Run cluster ``i`` under look-ahead, for ``max_decisions`` or to its end; returns how many decisions were made.
+    """Run cluster ``i`` under look-ahead, for ``max_decisions`` or to its end; return the number made.
 
-    With ``max_decisions`` 0 the decision at hand is only written into ``out``. The arguments are those of ``Search``,
+    With ``max_decisions`` 0 the present decision is only written into ``out``. The arguments are those of ``Search``,
     in this order, of all clusters: notes (1,), settings (1,), values (N, 1 + R); and
 
     out: (N, 3) int64, the last decision (admission, replica, mode), written.
-    max_decisions: How many decisions at most.
+    max_decisions: Greatest number of decisions.
     """
     search = Search(
         source, i, scratch, readings, notes[0], policies, lengths, settings[0], plan, trial, nothing,
@@ -356,5 +356,5 @@ def look_ahead(
 
 @entry
 def earned_at(source, i, settings):
-    """Return what cluster ``i`` has earned so far, by the reward of the settings, (1,) LOOKAHEAD."""
+    """Return the reward of cluster ``i`` so far, by the settings, (1,) LOOKAHEAD."""
     return earned(world_of(source, i), settings[0].reward)

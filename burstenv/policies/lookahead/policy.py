@@ -138,7 +138,7 @@ class LookaheadPolicy:
 
 
 def is_lookahead(text: str) -> bool:
-    """Return whether a policy's text names look-ahead."""
+    """Return whether a policy's text is a look-ahead."""
     return re.match(rf"^({CAUSAL}|{CLAIRVOYANT})\b", text) is not None
 
 
@@ -146,12 +146,12 @@ def parse_lookahead(text: str) -> LookaheadPolicy:
     """Read ``lookahead(horizon_s=10,futures=8):BASE`` or ``oracle-lookahead(...):BASE+BASE``.
 
     Raises:
-        BurstenvError: When the base is missing or anything is unknown or out of range.
+        BurstenvError: If the base is missing, a name is unknown or a value out of range.
     """
     match = _TEXT.match(text.strip())
     if match is None or not match["bases"]:
         raise BurstenvError(
-            f"policy {text!r} needs a base behind a colon, such as "
+            f"policy {text!r} needs a base after a colon, such as "
             f"lookahead(horizon_s=10,futures=4):size-aware-kv/expected-ttft/edf-256"
         )
     rule = next(rule for rule in RULES if rule.name == match["name"])
@@ -166,14 +166,14 @@ def parse_lookahead(text: str) -> LookaheadPolicy:
 
 
 class Lookahead:
-    """Look-ahead at work in a batch of clusters.
+    """Look-ahead in a batch of clusters.
 
     Args:
         cluster: The clusters, such as ``env.batch.cluster`` of a vector environment.
         policy: A look-ahead, or its text.
 
     Raises:
-        BurstenvError: When the clusters lack a mode, or a causal look-ahead meets sessions in a closed loop.
+        BurstenvError: If the clusters lack a mode, or a causal look-ahead meets sessions in a closed loop.
     """
 
     def __init__(self, cluster: Cluster, policy: LookaheadPolicy | str):
@@ -184,7 +184,7 @@ class Lookahead:
         self._stale = bool((cluster.state.gateway["scrape_period_s"] > 0.0).any())
         if self._causal and cluster.clients is not None and cluster.clients.closed_loop is not None:
             raise BurstenvError(
-                f"{CAUSAL} does not imagine turns that follow upon the answers to those before, as this scenario's do; "
+                f"{CAUSAL} does not sample turns that wait for the answer to the turn before, as in this scenario; "
                 f"{CLAIRVOYANT} works there, as a yardstick"
             )
         self._policies = np.concatenate([base.record(cluster.mode_names) for base in self.policy.bases])
@@ -198,12 +198,12 @@ class Lookahead:
         futures = max(1, int(self._settings["futures"][0]))
         self._ends, self._owns = np.zeros(futures, np.int64), np.zeros(futures)
         self._room = 0
-        self._readings: dict[int, tuple[Any, ...]] = {}  # with their notes, of those who are played
+        self._readings: dict[int, tuple[Any, ...]] = {}  # with their notes, of the clusters in play
         self._plans: NDArray[np.int32] = np.zeros((n, 0), np.int32)
         self._make_room()
 
     def _make_room(self) -> None:
-        """Keep up with the cluster's arrays, which grow with the longest episode."""
+        """Follow the cluster's arrays, which grow with the longest episode."""
         from burstenv.policies.lookahead.clone import copies
         from burstenv.policies.lookahead.futures import MOST_ARRIVALS
         from burstenv.policies.lookahead.kernels import UNPLANNED
@@ -223,7 +223,7 @@ class Lookahead:
         self._source = copies(state)
 
     def _readings_of(self, i: int) -> tuple[Any, ...]:
-        """Return the readings of cluster ``i`` and the notes about them; what is not used has no room."""
+        """Return the readings of cluster ``i`` and the notes about them; unused ones have size 0."""
         from burstenv.policies.lookahead.clone import copies
         from burstenv.policies.lookahead.stale_metrics import NOTES
 
@@ -250,24 +250,26 @@ class Lookahead:
         return int(decisions)
 
     def ask(self, places: Sequence[int] | None = None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return what every choice is worth to the environments that stand at a decision epoch, and the best.
+        """Return the worth of every choice in environments at a decision epoch, and the best choice.
 
-        The clusters stay where they are. Plans are made anew, so that others may decide between two calls.
+        The clusters do not change. Each call starts a new plan: other policies may decide between two calls.
 
         Args:
-            places: Which environments; None: all.
+            places: Indices of the environments; None: all.
 
         Returns:
             values: (N, 1 + R) expected reward within the horizon of rejecting, and of each replica; NaN for choices
-                that were not tried: all of them at a tick or once the episode is done, and all but the base's own
-                where that loses no request.
+            without a trial: all at a tick or after the episode, and all except the base's own if that loses no
+            request.
             choice: (N,) 0 to reject, 1 + r for replica r, as in the flat action space; -1 at ticks and when done.
 
         Raises:
-            BurstenvError: For the causal one with stale metrics: it has to have made the decisions before.
+            BurstenvError: For the causal one with stale metrics, which must have made the earlier decisions itself.
         """
         if self._causal and self._stale:
-            raise BurstenvError(f"{CAUSAL} with stale metrics knows only its own decisions; let it play the episode")
+            raise BurstenvError(
+                f"{CAUSAL} with stale metrics knows only its own decisions; let it run the whole episode"
+            )
         state, memories = self._cluster.state.environments, self._cluster.state.memories
         chosen = range(len(state)) if places is None else places
         choices = np.full(len(state), NOBODY, np.int64)
@@ -290,14 +292,14 @@ class Lookahead:
         return admission, replica, mode
 
     def run(self, i: int, max_decisions: int) -> int:
-        """Run environment ``i`` for some decisions, or to the end of its episode; return how many were made."""
+        """Run environment ``i`` for some decisions, or to the end of its episode; return the number made."""
         passes = int(self.policy.named.get("passes", 1))
         if passes > 1 and not self._cluster.state.environments["decisions"][i]:
             self._plan_episode(i, passes)
         return self._call(i, max_decisions)
 
     def _plan_episode(self, i: int, passes: int) -> None:
-        """Play the whole episode several times, each time from the best course so far; leave that as the plan."""
+        """Run the whole episode several times, each time from the best sequence so far; leave that as the plan."""
         start = take_row(self._cluster.state, i)
         best, plan = -np.inf, self._plans[i].copy()
         for _ in range(passes - 1):
@@ -309,7 +311,7 @@ class Lookahead:
         self._plans[i] = plan
 
     def _earned(self, i: int) -> float:
-        """Return what cluster ``i`` has earned, by the reward that counts."""
+        """Return the reward of cluster ``i``, by the configured reward."""
         from burstenv.policies.lookahead.kernels import earned_at
 
         return float(earned_at(self._source, i, self._settings))
@@ -334,7 +336,7 @@ def _settings(policy: LookaheadPolicy, clients: ClientsConfig | None) -> np.ndar
 
 
 def _lengths_of(cluster: Cluster) -> LengthModel:
-    """Return what is known of output lengths; in a replay predictions are taken at their word."""
+    """Return the distribution of output lengths; a replay takes predictions as exact."""
     if cluster.lengths is not None:
         return cluster.lengths()
     return LengthModel.of("exact", [np.ones(1, np.int64)] * 2)

@@ -1,4 +1,4 @@
-"""What look-ahead works with: the cluster that it looks at, its copies, and the courses of decisions that it tries."""
+"""The data of look-ahead: the cluster, its copies, and the sequences of decisions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SUM, SQUARES = 0, 1  # rows of the moments
 
 LOOKAHEAD = np.dtype(
     [
-        ("horizon_s", "f8"),  # arrivals until then are played, and everything they bring to an end
-        ("margin", "f8"),  # what a choice must be better by than the base's own [reward]
+        ("horizon_s", "f8"),  # simulated time of arrivals; these requests run to their end
+        ("margin", "f8"),  # least gain of a choice over the base's own [reward]
         ("margin_errors", "f8"),  # the same in standard errors of the difference
         ("futures", "i8"),
         ("replicas", "i8"),  # most replicas that are tried out
         ("history_s", "f8"),  # of the arrivals that futures are made of
-        ("patience_kind", "i8"),  # how clients wait: see futures.PATIENCE_KINDS
+        ("patience_kind", "i8"),  # the clients' patience: see futures.PATIENCE_KINDS
         ("patience_s", "f8"),
         ("patience_multiple", "f8"),  # of the TTFT objective, in place of the seconds
         ("patience_sigma", "f8"),
@@ -28,7 +28,7 @@ LOOKAHEAD = np.dtype(
 
 
 class Bench(NamedTuple):
-    """What a trial needs.
+    """The data of a trial.
 
     Attributes:
         scratch: Copies of the futures, and of one cluster for trials, with room for as many requests as a future has.
@@ -42,27 +42,27 @@ class Bench(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What a search needs; a Bench too.
+    """The data of a search; also a Bench.
 
     Attributes:
-        source: Copies of the clusters that are looked at.
-        i: Which of them; a decision epoch, or the beginning of an episode.
+        source: Copies of the clusters to decide in.
+        i: Index of the cluster, at a decision epoch or at the beginning of an episode.
         scratch: As of Bench, with room for ``MOST_ARRIVALS`` more.
-        readings: Copies of three clusters, for what was read of cluster ``i``; with fresh metrics it is not used.
+        readings: Copies of three clusters, the readings of cluster ``i``; unused with fresh metrics.
         notes: NOTES, about the readings; written.
         policies: (P,) POLICY; the first is the base.
         lengths: LengthTables.
-        settings: LOOKAHEAD; without futures the true one is looked at.
-        plan: (E,) int32, decisions by request, ``UNPLANNED`` for none; written: by the clairvoyant those to come, by
-            the causal one those that were taken.
+        settings: LOOKAHEAD; without futures the true one is simulated.
+        plan: (E,) int32, decisions by request, ``UNPLANNED`` for none; written: the oracle's future decisions, or the
+            causal one's past decisions.
         trial: As of Bench.
         nothing: (E,) int32, all ``UNPLANNED``.
         reward: As of Bench.
-        values: (1 + R,) float64, what each choice is worth in the last decision, NaN where it was not tried; written.
+        values: (1 + R,) float64, worth of each choice in the last decision, NaN without a trial; written.
         shortlist: (R,) int8, written.
         moments: (2, 1 + R) float64, written.
-        ends: (F,) int64, number behind the last request of each imagined future, written.
-        owns: (F,) float64, what the base's own choice earns in each, written.
+        ends: (F,) int64, number after the last request of each sampled future, written.
+        owns: (F,) float64, worth of the base's own choice in each, written.
     """
 
     source: Any

@@ -1,9 +1,9 @@
-"""What a router with stale metrics knows of its replicas: the last reading, and what it has decided since. Compiled.
+"""A router's knowledge under stale metrics: the last reading, and its decisions since. Compiled.
 
-At every decision a copy of the cluster is kept. When a reading takes place before the next decision, the copy is
-brought to that instant and becomes the reading: a full one, of which requests wait and run where and how many tokens of
-each are out, as old as the metrics that decisions see. From the reading that is shown the present is reconstructed:
-requests that have arrived since are known, and so is what was decided about them; how long outputs are is imagined.
+Every decision keeps a copy of the cluster. If a reading takes place before the next decision, the copy is advanced to
+that instant and becomes the reading. A reading is complete: the waiting and running requests of each replica and their
+tokens so far, as old as the metrics that decisions see. The present is reconstructed from the shown reading: later
+arrivals and the decisions about them are known, output lengths are sampled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COPY, NEWEST, BEFORE = 0, 1, 2  # roles: the last decision's state, the last rea
 _NONE = -2
 NOTES = np.dtype(
     [  # by role
-        ("slot", "i8", (3,)),  # which of the three clusters plays it
+        ("slot", "i8", (3,)),  # index of its cluster among the three
         ("scrape", "i8", (3,)),  # number of the reading, of the copy: of the last one before
         ("low", "i8", (3,)),  # number of its first request that is not over
     ],
@@ -33,7 +33,7 @@ NOTES = np.dtype(
 
 @kernel
 def begin_notes(notes, decided):
-    """Forget everything, as an episode begins."""
+    """Clear all readings at the start of an episode."""
     for role in range(3):
         notes.slot[role] = role
         notes.scrape[role] = _NONE
@@ -67,7 +67,7 @@ def _read(search):
 
 @outlined
 def note_epoch(search, low):
-    """Keep a copy of the cluster at a decision epoch, after a look at what was read since the last one.
+    """Keep a copy of the cluster at a decision epoch, after an update of the readings since the last one.
 
     Args:
         search: Search; its plan has the decisions so far.
@@ -83,7 +83,7 @@ def note_epoch(search, low):
 
 @kernel
 def reading_shown(world, notes):
-    """Return the role of the reading that decisions see, -1 where there is none yet, 0 where metrics are fresh."""
+    """Return the role of the reading that decisions see, -1 before the first, 0 if metrics are fresh."""
     period_s = world.gateway.scrape_period_s
     if not period_s > 0.0:
         return 0
@@ -96,10 +96,10 @@ def reading_shown(world, notes):
 
 @outlined
 def reconstruct(search, future, role, seed):
-    """Make a future what the present may be, from the reading of a role on.
+    """Set a future to a possible present, from the reading of a role on.
 
-    Returns False where events take another course, so that the request at the door is not there at this time: of
-    requests that come again a router does not know when.
+    Returns False if its events differ and the request at the gateway is absent at this time: a router does not know the
+    times of retries.
     """
     notes, now = search.notes, search.source.environments[search.i]
     slot, low = notes.slot[role], notes.low[role]

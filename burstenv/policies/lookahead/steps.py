@@ -1,4 +1,4 @@
-"""What look-ahead does to its copies of the cluster, decision by decision, compiled once for all who do it.
+"""The steps of look-ahead on its copies of the cluster, decision by decision, compiled once for all users.
 
 A decision is one number here: :func:`code_of` makes it of (admission, replica, mode), :func:`decision_of` reads it.
 """
@@ -12,7 +12,7 @@ from burstenv.policies.decide import decide
 
 UNPLANNED = -1
 REWARDS = ("attainment", "weighted", "token-weighted", "class-weighted")
-REWARD = positions(REWARDS)  # the place of each in the weights of what is earned
+REWARD = positions(REWARDS)  # the position of each in the weights of the reward
 
 
 @kernel
@@ -29,7 +29,7 @@ def decision_of(code):
 
 @outlined
 def decide_by(policy, world):
-    """Return what a policy decides at the epoch at hand."""
+    """Return a policy's decision at the present epoch."""
     admission, replica, mode = decide(policy, world)
     return code_of(admission, replica, mode)
 

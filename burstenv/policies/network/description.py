@@ -1,4 +1,4 @@
-"""What an agent's file says of itself, held against its weights before compiled code reads either."""
+"""The description in an agent's file, checked against its weights before compiled code reads either."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Fie
 
 
 class Features(Config):
-    """Names of what is observed, by group."""
+    """Names of the features, by group."""
 
     model_config = ConfigDict(strict=True)
 
@@ -45,7 +45,7 @@ class ActingEnvironment(Config):
 
 
 class Description(Config):
-    """What has to be known of a network to run it; exporters may tell more, which is kept and not looked at."""
+    """The data needed to run a network; further fields of exporters are kept and not read."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -74,7 +74,7 @@ def check_network(description: Mapping[str, Any], arrays: Mapping[str, NDArray[A
     Args:
         description: See :class:`Description`.
         arrays: Weights by name.
-        where: What to call the file.
+        where: Name of the file in errors.
     """
     told = parse(Description, description, where)
     acting = told.environment
@@ -119,7 +119,7 @@ def _check_weights(told: Description, arrays: Mapping[str, NDArray[Any]], where:
 
 
 def _shapes(told: Description, found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of a network; the widths of its hidden layers are the file's to say."""
+    """Return the shape of each array of a network; the file sets the widths of its hidden layers."""
     shared, own = len(told.features.cluster) + len(told.features.request), len(told.features.replica)
     prefix = "policy_net" if told.network == "mlp" else "encoder"
     hidden: list[int] = []

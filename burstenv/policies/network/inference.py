@@ -1,8 +1,8 @@
 """Inference of small policy networks, compiled: from one observation to logits, and from logits to choices.
 
 The networks are those of ``agents/networks.py``; :mod:`burstenv.policies.network.weights` packs their weights. Matrices
-are stored with the outputs of one input side by side and read in that order, so that the compiler turns the innermost
-loop into vector instructions without changing the order of any sum: the numbers are the same on every machine.
+are stored and read with the outputs of one input side by side. The compiler then turns the innermost loop into vector
+instructions without changing the order of any sum: the numbers are the same on every machine.
 They differ from PyTorch's, which sums in another order, by a few units in the last place.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from burstenv._jit.decorators import entry, kernel, merged, outlined
 from burstenv.policies.routing import next_random
 
-# What a network's numbers are, int64. The sizes of the hidden layers follow.
+# A network's numbers, int64. The sizes of the hidden layers follow.
 KIND, RELU, SHARED, REPLICA, COMPARED, NUM_LAYERS, NUM_HEADS, OUTPUTS, FIRST_LAYER = range(9)
 MLP, SET, ATTENTION = range(3)
 TIE = np.float32(1e-4)  # logits closer than this are equal, and the first is taken
@@ -84,7 +84,7 @@ def _copy(source, target):
 
 @kernel
 def _layer(weights, w, row, result):
-    """Write a linear layer's result, bias first in its weights; return where the next weights begin."""
+    """Write a linear layer's result, bias first in its weights; return the start of the next weights."""
     _copy(weights[w:], result)
     _add_product(weights, w + result.shape[0], row, result)
     return w + result.shape[0] + row.shape[0] * result.shape[0]
@@ -201,7 +201,7 @@ def _forward_set(numbers, weights, observation, count, logits, work):
     num_layers, relu = numbers[NUM_LAYERS], numbers[RELU]
     shared, replicas = observation[: numbers[SHARED]], observation[numbers[SHARED] :]
 
-    # How replicas stand to the others enters as linear terms of the least and the mean of each feature.
+    # The comparison with other replicas enters as linear terms of the least and the mean of each feature.
     others = work[: 2 * compared]
     _least_and_mean(replicas, own, count, others[:compared], others[compared:])
     free = 2 * compared
@@ -234,7 +234,7 @@ def _forward_set(numbers, weights, observation, count, logits, work):
     if numbers[KIND] == ATTENTION:
         w = _attend(weights, w, width, count, codes, work[free:])
 
-    # The context: mean and greatest of the codes, and what is shared.
+    # The context: mean and greatest of the codes, and the shared features.
     pooled = work[free : free + 2 * width + shared.shape[0]]
     free += pooled.shape[0]
     context = work[free : free + width]
@@ -244,7 +244,7 @@ def _forward_set(numbers, weights, observation, count, logits, work):
     w = _layer(weights, w, pooled, context)
     _activate(context, relu)
 
-    # Heads: what the context decides, then one score for each replica.
+    # Heads: the outputs of the context, then one score for each replica.
     decided = work[free : free + numbers[OUTPUTS]]
     free += numbers[OUTPUTS]
     w = _layer(weights, w, context, decided)
@@ -294,7 +294,7 @@ def forward(numbers, weights, values, observation, count, num_logits):
 
     Args:
         numbers: int64, see ``Network.packed``.
-        weights: float32, likewise.
+        weights: float32, see ``Network.packed``.
         values: float32, scratch of ``Network.scratch_size`` numbers.
         observation: (O,) float32.
         count: R.
@@ -308,7 +308,7 @@ def forward(numbers, weights, values, observation, count, num_logits):
 
 @kernel
 def _first_of_best(values, mask, begin, end):
-    """Return the first legal choice whose logit is within ``TIE`` of the best; ``begin`` where none is legal."""
+    """Return the first legal choice whose logit is within ``TIE`` of the best; ``begin`` without one."""
     best = _NEVER
     for j in range(begin, end):
         if mask[j]:
@@ -331,7 +331,7 @@ def _weight_of(values, mask, begin, end, highest):
 
 @kernel
 def _draw(values, mask, begin, end, memory):
-    """Return a legal choice drawn by the softmax of the logits, on the environment's own stream."""
+    """Return a legal choice sampled by the softmax of the logits, from the environment's random stream."""
     highest = values[_first_of_best(values, mask, begin, end)]
     left = next_random(memory) * _weight_of(values, mask, begin, end, highest)
     last = begin
@@ -351,7 +351,7 @@ def choose(values, mask, sizes, flat, sampled, memory, action):
     Deterministic, each component takes its most probable legal choice. In the flat form these are two: rejection, if
     it is at least as probable as all replicas together; then the most probable replica. (The most probable of all
     choices would be rejection as soon as it is likelier than any single replica, and with many replicas always.)
-    Sampled, legal choices are drawn by their probabilities.
+    Sampled, each component takes a legal choice by its probability.
     """
     begin = 0
     for k in range(sizes.shape[0]):

@@ -26,16 +26,15 @@ _loaded: dict[str, Path] = {}  # agents given by path, by the name they have fro
 class NetworkPolicy:
     """A policy network that acts, in compiled code.
 
-    It takes the most probable legal choice of each component (see ``network_kernels.choose``), or, ``sampled``, draws
-    from the legal ones on the stream of random numbers of the cluster that it acts in, so that an episode's seed fixes
-    what it does.
+    It takes the most probable legal choice of each component (see ``inference.choose``) or, ``sampled``, samples a
+    legal one from the random stream of its cluster: an episode's seed fixes its decisions.
 
     Attributes:
         network: The network.
-        name: What it is called in reports.
-        sampled: Whether it draws; None: as it was made to.
-        environment: Keyword arguments of ``EnvironmentBatch`` that it was made for.
-        digest: What tells it from others, for a journal.
+        name: Its name in reports.
+        sampled: Whether it samples; None: its default.
+        environment: Keyword arguments of its ``EnvironmentBatch``.
+        digest: Its identity, for a journal.
     """
 
     network: Network
@@ -53,7 +52,7 @@ class NetworkPolicy:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The batching modes that it knows, in order."""
+        """Its batching modes, in order."""
         return tuple(self.network.description["modes"])
 
     @property
@@ -108,7 +107,7 @@ class NetworkPolicy:
         return result
 
     def act(self, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Choose for a batch: observations (N, O), masks (N, A); returns (N, C). Draws on a stream of its own."""
+        """Choose for a batch: observations (N, O), masks (N, A); returns (N, C). It has its own random stream."""
         sizes = self.sizes(self.replicas_in(observations.shape[1]))
         return choose(self.logits(observations), masks, sizes, self.flat, bool(self.sampled), self._stream)
 
@@ -140,11 +139,11 @@ def choose(
 
     Args:
         logits: Of all components side by side.
-        masks: Which are legal.
+        masks: The legal choices.
         sizes: Number of choices of each component, (C,).
         flat: Whether the one component is rejection followed by replicas.
-        sampled: Draw by probability in place of the rule of ``network_kernels.choose``.
-        stream: (1,) MEMORY, whose random numbers are used.
+        sampled: Sample by probability in place of the rule of ``inference.choose``.
+        stream: (1,) MEMORY, the source of random numbers.
     """
     if logits.ndim != 2 or masks.shape != logits.shape or logits.shape[1] != sizes.sum():
         raise BurstenvError(f"need logits and masks of {sizes.sum()} choices, got {logits.shape} and {masks.shape}")
@@ -164,18 +163,18 @@ def random_stream(seed: int = 0) -> NDArray[Any]:
 
 
 def way_of(name: str) -> str:
-    """Return what a policy's name says of the way it chooses: ``(sampled)``, ``(deterministic)`` or nothing."""
+    """Return the suffix of a policy's name for its kind of choice: ``(sampled)``, ``(deterministic)`` or nothing."""
     return next((way for way in (SAMPLED, DETERMINISTIC) if name.endswith(way)), "")
 
 
 def load_network_policy(text: str) -> NetworkPolicy:
-    """Return the agent that a user wrote: ``agent:NAME`` or ``agent:FILE.npz``.
+    """Return the agent of a user's text: ``agent:NAME`` or ``agent:FILE.npz``.
 
-    With ``(sampled)`` behind it choices are drawn, with ``(deterministic)`` the most probable ones taken; without, it
-    chooses in the way that it was made to. One that was given by its file is known by the file's name from then on.
+    The suffix ``(sampled)`` samples choices, ``(deterministic)`` takes the most probable ones; without a suffix the
+    agent has its default. An agent from a file takes the file's name.
 
     Raises:
-        BurstenvError: When there is no such agent, or the file is none.
+        BurstenvError: If the agent does not exist, or the file is no agent.
     """
     match = _WRITTEN.match(text)
     assert match is not None

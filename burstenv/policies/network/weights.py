@@ -1,8 +1,8 @@
-"""Policy networks as plain arrays: what a trained agent is once training is over.
+"""Policy networks as plain arrays: the form of an agent after training.
 
 A file of an agent is a NumPy archive (``.npz``) of float32 arrays, named as in ``agents/networks.py``, and one JSON
 text, ``description``. Nothing in it can run code. ``agents/export/arrays.py`` writes it; reading and acting need no
-PyTorch. A file is held against itself (``description.py``) before compiled code sees it.
+PyTorch. ``description.py`` checks a file before compiled code reads it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A policy network and what it has to be given.
+    """A policy network and its inputs.
 
     Attributes:
         description: ``name``; ``network`` (of ``KINDS``), ``activation`` and ``heads``, see ``agents/networks.py``;
-            ``environment``, keyword arguments of ``EnvironmentBatch`` that it was made for; ``scenario``, the name of
-            what it was trained on; ``features``, names by group of ``GROUPS``; ``modes``, the batching modes;
-            ``num_replicas`` it was trained with, which bind an MLP alone; and whatever else the exporter tells.
+            ``environment``, keyword arguments of its ``EnvironmentBatch``; ``scenario``, the name of its training
+            scenario; ``features``, names by group of ``GROUPS``; ``modes``, the batching modes; ``num_replicas`` of its
+            training, which bind an MLP alone; and further fields of the exporter.
         arrays: Weights by name, matrices (outputs, inputs).
     """
 
@@ -98,15 +98,15 @@ class Network:
         check_network(description, arrays, str(path))
         return cls(description, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
-    # -- what it takes and gives -------------------------------------------------------------------
+    # -- inputs and outputs ------------------------------------------------------------------------
 
     def check(self, features: Mapping[str, Sequence[str]], num_replicas: int, where: str) -> None:
         """Raise a one-sentence error where observations hold other numbers than it was trained on.
 
         Args:
-            features: Names by group, as ``ObservationLayout.features`` has them.
-            num_replicas: R; of no importance to networks over sets.
-            where: What to call the scenario.
+            features: Names by group, as in ``ObservationLayout.features``.
+            num_replicas: R; not checked for networks over sets.
+            where: Name of the scenario in errors.
         """
         check_features(self.description, features, num_replicas, where)
 
@@ -114,14 +114,14 @@ class Network:
 
     @cached_property
     def packed(self) -> tuple[NDArray[np.int64], Floats]:
-        """Numbers and weights in the order in which ``network_kernels`` reads them."""
+        """Numbers and weights in the order of ``inference``."""
         relu = int(self.description["activation"] == "relu")
         if self.kind == "mlp":
             return self._packed_mlp(relu)
         return self._packed_set(relu)
 
     def _layers(self, name: str) -> list[tuple[Floats, Floats]]:
-        """Return (weights, bias) of the layers of a sequence in which activations stand between them."""
+        """Return (weights, bias) of the layers of a sequence with activations between them."""
         places = sorted(int(key.split(".")[-2]) for key in self.arrays if key.startswith(name) and key.endswith("bias"))
         return [(self.arrays[f"{name}.{k}.weight"], self.arrays[f"{name}.{k}.bias"]) for k in places]
 
@@ -166,7 +166,7 @@ class Network:
         return _numbers(kind, relu, shared, own, compared, sizes, heads, outputs), _joined(parts)
 
     def scratch_size(self, num_replicas: int, num_logits: int, observation_size: int) -> int:
-        """Return how many float32 the kernel needs to work in."""
+        """Return the size of the kernel's scratch array [float32 numbers]."""
         numbers = self.packed[0].tolist()
         shared, compared, outputs = numbers[2], numbers[4], numbers[7]
         sizes = numbers[8 : 8 + numbers[5]]
@@ -179,7 +179,7 @@ class Network:
 def check_features(
     description: Mapping[str, Any], features: Mapping[str, Sequence[str]], num_replicas: int, where: str
 ) -> None:
-    """Raise a one-sentence error where a scenario does not show what an agent was trained on; see ``Network.check``."""
+    """Raise a one-sentence error if a scenario lacks the features of an agent's training; see ``Network.check``."""
     name = description["name"]
     origin = f"use a scenario like the one it was trained on ({description['scenario']}) or train anew"
     modes, has = ([f for f in names if f.startswith("mode=")] for names in (
