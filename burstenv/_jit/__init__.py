@@ -1,1 +1,1 @@
-"""How compiled code is compiled, cached and linked, and the containers that it works on."""
+"""Compilation, caching and linking of kernels, and their containers."""

@@ -1,8 +1,8 @@
-"""Numba learns that SciPy is there without importing its linear algebra, which takes a fifth of a second.
+"""Numba detects SciPy without importing its linear algebra, which takes a fifth of a second.
 
 Numba imports ``scipy.linalg.cython_blas`` with its array functions, to decide whether ``np.dot`` can be compiled. The
-code of ``np.dot`` looks that module up by itself when it runs, so that the decision needs only its presence. burstenv's
-kernels use no linear algebra; functions of the user's own that do are compiled and run as before.
+code of ``np.dot`` imports that module itself when it runs: the decision needs only its presence. burstenv's kernels use
+no linear algebra; users' functions that do are compiled and run as before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba.np import linalg
 
 
 def _is_there() -> None:
-    """Do what numba's ``ensure_blas`` does, less the import.
+    """Check as numba's ``ensure_blas``, without the import.
 
     Raises:
         ImportError: Without SciPy.
@@ -26,5 +26,5 @@ def _is_there() -> None:
 
 
 def leave_blas_unimported() -> None:
-    """Let numba find SciPy in place of importing it; to be called before numba loads its array functions."""
+    """Make numba find SciPy in place of importing it; call it before numba loads its array functions."""
     linalg.ensure_blas = _is_there

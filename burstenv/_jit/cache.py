@@ -1,9 +1,9 @@
-"""Where machine code is kept: in a folder named after all that it was made from.
+"""The cache of machine code: a folder named after a digest of the sources.
 
-Numba's own cache notices an edit of the file that holds a function, but not an edit of a file it calls into, nor of a
-constant that it takes from elsewhere. So the machine code of burstenv lies in a folder named after a digest of every
-source file of the package: an edited source never meets stale machine code, and a read-only installation works.
-Only functions of burstenv are cached there. The user's own functions keep the places that numba gives them.
+Numba's own cache detects an edit of a function's file, but not of a file that the function calls into, nor of a
+constant from another file. The folder's name is therefore a digest of every source file of the package: an edited
+source never runs stale machine code, and a read-only installation works. Only functions of burstenv are cached there.
+Users' functions stay in numba's own cache.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def cache_home() -> Path:
 
 
 def source_digest(package: Path = _PACKAGE) -> str:
-    """Return a digest of every source file of the package and of what compiles them, 16 hexadecimal digits."""
+    """Return a digest of every source file of the package and of the compiler, 16 hexadecimal digits."""
     versions = f"{numba.__version__} {llvmlite.__version__} {np.__version__} {sys.version}"
     digest = hashlib.sha256(versions.encode())
     for path in sorted(package.rglob("*.py")):
@@ -52,7 +52,7 @@ def bounds_are_checked() -> bool:
 
 
 def _folder_name() -> str:
-    """Return the digest of the sources, and how they are compiled where that is not the usual way."""
+    """Return the digest of the sources, and the mode of compilation if it is not the default."""
     name = source_digest()
     if bounds_are_checked():
         name += "-boundscheck"
@@ -65,9 +65,9 @@ def _folder_name() -> str:
 
 @cache
 def cache_directory() -> Path:
-    """Return where this process keeps machine code, and make that folder.
+    """Return this process's folder of machine code, and make it.
 
-    It lies in ``$NUMBA_CACHE_DIR/burstenv`` where that is set, else in ``kernels`` of :func:`cache_home`. Folders of
+    Its parent is ``$NUMBA_CACHE_DIR/burstenv`` if that is set, otherwise ``kernels`` of :func:`cache_home`. Folders of
     other digests there are deleted, except the newest three and those used within a week.
     """
     chosen = os.environ.get("NUMBA_CACHE_DIR")
@@ -86,7 +86,7 @@ def cache_directory() -> Path:
 
 
 class _Locator:
-    """The place of one function's machine code; the methods are those that numba's caches ask for."""
+    """The cache entry of one function's machine code, with the methods of numba's caches."""
 
     def __init__(self, function: Callable[..., Any]):
         self._py_file = function.__code__.co_filename  # numba names it in a warning
@@ -101,11 +101,11 @@ class _Locator:
         return str(cache_directory())
 
     def get_source_stamp(self) -> str:
-        """Return the state of the sources, which the folder's name says already."""
+        """Return the state of the sources, already part of the folder's name."""
         return cache_directory().name
 
     def get_disambiguator(self) -> str:
-        """Return the line, which tells apart functions of one name in one file."""
+        """Return the line, which distinguishes functions of one name in one file."""
         return str(self._line)
 
 
@@ -127,5 +127,5 @@ def keep_on_disk(dispatcher: Any) -> Any:
 
 
 def is_cold() -> bool:
-    """Return whether nothing has been compiled yet by this version on this machine."""
+    """Return whether this version has not yet compiled anything on this machine."""
     return next(cache_directory().rglob("*.nbc"), None) is None

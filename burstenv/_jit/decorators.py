@@ -1,7 +1,7 @@
-"""How every compiled function of burstenv is compiled.
+"""Decorators of all compiled functions.
 
-Functions that Python calls are entries; functions that only entries call are kernels. Where machine code is kept says
-:mod:`burstenv._jit.cache`. With ``NUMBA_DISABLE_JIT=1`` Python runs all of it, see :mod:`burstenv._jit.interpreted`;
+Functions that Python calls are entries; functions that only entries call are kernels. :mod:`burstenv._jit.cache` stores
+the machine code. With ``NUMBA_DISABLE_JIT=1`` Python runs all of it, see :mod:`burstenv._jit.interpreted`;
 with ``BURSTENV_BOUNDSCHECK=1`` compiled code checks every index and raises IndexError.
 """
 
@@ -22,7 +22,7 @@ from burstenv._jit.linking import Detached, InnerKernel
 leave_blas_unimported()
 
 # Kernels own no memory: without numba's runtime they cannot allocate, and calls between them count no
-# references, which made up half of the time of a replay. Arithmetic is IEEE.
+# references, which took half of the time of a replay. Arithmetic is IEEE.
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": bounds_are_checked()}
 _WITHOUT_MEMORY: dict[str, Any] = {**_OPTIONS, "_nrt": False}
 
@@ -38,20 +38,20 @@ def _inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that only kernels call, and always into its caller: a call costs as much as the work.
 
-    Inlining doubles the speed of a replay. Not for what is large and rare, see :func:`outlined`.
+    Inlining doubles the speed of a replay. For large and rare functions use :func:`outlined`.
     """
     return _inner(function, forceinline=True)
 
 
 def outlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that only kernels call, once for all its callers: large, or rarely called."""
-    return _inner(function, forceinline=False)  # unsaid, it would be its caller's
+    return _inner(function, forceinline=False)  # without it, it would be its caller's
 
 
 def merged(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function part of every kernel that calls it, before compilation: outer layers around much code.
 
-    As a kernel of its own, each layer would have all the code beneath it optimised once more.
+    As a separate kernel, each layer would have all the code below it optimised once more.
     """
     return _inner(function, inline="always")
 
@@ -62,7 +62,7 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def threaded_entry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile an entry whose ``numba.prange`` loops are spread over threads."""
+    """Compile an entry with its ``numba.prange`` loops spread over threads."""
     return _entry(function, parallel=True, **_OPTIONS)
 
 
@@ -82,9 +82,9 @@ _THIS_PROCESS = object()  # a copy in another process is another object
 
 
 def resolved(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """Return what runs an entry on arguments of the types of these, and looks at their types no more.
+    """Return an entry compiled for the types of these arguments, without a check of types at each call.
 
-    To look at them takes longer than one step of one environment.
+    That check takes longer than one step of one environment.
     """
     if INTERPRETED:
         return function
@@ -94,7 +94,7 @@ def resolved(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any
 
 
 def detached(needed: Callable[[Any], bool], signature: Callable[[Any], Sequence[types.Type]]) -> Callable[..., Any]:
-    """Compile a large function without a result once for all kernels that call it, and only where it is needed.
+    """Compile a large function without a result once for all kernels that call it, and only if it is needed.
 
     Args:
         needed: Whether a cluster state (:class:`burstenv.cluster.state.ClusterState`) needs it.

@@ -1,8 +1,8 @@
 """A binary heap of request ids with their keys, smallest ``(key, id)`` on top.
 
-A heap is a stretch of the arena: entry k begins at ``base + stride k``, so that two heaps can share a stretch that is
-long enough for both together, one growing from each end. An entry is a key, in two integers, and an id: whoever
-compares entries touches no request record. Removing another entry than the first, which is rare, searches for it.
+A heap is a section of the arena: entry k begins at ``base + stride k``. Two heaps can share a section that is long
+enough for both together, one growing from each end. An entry is a key, in two integers, and an id: comparing entries
+touches no request record. Removing another entry than the first is rare and searches for it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from burstenv._jit.decorators import kernel
 from burstenv._jit.floats import put_real, real_at
 from burstenv.engine.records import ENTRY, ENTRY_ID
 
-BACKWARDS = -ENTRY  # the stride of a heap that grows from the end of its stretch; ENTRY is that of any other
+BACKWARDS = -ENTRY  # the stride of a heap that grows from the end of its section; ENTRY is that of the others
 
 
 @kernel
@@ -79,7 +79,7 @@ def heap_push(arena, base, stride, size, key, request_id):
 
 @kernel
 def heap_remove(arena, base, stride, size, request_id):
-    """Remove a request, wherever it stands, from a heap of ``size`` entries (the caller counts)."""
+    """Remove a request at any position from a heap of ``size`` entries (the caller counts)."""
     position = 0
     while arena[base + stride * position + ENTRY_ID] != request_id:
         position += 1

@@ -1,8 +1,8 @@
 """Compiled code run by Python instead, with the arithmetic that numba gives it (``NUMBA_DISABLE_JIT=1``).
 
-For debuggers, coverage and shrinking. NumPy alone would not do: a record of an array has no attributes, 32-bit
-numbers overflow where numba counts in 64 bits, and a single number times a literal stays single. So an entry hands its
-arrays on as :class:`InterpretedArray`, whose records and numbers behave as they do in compiled code:
+For debuggers, coverage and shrinking. NumPy alone is not enough: a record of an array has no attributes, 32-bit
+numbers overflow where numba counts in 64 bits, and a single-precision number times a literal stays single. An entry
+therefore passes its arrays as :class:`InterpretedArray`, with the records and numbers of compiled code:
 
 * integers of any size are read as 64 bits and wrap when they are written;
 * reals divide by zero without an error (the error model of :mod:`burstenv._jit`);
@@ -23,7 +23,7 @@ INTERPRETED = bool(numba.config.DISABLE_JIT)
 
 
 class Single(np.float32):
-    """A single-precision number that becomes double among anything else, Python's own numbers too."""
+    """A single-precision number that becomes double in operations with other types, Python's numbers included."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ def _arithmetic(name: str, operation: Callable[[Any, Any], Any]) -> None:
 
 def _comparison(name: str, operation: Callable[[Any, Any], Any]) -> None:
     def compare(self: Single, other: Any) -> Any:
-        return operation(np.float64(self), np.float64(other))  # exact, whatever the other is
+        return operation(np.float64(self), np.float64(other))  # exact for any other operand
 
     setattr(Single, f"__{name}__", compare)
 
@@ -110,14 +110,14 @@ def _record_kind(dtype: np.dtype) -> type[Record]:
 
 
 class InterpretedArray(np.ndarray):
-    """An array whose items are read and written as compiled code does."""
+    """An array with reads and writes of items as in compiled code."""
 
     def __getitem__(self, at: Any) -> Any:
         """Return an item, lifted, or a view."""
         return lifted(super().__getitem__(at))
 
     def __setitem__(self, at: Any, value: Any) -> None:
-        """Write an item, cut to its size, or a stretch."""
+        """Write an item, cut to its size, or a slice."""
         if isinstance(value, Record):
             value = value._void
         elif self.dtype.kind in "iu" and not isinstance(value, np.ndarray):
@@ -130,7 +130,7 @@ class InterpretedArray(np.ndarray):
 
 
 def lifted(value: Any) -> Any:
-    """Return what an argument or an item is in compiled code; what has no counterpart there stays as it is."""
+    """Return the counterpart of an argument or an item in compiled code; without one, return it unchanged."""
     kind = type(value)
     if kind is np.void:
         return _record_kind(value.dtype)(value)

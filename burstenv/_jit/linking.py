@@ -1,9 +1,9 @@
-"""How kernels are linked: what of numba's ways is changed so that nothing is compiled twice or in vain.
+"""Linking of kernels: changes to numba that avoid repeated and unused compilation.
 
 * A function that only kernels call (:class:`InnerKernel`) is kept as code to be linked into its callers. Numba would
-  also optimise it, with all that it calls, and make machine code of it, which nobody uses: half of a cold compilation.
+  also optimise it, with all its callees, and make unused machine code of it: half of a cold compilation.
 * A large function that many entries call (:class:`Detached`) is compiled once, and called through a pointer that is
-  filled when it is first needed. Numba would link it into every entry and optimise it anew with each.
+  filled at first use. Numba would link it into every entry and optimise it again with each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from burstenv._jit.cache import bounds_are_checked
 
 
 class _WithoutEnvironment:
-    """A code generator that does not look for the Python globals of a function without machine code."""
+    """A code generator that skips the Python globals of a function without machine code."""
 
     def __init__(self, codegen: Any):
         self._codegen = codegen
@@ -38,7 +38,7 @@ class _WithoutEnvironment:
 
 
 class _LinkedOnly(JITCodeLibrary):
-    """The code of a function that is optimised and turned into machine code as a part of its callers only."""
+    """The code of a function that is optimised and compiled to machine code only as a part of its callers."""
 
     @property
     def codegen(self) -> Any:
@@ -63,10 +63,10 @@ def _widened(argument: types.Type) -> types.Type:
 
 
 class InnerKernel(CPUDispatcher):
-    """A function for kernels alone: it has no way in from Python, and says so instead of crashing."""
+    """A function for kernels alone: a call from Python is an error instead of a crash."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Refuse."""
+        """Raise: only kernels may call it."""
         raise TypeError(f"{self.__name__} is called by kernels only; wrap it in an `entry` to call it from Python")
 
     def get_call_template(self, arguments: Any, named: Any) -> Any:
@@ -89,7 +89,7 @@ class Detached:
     """A function without a result that kernels call through a pointer.
 
     Args:
-        dispatcher: The function, compiled and cached on disk as an entry is.
+        dispatcher: The function, compiled and cached on disk like an entry.
         needed: Whether it is needed for a cluster state.
         signature: The types of its arguments for a cluster state.
     """
@@ -107,10 +107,10 @@ class Detached:
         def call(typing_context: Any, *arguments: types.Type) -> Any:
             return types.none(*map(types.unliteral, arguments)), _call_through(symbol)
 
-        shape = inspect.signature(function)  # numba looks at the parameters one by one
+        shape = inspect.signature(function)  # numba checks the parameters one by one
         first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         call.__signature__ = shape.replace(parameters=[first, *shape.parameters.values()])  # type: ignore[attr-defined]
-        self.call = intrinsic(call)  # what stands for the function in kernels
+        self.call = intrinsic(call)  # the function's form in kernels
 
     @property
     def ready(self) -> bool:
@@ -118,7 +118,7 @@ class Detached:
         return bool(self._pointer[0])
 
     def make_ready(self, state: Any) -> None:
-        """Fill the pointer if the state needs the function and nobody has done so."""
+        """Fill the pointer if the state needs the function and it is still empty."""
         if not self.ready and self._needed(state):
             signature = tuple(self._signature(state))
             self._dispatcher.compile(signature)
@@ -127,7 +127,7 @@ class Detached:
 
 
 def _call_through(symbol: str) -> Callable[..., Any]:
-    """Return what builds a call of the function whose address stands at ``symbol``."""
+    """Return the builder of a call of the function with its address at ``symbol``."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         function_type = context.call_conv.get_function_type(signature.return_type, signature.args)

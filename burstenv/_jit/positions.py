@@ -8,7 +8,7 @@ from typing import Any
 
 
 def positions(names: Iterable[str], first: int = 0) -> Any:
-    """Return a named tuple of places, counted from ``first``; compiled code reads its fields as constants.
+    """Return a named tuple of positions, counted from ``first``; compiled code reads its fields as constants.
 
     A hyphen in a name becomes an underscore.
 

@@ -1,4 +1,4 @@
-"""What a waiting request needs to be admitted into the batch, compiled."""
+"""The needs of a waiting request for admission into the batch, compiled."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from burstenv.engine.queues import blocks_of
 
 @kernel
 def blocks_to_admit(engine, tokens, scheduled_tokens, running):
-    """Return the free KV blocks without which the engine does not admit a request.
+    """Return the free KV blocks that the engine needs to admit a request.
 
     Args:
         engine: The replica.
         tokens: Known tokens of the request.
         scheduled_tokens: Those that are cached or computed by the end of the iteration.
-        running: Requests in the batch; beside any the mode keeps its headroom free.
+        running: Requests in the batch; if there are any, the mode keeps its headroom free.
     """
     spec, limits = engine.spec, engine.limits
     must_fit = min(tokens if spec.reserve_full_prompt else scheduled_tokens, spec.max_model_len)

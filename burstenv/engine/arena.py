@@ -1,8 +1,8 @@
-"""How an environment's integers, which are what varies in size, are divided: its arena.
+"""The layout of an environment's arena: the integers of variable number.
 
-First the classes of requests; then, for each replica, its own sections; then what grows with the episode: heaps of
-requests, lists of their ids, and for each request a record of its client. Every offset is relative to the environment's
-own row, so that a copy of the row means the same anywhere.
+First the classes of requests; then each replica's sections; then the sections that grow with the episode: heaps of
+requests, lists of their ids, and a record of each request's client. Every offset is relative to the environment's own
+row: a copy of the row is valid in any other row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, NUMBERS_OF_A_SEQUENCE
 
-CLASS_NUMBERS, CLASS_ATTAINED = 4, 2  # integers of a CLASS; the place of its count among them
+CLASS_NUMBERS, CLASS_ATTAINED = 4, 2  # integers of a CLASS; the position of its count among them
 SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit
 
 
@@ -22,9 +22,9 @@ class Parts(NamedTuple):
     """The parts of one row that grow with the episode, as views.
 
     Attributes:
-        heaps: (H, E, ENTRY), see :mod:`burstenv._jit.heap`: of each replica's queue, of the front door, and of the
-            clients where they act. A queue has a heap at each end; what lies between means nothing.
-        lists: (L, E) ids, where clients act; behind an end they mean nothing.
+        heaps: (H, E, ENTRY), see :mod:`burstenv._jit.heap`: of each replica's queue, of the gateway, and of the clients
+        if they act. A queue has a heap at each end; entries between them are unused.
+        lists: (L, E) ids, if clients act; entries after an end are unused.
         clients: (E,) CLIENT, or (0,).
     """
 
@@ -35,7 +35,7 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class ArenaLayout:
-    """How a row of the arena is divided.
+    """The sections of a row of the arena.
 
     Attributes:
         num_replicas: R.
@@ -86,16 +86,16 @@ class ArenaLayout:
 
     @property
     def first_replica(self) -> int:
-        """Where the integers of the first replica begin, behind those of the classes."""
+        """Start of the first replica's integers, after those of the classes."""
         return whole_lines(CLASS_NUMBERS * self.num_classes)
 
     @property
     def fixed(self) -> int:
-        """Integers that do not grow with the episode: what grows begins behind them."""
+        """Number of integers that do not grow with the episode: the growing sections follow them."""
         return self.first_replica + self.num_replicas * self.of_replica
 
     def _of_each_request(self) -> tuple[int, int, int]:
-        """Return how many heaps and lists of ids there are, and integers for each request beside them."""
+        """Return the number of heaps, of lists of ids, and of further integers for each request."""
         if not self.clients:
             return self.num_replicas + 1, 0, 0
         return self.num_replicas + 2, 2, CLIENT.itemsize // 4
@@ -106,11 +106,11 @@ class ArenaLayout:
         return whole_lines(self.fixed + (ENTRY * heaps + lists + numbers) * num_requests)
 
     def heap_base(self, heap: int, num_requests: int) -> int:
-        """Return where a heap begins: those of the replicas' queues first, then front door, then coming requests."""
+        """Return the start of a heap: those of the replicas' queues first, then the gateway, then coming requests."""
         return self.fixed + ENTRY * heap * num_requests
 
     def list_base(self, k: int, num_requests: int) -> int:
-        """Return where a list of ids begins: by patience, then by arrival."""
+        """Return the start of a list of ids: by patience, then by arrival."""
         return self.heap_base(self.num_replicas + 2, num_requests) + k * num_requests
 
     def parts(self, row: np.ndarray, num_requests: int) -> Parts:
@@ -126,7 +126,7 @@ class ArenaLayout:
 
 
 def whole_lines(integers: int) -> int:
-    """Return how many integers there are in the cache lines that hold so many."""
+    """Return a number of integers rounded up to whole cache lines."""
     return -(-integers // (CACHE_LINE // 4)) * (CACHE_LINE // 4)
 
 
@@ -138,9 +138,9 @@ def copy_row(
     Args:
         layout: Of both.
         source: (A,) int32.
-        room: Requests it has room for.
+        room: Number of requests it can hold.
         target: (A',) int32, written.
-        other_room: Requests that the target has room for; what waits must find room.
+        other_room: Number of requests that the target can hold; all waiting ones must fit.
         hopeless: Sizes of the heaps at the far end of the replicas' queues.
     """
     if room == other_room:

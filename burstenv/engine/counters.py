@@ -1,4 +1,4 @@
-"""What a replica counts, compiled."""
+"""The counters of a replica, compiled."""
 
 from __future__ import annotations
 

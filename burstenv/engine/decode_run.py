@@ -1,10 +1,10 @@
-"""Stretches of decode iterations, compiled: many iterations, one event.
+"""Decode runs, compiled: many decode iterations, one event.
 
-While a replica only decodes and can admit nobody, its k-th iteration from now takes first + k growth seconds:
-iteration time is affine in the context that is read, and the context grows by one token for each decoder. So n
-iterations take n first + growth n (n - 1) / 2, and what ends the stretch is known when it begins: a decoder
-finishes, or the blocks run out. Everything inside is worked out from the beginning of the stretch, never added
-up, so that looking at a replica on the way changes no bit of what comes after.
+While a replica only decodes and can admit no request, its k-th iteration from now takes first + k growth seconds:
+iteration time is affine in the context that is read, and the context grows by one token for each decoder. Hence n
+iterations take n first + growth n (n - 1) / 2, and the end of the run is known at its beginning: a decoder finishes,
+or the blocks run out. All times within are computed from the beginning of the run, never summed up: reading a replica
+during a run changes no bit of later results.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from burstenv.engine.prefix_cache import next_iteration
 from burstenv.engine.queues import next_demotion_s
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s
 
-# What became of a stretch that was followed for a while.
-UNDER_WAY = 0  # it goes on: the iteration that has begun is an ordinary one
+# The state of a decode run after an advance.
+UNDER_WAY = 0  # it continues: the iteration that has begun is an ordinary one
 OVER = 1  # all its iterations are done
 CUT = 2  # the next iteration must be scheduled in full: the head of the queue changes
 
 
 @kernel
 def stretch_elapsed_s(engine, steps):
-    """Return the duration of the first iterations of the open stretch [s]."""
+    """Return the duration of the first ``steps`` iterations of the open run [s]."""
     replica = engine.replica
     return steps * replica.stretch_first_s + replica.stretch_growth_s * (0.5 * steps * (steps - 1))
 
 
 @kernel
 def may_stretch(engine):
-    """Return whether the next iterations are of all decoders and of nobody else."""
+    """Return whether the next iterations hold all decoders and no other request."""
     replica = engine.replica
     return (
         replica.decoding > 0
@@ -50,7 +50,7 @@ def may_stretch(engine):
 
 @kernel
 def open_stretch(engine):
-    """Begin a stretch at the clock; return False when not even its first iteration is an ordinary one."""
+    """Begin a decode run at the clock; return False if its first iteration is not an ordinary one."""
     replica = engine.replica
     limits = engine.limits
     steps = steps_with_blocks(engine, next_finish_step(engine) - replica.decode_step)
@@ -76,7 +76,7 @@ def open_stretch(engine):
 
 @kernel
 def close_stretch(engine):
-    """End the stretch where it stands."""
+    """End the run at its present iteration."""
     replica = engine.replica
     elapsed_s = stretch_elapsed_s(engine, replica.stretch_done)
     count_busy(engine, elapsed_s, replica.stretch_free_blocks)
@@ -85,7 +85,7 @@ def close_stretch(engine):
 
 @kernel
 def _steps_by(engine, limit_s):
-    """Return how many iterations of the stretch, fewer than all, end by ``limit_s``."""
+    """Return the number of the run's iterations, fewer than all, that end by ``limit_s``."""
     replica = engine.replica
     done = replica.stretch_done
     from_s = replica.stretch_from_s
@@ -107,9 +107,9 @@ def _steps_by(engine, limit_s):
 
 @kernel
 def follow_stretch(engine, until_s):
-    """Commit every iteration of the open stretch that ends by ``until_s``; return what becomes of it.
+    """Commit every iteration of the open run that ends by ``until_s``; return the run's state.
 
-    A stretch that is not ``UNDER_WAY`` is closed.
+    A run that is not ``UNDER_WAY`` is closed.
     """
     replica, spec = engine.replica, engine.spec
     limit_s = min(until_s, replica.stretch_demotion_s)
@@ -130,7 +130,7 @@ def follow_stretch(engine, until_s):
         close_stretch(engine)
         return OVER
     end_s = replica.stretch_from_s + stretch_elapsed_s(engine, upto + 1)
-    if end_s <= until_s:  # it begins in time but may not be one of the stretch
+    if end_s <= until_s:  # it begins in time but may not belong to the run
         close_stretch(engine)
         return CUT
     replica.iteration_end_s = end_s
@@ -139,7 +139,7 @@ def follow_stretch(engine, until_s):
 
 @kernel
 def interrupt_stretch(engine):
-    """Close the stretch, before something changes what comes after; an iteration that has begun is put in flight."""
+    """Close the run before a change of later iterations; an iteration that has begun is put in flight."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     replica.wake_s = replica.clock_s
     if replica.stretch_steps > 0:

@@ -3,7 +3,7 @@
 A decoder's KV tokens are kept as their number less the replica's decode step, which does not change while
 it decodes. That number modulo the block size is its *phase*: all decoders of one phase take a block in the
 same step. Without prefix caching a count of each phase is enough; with it each phase is a list, in order
-of admission, because it matters whose block is whose.
+of admission, because blocks then have identities.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def phase_due(engine):
 
 @kernel
 def _enter_phase(engine, request_id):
-    """Put a decoder into its phase, behind those admitted before it."""
+    """Add a decoder to its phase, after those admitted before it."""
     spec, arena, requests = engine.spec, engine.arena, engine.requests
     request = requests[request_id]
     phase = phase_of(request.computed_tokens, spec.block_size)
@@ -71,7 +71,7 @@ def _enter_phase(engine, request_id):
 
 @kernel
 def _leave_phase(engine, request_id):
-    """Take a decoder out of its phase."""
+    """Remove a decoder from its phase."""
     spec, arena, requests = engine.spec, engine.arena, engine.requests
     request = requests[request_id]
     phase = phase_of(request.computed_tokens, spec.block_size)
@@ -93,7 +93,7 @@ def _leave_phase(engine, request_id):
 
 @outlined
 def _count_steps_anew(engine):
-    """Count decode steps from a multiple of the block size on, which leaves every phase where it is."""
+    """Restart the count of decode steps at a multiple of the block size, which keeps every phase."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     first_step = replica.decode_step - phase_of(replica.decode_step, spec.block_size)
     count_steps_from(engine, first_step)
@@ -104,7 +104,7 @@ def _count_steps_anew(engine):
 
 @kernel
 def start_decoding(engine, request_id):
-    """Make a decoder of a request whose known tokens are all computed but the newest."""
+    """Make a decoder of a request with all known tokens computed except the newest."""
     replica, requests = engine.replica, engine.requests
     if replica.decode_step > MOST_STEPS:
         _count_steps_anew(engine)
@@ -119,7 +119,7 @@ def start_decoding(engine, request_id):
 
 @kernel
 def stop_decoding(engine, request_id):
-    """Give a decoder its own counts back: it finishes, or is evicted."""
+    """Restore a decoder's own counts: it finishes, or is evicted."""
     replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     finish_step = finish_heap_remove(engine, request_id)
@@ -169,7 +169,7 @@ def context_of(engine, decodes):
 
 @outlined
 def hold_back(engine, decodes):
-    """Undo the coming decode step for the decoders behind the first ``decodes``: the budget left them out."""
+    """Undo the coming decode step for the decoders after the first ``decodes``: the budget leaves them out."""
     replica, requests = engine.replica, engine.requests
     seen = 0
     request_id = replica.running_head
@@ -188,7 +188,7 @@ def hold_back(engine, decodes):
 
 @kernel
 def steps_with_blocks(engine, at_most):
-    """Return how many decode steps, up to ``at_most``, the free blocks allow."""
+    """Return the number of decode steps, up to ``at_most``, that the free blocks allow."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     block_size = spec.block_size
     decoding = replica.decoding
@@ -276,7 +276,7 @@ def grow_decoders(engine, steps, iteration):
     last = spec.block_size - 1
     phases = spec.phase_base
     phase = phase_due(engine)
-    due = arena[phases + phase]  # how many take a block in the step
+    due = arena[phases + phase]  # number of decoders that take a block in the step
     for step in range(replica.decode_step, replica.decode_step + steps):
         if due > 0:
             request_id = arena[spec.phase_list_base + phase]
@@ -286,5 +286,5 @@ def grow_decoders(engine, steps, iteration):
                 request_id = arena[sequence_of(engine, request) + PHASE_NEXT]
         phase = phase - 1 if phase > 0 else last
         due = arena[phases + phase]
-        if due > 0:  # who fills a block now takes one in the next step
+        if due > 0:  # a decoder that fills a block now takes one in the next step
             publish_decoded_blocks(engine, step, EVERYBODY, iteration)

@@ -1,20 +1,20 @@
-"""The numbers by which records and kernels know things: states of a request, queue orders, batching rules."""
+"""Codes in records and kernels: states of a request, queue orders, batching rules."""
 
 from __future__ import annotations
 
 # Request status. `offered = attained + late + rejected + failed + pending` at every instant,
-# where pending is everything that was sent and is not settled, late includes the abandoned ones and failed those whose
+# where pending counts all requests sent and not settled, late includes the abandoned ones and failed those whose
 # answer was cut.
 UNSEEN = 0  # has not arrived yet
-AT_DOOR = 1  # at the front door: being decided about, or deferred
+AT_DOOR = 1  # at the gateway: awaiting a decision, or deferred
 WAITING = 2  # in a replica's waiting queue (new or preempted)
 RUNNING = 3  # holds KV blocks
 ATTAINED = 4  # finished within both objectives
 LATE = 5  # finished, but an objective was missed
-REJECTED = 6  # refused by the admission decision
-FAILED = 7  # could never be served by the replica it was sent to, or failed before the front door
+REJECTED = 6  # rejected by the admission decision
+FAILED = 7  # could never be served by the replica it was sent to, or failed before the gateway
 ABANDONED = 8  # its client's patience ran out before it was served
-AWAY = 9  # with its client, who will send it again
+AWAY = 9  # with its client, which will send it again
 UNSENT = 10  # a later turn of a session that is over: never sent, and not offered
 LENGTH_CAPPED = 11  # answered, but the answer was cut at the model length of the replica: not served
 STATUS_NAMES = (
@@ -37,28 +37,28 @@ ORDER_NAMES = (
     "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority", "longest-prompt",
     "oracle-shortest", "fair", "mlfq",
 )  # fmt: skip
-FIRST_SCANNED = FAIR  # from here on the queue is a list, and whoever is next is looked for
+FIRST_SCANNED = FAIR  # from here on the queue is a list, searched for the next request
 
-# What shares an iteration.
+# Composition of an iteration.
 MIXED = 0  # decodes, and chunks of prompts
 PREFILL_FIRST = 1  # whole prompts alone while any can be admitted, decodes otherwise
 WHOLE_PROMPTS = 2  # decodes, and whole prompts
 BATCH_NAMES = ("mixed", "prefill-first", "whole-prompts")
 
-# How much KV cache an admission looks for.
-AS_NEEDED = 0  # what the prompt takes
-PROJECTED = 1  # what all running requests will hold at every time that one of them ends
-RESERVED = 2  # the most outputs that anybody may have
+# KV cache required at an admission.
+AS_NEEDED = 0  # the prompt's blocks
+PROJECTED = 1  # the blocks of all running requests at every time that one of them ends
+RESERVED = 2  # the greatest possible number of outputs
 ORACLE_PROJECTED = 3  # the same with true lengths
 ORACLE_RESERVED = 4
 MEMORY_NAMES = ("as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved")
 
-CLIENT_NAMES = ("class", "session")  # who is served fairly
+CLIENT_NAMES = ("class", "session")  # the units of fairness
 CLIENTS = 16  # counters of a replica; sessions share the first 15 by number modulo 15
 
 NOBODY = -1  # no request
-LIVELOCK_PREEMPTIONS = 1_000  # so many without a token in between: the real scheduler, too, would go on for ever
+LIVELOCK_PREEMPTIONS = 1_000  # this number without a token in between: the real scheduler would also never end
 SEEN_FIELDS = 8  # numbers of a replica that decisions see
-SEEN_FREE_BLOCKS = 2  # the place of one of them
+SEEN_FREE_BLOCKS = 2  # the position of one of them
 HORIZONS_S = (1.0, 10.0, 60.0)  # of the recent arrival counts
 BINS = 60  # whole seconds over which the Fano factor of arrivals is taken

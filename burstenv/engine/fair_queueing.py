@@ -1,12 +1,12 @@
-"""Queue orders that change while requests wait, compiled: the queue is a list, and whoever is next is looked for.
+"""Queue orders that change while requests wait, compiled: the queue is a list, searched for the next request.
 
-* ``fair`` is the virtual token counter of VTC (Sheng et al., OSDI'24): the client that has been served least is
-  next, in order of arrival among its own. Served is one for each prompt token, at admission, and two for each output
-  token (their w_p and w_q). A client that comes back from idleness is lifted to the least of those that wait, so that
-  idleness saves up nothing; into an empty queue, to the client that left it last.
+* ``fair`` is the virtual token counter of VTC (Sheng et al., OSDI'24): the client with the least service is
+next, in order of arrival among its requests. Service is one for each prompt token, at admission, and two for each
+output token (their w_p and w_q). A client that returns from idleness is lifted to the least of those that wait:
+idleness accumulates no credit. In an empty queue it is lifted to the client that left it last.
 * ``mlfq`` is the skip-join multi-level feedback queue of FastServe (arXiv 2305.05920): a request enters the highest
-  level whose quantum, doubled from level to level, holds the time of its next iteration, the prefill; so long prompts
-  skip the levels they would be demoted through. Whoever waits for ``starve_s`` is of the highest level.
+  level whose quantum, doubled from level to level, holds the time of its next iteration, the prefill; long prompts
+  thus skip the levels they would be demoted through. A request that waits for ``starve_s`` is at the highest level.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEVELS = 16
 
 @kernel
 def client_of(engine, request):
-    """Return whose request it is: a class, or a session (those without one are one client together)."""
+    """Return the request's client: a class, or a session (requests without one form one client)."""
     limits = engine.limits
     if limits.fair_by == 0:
         return int(request.class_code)
@@ -48,7 +48,7 @@ def _level(engine, request, now_s):
 
 @outlined
 def scanned_head(engine, now_s):
-    """Return who is next: the least served client's first, or the first of the highest level."""
+    """Return the next request: the first of the least served client, or the first of the highest level."""
     replica, requests = engine.replica, engine.requests
     limits = engine.limits
     best = replica.waiting_head
@@ -68,7 +68,7 @@ def scanned_head(engine, now_s):
 
 @outlined
 def welcome(engine, request):
-    """Lift the counter of a client that had nothing waiting, before its request joins the queue."""
+    """Lift the counter of a client without waiting requests, before its request joins the queue."""
     replica, requests = engine.replica, engine.requests
     limits = engine.limits
     if limits.order != FAIR:
@@ -91,7 +91,7 @@ def welcome(engine, request):
 
 @outlined
 def leave_scanned(engine, request_id):
-    """Take a request out of the list, wherever it stands."""
+    """Remove a request at any position from the list."""
     replica, requests = engine.replica, engine.requests
     limits = engine.limits
     request = requests[request_id]

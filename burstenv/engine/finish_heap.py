@@ -1,6 +1,6 @@
-"""When each decoder of a replica finishes, compiled: a binary heap, smallest ``(decode step, id)`` on top.
+"""The end of each decoder of a replica, compiled: a binary heap, smallest ``(decode step, id)`` on top.
 
-An entry is a step and an id, in the replica's own part of the arena, so that pushing and popping touch no request
+An entry is a step and an id, in the replica's own part of the arena: pushing and popping touch no request
 record. The rare removal of another entry than the first searches for it: a replica runs
 at most a few hundred sequences.
 """
@@ -49,7 +49,7 @@ def _sift_down(arena, base, size, position, step, request_id):
 
 @kernel
 def next_finish_step(engine):
-    """Return the decode step at which the next decoder finishes; there must be one."""
+    """Return the decode step at which the next decoder finishes; the heap must not be empty."""
     spec, arena = engine.spec, engine.arena
     return arena[spec.finish_base]
 
@@ -78,7 +78,7 @@ def finish_heap_push(engine, step, request_id):
 
 @kernel
 def _replace(engine, position, step, request_id):
-    """Put another entry in the place of one, wherever it belongs then."""
+    """Replace an entry and restore the heap's order."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     base = spec.finish_base
     at = base + 2 * ((position - 1) >> 1)
@@ -98,7 +98,7 @@ def _position_of(engine, request_id):
 
 @kernel
 def finish_heap_remove(engine, request_id):
-    """Remove a decoder, wherever it stands; return the step at which it would have finished."""
+    """Remove a decoder at any position; return the step at which it would have finished."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     position = _position_of(engine, request_id)
     step = arena[spec.finish_base + 2 * position]

@@ -1,9 +1,9 @@
 """One replica under every rule of the reference engine, compiled one iteration at a time.
 
-The fast engine of :mod:`burstenv.engine.replica` leans on facts that hold for chunked prefill, fcfs
-eviction and synchronous scheduling. A replica that has priorities, a long-prefill threshold, unchunked prefill,
-asynchronous scheduling, or a batching mode with an order, a batch or a memory rule of its own runs here, rule by
-rule as in :mod:`burstenv.engine.reference.engine`, whose names the functions share.
+The fast engine of :mod:`burstenv.engine.replica` requires chunked prefill, fcfs eviction and synchronous scheduling. A
+replica with priorities, a long-prefill threshold, unchunked prefill, asynchronous scheduling, or a batching mode with
+its own order, batch or memory rule runs here, rule by rule as in :mod:`burstenv.engine.reference.engine`, with the same
+function names.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _publish_known(engine, request, tokens, iteration):
 
 @kernel
 def _victim(engine):
-    """Return who is evicted: the last admitted, or under priorities the least urgent, latest arrived."""
+    """Return the request to evict: the last admitted, or under priorities the least urgent, latest arrived."""
     replica, requests = engine.replica, engine.requests
     limits = engine.limits
     if limits.order != PRIORITY:
@@ -136,7 +136,7 @@ def _schedule_running(engine, budget, threshold):
 
 @kernel
 def _opens(engine):
-    """Return whether admission is open: under a deferral bound only once somebody has waited so long, till all are in.
+    """Return whether admission is open: under a deferral bound, from the first wait of that length until all are in.
 
     Waiting requests are fcfs then.
     """
@@ -152,7 +152,7 @@ def _opens(engine):
 
 @kernel
 def _schedule_waiting(engine, budget, threshold):
-    """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
+    """Admit waiting requests from the head of the queue while they fit; no request overtakes."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     limits = engine.limits
     if not _opens(engine):
@@ -202,7 +202,7 @@ def _brings_something(engine):
 
 @kernel
 def _schedule(engine):
-    """Schedule one iteration at the clock; return whether there was anything to run."""
+    """Schedule one iteration at the clock; return whether it has work."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     limits = engine.limits
     preemptions_before = replica.preemptions
@@ -274,7 +274,7 @@ def oldest_end_s(engine):
 
 @kernel
 def _apply(engine):
-    """Apply what the oldest iteration in flight produced, at its end."""
+    """Apply the results of the oldest iteration in flight, at its end."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     flight = replica.first_flight
     samples = replica.flight0_samples if flight == 0 else replica.flight1_samples
@@ -338,7 +338,7 @@ def finish_general(engine):
 def advance_general(engine, until_s):
     """Apply every iteration that ends by ``until_s``; schedule none at or after it.
 
-    Leaves in ``wake_s`` when the next thing happens here.
+    Writes the time of the next event here into ``wake_s``.
     """
     replica, spec = engine.replica, engine.spec
     replica.wake_s = np.inf

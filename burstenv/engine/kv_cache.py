@@ -2,10 +2,10 @@
 
 A replica's part of the arena holds, from ``block_base`` on, eight numbers for each block (block 0 is the head of the
 free list): its neighbours in that list, its reference count, its key (stream and index), the next block in its hash
-bucket, the iteration that computes its last token, and one unused, so that a block takes half a cache line. Then the
+bucket, the iteration that computes its last token, and one unused: a block takes half a cache line. Then the
 buckets; then a ring of the keys that were lost last, for routers, which know the cache as it was when the last
 iteration ended; then, for each running sequence, its blocks in order.
-A *stream* is a number for everything that decides the tokens of a position: session, or shared prefix.
+A *stream* is a number for the origin of a position's tokens: session, or shared prefix.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ ENDED = 0  # in the place of the number of an iteration: one that has ended
 
 
 def bucket_count(num_blocks: int) -> int:
-    """Return the number of hash buckets: a power of two of at least eight times the blocks, so that few share one."""
+    """Return the number of hash buckets: a power of two of at least eight times the blocks, for few collisions."""
     return 1 << (8 * num_blocks - 1).bit_length()
 
 
 def block_slots(num_blocks: int) -> int:
-    """Return how many integers of the arena the blocks and buckets of a replica take."""
+    """Return the number of the arena's integers for the blocks and buckets of a replica."""
     return NUMBERS_OF_A_BLOCK * (num_blocks + 1) + bucket_count(num_blocks) + NUMBERS_OF_A_KEY * FORGOTTEN
 
 
@@ -49,7 +49,7 @@ def _blocks(engine):
 
 @kernel
 def _forgotten(engine, number):
-    """Return where in the arena the ``number``-th lost key stands, in a ring."""
+    """Return the arena index of the ``number``-th lost key, in a ring."""
     spec = engine.spec
     buckets = spec.block_base + NUMBERS_OF_A_BLOCK * (spec.num_blocks + 1)
     return buckets + spec.bucket_count + NUMBERS_OF_A_KEY * (number % FORGOTTEN)
@@ -94,7 +94,7 @@ def find_blocks(engine, stream, first, last, table):
     """Write the blocks first published under the keys (``stream``, ``first``) up to ``last`` (exclusive) into a table.
 
     Returns:
-        The index of the first key nobody has published, and how many of the blocks found are in the free list.
+        The index of the first unpublished key, and the number of the found blocks in the free list.
     """
     arena = engine.arena
     base, buckets, mask = _blocks(engine)
@@ -118,8 +118,8 @@ def find_blocks(engine, stream, first, last, table):
 def computed_until(engine, stream, first, last, iteration):
     """Return the index of the first of the keys (``stream``, ``first``) up to ``last`` that no block holds.
 
-    As :func:`find_blocks`, for those who only ask, as it was when iteration ``iteration`` ended: among the blocks that
-    it or one before computed, those included that one in flight takes for other tokens.
+    As :func:`find_blocks`, but read-only and as of the end of iteration ``iteration``: among the blocks computed by
+    then, those included that an iteration in flight takes for other tokens.
     """
     arena = engine.arena
     base, buckets, mask = _blocks(engine)
@@ -214,8 +214,8 @@ def take_blocks(engine, table, count, iteration):
 def share_blocks(engine, table, count):
     """Take one more reference to each of the ``count`` cached blocks of a table.
 
-    Those in the free list leave it. What was freed together lies there side by side, last block first, and is cut out
-    as a whole.
+    Those in the free list leave it. Blocks freed together lie there side by side, last block first, and are cut out as
+    a whole.
     """
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     base = spec.block_base
@@ -245,13 +245,13 @@ def share_blocks(engine, table, count):
 def release_blocks(engine, table, count):
     """Drop one reference to each of the ``count`` blocks of a table, last block first.
 
-    Blocks nobody refers to any more become free: with a key at the back of the list, without one at its
+    Blocks without references become free: with a key at the back of the list, without one at its
     front, as a group that keeps its order from the last block on.
     """
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     base = spec.block_base
     front = 0
-    back = arena[base + PREVIOUS]  # what follows it is written when the next one comes
+    back = arena[base + PREVIOUS]  # its successor is written with the next one
     freed = 0
     for k in range(count - 1, -1, -1):
         block = arena[table + k]

@@ -1,4 +1,4 @@
-"""What becomes of a request, compiled: the only place that writes its status, its times and the counts of outcomes.
+"""The lifecycle of a request, compiled: the only code that writes its status, its times and the counts of outcomes.
 
 unseen -> at the gateway -> waiting <-> running -> attained, late or length-capped. On the way it may be rejected,
 fail or be abandoned; its client may take it away and bring it back; a turn of a session that is over is never sent.
@@ -50,7 +50,7 @@ def wait(request):
 
 @kernel
 def run(request, cached_tokens, now_s):
-    """Put a request into the batch at ``now_s``, with ``cached_tokens`` of its tokens found in the prefix cache."""
+    """Add a request to the batch at ``now_s``, with ``cached_tokens`` of its tokens found in the prefix cache."""
     request.status = RUNNING
     if request.cached_tokens < 0:
         request.cached_tokens = cached_tokens
@@ -112,6 +112,6 @@ def settle(world, request, status, now_s):
 
 @kernel
 def settled(world):
-    """Return how many requests have reached their end."""
+    """Return the number of settled requests."""
     environment = world.environment
     return environment.attained + environment.late + environment.rejected + environment.failed

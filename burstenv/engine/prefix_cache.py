@@ -1,4 +1,4 @@
-"""A request's KV blocks, compiled: growing, publishing, sharing a cached prefix, giving back.
+"""A request's KV blocks, compiled: growing, publishing, sharing a cached prefix, freeing.
 
 With prefix caching a running request has a table of its blocks; without, only their number counts.
 """
@@ -43,21 +43,21 @@ def stream_of(engine, request, index):
 
 @kernel
 def _shared_blocks(engine, request):
-    """Return how many of the request's first blocks hold tokens of its shared prefix alone."""
+    """Return the number of the request's first blocks with tokens of its shared prefix alone."""
     spec = engine.spec
     return full_blocks(request.prefix_tokens, spec.block_size)
 
 
 @kernel
 def sequence_of(engine, request):
-    """Return where in the arena the numbers of a running request stand, see ``NUMBERS_OF_A_SEQUENCE``."""
+    """Return the arena index of a running request's numbers, see ``NUMBERS_OF_A_SEQUENCE``."""
     spec = engine.spec
     return spec.sequence_base + NUMBERS_OF_A_SEQUENCE * request.place
 
 
 @kernel
 def table_of(engine, request):
-    """Return where in the arena the numbers of a running request's blocks stand."""
+    """Return the arena index of a running request's block numbers."""
     spec = engine.spec
     return spec.table_base + request.place * spec.table_size
 
@@ -82,7 +82,7 @@ def grow_blocks(engine, request, tokens, iteration):
 
 @outlined
 def give_back_blocks(engine, request):
-    """Give back all blocks of a request, and its place among the sequences."""
+    """Free all blocks of a request, and its slot among the sequences."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     blocks = arena[sequence_of(engine, request) + BLOCKS]
     if spec.prefix_caching:
@@ -95,7 +95,7 @@ def give_back_blocks(engine, request):
 
 @outlined
 def publish_full_blocks(engine, request, tokens, iteration):
-    """Give their keys to the request's blocks that ``tokens`` tokens, all of them known, fill.
+    """Set the keys of the request's blocks that are full with ``tokens`` known tokens.
 
     ``iteration`` is the number of the one that computes the last of these tokens.
     """
@@ -111,7 +111,7 @@ def publish_full_blocks(engine, request, tokens, iteration):
 
 @kernel
 def _next_table(engine):
-    """Return where the next admitted request's table will stand."""
+    """Return the arena index of the next admitted request's table."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     return spec.table_base + arena[spec.slot_base + replica.free_slots - 1] * spec.table_size
 
@@ -131,12 +131,12 @@ def _find_prefix(engine, request):
 
 @outlined
 def prefix_hit_tokens(engine, request_id):
-    """Return how many prompt tokens of a request a router knows to be in the replica's prefix cache [tokens].
+    """Return the number of a request's prompt tokens in the replica's prefix cache, as known to a router [tokens].
 
-    Changes nothing. This is what routers that follow the engines' KV events know (llm-d's precise prefix scorer,
-    Dynamo's KV router). Engines send them after every iteration, whatever the period at which metrics are read: a
-    block counts from the end of the iteration that computes it to the end of the one that takes it for other tokens.
-    The engine itself shares a block from the iteration on that computes it. 0 without prefix caching. At least one
+    Read-only. Routers know it from the engines' KV events (llm-d's precise prefix scorer, Dynamo's KV router). Engines
+    send these after every iteration, independent of the period of metrics: a block counts from the end of the iteration
+    that computes it to the end of the one that takes it for other tokens. The engine itself shares a block from the
+    iteration on that computes it. 0 without prefix caching. At least one
     token is always computed, as at admission.
     """
     spec, requests = engine.spec, engine.requests
@@ -154,9 +154,9 @@ def prefix_hit_tokens(engine, request_id):
 
 @kernel
 def cached_blocks(engine, request):
-    """Return how many blocks the request could share, and how many of these would leave the free list.
+    """Return the number of blocks the request could share, and the number of these in the free list.
 
-    Writes them where its table will stand. At least one token is always computed.
+    Writes them to the position of its table. At least one token is always computed.
     """
     spec = engine.spec
     if spec.prefix_caching:
@@ -166,9 +166,9 @@ def cached_blocks(engine, request):
 
 @outlined
 def open_sequence(engine, request, hits):
-    """Give a request that is being admitted a place and the table that starts with the ``hits`` blocks just found.
+    """Give a request at its admission a slot and a table that starts with the ``hits`` blocks just found.
 
-    For the general engine and with prefix caching; otherwise nothing of the kind is kept.
+    For the general engine and with prefix caching; otherwise requests have no table.
     """
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     replica.free_slots -= 1

@@ -1,7 +1,7 @@
 """The waiting queue of vLLM's priority policy, compiled: a binary heap by (priority, arrival, number of the request).
 
-Priorities and arrival times stay in the request records, exact to all their 64 bits. The heap takes the stretch of the
-arena that :mod:`burstenv._jit.heap` takes for the other orders, and of each entry only the id.
+Priorities and arrival times stay in the request records, exact to all their 64 bits. The heap uses the section of
+the arena that :mod:`burstenv._jit.heap` uses for the other orders, and only the id of each entry.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def priority_push(arena, requests, base, size, request_id):
 
 @kernel
 def priority_remove(arena, requests, base, size, request_id):
-    """Remove a request, wherever it stands, from a queue of ``size`` entries (the caller counts)."""
+    """Remove a request at any position from a queue of ``size`` entries (the caller counts)."""
     position = 0
     while arena[base + ENTRY * position + ENTRY_ID] != request_id:
         position += 1

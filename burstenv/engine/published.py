@@ -1,15 +1,15 @@
-"""The published state of a replica, compiled: the ``seen_*`` fields, which is all that decisions see of it.
+"""The published state of a replica, compiled: the ``seen_*`` fields, the only part of it that decisions see.
 
 It is the state at the end of the last iteration: its tokens are out, finished requests are gone, hopeless ones are
-rejected, and nothing has been scheduled since. Requests that were handed over since then are added, requests that were
-withdrawn are taken off. So while an iteration is in flight, a synchronous replica shows the state before it.
+rejected, and nothing has been scheduled since. Requests sent since then are added, withdrawn requests are removed.
+While an iteration is in flight, a synchronous replica thus shows the state before it.
 
 Under asynchronous scheduling the iteration that follows had been scheduled by then. Its admissions, its KV blocks and
 its share of the prompts are part of the state, as in vLLM, whose ``Scheduler.make_stats`` runs at the end of
-an iteration. The first iteration of an idle replica and the one after it are scheduled in one go: until the first
+an iteration. The first iteration of an idle replica and the one after it are scheduled together: until the first
 ends, the replica shows the state before both.
 
-A running request *decodes* when nothing but its newest output is left to compute. ``seen_context_tokens`` counts
+A running request *decodes* if only its newest output is left to compute. ``seen_context_tokens`` counts
 prompt and outputs of those that decode, ``seen_prefill_tokens`` the tokens that no iteration has taken yet of the
 others.
 """

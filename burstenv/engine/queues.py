@@ -3,7 +3,7 @@
 The running list keeps admission order, which is the order of scheduling and, from its tail, the
 order of eviction. The waiting queue is a linked list under ``fcfs`` and the orders of
 :mod:`burstenv.engine.fair_queueing`, and a pair of heaps otherwise; a request whose latest start has passed moves to
-the second heap, behind every live one, or is dropped.
+the second heap, after every live one, or is rejected.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from burstenv.engine.priority_queue import priority_push, priority_remove
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.timing import iteration_time_s
 
-ALREADY_STREAMING = -1e12  # key offset that puts preempted, streaming requests before everything
+ALREADY_STREAMING = -1e12  # key offset that sorts preempted, streaming requests first
 
 
 @kernel
 def blocks_of(tokens, block_size):
-    """Return how many KV blocks hold ``tokens`` tokens."""
+    """Return the number of KV blocks that hold ``tokens`` tokens."""
     if block_size == 16:  # the usual size: a shift in place of a division
         return (tokens + 15) >> 4
     return (tokens + block_size - 1) // block_size
@@ -44,7 +44,7 @@ def blocks_of(tokens, block_size):
 
 @kernel
 def full_blocks(tokens, block_size):
-    """Return how many KV blocks ``tokens`` tokens fill."""
+    """Return the number of KV blocks that ``tokens`` tokens fill."""
     if block_size == 16:
         return tokens >> 4
     return tokens // block_size
@@ -79,7 +79,7 @@ def latest_start_s(engine, request):
 
 @kernel
 def queue_key(engine, request):
-    """Return the key by which the replica's queue order, but for ``PRIORITY``, sorts a request; smaller goes first."""
+    """Return a request's key in the replica's queue order, except ``PRIORITY``; smaller goes first."""
     limits = engine.limits
     if limits.order == SHORTEST_PROMPT:
         return float(request.prompt_tokens)
@@ -89,7 +89,7 @@ def queue_key(engine, request):
         return -float(request.prompt_tokens)
     if limits.order == ORACLE_SHORTEST:
         return float(request.target_tokens - request.produced_tokens - request.in_flight_tokens)
-    if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: before everything, never hopeless
+    if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: first, never hopeless
         return ALREADY_STREAMING + request.arrival_s
     return latest_start_s(engine, request)
 
@@ -126,7 +126,7 @@ def _heap_push(engine, request_id):
 
 @kernel
 def queue_push(engine, request_id, preempted):
-    """Put a request into the waiting queue; a preempted one goes to the front under fcfs."""
+    """Add a request to the waiting queue; a preempted one goes to the front under fcfs."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     limits = engine.limits
     request = requests[request_id]
@@ -203,7 +203,7 @@ def queue_remove(engine, request_id):
 
 @kernel
 def is_queue_head(engine, request_id):
-    """Return whether a waiting request is the first of its queue, as the queue was last looked at."""
+    """Return whether a waiting request is the first of its queue, as of the queue's last update."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     limits = engine.limits
     if _is_list(limits.order):
@@ -215,7 +215,7 @@ def is_queue_head(engine, request_id):
 
 @outlined
 def queue_discard(engine, request_id):
-    """Take a request out of the queue from wherever it stands."""
+    """Remove a request at any position from the queue."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     limits = engine.limits
     if limits.order == FCFS and replica.waiting_head != request_id:
@@ -232,8 +232,8 @@ def queue_discard(engine, request_id):
 def drop_hopeless(engine):
     """Reject every waiting request that can no longer start in time, as the front end would at dequeue.
 
-    That is final: its client does not send it again. The queue is looked at from its head: while somebody whose
-    user is reading already waits there, nobody is dropped.
+    That is final: its client does not send it again. The check starts at the head: while a request with a reading user
+    waits there, none is rejected.
     """
     replica, spec, gateway, arena, requests = engine.replica, engine.spec, engine.gateway, engine.arena, engine.requests
     while replica.live_heap_size > 0 or replica.hopeless_heap_size > 0:
@@ -255,7 +255,7 @@ def drop_hopeless(engine):
 
 @kernel
 def next_demotion_s(engine):
-    """Return when the head of the queue turns hopeless and another takes its place [s]."""
+    """Return the time at which the head of the queue turns hopeless and another replaces it [s]."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     limits = engine.limits
     if limits.order == EARLIEST_DEADLINE and replica.live_heap_size > 0:
@@ -275,13 +275,13 @@ def queue_reorder(engine, before):
     order = engine.limits.order
     waiting = replica.waiting
     base = spec.live_base
-    if waiting > 0:  # gather everyone's id in the live heap's memory
+    if waiting > 0:  # gather all ids in the live heap's memory
         if _is_list(before):
             request_id = replica.waiting_head
             for k in range(waiting):
                 arena[base + ENTRY * k + ENTRY_ID] = request_id
                 request_id = requests[request_id].next
-        else:  # the hopeless ones from their last on, so that nobody's place is taken before it is read
+        else:  # the hopeless ones from their last on: no entry is overwritten before it is read
             live = replica.live_heap_size
             hopeless = replica.hopeless_heap_size
             for k in range(hopeless):

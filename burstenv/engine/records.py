@@ -1,7 +1,7 @@
-"""The records that change while an episode is played, with the unit of every field.
+"""The records that change during an episode, with the unit of every field.
 
-One for each environment, replica, request and client; what does not change is in :mod:`burstenv.engine.spec`. Fields
-that are looked at together share cache lines. A request's id is its number within the episode.
+One for each environment, replica, request and client; constants are in :mod:`burstenv.engine.spec`. Fields that are
+read together share cache lines. A request's id is its number within the episode.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ CACHE_LINE = 64  # [bytes]
 
 
 def record(*groups: list[tuple[Any, ...]], line: int = CACHE_LINE) -> np.dtype:
-    """Return an aligned record type without hidden padding, so that equal states are equal bytes.
+    """Return an aligned record type without hidden padding: equal states are equal bytes.
 
-    Each group, of fields that are looked at together, takes whole cache lines of its own.
+    Each group of fields that are read together takes its own whole cache lines.
     """
     fields: list[tuple[Any, ...]] = []
     for k, group in enumerate(groups):
@@ -29,10 +29,10 @@ def record(*groups: list[tuple[Any, ...]], line: int = CACHE_LINE) -> np.dtype:
 
 
 ENTRY = 3  # integers of an entry of a heap of requests: its key, which takes two, and the id
-ENTRY_ID = 2  # the place of the id among them
+ENTRY_ID = 2  # the position of the id among them
 
 REQUEST = record(
-    [  # One cache line: what the trace says, what decides whether it is attained, and where the engine stands with it.
+    [  # One cache line: the trace's fields, those that decide attainment, and the engine's progress.
         ("arrival_s", "f8"),
         ("first_token_s", "f8"),  # NaN until then
         ("prompt_tokens", "i4"),
@@ -50,20 +50,23 @@ REQUEST = record(
         ("class_code", "i1"),
         ("status", "i1"),
     ],
-    [  # Another: what is written down once, and what few engines need.
+    [  # Another: fields written once, and those of few engines.
         ("first_scheduled_s", "f8"),  # NaN until then
         ("finish_s", "f8"),
         ("session", "i4"),
         ("preemptions", "i4"),
         ("recomputed_tokens", "i4"),  # computed tokens lost at preemptions
         ("cached_tokens", "i4"),  # prefix hit at the first admission, -1 until then
-        ("place", "i4"),  # which of the replica's sequences, while it runs under the general engine or with caching
+        (
+            "place",
+            "i4",
+        ),  # its slot among the replica's sequences, while it runs in the general engine or with caching
         ("priority", "i8"),  # smaller is more urgent
         ("stream", "i4"),  # number of the token stream that prompt and outputs are read off
         ("prefix_stream", "i4"),  # the stream of the first `prefix_tokens` tokens
         ("prefix_tokens", "i4"),
         ("defers", "i1"),
-        ("decoding", "i1"),  # running, with all known tokens but the newest computed
+        ("decoding", "i1"),  # running, with all known tokens except the newest computed
         ("demoted", "i1"),  # in the queue of hopeless requests
         ("in_flight_tokens", "i1"),  # sampled, and not back yet (general engine)
         ("evicted_at", "i4"),  # iterations that its replica had scheduled when it was last preempted
@@ -71,7 +74,7 @@ REQUEST = record(
 )
 assert REQUEST.itemsize == 2 * CACHE_LINE  # and 10 million of them in 1.3 GB
 
-# What is known of a running request under the general engine or with prefix caching: numbers in the arena.
+# A running request under the general engine or with prefix caching: numbers in the arena.
 PHASE_NEXT, PHASE_PREVIOUS = 0, 1  # decoders of one phase, in order of admission: request ids
 STEP_TOKENS = 2  # share of the iteration being scheduled
 BLOCKS = 3  # KV blocks held
@@ -80,17 +83,17 @@ FOUND_BLOCKS = 5  # KV blocks found cached at that admission
 NUMBERS_OF_A_SEQUENCE = 6
 
 REPLICA = record(
-    [  # What every decision looks at.
-        ("wake_s", "f8"),  # until then nothing happens but the ordinary iterations of a stretch
+    [  # Read by every decision.
+        ("wake_s", "f8"),  # until then only ordinary iterations of a decode run take place
         ("iteration_end_s", "f8"),  # of the iteration in flight
         ("clock_s", "f8"),  # the last iteration boundary
         ("in_flight", "i1"),  # iterations scheduled and not applied yet
-        ("under_way", "i1"),  # a decode iteration has started at the clock that nothing has been noted of yet
+        ("under_way", "i1"),  # a decode iteration has started at the clock and is not yet recorded
         ("stretch_steps", "i8"),  # its length; 0: none is open
         ("stretch_done", "i8"),  # of those, committed
         ("stretch_first_s", "f8"),  # duration of its first iteration
-        ("stretch_growth_s", "f8"),  # by which each is longer than the one before
-        ("busy_s", "f8"),  # an open stretch not included
+        ("stretch_growth_s", "f8"),  # increase from each iteration to the next
+        ("busy_s", "f8"),  # without an open decode run
         ("mode", "i4"),  # the batching mode in force
         ("mode_since_s", "f8"),
         ("token_budget", "i4"),  # max_num_batched_tokens: the mode's, unless an agent sets it
@@ -105,7 +108,7 @@ REPLICA = record(
         ("seen_preemptions", "i8"),
         ("seen_iterations", "i8"),  # scheduled when it was published; not shown to decisions
     ],
-    [  # What every iteration looks at.
+    [  # Read by every iteration.
         ("stretch_from_s", "f8"),  # the clock at its beginning
         ("stretch_end_s", "f8"),
         ("stretch_demotion_s", "f8"),  # when the head of the queue turns hopeless
@@ -127,7 +130,7 @@ REPLICA = record(
         ("hopeless_heap_size", "i4"),
         ("waiting_tokens", "i8"),  # tokens to compute for the queue
         ("waiting_blocks", "i8"),  # blocks the queue will take when admitted
-        ("blocked", "i1"),  # the head of the queue was refused and nothing has changed since
+        ("blocked", "i1"),  # the head of the queue was blocked and nothing has changed since
         ("iterations", "i8"),
         ("preemptions", "i8"),
         ("preemptions_without_token", "i4"),
@@ -162,11 +165,11 @@ REPLICA_HOT = REPLICA.fields["flight0_end_s"][1]  # type: ignore[index]  # the b
 assert REPLICA_HOT % CACHE_LINE == 0
 
 ENVIRONMENT = record(
-    [  # What every decision looks at.
+    [  # Read by every decision.
         ("num_requests", "i4"),
         ("now_s", "f8"),
         ("next_arrival", "i4"),  # id of the first request that has not arrived
-        ("at_door", "i4"),  # request being decided about; NOBODY at a tick
+        ("at_door", "i4"),  # request at the gateway; NOBODY at a tick
         ("deferred", "i4"),  # size of the heap of deferred requests
         ("done", "i1"),
         ("tick_s", "f8"),  # longest time without a decision; infinity: none
@@ -181,7 +184,7 @@ ENVIRONMENT = record(
         ("first_in_time", "i4"),  # of those, within the TTFT objective
         ("first_in_time_lost", "i4"),  # of those, settled without attainment
         ("length_capped", "i4"),  # of the failed: answered, but cut at the model length of the replica
-        ("stuck_ticks", "i4"),  # ticks in a row at which no replica could go on
+        ("stuck_ticks", "i4"),  # ticks in a row without progress on any replica
         ("attained_weight", "f8"),
         ("offered_weight", "f8"),
         ("rate_fast_per_s", "f8"),  # requests/s over about 5 s
@@ -197,10 +200,10 @@ ENVIRONMENT = record(
     [  # The rest.
         # Stale metrics, see cluster/telemetry.py.
         ("scrape", "i8"),  # number of the last reading
-        ("shown_s", "f8"),  # when what decisions see was read
-        # Recent arrivals, brought up to date only for those who look, see envs/observation/arrivals.py.
+        ("shown_s", "f8"),  # time of the reading that decisions see
+        # Recent arrivals, updated only for observations with these features, see envs/observation/arrivals.py.
         ("recent", "i4", (len(HORIZONS_S),)),  # first request within each horizon
-        ("binned", "i4"),  # requests counted so far in what follows
+        ("binned", "i4"),  # requests counted so far in the next fields
         ("bin", "i8"),  # the present second
         ("bin_counts", "i4", (BINS + 1,)),  # a ring: arrivals of the present second and of those before
         ("bin_sum", "i8"),  # of the whole seconds
@@ -213,7 +216,7 @@ ENVIRONMENT = record(
         ("client_seed", "u8"),
         ("coming", "i4"),  # size of the heap of requests that will be sent at a known time
         ("impatient", "i4"),  # size of the heap of deadlines
-        ("arrivals", "i4"),  # requests that have come to the front door
+        ("arrivals", "i4"),  # requests that have come to the gateway
         ("advanced_s", "f8"),  # up to when the replicas were moved, with a closed loop
         ("attempts", "i4"),
         ("refusals", "i4"),
@@ -223,13 +226,13 @@ ENVIRONMENT = record(
     ],
 )
 
-# What is known of a request's client: numbers in the arena, where any clients do more than send and wait.
+# A request's client: numbers in the arena, if any clients do more than send and wait.
 CLIENT = np.dtype(
     [
-        ("patience_s", "f8"),  # how long it waits for its first token to be on the way, at each attempt
+        ("patience_s", "f8"),  # its patience for the first token, at each attempt
         ("think_s", "f8"),  # from the end of the turn before to the sending
         ("deadline_s", "f8"),  # when it gives up the present attempt
-        ("next_turn", "i4"),  # number, within the episode, of the request that follows upon this one; -1: none
+        ("next_turn", "i4"),  # number, within the episode, of the request that follows this one; -1: none
         ("kind", "i4"),  # a sum of FOLLOWS and FAILS_UPSTREAM
         ("attempts", "i4"),  # times it was sent
         ("refusals", "i4"),
@@ -237,5 +240,5 @@ CLIENT = np.dtype(
         ("unused", "i4"),
     ]
 )
-FOLLOWS = 1  # it is sent upon the end of the turn before
-FAILS_UPSTREAM = 2  # its first attempt does not reach the front door
+FOLLOWS = 1  # it is sent at the end of the turn before
+FAILS_UPSTREAM = 2  # its first attempt does not reach the gateway

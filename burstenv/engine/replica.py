@@ -1,15 +1,15 @@
-"""One replica, compiled: the vLLM V1 scheduler with decode stretches skipped in one event.
+"""One replica, compiled: the vLLM V1 scheduler with decode runs advanced as one event.
 
-The rules are those of :mod:`burstenv.engine.reference.engine`, which is written to be read; this module
-must agree with it and is written to be fast. Three ideas carry it:
+The rules are those of :mod:`burstenv.engine.reference.engine`, which is written for readers; this module
+must agree with it and is written for speed. It has three ideas:
 
-* A decoding request is touched only when it joins, finishes or is evicted. In between it is a place
+* A decoding request is touched only when it joins, finishes or is evicted. In between it is an entry
   in the finish heap (keyed by the decode step at which it ends) and a count among the phases (decoders
   by the step, modulo the block size, at which they take a block).
 * Chunked prefill leaves at most one request in mid-prefill, and it is the last one admitted. So the
   batch is always: all decoders, then that one, then new admissions.
-* While nobody can be admitted, n decode iterations take n (a + b S) + b D n (n - 1) / 2 seconds, with
-  S the context of the first and D decoders: the time at which anything can change has a closed form.
+  * While no request can be admitted, n decode iterations take n (a + b S) + b D n (n - 1) / 2 seconds, with
+  S the context of the first and D decoders: the time of the next change has a closed form.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ from burstenv.engine.world import engine_type, in_mode
 def advance_replica(engine, until_s):
     """Run the replica up to ``until_s``: iterations ending by then are applied.
 
-    An iteration never *starts* at ``until_s`` itself, so that requests arriving at that very instant
-    are in the queue when it is scheduled. Leaves in ``wake_s`` until when nothing happens here but the ordinary
-    iterations of a stretch.
+    An iteration never *starts* at ``until_s`` itself: requests that arrive at that instant are in the queue when it
+    is scheduled. Writes into ``wake_s`` the time until which only ordinary iterations of a decode run take place.
     """
     replica, spec = engine.replica, engine.spec
     limits = engine.limits
@@ -79,9 +78,9 @@ def advance_replica(engine, until_s):
 
 @outlined
 def start_replica(engine):
-    """Put the iteration that is scheduled at the clock in flight and leave it there, so that it can be looked at.
+    """Put the iteration that is scheduled at the clock in flight and leave it there for inspection.
 
-    Moving time would go past one that takes none: one that only preempts.
+    Moving time would skip an iteration that takes none: one that only preempts.
     """
     replica, spec = engine.replica, engine.spec
     limits = engine.limits
@@ -111,10 +110,10 @@ def finish_replica(engine):
 
 @kernel
 def _wake(engine, now_s):
-    """Let something change at ``now_s``, up to which the replica has been moved: the next iteration is scheduled anew.
+    """Apply a change at ``now_s``, the replica's present time: the next iteration is scheduled again.
 
-    A replica that is idle, or had nothing to schedule beside its iteration in flight, does so now and not where its
-    clock stood.
+    A replica that is idle, or had nothing to schedule beside its iteration in flight, schedules it now and not at its
+    clock.
     """
     replica, spec = engine.replica, engine.spec
     interrupt_stretch(engine)
@@ -144,13 +143,13 @@ def enqueue(engine, request_id, now_s):
 
 @outlined
 def withdraw(engine, request_id, now_s):
-    """Take a waiting request out of the replica at ``now_s``, up to which the replica has been moved.
+    """Remove a waiting request from the replica at ``now_s``, the replica's present time.
 
-    Who else waits, and in which order, stays; the next iteration finds the queue without it.
+    The other waiting requests keep their order; the next iteration finds the queue without it.
     """
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     request = requests[request_id]
-    if is_queue_head(engine, request_id):  # who follows may fit
+    if is_queue_head(engine, request_id):  # the next one may fit
         interrupt_stretch(engine)
         replica.blocked = 0
     queue_discard(engine, request_id)
@@ -161,9 +160,9 @@ def withdraw(engine, request_id, now_s):
 
 @outlined
 def set_mode(engine, mode, limits, now_s):
-    """Put batching mode number ``mode``, with its ``limits`` (a MODE), in force from the next iteration on.
+    """Set batching mode ``mode``, with its ``limits`` (a MODE), from the next iteration on.
 
-    The replica has been moved up to ``now_s``; whom the new mode frees from a stuck queue starts then.
+    The replica's present time is ``now_s``; requests that the new mode frees from a stuck queue start then.
     """
     replica = engine.replica
     if replica.mode == mode:
@@ -171,7 +170,7 @@ def set_mode(engine, mode, limits, now_s):
     _wake(engine, now_s)
     replica.token_budget = limits.token_budget
     replica.blocked = 0
-    if engine.limits.order != limits.order or limits.drops_hopeless:  # whoever was put last is dropped
+    if engine.limits.order != limits.order or limits.drops_hopeless:  # requests sorted last are rejected
         queue_reorder(in_mode(engine, limits), engine.limits.order)
     replica.mode = mode
 

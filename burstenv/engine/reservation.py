@@ -1,12 +1,12 @@
-"""How much KV cache an admission looks for beyond the prompt, compiled (for the general engine).
+"""The KV cache that an admission requires beyond the prompt, compiled (for the general engine).
 
 * ``projected`` is the test of MC-SF (Jaillet et al., arXiv 2502.07115), in the form of LightLLM and of VTC's artifact
   (``_can_add_new_req``): sort by the outputs that are left, the most first; when the k-th of them ends, the first k
-  hold what they hold now and one token more for each step until then. All of that must fit, at every k.
-* ``reserved`` is Orca's (OSDI'22): the blocks of the prompt and of as many outputs as anybody may have are set aside
-  when a request is admitted.
+  hold their present tokens and one more for each step until then. All of these must fit, at every k.
+  * ``reserved`` is Orca's (OSDI'22): admission sets aside the blocks of the prompt and of the greatest possible number
+    of outputs.
 
-An idle replica admits in any case: nothing would change by waiting.
+An idle replica always admits: waiting would change nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _left(engine, request, foreseen):
 
 @kernel
 def _insert(arena, left_base, held_base, count, left, held):
-    """Put a request among ``count`` that are sorted by what is left of them, the most first."""
+    """Insert a request among ``count`` that are sorted by their remaining outputs, the most first."""
     place = count
     while place > 0 and arena[left_base + place - 1] < left:
         arena[left_base + place] = arena[left_base + place - 1]
@@ -92,7 +92,7 @@ def _fits_reserved(engine, candidate, foreseen):
 
 @outlined
 def leaves_room(engine, candidate):
-    """Return whether a waiting request may be admitted beside those that run, under the mode's memory rule."""
+    """Return whether a waiting request may be admitted beside the running ones, under the mode's memory rule."""
     replica = engine.replica
     limits = engine.limits
     if replica.running == 0:

@@ -1,4 +1,4 @@
-"""Emptying a replica and forgetting what happened to a request, compiled."""
+"""Reset of replicas and requests, compiled."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def reset_replica(engine):
 
 @kernel
 def reset_request(request):
-    """Forget everything that happened to the request."""
+    """Reset the request's outcome."""
     request.status = 0
     request.replica = NOBODY
     request.first_scheduled_s = np.nan
@@ -106,7 +106,7 @@ def reset_request(request):
 
 @kernel
 def reset_accounts(world):
-    """Empty what rewards, stale metrics and the features of recent arrivals are made of."""
+    """Clear the data of rewards, stale metrics and the features of recent arrivals."""
     environment = world.environment
     for code in range(world.gateway.num_classes):
         world.arena[CLASS_NUMBERS * code + CLASS_ATTAINED] = 0

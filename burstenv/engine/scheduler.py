@@ -1,4 +1,4 @@
-"""One iteration of the fast engine, compiled: who is scheduled, and what becomes of it at its end.
+"""One iteration of the fast engine, compiled: its requests, and its results at its end.
 
 The batch is always all decoders, then the one request in mid-prefill, then new admissions; see
 :mod:`burstenv.engine.replica`.
@@ -60,7 +60,7 @@ def _release(engine, request):
 
 @kernel
 def _finish(engine, request_id, now_s):
-    """Settle a request whose last token came out, and free its blocks."""
+    """Settle a request after its last token, and free its blocks."""
     replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     _release(engine, request)
@@ -71,7 +71,7 @@ def _finish(engine, request_id, now_s):
 
 @kernel
 def finish_decoders(engine, now_s):
-    """Finish every decoder whose last token came out, in running order where the order shows."""
+    """Finish every decoder with its last token out, in running order if the order matters."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     finished = 0
     while replica.decoding > 0 and next_finish_step(engine) <= replica.decode_step:
@@ -116,7 +116,7 @@ def _evict_tail(engine):
 
 @kernel
 def _hold(engine, request, computed, tokens):
-    """Take the blocks for ``tokens`` more tokens behind ``computed`` ones; they are known to be there."""
+    """Take the blocks for ``tokens`` more tokens after ``computed`` ones; they must be free."""
     replica, spec = engine.replica, engine.spec
     if spec.prefix_caching:
         iteration = next_iteration(engine)
@@ -130,7 +130,7 @@ def _hold(engine, request, computed, tokens):
 def _grow_first_decoders(engine):
     """Take and publish the blocks of one decode step, evicting the last admitted requests as blocks run out.
 
-    Block by block in running order: what an eviction frees is reused by those behind, not by those before.
+    Block by block in running order: later requests, not earlier ones, reuse the blocks that an eviction frees.
     """
     replica, arena, requests = engine.replica, engine.arena, engine.requests
     admission = last_admission(engine, min(replica.decoding, replica.token_budget))
@@ -154,7 +154,7 @@ def _grow_first_decoders(engine):
 
 @kernel
 def _feeds(engine, request, hits):
-    """Return whether a running request may publish the next block that a refused one could share."""
+    """Return whether a running request may publish the next block that a blocked one could share."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     if not spec.prefix_caching or (hits + 1) * spec.block_size >= tokens_to_compute(request):
         return False
@@ -170,7 +170,7 @@ def _feeds(engine, request, hits):
 
 @kernel
 def start_iteration(engine):
-    """Schedule one iteration at the clock and put it in flight; return whether there was anything to run."""
+    """Schedule one iteration at the clock and put it in flight; return whether it has work."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     limits = engine.limits
     publish(engine)
@@ -220,7 +220,7 @@ def start_iteration(engine):
             sequences += 1
             budget -= chunk
 
-    # 3. Waiting requests, head first and nobody overtakes; none in a step that preempted.
+    # 3. Waiting requests, head first without overtaking; none in a step that preempted.
     replica.blocked = 0
     if replica.preemptions == preemptions_before:
         while replica.waiting > 0 and budget > 0:
@@ -273,13 +273,13 @@ def start_iteration(engine):
 
 @kernel
 def finish_iteration(engine):
-    """Apply what the iteration in flight produced, at its end."""
+    """Apply the results of the iteration in flight, at its end."""
     replica, requests = engine.replica, engine.requests
     now_s = replica.iteration_end_s
     replica.clock_s = now_s
     replica.in_flight = 0
     if replica.decoding > 0:
-        # Held-back decoders were set back by one step, so that the common step leaves them where they are.
+        # Held-back decoders were set back by one step: the common step leaves them unchanged.
         replica.decode_step += 1
         replica.decode_context_tokens += replica.decoding
         finish_decoders(engine, now_s)

@@ -1,4 +1,4 @@
-"""What becomes of a request whose last token came out, compiled."""
+"""The outcome of a request after its last token, compiled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from burstenv.engine.lifecycle import settle
 
 @kernel
 def settle_finished(world, request_id, now_s):
-    """Settle a request whose last token came out at ``now_s``: attained, late, or cut at the model length.
+    """Settle a request with its last token at ``now_s``: attained, late, or cut at the model length.
 
-    A request whose answer is cut is not served, however fast it was. Its session goes on all the same.
+    A request with a cut answer is not served, even if it was fast. Its session still continues.
     """
     gateway, requests = world.gateway, world.requests
     request = requests[request_id]

@@ -1,6 +1,6 @@
-"""What does not change while an episode is played: one record for each replica and each of its batching modes.
+"""Constants of an episode: one record for each replica and each of its batching modes.
 
-All environments of a batch have the same cluster, so these records are shared: snapshots and copies leave them alone.
+All environments of a batch have the same cluster and share these records: snapshots and copies leave them out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from burstenv.engine.records import record
 from burstenv.hardware.latency.tables import CONTEXT_KNOTS, DECODE_KNOTS, DENSE_KNOTS, HEAD_KNOTS, PREFILL_KNOTS
 
 SPEC = record(
-    [  # What every decision looks at.
+    [  # Read by every decision.
         ("general", "i1"),  # served by engine/full_engine.py
         ("gpus", "i4"),  # of all replicas
         ("latency_kind", "i4"),  # HINGE or TABLES of hardware/latency/hinge.py
@@ -21,7 +21,7 @@ SPEC = record(
         ("h5_s", "f8"),
         ("per_iteration_s", "f8"),
         ("per_sequence_s", "f8"),
-        ("prefill_token_s", "f8"),  # what a prefill token adds to a large iteration
+        ("prefill_token_s", "f8"),  # time that a prefill token adds to a large iteration
         ("floor_s", "f8"),  # the shortest iteration
         ("num_blocks", "i4"),
         ("per_block", "f8"),  # 1 / num_blocks
@@ -29,9 +29,9 @@ SPEC = record(
         ("block_size", "i4"),
         ("max_model_len", "i4"),  # [tokens]
     ],
-    [  # What every iteration looks at: rules, and where the replica's integers begin in the arena.
+    [  # Read by every iteration: rules, and the start of the replica's integers in the arena.
         ("reserve_full_prompt", "i1"),  # admit only if the whole prompt fits, not just its first chunk
-        ("validate_requests", "i1"),  # refuse what leaves no room for an output, cut outputs at the model length
+        ("validate_requests", "i1"),  # reject prompts that leave no room for an output, cut outputs at the model length
         ("prefix_caching", "i1"),
         ("chunked_prefill", "i1"),
         ("depth", "i1"),  # iterations in flight at most: 2 under asynchronous scheduling
@@ -39,19 +39,19 @@ SPEC = record(
         ("phase_base", "i8"),  # B counts: decoders by (KV tokens - decode_step) modulo the block size
         ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish: steps and ids in turn
         ("live_base", "i8"),  # heap of waiting requests
-        ("hopeless_base", "i8"),  # another, which grows towards it from the end of the same stretch
+        ("hopeless_base", "i8"),  # another, which grows towards it from the end of the same section
         ("phase_list_base", "i8"),  # with prefix caching: B heads, then B tails, of lists of decoders by phase
         ("flight_base", "i8"),  # ids of the requests that sample in each of the two iterations in flight
         ("flight_size", "i4"),  # S
         ("block_base", "i8"),  # blocks and hash buckets, see engine/kv_cache.py
         ("bucket_count", "i4"),
-        ("sequence_base", "i8"),  # what is known of each running request, see NUMBERS_OF_A_SEQUENCE
-        ("slot_base", "i8"),  # stack of the places among the sequences that are free
+        ("sequence_base", "i8"),  # numbers of each running request, see NUMBERS_OF_A_SEQUENCE
+        ("slot_base", "i8"),  # stack of the free slots among the sequences
         ("table_base", "i8"),  # block tables of running requests
         ("table_size", "i4"),
-        ("share_base", "i8"),  # shares of the traffic, where an agent sets them: see envs/interval/shares.py
+        ("share_base", "i8"),  # shares of the traffic, if an agent sets them: see envs/interval/shares.py
     ],
-    [  # Latency tables, as in hardware/latency/tables.py: knots used, their places, the values there [s].
+    [  # Latency tables, as in hardware/latency/tables.py: knots used, their positions, the values there [s].
         ("dense_knots", "i4"),
         ("dense_tokens", "f8", (DENSE_KNOTS,)),
         ("dense_s", "f8", (DENSE_KNOTS,)),
@@ -81,15 +81,15 @@ MODE = record(
         ("token_budget", "i4"),  # max_num_batched_tokens
         ("max_num_seqs", "i4"),
         ("order", "i4"),
-        ("headroom_blocks", "i4"),  # blocks kept free at admission while anything runs (watermark)
+        ("headroom_blocks", "i4"),  # blocks kept free at admission while a request runs (watermark)
         ("batch", "i1"),
         ("memory", "i1"),
         ("drops_hopeless", "i1"),
         ("fair_by", "i1"),
         ("reserve_tokens", "i4"),  # outputs reserved for under RESERVED
-        ("deferral_s", "f8"),  # admission waits until somebody has waited so long; 0: it does not
+        ("deferral_s", "f8"),  # admission opens once a request has waited this long; 0: always open
         ("quantum_s", "f8"),  # of the highest level
-        ("starve_s", "f8"),  # after so long anybody is of the highest level
+        ("starve_s", "f8"),  # after this wait a request is at the highest level
     ],
     line=8,
 )

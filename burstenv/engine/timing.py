@@ -5,7 +5,7 @@ sequences and K the context tokens they read, a batch that only decodes takes
 
     fixed cost(D) + context cost(D) K,
 
-and that this is affine in K while the batch stays the same is what lets the engine skip decode
+affine in K while the batch stays the same. This allows the engine to skip decode
 iterations. A mixed batch may depend on K in any way. The arithmetic is that of
 :class:`~burstenv.hardware.latency.hinge.HingeLatency` and :class:`~burstenv.hardware.latency.tables.TablesLatency`,
 on the same numbers.
@@ -37,7 +37,7 @@ def _segment(knots, count, x):
 
 @kernel
 def _along(knots, k, x):
-    """Return how far along segment k ``x`` is: at least 0, above 1 behind the last knot."""
+    """Return the position of ``x`` along segment k: at least 0, above 1 after the last knot."""
     return max(0.0, (x - knots[k]) / (knots[k + 1] - knots[k]))
 
 
@@ -62,7 +62,7 @@ def _tables_batch_s(engine, tokens, sequences):
 
 @kernel
 def _tables_mixed_s(engine, prefill_tokens, decodes, context_tokens):
-    """Return what decodes add to the attention of a batch that also prefills [s]."""
+    """Return the attention time that decodes add to a batch that also prefills [s]."""
     spec = engine.spec
     k = _segment(spec.mixed_decodes, spec.mixed_knots, decodes)
     w = _along(spec.mixed_decodes, k, decodes)

@@ -1,7 +1,7 @@
-"""What compiled code works on: one replica at work, in one environment.
+"""The arguments of compiled code: one replica in one environment.
 
-Entries, which Python calls, take flat arrays and build such a tuple in their first lines; all that they call takes the
-tuple, and the request that it is about. A tuple costs nothing: its fields are pointers into the arrays.
+Entries, which Python calls, take flat arrays and build such a tuple in their first lines; their callees take the tuple
+and the request. A tuple costs nothing: its fields are pointers into the arrays.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Engine(NamedTuple):
         gateway: GATEWAY, constants.
         replica: REPLICA, its state.
         spec: SPEC, constants.
-        limits: MODE, the batching mode in force; a replica whose mode was changed is looked at anew.
-        arena: (A,) int32, what varies in size: the environment's own.
+        limits: MODE, the batching mode in force; after a change of mode, build the tuple again.
+        arena: (A,) int32, the environment's integers of variable number.
         requests: (E,) REQUEST, of the episode.
     """
 

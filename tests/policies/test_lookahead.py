@@ -220,6 +220,6 @@ def test_unsupported_scenarios_are_an_error():
     with pytest.raises(BurstenvError, match="only its own decisions"):
         Lookahead(cluster, f"lookahead:{BASE}").ask()
     loops = Cluster(SPECS, MODES, clients=ClientsConfig.model_validate({"closed_loop": {}}))
-    with pytest.raises(BurstenvError, match="answers to those before"):
+    with pytest.raises(BurstenvError, match="answer to the turn before"):
         Lookahead(loops, f"lookahead:{BASE}")
     Lookahead(loops, f"oracle-lookahead:{BASE}")

@@ -1,13 +1,13 @@
-"""The reference engine: one replica in plain Python, one iteration at a time, written to be read.
+"""The reference engine: one replica in plain Python, one iteration at a time, written for readers.
 
-This file is the specification of how a replica schedules. It follows the vLLM V1 scheduler (0.33.0, recompute
+This file specifies a replica's scheduling. It follows the vLLM V1 scheduler (0.33.0, recompute
 preemption) rule by rule, and reproduces its recorded schedules. The compiled engine must agree with it:
 same iterations, same preemptions, same times.
 
 The rules, in the scheduler's own terms:
 
 * There is no prefill or decode phase: each request wants all its known tokens computed, and one token
-  budget per iteration is shared by everybody.
+  budget per iteration is shared by all.
 * Running requests come first, in the order of their admission. One that cannot get its KV blocks evicts
   the last admitted request (recompute preemption) until it can, or is itself the one evicted.
 * Then waiting requests, strictly from the head of the queue, unless this iteration preempted.
@@ -33,7 +33,7 @@ from burstenv.hardware.latency.hinge import IterationLatency
 
 __all__ = ["EngineLimits", "Iteration", "ReferenceReplica", "ReferenceRequest", "Scheduled"]
 
-STREAMING_FIRST = -1e12  # queue key of preempted requests whose user is already reading
+STREAMING_FIRST = -1e12  # queue key of preempted requests with a user already reading
 
 
 class ReferenceReplica:
@@ -47,23 +47,23 @@ class ReferenceReplica:
     def __init__(self, limits: EngineLimits, latency: IterationLatency):
         self.limits = limits
         self.latency = latency
-        self.clock_s = 0.0  # when the engine last looked
+        self.clock_s = 0.0  # time of the engine's last check
         self.pool = BlockPool(limits.num_blocks)
         self.running: list[ReferenceRequest] = []
         self.waiting: list[ReferenceRequest] = []  # fcfs: in order; otherwise unordered
         self.requests: dict[int, ReferenceRequest] = {}
         self.in_flight: deque[Iteration] = deque()  # scheduled and not applied yet, oldest first
         self.iterations: list[Iteration] = []
-        self.rejected: list[int] = []  # dropped from the queue as hopeless
+        self.rejected: list[int] = []  # rejected from the queue as hopeless
         self._busy_until_s = 0.0
         self._preemptions_without_token = 0
         self._counters = TokenCounters()
         self._admitting = False  # under a deferral bound: until the queue is empty
 
-    # -- what the outside does ---------------------------------------------------------------------
+    # -- calls from outside ------------------------------------------------------------------------
 
     def submit(self, request: ReferenceRequest, now_s: float) -> None:
-        """Take a request at ``now_s``, or refuse one whose prompt leaves no room for an output."""
+        """Accept a request at ``now_s``, or reject one if its prompt leaves no room for an output."""
         request.target_tokens = request.output_tokens
         if self.limits.validate_requests:
             if request.prompt_tokens >= self.limits.max_model_len:
@@ -100,7 +100,7 @@ class ReferenceReplica:
                     return
                 if not self._schedule():
                     if not self.in_flight:
-                        return  # nothing can be scheduled, and nothing is under way that could change that
+                        return  # nothing can be scheduled, and nothing in flight can change that
                 elif len(self.in_flight) < self._depth:
                     continue
             if not self.in_flight or self.in_flight[0].end_s > until_s:
@@ -115,7 +115,7 @@ class ReferenceReplica:
         self.advance(float("inf"))
 
     def _wake(self, now_s: float) -> None:
-        """Let something change at ``now_s``: an engine that is idle, or had nothing to schedule, looks at it then."""
+        """Apply a change at ``now_s``: an engine that is idle, or had nothing to schedule, checks its queue then."""
         if len(self.in_flight) < self._depth:
             self.clock_s = max(self.clock_s, now_s)
 
@@ -137,9 +137,9 @@ class ReferenceReplica:
     # -- one iteration -----------------------------------------------------------------------------
 
     def _schedule(self) -> bool:
-        """Schedule one iteration at the clock; return whether there was anything to run.
+        """Schedule one iteration at the clock; return whether it has work.
 
-        An iteration in which nothing runs takes no time; asynchronous scheduling queues it all the same.
+        An iteration without work takes no time; asynchronous scheduling still queues it.
         """
         limits = self.limits
         if limits.drops_hopeless:
@@ -160,7 +160,7 @@ class ReferenceReplica:
             if not preempted:
                 self._schedule_waiting(budget, threshold, scheduled)
         if not scheduled and not preempted and not any(iteration.scheduled for iteration in self.in_flight):
-            return False  # what is in flight, if anything, is as empty and changes nothing
+            return False  # an iteration in flight, if any, is also empty and changes nothing
         for share in scheduled:
             request = self.requests[share.id]
             request.computed_tokens = share.computed_before + share.tokens
@@ -224,7 +224,7 @@ class ReferenceReplica:
         return budget
 
     def _schedule_waiting(self, budget: int, threshold: int, scheduled: list[Scheduled]) -> None:
-        """Admit waiting requests from the head of the queue while they fit; nobody overtakes."""
+        """Admit waiting requests from the head of the queue while they fit; no request overtakes."""
         limits = self.limits
         if not self._opens():
             return
@@ -264,7 +264,7 @@ class ReferenceReplica:
             self._admitting = False
 
     def _apply(self, iteration: Iteration) -> None:
-        """Apply what an iteration produced, at its end."""
+        """Apply the results of an iteration, at its end."""
         self.clock_s = max(self.clock_s, iteration.end_s)
         for share in iteration.scheduled:
             request = self.requests[share.id]
@@ -315,7 +315,7 @@ class ReferenceReplica:
         return self.pool.cached_prefix([request.block_key(k, size) for k in range((request.known_tokens - 1) // size)])
 
     def _publish(self, request: ReferenceRequest, tokens: int) -> None:
-        """Give their keys to the request's blocks that are full with known tokens."""
+        """Set the keys of the request's blocks that are full with known tokens."""
         if not self.limits.prefix_caching:
             return
         size = self.limits.block_size
@@ -364,7 +364,7 @@ class ReferenceReplica:
             self._counters.welcome(self.limits, self.waiting, request)
 
     def _drop_hopeless(self) -> None:
-        """Reject waiting requests that can no longer start in time, unless one whose user is reading stands before."""
+        """Reject waiting requests that can no longer start in time, unless one with a reading user precedes them."""
         if any(request.produced_tokens + request.in_flight_tokens > 0 for request in self.waiting):
             return
         for request in list(self.waiting):
@@ -375,7 +375,7 @@ class ReferenceReplica:
                 self.rejected.append(request.id)
 
     def _opens(self) -> bool:
-        """Return whether admission is open: if deferred, once somebody has waited so long, till all are in."""
+        """Return whether admission is open: if deferred, from the first wait of that length until all are in."""
         if self.limits.deferral_s == 0.0 or not self.waiting:
             return True
         if not self.running or self.clock_s - self.waiting[0].arrival_s >= self.limits.deferral_s:

@@ -37,7 +37,7 @@ class BlockPool:
         return blocks
 
     def revived(self, blocks: Sequence[int]) -> int:
-        """Return how many of ``blocks`` would leave the free list if they were shared now."""
+        """Return the number of ``blocks`` in the free list, which would leave it if shared now."""
         return sum(1 for block in blocks if self._references[block] == 0)
 
     def share(self, blocks: Sequence[int]) -> None:
@@ -58,7 +58,7 @@ class BlockPool:
         return taken
 
     def publish(self, block: int, key: Key) -> None:
-        """Give a full block its key, under which later requests find it."""
+        """Set the key of a full block, by which later requests find it."""
         self._key_of[block] = key
         self._published.setdefault(key, {})[block] = None
 
@@ -69,7 +69,7 @@ class BlockPool:
     def release(self, blocks: Sequence[int]) -> None:
         """Drop one reference to each of a request's blocks, last block first.
 
-        Blocks that nobody refers to any more become free: those without a key go to the front of the
+        Blocks without references become free: those without a key go to the front of the
         list as a group, those with one to the back.
         """
         to_front: list[int] = []

@@ -16,7 +16,7 @@ SESSION_COUNTERS = 15
 
 
 class TokenCounters:
-    """How much each client has been served (VTC)."""
+    """The service of each client (VTC)."""
 
     def __init__(self) -> None:
         self._served: dict[Hashable, float] = {}
@@ -33,7 +33,7 @@ class TokenCounters:
         return self._served.get(self._client(limits, request), 0.0)
 
     def welcome(self, limits: EngineLimits, waiting: Sequence[ReferenceRequest], request: ReferenceRequest) -> None:
-        """Lift the counter of a client that has nothing waiting to the least of those that have."""
+        """Lift the counter of a client without waiting requests to the least of those with some."""
         client = self._client(limits, request)
         others = [self._client(limits, r) for r in waiting]
         if client in others:
@@ -53,7 +53,7 @@ class TokenCounters:
             self._served[client] = self._served.get(client, 0.0) + request.prompt_tokens
 
     def leave(self, limits: EngineLimits, request: ReferenceRequest) -> None:
-        """Note whose request left the queue last."""
+        """Record the client of the request that left the queue last."""
         if limits.order == "fair":
             self._last = self._client(limits, request)
 
@@ -77,7 +77,7 @@ def level(limits: EngineLimits, latency: IterationLatency, request: ReferenceReq
 
 
 def leaves_room(limits: EngineLimits, running: Sequence[ReferenceRequest], request: ReferenceRequest) -> bool:
-    """Return whether the memory rule admits a request beside those that run; an idle replica always does."""
+    """Return whether the memory rule admits a request beside the running ones; an idle replica always does."""
     if limits.memory == "as-needed" or not running:
         return True
     foreseen = limits.memory.startswith("oracle-")

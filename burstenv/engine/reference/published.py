@@ -1,7 +1,7 @@
-"""What a replica shows of itself, counted from its requests, in plain Python: metrics, and which blocks are cached.
+"""A replica's published state, counted from its requests, in plain Python: metrics, and the cached blocks.
 
 The published state is that of the end of the last iteration, with the requests that came or were withdrawn since.
-:mod:`burstenv.engine.published` says what that means under asynchronous scheduling.
+:mod:`burstenv.engine.published` defines it under asynchronous scheduling.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from burstenv.engine.reference.engine import EngineLimits, Iteration, ReferenceR
 from burstenv.engine.reference.kv_cache import BlockPool, Key
 from burstenv.hardware.latency.hinge import IterationLatency
 
-Life = tuple[int, int]  # of a block, from one time it is taken to the next: the block, and how often it was taken
+Life = tuple[int, int]  # of a block, from one allocation to the next: the block, and its number of allocations
 
 
 def blocks_for(tokens: int, block_size: int) -> int:
-    """Return how many KV blocks hold ``tokens``."""
+    """Return the number of KV blocks that hold ``tokens``."""
     return -(-tokens // block_size)
 
 
@@ -45,7 +45,7 @@ class Published:
 
 
 class _BlockLives(BlockPool):
-    """A block pool that remembers under which key each block stood in each of its lives."""
+    """A block pool that records the key of each block in each of its lives."""
 
     def __init__(self, num_blocks: int):
         super().__init__(num_blocks)
@@ -77,7 +77,7 @@ class PublishingReplica(ReferenceReplica):
         self._scheduled_since = False  # an iteration, since the last one ended
         self._queue_shown: dict[int, int] = {}  # request id -> tokens to compute
         self._rest_shown: dict[str, int] = {}
-        self._computing: list[list[Life]] = []  # by iteration in flight: lives whose last token it computes
+        self._computing: list[list[Life]] = []  # by iteration in flight: lives that end with a token it computes
         self._ending: list[list[Life]] = []  # and lives that it ends
         self._cached: set[Life] = set()  # as the last iteration ended
         self._take()
@@ -93,7 +93,7 @@ class PublishingReplica(ReferenceReplica):
         )
 
     def hit_tokens(self, request: ReferenceRequest) -> int:
-        """Return how many prompt tokens of a request lie in blocks that were cached when the last iteration ended."""
+        """Return the number of a request's prompt tokens in blocks cached at the end of the last iteration."""
         if not self.limits.prefix_caching:
             return 0
         size = self.limits.block_size

@@ -1,4 +1,4 @@
-"""What the reference engine is made of: its limits, its requests and its iterations, in plain Python."""
+"""The data of the reference engine: its limits, its requests and its iterations, in plain Python."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """What the engine may use: KV cache, model length, and the batching mode in force."""
+    """The engine's limits: KV cache, model length, and the batching mode in force."""
 
     num_blocks: int  # usable KV blocks (vLLM's num_gpu_blocks less the null block)
     block_size: int  # [tokens]
@@ -16,13 +16,13 @@ class EngineLimits:
     max_num_batched_tokens: int  # token budget of an iteration
     max_num_seqs: int
     order: str = "fcfs"  # and the others of ModeConfig.order
-    headroom_blocks: int = 0  # blocks kept free at admission while anything runs (vLLM's watermark)
+    headroom_blocks: int = 0  # blocks kept free at admission while a request runs (vLLM's watermark)
     reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
     long_prefill_token_threshold: int = 0
     chunked_prefill: bool = True
     prefix_caching: bool = False
     asynchronous: bool = False
-    validate_requests: bool = True  # refuse prompts that leave no room for an output, cut outputs at the model length
+    validate_requests: bool = True  # reject prompts that leave no room for an output, cut outputs at the model length
     # Rules of batching modes that are not vLLM V1's, see engine/reference/modes.py.
     drops_hopeless: bool = False
     batch: str = "mixed"  # mixed | prefill-first | whole-prompts
@@ -47,7 +47,7 @@ class ReferenceRequest:
     ttft_slo_s: float = float("inf")
     session: Hashable = None  # requests of a session continue one stream of tokens
     class_code: int = 0
-    prefix: Hashable = None  # whose first `prefix_tokens` tokens come from a shared prefix
+    prefix: Hashable = None  # stream of a shared prefix, the source of the first `prefix_tokens` tokens
     prefix_tokens: int = 0
     target_tokens: int = 0  # output tokens after the clamp to the model length
     produced_tokens: int = 0
@@ -68,7 +68,7 @@ class ReferenceRequest:
         return self.prompt_tokens + self.produced_tokens
 
     def block_key(self, index: int, block_size: int) -> tuple[Hashable, ...]:
-        """Return what the tokens of a block, and all before it, are known by."""
+        """Return the key of a block: of its tokens and all before them."""
         if (index + 1) * block_size <= self.prefix_tokens:
             return ("prefix", self.prefix, index)
         stream = ("request", self.id) if self.session is None else ("session", self.session)
