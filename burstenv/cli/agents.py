@@ -12,10 +12,16 @@ from burstenv.pretrained import shipped_agents
 def register(commands: Commands) -> None:
     """Add the group and its subcommands; a shipped agent's name is one of them, and shows its card."""
     text = "List the shipped agents, show the card of one, or make a file and a card of a trained one."
-    group = add_command(commands, "agents", _list, text)
+    group = add_command(commands, "agents", _list, text, example="burstenv agents joint-v1")
     sub = group.add_subparsers(metavar="NAME | export | card | results")
 
-    export = add_command(sub, "export", _export, "Write a trained agent as one small file; `agent:FILE.npz` runs it.")
+    export = add_command(
+        sub,
+        "export",
+        _export,
+        "Write a trained agent as one small file; `agent:FILE.npz` runs it.",
+        example="burstenv agents export runs/demo --out demo.npz",
+    )
     export.add_argument("trained", type=Path, metavar="RUN", help="run folder or checkpoint of `train`")
     export.add_argument(
         "--out",
@@ -25,13 +31,25 @@ def register(commands: Commands) -> None:
         help="an .npz file, or an .onnx file for other runtimes",
     )
 
-    card = add_command(sub, "card", _card, "Write the model card of a trained agent from its run and evaluations.")
+    card = add_command(
+        sub,
+        "card",
+        _card,
+        "Write the model card of a trained agent from its run and evaluations.",
+        example="burstenv agents card runs/demo reports/demo --name demo-v1 --out demo-v1.md",
+    )
     card.add_argument("trained", type=Path, metavar="RUN", help="run folder of `train`")
     card.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate` that include it")
     card.add_argument("--name", required=True, help="name of the shipped agent, such as joint-v1")
-    card.add_argument("--out", type=output_file(".md"), required=True, metavar="FILE.md")
+    card.add_argument("--out", type=output_file(".md"), required=True, metavar="FILE.md", help="the file to write")
 
-    results = add_command(sub, "results", _results, "Print the results of agents in evaluations, as a Markdown table.")
+    results = add_command(
+        sub,
+        "results",
+        _results,
+        "Print the results of agents in evaluations, as a Markdown table.",
+        example="burstenv agents results reports/default reports/overload",
+    )
     results.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate`")
     results.add_argument(
         "--against",
@@ -40,7 +58,9 @@ def register(commands: Commands) -> None:
     )
 
     for name in shipped_agents():
-        add_command(sub, name, _show, f"Show the card of {name}.").set_defaults(name=name)
+        add_command(sub, name, _show, f"Show the card of {name}.", example=f"burstenv agents {name}").set_defaults(
+            name=name
+        )
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,13 @@ SUBJECTS = ("engine", "environments", "inference", "training")
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
-    sub = add_command(commands, "bench", _bench, "Measure speeds, each with its floor from the same run.")
+    sub = add_command(
+        commands,
+        "bench",
+        _bench,
+        "Measure speeds, each with its floor from the same run.",
+        example="burstenv bench engine --quick",
+    )
     sub.add_argument("subject", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)} (default: all)")
     sub.add_argument("--quick", action="store_true", help="a tenth of the work, noisier")
     sub.add_argument(

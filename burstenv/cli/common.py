@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from burstenv.cli.parser import example_of
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.files import STANDARD_OUTPUT, check_ending
 
@@ -20,11 +21,12 @@ Commands = Any  # argparse's private _SubParsersAction
 
 
 def add_command(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], text: str, example: str
 ) -> argparse.ArgumentParser:
-    """Declare a subcommand with the option ``--json``."""
+    """Declare a subcommand with an example and the option ``--json``."""
     plain = text.replace("%", "%%")  # argparse formats a help text, but not a description
-    sub: argparse.ArgumentParser = commands.add_parser(name, help=plain, description=text)
+    epilog = example_of(example)
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=plain, description=text, epilog=epilog)
     sub.set_defaults(run=run)
     sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     return sub
@@ -92,11 +94,11 @@ def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
 def add_reading_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the arguments for reading a trace file."""
     sub.add_argument(
-        "--columns", metavar="arrival_s=NAME,...", help="columns to read from any other CSV or Parquet file"
+        "--columns", metavar="KEY=NAME,...", help="columns of any other CSV or Parquet file, such as arrival_s=ts"
     )
     sub.add_argument(
-        "--time-unit", choices=("s", "ms", "us", "ns", "iso"),
-        help="unit of the times of such a file (default: s), or of JSON lines (default: from their keys)",
+        "--time-unit", choices=("s", "ms", "us", "ns", "iso"), metavar="UNIT",
+        help="s, ms, us, ns or iso (default: s; of JSON lines: by their keys)",
     )  # fmt: skip
     sub.add_argument("--sort", action="store_true", help="sort rows by time; unsorted ones are an error otherwise")
 
@@ -171,7 +173,7 @@ def add_policy_file(sub: argparse.ArgumentParser) -> None:
     """Add ``--policy-file``, a Python file that registers the user's own heuristics by name."""
     sub.add_argument(
         "--policy-file", action="append", default=[], metavar="FILE.py",
-        help="a Python file that registers heuristics, for use by name; may be repeated",
+        help="a Python file that registers heuristics; may be repeated",
     )  # fmt: skip
 
 

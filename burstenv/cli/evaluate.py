@@ -18,6 +18,7 @@ from burstenv.cli.common import (
     output_page,
     output_place,
 )
+from burstenv.cli.objectives import add_objectives, with_objectives
 
 
 def register(commands: Commands) -> None:
@@ -28,8 +29,10 @@ def register(commands: Commands) -> None:
         _evaluate,
         "Compare policies on the same held-out episodes; report, result and manifest go to --out. The same "
         "command continues a killed run.",
+        example="burstenv evaluate --agent runs/demo --out reports/demo",
     )
     add_task_arguments(sub)
+    add_objectives(sub)
     sub.add_argument(
         "--policy",
         action="append",
@@ -85,14 +88,31 @@ def register(commands: Commands) -> None:
     )
 
     sub = add_command(
-        commands, "report", _report, "Rewrite the HTML and Markdown report of a result.json of `evaluate`."
+        commands,
+        "report",
+        _report,
+        "Rewrite the HTML and Markdown report of a result.json of `evaluate`.",
+        example="burstenv report reports/demo --training runs/demo --figures figures",
     )
     sub.add_argument("result", type=Path, help="result.json, or the folder that holds it")
     sub.add_argument("--out", type=output_place, help="folder of the report (default: beside the result)")
-    sub.add_argument("--training", type=Path, metavar="RUN", help="run folder whose learning curve to show")
+    sub.add_argument(
+        "--training", type=Path, action="append", default=[], metavar="RUN", help="run folder whose learning curve to "
+        "show; may be repeated",
+    )  # fmt: skip
+    sub.add_argument("--tables", type=output_place, metavar="FOLDER", help="write every table as CSV and LaTeX there")
+    sub.add_argument("--figures", type=output_place, metavar="FOLDER", help="write every figure there, see --format")
+    sub.add_argument(
+        "--format", choices=("svg", "pdf", "png"), action="append", default=[], help="of --figures; may be repeated "
+        "(default: all three)",
+    )  # fmt: skip
 
     sub = add_command(
-        commands, "leaderboard", _leaderboard, "Compare many results of `evaluate`; the page goes to --out."
+        commands,
+        "leaderboard",
+        _leaderboard,
+        "Compare many results of `evaluate`; the page goes to --out.",
+        example="burstenv leaderboard reports/default reports/overload --out reports/leaderboard.html",
     )
     sub.add_argument("result", type=Path, nargs="+", help="result.json files, or the folders that hold them")
     sub.add_argument("--defaults", metavar="POLICY", help="baseline of the gains (default: always/round-robin/vllm)")
@@ -105,7 +125,8 @@ def register(commands: Commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from burstenv.envs.scenario import load_scenario
+    from burstenv.config import load
+    from burstenv.envs.scenario import ScenarioConfig, load_scenario
     from burstenv.evaluation import EvaluationPlan, evaluate, finished, write_report
     from burstenv.evaluation.episode_lists import fixed_count, said_of_list
     from burstenv.evaluation.report.text import summary_lines
@@ -114,7 +135,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     load_policy_files(arguments)
     policies = _policies(arguments.policy or ["ladder"])
     check_names(arguments.scenario, policies if arguments.policy else [], arguments.split)
-    scenario = load_scenario(arguments.scenario, arguments.trace)
+    given = arguments.scenario
+    if arguments.slo:
+        given = with_objectives(load(ScenarioConfig, "scenarios", given), arguments.slo).model_dump(mode="json")
+    scenario = load_scenario(given, arguments.trace)
     agents, groups = _agents(arguments.agent, scenario, arguments.both_ways)
     loads = arguments.load or scenario.config.train_loads
     chosen, tuning, unused = _tuned(arguments.tuned, scenario, loads)
@@ -139,7 +163,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         folder=arguments.out,
         ray=arguments.ray,
     )
-    paths = write_report(result, arguments.out, training=_training_of(agents[0].path if agents else None))
+    paths = write_report(result, arguments.out, training=_training_of([(agent.name, agent.path) for agent in agents]))
     if arguments.parquet:
         from burstenv.evaluation.report.parquet import write_parquet
 
@@ -208,8 +232,30 @@ def _report(arguments: argparse.Namespace) -> int:
 
     path = arguments.result / "result.json" if arguments.result.is_dir() else arguments.result
     result = EvaluationResult.from_json(path)
-    paths = write_report(result, arguments.out or path.parent, training=_training_of(arguments.training))
-    emit(arguments, {"paths": paths}, [f"report: {paths['html']}"])
+    names = [agent["name"] for agent in result.agents]
+    runs = arguments.training
+    if len(runs) == len(names) == 1:
+        named = [(names[0], runs[0])]
+    else:  # by the folder where an agent is named after it
+        named = [(next((name for name in names if name.endswith(run.name)), run.name), run) for run in runs]
+    training = _training_of(named)
+    paths = write_report(result, arguments.out or path.parent, training=training)
+    lines = [f"report: {paths['html']}"]
+    written: list[Path] = []
+    if arguments.tables is not None:
+        from burstenv.evaluation.report.for_papers import report_tables, write_tables
+
+        written += write_tables(report_tables(result), arguments.tables)
+        lines.append(f"tables: {arguments.tables}")
+    if arguments.figures is not None:
+        from burstenv.evaluation.report.for_papers import write_figures
+        from burstenv.evaluation.report.learning_curve import learning_curve
+        from burstenv.pages.figure_files import FORMATS
+
+        formats = arguments.format or FORMATS
+        written += write_figures(result, arguments.figures, formats, learning_curve(training or ()))
+        lines.append(f"figures: {arguments.figures}")
+    emit(arguments, {"paths": paths, "files": [str(one) for one in written]}, lines)
     return 0
 
 
@@ -226,9 +272,10 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _training_of(run: Path | None) -> list[dict[str, Any]] | None:
-    """Return the training log beside an agent's checkpoint, if there is one."""
-    if run is None:
-        return None
-    folder = run if run.is_dir() else run.parent
-    return agents_module("run_folder").RunFolder(folder).read_log() or None
+def _training_of(runs: list[tuple[str, Path]]) -> list[dict[str, Any]] | None:
+    """Return the training logs beside agents' checkpoints, each under its agent's name; None without any."""
+    found: list[dict[str, Any]] = []
+    for name, run in dict.fromkeys(runs):
+        folder = run if run.is_dir() else run.parent
+        found += [{**record, "run": name} for record in agents_module("run_folder").RunFolder(folder).read_log()]
+    return found or None

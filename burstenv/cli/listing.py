@@ -11,7 +11,9 @@ from burstenv.cli.common import Commands, add_command, add_policy_file, emit, lo
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
-    sub = add_command(commands, "scenarios", _scenarios, "List the scenarios, or show one.")
+    sub = add_command(
+        commands, "scenarios", _scenarios, "List the scenarios, or show one.", example="burstenv scenarios overload"
+    )
     sub.add_argument("name", nargs="?", help="shipped scenario or YAML file")
     sub.add_argument("--capacity", action="store_true", help="measure the scenario's capacity on every split")
     sub.add_argument(
@@ -27,7 +29,11 @@ def register(commands: Commands) -> None:
     sub.add_argument("--workers", type=int, help="processes of --headroom (default: the cores)")
 
     sub = add_command(
-        commands, "policies", _policies, "List admission rules, routing rules and batching modes, or explain one."
+        commands,
+        "policies",
+        _policies,
+        "List admission rules, routing rules and batching modes, or explain one.",
+        example="burstenv policies lmetric",
     )
     sub.add_argument("name", nargs="?", help="a rule, a mode or a policy of your own")
     add_policy_file(sub)

@@ -10,8 +10,22 @@ import sys
 from types import FrameType
 
 from burstenv import __version__
-from burstenv.cli import agents, bench, evaluate, listing, simulate, trace, train, tune, validate
+from burstenv.cli import (
+    agents,
+    bench,
+    completion,
+    evaluate,
+    hardware,
+    listing,
+    paper,
+    simulate,
+    trace,
+    train,
+    tune,
+    validate,
+)
 from burstenv.cli.common import WrongPlaceError
+from burstenv.cli.parser import Parser, example_of
 from burstenv.errors import BurstenvError
 
 _main_process = 0
@@ -48,7 +62,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _run(argv: list[str] | None) -> int:
     try:
         try:
-            arguments = make_parser().parse_args(argv)
+            parser = make_parser()
+            completion.complete(parser)
+            arguments = parser.parse_args(argv)
             return int(arguments.run(arguments) or 0)
         finally:
             if sys.stdout is not None:
@@ -79,11 +95,16 @@ def _silence() -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="burstenv", description="Train and judge LLM-serving schedulers under BurstGPT traffic."
+    parser = Parser(
+        prog="burstenv",
+        epilog=example_of("burstenv simulate burstgpt-default --duration-s 600 --timeline episode.html"),
+        description="Train and judge LLM-serving schedulers under BurstGPT traffic.",
     )
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (simulate, train, evaluate, tune, agents, listing, trace, validate, bench):
+    verbs = (
+        simulate, train, evaluate, paper, tune, agents, listing, hardware, trace, validate, bench, completion,
+    )  # fmt: skip
+    for module in verbs:
         module.register(commands)
     return parser

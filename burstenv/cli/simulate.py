@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from burstenv.cli.common import (
     Commands,
@@ -17,23 +18,47 @@ from burstenv.cli.common import (
     progress_bar,
     read_trace_or_workload,
 )
+from burstenv.cli.objectives import add_objectives, with_objectives
+from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
     from burstenv.evaluation.simulate import Simulation
 
 
+DEFAULT = "always/jsq/vllm"
+Shown = Callable[[Any], str]
+COLUMNS: tuple[tuple[str, str, Shown], ...] = (
+    ("attainment", "attainment", percent),
+    ("by tokens", "token_weighted_attainment", percent),
+    ("goodput/s", "goodput_per_s", "{:.3f}".format),
+    ("TTFT p50", "ttft_s_p50", "{:.4g} s".format),
+    ("p99", "ttft_s_p99", "{:.4g} s".format),
+    ("TPOT p50", "tpot_s_p50", "{:.4g} s".format),
+    ("p99", "tpot_s_p99", "{:.4g} s".format),
+    ("E2E p99", "e2e_s_p99", "{:.4g} s".format),
+    ("rejected", "rejected", "{:,}".format),
+    ("preemptions", "preemptions", "{:,}".format),
+)
+
+
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(
-        commands, "simulate", _simulate, "Replay a trace through a cluster under one policy; prints metrics."
+        commands,
+        "simulate",
+        _simulate,
+        "Replay a trace through a cluster under one policy, or several for comparison; prints metrics.",
+        example="burstenv simulate burstgpt-default --duration-s 600 --load 1.5 --timeline episode.html",
     )
-    sub.add_argument("trace", help="a trace file, the name of a trace or workload, or a workload's YAML file")
+    sub.add_argument("trace", help="a trace or workload: its file, name or YAML file")
     add_reading_arguments(sub)
     sub.add_argument("--cluster", help="shipped cluster or YAML file (default: the scenario's)")
     sub.add_argument(
-        "--policy", default="always/jsq/vllm", help="admission/routing/batching, or mine.py:name (default: %(default)s)"
-    )
+        "--policy", action="append", default=[], help="composite, agent:NAME or mine.py:name; several are compared "
+        f"(default: {DEFAULT})",
+    )  # fmt: skip
     add_policy_file(sub)
+    add_objectives(sub)
     sub.add_argument(
         "--scenario", default="default", help="the scenario's cluster, batching modes, age of the metrics, "
         "length predictor, objectives, clients, longest request (default: %(default)s)",
@@ -46,22 +71,23 @@ def register(commands: Commands) -> None:
         "--load",
         type=float,
         metavar="SHARE",
-        help="the same, as a multiple of capacity (jsq reaches 90 %% attainment on the test split), as in evaluate",
+        help="the same, as a multiple of the capacity on the test split, as in evaluate",
     )
     sub.add_argument(
         "--utilisation", type=float, metavar="SHARE",
         help="the same, as a share of the cluster's saturated rate",
     )  # fmt: skip
     sub.add_argument(
-        "--scaling", choices=("superpose", "compress", "thin"), help="method of scaling (default: superpose)"
+        "--scaling",
+        choices=("superpose", "compress", "thin"),
+        metavar="HOW",
+        help="superpose (the default), compress or thin",
     )
     sub.add_argument("--duration-s", type=float, metavar="S", help="replay a window of this length, drawn by --seed")
     sub.add_argument(
-        "--oversize",
-        choices=("error", "drop", "reject"),
-        help="requests too long for the scenario, or with --cluster for the cluster: an error, left out (drop), "
-        "or rejected by the replicas (default: the scenario's)",
-    )
+        "--oversize", choices=("error", "drop", "reject"), metavar="HOW", help="requests too long for the scenario, or "
+        "with --cluster for the cluster: error, drop or reject (default: the scenario's)",
+    )  # fmt: skip
     sub.add_argument(
         "--requests-out",
         type=output_file(".csv"),
@@ -78,23 +104,56 @@ def register(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from burstenv.evaluation.simulate import simulate, write_records
-    from burstenv.workload.describe import rate_text, span_text
+    from burstenv.config import load
+    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.evaluation.simulate import scene_of, simulate, write_records
 
     load_policy_files(arguments)
+    policies = list(dict.fromkeys(arguments.policy)) or [DEFAULT]
+    for option, given in (("--requests-out", arguments.requests_out), ("--timeline", arguments.timeline)):
+        if given is not None and len(policies) > 1:
+            raise BurstenvError(f"{option} is of one replay; give one --policy, got {len(policies)}")
+    config = with_objectives(load(ScenarioConfig, "scenarios", arguments.scenario), arguments.slo)
     trace = read_trace_or_workload(arguments.trace, arguments)
-    result = simulate(
-        trace, arguments.cluster, arguments.policy, arguments.scenario,
-        arguments.speed, arguments.oversize, arguments.seed, progress_bar("simulating"),
-        rate_per_s=arguments.rate_per_s, load=arguments.load, utilisation=arguments.utilisation,
-        scaling=arguments.scaling, duration_s=arguments.duration_s, timeline=arguments.timeline is not None,
-    )  # fmt: skip
+    scene, _ = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
+    results = [
+        simulate(
+            trace, None, policy, scene, arguments.speed, arguments.oversize, arguments.seed, progress_bar(policy),
+            rate_per_s=arguments.rate_per_s, load=arguments.load, utilisation=arguments.utilisation,
+            scaling=arguments.scaling, duration_s=arguments.duration_s, timeline=arguments.timeline is not None,
+        )
+        for policy in policies
+    ]  # fmt: skip
+    result = results[0]
     if arguments.requests_out is not None:
         write_records(result.records, arguments.requests_out)
     if result.timeline is not None:
         from burstenv.evaluation.timeline.page import write_timeline
 
         write_timeline(result.timeline, arguments.timeline)
+    if len(results) > 1:
+        emit(arguments, [_values(one) for one in results], _comparison(results))
+        return 0
+    lines = _lines(result)
+    if arguments.requests_out is not None:
+        lines.append(f"per-request records: {arguments.requests_out}")
+    if arguments.timeline is not None:
+        lines.append(f"timeline: {arguments.timeline}")
+    emit(arguments, _values(result), lines)
+    return 0
+
+
+def _values(result: Simulation) -> dict[str, Any]:
+    assert result.scenario is not None
+    used = result.scenario.model_dump(mode="json", include={"observation", "predictor", "slo"})
+    said = {"scenario": result.scenario.name, "cluster": result.cluster, "policy": result.policy}
+    return {**said, **result.metrics, **used, "added_modes": result.added_modes}
+
+
+def _traffic(result: Simulation) -> str:
+    """Return the rate of a replay, beside the rates that it was scaled by."""
+    from burstenv.workload.describe import rate_text
+
     m = result.metrics
     beside = (
         []
@@ -111,11 +170,18 @@ def _simulate(arguments: argparse.Namespace) -> int:
             if name in m
         ]
     )
+    return f"{rate_text(m['rate_per_s'], m['span_s'], '.3f')}{''.join(', ' + text for text in beside)}"
+
+
+def _lines(result: Simulation) -> list[str]:
+    """Return all there is to say of one replay."""
+    from burstenv.workload.describe import span_text
+
+    m = result.metrics
     lines = [
         f"{m['offered']:,} requests over {span_text(m['span_s'])} on cluster {result.cluster} under {result.policy}",
         *_conditions(result),
-        f"{rate_text(m['rate_per_s'], m['span_s'], '.3f')}{''.join(', ' + text for text in beside)}; replicas busy "
-        f"{percent(m['busy_share'])} of the time until the end",
+        f"{_traffic(result)}; replicas busy {percent(m['busy_share'])} of the time until the end",
         f"attainment {percent(m['attainment'])}   token-weighted {percent(m['token_weighted_attainment'])}   "
         f"goodput {m['goodput_per_s']:.3f} requests/s",
         f"in the {span_text(m['answering_s'])} until the last answer: finished {m['finished_per_s']:.4g} requests/s   "
@@ -135,15 +201,26 @@ def _simulate(arguments: argparse.Namespace) -> int:
         if m[f"{name}_mean"] is not None:
             parts = [f"{q} {m[f'{name}_{q}']:.4g} s" for q in ("mean", "p50", "p90", "p99")]
             lines.append(f"{label:<5}" + "   ".join(parts))
-    if arguments.requests_out is not None:
-        lines.append(f"per-request records: {arguments.requests_out}")
-    if arguments.timeline is not None:
-        lines.append(f"timeline: {arguments.timeline}")
-    assert result.scenario is not None
-    used = result.scenario.model_dump(mode="json", include={"observation", "predictor", "slo"})
-    said = {"scenario": result.scenario.name, "cluster": result.cluster, "policy": result.policy}
-    emit(arguments, {**said, **m, **used, "added_modes": result.added_modes}, lines)
-    return 0
+    return lines
+
+
+def _comparison(results: list[Simulation]) -> list[str]:
+    """Return a table of policies on the same requests, best attainment first."""
+    from burstenv.workload.describe import span_text
+
+    first = results[0]
+    m = first.metrics
+    rows = [["policy", *(title for title, _, _ in COLUMNS)]]
+    for one in sorted(results, key=lambda result: -(result.metrics["attainment"] or 0.0)):
+        values = [(one.metrics[name], shown) for _, name, shown in COLUMNS]
+        rows.append([one.policy, *("n/a" if value is None else shown(value) for value, shown in values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{m['offered']:,} requests over {span_text(m['span_s'])} on cluster {first.cluster}; {_traffic(first)}",
+        *_conditions(first),
+        "",
+        *("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows),
+    ]
 
 
 def _conditions(result: Simulation) -> list[str]:

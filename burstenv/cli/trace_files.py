@@ -17,6 +17,7 @@ def register(commands: Commands) -> None:
         commands, "info", _info,
         "Print counts, rates, lengths, burstiness and rows set aside; an official BurstGPT file is "
         "compared with its published figures, and any difference makes the command fail.",
+        example="burstenv trace info burstgpt-1",
     )  # fmt: skip
     sub.add_argument("trace", help=_TRACE)
     add_reading_arguments(sub)
@@ -25,13 +26,20 @@ def register(commands: Commands) -> None:
     sub = add_command(
         commands, "download", _download,
         "Download official BurstGPT files into the data directory; checks them, and resumes interrupted downloads.",
+        example="burstenv trace download burstgpt-1",
     )  # fmt: skip
     sub.add_argument("name", nargs="?", default="all", help="burstgpt-1, burstgpt-2, burstgpt-3 or all (the default)")
     sub.add_argument("--without-fails", action="store_true", help="the versions without failed requests")
     sub.add_argument("--to", type=Path, metavar="DIR", help="another folder ($BURSTENV_DATA sets it for all commands)")
     sub.add_argument("--mirror", metavar="URL", help="get the files from this folder instead of the GitHub releases")
 
-    sub = add_command(commands, "convert", _convert, "Write a trace in another format, to the file OUT.")
+    sub = add_command(
+        commands,
+        "convert",
+        _convert,
+        "Write a trace in another format, to the file OUT.",
+        example="burstenv trace convert trace.csv trace.parquet",
+    )
     sub.add_argument("trace", metavar="IN", help=_TRACE)
     sub.add_argument("out", metavar="OUT", type=Path, help="the file to write; text ending in .gz is compressed")
     sub.add_argument(

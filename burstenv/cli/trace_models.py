@@ -26,7 +26,11 @@ _PARTS = ("all", "even-weeks", "odd-weeks", "even-days", "odd-days", "even-rows"
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(
-        commands, "generate", _generate, "Generate a trace and write it to OUT, in the format of its ending."
+        commands,
+        "generate",
+        _generate,
+        "Generate a trace and write it to OUT, in the format of its ending.",
+        example="burstenv trace generate week.csv --days 7 --seed 1",
     )
     sub.add_argument(
         "out", metavar="OUT", help="file to write: .csv (BurstGPT), .jsonl (Mooncake), .parquet; .gz compresses"
@@ -49,7 +53,11 @@ def register(commands: Commands) -> None:
     add_reading_arguments(sub)
 
     sub = add_command(
-        commands, "fit", _fit, "Fit the generator to a trace and write it as a workload, a YAML file, to --out."
+        commands,
+        "fit",
+        _fit,
+        "Fit the generator to a trace and write it as a workload, a YAML file, to --out.",
+        example="burstenv trace fit trace.csv --out fitted.yaml",
     )
     sub.add_argument("trace", metavar="TRACE", help="a trace file or a workload name")
     sub.add_argument(
@@ -65,6 +73,7 @@ def register(commands: Commands) -> None:
         "fidelity",
         _fidelity,
         "Compare trace B with trace A by lengths, bursts, cycles, sessions and failures; prints a table.",
+        example="burstenv trace fidelity trace.csv fitted.yaml --out fidelity.html",
     )
     sub.add_argument("reference", metavar="A", help="the real trace: a file or a workload name")
     sub.add_argument("candidate", metavar="B", help="the trace to compare: a file or a workload name")

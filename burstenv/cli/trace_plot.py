@@ -23,6 +23,7 @@ def register(commands: Commands) -> None:
         _plot,
         "Draw weekly and daily periodicity, tokens per hour, lengths, responses given prompts, conversations, failures "
         "and burstiness: one PNG each, and trace.html with all of them, into --out.",
+        example="burstenv trace plot trace.csv --out pictures",
     )
     sub.add_argument("trace", help="a trace file or a workload name")
     sub.add_argument("--out", type=output_place, metavar="FOLDER", help="output folder (default: trace-NAME)")

@@ -16,6 +16,7 @@ def register(commands: Commands) -> None:
         "shape",
         _shape,
         "Select requests of traces, superpose them, scale the result to a rate, and write it to OUT.",
+        example="burstenv trace shape burstgpt-default busy.csv --days 3 10 --rate-per-s 20",
     )
     sub.add_argument("trace", nargs="+", help="trace files or workload names; several are mixed")
     sub.add_argument(

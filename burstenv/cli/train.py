@@ -12,7 +12,13 @@ from burstenv.errors import BurstenvError
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
-    sub = add_command(commands, "train", _train, "Train an agent; checkpoints, logs and agent.json go to --out.")
+    sub = add_command(
+        commands,
+        "train",
+        _train,
+        "Train an agent; checkpoints, logs and agent.json go to --out.",
+        example="burstenv train --agent demo --out runs/demo",
+    )
     add_task_arguments(sub)
     sub.add_argument("--agent", default="ppo", help="shipped agent configuration or YAML file (default: %(default)s)")
     sub.add_argument("--out", type=output_place, default=Path("runs/agent"), help="run folder (default: %(default)s)")

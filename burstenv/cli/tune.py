@@ -26,6 +26,7 @@ def register(commands: Commands) -> None:
         _tune,
         "Tune a heuristic, or find the best composite, on validation episodes; the result goes to --out, for "
         "`evaluate --tuned`. The same command continues a killed run.",
+        example="burstenv tune --scenario overload --policy '*/jsq/vllm' --trials 50 --out tuned.yaml",
     )
     add_task_arguments(sub)
     add_policy_file(sub)
@@ -60,7 +61,11 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
 
     sub = add_command(
-        commands, "capacity", _capacity, "Measure the highest load at which policies reach 90 % attainment; prints it."
+        commands,
+        "capacity",
+        _capacity,
+        "Measure the highest load at which policies reach 90 % attainment; prints it.",
+        example="burstenv capacity --policy always/jsq/vllm --policy always/lmetric/vllm",
     )
     add_task_arguments(sub)
     add_policy_file(sub)

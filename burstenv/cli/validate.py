@@ -16,6 +16,7 @@ def register(commands: Commands) -> None:
         "validate",
         _validate,
         "Replay a recorded schedule (exit 1 at the first difference) or a measured server run (its errors).",
+        example="burstenv validate RUN --latency llama-3.1-8b_rtx-4090_tp1 --out cdf.html",
     )
     sub.add_argument(
         "folder",
@@ -33,12 +34,14 @@ def register(commands: Commands) -> None:
     )
 
     latency = commands.add_parser("latency", help="Iteration times.", description="Iteration times.")
-    sub = latency.add_subparsers(required=True, metavar="COMMAND").add_parser(
+    sub = add_command(
+        latency.add_subparsers(required=True, metavar="COMMAND"),
         "fit",
-        help="Fit an entry of configs/latency to a kernel profile or to measured iterations.",
-        description="Fit an entry of configs/latency; prints it with its fit error, or writes it to --out.",
+        _latency_fit,
+        "Fit an entry of configs/latency to a kernel profile or to measured iterations; prints it with its fit error, "
+        "or writes it to --out.",
+        example="burstenv latency fit PROFILE --out mine.yaml",
     )
-    sub.set_defaults(run=_latency_fit)
     sub.add_argument("source", type=Path, help="profile folder, or CSV of iterations: P,A,D,K,milliseconds")
     sub.add_argument("--form", choices=("tables", "hinge"), default="tables")
     sub.add_argument("--tensor-parallel", type=int, help="GPUs of the replica (default: the profile's)")
@@ -46,7 +49,6 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--out", type=output_file(".yaml", ".yml"), metavar="FILE.yaml", help="write the entry to this file"
     )
-    sub.add_argument("--json", action="store_true", help="print the fit errors as JSON on standard output")
 
 
 def _validate(arguments: argparse.Namespace) -> int:

@@ -115,7 +115,7 @@ def simulate(
     asked = {name: value for name, value in loads.items() if value is not None}
     _check_asked(asked, speed, scaling)
     played = load_policy(policy)
-    scene, cluster_name = _scene(scenario, cluster)
+    scene, cluster_name = scene_of(scenario, cluster)
     rate, measured = _asked_rate(trace, scene, oversize, asked)
     drawn = recorded_episode(
         trace, scene, seed, oversize=oversize, rate_per_s=rate, scaling=scaling or "superpose",
@@ -147,7 +147,7 @@ def simulate(
     return Simulation(metrics, requests, cluster_name, played.name, seen, scene.config, added)
 
 
-def _scene(scenario: str | ScenarioConfig | Scenario, cluster: str | ClusterConfig | None) -> tuple[Scenario, str]:
+def scene_of(scenario: str | ScenarioConfig | Scenario, cluster: str | ClusterConfig | None) -> tuple[Scenario, str]:
     """Return the scenario of the replay, on its own cluster or on another, and the cluster's name."""
     if isinstance(scenario, str):
         scenario = load_config(ScenarioConfig, "scenarios", scenario)

@@ -55,7 +55,7 @@ def html(result: EvaluationResult, training: Sequence[Row] | None = None) -> str
         unused=unused(result),
         headline=headline(result),
         tiles=_tiles(result),
-        sections=_sections(result, learning_curve(training or ())),
+        sections=sections(result, learning_curve(training or ())),
         notes=notes(result),
         made_with=result.provenance["burstenv"],
         revision=result.manifest.get("revision"),
@@ -69,7 +69,7 @@ def markdown(result: EvaluationResult) -> str:
     appendix = _appendix(result)
     parts = [f"# {plain(_title(result))}", plain(_facts(result)), *map(plain, unused(result))]
     parts.append(f"**{plain(headline(result))}**")
-    for section in _sections(result, []):
+    for section in sections(result, []):
         for table in section["tables"]:
             parts += [f"## {plain(table.title)}", plain(table.caption), markdown_table(table)]
     parts += ["## Notes", "\n".join(f"- {plain(note)}" for note in notes(result))]
@@ -106,7 +106,7 @@ _SECTIONS = {
 }
 
 
-def _sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[str, Any]]:
+def sections(result: EvaluationResult, training: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the non-empty sections: key, title, figures and tables."""
     from burstenv.evaluation.report.figures import figures, learning_figures, profile_figure
 

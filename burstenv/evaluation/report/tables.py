@@ -31,6 +31,7 @@ class Cell:
 
     text: str
     heat: float | None = None
+    best: bool = False  # of its column, set in bold
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""`burstenv completion`, and names that a shell completes; argcomplete does the work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+from burstenv.cli.common import Commands, add_command, emit
+
+SHELLS = ("bash", "zsh", "fish")
+Names = Callable[[], list[str]]
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommand of this module."""
+    sub = add_command(
+        commands,
+        "completion",
+        _completion,
+        "Print the script by which a shell completes burstenv's commands, options and names.",
+        example='eval "$(burstenv completion bash)"',
+    )
+    sub.add_argument("shell", choices=SHELLS)
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    import argcomplete
+
+    script = argcomplete.shellcode(["burstenv"], shell=arguments.shell)  # type: ignore[no-untyped-call, unused-ignore]
+    emit(arguments, {"shell": arguments.shell, "script": script}, [script.rstrip()])
+    return 0
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks for completions, and exit; do nothing otherwise."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete
+
+    _set_completers(parser)
+    argcomplete.autocomplete(parser)
+
+
+def _set_completers(parser: argparse.ArgumentParser) -> None:
+    """Give every argument that takes a name its names; all others complete files."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in set(action.choices.values()):
+                _set_completers(sub)
+            continue
+        if action.dest in _NAMES:
+            action.completer = _completer(_NAMES[action.dest])  # type: ignore[attr-defined]
+
+
+def _completer(names: Names) -> Callable[..., list[str]]:
+    def found(prefix: str, **_: Any) -> list[str]:
+        from argcomplete.completers import FilesCompleter
+
+        return [*names(), *FilesCompleter()(prefix)]  # type: ignore[no-untyped-call, unused-ignore]
+
+    return found
+
+
+def _shipped(*folders: str) -> Names:
+    def names() -> list[str]:
+        from burstenv.config import shipped
+
+        return [name for folder in folders for name in shipped(folder)]
+
+    return names
+
+
+def _traces() -> list[str]:
+    from burstenv.workload.official.files import OFFICIAL
+
+    return [*_shipped("workloads")(), *OFFICIAL]
+
+
+def _policies() -> list[str]:
+    from burstenv.policies.baselines import DEFAULT_LADDER
+    from burstenv.pretrained import shipped_agents
+
+    return [*DEFAULT_LADDER, *(f"agent:{name}" for name in shipped_agents())]
+
+
+_NAMES: dict[str, Names] = {
+    "scenario": _shipped("scenarios"),
+    "cluster": _shipped("clusters"),
+    "latency": _shipped("latency"),
+    "hardware": _shipped("clusters", "hardware", "models", "latency"),
+    "agent": _shipped("agents"),
+    "workload": _shipped("workloads"),
+    "trace": _traces,
+    "policy": _policies,
+}
