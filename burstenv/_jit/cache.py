@@ -25,7 +25,7 @@ import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_KEEP_CACHES = 3  # digests kept however old: switching between versions does not recompile each time
+_KEEP_CACHES = 3  # digests kept at any age: switching between versions does not recompile each time
 _KEEP_S = 7 * 86_400  # a cache used more recently may belong to a running process
 
 
@@ -79,7 +79,7 @@ def cache_directory() -> Path:
         for old in sorted(home.iterdir(), key=lambda p: p.stat().st_mtime)[:-_KEEP_CACHES]:
             if time.time() - old.stat().st_mtime > _KEEP_S:
                 shutil.rmtree(old, ignore_errors=True)
-        tempfile.TemporaryFile(dir=path).close()  # the folder may be there and read-only
+        tempfile.TemporaryFile(dir=path).close()  # the folder may exist and be read-only
     except OSError:  # no writable home: compile into a private directory for this process's user
         path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
     return path

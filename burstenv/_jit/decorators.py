@@ -77,7 +77,7 @@ def _entry(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return keep_on_disk(numba.njit(**options)(function))
 
 
-DETACHED: list[Detached] = []  # all there are
+DETACHED: list[Detached] = []  # all detached functions
 _THIS_PROCESS = object()  # a copy in another process is another object
 
 
@@ -119,12 +119,12 @@ def make_ready(state: Any) -> None:
         state.ready_in = _THIS_PROCESS
 
 
-_COLD = is_cold()  # as this process began: small kernels may be on disk before the engine is
+_COLD = is_cold()  # at the start of this process: small kernels may be on disk before the engine
 _announced = False
 
 
 def announce_first_use() -> None:
-    """Say on standard error, once, that kernels are about to be compiled, when none had been as this process began."""
+    """Announce a compilation of kernels on standard error, once, if there were none at the start of this process."""
     global _announced
     if not _announced and _COLD and not INTERPRETED:
         print(

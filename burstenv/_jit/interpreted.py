@@ -125,7 +125,7 @@ class InterpretedArray(np.ndarray):
         super().__setitem__(at, value)
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the items, lifted."""
+        """Iterate over the items, lifted."""
         return (self[k] for k in range(len(self)))
 
 
@@ -153,7 +153,7 @@ def lifted(value: Any) -> Any:
 
 
 def _returned(value: Any) -> Any:
-    """Return a result as compiled code hands it to Python."""
+    """Return a result in the form that compiled code returns to Python."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple):
@@ -162,7 +162,7 @@ def _returned(value: Any) -> Any:
 
 
 def interpreted_entry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an entry that Python runs: its arguments lifted, its arithmetic without complaints."""
+    """Return an entry that Python runs: its arguments lifted, its arithmetic without warnings."""
 
     @functools.wraps(function)
     def enter(*arguments: Any, **named: Any) -> Any:
@@ -170,5 +170,5 @@ def interpreted_entry(function: Callable[..., Any]) -> Callable[..., Any]:
             given = {name: lifted(value) for name, value in named.items()}
             return _returned(function(*map(lifted, arguments), **given))
 
-    enter.py_func = function  # type: ignore[attr-defined]  # as a compiled one has
+    enter.py_func = function  # type: ignore[attr-defined]  # as in a compiled one
     return enter

@@ -70,7 +70,7 @@ class InnerKernel(CPUDispatcher):
         raise TypeError(f"{self.__name__} is called by kernels only; wrap it in an `entry` to call it from Python")
 
     def get_call_template(self, arguments: Any, named: Any) -> Any:
-        """Type a call, whole numbers of any size and constants alike: one compilation serves them all."""
+        """Type a call with whole numbers of any size and constants alike: one compilation serves all."""
         _, arguments = self._compiler.fold_argument_types(arguments, named)
         return super().get_call_template(tuple(map(_widened, arguments)), {})
 

@@ -75,13 +75,13 @@ class ArenaLayout:
         }
 
     def offsets(self) -> dict[str, int]:
-        """Return where every section begins, from the beginning of the replica's integers."""
+        """Return the start of every section, from the beginning of the replica's integers."""
         ends = np.cumsum(list(self.sizes().values()))
         return {name: int(end) - size for (name, size), end in zip(self.sizes().items(), ends, strict=True)}
 
     @property
     def of_replica(self) -> int:
-        """Integers of one replica, whole cache lines of them."""
+        """Integers of one replica, in whole cache lines."""
         return whole_lines(sum(self.sizes().values()))
 
     @property
@@ -101,7 +101,7 @@ class ArenaLayout:
         return self.num_replicas + 2, 2, CLIENT.itemsize // 4
 
     def length(self, num_requests: int) -> int:
-        """Return A, the integers of a row with room for so many requests, whole cache lines of them."""
+        """Return A, the integers of a row with room for ``room`` requests, in whole cache lines."""
         heaps, lists, numbers = self._of_each_request()
         return whole_lines(self.fixed + (ENTRY * heaps + lists + numbers) * num_requests)
 
@@ -114,7 +114,7 @@ class ArenaLayout:
         return self.heap_base(self.num_replicas + 2, num_requests) + k * num_requests
 
     def parts(self, row: np.ndarray, num_requests: int) -> Parts:
-        """Return the parts of a row, (A,) int32, with room for so many requests."""
+        """Return the parts of a row, (A,) int32, with room for ``room`` requests."""
         heaps, lists, numbers = self._of_each_request()
         rest = row[self.fixed :]
         a, b = ENTRY * heaps * num_requests, (ENTRY * heaps + lists) * num_requests

@@ -7,7 +7,7 @@ from burstenv._jit.decorators import kernel
 
 @kernel
 def count_busy(engine, duration_s, free_blocks_before):
-    """Count ``duration_s`` of work, with as many blocks in use, in the mean, as between its begin and now."""
+    """Count ``duration_s`` of work, with the mean number of blocks in use between its begin and now."""
     replica, spec = engine.replica, engine.spec
     free = replica.free_blocks
     replica.busy_s += duration_s

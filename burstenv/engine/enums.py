@@ -30,8 +30,8 @@ SHORTEST_PREDICTED = 2  # by predicted output tokens
 PRIORITY = 4  # vLLM's policy: smaller is more urgent, in admission and, from the other end, in eviction
 EARLIEST_DEADLINE = 3  # by the latest start that still meets the TTFT objective; hopeless ones last
 LONGEST_PROMPT = 5  # bad on purpose
-ORACLE_SHORTEST = 6  # by true output tokens that are left
-FAIR = 7  # the client that has been served least (VTC)
+ORACLE_SHORTEST = 6  # by true remaining output tokens
+FAIR = 7  # the client with the least service (VTC)
 MLFQ = 8  # the highest level of a skip-join multi-level feedback queue
 ORDER_NAMES = (
     "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority", "longest-prompt",
@@ -58,7 +58,7 @@ CLIENTS = 16  # counters of a replica; sessions share the first 15 by number mod
 
 NOBODY = -1  # no request
 LIVELOCK_PREEMPTIONS = 1_000  # this number without a token in between: the real scheduler would also never end
-SEEN_FIELDS = 8  # numbers of a replica that decisions see
+SEEN_FIELDS = 8  # published numbers of a replica
 SEEN_FREE_BLOCKS = 2  # the position of one of them
 HORIZONS_S = (1.0, 10.0, 60.0)  # of the recent arrival counts
 BINS = 60  # whole seconds over which the Fano factor of arrivals is taken

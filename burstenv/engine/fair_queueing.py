@@ -111,7 +111,7 @@ def leave_scanned(engine, request_id):
 
 @kernel
 def count_prompt(engine, request):
-    """Count an admitted request's prompt as served; computing it anew after a preemption is not the client's doing."""
+    """Count an admitted request's prompt as served; a recomputation after a preemption does not count."""
     replica = engine.replica
     limits = engine.limits
     if limits.order == FAIR and request.preemptions == 0:

@@ -56,7 +56,7 @@ def next_finish_step(engine):
 
 @kernel
 def next_finisher(engine):
-    """Return the id of the decoder that finishes next; there must be one."""
+    """Return the id of the decoder that finishes next; the heap must not be empty."""
     spec, arena = engine.spec, engine.arena
     return arena[spec.finish_base + 1]
 
@@ -112,7 +112,7 @@ def finish_heap_remove(engine, request_id):
 
 @kernel
 def finish_later(engine, request_id, steps):
-    """Put off the finish of a decoder by ``steps``."""
+    """Delay the finish of a decoder by ``steps``."""
     spec, arena = engine.spec, engine.arena
     position = _position_of(engine, request_id)
     _replace(engine, position, arena[spec.finish_base + 2 * position] + steps, request_id)

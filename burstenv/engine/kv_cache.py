@@ -14,10 +14,10 @@ from burstenv._jit.decorators import kernel, outlined
 
 NEXT, PREVIOUS, REFERENCES, STREAM, INDEX, CHAIN, ITERATION = range(7)
 NUMBERS_OF_A_BLOCK = 8
-FORGOTTEN = 1024  # keys that were lost last; more than the iterations in flight take from the cache
+FORGOTTEN = 1024  # latest lost keys kept; more than the iterations in flight take from the cache
 NUMBERS_OF_A_KEY = 4  # of those: stream, index, the iteration that computed the block, the one that took it
 NO_KEY = -1
-ENDED = 0  # in the place of the number of an iteration: one that has ended
+ENDED = 0  # in place of an iteration's number: one that has ended
 
 
 def bucket_count(num_blocks: int) -> int:
@@ -38,9 +38,9 @@ def _bucket(stream, index, buckets, mask):
 
 @kernel
 def _blocks(engine):
-    """Return where in the arena the blocks and the buckets begin, and the mask of a bucket's number.
+    """Return the arena indices of the blocks and the buckets, and the mask of a bucket's number.
 
-    Asked for once in every loop: a kernel cannot know that writing to the arena leaves a replica's record alone.
+    Called once before every loop: a kernel cannot know that writes to the arena leave a replica's record unchanged.
     """
     spec = engine.spec
     base = spec.block_base
@@ -57,7 +57,7 @@ def _forgotten(engine, number):
 
 @kernel
 def reset_blocks(engine):
-    """Free every block, in ascending order, and forget all keys."""
+    """Free every block, in ascending order, and clear all keys."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     count = spec.num_blocks
     base, buckets, mask = _blocks(engine)
@@ -179,7 +179,7 @@ def publish_blocks(engine, table, stream, first, last, iteration):
 
 @kernel
 def take_blocks(engine, table, count, iteration):
-    """Write ``count`` blocks from the front of the free list into a table; cached ones are forgotten.
+    """Write ``count`` blocks from the front of the free list into a table; cached ones lose their keys.
 
     ``iteration`` is the number of the one that takes them.
     """

@@ -1,7 +1,7 @@
 """The lifecycle of a request, compiled: the only code that writes its status, its times and the counts of outcomes.
 
 unseen -> at the gateway -> waiting <-> running -> attained, late or length-capped. On the way it may be rejected,
-fail or be abandoned; its client may take it away and bring it back; a turn of a session that is over is never sent.
+fail or be abandoned; its client may withdraw it and send it again; a turn of a session that is over is never sent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def arrive(world, request, now_s):
 
 @kernel
 def reach_gateway(request):
-    """Put a request at the gateway, to be decided about."""
+    """Put a request at the gateway, to await a decision."""
     request.status = AT_DOOR
 
 
@@ -60,7 +60,7 @@ def run(request, cached_tokens, now_s):
 
 @kernel
 def bring_token(world, request, now_s):
-    """Bring one token of a request at ``now_s``, and count the first."""
+    """Deliver one token of a request at ``now_s``, and count the first."""
     request.produced_tokens += 1
     if math.isnan(request.first_token_s):
         request.first_token_s = now_s
@@ -71,13 +71,13 @@ def bring_token(world, request, now_s):
 
 @kernel
 def take_away(request):
-    """Let the client of a request take it away; it will send it again."""
+    """Return a request to its client, which will send it again."""
     request.status = AWAY
 
 
 @kernel
 def never_send(world, request):
-    """Let a request never be sent, nor offered: its session is over."""
+    """Mark a request as never sent and not offered: its session is over."""
     request.status = UNSENT
     request.arrival_s = np.nan
     world.environment.unsent += 1

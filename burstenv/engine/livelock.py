@@ -7,7 +7,7 @@ from burstenv.errors import BurstenvError
 
 
 def livelock(clock_s: float, request: int) -> BurstenvError:
-    """Return the error of a replica that preempted ``request`` at ``clock_s`` and brings no token any more."""
+    """Return the error of a replica that preempted ``request`` at ``clock_s`` and delivers no more tokens."""
     return BurstenvError(
         f"livelock at {clock_s:.6f} s: {LIVELOCK_PREEMPTIONS} preemptions without a token, the last of "
         f"request {request}; the real scheduler loops here too: use reserve_full_prompt or more KV blocks"

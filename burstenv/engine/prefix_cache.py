@@ -34,7 +34,7 @@ def next_iteration(engine):
 
 @kernel
 def stream_of(engine, request, index):
-    """Return the stream that decides the tokens of a request's block."""
+    """Return the stream of the tokens of a request's block."""
     spec = engine.spec
     if (index + 1) * spec.block_size <= request.prefix_tokens:
         return request.prefix_stream
@@ -64,7 +64,7 @@ def table_of(engine, request):
 
 @outlined
 def grow_blocks(engine, request, tokens, iteration):
-    """Give the request the blocks for ``tokens`` tokens, in iteration number ``iteration``, if there are enough."""
+    """Give the request the blocks for ``tokens`` tokens, in iteration number ``iteration``, if enough are free."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     needed = blocks_of(min(tokens, spec.max_model_len), spec.block_size)
     held = sequence_of(engine, request) + BLOCKS

@@ -73,7 +73,7 @@ def publish_general(engine):
 
 @kernel
 def publish_handed_over(engine, request):
-    """Add a request that was just handed over to the published queue."""
+    """Add a just received request to the published queue."""
     replica, spec = engine.replica, engine.spec
     tokens = tokens_to_compute(request)
     replica.seen_waiting += 1
@@ -83,7 +83,7 @@ def publish_handed_over(engine, request):
 
 @kernel
 def publish_withdrawn(engine, request):
-    """Take a request that was just withdrawn off the published queue.
+    """Remove a just withdrawn request from the published queue.
 
     One that was preempted by an iteration scheduled since is not in it.
     """

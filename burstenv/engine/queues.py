@@ -71,7 +71,7 @@ def _is_list(order):
 
 @kernel
 def latest_start_s(engine, request):
-    """Return when a prefill alone on the replica must start to meet the TTFT objective [s]."""
+    """Return the latest start of a prefill, alone on the replica, that meets the TTFT objective [s]."""
     prompt = request.prompt_tokens
     prefill_s = iteration_time_s(engine, prompt, prompt * (prompt + 1) // 2, 0, 0, 1)
     return request.arrival_s + request.ttft_slo_s - prefill_s
@@ -151,7 +151,7 @@ def queue_push(engine, request_id, preempted):
 
 @kernel
 def queue_head(engine, now_s):
-    """Return the id of the request that is next at ``now_s``; the queue must not be empty."""
+    """Return the id of the next request at ``now_s``; the queue must not be empty."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     limits = engine.limits
     if limits.order == FCFS:
@@ -176,7 +176,7 @@ def queue_head(engine, now_s):
 
 @kernel
 def queue_remove(engine, request_id):
-    """Take the request that :func:`queue_head` returned out of the queue."""
+    """Remove the request that :func:`queue_head` returned."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     limits = engine.limits
     request = requests[request_id]
@@ -290,7 +290,7 @@ def queue_reorder(engine, before):
         replica.waiting_head = NOBODY
         replica.waiting_tail = NOBODY
         replica.live_heap_size = 0
-        for k in range(waiting):  # push each anew; the heap serves as the sorter for fcfs too
+        for k in range(waiting):  # push each again; the heap also sorts for fcfs
             request_id = arena[base + ENTRY * k + ENTRY_ID]
             request = requests[request_id]
             request.demoted = 0
@@ -312,7 +312,7 @@ def queue_reorder(engine, before):
 
 @kernel
 def running_append(engine, request_id):
-    """Put an admitted request at the end of the running list."""
+    """Append an admitted request to the running list."""
     replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     request.next = NOBODY
@@ -327,7 +327,7 @@ def running_append(engine, request_id):
 
 @kernel
 def running_remove(engine, request_id):
-    """Take a request out of the running list."""
+    """Remove a request from the running list."""
     replica, requests = engine.replica, engine.requests
     request = requests[request_id]
     if request.previous == NOBODY:

@@ -62,7 +62,7 @@ REQUEST = record(
             "i4",
         ),  # its slot among the replica's sequences, while it runs in the general engine or with caching
         ("priority", "i8"),  # smaller is more urgent
-        ("stream", "i4"),  # number of the token stream that prompt and outputs are read off
+        ("stream", "i4"),  # number of the token stream of prompt and outputs
         ("prefix_stream", "i4"),  # the stream of the first `prefix_tokens` tokens
         ("prefix_tokens", "i4"),
         ("defers", "i1"),
@@ -101,7 +101,7 @@ REPLICA = record(
         ("seen_waiting", "i4"),
         ("seen_running", "i4"),
         ("seen_free_blocks", "i4"),
-        ("seen_prefill_tokens", "i4"),  # left to compute of running requests before they decode
+        ("seen_prefill_tokens", "i4"),  # tokens of running requests to compute before they decode
         ("seen_waiting_tokens", "i8"),
         ("seen_waiting_blocks", "i8"),
         ("seen_context_tokens", "i8"),  # prompt and outputs of the running requests that decode
@@ -111,7 +111,7 @@ REPLICA = record(
     [  # Read by every iteration.
         ("stretch_from_s", "f8"),  # the clock at its beginning
         ("stretch_end_s", "f8"),
-        ("stretch_demotion_s", "f8"),  # when the head of the queue turns hopeless
+        ("stretch_demotion_s", "f8"),  # time at which the head of the queue turns hopeless
         ("stretch_free_blocks", "i4"),  # at its beginning
         ("free_blocks", "i4"),
         ("running", "i4"),
@@ -148,7 +148,7 @@ REPLICA = record(
         ("flight1_end_s", "f8"),
         ("busy_until_s", "f8"),
         ("ahead", "i1"),  # an iteration was scheduled since the last one ended: the present is not published
-        ("forgotten", "i8"),  # keys of cached blocks that were lost so far, see engine/kv_cache.py
+        ("forgotten", "i8"),  # number of lost keys of cached blocks so far, see engine/kv_cache.py
         ("ended_iterations", "i8"),  # of the general engine, those without a share included
         ("livelock_id", "i4"),  # the request preempted last when the livelock was found
         # Fair queueing, see engine/fair_queueing.py.
@@ -191,7 +191,7 @@ ENVIRONMENT = record(
         ("rate_slow_per_s", "f8"),  # requests/s over about 60 s
         ("token_rate_per_s", "f8"),  # prompt tokens/s over about 5 s
         ("api_share", "f8"),  # of the recent requests
-        ("rate_s", "f8"),  # when the averages were last brought up to date
+        ("rate_s", "f8"),  # time of the averages' last update
         ("attained_tokens", "i8"),  # prompt and output
         ("arrived_s", "f8"),  # sum of the arrival times of offered requests
         ("settled_s", "f8"),  # sum of the times at which requests were settled
@@ -217,7 +217,7 @@ ENVIRONMENT = record(
         ("coming", "i4"),  # size of the heap of requests that will be sent at a known time
         ("impatient", "i4"),  # size of the heap of deadlines
         ("arrivals", "i4"),  # requests that have come to the gateway
-        ("advanced_s", "f8"),  # up to when the replicas were moved, with a closed loop
+        ("advanced_s", "f8"),  # time reached by the replicas, with a closed loop
         ("attempts", "i4"),
         ("refusals", "i4"),
         ("abandoned", "i4"),  # of the late ones
@@ -231,7 +231,7 @@ CLIENT = np.dtype(
     [
         ("patience_s", "f8"),  # its patience for the first token, at each attempt
         ("think_s", "f8"),  # from the end of the turn before to the sending
-        ("deadline_s", "f8"),  # when it gives up the present attempt
+        ("deadline_s", "f8"),  # time at which it gives up the present attempt
         ("next_turn", "i4"),  # number, within the episode, of the request that follows this one; -1: none
         ("kind", "i4"),  # a sum of FOLLOWS and FAILS_UPSTREAM
         ("attempts", "i4"),  # times it was sent

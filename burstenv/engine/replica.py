@@ -123,7 +123,7 @@ def _wake(engine, now_s):
 
 @kernel
 def enqueue(engine, request_id, now_s):
-    """Hand a request to the replica at ``now_s``, as a server's front end does.
+    """Send a request to the replica at ``now_s``, as a server's front end does.
 
     A prompt that leaves no room for an output within the model length fails at once (status ``FAILED``), and the
     output is cut at that length (status ``LENGTH_CAPPED`` at its end).

@@ -24,7 +24,7 @@ def _blocks(tokens, block_size):
 
 @kernel
 def _left(engine, request, foreseen):
-    """Return the outputs that are left of a request, at least one, as foreseen or predicted."""
+    """Return a request's remaining outputs, at least one, true or predicted."""
     spec = engine.spec
     if foreseen:
         return max(1, request.target_tokens - request.produced_tokens)

@@ -1,4 +1,4 @@
-"""The time of an iteration, compiled, whichever way the model was filled in.
+"""The time of an iteration, compiled, for every form of the latency model.
 
 With P prefill tokens, A prefill attention work (sum over chunks of n c + n (n + 1) / 2), D decoding
 sequences and K the context tokens they read, a batch that only decodes takes

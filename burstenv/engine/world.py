@@ -15,7 +15,7 @@ from burstenv._jit.decorators import merged
 
 
 class Engine(NamedTuple):
-    """One replica at work.
+    """One replica in its environment.
 
     Attributes:
         environment: ENVIRONMENT, the counts of the episode.
@@ -51,7 +51,7 @@ def in_mode(engine, limits):
 
 
 def engine_type(state: Any) -> types.Type:
-    """Return the type of a replica at work, from the state of a batch of clusters."""
+    """Return the type of such a tuple, from the state of a batch of clusters."""
     arrays = state.raw
     fields = {
         "environment": numba.typeof(arrays.environments).dtype,

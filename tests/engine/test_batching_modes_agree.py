@@ -75,7 +75,7 @@ def serve(requests: np.ndarray, mode: ModeConfig, **changes) -> tuple[np.ndarray
 
 
 def test_prefill_first_stalls_decodes_and_mixed_batches_do_not():
-    """One request decodes when a long prompt arrives: its gap is a whole prefill, and the newcomer's TTFT the least."""
+    """One request decodes when a long prompt arrives: its gap is a whole prefill, and the new TTFT the least."""
     requests = request_array(np.array([0.0, 0.5]), np.array([10, 1500]), np.array([60, 2]))
     decode_s = LATENCY.iteration_s(0, 0, 1, 40, 1)
     alone_s = LATENCY.lone_prefill_s(1500)
@@ -89,7 +89,7 @@ def test_prefill_first_stalls_decodes_and_mixed_batches_do_not():
     assert first["finish_s"][0] - lone["finish_s"][0] == pytest.approx(alone_s, rel=0.2)
 
 
-def test_a_whole_prompt_is_one_iteration_however_long():
+def test_a_whole_prompt_of_any_length_is_one_iteration():
     requests = request_array(np.array([0.0]), np.array([3000]), np.array([1]))
     for batch in ("prefill-first", "whole-prompts"):
         _, cluster = serve(requests, ModeConfig(name="m", batch=batch, max_num_batched_tokens=256, max_num_seqs=8))
@@ -146,7 +146,7 @@ def test_hopeless_requests_are_rejected_and_cost_nothing():
     assert drop["finish_s"][kept].max() < last["finish_s"].max()
 
 
-def test_dropping_serves_more_in_time():
+def test_rejecting_hopeless_requests_serves_more_in_time():
     in_time = {"last": 0, "drop": 0}
     for seed in range(12):
         requests = random_requests(np.random.default_rng(seed), 150, 500, 3.0)
@@ -185,7 +185,7 @@ def test_fair_serves_two_greedy_clients_alike_for_any_requests():
 
 
 def test_idleness_accumulates_no_credit():
-    """A client that comes late is served like the other from then on, not until it has caught up."""
+    """A late client gets the same service as the other from then on, without catching up."""
     n = 300
     requests = request_array(np.zeros(n), np.full(n, 100), np.full(n, 40))
     requests["class_code"][150:] = 1

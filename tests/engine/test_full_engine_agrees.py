@@ -117,7 +117,7 @@ def check(case: RecordedCase) -> ReferenceReplica | None:
                 assert math.isnan(got), (want, name)
             else:
                 assert math.isclose(got, expected, rel_tol=1e-9, abs_tol=1e-12), (want, name, got)
-    if case.limits.order != "earliest-deadline":  # which requests are hopeless is told apart late
+    if case.limits.order != "earliest-deadline":  # hopeless requests are set apart late
         difference = first_difference(replay_reference(case), replay_fast(case))
         assert difference is None, difference
     return reference
@@ -153,7 +153,7 @@ def test_a_step_that_only_preempts_is_counted_last_or_amid_others():
     assert [s.id for s in amid.iterations[empty + 1].scheduled] == [1]
 
 
-def test_who_frees_a_stuck_queue_starts_when_it_arrives():
+def test_a_request_that_frees_a_stuck_queue_starts_at_its_arrival():
     requests = (ReferenceRequest(0, 0.0, 40, 4, priority=1), ReferenceRequest(1, 0.5, 8, 2, priority=0))
     reference = check(RecordedCase("freed", OUTGROWS, LATENCY, requests))
     assert reference.iterations[0].start_s == reference.requests[1].first_scheduled_s == 0.5

@@ -13,7 +13,7 @@ from tests.cluster.small_clusters import assert_same_records, loaded, random_req
 
 @pytest.mark.parametrize("caching", [False, True])
 @pytest.mark.parametrize("block_size", [16, 5])
-def test_decode_steps_are_counted_anew(caching, block_size):
+def test_the_count_of_decode_steps_restarts(caching, block_size):
     requests = random_requests(np.random.default_rng(3), 300, 600, 60.0)
     spec = replica(num_blocks=2400 // block_size, block_size=block_size, prefix_caching=caching)
     record = parse_composite("always/round-robin/vllm").record(("vllm",))

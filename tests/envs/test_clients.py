@@ -52,7 +52,7 @@ def compiled(scenario: Scenario, policy: str, seed: int = 3, load: float = 3.0) 
 
 def assert_same_episode(a: Any, b: Any, i: int = 0) -> None:
     mine, theirs = a.records(0), b.records(i)
-    for links in ("next", "previous"):  # ids, counted from another place in another environment of a batch
+    for links in ("next", "previous"):  # ids, counted from another offset in another environment of a batch
         mine[links] = theirs[links] = 0
     assert_same_records(mine, theirs)
     assert a.client_counts(0) == b.client_counts(i)
@@ -101,7 +101,7 @@ def test_pickles_and_clones_continue_alike(scenario):
     env.restore_state(saved)
     env.batch.fast_forward(0, parse_composite(POLICIES[0]), 10**6)
     assert_same_episode(other.batch.cluster, env.batch.cluster)
-    batch = EnvironmentBatch(3, scenario=scenario)  # another place of a larger batch, in a longer room
+    batch = EnvironmentBatch(3, scenario=scenario)  # another index of a larger batch, with more room
     for i in range(3):
         batch.reset(i, np.random.default_rng(i), {"load": 4.0})
     saved.put_into(batch, [2])
@@ -120,8 +120,8 @@ def test_an_episode_is_played_again_from_its_beginning(scenario):
 
 
 @pytest.mark.parametrize("clients", [CLIENTS, {"retries": CLIENTS["retries"]}])
-def test_optional_features_and_stale_metrics_stand_clients(small_scenario, clients):
-    """Forecasts and sessions read arrivals and earlier turns, which clients make or leave out."""
+def test_optional_features_and_stale_metrics_work_with_clients(small_scenario, clients):
+    """Forecasts and sessions read arrivals and earlier turns, which depend on the clients."""
     values = copy.deepcopy(small_scenario)
     values["clients"] = clients
     values["observation"] = {"forecast": True, "sessions": True, "delay_s": 0.2}
@@ -175,7 +175,7 @@ def test_every_request_is_counted_once(scenario, policy):
         assert metrics["offered"] == metrics["rejected"]
 
 
-def test_patience_and_turns_to_come_are_not_observed(scenario):
+def test_patience_and_coming_turns_are_not_observed(scenario):
     """No observation shows a client's action before it takes place."""
     requests, episode = drawn(scenario)
     clients = scenario.clients_of(requests, episode, 3)
@@ -205,7 +205,7 @@ def test_without_clients_nothing_changes(small_scenario, scenario):
 
 
 @pytest.mark.parametrize("retried", [False, True])
-def test_recorded_failures_are_failures_of_the_service_before_ours(small_scenario, retried):
+def test_recorded_failures_are_failures_before_the_gateway(small_scenario, retried):
     values = copy.deepcopy(small_scenario)
     if retried:
         values["clients"] = {"retries": {"after": ["upstream_failure"]}}

@@ -89,7 +89,7 @@ def test_same_seed_and_actions_same_bytes(make, env_id):
 
 
 @every_id
-def test_another_seed_is_another_episode_and_none_goes_on_with_the_stream(make, env_id):
+def test_another_seed_is_another_episode_and_no_seed_continues_the_stream(make, env_id):
     env = make(env_id)
     seen = [env.reset(seed=seed)[1]["episode_description"]["seed"] for seed in (1, None, 2, 1, None)]
     assert seen[0] == seen[3]
@@ -139,7 +139,7 @@ def masked_parts(space, masks):
 
 @every_id
 @every_copy
-def test_copies_go_on_from_the_same_state(make, env_id, way):
+def test_copies_continue_from_the_same_state(make, env_id, way):
     env = make(env_id)
     env.action_space.seed(0)
     env.reset(seed=3)
@@ -157,7 +157,7 @@ def test_copies_go_on_from_the_same_state(make, env_id, way):
 
 @every_native_id
 @every_copy
-def test_copies_of_a_batch_go_on_from_the_same_state(make_vec, env_id, way):
+def test_copies_of_a_batch_continue_from_the_same_state(make_vec, env_id, way):
     env = make_vec(env_id)
     env.action_space.seed(0)
     env.reset(seed=3)

@@ -59,7 +59,7 @@ def test_an_action_that_is_none_gets_one_sentence(make, make_vec, env_id):
 
 
 @every_native_id
-def test_an_action_outside_the_space_is_clipped_however_large(make, make_vec, env_id):
+def test_an_action_of_any_size_outside_the_space_is_clipped(make, make_vec, env_id):
     for form in forms(env_id):
         for maker in (make, make_vec):
 
@@ -157,7 +157,7 @@ def test_gymnasiums_vector_wrappers_go_around_the_native_batch(make_vec, env_id,
         try:
             wrapped = getattr(wrappers, name)(env, **arguments)
         except ValueError as error:
-            if "autoreset_mode" not in str(error):  # some go around some modes only, whatever the environment
+            if "autoreset_mode" not in str(error):  # some wrappers support some modes only, for any environment
                 raise
             continue
         wrapped.reset(seed=1)

@@ -30,7 +30,7 @@ def regular(rate_per_s, duration_s, prompt=50, output=2):
 
 
 def run(batch, requests, action, i=0):
-    """Play an episode of requests with one action all the time; returns the records."""
+    """Play an episode of requests with one constant action; return the records."""
     batch.start(i, requests, 0, {})
     while not batch.done[i]:
         batch.actions[i] = action
@@ -77,7 +77,7 @@ def test_saved_credit_is_limited_to_one_interval(scenario):
     assert np.count_nonzero(records["status"] != REJECTED) == int(rate_per_s)
 
 
-def test_weights_are_shares_and_turns_are_spread(scenario):
+def test_weights_are_shares_with_evenly_spread_turns(scenario):
     batch = IntervalBatch(1, scenario=scenario, decide=["routing"])
     weights = np.array([0.5, 0.25, 0.25, 0.0])
     replica = run(batch, regular(20.0, 20.0), 2 * weights - 1)["replica"]
@@ -127,7 +127,7 @@ def test_the_rules_decide_the_unset_components(scenario, composite):
     np.testing.assert_allclose(mine["finish_s"], theirs["finish_s"], rtol=1e-9)
 
 
-def test_intervals_last_as_long_as_was_asked_for(scenario):
+def test_intervals_have_the_given_length(scenario):
     for interval_s in (0.25, 1.0, 7.0):
         batch = IntervalBatch(1, scenario=scenario, interval_s=interval_s)
         batch.start(0, regular(10.0, 10.0), 0, {})

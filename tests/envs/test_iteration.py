@@ -50,7 +50,7 @@ def random_requests(rng, count, rate_per_s):
 
 
 def play(batch, requests, choose, i=0):
-    """Play an episode of ``requests`` in environment ``i``; returns the records, and how many decisions it took."""
+    """Play an episode of ``requests`` in environment ``i``; return the records and the number of decisions."""
     batch.start(i, requests, 0, {})
     decisions = 0
     while not batch.done[i]:
@@ -121,7 +121,7 @@ def test_shortest_first_is_the_engines_own_mode_without_preemptions(scenario):
 
 
 def test_every_chosen_request_joins_the_next_iteration(scenario):
-    """Chosen at a boundary, scheduled at that instant: whatever is chosen, and whatever was preempted before."""
+    """Chosen at a boundary, scheduled at that instant: for any choice, and after any preemption."""
     batch = IterationBatch(1, scenario=scenario)
     rng = np.random.default_rng(5)
     batch.start(0, random_requests(rng, 300, 6.0), 0, {})
@@ -145,7 +145,7 @@ def test_every_chosen_request_joins_the_next_iteration(scenario):
     assert len(chosen_at) == len(records) - failed
 
 
-def test_stopping_goes_on_by_one_iteration(scenario):
+def test_stopping_advances_by_one_iteration(scenario):
     batch = IterationBatch(1, scenario=scenario)
     batch.start(0, random_requests(np.random.default_rng(1), 100, 5.0), 0, {})
     stops = 0
@@ -181,7 +181,7 @@ def test_illegal_actions_are_stop_or_the_first_legal_choice(scenario, action):
     assert batch.cluster.state.requests[0]["status"][0] == RUNNING
 
 
-def test_the_observation_tells_the_room_and_the_queue(values):
+def test_the_observation_shows_the_room_and_the_queue(values):
     env = gym.make(ID, scenario=values, load=2.0)
     _, info = env.reset(seed=0)
     batch, names = env.unwrapped.batch, env.unwrapped.observation_names

@@ -70,7 +70,7 @@ def test_the_docstring_and_the_names_come_from_the_same_table(scenarios):
             assert f"| {group}.{feature.split('=')[0]}" in documented, name
 
 
-def test_the_numbers_of_the_table_are_the_places_on_the_default_scenario():
+def test_the_numbers_of_the_table_are_the_positions_on_the_default_scenario():
     layout = load_scenario("default").observation_layout
     names, first = layout.names(), layout.num_cluster + layout.num_request
     for line in feature_table().splitlines()[2:]:
@@ -202,7 +202,7 @@ def test_counting_sent_requests(scenarios):
 
 @pytest.mark.parametrize("form", ["stale", "polled"])
 @pytest.mark.parametrize("policy", ["always/jsq/vllm", "size-aware-kv/expected-ttft/edf-512"])
-def test_a_compiled_rule_sees_the_same_stale_metrics_as_one_that_is_asked(scenarios, form, policy):
+def test_a_compiled_rule_and_a_queried_one_see_the_same_stale_metrics(scenarios, form, policy):
     """Lazy runs read the metrics too; and stale metrics change a rule's decisions."""
     from burstenv.policies import parse_composite
 

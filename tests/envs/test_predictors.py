@@ -31,7 +31,7 @@ def test_lognormal_errs_by_sigma():
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.6, 1.0])
-def test_a_bucket_is_right_as_often_as_stated_and_else_beside(accuracy):
+def test_a_bucket_is_right_at_the_stated_rate_and_otherwise_adjacent(accuracy):
     edges = [100, 300, 900]
     answer = predicted(kind="bucket", edges_tokens=edges, accuracy=accuracy)
     means = np.unique(answer)

@@ -58,7 +58,7 @@ def test_old_metrics_are_shown_with_their_age(small_scenario):
         assert (f"as they were {age_s:.2f} s ago" if old else "running") in env.render()
 
 
-def test_the_course_of_attainment_goes_back_a_minute_however_many_frames_were_drawn(small_scenario):
+def test_the_course_of_attainment_covers_a_minute_for_any_number_of_frames(small_scenario):
     env = make(small_scenario)
     env.reset(seed=0)
     first_s = None  # when the first request was settled

@@ -52,7 +52,7 @@ def test_episode_sums_match_the_report(scenario):
     assert sums["weighted"] == pytest.approx(float(records["weight"][attained].sum(dtype=np.float64)), rel=1e-6)
 
 
-def test_latency_is_the_time_that_requests_spent_in_the_system(scenario):
+def test_latency_is_the_time_of_requests_in_the_system(scenario):
     env, _, sums = finished(scenario, "latency")
     records = env.batch.cluster.records(0)
     spent_s = (records["finish_s"] - records["arrival_s"]).sum()

@@ -36,7 +36,7 @@ def go_on(env, actions) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", ["plain", "stale", "caching"])
-def test_a_branch_goes_on_bit_for_bit_here_and_elsewhere(scenarios, name):
+def test_a_branch_continues_bit_for_bit_in_any_environment(scenarios, name):
     env, other = (gym.make("BurstGPT-v0", scenario=scenarios[name], load=2.0).unwrapped for _ in range(2))
     env.reset(seed=1)
     other.reset(seed=99)
@@ -54,7 +54,7 @@ def test_a_branch_goes_on_bit_for_bit_here_and_elsewhere(scenarios, name):
 
 
 @pytest.mark.parametrize("name", ["plain", "stale", "caching"])
-def test_one_environment_of_a_batch_into_another_place_and_into_a_scalar_one(scenarios, name):
+def test_one_environment_of_a_batch_fits_into_another_and_into_a_scalar_one(scenarios, name):
     vector = gym.make_vec("BurstGPT-v0", num_envs=4, scenario=scenarios[name], load=2.0).unwrapped
     vector.reset(seed=5)
     vector.action_space.seed(0)

@@ -34,7 +34,7 @@ def test_token_bucket_refills():
         bench.environment["now_s"] = now_s
         return bench.admit(rule)
 
-    assert at(50.0)  # it starts full, whenever the first request comes
+    assert at(50.0)  # it starts full, at any time of the first request
     assert level[0] == 600
     assert at(50.0)
     assert level[0] == 200

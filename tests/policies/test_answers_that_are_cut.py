@@ -23,7 +23,7 @@ def long_answers(n: int = 24) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rule", [rule.name for rule in routing_rules()])
-def test_every_rule_sends_an_answer_where_it_is_given_whole(rule):
+def test_every_rule_sends_an_answer_to_a_replica_that_holds_all_of_it(rule):
     cluster = loaded(long_answers(), [replica(prefix_caching=True, **size) for size in SIZES])
     player_of(load_policy(f"always/{rule}/vllm"), cluster, 0).run()
     assert (cluster.records(0)["replica"] == 1).all()
@@ -31,7 +31,7 @@ def test_every_rule_sends_an_answer_where_it_is_given_whole(rule):
 
 
 @pytest.mark.parametrize("rule", [rule.name for rule in routing_rules()])
-def test_where_no_replica_holds_the_answer_those_that_accept_the_prompt_are_choices(rule):
+def test_without_a_replica_for_the_answer_those_that_accept_the_prompt_are_choices(rule):
     requests = long_answers()
     requests["prompt_tokens"] = 400
     requests["predicted_tokens"] = requests["output_tokens"] = 2000

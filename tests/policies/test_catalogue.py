@@ -53,7 +53,7 @@ def test_every_entry_has_a_summary_a_source_and_tuning_ranges(entry):
     assert f"### `{entry.name}`" in DOCUMENT.read_text()
 
 
-def test_oracles_and_floors_are_said_to_be_so():
+def test_oracles_and_floors_are_marked():
     for name, oracle, floor in (
         ("always/jsq/vllm", False, False),
         ("always/jsq/oracle-sof-512", True, False),

@@ -18,7 +18,7 @@ def test_kv_saturation_is_the_mean_over_replicas():
     bench = Bench()
     # max(queue / 5, KV / 0.8): 0.8, 1.25 (all blocks used), 0, 1.8: mean 0.9625
     bench.replica(ALL, seen_waiting=[4, 0, 0, 9], seen_free_blocks=[3451, 0, 3451, 3451])
-    assert bench.admit("kv-saturation", r=3)  # whichever replica was chosen
+    assert bench.admit("kv-saturation", r=3)  # for any chosen replica
     bench.replica(0, seen_waiting=5)  # 1.0: mean 1.0125
     assert not bench.admit("kv-saturation", r=2)
     assert bench.admit("kv-saturation(limit=1.02)")
@@ -78,7 +78,7 @@ def test_aimd_halves_and_creeps():
     assert limit[0] == 4
 
 
-def test_aimd_holds_ttft_where_always_lets_it_go():
+def test_aimd_keeps_ttft_within_its_objective_and_always_does_not():
     """At twice the replica's prefill rate, the limit keeps most admitted requests in time."""
     rng = np.random.default_rng(0)
     n = 1500
@@ -119,7 +119,7 @@ def test_foresight_is_size_aware_with_the_truth():
         bench.request(predicted_tokens=500.0)
 
 
-def test_never_is_a_floor_and_oracles_say_so():
+def test_never_is_a_floor_and_oracles_are_marked():
     floors = {rule for rule in ("never", "always") if load_policy(f"{rule}/jsq/vllm").floor}
     assert floors == {"never"}
     assert load_policy("oracle-size-aware-kv/jsq/vllm").oracle

@@ -66,7 +66,7 @@ def test_sessions_stay_and_spread():
     assert [Counter(homes)[r] / 2000 for r in range(4)] == pytest.approx([0.25] * 4, abs=0.03)
 
 
-def test_a_session_whose_replica_cannot_serve_moves_and_no_other_does():
+def test_only_a_session_with_an_unfit_replica_moves():
     before, after = Bench(), Bench()
     after.replica(2, max_model_len=400)
     moved = 0
@@ -142,7 +142,7 @@ def test_the_load_guard_gives_up_the_prefix():
     assert spread[2].max() < 0.5 * n
 
 
-def test_foresight_knows_who_is_about_to_leave():
+def test_foresight_sees_the_ends_of_running_requests():
     """Two full replicas: on one, the running requests end soon. Only the oracle can know."""
     n = 8
     requests = request_array(np.arange(n + 1) * 1e-3, np.full(n + 1, 700), np.full(n + 1, 500))

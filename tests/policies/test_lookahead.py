@@ -47,7 +47,7 @@ def attained_by(policy: str, requests: np.ndarray, kind: str = "fast") -> int:
 @pytest.mark.parametrize("kind", CLUSTERS)
 @pytest.mark.parametrize("at", [0, 2])
 @pytest.mark.parametrize("base", [BASE, "always/round-robin/edf"])
-def test_a_copy_goes_on_as_the_cluster_itself_does(kind, at, base):
+def test_a_copy_continues_like_the_cluster_itself(kind, at, base):
     requests = episode(3)
     for decisions in (1, 40, 90):
         cluster = cluster_with(requests, kind, at, decisions, base)
@@ -95,7 +95,7 @@ def test_the_causal_one_does_not_see_the_future():
     assert differ > 0  # at least one of the decisions matters
 
 
-def test_it_runs_by_itself_as_it_decides_when_it_is_asked():
+def test_whole_runs_and_single_decisions_agree():
     requests = episode(7)
     policy = load_policy(f"lookahead(horizon_s=1,futures=2):{BASE}")
     alone, asked = cluster_with(requests), cluster_with(requests)
@@ -109,7 +109,7 @@ def test_it_runs_by_itself_as_it_decides_when_it_is_asked():
 
 @pytest.mark.parametrize("text", [f"lookahead:{BASE}", f"lookahead(horizon_s=10,futures=16):{BASE}",
                                   f"oracle-lookahead(passes=2):{BASE}+kv-threshold(limit=0.9)/jsq/vllm"])  # fmt: skip
-def test_names_are_read_back(text):
+def test_names_round_trip(text):
     assert load_policy(text).name == text
     assert load_policy(text).oracle == text.startswith("oracle")
 

@@ -1,4 +1,4 @@
-"""Queue orders and limits of batching modes, as the engine carries them out."""
+"""Queue orders and limits of batching modes in the engine."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_hopeless_requests_are_served_last():
     assert late.tolist() == [False, True, False, True, False, True]
 
 
-def test_a_request_turns_hopeless_while_it_waits():
+def test_a_waiting_request_turns_hopeless():
     requests = queue([100, 100, 100])
     requests["output_tokens"] = [60, 60, 2]
     # both can still make it when they arrive; after request 0 only request 2 can
@@ -119,7 +119,7 @@ def test_the_reported_queue_is_the_order_of_service(order):
     assert checked >= 30
 
 
-def test_headroom_keeps_blocks_free_for_those_who_run():
+def test_headroom_keeps_blocks_free_for_running_requests():
     n = 30
     requests = request_array(np.zeros(n), np.full(n, 64), np.full(n, 40))
     tight = serve(requests, VLLM, num_blocks=40)

@@ -1,4 +1,4 @@
-"""A heuristic of one's own, in plain Python: known by name everywhere, and deciding as a compiled one would."""
+"""A user's heuristic in plain Python: available everywhere by name, with the decisions of a compiled one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def whole(view, limit):
 
 @policy(name="own-counter")
 def counter(view):
-    "Every third request is turned away."
+    "Every third request is rejected."
     view.memory["seen"] = view.memory.get("seen", 0) + 1
     return None if view.memory["seen"] % 3 == 0 else view.replicas[0]
 

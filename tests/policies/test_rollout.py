@@ -65,7 +65,7 @@ def test_an_environment_that_decides_batching_only_leaves_the_rest_to_the_rules(
     assert_same_records(env.batch.cluster.records(0), expected)
 
 
-def test_fast_forward_goes_on_where_steps_left_off(scenario):
+def test_fast_forward_continues_after_steps(scenario):
     policy = "kv-threshold/power-of-two/vllm"
     requests, _ = scenario.episode("train", 3, 30.0)
     expected, _ = compiled(scenario, policy, requests, 3)

@@ -1,4 +1,4 @@
-"""Judging choices and looking ahead leave the environment as it was, whatever the base remembers."""
+"""Choice worth and look-ahead leave the environment unchanged, for any base with memory."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ STREAMING_FIRST = -1e12  # queue key of preempted requests with a user already r
 
 
 class ReferenceReplica:
-    """One replica. Hand it requests with :meth:`submit`, move time with :meth:`advance`.
+    """One replica. Give it requests with :meth:`submit`, advance time with :meth:`advance`.
 
     Args:
         limits: KV cache, model length and batching mode.
@@ -78,7 +78,7 @@ class ReferenceReplica:
         self.waiting.append(request)
 
     def withdraw(self, request: ReferenceRequest, now_s: float) -> None:
-        """Take a waiting request out at ``now_s``: its client has gone."""
+        """Remove a waiting request at ``now_s``: its client has left."""
         self.waiting.remove(request)
         self._counters.leave(self.limits, request)
         request.status = "withdrawn"
@@ -294,13 +294,13 @@ class ReferenceReplica:
         if iteration.scheduled or iteration.preempted:
             self.iterations.append(iteration)
 
-    # -- the pieces --------------------------------------------------------------------------------
+    # -- parts -------------------------------------------------------------------------------------
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self.limits.block_size)
 
     def _grow(self, request: ReferenceRequest, tokens: int) -> bool:
-        """Give the request the blocks for ``tokens`` tokens, if there are enough."""
+        """Give the request the blocks for ``tokens`` tokens, if enough are free."""
         missing = self._blocks(min(tokens, self.limits.max_model_len)) - len(request.blocks)
         if missing > self.pool.free:
             return False

@@ -1,7 +1,7 @@
 """The KV blocks of one replica with prefix caching, in plain Python (for the reference engine).
 
-Only full blocks are shared. A block's key stands for its tokens and everything before them; a freed
-block keeps its key until it is taken again, so the free list doubles as the cache: blocks without a key
+Only full blocks are shared. A block's key identifies its tokens and all tokens before them; a freed
+block keeps its key until it is taken again: the free list is also the cache. Blocks without a key
 are reused first (last freed, first taken), those with one in the order in which they were freed.
 """
 
@@ -48,7 +48,7 @@ class BlockPool:
             self._references[block] += 1
 
     def take(self, count: int) -> list[int]:
-        """Take ``count`` blocks from the front of the free list; a cached one is forgotten."""
+        """Take ``count`` blocks from the front of the free list; a cached one loses its key."""
         taken = []
         for _ in range(count):
             block, _ = self._free.popitem(last=False)

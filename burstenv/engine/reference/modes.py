@@ -1,6 +1,6 @@
 """The rules of batching modes beyond vLLM V1's, in plain Python: the specification of their compiled twins.
 
-``engine/fair_queueing.py`` and ``engine/reservation.py`` say where each comes from.
+``engine/fair_queueing.py`` and ``engine/reservation.py`` name their sources.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TokenCounters:
             self._last = self._client(limits, request)
 
     def count_output(self, limits: EngineLimits, request: ReferenceRequest) -> None:
-        """Count an output token, twice as dear as a prompt token."""
+        """Count an output token, at twice the cost of a prompt token."""
         if limits.order == "fair":
             client = self._client(limits, request)
             self._served[client] = self._served.get(client, 0.0) + 2.0

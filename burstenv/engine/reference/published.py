@@ -28,7 +28,7 @@ class Published:
     waiting: int
     running: int
     free_blocks: int
-    prefill_tokens: int  # left to compute of running requests before they decode
+    prefill_tokens: int  # tokens of running requests to compute before they decode
     waiting_tokens: int
     waiting_blocks: int
     context_tokens: int  # prompt and outputs of the running requests that decode
@@ -77,7 +77,7 @@ class PublishingReplica(ReferenceReplica):
         self._scheduled_since = False  # an iteration, since the last one ended
         self._queue_shown: dict[int, int] = {}  # request id -> tokens to compute
         self._rest_shown: dict[str, int] = {}
-        self._computing: list[list[Life]] = []  # by iteration in flight: lives that end with a token it computes
+        self._computing: list[list[Life]] = []  # by iteration in flight: lives with their last token computed by it
         self._ending: list[list[Life]] = []  # and lives that it ends
         self._cached: set[Life] = set()  # as the last iteration ended
         self._take()
@@ -124,7 +124,7 @@ class PublishingReplica(ReferenceReplica):
             "preemptions": self._preemptions,
         }
 
-    # -- where the state changes -----------------------------------------------------------------------
+    # -- changes of the state --------------------------------------------------------------------------
 
     def advance(self, until_s: float) -> None:
         """Advance, and publish the state if an iteration ended and none has started since."""
@@ -133,13 +133,13 @@ class PublishingReplica(ReferenceReplica):
             self._take()
 
     def submit(self, request: ReferenceRequest, now_s: float) -> None:
-        """Take a request, and add it to the published queue."""
+        """Accept a request, and add it to the published queue."""
         super().submit(request, now_s)
         if request.status == "waiting":
             self._queue_shown[request.id] = request.prompt_tokens
 
     def withdraw(self, request: ReferenceRequest, now_s: float) -> None:
-        """Take a waiting request out, and off the published queue."""
+        """Remove a waiting request, also from the published queue."""
         super().withdraw(request, now_s)
         self._queue_shown.pop(request.id, None)
 

@@ -36,7 +36,7 @@ class EngineLimits:
 
 @dataclass
 class ReferenceRequest:
-    """One request as the engine sees it."""
+    """One request in the engine."""
 
     id: int
     arrival_s: float
@@ -91,7 +91,7 @@ class Scheduled:
 class Iteration:
     """One iteration as recorded schedules describe it."""
 
-    scheduled_s: float  # before its start, where another one was in flight
+    scheduled_s: float  # before its start, if another one was in flight
     start_s: float
     end_s: float
     scheduled: list[Scheduled]
