@@ -93,7 +93,7 @@ REPLICA = record(
         ("stretch_done", "i8"),  # of those, committed
         ("stretch_first_s", "f8"),  # duration of its first iteration
         ("stretch_growth_s", "f8"),  # increase from each iteration to the next
-        ("busy_s", "f8"),  # without an open decode run
+        ("busy_s", "f8"),  # without the open decode run
         ("mode", "i4"),  # the batching mode in force
         ("mode_since_s", "f8"),
         ("token_budget", "i4"),  # max_num_batched_tokens: the mode's, unless an agent sets it

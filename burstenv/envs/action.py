@@ -35,11 +35,11 @@ class JointActions(gym.spaces.MultiDiscrete):
         """Return a random action.
 
         Args:
-            mask: (sum of nvec,) int8, or a tuple with a mask of each component, as Gymnasium has it; None: any action.
+            mask: (sum of nvec,) int8, or a tuple with a mask of each component, as in Gymnasium; None: any action.
             probability: A tuple with the probabilities of each component.
 
         Raises:
-            BurstenvError: When a mask of one piece is of another length.
+            BurstenvError: If a mask in one array has another length.
         """
         if isinstance(mask, np.ndarray) and self.nvec.ndim == 1:
             if mask.shape != (self.nvec.sum(),):
@@ -65,7 +65,7 @@ class ActionLayout:
         """Check and build a layout.
 
         Args:
-            decide: The components the agent decides, any of ``admission``, ``routing``, ``batching``.
+            decide: The agent's components, any of ``admission``, ``routing``, ``batching``.
             form: ``"multi"``, or ``"flat"`` for admission and routing in one ``Discrete(1 + R)``.
             num_replicas: R.
             num_modes: M.

@@ -13,7 +13,7 @@ _TEXT = ("split", "admission", "routing", "action", "observation")
 _TEXT_OR_NONE = ("batching", "render_mode")
 _COUNTS = ("num_envs", "num_threads")
 _MOST_SLOTS = 1_024  # an observation and a mask grow with them
-_LEAST_INTERVAL_S = 1e-3  # an episode of minutes must end within a sensible number of steps
+_LEAST_INTERVAL_S = 1e-3  # an episode of minutes must end within a practical number of steps
 _COUNTS_OR_NONE = ("max_episode_steps",)
 
 
@@ -25,7 +25,7 @@ def refuse_unknown(unknown: Mapping[str, Any], valid: Iterable[str]) -> None:
         valid: Names of the parameters.
 
     Raises:
-        BurstenvError: When there is any.
+        BurstenvError: If there is one.
     """
     for name in unknown:
         raise unknown_name("argument", name, valid)
@@ -35,7 +35,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Check the types of the given arguments; the code that uses them checks their values.
 
     Raises:
-        BurstenvError: On the first of a wrong kind.
+        BurstenvError: On the first with a wrong type.
     """
     for name, value in arguments.items():
         wrong = _wrong(name, value)

@@ -30,7 +30,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import Composite, Policy, parse_composite
 from burstenv.workload import SPLITS, EpisodeRequests
 
-TRAIN_SEEDS = 2**31  # training episodes are drawn from this many
+TRAIN_SEEDS = 2**31  # number of training episodes
 RESET_OPTIONS = ("split", "episode", "load", "rate_per_s")
 
 
@@ -105,18 +105,18 @@ class EnvironmentBatch:
             self.policy.record(names), {"capacity_per_s": self._scale}, self.layout.flags(),
             self.observation_layout.flags(),
         )  # fmt: skip
-        self._links = no_links(num_envs)  # (N, E, 2) int32, where session features are on
+        self._links = no_links(num_envs)  # (N, E, 2) int32, with session features
         self.actions: np.ndarray = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
         self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
         self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 8) rewards of the last step by name
-        self.totals = np.zeros_like(self.components)  # (N, 8) the accounts that they are taken from
+        self.totals = np.zeros_like(self.components)  # (N, 8) the accounts behind them
         self.elapsed_s = np.zeros(num_envs)  # (N,)
         self._own_rewards = np.zeros(num_envs)  # (N,) of the last step, if the reward is a function
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]
         self._step_arguments: tuple[Any, ...] = ()
         self._stepper: Callable[..., Any]
-        self._stepped: np.ndarray | None = None  # the requests that these arguments hold
+        self._stepped: np.ndarray | None = None  # the requests in the cached arguments
         self._players: dict[tuple[int, str], Player] = {}  # by environment and policy, for its episode
 
     # -- spaces ------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class EnvironmentBatch:
 
     @property
     def rewards(self) -> np.ndarray:
-        """Rewards of the last step, (N,) float64, or (N, 4) with the vector reward; not to be written to."""
+        """Rewards of the last step, (N,) float64, or (N, 4) with the vector reward; read-only."""
         return self._reward.of(self.components) if self._reward.function is None else self._own_rewards
 
     def reward_of(self, i: int) -> Any:
@@ -165,7 +165,7 @@ class EnvironmentBatch:
         return self.observation_layout.names()
 
     def shaped(self, flat: np.ndarray) -> Any:
-        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        """Return flat observations, (..., O), in the configured form (a fresh copy)."""
         if self.observation_form == "flat":
             return flat.copy()
         layout = self.observation_layout
@@ -202,14 +202,14 @@ class EnvironmentBatch:
         self.play(i, drawn, seed, {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s})
 
     def set_default(self, i: int, name: str, value: Any) -> None:
-        """Set the ``load`` or ``split`` of the episodes to come in environment ``i`` alone."""
+        """Set the ``load`` or ``split`` of later episodes in environment ``i`` alone."""
         if name == "split" and value not in SPLITS:
             raise unknown_name("split", str(value), SPLITS)
         check_arguments({name: value})
         self.defaults[i][name] = value
 
     def play(self, i: int, drawn: EpisodeRequests, seed: int, description: dict[str, Any]) -> None:
-        """Start the episode of a seed in environment ``i``: of drawn requests, or of recorded ones."""
+        """Start the episode of a seed in environment ``i``, with drawn or recorded requests."""
         requests = self.cluster.room_for(i, len(drawn))
         self.scenario.write_requests(requests, drawn, seed, self.privileged)
         self.cluster.begin(i, len(drawn), seed, self.scenario.clients_of(requests, drawn, seed))
@@ -274,7 +274,7 @@ class EnvironmentBatch:
         self._reward.by_function(self, moved, self._own_rewards)
 
     def _step(self) -> None:
-        if self._stepped is not self.cluster.state.requests:  # others than last time: the episodes outgrew their room
+        if self._stepped is not self.cluster.state.requests:  # new arrays: the episodes outgrew their room
             self._remember_arguments()
         self._stepper(*self._step_arguments)
 
@@ -327,7 +327,7 @@ class EnvironmentBatch:
         return Snapshot.of(self)
 
     def restore_state(self, snapshot: Snapshot) -> None:
-        """Go back to a cloned state."""
+        """Restore a cloned state."""
         snapshot.put_into(self)
 
     def counts(self, i: int) -> dict[str, int]:

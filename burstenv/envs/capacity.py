@@ -58,14 +58,14 @@ class AttainedAt:
         return int(attained.sum()) / max(1, int(offered.sum()))
 
     def why_none(self, share: float) -> str:
-        """Return the reason why no rate tried reaches an attainment."""
+        """Return the reason why no tried rate reaches an attainment."""
         shown = f"no rate reaches {100 * share:g} % attainment on the {self._split} split"
         too_slow = _too_slow(self._scenario, self._episode(0, max(self._found))["class_code"])
         if too_slow:
             return f"{shown}: {too_slow}"
         tried = [rate for rate, (_, offered) in self._found.items() if offered.any()]
         if not tried:
-            return f"{shown}: no episode of any rate tried holds a request"
+            return f"{shown}: no episode of any tried rate holds a request"
         best = max(tried, key=lambda rate: (self.attainment(rate), -rate))
         dense = max(_most_within(self._episode(seed, best)["arrival_s"], BURST_S) for seed in range(self._episodes))
         return (

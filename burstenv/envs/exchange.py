@@ -47,12 +47,12 @@ class Exchange(NamedTuple):
 
     Attributes:
         settings: SETTINGS.
-        links: (E, 2) int32, see ``sessions.turn_links``; one row where session features are off.
+        links: (E, 2) int32, see ``sessions.turn_links``; one row without session features.
         action: (C,)
         observation: (O,) float32, written.
         mask: (A,) int8, written.
         rewards: (8,) float64, the components of ``reward.py``, written.
-        totals: (8,) float64, the accounts that they are taken from, written.
+        totals: (8,) float64, the accounts behind them, written.
     """
 
     settings: Any

@@ -23,14 +23,14 @@ def read_actions(given: Any, shape: tuple[int, ...], continuous: bool, of: str =
     Args:
         given: Numbers, a list, an array or a tensor.
         shape: (C,) of one environment, (N, C) of a batch; a last dimension of 1 may be left out.
-        continuous: Whether they are real numbers, else indices.
+        continuous: Whether they are real numbers; otherwise indices.
         of: Name of the actions in an error.
 
     Returns:
         float64 or int64, of that shape; indices are not clipped to the space, but to 64 bits.
 
     Raises:
-        BurstenvError: When this is no action: another shape, no numbers, fractions as indices, NaN.
+        BurstenvError: If this is no action: another shape, no numbers, fractions as indices, NaN.
     """
     if not continuous:
         if type(given) is np.ndarray and given.shape == shape and given.dtype == np.int64:
@@ -100,7 +100,7 @@ def _refuse_nan(array: np.ndarray, of: str) -> None:
     if missing.any():
         where = ", ".join(str(int(axis)) for axis in np.argwhere(missing)[0])
         at = f" at [{where}]" if where else ""
-        raise BurstenvError(f"{of} is NaN{at}; the policy has diverged; give a number")
+        raise BurstenvError(f"{of} is NaN{at}, which is no action; the policy has diverged")
 
 
 def _shown(given: Any) -> str:

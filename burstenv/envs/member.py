@@ -44,7 +44,7 @@ class Member:
 
     @property
     def load(self) -> float | None:
-        """Load of the episodes to come, as a share of capacity; None: each draws one of the scenario's."""
+        """Load of later episodes, as a share of capacity; None: each draws one of the scenario's."""
         return self.batch.defaults[self.place].get("load", self.batch.load)
 
     @load.setter
@@ -53,7 +53,7 @@ class Member:
 
     @property
     def split(self) -> str:
-        """Split of the episodes to come: train, validation or test."""
+        """Split of later episodes: train, validation or test."""
         return self.batch.defaults[self.place].get("split", self.batch.split)
 
     @split.setter
@@ -68,7 +68,7 @@ class Member:
         """Return the present decision of a policy, such as ``always/lmetric/vllm`` or ``mine.py:mine``, as an action.
 
         Raises:
-            BurstenvError: When the agent does not decide all components.
+            BurstenvError: If the agent does not decide all components.
         """
         if self.batch.layout.decide != ("admission", "routing", "batching"):
             raise BurstenvError("policy_action needs an environment that decides admission, routing and batching")
@@ -124,7 +124,7 @@ class BatchMember(Member):
         return self._vector.clone_state(self.place)
 
     def restore_state(self, snapshot: Any) -> None:
-        """Bring the environment to a cloned state."""
+        """Restore a cloned state."""
         self._vector.restore_state(snapshot, self.place)
 
     def render(self) -> Any:
@@ -134,7 +134,7 @@ class BatchMember(Member):
 
 
 def _names(settable: bool) -> list[str]:
-    """Return the public names of a member: all, or those that can be set."""
+    """Return the public names of a member: all, or the settable ones."""
     names = [name for name in dir(BatchMember) if not name.startswith("_")]
     if settable:
         return [name for name in names if getattr(getattr(BatchMember, name), "fset", None) is not None]

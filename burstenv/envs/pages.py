@@ -46,10 +46,10 @@ def documented_ids() -> list[str]:
 
 
 def sections_of(kind: type) -> tuple[str, dict[str, str]]:
-    """Return the first paragraph of a class's docstring, and its sections with those that it inherits, by title.
+    """Return the first paragraph of a class's docstring, and its sections with inherited ones, by title.
 
     Raises:
-        BurstenvError: When a section is missing everywhere.
+        BurstenvError: If a section is missing everywhere.
     """
     lead = ""
     sections: dict[str, str] = {}

@@ -69,7 +69,7 @@ class PredictorConfig(Config):
 
 @dataclass(frozen=True)
 class LengthPredictor:
-    """A predictor that has seen the training split.
+    """A predictor fitted to the training split.
 
     Attributes:
         config: Its parameters.
@@ -87,7 +87,7 @@ class LengthPredictor:
     ) -> LengthPredictor:
         """Return a predictor fitted to the requests of a training split, shape (n,) each.
 
-        A class that the split does not hold has the mean of all; a bucket, the middle between its edges.
+        A class without requests in the split gets the mean of all; a bucket without any, the middle between its edges.
         """
         output = np.asarray(output_tokens, np.float64)
         overall = float(output.mean()) if len(output) else 1.0
@@ -123,7 +123,7 @@ class LengthPredictor:
         return np.maximum(1.0, predicted)
 
     def _buckets(self, output: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.intp]:
-        """Return the bucket that each request is put into."""
+        """Return the predicted bucket of each request."""
         last = len(self.bucket_mean) - 1
         right = np.searchsorted(self.config.edges_tokens, output, side="right")
         step = np.where(random.random(len(output)) < 0.5, -1, 1)

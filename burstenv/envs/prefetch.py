@@ -19,7 +19,7 @@ from burstenv.engine.enums import NOBODY
 from burstenv.engine.records import CACHE_LINE, ENTRY, ENTRY_ID, REPLICA_HOT
 
 _ENVIRONMENTS_AHEAD, _HEAPS_AHEAD, _REQUESTS_AHEAD = 3, 2, 1  # each reads data that the one before it loaded
-_CROWD = 64  # fewer environments are near anyway
+_CROWD = 64  # fewer environments fit into the cache
 
 
 def _fetch_line(context: Any, array: Any, index: Any, offset: Any) -> Any:
@@ -34,7 +34,7 @@ def _fetch_line(context: Any, array: Any, index: Any, offset: Any) -> Any:
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        builder.call(prefetch, [address, number(0), number(3), number(1)])  # to be read, to be kept, data
+        builder.call(prefetch, [address, number(0), number(3), number(1)])  # read, keep, data
         return target.get_dummy_value()
 
     return types.void(array, types.int64, types.int64), generate

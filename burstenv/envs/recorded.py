@@ -51,7 +51,7 @@ def recorded_episode(
         ``dropped_oversize``, ``max_total_tokens`` (the limit they broke) and ``first_arrival_s`` on the trace's clock.
 
     Raises:
-        BurstenvError: When no request is left, one is too long and that is an error, or the rate cannot be reached.
+        BurstenvError: If no request is left, one is too long under ``error``, or the rate cannot be reached.
     """
     source = str(trace.metadata.get("source", "trace"))
     if len(trace) == 0:

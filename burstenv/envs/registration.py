@@ -66,7 +66,7 @@ PRESETS: tuple[Preset, ...] = (
 
 
 def preset(env_id: str) -> Preset:
-    """Return a registered id's preset; raises KeyError when there is none."""
+    """Return a registered id's preset; raises KeyError without one."""
     return {p.id: p for p in PRESETS}[env_id]
 
 

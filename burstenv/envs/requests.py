@@ -20,7 +20,7 @@ _BASE_S, _PER_TOKEN_S, _TPOT_S, _VALUE = range(4)
 
 @kernel
 def _set_objectives(request, table):
-    """Fill in the objectives of a request by its class; its weight is class value x kilotokens, prompt and output."""
+    """Set the objectives of a request by its class; its weight is class value x kilotokens, prompt and output."""
     code = request.class_code
     request.ttft_slo_s = table[code, _BASE_S] + table[code, _PER_TOKEN_S] * request.prompt_tokens
     request.tpot_slo_s = table[code, _TPOT_S]

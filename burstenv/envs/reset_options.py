@@ -9,10 +9,10 @@ option          meaning
 ``day``         a day of the split: the first episode from the drawn (or given) seed on that lies on it
 ``load``        arrival rate as a share of capacity
 ``rate_per_s``  arrival rate [requests/s]; give one of the two
-``window``      ``(from_s, to_s)`` on the trace's clock: exactly these requests, as they were recorded, or
+``window``      ``(from_s, to_s)`` on the trace's clock: exactly these requests, as recorded, or
                 brought to ``load`` or ``rate_per_s`` by superposing. Requests longer than the scenario's
                 ``max_total_tokens`` are left out first, and counted in the description
-``trace``       what to play instead of the scenario's workload, all of it or a ``window`` of it: a trace file, an
+``trace``       replacement of the scenario's workload, all of it or a ``window`` of it: a trace file, an
                 official file's name, a workload's name or its YAML file. A ``load`` is then a share of the capacity
                 measured on it.
 ==============  ================================================================================================
@@ -109,7 +109,7 @@ def seed_on_day(batch: EnvironmentBatch, split: str, day: int, start: int) -> in
     """Return the first seed, from ``start``, with an episode on a day of a split.
 
     Raises:
-        BurstenvError: When the split has no such day.
+        BurstenvError: If the split has no such day.
     """
     sampler = batch.scenario.sampler(split)
     days = [int(d) for d in sampler.days]
@@ -123,7 +123,7 @@ def seed_on_day(batch: EnvironmentBatch, split: str, day: int, start: int) -> in
 
 
 def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, chosen: dict[str, Any]) -> None:
-    """Start an episode of requests as they were recorded."""
+    """Start an episode of recorded requests."""
     scenario = batch.scenario
     whole = trace_named(chosen["trace"]) if "trace" in chosen else scenario.trace
     trace = whole

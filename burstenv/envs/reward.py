@@ -47,7 +47,7 @@ from burstenv.errors import unknown_name
 COMPONENTS = (
     "attainment", "dense", "weighted", "token-weighted", "class-weighted", "goodput-per-gpu", "latency", "cost",
 )  # fmt: skip
-PLACE = positions(COMPONENTS)  # of each among them
+PLACE = positions(COMPONENTS)  # position of each among them
 VECTOR = ("attainment", "token-weighted", "latency", "cost")
 REWARDS = (*COMPONENTS, "vector")
 LATENCY_SCALE_S = 10.0
@@ -94,7 +94,7 @@ def _pay(exchange, place, total):
 
 @kernel
 def pay(world, exchange):
-    """Write the growth of every component since it was last paid."""
+    """Write the growth of every component since its last payment."""
     environment = world.environment
     attained = environment.attained
     in_system_s = environment.now_s * (environment.offered - settled(world)) - environment.arrived_s

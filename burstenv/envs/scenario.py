@@ -50,7 +50,7 @@ Load = Annotated[
 ]  # share of capacity: less leaves episodes empty, more fills the memory
 Period = Annotated[
     float, Field(ge=1e-3, le=1e6)
-]  # [s]: an episode of minutes ends within a sensible number of decisions
+]  # [s]: an episode of minutes ends within a practical number of decisions
 Objective = Annotated[float, Field(ge=1e-6, le=1e6)]  # [s]
 
 
@@ -170,7 +170,7 @@ class Scenario:
 
     @cached_property
     def trace(self) -> Trace:
-        """The trace that episodes are drawn from."""
+        """The source trace of the episodes."""
         return load_trace(self.workload)
 
     @cached_property
@@ -227,7 +227,7 @@ class Scenario:
         )
 
     def lengths(self) -> LengthModel:
-        """Return :attr:`length_model`, for the few that ask: making it reads the trace."""
+        """Return :attr:`length_model` on demand: making it reads the trace."""
         return self.length_model
 
     @property
@@ -324,12 +324,12 @@ class Scenario:
 
         Args:
             split: ``train``, ``validation`` or ``test``.
-            seed: At least 0; decides the day, the requests and the length predictions.
+            seed: At least 0; fixes the day, the requests and the length predictions.
             rate_per_s: Mean arrival rate [requests/s].
             privileged: Predict output lengths exactly.
 
         Returns:
-            The requests as the engine takes them, (n,) REQUEST, and as they were drawn.
+            The requests in the engine's format, (n,) REQUEST, and as drawn.
         """
         drawn = self.sampler(split).sample(seed, rate_per_s)
         return self.requests_from(drawn, seed, privileged), drawn
@@ -338,8 +338,8 @@ class Scenario:
         """Return the clients' behaviour in an episode, to be loaded with it; None if they only send and wait.
 
         Args:
-            requests: (n,) REQUEST, as :meth:`episode` returns them.
-            drawn: The same requests as they were drawn.
+            requests: (n,) REQUEST, as returned by :meth:`episode`.
+            drawn: The same requests, as drawn.
             seed: Of the episode.
         """
         config = self.config.acting_clients

@@ -28,7 +28,7 @@ def scenario_key(scenario: Scenario) -> str:
 
 @dataclass
 class Snapshot:
-    """All that changes about some environments of a batch; independent of the batch, and picklable.
+    """The variable state of some environments of a batch; independent of the batch, and picklable.
 
     Attributes:
         scenario: Name of the scenario.
@@ -65,12 +65,12 @@ class Snapshot:
         )
 
     def put_into(self, batch: EnvironmentBatch, places: Sequence[int] | None = None) -> None:
-        """Bring environments of a batch, by default all, to the snapshot.
+        """Restore the snapshot in environments of a batch, by default all.
 
-        The batch may be another one and of another size; it must be of the same scenario, and have the same actions.
+        The batch may be another one of another size, with the same scenario and actions.
 
         Raises:
-            BurstenvError: When it is of another scenario, or the numbers differ.
+            BurstenvError: If its scenario differs, or the number of environments.
         """
         places = range(batch.num_envs) if places is None else places
         if self.key != batch.scenario_key:
@@ -83,7 +83,7 @@ class Snapshot:
         for name, values in self.buffers.items():
             if getattr(batch, name).shape[1:] != values.shape[1:]:
                 raise BurstenvError(
-                    f"the saved state is of an environment with other {name}; restore it into one that was made with "
+                    f"the saved state is of an environment with other {name}; restore it into one with "
                     f"the same decide and action"
                 )
         self._check_shapes(batch)

@@ -29,7 +29,7 @@ def _publish(world, exchange, elapsed_s):
 
 @merged
 def _step(world, exchange):
-    """Step one environment; return the time that it took [s]."""
+    """Step one environment; return the elapsed time [s]."""
     environment = world.environment
     before_s = environment.now_s
     if not environment.done:
@@ -48,8 +48,8 @@ def step_batch(
 ):  # fmt: skip
     """Step every environment once.
 
-    The arguments are those of ``Arrays`` and ``Outputs``, in this order, and ``elapsed_s``, (N,) float64: the time
-    that the step took in the cluster [s], written.
+    The arguments are those of ``Arrays`` and ``Outputs``, in this order, and ``elapsed_s``, (N,) float64: the
+    step's time in the cluster [s], written.
     """
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)

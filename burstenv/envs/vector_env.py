@@ -112,12 +112,12 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, n)
         self.observation_space = batch_space(self.single_observation_space, n)
         if batch.pays_vector:
-            self.single_reward_space = reward_space()  # as MO-Gymnasium has it
+            self.single_reward_space = reward_space()  # as in MO-Gymnasium
             self.reward_space = batch_space(self.single_reward_space, n)
         self._continuous = isinstance(self.single_action_space, gym.spaces.Box)
         self._same_step = self._mode == "same_step"
         drawn = [gym.utils.seeding.np_random() for _ in range(n)]
-        self.streams = [stream for stream, _ in drawn]  # that episodes are drawn from
+        self.streams = [stream for stream, _ in drawn]  # random streams of the episodes
         self.stream_seeds = [seed for _, seed in drawn]
         self._options: list[dict[str, Any] | None] = [None] * n  # of each environment's episodes
         self._members = [BatchMember(self, i) for i in range(n)]
@@ -137,7 +137,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
                 these environments are reset.
 
         Raises:
-            BurstenvError: On another number of seeds, and on a mask that is none.
+            BurstenvError: On another number of seeds, and on a wrong mask.
         """
         chosen = dict(options or {})
         mask = self._reset_mask(chosen.pop("reset_mask")) if "reset_mask" in chosen else np.ones(self.num_envs, bool)
@@ -162,7 +162,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
                 f"reset option 'reset_mask' must be a bool array of shape ({self.num_envs},), got {mask!r:.80}"
             )
         if not mask.any():
-            raise BurstenvError("reset option 'reset_mask' names no environment; set it for those that are to be reset")
+            raise BurstenvError("reset option 'reset_mask' names no environment; set it for those to reset")
         if not self._started and not mask.all():
             raise gym.error.ResetNeeded("call reset() for all environments before reset_mask chooses some")
         return mask.copy()
@@ -224,7 +224,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         """Call a method of the scalar environment on every environment, or read an attribute; return the N results.
 
         Raises:
-            BurstenvError: On a name that there is not, with the valid ones.
+            BurstenvError: On an unknown name, with the valid ones.
         """
         if name not in READABLE:
             raise unknown_name("attribute of the environments", name, READABLE)
@@ -236,14 +236,14 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every environment: ``load`` or ``split`` of the episodes to come, or ``np_random``.
+        """Set an attribute of every environment: ``load`` or ``split`` of later episodes, or ``np_random``.
 
         Args:
             name: The attribute.
             values: A list or tuple with a value for each environment, or one value for all.
 
         Raises:
-            BurstenvError: On a name that cannot be set, with those that can, a wrong value, or another number of them.
+            BurstenvError: On a name that cannot be set, with the valid ones, or a wrong value or number of values.
         """
         if name not in SETTABLE:
             raise unknown_name("attribute to set", name, SETTABLE)
@@ -273,7 +273,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         return self.batch.masks.astype(bool)
 
     def clone_state(self, env: int | None = None) -> VectorSnapshot:
-        """Return the exact state of one environment, or of all, and of their episodes; it can be pickled."""
+        """Return the exact state of one environment, or of all, and of their episodes; it is picklable."""
         places = range(self.num_envs) if env is None else [self._place(env)]
         snapshot = Snapshot.of(self.batch, places)
         return VectorSnapshot(snapshot, self._steps[list(places)], self._over[list(places)])

@@ -108,17 +108,17 @@ class Composite:
         return (self.batching,)
 
     def check(self, mode_names: Sequence[str]) -> None:
-        """Raise the error of :meth:`record` when the scenario lacks the batching mode."""
+        """Raise the error of :meth:`record` if the scenario lacks the batching mode."""
         self.compiled_part(mode_names)
 
     def record(self, mode_names: Sequence[str]) -> np.ndarray:
-        """Return the policy as the kernel takes it, (1,) POLICY.
+        """Return the policy's record for the kernel, (1,) POLICY.
 
         Args:
             mode_names: The batching modes of the scenario, in its order.
 
         Raises:
-            BurstenvError: When the scenario has no such mode, or a rule is written in Python.
+            BurstenvError: If the scenario has no such mode, or a rule is in Python.
         """
         for rule in (self.admission.rule, self.routing.rule):
             if rule.function is not None:

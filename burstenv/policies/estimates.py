@@ -75,14 +75,14 @@ def kv_demand_with(engine, request):
 
 @kernel
 def prefill_backlog_tokens(engine):
-    """Return the tokens to be computed before a new request's: the queue's and the one in mid-prefill."""
+    """Return the tokens to compute before a new request's: the queue's and the one in mid-prefill."""
     replica = engine.replica
     return replica.seen_waiting_tokens + replica.seen_prefill_tokens
 
 
 @kernel
 def decode_iteration_s(engine):
-    """Return the time of an iteration over the running requests as if all of them decode [s]."""
+    """Return the time of an iteration in which all running requests decode [s]."""
     replica = engine.replica
     running = replica.seen_running
     return decode_fixed_cost_s(engine, running) + decode_context_cost_s(engine, running) * replica.seen_context_tokens
@@ -92,8 +92,8 @@ def decode_iteration_s(engine):
 def forecast_iteration_s(engine, request, after_s, decode_s):
     """Return the time of a decode iteration ``after_s`` from now, the request and the queue decoding by then [s].
 
-    Every request is taken to decode for ``decode_s``; with ages spread evenly, the share ``after_s / decode_s`` of
-    those that run has left (Mooncake's system-level prediction, arXiv 2407.00079, section 7).
+    Every request is assumed to decode for ``decode_s``; with uniform ages, the share ``after_s / decode_s`` of the
+    running ones has left by then (Mooncake's system-level prediction, arXiv 2407.00079, section 7).
     """
     replica = engine.replica
     stays = max(0.0, 1.0 - after_s / decode_s)
@@ -119,11 +119,11 @@ def _prefill_wait_s(engine, prompt):
 
 @kernel
 def expected_ttft_s(engine, request):
-    """Return the time to first token to expect on a replica [s], an estimate of ours.
+    """Return the expected time to first token on a replica [s], burstenv's own estimate.
 
     The prefill backlog and the prompt are cut into iterations of the token budget, each with the running
-    requests' decodes in it. When the KV cache cannot hold queue and prompt, the wait for the missing blocks
-    is added: running requests give back the cache once per predicted output length.
+    requests' decodes in it. If the KV cache cannot hold queue and prompt, the wait for the missing blocks
+    is added: running requests free the cache once per predicted output length.
     """
     missing = kv_demand_with(engine, request) - 1.0
     wait_s = 0.0
@@ -134,7 +134,7 @@ def expected_ttft_s(engine, request):
 
 @outlined
 def oracle_expected_ttft_s(engine, request):
-    """Return :func:`expected_ttft_s` with the true rate at which running requests give back KV blocks [s].
+    """Return :func:`expected_ttft_s` with the true rate at which running requests free KV blocks [s].
 
     Each request frees all its blocks with its last token: the sum of blocks over true remaining tokens.
     """

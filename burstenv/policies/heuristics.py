@@ -46,7 +46,7 @@ def admission_rule(
 ) -> Callable[[Function], Function]:
     """Make a function an admission rule: ``f(view, replica, **parameters)``.
 
-    It is asked about the replica that routing chose, and returns True (admit), False (reject), or one of
+    It is called with the routing rule's replica, and returns True (admit), False (reject), or one of
     ``"admit"``, ``"reject"`` and ``"defer"``.
 
     Args:
@@ -58,7 +58,7 @@ def admission_rule(
         floor: Whether it is bad on purpose.
 
     Raises:
-        BurstenvError: On a name that is taken or malformed, or a function that does not take its parameters.
+        BurstenvError: On a duplicate or malformed name, or a function that does not take its parameters.
     """
     return _rule_of("admission", 2, name, parameters, source, oracle, floor)
 
@@ -85,7 +85,7 @@ def policy(
     """Make a function a whole policy: ``f(view, **parameters)`` decides admission, routing and batching.
 
     It returns ``"reject"``, ``"defer"``, a replica (admit there), ``(admission, replica)`` or
-    ``(admission, replica, mode)``. A mode that is not named stays as it is.
+    ``(admission, replica, mode)``. Without a mode, the present one stays.
 
     Args:
         name: Its name; small letters, digits and hyphens.

@@ -35,7 +35,7 @@ def explained(name: str) -> list[tuple[str, Entry]]:
     """Return the entries of a name, one for each component that has it.
 
     Raises:
-        BurstenvError: When the name is unknown.
+        BurstenvError: If the name is unknown.
     """
     plain = name.partition("(")[0].strip()
     found = [(kind, entry) for kind, entries in catalogue().items() for entry in entries if entry.name == plain]

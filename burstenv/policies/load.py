@@ -21,11 +21,11 @@ Policy = Heuristic | NetworkPolicy
 
 _FILE = re.compile(r"^(?P<path>.+\.py)(?::(?P<rest>.*))?$", re.DOTALL)
 _NAMED = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
-_loaded: dict[Path, str] = {}  # digest of each file that was loaded
+_loaded: dict[Path, str] = {}  # digest of each loaded file
 
 
 def load_policy(text: str) -> Policy:
-    """Return the policy that a user wrote.
+    """Return the policy of a user's text.
 
     Args:
         text: ``admission/routing/batching``; look-ahead over one, such as ``lookahead(futures=8):always/jsq/vllm``; the
@@ -35,7 +35,7 @@ def load_policy(text: str) -> Policy:
             one.
 
     Returns:
-        A policy; its ``name`` is read back by this function wherever its file has been loaded.
+        A policy; this function also reads its ``name`` once its file has been loaded.
 
     Raises:
         BurstenvError: On an unknown name, or a file that cannot be loaded; names its line.
@@ -90,7 +90,7 @@ def named_in_data(text: str) -> str:
     """Return a policy's name from a data file; only the command line may name code.
 
     Raises:
-        BurstenvError: When it is a Python file.
+        BurstenvError: If it is a Python file.
     """
     if _FILE.match(text.strip()):
         raise BurstenvError(
@@ -103,10 +103,10 @@ def named_in_data(text: str) -> str:
 def load_policy_file(path: str | Path) -> list[str]:
     """Run a Python file that registers heuristics; return their names.
 
-    A file that was loaded before and has not changed is not run again.
+    An unchanged file is not run again.
 
     Raises:
-        BurstenvError: When the file is missing, fails (with the line), or registers nothing.
+        BurstenvError: If the file is missing, fails (with the line), or registers nothing.
     """
     file = Path(path).expanduser().resolve()
     try:
@@ -140,7 +140,7 @@ def load_policy_file(path: str | Path) -> list[str]:
 
 
 def loaded_files() -> list[Path]:
-    """Return the policy files that were loaded, for another process to load too."""
+    """Return the loaded policy files, for another process to load."""
     return list(_loaded)
 
 

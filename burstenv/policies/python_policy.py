@@ -23,7 +23,7 @@ class PythonPolicy:
         rule: Its declaration; ``rule.function`` decides.
         parameters: Their values, in the order of the declaration.
         modes: The batching modes it names.
-        ticks: Whether it is asked at ticks.
+        ticks: Whether it is called at ticks.
     """
 
     rule: Rule
@@ -33,7 +33,7 @@ class PythonPolicy:
 
     @property
     def name(self) -> str:
-        """The name that ``load_policy`` reads back once the policy's file is loaded."""
+        """The name, readable by ``load_policy`` once the policy's file is loaded."""
         changed = [
             f"{p.name}={repr(value).removesuffix('.0')}"
             for p, value in zip(self.rule.declared, self.parameters, strict=True)
@@ -66,7 +66,7 @@ class PythonPolicy:
         return replace(self, parameters=values)
 
     def check(self, mode_names: Sequence[str]) -> None:
-        """Raise a one-sentence error when the scenario lacks a batching mode that the policy names."""
+        """Raise a one-sentence error if the scenario lacks a batching mode that the policy names."""
         for mode in self.modes:
             if mode not in mode_names:
                 raise unknown_name(f"batching mode of policy {self.name} in this scenario", mode, mode_names)
@@ -111,7 +111,7 @@ def where(error: BaseException, file: str) -> str:
 
 
 def admission_of(rule: Rule, answer: Any) -> int:
-    """Return an admission decision as the engine takes it."""
+    """Return the engine's code of an admission decision."""
     if isinstance(answer, str):
         if answer not in ADMISSION_NAMES:
             raise _wrong(rule, answer, "an admission is one of " + ", ".join(ADMISSION_NAMES))

@@ -1,4 +1,4 @@
-"""Every rule and policy by name: those that are shipped, and those that users register."""
+"""Every rule and policy by name: the shipped ones, and those that users register."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def register_rule(component: str, rule: Rule) -> None:
         rule: The rule.
 
     Raises:
-        BurstenvError: When the name is malformed or taken.
+        BurstenvError: If the name is malformed or taken.
     """
     kind = f"{component} rule"
     _check_name(kind, rule)

@@ -151,7 +151,7 @@ def _fitting_from(world, request, start):
 
 @kernel
 def _random_fitting(world, request, other_than):
-    """Return a replica that is a choice for the request, all alike, not ``other_than`` unless it is the only one."""
+    """Return a random replica among the request's choices, not ``other_than`` unless it is the only one."""
     specs = world.specs
     tokens = tokens_to_hold(world, request)
     chosen = other_than

@@ -175,7 +175,7 @@ def declare(owner: str, given: dict[str, Any]) -> tuple[Parameter, ...]:
                 f"parameter {name!r} of {owner}: the default {default:g} must lie between {low:g} and {high:g}"
                 + (", both above 0 on a log scale" if scale == "log" else "")
             )
-        anything = (-1e9, 1e9) if len(parts) == 1 else (None, None)  # a range was not thought about
+        anything = (-1e9, 1e9) if len(parts) == 1 else (None, None)  # no range was declared
         declared.append(Parameter(name, default, Range(low, high, scale), "", *anything))
     return tuple(declared)
 

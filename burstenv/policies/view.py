@@ -42,7 +42,7 @@ class RequestView:
 
     @property
     def output_tokens(self) -> int:
-        """True output length [tokens]; only a policy or rule that is marked ``oracle=True`` may ask."""
+        """True output length [tokens]; only a policy or rule marked ``oracle=True`` may read it."""
         if not self._oracle:
             raise BurstenvError(
                 "request.output_tokens is the true output length; use predicted_tokens, or mark the policy oracle=True"
@@ -92,7 +92,7 @@ class RequestView:
 
 
 class ReplicaView:
-    """One replica, as it shows itself."""
+    """The published state of one replica."""
 
     def __init__(self, view: View, index: int):
         self._view = view
@@ -162,7 +162,7 @@ class ReplicaView:
 
     @property
     def num_blocks(self) -> int:
-        """KV blocks in all."""
+        """Total KV blocks."""
         return int(self._spec["num_blocks"])
 
     @property
@@ -197,12 +197,12 @@ class ReplicaView:
 
     @property
     def decode_iteration_s(self) -> float:
-        """Time of an iteration over the running requests as if all of them decode [s]."""
+        """Time of an iteration in which all running requests decode [s]."""
         return self._estimate("decode_iteration_s")
 
     @property
     def expected_ttft_s(self) -> float:
-        """Time to first token to expect here for this request [s]; see ``policies/estimates.py``."""
+        """Expected time to first token here for this request [s]; see ``policies/estimates.py``."""
         return self._estimate("expected_ttft_s")
 
     @property

@@ -49,7 +49,7 @@ class IntervalBatch(EnvironmentBatch):
             [spec.default_max_num_batched_tokens for spec in self.scenario.specs], limits["token_budget"].max(axis=1)
         )
         lowest = np.minimum(np.maximum(limits["max_num_seqs"][:, mode], LEAST_BUDGET_TOKENS), highest)
-        for r, spec in enumerate(self.scenario.specs):  # a prompt that is computed in one piece must fit
+        for r, spec in enumerate(self.scenario.specs):  # a prompt computed in one piece must fit
             if not spec.chunked_prefill or self.scenario.modes[mode].batch != "mixed":
                 lowest[r] = limits["token_budget"][r, mode]
         self.budgets = np.stack([lowest, highest], axis=1).astype(np.int64)  # (R, 2) [tokens]
@@ -88,7 +88,7 @@ class IntervalBatch(EnvironmentBatch):
         return names
 
     def shaped(self, flat: np.ndarray) -> Any:
-        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        """Return flat observations, (..., O), in the configured form (a fresh copy)."""
         if self.observation_form == "flat":
             return flat.copy()
         size = self.observation_layout.size

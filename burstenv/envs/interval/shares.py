@@ -1,4 +1,4 @@
-"""Shares of the traffic that an agent sets, compiled: a weight and a credit of each replica, in the arena."""
+"""The agent's shares of the traffic, compiled: a weight and a credit of each replica, in the arena."""
 
 from __future__ import annotations
 

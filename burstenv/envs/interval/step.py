@@ -97,7 +97,7 @@ def _spend_credit(world, interval_s):
 
 @merged
 def _set(world, exchange, control):
-    """Put an action in force."""
+    """Apply an action."""
     settings, action = exchange.settings, exchange.action
     memory, count = world.memory, len(world.replicas)
     at = 0

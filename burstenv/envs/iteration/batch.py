@@ -26,7 +26,7 @@ from burstenv.policies import Policy
 
 @dataclass(frozen=True)
 class ChoiceLayout:
-    """An action that is one of ``slots`` waiting requests, or none of them."""
+    """An action that chooses one of ``slots`` waiting requests, or none."""
 
     slots: int
     decide: tuple[str, ...] = ("choice",)
@@ -77,7 +77,9 @@ class IterationBatch(EnvironmentBatch):
         mode = self.scenario.modes[self._mode]
         wrong = ""
         if len(self.scenario.specs) != 1:
-            wrong = f"its cluster has {len(self.scenario.specs)} replicas; use one of one replica, such as one-replica"
+            wrong = (
+                f"its cluster has {len(self.scenario.specs)} replicas; use one with one replica, such as one-replica"
+            )
         elif specs["general"].any() or specs["prefix_caching"].any():
             wrong = (
                 "leave out prefix caching, asynchronous scheduling, and modes that share iterations or memory otherwise"
@@ -108,7 +110,7 @@ class IterationBatch(EnvironmentBatch):
         return names
 
     def shaped(self, flat: np.ndarray) -> Any:
-        """Return flat observations, (..., O), in the form that was asked for (a fresh copy)."""
+        """Return flat observations, (..., O), in the configured form (a fresh copy)."""
         if self.observation_form == "flat":
             return flat.copy()
         room = self.observation_layout.size
@@ -120,7 +122,7 @@ class IterationBatch(EnvironmentBatch):
         }
 
     def queue(self, i: int) -> list[int]:
-        """Return the numbers, within the episode, of the requests of environment ``i`` that may be chosen from."""
+        """Return the numbers, within the episode, of the requests in the slots of environment ``i``."""
         memory = self.cluster.state.memories[i]
         first = int(memory["queue_first"])
         return self.cluster.state.parts(i).heaps[1, first : first + int(memory["queue_size"]), ENTRY_ID].tolist()

@@ -93,7 +93,7 @@ class NetworkPlayer:
         sight: The observation's settings.
 
     Raises:
-        BurstenvError: When the network was trained on other features or modes.
+        BurstenvError: If the network was trained on other features or modes.
     """
 
     def __init__(self, policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight):
@@ -122,7 +122,7 @@ class NetworkPlayer:
         self._decision = np.zeros(3, np.int64)
 
     def decision(self) -> tuple[int, int, int]:
-        """Return (admission, replica, mode) for the decision epoch at hand; ask once for each."""
+        """Return (admission, replica, mode) for the present decision epoch; call it once per epoch."""
         self._run(0)
         admission, replica, mode = self._decision.tolist()
         return admission, replica, mode

@@ -22,10 +22,10 @@ EVERY = int(UNLIMITED)
 
 
 class Player(Protocol):
-    """A policy at work in one cluster, for one episode."""
+    """A policy in one cluster, for one episode."""
 
     def decision(self) -> Decision:
-        """Return (admission, replica, mode) for the decision epoch at hand; ask once for each."""
+        """Return (admission, replica, mode) for the present decision epoch; call it once per epoch."""
         ...
 
     def run(self, max_decisions: int = EVERY) -> int:
@@ -61,7 +61,7 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
 
 
 class _CompiledPlayer:
-    """All in compiled code."""
+    """A composite in compiled code."""
 
     def __init__(self, policy: Composite, cluster: Cluster, i: int):
         self._cluster = cluster

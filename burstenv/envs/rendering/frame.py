@@ -38,7 +38,7 @@ def need_pillow() -> Any:
     """Return Pillow's ``Image``, ``ImageDraw`` and ``ImageFont``.
 
     Raises:
-        BurstenvError: When Pillow is not installed.
+        BurstenvError: If Pillow is not installed.
     """
     try:
         from PIL import Image, ImageDraw, ImageFont

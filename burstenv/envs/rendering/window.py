@@ -13,7 +13,7 @@ def need_pygame() -> Any:
     """Return pygame.
 
     Raises:
-        BurstenvError: When it is not installed.
+        BurstenvError: If it is not installed.
     """
     try:
         import pygame  # type: ignore[import-not-found, unused-ignore]
@@ -23,7 +23,7 @@ def need_pygame() -> Any:
 
 
 class Window:
-    """A window of one environment; closing it by hand keeps it closed and lets the episode go on.
+    """A window of one environment; once the user closes it, it stays closed and the episode continues.
 
     Args:
         title: Title of the window.
@@ -39,7 +39,7 @@ class Window:
         self._closed = False
 
     def show(self, frame: np.ndarray) -> None:
-        """Show a picture, (H, W, 3) uint8, and wait as the frame rate asks."""
+        """Show a picture, (H, W, 3) uint8, and wait for the frame rate."""
         if self._closed:
             return
         pygame = self._pygame

@@ -8,7 +8,7 @@
     The last observations side by side. For the scalar environment use
     ``gymnasium.wrappers.FrameStackObservation``, for Stable-Baselines3 ``VecFrameStack``.
 ``SemiMDPDiscount``, ``SemiMDPDiscountVector``
-    Discounting by the time that passes, not by the number of decisions.
+    Discounting by the elapsed time, not by the number of decisions.
 """
 
 from burstenv.envs.wrappers.discount import SemiMDPDiscount, SemiMDPDiscountVector

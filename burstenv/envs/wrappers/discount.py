@@ -31,11 +31,11 @@ def _check(gamma_per_s: float) -> float:
 class SemiMDPDiscount(gym.Wrapper, RecordConstructorArgs):
     """A scalar environment that discounts by the elapsed time.
 
-    Rewards become ``g^tau r``, and ``info["discount"]`` is ``g^tau`` (0 when the episode terminated), so that
-    ``reward + info["discount"] * V(next observation)`` is the target of a value. For an algorithm with one
+    Rewards become ``g^tau r``, and ``info["discount"]`` is ``g^tau`` (0 at termination). The target of a value is
+    ``reward + info["discount"] * V(next observation)``. For an algorithm with one
     constant discount set ``from_start=True`` and a discount of 1: rewards then become ``g^(t - t_0) r`` and their plain
-    sum is the discounted return. Prefer the first if possible: values then depend on the time, which the observation
-    does not show.
+    sum is the discounted return. Prefer the first form if possible: under ``from_start`` values depend on the time,
+    which the observation does not show.
 
     Args:
         env: The environment.
@@ -43,7 +43,7 @@ class SemiMDPDiscount(gym.Wrapper, RecordConstructorArgs):
         from_start: Discount rewards back to the start of the episode, not to the decision.
 
     Raises:
-        BurstenvError: When g is out of range.
+        BurstenvError: If g is out of range.
     """
 
     def __init__(self, env: gym.Env, gamma_per_s: float, from_start: bool = False):

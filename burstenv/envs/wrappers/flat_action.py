@@ -67,7 +67,7 @@ class FlatAction(gym.ActionWrapper, RecordConstructorArgs):
         env: The environment.
 
     Raises:
-        BurstenvError: When the action is one number already.
+        BurstenvError: If the action is one number already.
     """
 
     def __init__(self, env: gym.Env):

@@ -39,7 +39,7 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         env: The environment.
 
     Raises:
-        BurstenvError: When the observation is one vector already.
+        BurstenvError: If the observation is one vector already.
     """
 
     def __init__(self, env: gym.Env):

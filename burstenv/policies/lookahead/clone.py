@@ -23,7 +23,7 @@ assert all(record.itemsize % 8 == 0 for record in (ENVIRONMENT, MEMORY, REPLICA,
 
 
 class Copies(NamedTuple):
-    """The arrays of a batch of clusters, as ``Arrays`` has them, and the records again as words of eight bytes."""
+    """The arrays of a batch of clusters, as in ``Arrays``, and the records also as words of eight bytes."""
 
     environments: Any
     memories: Any
@@ -40,7 +40,7 @@ class Copies(NamedTuple):
 
 
 def copies(state: ClusterState) -> Copies:
-    """Return a state as the functions here take it."""
+    """Return a state in the form of these functions."""
     arrays = state.arrays()
     changing = arrays.environments, arrays.memories, arrays.replicas, arrays.requests
     return Copies(*arrays, *(a.reshape(-1).view(np.int64).reshape(len(a), -1) for a in changing))

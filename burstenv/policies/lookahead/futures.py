@@ -40,7 +40,7 @@ LEAST_SEEN = 20  # smallest number of arrivals to sample from
 LEAST_SEEN_S = 2.0
 PATIENCE_KINDS = ("none", "fixed", "exponential", "lognormal")
 _EXPONENTIAL, _LOGNORMAL = 2, 3
-_PATIENCE_STREAM, _LENGTH_STREAM = 3_000_000_000, 1_000_000_000  # numbers of the draws, by request from there on
+_PATIENCE_STREAM, _LENGTH_STREAM = 3_000_000_000, 1_000_000_000  # first numbers of the draws, by request
 _TRIES = 16
 
 
@@ -56,7 +56,7 @@ def uniform(seed, number):
 
 @outlined
 def _believe(spec, request, lengths, produced, u):
-    """Give a request an output length that it may have, ``produced`` tokens being out."""
+    """Draw a possible output length of a request, given ``produced`` tokens so far."""
     tokens = sample_length(lengths, request.predicted_tokens, request.class_code, produced, u)
     if spec.validate_requests:
         tokens = min(tokens, max(produced + 1, spec.max_model_len - request.prompt_tokens))
@@ -117,7 +117,7 @@ def _patience_s(settings, request, waited_s, seed, number):
 
 @outlined
 def _new_client(world, request, request_id, settings, seed):
-    """Write the client of a request that is still to come."""
+    """Write the client of a request before its arrival."""
     arena = world.arena
     client = client_of(world, request_id)
     put_real(arena, client + PATIENCE_S, _patience_s(settings, request, 0.0, seed, request_id))
@@ -172,7 +172,7 @@ def imagine_state(search, future, seed, low):
 
 @outlined
 def imagine_newcomers(search, future, seed, low, high):
-    """Give the future the requests ``low`` to ``high`` of the present, as they came, with lengths that are drawn."""
+    """Copy the requests ``low`` to ``high`` of the present to the future, with drawn lengths."""
     world = world_of(search.scratch, future)
     for number in range(low, high):
         copy_request(search.source, search.i, number, search.scratch, future, number)
@@ -200,7 +200,7 @@ def _first_since(world, from_s):
 def imagine_arrivals(search, future, seed):
     """Repeat the arrivals of a block of the recent past, from a drawn instant.
 
-    The circular block bootstrap (Politis and Romano, 1992): bursts stay bursts. Their lengths are drawn anew.
+    The circular block bootstrap (Politis and Romano, 1992): bursts stay bursts. Their lengths are drawn again.
 
     Args:
         search: Search; its source has the past.
@@ -247,5 +247,5 @@ def imagine_arrivals(search, future, seed):
 
 @outlined
 def knows_enough(environment):
-    """Return whether enough has been seen for futures to be imagined."""
+    """Return whether there are enough past arrivals to sample futures."""
     return environment.next_arrival >= LEAST_SEEN and environment.now_s >= LEAST_SEEN_S

@@ -121,7 +121,7 @@ def try_out(bench, future, policy, plan, low, high, code):
 
 @outlined
 def _make_shortlist(world, most, chosen, shortlist):
-    """Mark the replicas to try out: ``chosen``, and those with the least expected TTFT, ``most`` in all."""
+    """Mark the replicas to simulate: ``chosen``, and those with the least expected TTFT, ``most`` in all."""
     count = len(world.replicas)
     for r in range(count):
         shortlist[r] = 1 if r == chosen or count <= most else 0

@@ -97,7 +97,7 @@ class LookaheadPolicy:
 
     @property
     def name(self) -> str:
-        """The name that ``load_policy`` reads back."""
+        """The name, readable by ``load_policy``."""
         changed = [
             f"{p.name}={repr(value).removesuffix('.0')}"
             for p, value in zip(self.rule.declared, self.parameters, strict=True)
@@ -113,7 +113,7 @@ class LookaheadPolicy:
 
     @property
     def oracle(self) -> bool:
-        """Whether it uses true output lengths or arrivals to come."""
+        """Whether it uses true output lengths or future arrivals."""
         return self.rule.oracle or any(base.oracle for base in self.bases)
 
     @property
@@ -123,7 +123,7 @@ class LookaheadPolicy:
 
     @property
     def compiled(self) -> bool:
-        """Whether the compiled step of an environment can run it: it takes more than that."""
+        """Whether the compiled step of an environment can run it: no."""
         return False
 
     @property
@@ -132,7 +132,7 @@ class LookaheadPolicy:
         return tuple(dict.fromkeys(base.batching for base in self.bases))
 
     def check(self, mode_names: Sequence[str]) -> None:
-        """Raise a one-sentence error when the scenario lacks a mode, or a base is written in Python."""
+        """Raise a one-sentence error if the scenario lacks a mode, or a base is in Python."""
         for base in self.bases:
             base.record(mode_names)
 
@@ -235,7 +235,7 @@ class Lookahead:
         return self._readings[i]
 
     def forget(self, i: int) -> None:
-        """Forget the plan for cluster ``i``, as another episode begins there, or other decisions were taken."""
+        """Clear the plan for cluster ``i``, before another episode or after other decisions."""
         self._plans[i] = -1
 
     def _call(self, i: int, max_decisions: int) -> int:
@@ -286,7 +286,7 @@ class Lookahead:
         return self.values, choices
 
     def decision(self, i: int) -> tuple[int, int, int]:
-        """Return (admission, replica, mode) for the epoch at hand in environment ``i``."""
+        """Return (admission, replica, mode) for the present epoch in environment ``i``."""
         self._call(i, 0)
         admission, replica, mode = self.decisions[i].tolist()
         return admission, replica, mode

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FUTURE = 0  # cluster of the scratch state: the true future, or the first that is imagined; the last one is for trials
+FUTURE = 0  # cluster of the scratch state: the true future, or the first sampled one; the last cluster is for trials
 SUM, SQUARES = 0, 1  # rows of the moments
 
 LOOKAHEAD = np.dtype(
@@ -15,8 +15,8 @@ LOOKAHEAD = np.dtype(
         ("margin", "f8"),  # least gain of a choice over the base's own [reward]
         ("margin_errors", "f8"),  # the same in standard errors of the difference
         ("futures", "i8"),
-        ("replicas", "i8"),  # most replicas that are tried out
-        ("history_s", "f8"),  # of the arrivals that futures are made of
+        ("replicas", "i8"),  # greatest number of simulated replicas
+        ("history_s", "f8"),  # length of the past that futures sample arrivals from
         ("patience_kind", "i8"),  # the clients' patience: see futures.PATIENCE_KINDS
         ("patience_s", "f8"),
         ("patience_multiple", "f8"),  # of the TTFT objective, in place of the seconds
@@ -31,7 +31,7 @@ class Bench(NamedTuple):
     """The data of a trial.
 
     Attributes:
-        scratch: Copies of the futures, and of one cluster for trials, with room for as many requests as a future has.
+        scratch: Copies of the futures, and of one cluster for trials, with room for the requests of a future.
         trial: (E,) int32, the decisions of the last trial by request, written.
         reward: (4,) float64, see REWARD of ``steps.py``.
     """

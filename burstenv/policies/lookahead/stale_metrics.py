@@ -71,7 +71,7 @@ def note_epoch(search, low):
 
     Args:
         search: Search; its plan has the decisions so far.
-        low: Number of the first request that is copied.
+        low: Number of the first copied request.
     """
     notes, environment = search.notes, search.source.environments[search.i]
     if notes.scrape[COPY] > _NONE and environment.scrape > notes.scrape[COPY]:

@@ -36,12 +36,12 @@ def decide_by(policy, world):
 
 @outlined
 def go_on(world, lazily):
-    """Go on to the next epoch."""
+    """Advance to the next epoch."""
     next_epoch(world, lazily)
 
 
 @outlined
 def carry_out(world, code):
-    """Carry out a decision."""
+    """Apply a decision."""
     admission, replica, mode = decision_of(code)
     apply_decision(world, admission, replica, mode)

@@ -31,7 +31,7 @@ class Features(Config):
 
 
 class ActingEnvironment(Config):
-    """Keyword arguments of ``EnvironmentBatch`` that matter to an agent while it acts."""
+    """Keyword arguments of ``EnvironmentBatch`` for an acting agent."""
 
     model_config = ConfigDict(strict=True)
 

@@ -109,7 +109,7 @@ def _dot(one, other):
 
 @outlined
 def _attend(weights, w, width, count, codes, work):
-    """Add one head of attention to codes, (count x width), in place; return where the next weights begin.
+    """Add one head of attention to codes, (count x width), in place; return the start of the next weights.
 
     ``work`` has room for 4 x count x width + count numbers.
     """
@@ -374,7 +374,7 @@ def choose(values, mask, sizes, flat, sampled, memory, action):
 def choose_all(logits, masks, sizes, flat, sampled, memories, values, actions):
     """Write the actions, (N, C), for logits, (N, A) float32, and masks, (N, A) int8.
 
-    ``memories``, (1,) MEMORY, lends its stream of random numbers; ``values``, (A,) float32, is scratch.
+    ``memories``, (1,) MEMORY, provides the random stream; ``values``, (A,) float32, is scratch.
     """
     for i in range(logits.shape[0]):
         for j in range(logits.shape[1]):

@@ -19,7 +19,7 @@ from burstenv.pretrained import ENDING, shipped_agents
 
 PREFIX, SAMPLED, DETERMINISTIC = "agent:", "(sampled)", "(deterministic)"
 _WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<way>\((?:sampled|deterministic)\))?$", re.DOTALL)
-_loaded: dict[str, Path] = {}  # agents given by path, by the name they have from then on
+_loaded: dict[str, Path] = {}  # agents given by path, by their names
 
 
 @dataclass(eq=False)
@@ -62,7 +62,7 @@ class NetworkPolicy:
 
     @property
     def oracle(self) -> bool:
-        """Whether it was made to see true output lengths."""
+        """Whether its observation includes true output lengths."""
         return bool(self.environment.get("privileged"))
 
     @property
@@ -81,7 +81,7 @@ class NetworkPolicy:
         return np.array([num_replicas - h if h <= 0 else h for h in heads], np.int64)  # -1: rejection besides
 
     def check(self, mode_names: Sequence[str]) -> None:
-        """Raise a one-sentence error when the scenario has other batching modes."""
+        """Raise a one-sentence error if the scenario has other batching modes."""
         if list(mode_names) != list(self.modes):
             raise BurstenvError(
                 f"{self.name} was trained with batching modes {', '.join(self.modes)}, this scenario has "
@@ -94,7 +94,7 @@ class NetworkPolicy:
         return replace(self, name=name)
 
     def twin(self) -> NetworkPolicy:
-        """Return the policy that chooses the other way: draws if this one does not."""
+        """Return the policy with the other kind of choice: sampled if this one is not."""
         return replace(self, name=f"{self.name}{DETERMINISTIC if self.sampled else SAMPLED}", sampled=not self.sampled)
 
     def logits(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -112,10 +112,10 @@ class NetworkPolicy:
         return choose(self.logits(observations), masks, sizes, self.flat, bool(self.sampled), self._stream)
 
     def replicas_in(self, observation_size: int) -> int:
-        """Return the number of replicas that an observation of a size shows.
+        """Return the number of replicas in an observation of a size.
 
         Raises:
-            BurstenvError: When no number of replicas has observations of this size, or an MLP is for another one.
+            BurstenvError: If no number of replicas has observations of this size, or an MLP is for another number.
         """
         features = self.network.description["features"]
         shared, own = len(features["cluster"]) + len(features["request"]), len(features["replica"])
@@ -135,7 +135,7 @@ def choose(
     sampled: bool = False,
     stream: NDArray[Any] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the choices, (N, C), for logits and masks, (N, A); the one rule for networks compiled and not.
+    """Return the choices, (N, C), for logits and masks, (N, A); the one rule for compiled and other networks.
 
     Args:
         logits: Of all components side by side.
@@ -156,7 +156,7 @@ def choose(
 
 
 def random_stream(seed: int = 0) -> NDArray[Any]:
-    """Return a stream of random numbers to draw choices by, (1,) MEMORY."""
+    """Return a stream of random numbers to sample choices, (1,) MEMORY."""
     stream = np.zeros(1, MEMORY)
     stream["rng"] = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)  # never 0
     return stream

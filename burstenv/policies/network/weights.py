@@ -29,7 +29,7 @@ from burstenv.policies.network.description import check_network
 
 KINDS = ("mlp", "shared", "attention")  # codes of network_kernels.KIND
 FORMAT = 1  # of the file
-MOST_BYTES = 1 << 30  # that a file may unpack to
+MOST_BYTES = 1 << 30  # greatest unpacked size of a file
 GROUPS = ("cluster", "request", "replica")
 
 Floats = NDArray[np.float32]
@@ -57,7 +57,7 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file that :meth:`save` writes: equal ones decide alike."""
+        """SHA-256 of the file that :meth:`save` writes: networks with equal digests decide alike."""
         return hashlib.sha256(self._bytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
@@ -76,7 +76,7 @@ class Network:
         """Read a file.
 
         Raises:
-            BurstenvError: When there is none, or it is not one that :meth:`save` wrote.
+            BurstenvError: If it is missing, or not written by :meth:`save`.
         """
         try:
             arrays = read_arrays(path, MOST_BYTES)
@@ -93,7 +93,7 @@ class Network:
         if description.get("format") != FORMAT:
             raise BurstenvError(
                 f"{path}: is an agent of format {shortly(description.get('format'))}, this version reads {FORMAT}; "
-                "export it anew"
+                "export it again"
             )
         check_network(description, arrays, str(path))
         return cls(description, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
@@ -101,7 +101,7 @@ class Network:
     # -- inputs and outputs ------------------------------------------------------------------------
 
     def check(self, features: Mapping[str, Sequence[str]], num_replicas: int, where: str) -> None:
-        """Raise a one-sentence error where observations hold other numbers than it was trained on.
+        """Raise a one-sentence error if observations have other features than its training.
 
         Args:
             features: Names by group, as in ``ObservationLayout.features``.
@@ -110,7 +110,7 @@ class Network:
         """
         check_features(self.description, features, num_replicas, where)
 
-    # -- weights as the kernel takes them ------------------------------------------------------------
+    # -- weights in the kernel's form ----------------------------------------------------------------
 
     @cached_property
     def packed(self) -> tuple[NDArray[np.int64], Floats]:
