@@ -21,7 +21,7 @@ from burstenv.engine.prefix_cache import grow_blocks, publish_full_blocks, seque
 from burstenv.engine.queues import blocks_of, phase_of
 from burstenv.engine.records import ADMISSION, PHASE_NEXT, PHASE_PREVIOUS
 
-EVERYBODY = 2**62  # an admission number above all
+ALL_ADMISSIONS = 2**62  # an admission number above all
 MOST_STEPS = 2**30  # decode steps are kept in 32 bits
 
 
@@ -238,7 +238,7 @@ def last_admission(engine, decodes):
     """Return the admission number of the last of the first ``decodes`` decoders, in running order."""
     replica, arena, requests = engine.replica, engine.arena, engine.requests
     if decodes == replica.decoding:
-        return EVERYBODY
+        return ALL_ADMISSIONS
     seen = 0
     request_id = replica.running_head
     admission = -1
@@ -287,4 +287,4 @@ def grow_decoders(engine, steps, iteration):
         phase = phase - 1 if phase > 0 else last
         due = arena[phases + phase]
         if due > 0:  # a decoder that fills a block now takes one in the next step
-            publish_decoded_blocks(engine, step, EVERYBODY, iteration)
+            publish_decoded_blocks(engine, step, ALL_ADMISSIONS, iteration)

@@ -17,7 +17,7 @@ _LEAST_INTERVAL_S = 1e-3  # an episode of minutes must end within a practical nu
 _COUNTS_OR_NONE = ("max_episode_steps",)
 
 
-def refuse_unknown(unknown: Mapping[str, Any], valid: Iterable[str]) -> None:
+def check_unknown(unknown: Mapping[str, Any], valid: Iterable[str]) -> None:
     """Raise on unknown arguments and list the valid ones.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
+from burstenv.envs.arguments import check_arguments, check_render_mode, check_unknown
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.given_actions import read_actions
 from burstenv.envs.member import Member
@@ -168,7 +168,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     def _begin(self, arguments: dict[str, Any], unknown: dict[str, Any], render_mode: str | None) -> None:
         """Check the arguments and build the batch of one."""
-        refuse_unknown(unknown, [*arguments, "render_mode"])
+        check_unknown(unknown, [*arguments, "render_mode"])
         check_arguments({**arguments, "render_mode": render_mode})
         check_render_mode(render_mode, self.metadata["render_modes"])
         self._arguments = arguments

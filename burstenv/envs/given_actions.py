@@ -68,7 +68,7 @@ def whole_numbers(given: Any, of: str = "the action") -> np.ndarray:
     if kind == "u":
         return np.minimum(array.astype(np.uint64), np.uint64(_BOUNDS.max)).astype(np.int64)
     if kind == "f":
-        _refuse_nan(array, of)
+        _check_no_nan(array, of)
         whole = np.isfinite(array) & (array == np.floor(array))
         if not whole.all():
             raise BurstenvError(f"{of} must be whole numbers, got {array[~whole].flat[0]:g}")
@@ -91,11 +91,11 @@ def _reals(array: np.ndarray, of: str) -> np.ndarray:
         numbers = array.astype(np.float64)
     except (TypeError, OverflowError):  # no numbers, or one beyond the range of reals
         raise BurstenvError(f"{of} must be numbers from -1 to 1, got {_shown(array.tolist())}") from None
-    _refuse_nan(numbers, of)
+    _check_no_nan(numbers, of)
     return numbers
 
 
-def _refuse_nan(array: np.ndarray, of: str) -> None:
+def _check_no_nan(array: np.ndarray, of: str) -> None:
     missing = np.isnan(array)
     if missing.any():
         where = ", ".join(str(int(axis)) for axis in np.argwhere(missing)[0])

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from burstenv.envs.arguments import check_arguments, check_render_mode, refuse_unknown
+from burstenv.envs.arguments import check_arguments, check_render_mode, check_unknown
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.given_actions import read_actions
 from burstenv.envs.member import READABLE, SETTABLE, BatchMember
@@ -87,7 +87,7 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         **kwargs: Any,
     ):
         own = {"num_envs": num_envs, "max_episode_steps": max_episode_steps, "num_threads": num_threads}
-        refuse_unknown(
+        check_unknown(
             {name: value for name, value in kwargs.items() if name not in self.shared_arguments},
             [*own, "autoreset_mode", "render_mode", *self.shared_arguments],
         )

@@ -116,8 +116,8 @@ def _keeps_tier(parameters, world, request):
     fullest = 0
     for r in range(len(world.replicas)):
         fullest = max(fullest, outstanding(engine_of(world, r)))
-    sheddable = request.class_code == parameters[_TIER.shed]
-    return fullest <= parameters[_TIER.limit if sheddable else _TIER.hard_limit]
+    lower_tier = request.class_code == parameters[_TIER.shed]
+    return fullest <= parameters[_TIER.limit if lower_tier else _TIER.hard_limit]
 
 
 @outlined

@@ -47,7 +47,7 @@ def load_policy(text: str) -> Policy:
     if match is not None:
         names = load_policy_file(match["path"])
         if match["rest"]:
-            _refuse_rule(match["rest"], match["rest"].partition("(")[0], f"{match['path']}:")
+            _check_not_a_rule(match["rest"], match["rest"].partition("(")[0], f"{match['path']}:")
             return load_policy(match["rest"])
         own = [name for name in names if name in python_policies()]
         if len(own) != 1:
@@ -63,7 +63,7 @@ def load_policy(text: str) -> Policy:
     named = _NAMED.match(text)
     known = python_policies()
     if named is None or named["name"] not in known:
-        _refuse_rule(text, named["name"] if named else text)
+        _check_not_a_rule(text, named["name"] if named else text)
         if not known:
             raise BurstenvError(
                 f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
@@ -74,7 +74,7 @@ def load_policy(text: str) -> Policy:
     return policy.with_parameters(parse_parameters(policy.rule, named["parameters"]))
 
 
-def _refuse_rule(text: str, name: str, file: str = "") -> None:
+def _check_not_a_rule(text: str, name: str, file: str = "") -> None:
     """Raise on a rule or a mode, which is only a part of a policy."""
     parts = {
         "an admission rule": ([rule.name for rule in admission_rules()], f"{text}/jsq/vllm"),

@@ -126,8 +126,8 @@ class ClusterPicture:
         at_door = self.batch.cluster.at_door(self.i)
         requests = self.batch.cluster.state.requests[self.i]
         if at_door < 0:
-            nobody = f"no request at the gateway: {self.batch.without_request(self.i)}"
-            text = "the episode is over" if environment["done"] else nobody
+            tick = f"no request at the gateway: {self.batch.without_request(self.i)}"
+            text = "the episode is over" if environment["done"] else tick
             self._text(32, top + 22, text, 15, _SOFT)
         else:
             self._request(requests[at_door], at_door, top, now_s)
