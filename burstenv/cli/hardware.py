@@ -1,4 +1,4 @@
-"""`burstenv hardware`: the shipped clusters, GPUs, models and latency entries, each with its evidence."""
+"""`burstenv hardware`: the shipped clusters, GPUs, links, models and latency entries, each with its evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from burstenv.cli.common import Commands, add_command, emit
 
 NONE = "none stated"
 WIDTH = 120  # of a line of the list
-KINDS = {"clusters": "cluster", "hardware": "GPU", "models": "model", "latency": "latency entry"}
+KINDS = {"clusters": "cluster", "hardware": "GPU", "links": "link", "models": "model", "latency": "latency entry"}
 
 
 def register(commands: Commands) -> None:
@@ -20,16 +20,16 @@ def register(commands: Commands) -> None:
         commands,
         "hardware",
         _hardware,
-        "List the shipped clusters, GPUs, models and latency entries with their evidence, or show one.",
+        "List the shipped clusters, GPUs, links, models and latency entries with their evidence, or show one.",
         example="burstenv hardware llama-3-8b_h100_tp1",
     )
-    sub.add_argument("hardware", nargs="?", metavar="NAME", help="a cluster, GPU, model or latency entry")
+    sub.add_argument("hardware", nargs="?", metavar="NAME", help="a cluster, GPU, link, model or latency entry")
 
 
 def _hardware(arguments: argparse.Namespace) -> int:
     if arguments.hardware is not None:
         return _show(arguments)
-    tables = {"clusters": _clusters(), "GPUs": _gpus(), "models": _models(), "latency entries": _latencies()}
+    tables = {"clusters": _clusters(), "GPUs": _gpus(), "links": _links(), "models": _models(), "latency entries": _latencies()}
     lines = []
     for title, rows in tables.items():
         lines += [f"{title}:", *_columns(rows), ""]
@@ -47,7 +47,7 @@ def _show(arguments: argparse.Namespace) -> int:
     found = {folder: shipped(folder)[name] for folder in KINDS if name in shipped(folder)}
     if not found:
         raise unknown_name(
-            "cluster, GPU, model or latency entry", name, [one for folder in KINDS for one in shipped(folder)]
+            "cluster, GPU, link, model or latency entry", name, [one for folder in KINDS for one in shipped(folder)]
         )
     values = {KINDS[folder]: read_yaml(path) for folder, path in found.items()}
     lines = []
@@ -84,9 +84,25 @@ def _gpus() -> list[dict[str, Any]]:
             "memory": f"{gpu.memory_gib:g} GiB",
             "bf16": f"{gpu.bf16_tflops:g} TFLOP/s",
             "bandwidth": f"{gpu.memory_tb_per_s:g} TB/s",
-            "evidence": gpu.source,
+            "evidence": f"{gpu.evidence}; {gpu.source}" if gpu.evidence else gpu.source,
         }
         for gpu in found
+    ]
+
+
+def _links() -> list[dict[str, Any]]:
+    from burstenv.config import load, shipped
+    from burstenv.hardware.gpus_and_models import LinkConfig
+
+    found = [load(LinkConfig, "links", name) for name in shipped("links")]
+    return [
+        {
+            "name": link.name,
+            "all-reduce": f"{link.gb_per_s:g} GB/s",
+            "latency": f"{link.all_reduce_latency_us:g} us",
+            "evidence": " ".join(link.source.split()),
+        }
+        for link in found
     ]
 
 

@@ -1,12 +1,23 @@
-"""`burstenv validate` and `burstenv latency fit`: the model compared with recordings of real engines."""
+"""`burstenv validate` and `burstenv latency fit`: the model against recordings of real engines and servers."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from burstenv.cli.common import Commands, add_command, emit, output_file
 from burstenv.errors import BurstenvError
+
+if TYPE_CHECKING:
+    from burstenv.evaluation.validation.server import ServerOptions
+
+CASE_FILES = ("config.json", "workload.csv")
+KINDS = (
+    "a measured run (meta.json and requests.jsonl), a CSV of measured points (a rate or clients, lengths, mean or "
+    "percentiles of TTFT, TPOT, E2E), a comparison of routers (.json), or a recorded schedule (config.json, "
+    "workload.csv, iterations.jsonl, requests.csv)"
+)
 
 
 def register(commands: Commands) -> None:
@@ -15,22 +26,47 @@ def register(commands: Commands) -> None:
         commands,
         "validate",
         _validate,
-        "Replay a recorded schedule (exit 1 at the first difference) or a measured server run (its errors).",
-        example="burstenv validate RUN --latency llama-3.1-8b_rtx-4090_tp1 --out cdf.html",
+        "Replay what a real server or scheduler did and print how far off the replay is. Exit 1 at the first "
+        "difference from a recorded schedule.",
+        example="burstenv validate RUN --out cdf.html",
     )
-    sub.add_argument(
-        "folder",
-        type=Path,
-        help="recorded schedule (config.json, workload.csv, iterations.jsonl, requests.csv), "
-        "or run (meta.json, requests.jsonl)",
-    )
+    sub.add_argument("source", type=Path, nargs="?", help=KINDS)
+    sub.add_argument("--suite", type=Path, metavar="FOLDER", help="everything measured in a folder, one line each")
+    sub.add_argument("--page", type=output_file(".md"), metavar="FILE.md", help="with --suite: write a page of errors")
     sub.add_argument("--engine", choices=("reference", "fast"), default="reference", help="for a recorded schedule")
-    sub.add_argument("--latency", metavar="NAME", help="for a run: entry of configs/latency, or YAML file")
     sub.add_argument(
         "--out",
         type=output_file(".html", ".png", ".svg", ".pdf"),
         metavar="FILE",
-        help="for a run: overlaid CDFs (.html, .png, .svg or .pdf)",
+        help="a picture: distributions of a run, or measured against simulated points (.html, .png, .svg or .pdf)",
+    )
+    server = sub.add_argument_group("the server", "what the record does not say, or says wrongly")
+    server.add_argument(
+        "--latency",
+        metavar="NAME",
+        help="entry of configs/latency, or YAML file (default: a profile beside a run, the shipped entry, a roofline)",
+    )
+    server.add_argument("--gpu", metavar="NAME", help="name in configs/hardware, an alias, or YAML file")
+    server.add_argument("--model", metavar="NAME", help="name in configs/models, an alias, or YAML file")
+    server.add_argument("--tensor-parallel", type=int, metavar="N", help="GPUs of the server")
+    server.add_argument("--link", metavar="NAME", help="between the GPUs: name in configs/links, or YAML file")
+    server.add_argument("--num-blocks", type=int, metavar="N", help="usable KV blocks")
+    server.add_argument("--kv-tokens", type=int, metavar="N", help="the same in tokens")
+    server.add_argument("--gpu-memory-utilization", type=float, metavar="SHARE", help="for KV blocks that nothing says")
+    server.add_argument(
+        "--front-end",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="HTTP and tokenisation before the engine (default: on for points, off for runs timed in the engine)",
+    )
+    server.add_argument(
+        "--asynchronous",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="scheduling ahead (default: as recorded, else by the version of vLLM)",
+    )
+    server.add_argument(
+        "--prefix-caching", action=argparse.BooleanOptionalAction, default=None, help="(default: as recorded, else on)"
     )
 
     latency = commands.add_parser("latency", help="Iteration times.", description="Iteration times.")
@@ -46,19 +82,74 @@ def register(commands: Commands) -> None:
     sub.add_argument("--form", choices=("tables", "hinge"), default="tables")
     sub.add_argument("--tensor-parallel", type=int, help="GPUs of the replica (default: the profile's)")
     sub.add_argument("--layers", type=int, help="layers of the model (default: the profile's)")
+    sub.add_argument("--link", metavar="NAME", help="between the GPUs: name in configs/links, or YAML file")
     sub.add_argument(
         "--out", type=output_file(".yaml", ".yml"), metavar="FILE.yaml", help="write the entry to this file"
     )
 
 
+def _options(arguments: argparse.Namespace) -> ServerOptions:
+    from burstenv.evaluation.validation.server import ServerOptions
+
+    for name in ("tensor_parallel", "num_blocks", "kv_tokens"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise BurstenvError(f"--{name.replace('_', '-')} must be a whole number of at least 1, got {value}")
+    share = arguments.gpu_memory_utilization
+    if share is not None and not 0.0 < share <= 1.0:
+        raise BurstenvError(f"--gpu-memory-utilization must be above 0 and at most 1, got {share:g}")
+    if arguments.num_blocks is not None and arguments.kv_tokens is not None:
+        raise BurstenvError("--num-blocks and --kv-tokens both say how large the KV cache is; give one")
+    if arguments.latency is not None and arguments.link is not None:
+        raise BurstenvError("--link is for a roofline; the entry named with --latency has its link in its numbers")
+    names = ServerOptions.__dataclass_fields__
+    return ServerOptions(**{name: getattr(arguments, name) for name in names})
+
+
 def _validate(arguments: argparse.Namespace) -> int:
-    if (arguments.folder / "meta.json").exists():
-        return _validate_run(arguments)
+    if (arguments.source is None) == (arguments.suite is None):
+        raise BurstenvError(f"validate needs one of a source and --suite FOLDER; a source is {KINDS}")
+    if arguments.page is not None and arguments.suite is None:
+        raise BurstenvError("--page is for --suite FOLDER: it writes the errors of everything in the folder")
+    options = _options(arguments)
+    if arguments.suite is not None:
+        from burstenv.evaluation.validation.suite import validate_suite
+
+        suite = validate_suite(arguments.suite, options, arguments.page)
+        emit(arguments, suite.values(), suite.lines())
+        return 0
+    source: Path = arguments.source
+    if source.is_dir() and not _holds_a_run(source):
+        if all((source / name).exists() for name in CASE_FILES):
+            return _validate_case(arguments)
+        raise BurstenvError(f"{source}: nothing to validate in this folder{_inside(source)}; a source is {KINDS}")
+    if not source.exists():
+        raise BurstenvError(f"{source}: no such file or folder; a source is {KINDS}")
+    from burstenv.evaluation.validation.suite import validate_source
+
+    result = validate_source(source, options, arguments.out)
+    emit(arguments, result.values(), result.lines())
+    return 0
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return any((folder / inner / "meta.json").exists() for inner in ("", "vllm_run"))
+
+
+def _inside(folder: Path) -> str:
+    """Return which folders below hold something that can be validated."""
+    from burstenv.evaluation.validation.suite import sources_in
+
+    found = [str(path.relative_to(folder)) for path in sources_in(folder)][:4]
+    return f", but in {', '.join(found)} (--suite {folder} runs them all)" if found else ""
+
+
+def _validate_case(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.validation.recorded_schedule import validate_case
 
-    iterations, difference = validate_case(arguments.folder, arguments.engine)
+    iterations, difference = validate_case(arguments.source, arguments.engine)
     result = {
-        "case": str(arguments.folder),
+        "case": str(arguments.source),
         "engine": arguments.engine,
         "iterations": iterations,
         "difference": difference,
@@ -67,21 +158,11 @@ def _validate(arguments: argparse.Namespace) -> int:
     return 1 if difference else 0
 
 
-def _validate_run(arguments: argparse.Namespace) -> int:
-    from burstenv.evaluation.validation.measured_run import validate_run
-
-    if arguments.latency is None:
-        raise BurstenvError(f"{arguments.folder} is a measured run; name its iteration times with --latency")
-    result = validate_run(arguments.folder, arguments.latency, arguments.out)
-    emit(arguments, result.values(), result.lines())
-    return 0
-
-
 def _latency_fit(arguments: argparse.Namespace) -> int:
     from burstenv.files import write_atomic
     from burstenv.hardware.latency.fit import fit_profile
 
-    fit = fit_profile(arguments.source, arguments.form, arguments.tensor_parallel, arguments.layers)
+    fit = fit_profile(arguments.source, arguments.form, arguments.tensor_parallel, arguments.layers, arguments.link)
     lines = fit.lines()
     if arguments.out is not None:
         write_atomic(arguments.out, fit.yaml())

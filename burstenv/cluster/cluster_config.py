@@ -11,18 +11,15 @@ from burstenv.config import Config, load, parse, shipped
 from burstenv.engine.spec import MODE
 from burstenv.errors import BurstenvError
 from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig
+from burstenv.hardware.host import OverheadConfig, overhead_of
 from burstenv.hardware.latency.entry import LatencyConfig, load_latency
 from burstenv.hardware.latency.roofline import roofline
+from burstenv.hardware.memory import GPU_MEMORY_UTILIZATION, MAX_BLOCKS, kv_blocks
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
-GPU_MEMORY_UTILIZATION = 0.92  # default of vLLM 0.33.0 (vllm/config/cache.py); 0.9 in older versions
-RUNTIME_RESERVE_GIB = 0.15  # one GPU; the same file
-RUNTIME_RESERVE_PER_GPU_GIB = 0.6  # tensor parallelism above 1; the same file
-MIXTURE_RESERVE_GIB = 2.5  # of activations, more than a dense model's; the same file (8 against 5.5)
 MAX_BLOCK_SIZE = 256  # [tokens]
 MAX_REPLICAS = 1_024  # observations and masks grow with them
-MAX_BLOCKS = 4_194_304  # of a replica: 67 million tokens in blocks of 16, more than a node of eight GPUs holds
 MAX_TENSOR_PARALLEL = 128  # more GPUs than any replica has
 MAX_TOKENS = 1 << 24  # of a request, an iteration or a reservation; sums of them stay whole numbers
 MAX_SEQS = 8_192  # that run at once; vLLM's defaults are 256 and 1,024
@@ -39,24 +36,22 @@ class ReplicaConfig(Config):
     hardware: str
     tensor_parallel: Annotated[int, Field(ge=1, le=MAX_TENSOR_PARALLEL)] = 1
     count: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
+    link: str | None = None  # between the GPUs, a name in configs/links or a YAML file; None: the hardware's
+    weights: Literal["fp8"] | None = None  # None: as the model is
+    kv_cache: Literal["fp8"] | None = None
     num_blocks: Annotated[int, Field(ge=1, le=MAX_BLOCKS)] | None = None  # usable KV blocks; None: from memory
+    kv_tokens: Annotated[int, Field(ge=1)] | None = None  # the same in tokens
     max_model_len: TokenCount | None = None  # [tokens]; None: the whole KV cache
     latency: str | LatencyConfig | None = None  # a name in configs/latency; None: MODEL_HARDWARE_tpN, or a roofline
 
-
-class OverheadConfig(Config):
-    """Host time that no kernel profile shows: one set of constants for all GPUs, and this is their place.
-
-    Fitted jointly to two measured vLLM 0.19 servers (Llama-3.1-8B on an RTX 4090 and on an RTX PRO 6000, 300
-    requests each, casys-kaist/LLMServingSim): the pair, on a grid of 0.1 ms and 0.001 ms, with the least squared
-    relative error over the 24 statistics of ``validate_run`` (evaluation/validation/measured_run.py) on both runs,
-    kernel times from their tables. That no constant per iteration is left is what asynchronous scheduling promises: the
-    host prepares an iteration while the one before it runs, and only what it does for each sequence shows.
-    """
-
-    per_iteration_ms: Annotated[float, Field(ge=0.0, le=1e5)] = 0.0
-    per_sequence_ms: Annotated[float, Field(ge=0.0, le=1e3)] = 0.011
-    source: str = "fitted jointly to two measured vLLM 0.19 servers; see OverheadConfig"
+    @model_validator(mode="after")
+    def _said_once(self) -> ReplicaConfig:
+        if self.num_blocks is not None and self.kv_tokens is not None:
+            raise ValueError("num_blocks and kv_tokens both say how large the KV cache is; give one")
+        if self.latency is not None and (self.weights or self.link):
+            given = "weights: fp8" if self.weights else f"link: {self.link}"
+            raise ValueError(f"{given} is for a roofline; the latency that is named has it in its numbers already")
+        return self
 
 
 class ModeConfig(Config):
@@ -119,6 +114,7 @@ class ClusterConfig(Config):
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0  # [tokens]; 0: none
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = GPU_MEMORY_UTILIZATION  # share that vLLM may use
     overhead: OverheadConfig = OverheadConfig()
+    overhead_by_engine: bool = False  # in place of overhead: by scheduling and tensor parallelism, hardware/host.py
 
     @model_validator(mode="after")
     def _not_too_many(self) -> ClusterConfig:
@@ -179,74 +175,57 @@ class ReplicaSpec(Config):
         }
 
 
-def kv_blocks(
-    model: ModelConfig,
-    hardware: HardwareConfig,
-    tensor_parallel: int,
-    block_size: int,
-    utilization: float = GPU_MEMORY_UTILIZATION,
-) -> int:
-    """Return the usable KV blocks of a model on ``tensor_parallel`` GPUs.
-
-    (utilization x memory - weights - activation reserve - runtime reserve) / bytes of a block, the formula of BLIS
-    (sim/latency/kv_capacity.go); less one, the null block that vLLM keeps.
-
-    Raises:
-        BurstenvError: When the weights leave no room.
-    """
-    runtime = RUNTIME_RESERVE_GIB if tensor_parallel == 1 else RUNTIME_RESERVE_PER_GPU_GIB * tensor_parallel
-    free_gib = (
-        utilization * hardware.memory_gib * tensor_parallel
-        - model.weights_gib
-        - hardware.activation_reserve_gib
-        - (MIXTURE_RESERVE_GIB if model.is_mixture else 0.0)
-        - runtime
-    )
-    blocks = int(free_gib * 2**30 / (model.kv_bytes_per_token * block_size)) - 1
-    blocks = min(blocks, MAX_BLOCKS)
-    if blocks < 1:
-        raise BurstenvError(
-            f"{model.name} does not fit on {tensor_parallel} x {hardware.name}: {model.weights_gib} GiB of weights "
-            f"leave no memory for KV cache at gpu_memory_utilization {utilization:g}; use more GPUs (tensor_parallel) "
-            "or a smaller model"
-        )
-    return blocks
-
-
 def _latency(
     replica: ReplicaConfig, model: ModelConfig, hardware: HardwareConfig, overhead: OverheadConfig
 ) -> tuple[LatencyConfig, str]:
     """Return a replica's latency with the cluster's host overhead in it, and where it comes from.
 
     A name must exist. Without one, the measured entry of model, GPU and tensor parallelism is taken, or a
-    roofline where there is none.
+    roofline where there is none, or where a link or 8 bits make it another machine.
     """
     if replica.latency is not None and not isinstance(replica.latency, str):
         return replica.latency, "given with the cluster"
     name = replica.latency or f"{replica.model}_{replica.hardware}_tp{replica.tensor_parallel}"
-    if replica.latency is None and name not in shipped("latency"):
-        latency: LatencyConfig = roofline(model, hardware, replica.tensor_parallel)
-        source = f"roofline: no measured entry {name}"
+    changed = replica.weights or replica.kv_cache or (replica.link and replica.link != hardware.link)
+    if replica.latency is None and (changed or name not in shipped("latency")):
+        latency: LatencyConfig = roofline(model, hardware, replica.tensor_parallel, replica.link)
+        source = "roofline of this variant" if changed else f"roofline: no measured entry {name}"
     else:
         latency = load_latency(name)
         source = name
     return latency.with_overhead(overhead.per_iteration_ms, overhead.per_sequence_ms), source
 
 
+def _blocks(replica: ReplicaConfig, model: ModelConfig, hardware: HardwareConfig, cluster: ClusterConfig) -> int:
+    """Return the usable KV blocks of a replica: as its configuration says, or as its memory holds."""
+    if replica.num_blocks is not None:
+        return replica.num_blocks
+    if replica.kv_tokens is not None:
+        if replica.kv_tokens < cluster.block_size:
+            raise BurstenvError(
+                f"cluster {cluster.name!r}: kv_tokens {replica.kv_tokens} is less than a block of {cluster.block_size}"
+            )
+        return min(replica.kv_tokens // cluster.block_size, MAX_BLOCKS)
+    return kv_blocks(model, hardware, replica.tensor_parallel, cluster.block_size, cluster.gpu_memory_utilization)
+
+
 def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
     """Return the replicas of a cluster, one spec each, in the order of the YAML.
 
     Raises:
-        BurstenvError: On an unknown model, hardware or latency, or a model that does not fit.
+        BurstenvError: On an unknown model, hardware, link or latency, or a model that does not fit.
     """
     specs: list[ReplicaSpec] = []
     for replica in cluster.replicas:
-        model = load(ModelConfig, "models", replica.model)
+        model = load(ModelConfig, "models", replica.model).in_fp8(replica.weights == "fp8", replica.kv_cache == "fp8")
         hardware = load(HardwareConfig, "hardware", replica.hardware)
-        blocks = replica.num_blocks or kv_blocks(
-            model, hardware, replica.tensor_parallel, cluster.block_size, cluster.gpu_memory_utilization
+        blocks = _blocks(replica, model, hardware, cluster)
+        overhead = (
+            overhead_of(cluster.asynchronous, replica.tensor_parallel)
+            if cluster.overhead_by_engine
+            else cluster.overhead
         )
-        latency, source = _latency(replica, model, hardware, cluster.overhead)
+        latency, source = _latency(replica, model, hardware, overhead)
         for _ in range(replica.count):
             name = f"{len(specs)}:{replica.model}@{replica.hardware}" + (
                 f"x{replica.tensor_parallel}" if replica.tensor_parallel > 1 else ""

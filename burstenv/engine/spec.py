@@ -19,6 +19,7 @@ SPEC = record(
         ("h3_s", "f8"),
         ("h4_s", "f8"),
         ("h5_s", "f8"),
+        ("h6_s", "f8"),
         ("per_iteration_s", "f8"),
         ("per_sequence_s", "f8"),
         ("prefill_token_s", "f8"),  # time that a prefill token adds to a large iteration

@@ -147,6 +147,7 @@ def iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context
             max(spec.h0_s, spec.h1_s + spec.h2_s * (prefill_tokens + decodes))
             + spec.h3_s * prefill_attention
             + spec.h5_s * decodes
+            + spec.h6_s * prefill_tokens
             + spec.per_iteration_s
             + spec.per_sequence_s * sequences
             + spec.h4_s * context_tokens

@@ -6,39 +6,29 @@ from typing import Any
 
 import pytest
 
-from burstenv.cluster import Cluster, ClusterConfig, ModeConfig, load_cluster, resolve_cluster
-from burstenv.cluster.cluster_config import kv_blocks
+from burstenv.cluster import Cluster, ClusterConfig, ModeConfig, ReplicaSpec, load_cluster, resolve_cluster
 from burstenv.config import load, parse, shipped
 from burstenv.errors import BurstenvError
 from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig, known_as
+from burstenv.hardware.host import overhead_of
+from burstenv.hardware.memory import kv_blocks
 from tests.cluster.small_clusters import replica
 
 OVERHEAD = {"per_iteration_ms": 1.0, "per_sequence_ms": 0.01, "source": "test"}
-# KV tokens with the activation reserve, bf16, on 80-GiB GPUs, computed with the formula of BLIS
-# (sim/latency/kv_capacity.go), by tensor parallelism.
-KV_TOKENS = {
-    "llama-2-7b": {1: 110e3, 2: 255e3, 4: 548e3, 8: 1.13e6},
-    "llama-2-13b": {1: 55e3, 2: 148e3, 4: 335e3, 8: 710e3},
-    "llama-2-70b": {4: 496e3, 8: 1.43e6},
-    "llama-3-8b": {1: 421e3, 2: 1.00e6, 4: 2.17e6, 8: 4.51e6},
-    "llama-3.1-8b": {1: 421e3, 2: 1.00e6, 4: 2.17e6, 8: 4.51e6},
-    "qwen2.5-7b": {1: 976e3},
-    "qwen3-14b": {1: 254e3, 2: 719e3},
-    "opt-13b": {1: 55e3, 2: 148e3},
-    "llama-3-70b": {4: 487e3, 8: 1.42e6},
-}
 KIB_PER_TOKEN = {
     "llama-2-7b": 512, "llama-2-13b": 800, "llama-2-70b": 320, "llama-3-8b": 128, "llama-3.1-8b": 128,
     "llama-3-70b": 320, "llama-3.2-1b": 32, "llama-3.2-3b": 112, "opt-13b": 800, "qwen2.5-7b": 56,
     "qwen2.5-14b": 192, "qwen2.5-32b": 256, "qwen3-4b": 144, "qwen3-8b": 144, "qwen3-14b": 160, "qwen3-32b": 256,
-    "qwen3-30b-a3b": 96,
+    "qwen3-30b-a3b": 96, "codellama-34b": 192, "mistral-7b": 128, "mistral-small-24b": 160,
+    "yi-6b": 64, "yi-34b": 240,
 }  # fmt: skip
 # Feed-forward width and whether input and output embeddings are one matrix, from each config.json.
 FEED_FORWARD = {
     "llama-2-7b": 11008, "llama-2-13b": 13824, "llama-2-70b": 28672, "llama-3-8b": 14336, "llama-3.1-8b": 14336,
     "llama-3-70b": 28672, "llama-3.2-1b": 8192, "llama-3.2-3b": 8192, "opt-13b": 20480, "qwen2.5-7b": 18944,
     "qwen2.5-14b": 13824, "qwen2.5-32b": 27648, "qwen3-4b": 9728, "qwen3-8b": 12288, "qwen3-14b": 17408,
-    "qwen3-32b": 25600, "qwen3-30b-a3b": 128 * 768,
+    "qwen3-32b": 25600, "qwen3-30b-a3b": 128 * 768, "codellama-34b": 22016, "mistral-7b": 14336,
+    "mistral-small-24b": 32768, "yi-6b": 11008, "yi-34b": 20480,
 }  # fmt: skip
 TIED = ("llama-3.2-1b", "llama-3.2-3b", "opt-13b", "qwen3-4b")
 
@@ -52,18 +42,6 @@ def refused(replicas: list[dict[str, Any]], **keys: Any) -> str:
         resolve_cluster(cluster(replicas, **keys))
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_kv_blocks_match_the_published_formula():
-    for model, row in KV_TOKENS.items():
-        for gpus, tokens in row.items():
-            for hardware in ("a100-80g", "h100"):
-                shape, gpu = load(ModelConfig, "models", model), load(HardwareConfig, "hardware", hardware)
-                assert kv_blocks(shape, gpu, gpus, 16, 0.9) * 16 == pytest.approx(tokens, rel=0.015), (
-                    model,
-                    gpus,
-                    hardware,
-                )
 
 
 def test_kv_bytes_per_token():
@@ -86,14 +64,8 @@ def test_weights_follow_from_the_shape():
         layer = model.hidden_size * (2 * queries + 2 * keys) + mlp
         embeddings = (1 if name in TIED else 2) * model.vocab_size * model.hidden_size
         assert 2 * (model.layers * layer + embeddings) / 2**30 == pytest.approx(model.weights_gib, rel=0.01), name
-
-
-def test_kv_blocks_of_a_measured_server():
-    # A vLLM 0.19 server with Llama-3.1-8B on an RTX 4090 had 2,588 blocks, the null block included.
-    blocks = kv_blocks(
-        load(ModelConfig, "models", "llama-3.1-8b"), load(HardwareConfig, "hardware", "rtx-4090"), 1, 16, 0.9
-    )
-    assert blocks == pytest.approx(2587, rel=0.02)
+        assert model.tied_embeddings == (name in TIED), name
+        assert model.is_mixture or model.feed_forward_size == FEED_FORWARD[name], name
 
 
 def test_the_share_of_memory_is_that_of_vllm_unless_it_is_given():
@@ -102,7 +74,7 @@ def test_the_share_of_memory_is_that_of_vllm_unless_it_is_given():
         (0.92, {}), (0.9, {"gpu_memory_utilization": 0.9}), (1.0, {"gpu_memory_utilization": 1}))}  # fmt: skip
     block_gib = 16 * 800 / 2**20  # 800 KiB for each token
     for share in (0.92, 1.0):
-        assert (blocks[share] - blocks[0.9]) * block_gib == pytest.approx((share - 0.9) * 80, abs=2 * block_gib)
+        assert (blocks[share] - blocks[0.9]) * block_gib == pytest.approx((share - 0.9) * 79.2, abs=2 * block_gib)
     for share in (0.0, 1.1, -1.0):
         with pytest.raises(BurstenvError, match="gpu_memory_utilization"):
             cluster(replicas, gpu_memory_utilization=share)
@@ -247,3 +219,44 @@ def test_a_cluster_without_overhead_has_the_one_that_was_measured():
     values = {"name": "mine", "replicas": [{"model": "llama-2-13b", "hardware": "h100"}]}
     (spec,) = resolve_cluster(parse(ClusterConfig, values, "mine.yaml"))
     assert (spec.latency.per_iteration_ms, spec.latency.per_sequence_ms) == (0.0, 0.011)
+
+
+def test_what_a_replica_may_say_of_its_cache_link_and_bits():
+    base = {"model": "qwen3-32b", "hardware": "h100", "tensor_parallel": 2}
+
+    def spec(**keys: Any) -> ReplicaSpec:
+        return resolve_cluster(cluster([{**base, **keys}]))[0]
+
+    assert spec(kv_tokens=307_328).num_blocks == 307_328 // 16
+    assert spec(kv_cache="fp8").num_blocks == pytest.approx(2 * spec().num_blocks, rel=0.001)
+    batch = (0, 0, 32, 40_000, 32)
+    assert spec(link="pcie-5").latency.iteration_s(*batch) > spec().latency.iteration_s(*batch)
+    assert spec(weights="fp8").latency.iteration_s(*batch) < spec().latency.iteration_s(*batch)
+    for wrong, words in (
+        ({"kv_tokens": 4096, "num_blocks": 10}, "give one"),
+        ({"link": "pcie-5", "latency": "llama-3-70b_h100_tp4"}, "link: pcie-5 is for a roofline"),
+        ({"weights": "fp8", "latency": "llama-3-70b_h100_tp4"}, "weights: fp8 is for a roofline"),
+        ({"weights": "int4"}, "weights"),
+        ({"link": "token-ring"}, "unknown link 'token-ring'"),
+        ({"kv_tokens": 3}, "less than a block"),
+    ):
+        with pytest.raises(BurstenvError, match=words):
+            spec(**wrong)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_host_terms_by_the_kind_of_engine_are_a_key_of_the_cluster(asynchronous):
+    replicas = [{"model": "qwen3-32b", "hardware": "h100", "tensor_parallel": n} for n in (2, 8)]
+    specs = resolve_cluster(cluster(replicas, asynchronous=asynchronous, overhead_by_engine=True))
+    for spec, degree in zip(specs, (2, 8), strict=True):
+        assert spec.latency.per_iteration_ms == overhead_of(asynchronous, degree).per_iteration_ms
+    assert (specs[1].latency.per_iteration_ms > specs[0].latency.per_iteration_ms) == (not asynchronous)
+    assert (
+        resolve_cluster(parse(ClusterConfig, {"name": "x", "replicas": replicas}, "x"))[0].latency.per_iteration_ms == 0
+    )
+
+
+def test_block_counts_of_shipped_clusters_are_written_down():
+    for name in shipped("clusters"):
+        for replica_config in load(ClusterConfig, "clusters", name).replicas:
+            assert replica_config.num_blocks is not None, name

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from burstenv.cluster.cluster_config import OverheadConfig
 from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.measured_run import METRICS, STATISTICS, read_run, validate_run
+from burstenv.evaluation.validation.server import ServerOptions
+from burstenv.hardware.host import OverheadConfig
 from burstenv.hardware.latency.entry import load_latency
 from burstenv.hardware.latency.fit import fit_profile
 from tests.shipped_files import real
@@ -22,6 +23,7 @@ SHIPPED = {
     "rtxpro6000_llama31_8b": "llama-3.1-8b_rtx-pro-6000_tp1",
 }
 LATENCY = "llama-3.1-8b_rtx-4090_tp1"
+KNOWN = ServerOptions(latency=LATENCY)
 WALL_S, ENGINE_S = 1.7e9, 5000.0  # the two clocks at the first arrival
 
 
@@ -134,7 +136,7 @@ def test_what_the_engine_resolved_comes_before_what_it_was_given(tmp_path):
             "model_config": {"max_model_len": 2048},
         }
     }
-    limits = read_run(write_run(tmp_path / "run", meta=meta)).limits
+    limits = read_run(write_run(tmp_path / "run", meta=meta), KNOWN).limits
     assert (limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len) == (48, 1024, 2048)
     assert (limits.asynchronous, limits.reserve_full_prompt) == (False, False)
     assert (limits.num_blocks, limits.block_size, limits.prefix_caching) == (800, 16, True)  # as measured
@@ -142,19 +144,19 @@ def test_what_the_engine_resolved_comes_before_what_it_was_given(tmp_path):
 
 def test_blocks_that_are_not_recorded_follow_from_memory(tmp_path):
     meta: dict[str, Any] = {"kv_cache": None, "hardware": {"device_name": "NVIDIA GeForce RTX 4090"}}
-    meta["engine_kwargs"] = {"max_num_seqs": 32, "max_num_batched_tokens": 1024, "gpu_memory_utilization": 0.9}
-    run = read_run(write_run(tmp_path / "a", meta=meta))
+    meta["engine_kwargs"] = {"max_num_seqs": 256, "max_num_batched_tokens": 2048, "gpu_memory_utilization": 0.9}
+    run = read_run(write_run(tmp_path / "a", meta=meta), KNOWN)
     assert run.limits.num_blocks == pytest.approx(2587, rel=0.02)  # as a real server had
     assert any("memory of rtx-4090" in note for note in run.notes)
-    run = read_run(write_run(tmp_path / "b", meta={"kv_cache": None}))
+    run = read_run(write_run(tmp_path / "b", meta={"kv_cache": None}), KNOWN)
     assert run.limits.num_blocks > 10**6
     assert any("assumed to hold all" in note for note in run.notes)
 
 
 def test_the_clocks_are_aligned_at_the_request_queued_soonest(tmp_path):
-    run = read_run(write_run(tmp_path / "run"))
+    run = read_run(write_run(tmp_path / "run"), KNOWN)
     assert run.arrival_s[0] == 0.0
-    assert run.tensor_parallel == 1
+    assert run.server.tensor_parallel == 1
     again = validate_run(tmp_path / "run", LATENCY)
     assert again.measured["TTFT"] == pytest.approx(run.first_token_s - run.arrival_s)
 
@@ -197,7 +199,7 @@ def test_a_bad_run_gets_one_sentence(tmp_path, name, text, line, words):
     folder = write_run(tmp_path / "run")
     spoil(folder, name, text, line)
     with pytest.raises(BurstenvError) as error:
-        read_run(folder)
+        read_run(folder, KNOWN)
     message = str(error.value)
     assert "\n" not in message
     for word in words:
@@ -214,7 +216,7 @@ def test_missing_files_and_requests_too_long(tmp_path):
 
 def test_a_latency_of_another_tensor_parallelism_is_refused(tmp_path):
     folder = write_run(tmp_path / "run", meta={"engine_kwargs": {"tensor_parallel_size": 2}})
-    with pytest.raises(BurstenvError, match="is of tensor parallelism 1, the run run of 2"):
+    with pytest.raises(BurstenvError, match=r"is of tensor parallelism 1, the run .*run of 2"):
         validate_run(folder, LATENCY)
 
 

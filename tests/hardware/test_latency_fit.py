@@ -142,7 +142,7 @@ def test_without_all_reduce_rows_the_link_of_the_gpu_gives_them(tmp_path):
     assert two.name.endswith("_tp2")
     assert any("no all_reduce" in note for note in two.notes)
     added_ms = predicted_ms(two, 0, 0, 64, 500) - predicted_ms(one, 0, 0, 64, 500)
-    assert added_ms == pytest.approx(64 * (0.030 + 64 * 8192 / (0.8 * 25e9) * 1e3), rel=0.05)
+    assert added_ms == pytest.approx(64 * (0.020 + 64 * 8192 / 8e9 * 1e3), rel=0.05)
 
 
 def test_an_unknown_layer_is_counted_once_a_layer_and_named(tmp_path):

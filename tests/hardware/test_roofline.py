@@ -70,9 +70,40 @@ def test_a_mixture_of_experts_has_no_roofline():
 def test_all_reduces_by_hand():
     shape, gpu = load(ModelConfig, "models", "llama-3-70b"), load(HardwareConfig, "hardware", "h100")
     constant_ms, per_token_ms = all_reduce_ms(shape, gpu, 4)
-    assert constant_ms == pytest.approx(160 * 9e-3)
-    assert per_token_ms == pytest.approx(160 * 8192 * 2 * 1.5 / (0.8 * 450e9) * 1e3)
+    assert constant_ms == pytest.approx(160 * (4 + 2 * 0.7) * 1e-3)  # two in each of 80 layers; two further GPUs
+    assert per_token_ms == pytest.approx(160 * 8192 * 2 * 1.5 / 270e9 * 1e3)
     assert all_reduce_ms(shape, gpu, 1) == (0.0, 0.0)
+
+
+def test_a_link_is_chosen_by_name_and_a_slower_one_costs_more():
+    shape, gpu = load(ModelConfig, "models", "qwen3-32b"), load(HardwareConfig, "hardware", "h100")
+    for batch in BATCHES:
+        times = [roofline(shape, gpu, 2, link).iteration_s(*batch) for link in ("nvlink-4", "pcie-5", "ethernet-100g")]
+        assert times == sorted(times)
+        assert len(set(times)) == 3
+        assert times[0] == roofline(shape, gpu, 2).iteration_s(*batch)  # its own
+    per_token_ms = all_reduce_ms(shape, gpu, 2, "pcie-5")[1]
+    assert per_token_ms == pytest.approx(2 * 64 * 5120 * 2 / 16e9 * 1e3)
+    with pytest.raises(BurstenvError, match="nvlink-4"):
+        roofline(shape, gpu, 2, "nvlnk-4")
+
+
+def test_every_gpu_names_a_shipped_link():
+    assert {load(HardwareConfig, "hardware", name).link for name in GPUS} <= set(shipped("links"))
+
+
+def test_eight_bits_read_half_the_weights_and_need_a_gpu_that_multiplies_them():
+    shape, gpu = load(ModelConfig, "models", "qwen3-32b"), load(HardwareConfig, "hardware", "h100")
+    small = shape.in_fp8(weights=True, kv_cache=True)
+    layers_gib = shape.weights_gib - 2 * 151936 * 5120 * 2 / 2**30
+    assert shape.weights_gib - small.weights_gib == pytest.approx(layers_gib / 2)
+    assert small.kv_bytes_per_token == shape.kv_bytes_per_token / 2
+    assert small.in_fp8(weights=True, kv_cache=False).weights_gib == small.weights_gib  # once is enough
+    one, half = roofline(shape, gpu, 2), roofline(small, gpu, 2)
+    assert half.h4_ms_per_context_token == pytest.approx(one.h4_ms_per_context_token / 2)
+    assert all(a < b for a, b in zip(times_s(half), times_s(one), strict=True))
+    with pytest.raises(BurstenvError, match="a100-80g has no matrix products in 8 bits"):
+        roofline(small, load(HardwareConfig, "hardware", "a100-80g"), 2)
 
 
 def test_a_model_without_its_shape_is_refused():

@@ -14,20 +14,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from burstenv.cluster.cluster_config import GPU_MEMORY_UTILIZATION, OverheadConfig, kv_blocks
-from burstenv.config import read_yaml
 from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.errors import BurstenvError
-from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig, known_as
-from burstenv.hardware.latency.entry import load_latency
-from burstenv.hardware.latency.hinge import HingeLatency
-from burstenv.hardware.latency.tables import TablesLatency
+from burstenv.evaluation.validation.server import (
+    ASYNCHRONOUS_SINCE,
+    Server,
+    ServerOptions,
+    cache_blocks,
+    check_flags,
+    front_end_of,
+    profile_beside,
+    profiled_meta,
+    resolve_server,
+    version_of,
+)
 
 METRICS = ("TTFT", "TPOT", "E2E")
 STATISTICS = ("mean", "p50", "p90", "p99")
@@ -41,8 +47,7 @@ class MeasuredRun:
     """A measured server run; times in seconds from the first arrival."""
 
     name: str
-    model: str
-    tensor_parallel: int
+    server: Server
     limits: EngineLimits
     notes: tuple[str, ...]
     prompt_tokens: np.ndarray  # (n,)
@@ -122,8 +127,8 @@ class RunValidation:
         return all(abs(row.error_percent) <= percent for row in self.rows if row.statistic in statistics)
 
 
-def read_run(folder: Path) -> MeasuredRun:
-    """Read a run folder.
+def read_run(folder: Path, options: ServerOptions | None = None) -> MeasuredRun:
+    """Read a run folder, and find the server behind it.
 
     Raises:
         BurstenvError: If a file is missing or malformed; names the file and the line or key.
@@ -133,14 +138,21 @@ def read_run(folder: Path) -> MeasuredRun:
     start_s = columns["arrival_time"].min()
     arrival_s = columns["arrival_time"] - start_s
     clock_s = float((columns["queued_ts"] - arrival_s).min())  # the engine's clock at the first arrival
-    limits, notes = _limits(meta, folder)
-    model = str(meta.get("model", ""))
+    options = options or ServerOptions()
+    flags = {k: v for k, v in meta.get("engine_kwargs", {}).items() if v is not None}
+    notes = check_flags(flags, str(folder / "meta.json"), strangers=True)
+    asynchronous = _asynchronous(meta, options)
+    profile = profile_beside(folder)
+    device = str((meta.get("hardware") or {}).get("device_name") or profiled_meta(folder).get("gpu") or "")
+    server = resolve_server(
+        options, str(meta.get("model", "")), device, _degree(meta), asynchronous, flags, str(folder), profile
+    )
+    limits = _limits(meta, folder, server, options, asynchronous, notes)
     return MeasuredRun(
         name=folder.parent.name if folder.name == "vllm_run" else folder.name,
-        model=model,
-        tensor_parallel=_degree(meta),
+        server=server,
         limits=limits,
-        notes=tuple(notes),
+        notes=(*notes, *server.notes),
         prompt_tokens=columns["input_toks"].astype(int),
         output_tokens=columns["output_toks"].astype(int),
         arrival_s=arrival_s,
@@ -194,13 +206,24 @@ def _degree(meta: Mapping[str, Any]) -> int:
     return int(meta.get("engine_kwargs", {}).get("tensor_parallel_size") or 1)
 
 
-def _limits(meta: Mapping[str, Any], folder: Path) -> tuple[EngineLimits, list[str]]:
-    """Return the engine's limits: its resolved ones, otherwise its arguments, otherwise vLLM's defaults.
+def _asynchronous(meta: Mapping[str, Any], options: ServerOptions) -> bool:
+    """Return whether the engine schedules ahead: as an option or the run says, else as its version does by default."""
+    scheduler = (meta.get("resolved_config") or {}).get("scheduler_config") or {}
+    given = meta.get("engine_kwargs", {})
+    for said in (options.asynchronous, scheduler.get("async_scheduling"), given.get("async_scheduling")):
+        if said is not None:
+            return bool(said)
+    version = version_of(meta.get("vllm_version"))
+    return version is None or version >= ASYNCHRONOUS_SINCE
 
-    vLLM 0.14 and later schedules asynchronously and caches prefixes by default. Prompts of a run are distinct, so only
-    preempted requests hit their own blocks.
+
+def _limits(
+    meta: Mapping[str, Any], folder: Path, server: Server, options: ServerOptions, asynchronous: bool, notes: list[str]
+) -> EngineLimits:
+    """Return the engine's limits: as an option says, as it resolved them, as it was started, or vLLM's defaults.
+
+    Prompts of a run are distinct, so that only preempted requests meet their own blocks again.
     """
-    notes: list[str] = []
     given = meta.get("engine_kwargs", {})
     resolved = meta.get("resolved_config") or {}
     scheduler = resolved.get("scheduler_config") or {}
@@ -214,26 +237,29 @@ def _limits(meta: Mapping[str, Any], folder: Path) -> tuple[EngineLimits, list[s
         block_size = int(pick("block_size", measured, cache, given) or 16)
         blocks = pick("num_gpu_blocks", measured, cache)
         max_model_len = pick("max_model_len", resolved.get("model_config") or {}, given)
-        if blocks is None:
-            blocks = _blocks_from_memory(meta, block_size, folder, notes)
-        usable = int(blocks) - 1  # less vLLM's null block
         max_num_seqs = int(pick("max_num_seqs", scheduler, given) or 256)
-        asynchronous = pick("async_scheduling", scheduler, given)
+        budget = int(pick("max_num_batched_tokens", scheduler, given) or DEFAULT_BATCHED_TOKENS)
+        profiled = profiled_meta(folder).get("engine_effective") or {}
+        share = pick("gpu_memory_utilization", cache, measured, given, profiled)
+        version = version_of(meta.get("vllm_version"))
+        usable = cache_blocks(
+            options, server, None if blocks is None else int(blocks), block_size,
+            None if share is None else float(share), version, budget, max_num_seqs, notes,
+        )  # fmt: skip
         reserve_full_prompt = pick("scheduler_reserve_full_isl", scheduler)
-        caching = pick("enable_prefix_caching", measured, cache, given)
-        return (
-            EngineLimits(
-                num_blocks=usable,
-                block_size=block_size,
-                max_model_len=min(int(max_model_len or DEFAULT_MODEL_LEN), usable * block_size),
-                max_num_batched_tokens=int(pick("max_num_batched_tokens", scheduler, given) or DEFAULT_BATCHED_TOKENS),
-                max_num_seqs=max_num_seqs,
-                reserve_full_prompt=True if reserve_full_prompt is None else bool(reserve_full_prompt),
-                long_prefill_token_threshold=int(pick("long_prefill_token_threshold", scheduler) or 0),
-                prefix_caching=True if caching is None else bool(caching),
-                asynchronous=True if asynchronous is None else bool(asynchronous),
-            ),
-            notes,
+        caching = options.prefix_caching
+        if caching is None:
+            caching = pick("enable_prefix_caching", measured, cache, given)
+        return EngineLimits(
+            num_blocks=usable,
+            block_size=block_size,
+            max_model_len=min(int(max_model_len or DEFAULT_MODEL_LEN), usable * block_size),
+            max_num_batched_tokens=budget,
+            max_num_seqs=max_num_seqs,
+            reserve_full_prompt=True if reserve_full_prompt is None else bool(reserve_full_prompt),
+            long_prefill_token_threshold=int(pick("long_prefill_token_threshold", scheduler, given) or 0),
+            prefix_caching=True if caching is None else bool(caching),
+            asynchronous=asynchronous,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise BurstenvError(
@@ -241,56 +267,41 @@ def _limits(meta: Mapping[str, Any], folder: Path) -> tuple[EngineLimits, list[s
         ) from None
 
 
-def _blocks_from_memory(meta: Mapping[str, Any], block_size: int, folder: Path, notes: list[str]) -> int:
-    """Return the KV blocks (with the null block) of a run that does not record them."""
-    device = str((meta.get("hardware") or {}).get("device_name") or "")
-    profiled = folder.parent / "profile" / "meta.yaml"
-    profile = read_yaml(profiled) if profiled.exists() else {}
-    device = device or str(profile.get("gpu") or "")
-    utilization = GPU_MEMORY_UTILIZATION
-    resolved = (meta.get("resolved_config") or {}).get("cache_config")
-    for engine in (profile.get("engine_effective"), meta.get("engine_kwargs"), resolved):  # the last one counts
-        utilization = (engine or {}).get("gpu_memory_utilization") or utilization
-    try:
-        model = known_as(ModelConfig, "models", str(meta.get("model", "")))
-        hardware = known_as(HardwareConfig, "hardware", device)
-    except BurstenvError as error:
-        notes.append(f"the run does not record its KV blocks; its KV cache is assumed to hold all requests ({error})")
-        return 2**24 // block_size
-    blocks = kv_blocks(model, hardware, _degree(meta), block_size, float(utilization)) + 1
-    notes.append(
-        f"the run does not record its KV blocks; {blocks} follow from {utilization:g} of the memory of {hardware.name}"
-    )
-    return blocks
-
-
-def validate_run(folder: Path | str, latency: str | Path, out: Path | None = None) -> RunValidation:
+def validate_run(
+    folder: Path | str,
+    latency: str | Path | None = None,
+    out: Path | None = None,
+    options: ServerOptions | None = None,
+) -> RunValidation:
     """Replay a measured run request by request and compare TTFT, TPOT and E2E.
 
-    The replay is the reference engine with the server's own limits, asynchronous scheduling and prefix
-    caching, and the host overhead that every shipped cluster has.
+    The replay is the reference engine with the server's own limits, its kind of scheduling and prefix caching, and the
+    host overhead of that kind. The clocks of a run begin in the engine, so that it has no front end unless asked for.
 
     Args:
-        folder: The run folder.
-        latency: A name in ``configs/latency`` or a YAML file.
-        out: File for the overlaid distributions (``.png``, ``.svg``, ``.pdf``, or ``.html``); None: no file.
+        folder: The run folder, or a folder that holds it as ``vllm_run``.
+        latency: A name in ``configs/latency`` or a YAML file; None: the fit of a profile beside the run, the shipped
+            entry of model and GPU, or a roofline.
+        out: Where to draw the overlaid distributions (``.png``, ``.svg``, ``.pdf``, or ``.html``); None: nowhere.
+        options: What the caller says of the server, which comes before what the run says.
 
     Raises:
-        BurstenvError: If the folder or the latency cannot be read, or the latency has another tensor parallelism than
-            the run.
+        BurstenvError: When the folder or the latency cannot be read, something that is needed is not known, the latency
+            is of another tensor parallelism than the run, or the server was of a kind that is not modelled.
     """
-    run = read_run(Path(folder))
-    entry = load_latency(latency)
-    degree = getattr(entry, "tensor_parallel", run.tensor_parallel)
-    if degree != run.tensor_parallel:
-        raise BurstenvError(
-            f"latency {latency} is of tensor parallelism {degree}, the run {run.name} of {run.tensor_parallel}"
-        )
-    overhead = OverheadConfig()
-    notes = (*run.notes, *_other_model(run, entry))
-    replica = ReferenceReplica(run.limits, entry.with_overhead(overhead.per_iteration_ms, overhead.per_sequence_ms))
+    options = options or ServerOptions()
+    if latency is not None:
+        options = replace(options, latency=latency)
+    folder = Path(folder)
+    if not (folder / "meta.json").exists() and (folder / "vllm_run" / "meta.json").exists():
+        folder = folder / "vllm_run"
+    run = read_run(folder, options)
+    entry = run.server.latency
+    delay_s = front_end_of(options, False).delay_s(run.prompt_tokens)
+    notes = run.notes
+    replica = ReferenceReplica(run.limits, entry)
     requests = [
-        ReferenceRequest(k, float(run.arrival_s[k]), int(run.prompt_tokens[k]), int(run.output_tokens[k]))
+        ReferenceRequest(k, float(run.arrival_s[k] + delay_s[k]), int(run.prompt_tokens[k]), int(run.output_tokens[k]))
         for k in range(len(run.arrival_s))
     ]
     replica.run(sorted(requests, key=lambda request: (request.arrival_s, request.id)))
@@ -314,7 +325,7 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
     )
     result = RunValidation(
         run=run.name,
-        latency=str(latency),
+        latency=run.server.source,
         requests=len(requests),
         preemptions=sum(request.preemptions for request in requests),
         iterations=len(replica.iterations),
@@ -329,16 +340,6 @@ def validate_run(folder: Path | str, latency: str | Path, out: Path | None = Non
 
         draw_distributions(result, out)
     return result
-
-
-def _other_model(run: MeasuredRun, entry: HingeLatency | TablesLatency) -> list[str]:
-    """Return a remark if the latency is of another model than the run."""
-    measured = getattr(entry, "model", "")
-    try:
-        served = known_as(ModelConfig, "models", run.model).name
-    except BurstenvError:
-        return []
-    return [f"the latency is of {measured}, the run of {served}"] if measured and measured != served else []
 
 
 def _metrics(run: MeasuredRun, first_s: np.ndarray, last_s: np.ndarray) -> dict[str, np.ndarray]:

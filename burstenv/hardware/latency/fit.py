@@ -61,16 +61,22 @@ class LatencyFit:
 
 
 def fit_profile(
-    source: Path | str, form: str = "tables", tensor_parallel: int | None = None, layers: int | None = None
+    source: Path | str,
+    form: str = "tables",
+    tensor_parallel: int | None = None,
+    layers: int | None = None,
+    link: str | None = None,
 ) -> LatencyFit:
     """Fit a latency entry to a kernel profile folder, or to a CSV of measured iterations.
 
     Args:
         source: A profile folder (see :mod:`burstenv.hardware.latency.profile`), or a CSV with the columns
             P, A, D, K and milliseconds.
-        form: ``"tables"`` or ``"hinge"``; iterations give only a hinge.
-        tensor_parallel: Of the profile, if its ``meta.yaml`` lists several.
-        layers: Decoder layers, if they differ from the model's in ``configs/models``.
+        form: ``"tables"`` or ``"hinge"``; iterations can only fill a hinge.
+        tensor_parallel: Of the profile, where its ``meta.yaml`` lists several.
+        layers: Decoder layers of a model that is not in ``configs/models`` with that number.
+        link: Between the GPUs, for a profile without all-reduces: a name in ``configs/links`` or a YAML file; None:
+            that of the profile's GPU.
 
     Raises:
         BurstenvError: If the source cannot be read or lacks a layer, or the form is unknown.
@@ -87,7 +93,7 @@ def fit_profile(
         return fit_iterations(path)
     profile = read_profile(path, tensor_parallel, layers)
     notes = list(profile.notes)
-    dense = _dense_ms(profile, notes)
+    dense = _dense_ms(profile, notes, link)
     origin = (
         f"kernel profile of {profile.model.name} on {profile.tensor_parallel} x {profile.hardware.name} "
         f"({profile.engine}, {profile.layers} layers); kernels only, host overhead comes from the cluster"
@@ -97,15 +103,15 @@ def fit_profile(
     return LatencyFit(name=name, entry=fit(profile, dense, origin), notes=tuple(notes))
 
 
-def _dense_ms(profile: Profile, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _dense_ms(profile: Profile, notes: list[str], link: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens (n,) and the whole model's dense time [ms] (n,), all-reduces included."""
     tokens, ms = profile.dense_ms()
     if profile.tensor_parallel > 1 and not REDUCTIONS & set(profile.dense):
-        constant_ms, per_token_ms = all_reduce_ms(profile.model, profile.hardware, profile.tensor_parallel)
+        constant_ms, per_token_ms = all_reduce_ms(profile.model, profile.hardware, profile.tensor_parallel, link)
         ms = ms + constant_ms + per_token_ms * tokens
         notes.append(
             f"the profile has no all_reduce: {constant_ms:.2f} ms + {1e3 * per_token_ms:.2f} us per token added from "
-            f"the link of {profile.hardware.name} (configs/hardware)"
+            f"the link {link or profile.hardware.link} (configs/links)"
         )
     return tokens, ms
 

@@ -3,7 +3,7 @@
 With P prefill tokens, A prefill attention work (sum over chunks of n c + n (n + 1) / 2 for n tokens
 behind c computed ones), D decoding sequences and K their context tokens, the hinge is
 
-    T = max(h0, h1 + h2 (P + D)) + h3 A + h4 K + h5 D + host overhead.
+    T = max(h0, h1 + h2 (P + D)) + h3 A + h4 K + h5 D + h6 P + host overhead.
 
 Its kink is the memory-bound floor of the matrix products: below some number of tokens an iteration takes as long as
 reading the weights. The host overhead is one constant per iteration and one per sequence, the same for every GPU. The
@@ -37,7 +37,8 @@ class IterationLatency(Config):
 
     per_iteration_ms: NonNegative = 0.0  # host overhead; a cluster sets its own
     per_sequence_ms: NonNegative = 0.0
-    source: str = ""
+    source: str = ""  # the evidence
+    use: str = ""  # what the entry is good for
     fit_errors: tuple[FitError, ...] = ()
 
     def iteration_s(
@@ -80,7 +81,7 @@ class IterationLatency(Config):
 
 
 class HingeLatency(IterationLatency):
-    """The six coefficients of the hinge form, in milliseconds, and their source."""
+    """The seven coefficients of the hinge form, in milliseconds, and where they come from."""
 
     kind: Literal["hinge"] = "hinge"
     h0_ms: NonNegative  # floor
@@ -91,6 +92,7 @@ class HingeLatency(IterationLatency):
     h5_ms_per_decode: Annotated[
         float, Field(ge=-1e7, le=1e7)
     ]  # per decode, beside h2; below 0 where a decode is cheaper than a prefill token
+    h6_ms_per_prefill_token: NonNegative = 0.0  # per prefill token, beside h2 and above any floor: all-reduces
 
     @model_validator(mode="after")
     def _decodes_cost_time(self) -> HingeLatency:
@@ -115,6 +117,7 @@ class HingeLatency(IterationLatency):
             )
             + self.h3_ms_per_pair * 1e-3 * prefill_attention
             + self.h5_ms_per_decode * 1e-3 * decodes
+            + self.h6_ms_per_prefill_token * 1e-3 * prefill_tokens
             + self.per_iteration_ms * 1e-3
             + self.per_sequence_ms * 1e-3 * sequences
             + self.h4_ms_per_context_token * 1e-3 * decode_context_tokens
@@ -131,6 +134,7 @@ class HingeLatency(IterationLatency):
             "h3_s": self.h3_ms_per_pair * 1e-3,
             "h4_s": self.h4_ms_per_context_token * 1e-3,
             "h5_s": self.h5_ms_per_decode * 1e-3,
+            "h6_s": self.h6_ms_per_prefill_token * 1e-3,
         }
 
     @classmethod
