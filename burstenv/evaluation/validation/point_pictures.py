@@ -67,7 +67,10 @@ def _pairs(result: PointsValidation, name: str) -> list[tuple[str, float, float]
 
 def _page(result: PointsValidation, metrics: list[str]) -> str:
     rows = [
-        (f"{p.point.label}: {name}", f"{p.measured[name]:.4g}", f"{p.simulated[name]:.4g}", f"{p.error_percent(name):+.1f}")
+        (
+            f"{p.point.label}: {name}", f"{p.measured[name]:.4g}", f"{p.simulated[name]:.4g}",
+            f"{p.error_percent(name):+.1f}",
+        )
         for p in result.points
         for name in p.measured
     ]  # fmt: skip

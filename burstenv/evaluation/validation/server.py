@@ -242,8 +242,8 @@ def cache_blocks(
     if server.model is None or server.hardware is None:
         missing = "model" if server.model is None else "GPU"
         notes.append(
-            f"the run does not record its KV blocks, and its {missing} is not known, so that its KV cache is taken to "
-            f"hold all (--gpu, --model or --kv-tokens would say it)"
+            f"the run does not record its KV blocks, and its {missing} is not known, so its KV cache is assumed to "
+            f"hold all requests (--gpu, --model or --kv-tokens would say it)"
         )
         return 2**24 // block_size
     older = version is not None and version < GRAPHS_COUNT_SINCE
