@@ -26,6 +26,7 @@ FOLDERS: dict[str, type[Config]] = {
     "hardware": HardwareConfig,
     "headroom": Headroom,
     "latency": HingeLatency,
+    "links": LinkConfig,
     "models": ModelConfig,
     "scenarios": ScenarioConfig,
     "tuned": TunedPolicies,
