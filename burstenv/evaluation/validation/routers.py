@@ -20,6 +20,7 @@ import numpy as np
 from burstenv._jit.decorators import entry
 from burstenv.cluster.cluster import VLLM_MODE, Cluster, request_array
 from burstenv.cluster.cluster_config import ReplicaSpec
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.errors import BurstenvError
@@ -40,11 +41,12 @@ NEEDED = ("model", "gpu", "tensor_parallel", "replicas", "groups", "prompts_per_
 
 
 @entry
-def _hit_tokens_at(environments, replicas, pool, requests, i, r, request_id):
-    environment = environments[i]
-    return prefix_hit_tokens(
-        replicas[environment.first_replica + r], pool, requests, environment.first_request + request_id
-    )
+def _hit_tokens_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, request_id
+):  # fmt: skip
+    """Return the prompt tokens of a request that replica number ``r`` of cluster ``i`` has cached."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    return prefix_hit_tokens(engine_of(world, r), request_id)
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,7 @@ class _Scraped:
             replicas = self._cluster.state.replicas[0]
             self._read_s = np.floor(now_s / SCRAPE_S) * SCRAPE_S
             self._waiting = replicas["waiting"].astype(float)
-            self._used = 1.0 - replicas["free_blocks"] / replicas["num_blocks"]
+            self._used = 1.0 - replicas["free_blocks"] / self._cluster.state.specs["num_blocks"]
 
     def queue_score(self) -> np.ndarray:
         """Return 1 for the shortest queue, 0 for the longest, (R,)."""
