@@ -29,7 +29,13 @@ def register(commands: Commands) -> None:
 def _hardware(arguments: argparse.Namespace) -> int:
     if arguments.hardware is not None:
         return _show(arguments)
-    tables = {"clusters": _clusters(), "GPUs": _gpus(), "links": _links(), "models": _models(), "latency entries": _latencies()}
+    tables = {
+        "clusters": _clusters(),
+        "GPUs": _gpus(),
+        "links": _links(),
+        "models": _models(),
+        "latency entries": _latencies(),
+    }
     lines = []
     for title, rows in tables.items():
         lines += [f"{title}:", *_columns(rows), ""]
