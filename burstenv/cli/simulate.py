@@ -85,8 +85,8 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("--duration-s", type=float, metavar="S", help="replay a window of this length, drawn by --seed")
     sub.add_argument(
-        "--oversize", choices=("error", "drop", "reject"), metavar="HOW", help="requests too long for the scenario, or "
-        "with --cluster for the cluster: error, drop or reject (default: the scenario's)",
+        "--oversize", choices=("error", "drop", "cut", "reject"), metavar="HOW", help="requests too long for the scenario: "
+        "error, drop, cut (the answer) or reject (default: the scenario's; cut with --cluster)",
     )  # fmt: skip
     sub.add_argument(
         "--requests-out",
@@ -115,10 +115,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
             raise BurstenvError(f"{option} is of one replay; give one --policy, got {len(policies)}")
     config = with_objectives(load(ScenarioConfig, "scenarios", arguments.scenario), arguments.slo)
     trace = read_trace_or_workload(arguments.trace, arguments)
-    scene, _ = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
+    scene, _, moved = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
+    oversize = arguments.oversize or ("cut" if moved else None)
     results = [
         simulate(
-            trace, None, policy, scene, arguments.speed, arguments.oversize, arguments.seed, progress_bar(policy),
+            trace, None, policy, scene, arguments.speed, oversize, arguments.seed, progress_bar(policy),
             rate_per_s=arguments.rate_per_s, load=arguments.load, utilisation=arguments.utilisation,
             scaling=arguments.scaling, duration_s=arguments.duration_s, timeline=arguments.timeline is not None,
         )

@@ -19,7 +19,7 @@ from burstenv.workload.shaping.rates import scale_to_rate, stretch
 if TYPE_CHECKING:
     from burstenv.envs.scenario import Scenario
 
-Oversize = Literal["error", "drop", "reject"]
+Oversize = Literal["error", "drop", "cut", "reject"]
 
 
 def recorded_episode(
@@ -39,8 +39,9 @@ def recorded_episode(
         trace: The trace.
         scenario: Its ``max_total_tokens`` limits the requests.
         seed: Of scaling, and of the start of a window.
-        oversize: ``drop`` and count longer requests, or ``error``; ``reject`` plays them, for the replicas to reject.
-            None: ``episode.oversize``.
+        oversize: ``drop`` and count longer requests, or ``error``; ``cut`` plays those with a prompt that fits, and the
+            replica cuts the answer at its model length; ``reject`` plays all of them, and the replicas reject the
+            prompts that do not fit. None: ``episode.oversize``.
         rate_per_s: Mean rate to bring the requests to; None: their own.
         scaling: Method of scaling, see :func:`burstenv.workload.scale_to_rate`.
         duration_s: Play a window of this length, in seconds of the episode; None: all.
@@ -95,15 +96,17 @@ def recorded_episode(
 def within_limit(trace: Trace, scenario: Scenario, oversize: Oversize | None = None) -> tuple[Trace, int]:
     """Return the requests of a trace that a scenario plays, and their greatest length [tokens]; see above."""
     rule, limit = oversize or scenario.config.episode.oversize, scenario.longest_tokens
-    total = trace.prompt_tokens.astype(np.int64) + trace.output_tokens
-    fits = total <= limit
+    tokens, of = trace.prompt_tokens.astype(np.int64) + trace.output_tokens, "prompt and output"
+    if rule == "cut":  # one token of the answer at the least
+        tokens, of = trace.prompt_tokens.astype(np.int64) + 1, "prompt and one of output"
+    fits = tokens <= limit
     if rule == "reject" or fits.all():
         return trace, limit
-    if rule == "error" or not fits.any():
+    if rule != "drop" or not fits.any():
         row = int(np.argmin(fits))
         raise BurstenvError(
             f"{trace.metadata.get('source', 'trace')}: request {row + 1} (arrival {trace.arrival_s[row]:.3f} s) has "
-            f"{int(total[row])} tokens, prompt and output, more than the {limit} that scenario "
+            f"{int(tokens[row])} tokens, {of}, more than the {limit} that scenario "
             f"{scenario.config.name!r} allows; drop such requests (episode.oversize: drop, or --oversize drop), or use "
             "a scenario or cluster that takes longer ones"
         )

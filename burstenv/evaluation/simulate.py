@@ -88,7 +88,9 @@ def simulate(
             own, that cluster sets the longest request.
         speed: Times since the first arrival are divided by this.
         oversize: Treatment of requests longer than the scenario's ``max_total_tokens``: ``drop`` leaves them out and
-            counts them, ``error`` raises, ``reject`` lets the replicas reject them; None: the scenario's.
+            counts them, ``error`` raises, ``cut`` plays them and cuts their answers at the replica's model length,
+            ``reject`` also lets the replicas reject prompts that do not fit; None: the scenario's, or ``cut`` on
+            another cluster than the scenario's own, as a server does.
         seed: Seed of random routing, length predictions, clients and scaling.
         progress: Called with the requests decided and the total.
         rate_per_s: Requests per second to reach.
@@ -115,7 +117,8 @@ def simulate(
     asked = {name: value for name, value in loads.items() if value is not None}
     _check_asked(asked, speed, scaling)
     played = load_policy(policy)
-    scene, cluster_name = scene_of(scenario, cluster)
+    scene, cluster_name, moved = scene_of(scenario, cluster)
+    oversize = oversize or ("cut" if moved else None)
     rate, measured = _asked_rate(trace, scene, oversize, asked)
     drawn = recorded_episode(
         trace, scene, seed, oversize=oversize, rate_per_s=rate, scaling=scaling or "superpose",
@@ -129,7 +132,8 @@ def simulate(
         sight = scene.sight
     added = tuple(mode for mode in played.modes if mode not in scene.mode_names)
     longest = max(spec.max_model_len for spec in scene.specs)
-    engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], longest if oversize == "reject" else None)
+    unlimited = longest if oversize in ("cut", "reject") else None
+    engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], unlimited)
     requests = engine.room_for(0, len(drawn))  # filled in place: memory holds all of BurstGPT only once
     scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None)
     engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed))
@@ -147,8 +151,10 @@ def simulate(
     return Simulation(metrics, requests, cluster_name, played.name, seen, scene.config, added)
 
 
-def scene_of(scenario: str | ScenarioConfig | Scenario, cluster: str | ClusterConfig | None) -> tuple[Scenario, str]:
-    """Return the scenario of the replay, on its own cluster or on another, and the cluster's name."""
+def scene_of(
+    scenario: str | ScenarioConfig | Scenario, cluster: str | ClusterConfig | None
+) -> tuple[Scenario, str, bool]:
+    """Return the scenario of the replay, the name of its cluster, and whether that is another than its own."""
     if isinstance(scenario, str):
         scenario = load_config(ScenarioConfig, "scenarios", scenario)
     config = scenario.config if isinstance(scenario, Scenario) else scenario
@@ -157,10 +163,10 @@ def scene_of(scenario: str | ScenarioConfig | Scenario, cluster: str | ClusterCo
     wanted = own if cluster is None else cluster
     wanted = load_config(ClusterConfig, "clusters", wanted) if isinstance(wanted, str) else wanted
     if wanted == own:
-        return scenario if isinstance(scenario, Scenario) else Scenario(config, measure=False), own.name
+        return scenario if isinstance(scenario, Scenario) else Scenario(config, measure=False), own.name, False
     episode = config.episode.model_copy(update={"max_total_tokens": None})
     moved = config.model_copy(update={"cluster": wanted, "capacity_per_s": None, "episode": episode})
-    return Scenario(moved, measure=False), wanted.name
+    return Scenario(moved, measure=False), wanted.name, True
 
 
 def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:

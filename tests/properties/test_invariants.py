@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burstenv.config import read_yaml, shipped
-from burstenv.engine.enums import ATTAINED, FAILED, LATE, REJECTED, RUNNING, UNSEEN, WAITING
+from burstenv.engine.enums import ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, RUNNING, UNSEEN, WAITING
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.scenario import Scenario, load_scenario
 from tests.cluster.small_clusters import LATENCY, random_requests
@@ -154,8 +154,9 @@ def check_environment(batch: EnvironmentBatch, i: int) -> None:
     records = state.requests[i, : environment["num_requests"]]
     counts = batch.counts(i)
     assert counts["offered"] == (records["status"] != UNSEEN).sum()
-    for name, status in (("attained", ATTAINED), ("late", LATE), ("rejected", REJECTED), ("failed", FAILED)):
-        assert counts[name] == (records["status"] == status).sum(), name
+    ends = {"attained": [ATTAINED], "late": [LATE], "rejected": [REJECTED], "failed": [FAILED, LENGTH_CAPPED]}
+    for name, statuses in {**ends, "length_capped": [LENGTH_CAPPED]}.items():
+        assert counts[name] == np.isin(records["status"], statuses).sum(), name
     assert counts["offered"] == sum(counts[k] for k in ("attained", "late", "rejected", "failed", "pending"))
     held: list[int] = []
     for r in range(batch.cluster.num_replicas):
@@ -181,8 +182,11 @@ def check_end(batch: EnvironmentBatch, i: int, requests: np.ndarray) -> None:
     counts = batch.counts(i)
     assert counts["offered"] == len(records)
     assert counts["pending"] == 0
-    assert np.isin(records["status"], (ATTAINED, LATE, REJECTED, FAILED)).all()
+    assert np.isin(records["status"], (ATTAINED, LATE, REJECTED, FAILED, LENGTH_CAPPED)).all()
+    capped = records[records["status"] == LENGTH_CAPPED]
+    assert (capped["target_tokens"] < capped["output_tokens"]).all()
     served = records[np.isin(records["status"], (ATTAINED, LATE))]
+    assert (served["target_tokens"] == served["output_tokens"]).all()
     assert (served["arrival_s"] <= served["first_scheduled_s"]).all()
     assert (served["first_scheduled_s"] < served["first_token_s"]).all()
     assert (served["first_token_s"] <= served["finish_s"]).all()
@@ -194,7 +198,7 @@ def check_end(batch: EnvironmentBatch, i: int, requests: np.ndarray) -> None:
     in_time = served["first_token_s"] - served["arrival_s"] <= served["ttft_slo_s"]
     per_token = served["finish_s"] - served["first_token_s"] <= served["tpot_slo_s"] * (served["target_tokens"] - 1)
     assert np.array_equal(served["status"] == ATTAINED, in_time & per_token)
-    other = records[~np.isin(records["status"], (ATTAINED, LATE))]
+    other = records[~np.isin(records["status"], (ATTAINED, LATE, LENGTH_CAPPED))]
     assert np.isnan(other["first_token_s"]).all()
     failed = records[records["status"] == FAILED]
     limits = batch.cluster.state.specs["max_model_len"][failed["replica"]]

@@ -156,7 +156,7 @@ def changed(**values: object) -> dict[str, object]:
         ("conversation__think_time_s", {"q": [0, 0.5], "value": [2]}, "pair up"),
         ("conversation__turns", {"share": [0.9, 0.2], "tail_exponent": 2, "maximum": 9}, "sum at most 1"),
         ("api__on_start_share", [1.5] * 24, "at most 1"),
-        ("api__scale", 0, "greater than 0"),
+        ("api__scale", 0, r"api\.scale: input should be greater than or equal to"),
         ("api__rate", 1, "unknown key 'generator.api.rate'"),
     ],
 )

@@ -247,7 +247,7 @@ def test_what_cannot_be_drawn_is_refused(trace: Trace) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"duration_s": 0}, "duration_s: input should be greater than 0"),
+        ({"duration_s": 0}, "duration_s: input should be greater than or equal to"),
         ({"duration_s": 90_000}, "at most 86400"),
         ({"mix": {"chat": 1.0}}, "unknown class 'chat'; valid: conversation, api"),
         ({"mix": {"api": 0.5}}, "sum 1"),
