@@ -85,8 +85,8 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("--duration-s", type=float, metavar="S", help="replay a window of this length, drawn by --seed")
     sub.add_argument(
-        "--oversize", choices=("error", "drop", "cut", "reject"), metavar="HOW", help="requests too long for the scenario: "
-        "error, drop, cut (the answer) or reject (default: the scenario's; cut with --cluster)",
+        "--oversize", choices=("error", "drop", "cut", "reject"), metavar="HOW", help="requests too long for the "
+        "scenario: error, drop, cut (the answer) or reject (default: the scenario's; cut with --cluster)",
     )  # fmt: skip
     sub.add_argument(
         "--requests-out",
@@ -105,6 +105,7 @@ def register(commands: Commands) -> None:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from burstenv.config import load
+    from burstenv.envs.recorded import Oversize
     from burstenv.envs.scenario import ScenarioConfig
     from burstenv.evaluation.simulate import scene_of, simulate, write_records
 
@@ -116,7 +117,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     config = with_objectives(load(ScenarioConfig, "scenarios", arguments.scenario), arguments.slo)
     trace = read_trace_or_workload(arguments.trace, arguments)
     scene, _, moved = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
-    oversize = arguments.oversize or ("cut" if moved else None)
+    oversize: Oversize | None = arguments.oversize or ("cut" if moved else None)
     results = [
         simulate(
             trace, None, policy, scene, arguments.speed, oversize, arguments.seed, progress_bar(policy),
