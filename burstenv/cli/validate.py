@@ -30,7 +30,7 @@ def register(commands: Commands) -> None:
         "difference from a recorded schedule.",
         example="burstenv validate RUN --out cdf.html",
     )
-    sub.add_argument("source", type=Path, nargs="?", help=KINDS)
+    sub.add_argument("source", type=Path, nargs="?", help="measured run, CSV of points, or recorded schedule")
     sub.add_argument("--suite", type=Path, metavar="FOLDER", help="everything measured in a folder, one line each")
     sub.add_argument("--page", type=output_file(".md"), metavar="FILE.md", help="with --suite: write a page of errors")
     sub.add_argument("--engine", choices=("reference", "fast"), default="reference", help="for a recorded schedule")
@@ -38,18 +38,18 @@ def register(commands: Commands) -> None:
         "--out",
         type=output_file(".html", ".png", ".svg", ".pdf"),
         metavar="FILE",
-        help="a picture: distributions of a run, or measured against simulated points (.html, .png, .svg or .pdf)",
+        help="distributions of a run, or a picture of points (.html, .png, ...)",
     )
     server = sub.add_argument_group("the server", "what the record does not say, or says wrongly")
     server.add_argument(
         "--latency",
         metavar="NAME",
-        help="entry of configs/latency, or YAML file (default: a profile beside a run, the shipped entry, a roofline)",
+        help="entry of configs/latency, or YAML file (default: what fits best)",
     )
     server.add_argument("--gpu", metavar="NAME", help="name in configs/hardware, an alias, or YAML file")
     server.add_argument("--model", metavar="NAME", help="name in configs/models, an alias, or YAML file")
     server.add_argument("--tensor-parallel", type=int, metavar="N", help="GPUs of the server")
-    server.add_argument("--link", metavar="NAME", help="between the GPUs: name in configs/links, or YAML file")
+    server.add_argument("--link", metavar="NAME", help="between the GPUs: name in configs/links, or file")
     server.add_argument("--num-blocks", type=int, metavar="N", help="usable KV blocks")
     server.add_argument("--kv-tokens", type=int, metavar="N", help="the same in tokens")
     server.add_argument("--gpu-memory-utilization", type=float, metavar="SHARE", help="for KV blocks that nothing says")
@@ -57,13 +57,13 @@ def register(commands: Commands) -> None:
         "--front-end",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="HTTP and tokenisation before the engine (default: on for points, off for runs timed in the engine)",
+        help="HTTP and tokenisation before the engine (default: for points)",
     )
     server.add_argument(
         "--asynchronous",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="scheduling ahead (default: as recorded, else by the version of vLLM)",
+        help="scheduling ahead (default: as recorded)",
     )
     server.add_argument(
         "--prefix-caching", action=argparse.BooleanOptionalAction, default=None, help="(default: as recorded, else on)"
