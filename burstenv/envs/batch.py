@@ -373,6 +373,10 @@ class EnvironmentBatch:
         """Describe the decision in environment ``i`` without a request at the gateway."""
         return "a tick"
 
+    def in_force(self, i: int) -> str:
+        """Describe what the agent of environment ``i`` has set or chosen; empty where that is a request's fate."""
+        return ""
+
     def describe(self, i: int) -> str:
         """Return environment ``i`` as a few lines of text: replicas, KV bars, the request at the gateway."""
         state = self.cluster.state

@@ -159,3 +159,45 @@ def test_a_missing_extra_is_one_sentence(small_scenario, monkeypatch, mode, modu
     with pytest.raises(BurstenvError, match=r"pip install 'burstenv\[render\]'") as error:
         make(small_scenario, render_mode=mode)
     assert "\n" not in str(error.value)
+
+
+def test_the_course_of_attainment_is_there_in_a_first_frame(small_scenario):
+    """A frame drawn once, late in an episode, shows what one drawn at every step does."""
+    drawn, once = make(small_scenario), make(small_scenario)
+    for env in (drawn, once):
+        env.reset(seed=0)
+    for _ in range(400):
+        play(drawn, 1)
+        drawn.render()
+    play(once, 400)
+    box = np.s_[480:530, 24:275]
+    green = (0x00, 0x9E, 0x73)
+    assert (once.render()[box] == green).all(axis=2).sum() > 50
+    assert np.array_equal(once.render()[box], drawn.render()[box])
+
+
+def test_agents_of_intervals_and_iterations_see_what_they_set_and_choose_from(small_scenario):
+    env = gym.make("BurstGPT-Interval-v0", scenario=small_scenario, load=1.5, render_mode="rgb_array")
+    env.reset(seed=0)
+    batch = env.unwrapped.batch
+    replicas = len(batch.scenario.specs)
+    assert "all admitted" in batch.in_force(0)
+    first = env.render()
+    action = np.full(env.action_space.shape, -0.5, np.float32)
+    action[1] = 1.0  # the first replica's weight
+    env.step(action)
+    assert "admitted/s" in batch.in_force(0)
+    weights = [float(text) for text in batch.in_force(0).split("weights ")[1].split(" %")[0].split()]
+    assert len(weights) == replicas
+    assert sum(weights) == pytest.approx(100, abs=replicas)
+    assert weights[0] == max(weights)
+    assert not np.array_equal(env.render()[90:115, 32:600], first[90:115, 32:600])
+
+    env = gym.make("BurstGPT-Iteration-v0", load=2.0, render_mode="rgb_array")
+    env.reset(seed=0)
+    batch = env.unwrapped.batch
+    queue = batch.queue(0)
+    requests = batch.cluster.state.requests[0]
+    for k in queue[: batch.slots]:
+        assert f"{int(requests[k]['prompt_tokens'])}+" in batch.in_force(0)
+    assert env.render().shape == (540, 960, 3)

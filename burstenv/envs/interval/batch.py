@@ -24,6 +24,13 @@ from burstenv.policies import Policy
 LEAST_BUDGET_TOKENS = 64
 
 
+def _each(values: np.ndarray) -> str:
+    """Return a number for each replica, or, for many, their range."""
+    if len(values) > 8:
+        return f"{values.min():.0f} to {values.max():.0f}"
+    return " ".join(f"{value:.0f}" for value in values)
+
+
 class IntervalBatch(EnvironmentBatch):
     """``N`` environments whose agents set rates, weights and budgets every interval.
 
@@ -97,6 +104,19 @@ class IntervalBatch(EnvironmentBatch):
     def without_request(self, i: int) -> str:
         """Describe the decision in environment ``i`` without a request at the gateway."""
         return f"the next {self.interval_s:g} s"
+
+    def in_force(self, i: int) -> str:
+        """Describe the admission rate, the routing weights and the token budgets of environment ``i``."""
+        rate_per_s = float(self.cluster.state.memories[i]["admission_rate_per_s"])
+        replicas = len(self.scenario.specs)
+        shares = self.observations[i, -replicas * len(SHARE_FEATURES) :].reshape(replicas, -1)[:, 0]
+        budgets = self.cluster.state.replicas[i]["token_budget"]
+        texts = {
+            "admission": "all admitted" if np.isinf(rate_per_s) else f"at most {rate_per_s:.3g} admitted/s",
+            "routing": f"weights {_each(100 * shares)} %",
+            "batching": f"budgets {_each(budgets)} tokens",
+        }
+        return ", ".join(texts[part] for part in self.layout.decide)
 
     def _step(self) -> None:
         if self.num_threads == 1:

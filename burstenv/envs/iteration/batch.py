@@ -132,6 +132,17 @@ class IterationBatch(EnvironmentBatch):
         memory = self.cluster.state.memories[i]
         return f"{int(memory['queue_size'])} waiting, {int(memory['chosen'])} chosen for the next iteration"
 
+    def in_force(self, i: int) -> str:
+        """Describe the requests that environment ``i`` may choose from, oldest first."""
+        queue = self.queue(i)[: self.slots]
+        if not queue:
+            return "nothing to choose from"
+        requests = self.cluster.state.requests[i]
+        lengths = " ".join(
+            f"{int(request['prompt_tokens'])}+{float(request['predicted_tokens']):.0f}" for request in requests[queue]
+        )
+        return f"to choose from, prompt + predicted tokens: {lengths}"
+
     def _step(self) -> None:
         if self.num_threads == 1:
             self._run(0, ALL)

@@ -7,7 +7,6 @@ distinct for colour-blind readers; each one also has a label.
 
 from __future__ import annotations
 
-from collections import deque
 from functools import lru_cache
 from typing import Any
 
@@ -63,7 +62,7 @@ class ClusterPicture:
     def __init__(self, batch: EnvironmentBatch, i: int):
         self.batch = batch
         self.i = i
-        self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY + 1)  # (now_s, recent attainment)
+        self._then_s = 0.0  # of the frame before
         self._before = -1  # request at the gateway in the previous frame
         self._image, self._draw_on, _ = need_pillow()
 
@@ -74,9 +73,9 @@ class ClusterPicture:
         self._d.fontmode = "L"
         environment = self.batch.cluster.state.environments[self.i]
         now_s = float(environment["now_s"])
-        if self._history and now_s < self._history[-1][0]:  # a new episode
-            self._history.clear()
+        if now_s < self._then_s:  # a new episode
             self._before = -1
+        self._then_s = now_s
         self._header(now_s)
         self._door(environment, now_s)
         self._replicas()
@@ -129,6 +128,8 @@ class ClusterPicture:
             tick = f"no request at the gateway: {self.batch.without_request(self.i)}"
             text = "the episode is over" if environment["done"] else tick
             self._text(32, top + 22, text, 15, _SOFT)
+            if not environment["done"]:
+                self._text(32, top + 48, self._fitted(self.batch.in_force(self.i), 700, 14), 14)
         else:
             self._request(requests[at_door], at_door, top, now_s)
         before = self._before
@@ -223,15 +224,13 @@ class ClusterPicture:
     def _outcomes(self, now_s: float) -> None:
         counts = self.batch.counts(self.i)
         offered = max(1, counts["offered"])
-        recent = self._recent(now_s)
-        apart_s = now_s - self._history[-1][0] if self._history else RECENT_S
-        if not np.isnan(recent) and apart_s >= RECENT_S / HISTORY:
-            self._history.append((now_s, recent))
+        at_s, course = self._course(now_s)
+        recent = course[-1]
         top = 446
         self._d.line((16, top, WIDTH - 16, top), fill=_LINE)
         shown = "none settled" if np.isnan(recent) else f"{recent:.0%}"
         self._text(24, top + 20, f"attainment, last {RECENT_S:.0f} s: {shown}", 14)
-        self._sparkline(24, top + 36, 250, 44, now_s)
+        self._sparkline(24, top + 36, 250, 44, (at_s - now_s) / RECENT_S + 1.0, course)
         self._text(310, top + 20, f"{counts['offered']:,} requests offered so far", 14)
         self._bar(310, top + 36, 626, 16, [(counts[name] / offered, colour) for name, colour in _OUTCOMES])
         x = 310.0
@@ -241,22 +240,34 @@ class ClusterPicture:
             self._text(x + 17, top + 69, label, 13)
             x += 626 / len(_OUTCOMES)
 
-    def _recent(self, now_s: float) -> float:
-        """Return the share attained of the requests settled in the last minute; NaN for none."""
+    def _course(self, now_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the attainment of the last minute at instants of the last minute, from the records.
+
+        Returns:
+            Instants (HISTORY + 1,) [s] up to now, and at each the attained share of the requests settled in the minute
+            before it; NaN for none.
+        """
         environment = self.batch.cluster.state.environments[self.i]
         requests = self.batch.cluster.state.requests[self.i, : environment["num_requests"]]
-        status = requests["status"]
-        settled = np.isin(status, SETTLED) & ~(requests["finish_s"] < now_s - RECENT_S)
-        total = int(np.count_nonzero(settled))
-        return float(np.count_nonzero(status[settled] == ATTAINED)) / total if total else float("nan")
+        settled = np.isin(requests["status"], SETTLED)
+        ended_s = np.where(np.isnan(requests["finish_s"]), requests["arrival_s"], requests["finish_s"])[settled]
+        order = np.argsort(ended_s, kind="stable")
+        ended_s, attained = ended_s[order], (requests["status"][settled][order] == ATTAINED).cumsum()
+        attained = np.concatenate([[0], attained])
+        at_s = now_s - RECENT_S * np.arange(HISTORY, -1, -1) / HISTORY
+        first = np.searchsorted(ended_s, at_s - RECENT_S, side="left")
+        last = np.searchsorted(ended_s, at_s, side="right")
+        with np.errstate(invalid="ignore"):
+            return at_s, (attained[last] - attained[first]) / (last - first)
 
-    def _sparkline(self, x: float, y: float, width: float, height: float, now_s: float) -> None:
+    def _sparkline(
+        self, x: float, y: float, width: float, height: float, places: np.ndarray, shares: np.ndarray
+    ) -> None:
         self._d.rectangle((x, y, x + width, y + height), fill=_PANEL)
-        since_s = now_s - RECENT_S
+        there = ~np.isnan(shares)
         points = [
-            (x + width * (at_s - since_s) / RECENT_S, y + height * (1.0 - share))
-            for at_s, share in self._history
-            if at_s >= since_s
+            (x + width * place, y + height * (1.0 - share))
+            for place, share in zip(places[there].tolist(), shares[there].tolist(), strict=True)
         ]
         if len(points) > 1:
             self._d.line(points, fill=_OUTCOMES[0][1], width=2)
