@@ -191,6 +191,15 @@ def test_the_timeline_zooms_moves_and_names_a_request(pages, visit):
     )
 
 
+def test_a_timeline_is_printed_on_light_paper(pages, visit):
+    page = visit(pages["timeline"], theme="dark")
+    assert page.evaluate("css('ink')") == "rgb(230, 233, 237)"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("css('ink')") == "rgb(27, 31, 36)"
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("css('ink')") == "rgb(230, 233, 237)"
+
+
 def test_every_panel_of_a_timeline_has_ink(pages, visit):
     page = visit(pages["timeline"])
     page.wait_for_function("panels.every((p) => p.legend.childElementCount)")

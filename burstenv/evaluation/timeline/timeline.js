@@ -135,7 +135,7 @@ addEventListener("keydown", (event) => {
 addEventListener("resize", redraw);
 const recolour = () => { shades = {}; panels.forEach(draw); };
 addEventListener("themechange", recolour);
-addEventListener("beforeprint", recolour); // on paper it is light
-addEventListener("afterprint", recolour);
+addEventListener("beforeprint", () => { probe.style.colorScheme = "light"; recolour(); }); // on paper
+addEventListener("afterprint", () => { probe.style.colorScheme = ""; recolour(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 redraw();
