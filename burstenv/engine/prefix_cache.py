@@ -5,6 +5,8 @@ With prefix caching a running request has a table of its blocks; without, only t
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.kv_cache import (
     computed_until,
@@ -16,6 +18,14 @@ from burstenv.engine.kv_cache import (
 )
 from burstenv.engine.queues import blocks_of, full_blocks, tokens_to_compute
 from burstenv.engine.records import ADMISSION, BLOCKS, FOUND_BLOCKS, NUMBERS_OF_A_SEQUENCE, STEP_TOKENS
+
+
+class Cache(NamedTuple):
+    """The part of an Engine that functions need that only look at blocks: less to hand over at every call."""
+
+    replica: Any
+    spec: Any
+    arena: Any
 
 
 @kernel
@@ -63,50 +73,65 @@ def table_of(engine, request):
 
 
 @outlined
-def grow_blocks(engine, request, tokens, iteration):
-    """Give the request the blocks for ``tokens`` tokens, in iteration number ``iteration``, if enough are free."""
-    replica, spec, arena = engine.replica, engine.spec, engine.arena
+def _grow_blocks(cache, request, tokens, iteration):
+    replica, spec, arena = cache.replica, cache.spec, cache.arena
     needed = blocks_of(min(tokens, spec.max_model_len), spec.block_size)
-    held = sequence_of(engine, request) + BLOCKS
+    held = sequence_of(cache, request) + BLOCKS
     more = needed - arena[held]
     if more > replica.free_blocks:
         return False
     if more > 0:
         if spec.prefix_caching:
-            take_blocks(engine, table_of(engine, request) + arena[held], more, iteration)
+            take_blocks(cache, table_of(cache, request) + arena[held], more, iteration)
         else:
             replica.free_blocks -= more
         arena[held] = needed
     return True
 
 
+@kernel
+def grow_blocks(engine, request, tokens, iteration):
+    """Give the request the blocks for ``tokens`` tokens, in iteration number ``iteration``, if enough are free."""
+    return _grow_blocks(Cache(engine.replica, engine.spec, engine.arena), request, tokens, iteration)
+
+
 @outlined
-def give_back_blocks(engine, request):
-    """Free all blocks of a request, and its slot among the sequences."""
-    replica, spec, arena = engine.replica, engine.spec, engine.arena
-    blocks = arena[sequence_of(engine, request) + BLOCKS]
+def _give_back_blocks(cache, request):
+    replica, spec, arena = cache.replica, cache.spec, cache.arena
+    blocks = arena[sequence_of(cache, request) + BLOCKS]
     if spec.prefix_caching:
-        release_blocks(engine, table_of(engine, request), blocks)
+        release_blocks(cache, table_of(cache, request), blocks)
     else:
         replica.free_blocks += blocks
     arena[spec.slot_base + replica.free_slots] = request.place
     replica.free_slots += 1
 
 
+@kernel
+def give_back_blocks(engine, request):
+    """Free all blocks of a request, and its slot among the sequences."""
+    _give_back_blocks(Cache(engine.replica, engine.spec, engine.arena), request)
+
+
 @outlined
+def _publish_full_blocks(cache, request, tokens, iteration):
+    spec = cache.spec
+    if not spec.prefix_caching:
+        return
+    table = table_of(cache, request)
+    full = full_blocks(tokens, spec.block_size)
+    shared = min(_shared_blocks(cache, request), full)
+    if publish_blocks(cache, table, request.stream, shared, full, iteration) and shared > 0:
+        publish_blocks(cache, table, request.prefix_stream, 0, shared, iteration)
+
+
+@kernel
 def publish_full_blocks(engine, request, tokens, iteration):
     """Set the keys of the request's blocks that are full with ``tokens`` known tokens.
 
     ``iteration`` is the number of the one that computes the last of these tokens.
     """
-    spec = engine.spec
-    if not spec.prefix_caching:
-        return
-    table = table_of(engine, request)
-    full = full_blocks(tokens, spec.block_size)
-    shared = min(_shared_blocks(engine, request), full)
-    if publish_blocks(engine, table, request.stream, shared, full, iteration) and shared > 0:
-        publish_blocks(engine, table, request.prefix_stream, 0, shared, iteration)
+    _publish_full_blocks(Cache(engine.replica, engine.spec, engine.arena), request, tokens, iteration)
 
 
 @kernel
@@ -117,15 +142,15 @@ def _next_table(engine):
 
 
 @outlined
-def _find_prefix(engine, request):
-    spec = engine.spec
+def _find_prefix(cache, request):
+    spec = cache.spec
     most = full_blocks(tokens_to_compute(request) - 1, spec.block_size)
-    table = _next_table(engine)
-    shared = min(_shared_blocks(engine, request), most)
-    hits, unused = find_blocks(engine, request.prefix_stream, 0, shared, table)
+    table = _next_table(cache)
+    shared = min(_shared_blocks(cache, request), most)
+    hits, unused = find_blocks(cache, request.prefix_stream, 0, shared, table)
     if hits < shared:
         return hits, unused
-    hits, further = find_blocks(engine, request.stream, shared, most, table)
+    hits, further = find_blocks(cache, request.stream, shared, most, table)
     return hits, unused + further
 
 
@@ -160,24 +185,29 @@ def cached_blocks(engine, request):
     """
     spec = engine.spec
     if spec.prefix_caching:
-        return _find_prefix(engine, request)
+        return _find_prefix(Cache(engine.replica, engine.spec, engine.arena), request)
     return 0, 0
 
 
 @outlined
-def open_sequence(engine, request, hits):
-    """Give a request at its admission a slot and a table that starts with the ``hits`` blocks just found.
-
-    For the general engine and with prefix caching; otherwise requests have no table.
-    """
-    replica, spec, arena = engine.replica, engine.spec, engine.arena
+def _open_sequence(cache, request, hits):
+    replica, spec, arena = cache.replica, cache.spec, cache.arena
     replica.free_slots -= 1
     request.place = arena[spec.slot_base + replica.free_slots]
-    sequence = sequence_of(engine, request)
+    sequence = sequence_of(cache, request)
     arena[sequence + STEP_TOKENS] = 0
     arena[sequence + BLOCKS] = hits
     arena[sequence + FOUND_BLOCKS] = hits
     arena[sequence + ADMISSION] = replica.admissions
     replica.admissions += 1
     if hits > 0:
-        share_blocks(engine, table_of(engine, request), hits)
+        share_blocks(cache, table_of(cache, request), hits)
+
+
+@kernel
+def open_sequence(engine, request, hits):
+    """Give a request at its admission a slot and a table that starts with the ``hits`` blocks just found.
+
+    For the general engine and with prefix caching; otherwise requests have no table.
+    """
+    _open_sequence(Cache(engine.replica, engine.spec, engine.arena), request, hits)
