@@ -1,6 +1,6 @@
 """Many replicas behind a gateway: their state, decision epochs, telemetry, clients, and the checked facade.
 
-Read ``reference/cluster.py`` first (how a cluster goes on, in plain Python), then ``gateway.py`` (the same, compiled),
+Read ``reference/cluster.py`` first (how a cluster goes on, in plain Python), then ``clock.py`` (the same, compiled),
 ``state.py`` (the arrays) and ``cluster.py`` (the facade). One replica is the subject of :mod:`burstenv.engine`.
 """
 

@@ -7,30 +7,36 @@ Off unless a scenario asks for it (``gateway.clients``). ``docs/clients.md`` say
 * After a refusal, and where asked for after giving up or an upstream failure, it sends again after a back-off.
 * With a closed loop the next turn of a session is sent when the answer to the turn before ends, plus think time.
 
-A request that will be sent at a known time stands in one heap (``coming``), keyed by that time in its record; the
-deadlines stand in another, keyed by the client's own number, because their requests wait in other heaps meanwhile.
+Deadlines, and when a request is sent, are events of the cluster (``cluster/events.py``); the functions here carry them
+out. A turn that ends is noted where it ends (``engine/lifecycle.py``); :func:`sessions_go_on` foresees the turns that
+follow.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
-from burstenv._jit.decorators import kernel, outlined
-from burstenv._jit.floats import put_real, real_at
-from burstenv._jit.heap import heap_first_key, heap_push
-from burstenv.engine.enums import FAILED, REJECTED
+from burstenv._jit.decorators import detached, kernel, outlined
+from burstenv._jit.floats import real_at
+from burstenv.cluster.advance import catch_up
+from burstenv.cluster.events import DEADLINE, SEND, foresee
+from burstenv.cluster.traffic import count_traffic, decay_rates
+from burstenv.cluster.world import engine_of, world_type
+from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
+from burstenv.engine.enums import ABANDONED, AT_DOOR, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, WAITING
 from burstenv.engine.lifecycle import arrive, never_send, reach_gateway, settle, take_away
-from burstenv.engine.records import CLIENT, ENTRY, FAILS_UPSTREAM, FOLLOWS
+from burstenv.engine.records import CLIENT, FAILS_UPSTREAM, FOLLOWS
+from burstenv.engine.replica import withdraw
 from burstenv.engine.reset import reset_request
 
 AFTER_REJECTION = 1  # what a client may answer by sending again
 AFTER_ABANDONMENT = 2
 AFTER_UPSTREAM_FAILURE = 4
 
-NUMBERS = CLIENT.itemsize // 4  # integers of a client in the arena
-PATIENCE_S, _THINK_S, DEADLINE_S, NEXT_TURN, KIND, ATTEMPTS, REFUSALS, PLACE = (
+PATIENCE_S, _THINK_S, KIND, ATTEMPTS, REFUSALS = (
     CLIENT.fields[name][1] // 4  # type: ignore[index]
-    for name in ("patience_s", "think_s", "deadline_s", "next_turn", "kind", "attempts", "refusals", "place")
+    for name in ("patience_s", "think_s", "kind", "attempts", "refusals")
 )
 
 
@@ -41,7 +47,7 @@ PATIENCE_S, _THINK_S, DEADLINE_S, NEXT_TURN, KIND, ATTEMPTS, REFUSALS, PLACE = (
 def client_of(world, request_id):
     """Return where the numbers of a request's client begin in the arena."""
     gateway = world.gateway
-    return gateway.client_base + request_id * NUMBERS
+    return gateway.client_base + request_id * CLIENT_NUMBERS
 
 
 @kernel
@@ -69,107 +75,12 @@ def arrival(world, number):
     return np.int64(number)
 
 
-# -- deadlines: an indexed heap, smallest (deadline, id) on top ----------------------------------------
-
-
-@kernel
-def _sooner(world, a, b):
-    arena = world.arena
-    first_s = real_at(arena, client_of(world, a) + DEADLINE_S)
-    second_s = real_at(arena, client_of(world, b) + DEADLINE_S)
-    return first_s < second_s or (first_s == second_s and a < b)
-
-
-@kernel
-def _put(world, place, request_id):
-    gateway, arena = world.gateway, world.arena
-    arena[gateway.patience_base + place] = request_id
-    arena[client_of(world, request_id) + PLACE] = place
-
-
-@outlined
-def _sift(world, place):
-    """Move the request at a place of the heap up or down to where it belongs."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
-    base = gateway.patience_base
-    moving = arena[base + place]
-    while place > 0 and _sooner(world, moving, arena[base + ((place - 1) >> 1)]):
-        _put(world, place, arena[base + ((place - 1) >> 1)])
-        place = (place - 1) >> 1
-    while True:
-        child = 2 * place + 1
-        if child >= environment.impatient:
-            break
-        if child + 1 < environment.impatient and _sooner(world, arena[base + child + 1], arena[base + child]):
-            child += 1
-        if not _sooner(world, arena[base + child], moving):
-            break
-        _put(world, place, arena[base + child])
-        place = child
-    _put(world, place, moving)
-
-
-@kernel
-def next_to_give_up(world):
-    """Return the first deadline [s], infinity for none; its request may long have been answered."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
-    if environment.impatient == 0:
-        return np.inf
-    return real_at(arena, client_of(world, arena[gateway.patience_base]) + DEADLINE_S)
-
-
-@kernel
-def deadline_passed(world):
-    """Take the request of the first deadline off the heap; returns its id."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
-    request_id = arena[gateway.patience_base]
-    environment.impatient -= 1
-    if environment.impatient > 0:
-        _put(world, 0, arena[gateway.patience_base + environment.impatient])
-        _sift(world, 0)
-    arena[client_of(world, request_id) + PLACE] = -1
-    return request_id
-
-
-@kernel
-def set_deadline(world, request_id, now_s):
-    """Let a client whose attempt began at ``now_s`` wait for its patience."""
-    environment, arena = world.environment, world.arena
-    client = client_of(world, request_id)
-    deadline_s = now_s + real_at(arena, client + PATIENCE_S)
-    if deadline_s == np.inf:
-        return
-    put_real(arena, client + DEADLINE_S, deadline_s)
-    place = arena[client + PLACE]
-    if place < 0:  # otherwise the deadline of an attempt before is still there
-        place = environment.impatient
-        environment.impatient += 1
-        _put(world, place, request_id)
-    _sift(world, place)
-
-
 # -- sending -------------------------------------------------------------------------------------------
 
 
-@kernel
-def next_to_come(world):
-    """Return when the next request is sent of those that are sent again or follow another [s]."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
-    if environment.coming == 0:
-        return np.inf
-    return heap_first_key(arena, gateway.coming_base)
-
-
-@kernel
-def _will_come(world, request_id, at_s):
-    environment, gateway, arena = world.environment, world.gateway, world.arena
-    heap_push(arena, gateway.coming_base, ENTRY, environment.coming, at_s, request_id)
-    environment.coming += 1
-
-
-@outlined
+@detached(lambda state: state.gateway["clients"].any(), lambda state: (world_type(state), types.int64, types.float64))
 def send(world, request_id, now_s):
-    """Send a request, for the first time or again; return whether it reaches the front door.
+    """Send a request, for the first time or again, unless its service fails before the gateway.
 
     What happened at earlier attempts is forgotten: the record tells of the last one. The arrival stays that of
     the first, because that is when the user began to wait.
@@ -177,22 +88,24 @@ def send(world, request_id, now_s):
     environment, gateway, arena, requests = world.environment, world.gateway, world.arena, world.requests
     client = client_of(world, request_id)
     request = requests[request_id]
-    if arena[client + ATTEMPTS] == 0:
-        arrive(world, request, now_s)
-    else:
-        reset_request(request)
     arena[client + ATTEMPTS] += 1
     environment.attempts += 1
-    if arena[client + ATTEMPTS] == 1 and arena[client + KIND] & FAILS_UPSTREAM:
-        environment.upstream_failed += 1
-        unserved(world, request_id, now_s, AFTER_UPSTREAM_FAILURE, FAILED)
-        return False
-    if arena[client + ATTEMPTS] == 1:
+    if arena[client + ATTEMPTS] > 1:
+        reset_request(request)
+    else:
+        arrive(world, request, now_s)
+        if arena[client + KIND] & FAILS_UPSTREAM:
+            environment.upstream_failed += 1
+            unserved(world, request_id, now_s, AFTER_UPSTREAM_FAILURE, FAILED)
+            return
         arena[gateway.arrival_base + environment.arrivals] = request_id
         environment.arrivals += 1
     reach_gateway(request)
-    set_deadline(world, request_id, now_s)
-    return True
+    deadline_s = now_s + real_at(arena, client + PATIENCE_S)
+    if deadline_s < np.inf:
+        foresee(world, deadline_s, DEADLINE, request_id)
+    count_traffic(world, request)
+    environment.at_door = request_id
 
 
 @kernel
@@ -226,20 +139,17 @@ def backoff_s(world, request_id, attempts):
 @outlined
 def unserved(world, request_id, now_s, cause, status):
     """Let a client whose attempt came to nothing send again later, or settle its request with ``status``."""
-    gateway, arena, requests = world.gateway, world.arena, world.requests
-    request = requests[request_id]
+    gateway, arena = world.gateway, world.arena
     attempts = arena[client_of(world, request_id) + ATTEMPTS]
     if gateway.retry_after & cause and attempts <= gateway.max_retries:
-        take_away(request)
-        _will_come(world, request_id, now_s + backoff_s(world, request_id, attempts))
+        take_away(world, request_id)
+        foresee(world, now_s + backoff_s(world, request_id, attempts), SEND, request_id)
         return
-    settle(world, request, status, now_s)
-    if gateway.closed_loop:
-        turn_ended(world, request_id, now_s, False)
+    settle(world, request_id, status, now_s)
 
 
-@kernel
-def refused(world, request_id, now_s):
+@outlined
+def reject(world, request_id, now_s):
     """Tell a client that its request was rejected."""
     environment, arena = world.environment, world.arena
     environment.refusals += 1
@@ -247,24 +157,50 @@ def refused(world, request_id, now_s):
     unserved(world, request_id, now_s, AFTER_REJECTION, REJECTED)
 
 
+@detached(lambda state: state.gateway["clients"].any(), lambda state: (world_type(state), types.int64, types.float64))
+def give_up(world, request_id, now_s):
+    """Let the client of a request go whose deadline has come, if the request is kept waiting."""
+    environment = world.environment
+    request = world.requests[request_id]
+    if request.status == AT_DOOR:
+        environment.deferred -= 1
+    elif request.status == WAITING and np.isnan(request.first_token_s) and request.in_flight_tokens == 0:
+        engine = engine_of(world, request.replica)
+        catch_up(engine, now_s)
+        withdraw(engine, request_id, now_s)
+    else:
+        return  # it is being computed, or was
+    environment.now_s = now_s
+    decay_rates(world, now_s)
+    unserved(world, request_id, now_s, AFTER_ABANDONMENT, ABANDONED)
+
+
 # -- sessions ------------------------------------------------------------------------------------------
 
 
 @outlined
-def turn_ended(world, request_id, now_s, answered):
+def _go_on(world, request_id):
     """Let the next turn of a session be sent after think time, or never: the session or the window is over."""
     environment, gateway, arena, requests = world.environment, world.gateway, world.arena, world.requests
+    request = requests[request_id]
+    answered = request.status in (ATTAINED, LATE, LENGTH_CAPPED)
     turn = arena[client_of(world, request_id) + NEXT_TURN]
-    if turn < 0:
-        return
-    send_s = now_s + real_at(arena, client_of(world, turn) + _THINK_S)
+    send_s = request.finish_s + real_at(arena, client_of(world, turn) + _THINK_S)
     if (answered or gateway.session_goes_on) and send_s < environment.horizon_s:
-        _will_come(world, turn, send_s)
+        foresee(world, send_s, SEND, turn)
         return
     while turn >= 0:
-        request = requests[turn]
-        never_send(world, request)
+        never_send(world, requests[turn])
         turn = arena[client_of(world, turn) + NEXT_TURN]
+
+
+@detached(lambda state: state.gateway["closed_loop"].any(), lambda state: (world_type(state),))
+def sessions_go_on(world):
+    """Foresee the turns that follow those that have ended since the last call."""
+    environment = world.environment
+    for k in range(environment.ended):
+        _go_on(world, np.int64(world.arena[world.gateway.ended_base + k]))
+    environment.ended = 0
 
 
 @outlined
@@ -272,13 +208,11 @@ def reset_clients(world, num_requests, seed):
     """Forget what the clients of an episode did."""
     environment, gateway, arena = world.environment, world.gateway, world.arena
     for k in range(num_requests):
-        client = gateway.client_base + k * NUMBERS
+        client = gateway.client_base + k * CLIENT_NUMBERS
         arena[client + ATTEMPTS] = 0
         arena[client + REFUSALS] = 0
-        arena[client + PLACE] = -1
+        arena[client + GENERATION] = 0
     environment.client_seed = seed
-    environment.coming = 0
-    environment.impatient = 0
     environment.arrivals = 0
     environment.advanced_s = 0.0
     environment.attempts = 0

@@ -6,7 +6,8 @@ Their first arguments are those of ``Arrays``.
 from __future__ import annotations
 
 from burstenv._jit.decorators import entry
-from burstenv.cluster.gateway import apply_decision, next_epoch, reset_cluster
+from burstenv.cluster.clock import next_epoch
+from burstenv.cluster.gateway import apply_decision, reset_cluster
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.replica import advance_replica, enqueue, finish_replica, set_mode, start_replica
 
@@ -53,7 +54,7 @@ def advance_at(
 ):  # fmt: skip
     """Run replica number ``r`` of cluster ``i`` up to ``until_s``."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
-    advance_replica(engine_of(world, r), until_s)
+    advance_replica(engine_of(world, r), until_s, False)
 
 
 @entry

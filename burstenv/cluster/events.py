@@ -1,8 +1,22 @@
-"""What happens in a cluster, and in which order at one instant."""
+"""The events of a cluster: their kinds, their order at one instant, and the queue of those to come, compiled.
+
+An entry of the queue is (time, kind, subject, generation): a heap in the arena, smallest (time, kind, subject) on top.
+Nothing is searched for or taken out of the middle. When what was foreseen for a subject no longer holds, its generation
+steps on; an entry of an earlier generation is stale and is dropped when it comes up. Events that come in order of
+themselves have no entry: arrivals are a sorted array, the tick follows the last decision, and of the readings of
+metrics between two other events only the last two can ever be seen.
+"""
 
 from __future__ import annotations
 
 from enum import IntEnum
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.floats import put_real, real_at
+from burstenv.engine.lifecycle import generation_of
+from burstenv.engine.records import EVENT
 
 
 class EventKind(IntEnum):
@@ -30,3 +44,119 @@ class DecisionKind(IntEnum):
 
     ADMIT_AND_ROUTE = 0  # the request at the gateway
     TICK = 1  # batching modes alone: no request is at the gateway
+
+
+DEADLINE, RETURN, SEND, ARRIVAL, TICK = (
+    int(kind) for kind in (EventKind.DEADLINE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL, EventKind.TICK)
+)
+KIND, SUBJECT, GENERATION = 2, 3, 4  # places in an entry, behind the time
+
+
+@kernel
+def entry_at(world, k):
+    """Return where entry ``k`` of the queue begins in the arena."""
+    return world.gateway.event_base + EVENT * k
+
+
+@kernel
+def _before(arena, at, time_s, kind, subject):
+    """Return whether an entry happens before an event."""
+    its_time_s = real_at(arena, at)
+    if its_time_s != time_s:
+        return its_time_s < time_s
+    if arena[at + KIND] != kind:
+        return arena[at + KIND] < kind
+    return arena[at + SUBJECT] < subject
+
+
+@kernel
+def _comes_before(arena, a, b):
+    return _before(arena, a, real_at(arena, b), arena[b + KIND], arena[b + SUBJECT])
+
+
+@kernel
+def _move(arena, source, target):
+    for k in range(EVENT):
+        arena[target + k] = arena[source + k]
+
+
+@outlined
+def put_event(world, place, time_s, kind, subject, generation):
+    """Write an event behind the first ``place`` entries, which are a heap, and let it rise to where it belongs."""
+    arena = world.arena
+    while place > 0:
+        parent = entry_at(world, (place - 1) >> 1)
+        if _before(arena, parent, time_s, kind, subject):
+            break
+        _move(arena, parent, entry_at(world, place))
+        place = (place - 1) >> 1
+    at = entry_at(world, place)
+    put_real(arena, at, time_s)
+    arena[at + KIND] = kind
+    arena[at + SUBJECT] = subject
+    arena[at + GENERATION] = generation
+
+
+@outlined
+def foresee(world, time_s, kind, subject):
+    """Foresee an event, for the present generation of its subject."""
+    environment = world.environment
+    if environment.events == world.gateway.event_room:
+        drop_stale(world)
+    put_event(world, environment.events, time_s, kind, subject, generation_of(world, subject))
+    environment.events += 1
+
+
+@outlined
+def drop_first(world):
+    """Take the first event off the queue."""
+    environment, arena = world.environment, world.arena
+    environment.events -= 1
+    size = environment.events
+    last = entry_at(world, size)
+    place = 0
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        if child + 1 < size and _comes_before(arena, entry_at(world, child + 1), entry_at(world, child)):
+            child += 1
+        if _comes_before(arena, last, entry_at(world, child)):
+            break
+        _move(arena, entry_at(world, child), entry_at(world, place))
+        place = child
+    if size > 0:
+        _move(arena, last, entry_at(world, place))
+
+
+@kernel
+def holds(world, at):
+    """Return whether an entry is not stale."""
+    arena = world.arena
+    return arena[at + GENERATION] == generation_of(world, arena[at + SUBJECT])
+
+
+@outlined
+def drop_stale(world):
+    """Drop all stale entries."""
+    environment, arena = world.environment, world.arena
+    kept = 0
+    for k in range(environment.events):  # the heap grows over entries already read
+        at = entry_at(world, k)
+        if holds(world, at):
+            put_event(world, kept, real_at(arena, at), arena[at + KIND], arena[at + SUBJECT], arena[at + GENERATION])
+            kept += 1
+    environment.events = kept
+
+
+@outlined
+def any_to_come(world):
+    """Return whether any event in the queue holds."""
+    k = 0
+    while k < world.environment.events and not holds(world, entry_at(world, k)):
+        k += 1
+    return k < world.environment.events
+
+
+@kernel
+def next_event_s(world):
+    """Return the time of the first entry, infinity for none; it may be stale."""
+    return np.inf if world.environment.events == 0 else real_at(world.arena, entry_at(world, 0))

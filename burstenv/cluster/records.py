@@ -21,11 +21,11 @@ GATEWAY = record(
         ("scrape_period_s", "f8"),  # 0: metrics are always fresh
         ("scrape_delay_s", "f8"),
         # Where its integers begin in the arena.
-        ("door_base", "i8"),  # heap of deferred requests, in the arena
-        ("coming_base", "i8"),  # heap of requests that will be sent at a known time, in the arena
-        ("patience_base", "i8"),  # heap of requests by the time at which their clients give up, in the arena
-        ("arrival_base", "i8"),  # requests in the order in which they first came to the front door, in the arena
-        ("client_base", "i8"),  # a CLIENT for each request, in the arena
+        ("event_base", "i8"),  # the event queue
+        ("event_room", "i8"),  # most entries of it
+        ("arrival_base", "i8"),  # requests in the order in which they first came to the front door
+        ("ended_base", "i8"),  # turns that ended, whose sessions have not gone on yet
+        ("client_base", "i8"),  # a CLIENT for each request
         # The clients, see cluster/clients.py.
         ("session_goes_on", "i1"),  # after a turn that was not answered, too
         ("retry_after", "i1"),  # of what: a sum of AFTER_... bits

@@ -101,11 +101,11 @@ class ClusterState:
         self.specs["hopeless_base"] = [layout.heap_base(k + 1, room) - ENTRY for k in range(count)]
         gateway = self.gateway
         gateway["num_classes"] = layout.num_classes
-        gateway["door_base"] = layout.heap_base(count, room)
+        gateway["event_base"] = layout.event_base(room)
+        gateway["event_room"] = layout.events_of_each * room
         if layout.clients:
-            gateway["coming_base"] = layout.heap_base(count + 1, room)
-            gateway["patience_base"] = layout.list_base(0, room)
-            gateway["arrival_base"] = layout.list_base(1, room)
+            gateway["arrival_base"] = layout.list_base(0, room)
+            gateway["ended_base"] = layout.list_base(1, room)
             gateway["client_base"] = layout.list_base(2, room)
 
     # -- parts of a row ------------------------------------------------------------------------------

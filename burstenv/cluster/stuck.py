@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.cluster.events import any_to_come
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import FAILED, RUNNING, UNSEEN, WAITING
 from burstenv.engine.lifecycle import never_send, settle
@@ -24,29 +25,20 @@ def fail_the_rest(world):
             engine = engine_of(world, request.replica)
             queue_discard(engine, request_id)
             publish_withdrawn(engine, request)
-            settle(world, request, FAILED, now_s)
+            settle(world, request_id, FAILED, now_s)
         elif request.status == RUNNING:  # of a replica in livelock, or past its model length
-            settle(world, request, FAILED, now_s)
+            settle(world, request_id, FAILED, now_s)
         elif request.status == UNSEEN and gateway.clients:  # the turn before it was never answered
             never_send(world, request)
+    environment.ended = 0
     environment.done = 1
 
 
 @kernel
-def _may_give_up(world):
-    """Return whether a client that is with a replica has a deadline to come."""
-    for place in range(world.environment.impatient):
-        status = world.requests[world.arena[world.gateway.patience_base + place]].status
-        if status in (WAITING, RUNNING):
-            return True
-    return False
-
-
-@kernel
 def _is_stuck(world):
-    """Return whether nothing is to come but ticks: no request, no deadline, no iteration of any replica."""
+    """Return whether nothing is to come but ticks: no arrival, no other event, no iteration of any replica."""
     environment = world.environment
-    if environment.next_arrival < environment.num_requests or environment.deferred > 0 or environment.coming > 0:
+    if environment.next_arrival < environment.num_requests or any_to_come(world):
         return False
     for r in range(len(world.replicas)):
         replica = world.replicas[r]
@@ -54,7 +46,7 @@ def _is_stuck(world):
             return False
         if replica.clock_s >= environment.now_s and replica.waiting + replica.running > 0:
             return False  # an iteration may start at this very instant
-    return not _may_give_up(world)
+    return True
 
 
 @kernel

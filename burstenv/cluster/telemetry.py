@@ -125,7 +125,7 @@ def scrape_until(world, epoch_s):
             if engine.spec.general or not (
                 (replica.in_flight or replica.under_way) and replica.iteration_end_s > k * period_s
             ):
-                advance_replica(engine, k * period_s)
+                advance_replica(engine, k * period_s, False)
             _copy_seen(replica, replica.scraped)
         environment.scrape = k
     if environment.scrape * period_s + gateway.scrape_delay_s <= epoch_s:

@@ -1,8 +1,8 @@
 """The layout of an environment's arena: the integers of variable number.
 
 First the classes of requests; then each replica's sections; then the sections that grow with the episode: heaps of
-requests, lists of their ids, and a record of each request's client. Every offset is relative to the environment's own
-row: a copy of the row is valid in any other row.
+requests, the event queue, lists of ids, and a record of each request's client. Every offset is relative to the
+environment's own row: a copy of the row is valid in any other row.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, NUMBERS_OF_A_SEQUENCE
+from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE
 
 CLASS_NUMBERS, CLASS_ATTAINED = 4, 2  # integers of a CLASS; the position of its count among them
+CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
+NEXT_TURN, GENERATION = (CLIENT.fields[name][1] // 4 for name in ("next_turn", "generation"))  # type: ignore[index]
 SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit
 
 
@@ -22,13 +24,15 @@ class Parts(NamedTuple):
     """The parts of one row that grow with the episode, as views.
 
     Attributes:
-        heaps: (H, E, ENTRY), see :mod:`burstenv._jit.heap`: of each replica's queue, of the gateway, and of the clients
-        if they act. A queue has a heap at each end; entries between them are unused.
+        heaps: (R, E, ENTRY), see :mod:`burstenv._jit.heap`: of each replica's queue. A queue has a heap at each end;
+            entries between them are unused.
+        events: (V, EVENT), the event queue; entries after its end are unused.
         lists: (L, E) ids, if clients act; entries after an end are unused.
         clients: (E,) CLIENT, or (0,).
     """
 
     heaps: np.ndarray
+    events: np.ndarray
     lists: np.ndarray
     clients: np.ndarray
 
@@ -94,34 +98,41 @@ class ArenaLayout:
         """Number of integers that do not grow with the episode: the growing sections follow them."""
         return self.first_replica + self.num_replicas * self.of_replica
 
-    def _of_each_request(self) -> tuple[int, int, int]:
-        """Return the number of heaps, of lists of ids, and of further integers for each request."""
-        if not self.clients:
-            return self.num_replicas + 1, 0, 0
-        return self.num_replicas + 2, 2, CLIENT.itemsize // 4
+    @property
+    def events_of_each(self) -> int:
+        """V / E. A request has at most two valid events, a deadline and a return; the rest is for stale entries."""
+        return 3 if self.clients else 1
+
+    def _of_each_request(self) -> tuple[int, int]:
+        """Return the number of lists of ids, and of further integers for each request."""
+        return (2, CLIENT.itemsize // 4) if self.clients else (0, 0)
 
     def length(self, num_requests: int) -> int:
-        """Return A, the integers of a row with room for ``room`` requests, in whole cache lines."""
-        heaps, lists, numbers = self._of_each_request()
-        return whole_lines(self.fixed + (ENTRY * heaps + lists + numbers) * num_requests)
+        """Return A, the integers of a row with room for ``num_requests`` requests, in whole cache lines."""
+        lists, numbers = self._of_each_request()
+        return whole_lines(self.list_base(0, num_requests) + (lists + numbers) * num_requests)
 
-    def heap_base(self, heap: int, num_requests: int) -> int:
-        """Return the start of a heap: those of the replicas' queues first, then the gateway, then coming requests."""
-        return self.fixed + ENTRY * heap * num_requests
+    def heap_base(self, r: int, num_requests: int) -> int:
+        """Return the start of the heap of a replica's queue."""
+        return self.fixed + ENTRY * r * num_requests
+
+    def event_base(self, num_requests: int) -> int:
+        """Return the start of the event queue."""
+        return self.heap_base(self.num_replicas, num_requests)
 
     def list_base(self, k: int, num_requests: int) -> int:
-        """Return the start of a list of ids: by patience, then by arrival."""
-        return self.heap_base(self.num_replicas + 2, num_requests) + k * num_requests
+        """Return the start of a list of ids: by arrival, then of ended turns; the clients follow the lists."""
+        return self.event_base(num_requests) + (EVENT * self.events_of_each + k) * num_requests
 
     def parts(self, row: np.ndarray, num_requests: int) -> Parts:
-        """Return the parts of a row, (A,) int32, with room for ``room`` requests."""
-        heaps, lists, numbers = self._of_each_request()
-        rest = row[self.fixed :]
-        a, b = ENTRY * heaps * num_requests, (ENTRY * heaps + lists) * num_requests
+        """Return the parts of a row, (A,) int32, with room for ``num_requests`` requests."""
+        lists, numbers = self._of_each_request()
+        a, b, c = self.event_base(num_requests), self.list_base(0, num_requests), self.list_base(lists, num_requests)
         return Parts(
-            rest[:a].reshape(heaps, num_requests, ENTRY),
-            rest[a:b].reshape(lists, num_requests),
-            rest[b : b + numbers * num_requests].view(CLIENT) if numbers else rest[:0].view(CLIENT),
+            row[self.fixed : a].reshape(self.num_replicas, num_requests, ENTRY),
+            row[a:b].reshape(-1, EVENT),
+            row[b:c].reshape(lists, num_requests),
+            row[c : c + numbers * num_requests].view(CLIENT) if numbers else row[:0].view(CLIENT),
         )
 
 
@@ -153,5 +164,7 @@ def copy_row(
     for r, size in enumerate(hopeless):
         if size > 0:
             mine.heaps[r, -size:] = theirs.heaps[r, -size:]
+    events = min(len(mine.events), len(theirs.events))
+    mine.events[:events] = theirs.events[:events]
     mine.lists[:, :length] = theirs.lists[:, :length]
     mine.clients[:length] = theirs.clients[:length]

@@ -16,7 +16,7 @@ from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.counters import count_busy
 from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING
 from burstenv.engine.fair_queueing import count_output, count_prompt
-from burstenv.engine.lifecycle import bring_token, run
+from burstenv.engine.lifecycle import bring_token, finish, run
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
@@ -41,7 +41,6 @@ from burstenv.engine.queues import (
 )
 from burstenv.engine.records import STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
-from burstenv.engine.settle import settle_finished
 from burstenv.engine.timing import iteration_time_s
 from burstenv.engine.world import engine_type
 
@@ -308,7 +307,7 @@ def _apply(engine):
                 give_back_blocks(engine, request)
             else:
                 queue_discard(engine, request_id)
-            settle_finished(engine, request_id, now_s)
+            finish(engine, request_id, now_s)
 
 
 @kernel

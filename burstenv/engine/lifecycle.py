@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from burstenv._jit.decorators import kernel
-from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS, CLIENT_NUMBERS, GENERATION, NEXT_TURN
 from burstenv.engine.enums import (
     ABANDONED,
     AT_DOOR,
@@ -70,9 +70,29 @@ def bring_token(world, request, now_s):
 
 
 @kernel
-def take_away(request):
+def _client_number(world, request_id, place):
+    """Return the position of a number of a request's client in the arena."""
+    return world.gateway.client_base + request_id * CLIENT_NUMBERS + place
+
+
+@kernel
+def generation_of(world, request_id):
+    """Return the number of attempts of a request that are over; 0 if clients only send and wait."""
+    if not world.gateway.clients:
+        return 0
+    return world.arena[_client_number(world, request_id, GENERATION)]
+
+
+@kernel
+def _end_attempt(world, request_id):
+    world.arena[_client_number(world, request_id, GENERATION)] += 1
+
+
+@kernel
+def take_away(world, request_id):
     """Return a request to its client, which will send it again."""
-    request.status = AWAY
+    world.requests[request_id].status = AWAY
+    _end_attempt(world, request_id)
 
 
 @kernel
@@ -83,10 +103,22 @@ def never_send(world, request):
     world.environment.unsent += 1
 
 
-@kernel
-def settle(world, request, status, now_s):
-    """End a request with a final status at ``now_s``."""
+@outlined
+def _end_turn(world, request_id):
+    """Make the events of a request's last attempt stale, and note a turn that has a next one."""
     environment = world.environment
+    _end_attempt(world, request_id)
+    if world.gateway.closed_loop and world.arena[_client_number(world, request_id, NEXT_TURN)] >= 0:
+        world.arena[world.gateway.ended_base + environment.ended] = request_id
+        environment.ended += 1
+
+
+@kernel
+def settle(world, request_id, status, now_s):
+    """End a request with a final status at ``now_s``."""
+    environment, request = world.environment, world.requests[request_id]
+    if world.gateway.clients:
+        _end_turn(world, request_id)
     request.status = status
     request.finish_s = now_s
     environment.settled_s += now_s
@@ -108,6 +140,24 @@ def settle(world, request, status, now_s):
     else:
         environment.failed += 1
         environment.length_capped += status == LENGTH_CAPPED
+
+
+@kernel
+def finish(world, request_id, now_s):
+    """Settle a request with its last token at ``now_s``: attained, late, or cut at the model length.
+
+    A request with a cut answer is not served, even if it was fast. Its session still continues.
+    """
+    request = world.requests[request_id]
+    request.produced_tokens = request.target_tokens
+    status = LATE
+    if request.target_tokens < request.output_tokens:
+        status = LENGTH_CAPPED
+    elif request.first_token_s - request.arrival_s <= request.ttft_slo_s:
+        gaps = request.target_tokens - 1
+        if gaps == 0 or now_s - request.first_token_s <= request.tpot_slo_s * gaps:
+            status = ATTAINED
+    settle(world, request_id, status, now_s)
 
 
 @kernel

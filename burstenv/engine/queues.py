@@ -12,7 +12,6 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.heap import BACKWARDS, heap_first, heap_first_key, heap_push, heap_remove
-from burstenv.cluster.clients import turn_ended
 from burstenv.engine.enums import (
     EARLIEST_DEADLINE,
     FCFS,
@@ -235,7 +234,7 @@ def drop_hopeless(engine):
     That is final: its client does not send it again. The check starts at the head: while a request with a reading user
     waits there, none is rejected.
     """
-    replica, spec, gateway, arena, requests = engine.replica, engine.spec, engine.gateway, engine.arena, engine.requests
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
     while replica.live_heap_size > 0 or replica.hopeless_heap_size > 0:
         live = False
         if replica.live_heap_size > 0:
@@ -247,10 +246,8 @@ def drop_hopeless(engine):
                 return
         request_id = heap_first(arena, spec.live_base if live else spec.hopeless_base)
         queue_remove(engine, request_id)
-        settle(engine, requests[request_id], REJECTED, replica.clock_s)
+        settle(engine, request_id, REJECTED, replica.clock_s)
         replica.blocked = 0
-        if gateway.closed_loop:
-            turn_ended(engine, request_id, replica.clock_s, False)
 
 
 @kernel

@@ -30,6 +30,7 @@ def record(*groups: list[tuple[Any, ...]], line: int = CACHE_LINE) -> np.dtype:
 
 ENTRY = 3  # integers of an entry of a heap of requests: its key, which takes two, and the id
 ENTRY_ID = 2  # the position of the id among them
+EVENT = 5  # integers of an entry of the event queue: time, which takes two, kind, subject, generation
 
 REQUEST = record(
     [  # One cache line: the trace's fields, those that decide attainment, and the engine's progress.
@@ -170,7 +171,9 @@ ENVIRONMENT = record(
         ("now_s", "f8"),
         ("next_arrival", "i4"),  # id of the first request that has not arrived
         ("at_door", "i4"),  # request at the gateway; NOBODY at a tick
-        ("deferred", "i4"),  # size of the heap of deferred requests
+        ("deferred", "i4"),  # number of deferred requests
+        ("events", "i4"),  # entries of the event queue
+        ("ended", "i4"),  # ended turns whose next turn is still to be scheduled
         ("done", "i1"),
         ("tick_s", "f8"),  # longest time without a decision; infinity: none
         ("last_decision_s", "f8"),
@@ -214,8 +217,6 @@ ENVIRONMENT = record(
         # The clients, see cluster/clients.py.
         ("horizon_s", "f8"),  # from then on no new request is sent
         ("client_seed", "u8"),
-        ("coming", "i4"),  # size of the heap of requests that will be sent at a known time
-        ("impatient", "i4"),  # size of the heap of deadlines
         ("arrivals", "i4"),  # requests that have come to the gateway
         ("advanced_s", "f8"),  # time reached by the replicas, with a closed loop
         ("attempts", "i4"),
@@ -231,12 +232,11 @@ CLIENT = np.dtype(
     [
         ("patience_s", "f8"),  # its patience for the first token, at each attempt
         ("think_s", "f8"),  # from the end of the turn before to the sending
-        ("deadline_s", "f8"),  # time at which it gives up the present attempt
         ("next_turn", "i4"),  # number, within the episode, of the request that follows this one; -1: none
         ("kind", "i4"),  # a sum of FOLLOWS and FAILS_UPSTREAM
         ("attempts", "i4"),  # times it was sent
         ("refusals", "i4"),
-        ("place", "i4"),  # in the heap of deadlines; -1: not there
+        ("generation", "i4"),  # attempts that are over; their events are stale
         ("unused", "i4"),
     ]
 )

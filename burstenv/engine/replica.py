@@ -34,18 +34,20 @@ from burstenv.engine.scheduler import finish_decoders, finish_iteration, start_i
 from burstenv.engine.world import engine_type, in_mode
 
 
-@detached(lambda state: True, lambda state: (engine_type(state), types.float64))
-def advance_replica(engine, until_s):
+@detached(lambda state: True, lambda state: (engine_type(state), types.float64, types.boolean))
+def advance_replica(engine, until_s, turns_stop):
     """Run the replica up to ``until_s``: iterations ending by then are applied.
 
     An iteration never *starts* at ``until_s`` itself: requests that arrive at that instant are in the queue when it
-    is scheduled. Writes into ``wake_s`` the time until which only ordinary iterations of a decode run take place.
+    is scheduled. With ``turns_stop`` the replica stops at the end of a turn that has a next one, and starts none there.
+    Writes into ``wake_s`` the time until which only ordinary iterations of a decode run take place.
     """
     replica, spec = engine.replica, engine.spec
     limits = engine.limits
     if spec.general:
         advance_general(engine, until_s)
         return
+    ended = engine.environment.ended
     replica.under_way = 0
     while True:
         if replica.in_flight:
@@ -56,7 +58,7 @@ def advance_replica(engine, until_s):
         if replica.running == 0 and replica.waiting == 0:
             replica.wake_s = np.inf
             break
-        if replica.clock_s >= until_s:
+        if replica.clock_s >= until_s or (turns_stop and engine.environment.ended > ended):
             replica.wake_s = replica.clock_s
             break
         if replica.stretch_steps > 0 or (may_stretch(engine) and open_stretch(engine)):
@@ -133,7 +135,7 @@ def enqueue(engine, request_id, now_s):
     request.target_tokens = request.output_tokens
     if spec.validate_requests:
         if request.prompt_tokens >= spec.max_model_len:
-            settle(engine, request, FAILED, now_s)
+            settle(engine, request_id, FAILED, now_s)
             return
         request.target_tokens = min(request.output_tokens, spec.max_model_len - request.prompt_tokens)
     _wake(engine, now_s)

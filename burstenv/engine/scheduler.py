@@ -22,7 +22,7 @@ from burstenv.engine.decoders import (
 )
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.finish_heap import next_finish_step, next_finisher
-from burstenv.engine.lifecycle import bring_token, run
+from burstenv.engine.lifecycle import bring_token, finish, run
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
@@ -44,7 +44,6 @@ from burstenv.engine.queues import (
     tokens_to_compute,
 )
 from burstenv.engine.records import ADMISSION, PHASE_NEXT
-from burstenv.engine.settle import settle_finished
 from burstenv.engine.timing import iteration_time_s
 
 
@@ -66,7 +65,7 @@ def _finish(engine, request_id, now_s):
     _release(engine, request)
     running_remove(engine, request_id)
     replica.blocked = 0
-    settle_finished(engine, request_id, now_s)
+    finish(engine, request_id, now_s)
 
 
 @kernel

@@ -10,7 +10,9 @@ import numba
 import numpy as np
 
 from burstenv._jit.decorators import entry, merged, threaded_entry
-from burstenv.cluster.gateway import apply_decision, begin, catch_up_all, next_epoch
+from burstenv.cluster.advance import catch_up_all
+from burstenv.cluster.clock import begin, next_epoch
+from burstenv.cluster.gateway import apply_decision
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.envs.action import decide_with, write_mask
 from burstenv.envs.exchange import Outputs, exchange_of

@@ -13,7 +13,9 @@ import numpy as np
 
 from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
 from burstenv._jit.positions import positions
-from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision, catch_up_all, next_epoch
+from burstenv.cluster.advance import catch_up_all
+from burstenv.cluster.clock import next_epoch
+from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.replica import set_mode, set_token_budget

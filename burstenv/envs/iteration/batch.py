@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from burstenv.engine.records import ENTRY_ID
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.iteration.step import (
     ALL,
@@ -125,7 +124,7 @@ class IterationBatch(EnvironmentBatch):
         """Return the numbers, within the episode, of the requests in the slots of environment ``i``."""
         memory = self.cluster.state.memories[i]
         first = int(memory["queue_first"])
-        return self.cluster.state.parts(i).heaps[1, first : first + int(memory["queue_size"]), ENTRY_ID].tolist()
+        return self.cluster.state.parts(i).events.reshape(-1)[first : first + int(memory["queue_size"])].tolist()
 
     def without_request(self, i: int) -> str:
         """Describe the decision in environment ``i``."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
 from burstenv._jit.positions import positions
-from burstenv.cluster.gateway import next_epoch
+from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.decode_run import interrupt_stretch, may_stretch, open_stretch
@@ -24,7 +24,6 @@ from burstenv.engine.enums import NOBODY
 from burstenv.engine.lifecycle import wait
 from burstenv.engine.published import publish
 from burstenv.engine.queues import blocks_of, tokens_to_compute
-from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.replica import advance_replica, enqueue, set_mode
 from burstenv.engine.scheduler import start_iteration
 from burstenv.envs.exchange import Outputs, exchange_of
@@ -50,14 +49,14 @@ ROOM_LENGTH, SLOT_LENGTH = len(ROOM), len(SLOT)
 def _queued(world, k):
     """Return the id of the ``k``-th request in the queue."""
     memory, gateway, arena = world.memory, world.gateway, world.arena
-    return arena[gateway.door_base + ENTRY * (memory.queue_first + k) + ENTRY_ID]
+    return arena[gateway.event_base + memory.queue_first + k]
 
 
 @kernel
 def _join(world, request, request_id):
     """Append a request to the queue."""
     gateway, memory, arena = world.gateway, world.memory, world.arena
-    arena[gateway.door_base + ENTRY * (memory.queue_first + memory.queue_size) + ENTRY_ID] = request_id
+    arena[gateway.event_base + memory.queue_first + memory.queue_size] = request_id
     memory.queue_size += 1
     memory.queue_tokens += request.prompt_tokens
     memory.queue_blocks += blocks_of(request.prompt_tokens, world.specs[0].block_size)
@@ -67,10 +66,10 @@ def _join(world, request, request_id):
 def _leave(world, k):
     """Remove the ``k``-th request from the queue; return its id."""
     gateway, memory, arena, requests = world.gateway, world.memory, world.arena, world.requests
-    base = gateway.door_base + ENTRY * memory.queue_first + ENTRY_ID
-    request_id = arena[base + ENTRY * k]
+    base = gateway.event_base + memory.queue_first
+    request_id = arena[base + k]
     for place in range(k, 0, -1):
-        arena[base + ENTRY * place] = arena[base + ENTRY * (place - 1)]
+        arena[base + place] = arena[base + place - 1]
     memory.queue_first += 1
     memory.queue_size -= 1
     tokens = requests[request_id].prompt_tokens
@@ -195,7 +194,7 @@ def _begin_iteration(world):
     if not stretches and may_stretch(engine) and (not queued or replica.blocked):
         stretches = open_stretch(engine)
     if stretches:
-        advance_replica(engine, np.nextafter(replica.clock_s, np.inf))
+        advance_replica(engine, np.nextafter(replica.clock_s, np.inf), False)
         return
     budget, _, _ = _room(engine)
     start_iteration(engine)

@@ -11,7 +11,8 @@ import numpy as np
 
 from burstenv._jit.decorators import entry
 from burstenv.cluster import Cluster
-from burstenv.cluster.gateway import apply_decision, begin, next_epoch
+from burstenv.cluster.clock import begin, next_epoch
+from burstenv.cluster.gateway import apply_decision
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.envs.action import ActionLayout, decide_with, write_mask
 from burstenv.envs.exchange import settings_of

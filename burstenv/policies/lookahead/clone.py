@@ -12,11 +12,11 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.heap import BACKWARDS
-from burstenv.cluster.clients import NUMBERS
 from burstenv.cluster.records import MEMORY
 from burstenv.cluster.state import ClusterState
+from burstenv.engine.arena import CLIENT_NUMBERS
 from burstenv.engine.enums import ATTAINED, AWAY
-from burstenv.engine.records import ENTRY, ENVIRONMENT, REPLICA, REQUEST
+from burstenv.engine.records import ENTRY, ENVIRONMENT, EVENT, REPLICA, REQUEST
 
 REQUEST_WORDS = REQUEST.itemsize // 8
 assert all(record.itemsize % 8 == 0 for record in (ENVIRONMENT, MEMORY, REPLICA, REQUEST))
@@ -110,8 +110,8 @@ def copy_cluster(source, i, target, j, low, high):
     _copy(arena, 0, into, 0, source.specs[0].phase_base)  # the classes
     for r in range(len(source.specs)):
         _copy_sections(source, target, arena, into, r, source.replicas[i, r])
-    _copy(arena, own.door_base, into, other.door_base, ENTRY * environment.deferred)
+    _copy(arena, own.event_base, into, other.event_base, EVENT * environment.events)
     if own.clients:
-        _copy(arena, own.coming_base, into, other.coming_base, ENTRY * environment.coming)
-        _copy(arena, own.patience_base, into, other.patience_base, environment.impatient)
-        _copy(arena, own.client_base + low * NUMBERS, into, other.client_base + low * NUMBERS, (high - low) * NUMBERS)
+        first, length = low * CLIENT_NUMBERS, (high - low) * CLIENT_NUMBERS
+        _copy(arena, own.ended_base, into, other.ended_base, environment.ended)
+        _copy(arena, own.client_base + first, into, other.client_base + first, length)

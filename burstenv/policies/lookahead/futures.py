@@ -12,25 +12,16 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
-from burstenv._jit.heap import heap_push
-from burstenv.cluster.clients import (
-    ATTEMPTS,
-    DEADLINE_S,
-    KIND,
-    NEXT_TURN,
-    PATIENCE_S,
-    PLACE,
-    REFUSALS,
-    backoff_s,
-    client_of,
-    set_deadline,
-)
+from burstenv.cluster.clients import ATTEMPTS, KIND, PATIENCE_S, REFUSALS, backoff_s, client_of
+from burstenv.cluster.events import DEADLINE, SEND, SUBJECT, drop_stale, entry_at, put_event
+from burstenv.cluster.events import GENERATION as EVENT_GENERATION
+from burstenv.cluster.events import KIND as EVENT_KIND
 from burstenv.cluster.output_lengths import sample_length
 from burstenv.cluster.world import engine_of, world_of
+from burstenv.engine.arena import GENERATION, NEXT_TURN
 from burstenv.engine.decode_run import interrupt_stretch
 from burstenv.engine.enums import NOBODY
 from burstenv.engine.finish_heap import finish_heap_push
-from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.reset import reset_request
 from burstenv.policies.lookahead.clone import copy_request, is_over
 
@@ -125,32 +116,35 @@ def _new_client(world, request, request_id, settings, seed):
     arena[client + KIND] = 0
     arena[client + ATTEMPTS] = 0
     arena[client + REFUSALS] = 0
-    arena[client + PLACE] = -1
+    arena[client + GENERATION] = 0
 
 
 @outlined
-def _imagine_clients(world, settings, seed, low):
+def _imagine_clients(world, settings, seed):
     """Draw the remaining patience of clients, and the times of retries."""
     environment, arena, requests = world.environment, world.arena, world.requests
     known = environment.client_seed
-    base, size = world.gateway.coming_base, environment.coming
-    for k in range(size):  # the heap grows over entries already read
-        request_id = arena[base + ENTRY * k + ENTRY_ID]
-        attempts = arena[client_of(world, request_id) + ATTEMPTS]
-        environment.client_seed = known
-        unserved_s = real_at(arena, base + ENTRY * k) - backoff_s(world, request_id, attempts)
-        environment.client_seed = np.uint64(seed)
-        comes_s = max(environment.now_s, unserved_s + backoff_s(world, request_id, attempts))
-        heap_push(arena, base, ENTRY, k, comes_s, request_id)
-    environment.client_seed = np.uint64(seed)
-    for request_id in range(low, environment.next_arrival):
+    drop_stale(world)
+    for k in range(environment.events):  # the heap grows over entries already read
+        at = entry_at(world, k)
+        kind, request_id, generation = arena[at + EVENT_KIND], arena[at + SUBJECT], arena[at + EVENT_GENERATION]
         client = client_of(world, request_id)
-        if arena[client + PLACE] >= 0:
-            began_s = real_at(arena, client + DEADLINE_S) - real_at(arena, client + PATIENCE_S)
+        time_s = real_at(arena, at)
+        if kind == SEND:
+            attempts = arena[client + ATTEMPTS]
+            environment.client_seed = known
+            unserved_s = time_s - backoff_s(world, request_id, attempts)
+            environment.client_seed = np.uint64(seed)
+            time_s = max(environment.now_s, unserved_s + backoff_s(world, request_id, attempts))
+        elif kind == DEADLINE:
+            began_s = time_s - real_at(arena, client + PATIENCE_S)
             waited_s = max(0.0, environment.now_s - began_s)
             patience_s = _patience_s(settings, requests[request_id], waited_s, seed, request_id)
             put_real(arena, client + PATIENCE_S, patience_s)
-            set_deadline(world, request_id, began_s)
+            if patience_s < np.inf:
+                time_s = began_s + patience_s
+        put_event(world, k, time_s, kind, request_id, generation)
+    environment.client_seed = np.uint64(seed)
 
 
 @outlined
@@ -167,7 +161,7 @@ def imagine_state(search, future, seed, low):
     _imagine_lengths(world, search.lengths, seed, low)
     world.environment.tick_s = np.inf
     if world.gateway.clients:
-        _imagine_clients(world, search.settings, seed, low)
+        _imagine_clients(world, search.settings, seed)
 
 
 @outlined

@@ -13,7 +13,9 @@ import numpy as np
 from burstenv._jit.decorators import entry, kernel, outlined
 from burstenv.cluster.classes import value_attained
 from burstenv.cluster.clients import follows
-from burstenv.cluster.gateway import ADMIT, REJECT, begin
+from burstenv.cluster.clock import begin
+from burstenv.cluster.events import SUBJECT, entry_at
+from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import engine_of, world_of
 from burstenv.engine.enums import NOBODY
 from burstenv.policies.estimates import expected_ttft_s
@@ -51,11 +53,9 @@ def first_open(world, low):
 
 @outlined
 def first_needed(world, low):
-    """Return the number of the first request that a copy needs: from ``low`` on, or that a client waits for."""
-    gateway = world.gateway
-    if gateway.clients:
-        for k in range(world.environment.impatient):
-            low = min(low, world.arena[gateway.patience_base + k])
+    """Return the number of the first request that a copy needs: from ``low`` on, or with an event in the queue."""
+    for k in range(world.environment.events):
+        low = min(low, world.arena[entry_at(world, k) + SUBJECT])
     return low
 
 

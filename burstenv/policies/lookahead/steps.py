@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.positions import positions
-from burstenv.cluster.gateway import apply_decision, next_epoch
+from burstenv.cluster.clock import next_epoch
+from burstenv.cluster.gateway import apply_decision
 from burstenv.policies.decide import decide
 
 UNPLANNED = -1

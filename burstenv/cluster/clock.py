@@ -1,0 +1,169 @@
+"""The clock of one cluster, compiled: one loop over the events to come, from decision to decision.
+
+It does what :mod:`burstenv.cluster.reference.cluster` does, with replicas moved as late as they can be. Clients that
+only send and wait need the parts in this file alone; the others are compiled where a scenario has them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel, merged
+from burstenv._jit.floats import real_at
+from burstenv.cluster.advance import advance_cluster, advance_to_ends
+from burstenv.cluster.clients import follows, give_up, send, sessions_go_on
+from burstenv.cluster.events import (
+    ARRIVAL,
+    DEADLINE,
+    KIND,
+    RETURN,
+    SUBJECT,
+    TICK,
+    drop_first,
+    entry_at,
+    holds,
+    next_event_s,
+)
+from burstenv.cluster.stuck import fail_the_rest, gives_up
+from burstenv.cluster.telemetry import scrape_until, unveil, veil
+from burstenv.cluster.traffic import count_traffic, decay_rates
+from burstenv.cluster.world import engine_of
+from burstenv.engine.enums import NOBODY
+from burstenv.engine.lifecycle import arrive, reach_gateway, settled
+from burstenv.engine.published import publish
+
+_STALE = -1  # what was foreseen for an instant no longer holds
+
+
+@kernel
+def next_epoch(world, lazily):
+    """Advance one cluster to its next decision epoch, or to the end of its episode.
+
+    ``lazily`` is for those who decide without a look at KV use or context: replicas in the middle of a
+    stretch are left behind and caught up with when something happens to them. What happens is the same.
+    """
+    unveil(world)
+    world.environment.at_door = NOBODY
+    _next_epoch(world, lazily)
+    veil(world)
+
+
+@merged
+def begin(world, lazily):
+    """Advance a freshly reset cluster to its first decision epoch; one that has begun stays where it is."""
+    if world.environment.decisions == 0 and world.environment.offered == 0:
+        next_epoch(world, lazily)
+
+
+@merged
+def _next_epoch(world, lazily):
+    environment, gateway = world.environment, world.gateway
+    while True:
+        if environment.ended > 0:
+            sessions_go_on(world)
+        arrival_s = _next_arrival_s(world)
+        until_s = min(arrival_s, next_event_s(world), environment.last_decision_s + environment.tick_s)
+        if gateway.closed_loop:
+            advance_to_ends(world, until_s)
+            if environment.ended > 0:
+                continue
+        if gateway.scrape_period_s > 0.0:
+            scrape_until(world, until_s)
+        advance_cluster(world, until_s, lazily or _is_deadline(world, until_s))
+        if environment.ended > 0:
+            continue  # a next turn may be sent at this very instant
+        if arrival_s == np.inf and settled(world) + environment.unsent == environment.num_requests:
+            _close(world)
+            return
+        if until_s == np.inf:  # only requests that can never be scheduled are left
+            _give_up_the_rest(world)
+            return
+        kind, subject = _take_event(world, until_s, arrival_s)
+        if kind == _STALE:
+            continue
+        if kind == DEADLINE:
+            give_up(world, subject, until_s)
+            continue
+        environment.now_s = until_s
+        decay_rates(world, until_s)
+        if kind == TICK:
+            if gives_up(world):
+                _give_up_the_rest(world)
+            return
+        if kind == RETURN:
+            environment.deferred -= 1
+            environment.at_door = subject
+            return
+        if gateway.clients:
+            send(world, subject, until_s)
+        else:
+            _arrive(world, subject, until_s)
+        if environment.at_door != NOBODY:
+            return
+
+
+@kernel
+def _next_arrival_s(world):
+    """Return when the next request is sent of those that are sent when the trace says [s]."""
+    environment = world.environment
+    if world.gateway.clients:
+        while environment.next_arrival < environment.num_requests and follows(world, environment.next_arrival):
+            environment.next_arrival += 1
+    if environment.next_arrival == environment.num_requests:
+        return np.inf
+    return world.requests[environment.next_arrival].arrival_s
+
+
+@kernel
+def _is_deadline(world, now_s):
+    """Return whether the first event of an instant is a deadline: decisions, which look at replicas, come later."""
+    at = entry_at(world, 0)
+    return world.environment.events > 0 and world.arena[at + KIND] == DEADLINE and real_at(world.arena, at) == now_s
+
+
+@kernel
+def _take_event(world, now_s, arrival_s):
+    """Take the first event of an instant; return its kind and subject. All kinds in the queue come before arrivals."""
+    environment, arena = world.environment, world.arena
+    if next_event_s(world) == now_s:
+        at = entry_at(world, 0)
+        kind, subject = np.int64(arena[at + KIND]), np.int64(arena[at + SUBJECT])
+        if not holds(world, at):
+            kind = np.int64(_STALE)
+        drop_first(world)
+        return kind, subject
+    if arrival_s == now_s:
+        environment.next_arrival += 1
+        return np.int64(ARRIVAL), np.int64(environment.next_arrival - 1)
+    return np.int64(TICK), np.int64(NOBODY)
+
+
+@kernel
+def _arrive(world, request_id, now_s):
+    """Let a request reach the gateway whose client only sends and waits."""
+    request = world.requests[request_id]
+    arrive(world, request, now_s)
+    reach_gateway(request)
+    count_traffic(world, request)
+    world.environment.at_door = request_id
+
+
+@kernel
+def _close(world):
+    """End the episode, every request of it being settled, at the end of the last iteration."""
+    environment = world.environment
+    environment.done = 1
+    now_s = environment.now_s
+    for r in range(len(world.replicas)):
+        engine = engine_of(world, r)
+        now_s = max(now_s, engine.replica.clock_s)
+        publish(engine)  # nothing waits and nothing runs, under whichever engine
+    environment.now_s = now_s
+    decay_rates(world, now_s)
+
+
+@kernel
+def _give_up_the_rest(world):
+    """End the episode although requests are left that can never be scheduled."""
+    fail_the_rest(world)
+    decay_rates(world, world.environment.now_s)
