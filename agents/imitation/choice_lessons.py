@@ -23,7 +23,7 @@ from burstenv.agents.sb3.actors import Actor
 from burstenv.agents.sb3.joint_batch import JointBatch
 from burstenv.agents.sb3.returns import discounted
 from burstenv.agents.sb3.vec_env import SB3VecEnv
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.policies import parse_composite
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
@@ -71,7 +71,7 @@ class Judge:
         loads = np.array([self._batch.episodes[i].get("load", 1.0) for i in places])
         which = np.abs(loads[:, None] - self._loads[None]).argmin(1)
         values = np.full((len(places), self._worth[0].values.shape[1]), np.nan)
-        own = np.full(len(places), NOBODY, np.int64)
+        own = np.full(len(places), NO_REQUEST, np.int64)
         for k, worth in enumerate(self._worth):
             rows = np.flatnonzero(which == k)
             worth.look(places[rows])
@@ -191,7 +191,7 @@ def _looked_into(
     for judge, end in zip(judges, ends.tolist(), strict=True):
         mine = chosen[(chosen >= start) & (chosen < end)]
         values, own = judge.look(mine - start)
-        real = own != NOBODY
+        real = own != NO_REQUEST
         found.append((observed[mine[real]].copy(), advantages(values[real], own[real], most)))
         start = end
     return found

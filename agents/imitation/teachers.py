@@ -15,7 +15,7 @@ from burstenv.agents.sb3.joint_batch import JointBatch
 from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.cluster.gateway import REJECT
 from burstenv.cluster.world import Arrays, world_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.policies import parse_composite
 from burstenv.policies.decide import decide
@@ -46,7 +46,7 @@ def _ask_composites(
             targets[i, a] = 0.0
         if environment.done:
             continue
-        nobody = environment.at_door == NOBODY
+        nobody = environment.at_gateway == NO_REQUEST
         for draw in range(draws):
             round_robin = memory.round_robin
             bucket_tokens = memory.bucket_tokens

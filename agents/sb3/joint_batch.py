@@ -87,9 +87,9 @@ class JointBatch:
         """Whether each environment's episode is over, (N,) bool."""
         return np.concatenate([part.done for part in self.parts])
 
-    def request_at_door(self) -> np.ndarray:
+    def request_at_gateway(self) -> np.ndarray:
         """Return the index of the request to decide about, (N,) int64, -1 without one."""
-        return np.concatenate([part.request_at_door() for part in self.parts])
+        return np.concatenate([part.request_at_gateway() for part in self.parts])
 
     def num_requests(self, i: int) -> int:
         """Return the number of requests in environment ``i``'s episode."""

@@ -132,7 +132,7 @@ class SB3VecEnv(VecEnv):
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step; returns observations (N, O) float32 or a dictionary, rewards (N,) float32, dones (N,) bool, infos."""
         batch = self.batch
-        self.decided_request = batch.request_at_door()
+        self.decided_request = batch.request_at_gateway()
         self.decided_ordinal = self._ordinal.copy()
         batch.step()
         self.elapsed_s = batch.elapsed_s.copy()

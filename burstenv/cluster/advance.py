@@ -30,7 +30,7 @@ def advance_cluster(world, until_s, lazily):
 def catch_up(engine, until_s):
     """Bring a replica that was left alone up to ``until_s``."""
     replica = engine.replica
-    if replica.stretch_steps > 0 and not (replica.under_way and replica.iteration_end_s > until_s):
+    if replica.run_steps > 0 and not (replica.under_way and replica.iteration_end_s > until_s):
         advance_replica(engine, until_s, False)
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from burstenv.cluster.clients import AFTER_ABANDONMENT, AFTER_REJECTION, AFTER_UPSTREAM_FAILURE
 from burstenv.config import Config
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError
 
 Positive = Annotated[float, Field(ge=1e-3, le=1e6)]  # [s]: a client acts at most a thousand times a second
@@ -110,7 +110,7 @@ class Clients:
     @property
     def next_turn(self) -> NDArray[np.int32]:
         """Index of the request that follows upon each one, -1 for none, (n,) int32."""
-        following = np.full(len(self), NOBODY, np.int32)
+        following = np.full(len(self), NO_REQUEST, np.int32)
         later = np.flatnonzero(self.previous >= 0)
         following[self.previous[later]] = later
         return following
@@ -140,7 +140,7 @@ def draw_clients(
         BurstenvError: When a request with a turn before has no think time.
     """
     n = len(requests)
-    alone = np.full(n, NOBODY, np.int32)
+    alone = np.full(n, NO_REQUEST, np.int32)
     turns = alone if previous is None or config.closed_loop is None else previous.astype(np.int32)
     think = np.full(n, np.nan) if think_s is None else think_s.astype(np.float64)
     lacking = (turns >= 0) & ~(think >= 0.0)

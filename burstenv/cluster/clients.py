@@ -24,7 +24,7 @@ from burstenv.cluster.events import DEADLINE, SEND, foresee
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
-from burstenv.engine.enums import ABANDONED, AT_DOOR, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, WAITING
+from burstenv.engine.enums import ABANDONED, AT_GATEWAY, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, WAITING
 from burstenv.engine.lifecycle import arrive, never_send, reach_gateway, settle, take_away
 from burstenv.engine.records import CLIENT, FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.replica import withdraw
@@ -105,7 +105,7 @@ def send(world, request_id, now_s):
     if deadline_s < np.inf:
         foresee(world, deadline_s, DEADLINE, request_id)
     count_traffic(world, request)
-    environment.at_door = request_id
+    environment.at_gateway = request_id
 
 
 @kernel
@@ -162,7 +162,7 @@ def give_up(world, request_id, now_s):
     """Let the client of a request go whose deadline has come, if the request is kept waiting."""
     environment = world.environment
     request = world.requests[request_id]
-    if request.status == AT_DOOR:
+    if request.status == AT_GATEWAY:
         environment.deferred -= 1
     elif request.status == WAITING and np.isnan(request.first_token_s) and request.in_flight_tokens == 0:
         engine = engine_of(world, request.replica)

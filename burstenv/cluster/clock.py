@@ -28,7 +28,7 @@ from burstenv.cluster.stuck import fail_the_rest, gives_up
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.lifecycle import arrive, reach_gateway, settled
 from burstenv.engine.published import publish
 
@@ -43,7 +43,7 @@ def next_epoch(world, lazily):
     stretch are left behind and caught up with when something happens to them. What happens is the same.
     """
     unveil(world)
-    world.environment.at_door = NOBODY
+    world.environment.at_gateway = NO_REQUEST
     _next_epoch(world, lazily)
     veil(world)
 
@@ -92,13 +92,13 @@ def _next_epoch(world, lazily):
             return
         if kind == RETURN:
             environment.deferred -= 1
-            environment.at_door = subject
+            environment.at_gateway = subject
             return
         if gateway.clients:
             send(world, subject, until_s)
         else:
             _arrive(world, subject, until_s)
-        if environment.at_door != NOBODY:
+        if environment.at_gateway != NO_REQUEST:
             return
 
 
@@ -135,7 +135,7 @@ def _take_event(world, now_s, arrival_s):
     if arrival_s == now_s:
         environment.next_arrival += 1
         return np.int64(ARRIVAL), np.int64(environment.next_arrival - 1)
-    return np.int64(TICK), np.int64(NOBODY)
+    return np.int64(TICK), np.int64(NO_REQUEST)
 
 
 @kernel
@@ -145,7 +145,7 @@ def _arrive(world, request_id, now_s):
     arrive(world, request, now_s)
     reach_gateway(request)
     count_traffic(world, request)
-    world.environment.at_door = request_id
+    world.environment.at_gateway = request_id
 
 
 @kernel

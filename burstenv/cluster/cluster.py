@@ -48,7 +48,7 @@ from burstenv.cluster.state import ClusterState
 from burstenv.config import load
 from burstenv.engine.enums import (
     FIRST_SCANNED,
-    NOBODY,
+    NO_REQUEST,
     PRIORITY,
     UNSEEN,
 )
@@ -248,12 +248,12 @@ class Cluster:
         self._drive(i, direct=False)
         next_epoch_at(*self.state.arrays(), i)
         self.check_livelock(i)
-        return self.at_door(i)
+        return self.at_gateway(i)
 
-    def at_door(self, i: int) -> int:
+    def at_gateway(self, i: int) -> int:
         """Return the number, within the episode, of the request at the front door; -1 for nobody."""
         environment = self.state.environments[place(i, self.num_envs, "i")]
-        return int(environment["at_door"])
+        return int(environment["at_gateway"])
 
     def decide(self, i: int, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Decide about the request at the door (0 reject, 1 admit, 2 defer) and a replica's mode."""
@@ -367,7 +367,7 @@ class Cluster:
 
     def _linked(self, i: int, head: int) -> list[int]:
         ids = []
-        while head != NOBODY:
+        while head != NO_REQUEST:
             ids.append(head)
             head = int(self.state.requests[i, head]["next"])
         return ids

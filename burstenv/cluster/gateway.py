@@ -14,7 +14,7 @@ from burstenv.cluster.records import reset_memory
 from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import FAILED, NOBODY, REJECTED
+from burstenv.engine.enums import FAILED, NO_REQUEST, REJECTED
 from burstenv.engine.lifecycle import settle
 from burstenv.engine.replica import enqueue, set_mode
 from burstenv.engine.reset import reset_accounts, reset_replica, reset_request
@@ -51,10 +51,10 @@ def apply_decision(world, admission, replica_index, mode):
         replica.mode_since_s = environment.now_s
     environment.last_decision_s = environment.now_s
     environment.decisions += 1
-    request_id = environment.at_door
-    if request_id == NOBODY:
+    request_id = environment.at_gateway
+    if request_id == NO_REQUEST:
         return
-    environment.at_door = NOBODY
+    environment.at_gateway = NO_REQUEST
     request = requests[request_id]
     if admission == ADMIT:
         request.replica = replica_index
@@ -85,7 +85,7 @@ def reset_cluster(world, num_requests, seed):
     environment.now_s = 0.0
     environment.num_requests = num_requests
     environment.next_arrival = 0
-    environment.at_door = NOBODY
+    environment.at_gateway = NO_REQUEST
     environment.deferred = 0
     environment.events = 0
     environment.ended = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.records import REQUEST
 
 
@@ -33,5 +33,5 @@ def request_array(
     requests["ttft_slo_s"] = ttft_slo_s
     requests["tpot_slo_s"] = tpot_slo_s
     requests["weight"] = 1.0
-    requests["session"] = NOBODY
+    requests["session"] = NO_REQUEST
     return requests

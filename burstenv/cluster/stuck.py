@@ -42,7 +42,7 @@ def _is_stuck(world):
         return False
     for r in range(len(world.replicas)):
         replica = world.replicas[r]
-        if replica.in_flight or replica.under_way or replica.stretch_steps > 0:
+        if replica.in_flight or replica.under_way or replica.run_steps > 0:
             return False
         if replica.clock_s >= environment.now_s and replica.waiting + replica.running > 0:
             return False  # an iteration may start at this very instant

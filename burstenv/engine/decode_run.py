@@ -16,7 +16,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_taken, grow_decoders, phase_due, steps_with_blocks
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import next_finish_step
 from burstenv.engine.kv_cache import ENDED
 from burstenv.engine.prefix_cache import next_iteration
@@ -30,26 +30,26 @@ CUT = 2  # the next iteration must be scheduled in full: the head of the queue c
 
 
 @kernel
-def stretch_elapsed_s(engine, steps):
+def run_elapsed_s(engine, steps):
     """Return the duration of the first ``steps`` iterations of the open run [s]."""
     replica = engine.replica
-    return steps * replica.stretch_first_s + replica.stretch_growth_s * (0.5 * steps * (steps - 1))
+    return steps * replica.run_first_s + replica.run_growth_s * (0.5 * steps * (steps - 1))
 
 
 @kernel
-def may_stretch(engine):
+def may_open_run(engine):
     """Return whether the next iterations hold all decoders and no other request."""
     replica = engine.replica
     return (
         replica.decoding > 0
-        and replica.prefill_id == NOBODY
+        and replica.prefill_id == NO_REQUEST
         and (replica.waiting == 0 or replica.blocked)
         and replica.decoding <= replica.token_budget
     )
 
 
 @kernel
-def open_stretch(engine):
+def open_run(engine):
     """Begin a decode run at the clock; return False if its first iteration is not an ordinary one."""
     replica = engine.replica
     limits = engine.limits
@@ -63,59 +63,59 @@ def open_stretch(engine):
             return False
     decoding = replica.decoding
     slope_s = decode_context_cost_s(engine, decoding)
-    replica.stretch_first_s = decode_fixed_cost_s(engine, decoding) + slope_s * replica.decode_context_tokens
-    replica.stretch_growth_s = slope_s * decoding
-    replica.stretch_from_s = replica.clock_s
-    replica.stretch_done = 0
-    replica.stretch_steps = steps
-    replica.stretch_end_s = replica.clock_s + stretch_elapsed_s(engine, steps)
-    replica.stretch_demotion_s = demotion_s
-    replica.stretch_free_blocks = replica.free_blocks
+    replica.run_first_s = decode_fixed_cost_s(engine, decoding) + slope_s * replica.decode_context_tokens
+    replica.run_growth_s = slope_s * decoding
+    replica.run_from_s = replica.clock_s
+    replica.run_done = 0
+    replica.run_steps = steps
+    replica.run_end_s = replica.clock_s + run_elapsed_s(engine, steps)
+    replica.run_demotion_s = demotion_s
+    replica.run_free_blocks = replica.free_blocks
     return True
 
 
 @kernel
-def close_stretch(engine):
+def close_run(engine):
     """End the run at its present iteration."""
     replica = engine.replica
-    elapsed_s = stretch_elapsed_s(engine, replica.stretch_done)
-    count_busy(engine, elapsed_s, replica.stretch_free_blocks)
-    replica.stretch_steps = 0
+    elapsed_s = run_elapsed_s(engine, replica.run_done)
+    count_busy(engine, elapsed_s, replica.run_free_blocks)
+    replica.run_steps = 0
 
 
 @kernel
 def _steps_by(engine, limit_s):
     """Return the number of the run's iterations, fewer than all, that end by ``limit_s``."""
     replica = engine.replica
-    done = replica.stretch_done
-    from_s = replica.stretch_from_s
-    first_s = replica.stretch_first_s
+    done = replica.run_done
+    from_s = replica.run_from_s
+    first_s = replica.run_first_s
     if from_s + first_s > limit_s:
         return done
     left_s = limit_s - from_s
-    growth_s = replica.stretch_growth_s  # solve n first + growth n (n - 1) / 2 = left for n
+    growth_s = replica.run_growth_s  # solve n first + growth n (n - 1) / 2 = left for n
     linear_s = first_s - 0.5 * growth_s
     root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)
-    most = replica.stretch_steps - 1
+    most = replica.run_steps - 1
     steps = max(done, int(min(2.0 * left_s / (linear_s + root), float(most))))
-    while steps > done and from_s + stretch_elapsed_s(engine, steps) > limit_s:  # rounding
+    while steps > done and from_s + run_elapsed_s(engine, steps) > limit_s:  # rounding
         steps -= 1
-    while steps < most and from_s + stretch_elapsed_s(engine, steps + 1) <= limit_s:
+    while steps < most and from_s + run_elapsed_s(engine, steps + 1) <= limit_s:
         steps += 1
     return steps
 
 
 @kernel
-def follow_stretch(engine, until_s):
+def follow_run(engine, until_s):
     """Commit every iteration of the open run that ends by ``until_s``; return the run's state.
 
     A run that is not ``UNDER_WAY`` is closed.
     """
     replica, spec = engine.replica, engine.spec
-    limit_s = min(until_s, replica.stretch_demotion_s)
-    over = replica.stretch_end_s <= limit_s
-    upto = replica.stretch_steps if over else _steps_by(engine, limit_s)
-    steps = upto - replica.stretch_done
+    limit_s = min(until_s, replica.run_demotion_s)
+    over = replica.run_end_s <= limit_s
+    upto = replica.run_steps if over else _steps_by(engine, limit_s)
+    steps = upto - replica.run_done
     if steps > 0:
         if spec.prefix_caching:
             grow_decoders(engine, steps, ENDED)
@@ -124,26 +124,26 @@ def follow_stretch(engine, until_s):
         replica.decode_step += steps
         replica.decode_context_tokens += steps * replica.decoding
         replica.iterations += steps
-        replica.stretch_done = upto
-        replica.clock_s = replica.stretch_from_s + stretch_elapsed_s(engine, upto)
+        replica.run_done = upto
+        replica.clock_s = replica.run_from_s + run_elapsed_s(engine, upto)
     if over:
-        close_stretch(engine)
+        close_run(engine)
         return OVER
-    end_s = replica.stretch_from_s + stretch_elapsed_s(engine, upto + 1)
+    end_s = replica.run_from_s + run_elapsed_s(engine, upto + 1)
     if end_s <= until_s:  # it begins in time but may not belong to the run
-        close_stretch(engine)
+        close_run(engine)
         return CUT
     replica.iteration_end_s = end_s
     return UNDER_WAY
 
 
 @kernel
-def interrupt_stretch(engine):
+def interrupt_run(engine):
     """Close the run before a change of later iterations; an iteration that has begun is put in flight."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     replica.wake_s = replica.clock_s
-    if replica.stretch_steps > 0:
-        close_stretch(engine)
+    if replica.run_steps > 0:
+        close_run(engine)
     if replica.under_way:
         replica.under_way = 0
         if spec.prefix_caching:
@@ -152,5 +152,5 @@ def interrupt_stretch(engine):
             replica.free_blocks -= arena[spec.phase_base + phase_due(engine)]
         count_busy(engine, replica.iteration_end_s - replica.clock_s, replica.free_blocks)
         replica.iterations += 1
-        replica.flight_first_prefill = NOBODY
+        replica.flight_first_prefill = NO_REQUEST
         replica.in_flight = 1

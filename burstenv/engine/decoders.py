@@ -9,7 +9,7 @@ of admission, because blocks then have identities.
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import (
     count_steps_from,
     decoder_at,
@@ -46,24 +46,24 @@ def _enter_phase(engine, request_id):
     head = spec.phase_list_base + phase
     tail = head + spec.block_size
     sequence = sequence_of(engine, request)
-    before = NOBODY if empty else arena[tail]
-    while before != NOBODY:
+    before = NO_REQUEST if empty else arena[tail]
+    while before != NO_REQUEST:
         other = sequence_of(engine, requests[before])
         if arena[other + ADMISSION] <= arena[sequence + ADMISSION]:
             break
         before = arena[other + PHASE_PREVIOUS]
-    after = NOBODY
-    if before != NOBODY:
+    after = NO_REQUEST
+    if before != NO_REQUEST:
         after = arena[sequence_of(engine, requests[before]) + PHASE_NEXT]
     elif not empty:
         after = arena[head]
     arena[sequence + PHASE_PREVIOUS] = before
     arena[sequence + PHASE_NEXT] = after
-    if before == NOBODY:
+    if before == NO_REQUEST:
         arena[head] = request_id
     else:
         arena[sequence_of(engine, requests[before]) + PHASE_NEXT] = request_id
-    if after == NOBODY:
+    if after == NO_REQUEST:
         arena[tail] = request_id
     else:
         arena[sequence_of(engine, requests[after]) + PHASE_PREVIOUS] = request_id
@@ -81,11 +81,11 @@ def _leave_phase(engine, request_id):
     head = spec.phase_list_base + phase
     sequence = sequence_of(engine, request)
     before, after = arena[sequence + PHASE_PREVIOUS], arena[sequence + PHASE_NEXT]
-    if before == NOBODY:
+    if before == NO_REQUEST:
         arena[head] = after
     else:
         arena[sequence_of(engine, requests[before]) + PHASE_NEXT] = after
-    if after == NOBODY:
+    if after == NO_REQUEST:
         arena[head + spec.block_size] = before
     else:
         arena[sequence_of(engine, requests[after]) + PHASE_PREVIOUS] = before
@@ -173,7 +173,7 @@ def hold_back(engine, decodes):
     replica, requests = engine.replica, engine.requests
     seen = 0
     request_id = replica.running_head
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         if request.decoding:
             seen += 1
@@ -226,10 +226,10 @@ def blocks_taken(engine, steps):
 
 @kernel
 def first_of_phase(engine, phase):
-    """Return the first admitted decoder of a phase, or NOBODY (with prefix caching)."""
+    """Return the first admitted decoder of a phase, or NO_REQUEST (with prefix caching)."""
     spec, arena = engine.spec, engine.arena
     if arena[spec.phase_base + phase] == 0:
-        return NOBODY
+        return NO_REQUEST
     return arena[spec.phase_list_base + phase]
 
 
@@ -257,7 +257,7 @@ def publish_decoded_blocks(engine, step, admission, iteration):
     spec, arena, requests = engine.spec, engine.arena, engine.requests
     phase = phase_of(-1 - step, spec.block_size)
     request_id = first_of_phase(engine, phase)
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         sequence = sequence_of(engine, request)
         if arena[sequence + ADMISSION] > admission:
@@ -280,7 +280,7 @@ def grow_decoders(engine, steps, iteration):
     for step in range(replica.decode_step, replica.decode_step + steps):
         if due > 0:
             request_id = arena[spec.phase_list_base + phase]
-            while request_id != NOBODY:
+            while request_id != NO_REQUEST:
                 request = requests[request_id]
                 grow_blocks(engine, request, request.computed_tokens + step + 1, iteration)
                 request_id = arena[sequence_of(engine, request) + PHASE_NEXT]

@@ -6,7 +6,7 @@ from __future__ import annotations
 # where pending counts all requests sent and not settled, late includes the abandoned ones and failed those whose
 # answer was cut.
 UNSEEN = 0  # has not arrived yet
-AT_DOOR = 1  # at the gateway: awaiting a decision, or deferred
+AT_GATEWAY = 1  # at the gateway: awaiting a decision, or deferred
 WAITING = 2  # in a replica's waiting queue (new or preempted)
 RUNNING = 3  # holds KV blocks
 ATTAINED = 4  # finished within both objectives
@@ -18,8 +18,8 @@ AWAY = 9  # with its client, which will send it again
 UNSENT = 10  # a later turn of a session that is over: never sent, and not offered
 LENGTH_CAPPED = 11  # answered, but the answer was cut at the model length of the replica: not served
 STATUS_NAMES = (
-    "unseen", "at_door", "waiting", "running", "attained", "late", "rejected", "failed", "abandoned", "away", "unsent",
-    "length_capped",
+    "unseen", "at_gateway", "waiting", "running", "attained", "late", "rejected", "failed", "abandoned", "away",
+    "unsent", "length_capped",
 )  # fmt: skip
 SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED, LENGTH_CAPPED)  # offered requests at their end
 
@@ -56,7 +56,7 @@ MEMORY_NAMES = ("as-needed", "projected", "reserved", "oracle-projected", "oracl
 CLIENT_NAMES = ("class", "session")  # the units of fairness
 CLIENTS = 16  # counters of a replica; sessions share the first 15 by number modulo 15
 
-NOBODY = -1  # no request
+NO_REQUEST = -1  # no request
 LIVELOCK_PREEMPTIONS = 1_000  # this number without a token in between: the real scheduler would also never end
 SEEN_FIELDS = 8  # published numbers of a replica
 SEEN_FREE_BLOCKS = 2  # the position of one of them

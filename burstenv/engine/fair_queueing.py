@@ -12,7 +12,7 @@ idleness accumulates no credit. In an empty queue it is lifted to the client tha
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.enums import CLIENTS, FAIR, NOBODY
+from burstenv.engine.enums import CLIENTS, FAIR, NO_REQUEST
 from burstenv.engine.timing import iteration_time_s
 
 PROMPT_WEIGHT = 1.0  # w_p of VTC
@@ -54,7 +54,7 @@ def scanned_head(engine, now_s):
     best = replica.waiting_head
     best_rank = 1e300
     request_id = best
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         if limits.order == FAIR:
             rank = replica.served_tokens[client_of(engine, request)]
@@ -76,14 +76,14 @@ def welcome(engine, request):
     client = client_of(engine, request)
     lift = 1e300
     request_id = replica.waiting_head
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         other = client_of(engine, requests[request_id])
         if other == client:
             return
         lift = min(lift, replica.served_tokens[other])
         request_id = requests[request_id].next
-    if replica.waiting_head == NOBODY:
-        if replica.last_client == NOBODY:
+    if replica.waiting_head == NO_REQUEST:
+        if replica.last_client == NO_REQUEST:
             return
         lift = replica.served_tokens[replica.last_client]
     replica.served_tokens[client] = max(replica.served_tokens[client], lift)
@@ -97,13 +97,13 @@ def leave_scanned(engine, request_id):
     request = requests[request_id]
     if replica.waiting_head == request_id:
         replica.waiting_head = request.next
-        before = NOBODY
+        before = NO_REQUEST
     else:
         before = replica.waiting_head
         while requests[before].next != request_id:
             before = requests[before].next
         requests[before].next = request.next
-    if request.next == NOBODY:
+    if request.next == NO_REQUEST:
         replica.waiting_tail = before
     if limits.order == FAIR:
         replica.last_client = client_of(engine, request)

@@ -14,7 +14,7 @@ from numba import types
 from burstenv._jit.decorators import detached, kernel
 from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.counters import count_busy
-from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NOBODY, PREFILL_FIRST, PRIORITY, RUNNING
+from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NO_REQUEST, PREFILL_FIRST, PRIORITY, RUNNING
 from burstenv.engine.fair_queueing import count_output, count_prompt
 from burstenv.engine.lifecycle import bring_token, finish, run
 from burstenv.engine.prefix_cache import (
@@ -60,7 +60,7 @@ def _victim(engine):
         return replica.running_tail
     victim = replica.running_head
     request_id = requests[victim].next
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request, worst = requests[request_id], requests[victim]
         if request.priority > worst.priority or (
             request.priority == worst.priority and request.arrival_s > worst.arrival_s
@@ -94,7 +94,7 @@ def _schedule_running(engine, budget, threshold):
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     coming = next_iteration(engine)
     request_id = replica.running_head
-    while request_id != NOBODY and budget > 0:
+    while request_id != NO_REQUEST and budget > 0:
         request = requests[request_id]
         following = request.next
         in_flight = request.in_flight_tokens
@@ -223,7 +223,7 @@ def _schedule(engine):
     flight = (replica.first_flight + replica.in_flight) % 2
     flight_base = spec.flight_base + flight * spec.flight_size
     request_id = replica.running_head
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         step_tokens = sequence_of(engine, request) + STEP_TOKENS
         tokens = arena[step_tokens]

@@ -14,7 +14,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS, CLIENT_NUMBERS, GENERATION, NEXT_TURN
 from burstenv.engine.enums import (
     ABANDONED,
-    AT_DOOR,
+    AT_GATEWAY,
     ATTAINED,
     AWAY,
     LATE,
@@ -39,7 +39,7 @@ def arrive(world, request, now_s):
 @kernel
 def reach_gateway(request):
     """Put a request at the gateway, to await a decision."""
-    request.status = AT_DOOR
+    request.status = AT_GATEWAY
 
 
 @kernel

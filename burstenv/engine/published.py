@@ -17,7 +17,7 @@ others.
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 
 
@@ -40,7 +40,7 @@ def publish(engine):
     _publish_counts(engine)
     context = replica.decode_context_tokens
     prefill = 0
-    if replica.prefill_id != NOBODY:
+    if replica.prefill_id != NO_REQUEST:
         request = requests[replica.prefill_id]
         prefill = tokens_to_compute(request) - request.computed_tokens
         if prefill == 1 and request.produced_tokens > 0:  # preempted before: the last token of its recomputation
@@ -58,7 +58,7 @@ def publish_general(engine):
     context = 0
     prefill = 0
     request_id = replica.running_head
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         in_flight = request.in_flight_tokens
         left = tokens_to_compute(request) + in_flight - request.computed_tokens

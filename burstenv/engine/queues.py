@@ -17,7 +17,7 @@ from burstenv.engine.enums import (
     FCFS,
     FIRST_SCANNED,
     LONGEST_PROMPT,
-    NOBODY,
+    NO_REQUEST,
     ORACLE_SHORTEST,
     PRIORITY,
     REJECTED,
@@ -97,15 +97,15 @@ def queue_key(engine, request):
 def _list_push(engine, request_id, at_front):
     replica, requests = engine.replica, engine.requests
     request = requests[request_id]
-    if replica.waiting_head == NOBODY:
-        request.next = NOBODY
+    if replica.waiting_head == NO_REQUEST:
+        request.next = NO_REQUEST
         replica.waiting_head = request_id
         replica.waiting_tail = request_id
     elif at_front:
         request.next = replica.waiting_head
         replica.waiting_head = request_id
     else:
-        request.next = NOBODY
+        request.next = NO_REQUEST
         requests[replica.waiting_tail].next = request_id
         replica.waiting_tail = request_id
 
@@ -183,8 +183,8 @@ def queue_remove(engine, request_id):
         leave_scanned(engine, request_id)
     elif limits.order == FCFS:
         replica.waiting_head = request.next
-        if replica.waiting_head == NOBODY:
-            replica.waiting_tail = NOBODY
+        if replica.waiting_head == NO_REQUEST:
+            replica.waiting_tail = NO_REQUEST
     elif request.demoted:
         heap_remove(arena, spec.hopeless_base, BACKWARDS, replica.hopeless_heap_size, request_id)
         replica.hopeless_heap_size -= 1
@@ -284,8 +284,8 @@ def queue_reorder(engine, before):
             for k in range(hopeless):
                 at = spec.hopeless_base + BACKWARDS * (hopeless - 1 - k)
                 arena[base + ENTRY * (live + k) + ENTRY_ID] = arena[at + ENTRY_ID]
-        replica.waiting_head = NOBODY
-        replica.waiting_tail = NOBODY
+        replica.waiting_head = NO_REQUEST
+        replica.waiting_tail = NO_REQUEST
         replica.live_heap_size = 0
         for k in range(waiting):  # push each again; the heap also sorts for fcfs
             request_id = arena[base + ENTRY * k + ENTRY_ID]
@@ -312,9 +312,9 @@ def running_append(engine, request_id):
     """Append an admitted request to the running list."""
     replica, requests = engine.replica, engine.requests
     request = requests[request_id]
-    request.next = NOBODY
+    request.next = NO_REQUEST
     request.previous = replica.running_tail
-    if replica.running_tail == NOBODY:
+    if replica.running_tail == NO_REQUEST:
         replica.running_head = request_id
     else:
         requests[replica.running_tail].next = request_id
@@ -327,11 +327,11 @@ def running_remove(engine, request_id):
     """Remove a request from the running list."""
     replica, requests = engine.replica, engine.requests
     request = requests[request_id]
-    if request.previous == NOBODY:
+    if request.previous == NO_REQUEST:
         replica.running_head = request.next
     else:
         requests[request.previous].next = request.next
-    if request.next == NOBODY:
+    if request.next == NO_REQUEST:
         replica.running_tail = request.previous
     else:
         requests[request.next].previous = request.previous

@@ -90,10 +90,10 @@ REPLICA = record(
         ("clock_s", "f8"),  # the last iteration boundary
         ("in_flight", "i1"),  # iterations scheduled and not applied yet
         ("under_way", "i1"),  # a decode iteration has started at the clock and is not yet recorded
-        ("stretch_steps", "i8"),  # its length; 0: none is open
-        ("stretch_done", "i8"),  # of those, committed
-        ("stretch_first_s", "f8"),  # duration of its first iteration
-        ("stretch_growth_s", "f8"),  # increase from each iteration to the next
+        ("run_steps", "i8"),  # its length; 0: none is open
+        ("run_done", "i8"),  # of those, committed
+        ("run_first_s", "f8"),  # duration of its first iteration
+        ("run_growth_s", "f8"),  # increase from each iteration to the next
         ("busy_s", "f8"),  # without the open decode run
         ("mode", "i4"),  # the batching mode in force
         ("mode_since_s", "f8"),
@@ -110,10 +110,10 @@ REPLICA = record(
         ("seen_iterations", "i8"),  # scheduled when it was published; not shown to decisions
     ],
     [  # Read by every iteration.
-        ("stretch_from_s", "f8"),  # the clock at its beginning
-        ("stretch_end_s", "f8"),
-        ("stretch_demotion_s", "f8"),  # time at which the head of the queue turns hopeless
-        ("stretch_free_blocks", "i4"),  # at its beginning
+        ("run_from_s", "f8"),  # the clock at its beginning
+        ("run_end_s", "f8"),
+        ("run_demotion_s", "f8"),  # time at which the head of the queue turns hopeless
+        ("run_free_blocks", "i4"),  # at its beginning
         ("free_blocks", "i4"),
         ("running", "i4"),
         ("decoding", "i4"),
@@ -170,7 +170,7 @@ ENVIRONMENT = record(
         ("num_requests", "i4"),
         ("now_s", "f8"),
         ("next_arrival", "i4"),  # id of the first request that has not arrived
-        ("at_door", "i4"),  # request at the gateway; NOBODY at a tick
+        ("at_gateway", "i4"),  # request at the gateway; NO_REQUEST at a tick
         ("deferred", "i4"),  # number of deferred requests
         ("events", "i4"),  # entries of the event queue
         ("ended", "i4"),  # ended turns whose next turn is still to be scheduled

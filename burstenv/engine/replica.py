@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel, outlined
-from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_stretch, interrupt_stretch, may_stretch, open_stretch
+from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_run, interrupt_run, may_open_run, open_run
 from burstenv.engine.enums import FAILED
 from burstenv.engine.full_engine import advance_general, finish_general, oldest_end_s, start_general
 from burstenv.engine.lifecycle import settle
@@ -61,11 +61,11 @@ def advance_replica(engine, until_s, turns_stop):
         if replica.clock_s >= until_s or (turns_stop and engine.environment.ended > ended):
             replica.wake_s = replica.clock_s
             break
-        if replica.stretch_steps > 0 or (may_stretch(engine) and open_stretch(engine)):
-            became = follow_stretch(engine, until_s)
+        if replica.run_steps > 0 or (may_open_run(engine) and open_run(engine)):
+            became = follow_run(engine, until_s)
             if became == UNDER_WAY:
                 replica.under_way = replica.clock_s < until_s  # the one that would start at `until_s` has not
-                replica.wake_s = min(replica.stretch_end_s, replica.stretch_demotion_s)
+                replica.wake_s = min(replica.run_end_s, replica.run_demotion_s)
                 break
             if became != CUT:
                 finish_decoders(engine, replica.clock_s)
@@ -90,7 +90,7 @@ def start_replica(engine):
         if replica.in_flight < spec.depth and start_general(engine, -np.inf):
             replica.iteration_end_s = oldest_end_s(engine)
         return
-    interrupt_stretch(engine)
+    interrupt_run(engine)
     if not replica.in_flight:
         if limits.drops_hopeless:
             drop_hopeless(engine)
@@ -105,7 +105,7 @@ def finish_replica(engine):
         if replica.in_flight > 0:
             finish_general(engine)
         return
-    interrupt_stretch(engine)
+    interrupt_run(engine)
     if replica.in_flight:
         finish_iteration(engine)
 
@@ -118,7 +118,7 @@ def _wake(engine, now_s):
     clock.
     """
     replica, spec = engine.replica, engine.spec
-    interrupt_stretch(engine)
+    interrupt_run(engine)
     if replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
 
@@ -152,7 +152,7 @@ def withdraw(engine, request_id, now_s):
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     request = requests[request_id]
     if is_queue_head(engine, request_id):  # the next one may fit
-        interrupt_stretch(engine)
+        interrupt_run(engine)
         replica.blocked = 0
     queue_discard(engine, request_id)
     if not replica.under_way and replica.in_flight < spec.depth:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.enums import NOBODY, ORACLE_PROJECTED, ORACLE_RESERVED, PROJECTED
+from burstenv.engine.enums import NO_REQUEST, ORACLE_PROJECTED, ORACLE_RESERVED, PROJECTED
 
 
 @kernel
@@ -52,7 +52,7 @@ def _fits_projected(engine, candidate, foreseen):
     held_base = left_base + spec.flight_size
     count = 0
     request_id = replica.running_head
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         held = request.prompt_tokens + request.produced_tokens
         _insert(arena, left_base, held_base, count, _left(engine, request, foreseen), held)
@@ -84,7 +84,7 @@ def _fits_reserved(engine, candidate, foreseen):
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     blocks = _reserved_blocks(engine, candidate, foreseen)
     request_id = replica.running_head
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         blocks += _reserved_blocks(engine, requests[request_id], foreseen)
         request_id = requests[request_id].next
     return blocks <= spec.num_blocks

@@ -6,7 +6,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel
 from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS
-from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, NOBODY, SEEN_FIELDS, SEEN_FREE_BLOCKS
+from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, NO_REQUEST, SEEN_FIELDS, SEEN_FREE_BLOCKS
 from burstenv.engine.kv_cache import reset_blocks
 
 _BINS = BINS
@@ -26,25 +26,25 @@ def reset_replica(engine):
     replica.wake_s = 0.0
     replica.mode_since_s = -np.inf
     replica.token_budget = engine.limits.token_budget
-    replica.stretch_steps = 0
+    replica.run_steps = 0
     replica.blocked = 0
     replica.free_blocks = spec.num_blocks
     replica.running = 0
     replica.decoding = 0
     replica.decode_step = 0
     replica.decode_context_tokens = 0
-    replica.running_head = NOBODY
-    replica.running_tail = NOBODY
-    replica.prefill_id = NOBODY
-    replica.flight_first_prefill = NOBODY
+    replica.running_head = NO_REQUEST
+    replica.running_tail = NO_REQUEST
+    replica.prefill_id = NO_REQUEST
+    replica.flight_first_prefill = NO_REQUEST
     replica.waiting = 0
-    replica.waiting_head = NOBODY
-    replica.waiting_tail = NOBODY
+    replica.waiting_head = NO_REQUEST
+    replica.waiting_tail = NO_REQUEST
     replica.live_heap_size = 0
     replica.hopeless_heap_size = 0
     for client in range(CLIENTS):
         replica.served_tokens[client] = 0.0
-    replica.last_client = NOBODY
+    replica.last_client = NO_REQUEST
     replica.admitting = 0
     replica.waiting_tokens = 0
     replica.waiting_blocks = 0
@@ -71,7 +71,7 @@ def reset_replica(engine):
     replica.ended_iterations = 0
     replica.seen_iterations = 0
     replica.livelocked = 0
-    replica.livelock_id = NOBODY
+    replica.livelock_id = NO_REQUEST
     replica.preemptions_without_token = 0
     replica.first_flight = 0
     replica.busy_until_s = 0.0
@@ -87,7 +87,7 @@ def reset_replica(engine):
 def reset_request(request):
     """Reset the request's outcome."""
     request.status = 0
-    request.replica = NOBODY
+    request.replica = NO_REQUEST
     request.first_scheduled_s = np.nan
     request.first_token_s = np.nan
     request.finish_s = np.nan

@@ -20,7 +20,7 @@ from burstenv.engine.decoders import (
     start_decoding,
     stop_decoding,
 )
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import next_finish_step, next_finisher
 from burstenv.engine.lifecycle import bring_token, finish, run
 from burstenv.engine.prefix_cache import (
@@ -102,7 +102,7 @@ def _evict_tail(engine):
     if request.decoding:
         stop_decoding(engine, victim)
     else:
-        replica.prefill_id = NOBODY
+        replica.prefill_id = NO_REQUEST
     _release(engine, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
@@ -136,7 +136,7 @@ def _grow_first_decoders(engine):
     step = replica.decode_step
     iteration = next_iteration(engine)
     request_id = first_of_phase(engine, phase_due(engine))
-    while request_id != NOBODY:
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         if arena[sequence_of(engine, request) + ADMISSION] > admission:
             break
@@ -159,7 +159,7 @@ def _feeds(engine, request, hits):
         return False
     stream = stream_of(engine, request, hits)
     running_id = replica.running_head
-    while running_id != NOBODY:
+    while running_id != NO_REQUEST:
         running = requests[running_id]
         if running.stream == stream or (running.prefix_tokens > 0 and running.prefix_stream == stream):
             return True
@@ -196,10 +196,10 @@ def start_iteration(engine):
     late_decodes = 0  # a last recomputed token counts as a decode in the iteration's time
     late_context = 0
     sequences = decodes
-    replica.flight_first_prefill = NOBODY
+    replica.flight_first_prefill = NO_REQUEST
 
     # 2. The request in mid-prefill, which is the tail of the running list.
-    if replica.prefill_id != NOBODY and budget > 0:
+    if replica.prefill_id != NO_REQUEST and budget > 0:
         request = requests[replica.prefill_id]
         computed = request.computed_tokens
         chunk = min(tokens_to_compute(request) - computed, budget)
@@ -242,7 +242,7 @@ def start_iteration(engine):
                 open_sequence(engine, request, hits)
             _hold(engine, request, 0, cached + chunk)
             request.computed_tokens = cached + chunk
-            if replica.flight_first_prefill == NOBODY:
+            if replica.flight_first_prefill == NO_REQUEST:
                 replica.flight_first_prefill = request_id
             if chunk == 1 and cached >= request.prompt_tokens:
                 late_decodes += 1
@@ -283,8 +283,8 @@ def finish_iteration(engine):
         replica.decode_context_tokens += replica.decoding
         finish_decoders(engine, now_s)
     request_id = replica.flight_first_prefill
-    replica.prefill_id = NOBODY if request_id != NOBODY else replica.prefill_id
-    while request_id != NOBODY:
+    replica.prefill_id = NO_REQUEST if request_id != NO_REQUEST else replica.prefill_id
+    while request_id != NO_REQUEST:
         request = requests[request_id]
         following = request.next
         if request.computed_tokens < tokens_to_compute(request):

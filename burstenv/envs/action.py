@@ -20,7 +20,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel
 from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, may_defer
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.decide import choose_admission, choose_replica
 from burstenv.policies.estimates import tokens_to_hold
@@ -143,9 +143,9 @@ def write_mask(world, exchange):
     """
     settings, mask, specs = exchange.settings, exchange.mask, world.specs
     count, num_modes = world.modes.shape
-    request_id = world.environment.at_door
+    request_id = world.environment.at_gateway
     at = 0
-    if request_id == NOBODY:
+    if request_id == NO_REQUEST:
         for k in range(len(mask)):
             mask[k] = 1
         return

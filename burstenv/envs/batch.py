@@ -312,9 +312,9 @@ class EnvironmentBatch:
         self._player(i, policy).run(decisions)
         self._publish(i)
 
-    def request_at_door(self) -> np.ndarray:
+    def request_at_gateway(self) -> np.ndarray:
         """Return the index in its episode of the request at the gateway, (N,) int64, -1 without one."""
-        return self.cluster.state.environments["at_door"].astype(np.int64)
+        return self.cluster.state.environments["at_gateway"].astype(np.int64)
 
     def num_requests(self, i: int) -> int:
         """Return the number of requests in environment ``i``'s episode."""
@@ -383,12 +383,12 @@ class EnvironmentBatch:
         e = state.environments[i]
         counts = self.counts(i)
         door = self.without_request(i)
-        at_door = self.cluster.at_door(i)
-        if at_door >= 0:
-            r = state.requests[i, at_door]
+        at_gateway = self.cluster.at_gateway(i)
+        if at_gateway >= 0:
+            r = state.requests[i, at_gateway]
             kind = "API" if r["class_code"] else "conversation"
             door = (
-                f"{kind} request {at_door}: {int(r['prompt_tokens'])} prompt tokens, "
+                f"{kind} request {at_gateway}: {int(r['prompt_tokens'])} prompt tokens, "
                 f"~{float(r['predicted_tokens']):.0f} output tokens"
             )
         elif e["done"]:

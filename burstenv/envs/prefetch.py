@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from burstenv._jit.decorators import kernel
 from burstenv._jit.interpreted import INTERPRETED
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.records import CACHE_LINE, ENTRY, ENTRY_ID, REPLICA_HOT
 
 _ENVIRONMENTS_AHEAD, _HEAPS_AHEAD, _REQUESTS_AHEAD = 3, 2, 1  # each reads data that the one before it loaded
@@ -61,9 +61,9 @@ def _fetch_records(arrays, i):
 @kernel
 def _fetch_heaps(arrays, i):
     environment, requests, arena = arrays.environments[i], arrays.requests[i], arrays.arenas[i]
-    if environment.at_door != NOBODY:
-        _fetch(requests, np.int64(environment.at_door), 0)
-        _fetch(requests, np.int64(environment.at_door), CACHE_LINE)
+    if environment.at_gateway != NO_REQUEST:
+        _fetch(requests, np.int64(environment.at_gateway), 0)
+        _fetch(requests, np.int64(environment.at_gateway), CACHE_LINE)
     _fetch(requests, np.int64(environment.next_arrival), 0)
     for r in range(len(arrays.specs)):
         replica, spec = arrays.replicas[i, r], arrays.specs[r]
@@ -73,7 +73,7 @@ def _fetch_heaps(arrays, i):
             _fetch(arena, spec.live_base, 0)
             _fetch(arena, spec.live_base, CACHE_LINE)
             _fetch(arena, spec.live_base + ENTRY * (replica.live_heap_size - 1), 0)
-        if replica.prefill_id != NOBODY:
+        if replica.prefill_id != NO_REQUEST:
             _fetch(requests, np.int64(replica.prefill_id), 0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv._jit.decorators import entry, kernel
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.token_streams import write_streams
 from burstenv.workload import CLASSES, EpisodeRequests
 
@@ -38,7 +38,7 @@ def _write_all(requests, table, arrival_s, prompt_tokens, output_tokens, session
         request.session = session[k]
         request.class_code = class_code[k]
         request.predicted_tokens = predicted_tokens[k]
-        request.replica = NOBODY
+        request.replica = NO_REQUEST
         _set_objectives(request, table)
 
 

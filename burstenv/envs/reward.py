@@ -40,7 +40,7 @@ from burstenv._jit.decorators import kernel
 from burstenv._jit.positions import positions
 from burstenv.cluster.classes import value_attained
 from burstenv.cluster.world import engine_of
-from burstenv.engine.decode_run import stretch_elapsed_s
+from burstenv.engine.decode_run import run_elapsed_s
 from burstenv.engine.lifecycle import settled
 from burstenv.errors import unknown_name
 
@@ -80,8 +80,8 @@ def _busy_gpu_s(world):
         engine = engine_of(world, r)
         replica = engine.replica
         own_s = replica.busy_s
-        if replica.stretch_steps > 0:
-            own_s += stretch_elapsed_s(engine, replica.stretch_done)
+        if replica.run_steps > 0:
+            own_s += run_elapsed_s(engine, replica.run_done)
         busy_s += own_s * engine.spec.gpus
     return busy_s
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv.cluster import REQUEST, Cluster, ReplicaSpec
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import named_mode, parse_composite
@@ -114,7 +114,7 @@ def _finished_per_s(engine: Cluster, sample: dict[str, np.ndarray], rate_per_s: 
         requests[name] = sample[name][order]
     requests["predicted_tokens"] = requests["output_tokens"]
     requests["ttft_slo_s"] = requests["tpot_slo_s"] = np.inf  # objectives have no effect
-    requests["replica"] = NOBODY
+    requests["replica"] = NO_REQUEST
     engine.load(0, requests, 0)
     rollout(*engine.state.arrays(), parse_composite(REFERENCE).record(engine.mode_names), 0, UNLIMITED)
     finish_s = engine.records(0)["finish_s"]

@@ -140,7 +140,7 @@ def _accept_otherwise(rule, parameters, world, request, chosen):
 def admit(rule, parameters, world, chosen):
     """Return the admission decision of a rule about the request at the gateway and its chosen replica."""
     environment = world.environment
-    request = world.requests[environment.at_door]
+    request = world.requests[environment.at_gateway]
     engine = engine_of(world, chosen)
     accepted = True
     if rule == NEVER:

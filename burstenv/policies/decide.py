@@ -5,7 +5,7 @@ from __future__ import annotations
 from burstenv._jit.decorators import entry, kernel
 from burstenv.cluster.gateway import ADMIT
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
@@ -18,7 +18,7 @@ ESTIMATES = ("kv_demand", "kv_demand_with", "decode_iteration_s", "expected_ttft
 def choose_replica(policy, world):
     """Return the replica that the routing rule chooses; at a tick, each replica in turn."""
     environment = world.environment
-    if environment.at_door == NOBODY:
+    if environment.at_gateway == NO_REQUEST:
         return environment.decisions % len(world.replicas)
     return route(policy.routing, policy.routing_parameters, world)
 
@@ -27,7 +27,7 @@ def choose_replica(policy, world):
 def choose_admission(policy, world, replica):
     """Return the admission rule's decision about the request at the gateway and its chosen replica."""
     environment = world.environment
-    if environment.at_door == NOBODY:
+    if environment.at_gateway == NO_REQUEST:
         return ADMIT
     return admit(policy.admission, policy.admission_parameters, world, replica)
 
@@ -77,14 +77,14 @@ def estimate_at(environments, memories, replicas, arenas, requests, gateway, spe
     """Write the ``ESTIMATES`` about replica ``r`` of cluster ``i`` into ``out``; zeros without a request."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     engine = engine_of(world, r)
-    at_door = world.environment.at_door
+    at_gateway = world.environment.at_gateway
     out[0] = kv_demand(engine)
     out[1] = out[0]
     out[2] = decode_iteration_s(engine)
     out[3] = 0.0
     out[4] = 0.0
-    if at_door != NOBODY:
-        request = world.requests[at_door]
+    if at_gateway != NO_REQUEST:
+        request = world.requests[at_gateway]
         out[1] = kv_demand_with(engine, request)
         out[3] = expected_ttft_s(engine, request)
-        out[4] = prefix_hit_tokens(engine, at_door)
+        out[4] = prefix_hit_tokens(engine, at_gateway)

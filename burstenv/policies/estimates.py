@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.queues import blocks_of
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 
@@ -144,7 +144,7 @@ def oracle_expected_ttft_s(engine, request):
     if missing > 0.0:
         blocks_per_iteration = 0.0
         running_id = replica.running_head
-        while running_id != NOBODY:
+        while running_id != NO_REQUEST:
             running = requests[running_id]
             held = running.computed_tokens + (replica.decode_step if running.decoding else 0)
             left = max(1, running.prompt_tokens + running.target_tokens - held)

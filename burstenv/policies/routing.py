@@ -118,7 +118,7 @@ def _score(rule, parameters, engine, index, request_id):
 def _plain_rule(rule, parameters, world):
     """Return the rule that decides now, for rules that depend on the request or on the balance of loads."""
     environment, requests = world.environment, world.requests
-    request_id = environment.at_door
+    request_id = environment.at_gateway
     request = requests[request_id]
     if rule == SESSION_AFFINITY:
         return JSQ if request.session < 0 else SESSION_AFFINITY
@@ -168,7 +168,7 @@ def _random_fitting(world, request, other_than):
 def route(rule, parameters, world):
     """Return a rule's replica for the request at the gateway."""
     environment, memory, specs = world.environment, world.memory, world.specs
-    request = world.requests[environment.at_door]
+    request = world.requests[environment.at_gateway]
     count = len(specs)
     if rule == ROUND_ROBIN:
         chosen = _fitting_from(world, request, memory.round_robin)
@@ -191,7 +191,7 @@ def route(rule, parameters, world):
     for r in range(count):
         if tokens > specs[r].max_model_len:
             continue
-        score = _score(rule, parameters, engine_of(world, r), r, environment.at_door)
+        score = _score(rule, parameters, engine_of(world, r), r, environment.at_gateway)
         if score < best_score:
             best, best_score, ties = r, score, 1
         elif score == best_score:

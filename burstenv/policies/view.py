@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster import Cluster
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.policies.decide import ESTIMATES, estimate_at
 
@@ -239,11 +239,11 @@ class View:
         self._specs = state.specs
         self.modes = tuple(modes)
         self.memory = memory
-        at_door = cluster.at_door(i)
+        at_gateway = cluster.at_gateway(i)
         self.request: RequestView | None = None
-        if at_door != NOBODY:
+        if at_gateway != NO_REQUEST:
             max_defers = int(state.gateway["max_defers"][0])
-            self.request = RequestView(state.requests[i, at_door], self.now_s, max_defers, oracle)
+            self.request = RequestView(state.requests[i, at_gateway], self.now_s, max_defers, oracle)
         self.replicas = tuple(ReplicaView(self, r) for r in range(cluster.num_replicas))
 
     @property

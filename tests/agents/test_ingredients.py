@@ -82,7 +82,7 @@ def test_a_group_plays_the_same_episodes(scenario, recipe):
     random = np.random.default_rng(0)
     ends = 0
     while ends < 8:
-        before = venv.batch.request_at_door()
+        before = venv.batch.request_at_gateway()
         *_, dones, _ = venv.step(random.integers(0, 5, 8))
         np.testing.assert_array_equal(venv.decided_request, before)
         ends += int(dones.sum())
@@ -163,9 +163,9 @@ def test_each_load_has_its_teacher(scenario, recipe):
     targets, actions = teacher.ask()
     high = np.array([episode["load"] > 1.25 for episode in venv.batch.episodes])
     assert 0 < high.sum() < 8
-    at_door = venv.batch.request_at_door() >= 0
-    assert (targets[high & at_door, 0] == 1.0).all()
-    assert (actions[~high & at_door, 0] > 0).all()
+    at_gateway = venv.batch.request_at_gateway() >= 0
+    assert (targets[high & at_gateway, 0] == 1.0).all()
+    assert (actions[~high & at_gateway, 0] > 0).all()
 
 
 def test_the_reference_is_tuned_where_there_is_a_tuned_one(scenario, recipe):

@@ -54,7 +54,7 @@ def test_deferred_request_returns_after_defer_s():
     cluster = loaded(requests_at(1.0, 1.25), defer_s=0.75, max_defers=2)
     assert cluster.next_epoch(0) == 0
     cluster.decide(0, DEFER, 0, 0)
-    assert status(cluster, 0) == "at_door"
+    assert status(cluster, 0) == "at_gateway"
     assert cluster.state.environments[0]["deferred"] == 1
     assert cluster.next_epoch(0) == 1
     cluster.decide(0, ADMIT, 0, 0)

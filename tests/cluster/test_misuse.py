@@ -47,7 +47,7 @@ CALLS: dict[str, Callable[[Cluster], Any]] = {
     **{
         f"{name}, i {x}": lambda c, name=name, rest=rest, x=x: getattr(c, name)(x, *rest)
         for name, rest in {
-            "next_epoch": (), "at_door": (), "decide": (1,), "done": (), "submit": (0, 0, 0.0), "advance": (0, 1.0),
+            "next_epoch": (), "at_gateway": (), "decide": (1,), "done": (), "submit": (0, 0, 0.0), "advance": (0, 1.0),
             "boundary_s": (0,), "start": (0,), "finish": (0,), "set_mode": (0, 0, 0.0), "kv_use": (), "running": (0,),
             "waiting": (0,), "records": (), "client_records": (), "client_counts": (), "load": (FEW,), "begin": (3,),
             "rewind": (3,), "room_for": (3,), "check_livelock": (),

@@ -39,10 +39,10 @@ def test_an_idle_replica_finds_the_hits_reported_to_the_router(seed):
     requests = conversations(np.random.default_rng(seed), 60, gap_s=10.0)  # no request waits or overlaps with another
     cluster = loaded(requests, [replica(prefix_caching=True), replica(prefix_caching=True)], max_request_tokens=1024)
     told = []
-    while (at_door := cluster.next_epoch(0)) >= 0:
+    while (at_gateway := cluster.next_epoch(0)) >= 0:
         before = [array.tobytes() for array in cluster.state.arrays()]
-        chosen = at_door % 3 % 2
-        told.append(_hit_at(*cluster.state.arrays(), 0, chosen, at_door))
+        chosen = at_gateway % 3 % 2
+        told.append(_hit_at(*cluster.state.arrays(), 0, chosen, at_gateway))
         assert [array.tobytes() for array in cluster.state.arrays()] == before
         cluster.decide(0, 1, chosen)
     records = cluster.records(0)
@@ -53,6 +53,6 @@ def test_an_idle_replica_finds_the_hits_reported_to_the_router(seed):
 
 def test_without_prefix_caching_there_are_no_hits():
     cluster = loaded(conversations(np.random.default_rng(0), 20, gap_s=10.0))
-    while (at_door := cluster.next_epoch(0)) >= 0:
-        assert _hit_at(*cluster.state.arrays(), 0, 0, at_door) == 0
+    while (at_gateway := cluster.next_epoch(0)) >= 0:
+        assert _hit_at(*cluster.state.arrays(), 0, 0, at_gateway) == 0
         cluster.decide(0, 1, 0)

@@ -133,9 +133,9 @@ def test_optional_features_and_stale_metrics_work_with_clients(small_scenario, c
     names = batch.observation_names()
     while not batch.done[0]:
         assert np.isfinite(batch.observations).all()
-        at_door = batch.cluster.at_door(0)
-        if batch.cluster.client_records(0)["attempts"][at_door] == 1 and at_door >= 0:
-            request = batch.cluster.state.requests[0, at_door]
+        at_gateway = batch.cluster.at_gateway(0)
+        if batch.cluster.client_records(0)["attempts"][at_gateway] == 1 and at_gateway >= 0:
+            request = batch.cluster.state.requests[0, at_gateway]
             if request["defers"] == 0:
                 arrived.append(float(request["arrival_s"]))
         now_s = float(batch.cluster.state.environments["now_s"][0])
@@ -220,7 +220,7 @@ def test_recorded_failures_are_failures_before_the_gateway(small_scenario, retri
     batch.start(0, requests, 0, {}, clients)
     seen = []
     while not batch.done[0]:
-        seen.append(batch.cluster.at_door(0))
+        seen.append(batch.cluster.at_gateway(0))
         batch.actions[0] = (1, 0, 0)
         batch.step()
     status = [STATUS_NAMES[s] for s in batch.cluster.records(0)["status"]]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.env import BurstGPTEnv
 from burstenv.envs.observation.features import LIMIT, ObservationConfig, ObservationLayout, feature_table
@@ -122,7 +122,7 @@ def test_changing_the_future_never_changes_a_past_observation(scenarios, data):
     other["output_tokens"][later] = rng.integers(1, 1000, count)
     other["predicted_tokens"][later] = rng.uniform(1, 1000, count)
     other["class_code"][later] = rng.integers(0, 2, count)
-    other["session"][later] = NOBODY
+    other["session"][later] = NO_REQUEST
     if data.draw(st.booleans()):
         other = other[: len(other) - count // 2]
     first, second = play(batch, requests, actions), play(batch, other, actions)

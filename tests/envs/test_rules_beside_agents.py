@@ -14,7 +14,7 @@ def test_the_admission_rule_sees_the_replica_the_agent_chose(small_scenario):
     done = False
     while not done:
         full = env.batch.cluster.state.replicas[0, 0]["seen_waiting"] >= 4
-        present = env.batch.cluster.at_door(0) >= 0
+        present = env.batch.cluster.at_gateway(0) >= 0
         rejected = env.batch.counts(0)["rejected"]
         _, _, done, _, _ = env.step(0)
         if present:

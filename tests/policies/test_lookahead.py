@@ -56,7 +56,7 @@ def test_a_copy_continues_like_the_cluster_itself(kind, at, base):
         values, choices = Lookahead(cluster, f"oracle-lookahead({FOREVER}):{base}").ask([at])
         for array, old in zip(cluster.state.arrays(), before, strict=True):
             assert array.tobytes() == old.tobytes()  # a query changes no state
-        door = cluster.at_door(at)
+        door = cluster.at_gateway(at)
         player_of(load_policy(base), cluster, at).run(1)
         taken = cluster.state.requests[at, door]
         own = 0 if taken["status"] == REJECTED else 1 + int(taken["replica"])
@@ -154,7 +154,7 @@ def test_events_since_a_reading_are_reconstructed(kind, patience):
         if np.isfinite(ahead.values).any():
             scratch = ahead._scratch
             environments, replicas, imagined = scratch.environments, scratch.replicas[0], scratch.requests[0]
-            assert environments[0]["at_door"] == cluster.at_door(0)
+            assert environments[0]["at_gateway"] == cluster.at_gateway(0)
             np.testing.assert_array_equal(replicas["fresh"], state.replicas[0]["fresh"])
             np.testing.assert_array_equal(replicas["shown"], state.replicas[0]["shown"])
             assert environments[0]["attained"] == state.environments["attained"][0]

@@ -39,7 +39,7 @@ def test_the_environment_is_as_it_was(cluster, base):
     player_of(policy, cluster, 0).run(1)
     while not cluster.done(1):
         player.run(7)
-        if cluster.at_door(1) < 0:
+        if cluster.at_gateway(1) < 0:
             continue
         before = [array.tobytes() for array in cluster.state.arrays()]
         worth.look(np.array([1]))

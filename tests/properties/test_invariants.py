@@ -162,8 +162,8 @@ def check_environment(batch: EnvironmentBatch, i: int) -> None:
     for r in range(batch.cluster.num_replicas):
         held += check_replica(batch, i, r)
     assert len(held) == len(set(held))
-    at_door = int(environment["deferred"]) + (batch.cluster.at_door(i) >= 0)
-    assert counts["pending"] == len(held) + at_door
+    at_gateway = int(environment["deferred"]) + (batch.cluster.at_gateway(i) >= 0)
+    assert counts["pending"] == len(held) + at_gateway
     assert state.replicas[i]["preemptions"].sum() == records["preemptions"].sum()
     first_in_time = records["first_token_s"] - records["arrival_s"] <= records["ttft_slo_s"]
     assert environment["first_in_time"] == first_in_time.sum()

@@ -11,7 +11,7 @@ from burstenv.cluster.client_config import Clients, ClientsConfig
 from burstenv.cluster.events import EventKind
 from burstenv.cluster.reference.event_queue import EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
-from burstenv.engine.enums import FAILED, NOBODY, REJECTED
+from burstenv.engine.enums import FAILED, NO_REQUEST, REJECTED
 
 
 def uniform(seed: int, number: int, attempt: int) -> float:
@@ -43,7 +43,7 @@ class ReferenceClients:
         self._lifecycle = lifecycle
         self._queue = queue
         for k, request in enumerate(lifecycle.requests):
-            if clients.previous[k] == NOBODY:
+            if clients.previous[k] == NO_REQUEST:
                 queue.push(request.engine.arrival_s, EventKind.ARRIVAL, k)
 
     def send(self, k: int, now_s: float) -> bool:
@@ -88,12 +88,12 @@ class ReferenceClients:
     def _turn_ended(self, k: int, now_s: float, goes_on: bool) -> None:
         """Let the next turn be sent after think time, or never: the session or the window of the episode is over."""
         turn = int(self._next_turn[k])
-        if turn == NOBODY:
+        if turn == NO_REQUEST:
             return
         send_s = now_s + float(self._clients.think_s[turn])
         if goes_on and send_s < self._clients.horizon_s:
             self._queue.push(send_s, EventKind.SEND, turn)
             return
-        while turn != NOBODY:
+        while turn != NO_REQUEST:
             self._lifecycle.never_send(turn)
             turn = int(self._next_turn[turn])

@@ -28,7 +28,7 @@ from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
 from burstenv.cluster.reference.telemetry import ReferenceTelemetry
-from burstenv.engine.enums import ABANDONED, FAILED, NOBODY, REJECTED, UNSEEN, WAITING
+from burstenv.engine.enums import ABANDONED, FAILED, NO_REQUEST, REJECTED, UNSEEN, WAITING
 from burstenv.engine.reference.engine import EngineLimits
 from burstenv.engine.reference.published import PublishingReplica
 
@@ -96,7 +96,7 @@ class ReferenceCluster:
         self._generation_of_replica = [0] * len(specs)
         self.now_s = 0.0
         self.decisions = 0
-        self.at_gateway = NOBODY  # the request that is decided about
+        self.at_gateway = NO_REQUEST  # the request that is decided about
         self.replicas = [PublishingReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.lifecycle = Lifecycle(requests)
         self._queue = EventQueue(self._generation)
@@ -122,7 +122,7 @@ class ReferenceCluster:
 
     def next_epoch(self) -> DecisionKind | None:
         """Go on to the next decision; returns what it is about, or None when the episode is over."""
-        self.at_gateway = NOBODY
+        self.at_gateway = NO_REQUEST
         while not self.lifecycle.over:
             event = self._queue.pop()
             if event is None:
@@ -144,10 +144,10 @@ class ReferenceCluster:
     def decide(self, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Carry out a decision: about the request at the gateway, if there is one, and a replica's batching mode."""
         self._set_mode(replica, mode)
-        k, self.at_gateway = self.at_gateway, NOBODY
+        k, self.at_gateway = self.at_gateway, NO_REQUEST
         self.decisions += 1
         self._foresee_tick()
-        if k == NOBODY:
+        if k == NO_REQUEST:
             return
         if admission == ADMIT:
             self._admit(k, replica)

@@ -20,7 +20,7 @@ class ClusterRequest:
     ttft_slo_s: float
     tpot_slo_s: float
     status: int = enums.UNSEEN  # WAITING from admission on; the engine's own status tells waiting from running
-    replica: int = enums.NOBODY
+    replica: int = enums.NO_REQUEST
     arrival_s: float = math.nan  # when it was first sent
     finish_s: float | None = None
     generation: int = 0  # attempts that are over: what was foreseen for them no longer holds
@@ -31,7 +31,7 @@ class ClusterRequest:
     @property
     def is_kept_waiting(self) -> bool:
         """Whether it is at the gateway, or waits in a replica and was never computed."""
-        if self.status == enums.AT_DOOR:
+        if self.status == enums.AT_GATEWAY:
             return True
         engine = self.engine
         computed = engine.first_token_s is not None or engine.in_flight_tokens > 0
@@ -73,7 +73,7 @@ class Lifecycle:
         else:
             request.engine = _engine_request(k, self._rows[k])
         request.engine.arrival_s = request.arrival_s
-        request.status, request.defers, request.replica = enums.AT_DOOR, 0, enums.NOBODY
+        request.status, request.defers, request.replica = enums.AT_GATEWAY, 0, enums.NO_REQUEST
 
     def fail_upstream(self) -> None:
         """Count an attempt that never reaches the gateway."""

@@ -17,7 +17,7 @@ from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.replica import set_mode, set_token_budget
 from burstenv.envs.exchange import Outputs, exchange_of
 from burstenv.envs.interval.shares import begin_shares, set_weight, share_out, weight_of
@@ -168,7 +168,7 @@ def _decide(world, exchange, control):
     if settings.decides_admission and not _spend_credit(world, control.interval_s):
         return REJECT, 0
     if settings.decides_routing:
-        replica = share_out(world, world.requests[world.environment.at_door])
+        replica = share_out(world, world.requests[world.environment.at_gateway])
     else:
         replica = choose_replica(settings, world)
     if settings.decides_admission:
@@ -196,7 +196,7 @@ def _interval(world, exchange, control, what):
             environment.last_decision_s = end_s  # the next epoch without a request is the end of the interval
             environment.tick_s = 0.0
             next_epoch(world, lazily)
-            if environment.done or environment.at_door == NOBODY:
+            if environment.done or environment.at_gateway == NO_REQUEST:
                 break
             admission, replica = _decide(world, exchange, control)
             if admission != REJECT and admission != DEFER:

@@ -18,9 +18,9 @@ from burstenv._jit.positions import positions
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.admission import blocks_to_admit
-from burstenv.engine.decode_run import interrupt_stretch, may_stretch, open_stretch
+from burstenv.engine.decode_run import interrupt_run, may_open_run, open_run
 from burstenv.engine.decoders import blocks_due
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.lifecycle import wait
 from burstenv.engine.published import publish
 from burstenv.engine.queues import blocks_of, tokens_to_compute
@@ -89,15 +89,15 @@ def _arrive(world):
     """Move the request at the gateway into the queue; reject it if the replica can never hold it."""
     environment, memory, engine = world.environment, world.memory, engine_of(world, 0)
     replica, spec = engine.replica, engine.spec
-    request_id = environment.at_door
-    environment.at_door = NOBODY
+    request_id = environment.at_gateway
+    environment.at_gateway = NO_REQUEST
     request = world.requests[request_id]
     request.replica = 0
     if spec.validate_requests and request.prompt_tokens >= spec.max_model_len:
         _hand_over(engine, request_id)
         return
     # As `enqueue`: an iteration that has begun is put in flight, an idle replica starts.
-    interrupt_stretch(engine)
+    interrupt_run(engine)
     if replica.waiting == 0 and memory.queue_size == 0:
         replica.blocked = 0
         if not replica.in_flight and replica.running == 0 and replica.clock_s < environment.now_s:
@@ -125,7 +125,7 @@ def _room(engine):
     free -= blocks_due(engine, decodes)
     if free < 0:
         return 0, 0, running
-    if replica.prefill_id != NOBODY and budget > 0:
+    if replica.prefill_id != NO_REQUEST and budget > 0:
         request = requests[replica.prefill_id]
         computed = request.computed_tokens
         chunk = min(tokens_to_compute(request) - computed, budget)
@@ -134,7 +134,7 @@ def _room(engine):
             return 0, 0, running
         budget -= chunk
     request_id = replica.waiting_head
-    while request_id != NOBODY and budget > 0:
+    while request_id != NO_REQUEST and budget > 0:
         request = requests[request_id]
         tokens = tokens_to_compute(request)
         chunk = min(tokens, budget)
@@ -190,10 +190,10 @@ def _begin_iteration(world):
     replica = engine.replica
     queued = memory.queue_size > 0
     memory.chosen = 0
-    stretches = replica.stretch_steps > 0
-    if not stretches and may_stretch(engine) and (not queued or replica.blocked):
-        stretches = open_stretch(engine)
-    if stretches:
+    in_run = replica.run_steps > 0
+    if not in_run and may_open_run(engine) and (not queued or replica.blocked):
+        in_run = open_run(engine)
+    if in_run:
         advance_replica(engine, np.nextafter(replica.clock_s, np.inf), False)
         return
     budget, _, _ = _room(engine)
@@ -223,8 +223,8 @@ def _run_on(world, slots, begins, one_by_one):
         if memory.queue_size > 0:
             if replica.in_flight:
                 until_s = replica.iteration_end_s
-            elif replica.stretch_steps > 0:
-                until_s = replica.iteration_end_s if one_by_one else replica.stretch_end_s
+            elif replica.run_steps > 0:
+                until_s = replica.iteration_end_s if one_by_one else replica.run_end_s
             else:  # it has just started: other requests may arrive at the same instant
                 until_s = environment.now_s
         environment.last_decision_s = until_s  # the next epoch without a request is the end of that iteration
@@ -232,7 +232,7 @@ def _run_on(world, slots, begins, one_by_one):
         next_epoch(world, False)
         if environment.done:
             return
-        if environment.at_door != NOBODY:
+        if environment.at_gateway != NO_REQUEST:
             _arrive(world)
             continue
         replica.under_way = 0  # at the boundary: the next iteration has not begun

@@ -8,7 +8,7 @@ from burstenv._jit.decorators import kernel
 from burstenv.cluster.classes import class_value
 from burstenv.cluster.gateway import may_defer
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.queues import blocks_of
 from burstenv.envs.observation.arrivals import observe_recent
 from burstenv.envs.observation.features import CLUSTER, FORECAST, LIMIT, PREFIX, REPLICA, REQUEST, TURN
@@ -29,7 +29,7 @@ def clip(value):
 def _observe_replica(out, at, engine, request, per_tpot_slo, per_ttft_left):
     """Write a replica's own features; products replace divisions by constants."""
     replica, spec = engine.replica, engine.spec
-    present = engine.environment.at_door != NOBODY
+    present = engine.environment.at_gateway != NO_REQUEST
     per_block = spec.per_block
     used = spec.num_blocks - replica.seen_free_blocks
     demand = used + replica.seen_waiting_blocks
@@ -92,8 +92,8 @@ def observe(world, exchange, elapsed_s):
         observe_recent(out, at, world, settings.capacity_per_s)
         at += FORECASTS
 
-    request_id = environment.at_door
-    present = request_id != NOBODY
+    request_id = environment.at_gateway
+    present = request_id != NO_REQUEST
     sessions = settings.sessions
     per_tpot_slo = 10.0
     per_ttft_left = 1.0

@@ -19,7 +19,7 @@ from burstenv.config import Config
 LIMIT = 8.0  # features are clipped to [-LIMIT, LIMIT]
 
 # Sources of the numbers in a real deployment.
-DOOR = "gateway's log"
+LOG = "gateway's log"
 TRACE = "request"
 SCRAPED = "engine metrics"  # e.g. vLLM's /metrics; may be stale, see ObservationConfig
 KNOWN = "deployment"  # hardware, model and limits, all constant
@@ -91,26 +91,26 @@ class Feature:
 
 
 CLUSTER_FEATURES = (
-    Feature("rate_fast", "requests/s", "capacity", LIMIT, DOOR, "arrival rate, averaged over 5 s"),
-    Feature("rate_slow", "requests/s", "capacity", LIMIT, DOOR, "arrival rate, averaged over 60 s"),
-    Feature("token_rate", "prompt tokens/s", "500 x capacity", LIMIT, DOOR, "arriving tokens, averaged over 5 s"),
-    Feature("api_share", "1", "1", 1.0, DOOR, "share of API requests among the last 20 or so"),
+    Feature("rate_fast", "requests/s", "capacity", LIMIT, LOG, "arrival rate, averaged over 5 s"),
+    Feature("rate_slow", "requests/s", "capacity", LIMIT, LOG, "arrival rate, averaged over 60 s"),
+    Feature("token_rate", "prompt tokens/s", "500 x capacity", LIMIT, LOG, "arriving tokens, averaged over 5 s"),
+    Feature("api_share", "1", "1", 1.0, LOG, "share of API requests among the last 20 or so"),
     Feature("kv_demand_mean", "1", "1", LIMIT, SCRAPED, "mean over replicas of KV blocks used and queued for"),
     Feature("waiting_mean", "requests", "16", LIMIT, SCRAPED, "mean waiting requests of a replica"),
-    Feature("deferred", "requests", "16", LIMIT, DOOR, "requests deferred at the gateway"),
+    Feature("deferred", "requests", "16", LIMIT, LOG, "requests deferred at the gateway"),
     Feature("elapsed", "s", "1", LIMIT, CLOCK, "time since the last decision"),
 )
 STALE_FEATURES = (Feature("metrics_age", "s", "1", LIMIT, CLOCK, "age of the replicas' metrics"),)
 FORECAST_FEATURES = (
-    Feature("count_1s", "requests", "capacity x 1 s", LIMIT, DOOR, "arrivals in the last second"),
-    Feature("count_10s", "requests", "capacity x 10 s", LIMIT, DOOR, "arrivals in the last 10 s"),
-    Feature("count_60s", "requests", "capacity x 60 s", LIMIT, DOOR, "arrivals in the last 60 s"),
+    Feature("count_1s", "requests", "capacity x 1 s", LIMIT, LOG, "arrivals in the last second"),
+    Feature("count_10s", "requests", "capacity x 10 s", LIMIT, LOG, "arrivals in the last 10 s"),
+    Feature("count_60s", "requests", "capacity x 60 s", LIMIT, LOG, "arrivals in the last 60 s"),
     Feature(
-        "fano", "1", "8", LIMIT, DOOR,
+        "fano", "1", "8", LIMIT, LOG,
         "variance / mean of the arrivals in the last 60 whole seconds (Fano factor; 1 under Poisson)",
     ),
     Feature(
-        "gap_cv", "1", "1", LIMIT, DOOR,
+        "gap_cv", "1", "1", LIMIT, LOG,
         "standard deviation / mean of the last 50 or so gaps between arrivals (1 under Poisson)",
     ),
 )  # fmt: skip
@@ -127,8 +127,8 @@ REQUEST_FEATURES = (
 )
 SESSION_REQUEST_FEATURES = (
     Feature("turn", "turns", "8", LIMIT, TRACE, "earlier turns of this conversation in this episode"),
-    Feature("previous_settled", "1", "1", 1.0, DOOR, "1 if the turn before has been answered or rejected"),
-    Feature("since_previous", "s", "60", LIMIT, DOOR, "time since that"),
+    Feature("previous_settled", "1", "1", 1.0, LOG, "1 if the turn before has been answered or rejected"),
+    Feature("since_previous", "s", "60", LIMIT, LOG, "time since that"),
 )
 REPLICA_FEATURES = (
     Feature("fits", "1", "1", 1.0, KNOWN, "1 if the replica holds the prompt and the whole predicted answer"),
@@ -152,7 +152,7 @@ REPLICA_FEATURES = (
 SESSION_REPLICA_FEATURES = (
     Feature("prefix_hit", "tokens", "1000", LIMIT, EVENTS, "tokens of the prompt that the replica has cached"),
     Feature("prefix_share", "1", "1", 1.0, EVENTS, "the same as a share of the prompt"),
-    Feature("had_previous", "1", "1", 1.0, DOOR, "1 if the turn before was sent to this replica"),
+    Feature("had_previous", "1", "1", 1.0, LOG, "1 if the turn before was sent to this replica"),
 )
 
 # The position of each number within its group, for the encoder.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv._jit.decorators import outlined
-from burstenv.engine.enums import ABANDONED, ATTAINED, LENGTH_CAPPED, NOBODY
+from burstenv.engine.enums import ABANDONED, ATTAINED, LENGTH_CAPPED, NO_REQUEST
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.envs.observation.features import LIMIT, PREFIX, TURN
 
@@ -25,7 +25,7 @@ def turn_links(session: NDArray[np.integer]) -> NDArray[np.int32]:
         (n, 2) int32: TURNS_BEFORE, and PREVIOUS (the number of a request, or -1).
     """
     links = np.zeros((len(session), 2), np.int32)
-    links[:, PREVIOUS] = NOBODY
+    links[:, PREVIOUS] = NO_REQUEST
     order = np.argsort(session, kind="stable")
     order = order[session[order] >= 0]
     if len(order) > 1:
@@ -50,7 +50,7 @@ def observe_turn(out, at, world, links, request_id):
     out[at + TURN.previous_settled] = 0.0
     out[at + TURN.since_previous] = 0.0
     previous = links[request_id, PREVIOUS]
-    if previous == NOBODY:
+    if previous == NO_REQUEST:
         return
     before = requests[previous]
     over = ATTAINED <= before.status <= ABANDONED or before.status == LENGTH_CAPPED
@@ -68,5 +68,5 @@ def observe_prefix(out, at, engine, r, links, request_id):
     out[at + PREFIX.prefix_hit] = min(LIMIT, hit / 1000.0)
     out[at + PREFIX.prefix_share] = min(1.0, hit / requests[request_id].prompt_tokens)
     previous = links[request_id, PREVIOUS]
-    had = previous != NOBODY and requests[previous].replica == r
+    had = previous != NO_REQUEST and requests[previous].replica == r
     out[at + PREFIX.had_previous] = 1.0 if had else 0.0

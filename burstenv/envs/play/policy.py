@@ -144,7 +144,7 @@ class _MixedPlayer(_SteppingPlayer):
         routing, admission = self._policy.routing, self._policy.admission
         state = self._cluster.state.arrays()
         view: View | None = None
-        if self._cluster.at_door(self._i) < 0:  # a tick: each replica in turn
+        if self._cluster.at_gateway(self._i) < 0:  # a tick: each replica in turn
             return ADMIT, int(choose_replica_at(*state, self._record, self._i)), self._mode
         if routing.rule.function is None:
             replica = int(choose_replica_at(*state, self._record, self._i))

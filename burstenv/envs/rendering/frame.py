@@ -77,7 +77,7 @@ class ClusterPicture:
             self._before = -1
         self._then_s = now_s
         self._header(now_s)
-        self._door(environment, now_s)
+        self._gateway(environment, now_s)
         self._replicas()
         self._outcomes(now_s)
         return np.asarray(image)
@@ -119,23 +119,23 @@ class ClusterPicture:
         self._text(24, 28, "   ·   ".join(parts), 17)
         self._text(WIDTH - 24, 28, f"t = {now_s:,.2f} s", 17, anchor="rm")
 
-    def _door(self, environment: Any, now_s: float) -> None:
+    def _gateway(self, environment: Any, now_s: float) -> None:
         top, bottom = 52, 154
         self._d.rounded_rectangle((16, top, WIDTH - 16, bottom), 6, fill=_PANEL)
-        at_door = self.batch.cluster.at_door(self.i)
+        at_gateway = self.batch.cluster.at_gateway(self.i)
         requests = self.batch.cluster.state.requests[self.i]
-        if at_door < 0:
+        if at_gateway < 0:
             tick = f"no request at the gateway: {self.batch.without_request(self.i)}"
             text = "the episode is over" if environment["done"] else tick
             self._text(32, top + 22, text, 15, _SOFT)
             if not environment["done"]:
                 self._text(32, top + 48, self._fitted(self.batch.in_force(self.i), 700, 14), 14)
         else:
-            self._request(requests[at_door], at_door, top, now_s)
+            self._request(requests[at_gateway], at_gateway, top, now_s)
         before = self._before
-        if 0 <= before < int(environment["num_requests"]) and before != at_door:
+        if 0 <= before < int(environment["num_requests"]) and before != at_gateway:
             self._text(32, bottom - 16, self._decided(requests[before], before), 13, _SOFT)
-        self._before = at_door
+        self._before = at_gateway
         rate, slow = float(environment["rate_fast_per_s"]), float(environment["rate_slow_per_s"])
         right = WIDTH - 32
         self._text(right, top + 20, f"arrivals {rate:.1f}/s over 5 s", 13, _SOFT, "rm")

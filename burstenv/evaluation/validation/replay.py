@@ -11,7 +11,7 @@ import numpy as np
 
 from burstenv.cluster.cluster import Cluster, request_array
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
-from burstenv.engine.enums import NOBODY, WAITING
+from burstenv.engine.enums import NO_REQUEST, WAITING
 from burstenv.engine.records import FOUND_BLOCKS, NUMBERS_OF_A_SEQUENCE
 from burstenv.engine.reference.engine import EngineLimits, Iteration, ReferenceReplica, ReferenceRequest, Scheduled
 from burstenv.evaluation.validation.recorded_case import RecordedCase
@@ -85,7 +85,7 @@ def fast_replica(case: RecordedCase, num_envs: int = 1, further: Sequence[Engine
     )
     for name in ("priority", "class_code", "predicted_tokens", "ttft_slo_s", "prefix_tokens"):
         requests[name] = [getattr(r, name) for r in case.requests]
-    requests["session"] = [r.session if isinstance(r.session, int) else NOBODY for r in case.requests]
+    requests["session"] = [r.session if isinstance(r.session, int) else NO_REQUEST for r in case.requests]
     streams: dict[Hashable, int] = {}
     for record, request in zip(requests, case.requests, strict=True):
         for name, index in (("prefix_stream", 0), ("stream", request.prefix_tokens // limits.block_size)):

@@ -21,7 +21,7 @@ from burstenv._jit.decorators import entry
 from burstenv.cluster.cluster import VLLM_MODE, Cluster, request_array
 from burstenv.cluster.cluster_config import ReplicaSpec
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.server import Server, ServerOptions, front_end_of, resolve_server
@@ -239,7 +239,7 @@ def _simulate(
     cluster = Cluster([spec] * count, [VLLM_MODE], 1, len(requests), max_request_tokens=longest)
     cluster.load(0, requests)
     choose = _router(router, cluster, record, requests)
-    while (at := cluster.next_epoch(0)) != NOBODY:
+    while (at := cluster.next_epoch(0)) != NO_REQUEST:
         cluster.decide(0, 1, choose(at))
     records = cluster.records(0)
     if np.isnan(records["finish_s"]).any():

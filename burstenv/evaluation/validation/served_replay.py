@@ -10,7 +10,7 @@ import numpy as np
 from burstenv.cluster.client_config import Clients, ClientsConfig, ClosedLoopConfig
 from burstenv.cluster.cluster import VLLM_MODE, Cluster, request_array
 from burstenv.cluster.cluster_config import MAX_TOKENS, ReplicaSpec
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.served_points import ServedPoint
 from burstenv.evaluation.validation.server import (
@@ -145,7 +145,7 @@ def _closed_loop(point: ServedPoint, spec: ReplicaSpec, delay_s: float) -> np.nd
     spread = rng.uniform(1.0 - LENGTH_SPREAD, 1.0 + LENGTH_SPREAD, count)
     outputs = np.maximum(np.round(point.output_tokens * spread), 1).astype(int)
     place = np.arange(count)
-    previous = np.where(place >= clients, place - clients, NOBODY)
+    previous = np.where(place >= clients, place - clients, NO_REQUEST)
     arrival_s = delay_s + 1e-4 * (place % clients) + 1e-9 * place
     arrival_s = np.where(previous < 0, arrival_s, arrival_s[clients - 1])
     requests = request_array(arrival_s, np.full(count, point.prompt_tokens), outputs)
@@ -167,7 +167,7 @@ def _share_prompts(point: ServedPoint, requests: np.ndarray) -> None:
 
 
 def _run(cluster: Cluster, point: ServedPoint) -> np.ndarray:
-    while cluster.next_epoch(0) != NOBODY:
+    while cluster.next_epoch(0) != NO_REQUEST:
         cluster.decide(0, _ADMIT)
     records = cluster.records(0)
     if np.isnan(records["finish_s"]).any():

@@ -15,7 +15,7 @@ from burstenv._jit.decorators import entry
 from burstenv.cluster import Cluster
 from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import world_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import tokens_to_hold
@@ -55,7 +55,7 @@ def _worth(source, i, scratch, base, horizon_s, reward, trial, nothing, worth):
     admission, replica, mode = decide(base[0], future)
     close_at(future, beyond, environment.now_s + horizon_s)
     own = 0 if admission == REJECT else 1 + replica
-    tokens = tokens_to_hold(world, world.requests[environment.at_door])
+    tokens = tokens_to_hold(world, world.requests[environment.at_gateway])
     for c in range(len(world.replicas) + 1):
         a, r = (REJECT, replica) if c == 0 else (ADMIT, c - 1)
         if c == own:
@@ -89,7 +89,7 @@ class ChoiceWorth:
         self._horizon_s = float(horizon_s)
         n, count = len(cluster.state.environments), cluster.num_replicas
         self.values: NDArray[np.float64] = np.full((n, 1 + count), np.nan)
-        self.own: NDArray[np.int64] = np.full(n, NOBODY, np.int64)
+        self.own: NDArray[np.int64] = np.full(n, NO_REQUEST, np.int64)
         self._room = 0
 
     def _make_room(self) -> None:
@@ -107,8 +107,8 @@ class ChoiceWorth:
         self._make_room()
         environments = self._cluster.state.environments
         for i in places.tolist():
-            if environments["done"][i] or environments["at_door"][i] == NOBODY:
-                self.values[i], self.own[i] = np.nan, NOBODY
+            if environments["done"][i] or environments["at_gateway"][i] == NO_REQUEST:
+                self.values[i], self.own[i] = np.nan, NO_REQUEST
                 continue
             self.own[i] = _worth(
                 self._source, i, self._scratch, self._base, self._horizon_s, ATTAINMENT, self._trial, self._nothing,

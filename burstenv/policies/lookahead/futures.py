@@ -19,8 +19,8 @@ from burstenv.cluster.events import KIND as EVENT_KIND
 from burstenv.cluster.output_lengths import sample_length
 from burstenv.cluster.world import engine_of, world_of
 from burstenv.engine.arena import GENERATION, NEXT_TURN
-from burstenv.engine.decode_run import interrupt_stretch
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.decode_run import interrupt_run
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import finish_heap_push
 from burstenv.engine.reset import reset_request
 from burstenv.policies.lookahead.clone import copy_request, is_over
@@ -64,7 +64,7 @@ def _imagine_lengths(world, lengths, seed, low):
         replica, spec = engine.replica, engine.spec
         if spec.general:
             continue
-        interrupt_stretch(engine)  # it was planned up to a true finish
+        interrupt_run(engine)  # it was planned up to a true finish
         decoders = replica.decoding
         replica.decoding = 0
         for k in range(decoders):  # the heap grows over entries already read
@@ -227,7 +227,7 @@ def imagine_arrivals(search, future, seed):
             search.lengths, request.predicted_tokens, request.class_code, 0, uniform(seed, _LENGTH_STREAM + count)
         )
         request.arrival_s = max(now_s, arrival_s)
-        request.session = NOBODY
+        request.session = NO_REQUEST
         request.stream = _NEW_STREAM + count  # it shares no prefix: repeated prompts are not sampled
         request.prefix_tokens = 0
         reset_request(request)

@@ -17,7 +17,7 @@ from burstenv.cluster.clock import begin
 from burstenv.cluster.events import SUBJECT, entry_at
 from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import engine_of, world_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.policies.estimates import expected_ttft_s
 from burstenv.policies.lookahead.clone import copy_cluster, is_over
 from burstenv.policies.lookahead.futures import imagine_arrivals, imagine_state, knows_enough
@@ -95,15 +95,15 @@ def _play(world, policy, plan, trial, code):
     environment = world.environment
     lazily = not policy.sees_cache
     while True:
-        if environment.at_door != NOBODY:
-            trial[environment.at_door] = code
+        if environment.at_gateway != NO_REQUEST:
+            trial[environment.at_gateway] = code
         carry_out(world, code)
         go_on(world, lazily)
         if environment.done:
             return
         code = np.int64(UNPLANNED)
-        if environment.at_door != NOBODY:
-            code = np.int64(plan[environment.at_door])
+        if environment.at_gateway != NO_REQUEST:
+            code = np.int64(plan[environment.at_gateway])
         if code == UNPLANNED:
             code = decide_by(policy, world)
 
@@ -127,7 +127,7 @@ def _make_shortlist(world, most, chosen, shortlist):
         shortlist[r] = 1 if r == chosen or count <= most else 0
     if count <= most:
         return
-    request = world.requests[world.environment.at_door]
+    request = world.requests[world.environment.at_gateway]
     for _ in range(most - 1):
         best, best_s = -1, np.inf
         for r in range(count):
@@ -169,7 +169,7 @@ def _foresee(search, low):
     """
     world, settings, plan, trial = world_of(search.source, search.i), search.settings, search.plan, search.trial
     policies, values = search.policies, search.values
-    number, end = world.environment.at_door, world.environment.num_requests
+    number, end = world.environment.at_gateway, world.environment.num_requests
     until_s = world.environment.now_s + settings.horizon_s
     beyond = first_beyond(world, until_s)
     high = end if world.gateway.closed_loop else min(end, beyond + 1)
@@ -337,12 +337,12 @@ def look_ahead(
         low = first_needed(world, unsettled)
         if reads:
             note_epoch(search, low)
-        if environment.at_door == NOBODY:
+        if environment.at_gateway == NO_REQUEST:
             code = decide_by(policies[0], world)
         else:
             code = _choose(search, low)
             if reads:
-                plan[environment.at_door] = code
+                plan[environment.at_gateway] = code
         out[i, 0], out[i, 1], out[i, 2] = decision_of(code)
         if decisions >= max_decisions:
             return decisions

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from burstenv.cluster import ClientsConfig, Cluster
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.snapshot import put_row, take_row
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
 from burstenv.policies.lookahead.steps import REWARDS
@@ -272,10 +272,10 @@ class Lookahead:
             )
         state, memories = self._cluster.state.environments, self._cluster.state.memories
         chosen = range(len(state)) if places is None else places
-        choices = np.full(len(state), NOBODY, np.int64)
+        choices = np.full(len(state), NO_REQUEST, np.int64)
         self.values[...] = np.nan
         for i in chosen:
-            if state["done"][i] or state["at_door"][i] == NOBODY:
+            if state["done"][i] or state["at_gateway"][i] == NO_REQUEST:
                 continue
             self.forget(i)
             kept = memories[i : i + 1].copy()  # the base's own decision may change it

@@ -14,7 +14,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import REJECT
 from burstenv.cluster.telemetry import scrape_until
 from burstenv.cluster.world import world_of
-from burstenv.engine.enums import NOBODY
+from burstenv.engine.enums import NO_REQUEST
 from burstenv.policies.lookahead.clone import copy_cluster
 from burstenv.policies.lookahead.futures import imagine_newcomers, imagine_state
 from burstenv.policies.lookahead.steps import UNPLANNED, carry_out, code_of, decide_by, go_on
@@ -53,10 +53,10 @@ def _read(search):
     notes, decided, now = search.notes, search.plan, world_of(search.source, search.i)
     slot, low = notes.slot[COPY], notes.low[COPY]
     world = world_of(search.readings, slot)
-    at_door = world.environment.at_door
+    at_gateway = world.environment.at_gateway
     code = code_of(REJECT, 0, np.int64(world.replicas[0].mode))
-    if at_door != NOBODY and decided[at_door] != UNPLANNED:
-        code = np.int64(decided[at_door])
+    if at_gateway != NO_REQUEST and decided[at_gateway] != UNPLANNED:
+        code = np.int64(decided[at_gateway])
     carry_out(world, code)
     scrape_until(world, now.environment.scrape * now.gateway.scrape_period_s)
     oldest = notes.slot[BEFORE]
@@ -112,11 +112,11 @@ def reconstruct(search, future, role, seed):
     imagine_newcomers(search, future, seed, arrived, now.next_arrival)
     while True:
         go_on(world, False)
-        if mine.done or mine.now_s > now.now_s or mine.at_door == NOBODY:
+        if mine.done or mine.now_s > now.now_s or mine.at_gateway == NO_REQUEST:
             return False
-        if mine.at_door == now.at_door and mine.now_s == now.now_s:
+        if mine.at_gateway == now.at_gateway and mine.now_s == now.now_s:
             return True
-        code = np.int64(search.plan[mine.at_door])
+        code = np.int64(search.plan[mine.at_gateway])
         if code == UNPLANNED:
             code = decide_by(search.policies[0], world)
         carry_out(world, code)
