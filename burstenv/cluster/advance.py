@@ -48,7 +48,7 @@ def _next_end_s(world, replica):
     """Return before when no request can end on a replica [s]."""
     if replica.wake_s > world.environment.advanced_s:
         return replica.wake_s
-    if replica.in_flight or replica.under_way:  # the last iteration of a stretch that is cut
+    if replica.in_flight or replica.under_way:  # the last iteration of a decode run that is cut
         return replica.iteration_end_s
     return np.inf  # it has nothing to do, or can start nothing
 

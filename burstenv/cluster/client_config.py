@@ -66,7 +66,7 @@ class RetriesConfig(Config):
 class ClosedLoopConfig(Config):
     """Sessions as loops: the next turn is sent when the answer to the turn before ends, plus think time.
 
-    ``after_failure`` says what follows upon a turn that is rejected, abandoned or failed for good: the session is
+    ``after_failure`` says what follows a turn that is rejected, abandoned or failed for good: the session is
     over (``end``), or its next turn is sent after think time all the same (``go_on``).
     """
 
@@ -94,7 +94,7 @@ class Clients:
         patience_s: How long each attempt waits [s], infinity for ever, float64.
         think_s: From the end of the turn before to the sending [s], NaN without one, float64.
         previous: Index of the turn before within the episode, -1 for none, int32; closed loops only.
-        upstream_failed: Whether the first attempt fails before it reaches the front door, bool.
+        upstream_failed: Whether the first attempt fails before it reaches the gateway, bool.
         horizon_s: From then on no new request is sent; only sessions in a closed loop could [s].
     """
 
@@ -109,7 +109,7 @@ class Clients:
 
     @property
     def next_turn(self) -> NDArray[np.int32]:
-        """Index of the request that follows upon each one, -1 for none, (n,) int32."""
+        """Index of the request that follows each one, -1 for none, (n,) int32."""
         following = np.full(len(self), NO_REQUEST, np.int32)
         later = np.flatnonzero(self.previous >= 0)
         following[self.previous[later]] = later

@@ -52,14 +52,14 @@ def client_of(world, request_id):
 
 @kernel
 def follows(world, request_id):
-    """Return whether a request is sent upon the end of the turn before, not at a time of its own."""
+    """Return whether a request is sent at the end of the turn before, not at a time of its own."""
     arena = world.arena
     return arena[client_of(world, request_id) + KIND] & FOLLOWS != 0
 
 
 @kernel
 def arrivals(world):
-    """Return how many requests have come to the front door, each counted once."""
+    """Return the number of requests that have reached the gateway, each counted once."""
     environment, gateway = world.environment, world.gateway
     if gateway.clients:
         return np.int64(environment.arrivals)
@@ -68,7 +68,7 @@ def arrivals(world):
 
 @kernel
 def arrival(world, number):
-    """Return the id of the request that was the ``number``-th to come to the front door, counted from 0."""
+    """Return the id of the ``number``-th request to reach the gateway, counted from 0."""
     gateway, arena = world.gateway, world.arena
     if gateway.clients:
         return np.int64(arena[gateway.arrival_base + number])

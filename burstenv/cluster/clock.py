@@ -39,8 +39,8 @@ _STALE = -1  # what was foreseen for an instant no longer holds
 def next_epoch(world, lazily):
     """Advance one cluster to its next decision epoch, or to the end of its episode.
 
-    ``lazily`` is for those who decide without a look at KV use or context: replicas in the middle of a
-    stretch are left behind and caught up with when something happens to them. What happens is the same.
+    ``lazily`` is for policies that look at neither KV use nor context: replicas in the middle of a
+    decode run are left behind and caught up with when something happens to them. The result is the same.
     """
     unveil(world)
     world.environment.at_gateway = NO_REQUEST

@@ -4,7 +4,7 @@ Example:
     >>> from burstenv.cluster import Cluster, load_cluster
     >>> cluster = Cluster(load_cluster("default"))
     >>> cluster.load(0, requests)          # a REQUEST array, sorted by arrival
-    >>> cluster.next_epoch(0)              # the first request stands at the front door
+    >>> cluster.next_epoch(0)              # the first request is at the gateway
     >>> cluster.decide(0, ADMIT, replica=2, mode=0)
 """
 
@@ -73,7 +73,7 @@ class Cluster:
         modes: The batching modes a decision may choose from, M of them; the first is the initial one.
         num_envs: N.
         num_requests: E, longest episode expected; grows as needed.
-        defer_s: After how long a deferred request comes back to the front door [s].
+        defer_s: Time until a deferred request returns to the gateway [s].
         max_defers: How often one request may be deferred.
         tick_s: Longest time without a decision epoch [s]; None: only requests make epochs.
         batching_period_s: How long a replica keeps a batching mode at least [s].
@@ -251,7 +251,7 @@ class Cluster:
         return self.at_gateway(i)
 
     def at_gateway(self, i: int) -> int:
-        """Return the number, within the episode, of the request at the front door; -1 for nobody."""
+        """Return the number, within the episode, of the request at the gateway; -1 for none."""
         environment = self.state.environments[place(i, self.num_envs, "i")]
         return int(environment["at_gateway"])
 
@@ -268,7 +268,7 @@ class Cluster:
         return bool(self.state.environments[place(i, self.num_envs, "i")]["done"])
 
     def submit(self, i: int, replica: int, request_id: int, now_s: float) -> None:
-        """Hand a request straight to a replica, past the front door: each request once."""
+        """Hand a request straight to a replica, past the gateway: each request once."""
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         request_id = place(request_id, int(self.state.environments["num_requests"][i]), "request_id")
         now_s = seconds(now_s, "now_s")
@@ -278,7 +278,7 @@ class Cluster:
         submit_at(*self.state.arrays(), i, replica, request_id, now_s)
 
     def advance(self, i: int, replica: int, until_s: float) -> None:
-        """Run one replica up to ``until_s``, past the front door.
+        """Run one replica up to ``until_s``, past the gateway.
 
         Raises:
             BurstenvError: When it is in livelock, as the reference engine does.
@@ -301,7 +301,7 @@ class Cluster:
             self._direct[i] = direct
         elif self._direct[i] != direct:
             raise BurstenvError(
-                f"cluster {i} takes its requests through the front door (next_epoch, decide) or straight (submit), not "
+                f"cluster {i} takes its requests through the gateway (next_epoch, decide) or straight (submit), not "
                 f"both ways in one episode"
             )
 
@@ -389,7 +389,7 @@ class Cluster:
 
         ``attempts`` (sendings), ``refusals`` (rejections, those that were followed by another attempt included),
         ``abandoned`` (requests given up for good; the late ones include them), ``upstream_failed`` (attempts that
-        failed before the front door) and ``unsent`` (requests that are not offered, their session being over).
+        failed before the gateway) and ``unsent`` (requests that are not offered, their session being over).
         """
         i = place(i, self.num_envs, "i")
         if self.clients is None:

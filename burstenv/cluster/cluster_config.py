@@ -70,11 +70,11 @@ class ModeConfig(Config):
     memory: Literal["as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved"] = "as-needed"
     reserve_tokens: TokenCount = 1024  # outputs that memory="reserved" sets KV blocks aside for
     deferral_s: Annotated[float, Field(ge=0.0, le=MAX_TIME_S)] = (
-        0.0  # admission waits until somebody has waited so long
+        0.0  # admission waits until a request has waited so long
     )
-    fair_by: Literal["class", "session"] = "class"  # who is a client under order="fair"
+    fair_by: Literal["class", "session"] = "class"  # the client under order="fair"
     quantum_s: Annotated[float, Field(ge=1e-6, le=MAX_TIME_S)] = 0.05  # of the highest level under order="mlfq"
-    starve_s: Annotated[float, Field(ge=1e-6, le=MAX_TIME_S)] = 5.0  # after so long anybody is of the highest level
+    starve_s: Annotated[float, Field(ge=1e-6, le=MAX_TIME_S)] = 5.0  # after so long a request is of the highest level
 
     @model_validator(mode="after")
     def _rules_go_together(self) -> ModeConfig:
@@ -159,7 +159,7 @@ class ReplicaSpec(Config):
         """Return the limits of a batching mode on this replica, under the engine's field names."""
         budget = mode.max_num_batched_tokens or self.default_max_num_batched_tokens
         seqs = mode.max_num_seqs or min(self.default_max_num_seqs, budget)
-        if mode.batch != "mixed":  # a whole prompt must fit beside everybody's decode: V0's max(2048, max_model_len)
+        if mode.batch != "mixed":  # a whole prompt must fit beside all decodes: V0's max(2048, max_model_len)
             budget = max(budget, self.max_model_len + seqs)
         if budget < seqs:
             raise BurstenvError(

@@ -34,7 +34,7 @@ def may_defer(world, request):
 
 @kernel
 def apply_decision(world, admission, replica_index, mode):
-    """Carry out one decision for the request at the front door (or for nobody, at a tick).
+    """Carry out one decision for the request at the gateway (for none, at a tick).
 
     The chosen replica's batching mode is set in either case, unless it was set less than
     ``batching_period_s`` ago. A deferral beyond the scenario's limit is a rejection: the client has

@@ -16,14 +16,14 @@ GATEWAY = record(
         ("batching_period_s", "f8"),  # a replica's mode may change this often
         ("gpus", "i4"),  # of all replicas
         ("clients", "i1"),  # whether they do anything but send and wait
-        ("closed_loop", "i1"),  # turns of a session follow upon the answer to the turn before
+        ("closed_loop", "i1"),  # turns of a session follow the answer to the turn before
         ("count_sent", "i1"),  # what was sent since a reading is added to it
         ("scrape_period_s", "f8"),  # 0: metrics are always fresh
         ("scrape_delay_s", "f8"),
         # Where its integers begin in the arena.
         ("event_base", "i8"),  # the event queue
         ("event_room", "i8"),  # most entries of it
-        ("arrival_base", "i8"),  # requests in the order in which they first came to the front door
+        ("arrival_base", "i8"),  # requests in the order of their first arrival at the gateway
         ("ended_base", "i8"),  # turns that ended, whose sessions have not gone on yet
         ("client_base", "i8"),  # a CLIENT for each request
         # The clients, see cluster/clients.py.
@@ -51,7 +51,7 @@ MEMORY = record(
         ("window_first_tokens", "i4"),  # and the counts of first tokens then
         ("window_in_time", "i4"),
         # An admission rate that an agent sets: see envs/interval/step.py.
-        ("admission_rate_per_s", "f8"),  # infinity: everybody is admitted
+        ("admission_rate_per_s", "f8"),  # infinity: every request is admitted
         ("admission_credit", "f8"),  # requests that may be admitted at once
         ("credit_s", "f8"),  # when it was last brought up to date
         # A waiting queue that an agent chooses from, in the place of deferred requests: see envs/iteration/step.py.

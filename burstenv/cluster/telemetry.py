@@ -106,7 +106,7 @@ def _show(world):
 
 @outlined
 def scrape_until(world, epoch_s):
-    """Take the readings due by ``epoch_s``, all but those that nobody will see, and show what has arrived by then.
+    """Take the readings due by ``epoch_s``, except those that no decision sees, and show those that arrived.
 
     Readings look at every replica, also at those that a lazy run leaves behind.
     """

@@ -28,7 +28,7 @@ def decay_rates(world, now_s):
 
 @kernel
 def count_traffic(world, request):
-    """Count a request that comes to the front door, for the first time or again, in the recent traffic."""
+    """Count a request that reaches the gateway, for the first time or again, in the recent traffic."""
     environment = world.environment
     environment.rate_fast_per_s += 1.0 / FAST_WINDOW_S
     environment.token_rate_per_s += request.prompt_tokens / FAST_WINDOW_S
