@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.networks import action_heads
 from burstenv.agents.sb3.actors import Actor, build_untrained
+from burstenv.arguments import checked
 from burstenv.config import Config, parse
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.scenario import Scenario, load_scenario
@@ -59,6 +60,7 @@ class LearnedAgent:
         description: The contents of its ``agent.json``; empty while it is being trained.
     """
 
+    @checked()
     def __init__(
         self,
         config: AgentConfig,
@@ -137,6 +139,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
     return description
 
 
+@checked()
 def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAgent:
     """Load a trained agent.
 

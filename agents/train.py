@@ -30,6 +30,7 @@ from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.sb3.algorithms import make_model
 from burstenv.agents.sb3.callback import ModelLearner, TrainingCallback
 from burstenv.agents.validate import Score, Validator
+from burstenv.arguments import checked
 from burstenv.config import load
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
@@ -72,11 +73,13 @@ class TrainingResult:
     interrupted: bool
 
 
+@checked()
 def load_agent_config(name: str | Path | dict[str, Any]) -> AgentConfig:
     """Load a training recipe by shipped name (``configs/agents``), YAML path or mapping."""
     return load(AgentConfig, "agents", name)
 
 
+@checked()
 def train(
     config: AgentConfig,
     scenario: Scenario,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from burstenv.agents.algorithm_config import ON_POLICY, EvolutionConfig, PPOConf
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.monitor import Finished
 from burstenv.agents.train import TrainingResult, train
+from burstenv.config import parse
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
@@ -97,14 +102,26 @@ def tune_agent(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=f"{config.name}-{scenario.config.name}",
-        storage=JournalStorage(JournalFileBackend(str(folder / STUDY_FILE))),
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 4)),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=config.validation.every_steps),
-        load_if_exists=True,
-    )
+    journal = folder / STUDY_FILE
+    with _readable(journal):
+        study = optuna.create_study(
+            study_name=f"{config.name}-{scenario.config.name}",
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 4)),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=config.validation.every_steps),
+            load_if_exists=True,
+        )
+        found = study.get_trials(deepcopy=False)
+        task = _task(config, scenario, seed)
+        if study.user_attrs.get("task", task if not found else "") != task:
+            raise BurstenvError(
+                f"{journal}: is the search of another recipe, scenario or seed; name another folder with --out"
+            )
+        study.set_user_attr("task", task)
+        for trial in found:
+            if trial.state == optuna.trial.TrialState.COMPLETE:
+                parse(AgentConfig, trial.user_attrs["recipe"], f"{journal}: trial {trial.number}")
 
     def run(trial: Any) -> float:
         tried = updated(config, suggest(trial, config), f"{config.name}-trial{trial.number}")
@@ -124,17 +141,39 @@ def tune_agent(
             raise optuna.TrialPruned
         return best_of(result)
 
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    done = [trial for trial in found if trial.state.is_finished()]
     try:
         study.optimize(run, n_trials=max(0, trials - len(done)))
     except KeyboardInterrupt:
         raise BurstenvError(f"{folder}: stopped; the same command continues after the last finished trial") from None
     found = study.get_trials(deepcopy=False)
+    if all(trial.state != optuna.trial.TrialState.COMPLETE for trial in found):
+        raise BurstenvError(f"{folder}: every trial was stopped early; ask for more trials")
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in found)
     best = study.best_trial
     recipe = {**best.user_attrs["recipe"], "name": f"{config.name}-tuned"}
     write_atomic(folder / BEST_RECIPE, yaml.safe_dump(recipe, sort_keys=False, width=110))
     return AgentTuning(folder / BEST_RECIPE, dict(best.params), float(best.value), len(found), pruned)
+
+
+@contextmanager
+def _readable(journal: Path) -> Iterator[None]:
+    """Turn whatever Optuna says of a damaged study into a sentence."""
+    try:
+        yield
+    except BurstenvError:
+        raise
+    except OSError as error:
+        raise BurstenvError(f"{journal}: cannot be read or written ({error.strerror or error})") from None
+    except Exception as error:  # Optuna replays the file line by line, and trusts each
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BurstenvError(f"{journal}: is not the study of a search ({reason:.80}); remove it") from None
+
+
+def _task(config: AgentConfig, scenario: Scenario, seed: int) -> str:
+    """Return a digest of all that the trials of a search have in common."""
+    parts = config.model_dump(mode="json"), scenario.config.model_dump(mode="json"), seed
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def updated(config: AgentConfig, values: dict[str, Any], name: str) -> AgentConfig:

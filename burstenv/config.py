@@ -9,12 +9,18 @@ import reprlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from typing_extensions import dataclass_transform
 
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.plain_data import read_yaml
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 C = TypeVar("C", bound="Config")
 
@@ -23,7 +29,22 @@ MOST, LEAST = 1e12, 1e-15  # size of any number except 0: squares and products o
 MOST_ITEMS = 100_000  # of any list
 
 
-class Config(BaseModel):
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
+class _Checked(ModelMetaclass):
+    """Makes an object that Python code asks for with wrong values the one sentence that a wrong file is."""
+
+    def __call__(cls: Any, *args: Any, **values: Any) -> Any:
+        if args:
+            raise BurstenvError(f"{cls.__name__} takes its values by name; valid keys: {', '.join(cls.model_fields)}")
+        try:
+            return super().__call__(**values)
+        except ValidationError as error:
+            raise BurstenvError(_first_problem(cls, error, cls.__name__)) from None
+        except RecursionError:
+            raise BurstenvError(f"{cls.__name__}: values are nested too deeply") from None
+
+
+class Config(BaseModel, metaclass=_Checked):
     """Base of all configuration: frozen, typed, no unknown keys, no NaN or infinity, no absurdly large number.
 
     Fields with narrower limits declare them.
@@ -95,9 +116,9 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxstri
 
 
 def shortly(value: Any) -> str:
-    """Return a value for an error message, of 80 characters at most, in bounded time for any value."""
+    """Return a value for an error message: one line of at most 80 characters, in bounded time for any value."""
     try:
-        return f"{_SHORT.repr(value):.80}"
+        return f"{' '.join(_SHORT.repr(value).split()):.80}"
     except ValueError:  # whole numbers of more digits than Python prints
         return f"a number of {value.bit_length():,} bits"
 

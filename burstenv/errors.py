@@ -19,6 +19,6 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> BurstenvError:
         valid: All valid names.
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(name)[:100], names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return BurstenvError(f"unknown {kind} {name!r}; {hint}valid: {', '.join(names) or '(none)'}")
+    return BurstenvError(f"unknown {kind} {name!r:.100}; {hint}valid: {', '.join(names) or '(none)'}")

@@ -11,6 +11,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from burstenv.agents.agent import LearnedAgent, load_agent
+from burstenv.arguments import checked
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.policies.network.description import check_network
@@ -85,6 +86,7 @@ def twin(agent: NetworkPolicy | LearnedAgent) -> NetworkPolicy:
     return agent.twin()
 
 
+@checked()
 def export_agent(run: str | Path, out: str | Path) -> Path:
     """Write a trained agent as one file: ``.npz`` for ``agent:FILE.npz``, or ``.onnx``.
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from burstenv.agents.sb3.joint_batch import JointBatch
 from burstenv.agents.sb3.return_scale import ReturnScale
+from burstenv.arguments import checked, number, optional, whole
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.given_actions import read_actions
 from burstenv.envs.snapshot import Snapshot
@@ -56,6 +57,7 @@ class SB3VecEnv(VecEnv):
         decided_ordinal: (N,) number of earlier episodes of its environment.
     """
 
+    @checked(reward_scale=number(above=0.0), max_episode_steps=optional(whole(1)), group=whole(1))
     def __init__(
         self,
         batch: EnvironmentBatch | JointBatch,

@@ -186,6 +186,19 @@ def load_policy_files(arguments: argparse.Namespace) -> None:
             load_policy_file(path)
 
 
+def refuse_options(arguments: argparse.Namespace, why: str, *names: str) -> None:
+    """Refuse options that were given where they would have no effect.
+
+    Args:
+        arguments: Of the command.
+        why: Where that is, such as ``"without --grid"``.
+        names: Of the options, as attributes of ``arguments``.
+    """
+    for name in names:
+        if name in arguments.given:
+            raise BurstenvError(f"--{name.replace('_', '-')} has no effect {why}")
+
+
 def check_names(scenario: str, policies: list[str], *splits: str) -> None:
     """Raise on an unknown policy, mode or split, before any reading or measurement."""
     from burstenv.config import load

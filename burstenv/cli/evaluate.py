@@ -17,6 +17,7 @@ from burstenv.cli.common import (
     load_policy_files,
     output_page,
     output_place,
+    refuse_options,
 )
 from burstenv.cli.objectives import add_objectives, with_objectives
 
@@ -132,6 +133,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.report.text import summary_lines
     from burstenv.evaluation.workers import available_cores
 
+    if arguments.ray is not None:
+        refuse_options(arguments, "beside --ray", "workers")
+    if not arguments.agent:
+        refuse_options(arguments, "without --agent", "both_ways")
     load_policy_files(arguments)
     policies = _policies(arguments.policy or ["ladder"])
     check_names(arguments.scenario, policies if arguments.policy else [], arguments.split)

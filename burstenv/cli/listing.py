@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from burstenv.cli.common import Commands, add_command, add_policy_file, emit, load_policy_files, progress_bar
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_policy_file,
+    emit,
+    load_policy_files,
+    progress_bar,
+    refuse_options,
+)
 
 
 def register(commands: Commands) -> None:
@@ -44,8 +52,12 @@ def _scenarios(arguments: argparse.Namespace) -> int:
     from burstenv.envs.scenario import ScenarioConfig, load_scenario
 
     if arguments.headroom:
+        refuse_options(arguments, "beside --headroom", "capacity")
         return _headroom(arguments)
+    of_headroom = ("episodes", "horizon", "passes", "out", "load", "workers")
+    refuse_options(arguments, "without --headroom", *of_headroom)
     if arguments.name is None:
+        refuse_options(arguments, "without the name of a scenario", "capacity")
         configs = [load(ScenarioConfig, "scenarios", name) for name in shipped("scenarios")]
         emit(
             arguments,

@@ -65,6 +65,7 @@ def _run(argv: list[str] | None) -> int:
             parser = make_parser()
             completion.complete(parser)
             arguments = parser.parse_args(argv)
+            arguments.given = _given(argv)
             return int(arguments.run(arguments) or 0)
         finally:
             if sys.stdout is not None:
@@ -80,6 +81,18 @@ def _run(argv: list[str] | None) -> int:
         return _failed(f"{place}: {error.strerror or error}")
     except MemoryError:
         return _failed("there is not enough memory for this; take a smaller trace, scenario or number of environments")
+
+
+def _given(argv: list[str] | None) -> set[str]:
+    """Return the names of the arguments that were written, whatever their values."""
+    parser = make_parser()
+    waiting = [parser]
+    while waiting:
+        for action in waiting.pop()._actions:
+            action.default = argparse.SUPPRESS
+            if isinstance(action, argparse._SubParsersAction):
+                waiting += action.choices.values()
+    return set(vars(parser.parse_args(argv))) - {"run"}
 
 
 def _failed(sentence: str) -> int:

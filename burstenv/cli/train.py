@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from burstenv.cli.common import Commands, add_command, add_task_arguments, agents_module, emit, output_place, percent
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_task_arguments,
+    agents_module,
+    emit,
+    output_place,
+    percent,
+    refuse_options,
+)
 from burstenv.errors import BurstenvError
 
 
@@ -55,8 +64,12 @@ def _train(arguments: argparse.Namespace) -> int:
         raise BurstenvError(f"--seed must be at least 0, got {min(arguments.seed)}")
     if arguments.steps is not None:
         config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
-    scenario = load_scenario(arguments.scenario, arguments.trace)
     seeds = arguments.seed if arguments.seeds is None else list(range(arguments.seeds))
+    if arguments.tune is not None:
+        refuse_options(arguments, "beside --tune, which goes on by itself, a trial at a time", "resume", "processes")
+    elif len(seeds) == 1:
+        refuse_options(arguments, "with one training seed", "processes")
+    scenario = load_scenario(arguments.scenario, arguments.trace)
     if arguments.tune is not None:
         return _tune(arguments, config, scenario, seeds)
     if len(seeds) > 1:

@@ -15,6 +15,7 @@ from burstenv.cli.common import (
     load_policy_files,
     output_place,
     percent,
+    refuse_options,
 )
 
 
@@ -83,6 +84,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.coverage import coverage, coverage_sentences
     from burstenv.evaluation.workers import available_cores
 
+    if arguments.grid:
+        refuse_options(arguments, "with --grid, which tries every composite", "trials", "seed")
+    else:
+        refuse_options(arguments, "without --grid", "settings")
     load_policy_files(arguments)
     check_names(arguments.scenario, [], arguments.split)
     scenario = load_scenario(arguments.scenario, arguments.trace)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from burstenv.cli.common import Commands, add_command, emit, output_file
+from burstenv.cli.common import Commands, add_command, emit, output_file, refuse_options
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _validate(arguments: argparse.Namespace) -> int:
         raise BurstenvError("--page is for --suite FOLDER: it writes the errors of everything in the folder")
     options = _options(arguments)
     if arguments.suite is not None:
+        refuse_options(arguments, "beside --suite", "out", "engine")
         from burstenv.evaluation.validation.suite import validate_suite
 
         suite = validate_suite(arguments.suite, options, arguments.page)
@@ -125,6 +126,7 @@ def _validate(arguments: argparse.Namespace) -> int:
         raise BurstenvError(f"{source}: nothing to validate in this folder{_inside(source)}; a source is {KINDS}")
     if not source.exists():
         raise BurstenvError(f"{source}: no such file or folder; a source is {KINDS}")
+    refuse_options(arguments, "on a measured run; it is for a recorded schedule", "engine")
     from burstenv.evaluation.validation.suite import validate_source
 
     result = validate_source(source, options, arguments.out)
@@ -146,7 +148,10 @@ def _inside(folder: Path) -> str:
 
 def _validate_case(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.validation.recorded_schedule import validate_case
+    from burstenv.evaluation.validation.server import ServerOptions
 
+    of_servers = ("out", *ServerOptions.__dataclass_fields__)
+    refuse_options(arguments, "on a recorded schedule; it is for a measured run", *of_servers)
     iterations, difference = validate_case(arguments.source, arguments.engine)
     result = {
         "case": str(arguments.source),

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from burstenv.arguments import array, checked, number, optional
 from burstenv.cluster.clients import AFTER_ABANDONMENT, AFTER_REJECTION, AFTER_UPSTREAM_FAILURE
 from burstenv.config import Config
 from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 
 Positive = Annotated[float, Field(ge=1e-3, le=1e6)]  # [s]: a client acts at most a thousand times a second
@@ -116,6 +118,13 @@ class Clients:
         return following
 
 
+@checked(
+    requests=array(REQUEST, dimensions=1),
+    previous=optional(array(kinds="iu", dimensions=1)),
+    think_s=optional(array(kinds="f", dimensions=1)),
+    upstream_failed=optional(array(kinds="b", dimensions=1)),
+    horizon_s=number(least=0.0, infinite=True),
+)
 def draw_clients(
     config: ClientsConfig,
     requests: NDArray[Any],

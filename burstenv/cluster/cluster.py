@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from burstenv._jit.decorators import announce_first_use
+from burstenv.arguments import checked
 from burstenv.cluster.checks import (
     LEAST_STEP_S,
     check_array,
@@ -60,6 +61,7 @@ CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 
 
+@checked()
 def load_cluster(name: str) -> tuple[ReplicaSpec, ...]:
     """Return the replicas of a shipped cluster, or of a YAML file."""
     return resolve_cluster(load(ClusterConfig, "clusters", name))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from burstenv.arguments import checked
 from burstenv.config import Config, load, parse, shipped
 from burstenv.engine.spec import MODE
 from burstenv.errors import BurstenvError
@@ -209,6 +210,7 @@ def _blocks(replica: ReplicaConfig, model: ModelConfig, hardware: HardwareConfig
     return kv_blocks(model, hardware, replica.tensor_parallel, cluster.block_size, cluster.gpu_memory_utilization)
 
 
+@checked()
 def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
     """Return the replicas of a cluster, one spec each, in the order of the YAML.
 

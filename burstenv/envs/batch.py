@@ -10,14 +10,17 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv._jit.decorators import resolved
+from burstenv.arguments import an, array, check, checked, mapping, number, one_of, optional, whole
 from burstenv.cluster import Clients, Cluster
+from burstenv.config import shortly
 from burstenv.envs.action import ActionLayout
-from burstenv.envs.arguments import check_arguments
+from burstenv.envs.arguments import check_arguments, check_flat, check_place, places_checked
 from burstenv.envs.exchange import settings_of
 from burstenv.envs.observation.features import LIMIT
 from burstenv.envs.observation.sessions import no_links, turn_links
 from burstenv.envs.own_reward import PaidReward, RewardChoice
 from burstenv.envs.play.policy import Player, player_of
+from burstenv.envs.predictors import LengthPredictor
 from burstenv.envs.reward import COMPONENTS
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.envs.snapshot import Snapshot, scenario_key
@@ -31,9 +34,14 @@ from burstenv.policies import Composite, Policy, parse_composite
 from burstenv.workload import SPLITS, EpisodeRequests
 
 TRAIN_SEEDS = 2**31  # number of training episodes
+_RESET_RULES = {
+    "rng": an("Generator"), "options": optional(mapping), "split": one_of(*SPLITS), "episode": whole(),
+    "load": optional(number(above=0.0)), "rate_per_s": number(above=0.0),
+}  # fmt: skip
 RESET_OPTIONS = ("split", "episode", "load", "rate_per_s")
 
 
+@places_checked
 class EnvironmentBatch:
     """``N`` environments of one scenario, stepped by one kernel call.
 
@@ -74,13 +82,20 @@ class EnvironmentBatch:
         privileged: bool = False,
         num_threads: int = 1,
     ):
+        check_arguments(
+            {
+                "num_envs": num_envs, "scenario": scenario, "trace": trace, "split": split, "load": load,
+                "decide": decide,
+                "admission": admission, "routing": routing, "batching": batching, "action": action,
+                "observation": observation, "reward": reward, "privileged": privileged, "num_threads": num_threads,
+            }
+        )  # fmt: skip
         if split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
-        check_arguments({"load": load})
+        if trace is not None and isinstance(scenario, Scenario):
+            raise BurstenvError(f"trace must be None beside a loaded scenario, got {shortly(trace)}; load it with both")
         if observation not in ("flat", "dict"):
             raise unknown_name("observation", observation, ("flat", "dict"))
-        if num_envs < 1:
-            raise BurstenvError(f"num_envs must be at least 1, got {num_envs}")
         self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario, trace)
         self.split = split
         self.load = load
@@ -88,7 +103,7 @@ class EnvironmentBatch:
         self.num_threads = num_threads
         self.observation_form = observation
         names = self.scenario.mode_names
-        self.policy: Composite = parse_composite(f"{admission}/{routing}/{batching or names[0]}")
+        self.policy: Composite = parse_composite(f"{admission}/{routing}/{names[0] if batching is None else batching}")
         # One scale for every split: a policy sees the same numbers for the same traffic.
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
@@ -133,6 +148,8 @@ class EnvironmentBatch:
 
     def reward_of(self, i: int) -> Any:
         """Return environment ``i``'s reward of the last step: a float, or (4,) float32 with the vector reward."""
+        if i.__class__ is not int or not 0 <= i < len(self.components):  # asked for at every step
+            check_place(i, self.num_envs)
         if self._component is not None:
             return float(self.components[i, self._component])
         reward = self.rewards[i]
@@ -166,6 +183,7 @@ class EnvironmentBatch:
 
     def shaped(self, flat: np.ndarray) -> Any:
         """Return flat observations, (..., O), in the configured form (a fresh copy)."""
+        check_flat(flat, self.observation_size if self.observation_form == "flat" else self.observation_layout.size)
         if self.observation_form == "flat":
             return flat.copy()
         layout = self.observation_layout
@@ -186,10 +204,12 @@ class EnvironmentBatch:
             rng: Source of the episode's seed and load unless ``options`` fix them.
             options: ``split``, ``episode`` (its seed), ``load`` (share of capacity) or ``rate_per_s``.
         """
+        check(_RESET_RULES, {"rng": rng, "options": options})
         options = {**self.defaults[i], **(options or {})}
         unknown = sorted(set(options) - set(RESET_OPTIONS))
         if unknown:
             raise unknown_name("reset option", unknown[0], RESET_OPTIONS)
+        check(_RESET_RULES, options)
         split = options.get("split", self.split)
         drawn_seed = int(rng.integers(TRAIN_SEEDS))
         loads = self.scenario.config.train_loads
@@ -203,18 +223,31 @@ class EnvironmentBatch:
 
     def set_default(self, i: int, name: str, value: Any) -> None:
         """Set the ``load`` or ``split`` of later episodes in environment ``i`` alone."""
+        check({"name": one_of("load", "split")}, {"name": name})
         if name == "split" and value not in SPLITS:
             raise unknown_name("split", str(value), SPLITS)
         check_arguments({name: value})
         self.defaults[i][name] = value
 
-    def play(self, i: int, drawn: EpisodeRequests, seed: int, description: dict[str, Any]) -> None:
-        """Start the episode of a seed in environment ``i``, with drawn or recorded requests."""
+    @checked()
+    def play(
+        self,
+        i: int,
+        drawn: EpisodeRequests,
+        seed: int,
+        description: dict[str, Any],
+        predictor: LengthPredictor | None = None,
+    ) -> None:
+        """Start the episode of a seed in environment ``i``: with drawn or recorded requests.
+
+        Output lengths are predicted by ``predictor``, by default the scenario's own.
+        """
         requests = self.cluster.room_for(i, len(drawn))
-        self.scenario.write_requests(requests, drawn, seed, self.privileged)
+        self.scenario.write_requests(requests, drawn, seed, self.privileged, predictor)
         self.cluster.begin(i, len(drawn), seed, self.scenario.clients_of(requests, drawn, seed))
         self._begun(i, drawn.session, description)
 
+    @checked()
     def start(
         self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any], clients: Clients | None = None
     ) -> None:
@@ -236,6 +269,7 @@ class EnvironmentBatch:
             return self._links[i, :0]
         return self._links[i, : self.num_requests(i)]
 
+    @checked(links=array(kinds="iu", dimensions=2))
     def put_links(self, i: int, links: np.ndarray) -> None:
         """Write the conversations of episode ``i``, see :func:`burstenv.envs.observation.sessions.turn_links`."""
         if not self.observation_layout.config.sessions:
@@ -258,6 +292,7 @@ class EnvironmentBatch:
             self.components, self.totals, self.elapsed_s,
         )  # fmt: skip
 
+    @checked(split=optional(one_of(*SPLITS)))
     def capacity_per_s(self, split: str | None = None) -> float:
         """Return the capacity of a split (by default this batch's) [requests/s]."""
         if split is not None and split not in SPLITS:
@@ -291,8 +326,10 @@ class EnvironmentBatch:
         return self.cluster.state.environments["done"].astype(bool)
 
     def _player(self, i: int, policy: Policy) -> Player:
-        key = (i, policy.name)
+        key = (i, getattr(policy, "name", ""))
         if key not in self._players:
+            if not isinstance(policy, Policy):
+                raise BurstenvError(f"policy must be what load_policy returns, got {shortly(policy)}")
             self._players[key] = player_of(policy, self.cluster, i, self.scenario.sight)
         return self._players[key]
 
@@ -307,6 +344,7 @@ class EnvironmentBatch:
         """
         return np.array(self._player(i, policy).decision(), np.int64)
 
+    @checked()
     def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
         """Run environment ``i`` under a policy for some decisions, in compiled code if the policy is compiled."""
         self._player(i, policy).run(decisions)
@@ -326,6 +364,7 @@ class EnvironmentBatch:
         """Return an independent copy of the exact state of all environments."""
         return Snapshot.of(self)
 
+    @checked()
     def restore_state(self, snapshot: Snapshot) -> None:
         """Restore a cloned state."""
         snapshot.put_into(self)

@@ -149,4 +149,4 @@ def _play_recorded(batch: EnvironmentBatch, i: int, rng: np.random.Generator, ch
         "rate_per_s": rate_per_s(len(drawn), span_s),
         "span_s": span_s,
     }
-    batch.play(i, drawn, seed, {**drawn.metadata, **description})
+    batch.play(i, drawn, seed, {**drawn.metadata, **description}, scenario.predictor_on(whole))

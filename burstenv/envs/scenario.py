@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from burstenv.arguments import array, checked, number, one_of
 from burstenv.cluster import (
     REQUEST,
     Clients,
@@ -43,6 +45,7 @@ from burstenv.workload import (
     split_for_episodes,
 )
 from burstenv.workload.official.files import locate
+from burstenv.workload.splits import DEFAULT_FRACTIONS
 from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
 
 Load = Annotated[
@@ -132,6 +135,7 @@ class Scenario:
         modes: The batching modes.
     """
 
+    @checked()
     def __init__(self, config: ScenarioConfig, trace: Trace | None = None, measure: bool = True):
         cluster = config.cluster
         if isinstance(cluster, str):
@@ -184,6 +188,22 @@ class Scenario:
         episode = self.config.episode
         return {split: EpisodeSampler(self.trace, self._days[split], episode, split=split) for split in SPLITS}
 
+    @checked()
+    def predictor_on(self, trace: Trace) -> LengthPredictor:
+        """Return the predictor of output lengths for a trace that is played here as it was recorded.
+
+        One that learns has seen the training split of that trace, as the scenario on the trace (``trace=``) has; all of
+        a trace that is too short to be split.
+        """
+        if not self.config.predictor.learns or same_requests(trace, self.trace):
+            return self.predictor
+        output, code = trace.output_tokens, trace.log_type
+        with contextlib.suppress(BurstenvError):
+            days = split_for_episodes(trace, DEFAULT_FRACTIONS, 0, self.config.episode)["train"]
+            train = (trace.arrival_s >= days.start_s) & (trace.arrival_s < days.end_s)
+            output, code = output[train], code[train]
+        return LengthPredictor.fitted(self.config.predictor, output, code)
+
     @cached_property
     def _training(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
         """Output lengths and classes of the training split."""
@@ -235,6 +255,7 @@ class Scenario:
         """The numbers of an observation of this scenario, and their positions."""
         return ObservationLayout(len(self.specs), self.mode_names, self.config.observation)
 
+    @checked(split=one_of(*SPLITS))
     def capacity_per_s(self, split: str) -> float:
         """Return the rate at which the reference policy reaches 90 % attainment on a split [requests/s]."""
         known = self.config.capacity_per_s or {}
@@ -243,6 +264,7 @@ class Scenario:
             known = self.config.capacity_per_s or {}
         return known[split]
 
+    @checked(split=one_of(*SPLITS))
     def capacity_on(self, trace: Trace, split: str) -> float:
         """Return the capacity on a trace, its rate at load 1 [requests/s].
 
@@ -281,12 +303,14 @@ class Scenario:
         known = self.config.capacity_per_s or {}
         return Sight(self.config.observation, float(known.get("train", np.nan)), self.config.name)
 
+    @checked(split=one_of(*SPLITS))
     def sampler(self, split: str) -> EpisodeSampler:
         """Return the episode sampler of a split."""
         if split not in self.samplers:
             raise unknown_name("split", split, SPLITS)
         return self.samplers[split]
 
+    @checked()
     def make_cluster(
         self,
         num_envs: int = 1,
@@ -317,6 +341,7 @@ class Scenario:
         cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)
         return cluster
 
+    @checked(rate_per_s=number(above=0.0))
     def episode(
         self, split: str, seed: int, rate_per_s: float, privileged: bool = False
     ) -> tuple[np.ndarray, EpisodeRequests]:
@@ -334,6 +359,7 @@ class Scenario:
         drawn = self.sampler(split).sample(seed, rate_per_s)
         return self.requests_from(drawn, seed, privileged), drawn
 
+    @checked(requests=array(REQUEST, dimensions=1))
     def clients_of(self, requests: np.ndarray, drawn: EpisodeRequests, seed: int) -> Clients | None:
         """Return the clients' behaviour in an episode, to be loaded with it; None if they only send and wait.
 
@@ -348,21 +374,35 @@ class Scenario:
         horizon_s = float(drawn.metadata.get("duration_s", np.inf))
         return draw_clients(config, requests, seed, drawn.previous, drawn.think_s, drawn.upstream_failed, horizon_s)
 
+    @checked()
     def requests_from(self, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> np.ndarray:
         """Add objectives and length predictions to drawn requests; returns (n,) REQUEST."""
         requests = np.zeros(len(drawn), REQUEST)
         self.write_requests(requests, drawn, seed, privileged)
         return requests
 
-    def write_requests(self, requests: np.ndarray, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> None:
-        """Write drawn requests with objectives and length predictions into ``requests``, (n,) REQUEST."""
+    @checked(requests=array(REQUEST, dimensions=1))
+    def write_requests(
+        self,
+        requests: np.ndarray,
+        drawn: EpisodeRequests,
+        seed: int,
+        privileged: bool = False,
+        predictor: LengthPredictor | None = None,
+    ) -> None:
+        """Write drawn requests with objectives and length predictions into ``requests``, (n,) REQUEST.
+
+        Predictions are those of ``predictor``, by default the scenario's own.
+        """
         if privileged:
             predicted = np.maximum(1.0, drawn.output_tokens)
         else:
-            predicted = self.predictor.predict(drawn.output_tokens, drawn.class_code, seed)
+            predictor = self.predictor if predictor is None else predictor
+            predicted = predictor.predict(drawn.output_tokens, drawn.class_code, seed)
         write_requests(requests, drawn, predicted, self._objectives)
 
 
+@checked()
 def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = None) -> Scenario:
     """Load a scenario by shipped name, YAML path or mapping.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +49,31 @@ class Snapshot:
     def __len__(self) -> int:
         """Return the number of environments."""
         return len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "seal": self._seal()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        values = {field.name: state.get(field.name) for field in fields(self)}
+        vars(self).update(values)
+        try:
+            sealed = state.get("seal") == self._seal()
+        except (TypeError, AttributeError, ValueError):
+            sealed = False
+        if not sealed:
+            raise BurstenvError("the saved state is damaged, or of another version; begin the episode anew")
+
+    def _seal(self) -> str:
+        """Return a digest of all arrays, so that changed bytes are found before compiled code uses them."""
+        digest = hashlib.sha256(f"{self.key} {len(self.rows)} {sorted(self.buffers)}".encode())
+        arrays = [*(self.buffers[name] for name in sorted(self.buffers)), *self.links]
+        for row in self.rows:
+            arrays += [value for value in vars(row).values() if isinstance(value, np.ndarray)]
+            digest.update(repr(row.layout).encode())
+        for array in arrays:
+            digest.update(f"{array.dtype.itemsize} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def of(cls, batch: EnvironmentBatch, places: Sequence[int] | None = None) -> Snapshot:

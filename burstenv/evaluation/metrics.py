@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.arguments import array, checked, number
 from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
+from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 from burstenv.workload.describe import rate_per_s
@@ -27,6 +29,7 @@ def groups() -> tuple[str, ...]:
     return (*CLASSES, *MODEL_GROUPS, *(f"prompt_{bucket}" for bucket in PROMPT_BUCKETS))
 
 
+@checked(prompt_tokens=array(kinds="iuf"))
 def prompt_bucket(prompt_tokens: NDArray[Any]) -> NDArray[np.intp]:
     """Return the index into ``PROMPT_BUCKETS`` of each prompt length, same shape."""
     return np.searchsorted(PROMPT_EDGES_TOKENS, prompt_tokens, side="left")
@@ -55,6 +58,7 @@ def latencies_s(records: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     return {"ttft_s": ttft_s, "tpot_s": (e2e_s - ttft_s)[several] / gaps[several], "e2e_s": e2e_s}
 
 
+@checked(records=array(REQUEST, dimensions=1), duration_s=number(least=0.0))
 def episode_metrics(
     records: NDArray[Any],
     duration_s: float,

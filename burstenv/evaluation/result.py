@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from burstenv.arguments import checked
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.result_rows import check_result
 from burstenv.files import write_atomic
@@ -74,35 +75,44 @@ class EvaluationResult:
 
     # -- look-ups ------------------------------------------------------------------------------------
 
+    @checked()
     def policy(self, name: str) -> Row:
         """Return the entry of ``policies`` of that name."""
         return _one(self.policies, name=name)
 
+    @checked()
     def summary_of(self, policy: str, load: float) -> Row:
         """Return the summary row of a policy at a load."""
         return _one(self.summary, policy=policy, load=load)
 
+    @checked()
     def distribution_of(self, policy: str, load: float) -> Row:
         """Return the latency quantiles of a policy at a load."""
         return _one(self.distributions, policy=policy, load=load)
 
+    @checked()
     def best_at(self, load: float) -> Row:
         """Return the best heuristic at a load."""
         return _one(self.best, load=load)
 
+    @checked()
     def difference(self, policy: str, load: float, against: str, metric: str = "attainment") -> Row:
         """Return the paired difference of a policy against ``"reference"`` or ``"best"`` at a load."""
         return _one(self.differences, policy=policy, load=load, against=against, metric=metric)
 
+    @checked()
     def group(self, policy: str, load: float, group: str) -> Row:
         """Return the comparison of a policy within a group of requests or episodes at a load."""
         return _one(self.groups, policy=policy, load=load, group=group)
 
+    @checked()
     def rank_of(self, policy: str, load: float) -> Row | None:
         """Return the rank of a policy at a load; None for one that sees true lengths."""
+        self.policy(policy)
         found = [row for row in self.ranks if row["policy"] == policy and row["load"] == load]
         return found[0] if found else None
 
+    @checked()
     def ranking(self, load: float) -> list[Row]:
         """Return the summary rows of a load, highest attainment first."""
         return sorted((r for r in self.summary if r["load"] == load), key=lambda r: -r["attainment"])
@@ -114,6 +124,7 @@ class EvaluationResult:
 
     # -- files -------------------------------------------------------------------------------------
 
+    @checked()
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the result as JSON; with ``path`` also write it there, and the manifest beside it, atomically."""
         values: dict[str, Any] = {"format": FORMAT, "version": FORMAT_VERSION}
@@ -126,6 +137,7 @@ class EvaluationResult:
         return text
 
     @classmethod
+    @checked()
     def from_json(cls, path: str | Path) -> EvaluationResult:
         """Read a result from a file of :meth:`to_json`; every number is exact.
 

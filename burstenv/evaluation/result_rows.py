@@ -18,6 +18,7 @@ Maybe = Number | None
 Load = Annotated[float, Field(gt=0.0, lt=1e3)]
 Share = Annotated[float, Field(ge=-1e-9, le=1.0 + 1e-9)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Positive = Annotated[int, Field(ge=1, le=2**53)]
 Counts = Annotated[list[Count], Field(min_length=1)]
 Verdict = Literal["higher", "lower", "undecided", "unknown"]
 
@@ -52,7 +53,7 @@ _Episode = _row(
     offered=Count, attained=Count,
 )  # fmt: skip
 _Summary = _row(
-    "Summary", policy=str, load=Load, episodes=Annotated[int, Field(ge=1)], blocks=Annotated[int, Field(ge=1)],
+    "Summary", policy=str, load=Load, episodes=Positive, blocks=Positive,
     offered=Annotated[int, Field(ge=1, le=2**53)],
     **dict.fromkeys(("attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES)), Count),
     **dict.fromkeys(("attainment", "token_weighted_attainment", "rejection_share"), Share),
@@ -69,7 +70,7 @@ _Summary = _row(
 _Best = _row("Best", load=Load, policy=str, candidates=Count, beforehand=bool)
 _Difference = _row(
     "Difference", policy=str, load=Load, against=Literal["reference", "best"], other=str, metric=str, mean=Number,
-    low=Maybe, high=Maybe, verdict=Verdict, blocks=Annotated[int, Field(ge=1)], p_adjusted=Maybe,
+    low=Maybe, high=Maybe, verdict=Verdict, blocks=Positive, p_adjusted=Maybe,
 )  # fmt: skip
 _Distribution = _make(
     "Distribution",
@@ -118,7 +119,7 @@ class _Timeline(_Strict):
     seed: Count
     episode: Literal["good", "bad"]
     attainment: Share
-    bin_s: Annotated[float, Field(gt=0.0)]
+    bin_s: Annotated[float, Field(ge=1e-9, le=1e9)]
     attained: Counts
     late: Counts
     lost: Counts
@@ -155,7 +156,7 @@ class _Held(_Strict):
 
 
 class _Coverage(_Strict):
-    requests: Annotated[int, Field(ge=1)]
+    requests: Positive
     span_s: Number
     max_total_tokens: Count
     block_s: Number
@@ -166,7 +167,7 @@ class _Provenance(_Strict):
     burstenv: str
     scenario: _Scenario
     trace: _Trace
-    capacity_per_s: Annotated[float, Field(gt=0.0)]
+    capacity_per_s: Annotated[float, Field(ge=1e-9, le=1e9)]
     capacity_split: str
     coverage: _Coverage | None = None
     trace_given: str | None = None

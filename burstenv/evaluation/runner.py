@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from burstenv._jit.cache import source_digest
+from burstenv.arguments import check_fields, checked, each, having, mapping, number, one_of, optional, whole
+from burstenv.arguments import name as filled
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.coverage import coverage
@@ -38,6 +40,13 @@ from burstenv.evaluation.tasks import Arena, Task
 from burstenv.evaluation.workers import run_tasks, run_tasks_on_ray
 from burstenv.policies import NetworkPolicy, Policy, loaded_files
 from burstenv.workload import SPLITS
+
+
+def _chosen(value: Any) -> str:
+    loads = isinstance(value, Mapping) and all(
+        isinstance(load, int | float) and isinstance(policy, str) for load, policy in value.items()
+    )
+    return "" if isinstance(value, str) or loads else "a policy's name, or a mapping of loads to names"
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,19 @@ class EvaluationPlan:
     capacity_split: str | None = None
     command: str | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            episodes=whole(1),
+            loads=each(number(above=0.0, most=1e3)),
+            policies=each(lambda value: "" if isinstance(value, str | Policy) else "a name or a policy"),
+            reference=optional(filled),
+            chosen=optional(_chosen),
+            tuning=each(mapping),
+            capacity_split=optional(one_of(*SPLITS)),
+        )
+        self.check()
+
     def check(self) -> None:
         """Raise a one-sentence error on a value out of range."""
         for split in (self.split, self.capacity_split or self.split):
@@ -89,6 +111,10 @@ class EvaluationPlan:
                 raise BurstenvError(f"load must be a share of capacity above 0, such as 1.5, got {load!r}")
 
 
+@checked(
+    agents=each(having("an agent with name, environment and act", "name", "environment", "act")),
+    workers=whole(1, 1_024),
+)
 def evaluate(
     plan: EvaluationPlan,
     agents: Sequence[Agent] = (),

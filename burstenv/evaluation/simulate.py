@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.arguments import checked, number, one_of, optional
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
 from burstenv.cluster.cluster import CLIENT_COUNTS
 from burstenv.config import load as load_config
@@ -56,6 +57,14 @@ class Simulation:
     added_modes: tuple[str, ...] = ()
 
 
+@checked(
+    oversize=optional(one_of("error", "drop", "reject")),
+    speed=number(above=0.0),
+    rate_per_s=optional(number(above=0.0)),
+    load=optional(number(above=0.0)),
+    utilisation=optional(number(above=0.0)),
+    duration_s=optional(number(above=0.0)),
+)
 def simulate(
     trace: Trace,
     cluster: str | ClusterConfig | None,
@@ -124,7 +133,7 @@ def simulate(
         trace, scene, seed, oversize=oversize, rate_per_s=rate, scaling=scaling or "superpose",
         duration_s=duration_s, speed=speed,
     )  # fmt: skip
-    unmatched = _unmatched_models(trace, scene)
+    unmatched, predictor = _unmatched_models(trace, scene), scene.predictor_on(trace)
     del trace  # the engine takes its columns
     sight = None
     if isinstance(played, NetworkPolicy):
@@ -135,7 +144,7 @@ def simulate(
     unlimited = longest if oversize in ("cut", "reject") else None
     engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], unlimited)
     requests = engine.room_for(0, len(drawn))  # filled in place: memory holds all of BurstGPT only once
-    scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None)
+    scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None, predictor)
     engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed))
     source = str(drawn.metadata["source"]).rsplit("/", 1)[-1]
     facts = {name: drawn.metadata[name] for name in ("dropped_oversize", "max_total_tokens", "first_arrival_s")}

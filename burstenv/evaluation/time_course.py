@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.arguments import array, checked, number
 from burstenv.engine.enums import ATTAINED, LATE
+from burstenv.engine.records import REQUEST
 from burstenv.evaluation.result import Row
 
 BINS = 100  # at most this many points
 
 
+@checked(records=array(REQUEST, dimensions=1), duration_s=number(least=0.0))
 def course(records: NDArray[Any], duration_s: float) -> Row:
     """Return an episode as counts over time.
 

@@ -31,6 +31,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from burstenv.arguments import checked
+from burstenv.arguments import name as name_rule
 from burstenv.errors import BurstenvError
 from burstenv.policies.python_policy import PythonPolicy
 from burstenv.policies.registry import register_policy, register_rule
@@ -41,6 +43,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 PYTHON_RULE = -1  # code of a rule that is not compiled
 
 
+@checked(name=name_rule)
 def admission_rule(
     name: str, parameters: dict[str, Any] | None = None, source: str = "", oracle: bool = False, floor: bool = False
 ) -> Callable[[Function], Function]:
@@ -63,6 +66,7 @@ def admission_rule(
     return _rule_of("admission", 2, name, parameters, source, oracle, floor)
 
 
+@checked(name=name_rule)
 def routing_rule(
     name: str, parameters: dict[str, Any] | None = None, source: str = "", oracle: bool = False, floor: bool = False
 ) -> Callable[[Function], Function]:
@@ -73,6 +77,7 @@ def routing_rule(
     return _rule_of("routing", 1, name, parameters, source, oracle, floor)
 
 
+@checked(name=name_rule)
 def policy(
     name: str,
     parameters: dict[str, Any] | None = None,

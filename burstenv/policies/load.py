@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from burstenv.arguments import checked
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.batching import BATCHING_MODES
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
@@ -24,6 +25,7 @@ _NAMED = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
 _loaded: dict[Path, str] = {}  # digest of each loaded file
 
 
+@checked()
 def load_policy(text: str) -> Policy:
     """Return the policy of a user's text.
 
@@ -100,6 +102,7 @@ def named_in_data(text: str) -> str:
     return text
 
 
+@checked()
 def load_policy_file(path: str | Path) -> list[str]:
     """Run a Python file that registers heuristics; return their names.
 
@@ -109,6 +112,8 @@ def load_policy_file(path: str | Path) -> list[str]:
         BurstenvError: If the file is missing, fails (with the line), or registers nothing.
     """
     file = Path(path).expanduser().resolve()
+    if file.suffix != ".py":
+        raise BurstenvError(f"{path}: a policy file is a Python file and ends in .py")
     try:
         source = file.read_bytes()
     except OSError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from burstenv.arguments import checked
+from burstenv.config import shortly
 from burstenv.errors import BurstenvError, unknown_name
 
 if TYPE_CHECKING:
@@ -105,7 +107,19 @@ class Trace:
     prefix_tokens: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
-        _fill(self, len(self.arrival_s), {"prefix_id": np.int32(-1), "prefix_tokens": np.int32(0)})
+        if not isinstance(self.arrival_s, np.ndarray) or self.arrival_s.dtype.kind != "f" or self.arrival_s.ndim != 1:
+            raise BurstenvError(
+                f"trace: arrival_s must be an array of numbers, (n,), got {shortly(self.arrival_s)}; "
+                "Trace.from_columns takes lists and checks their values"
+            )
+        rows = self.arrival_s.shape
+        _fill(self, rows[0], {"prefix_id": np.int32(-1), "prefix_tokens": np.int32(0)})
+        for name, values in self._columns().items():
+            if not isinstance(values, np.ndarray) or values.shape != rows or values.dtype.kind not in "iuf":
+                raise BurstenvError(
+                    f"trace: {name} must be an array of numbers, as many as arrivals, got {shortly(values)}; "
+                    "Trace.from_columns takes lists and checks their values"
+                )
 
     @classmethod
     def from_columns(
@@ -145,10 +159,13 @@ class Trace:
         Raises:
             BurstenvError: On the first column that is wrong; names the column and the 1-based row.
         """
-        arrival = np.asarray(arrival_s, dtype=np.float64)
+        arrival = _numbers("arrival_s", arrival_s).astype(np.float64, copy=False)
         if arrival.ndim != 1:
             raise BurstenvError(f"trace: column 'arrival_s' must have one dimension, got {arrival.ndim}")
         n = len(arrival)
+        for name, given in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
+            if given is None:
+                raise BurstenvError(f"trace: column {name!r} is needed")
         _check(np.isfinite(arrival) & (arrival >= 0), "arrival_s", arrival, "a finite time of at least 0 s")
         if (arrival[1:] < arrival[:-1]).any():
             _check(np.diff(arrival, prepend=-np.inf) >= 0, "arrival_s", arrival, "rows sorted by arrival")
@@ -156,7 +173,7 @@ class Trace:
         def column(name: str, values: ArrayLike | None, default: int, dtype: type, low: int, high: int) -> Any:
             if values is None:
                 return np.full(n, default, dtype=dtype)
-            raw = np.asarray(values)
+            raw = _numbers(name, values)
             if raw.shape != (n,):
                 raise BurstenvError(f"trace: column {name!r} has shape {raw.shape}, arrival_s has {n} rows")
             if n and not (raw.dtype.kind in "iu" and low <= raw.min() and raw.max() <= high):
@@ -171,7 +188,7 @@ class Trace:
         if elapsed_s is None:
             elapsed = np.full(n, np.nan, dtype=np.float32)
         else:
-            raw_elapsed = np.asarray(elapsed_s)
+            raw_elapsed = _numbers("elapsed_s", elapsed_s)
             if raw_elapsed.shape != (n,):
                 raise BurstenvError(f"trace: column 'elapsed_s' has shape {raw_elapsed.shape}, arrival_s has {n} rows")
             _check(~(raw_elapsed < 0), "elapsed_s", raw_elapsed, "a time of at least 0 s, or NaN")
@@ -223,6 +240,7 @@ class Trace:
         """Day of each request on the trace's clock, days since 0, shape ``(n,)``."""
         return np.floor_divide(self.arrival_s, DAY_S).astype(np.int64)
 
+    @checked()
     def between(self, start_s: float, end_s: float) -> Trace:
         """Return the requests and failures with ``start_s <= arrival < end_s``, times unchanged."""
         low, high = np.searchsorted(self.arrival_s, [start_s, end_s])
@@ -233,14 +251,15 @@ class Trace:
 
     def where(self, mask: NDArray[np.bool_]) -> Trace:
         """Return the requests where ``mask`` (shape ``(n,)``, bool) holds; failures stay as they are."""
-        chosen = np.asarray(mask)
+        chosen = np.asarray(mask) if isinstance(mask, np.ndarray | Sequence) else np.asarray(None)
         if chosen.dtype != np.bool_ or chosen.shape != (len(self),):
             raise BurstenvError(
-                f"trace: where() needs one boolean for each of {len(self)} requests, "
+                f"trace: where(mask): mask must be one boolean for each of {len(self)} requests, "
                 f"got {chosen.dtype} of shape {chosen.shape}"
             )
         return self._select(chosen, self.failures, "where(mask)")
 
+    @checked()
     def shift(self, offset_s: float) -> Trace:
         """Return the trace with ``offset_s`` added to every time; no time may fall below 0."""
         times = self.arrival_s + offset_s
@@ -268,6 +287,7 @@ class Trace:
         return frame
 
     @classmethod
+    @checked()
     def from_pandas(cls, frame: pandas.DataFrame) -> Trace:
         """Build a trace from a table with (some of) the columns that :meth:`to_pandas` returns.
 
@@ -330,6 +350,17 @@ def turns_of(session: NDArray[np.int32]) -> NDArray[np.int32]:
     lengths = np.diff(starts, append=len(rows))
     turn[rows] = np.arange(len(rows)) - np.repeat(starts, lengths)
     return turn
+
+
+def _numbers(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Return a column as an array, of numbers."""
+    try:
+        column = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        column = np.asarray(None)
+    if column.dtype.kind not in "iufb" and column.size:
+        raise BurstenvError(f"trace: column {name!r} must be numbers, got {shortly(values)}")
+    return column
 
 
 def _check(good: NDArray[np.bool_], name: str, values: NDArray[Any], need: str) -> None:

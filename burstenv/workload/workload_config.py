@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from burstenv.arguments import checked
 from burstenv.config import Config, load, shipped
 from burstenv.errors import BurstenvError
 from burstenv.workload.cache import load_cached, save_cached
@@ -98,6 +99,7 @@ class WorkloadConfig(Config):
         return self
 
 
+@checked()
 def load_workload(name: str | Path | Mapping[str, Any] = DEFAULT) -> WorkloadConfig:
     """Load a workload by shipped name, path to a YAML file, or mapping."""
     return load(WorkloadConfig, FOLDER, name)
@@ -131,6 +133,7 @@ def trace_named(name: str | Path | Mapping[str, Any] | WorkloadConfig) -> Trace:
     return load_trace(workload_named(name))
 
 
+@checked()
 def load_trace(config: WorkloadConfig) -> Trace:
     """Return the trace of a workload.
 

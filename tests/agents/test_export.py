@@ -64,7 +64,7 @@ def report(run, exported, tmp_path_factory):
         "--policy",
         "always/jsq/vllm",
     ]
-    arguments += ["--policy", f"agent:{exported}", "--load", "1.0", "--load", "2.0", "--episodes", "4"]
+    arguments += ["--policy", f"agent:{exported}", "--load", "1.0", "--load", "2.0", "--episodes", "8"]
     assert main([*arguments, "--workers", "1", "--tuned", "none", "--out", str(out)]) == 0
     return out
 
@@ -118,7 +118,7 @@ def test_the_table_of_results_has_a_line_for_each_agent(report, capsys):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         row = result.difference(agent["name"], result.headline_load, "best")
         assert cells[4] == f"{100 * result.summary_of(agent['name'], result.headline_load)['attainment']:.1f} %"
-        assert cells[7].startswith(f"{100 * row['mean']:+.1f} [")
+        assert cells[7] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[end] for end in ("mean", "low", "high")))
         assert cells[8] == f"{int(row['mean'] > 0)} of 1"
         worst, _, points = cells[10].partition(": ")
         group = result.group(agent["name"], result.headline_load, f"prompt_{worst.replace(' ', '_')}")

@@ -159,7 +159,7 @@ def test_each_load_has_its_teacher(scenario, recipe):
     venv = training_environments(config, [scenario], 0)
     venv.load_range = load_range_at(config, 0.0)
     venv.reset()
-    teacher = Teacher(venv, {0.5: "always/jsq/edf-512", 2.0: "queue-cap(limit=0)/jsq/edf-512"})
+    teacher = Teacher(venv, {0.5: "always/jsq/edf-512", 2.0: "never/jsq/edf-512"})
     targets, actions = teacher.ask()
     high = np.array([episode["load"] > 1.25 for episode in venv.batch.episodes])
     assert 0 < high.sum() < 8
@@ -206,7 +206,7 @@ def test_running_scale_brings_returns_to_order_one():
         ),
         (
             {"algorithm": "sac", "network": "mlp", "warm_start": {"policy": "a/b/c"}},
-            "algorithm sac knows no warm_start",
+            "algorithm sac has no warm_start",
         ),
     ],
 )

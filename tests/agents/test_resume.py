@@ -34,6 +34,8 @@ RECIPES = {
     },
     "maskable-ppo": {"algorithm": {"name": "maskable-ppo", **ON_POLICY}},
     "recurrent-ppo": {"algorithm": {"name": "recurrent-ppo", **ON_POLICY, "lstm_size": 4}},
+    "a2c": {"algorithm": {"name": "a2c", "n_steps": 16}},
+    "qr-dqn": {"algorithm": {"name": "qr-dqn", **OFF_POLICY, "target_update_every": 128, "quantiles": 5}},
     "dqn": {"algorithm": {"name": "dqn", **OFF_POLICY, "target_update_every": 128}},
     "td3": {"algorithm": {"name": "td3", **OFF_POLICY}, "total_steps": 640, "checkpoint_every_steps": 128},
     "sac": {"algorithm": {"name": "sac", **OFF_POLICY}, "total_steps": 640, "checkpoint_every_steps": 128},

@@ -23,7 +23,7 @@ def _hit_at(
 
 def conversations(rng: np.random.Generator, n: int, gap_s: float) -> np.ndarray:
     """Turns of a few sessions, each prompt the whole conversation so far and a little more."""
-    requests = request_array(np.arange(n) * gap_s, np.zeros(n), rng.integers(1, 40, n))
+    requests = request_array(np.arange(n) * gap_s, np.ones(n), rng.integers(1, 40, n))
     requests["session"] = rng.integers(-1, 4, n)
     known: dict[int, int] = {}
     for request in requests:

@@ -191,7 +191,7 @@ def test_threads_change_nothing(scenario):
 
 
 WRONG = {
-    "interval": ({"interval_s": 0.0}, "interval_s must be a number of seconds of at least 0.001"),
+    "interval": ({"interval_s": 0.0}, "interval_s must be a number of seconds from 0.001 to 1e6"),
     "rate": ({"max_admission": "much"}, "max_admission must be a number above 0"),
     "decide": ({"decide": ["rooting"]}, "did you mean routing"),
     "action": ({"action": "flat"}, "unknown argument 'action'"),

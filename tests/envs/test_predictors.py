@@ -7,8 +7,9 @@ import copy
 import numpy as np
 import pytest
 
+from burstenv import EnvironmentBatch, Scenario, Trace, load_scenario, read_trace, simulate, write_plain
 from burstenv.envs.predictors import LengthPredictor, PredictorConfig
-from burstenv.envs.scenario import load_scenario
+from burstenv.envs.reset_options import reset_with
 from burstenv.errors import BurstenvError
 
 OUTPUT = np.random.default_rng(0).geometric(1 / 400, 20_000)
@@ -69,3 +70,23 @@ def test_edges_must_ascend(small_scenario):
     values = {**small_scenario, "predictor": {"kind": "bucket", "edges_tokens": [300, 100]}}
     with pytest.raises(BurstenvError, match="ascend"):
         load_scenario(values)
+
+
+@pytest.mark.parametrize("kind", ["exact", "lognormal", "bucket", "class-mean"])
+@pytest.mark.parametrize("days", [1e-3, 5])
+def test_a_trace_is_predicted_alike_wherever_it_is_played(kind, days, small_scenario, tmp_path):
+    """A replay, the reset option and the scenario on the trace: a predictor learns from the trace's training split."""
+    random, n = np.random.default_rng(0), 600
+    arrival_s = np.sort(random.uniform(0.0, 86_400.0 * days, n))
+    output = random.integers(1, 400, n) + (500.0 * np.arange(n) / n).astype(int)  # lengths drift
+    write_plain(Trace.from_columns(arrival_s, random.integers(1, 900, n), output), tmp_path / "t.csv")
+    trace = read_trace(tmp_path / "t.csv")
+    scenario = load_scenario({**small_scenario, "predictor": {"kind": kind}})
+    played = simulate(trace, None, "always/jsq/vllm", scenario, seed=3).records["predicted_tokens"]
+    batch = EnvironmentBatch(1, scenario=scenario)
+    reset_with(batch, 0, random, {"trace": str(tmp_path / "t.csv"), "seed": 3})
+    assert (batch.cluster.records(0)["predicted_tokens"] == played).all()
+    if days > 1:  # long enough to be a scenario's own
+        own = Scenario(scenario.config, trace, measure=False).predictor
+        assert (own.predict(trace.output_tokens, trace.log_type, 3).astype(played.dtype) == played).all()
+        assert np.ptp(played) > 0 or kind == "class-mean"

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 
@@ -107,3 +108,25 @@ def test_another_scenario_or_action_space_is_an_error_in_one_sentence(scenarios)
         vector.restore_state(saved)
     with pytest.raises(BurstenvError, match="env must be from 0 to 1"):
         vector.clone_state(env=2)
+
+
+def test_a_pickled_snapshot_with_any_byte_changed_is_refused(small_scenario):
+    """Compiled code follows the ids and offsets that a snapshot holds, so it must be the one that was taken."""
+    batch = EnvironmentBatch(2, scenario=load_scenario(small_scenario))
+    random = np.random.default_rng(0)
+    for i in range(2):
+        batch.reset(i, random, {"load": 1.0})
+    snapshot = batch.clone_state()
+    assert batch.restore_state(pickle.loads(pickle.dumps(snapshot))) is None
+    arrays = [
+        snapshot.buffers["masks"],
+        *(value for row in snapshot.rows for value in vars(row).values() if isinstance(value, np.ndarray)),
+    ]
+    for array in arrays:
+        place, whole = array.view(np.uint8).reshape(-1), pickle.dumps(snapshot)
+        at = whole.find(place.tobytes())
+        assert at > 0
+        changed = bytearray(whole)
+        changed[at + int(random.integers(place.size))] ^= 1 << int(random.integers(8))
+        with pytest.raises(BurstenvError, match="damaged"):
+            pickle.loads(bytes(changed))

@@ -143,7 +143,7 @@ def test_a_failing_worker_says_what_failed(scenario):
         def act(self, observations, masks):
             return np.zeros(3)
 
-    with pytest.raises(BurstenvError, match="agent 'fixed' returned float64 actions"):
+    with pytest.raises(BurstenvError, match="agent 'fixed': its action must be whole numbers"):
         evaluate(plan, agents=[Wrong()], progress=False, workers=2)
 
 

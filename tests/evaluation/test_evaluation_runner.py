@@ -153,15 +153,14 @@ class Wrong(FixedReplica):
         ([FixedReplica("a/b")], {}, "must not be empty or hold any of"),
         ([FixedReplica(split="train")], {}, "unknown environment argument of agent 'fixed' 'split'"),
         ([FixedReplica(batching="fast")], {}, "unknown batching mode of this scenario 'fast'"),
-        ([object()], {}, "object is no agent"),
-        ([], {"episodes": 0}, "at least 1 episode"),
-        ([], {"loads": [-1.0]}, "load must be a share of capacity above 0"),
+        ([object()], {}, "agents must be a list, each an agent with name"),
+        ([], {"episodes": 0}, "episodes must be a whole number of at least 1"),
+        ([], {"loads": [-1.0]}, "loads must be a list, each a finite number above 0"),
         ([], {"split": "tset"}, "unknown split 'tset'; did you mean test"),
         ([], {"policies": ["always/jsq"]}, "needs three parts"),
     ],
 )
 def test_mistakes_get_one_sentence(scenario, agents, changes, message):
-    plan = replace(EvaluationPlan(scenario=scenario, episodes=1), **changes)
     with pytest.raises(BurstenvError, match=message) as caught:
-        evaluate(plan, agents=agents, progress=False)
+        evaluate(EvaluationPlan(**{"scenario": scenario, "episodes": 1, **changes}), agents=agents, progress=False)
     assert "\n" not in str(caught.value)

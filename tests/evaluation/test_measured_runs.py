@@ -173,9 +173,14 @@ def spoil(folder: Path, name: str, text: str, line: int | None = None) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "line", "words"),
     [
-        ("meta.json", "{", None, ["meta.json: not valid JSON"]),
+        ("meta.json", "{", None, ["meta.json: line 1: not valid JSON"]),
         ("meta.json", "[]", None, ["meta.json: expected a JSON object"]),
-        ("meta.json", '{"engine_kwargs": {"max_num_seqs": "many"}}', None, ["meta.json", "configuration is wrong"]),
+        (
+            "meta.json",
+            '{"engine_kwargs": {"max_num_seqs": "many"}}',
+            None,
+            ["meta.json", "max_num_seqs must be"],
+        ),
         ("requests.jsonl", "", None, ["requests.jsonl: no requests"]),
         ("requests.jsonl", "nonsense", 3, ["requests.jsonl: line 3"]),
         ("requests.jsonl", '{"input_toks": 5}', 4, ["line 4", "output_toks"]),
@@ -191,7 +196,7 @@ def spoil(folder: Path, name: str, text: str, line: int | None = None) -> None:
             '{"input_toks": 5, "output_toks": 5, "arrival_time": 1, "queued_ts": 1, "first_token_ts": NaN, '
             '"last_token_ts": 4}',
             2,
-            ["line 2", "finite"],
+            ["line 2", "NaN is no number"],
         ),
     ],
 )

@@ -6,7 +6,6 @@ import math
 import random
 
 import pytest
-from pydantic import ValidationError
 
 from burstenv.cluster import HingeLatency
 from burstenv.config import load, parse, shipped
@@ -125,5 +124,5 @@ def test_impossible_coefficients_are_refused(key, bad):
 
 
 def test_linear_refuses_negative_coefficients():
-    with pytest.raises(ValidationError, match="h4_ms_per_context_token"):
+    with pytest.raises(BurstenvError, match="h4_ms_per_context_token"):
         HingeLatency.linear(1e-2, 1e-5, 1e-9, 1e-5, -1e-9)

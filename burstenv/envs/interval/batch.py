@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from burstenv.envs.arguments import check_arguments, check_flat, places_checked
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.interval.step import (
     ALL,
@@ -31,6 +32,7 @@ def _each(values: np.ndarray) -> str:
     return " ".join(f"{value:.0f}" for value in values)
 
 
+@places_checked
 class IntervalBatch(EnvironmentBatch):
     """``N`` environments whose agents set rates, weights and budgets every interval.
 
@@ -45,6 +47,7 @@ class IntervalBatch(EnvironmentBatch):
     """
 
     def __init__(self, num_envs: int, interval_s: float = 1.0, max_admission: float = 3.0, **shared: Any):
+        check_arguments({"interval_s": interval_s, "max_admission": max_admission})
         super().__init__(num_envs, **shared)
         replicas = len(self.scenario.specs)
         self.interval_s = float(interval_s)
@@ -96,6 +99,7 @@ class IntervalBatch(EnvironmentBatch):
 
     def shaped(self, flat: np.ndarray) -> Any:
         """Return flat observations, (..., O), in the configured form (a fresh copy)."""
+        check_flat(flat, self.observation_size)
         if self.observation_form == "flat":
             return flat.copy()
         size = self.observation_layout.size

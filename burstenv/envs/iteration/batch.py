@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from burstenv.envs.arguments import check_arguments, check_flat, places_checked
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.iteration.step import (
     ALL,
@@ -41,6 +42,7 @@ class ChoiceLayout:
         return gym.spaces.Discrete(self.slots + 1)
 
 
+@places_checked
 class IterationBatch(EnvironmentBatch):
     """``N`` engines; the agent of each chooses the waiting requests that join the next iteration.
 
@@ -58,6 +60,7 @@ class IterationBatch(EnvironmentBatch):
     layout: Any
 
     def __init__(self, num_envs: int, slots: int = 8, batching: str | None = None, **shared: Any):
+        check_arguments({"slots": slots})
         shared.setdefault("scenario", "one-replica")
         super().__init__(num_envs, decide=("admission",), routing="round-robin", batching=batching, **shared)
         self._mode = int(self.settings["mode"][0])
@@ -110,6 +113,7 @@ class IterationBatch(EnvironmentBatch):
 
     def shaped(self, flat: np.ndarray) -> Any:
         """Return flat observations, (..., O), in the configured form (a fresh copy)."""
+        check_flat(flat, self.observation_size)
         if self.observation_form == "flat":
             return flat.copy()
         room = self.observation_layout.size

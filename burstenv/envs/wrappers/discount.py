@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode
 
+from burstenv.arguments import checked
 from burstenv.errors import BurstenvError
 
 
@@ -46,6 +47,7 @@ class SemiMDPDiscount(gym.Wrapper, RecordConstructorArgs):
         BurstenvError: If g is out of range.
     """
 
+    @checked()
     def __init__(self, env: gym.Env, gamma_per_s: float, from_start: bool = False):
         RecordConstructorArgs.__init__(self, gamma_per_s=gamma_per_s, from_start=from_start)
         gym.Wrapper.__init__(self, env)
@@ -76,6 +78,7 @@ class SemiMDPDiscountVector(gym.vector.VectorWrapper):
         from_start: Discount rewards back to the start of their episode.
     """
 
+    @checked()
     def __init__(self, env: gym.vector.VectorEnv, gamma_per_s: float, from_start: bool = False):
         super().__init__(env)
         self.gamma_per_s = _check(gamma_per_s)

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import batch_space
 
+from burstenv.arguments import checked
 from burstenv.envs.given_actions import whole_numbers
 from burstenv.errors import BurstenvError
 
@@ -70,6 +71,7 @@ class FlatAction(gym.ActionWrapper, RecordConstructorArgs):
         BurstenvError: If the action is one number already.
     """
 
+    @checked()
     def __init__(self, env: gym.Env):
         RecordConstructorArgs.__init__(self)
         gym.ActionWrapper.__init__(self, env)
@@ -107,6 +109,7 @@ class FlatActionVector(gym.vector.VectorWrapper):
         env: The vector environment.
     """
 
+    @checked()
     def __init__(self, env: gym.vector.VectorEnv):
         super().__init__(env)
         self.code = _code(env.single_action_space, "FlatActionVector")

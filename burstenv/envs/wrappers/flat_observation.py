@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import batch_space
 
+from burstenv.arguments import checked
 from burstenv.errors import BurstenvError
 
 ORDER = ("cluster", "request", "replicas")  # as in burstenv/envs/observation/encoder.py
@@ -42,6 +43,7 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         BurstenvError: If the observation is one vector already.
     """
 
+    @checked()
     def __init__(self, env: gym.Env):
         RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
@@ -60,6 +62,7 @@ class FlatObservationVector(gym.vector.VectorWrapper):
         env: The vector environment.
     """
 
+    @checked()
     def __init__(self, env: gym.vector.VectorEnv):
         super().__init__(env)
         self._keys = _keys(env.single_observation_space, "FlatObservationVector")

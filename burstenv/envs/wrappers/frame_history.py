@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from burstenv.arguments import checked, whole
 from burstenv.errors import BurstenvError
 
 
@@ -23,6 +24,7 @@ class FrameHistoryVector(gym.vector.VectorWrapper):
         length: Number of observations, at least 1.
     """
 
+    @checked(length=whole(1, 10_000))
     def __init__(self, env: gym.vector.VectorEnv, length: int):
         super().__init__(env)
         space = env.single_observation_space

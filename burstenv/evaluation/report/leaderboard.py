@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.errors import BurstenvError
+from burstenv.arguments import an, checked, each
+from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.report.tables import Cell, Line, Table
 from burstenv.evaluation.report.text import ABSENT, percent, percent_interval, points
 from burstenv.evaluation.result import EvaluationResult, Row
@@ -69,7 +70,10 @@ def leaderboard(
             raise BurstenvError(f"two results are of {name}: {origin_of[name]} and {origin}; give one of them")
         origin_of[name] = origin
         by_board[name] = result
-    base = defaults or DEFAULTS[0]
+    took_part = {policy["name"] for result in results for policy in result.policies}
+    if defaults is not None and defaults not in took_part:
+        raise unknown_name("policy for defaults", defaults, took_part)
+    base = DEFAULTS[0] if defaults is None else defaults
     boards = [_board(name, result, base) for name, result in by_board.items()]
     entries: dict[str, Row] = {}
     for board, result in by_board.items():
@@ -244,6 +248,7 @@ def verdict(board: Leaderboard) -> str:
     return text.strip()
 
 
+@checked(results=each(an("EvaluationResult"), 1))
 def write_leaderboard(
     results: Sequence[EvaluationResult],
     path: str | Path,

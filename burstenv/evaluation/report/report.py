@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from burstenv.arguments import checked, listed, optional
 from burstenv.evaluation.report.learning_curve import learning_curve
 from burstenv.evaluation.report.tables import Table, tables
 from burstenv.evaluation.report.text import headline, headline_agent, notes, on_trace, percent, points, unused
@@ -17,6 +18,7 @@ from burstenv.files import write_atomic
 from burstenv.pages.page import render
 
 
+@checked(training=optional(listed))
 def write_report(
     result: EvaluationResult, folder: str | Path, training: Sequence[Row] | None = None
 ) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from burstenv.arguments import checked
 from burstenv.evaluation.coverage import coverage_sentences
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.sign_flips import least_blocks
@@ -108,6 +109,7 @@ def on_trace(result: EvaluationResult) -> str:
     return f" on trace {given}" if given else ""
 
 
+@checked()
 def headline(result: EvaluationResult) -> str:
     """Return the result of the evaluation, in one or two sentences; policy names are in backquotes."""
     load = result.headline_load
@@ -304,6 +306,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+@checked()
 def summary_lines(result: EvaluationResult) -> list[str]:
     """Return the evaluation for a terminal: the headline, then a ranking for each load."""
     tuned = bool(result.tuning) and result.best_at(result.headline_load)["beforehand"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.arguments import checked
 from burstenv.evaluation.timeline.series import MAX_SEPARATE_REPLICAS, Timeline
 from burstenv.files import write_atomic
 from burstenv.pages.page import render
@@ -16,13 +17,14 @@ from burstenv.pages.page import render
 PACKAGE = "burstenv.evaluation.timeline"
 
 
-def write_timeline(timeline: Timeline, path: Path) -> None:
+@checked()
+def write_timeline(timeline: Timeline, path: str | Path) -> None:
     """Write the page, atomically.
 
     Raises:
         BurstenvError: If the file cannot be written.
     """
-    write_atomic(path, timeline_page(timeline))
+    write_atomic(Path(path), timeline_page(timeline))
 
 
 def timeline_page(timeline: Timeline) -> str:

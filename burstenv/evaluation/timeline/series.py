@@ -16,9 +16,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from burstenv.arguments import array, checked
 from burstenv.cluster import ClusterState
 from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
 from burstenv.engine.enums import ATTAINED, FAILED, LENGTH_CAPPED, REJECTED, UNSENT
+from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.timeline.requests import answered, bars, course, drain
 from burstenv.workload import CLASSES
@@ -36,6 +38,7 @@ class TimelineRecorder:
         i: Index of the cluster in the batch.
     """
 
+    @checked()
     def __init__(self, names: list[str], i: int = 0):
         self.names = names
         self.i = i
@@ -44,10 +47,12 @@ class TimelineRecorder:
         self._block_size = 1
 
     @staticmethod
+    @checked()
     def every(num_requests: int) -> int:
         """Return the number of decisions until the next reading; it limits the number of readings."""
         return max(1, -(-num_requests // MAX_SAMPLES))
 
+    @checked()
     def note(self, state: ClusterState) -> None:
         """Read the state at a decision epoch, or at the end."""
         replicas = state.replicas[self.i]
@@ -65,6 +70,7 @@ class TimelineRecorder:
             )
         )
 
+    @checked(records=array(REQUEST, dimensions=1))
     def finish(self, records: np.ndarray, title: str, facts: dict[str, Any]) -> Timeline:
         """Return the timeline of the finished episode.
 
@@ -78,6 +84,8 @@ class TimelineRecorder:
         """
         if (records["status"] == UNSENT).any():
             records = records[records["status"] != UNSENT]
+        if not self._rows:
+            raise BurstenvError("a timeline needs the state to be read at least once; call note first")
         if len(records) == 0:
             raise BurstenvError("an episode without requests has no timeline")
         time_s = np.array([row[0] for row in self._rows])
@@ -192,6 +200,7 @@ def _idle(records: np.ndarray, replica: int) -> np.ndarray:
     return gaps[gaps[:, 1] - gaps[:, 0] > 1e-3 * (end_s - start_s)]
 
 
+@checked()
 def play(env: gym.Env, act: Callable[[Any, dict[str, Any]], Any], seed: int | None = None) -> Timeline:
     """Play one episode of an environment and return its timeline.
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from burstenv import __version__
 from burstenv._jit.cache import source_digest
+from burstenv.arguments import check_fields, checked, each, number, one_of, whole
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.episode_lists import changed_seeds
@@ -29,6 +30,7 @@ from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy
 from burstenv.evaluation.workers import run_tasks
 from burstenv.policies import load_policy
 from burstenv.policies.baselines import DEFAULT_LADDER, STRONG
+from burstenv.workload import SPLITS
 
 _SEED_STRIDE = 1_000_003  # separates the seeds of different searches
 
@@ -55,6 +57,17 @@ class TuningPlan:
     metric: str = "attainment"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            trials=whole(1),
+            episodes=whole(1),
+            loads=each(number(above=0.0, most=1e3)),
+            split=one_of(*SPLITS),
+            metric=one_of("attainment", "token_weighted_attainment"),
+        )
+        self.check()
+
     def check(self) -> None:
         """Raise a one-sentence error on a value out of range."""
         if self.split == "test":
@@ -63,6 +76,7 @@ class TuningPlan:
             raise BurstenvError(f"tuning needs at least 1 trial and 1 episode, got {self.trials} and {self.episodes}")
 
 
+@checked(workers=whole(1, 1_024))
 def tune(
     scenario: Scenario,
     plan: TuningPlan,
@@ -141,24 +155,24 @@ def _search(
     ):
         study.enqueue_trial(guess)
     best: tuple[float, str] | None = None
-    for number in range(plan.trials):
+    for trial_number in range(plan.trials):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the multivariate form is marked experimental
             study.sampler = optuna.samplers.TPESampler(
-                seed=(plan.seed * _SEED_STRIDE + number) % 2**32,
+                seed=(plan.seed * _SEED_STRIDE + trial_number) % 2**32,
                 n_startup_trials=max(10, plan.trials // 5),
                 multivariate=True,
                 group=True,
             )
             trial = study.ask()
             name = space.suggest(trial)
-        done = None if journal is None else journal.units.get((name, load, number))
+        done = None if journal is None else journal.units.get((name, load, trial_number))
         if done is not None:
             known[name] = float(done["value"])
         elif name not in known:
             known[name] = scorer.score(load_policy(name)).value(plan.metric)
         if journal is not None and done is None:
-            journal.append([{"policy": name, "load": load, "seed": number, "value": known[name]}])
+            journal.append([{"policy": name, "load": load, "seed": trial_number, "value": known[name]}])
         study.tell(trial, known[name])
         if best is None or known[name] > best[0]:
             best = (known[name], name)

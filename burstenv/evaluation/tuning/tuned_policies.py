@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field
 
+from burstenv.arguments import checked
 from burstenv.config import Config, load, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError
@@ -77,6 +78,7 @@ class TunedPolicies(Config):
         write_atomic(Path(path), self.to_yaml())
 
 
+@checked()
 def load_tuned(name: str | Path, scenario: str) -> TunedPolicies:
     """Read a tuned policies' file, or the shipped one of a scenario.
 

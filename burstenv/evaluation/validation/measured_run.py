@@ -12,7 +12,6 @@ and a measurement from ``queued_ts`` would hide it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.config import shortly
 from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.server import (
@@ -34,10 +34,13 @@ from burstenv.evaluation.validation.server import (
     resolve_server,
     version_of,
 )
+from burstenv.plain_data import parse_json, read_json
 
 METRICS = ("TTFT", "TPOT", "E2E")
 STATISTICS = ("mean", "p50", "p90", "p99")
 REQUEST_KEYS = ("input_toks", "output_toks", "arrival_time", "queued_ts", "first_token_ts", "last_token_ts")
+MOST_TOKENS = 2**24  # of a request, a batch or a length
+MOST_S = 1e12  # of a clock
 DEFAULT_MODEL_LEN = 131_072  # [tokens] if a run does not record it; no request comes near it
 DEFAULT_BATCHED_TOKENS = 2048  # if a run does not record it: vLLM's for most GPUs
 
@@ -162,14 +165,16 @@ def read_run(folder: Path, options: ServerOptions | None = None) -> MeasuredRun:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BurstenvError(f"{path}: no such file; a measured run needs meta.json and requests.jsonl") from None
-    except (OSError, ValueError) as error:
-        raise BurstenvError(f"{path}: not valid JSON ({error})") from None
+    if not path.exists():
+        raise BurstenvError(f"{path}: no such file; a measured run needs meta.json and requests.jsonl")
+    meta = read_json(path)
     if not isinstance(meta, dict) or not isinstance(meta.get("engine_kwargs", {}), dict):
         raise BurstenvError(f"{path}: expected a JSON object with the engine's configuration under engine_kwargs")
+    resolved = meta.get("resolved_config") or {}
+    parts = {**meta, **(resolved if isinstance(resolved, dict) else {})}
+    for key in ("resolved_config", "kv_cache", "hardware", "scheduler_config", "cache_config", "model_config"):
+        if not isinstance(parts.get(key) or {}, dict):
+            raise BurstenvError(f"{path}: {key} must be a JSON object, got {shortly(parts[key])}")
     return meta
 
 
@@ -184,26 +189,36 @@ def _read_requests(path: Path) -> dict[str, np.ndarray]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            request = json.loads(line)
-            row = [float(request[key]) for key in REQUEST_KEYS]
-        except (KeyError, TypeError, ValueError) as error:
+        request = parse_json(line, f"{path}: line {number}")
+        values: list[Any] = [request.get(key) for key in REQUEST_KEYS] if isinstance(request, dict) else [None]
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             keys = ", ".join(REQUEST_KEYS)
-            raise BurstenvError(f"{path}: line {number}: expected an object with {keys} ({error!r})") from None
-        prompt, output, _, queued, first, last = row
-        if not np.isfinite(row).all() or prompt < 1 or output < 1 or not queued <= first <= last:
+            raise BurstenvError(f"{path}: line {number}: expected an object with numbers for {keys}")
+        prompt, output, _, queued, first, last = values
+        counted = all(1 <= tokens <= MOST_TOKENS and tokens == int(tokens) for tokens in (prompt, output))
+        if not (counted and all(abs(value) <= MOST_S for value in values) and queued <= first <= last):
             raise BurstenvError(
-                f"{path}: line {number}: expected finite times in the order queued, first token, last token and at "
-                f"least one token in and out"
+                f"{path}: line {number}: expected finite times in the order queued, first token, last token and whole "
+                f"numbers of 1 to {MOST_TOKENS:,} tokens in and out"
             )
+        row = [float(value) for value in values]
         table.append(row)
     if not table:
         raise BurstenvError(f"{path}: no requests; there is nothing to replay")
     return dict(zip(REQUEST_KEYS, np.array(table).T, strict=True))
 
 
+def _whole(name: str, value: Any, least: int, most: int = MOST_TOKENS) -> int:
+    """Return a value of the engine's configuration, a whole number in a range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BurstenvError(
+            f"meta.json: {name} must be a whole number from {least:,} to {most:,}, got {shortly(value)}"
+        )
+    return value
+
+
 def _degree(meta: Mapping[str, Any]) -> int:
-    return int(meta.get("engine_kwargs", {}).get("tensor_parallel_size") or 1)
+    return _whole("tensor_parallel_size", meta.get("engine_kwargs", {}).get("tensor_parallel_size") or 1, 1, 1_024)
 
 
 def _asynchronous(meta: Mapping[str, Any], options: ServerOptions) -> bool:
@@ -234,16 +249,21 @@ def _limits(
         return next((place[key] for place in places if place.get(key) is not None), None)
 
     try:
-        block_size = int(pick("block_size", measured, cache, given) or 16)
+        block_size = _whole("block_size", pick("block_size", measured, cache, given) or 16, 1, 65_536)
         blocks = pick("num_gpu_blocks", measured, cache)
         max_model_len = pick("max_model_len", resolved.get("model_config") or {}, given)
-        max_num_seqs = int(pick("max_num_seqs", scheduler, given) or 256)
-        budget = int(pick("max_num_batched_tokens", scheduler, given) or DEFAULT_BATCHED_TOKENS)
+        max_num_seqs = _whole("max_num_seqs", pick("max_num_seqs", scheduler, given) or 256, 1)
+        budget = pick("max_num_batched_tokens", scheduler, given) or DEFAULT_BATCHED_TOKENS
+        budget = _whole("max_num_batched_tokens", budget, 1)
+        longest = _whole("max_model_len", max_model_len or DEFAULT_MODEL_LEN, 1)
+        threshold = pick("long_prefill_token_threshold", scheduler, given) or 0
         profiled = profiled_meta(folder).get("engine_effective") or {}
         share = pick("gpu_memory_utilization", cache, measured, given, profiled)
+        if share is not None and not (isinstance(share, int | float) and 0.0 < share <= 1.0):
+            raise ValueError(f"gpu_memory_utilization must be above 0 and at most 1, got {shortly(share)}")
         version = version_of(meta.get("vllm_version"))
         usable = cache_blocks(
-            options, server, None if blocks is None else int(blocks), block_size,
+            options, server, None if blocks is None else _whole("num_gpu_blocks", blocks, 2), block_size,
             None if share is None else float(share), version, budget, max_num_seqs, notes,
         )  # fmt: skip
         reserve_full_prompt = pick("scheduler_reserve_full_isl", scheduler)
@@ -253,14 +273,16 @@ def _limits(
         return EngineLimits(
             num_blocks=usable,
             block_size=block_size,
-            max_model_len=min(int(max_model_len or DEFAULT_MODEL_LEN), usable * block_size),
+            max_model_len=min(longest, usable * block_size),
             max_num_batched_tokens=budget,
             max_num_seqs=max_num_seqs,
             reserve_full_prompt=True if reserve_full_prompt is None else bool(reserve_full_prompt),
-            long_prefill_token_threshold=int(pick("long_prefill_token_threshold", scheduler, given) or 0),
+            long_prefill_token_threshold=_whole("long_prefill_token_threshold", threshold, 0),
             prefix_caching=True if caching is None else bool(caching),
             asynchronous=asynchronous,
         )
+    except BurstenvError:
+        raise
     except (TypeError, ValueError, AttributeError) as error:
         raise BurstenvError(
             f"{folder / 'meta.json'}: a value of the engine's configuration is wrong ({error})"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from burstenv.arguments import checked
 from burstenv.config import parse, read_yaml, shipped
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.hardware.latency.hinge import HingeLatency
@@ -37,6 +38,7 @@ def parse_latency(values: Mapping[str, Any], where: str) -> HingeLatency | Table
     return parse(FORMS[form], values, where)
 
 
+@checked()
 def load_latency(name: str | Path | Mapping[str, Any]) -> HingeLatency | TablesLatency:
     """Load a latency entry by shipped name, by path to a YAML file, or from a mapping.
 

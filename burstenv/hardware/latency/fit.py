@@ -90,6 +90,11 @@ def fit_profile(
     if path.is_file():
         if form == "tables":
             raise BurstenvError(f"{path}: iterations can be fitted with the hinge form only; use --form hinge")
+        given = [
+            name for name, value in (("tensor_parallel", tensor_parallel), ("layers", layers)) if value is not None
+        ]
+        if given:
+            raise BurstenvError(f"{path}: {given[0]} has no effect on measured iterations; it is of a kernel profile")
         return fit_iterations(path)
     profile = read_profile(path, tensor_parallel, layers)
     notes = list(profile.notes)

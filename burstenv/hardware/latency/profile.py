@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.config import read_yaml
+from burstenv.config import LEAST, MOST, read_yaml, shortly
 from burstenv.errors import BurstenvError
 from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig, known_as
 
@@ -167,7 +167,11 @@ def _tensor_parallel(
         return given
     if files.name.startswith("tp") and files.name[2:].isdigit():
         return int(files.name[2:])
-    degrees = [int(d) for d in meta.get("tp_degrees") or [1]]
+    degrees = meta.get("tp_degrees") or [1]
+    if not isinstance(degrees, list) or not all(type(d) is int and 1 <= d <= 1_024 for d in degrees):
+        raise BurstenvError(
+            f"{files / 'meta.yaml'}: tp_degrees must be whole numbers from 1 to 1,024, got {shortly(degrees)}"
+        )
     if len(degrees) == 1:
         return degrees[0]
     if model.vocab_size is None or model.hidden_size is None:
@@ -310,7 +314,7 @@ def number(text: str | None, path: Path, row: int, column: str, positive: bool =
         value = float(text if text is not None else "")
     except ValueError:
         raise BurstenvError(f"{path}: row {row}: {column} is {text!r}, expected a number") from None
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not (0.0 < value <= MOST and value >= LEAST) and not (value == 0.0 and not positive):
         kind = "a positive number" if positive else "a number that is not negative"
         raise BurstenvError(f"{path}: row {row}: {column} is {text}, expected {kind}")
     return value

@@ -8,13 +8,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from burstenv.arguments import checked, optional, whole
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.workload.formats.burstgpt import spread_within_second
 from burstenv.workload.formats.mooncake import BLOCK_TOKENS
 from burstenv.workload.formats.parquet import write_parquet
 from burstenv.workload.formats.write_csv import write_burstgpt, write_plain
 from burstenv.workload.formats.write_mooncake import lost_in_blocks, write_mooncake
-from burstenv.workload.trace import OTHER_MODEL, Trace, turns_of
+from burstenv.workload.trace import MAX_TOKENS, OTHER_MODEL, Trace, turns_of
 
 Target = Literal["burstgpt", "plain", "mooncake", "parquet"]
 _SUFFIXES: dict[str, Target] = {".csv": "burstgpt", ".jsonl": "mooncake", ".parquet": "parquet"}
@@ -55,6 +56,7 @@ def format_of(path: Path, to: str | None = None) -> Target:
     raise BurstenvError(f"{path}: its ending names no format; end it in {', '.join(_SUFFIXES)} or choose: {valid}")
 
 
+@checked(block_tokens=optional(whole(1, MAX_TOKENS)))
 def convert(
     trace: Trace,
     path: str | Path,

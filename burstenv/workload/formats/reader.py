@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from burstenv.arguments import checked, one_of, optional
 from burstenv.errors import BurstenvError
 from burstenv.workload.cache import content_hash, load_cached, save_cached
 from burstenv.workload.formats.burstgpt import BURSTGPT_COLUMNS, read_burstgpt
@@ -49,6 +50,7 @@ class _How:
     sort: bool
 
 
+@checked(time_unit=optional(one_of("s", "ms", "us", "ns", "iso")))
 def read_trace(
     path: str | Path,
     *,

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.arguments import checked
 from burstenv.files import writing
 from burstenv.workload.trace import CLASSES, LOG_TYPES, MODELS, Trace
 
 _ROWS_AT_ONCE = 1 << 16
 
 
+@checked()
 def write_burstgpt(trace: Trace, path: str | Path, *, exact_times: bool = False) -> None:
     """Write a trace in the official schema: eight columns where it has sessions or elapsed times, else six.
 
@@ -67,6 +69,7 @@ def write_burstgpt(trace: Trace, path: str | Path, *, exact_times: bool = False)
     _write(path, ["Timestamp", *header, "Total tokens", "Log Type"], order, rows)
 
 
+@checked()
 def write_plain(trace: Trace, path: str | Path) -> None:
     """Write a trace in the plain schema, times in full precision.
 

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.arguments import checked, whole
 from burstenv.errors import BurstenvError
 from burstenv.files import writing
 from burstenv.workload.formats.csv_table import first_appearance
 from burstenv.workload.formats.mooncake import BLOCK_TOKENS
 from burstenv.workload.formats.prefix_tree import recognise
-from burstenv.workload.trace import Trace
+from burstenv.workload.trace import MAX_TOKENS, Trace
 
 _ROWS_AT_ONCE = 1 << 14
 
 
+@checked(block_tokens=whole(1, MAX_TOKENS))
 def write_mooncake(trace: Trace, path: str | Path, *, block_tokens: int = BLOCK_TOKENS) -> None:
     """Write a trace as Mooncake JSON lines.
 

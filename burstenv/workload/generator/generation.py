@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.arguments import checked, whole
 from burstenv.errors import BurstenvError
 from burstenv.workload.generator.api import generate_api
 from burstenv.workload.generator.basics import FailureConfig
@@ -48,6 +49,7 @@ def _expected_requests(config: GeneratorConfig, days: int) -> float:
     return per_day * days
 
 
+@checked(days=whole(1, 10_000))
 def generate(config: GeneratorConfig, days: int, seed: int) -> Trace:
     """Generate a trace.
 

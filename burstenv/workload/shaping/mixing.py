@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.arguments import checked, each, number, optional
 from burstenv.errors import BurstenvError
 from burstenv.workload.shaping.scaling import extent_s, session_names, superpose, thin
 from burstenv.workload.trace import COLUMNS, DAY_S, Failures, Trace
 
 
+@checked(rates_per_s=optional(each(number(above=0.0), 1)), shares=optional(each(number(above=0.0), 1)))
 def mix(
     traces: Sequence[Trace],
     *,

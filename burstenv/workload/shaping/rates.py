@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from burstenv.arguments import checked, number, optional
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.workload.shaping.scaling import compress, extent_s, superpose, superpose_to_count, thin
 from burstenv.workload.trace import Trace
@@ -30,6 +31,7 @@ def mean_rate_per_s(trace: Trace) -> float:
     return len(trace) / period_s
 
 
+@checked(rate_per_s=number(above=0.0), duration_s=optional(number(above=0.0)))
 def scale_to_rate(
     trace: Trace, rate_per_s: float, scaling: str = "superpose", seed: int = 0, duration_s: float | None = None
 ) -> Trace:

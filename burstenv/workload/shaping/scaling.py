@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.arguments import checked, number, optional
 from burstenv.errors import BurstenvError
 from burstenv.workload.conversations import link_turns
 from burstenv.workload.shaping.detie import detied
@@ -44,6 +45,7 @@ _STREAM = 0x7363616C  # separates these draws from all others of the same seed
 Integers = NDArray[np.integer[Any]]
 
 
+@checked(factor=number(above=0.0))
 def compress(trace: Trace, factor: float) -> Trace:
     """Run the clock of a trace faster: every time since its start is divided by ``factor``.
 
@@ -73,6 +75,7 @@ def compress(trace: Trace, factor: float) -> Trace:
     return made
 
 
+@checked()
 def thin(trace: Trace, share: float, seed: int = 0) -> Trace:
     """Keep each session, with its failures, and each request and failure without one, with probability ``share``.
 
@@ -100,6 +103,7 @@ def thin(trace: Trace, share: float, seed: int = 0) -> Trace:
     return _made(trace, columns, failures, f"thin to a share of {share:g} (seed {seed})")
 
 
+@checked(copies=number(above=0.0), window_s=optional(number(above=0.0)))
 def superpose(trace: Trace, copies: float, seed: int = 0, window_s: float | None = None) -> Trace:
     """Superpose circularly shifted copies of a trace.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, field_validator
 
+from burstenv.arguments import checked
 from burstenv.config import Config
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.workload.trace import CLASSES, COLUMNS, DAY_S, LOG_TYPES, MODELS, Failures, Trace
@@ -53,6 +54,7 @@ class SelectConfig(Config):
         return days
 
 
+@checked()
 def select(trace: Trace, what: SelectConfig) -> Trace:
     """Return the selected requests and failures, times unchanged.
 
