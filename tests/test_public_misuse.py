@@ -127,8 +127,8 @@ def of_batch(kind: str) -> dict[str, Callable[[World], tuple[Callable[..., Any],
             "counts", "describe", "episode_metrics", "forget_policies", "links_of", "metrics_age_s", "num_requests",
             "reward_of", "without_request", "in_force")},
         **{name: lambda w, b: {} for name in (
-            "action_names", "action_space", "clone_state", "observation_names", "observation_space", "request_at_gateway",
-            "step")},
+            "action_names", "action_space", "clone_state", "observation_names", "observation_space",
+            "request_at_gateway", "step")},
     }  # fmt: skip
     if kind == "EnvironmentBatch":
         methods["policy_action"] = lambda w, b: {"i": 0, "policy": w.policy}
