@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from numbers import Real
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 import numpy as np
 
@@ -212,6 +212,8 @@ def _rule(node: ast.expr, known: Mapping[str, Any]) -> Rule | None:
     head = _head(node)
     if head in _NAMED:
         return _NAMED[head]
+    if get_origin(known.get(head)) is Literal:
+        return one_of(*get_args(known[head]))
     alias = isinstance(node, ast.Name) and not isinstance(known.get(head, object), type)
     return None if alias or head in _FREE or len(head) < 2 else an(head)
 

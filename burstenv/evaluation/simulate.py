@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.arguments import checked, number, one_of, optional
+from burstenv.arguments import checked, number, optional
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
 from burstenv.cluster.cluster import CLIENT_COUNTS
 from burstenv.config import load as load_config
@@ -58,7 +58,6 @@ class Simulation:
 
 
 @checked(
-    oversize=optional(one_of("error", "drop", "reject")),
     speed=number(above=0.0),
     rate_per_s=optional(number(above=0.0)),
     load=optional(number(above=0.0)),

@@ -24,7 +24,7 @@ from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.evaluation.journal import Journal
 from burstenv.evaluation.provenance import trace_digest
-from burstenv.evaluation.tuning.scorer import Scorer
+from burstenv.evaluation.tuning.scorer import METRICS, Scorer
 from burstenv.evaluation.tuning.search_space import SearchSpace
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.evaluation.workers import run_tasks
@@ -64,7 +64,7 @@ class TuningPlan:
             episodes=whole(1),
             loads=each(number(above=0.0, most=1e3)),
             split=one_of(*SPLITS),
-            metric=one_of("attainment", "token_weighted_attainment"),
+            metric=one_of(*METRICS),
         )
         self.check()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burstenv.arguments import checked, one_of, optional
+from burstenv.arguments import checked
 from burstenv.errors import BurstenvError
 from burstenv.workload.cache import content_hash, load_cached, save_cached
 from burstenv.workload.formats.burstgpt import BURSTGPT_COLUMNS, read_burstgpt
@@ -50,7 +50,7 @@ class _How:
     sort: bool
 
 
-@checked(time_unit=optional(one_of("s", "ms", "us", "ns", "iso")))
+@checked()
 def read_trace(
     path: str | Path,
     *,
