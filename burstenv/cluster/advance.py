@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from burstenv._jit.decorators import detached, merged
+from burstenv._jit.decorators import detached, merged, outlined
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.replica import advance_replica
@@ -43,51 +43,45 @@ def catch_up_all(world):
     veil(world)
 
 
-@merged
-def _next_end_s(world, replica):
-    """Return before when no request can end on a replica [s]."""
-    if replica.wake_s > world.environment.advanced_s:
-        return replica.wake_s
-    if replica.in_flight or replica.under_way:  # the last iteration of a decode run that is cut
-        return replica.iteration_end_s
-    return np.inf  # it has nothing to do, or can start nothing
+@outlined
+def _advance_together(world, now_s):
+    """Apply what ends at an instant on all replicas; only if no session goes on there, start what starts then."""
+    replicas = world.replicas
+    for r in range(len(replicas)):
+        if replicas[r].wake_s <= now_s:
+            advance_replica(engine_of(world, r), now_s, True)
+    after_s = np.nextafter(now_s, np.inf)
+    if world.environment.ended == 0:
+        for r in range(len(replicas)):
+            if replicas[r].wake_s <= now_s:
+                advance_replica(engine_of(world, r), after_s, True)
 
 
 @detached(lambda state: state.gateway["closed_loop"].any(), lambda state: (world_type(state), types.float64))
 def advance_to_ends(world, until_s):
-    """With a closed loop: run the replicas up to the next end of a turn whose session may go on, if before ``until_s``.
+    """With a closed loop: run the replicas up to the first end of a turn that has a next one, if before ``until_s``.
 
-    Its next turn may be sent before anything else happens, so no replica may be moved past that instant. Replicas do
-    not affect each other before: the one whose next end comes first is moved there and goes on, until it is another's
-    turn. Where two ends fall together, neither goes on before both are known.
+    The next turn may be sent before anything else happens, so no replica may be moved past that instant. Replicas do
+    not affect each other before. So the one with the earliest ``wake_s``, before which nothing ends on it, is moved
+    alone: up to the ``wake_s`` of the one that follows, or to the end of such a turn.
     """
-    environment, replicas = world.environment, world.replicas
-    while environment.advanced_s < until_s and environment.ended == 0:
-        after_s = np.nextafter(environment.advanced_s, np.inf)
-        for r in range(len(replicas)):  # iterations that start now
-            if replicas[r].wake_s < after_s:
-                advance_replica(engine_of(world, r), after_s, True)
-        while environment.ended == 0:
-            first, first_s, second_s = 0, np.inf, np.inf
-            for r in range(len(replicas)):
-                end_s = _next_end_s(world, replicas[r])
-                if end_s < first_s:
-                    first, first_s, second_s = r, end_s, first_s
-                elif end_s < second_s:
-                    second_s = end_s
-            if first_s >= until_s:
-                environment.advanced_s = until_s
+    environment, gateway, replicas = world.environment, world.gateway, world.replicas
+    while environment.ended == 0:
+        first, first_s, second_s = 0, np.inf, until_s
+        for r in range(len(replicas)):
+            wake_s = replicas[r].wake_s
+            if wake_s < first_s:
+                first, first_s, second_s = r, wake_s, min(first_s, second_s)
+            else:
+                second_s = min(wake_s, second_s)
+        if first_s >= until_s:
+            break
+        if gateway.scrape_period_s > 0.0:
+            scrape_until(world, first_s)
+            if environment.ended > 0:
                 break
-            if world.gateway.scrape_period_s > 0.0:
-                scrape_until(world, first_s)
-                if environment.ended > 0:
-                    environment.advanced_s = first_s
-                    break
-            if first_s == second_s or world.specs[first].general:
-                for r in range(len(replicas)):
-                    if _next_end_s(world, replicas[r]) == first_s:
-                        advance_replica(engine_of(world, r), first_s, True)
-                environment.advanced_s = first_s
-                break
-            advance_replica(engine_of(world, first), np.nextafter(first_s, np.inf), True)
-            environment.advanced_s = first_s
+            second_s = min(second_s, (environment.scrape + 1) * gateway.scrape_period_s)
+        if first_s < second_s:
+            advance_replica(engine_of(world, first), second_s, True)
+        else:
+            _advance_together(world, first_s)

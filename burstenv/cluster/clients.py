@@ -214,7 +214,6 @@ def reset_clients(world, num_requests, seed):
         arena[client + GENERATION] = 0
     environment.client_seed = seed
     environment.arrivals = 0
-    environment.advanced_s = 0.0
     environment.attempts = 0
     environment.refusals = 0
     environment.upstream_failed = 0

@@ -333,23 +333,23 @@ def finish_general(engine):
     _apply(engine)
 
 
-@detached(lambda state: state.specs["general"].any(), lambda state: (engine_type(state), types.float64))
-def advance_general(engine, until_s):
+@detached(lambda state: state.specs["general"].any(), lambda state: (engine_type(state), types.float64, types.boolean))
+def advance_general(engine, until_s, turns_stop):
     """Apply every iteration that ends by ``until_s``; schedule none at or after it.
 
     Writes the time of the next event here into ``wake_s``.
     """
     replica, spec = engine.replica, engine.spec
+    ended = engine.environment.ended
     replica.wake_s = np.inf
     while not replica.livelocked:
         if replica.in_flight < spec.depth and (replica.running > 0 or replica.waiting > 0):
-            if replica.clock_s >= until_s:
+            if replica.clock_s >= until_s or (turns_stop and engine.environment.ended > ended):
                 replica.wake_s = replica.clock_s
                 break
             scheduled = start_general(engine, until_s)
             if not scheduled and replica.in_flight == 0:
-                replica.wake_s = replica.clock_s
-                break
+                break  # until something changes
             if scheduled and replica.in_flight < spec.depth:
                 continue
         if replica.in_flight == 0:

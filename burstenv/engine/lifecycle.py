@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.decorators import kernel
 from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS, CLIENT_NUMBERS, GENERATION, NEXT_TURN
 from burstenv.engine.enums import (
     ABANDONED,
@@ -103,13 +103,13 @@ def never_send(world, request):
     world.environment.unsent += 1
 
 
-@outlined
+@kernel
 def _end_turn(world, request_id):
     """Make the events of a request's last attempt stale, and note a turn that has a next one."""
-    environment = world.environment
+    environment, gateway = world.environment, world.gateway
     _end_attempt(world, request_id)
-    if world.gateway.closed_loop and world.arena[_client_number(world, request_id, NEXT_TURN)] >= 0:
-        world.arena[world.gateway.ended_base + environment.ended] = request_id
+    if gateway.closed_loop and world.arena[_client_number(world, request_id, NEXT_TURN)] >= 0:
+        world.arena[gateway.ended_base + environment.ended] = request_id
         environment.ended += 1
 
 

@@ -218,7 +218,6 @@ ENVIRONMENT = record(
         ("horizon_s", "f8"),  # from then on no new request is sent
         ("client_seed", "u8"),
         ("arrivals", "i4"),  # requests that have come to the gateway
-        ("advanced_s", "f8"),  # time reached by the replicas, with a closed loop
         ("attempts", "i4"),
         ("refusals", "i4"),
         ("abandoned", "i4"),  # of the late ones

@@ -45,7 +45,7 @@ def advance_replica(engine, until_s, turns_stop):
     replica, spec = engine.replica, engine.spec
     limits = engine.limits
     if spec.general:
-        advance_general(engine, until_s)
+        advance_general(engine, until_s, turns_stop)
         return
     ended = engine.environment.ended
     replica.under_way = 0
@@ -65,7 +65,7 @@ def advance_replica(engine, until_s, turns_stop):
             became = follow_run(engine, until_s)
             if became == UNDER_WAY:
                 replica.under_way = replica.clock_s < until_s  # the one that would start at `until_s` has not
-                replica.wake_s = min(replica.run_end_s, replica.run_demotion_s)
+                replica.wake_s = min(replica.run_end_s, max(replica.run_demotion_s, replica.iteration_end_s))
                 break
             if became != CUT:
                 finish_decoders(engine, replica.clock_s)
@@ -73,7 +73,7 @@ def advance_replica(engine, until_s, turns_stop):
         if limits.drops_hopeless:
             drop_hopeless(engine)
         if not start_iteration(engine):
-            replica.wake_s = replica.clock_s  # the head of the queue may change with time
+            replica.wake_s = np.inf  # until something changes
             break
     publish(engine)
 
@@ -157,6 +157,7 @@ def withdraw(engine, request_id, now_s):
     queue_discard(engine, request_id)
     if not replica.under_way and replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
+        replica.wake_s = min(replica.wake_s, replica.clock_s)  # the head of the queue may change with time
     publish_withdrawn(engine, request)
 
 
