@@ -168,7 +168,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         folder=arguments.out,
         ray=arguments.ray,
     )
-    paths = write_report(result, arguments.out, training=_training_of([(agent.name, agent.path) for agent in agents]))
+    own_runs = [(agent.name, agent.path) for agent in agents if hasattr(agent, "path")]  # a twin has none of its own
+    paths = write_report(result, arguments.out, training=_training_of(own_runs))
     if arguments.parquet:
         from burstenv.evaluation.report.parquet import write_parquet
 

@@ -37,5 +37,5 @@ def test_sessions_go_on_from_their_last_total():
 
 def test_a_page_has_a_table_for_each_group():
     text = page([row("A", "x", 200.0, "requests/s", "y", 100.0), row("B", "z", 1.0, "s", "w", 2.0)], "burstenv bench")
-    assert text.count("| what | figure |") == 2
+    assert text.count("| measurement | figure |") == 2
     assert "| x | 200 requests/s | y: 100 | 2 |" in text

@@ -56,7 +56,7 @@ def test_more_than_fits_cannot_be_attained():
 def test_no_iteration_is_shorter_than_its_floor(kind):
     cluster = Cluster(CLUSTERS[kind], MODES)
     random = np.random.default_rng(0)
-    for spec, record in zip(CLUSTERS[kind], cluster.state.replicas[0], strict=True):
+    for spec, record in zip(CLUSTERS[kind], cluster.state.specs, strict=True):
         for share in (0.0, 0.5, 1.0):
             floor = Floor.of(record, share)
             for _ in range(400):
@@ -93,5 +93,5 @@ def test_a_tight_pace_costs_machine_time():
 
 def test_closed_loops_are_refused():
     cluster = Cluster(SPECS, MODES, clients=ClientsConfig.model_validate({"closed_loop": {}}))
-    with pytest.raises(BurstenvError, match="closed loops"):
+    with pytest.raises(BurstenvError, match="closed-loop sessions"):
         upper_bound(cluster, request_array(np.zeros(3), np.ones(3), np.ones(3)))

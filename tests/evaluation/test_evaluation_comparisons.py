@@ -78,5 +78,5 @@ def test_a_pooled_share_weighs_episodes_by_what_they_hold():
     assert (same.mean, same.low, same.high) == (0.25, 0.25, 0.25)
     equal = np.random.default_rng(0).random(30)
     assert ratio_estimate(equal, np.ones(30), DAYS).low == pytest.approx(block_bootstrap(equal, DAYS).low)
-    with pytest.raises(BurstenvError, match="whole is 0"):
+    with pytest.raises(BurstenvError, match="a whole above 0"):
         ratio_estimate([0.0], [0.0], [0])
