@@ -181,6 +181,7 @@ def test_a_closed_or_full_standard_output_is_one_sentence(redirect, sentence, co
 def test_an_interrupt_during_imports_is_one_word(module):
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a suite in the background ignores it
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == sys.argv[1]:\n"

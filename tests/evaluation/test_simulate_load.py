@@ -125,8 +125,8 @@ def test_without_a_load_the_clock_is_the_traces_own(trace: Trace) -> None:
     [
         ({"rate_per_s": 1.0, "load": 1.0}, "give one of .*, got rate_per_s and load"),
         ({"load": 1.0, "speed": 2.0}, "give one of .*, got load and speed"),
-        ({"rate_per_s": -1.0}, "rate_per_s must be a number above 0"),
-        ({"utilisation": float("nan")}, "utilisation must be a number above 0"),
+        ({"rate_per_s": -1.0}, "rate_per_s must be a finite number above 0"),
+        ({"utilisation": float("nan")}, "utilisation must be a finite number above 0"),
         ({"rate_per_s": 1.0, "scaling": "stretch"}, "unknown scaling 'stretch'"),
         ({"scaling": "thin"}, "scaling needs one of"),
         ({"rate_per_s": 1.0, "scaling": "thin"}, "thinning cannot raise"),

@@ -100,6 +100,6 @@ def test_convert_says_what_a_format_has_no_place_for(tmp_path: Path) -> None:
         convert(trace, tmp_path / "x.txt")
     with pytest.raises(BurstenvError, match="cannot be written"):
         convert(trace, tmp_path / "x.csv.gz" / "y.csv")
-    with pytest.raises(BurstenvError, match="block size"):
+    with pytest.raises(BurstenvError, match="block_tokens must be a whole number"):
         convert(trace, tmp_path / "y.jsonl", block_tokens=0)
     assert not (tmp_path / "y.jsonl").exists()

@@ -221,7 +221,7 @@ def test_failures_come_in_spikes(default_trace: Trace) -> None:
 
 
 def test_out_of_range_arguments() -> None:
-    with pytest.raises(BurstenvError, match="days must be at least 1"):
+    with pytest.raises(BurstenvError, match="days must be a whole number of at least 1"):
         generate(config(), 0, 0)
-    with pytest.raises(BurstenvError, match="seed must be at least 0"):
+    with pytest.raises(BurstenvError, match="seed must be a whole number of at least 0"):
         generate(config(), 1, -1)
