@@ -314,13 +314,15 @@ def _apply(engine):
 def start_general(engine, until_s):
     """Put one iteration, scheduled at the clock, in flight; return whether there was anything to run.
 
-    Decisions look at ``until_s``. The state is not published where another iteration ends before.
+    Decisions look at ``until_s``, or now if a turn was rejected here that has a next one. The state is not published
+    where another iteration ends before.
     """
     replica = engine.replica
     limits = engine.limits
     if limits.drops_hopeless:
         drop_hopeless(engine)
-    if not replica.ahead and (replica.in_flight == 0 or oldest_end_s(engine) > until_s):
+    seen_before_next_end = replica.in_flight == 0 or oldest_end_s(engine) > until_s or engine.environment.ended > 0
+    if not replica.ahead and seen_before_next_end:
         publish_general(engine)
     return _schedule(engine)
 
@@ -340,11 +342,12 @@ def advance_general(engine, until_s, turns_stop):
     Writes the time of the next event here into ``wake_s``.
     """
     replica, spec = engine.replica, engine.spec
-    ended = engine.environment.ended
+    environment = engine.environment
+    known = environment.ended
     replica.wake_s = np.inf
     while not replica.livelocked:
         if replica.in_flight < spec.depth and (replica.running > 0 or replica.waiting > 0):
-            if replica.clock_s >= until_s or (turns_stop and engine.environment.ended > ended):
+            if replica.clock_s >= until_s:
                 replica.wake_s = replica.clock_s
                 break
             scheduled = start_general(engine, until_s)
@@ -355,9 +358,14 @@ def advance_general(engine, until_s, turns_stop):
         if replica.in_flight == 0:
             break
         replica.iteration_end_s = oldest_end_s(engine)
-        if replica.iteration_end_s > until_s:
+        goes_on = turns_stop and environment.ended > known  # after a turn that was rejected as an iteration started
+        if replica.iteration_end_s > until_s or (goes_on and replica.iteration_end_s > replica.clock_s):
             replica.wake_s = replica.iteration_end_s
             break
+        before = environment.ended
         _apply(engine)
+        if turns_stop and environment.ended > before:
+            replica.wake_s = replica.clock_s
+            break
     if not replica.ahead:
         publish_general(engine)

@@ -47,18 +47,22 @@ def advance_replica(engine, until_s, turns_stop):
     if spec.general:
         advance_general(engine, until_s, turns_stop)
         return
-    ended = engine.environment.ended
+    environment = engine.environment
+    known, answered = environment.ended, False
     replica.under_way = 0
     while True:
         if replica.in_flight:
-            if replica.iteration_end_s > until_s:
+            goes_on = turns_stop and environment.ended > known  # after a turn that was rejected as this one started
+            if replica.iteration_end_s > until_s or (goes_on and replica.iteration_end_s > replica.clock_s):
                 replica.wake_s = replica.iteration_end_s
                 return
+            before = environment.ended
             finish_iteration(engine)
+            answered = environment.ended > before
         if replica.running == 0 and replica.waiting == 0:
             replica.wake_s = np.inf
             break
-        if replica.clock_s >= until_s or (turns_stop and engine.environment.ended > ended):
+        if replica.clock_s >= until_s or (turns_stop and answered):
             replica.wake_s = replica.clock_s
             break
         if replica.run_steps > 0 or (may_open_run(engine) and open_run(engine)):
@@ -68,7 +72,9 @@ def advance_replica(engine, until_s, turns_stop):
                 replica.wake_s = min(replica.run_end_s, max(replica.run_demotion_s, replica.iteration_end_s))
                 break
             if became != CUT:
+                before = environment.ended
                 finish_decoders(engine, replica.clock_s)
+                answered = environment.ended > before
                 continue
         if limits.drops_hopeless:
             drop_hopeless(engine)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burstenv._jit.decorators import entry
@@ -124,6 +124,8 @@ class Look:
     metrics=st.sampled_from(METRICS),
     ticks=st.booleans(),
 )
+@example(0, "synchronous", [3], None, None, {"after_failure": "go_on"}, METRICS[0], False)  # turns rejected as hopeless
+@example(1833, "asynchronous", [10, 3, 2], None, {}, {"after_failure": "go_on"}, METRICS[0], False)
 def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, patience, retries, loop, metrics, ticks):
     rng = np.random.default_rng(seed)
     made = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
