@@ -163,7 +163,7 @@ class AgentConfig(Config):
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every_steps: Count = 2_000_000
 
-    @field_validator("algorithm", mode="before")
+    @field_validator("algorithm", mode="before", json_schema_input_type=AlgorithmConfig | str)
     @classmethod
     def _by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value

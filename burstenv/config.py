@@ -25,6 +25,7 @@ else:
 C = TypeVar("C", bound="Config")
 
 
+SCHEMAS = "schemas"  # folder of configs/ that holds the JSON schema of every other folder's files
 MOST, LEAST = 1e12, 1e-15  # size of any number except 0: squares and products of several stay finite and above 0
 MOST_ITEMS = 100_000  # of any list
 
@@ -158,6 +159,22 @@ def shipped(folder: str) -> dict[str, Path]:
     """Return the shipped YAML files of ``configs/<folder>`` by name, without the ending."""
     root = Path(str(resources.files("burstenv.configs"))) / folder
     return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+
+
+def named_schema(place: str) -> str:
+    """Return the comment by which editors find the schema of a YAML file."""
+    return f"# yaml-language-server: $schema={place}\n"
+
+
+def schema_line(folder: str, path: Path) -> str:
+    """Return the comment that names the schema beside the folder of a file to write; empty where there is none.
+
+    Args:
+        folder: The folder of ``configs/`` that the file is of the kind of.
+        path: The file.
+    """
+    there = path.parent.name == folder and (path.parent.parent / SCHEMAS / f"{folder}.json").is_file()
+    return named_schema(f"../{SCHEMAS}/{folder}.json") if there else ""
 
 
 def load(kind: type[C], folder: str, name: str | Path | Mapping[str, Any]) -> C:

@@ -85,7 +85,14 @@ def _policies() -> list[str]:
     return [*DEFAULT_LADDER, *(f"agent:{name}" for name in shipped_agents())]
 
 
+def _kinds() -> list[str]:
+    from burstenv.schemas import KINDS
+
+    return list(KINDS)
+
+
 _NAMES: dict[str, Names] = {
+    "kind": _kinds,
     "scenario": _shipped("scenarios"),
     "cluster": _shipped("clusters"),
     "latency": _shipped("latency"),

@@ -18,6 +18,7 @@ from burstenv.cli import (
     hardware,
     listing,
     paper,
+    schema,
     simulate,
     trace,
     train,
@@ -116,7 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verbs = (
-        simulate, train, evaluate, paper, tune, agents, listing, hardware, trace, validate, bench, completion,
+        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, bench, completion,
     )  # fmt: skip
     for module in verbs:
         module.register(commands)

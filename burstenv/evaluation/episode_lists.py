@@ -14,7 +14,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field
 
-from burstenv.config import Config, load, shipped
+from burstenv.config import Config, load, schema_line, shipped
 from burstenv.envs.scenario import Scenario, ScenarioConfig, load_scenario
 from burstenv.evaluation.episodes import Episode, draw_episode
 from burstenv.evaluation.fingerprint import Columns, Fingerprint
@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> int:
     """Write the lists of the named scenarios, or of all."""
     for name in arguments or shipped("scenarios"):
         path = Path("configs") / FOLDER / f"{name}.yaml"
-        write_atomic(path, draw_list(load_scenario(name)).to_yaml())
+        write_atomic(path, schema_line(FOLDER, path) + draw_list(load_scenario(name)).to_yaml())
         print(path)
     return 0
 

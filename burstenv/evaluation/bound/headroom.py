@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from burstenv.config import Config, shipped
+from burstenv.config import Config, schema_line, shipped
 from burstenv.config import load as load_config
 from burstenv.envs.scenario import Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError
@@ -123,7 +123,8 @@ class Headroom(Config):
 
     def write(self, path: str | Path) -> None:
         """Write it as a file, atomically."""
-        write_atomic(Path(path), yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, default_flow_style=None))
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, default_flow_style=None)
+        write_atomic(Path(path), schema_line(FOLDER, Path(path)) + text)
 
     def lines(self) -> list[str]:
         """Return it as lines of text."""

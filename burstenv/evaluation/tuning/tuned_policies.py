@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from burstenv.arguments import checked
-from burstenv.config import Config, load, shipped
+from burstenv.config import Config, load, schema_line, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
@@ -75,7 +75,7 @@ class TunedPolicies(Config):
 
     def write(self, path: str | Path) -> None:
         """Write the file, atomically."""
-        write_atomic(Path(path), self.to_yaml())
+        write_atomic(Path(path), schema_line(FOLDER, Path(path)) + self.to_yaml())
 
 
 @checked()
