@@ -19,9 +19,7 @@ def register(commands: Commands) -> None:
         example="burstenv schema scenarios",
     )
     sub.add_argument("kind", nargs="?", help="a folder of configs/, such as scenarios")
-    sub.add_argument(
-        "--out", type=output_place, metavar="FOLDER", help="write the schema, or all, there"
-    )
+    sub.add_argument("--out", type=output_place, metavar="FOLDER", help="write the schema, or all, there")
 
 
 def _schema(arguments: argparse.Namespace) -> int:

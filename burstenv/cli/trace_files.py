@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
 
     sub = add_command(
         commands, "download", _download,
-        "Download official BurstGPT files into the data directory; checks them, and resumes interrupted downloads.",
+        "Download official BurstGPT files into the data directory, and check them.",
         example="burstenv trace download burstgpt-1",
     )  # fmt: skip
     sub.add_argument("name", nargs="?", default="all", help="burstgpt-1, burstgpt-2, burstgpt-3 or all (the default)")

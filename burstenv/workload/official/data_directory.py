@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 
 def data_directory() -> Path:
     r"""Return the folder of the user's traces.
 
-    ``$BURSTENV_DATA`` where it is set; else the platform's place for an application's data:
+    ``$BURSTENV_DATA`` where it is set; else the platform's place for an application's data, by platformdirs:
     ``$XDG_DATA_HOME/burstenv`` or ``~/.local/share/burstenv`` on Linux, ``~/Library/Application
     Support/burstenv`` on macOS, ``%LOCALAPPDATA%\burstenv`` on Windows.
     """
     chosen = os.environ.get("BURSTENV_DATA")
     if chosen:
         return Path(chosen).expanduser()
-    home = Path(os.path.expanduser("~"))
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "burstenv"
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "burstenv"
-    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "burstenv"
+    from platformdirs import user_data_path
+
+    return user_data_path("burstenv", appauthor=False)
 
 
 def cache_folder() -> Path:

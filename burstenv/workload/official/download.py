@@ -1,23 +1,17 @@
-"""Download of the official BurstGPT files: resumable, checked, atomic."""
+"""Download of the official BurstGPT files by pooch, checked against their published digests and sizes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
-import os
+import logging
 import shutil
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from burstenv import __version__
 from burstenv.errors import BurstenvError
-from burstenv.files import locked
 from burstenv.workload.cache import file_sha256
 from burstenv.workload.official.data_directory import data_directory
 from burstenv.workload.official.files import OfficialFile
@@ -51,10 +45,7 @@ class Download:
 def download(
     file: OfficialFile, folder: Path | None = None, mirror: str | None = None, progress: Progress | None = None
 ) -> Download:
-    """Download an official file, or continue an interrupted download.
-
-    Bytes go to a ``.part`` file, which takes its final name when size and sha256 are right. One that is
-    wrong is removed.
+    """Download an official file, unless it is there. A wrong one is not kept; a file of the user is never replaced.
 
     Args:
         file: The file.
@@ -64,99 +55,96 @@ def download(
 
     Raises:
         BurstenvError: If there is no connection, the server answers with an error, the disk is full, or the file is
-            wrong; the message says which bytes are kept.
+            wrong.
     """
     if mirror is not None and not mirror.lower().startswith(("http://", "https://")):
         raise BurstenvError(f"mirror {mirror!r:.80} must be an address that begins with http:// or https://")
     folder = data_directory() if folder is None else folder
     url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.file}"
-    target, part = folder / file.file, folder / f"{file.file}.part"
+    target = folder / file.file
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if target.exists():
             return Download(file.name, target, file.bytes, _verify(file, target, there_already=True), 0)
-        part.touch()
-        with locked(part, f"{part}: another download of it is under way; wait for it, or give another folder"):
-            begun = part.stat().st_size
-            if begun > file.bytes:
-                os.truncate(part, 0)
-                begun = 0
-            _check_room(file, folder, begun)
-            try:
-                fetched = _fetch(file, url, part, begun, progress) if begun < file.bytes else 0
-                verified = _verify(file, part, there_already=False)
-                os.replace(part, target)
-            finally:
-                if part.exists() and part.stat().st_size == 0:
-                    part.unlink()
+        _check_room(file, folder)
+        _retrieve(file, url, folder, progress)
+        return Download(file.name, target, file.bytes, _verify(file, target, there_already=False), file.bytes)
     except OSError as error:
-        raise BurstenvError(_disk_problem(file, folder, part, error)) from None
-    return Download(file.name, target, file.bytes, verified, fetched)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BurstenvError(f"{folder}: the disk is full; {file.file} needs {file.bytes:,} bytes") from None
+        raise BurstenvError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
 
 
-def _fetch(file: OfficialFile, url: str, part: Path, begun: int, progress: Progress | None) -> int:
-    """Bring the missing bytes; return how many came."""
+def _retrieve(file: OfficialFile, url: str, folder: Path, progress: Progress | None) -> None:
+    """Bring the file into the folder, under its name only if its digest is right."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.ERROR)  # the command says what was done
     headers = {"User-Agent": f"burstenv/{__version__}", "Accept-Encoding": "identity"}
-    if begun:
-        headers["Range"] = f"bytes={begun}-"
+    bar = _Bar(file, url, progress)
+    downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=_PIECE, timeout=TIMEOUT_S, headers=headers)
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
-            if answer.status == 206 and _range_start(answer.headers.get("Content-Range", "")) == begun:
-                there = begun
-            elif answer.status == 200:
-                there = 0  # the server sends the whole file: it does not do ranges
-            else:
-                raise BurstenvError(
-                    f"{url}: unexpected answer {answer.status} to a request for bytes from {begun:,} on"
-                )
-            length = answer.headers.get("Content-Length")
-            if length is not None and length.isdigit() and there + int(length) != file.bytes:
-                raise BurstenvError(
-                    f"{url}: the server offers {there + int(length):,} bytes, the official file has {file.bytes:,}; "
-                    f"nothing was changed"
-                )
-            with part.open("r+b") as stream:
-                stream.truncate(there)
-                stream.seek(there)
-                return _copy(file, url, answer, stream, there, progress)
+        pooch.retrieve(url, file.sha256, fname=file.file, path=folder, downloader=downloader)
     except BurstenvError:
         raise
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # what is there does not fit what the server has
-            os.truncate(part, 0)
-            raise BurstenvError(f"{url}: the server does not have bytes from {begun:,} on; try again") from None
-        raise BurstenvError(f"{url}: the server answered {error.code} {error.reason}") from None
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        ConnectionError,
-        TimeoutError,
-        ssl.SSLError,
-        ValueError,
-    ) as error:
-        reason = getattr(error, "reason", None) or error
-        kept = part.stat().st_size if part.exists() else 0
+    except requests.HTTPError as error:
+        answer = error.response
+        raise BurstenvError(f"{url}: the server answered {answer.status_code} {answer.reason}") from None
+    except requests.RequestException as error:
         raise BurstenvError(
-            f"{url}: no connection ({' '.join(str(reason).split()) or type(error).__name__}); {kept:,} of "
-            f"{file.bytes:,} bytes are kept and the same command continues from there; a file from elsewhere can be "
-            f"put into {part.parent}"
+            f"{url}: no connection ({_reason(error)}); nothing was kept; a file from elsewhere can be put into {folder}"
+        ) from None
+    except ValueError:  # pooch says no more than the two digests
+        raise BurstenvError(
+            f"{file.file}: what came does not have sha256 {file.sha256}, that of the official file; nothing was kept"
         ) from None
 
 
-def _copy(file: OfficialFile, url: str, answer: Any, stream: IO[bytes], there: int, progress: Progress | None) -> int:
-    begun = there
-    if progress is not None:
-        progress(there, file.bytes)
-    while piece := answer.read(_PIECE):
-        there += len(piece)
-        if there > file.bytes:
-            raise BurstenvError(f"{url}: the server sends more than the {file.bytes:,} bytes of the official file")
-        stream.write(piece)
-        if progress is not None:
-            progress(there, file.bytes)
-    if there < file.bytes:
-        raise http.client.IncompleteRead(b"", file.bytes - there)
-    return there - begun
+class _Bar:
+    """The progress bar that pooch asks for; ends a download of another size than the official file's at once."""
+
+    def __init__(self, file: OfficialFile, url: str, progress: Progress | None):
+        self._file, self._url, self._progress = file, url, progress
+        self._there = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self._file.bytes
+
+    @total.setter
+    def total(self, announced: int) -> None:
+        if announced not in (0, self._file.bytes):  # 0: the server does not say
+            raise BurstenvError(
+                f"{self._url}: the server offers {announced:,} bytes, the official file has {self._file.bytes:,}; "
+                "nothing was changed"
+            )
+        self.update(0)
+
+    def update(self, more: int) -> None:
+        """Count bytes."""
+        if self._there >= self._file.bytes and more == _PIECE:
+            raise BurstenvError(
+                f"{self._url}: the server sends more than the {self._file.bytes:,} bytes of the official file"
+            )
+        self._there = min(self._there + more, self._file.bytes)  # pooch counts whole pieces
+        if self._progress is not None:
+            self._progress(self._there, self._file.bytes)
+
+    def reset(self) -> None:
+        """Do nothing: pooch starts over only to count the last piece exactly."""
+
+    def close(self) -> None:
+        """Do nothing: the bar closes at its end."""
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost reason of a failed connection."""
+    inner: object = error
+    while isinstance(inner, Exception) and (below := getattr(inner, "reason", None) or next(iter(inner.args), None)):
+        inner = below
+    return " ".join(str(inner).split())[:200] or type(error).__name__
 
 
 def _verify(file: OfficialFile, path: Path, *, there_already: bool) -> str:
@@ -164,7 +152,7 @@ def _verify(file: OfficialFile, path: Path, *, there_already: bool) -> str:
     size = path.stat().st_size
     if file.sha256 is not None:
         problem = None if size == file.bytes else f"has {size:,} bytes, the official file {file.bytes:,}"
-        if problem is None and (found := file_sha256(path)) != file.sha256:
+        if problem is None and there_already and (found := file_sha256(path)) != file.sha256:
             problem = f"has sha256 {found}, the official file {file.sha256}"
         verified = "sha256"
     else:
@@ -192,23 +180,10 @@ def _count_rows(path: Path) -> int:
     return lines - 1 + (last != b"\n")
 
 
-def _range_start(header: str) -> int | None:
-    """Return the first byte of a ``Content-Range: bytes 100-199/200``, or None."""
-    start = header.removeprefix("bytes ").partition("-")[0]
-    return int(start) if header.startswith("bytes ") and start.isdigit() else None
-
-
-def _check_room(file: OfficialFile, folder: Path, begun: int) -> None:
+def _check_room(file: OfficialFile, folder: Path) -> None:
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(folder).free
-        if free < file.bytes - begun:
+        if free < file.bytes:
             raise BurstenvError(
-                f"{folder}: {free:,} bytes are free, {file.file} needs {file.bytes - begun:,} more; give another folder"
+                f"{folder}: {free:,} bytes are free, {file.file} needs {file.bytes:,}; give another folder"
             )
-
-
-def _disk_problem(file: OfficialFile, folder: Path, part: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        kept = part.stat().st_size if part.exists() else 0
-        return f"{folder}: the disk is full; {kept:,} of {file.bytes:,} bytes are kept and the same command continues"
-    return f"{error.filename or folder}: cannot be written ({error.strerror or error})"
