@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.progress import Progress
@@ -50,6 +51,9 @@ class Learner(Protocol):
     def facts(self) -> dict[str, float | None]:
         """Return the last update's numbers for the log."""
 
+    def histograms(self) -> dict[str, torch.Tensor]:
+        """Return the values whose distributions are logged at a validation, by name."""
+
 
 class Monitor:
     """Validates, keeps the best and the last checkpoint, logs, and ends the run.
@@ -61,7 +65,7 @@ class Monitor:
         reference: Composites by load, and their attainment on the same episodes.
         learning_rate: Receives the remaining share of the budget.
         progress: Shows it all.
-        record: Writes a number under a name to TensorBoard.
+        record: Writes a number, or the values of a histogram, under a name to the logger.
         on_validation: Called with each new record; may raise :class:`Finished`.
 
     Attributes:
@@ -78,7 +82,7 @@ class Monitor:
         reference: tuple[dict[float, str], Score],
         learning_rate: LearningRate,
         progress: Progress,
-        record: Callable[[str, float], None],
+        record: Callable[[str, float | torch.Tensor], None],
         on_validation: Callable[[dict[str, Any]], None] | None = None,
     ):
         self.records: list[dict[str, Any]] = []
@@ -196,6 +200,8 @@ class Monitor:
         self._record("validation/ahead_points", 100.0 * overall.mean)
         for load, value in score.by_load().items():
             self._record(f"validation/attainment_at_{load:g}", value)
+        for name, values in learner.histograms().items():
+            self._record(name, values)
         self._without_better = 0 if better else self._without_better + 1
         if better:
             self._best = score.mean

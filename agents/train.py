@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import HParam, KVWriter, Logger, configure
 
 from burstenv.agents.agent import describe_agent, read_description
 from burstenv.agents.baseline import (
@@ -35,6 +37,8 @@ from burstenv.config import load
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 
+METRICS = ("validation/attainment", "validation/ahead_points")  # beside the hyperparameters in TensorBoard
+AS_TEXT = ("stdout", "log", "csv", "json")  # outputs that hold no histograms and no hyperparameters
 MAY_CHANGE = ("total_steps", "minutes", "checkpoint_every_steps", "description")  # when a run is resumed
 
 
@@ -88,6 +92,8 @@ def train(
     resume: bool = False,
     progress: bool | str = True,
     on_validation: Any = None,
+    callback: BaseCallback | Sequence[BaseCallback] = (),
+    output_formats: Sequence[KVWriter] = (),
 ) -> TrainingResult:
     """Train an agent.
 
@@ -105,16 +111,25 @@ def train(
         progress: Show a live table, or lines if standard error is no terminal; ``"lines"`` for lines with the seed.
         on_validation: Called with each record of the log; may raise
             :class:`burstenv.agents.monitor.Finished` to end the run.
+        callback: Callbacks of Stable-Baselines3, such as that of Weights & Biases; not for ``evolution``, which trains
+            without it.
+        output_formats: Further outputs of Stable-Baselines3's logger beside TensorBoard, such as one that writes to
+            MLflow.
 
     Raises:
         BurstenvError: If ``out_dir`` already holds a run and ``resume`` is False, holds no run to resume or one of
             another configuration, another run is using it, the disk is full, or the configuration does not suit the
             scenario.
     """
+    callbacks = [callback] if isinstance(callback, BaseCallback) else list(callback)
+    if callbacks and config.evolves:
+        raise BurstenvError("callback is for the algorithms of Stable-Baselines3; evolution has on_validation")
     folder = RunFolder(out_dir)
     with folder.held(resume):
         try:
-            return _train(config, scenario, folder, seed, resume, progress, on_validation)
+            return _train(
+                config, scenario, folder, seed, resume, progress, on_validation, callbacks, list(output_formats)
+            )
         except OSError as error:  # such as of TensorBoard's files; checkpoints are whole in any case
             place = error.filename or folder.path
             raise BurstenvError(
@@ -130,6 +145,8 @@ def _train(
     resume: bool,
     progress: bool | str,
     on_validation: Any,
+    callbacks: list[BaseCallback],
+    output_formats: list[KVWriter],
 ) -> TrainingResult:
     torch.set_num_threads(1)  # two threads are slower than one on a busy machine
     asks = rests_on_tuned(config) or config.validation.reference == TUNED
@@ -147,16 +164,18 @@ def _train(
     if said:
         shown.say(said)
     logger = configure(str(folder.tensorboard), ["tensorboard"])
+    logger.output_formats += output_formats
+    logger.record("hparams", HParam(_settings(config, scenario, seed), dict.fromkeys(METRICS, 0.0)), exclude=AS_TEXT)
     algorithm = config.algorithm
     learning_rate = LearningRate(algorithm.learning_rate, algorithm.schedule)
     monitor = Monitor(
-        config, folder, validator, (policies, reference), learning_rate, shown, logger.record, on_validation
+        config, folder, validator, (policies, reference), learning_rate, shown, partial(_record, logger), on_validation
     )  # fmt: skip
     state = folder.read_state() if resume and folder.resume.is_file() else None
     try:
         with _stopping(monitor):
-            run = _evolve if config.evolves else _learn
-            steps = run(config, scenarios, seed, learning_rate, monitor, shown, logger, state)
+            parts = (config, scenarios, seed, learning_rate, monitor, shown, logger, state)
+            steps = _evolve(*parts) if config.evolves else _learn(*parts, callbacks)
     except KeyboardInterrupt:
         raise BurstenvError(f"{folder.path}: stopped; --resume continues from its last checkpoint") from None
     finally:
@@ -174,6 +193,7 @@ def _learn(
     shown: Progress,
     logger: Logger,
     state: dict[str, Any] | None,
+    callbacks: list[BaseCallback],
 ) -> int:
     """Train with Stable-Baselines3; returns the decisions trained on."""
     venv = training_environments(config, scenarios, seed)
@@ -187,13 +207,13 @@ def _learn(
     model.set_logger(logger)
     if state is None and config.warm_start is not None:
         prepare(config, model.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
-    callback = TrainingCallback(config, monitor, learner, venv)
+    callback = CallbackList([TrainingCallback(config, monitor, learner, venv), *callbacks])
     try:
         remaining = config.total_steps - model.num_timesteps
         if remaining > 0:
             model.learn(remaining, callback=callback, reset_num_timesteps=False)
     except Finished:
-        pass
+        callback.on_training_end()
     monitor.finish(model.num_timesteps, learner)
     logger.dump(model.num_timesteps)
     return int(model.num_timesteps)
@@ -233,6 +253,24 @@ def _evolve(
     monitor.finish(learner.steps, learner)
     logger.dump(learner.steps)
     return learner.steps
+
+
+def _settings(config: AgentConfig, scenario: Scenario, seed: int) -> dict[str, bool | str | float | None]:
+    """Return the recipe in one level, as TensorBoard's table of hyperparameters takes it."""
+    flat: dict[str, bool | str | float | None] = {"scenario": scenario.config.name, "seed": seed}
+    waiting: list[tuple[str, Any]] = list(config.model_dump(mode="json", exclude={"description"}).items())
+    while waiting:
+        name, value = waiting.pop(0)
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{key}", part) for key, part in value.items()]
+        elif value is not None:
+            flat[name] = value if isinstance(value, bool | str | int | float) else str(value)
+    return flat
+
+
+def _record(logger: Logger, name: str, value: Any) -> None:
+    """Record a number, or the values of a histogram, which outputs of text leave out."""
+    logger.record(name, value, exclude=AS_TEXT if isinstance(value, torch.Tensor) else None)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from burstenv.agents.environments import load_range_at, make_batch
 from burstenv.agents.networks import logits
 from burstenv.agents.random_state import random_state, restore_random_state
 from burstenv.agents.sb3.actors import Actor, build_untrained
+from burstenv.agents.sb3.histograms import weight_histograms
 from burstenv.envs.batch import TRAIN_SEEDS
 from burstenv.envs.scenario import Scenario
 
@@ -86,6 +87,10 @@ class EvolutionLearner:
     def facts(self) -> dict[str, float | None]:
         """Return reward per decision, and mean and spread of the candidates' attainment."""
         return self._facts
+
+    def histograms(self) -> dict[str, torch.Tensor]:
+        """Return the weights."""
+        return weight_histograms(self.policy)
 
     def state(self) -> dict[str, Any]:
         """Return weights, moments and random streams."""

@@ -14,6 +14,7 @@ from burstenv.agents.monitor import LearningRate, Monitor
 from burstenv.agents.random_state import random_state, restore_random_state
 from burstenv.agents.sb3.actors import Actor
 from burstenv.agents.sb3.algorithms import make_model
+from burstenv.agents.sb3.histograms import rollout_histograms, weight_histograms
 from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.agents.state_file import numbers_of, put_weights, weights_of
 
@@ -54,6 +55,10 @@ class ModelLearner:
             "explained_variance": _number(values.get("train/explained_variance")),
             "approx_kl": _number(values.get("train/approx_kl")),
         }
+
+    def histograms(self) -> dict[str, torch.Tensor]:
+        """Return the weights, and the actions and rewards of the last rollout where the algorithm keeps them."""
+        return {**weight_histograms(self.model.policy), **rollout_histograms(self.model, self._venv.batch.layout)}
 
     def rewarded(self, reward_per_decision: float) -> None:
         """Record the mean reward of a rollout."""

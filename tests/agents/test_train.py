@@ -9,6 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.baseline import settled
@@ -37,18 +39,88 @@ def weights(checkpoint):
         return torch.load(file, weights_only=True)
 
 
+TINY = {
+    "name": "tiny", "network": "shared", "net_arch": [16], "num_envs": 8,
+    "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128, "n_epochs": 2},
+    "total_steps": 1024, "batching": "edf-512",
+    "validation": {"episodes": 2, "loads": [1.0, 2.0], "every_steps": 512},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def run(scenario, tmp_path_factory):
     """A finished run that tests may read but not change."""
-    config = AgentConfig.model_validate(
-        {
-            "name": "tiny", "network": "shared", "net_arch": [16], "num_envs": 8,
-            "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128, "n_epochs": 2},
-            "total_steps": 1024, "batching": "edf-512",
-            "validation": {"episodes": 2, "loads": [1.0, 2.0], "every_steps": 512},
-        }
-    )  # fmt: skip
-    return train(config, scenario, tmp_path_factory.mktemp("runs") / "run", progress=False)
+    return train(AgentConfig.model_validate(TINY), scenario, tmp_path_factory.mktemp("runs") / "run", progress=False)
+
+
+class Written(KVWriter):
+    """An output of the logger that keeps what it is given, as one to a server would send it."""
+
+    def __init__(self):
+        self.dumps: list[tuple[int, dict]] = []
+        self.closed = False
+
+    def write(self, key_values, key_excluded, step=0):
+        self.dumps.append((step, dict(key_values)))
+
+    def close(self):
+        self.closed = True
+
+
+class Called(BaseCallback):
+    """A callback that counts, as one that watches a run would."""
+
+    calls = dict.fromkeys(("begin", "step", "rollout", "end"), 0)
+
+    def _count(self, name):
+        self.calls = {**self.calls, name: self.calls[name] + 1}
+        return True
+
+    def _on_training_start(self):
+        self._count("begin")
+
+    def _on_step(self):
+        return self._count("step")
+
+    def _on_rollout_end(self):
+        self._count("rollout")
+
+    def _on_training_end(self):
+        self._count("end")
+
+
+def test_loggers_and_callbacks_of_others_see_the_run(scenario, tmp_path):
+    config = AgentConfig.model_validate({**TINY, "total_steps": 512})
+    written, called = Written(), Called()
+    run = train(config, scenario, tmp_path / "run", progress=False, callback=called, output_formats=[written])
+    assert called.calls == {"begin": 1, "step": 64, "rollout": 2, "end": 1}
+    assert written.closed
+    seen = {name: value for _, dump in written.dumps for name, value in dump.items()}
+    assert seen["validation/attainment"] == pytest.approx(np.mean(list(run.log[-1]["validation"].values())))
+    assert written.dumps[-1][0] == run.steps
+    settings = seen["hparams"].hparam_dict
+    assert (settings["algorithm.n_steps"], settings["scenario"]) == (32, scenario.config.name)
+    assert seen["rollout/choice"].shape == (256,)
+    assert set(seen["rollout/choice"].tolist()) <= set(range(1 + len(scenario.specs)))
+    assert any(name.startswith("weights/") for name in seen)
+
+
+def test_a_callback_where_stable_baselines3_does_not_train_is_an_error(scenario, tmp_path):
+    evolving = AgentConfig.model_validate({"algorithm": "evolution", "network": "mlp", "net_arch": [4]})
+    with pytest.raises(BurstenvError, match="callback is for the algorithms of Stable-Baselines3"):
+        train(evolving, scenario, tmp_path / "run", progress=False, callback=Called())
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_holds_histograms_and_hyperparameters(run):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = events.EventAccumulator(str(run.folder / "tensorboard"))
+    found.Reload()
+    tags = found.Tags()
+    assert {"rollout/choice", "rollout/rewards"} <= set(tags["histograms"])
+    assert any(tag.startswith("weights/") for tag in tags["histograms"])
+    assert "validation/attainment" in tags["scalars"]
+    assert any("hparams" in tag for tag in found.summary_metadata)
 
 
 def test_a_run_folder_is_complete(run):

@@ -18,6 +18,8 @@ CASES = {
     "torchrl_ppo.py": (["torchrl"], ["--frames", "1000", "--frames-per-batch", "1000"], "episodes ended"),
     "rllib_ppo.py": (["ray.rllib"], ["--iterations", "1", "--batch", "500"], "iteration 1: "),
     "record_minari.py": (["minari", "jax", "h5py"], ["--episodes", "1", "--scenario", "SMALL"], "1 episodes"),
+    "wandb_logging.py": (["wandb", "stable_baselines3"], ["--steps", "16384"], "logged to "),
+    "mlflow_logging.py": (["mlflow", "stable_baselines3"], ["--steps", "16384"], "logged as "),
     "watch.py": (["PIL", "moviepy"], ["--steps", "20", "--scenario", "SMALL"], "timeline.html"),
 }
 
