@@ -62,7 +62,7 @@ class Monitor:
         config: The agent's.
         folder: The run folder.
         validator: The validation episodes.
-        reference: Composites by load, and their attainment on the same episodes.
+        reference: Composites by load, and their scores on the same episodes.
         learning_rate: Receives the remaining share of the budget.
         progress: Shows it all.
         record: Writes a number, or the values of a histogram, under a name to the logger.
@@ -196,10 +196,10 @@ class Monitor:
             **learner.facts(),
         }
         self.records.append(record)
-        self._record("validation/attainment", score.mean)
+        self._record("validation/score", score.mean)
         self._record("validation/ahead_points", 100.0 * overall.mean)
         for load, value in score.by_load().items():
-            self._record(f"validation/attainment_at_{load:g}", value)
+            self._record(f"validation/score_at_{load:g}", value)
         for name, values in learner.histograms().items():
             self._record(name, values)
         self._without_better = 0 if better else self._without_better + 1

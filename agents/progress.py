@@ -149,7 +149,7 @@ def with_interval(points: dict[str, Any]) -> str:
 
 
 def ahead_text(record: dict[str, Any]) -> str:
-    """Return a validation in a line: attainment by load, and its lead over the baseline."""
+    """Return a validation in a line: score by load, and its lead over the baseline."""
     means = "  ".join(f"{load}: {100 * value:.1f} %" for load, value in record["validation"].items())
     points = record["ahead_points_overall"]
     where = "ahead of" if points["mean"] >= 0 else "to"

@@ -26,7 +26,7 @@ class RunFolder:
     Attributes:
         path: The folder.
         description: What is needed to load the agent.
-        best: Checkpoint with the best validation attainment.
+        best: Checkpoint with the best validation score.
         last: The latest checkpoint.
         resume: The state needed to continue a run, including environments in the middle of their episodes.
         log: List of records, one for each validation.

@@ -54,7 +54,7 @@ class TrainingResult:
         wall_s: Wall time, earlier parts of a resumed run included.
         validation: Attainment by load of the best checkpoint.
         reference_policies: The baseline composites, by load.
-        reference: Their attainment by load, on the same episodes.
+        reference: Their score by load, on the same episodes.
         ahead_points: Lead of the best checkpoint by load: ``mean``, ``low``, ``high`` [points].
         ahead_points_overall: The same over all loads.
         log: One record for each validation; also in ``training.json``.

@@ -33,37 +33,37 @@ class Acts(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """Attainment on the validation episodes.
+    """Scores on the validation episodes: attained shares of their worth.
 
     Attributes:
         loads: Shares of capacity.
-        attainment: (L, E) by load and episode.
+        scores: (L, E) by load and episode.
         blocks: (L, E) the day of each episode.
     """
 
     loads: tuple[float, ...]
-    attainment: np.ndarray
+    scores: np.ndarray
     blocks: np.ndarray
 
     @property
     def mean(self) -> float:
         """Mean over loads and episodes."""
-        return float(self.attainment.mean())
+        return float(self.scores.mean())
 
     def by_load(self) -> dict[float, float]:
         """Return the mean of each load."""
-        return dict(zip(self.loads, self.attainment.mean(1).tolist(), strict=True))
+        return dict(zip(self.loads, self.scores.mean(1).tolist(), strict=True))
 
     def ahead_of(self, other: Score) -> dict[float, Estimate]:
         """Return the mean paired difference to another's at each load, with an interval by days."""
         return {
-            load: paired_difference(self.attainment[k], other.attainment[k], self.blocks[k])
+            load: paired_difference(self.scores[k], other.scores[k], self.blocks[k])
             for k, load in enumerate(self.loads)
         }
 
     def ahead_overall(self, other: Score) -> Estimate:
         """Return the mean paired difference over all loads, with an interval by days."""
-        return paired_difference(self.attainment.ravel(), other.attainment.ravel(), self.blocks.ravel())
+        return paired_difference(self.scores.ravel(), other.scores.ravel(), self.blocks.ravel())
 
 
 class Validator:
@@ -95,11 +95,11 @@ class Validator:
         e = batch.cluster.state.environments
         shape = (len(self.loads), self._episodes)
         days = np.array([episode.get("day", episode["seed"]) for episode in batch.episodes])
-        share = e["attained"] / np.maximum(1, e["offered"])
+        share = e["attained_worth"] / np.maximum(1e-9, e["offered_worth"])
         return Score(self.loads, share.reshape(shape), days.reshape(shape))
 
     def judge(self, agent: Acts) -> Score:
-        """Return an agent's attainment."""
+        """Return an agent's scores."""
         batch = self._batch
         self._reset(batch)
         active = np.flatnonzero(~batch.done)
@@ -114,7 +114,7 @@ class Validator:
         return self._score(batch)
 
     def judge_composites(self, policies: Mapping[float, str]) -> Score:
-        """Return the attainment of one composite for each load, on the same episodes."""
+        """Return the scores of one composite for each load, on the same episodes."""
         batch = EnvironmentBatch(self._batch.num_envs, self._scenario, split="validation")
         self._reset(batch)
         for i in range(batch.num_envs):

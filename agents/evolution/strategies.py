@@ -85,7 +85,7 @@ class EvolutionLearner:
         save_to_zip_file(file, data={"num_timesteps": self.steps}, params={"policy": self.policy.state_dict()})
 
     def facts(self) -> dict[str, float | None]:
-        """Return reward per decision, and mean and spread of the candidates' attainment."""
+        """Return reward per decision, and mean and spread of the candidates' scores."""
         return self._facts
 
     def histograms(self) -> dict[str, torch.Tensor]:
@@ -125,7 +125,7 @@ class EvolutionLearner:
         self._generation += 1
         directions = self._random.standard_normal((settings.pairs, len(self._center)))
         shifts = settings.sigma * np.concatenate([directions, -directions])  # (2 pairs, W)
-        returns, attainment = self._play(self._center + shifts, spent)
+        returns, scores = self._play(self._center + shifts, spent)
         better = rank_shaped(returns)
         pairs = settings.pairs
         gradient = (better[:pairs] - better[pairs:]) @ directions / (2 * pairs * settings.sigma)
@@ -134,8 +134,8 @@ class EvolutionLearner:
         with torch.no_grad():
             center = torch.from_numpy(self._center.astype(np.float32))
             torch.nn.utils.vector_to_parameters(center, self._module.parameters())
-        self._facts["attainment_mean"] = float(attainment.mean())
-        self._facts["attainment_spread"] = float(attainment.std())
+        self._facts["score_mean"] = float(scores.mean())
+        self._facts["score_spread"] = float(scores.std())
 
     def _ascend(self, gradient: np.ndarray, learning_rate: float) -> None:
         """Take a step of Adam (Kingma and Ba 2015) uphill."""
@@ -146,7 +146,7 @@ class EvolutionLearner:
         self._center = self._center + learning_rate * first / (np.sqrt(second) + 1e-8)
 
     def _play(self, candidates: np.ndarray, spent: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return each candidate's mean return and attainment, (P,), over its episodes."""
+        """Return each candidate's mean return and score, (P,), over its episodes."""
         batch = self._batches[self._generation % len(self._batches)]
         count, episodes = len(candidates), self._settings.episodes
         self._open(batch, spent, episodes)
@@ -177,10 +177,10 @@ class EvolutionLearner:
         self.steps += decisions
         self._facts = {"reward_per_decision": float(returns.sum() / max(1, decisions))}
         e = batch.cluster.state.environments
-        attainment = e["attained"] / np.maximum(1, e["offered"])
+        reached = e["attained_worth"] / np.maximum(1e-9, e["offered_worth"])
         offered = np.maximum(1, e["offered"])
         shape = (count, episodes)
-        return (returns / offered).reshape(shape).mean(1), attainment.reshape(shape).mean(1)
+        return (returns / offered).reshape(shape).mean(1), reached.reshape(shape).mean(1)
 
     def _open(self, batch: Any, spent: float, episodes: int) -> None:
         """Begin an episode everywhere; the same ones for all candidates if arrivals are common."""

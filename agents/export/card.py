@@ -119,8 +119,8 @@ def _scores(result: EvaluationResult, found: Sequence[str], own: str) -> str:
     lines = [
         f"### {result.scenario}, {result.split} split",
         "",
-        "| load | policy | attainment | token-weighted | best heuristic | its attainment | ahead [points] |",
-        "|---|---|---|---|---|---|---|",
+        "| load | policy | score | attainment | token-weighted | best heuristic | its score | ahead [points] |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for load in result.loads:
         best = result.best_at(load)
@@ -129,8 +129,8 @@ def _scores(result: EvaluationResult, found: Sequence[str], own: str) -> str:
             mine, row = result.summary_of(name, load), result.difference(name, load, "best")
             lines.append(
                 f"| {load:g} | {way_of(name).strip('()') or own} | "
-                f"{_share(mine, 'attainment')} | {_share(mine, 'token_weighted_attainment')} | `{best['policy']}`"
-                f"{'' if best['beforehand'] else ' (picked on these episodes)'} | {_share(theirs, 'attainment')} | "
+                f"{' | '.join(_share(mine, metric) for metric, _ in BY)} | `{best['policy']}`"
+                f"{'' if best['beforehand'] else ' (picked on these episodes)'} | {_share(theirs, 'score')} | "
                 f"{_signed(row['mean'])}{_interval(row)} |"
             )
     seeds = settings.get("seeds", [])
@@ -138,16 +138,19 @@ def _scores(result: EvaluationResult, found: Sequence[str], own: str) -> str:
     return "\n".join(lines)
 
 
+BY = (("score", "worth"), ("attainment", "count"), ("token_weighted_attainment", "tokens"))
+
+
 def _losses(results: Sequence[tuple[EvaluationResult, list[str]]]) -> str:
     """Return every load and group in which the agent is significantly worse than the best heuristic."""
     lines = []
     for result, found in results:
         for load in result.loads:
-            for metric, called in (("attainment", "attainment"), ("token_weighted_attainment", "token-weighted")):
+            for metric, called in BY:
                 row = result.difference(found[0], load, "best", metric)
                 if row["high"] is not None and row["high"] < 0.0:
                     lines.append(
-                        f"- {result.scenario}, load {load:g}, {called}: {_signed(row['mean'])}{_interval(row)}."
+                        f"- {result.scenario}, load {load:g}, by {called}: {_signed(row['mean'])}{_interval(row)}."
                     )
             lines += [
                 f"- {result.scenario}, load {load:g}, {row['group'].replace('_', ' ')}: {_signed(row['difference'])}"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 DEFAULT = "always/jsq/vllm"
 Shown = Callable[[Any], str]
 COLUMNS: tuple[tuple[str, str, Shown], ...] = (
+    ("score", "score", percent),
     ("attainment", "attainment", percent),
     ("by tokens", "token_weighted_attainment", percent),
     ("goodput/s", "goodput_per_s", "{:.3f}".format),
@@ -184,7 +185,8 @@ def _lines(result: Simulation) -> list[str]:
         f"{m['offered']:,} requests over {span_text(m['span_s'])} on cluster {result.cluster} under {result.policy}",
         *_conditions(result),
         f"{_traffic(result)}; replicas busy {percent(m['busy_share'])} of the time until the end",
-        f"attainment {percent(m['attainment'])}   token-weighted {percent(m['token_weighted_attainment'])}   "
+        f"score {percent(m['score'])}   attainment {percent(m['attainment'])}   "
+        f"token-weighted {percent(m['token_weighted_attainment'])}   "
         f"goodput {m['goodput_per_s']:.3f} requests/s",
         f"in the {span_text(m['answering_s'])} until the last answer: finished {m['finished_per_s']:.4g} requests/s   "
         f"prompt {m['prompt_tokens_per_s']:,.0f}   generated {m['generated_tokens_per_s']:,.0f}   total "
@@ -207,13 +209,13 @@ def _lines(result: Simulation) -> list[str]:
 
 
 def _comparison(results: list[Simulation]) -> list[str]:
-    """Return a table of policies on the same requests, best attainment first."""
+    """Return a table of policies on the same requests, best score first."""
     from burstenv.workload.describe import span_text
 
     first = results[0]
     m = first.metrics
     rows = [["policy", *(title for title, _, _ in COLUMNS)]]
-    for one in sorted(results, key=lambda result: -(result.metrics["attainment"] or 0.0)):
+    for one in sorted(results, key=lambda result: -(result.metrics["score"] or 0.0)):
         values = [(one.metrics[name], shown) for _, name, shown in COLUMNS]
         rows.append([one.policy, *("n/a" if value is None else shown(value) for value, shown in values)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -234,6 +236,7 @@ def _conditions(result: Simulation) -> list[str]:
     objectives = "; ".join(f"{name} {slo}" for name, slo in config.slo.items() if m[f"{name}_offered"])
     lines = [
         f"scenario {config.name}: metrics {age}; output lengths predicted, {config.predictor}",
+        f"worth: {config.worth}",
         f"objectives: {objectives}",
     ]
     if m["dropped_oversize"]:

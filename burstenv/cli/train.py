@@ -80,11 +80,11 @@ def _train(arguments: argparse.Namespace) -> int:
     held = coverage(scenario)
     lines = [f"trained on {result.steps:,} decisions in {result.wall_s:.0f} s: {result.stopped}"]
     lines += coverage_sentences(held)
-    for load, attainment in result.validation.items():
+    for load, score in result.validation.items():
         points = result.ahead_points[load]
         within = "" if points["low"] is None else f" +- {(points['high'] - points['low']) / 2:.1f}"
         lines.append(
-            f"  validation at load {load:g}: {percent(attainment)}, {points['mean']:+.1f}{within} points from "
+            f"  validation at load {load:g}: {percent(score)}, {points['mean']:+.1f}{within} points from "
             f"{result.reference_policies[load]}"
         )
     again = f"--resume with --out {result.folder} continues it" if result.interrupted else ""

@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
         help="episodes per policy (default: all committed for the scenario, 18; 30 with --grid)",
     )
     sub.add_argument("--split", default="validation", help="split of the episodes (default: %(default)s)")
-    sub.add_argument("--metric", default="attainment", choices=("attainment", "token_weighted_attainment"))
+    sub.add_argument("--metric", default="score", choices=("score", "attainment", "token_weighted_attainment"))
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
     sub.add_argument("--grid", action="store_true", help="try every combination of the template instead")
     sub.add_argument(
@@ -119,9 +119,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     held = coverage(scenario)
     lines = coverage_sentences(held)
     for found in tuned.policies:
-        default = "" if found.default_attainment is None else f" (always/jsq: {percent(found.default_attainment)})"
+        default = "" if found.default_score is None else f" (always/jsq: {percent(found.default_score)})"
         lines.append(
-            f"load {found.load:g}: {found.policy}, attainment {percent(found.attainment)}{default}, the best of "
+            f"load {found.load:g}: {found.policy}, score {percent(found.score)}{default}, attainment "
+            f"{percent(found.attainment)}, by tokens {percent(found.token_weighted_attainment)}, the best of "
             f"{found.candidates} composites on {len(tuned.seeds)} {tuned.split} episodes"
         )
     result = {**tuned.model_dump(mode="json"), "coverage": held, "paths": paths}

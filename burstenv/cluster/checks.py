@@ -27,7 +27,7 @@ _RULES = (
     ("predicted_tokens", "a finite number of at least 0"),
     ("ttft_slo_s", "a number of at least 0"),
     ("tpot_slo_s", "a number of at least 0"),
-    ("weight", "a finite number"),
+    ("worth", "a finite number"),
     ("class_code", "0 (conversation) or 1 (api)"),
     ("prefix_tokens", "at least 0"),
     ("stream", "at least 0 on a cluster with prefix caching"),
@@ -99,7 +99,7 @@ def _first_wrong(
             return row, 4
         if not request.tpot_slo_s >= 0.0:
             return row, 5
-        if not -np.inf < request.weight < np.inf:
+        if not -np.inf < request.worth < np.inf:
             return row, 6
         if request.class_code != 0 and request.class_code != 1:
             return row, 7

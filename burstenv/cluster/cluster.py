@@ -127,8 +127,9 @@ class Cluster:
         """The limits of every batching mode on every replica, (R, M) MODE."""
         return self.state.modes
 
-    def set_class_values(self, values: Sequence[float]) -> None:
-        """Set the worth of a token of an attained request of each class."""
+    def set_class_values(self, values: Sequence[float], output_weight: float = 1.0) -> None:
+        """Set the value of each class, and the weight of an output token beside a prompt token, as agents see them."""
+        self.state.gateway["output_weight"] = output_weight
         for i in range(self.num_envs):
             self.state.classes(i)["value"] = values
 

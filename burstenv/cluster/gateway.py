@@ -102,8 +102,9 @@ def reset_cluster(world, num_requests, seed):
     environment.length_capped = 0
     environment.abandoned = 0
     environment.stuck_ticks = 0
-    environment.attained_weight = 0.0
-    environment.offered_weight = 0.0
+    environment.attained_worth = 0.0
+    environment.offered_worth = 0.0
+    environment.in_time_worth = 0.0
     environment.decisions = 0
     forget_traffic(world)
     reset_accounts(world)

@@ -15,6 +15,7 @@ GATEWAY = record(
         ("defer_s", "f8"),
         ("batching_period_s", "f8"),  # a replica's mode may change this often
         ("gpus", "i4"),  # of all replicas
+        ("output_weight", "f8"),  # worth of an output token beside a prompt token
         ("clients", "i1"),  # whether they do anything but send and wait
         ("closed_loop", "i1"),  # turns of a session follow the answer to the turn before
         ("count_sent", "i1"),  # what was sent since a reading is added to it
@@ -66,9 +67,7 @@ MEMORY = record(
 # What is known of a class of requests: numbers in the arena, which begins with them.
 CLASS = np.dtype(
     [
-        ("value", "f8"),  # worth of a token of an attained request
-        ("attained", "i4"),
-        ("unused", "i4"),
+        ("value", "f8"),  # factor of its requests' worth
     ]
 )
 

@@ -69,6 +69,6 @@ def request_array(
     requests["predicted_tokens"] = requests["output_tokens"]
     requests["ttft_slo_s"] = _column("ttft_slo_s", ttft_slo_s, n, 0.0, MOST_S)
     requests["tpot_slo_s"] = _column("tpot_slo_s", tpot_slo_s, n, 0.0, MOST_S)
-    requests["weight"] = 1.0
+    requests["worth"] = 1.0
     requests["session"] = NO_REQUEST
     return requests

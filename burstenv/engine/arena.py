@@ -14,7 +14,7 @@ import numpy as np
 
 from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE
 
-CLASS_NUMBERS, CLASS_ATTAINED = 4, 2  # integers of a CLASS; the position of its count among them
+CLASS_NUMBERS = 2  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
 NEXT_TURN, GENERATION = (CLIENT.fields[name][1] // 4 for name in ("next_turn", "generation"))  # type: ignore[index]
 SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from burstenv._jit.decorators import kernel
-from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS, CLIENT_NUMBERS, GENERATION, NEXT_TURN
+from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
 from burstenv.engine.enums import (
     ABANDONED,
     AT_GATEWAY,
@@ -32,7 +32,7 @@ def arrive(world, request, now_s):
     environment = world.environment
     request.arrival_s = now_s
     environment.offered += 1
-    environment.offered_weight += request.weight
+    environment.offered_worth += request.worth
     environment.arrived_s += now_s
 
 
@@ -67,6 +67,7 @@ def bring_token(world, request, now_s):
         world.environment.first_tokens += 1
         if now_s - request.arrival_s <= request.ttft_slo_s:
             world.environment.first_in_time += 1
+            world.environment.in_time_worth += request.worth
 
 
 @kernel
@@ -124,12 +125,12 @@ def settle(world, request_id, status, now_s):
     environment.settled_s += now_s
     if status == ATTAINED:
         environment.attained += 1
-        environment.attained_weight += request.weight
-        world.arena[CLASS_NUMBERS * request.class_code + CLASS_ATTAINED] += 1
+        environment.attained_worth += request.worth
         environment.attained_tokens += request.prompt_tokens + request.output_tokens
         return
     if not math.isnan(request.first_token_s) and request.first_token_s - request.arrival_s <= request.ttft_slo_s:
         environment.first_in_time_lost += 1
+        environment.in_time_worth -= request.worth
     if status == LATE:
         environment.late += 1
     elif status == ABANDONED:

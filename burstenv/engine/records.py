@@ -41,7 +41,7 @@ REQUEST = record(
         ("predicted_tokens", "f4"),  # predicted output length
         ("ttft_slo_s", "f4"),
         ("tpot_slo_s", "f4"),
-        ("weight", "f4"),  # worth of an attained request under the weighted reward
+        ("worth", "f4"),  # paid if it is attained, see envs/worth.py
         ("target_tokens", "i4"),  # output tokens after the clamp to the model length
         ("produced_tokens", "i4"),  # outputs so far (while decoding: at the start of decoding)
         ("computed_tokens", "i4"),  # KV tokens; while decoding: that number minus the replica's decode_step
@@ -188,8 +188,9 @@ ENVIRONMENT = record(
         ("first_in_time_lost", "i4"),  # of those, settled without attainment
         ("length_capped", "i4"),  # of the failed: answered, but cut at the model length of the replica
         ("stuck_ticks", "i4"),  # ticks in a row without progress on any replica
-        ("attained_weight", "f8"),
-        ("offered_weight", "f8"),
+        ("attained_worth", "f8"),
+        ("offered_worth", "f8"),
+        ("in_time_worth", "f8"),  # of first tokens in time, less those settled without attainment
         ("rate_fast_per_s", "f8"),  # requests/s over about 5 s
         ("rate_slow_per_s", "f8"),  # requests/s over about 60 s
         ("token_rate_per_s", "f8"),  # prompt tokens/s over about 5 s

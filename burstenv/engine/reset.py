@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel
-from burstenv.engine.arena import CLASS_ATTAINED, CLASS_NUMBERS
 from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, NO_REQUEST, SEEN_FIELDS, SEEN_FREE_BLOCKS
 from burstenv.engine.kv_cache import reset_blocks
 
@@ -108,8 +107,6 @@ def reset_request(request):
 def reset_accounts(world):
     """Clear the data of rewards, stale metrics and the features of recent arrivals."""
     environment = world.environment
-    for code in range(world.gateway.num_classes):
-        world.arena[CLASS_NUMBERS * code + CLASS_ATTAINED] = 0
     environment.attained_tokens = 0
     environment.arrived_s = 0.0
     environment.settled_s = 0.0

@@ -13,6 +13,7 @@ from burstenv._jit.decorators import resolved
 from burstenv.arguments import an, array, check, checked, mapping, number, one_of, optional, whole
 from burstenv.cluster import Clients, Cluster
 from burstenv.config import shortly
+from burstenv.engine.enums import UNSENT
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.arguments import check_arguments, check_flat, check_place, places_checked
 from burstenv.envs.exchange import settings_of
@@ -78,7 +79,7 @@ class EnvironmentBatch:
         batching: str | None = None,
         action: str = "multi",
         observation: str = "flat",
-        reward: RewardChoice = "attainment",
+        reward: RewardChoice = "worth",
         privileged: bool = False,
         num_threads: int = 1,
     ):
@@ -124,7 +125,7 @@ class EnvironmentBatch:
         self.actions: np.ndarray = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
         self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
-        self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 8) rewards of the last step by name
+        self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 7) rewards of the last step by name
         self.totals = np.zeros_like(self.components)  # (N, 8) the accounts behind them
         self.elapsed_s = np.zeros(num_envs)  # (N,)
         self._own_rewards = np.zeros(num_envs)  # (N,) of the last step, if the reward is a function
@@ -390,13 +391,17 @@ class EnvironmentBatch:
         }
 
     def episode_metrics(self, i: int) -> dict[str, Any]:
-        """Return the metrics of a finished episode: counts, attainment, preemptions, mean KV use."""
+        """Return the metrics of a finished episode: counts, score, attainment, preemptions, mean KV use."""
         e = self.cluster.state.environments[i]
         counts = self.counts(i)
+        requests = self.cluster.state.requests[i, : self.num_requests(i)]
+        sent = requests["status"] != UNSENT
+        tokens = int((requests["prompt_tokens"] + requests["output_tokens"])[sent].sum(dtype=np.int64))
         return {
             **counts,
+            "score": float(e["attained_worth"] / max(1e-9, e["offered_worth"])),
             "attainment": counts["attained"] / max(1, counts["offered"]),
-            "weighted_attainment": float(e["attained_weight"] / max(1e-9, e["offered_weight"])),
+            "token_weighted_attainment": float(e["attained_tokens"] / max(1, tokens)),
             "preemptions": int(self.cluster.state.replicas["preemptions"][i].sum()),
             "kv_use_mean": self.cluster.kv_use(i)[0],
             "duration_s": float(e["now_s"]),

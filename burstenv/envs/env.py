@@ -68,12 +68,14 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     ## Rewards
 
-    ``attainment`` (default): +1 when a request finishes within both objectives. The undiscounted return of an episode
-        is therefore the number of attained requests in the report. ``dense`` pays the same sum earlier; ``weighted``,
-        ``token-weighted`` and ``class-weighted`` pay by size and worth, ``goodput-per-gpu`` per GPU of the cluster.
+    ``worth`` (default): the worth of a request, 1 in the mean over the episode, when it finishes within both
+        objectives. The undiscounted return of an episode, divided by its offered requests, is therefore the score of
+        the report. The scenario says what a request is worth (``worth``: half by count and half by tokens, unless it
+        says otherwise). ``dense`` pays the same sum earlier; ``attainment`` and ``token-weighted`` pay by count and by
+        tokens alone, ``goodput-per-gpu`` per GPU of the cluster.
         ``latency`` charges the time of requests in the system and ``cost`` the GPU-seconds. ``vector`` pays several at
         once for multi-objective methods. ``burstenv/envs/reward.py`` says how each can be gamed. A mapping such as
-        ``{"attainment": 1.0, "cost": -0.01}`` pays components by weight; a function of a ``StepRecord``
+        ``{"worth": 1.0, "cost": -0.01}`` pays components by weight; a function of a ``StepRecord``
         (``burstenv/envs/own_reward.py``) is slower and pays any other reward. ``info["reward_components"]`` holds all
         components, in the order of ``env.unwrapped.reward_names``. For semi-MDP discounting use ``info["elapsed_s"]``.
 
@@ -88,7 +90,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
        step carries the drain, unless the scenario has ticks.
     2. Truncation: only through ``max_episode_steps`` of ``gym.make``.
 
-    At the end ``info["episode_metrics"]`` holds counts, attainment, preemptions and KV use.
+    At the end ``info["episode_metrics"]`` holds counts, score, attainment, preemptions and KV use.
 
     ## Arguments
 
@@ -104,7 +106,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |
     | action      | str            | ``"multi"``                          | multi or flat                        |
     | observation | str            | ``"flat"``                           | flat or dict                         |
-    | reward      | str            | ``"attainment"``                     | name, weights or a function          |
+    | reward      | str            | ``"worth"``                          | name, weights or a function          |
     | privileged  | bool           | ``False``                            | show true output lengths             |
     | render_mode | str or None    | ``None``                             | ansi, rgb_array or human             |
 
@@ -154,7 +156,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         batching: str | None = None,
         action: str = "multi",
         observation: str = "flat",
-        reward: RewardChoice = "attainment",
+        reward: RewardChoice = "worth",
         privileged: bool = False,
         render_mode: str | None = None,
         **unknown: Any,

@@ -51,8 +51,8 @@ class Exchange(NamedTuple):
         action: (C,)
         observation: (O,) float32, written.
         mask: (A,) int8, written.
-        rewards: (8,) float64, the components of ``reward.py``, written.
-        totals: (8,) float64, the accounts behind them, written.
+        rewards: (7,) float64, the components of ``reward.py``, written.
+        totals: (7,) float64, the accounts behind them, written.
     """
 
     settings: Any

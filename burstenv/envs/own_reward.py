@@ -90,7 +90,7 @@ class PaidReward:
         return self._places if named else None  # type: ignore[return-value]
 
     def of(self, components: np.ndarray) -> np.ndarray:
-        """Return the rewards of components, (N, 8): (N,) float64, or (N, 4) with the vector reward."""
+        """Return the rewards of components, (N, 7): (N,) float64, or (N, 4) with the vector reward."""
         if not self._weights:
             return components[:, self._places]
         paid = np.zeros(len(components))

@@ -1,8 +1,8 @@
-"""Requests in the engine's format, written in one pass: the drawn fields, the prediction, objectives and weight."""
+"""Requests in the engine's format: the drawn fields, the prediction, objectives and worth."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,26 +10,28 @@ from numpy.typing import NDArray
 from burstenv._jit.decorators import entry, kernel
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.token_streams import write_streams
+from burstenv.envs.worth import set_worths
 from burstenv.workload import CLASSES, EpisodeRequests
 
 if TYPE_CHECKING:
     from burstenv.envs.scenario import ScenarioConfig
 
-_BASE_S, _PER_TOKEN_S, _TPOT_S, _VALUE = range(4)
+_BASE_S, _PER_TOKEN_S, _TPOT_S = range(3)
 
 
 @kernel
 def _set_objectives(request, table):
-    """Set the objectives of a request by its class; its weight is class value x kilotokens, prompt and output."""
+    """Set the objectives of a request by its class."""
     code = request.class_code
     request.ttft_slo_s = table[code, _BASE_S] + table[code, _PER_TOKEN_S] * request.prompt_tokens
     request.tpot_slo_s = table[code, _TPOT_S]
-    tokens = np.float64(request.prompt_tokens) + request.output_tokens
-    request.weight = table[code, _VALUE] * tokens / 1000.0
 
 
 @entry
-def _write_all(requests, table, arrival_s, prompt_tokens, output_tokens, session, class_code, predicted_tokens):
+def _write_all(
+    requests, table, values, by_tokens, output_weight, arrival_s, prompt_tokens, output_tokens, session, class_code,
+    predicted_tokens,
+):  # fmt: skip
     for k in range(len(requests)):
         request = requests[k]
         request.arrival_s = arrival_s[k]
@@ -40,16 +42,34 @@ def _write_all(requests, table, arrival_s, prompt_tokens, output_tokens, session
         request.predicted_tokens = predicted_tokens[k]
         request.replica = NO_REQUEST
         _set_objectives(request, table)
+    set_worths(requests, values, by_tokens, output_weight)
 
 
-def objectives_table(config: ScenarioConfig) -> NDArray[np.float64]:
-    """Return the objectives by class, (classes, 4): TTFT base [s], TTFT per prompt token [s], TPOT [s], value."""
+class Terms(NamedTuple):
+    """What requests are held to and what they count, in the order of the compiled code's arguments.
+
+    Attributes:
+        objectives: By class, (classes, 3): TTFT base [s], TTFT per prompt token [s], TPOT [s].
+        values: By class, (classes,).
+        by_tokens: Share of a request's worth by tokens.
+        output_weight: Of an output token beside a prompt token.
+    """
+
+    objectives: NDArray[np.float64]
+    values: NDArray[np.float64]
+    by_tokens: float
+    output_weight: float
+
+
+def terms_of(config: ScenarioConfig) -> Terms:
+    """Return the terms of a scenario."""
     slo = [config.slo[name] for name in CLASSES]
-    return np.array([[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s, s.value] for s in slo])
+    objectives = np.array([[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s] for s in slo])
+    return Terms(objectives, np.array([s.value for s in slo]), config.worth.tokens, config.worth.output_weight)
 
 
 def write_requests(
-    requests: np.ndarray, drawn: EpisodeRequests, predicted_tokens: NDArray[np.float64], table: NDArray[np.float64]
+    requests: np.ndarray, drawn: EpisodeRequests, predicted_tokens: NDArray[np.float64], terms: Terms
 ) -> None:
     """Overwrite ``requests``, (n,) REQUEST, with drawn requests.
 
@@ -57,11 +77,11 @@ def write_requests(
         requests: Written.
         drawn: The requests.
         predicted_tokens: (n,) their predicted output lengths.
-        table: See :func:`objectives_table`.
+        terms: See :func:`terms_of`.
     """
     requests.view(np.uint8)[...] = 0
     columns = drawn.arrival_s, drawn.prompt_tokens, drawn.output_tokens, drawn.session, drawn.class_code
-    _write_all(requests, table, *map(np.ascontiguousarray, columns), predicted_tokens)
+    _write_all(requests, *terms, *map(np.ascontiguousarray, columns), predicted_tokens)
     if drawn.priority.any():  # most traces have neither priorities nor shared prefixes
         requests["priority"] = drawn.priority
     write_streams(requests, drawn)

@@ -1,18 +1,18 @@
 """Rewards by name: each is the growth of one account of an episode, so the records give every return.
 
 ==================  ==============================================================================================
-``attainment``      +1 when a request finishes within both objectives (the default). The undiscounted return of an
-                    episode is the attained requests of the report. *Gamed by* rejecting long prompts, and by
-                    starving requests that are already late: all requests count alike, late ones not at all.
-``dense``           The same episode sum, paid earlier: +1/2 at a first token in time, +1/2 at a finish within both
-                    objectives, -1/2 at a finish that misses TPOT after a first token in time. *Gamed* as attainment;
-                    discounted, also by admitting requests that start in time and then decode too slowly: the half
-                    is paid now and taken back later.
-``weighted``        Class value x kilotokens (prompt and output) of each attained request: a long one is worth more,
-                    as it costs more. *Gamed by* favouring long requests.
+``worth``           The worth of a request (:mod:`burstenv.envs.worth`: mean 1, half by count, half by tokens unless
+                    the scenario says otherwise) when it finishes within both objectives (the default). The
+                    undiscounted return of an episode, divided by the offered requests, is the score of the report
+                    (where clients end sessions early: by the worth of the requests that they sent). *Gamed by*
+                    starving requests that are already late, because they count nothing.
+``dense``           The same episode sum, paid earlier: half the worth at a first token in time, half at a finish
+                    within both objectives, minus half where a first token in time is followed by a miss. *Gamed* as
+                    worth; discounted, also by admitting requests that start in time and then decode too slowly: the
+                    half is paid now and taken back later.
+``attainment``      +1 for each attained request: worth by count alone. *Gamed by* rejecting long prompts.
 ``token-weighted``  Kilotokens of each attained request of any class; divided by the offered kilotokens this is the
                     report's token-weighted attainment. *Gamed by* serving few, long requests.
-``class-weighted``  Class value of each attained request. *Gamed by* starving the class of less worth.
 ``goodput-per-gpu`` Attained requests per GPU of the cluster: over the time until the last answer, the report's
                     goodput per GPU. For comparing clusters of different size; on one cluster the same as attainment,
                     and *gamed* alike.
@@ -27,7 +27,7 @@
                     environment with ``disable_env_checker=True``.
 ==================  ==============================================================================================
 
-All but the last are the components in ``info["reward_components"]``, (8,) float64, in this order
+All but the last are the components in ``info["reward_components"]``, (7,) float64, in this order
 (``env.unwrapped.reward_names``), for every choice of the paid reward.
 """
 
@@ -38,14 +38,13 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel
 from burstenv._jit.positions import positions
-from burstenv.cluster.classes import value_attained
 from burstenv.cluster.world import engine_of
 from burstenv.engine.decode_run import run_elapsed_s
 from burstenv.engine.lifecycle import settled
 from burstenv.errors import unknown_name
 
 COMPONENTS = (
-    "attainment", "dense", "weighted", "token-weighted", "class-weighted", "goodput-per-gpu", "latency", "cost",
+    "worth", "dense", "attainment", "token-weighted", "goodput-per-gpu", "latency", "cost",
 )  # fmt: skip
 PLACE = positions(COMPONENTS)  # position of each among them
 VECTOR = ("attainment", "token-weighted", "latency", "cost")
@@ -99,11 +98,10 @@ def pay(world, exchange):
     attained = environment.attained
     in_system_s = environment.now_s * (environment.offered - settled(world)) - environment.arrived_s
     in_system_s += environment.settled_s
+    _pay(exchange, PLACE.worth, environment.attained_worth)
+    _pay(exchange, PLACE.dense, 0.5 * (environment.attained_worth + environment.in_time_worth))
     _pay(exchange, PLACE.attainment, float(attained))
-    _pay(exchange, PLACE.dense, 0.5 * (attained + environment.first_in_time - environment.first_in_time_lost))
-    _pay(exchange, PLACE.weighted, environment.attained_weight)
     _pay(exchange, PLACE.token_weighted, environment.attained_tokens * 1e-3)
-    _pay(exchange, PLACE.class_weighted, value_attained(world))
     _pay(exchange, PLACE.goodput_per_gpu, attained / float(world.gateway.gpus))
     _pay(exchange, PLACE.latency, in_system_s * (-1.0 / LATENCY_SCALE_S))
     _pay(exchange, PLACE.cost, -_busy_gpu_s(world))

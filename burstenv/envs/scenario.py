@@ -31,7 +31,8 @@ from burstenv.envs.observation.features import ObservationConfig, ObservationLay
 from burstenv.envs.observation.settings import Sight
 from burstenv.envs.predictors import LengthPredictor, PredictorConfig
 from burstenv.envs.recorded import same_requests
-from burstenv.envs.requests import objectives_table, write_requests
+from burstenv.envs.requests import terms_of, write_requests
+from burstenv.envs.worth import WorthConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
 from burstenv.workload import (
@@ -63,7 +64,7 @@ class SloConfig(Config):
     ttft_base_s: Objective
     ttft_per_token_s: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0
     tpot_s: Objective
-    value: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0  # worth of a token under the weighted reward
+    value: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0  # factor of its requests' worth
 
     def __str__(self) -> str:
         per_token = f" + {1000 * self.ttft_per_token_s:g} ms per prompt token" if self.ttft_per_token_s else ""
@@ -85,6 +86,7 @@ class ScenarioConfig(Config):
         None  # by split; None: measured on first use
     )
     slo: dict[str, SloConfig]
+    worth: WorthConfig = WorthConfig()
     modes: Annotated[list[str | ModeConfig], Field(min_length=1, max_length=256)] = ["vllm"]
     predictor: PredictorConfig = PredictorConfig()
     observation: ObservationConfig = ObservationConfig()
@@ -165,7 +167,7 @@ class Scenario:
             )
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
-        self._objectives = objectives_table(self.config)
+        self._terms = terms_of(self.config)
         self._capacity_on: dict[tuple[int, str], tuple[Trace, float]] = {}  # by identity of a foreign trace, and split
         if measure:
             _ = self.samplers  # a trace that cannot be read or cut is an error now
@@ -335,7 +337,7 @@ class Scenario:
             max_request_tokens=max_request_tokens or self.longest_tokens,
             clients=config.acting_clients,
         )
-        cluster.set_class_values([config.slo[name].value for name in CLASSES])
+        cluster.set_class_values([config.slo[name].value for name in CLASSES], config.worth.output_weight)
         seen = config.observation
         cluster.lengths = self.lengths
         cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)
@@ -376,7 +378,7 @@ class Scenario:
 
     @checked()
     def requests_from(self, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> np.ndarray:
-        """Add objectives and length predictions to drawn requests; returns (n,) REQUEST."""
+        """Add objectives, worth and length predictions to drawn requests; returns (n,) REQUEST."""
         requests = np.zeros(len(drawn), REQUEST)
         self.write_requests(requests, drawn, seed, privileged)
         return requests
@@ -390,7 +392,7 @@ class Scenario:
         privileged: bool = False,
         predictor: LengthPredictor | None = None,
     ) -> None:
-        """Write drawn requests with objectives and length predictions into ``requests``, (n,) REQUEST.
+        """Write drawn requests with objectives, worth and length predictions into ``requests``, (n,) REQUEST.
 
         Predictions are those of ``predictor``, by default the scenario's own.
         """
@@ -399,7 +401,7 @@ class Scenario:
         else:
             predictor = self.predictor if predictor is None else predictor
             predicted = predictor.predict(drawn.output_tokens, drawn.class_code, seed)
-        write_requests(requests, drawn, predicted, self._objectives)
+        write_requests(requests, drawn, predicted, self._terms)
 
 
 @checked()

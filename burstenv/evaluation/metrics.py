@@ -74,6 +74,7 @@ def episode_metrics(
                                         abandoned, rejected are the final rejections, failed includes the cut
     ``length_capped``                   requests whose answer was cut at the model length of their replica: they
                                         count as failed, are never attained and are in no latency
+    ``score``                           worth of the attained requests / worth of the offered ones: the headline
     ``attainment``                      attained / offered
     ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
     ``goodput_per_s``                   attained / ``answering_s``
@@ -91,7 +92,8 @@ def episode_metrics(
     ``preemptions_per_finished``        preemptions / finished requests
     ``max_replica_share``               share of the finished requests served by the busiest replica
     ``kv_use_mean``, ``kv_use_max``     share of the cluster's KV blocks in use, over time
-    ``episode_return``                  undiscounted ``attainment`` reward: the attained requests
+    ``episode_return``                  undiscounted ``worth`` reward: the worth of the attained requests
+    ``offered_worth``                   of the offered requests: their number, except where clients end sessions early
     ``attempts`` ... ``unsent``         where clients act: see ``Cluster.client_counts``; every request is counted
                                         once in all of the above, however often it was sent; unsent ones nowhere
     ==================================  =================================================================
@@ -100,7 +102,7 @@ def episode_metrics(
         records: (n,) REQUEST, all of them settled.
         duration_s: Length of the arrivals' window [s].
         kv_use: Mean and greatest share of KV blocks in use, as ``Cluster.kv_use`` returns them.
-        episode_return: Return of an agent's environment; must equal the attained requests.
+        episode_return: Return of an agent's environment; must equal the worth of the attained requests.
         model: Codes into ``MODELS``, (n,); None: all ``other``.
         client_counts: The result of ``Cluster.client_counts``; None: clients that only send and wait.
 
@@ -124,10 +126,11 @@ def episode_metrics(
     unsettled = 2 * counts["offered"] - sum(counts.values())
     if unsettled:
         raise BurstenvError(f"the episode is not over: {unsettled} of {counts['offered']} requests not settled")
-    if episode_return is not None and episode_return != counts["attained"]:
+    attained_worth, offered_worth = worth_of(records, attained), worth_of(records)
+    if episode_return is not None and episode_return != attained_worth:
         raise BurstenvError(
-            f"the environment paid {episode_return:g} over the episode, its records hold "
-            f"{counts['attained']} attained requests; these must be equal"
+            f"the environment paid {episode_return!r} over the episode, the attained requests of its records are worth "
+            f"{attained_worth!r}; these must be equal"
         )
     tokens = records["prompt_tokens"] + records["output_tokens"]
     finished = counts["attained"] + counts["late"] - abandoned
@@ -135,13 +138,15 @@ def episode_metrics(
     metrics: dict[str, float | int | None] = {
         **counts,
         "length_capped": capped,
+        "score": share(attained_worth, offered_worth),
         "attainment": share(counts["attained"], counts["offered"]),
         "token_weighted_attainment": share(int(tokens[attained].sum(dtype=np.int64)), int(tokens.sum(dtype=np.int64))),
         **_served(records, counts["attained"]),
         "rejection_share": share(counts["rejected"], counts["offered"]),
         "preemptions_per_finished": share(int(records["preemptions"].sum()), finished),
         "max_replica_share": share(int(np.bincount(served_by).max()), finished) if finished else None,
-        "episode_return": float(counts["attained"]),
+        "episode_return": attained_worth,
+        "offered_worth": offered_worth,
     }
     if kv_use is not None:
         metrics["kv_use_mean"], metrics["kv_use_max"] = kv_use
@@ -178,6 +183,12 @@ def _served(records: NDArray[Any], attained: int) -> dict[str, float | int | Non
         "cached_tokens": cached,
         "prefix_hit_rate": share(cached, int(records["prompt_tokens"][scheduled].sum(dtype=np.int64))),
     }
+
+
+def worth_of(records: NDArray[Any], chosen: NDArray[np.bool_] | None = None) -> float:
+    """Return the worth of records, (n,) REQUEST, or of those ``chosen``, (n,) bool; exact in any order."""
+    worth = records["worth"] if chosen is None else records["worth"][chosen]
+    return float(worth.sum(dtype=np.float64))
 
 
 def losses(records: NDArray[Any]) -> dict[str, int]:

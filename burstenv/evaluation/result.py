@@ -14,7 +14,7 @@ from burstenv.evaluation.result_rows import check_result
 from burstenv.files import write_atomic
 
 FORMAT = "burstenv evaluation"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"  # beside the result: values that may differ between runs of the same command
 
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ class EvaluationResult:
         return _one(self.best, load=load)
 
     @checked()
-    def difference(self, policy: str, load: float, against: str, metric: str = "attainment") -> Row:
+    def difference(self, policy: str, load: float, against: str, metric: str = "score") -> Row:
         """Return the paired difference of a policy against ``"reference"`` or ``"best"`` at a load."""
         return _one(self.differences, policy=policy, load=load, against=against, metric=metric)
 
@@ -114,8 +114,8 @@ class EvaluationResult:
 
     @checked()
     def ranking(self, load: float) -> list[Row]:
-        """Return the summary rows of a load, highest attainment first."""
-        return sorted((r for r in self.summary if r["load"] == load), key=lambda r: -r["attainment"])
+        """Return the summary rows of a load, highest score first."""
+        return sorted((r for r in self.summary if r["load"] == load), key=lambda r: -r["score"])
 
     @property
     def agents(self) -> list[Row]:

@@ -49,18 +49,18 @@ _Policy = _make(
     roles=(list[_Role], ...),  # type: ignore[valid-type]
 )
 _Episode = _row(
-    "Episode", policy=str, load=Load, seed=Count, day=Count, attainment=Share, token_weighted_attainment=Share,
-    offered=Count, attained=Count,
+    "Episode", policy=str, load=Load, seed=Count, day=Count, score=Share, attainment=Share,
+    token_weighted_attainment=Share, offered=Count, attained=Count,
 )  # fmt: skip
 _Summary = _row(
     "Summary", policy=str, load=Load, episodes=Positive, blocks=Positive,
     offered=Annotated[int, Field(ge=1, le=2**53)],
     **dict.fromkeys(("attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES)), Count),
-    **dict.fromkeys(("attainment", "token_weighted_attainment", "rejection_share"), Share),
+    **dict.fromkeys(("score", "attainment", "token_weighted_attainment", "rejection_share"), Share),
     goodput_per_s=Number,
     **{
         f"{metric}_{end}": Maybe
-        for metric in ("attainment", "token_weighted_attainment", "goodput_per_s") for end in ("low", "high")
+        for metric in ("score", "attainment", "token_weighted_attainment", "goodput_per_s") for end in ("low", "high")
     },
     **dict.fromkeys(("preemptions_per_finished", "max_replica_share", "kv_use_mean", "kv_use_max"), Maybe),
     **{f"{group}_offered": Count for group in groups()},
@@ -85,7 +85,7 @@ _Group = _row(
     "Group", policy=str, load=Load, other=str, group=str, offered=Count, attainment=Maybe, low=Maybe, high=Maybe,
     difference=Maybe, difference_low=Maybe, difference_high=Maybe, verdict=Verdict | None,
 )  # fmt: skip
-_Rank = _row("Rank", load=Load, policy=str, attainment=Share, rank=Count, rank_to=Count)
+_Rank = _row("Rank", load=Load, policy=str, score=Share, rank=Count, rank_to=Count)
 _Matrix = list[list[Maybe]]
 
 
@@ -118,6 +118,7 @@ class _Timeline(_Strict):
     policy: str
     seed: Count
     episode: Literal["good", "bad"]
+    score: Share
     attainment: Share
     bin_s: Annotated[float, Field(ge=1e-9, le=1e9)]
     attained: Counts
@@ -126,7 +127,10 @@ class _Timeline(_Strict):
     in_system: Annotated[list[Number], Field(min_length=1)]
 
 
-_TunedPolicy = _row("TunedPolicy", load=Load, policy=str, attainment=Number, default_attainment=Maybe, candidates=Count)
+_TunedPolicy = _row(
+    "TunedPolicy", load=Load, policy=str, score=Number, default_score=Maybe, attainment=Maybe,
+    token_weighted_attainment=Maybe, candidates=Count,
+)  # fmt: skip
 
 
 class _Tuning(_Strict):

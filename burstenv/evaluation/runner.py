@@ -300,13 +300,14 @@ def _timelines(result: EvaluationResult, units: Mapping[Key, Unit]) -> list[Row]
     other = best if top != best else result.reference
     if other == top:
         other = next((row["policy"] for row in result.ranking(load) if row["policy"] != top), top)
-    score = {(row["policy"], row["seed"]): row["attainment"] for row in result.episodes if row["load"] == load}
+    score = {(row["policy"], row["seed"]): row["score"] for row in result.episodes if row["load"] == load}
     seeds = sorted({seed for _, seed in score}, key=lambda seed: (score[top, seed] - score[other, seed], seed))
     rows = []
     for which, seed in (("good", seeds[-1]), ("bad", seeds[0])):
         for name in dict.fromkeys((top, other)):
             unit = units[name, load, seed]
-            row = {"policy": name, "seed": seed, "episode": which, "attainment": unit["metrics"]["attainment"]}
+            row = {"policy": name, "seed": seed, "episode": which}
+            row.update({metric: unit["metrics"][metric] for metric in ("score", "attainment")})
             rows.append({**row, **unit["course"]})
     return rows
 

@@ -231,7 +231,7 @@ def _asked_rate(
 
 def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
     """Return the facts beside a timeline."""
-    shares = {"attainment": m["attainment"], "busy": m["busy_share"]}
+    shares = {"score": m["score"], "attainment": m["attainment"], "busy": m["busy_share"]}
     counts = ("offered", "attained", "late", "rejected", "failed", *CLIENT_COUNTS, "preemptions")
     return {
         "policy": policy,

@@ -20,11 +20,11 @@ from burstenv.evaluation.statistics.intervals import (
 )
 from burstenv.evaluation.statistics.latency_sketch import Sketch
 
-INTERVALS = ("attainment", "token_weighted_attainment", "goodput_per_s")  # metrics given with intervals
+INTERVALS = ("score", "attainment", "token_weighted_attainment", "goodput_per_s")  # metrics given with intervals
 MEANS = (
     "rejection_share", "preemptions_per_finished", "max_replica_share", "kv_use_mean",
 )  # fmt: skip
-COMPARED = ("attainment", "token_weighted_attainment")
+COMPARED = ("score", "attainment", "token_weighted_attainment")
 QUANTILE_LEVELS = [0.0, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999, 1.0]
 _COUNTS = ("offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES), *CLIENT_COUNTS)
 BURSTINESS_BUCKETS = ("calm", "middling", "bursty")  # terciles of the evaluated episodes
@@ -54,7 +54,7 @@ def distribution(offered: int, sketches: Mapping[str, Sequence[Sketch]]) -> Row:
 def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row]:
     """Return one row per policy and load, in order of appearance.
 
-    ``attainment``, ``token_weighted_attainment`` and ``goodput_per_s`` are means over episodes with
+    ``score``, ``attainment``, ``token_weighted_attainment`` and ``goodput_per_s`` are means over episodes with
     ``_low`` and ``_high`` (None with too few days); counts are sums; attainment by class and prompt
     bucket is pooled over episodes (attained of all offered, None without any); latencies cover all finished requests of
     all episodes; the others are means over the episodes that define them.
@@ -94,13 +94,13 @@ def best_heuristics(summary: Sequence[Row], policies: Sequence[Row], chosen: Map
         summary: As ``summarise`` returns it.
         policies: As ``EvaluationResult.policies``; privileged heuristics are not candidates.
         chosen: Heuristics by load chosen beforehand, on other episodes; at other loads the best is the one with the
-            highest attainment on these.
+            highest score on these.
     """
     candidates = {p["name"] for p in policies if p["kind"] == "heuristic" and not p["privileged"]}
     best = []
     for load in dict.fromkeys(row["load"] for row in summary):
         rows = [row for row in summary if row["load"] == load and row["policy"] in candidates]
-        top = chosen.get(load) or max(rows, key=lambda row: row["attainment"])["policy"]
+        top = chosen.get(load) or max(rows, key=lambda row: row["score"])["policy"]
         best.append({"load": load, "policy": top, "candidates": len(rows), "beforehand": load in chosen})
     return best
 
@@ -200,9 +200,9 @@ def rank(episodes: Sequence[Row], policies: Sequence[Row], always: Sequence[str]
     those named in ``always``, and agents.
 
     Returns:
-        Rows of ``load``, ``policy``, ``attainment``, ``rank`` and ``rank_to`` (its worst possible rank: policies whose
+        Rows of ``load``, ``policy``, ``score``, ``rank`` and ``rank_to`` (its worst possible rank: policies whose
         paired interval contains 0 share it); and for each load ``policies``, ``mean``, ``low`` and ``high``, K x K
-        lists of the row's attainment minus the column's, None without intervals.
+        lists of the row's score minus the column's, None without intervals.
     """
     by_policy = _by_policy(episodes)
     privileged = {row["name"] for row in policies if row["privileged"]}
@@ -211,13 +211,13 @@ def rank(episodes: Sequence[Row], policies: Sequence[Row], always: Sequence[str]
     matrices: list[Row] = []
     for load in dict.fromkeys(at for _, at in by_policy):
         names = [policy for policy, at in by_policy if at == load and policy not in privileged]
-        values = np.array([[row["attainment"] for row in by_policy[name, load]] for name in names])
+        values = np.array([[row["score"] for row in by_policy[name, load]] for name in names])
         order = np.argsort(-values.mean(axis=1), kind="stable")
         names, values = [names[k] for k in order], values[order]
         days = [row["day"] for row in by_policy[names[0], load]]
         pairs = pairwise(values, days)
         for name, mean, (low, high) in zip(names, values.mean(axis=1).tolist(), ranks(pairs), strict=True):
-            ranked.append({"load": load, "policy": name, "attainment": mean, "rank": low, "rank_to": high})
+            ranked.append({"load": load, "policy": name, "score": mean, "rank": low, "rank_to": high})
         first = [k for k, name in enumerate(names) if name in agents or name in always]
         kept = sorted(sorted({*first, *range(len(names))}, key=lambda k: (k not in first, k))[:PAIRED_AT_MOST])
         grid = np.ix_(kept, kept)

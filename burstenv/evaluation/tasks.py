@@ -133,7 +133,7 @@ def run_alone(
 
 
 def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[Episode]) -> Iterator[Outcome]:
-    environment = {**agent.environment, "reward": "attainment"}
+    environment = {**agent.environment, "reward": "worth"}
     kind = IntervalBatch if "interval_s" in environment else EnvironmentBatch
     batch = kind(len(episodes), scenario=scenario, split=split, **environment)
     for i, episode in enumerate(episodes):

@@ -22,6 +22,7 @@ def records() -> np.ndarray:
     r["status"] = [ATTAINED, ATTAINED, LATE, REJECTED, FAILED]
     r["class_code"] = [0, 1, 0, 0, 1]
     r["replica"] = [2, 0, 2, -1, -1]
+    r["worth"] = [0.5, 1.0, 0.75, 2.0, 0.75]
     r["first_token_s"] = [0.5, 1.25, 5.0, np.nan, np.nan]
     r["finish_s"] = [1.5, 1.25, 5.4, np.nan, np.nan]
     r["preemptions"] = [0, 0, 3, 0, 0]
@@ -32,12 +33,14 @@ def records() -> np.ndarray:
 def test_counts_and_shares(records):
     m = episode_metrics(records, duration_s=4.0)
     assert [m[k] for k in ("offered", "attained", "late", "rejected", "failed")] == [5, 2, 1, 1, 1]
+    assert m["score"] == 1.5 / 5
     assert m["attainment"] == 2 / 5
     assert m["rejection_share"] == 1 / 5
     assert m["preemptions_per_finished"] == 3 / 3
     assert m["max_replica_share"] == 2 / 3
     assert m["token_weighted_attainment"] == (211 + 202) / (211 + 202 + 3005 + 3100 + 200)
-    assert m["episode_return"] == 2.0
+    assert m["episode_return"] == 1.5
+    assert m["offered_worth"] == m["offered"]
 
 
 def test_rates_are_over_the_time_until_the_last_answer(records):
@@ -111,6 +114,6 @@ def test_an_unfinished_episode_is_refused(records):
 
 
 def test_a_return_that_contradicts_the_records_is_refused(records):
-    assert episode_metrics(records, 4.0, episode_return=2.0)["episode_return"] == 2.0
-    with pytest.raises(BurstenvError, match=r"paid 3 .* 2 attained"):
+    assert episode_metrics(records, 4.0, episode_return=1.5)["episode_return"] == 1.5
+    with pytest.raises(BurstenvError, match=r"paid 3\.0 .* worth 1\.5;"):
         episode_metrics(records, 4.0, episode_return=3.0)

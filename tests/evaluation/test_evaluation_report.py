@@ -15,8 +15,8 @@ from burstenv.evaluation.summary import best_heuristics, compare, summarise
 from .conftest import FixedReplica
 
 
-def with_attainment(result: EvaluationResult, policy: str, shift, metric="attainment") -> EvaluationResult:
-    """Return the result with one policy's attainment at each episode set to the best heuristic's plus a shift."""
+def with_score(result: EvaluationResult, policy: str, shift, metric="score") -> EvaluationResult:
+    """Return the result with one policy's score at each episode set to the best heuristic's plus a shift."""
     best = {row["load"]: row["policy"] for row in result.best}
     of = {(e["policy"], e["load"], e["seed"]): e for e in result.episodes}
     episodes = [
@@ -35,15 +35,19 @@ def with_attainment(result: EvaluationResult, policy: str, shift, metric="attain
 
 def test_the_headline_claims_a_gain_only_where_it_was_shown(small):
     name = "observing-jsq"
-    gain = with_attainment(small, name, lambda seed: 0.02 + 0.001 * seed)
+    gain = with_score(small, name, lambda seed: 0.02 + 0.001 * seed)
     text = headline(gain)
-    assert f"Agent `{name}` (the best of 2 agents) reaches" in text
+    assert text.startswith(f"By worth, agent `{name}` (the best of 2 agents) differs by +")
     assert "the agent is better." in text
     difference = gain.difference(name, gain.headline_load, "best")
     assert points(difference["mean"], difference["low"], difference["high"]) in text
-    loss = headline(with_attainment(small, name, lambda seed: -0.02))
-    assert "-2.0 points [-2.0, -2.0]: the agent is worse." in loss
-    tie = headline(with_attainment(small, name, lambda seed: 0.02 if seed % 2 else -0.02))
+    loss = headline(with_score(small, name, lambda seed: -0.02))
+    first, _, rest = loss.partition(". ")
+    assert "differs by -2.0 points [-2.0, -2.0] from" in first
+    assert first.endswith("the agent is worse")
+    assert "In attainment the difference is" in rest
+    assert "in token-weighted attainment" in rest
+    tie = headline(with_score(small, name, lambda seed: 0.02 if seed % 2 else -0.02))
     assert "not significant." in tie
     assert "is better" not in tie
     assert "is worse" not in tie
@@ -57,21 +61,24 @@ def test_the_first_sentence_compares_with_the_best_tuned_composite(small):
     difference = tuned.difference("observing-jsq", load, "best")
     assert f"the best tuned composite, `{tuned.best_at(load)['policy']}`," in first
     assert points(difference["mean"], difference["low"], difference["high"]) in first
+    for load in small.loads:  # what agents are compared with stands first
+        lines = summary_lines(tuned)
+        assert lines[lines.index(f"load {load:g}") + 1].split()[0] == tuned.best_at(load)["policy"]
     row = [line for line in summary_lines(tuned) if line.startswith("  observing-jsq")][-1]
     assert f"vs tuned {points(difference['mean'], difference['low'], difference['high'])}  vs reference" in row
 
 
-def test_a_gain_in_requests_that_costs_tokens_is_told(small):
+def test_a_gain_that_costs_tokens_is_told(small):
     name = "observing-jsq"
-    gain = with_attainment(small, name, lambda seed: 0.02)
-    worse = with_attainment(gain, name, lambda seed: -0.05, metric="token_weighted_attainment")
-    assert "Weighted by tokens it is worse (-5.0 points [-5.0, -5.0])" in headline(worse)
-    better = with_attainment(gain, name, lambda seed: 0.05, metric="token_weighted_attainment")
+    gain = with_score(small, name, lambda seed: 0.02)
+    worse = with_score(gain, name, lambda seed: -0.05, metric="token_weighted_attainment")
+    assert "in token-weighted attainment -5.0 points [-5.0, -5.0]. Weighted by tokens it is worse" in headline(worse)
+    better = with_score(gain, name, lambda seed: 0.05, metric="token_weighted_attainment")
     assert "Weighted by tokens" not in headline(better)
 
 
 def test_the_real_headline_agrees_with_its_verdict(small):
-    agent = max((a["name"] for a in small.agents), key=lambda a: small.summary_of(a, 1.5)["attainment"])
+    agent = max((a["name"] for a in small.agents), key=lambda a: small.summary_of(a, 1.5)["score"])
     verdict = small.difference(agent, 1.5, "best")["verdict"]
     said = {
         "higher": "the agent is better.",
@@ -79,7 +86,7 @@ def test_the_real_headline_agrees_with_its_verdict(small):
         "undecided": "not significant.",
     }
     assert said[verdict] in headline(small)
-    assert percent(small.summary_of(agent, 1.5)["attainment"]) in headline(small)
+    assert percent(small.summary_of(agent, 1.5)["score"]) in headline(small)
 
 
 def test_one_day_gives_no_interval_and_says_so(scenario):
@@ -127,7 +134,8 @@ def test_the_page_is_self_contained_and_holds_every_number(small, tmp_path):
     assert "@media print" in page
     assert "width=device-width" in page
     for row in small.ranking(small.headline_load):
-        assert percent(row["attainment"]) in page
+        for metric in ("score", "attainment", "token_weighted_attainment"):
+            assert f"{100 * row[metric]:.1f}" in page
     assert EvaluationResult.from_json(paths["json"]) == small
     assert sorted(p.name for p in paths["html"].parent.iterdir()) == [
         "manifest.json",
@@ -142,9 +150,10 @@ def test_markdown_holds_the_same_tables(small, tmp_path):
     assert f"**{headline(small)}**" in text
     for row in small.ranking(small.headline_load):
         line = next(x for x in text.splitlines() if x.startswith("| ") and f"`{row['policy']}`" in x)
-        assert percent(row["attainment"]) in line
+        for metric in ("score", "attainment", "token_weighted_attainment"):
+            assert percent(row[metric]) in line
     widths = {
-        len(re.findall(r"(?<!\\)\|", x)) for x in text.split("## Attainment over load")[0].splitlines() if x[:1] == "|"
+        len(re.findall(r"(?<!\\)\|", x)) for x in text.split("## Score over load")[0].splitlines() if x[:1] == "|"
     }
     assert len(widths) == 1
     assert "sha256" in text
@@ -167,11 +176,11 @@ def test_names_are_escaped(scenario, tmp_path):
 def test_a_learning_curve_is_the_mean_over_the_loads_of_a_validation():
     log = [
         {"steps": 0, "validation": {"1": 0.5, "2": 0.25}, "reference": {"1": 0.75, "2": 0.5}, "fps": 0},
-        {"steps": 1000, "validation_attainment": 0.9, "run": "seed 1"},
+        {"steps": 1000, "validation_score": 0.9, "run": "seed 1"},
     ]
     curve = learning_curve(log)
-    assert curve[0] == {"steps": 0, "validation_attainment": 0.375, "reference_attainment": 0.625, "run": ""}
-    assert curve[1] == {"steps": 1000, "validation_attainment": 0.9, "reference_attainment": None, "run": "seed 1"}
+    assert curve[0] == {"steps": 0, "validation_score": 0.375, "reference_score": 0.625, "run": ""}
+    assert curve[1] == {"steps": 1000, "validation_score": 0.9, "reference_score": None, "run": "seed 1"}
     assert learning_curve(curve) == curve
 
 

@@ -36,7 +36,7 @@ def test_a_result_comes_back_exactly(small, tmp_path):
         (lambda text: text[: len(text) // 2], "not valid JSON"),
         (lambda text: "", "line 1: not valid JSON"),
         (lambda text: "[1, 2]", "no evaluation result"),
-        (lambda text: text.replace('"version": 2', '"version": 99'), "format version 99, this burstenv reads 2"),
+        (lambda text: text.replace('"version": 3', '"version": 99'), "format version 99, this burstenv reads 3"),
         (lambda text: text.replace('"episodes": [', '"episodio": [', 1), "key 'episodes' is missing"),
         (lambda text: json.dumps({**json.loads(text), "summary": "none"}), "'summary' holds a str"),
         (lambda text: json.dumps({**json.loads(text), "summary": [1]}), "'summary': every row must be a mapping"),
@@ -72,19 +72,20 @@ def test_the_terminal_shows_the_headline_and_every_policy(small):
     at = shown.index("load 1.5")
     ranked = small.ranking(1.5)
     assert [line.split()[0] for line in shown[at + 1 :]] == [row["policy"] for row in ranked]
-    assert f"attainment {100 * ranked[0]['attainment']:.1f} %" in shown[at + 1]
+    assert f"score {100 * ranked[0]['score']:.1f} %" in shown[at + 1]
 
 
 def test_the_summary_follows_from_the_episodes(small):
     for row in small.summary:
         mine = [e for e in small.episodes if (e["policy"], e["load"]) == (row["policy"], row["load"])]
-        assert row["attainment"] == pytest.approx(np.mean([e["attainment"] for e in mine]))
-        assert row["attainment_low"] <= row["attainment"] <= row["attainment_high"]
+        for metric in ("score", "attainment", "token_weighted_attainment"):
+            assert row[metric] == pytest.approx(np.mean([e[metric] for e in mine]))
+            assert row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"]
         assert row["offered"] == sum(e["offered"] for e in mine)
         assert row["offered"] == row["conversation_offered"] + row["api_offered"]
         difference = small.difference(row["policy"], row["load"], "best")
         best = small.summary_of(small.best_at(row["load"])["policy"], row["load"])
-        assert difference["mean"] == pytest.approx(row["attainment"] - best["attainment"])
+        assert difference["mean"] == pytest.approx(row["score"] - best["score"])
         assert difference["better"] + difference["equal"] + difference["worse"] == 9
 
 

@@ -46,7 +46,7 @@ def test_every_table_is_csv_with_the_cells_of_the_report(results):
         if row[2][0].isdigit()
     }
     for row in results[0].ranking(results[0].headline_load):
-        assert shares[row["policy"]] == pytest.approx(100 * row["attainment"], abs=0.05)
+        assert shares[row["policy"]] == pytest.approx(100 * row["score"], abs=0.05)
 
 
 def test_every_table_is_latex_whose_rows_fit_its_columns(results):
@@ -74,9 +74,9 @@ def test_a_papers_table_has_each_policy_in_each_scenario(results):
     for line in table.lines:
         for cell, result in zip(line.cells, results, strict=True):
             row = next((r for r in result.ranking(result.headline_load) if r["policy"] == line.policy), None)
-            assert cell.text == "-" if row is None else cell.text.startswith(f"{100 * row['attainment']:.1f} %")
-            best = max(r["attainment"] for r in result.ranking(result.headline_load))
-            assert cell.best == (row is not None and row["attainment"] == best)
+            assert cell.text == "-" if row is None else cell.text.startswith(f"{100 * row['score']:.1f} %")
+            best = max(r["score"] for r in result.ranking(result.headline_load))
+            assert cell.best == (row is not None and row["score"] == best)
     some = paper_table(results, [POLICIES[1]])
     assert [line.policy for line in some.lines] == [POLICIES[1]]
     with pytest.raises(BurstenvError, match="took no part"):
@@ -84,7 +84,7 @@ def test_a_papers_table_has_each_policy_in_each_scenario(results):
 
 
 def pictures(result):
-    training = [{"steps": 10 * k, "validation_attainment": 0.1 * k, "reference_attainment": 0.3} for k in range(4)]
+    training = [{"steps": 10 * k, "validation_score": 0.1 * k, "reference_score": 0.3} for k in range(4)]
     return [picture for section in sections(result, training) for picture in section["pictures"]]
 
 
@@ -134,9 +134,7 @@ def test_one_command_makes_a_papers_files(results, tmp_path, capsys):
         write_report(result, folder)
     out = tmp_path / "paper"
     assert main(["paper", *map(str, folders), "--out", str(out)]) == 0
-    assert {"attainment-by-scenario.tex", "attainment-by-scenario.csv", "references.bib"} <= {
-        p.name for p in out.iterdir()
-    }
+    assert {"score-by-scenario.tex", "score-by-scenario.csv", "references.bib"} <= {p.name for p in out.iterdir()}
     figures = [path for path in out.rglob("*.svg")]
     assert len(figures) == sum(len(section["pictures"]) for one in results for section in sections(one, []))
     assert len(list(out.rglob("*.pdf"))) == len(list(out.rglob("*.png"))) == len(figures)

@@ -12,12 +12,12 @@ def test_foresight_lies_between_the_best_composite_and_the_bound(scenario):
     one = measure_headroom(scenario, episodes=2, load=2.0, horizon_s=5.0, workers=1)
     steps = {step.name: step for step in one.steps}
     assert list(steps) == ["round-robin", "jsq", "best", "foresight", "bound"]
-    assert steps["jsq"].attainment < steps["best"].attainment
-    assert max(step.attainment for step in one.steps[:-1]) <= steps["bound"].attainment <= 1.0
-    assert abs(steps["foresight"].attainment - steps["best"].attainment - one.room.gain) < 1e-12
+    assert steps["jsq"].score < steps["best"].score
+    assert max(step.score for step in one.steps[:-1]) <= steps["bound"].score <= 1.0
+    assert abs(steps["foresight"].score - steps["best"].score - one.room.gain) < 1e-12
     assert not one.tuned
     assert any("best of a few, not tuned" in line for line in one.lines())
-    assert f"{100 * steps['foresight'].attainment:.1f}" in table([one])[-1]
+    assert f"{100 * steps['foresight'].score:.1f}" in table([one])[-1]
     assert measure_headroom(scenario, episodes=2, load=2.0, horizon_s=5.0, workers=2) == one
 
 

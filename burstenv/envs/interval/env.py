@@ -71,8 +71,8 @@ class IntervalEnv(BurstGPTEnv):
 
     ## Rewards
 
-    Any reward of ``BurstGPT-v0`` by name, summed over the interval: with ``attainment`` (default) the requests that
-    finished within both objectives. The return of an episode is then the number of attained requests.
+    Any reward of ``BurstGPT-v0`` by name, summed over the interval: with ``worth`` (default) that of the requests that
+    finished within both objectives. The return of an episode, divided by its offered requests, is then its score.
 
     ## Starting State
 
@@ -85,7 +85,7 @@ class IntervalEnv(BurstGPTEnv):
        ``info["elapsed_s"]`` has its length.
     2. Truncation: only through ``max_episode_steps`` of ``gym.make``.
 
-    At the end ``info["episode_metrics"]`` holds counts, attainment, preemptions and KV use.
+    At the end ``info["episode_metrics"]`` holds counts, score, attainment, preemptions and KV use.
 
     ## Arguments
 
@@ -102,7 +102,7 @@ class IntervalEnv(BurstGPTEnv):
     | interval_s    | float          | ``1.0``                      | time between two actions [s]                 |
     | max_admission | float          | ``3.0``                      | highest admission rate, as share of capacity |
     | observation   | str            | ``"flat"``                   | flat or dict                                 |
-    | reward        | str, dict, ... | ``"attainment"``             | name, weights or function, as BurstGPT-v0   |
+    | reward        | str, dict, ... | ``"worth"``                  | name, weights or function, as BurstGPT-v0   |
     | privileged    | bool           | ``False``                    | show true output lengths to rules            |
     | render_mode   | str or None    | ``None``                     | ansi, rgb_array or human                     |
 
@@ -133,7 +133,7 @@ class IntervalEnv(BurstGPTEnv):
         interval_s: float = 1.0,
         max_admission: float = 3.0,
         observation: str = "flat",
-        reward: RewardChoice = "attainment",
+        reward: RewardChoice = "worth",
         privileged: bool = False,
         render_mode: str | None = None,
         **unknown: Any,

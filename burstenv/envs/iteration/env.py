@@ -69,7 +69,7 @@ class IterationEnv(BurstGPTEnv):
 
     ## Rewards
 
-    Any reward of ``BurstGPT-v0`` by name, over the time of the step. No request is rejected here, so ``attainment``
+    Any reward of ``BurstGPT-v0`` by name, over the time of the step. No request is rejected here, so ``worth``
     depends on the order alone.
 
     ## Starting State
@@ -81,7 +81,7 @@ class IterationEnv(BurstGPTEnv):
     1. Termination: every request of the episode is settled. The last step carries the drain.
     2. Truncation: only through ``max_episode_steps`` of ``gym.make``.
 
-    At the end ``info["episode_metrics"]`` holds counts, attainment, preemptions and KV use.
+    At the end ``info["episode_metrics"]`` holds counts, score, attainment, preemptions and KV use.
 
     ## Arguments
 
@@ -94,7 +94,7 @@ class IterationEnv(BurstGPTEnv):
     | batching    | str or None    | ``None``          | mode, of order fcfs; None: the scenario's first         |
     | slots       | int            | ``8``             | K, number of waiting requests to choose from            |
     | observation | str            | ``"flat"``        | flat or dict                                            |
-    | reward      | str, dict, ... | ``"attainment"``  | name, weights or function, as BurstGPT-v0              |
+    | reward      | str, dict, ... | ``"worth"``       | name, weights or function, as BurstGPT-v0              |
     | privileged  | bool           | ``False``         | show true output lengths                                |
     | render_mode | str or None    | ``None``          | ansi, rgb_array or human                                |
 
@@ -121,7 +121,7 @@ class IterationEnv(BurstGPTEnv):
         batching: str | None = None,
         slots: int = 8,
         observation: str = "flat",
-        reward: RewardChoice = "attainment",
+        reward: RewardChoice = "worth",
         privileged: bool = False,
         render_mode: str | None = None,
         **unknown: Any,

@@ -59,7 +59,7 @@ def _observe_replica(out, at, engine, request, per_tpot_slo, per_ttft_left):
 @kernel
 def _observe_request(out, at, world, request, left_s):
     """Write the features of the request at the gateway."""
-    tokens = request.prompt_tokens + request.predicted_tokens
+    tokens = request.prompt_tokens + world.gateway.output_weight * request.predicted_tokens
     out[at + REQUEST.present] = 1.0
     out[at + REQUEST.prompt] = clip(request.prompt_tokens * (1.0 / 1000.0))
     out[at + REQUEST.predicted_output] = clip(request.predicted_tokens * (1.0 / 500.0))

@@ -122,7 +122,14 @@ REQUEST_FEATURES = (
     Feature("ttft_slo", "s", "2", LIMIT, TRACE, "objective on the time to first token"),
     Feature("tpot_slo", "s", "0.1", LIMIT, TRACE, "objective on the time per output token"),
     Feature("ttft_left", "1", "1", 1.0, CLOCK, "remaining share of the TTFT objective", -LIMIT),
-    Feature("value", "1", "1", LIMIT, TRACE, "worth under the weighted reward: class value x predicted kilotokens"),
+    Feature(
+        "value",
+        "1",
+        "1",
+        LIMIT,
+        TRACE,
+        "class value x predicted kilotokens, outputs by their weight: its worth by tokens",
+    ),
     Feature("may_defer", "1", "1", 1.0, KNOWN, "1 if the request may be deferred"),
 )
 SESSION_REQUEST_FEATURES = (

@@ -3,7 +3,7 @@
 Every policy plays the same held-out episodes at the scenario's own load, and every step is a paired difference with an
 interval by blocks of days. ``best`` is the policy tuned and shipped for the scenario, otherwise the best of
 ``CANDIDATES`` on validation episodes. Foresight is look-ahead in the true future over the best composite. Its
-attainment is achievable, so the measured headroom is never too large; a better use of foresight may find more.
+score is achievable, so the measured headroom is never too large; a better use of foresight may find more.
 ``configs/headroom/`` holds the measurements of the shipped scenarios, the source of docs/scenarios.md.
 """
 
@@ -49,12 +49,14 @@ REPLICAS = 4  # tried by foresight for each request
 
 
 class Step(Config):
-    """Attainment of one policy, and its gain over the previous one.
+    """Score of one policy, and its gain over the previous one.
 
     Attributes:
         name: ``round-robin``, ``jsq``, ``best``, ``foresight`` or ``bound``.
         policy: Its policy; empty for the bound.
-        attainment: Mean over episodes.
+        score: By worth, mean over episodes.
+        attainment: By count.
+        token_weighted_attainment: By tokens.
         gain: Mean paired difference from the step before; from round robin for the first three.
         low: Lower end of the gain's 95 % interval; None for the bound, and with too few days.
         high: Upper end.
@@ -62,10 +64,18 @@ class Step(Config):
 
     name: str
     policy: str
-    attainment: float
+    score: float
+    attainment: float | None = None
+    token_weighted_attainment: float | None = None
     gain: float
     low: float | None
     high: float | None
+
+    @property
+    def beside(self) -> str:
+        """Its shares by count and by tokens, which stand beside the score."""
+        shares = (self.attainment, self.token_weighted_attainment)
+        return "" if None in shares else "({} %, {} %)".format(*(f"{100 * share:.1f}" for share in shares if share))
 
     @property
     def shown(self) -> str:
@@ -133,7 +143,9 @@ class Headroom(Config):
         lines = [self.unused, head] if self.unused else [head]
         for step in self.steps:
             what = step.policy if step.name != "best" else f"{step.policy} ({tuned})"
-            lines.append(f"  {step.name:<12} {100 * step.attainment:5.1f} %  {step.shown:<22} {what}".rstrip())
+            lines.append(
+                f"  {step.name:<12} {100 * step.score:5.1f} %  {step.shown:<22} {step.beside:<20} {what}".rstrip()
+            )
         return lines
 
 
@@ -151,14 +163,15 @@ class _Runner:
     def __init__(self, scenario: Scenario, split: str, load: float):
         self.scenario, self.split, self.load = scenario, split, load
 
-    def __call__(self, task: _Task) -> tuple[_Task, float, int]:
-        """Return the task with its attainment and the day of its episode."""
+    def __call__(self, task: _Task) -> tuple[_Task, dict[str, float], int]:
+        """Return the task with its shares by ``METRICS`` and the day of its episode."""
         if task.policy:
             scorer = Scorer(self.scenario, self.split, self.load, [task.seed])
-            return task, float(scorer.score(load_policy(task.policy)).attainment[0]), int(scorer.days[0])
+            return task, scorer.score(load_policy(task.policy)).means(), int(scorer.days[0])
         rate_per_s = self.load * self.scenario.capacity_per_s(self.split)
         episode = draw_episode(self.scenario, self.split, self.load, task.seed, rate_per_s)
-        return task, upper_bound(self.scenario.make_cluster(), episode.requests).share, episode.day
+        bound = upper_bound(self.scenario.make_cluster(), episode.requests, episode.requests["worth"])
+        return task, {"score": bound.share}, episode.day
 
 
 def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str, bool, str]:
@@ -174,7 +187,7 @@ def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str,
     known = [p for p in CANDIDATES if load_policy(p).modes[0] in scenario.mode_names]
     if not known:
         known = [f"{p.rpartition('/')[0]}/{scenario.mode_names[0]}" for p in CANDIDATES]
-    return max(known, key=lambda policy: scorer.score(load_policy(policy)).value("attainment")), False, unused
+    return max(known, key=lambda policy: scorer.score(load_policy(policy)).value("score")), False, unused
 
 
 def measure_headroom(
@@ -216,10 +229,10 @@ def measure_headroom(
     runner = _Runner(scenario, split, load)
     if workers > 1:
         runner(_Task(best, 0))  # compiled and drawn before workers are forked
-    found: dict[str, dict[int, float]] = {policy: {} for policy in named.values()}
+    found: dict[str, dict[int, dict[str, float]]] = {policy: {} for policy in named.values()}
     days = np.zeros(episodes, np.int64)
-    for done, (task, attainment, day) in enumerate(run_tasks(runner, tasks, workers), 1):
-        found[task.policy][task.seed] = attainment
+    for done, (task, shares, day) in enumerate(run_tasks(runner, tasks, workers), 1):
+        found[task.policy][task.seed] = shares
         days[task.seed] = day
         if progress is not None:
             progress(done, len(tasks))
@@ -230,16 +243,20 @@ def measure_headroom(
     )  # fmt: skip
 
 
-def _steps(named: dict[str, str], found: dict[str, dict[int, float]], days: NDArray[np.int64]) -> tuple[Step, ...]:
-    values = {name: np.array([found[policy][k] for k in range(len(days))]) for name, policy in named.items()}
+def _steps(
+    named: dict[str, str], found: dict[str, dict[int, dict[str, float]]], days: NDArray[np.int64]
+) -> tuple[Step, ...]:
+    scores = {name: np.array([found[p][k]["score"] for k in range(len(days))]) for name, p in named.items()}
     before = "round-robin"
     steps = []
     for name, policy in named.items():
-        gain = paired_difference(values[name], values[before], days)
+        gain = paired_difference(scores[name], scores[before], days)
         before = name if name in ("best", "foresight") else before
         low, high = (None, None) if name == "bound" else (gain.low, gain.high)
-        attainment = float(values[name].mean())
-        steps.append(Step(name=name, policy=policy, attainment=attainment, gain=gain.mean, low=low, high=high))
+        shares = {
+            metric: float(np.mean([found[policy][k][metric] for k in range(len(days))])) for metric in found[policy][0]
+        }
+        steps.append(Step(name=name, policy=policy, **shares, gain=gain.mean, low=low, high=high))
     return tuple(steps)
 
 
@@ -258,6 +275,6 @@ def table(measured: Sequence[Headroom]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for one in measured:
-        cells = " | ".join(f"{100 * step.attainment:.1f}" for step in one.steps)
+        cells = " | ".join(f"{100 * step.score:.1f}" for step in one.steps)
         lines.append(f"| {one.scenario} | {one.load:g} | {cells} | {one.room.shown} |")
     return lines

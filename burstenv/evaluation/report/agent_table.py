@@ -14,11 +14,11 @@ from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.policies.network.policy import way_of
 
 HEAD = (
-    "scenario", "load", "agent", "seeds", "attainment", "compared with", "attainment", "ahead [points]", "seeds ahead",
-    "by tokens", "worst prompt lengths",
+    "scenario", "load", "agent", "seeds", "score", "compared with", "score", "ahead [points]", "seeds ahead",
+    "by count", "by tokens", "worst prompt lengths",
 )  # fmt: skip
 PROMPTS = "prompt_"
-TOKENS = "token_weighted_attainment"
+BESIDE = ("attainment", "token_weighted_attainment")
 
 
 def agent_table(results: Sequence[EvaluationResult], against: str | None = None) -> str:
@@ -29,7 +29,7 @@ def agent_table(results: Sequence[EvaluationResult], against: str | None = None)
         against: A policy of all of them; None: the best heuristic of each.
 
     A line has the mean over the runs; their lead over the best heuristic, with a 95 % interval by blocks of days; the
-    number of runs ahead; the same by tokens; and the worst prompt lengths against that heuristic.
+    number of runs ahead; the lead by count (attainment) and by tokens; and the worst prompt lengths.
 
     Raises:
         BurstenvError: If no result has an agent, or one does not include ``against``.
@@ -55,9 +55,8 @@ def _lines(result: EvaluationResult, against: str | None) -> list[tuple[str, ...
 
 def _line(result: EvaluationResult, load: float, name: str, members: Sequence[str], other: str) -> tuple[str, ...]:
     days = np.array([row["day"] for row in result.episodes if row["load"] == load and row["policy"] == other])
-    theirs = _episodes(result, load, other, "attainment")
-    mine = np.stack([_episodes(result, load, member, "attainment") for member in members])  # (runs, episodes)
-    by_tokens = np.mean([_tokens(result, load, member) for member in members]) - _tokens(result, load, other)
+    theirs = _episodes(result, load, other, "score")
+    mine = np.stack([_episodes(result, load, member, "score") for member in members])  # (runs, episodes)
     ahead = paired_difference(mine.mean(axis=0), theirs, days)
     return (
         result.scenario,
@@ -69,7 +68,7 @@ def _line(result: EvaluationResult, load: float, name: str, members: Sequence[st
         f"{100.0 * theirs.mean():.1f} %",
         _points(ahead.mean) + _interval(ahead.low, ahead.high),
         f"{int((mine.mean(axis=1) > theirs.mean()).sum())} of {len(members)}",
-        _points(float(by_tokens)),
+        *(_points(_lead(result, load, members, other, metric)) for metric in BESIDE),
         _worst_prompts(result, load, members, other),
     )
 
@@ -78,8 +77,9 @@ def _episodes(result: EvaluationResult, load: float, policy: str, metric: str) -
     return np.array([row[metric] for row in result.episodes if row["load"] == load and row["policy"] == policy])
 
 
-def _tokens(result: EvaluationResult, load: float, policy: str) -> float:
-    return float(result.summary_of(policy, load)[TOKENS])
+def _lead(result: EvaluationResult, load: float, members: Sequence[str], other: str, metric: str) -> float:
+    mine = np.mean([result.summary_of(member, load)[metric] for member in members])
+    return float(mine) - float(result.summary_of(other, load)[metric])
 
 
 def _worst_prompts(result: EvaluationResult, load: float, members: Sequence[str], other: str) -> str:

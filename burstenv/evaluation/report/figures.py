@@ -34,10 +34,10 @@ _LATENCIES = {
 
 def figures(result: EvaluationResult) -> dict[str, list[Picture]]:
     """Return the figures of a report by section."""
-    found = {"attainment": [_forest(result)], "latency": [_latency(result, name) for name in _LATENCIES]}
+    found = {"scores": [_forest(result)], "latency": [_latency(result, name) for name in _LATENCIES]}
     if len(result.loads) > 1:
-        found["attainment"] = [_over_load(result, "goodput_per_s"), _over_load(result, "attainment"), _forest(result)]
-    found["attainment"].append(_losses(result))
+        found["scores"] = [_over_load(result, "goodput_per_s"), _over_load(result, "score"), _forest(result)]
+    found["scores"].append(_losses(result))
     found["groups"] = [_burstiness(result)]
     found["timelines"] = [_course(result, row) for row in result.timelines]
     return found
@@ -50,22 +50,22 @@ def learning_figures(result: EvaluationResult, training: Sequence[Row]) -> list[
     runs: dict[str, list[Row]] = {}
     for row in training:
         runs.setdefault(str(row.get("run", "")), []).append(row)
-    values = [row["validation_attainment"] for row in training]
-    references = {row["reference_attainment"] for row in training if row.get("reference_attainment") is not None}
+    values = [row["validation_score"] for row in training]
+    references = {row["reference_score"] for row in training if row.get("reference_score") is not None}
     low, high = _around([*values, *references])
     longest = max(float(row["steps"]) for row in training) / 1e6
-    plot = Plot((0.0, longest or 1.0), (low, high), "environment steps [million]", "attainment", percent_y=True)
+    plot = Plot((0.0, longest or 1.0), (low, high), "environment steps [million]", "score", percent_y=True)
     styles = series_looks(result, list(runs), {})
     for run, rows in runs.items():
         rows = sorted(rows, key=lambda row: float(row["steps"]))
-        plot.line([r["steps"] / 1e6 for r in rows], [r["validation_attainment"] for r in rows], styles[run], run, True)
+        plot.line([r["steps"] / 1e6 for r in rows], [r["validation_score"] for r in rows], styles[run], run, True)
     legend = [(styles[run], run or "agent") for run in runs]
     for reference in sorted(references):
         plot.line([0.0, longest or 1.0], [reference, reference], "reference", "reference")
     if references:
         legend.append(("reference", "reference policy"))
-    caption = "Attainment on validation episodes during training."
-    return [Picture("Learning curve", caption, plot.svg("Validation attainment over steps"), tuple(legend))]
+    caption = "Score on validation episodes during training."
+    return [Picture("Learning curve", caption, plot.svg("Validation score over steps"), tuple(legend))]
 
 
 def profile_figure(result: EvaluationResult) -> Picture | None:
@@ -74,10 +74,10 @@ def profile_figure(result: EvaluationResult) -> Picture | None:
     if not rows:
         return None
     styles = series_looks(result, [row["group"] for row in rows], {row["group"]: row["members"] for row in rows})
-    plot = Plot((0.0, 1.0), (0.0, 1.0), "attainment", "runs and days above it", percent_y=True)
+    plot = Plot((0.0, 1.0), (0.0, 1.0), "score", "runs and days above it", percent_y=True)
     for row in rows:
         plot.line(THRESHOLDS, row["profile"], styles[row["group"]], row["group"])
-    caption = "Share of training runs and days whose attainment is above each level; higher is better everywhere."
+    caption = "Share of training runs and days whose score is above each level; higher is better everywhere."
     legend = tuple((styles[row["group"]], f"{row['group']} ({len(row['members'])} runs)") for row in rows)
     return Picture("Performance profiles", caption, plot.svg("Performance profiles of training runs"), legend)
 
@@ -89,9 +89,9 @@ def _around(values: Sequence[float], least: float = 0.0, most: float = 1.0) -> t
     return max(least, low - room), min(most, high + room)
 
 
-def _attainment_axis(result: EvaluationResult) -> tuple[float, float]:
-    """Return the axis that all figures of attainment of a report share."""
-    names, keys = shown_policies(result), ("attainment", "attainment_low", "attainment_high")
+def _share_axis(result: EvaluationResult) -> tuple[float, float]:
+    """Return the axis that the figures of scores and of attainment share."""
+    names, keys = shown_policies(result), ("score", "score_low", "score_high")
     found = [result.summary_of(name, load)[key] for name in names for load in result.loads for key in keys]
     buckets = [result.group(name, result.headline_load, bucket) for name in names for bucket in BURSTINESS_BUCKETS]
     found += [row[key] for row in buckets if row["offered"] for key in ("attainment", "low", "high")]
@@ -110,7 +110,7 @@ def _of(result: EvaluationResult) -> str:
 def _forest(result: EvaluationResult) -> Picture:
     load = result.headline_load
     rows = result.ranking(load)
-    keys = ("attainment", "attainment_low", "attainment_high")
+    keys = ("score", "score_low", "score_high")
     low, high = _around([row[key] for row in rows for key in keys if row[key] is not None])
     step, left, right = 34.0, 14.0, WIDTH - 14.0  # names stand above their intervals, which have the whole width
     bottom = step * len(rows)
@@ -133,21 +133,21 @@ def _forest(result: EvaluationResult) -> Picture:
         kind = f"{policy['kind']}{' privileged' if policy['privileged'] else ''}"
         name = escape(shortened(row["policy"], 60))
         parts.append(f'<text class="name {escape(kind)} {style}" x="6" y="{number(y + 13)}">{name}</text>')
-        if row["attainment_low"] is not None:
-            ends = f"M{place(row['attainment_low'])} {number(y + 22)}H{place(row['attainment_high'])}"
+        if row["score_low"] is not None:
+            ends = f"M{place(row['score_low'])} {number(y + 22)}H{place(row['score_high'])}"
             parts.append(f'<path class="interval {style}" d="{ends}"/>')
-        told = f"{row['policy']}: {percent(row['attainment'])}"
+        told = f"{row['policy']}: {percent(row['score'])}; {percent(row['attainment'])} by count"
         parts.append(
-            f'<circle class="dot {style}" cx="{place(row["attainment"])}" cy="{number(y + 22)}" r="4.5">'
+            f'<circle class="dot {style}" cx="{place(row["score"])}" cy="{number(y + 22)}" r="4.5">'
             f"<title>{escape(told)}</title></circle>"
         )
     parts.append(
         f'<text class="label" x="{WIDTH / 2:g}" y="{bottom + 30:g}" text-anchor="middle">attained share of the offered '
-        "requests</text>"
+        "worth</text>"
     )
     caption = "Mean over episodes with its 95 % interval by blocks of days; colours as in the other figures."
-    alt = f"Attainment of every policy at load {load:g}"
-    return Picture(f"Attainment at load {load:g}", caption, picture(parts, bottom + 36.0, alt))
+    alt = f"Score of every policy at load {load:g}"
+    return Picture(f"Scores at load {load:g}", caption, picture(parts, bottom + 36.0, alt))
 
 
 def _over_load(result: EvaluationResult, metric: str) -> Picture:
@@ -161,11 +161,11 @@ def _over_load(result: EvaluationResult, metric: str) -> Picture:
     seen = [v for v in found if v is not None]
     if goodput:
         seen += [loads[-1] * unit_per_s, 0.0]
-    low, high = _around(seen, most=np.inf) if goodput else _attainment_axis(result)
+    low, high = _around(seen, most=np.inf) if goodput else _share_axis(result)
     margin = 0.03 * (loads[-1] - loads[0])
     plot = Plot(
         (loads[0] - margin, loads[-1] + margin), (low, high), "load [share of capacity]",
-        "attained requests per second" if goodput else "attainment", x_ticks=loads, percent_y=not goodput,
+        "attained requests per second" if goodput else "score", x_ticks=loads, percent_y=not goodput,
     )  # fmt: skip
     if goodput:
         plot.line(loads, [load * unit_per_s for load in loads], "reference", "offered")
@@ -174,7 +174,7 @@ def _over_load(result: EvaluationResult, metric: str) -> Picture:
             if row[f"{metric}_low"] is not None:
                 plot.whisker(load, row[f"{metric}_low"], row[f"{metric}_high"], style)
         plot.line(loads, [row[metric] for row in values[name]], style, name, markers=True)
-    title = "Goodput against load" if goodput else "Attainment against load"
+    title = "Goodput against load" if goodput else "Score against load"
     caption = f"Bars: 95 % intervals.{' Dashed: what was offered.' if goodput else ''}{_of(result)}"
     return Picture(title, caption, plot.svg(title), _legend(result))
 
@@ -216,7 +216,7 @@ def _burstiness(result: EvaluationResult) -> Picture:
     names = shown_policies(result)
     rows = {name: [result.group(name, load, bucket) for bucket in BURSTINESS_BUCKETS] for name in names}
     held = [k for k in range(len(BURSTINESS_BUCKETS)) if rows[names[0]][k]["offered"]]
-    plot = Plot((-0.45, 2.45), _attainment_axis(result), "episodes by burstiness of their arrivals", "attainment",
+    plot = Plot((-0.45, 2.45), _share_axis(result), "episodes by burstiness of their arrivals", "attainment",
                 x_ticks=[], percent_y=True)  # fmt: skip
     for k in held:
         edge = rows[names[0]][k]
@@ -290,5 +290,8 @@ def _course(result: EvaluationResult, row: Row) -> Picture:
         ("insystem", f"requests in the system (the top is {round(most):,})"),
     )  # fmt: skip
     title = f"A {row['episode']} episode (seed {row['seed']}): {row['policy']}"
-    caption = f"Attainment {percent(row['attainment'])}; at most {max(row['in_system']):,} requests in the system."
+    caption = (
+        f"Score {percent(row['score'])}, attainment {percent(row['attainment'])}; at most {max(row['in_system']):,} "
+        "requests in the system."
+    )
     return Picture(title, caption, plot.svg(title), legend)

@@ -14,7 +14,7 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation.report.leaderboard import leaderboard
 from burstenv.evaluation.report.report import sections
 from burstenv.evaluation.report.tables import Cell, Line, Table
-from burstenv.evaluation.report.text import ABSENT, percent, percent_interval
+from burstenv.evaluation.report.text import ABSENT, beside, percent, percent_interval
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.files import write_atomic
 from burstenv.pages.figure_files import FORMATS, figure_file, file_names
@@ -104,7 +104,7 @@ def latex(text: str) -> str:
 
 
 def paper_table(results: Sequence[EvaluationResult], policies: Sequence[str] = (), files: Sequence[Path] = ()) -> Table:
-    """Return one table over several evaluations: attainment of each policy in each, with its 95 % interval.
+    """Return one table over several evaluations: score of each policy in each, with its 95 % interval.
 
     Args:
         results: Results of ``evaluate``, each at its headline load.
@@ -124,11 +124,7 @@ def paper_table(results: Sequence[EvaluationResult], policies: Sequence[str] = (
     boards = [row["board"] for row in board.boards]
     best = {
         title: max(
-            (
-                entries[name]["by_board"][title]["attainment"]
-                for name in deployable
-                if title in entries[name]["by_board"]
-            ),
+            (entries[name]["by_board"][title]["score"] for name in deployable if title in entries[name]["by_board"]),
             default=None,
         )
         for title in boards
@@ -141,25 +137,26 @@ def paper_table(results: Sequence[EvaluationResult], policies: Sequence[str] = (
                 cells.append(Cell(ABSENT))
                 continue
             row = result.summary_of(name, result.headline_load)
-            bounds = row["attainment_low"], row["attainment_high"]
-            shown = percent(row["attainment"])
+            bounds = row["score_low"], row["score_high"]
+            shown = percent(row["score"])
             shown += "" if bounds[0] is None else f" {percent_interval(*bounds)}"
-            cells.append(Cell(shown, best=row["attainment"] == best[title] and name in deployable))
+            shown += f" ({beside(row)})"
+            cells.append(Cell(shown, best=row["score"] == best[title] and name in deployable))
         kind = "apart" if entries[name]["privileged"] else entries[name]["kind"]
         lines.append(Line(name, kind, [], cells))
     episodes = sorted({row["episodes"] for row in board.boards})
     count = str(episodes[0]) if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
     intervals = ", with 95 % intervals by blocks of days" if any("[" in c.text for x in lines for c in x.cells) else ""
     caption = (
-        f"Attainment on {count} held-out episodes of each scenario{intervals}; bold: the best that does not see true "
-        "output lengths."
+        f"Score by worth on {count} held-out episodes of each scenario{intervals}, in brackets attainment and "
+        "token-weighted attainment; bold: the best that does not see true output lengths."
     )
-    return Table("Attainment by scenario", caption, boards, lines)
+    return Table("Score by scenario", caption, boards, lines)
 
 
 def _mean_place(entry: Row) -> tuple[bool, int, float]:
-    """Return the sorting key of a policy: those of most scenarios first, then by mean attainment."""
-    found = [at["attainment"] for at in entry["by_board"].values()]
+    """Return the sorting key of a policy: those of most scenarios first, then by mean score."""
+    found = [at["score"] for at in entry["by_board"].values()]
     return entry["privileged"], -len(found), -sum(found) / len(found)
 
 

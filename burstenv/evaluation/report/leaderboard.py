@@ -13,10 +13,11 @@ import numpy as np
 from burstenv.arguments import an, checked, each
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.report.tables import Cell, Line, Table
-from burstenv.evaluation.report.text import ABSENT, percent, percent_interval, points
+from burstenv.evaluation.report.text import ABSENT, beside, percent, percent_interval, points
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.evaluation.statistics.sign_flips import least_blocks
+from burstenv.evaluation.summary import COMPARED as METRICS
 from burstenv.files import write_atomic
 
 DEFAULTS = ("always/round-robin/vllm",)  # the usual start of a deployment
@@ -29,12 +30,13 @@ class Leaderboard:
 
     Attributes:
         boards: For each result ``board`` (scenario and load), ``scenario``, ``split``, ``load``, ``episodes``,
-            ``blocks``, ``best`` (deployable policy), its ``attainment`` with ``low`` and ``high``,
-            ``defaults`` (name) with ``defaults_attainment``, ``gain`` (paired difference of the two, with ``gain_low``
-            and ``gain_high``), and ``oracle`` with ``oracle_attainment``, the best that sees true lengths, or None.
+            ``blocks``, ``best`` (deployable policy), its ``score`` with ``low`` and ``high``, its
+            ``attainment`` and ``token_weighted_attainment``, ``defaults`` (name) with ``defaults_score``, ``gain``
+            (paired difference of the two scores, with ``gain_low`` and ``gain_high``), and ``oracle`` with
+            ``oracle_score``, the best that sees true lengths, or None.
         policies: For each policy ``policy``, ``kind``, ``privileged``, ``boards`` it was judged on, ``mean_rank`` (mean
             over boards of the middle of its ranks, as a share of the policies there: 0 is first), and ``by_board``:
-            attainment, rank and rank_to of each board.
+            score, attainment, token_weighted_attainment, rank and rank_to of each board.
         flips: Pairs of policies, each significantly better on one board: ``first``, ``second``,
             ``first_wins_on``, ``by``, ``second_wins_on``, ``by_there``; largest first.
     """
@@ -86,7 +88,7 @@ def leaderboard(
             )
             rank = result.rank_of(row["policy"], result.headline_load) if row["blocks"] >= least_blocks() else None
             entry["by_board"][board] = {
-                "attainment": row["attainment"],
+                **{metric: row[metric] for metric in METRICS},
                 "rank": None if rank is None else rank["rank"],
                 "rank_to": None if rank is None else rank["rank_to"],
                 "place": None if rank is None else (0.5 * (rank["rank"] + rank["rank_to"]) - 1) / max(1, count - 1),
@@ -111,15 +113,15 @@ def _board(name: str, result: EvaluationResult, defaults: str) -> Row:
     row: Row = {
         "board": name, "scenario": result.scenario, "split": result.split, "load": load,
         "episodes": best["episodes"], "blocks": best["blocks"], "best": best["policy"],
-        "attainment": best["attainment"], "low": best["attainment_low"], "high": best["attainment_high"],
-        "defaults": None, "defaults_attainment": None, "gain": None, "gain_low": None, "gain_high": None,
+        **{metric: best[metric] for metric in METRICS}, "low": best["score_low"], "high": best["score_high"],
+        "defaults": None, "defaults_score": None, "gain": None, "gain_low": None, "gain_high": None,
         "oracle": oracles[0]["policy"] if oracles else None,
-        "oracle_attainment": oracles[0]["attainment"] if oracles else None,
+        "oracle_score": oracles[0]["score"] if oracles else None,
     }  # fmt: skip
     if any(entry["policy"] == defaults for entry in ranked):
         values, days = _values(result, [best["policy"], defaults])
         gain = paired_difference(values[0], values[1], days)
-        row.update(defaults=defaults, defaults_attainment=float(values[1].mean()))
+        row.update(defaults=defaults, defaults_score=float(values[1].mean()))
         row.update(gain=gain.mean, gain_low=gain.low, gain_high=gain.high)
     return row
 
@@ -131,7 +133,7 @@ def _values(result: EvaluationResult, names: Sequence[str]) -> tuple[Any, list[i
         if row["load"] == load and row["policy"] in found:
             found[row["policy"]].append(row)
     days = [row["day"] for row in found[names[0]]]
-    return np.array([[row["attainment"] for row in found[name]] for name in names]), days
+    return np.array([[row["score"] for row in found[name]] for name in names]), days
 
 
 def _flips(by_board: dict[str, EvaluationResult]) -> list[Row]:
@@ -164,19 +166,20 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
     lines = []
     for row in board.boards:
         gain = ABSENT if row["gain"] is None else points(row["gain"], row["gain_low"], row["gain_high"])
-        oracle = ABSENT if row["oracle"] is None else f"{percent(row['oracle_attainment'])} ({row['oracle']})"
+        oracle = ABSENT if row["oracle"] is None else f"{percent(row['oracle_score'])} ({row['oracle']})"
         cells = [
-            Cell(row["board"]), Cell(f"{percent(row['attainment'])} {percent_interval(row['low'], row['high'])}"),
-            Cell(percent(row["defaults_attainment"])), Cell(gain.replace(" points", "")), Cell(oracle),
+            Cell(row["board"]), Cell(f"{percent(row['score'])} {percent_interval(row['low'], row['high'])}"),
+            Cell(percent(row["attainment"])), Cell(percent(row["token_weighted_attainment"])),
+            Cell(percent(row["defaults_score"])), Cell(gain.replace(" points", "")), Cell(oracle),
         ]  # fmt: skip
         lines.append(Line(row["best"], "heuristic", [], cells))
     found = [
         Table(
             "The best on each board",
-            "The best deployable policy, and its paired gain in percentage points over the defaults "
+            "The best deployable policy, and its paired gain in score, in percentage points, over the defaults "
             f"(`{next((r['defaults'] for r in board.boards if r['defaults']), DEFAULTS[0])}`); last, the best of the "
             "policies that see true output lengths, which take no rank.",
-            ["board", "attainment", "defaults", "gain", "with true lengths"],
+            ["board", "score", "attainment", "by tokens", "defaults", "gain", "with true lengths"],
             lines,
         )
     ]
@@ -192,13 +195,13 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
             if at["rank"] is not None:
                 rank = f"{at['rank']}" if at["rank"] == at["rank_to"] else f"{at['rank']} to {at['rank_to']}"
             depth = None if at["place"] is None else 0.6 * (1.0 - at["place"]) ** 2
-            cells.append(Cell(f"{rank} ({percent(at['attainment'])})", depth))
+            cells.append(Cell(f"{rank} ({percent(at['score'])}; {beside(at)})", depth))
         lines.append(Line(entry["policy"], "apart" if entry["privileged"] else entry["kind"], [], cells))
     found.append(
         Table(
             "Ranks",
-            "Rank and attainment on each board; policies share ranks where the interval of their paired difference "
-            "holds 0. First the mean place, from 0 (always first) to 1 (always last); policies judged on more boards "
+            "Rank on each board, in brackets score, attainment and token-weighted attainment; policies share ranks "
+            "where the interval of their paired difference holds 0. First the mean place, from 0 (always first) to 1 (always last); policies judged on more boards "
             "come first." + (f" The first {SHOWN} of {len(board.policies)}." if len(board.policies) > SHOWN else ""),
             ["mean place", *names],
             lines,

@@ -97,7 +97,7 @@ def _fenced(text: str) -> str:
 
 
 _SECTIONS = {
-    "attainment": "Attainment",
+    "scores": "Scores",
     "losses": "Outcomes of the requests",
     "groups": "By class, model, prompt length and burstiness",
     "latency": "Latency",
@@ -146,13 +146,16 @@ def _tiles(result: EvaluationResult) -> list[dict[str, str]]:
     best = result.best_at(load)
     tiles = []
     agent = headline_agent(result)
-    names = [(agent["policy"], "the agent")] if agent is not None else []
-    names.append((best["policy"], "the heuristic chosen beforehand" if best["beforehand"] else "the best heuristic"))
+    chosen = "the best tuned composite" if result.tuning else "the heuristic chosen beforehand"
+    names = [(best["policy"], chosen if best["beforehand"] else "the best heuristic")]
+    if agent is not None:
+        names.append((agent["policy"], "the agent"))
     if result.reference != best["policy"]:
         names.append((result.reference, "the reference"))
     for name, what in names:
         row = result.summary_of(name, load)
-        tiles.append({"value": percent(row["attainment"]), "text": f"attained by {what}, `{name}`"})
+        beside = f"{percent(row['attainment'])} by count, {percent(row['token_weighted_attainment'])} by tokens"
+        tiles.append({"value": percent(row["score"]), "text": f"scored by {what}, `{name}`; {beside}"})
     top, against = (agent["policy"], "best") if agent is not None else (best["policy"], "reference")
     difference = result.difference(top, load, against)
     if top != difference["other"]:

@@ -45,8 +45,8 @@ _HEADROOM = """\
 The headroom is the possible gain, before and after tuning of heuristics. Every policy plays the same test episodes at
 the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and *foresight*,
 that composite improved by simulation of each choice in the true future ([`oracle-lookahead`](lookahead.md)). The
-attainment of foresight is achievable, so the headroom is at least its gain; no policy exceeds the *bound*
-(`evaluation/bound/upper_bound.py`). Attainment in %, gains in points, 95 % intervals by days.
+score of foresight is achievable, so the headroom is at least its gain; no policy exceeds the *bound*
+(`evaluation/bound/upper_bound.py`). Scores in %, gains in points, 95 % intervals by days.
 """
 ROOM = 0.05  # required between the best composite and foresight in at least half of the suite
 
@@ -70,10 +70,10 @@ def _overview(configs: Sequence[ScenarioConfig]) -> str:
         if best is None:
             cells += [capacity, "-", "-"]
         else:
-            cells += [capacity, _percent(best.default_attainment), _percent(best.attainment)]
+            cells += [capacity, _percent(best.default_score), _percent(best.score)]
         rows.append(cells)
     head = ["scenario", "version", "replicas", "load", "capacity [1/s]", "`always/jsq/vllm`", "best tuned"]
-    note = "The last two columns are attainment on the validation episodes, which also served the tuning.\n"
+    note = "The last two columns are scores on the validation episodes, which also served the tuning.\n"
     return "\n".join([_table(head, rows), note])
 
 
@@ -99,7 +99,7 @@ def _headroom(configs: Sequence[ScenarioConfig]) -> str:
 def _room_of(one: Headroom) -> list[str]:
     steps = {step.name: step for step in one.steps}
     names = ("round-robin", "best", "foresight", "bound")
-    shares = [f"{100 * steps[name].attainment:.1f}" for name in names]
+    shares = [f"{100 * steps[name].score:.1f}" for name in names]
     return [f"[{one.scenario}](#{one.scenario})", str(one.episodes), *shares, steps["best"].shown, one.room.shown]
 
 
@@ -111,6 +111,7 @@ def _facts(config: ScenarioConfig) -> str:
     lines = [
         f"- version {config.version}; cluster `{cluster}` ({_replicas(config)} replicas)",
         f"- workload `{workload}`, {mix}; episodes of {episode.duration_s:g} s",
+        f"- worth: {config.worth}",
         f"- evaluated at load {config.load:g}, trained at {', '.join(f'{x:g}' for x in config.train_loads)}",
     ]
     if config.capacity_per_s is not None:
@@ -118,7 +119,7 @@ def _facts(config: ScenarioConfig) -> str:
     for name in CLASSES:
         slo = config.slo[name]
         if episode.mix is None or episode.mix.get(name, 0.0) > 0.0:
-            worth = "" if slo.value == 1.0 else f", worth {slo.value:g} per token"
+            worth = "" if slo.value == 1.0 else f", value {slo.value:g}"
             lines.append(
                 f"- {name}: TTFT {slo.ttft_base_s:g} s + {1000 * slo.ttft_per_token_s:g} ms per prompt token, TPOT "
                 f"{1000 * slo.tpot_s:g} ms{worth}"
@@ -142,10 +143,10 @@ def _tuned(config: ScenarioConfig) -> str:
     if found is None:
         return ""
     rows = [
-        [f"{p.load:g}", f"`{p.policy}`", _percent(p.default_attainment), _percent(p.attainment), str(p.trials)]
+        [f"{p.load:g}", f"`{p.policy}`", _percent(p.default_score), _percent(p.score), str(p.trials)]
         for p in found.policies
     ]
-    return _table(["load", "best tuned composite", "`always/jsq/vllm`", "attainment", "trials"], rows)
+    return _table(["load", "best tuned composite", "`always/jsq/vllm`", "score", "trials"], rows)
 
 
 def _tuned_of(config: ScenarioConfig) -> TunedPolicies | None:

@@ -11,6 +11,7 @@ from burstenv.evaluation.metrics import PROMPT_EDGES_TOKENS, groups
 from burstenv.evaluation.report.looks import OTHER, looks
 from burstenv.evaluation.report.text import (
     ABSENT,
+    beside,
     milliseconds,
     number,
     percent,
@@ -77,9 +78,9 @@ def tags(result: EvaluationResult, policy: Row) -> list[str]:
 def tables(result: EvaluationResult) -> dict[str, list[Table]]:
     """Return the tables of a report by section."""
     load = result.headline_load
-    found = {"attainment": [_attainment(result, load)]}
+    found = {"scores": [_scores(result, load)]}
     if len(result.loads) > 1:
-        found["attainment"].append(_over_load(result))
+        found["scores"].append(_over_load(result))
     found["losses"] = [_outcomes(result, load)]
     found["groups"] = [_by_group(result, load), _group_differences(result, load)]
     found["latency"] = [_latency(result, load)]
@@ -99,10 +100,13 @@ def _lines(result: EvaluationResult, load: float, cells_of: Callable[[Row], list
         kind = "apart" if policy["privileged"] else policy["kind"]
         look = styles.get(row["policy"], OTHER)
         lines.append(Line(row["policy"], kind, tags(result, policy), cells_of(row), look=look))
-    return sorted(lines, key=lambda line: line.kind == "apart")  # oracles are listed separately, at the end
+    best = result.best_at(load)
+    first = best["policy"] if best["beforehand"] else ""
+    # What agents are compared with comes first, oracles come separately at the end.
+    return sorted(lines, key=lambda line: (line.kind == "apart", line.policy != first))
 
 
-def _attainment(result: EvaluationResult, load: float) -> Table:
+def _scores(result: EvaluationResult, load: float) -> Table:
     best = result.best_at(load)
 
     days = result.ranking(load)[0]["blocks"]
@@ -120,23 +124,25 @@ def _attainment(result: EvaluationResult, load: float) -> Table:
         against_best = result.difference(row["policy"], load, "best")
         return [
             Cell(_rank(result.rank_of(row["policy"], load)) if row["blocks"] >= least_blocks() else ABSENT),
-            Cell(percent(row["attainment"])),
-            Cell(percent_interval(row["attainment_low"], row["attainment_high"])),
+            Cell(percent(row["score"])),
+            Cell(percent_interval(row["score_low"], row["score_high"])),
             against(row, "best", best["policy"]),
             Cell("" if row["policy"] == best["policy"] else p_value(against_best["p_adjusted"])),
             against(row, "reference", result.reference),
+            Cell(percent(row["attainment"])),
             Cell(percent(row["token_weighted_attainment"])),
             Cell(number(row["goodput_per_s"])),
         ]
 
     return Table(
         f"Ranks and paired differences at load {load:g}",
-        f"Differences are paired, in percentage points, against the {'chosen' if best['beforehand'] else 'best'} "
+        "The score is by worth. Differences are paired, in percentage points of it, against the "
+        f"{'chosen' if best['beforehand'] else 'best'} "
         f"heuristic, `{best['policy']}`, and the reference, `{result.reference}`. Policies share a rank where the "
         "interval of their difference holds 0. p is corrected for the number of policies (Westfall and Young)." + few,
         [
-            "rank", "attainment", "95 % interval", "minus best heuristic", "p", "minus reference", "by tokens",
-            "goodput [req/s]",
+            "rank", "score", "95 % interval", "minus best heuristic", "p", "minus reference", "attainment",
+            "by tokens", "goodput [req/s]",
         ],
         _lines(result, load, cells),
         tagged=True,
@@ -159,13 +165,13 @@ def _over_load(result: EvaluationResult) -> Table:
         found = []
         for load in result.loads:
             at = result.summary_of(row["policy"], load)
-            interval = percent_interval(at["attainment_low"], at["attainment_high"])
-            found.append(Cell(f"{percent(at['attainment'])} {interval}"))
+            interval = percent_interval(at["score_low"], at["score_high"])
+            found.append(Cell(f"{percent(at['score'])} {interval} ({beside(at)})"))
         return found
 
     columns = [f"load {load:g}" for load in result.loads]
-    caption = "Share of capacity offered, and attainment with its 95 % interval."
-    return Table("Attainment over load", caption, columns, _lines(result, result.headline_load, cells))
+    caption = "Share of capacity offered, and score with its 95 % interval; in brackets attainment, then by tokens."
+    return Table("Score over load", caption, columns, _lines(result, result.headline_load, cells))
 
 
 def _by_group(result: EvaluationResult, load: float) -> Table:
@@ -293,7 +299,7 @@ def _pairs(result: EvaluationResult, load: float) -> Table:
         lines.append(Line(name, result.policy(name)["kind"], [], cells, lead=f"{i + 1}. ", look=look))
     return Table(
         f"Every pair at load {load:g}",
-        "The row's attainment minus the column's, in percentage points, paired by episode; coloured where the 95 % "
+        "The row's score minus the column's, in percentage points, paired by episode; coloured where the 95 % "
         "interval excludes 0, marked ~ where it does not.",
         [str(k + 1) for k in range(len(names))],
         lines,
@@ -316,7 +322,7 @@ def _seeds(result: EvaluationResult) -> Table:
         lines.append(Line(row["group"], "agent", [], cells))
     return Table(
         "Training seeds",
-        "Interquartile mean of the attainment over training runs and days, its interval by stratified bootstrap over "
+        "Interquartile mean of the score over training runs and days, its interval by stratified bootstrap over "
         "runs; the mean over runs minus the best heuristic, by blocks of days; and the probability that a run beats "
         "the best heuristic on a day.",
         ["load", "runs", "IQM", "95 % interval", "minus best heuristic", "improves", "95 % interval"],
@@ -332,8 +338,9 @@ def _tuning(row: Row) -> Table:
             "heuristic",
             [],
             [
-                Cell(f"{entry['load']:g}"), Cell(percent(entry["attainment"])),
-                Cell(percent(entry["default_attainment"])), Cell(str(entry["candidates"])),
+                Cell(f"{entry['load']:g}"), Cell(percent(entry["score"])), Cell(percent(entry["default_score"])),
+                Cell(percent(entry["attainment"])), Cell(percent(entry["token_weighted_attainment"])),
+                Cell(str(entry["candidates"])),
             ],
         )
         for entry in row["policies"]
@@ -342,8 +349,8 @@ def _tuning(row: Row) -> Table:
     return Table(
         "Tuned heuristics",
         f"The best of {row['template']} at each load on {len(row['seeds'])} {row['split']} episodes, found by {how}; "
-        "with the attainment on them, which is too high.",
-        ["load", f"attainment on {row['split']}", "always/jsq there", "tried"],
+        "with its shares there, which are too high.",
+        ["load", f"score on {row['split']}", "always/jsq there", "attainment", "by tokens", "tried"],
         lines,
     )
 

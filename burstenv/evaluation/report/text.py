@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from burstenv.arguments import checked
+from burstenv.envs.worth import WorthConfig
 from burstenv.evaluation.coverage import coverage_sentences
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.sign_flips import least_blocks
@@ -73,6 +74,11 @@ def number(value: float | None, decimals: int = 2) -> str:
     return ABSENT if value is None else f"{value:.{decimals}f}"
 
 
+def beside(row: Row) -> str:
+    """Return attainment and token-weighted attainment, which stand beside a score, as ``71.3, 60.4 %``."""
+    return f"{100 * row['attainment']:.1f}, {percent(row['token_weighted_attainment'])}"
+
+
 def best_name(best: Row, tuned: bool) -> str:
     """Return the name of the best heuristic of a load with its introduction."""
     if best["beforehand"] and tuned:
@@ -87,7 +93,7 @@ def best_name(best: Row, tuned: bool) -> str:
 def headline_agent(result: EvaluationResult) -> Row | None:
     """Return the summary row of the headline's agent, or None without agents.
 
-    The unprivileged agent of highest attainment at the headline load; a privileged one only if there is no other.
+    The unprivileged agent of the highest score at the headline load; a privileged one only if there is no other.
     """
     ranked = result.ranking(result.headline_load)
     for wanted in (False, True):
@@ -121,11 +127,11 @@ def headline(result: EvaluationResult) -> str:
     difference = result.difference(agent["policy"], load, "best")
     of_many = f" (the best of {len(result.agents)} agents)" if len(result.agents) > 1 else ""
     sees = ", which sees true output lengths," if result.policy(agent["policy"])["privileged"] else ""
-    verdict = _verdict(difference, "the agent", _unit(result))
+    other = best_name(best, bool(result.tuning))
     text = (
-        f"Agent `{agent['policy']}`{of_many}{sees} reaches {_attains(agent)} attainment"
-        f"{on_trace(result)} at load {load:g}, "
-        f"{best_name(best, bool(result.tuning))} {_attains(top)}; {verdict[0].lower()}{verdict[1:]}"
+        f"By worth, agent `{agent['policy']}`{of_many}{sees} differs by {_amount(difference)} from {other}"
+        f"{on_trace(result)} at load {load:g}{_verdict(difference, 'the agent', _unit(result))} Their "
+        f"scores are {_scores(agent)} and {_scores(top)}. {_beside(result, agent['policy'], 'best')}"
     )
     return text + _by_tokens(result, agent["policy"], difference) + _over_runs(result, agent["policy"])
 
@@ -137,23 +143,38 @@ def _headline_of_heuristics(result: EvaluationResult, best: Row) -> str:
         others = best["candidates"] - 1
         rest = ", the highest of all heuristics on these episodes" if others and not best["beforehand"] else ""
         return (
-            f"The reference, `{result.reference}`, reaches {_attains(top)} attainment"
-            f"{on_trace(result)} at load {load:g}"
-            f"{rest}. No agent was evaluated."
+            f"The reference, `{result.reference}`, scores {_scores(top)}{on_trace(result)} at load {load:g}{rest}; "
+            f"{_shares(top)}. No agent was evaluated."
         )
     reference = result.summary_of(result.reference, load)
     opening = best_name(best, bool(result.tuning))
+    difference = result.difference(best["policy"], load, "reference")
     return (
-        f"{opening[0].upper()}{opening[1:]} reaches {_attains(top)} attainment"
-        f"{on_trace(result)} at load {load:g}; the "
-        f"reference, `{result.reference}`, reaches {_attains(reference)}. "
-        f"{_verdict(result.difference(best['policy'], load, 'reference'), 'the heuristic', _unit(result))} "
+        f"By worth, {opening} differs by {_amount(difference)} from the reference, `{result.reference}`,"
+        f"{on_trace(result)} at load {load:g}{_verdict(difference, 'the heuristic', _unit(result))} Their "
+        f"scores are {_scores(top)} and {_scores(reference)}. {_beside(result, best['policy'], 'reference')} "
         "No agent was evaluated."
     )
 
 
-def _attains(row: Row) -> str:
-    return f"{percent(row['attainment'])} {percent_interval(row['attainment_low'], row['attainment_high'])}"
+def _scores(row: Row) -> str:
+    return f"{percent(row['score'])} {percent_interval(row['score_low'], row['score_high'])}"
+
+
+def _shares(row: Row) -> str:
+    return (
+        f"attainment {percent(row['attainment'])}, token-weighted attainment "
+        f"{percent(row['token_weighted_attainment'])}"
+    )
+
+
+def _beside(result: EvaluationResult, policy: str, against: str) -> str:
+    """Return the differences by count and by tokens, which stand beside that by worth."""
+    by_count, by_tokens = (
+        _amount(result.difference(policy, result.headline_load, against, metric))
+        for metric in ("attainment", "token_weighted_attainment")
+    )
+    return f"In attainment the difference is {by_count}, in token-weighted attainment {by_tokens}."
 
 
 def _amount(difference: Row) -> str:
@@ -161,17 +182,17 @@ def _amount(difference: Row) -> str:
 
 
 def _verdict(difference: Row, subject: str, unit: str) -> str:
-    amount = _amount(difference)
+    """Return the end of a sentence that states a difference."""
     if difference["verdict"] == "unknown":
         return (
-            f"The paired difference is {amount} on {_count(difference['blocks'], unit)} of traffic, too few for an "
-            f"interval: it says nothing about other {_plural(unit)}."
+            f" on {_count(difference['blocks'], unit)} of traffic, too few for an interval: it says nothing about "
+            f"other {_plural(unit)}."
         )
     if difference["verdict"] == "undecided":
-        return f"The paired difference is {amount}: not significant."
+        return ": not significant."
     comparison = "better" if difference["verdict"] == "higher" else "worse"
     within = "" if unit == "day" else " on this part of the traffic"
-    return f"The paired difference is {amount}: {subject} is {comparison}{within}."
+    return f": {subject} is {comparison}{within}."
 
 
 def _unit(result: EvaluationResult) -> str:
@@ -189,7 +210,7 @@ def _count(count: int, unit: str) -> str:
 
 
 def _over_runs(result: EvaluationResult, agent: str) -> str:
-    """Return the attainment of the agent's algorithm over its training seeds, if there are several."""
+    """Return the score of the agent's algorithm over its training seeds, if there are several."""
     for row in result.seeds:
         if row["load"] == result.headline_load and agent in row["members"] and len(row["members"]) > 1:
             amount = points(row["mean"], row["low"], row["high"])
@@ -202,14 +223,13 @@ def _over_runs(result: EvaluationResult, agent: str) -> str:
 
 
 def _by_tokens(result: EvaluationResult, agent: str, difference: Row) -> str:
-    """Return a warning if an agent gains in requests but not in tokens: it rejects long requests."""
+    """Return a warning if an agent gains by worth but not by tokens: it rejects long requests."""
     by_tokens = result.difference(agent, result.headline_load, "best", "token_weighted_attainment")
     if difference["verdict"] != "higher" or by_tokens["verdict"] == "higher":
         return ""
-    amount = points(by_tokens["mean"], by_tokens["low"], by_tokens["high"])
     if by_tokens["verdict"] == "lower":
-        return f" Weighted by tokens it is worse ({amount}): it gains by preferring short requests."
-    return f" Weighted by tokens the gain is not significant ({amount})."
+        return " Weighted by tokens it is worse: it gains by preferring short requests."
+    return " Weighted by tokens the gain is not significant."
 
 
 def notes(result: EvaluationResult) -> list[str]:
@@ -246,8 +266,9 @@ def notes(result: EvaluationResult) -> list[str]:
         )
     found.append(_note_on_load(result))
     found.append(
-        "Attainment is the share of offered requests that met both objectives, averaged over episodes; "
-        "differences are paired by episode. By class and by prompt length it is pooled over all episodes."
+        "Attainment is the share of offered requests that met both objectives, averaged over episodes; the score is "
+        f"the same share of their worth ({_worth(result)}; mean 1 in each episode). Differences are paired by episode. "
+        "By class and by prompt length attainment is pooled over all episodes."
     )
     found.append(
         "Latencies cover finished requests only, so a policy that rejects requests can look fast; the latency "
@@ -261,6 +282,10 @@ def notes(result: EvaluationResult) -> list[str]:
     return found
 
 
+def _worth(result: EvaluationResult) -> str:
+    return str(WorthConfig(**result.provenance["scenario"].get("worth", {"tokens": 0.0})))
+
+
 def _note_on_intervals(blocks: int, episodes: int, unit: str) -> str:
     if blocks < least_blocks():
         return (
@@ -272,7 +297,7 @@ def _note_on_intervals(blocks: int, episodes: int, unit: str) -> str:
     text = (
         f"Intervals are at 95 % over blocks: {episodes} episodes from {blocks} whole {_plural(unit)}, because "
         f"episodes of one {unit} are not independent. Those of differences invert the exact test that gives p (sign "
-        f"flips of {_plural(unit)}); those of attainment are percentile bootstraps."
+        f"flips of {_plural(unit)}); those of scores are percentile bootstraps."
     )
     if blocks < FEW_BLOCKS:
         text += f" With as few as {blocks} blocks the bootstraps tend to be too narrow."
@@ -315,14 +340,15 @@ def summary_lines(result: EvaluationResult) -> list[str]:
     width = max(len(row["policy"]) for row in result.summary)
     for load in dict.fromkeys(row["load"] for row in result.summary):
         lines += ["", f"load {load:g}"]
-        for row in result.ranking(load):
+        first = result.best_at(load)["policy"] if tuned else ""  # what the others are compared with
+        for row in sorted(result.ranking(load), key=lambda row: row["policy"] != first):
             against = [
                 f"vs {which} {_amount(result.difference(row['policy'], load, against))}"
                 for which, against in (("tuned" if tuned else "best", "best"), ("reference", "reference"))
             ]
             lines.append(
-                f"  {row['policy']:<{width}}  attainment {_attains(row):<22}  by tokens "
-                f"{percent(row['token_weighted_attainment']):>7}  rejects {percent(row['rejection_share']):>7}  "
-                f"{'  '.join(against)}"
+                f"  {row['policy']:<{width}}  score {_scores(row):<22}  attainment {percent(row['attainment']):>7}  "
+                f"by tokens {percent(row['token_weighted_attainment']):>7}  "
+                f"rejects {percent(row['rejection_share']):>7}  {'  '.join(against)}"
             )
     return lines

@@ -16,13 +16,13 @@ from burstenv.evaluation.statistics.intervals import (
     stratified_bootstrap,
 )
 
-THRESHOLDS = [k / 100 for k in range(0, 101, 2)]  # of attainment, in performance profiles
+THRESHOLDS = [k / 100 for k in range(0, 101, 2)]  # of the score, in performance profiles
 
 
 def summarise_groups(episodes: Sequence[Row], groups: Mapping[str, Sequence[str]], best: Sequence[Row]) -> list[Row]:
     """Return one row for each group of training seeds and load.
 
-    Tasks are days: a run's score on a task is its mean attainment over that day's episodes.
+    Tasks are days: a run's score on a task is its mean over that day's episodes.
 
     Args:
         episodes: As ``EvaluationResult.episodes``.
@@ -41,9 +41,9 @@ def summarise_groups(episodes: Sequence[Row], groups: Mapping[str, Sequence[str]
         at = [row for row in episodes if row["load"] == load]
         days = np.array([row["day"] for row in at if row["policy"] == at[0]["policy"]])
         other = next(row["policy"] for row in best if row["load"] == load)
-        theirs = _attainment(at, other)
+        theirs = _scores(at, other)
         for group, members in groups.items():
-            runs = np.stack([_attainment(at, name) for name in members])  # (runs, episodes)
+            runs = np.stack([_scores(at, name) for name in members])  # (runs, episodes)
             scores, others = _by_day(runs, days), _by_day(theirs[None], days)
             difference = paired_difference(runs.mean(axis=0), theirs, days)
             row: Row = {"group": group, "load": load, "members": list(members), "other": other}
@@ -60,8 +60,8 @@ def summarise_groups(episodes: Sequence[Row], groups: Mapping[str, Sequence[str]
     return rows
 
 
-def _attainment(rows: Sequence[Row], policy: str) -> Any:
-    return np.array([row["attainment"] for row in rows if row["policy"] == policy])
+def _scores(rows: Sequence[Row], policy: str) -> Any:
+    return np.array([row["score"] for row in rows if row["policy"] == policy])
 
 
 def _by_day(values: Any, days: Any) -> Any:

@@ -225,6 +225,7 @@ def play(env: gym.Env, act: Callable[[Any, dict[str, Any]], Any], seed: int | No
     recorder.note(batch.cluster.state)
     metrics = batch.episode_metrics(0)
     facts = {
+        "score": f"{metrics['score']:.1%}",
         "attainment": f"{metrics['attainment']:.1%}",
         "return": f"{total:g}",
         **{name: f"{metrics[name]:,}" for name in ("offered", "attained", "late", "rejected", "failed", "preemptions")},

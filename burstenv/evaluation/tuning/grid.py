@@ -46,8 +46,9 @@ class Grid:
         template: Template of the grid.
         loads: Shares of capacity.
         offered: By load, the requests of each episode.
-        rows: For each composite and load ``policy``, ``load``, the means over episodes ``attainment``,
-            ``token_weighted_attainment`` and ``rejection_share``, and ``attained``, E counts; by load, best first.
+        rows: For each composite and load ``policy``, ``load``, the means over episodes ``score``,
+            ``attainment``, ``token_weighted_attainment`` and ``rejection_share``, and ``attained``, E counts; by load,
+            best first.
         burstenv: Version of the run.
     """
 
@@ -87,7 +88,7 @@ class Grid:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise BurstenvError(f"{path}: is no grid of burstenv tune --grid") from None
 
-    def best(self, metric: str = "attainment") -> TunedPolicies:
+    def best(self, metric: str = "score") -> TunedPolicies:
         """Return the best composite of each load."""
         found = []
         for load in self.loads:
@@ -95,8 +96,8 @@ class Grid:
             top = max(rows, key=lambda row: float(row[metric]))
             found.append(
                 TunedPolicy(
-                    load=load, policy=top["policy"], attainment=round(top[metric], 6), trials=len(rows),
-                    candidates=len(rows),
+                    load=load, policy=top["policy"], trials=len(rows), candidates=len(rows),
+                    **{name: round(top[name], 6) for name in METRICS},
                 )
             )  # fmt: skip
         return TunedPolicies(
@@ -173,7 +174,7 @@ def run_grid(
                     advance(len(some))
                     if kept is not None:
                         kept.append({"policy": row["policy"], "load": load, "seed": 0, "row": row} for row in some)
-            rows += sorted(found, key=lambda row: (-row["attainment"], row["policy"]))
+            rows += sorted(found, key=lambda row: (-row["score"], row["policy"]))
     return Grid(
         scenario=scenario.config.name,
         scenario_version=scenario.config.version,
@@ -195,7 +196,7 @@ def _scores(scorer: Scorer) -> Callable[[list[str]], list[Row]]:
         for name in policies:
             scores = scorer.score(load_policy(name))
             row: Row = {"policy": name, "load": scorer.load}
-            row.update({metric: scores.value(metric) for metric in METRICS})
+            row.update(scores.means())
             row["rejection_share"] = float(np.mean(scores.rejected / scorer.offered))
             row["attained"] = scores.attained.tolist()
             rows.append(row)

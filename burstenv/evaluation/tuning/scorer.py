@@ -14,7 +14,7 @@ from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import draw_episode
 from burstenv.policies import Policy
 
-METRICS = ("attainment", "token_weighted_attainment")
+METRICS = ("score", "attainment", "token_weighted_attainment")
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,24 @@ class Scores:
     Attributes:
         attained: Attained requests, (E,).
         rejected: Rejected requests, (E,).
-        token_share: Token-weighted attainment, (E,).
-        attainment: Attained share of each episode, (E,).
+        score: Attained share of the offered worth, (E,).
+        attainment: Attained share of the requests, (E,).
+        token_weighted_attainment: Attained share of their tokens, (E,).
     """
 
     attained: NDArray[np.int64]
     rejected: NDArray[np.int64]
-    token_share: NDArray[np.float64]
+    score: NDArray[np.float64]
     attainment: NDArray[np.float64]
+    token_weighted_attainment: NDArray[np.float64]
 
     def value(self, metric: str) -> float:
         """Return the mean over episodes of one of ``METRICS``, as in reports."""
-        return float((self.attainment if metric == "attainment" else self.token_share).mean())
+        return float(getattr(self, metric).mean())
+
+    def means(self) -> dict[str, float]:
+        """Return all of ``METRICS``."""
+        return {metric: self.value(metric) for metric in METRICS}
 
 
 class Scorer:
@@ -70,14 +76,15 @@ class Scorer:
         """Run a policy on every episode."""
         cluster, count = self.cluster, len(self.seeds)
         attained, rejected, offered = np.zeros((3, count), np.int64)
-        token_share = np.zeros(count)
+        score, token_share = np.zeros((2, count))
         for i, (seed, drawn) in enumerate(zip(self.seeds, self.offered.tolist(), strict=True)):
             cluster.rewind(i, drawn, seed)
             player_of(policy, cluster, i, self._sight).run()
             environment = cluster.state.environments[i]
             attained[i], rejected[i], offered[i] = (environment[name] for name in ("attained", "rejected", "offered"))
+            score[i] = environment["attained_worth"] / environment["offered_worth"]
             status = cluster.state.requests[i, :drawn]["status"]
             token_share[i] = float(self._tokens[i] @ (status == ATTAINED))
             if offered[i] < drawn:  # turns of ended sessions
                 token_share[i] /= float(self._tokens[i] @ (status != UNSENT))
-        return Scores(attained, rejected, token_share, attained / offered)
+        return Scores(attained, rejected, score, attained / offered, token_share)

@@ -32,6 +32,7 @@ from burstenv.policies import load_policy
 from burstenv.policies.baselines import DEFAULT_LADDER, STRONG
 from burstenv.workload import SPLITS
 
+Scored = dict[str, float]  # means over episodes by METRICS
 _SEED_STRIDE = 1_000_003  # separates the seeds of different searches
 
 
@@ -45,7 +46,7 @@ class TuningPlan:
         trials: Number of policies tried at each load.
         episodes: Episodes per policy.
         split: Their split; ``test`` is an error.
-        metric: ``attainment`` or ``token_weighted_attainment``.
+        metric: One of ``METRICS``.
         seed: Seed of the search.
     """
 
@@ -54,7 +55,7 @@ class TuningPlan:
     trials: int = 200
     episodes: int = 18
     split: str = "validation"
-    metric: str = "attainment"
+    metric: str = "score"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -119,7 +120,7 @@ def tune(
         with contextlib.ExitStack() as stack:
             kept = None
             if journal is not None:
-                kept = stack.enter_context(Journal(Path(journal) / f"load-{load:g}.jsonl", fixed, value=float))
+                kept = stack.enter_context(Journal(Path(journal) / f"load-{load:g}.jsonl", fixed, scores=dict))
             advance = stack.enter_context(_progress(f"load {load:g}", plan.trials, place, progress))
             return place, _search(scenario, plan, space, load, kept, advance)
 
@@ -148,13 +149,13 @@ def _search(
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     scorer = Scorer(scenario, plan.split, load, range(plan.episodes))
-    known: dict[str, float] = {}
+    known: dict[str, Scored] = {}
     study = optuna.create_study(direction="maximize")
     for guess in space.first_guesses(
         [p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names]
     ):
         study.enqueue_trial(guess)
-    best: tuple[float, str] | None = None
+    best: str | None = None
     for trial_number in range(plan.trials):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the multivariate form is marked experimental
@@ -168,22 +169,22 @@ def _search(
             name = space.suggest(trial)
         done = None if journal is None else journal.units.get((name, load, trial_number))
         if done is not None:
-            known[name] = float(done["value"])
+            known[name] = done["scores"]
         elif name not in known:
-            known[name] = scorer.score(load_policy(name)).value(plan.metric)
+            known[name] = scorer.score(load_policy(name)).means()
         if journal is not None and done is None:
-            journal.append([{"policy": name, "load": load, "seed": trial_number, "value": known[name]}])
-        study.tell(trial, known[name])
-        if best is None or known[name] > best[0]:
-            best = (known[name], name)
+            journal.append([{"policy": name, "load": load, "seed": trial_number, "scores": known[name]}])
+        study.tell(trial, known[name][plan.metric])
+        if best is None or known[name][plan.metric] > known[best][plan.metric]:
+            best = name
         advance(1)
     assert best is not None
-    reference = scorer.score(load_policy(f"always/jsq/{scenario.mode_names[0]}")).value(plan.metric)
+    reference = scorer.score(load_policy(f"always/jsq/{scenario.mode_names[0]}")).score.mean()
     return TunedPolicy(
         load=load,
-        policy=best[1],
-        attainment=round(best[0], 6),
-        default_attainment=round(reference, 6),
+        policy=best,
+        **{metric: round(value, 6) for metric, value in known[best].items()},
+        default_score=round(float(reference), 6),
         trials=plan.trials,
         candidates=len(known),
     )

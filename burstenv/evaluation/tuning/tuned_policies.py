@@ -27,8 +27,10 @@ class TunedPolicy(Config):
 
     load: Annotated[float, Field(gt=0.0)]
     policy: Annotated[str, AfterValidator(named_in_data)]
-    attainment: float  # on the tuning episodes, so too high
-    default_attainment: float | None = None  # of the baseline, on the same episodes
+    score: float  # on the tuning episodes, so too high; as the next two
+    attainment: float | None = None
+    token_weighted_attainment: float | None = None
+    default_score: float | None = None  # of the baseline, on the same episodes
     trials: int
     candidates: int = 1  # different policies among the trials
 
@@ -59,7 +61,7 @@ class TunedPolicies(Config):
     seeds: list[int]
     method: Literal["optuna", "grid"]
     template: str
-    metric: Literal["attainment", "token_weighted_attainment"] = "attainment"
+    metric: Literal["score", "attainment", "token_weighted_attainment"] = "score"
     tuner_seed: int = 0
     burstenv: str
     policies: Annotated[list[TunedPolicy], Field(min_length=1)]

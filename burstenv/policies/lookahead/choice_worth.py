@@ -24,7 +24,7 @@ from burstenv.policies.lookahead.kernels import close_at, first_beyond, first_ne
 from burstenv.policies.lookahead.search import FUTURE, Bench
 from burstenv.policies.lookahead.steps import REWARDS, UNPLANNED, code_of
 
-ATTAINMENT = np.array([float(name == "attainment") for name in REWARDS])  # the reward that counts
+WORTH = np.array([float(name == "worth") for name in REWARDS])  # the reward that counts
 
 
 @entry
@@ -37,7 +37,7 @@ def _worth(source, i, scratch, base, horizon_s, reward, trial, nothing, worth):
         scratch: Copies of two clusters with room for the same number of requests.
         base: (1,) POLICY.
         horizon_s: Simulated time of arrivals; these requests run to their end [s].
-        reward: (4,) float64, see REWARD of ``steps.py``.
+        reward: (3,) float64, see REWARD of ``steps.py``.
         trial: (E,) int32, scratch.
         nothing: (E,) int32, all ``UNPLANNED``.
         worth: NaN for a replica that is no choice, see ``estimates.tokens_to_hold``.
@@ -79,7 +79,7 @@ class ChoiceWorth:
 
     Attributes:
         values: (N, 1 + R) of the last call: the worth of rejection, and of each replica, within the horizon
-            [requests attained]; NaN for a replica that can never serve the request.
+            [worth attained]; NaN for a replica that can never serve the request.
         own: (N,) the base's own choices; -1 without a choice to make.
     """
 
@@ -111,6 +111,6 @@ class ChoiceWorth:
                 self.values[i], self.own[i] = np.nan, NO_REQUEST
                 continue
             self.own[i] = _worth(
-                self._source, i, self._scratch, self._base, self._horizon_s, ATTAINMENT, self._trial, self._nothing,
+                self._source, i, self._scratch, self._base, self._horizon_s, WORTH, self._trial, self._nothing,
                 self.values,
             )  # fmt: skip

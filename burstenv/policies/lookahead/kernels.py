@@ -11,7 +11,6 @@ import math
 import numpy as np
 
 from burstenv._jit.decorators import entry, kernel, outlined
-from burstenv.cluster.classes import value_attained
 from burstenv.cluster.clients import follows
 from burstenv.cluster.clock import begin
 from burstenv.cluster.events import SUBJECT, entry_at
@@ -31,10 +30,9 @@ def earned(world, reward):
     """Return the cluster's reward so far."""
     environment = world.environment
     return (
-        reward[REWARD.attainment] * environment.attained
-        + reward[REWARD.weighted] * environment.attained_weight
+        reward[REWARD.worth] * environment.attained_worth
+        + reward[REWARD.attainment] * environment.attained
         + reward[REWARD.token_weighted] * environment.attained_tokens * 1e-3
-        + reward[REWARD.class_weighted] * value_attained(world)
     )
 
 

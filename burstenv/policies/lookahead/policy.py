@@ -42,7 +42,7 @@ CAUSAL, CLAIRVOYANT = "lookahead", "oracle-lookahead"
 
 _HORIZON = Parameter("horizon_s", 5.0, Range(2.0, 60.0, "log"), "simulated arrivals [s]")
 _REPLICAS = Parameter("replicas", 8.0, Range(2, 64, "integer"), "largest number of replicas tried", 1.0, 1_024.0)
-_REWARD = Parameter("reward", 0.0, Range(0, 3, "integer"), "0 " + ", ".join(REWARDS) + " 3")
+_REWARD = Parameter("reward", 0.0, Range(0, 2, "integer"), "0 " + ", ".join(REWARDS) + " 2")
 _SOURCE = "Rollout: Tesauro and Galperin (NIPS 1996); Bertsekas, Tsitsiklis and Wu (J. Heuristics, 1997)."
 RULES = (
     Rule(

@@ -21,7 +21,7 @@ LOOKAHEAD = np.dtype(
         ("patience_s", "f8"),
         ("patience_multiple", "f8"),  # of the TTFT objective, in place of the seconds
         ("patience_sigma", "f8"),
-        ("reward", "f8", (4,)),  # worth of an attained request, of its weight, of its kilotokens, of its class value
+        ("reward", "f8", (3,)),  # of an attained request: its worth, 1, its kilotokens; see REWARD of steps.py
     ],
     align=True,
 )
@@ -33,7 +33,7 @@ class Bench(NamedTuple):
     Attributes:
         scratch: Copies of the futures, and of one cluster for trials, with room for the requests of a future.
         trial: (E,) int32, the decisions of the last trial by request, written.
-        reward: (4,) float64, see REWARD of ``steps.py``.
+        reward: (3,) float64, see REWARD of ``steps.py``.
     """
 
     scratch: Any

@@ -12,7 +12,7 @@ from burstenv.cluster.gateway import apply_decision
 from burstenv.policies.decide import decide
 
 UNPLANNED = -1
-REWARDS = ("attainment", "weighted", "token-weighted", "class-weighted")
+REWARDS = ("worth", "attainment", "token-weighted")
 REWARD = positions(REWARDS)  # the position of each in the weights of the reward
 
 
