@@ -37,7 +37,7 @@ from burstenv.config import load
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 
-METRICS = ("validation/attainment", "validation/ahead_points")  # beside the hyperparameters in TensorBoard
+METRICS = ("validation/score", "validation/ahead_points")  # beside the hyperparameters in TensorBoard
 AS_TEXT = ("stdout", "log", "csv", "json")  # outputs that hold no histograms and no hyperparameters
 MAY_CHANGE = ("total_steps", "minutes", "checkpoint_every_steps", "description")  # when a run is resumed
 

@@ -245,7 +245,7 @@ VALID: dict[str, Callable[[World], tuple[Callable[..., Any], dict[str, Any]]]] =
         reference=None, chosen=None, groups=None, tuning=(), unused=(), capacity_split=None, command=None,
     ),
     "TuningPlan": plain(
-        "TuningPlan", template="all", loads=(), trials=2, episodes=2, split="validation", metric="attainment", seed=0
+        "TuningPlan", template="all", loads=(), trials=2, episodes=2, split="validation", metric="score", seed=0
     ),
     "EvaluationPlan.check": plain("EvaluationPlan.check", self_=lambda w: burstenv.EvaluationPlan()),
     "TuningPlan.check": plain("TuningPlan.check", self_=lambda w: burstenv.TuningPlan()),
@@ -297,7 +297,7 @@ VALID: dict[str, Callable[[World], tuple[Callable[..., Any], dict[str, Any]]]] =
     "EnvironmentBatch": plain(
         "EnvironmentBatch", num_envs=1, scenario=lambda w: w.values, trace=None, split="train", load=1.0,
         decide=("admission",), admission="always", routing="jsq", batching=None, action="multi", observation="flat",
-        reward="attainment", privileged=False, num_threads=1,
+        reward="worth", privileged=False, num_threads=1,
     ),
     "IntervalBatch": plain("IntervalBatch", num_envs=1, interval_s=1.0, max_admission=3.0, scenario=scenario),
     "IterationBatch": plain("IterationBatch", num_envs=1, slots=4, batching=None, scenario=lambda w: w.single),

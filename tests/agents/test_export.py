@@ -102,10 +102,10 @@ def test_an_evaluation_takes_it_as_an_agent_and_compiled(report):
     assert [name for name, kind in kinds.items() if kind == "agent"] == [
         "tiny-seed0", "tiny-seed0(deterministic)", "agent:tiny-v1",
     ]  # fmt: skip
-    attainment = {
-        name: [row["attainment"] for row in result["episodes"] if row["policy"] == name] for name in kinds
+    scores = {
+        name: [row["score"] for row in result["episodes"] if row["policy"] == name] for name in kinds
     }  # fmt: skip
-    assert attainment["tiny-seed0"] == attainment["agent:tiny-v1"]
+    assert scores["tiny-seed0"] == scores["agent:tiny-v1"]
     assert {row["policy"] for row in result["best"]} == {"always/jsq/vllm"}  # no agent is the best heuristic
 
 
@@ -117,10 +117,10 @@ def test_the_table_of_results_has_a_line_for_each_agent(report, capsys):
     for line, agent in zip(lines, result.agents, strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         row = result.difference(agent["name"], result.headline_load, "best")
-        assert cells[4] == f"{100 * result.summary_of(agent['name'], result.headline_load)['attainment']:.1f} %"
+        assert cells[4] == f"{100 * result.summary_of(agent['name'], result.headline_load)['score']:.1f} %"
         assert cells[7] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * row[end] for end in ("mean", "low", "high")))
         assert cells[8] == f"{int(row['mean'] > 0)} of 1"
-        worst, _, points = cells[10].partition(": ")
+        worst, _, points = cells[11].partition(": ")
         group = result.group(agent["name"], result.headline_load, f"prompt_{worst.replace(' ', '_')}")
         assert points == f"{100 * group['difference']:+.1f}"
     assert main(["agents", "results", str(report), "--against", "agent:tiny-v1"]) == 0
@@ -214,7 +214,7 @@ def test_a_card_is_made_of_the_records(run, report, exported, tmp_path, monkeypa
     text = capsys.readouterr().out
     result = json.loads((report / "result.json").read_text())
     mine = next(r for r in result["summary"] if r["policy"] == "agent:tiny-v1" and r["load"] == 2.0)
-    assert f"{100 * mine['attainment']:.1f} %" in text
+    assert f"{100 * mine['score']:.1f} %" in text
     for told in (
         "seed 0",
         "shared 8",

@@ -35,7 +35,7 @@ def test_worth_is_what_the_episode_earns_after_a_choice(overloaded):
         venv.step(np.ones((4, 1), np.int64))
     values, own = judge.look(np.array([0]))
     assert own[0] > 0  # the base admits everything
-    earned = batch.cluster.state.environments["attained"][0]
+    earned = batch.cluster.state.environments["attained_worth"][0]
     for choice in range(3):
         other = EnvironmentBatch(
             1, batch.scenario, load=8.0, decide=("admission", "routing"), action="flat", batching="edf-512"
@@ -47,7 +47,7 @@ def test_worth_is_what_the_episode_earns_after_a_choice(overloaded):
         other.actions[0, 0] = choice
         other.step()
         rollout(*other.cluster.state.arrays(), record, 0, UNLIMITED)
-        assert other.cluster.state.environments["attained"][0] - earned == values[0, choice]
+        assert other.cluster.state.environments["attained_worth"][0] - earned == values[0, choice]
 
 
 def test_looking_leaves_the_episode_as_it_was(overloaded):

@@ -96,7 +96,7 @@ def test_loggers_and_callbacks_of_others_see_the_run(scenario, tmp_path):
     assert called.calls == {"begin": 1, "step": 64, "rollout": 2, "end": 1}
     assert written.closed
     seen = {name: value for _, dump in written.dumps for name, value in dump.items()}
-    assert seen["validation/attainment"] == pytest.approx(np.mean(list(run.log[-1]["validation"].values())))
+    assert seen["validation/score"] == pytest.approx(np.mean(list(run.log[-1]["validation"].values())))
     assert written.dumps[-1][0] == run.steps
     settings = seen["hparams"].hparam_dict
     assert (settings["algorithm.n_steps"], settings["scenario"]) == (32, scenario.config.name)
@@ -119,7 +119,7 @@ def test_tensorboard_holds_histograms_and_hyperparameters(run):
     tags = found.Tags()
     assert {"rollout/choice", "rollout/rewards"} <= set(tags["histograms"])
     assert any(tag.startswith("weights/") for tag in tags["histograms"])
-    assert "validation/attainment" in tags["scalars"]
+    assert "validation/score" in tags["scalars"]
     assert any("hparams" in tag for tag in found.summary_metadata)
 
 
@@ -187,7 +187,7 @@ def test_the_reference_is_judged_on_the_same_episodes(scenario, recipe):
     always = Validator(changed(recipe, decide=["admission"], action="multi", routing="jsq"), scenario)
     admit_all = always.judge(First())
     by_rollout = always.judge_composites(dict.fromkeys(always.loads, "always/jsq/vllm"))
-    np.testing.assert_array_equal(admit_all.attainment, by_rollout.attainment)
+    np.testing.assert_array_equal(admit_all.scores, by_rollout.scores)
     assert by_steps.by_load()[2.0] < admit_all.by_load()[2.0]  # one replica of four for everybody
     assert admit_all.ahead_overall(by_rollout).mean == 0.0
     assert admit_all.ahead_of(by_steps)[2.0].mean > 0.0

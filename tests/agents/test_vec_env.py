@@ -54,15 +54,15 @@ def test_observations_are_not_overwritten_by_the_next_step(scenario):
     assert not np.array_equal(first, second)
 
 
-def test_an_episode_return_is_the_number_of_attained_requests(scenario):
+def test_an_episode_return_is_its_score(scenario):
     ended = 0
-    for _, _, dones, infos in play(make(scenario, reward="attainment", reward_scale=0.01), 900):
+    for _, _, dones, infos in play(make(scenario, reward="worth", reward_scale=0.01), 900):
         for i in range(4):
             assert bool(infos[i]) == bool(dones[i])
             if dones[i]:
                 ended += 1
                 metrics = infos[i]["episode_metrics"]
-                assert infos[i]["episode"]["r"] == metrics["attained"]
+                assert infos[i]["episode"]["r"] / metrics["offered"] == metrics["score"]
                 assert metrics["offered"] == metrics["attained"] + metrics["late"] + metrics["rejected"]
                 assert infos[i]["episode"]["l"] >= metrics["offered"]
                 assert infos[i]["TimeLimit.truncated"] is False

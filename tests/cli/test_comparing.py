@@ -33,13 +33,13 @@ def test_several_policies_are_each_what_they_are_alone(capsys, trace):
     together = simulated(capsys, trace, *(word for name in POLICIES for word in ("--policy", name)))
     alone = [simulated(capsys, trace, "--policy", name) for name in POLICIES]
     assert together == alone
-    assert len({one["attainment"] for one in alone}) == 3
+    assert len({one["score"] for one in alone}) == 3
     options = [word for name in POLICIES for word in ("--policy", name)]
     assert main(["simulate", trace, *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    best_first = sorted(alone, key=lambda one: -one["attainment"])
+    best_first = sorted(alone, key=lambda one: -one["score"])
     assert [line.split()[0] for line in lines[-3:]] == [one["policy"] for one in best_first]
-    assert f"{100 * best_first[0]['attainment']:.1f} %" in lines[-3]
+    assert f"{100 * best_first[0]['score']:.1f} %" in lines[-3]
 
 
 @pytest.mark.parametrize("option", ["--timeline=t.html", "--requests-out=r.csv"])

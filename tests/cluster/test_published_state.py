@@ -69,9 +69,8 @@ def rewards_of(records: np.ndarray, now_s: float, gpus: int, busy_gpu_s: float) 
     offered = records[~np.isin(names, ("unseen", "unsent"))]
     end_s = np.where(np.isnan(offered["finish_s"]), now_s, offered["finish_s"])
     tokens = attained["prompt_tokens"] + attained["produced_tokens"]
-    values = np.array([1.0, 3.0])[attained["class_code"]]
     return [
-        len(attained), float("nan"), float(attained["weight"].sum(dtype=float)), tokens.sum() / 1000.0, values.sum(),
+        float(attained["worth"].sum(dtype=float)), float("nan"), len(attained), tokens.sum() / 1000.0,
         len(attained) / gpus, -(end_s - offered["arrival_s"]).sum() / 10.0, -busy_gpu_s,
     ]  # fmt: skip
 
@@ -132,6 +131,7 @@ def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, pa
     config = made if made.active else None
     n, span_s, mean_output = int(rng.integers(1, 60)), float(rng.choice([0.2, 1.5, 6.0])), float(rng.choice([3, 40]))
     requests, clients = episode(rng, config, n, 350, span_s, mean_output)
+    requests["worth"] = rng.integers(0, 2**20, n) / 2**16
     play = Play(
         rng, [replica(**size, **ENGINES[engine]) for size in SIZES], [MODES[m] for m in modes], requests, config,
         clients, metrics, odds=(0.1, 0.8, 0.1), tick_s=0.25 if ticks else None,
@@ -140,8 +140,9 @@ def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, pa
     look = Look(play)
     play.run(look)
     look.compare_rewards()
-    attained = (np.array(STATUS_NAMES)[play.cluster.records(1)["status"]] == "attained").sum()
-    assert look.totals[1, COMPONENTS.index("dense")] == look.totals[1, 0] == attained
+    records = play.cluster.records(1)
+    worth = records["worth"][np.array(STATUS_NAMES)[records["status"]] == "attained"].sum(dtype=float)
+    assert look.totals[1, COMPONENTS.index("dense")] == look.totals[1, 0] == worth
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -29,7 +29,7 @@ FIRST_TRY = {  # options of long commands, shown in guides/scenario.md
     "evaluate": "--episodes 2 --load 1",
 }
 LEAVES = {
-    "paper": ["paper/attainment-by-scenario.tex", "paper/attainment-by-scenario.csv", "paper/references.bib"],
+    "paper": ["paper/score-by-scenario.tex", "paper/score-by-scenario.csv", "paper/references.bib"],
     "sizing": ["traffic.csv", "episode.html"],
 }
 POINTS = (

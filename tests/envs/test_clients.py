@@ -77,7 +77,7 @@ def test_stepped_batched_and_compiled_episodes_are_the_same(scenario, policy):
         returns += batch.rewards
     for i, cluster in enumerate(expected):
         assert_same_episode(cluster, batch.cluster, i)
-        assert returns[i] == batch.counts(i)["attained"]
+        assert returns[i] == batch.cluster.state.environments["attained_worth"][i]
     env = BurstGPTEnv(scenario=scenario)
     env.reset(options={"seed": 3, "load": 3.0})
     info: dict[str, Any] = {}

@@ -22,7 +22,7 @@ FORMS = [
     {"decide": ("admission",), "routing": "lmetric"},
     {"decide": ("batching",), "observation": "dict"},
     {"observation": "dict", "reward": "dense"},
-    {"reward": "weighted", "privileged": True},
+    {"reward": "token-weighted", "privileged": True},
 ]
 
 
@@ -70,8 +70,8 @@ def test_same_seed_and_actions_same_bytes(small_scenario, form):
     assert run() == run()
 
 
-def test_return_is_the_attained_requests(small_scenario):
-    for reward in ("attainment", "dense"):
+def test_the_return_is_the_score_of_the_offered_requests(small_scenario):
+    for reward in ("worth", "dense"):
         env = make(small_scenario, reward=reward)
         env.reset(seed=2)
         env.action_space.seed(0)
@@ -83,7 +83,7 @@ def test_return_is_the_attained_requests(small_scenario):
             if terminated:
                 break
         metrics = info["episode_metrics"]
-        assert total == pytest.approx(metrics["attained"], abs=1e-9)
+        assert total / metrics["offered"] == metrics["score"]
         assert metrics["attained"] > 0
         assert metrics["pending"] == 0
         assert metrics["offered"] == sum(metrics[k] for k in ("attained", "late", "rejected", "failed"))

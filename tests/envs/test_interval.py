@@ -149,7 +149,7 @@ def test_the_observation_shows_the_interval(small_scenario):
     batch, names = env.unwrapped.batch, env.unwrapped.observation_names
     capacity_per_s = batch.capacity_per_s("train")
     assert len(names) == env.observation_space.shape[0] == len(set(names))
-    before = batch.counts(0)
+    before, worth = batch.counts(0), 0.0
     over = False
     while not over:
         action = env.action_space.sample()
@@ -164,8 +164,9 @@ def test_the_observation_shows_the_interval(small_scenario):
         weights = 0.5 + 0.5 * action[1 : 1 + R].astype(float)
         assert seen["interval.replica2.weight"] == pytest.approx(weights[2] / weights.sum(), abs=1e-6)
         assert seen["interval.replica3.budget"] == pytest.approx(0.5 + 0.5 * action[-1], abs=1e-2)
-        assert reward == counts["attained"] - before["attained"]
-        before = counts
+        attained_worth = batch.cluster.state.environments["attained_worth"][0]
+        assert reward == attained_worth - worth
+        before, worth = counts, attained_worth
     assert before["pending"] == 0
     assert before["offered"] == info["episode_metrics"]["offered"]
     shaped = gym.make(ID, scenario=small_scenario, observation="dict")

@@ -120,7 +120,8 @@ def test_record_episode_statistics(small_scenario):
     while not over:
         _, _, over, _, info = env.step(env.unwrapped.policy_action("always/jsq/vllm"))
         steps += 1
-    assert info["episode"]["r"] == info["episode_metrics"]["attained"]
+    metrics = info["episode_metrics"]
+    assert info["episode"]["r"] / metrics["offered"] == metrics["score"]
     assert info["episode"]["l"] == steps
 
 

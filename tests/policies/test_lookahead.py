@@ -41,7 +41,7 @@ def attained_by(policy: str, requests: np.ndarray, kind: str = "fast") -> int:
     cluster = cluster_with(requests, kind, at=1)
     cluster.load(0, requests, seed=1)
     player_of(load_policy(policy), cluster, 0).run()
-    return int(cluster.state.environments["attained"][0])
+    return int(cluster.state.environments["attained_worth"][0])
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)

@@ -201,8 +201,9 @@ def leaderboard_tables(board: Leaderboard) -> list[Table]:
         Table(
             "Ranks",
             "Rank on each board, in brackets score, attainment and token-weighted attainment; policies share ranks "
-            "where the interval of their paired difference holds 0. First the mean place, from 0 (always first) to 1 (always last); policies judged on more boards "
-            "come first." + (f" The first {SHOWN} of {len(board.policies)}." if len(board.policies) > SHOWN else ""),
+            "where the interval of their paired difference holds 0. First the mean place, from 0 (always first) to 1 "
+            "(always last); policies judged on more boards come first."
+            + (f" The first {SHOWN} of {len(board.policies)}." if len(board.policies) > SHOWN else ""),
             ["mean place", *names],
             lines,
         )

@@ -14,7 +14,7 @@ from burstenv.config import load, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.evaluation.bound.headroom import Headroom, shipped_headroom
 from burstenv.evaluation.tuning.tuned_policies import FOLDER as TUNED
-from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, scenario_digest
+from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.files import write_atomic
 from burstenv.workload import CLASSES
 
@@ -46,8 +46,10 @@ The headroom is the possible gain, before and after tuning of heuristics. Every 
 the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and *foresight*,
 that composite improved by simulation of each choice in the true future ([`oracle-lookahead`](lookahead.md)). The
 score of foresight is achievable, so the headroom is at least its gain; no policy exceeds the *bound*
-(`evaluation/bound/upper_bound.py`). Scores in %, gains in points, 95 % intervals by days.
+(`evaluation/bound/upper_bound.py`). Scores in %, in brackets
+attainment and token-weighted attainment; gains in points of the score, 95 % intervals by days.
 """
+BESIDE = "attainment, by tokens"
 ROOM = 0.05  # required between the best composite and foresight in at least half of the suite
 
 
@@ -68,12 +70,12 @@ def _overview(configs: Sequence[ScenarioConfig]) -> str:
         capacity = "measured on first use" if config.capacity_per_s is None else f"{config.capacity_per_s['test']:.1f}"
         cells = [f"[{config.name}](#{config.name})", str(config.version), str(_replicas(config)), f"{config.load:g}"]
         if best is None:
-            cells += [capacity, "-", "-"]
+            cells += [capacity, "-", "-", "-"]
         else:
-            cells += [capacity, _percent(best.default_score), _percent(best.score)]
+            cells += [capacity, _percent(best.default_score), _percent(best.score), _beside(best)]
         rows.append(cells)
-    head = ["scenario", "version", "replicas", "load", "capacity [1/s]", "`always/jsq/vllm`", "best tuned"]
-    note = "The last two columns are scores on the validation episodes, which also served the tuning.\n"
+    head = ["scenario", "version", "replicas", "load", "capacity [1/s]", "`always/jsq/vllm`", "best tuned", BESIDE]
+    note = "The last three columns are shares on the validation episodes, which also served the tuning.\n"
     return "\n".join([_table(head, rows), note])
 
 
@@ -99,7 +101,7 @@ def _headroom(configs: Sequence[ScenarioConfig]) -> str:
 def _room_of(one: Headroom) -> list[str]:
     steps = {step.name: step for step in one.steps}
     names = ("round-robin", "best", "foresight", "bound")
-    shares = [f"{100 * steps[name].score:.1f}" for name in names]
+    shares = [f"{100 * steps[name].score:.1f} {steps[name].beside}".rstrip() for name in names]
     return [f"[{one.scenario}](#{one.scenario})", str(one.episodes), *shares, steps["best"].shown, one.room.shown]
 
 
@@ -143,10 +145,10 @@ def _tuned(config: ScenarioConfig) -> str:
     if found is None:
         return ""
     rows = [
-        [f"{p.load:g}", f"`{p.policy}`", _percent(p.default_score), _percent(p.score), str(p.trials)]
+        [f"{p.load:g}", f"`{p.policy}`", _percent(p.default_score), _percent(p.score), _beside(p), str(p.trials)]
         for p in found.policies
     ]
-    return _table(["load", "best tuned composite", "`always/jsq/vllm`", "score", "trials"], rows)
+    return _table(["load", "best tuned composite", "`always/jsq/vllm`", "score", BESIDE, "trials"], rows)
 
 
 def _tuned_of(config: ScenarioConfig) -> TunedPolicies | None:
@@ -154,6 +156,10 @@ def _tuned_of(config: ScenarioConfig) -> TunedPolicies | None:
         return None
     found = load(TunedPolicies, TUNED, config.name)
     return found if found.scenario_sha256 == scenario_digest(config) else None
+
+
+def _beside(policy: TunedPolicy) -> str:
+    return f"{_percent(policy.attainment)}, {_percent(policy.token_weighted_attainment)}"
 
 
 def _replicas(config: ScenarioConfig) -> int:
