@@ -67,7 +67,7 @@ def random_requests(rng: np.random.Generator, n: int, longest: int, span_s: floa
     requests["ttft_slo_s"] = rng.choice([0.03, 0.3, 3.0], n)
     requests["tpot_slo_s"] = rng.choice([0.02, 0.05, 1.0], n)
     requests["class_code"] = rng.integers(0, 2, n)
-    requests["weight"] = (prompt + output) / 1000.0
+    requests["worth"] = (prompt + output) / 1024.0  # sums are exact
     return requests
 
 

@@ -78,7 +78,7 @@ CALLS: dict[str, Callable[[Cluster], Any]] = {
         for name, values in {
             "arrival_s": (math.nan, -1.0, math.inf, 7.0), "prompt_tokens": (0, -5), "output_tokens": (0, -1, 2**31 - 1),
             "predicted_tokens": (math.nan, -1.0, math.inf), "ttft_slo_s": (math.nan, -1.0),
-            "tpot_slo_s": (math.nan, -1.0), "weight": (math.nan, math.inf), "class_code": (-1, 2, 100),
+            "tpot_slo_s": (math.nan, -1.0), "worth": (math.nan, math.inf), "class_code": (-1, 2, 100),
             "prefix_tokens": (-1,),
         }.items()
         for value in values

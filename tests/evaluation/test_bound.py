@@ -31,13 +31,13 @@ def test_no_policy_is_above_it(kind):
         requests["session"] = np.random.default_rng(seed).integers(-1, 20, len(requests))
         cluster = Cluster(CLUSTERS[kind], MODES, num_requests=200)
         cluster.load(0, requests, seed)
-        bounds = upper_bound(cluster, requests), upper_bound(cluster, requests, requests["weight"].astype(float))
+        bounds = upper_bound(cluster, requests), upper_bound(cluster, requests, requests["worth"].astype(float))
         for policy in POLICIES:
             cluster.load(0, requests, seed)
             player_of(load_policy(policy), cluster).run()
             environment = cluster.state.environments[0]
             assert environment["attained"] <= bounds[0].reward + 1e-9
-            assert environment["attained_weight"] <= bounds[1].reward * (1.0 + 1e-6)
+            assert environment["attained_worth"] <= bounds[1].reward * (1.0 + 1e-6)
         assert bounds[0].reward <= bounds[0].possible <= bounds[0].offered == len(requests)
         closest = min(closest, bounds[0].share)
     assert closest < 1.0

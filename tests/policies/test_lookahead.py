@@ -37,11 +37,11 @@ def cluster_with(
     return cluster
 
 
-def attained_by(policy: str, requests: np.ndarray, kind: str = "fast") -> int:
+def attained_by(policy: str, requests: np.ndarray, kind: str = "fast") -> float:
     cluster = cluster_with(requests, kind, at=1)
     cluster.load(0, requests, seed=1)
     player_of(load_policy(policy), cluster, 0).run()
-    return int(cluster.state.environments["attained_worth"][0])
+    return float(cluster.state.environments["attained_worth"][0])
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
@@ -51,7 +51,7 @@ def test_a_copy_continues_like_the_cluster_itself(kind, at, base):
     requests = episode(3)
     for decisions in (1, 40, 90):
         cluster = cluster_with(requests, kind, at, decisions, base)
-        attained = int(cluster.state.environments["attained"][at])
+        attained = float(cluster.state.environments["attained_worth"][at])
         before = [array.copy() for array in cluster.state.arrays()]
         values, choices = Lookahead(cluster, f"oracle-lookahead({FOREVER}):{base}").ask([at])
         for array, old in zip(cluster.state.arrays(), before, strict=True):
@@ -62,7 +62,7 @@ def test_a_copy_continues_like_the_cluster_itself(kind, at, base):
         own = 0 if taken["status"] == REJECTED else 1 + int(taken["replica"])
         foreseen = values[at, own] + attained
         player_of(load_policy(base), cluster, at).run()
-        assert foreseen == cluster.state.environments["attained"][at]
+        assert foreseen == cluster.state.environments["attained_worth"][at]
         assert values[at, choices[at]] == np.nanmax(values[at])
 
 
