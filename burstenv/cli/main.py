@@ -19,6 +19,7 @@ from burstenv.cli import (
     listing,
     paper,
     schema,
+    serve,
     simulate,
     trace,
     train,
@@ -117,7 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verbs = (
-        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, bench, completion,
+        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, serve,
+        bench, completion,
     )  # fmt: skip
     for module in verbs:
         module.register(commands)
