@@ -14,6 +14,7 @@ from burstenv.cli import (
     agents,
     bench,
     completion,
+    engines,
     evaluate,
     hardware,
     listing,
@@ -118,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verbs = (
-        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, serve,
+        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, serve, engines,
         bench, completion,
     )  # fmt: skip
     for module in verbs:

@@ -16,33 +16,14 @@ from burstenv.cli.common import (
 from burstenv.errors import BurstenvError, unknown_name
 
 TOKEN = "BURSTENV_TOKEN"  # in the environment: an argument would be seen by everyone on the machine
-_LIMITS = {
-    "connect_s": "longest time to connect to an engine",
-    "first_byte_s": "longest time to the first byte of an answer",
-    "between_bytes_s": "longest time between two bytes of an answer",
-    "retry_after_s": "what a rejected client is told to wait",
-    "health_period_s": "time between two checks of an engine",
-    "health_timeout_s": "an engine that takes longer has failed a check",
-    "scrape_period_s": "time between two readings of an engine's metrics",
-    "drain_s": "time that answers under way are given at the end",
-}
-_COUNTS = {
-    "max_in_flight": "requests in flight; further ones are answered with 429",
-    "max_body_bytes": "greatest body of a request",
-    "max_header_bytes": "greatest headers of a request",
-    "retries": "how often a request moves to another engine before its answer has begun",
-    "failures_to_eject": "failed checks in a row that take an engine out",
-}
 
 
 def register(commands: Commands) -> None:
     """Add the subcommand of this module."""
     sub = add_command(
         commands, "serve", _serve,
-        "Serve OpenAI's completions and chat in front of real engines: a policy admits, defers or rejects each request "
-        "and chooses its engine. SIGHUP loads the policy anew, SIGTERM ends after the answers under way.",
-        example="burstenv serve --policy always/jsq/vllm --engine http://127.0.0.1:8101 --engine http://127.0.0.1:8102 "
-        "--cluster mixed-x2",
+        "Put a policy in front of real OpenAI-compatible engines.",
+        example="burstenv serve --policy always/jsq/vllm --engines runs/engines --cluster mixed-x2",
     )  # fmt: skip
     sub.add_argument("--policy", default="always/jsq/vllm", metavar="NAME", help="policy or agent:NAME (%(default)s)")
     sub.add_argument(
@@ -68,17 +49,13 @@ def register(commands: Commands) -> None:
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     sub.add_argument("--port", type=int, default=8000, help="port; 0: any free one (default: %(default)s)")
     sub.add_argument("--public", action="store_true", help=f"allow another --host without a token in ${TOKEN}")
+    sub.add_argument("--limits", type=Path, metavar="FILE.yaml", help="time-outs, retries and sizes; see docs/serve.md")
     add_policy_file(sub)
-    limits = sub.add_argument_group("limits")
-    for kind, names in ((float, _LIMITS), (int, _COUNTS)):
-        for name, text in names.items():
-            option = f"--{name.replace('_', '-')}"
-            limits.add_argument(option, type=kind, default=None, metavar="N" if kind is int else "S", help=text)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from burstenv.config import parse
-    from burstenv.gateway.config import GatewayConfig
+    from burstenv.gateway.config import GatewayConfig, Limits
     from burstenv.gateway.extra import module_of_extra
 
     server = module_of_extra("burstenv.gateway.server", "burstenv serve")
@@ -91,10 +68,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     from burstenv.plain_data import read_yaml
 
     load_policy_files(arguments)
-    limits = {name: getattr(arguments, name) for name in (*_LIMITS, *_COUNTS) if getattr(arguments, name) is not None}
     token = os.environ.get(TOKEN) or None
+    limits = Limits() if arguments.limits is None else parse(Limits, read_yaml(arguments.limits), str(arguments.limits))
     values = {"host": arguments.host, "port": arguments.port, "token": token, "log_prompts": arguments.log_prompts}
-    config = parse(GatewayConfig, {**values, **limits}, "serve")
+    config = parse(GatewayConfig, {**limits.model_dump(), **values}, "serve")
     if arguments.host not in ("127.0.0.1", "::1", "localhost") and token is None and not arguments.public:
         raise BurstenvError(
             f"--host {arguments.host} lets other machines in; set a token in ${TOKEN}, or say --public to serve anyone"

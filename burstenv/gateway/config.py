@@ -11,13 +11,10 @@ from burstenv.config import Config
 Seconds = Annotated[float, Field(gt=0.0, le=1e6)]
 
 
-class GatewayConfig(Config):
-    """How a gateway treats its clients and its engines; the command line's options of the same names.
+class Limits(Config):
+    """Sizes, time-outs and retries; the YAML file of ``serve --limits``.
 
     Attributes:
-        host: Address that it listens on: this machine alone, unless told otherwise.
-        port: Port; 0: any free one.
-        token: Clients must send it as ``Authorization: Bearer TOKEN``; None: they need none.
         max_body_bytes: Greatest body of a request; a larger one is answered with 413.
         max_header_bytes: Greatest size of a request's headers; larger ones are answered with 431.
         max_in_flight: Requests at the gateway and in the engines; further ones are answered with 429.
@@ -32,12 +29,8 @@ class GatewayConfig(Config):
         successes_to_return: Checks passed in a row after which it gets them again.
         scrape_period_s: Between two readings of an engine's metrics.
         drain_s: Time that answers under way are given when the gateway ends.
-        log_prompts: Whether the log holds the bodies of requests.
     """
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    token: str | None = None
     max_body_bytes: Annotated[int, Field(ge=1_000, le=1 << 30)] = 8 << 20
     max_header_bytes: Annotated[int, Field(ge=1_000, le=1 << 20)] = 32 << 10
     max_in_flight: Annotated[int, Field(ge=1, le=16_384)] = 4096
@@ -52,4 +45,19 @@ class GatewayConfig(Config):
     successes_to_return: Annotated[int, Field(ge=1, le=100)] = 1
     scrape_period_s: Seconds = 1.0
     drain_s: Seconds = 30.0
+
+
+class GatewayConfig(Limits):
+    """How a gateway treats its clients and its engines.
+
+    Attributes:
+        host: Address that it listens on: this machine alone, unless told otherwise.
+        port: Port; 0: any free one.
+        token: Clients must send it as ``Authorization: Bearer TOKEN``; None: they need none.
+        log_prompts: Whether the log holds the bodies of requests.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    token: str | None = None
     log_prompts: bool = False

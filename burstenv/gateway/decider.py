@@ -13,7 +13,6 @@ from burstenv.envs.observation.features import ObservationLayout
 from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.policy import is_privileged
-from burstenv.gateway.incoming import Incoming
 from burstenv.gateway.world import LiveWorld
 from burstenv.policies import Composite, LookaheadPolicy, NetworkPolicy, Policy, load_policy
 from burstenv.policies.composite import parse_composite
@@ -56,23 +55,10 @@ class Decider:
         self.name = policy.name
         self._world = world
         self._player = player_of(policy, world.cluster, 0, world.scenario.sight)
-        self._try()
+        world.rehearse(self._player.decision)
         self._player = player_of(policy, world.cluster, 0, world.scenario.sight)  # without a memory of the trial
         self._memory = world.cluster.state.memories[0]
         self.complained = False
-
-    def _try(self) -> None:
-        """Decide once about a made-up request: compiles, and finds what a policy in Python cannot have."""
-        world, state = self._world, self._world.cluster.state
-        world.make_room()
-        kept = state.clone()
-        try:
-            world.show()
-            world.arrive(Incoming("", b"", "", True, 1, 1.0, 0), max(1e-3, float(state.environments["now_s"][0])))
-            self._player.decision()
-        finally:
-            world.forget_last()
-            state.restore(kept)
 
     def decide(self) -> Decided:
         """Return the decision about the request at the gateway."""

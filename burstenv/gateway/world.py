@@ -6,9 +6,12 @@ module is the only place where such records are filled from a real gateway.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from burstenv.cluster import Cluster
+from burstenv.cluster.gateway import ADMIT, DEFER
 from burstenv.cluster.requests import request_array
 from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED
 from burstenv.engine.records import REQUEST
@@ -89,9 +92,26 @@ class LiveWorld:
         """Return whether a request may be deferred once more."""
         return int(self._requests[self._moved[number]]["defers"]) < int(self._state.gateway["max_defers"][0])
 
-    def forget_last(self) -> None:
-        """Forget the last request that arrived; the records are put back by the caller."""
-        self._moved.pop(max(self._moved), None)
+    def rehearse(self, decide: Callable[[], object]) -> None:
+        """Take a made-up request from its arrival to its end, and put everything back as it was.
+
+        It compiles what a real request needs, and finds what a policy in Python cannot have.
+        """
+        self.make_room()
+        kept, moved = self._state.clone(), dict(self._moved)
+        now_s = float(self._environment["now_s"])
+        try:
+            self.show()
+            number = self.arrive(Incoming("", b"", "", True, 1, 1.0, 0), now_s)
+            decide()
+            self.note_decision(DEFER, 0)
+            self.come_back(number, now_s)
+            self.note_decision(ADMIT, 0)
+            self.first_token(number, now_s)
+            self.settle(number, "attained", now_s)
+        finally:
+            self._state.restore(kept)
+            self._moved = moved
 
     def first_token(self, number: int, now_s: float) -> None:
         """Note the first token of an answer."""

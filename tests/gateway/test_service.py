@@ -230,7 +230,7 @@ WRONG = [
     (["--engine", "http://127.0.0.1:1", "--host", "0.0.0.0"], "BURSTENV_TOKEN"),
     (["--engine", "http://127.0.0.1:1", "--mode", "fastest"], "unknown batching mode"),
     (["--engine", "http://127.0.0.1:1", "--tokenizer", "/nowhere"], "tokenizer.json"),
-    (["--engine", "http://127.0.0.1:1", "--retries", "99"], "retries"),
+    (["--engine", "http://127.0.0.1:1", "--limits", "nowhere.yaml"], "nowhere.yaml"),
     (["--engine", "http://127.0.0.1:1", "--policy", "always/jsq"], "three parts"),
 ]
 
