@@ -11,7 +11,7 @@ from burstenv.cluster.gateway import ADMIT, DEFER
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.engine.lifecycle import arrive, reach_gateway, settle, wait
+from burstenv.engine.lifecycle import arrive, bring_token, reach_gateway, settle, wait
 from burstenv.engine.reset import reset_request
 
 
@@ -22,7 +22,7 @@ def arrive_at(
     """Put a new request at the gateway.
 
     The first arguments are those of ``Arrays``; ``numbers`` is (7,) float64: prompt tokens, predicted output tokens,
-    class, session, TTFT objective [s], TPOT objective [s], weight.
+    class, session, TTFT objective [s], TPOT objective [s], worth.
     """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     environment, request = world.environment, world.requests[request_id]
@@ -34,7 +34,7 @@ def arrive_at(
     request.session = int(numbers[3])
     request.ttft_slo_s = numbers[4]
     request.tpot_slo_s = numbers[5]
-    request.weight = numbers[6]
+    request.worth = numbers[6]
     request.replica = NO_REQUEST
     environment.now_s = now_s
     decay_rates(world, now_s)
@@ -74,6 +74,15 @@ def note_decision_at(
         wait(request)
     elif admission == DEFER:
         request.defers += 1
+
+
+@entry
+def first_token_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, request_id, now_s
+):  # fmt: skip
+    """Note the first token of an answer."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    bring_token(world, world.requests[request_id], now_s)
 
 
 @entry

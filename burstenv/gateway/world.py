@@ -17,7 +17,7 @@ from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED
 from burstenv.engine.records import REQUEST
 from burstenv.envs.scenario import Scenario
 from burstenv.gateway.incoming import Incoming
-from burstenv.gateway.kernels import arrive_at, note_decision_at, return_at, settle_at
+from burstenv.gateway.kernels import arrive_at, first_token_at, note_decision_at, return_at, settle_at
 from burstenv.gateway.ledger import Ledger
 
 OUTCOMES = {"attained": ATTAINED, "late": LATE, "rejected": REJECTED, "failed": FAILED, "cancelled": ABANDONED}
@@ -70,10 +70,9 @@ class LiveWorld:
         if ttft_s is None:
             ttft_s = slo.ttft_base_s + slo.ttft_per_token_s * incoming.prompt_tokens
         incoming.ttft_slo_s, incoming.tpot_slo_s = ttft_s, slo.tpot_s if tpot_s is None else tpot_s
-        weight = slo.value * (incoming.prompt_tokens + incoming.predicted_tokens) / 1000.0
         self._numbers[:] = (
             incoming.prompt_tokens, incoming.predicted_tokens, incoming.class_code, incoming.session, ttft_s,
-            incoming.tpot_slo_s, weight,
+            incoming.tpot_slo_s, slo.value,
         )  # fmt: skip
         arrive_at(*self._state.arrays(), 0, place, now_s, self._numbers)
         number = place + self.forgotten
@@ -115,10 +114,7 @@ class LiveWorld:
 
     def first_token(self, number: int, now_s: float) -> None:
         """Note the first token of an answer."""
-        request = self._requests[self._moved[number]]
-        request["first_token_s"] = now_s
-        self._environment["first_tokens"] += 1
-        self._environment["first_in_time"] += now_s - request["arrival_s"] <= request["ttft_slo_s"]
+        first_token_at(*self._state.arrays(), 0, self._moved[number], now_s)
 
     def settle(self, number: int, outcome: str, now_s: float) -> None:
         """End a request with one of ``OUTCOMES``."""
