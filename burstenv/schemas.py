@@ -26,6 +26,7 @@ from burstenv.errors import unknown_name
 KINDS = {  # what a file of the kind is, module and name of its class
     "agents": ("an agent and its training", "agents.config", "AgentConfig"),
     "clusters": ("replicas and the settings of their engines", "cluster.cluster_config", "ClusterConfig"),
+    "engines": ("the defaults of an engine by GPU", "hardware.engine_profile", "EngineProfile"),
     "episodes": ("the fixed episodes of a scenario", "evaluation.episode_lists", "EpisodeList"),
     "hardware": ("a GPU", "hardware.gpus_and_models", "HardwareConfig"),
     "headroom": ("the measured headroom of a scenario", "evaluation.bound.headroom", "Headroom"),

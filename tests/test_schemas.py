@@ -61,7 +61,7 @@ def test_wrong_keys_and_values_are_marked():
 def test_keys_are_described_by_the_comments_beside_them():
     clusters = schema("clusters")
     assert "asynchronous" in clusters["properties"]
-    assert clusters["properties"]["block_size"]["description"] == "[tokens]"
+    assert clusters["properties"]["block_size"]["description"] == "[tokens]; null: the engine's"
     replica = clusters["$defs"]["ReplicaConfig"]["properties"]
     assert replica["num_blocks"]["description"] == "usable KV blocks; null: from memory"
     assert "episodes" in schema("agents")["$defs"]["ValidationConfig"]["properties"]

@@ -1,4 +1,4 @@
-"""`burstenv hardware`: the shipped clusters, GPUs, links, models and latency entries, each with its evidence."""
+"""`burstenv hardware`: the shipped clusters, engines, GPUs, links, models and latency entries, with their evidence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from burstenv.cli.common import Commands, add_command, emit
 
 NONE = "none stated"
 WIDTH = 120  # of a line of the list
-KINDS = {"clusters": "cluster", "hardware": "GPU", "links": "link", "models": "model", "latency": "latency entry"}
+KINDS = {
+    "clusters": "cluster",
+    "engines": "engine",
+    "hardware": "GPU",
+    "links": "link",
+    "models": "model",
+    "latency": "latency entry",
+}
 
 
 def register(commands: Commands) -> None:
@@ -20,10 +27,10 @@ def register(commands: Commands) -> None:
         commands,
         "hardware",
         _hardware,
-        "List clusters, GPUs, links, models and latency entries, or show one.",
+        "List the shipped clusters, engines, GPUs, links, models and latency entries with their evidence, or show one.",
         example="burstenv hardware llama-3-8b_h100_tp1",
     )
-    sub.add_argument("hardware", nargs="?", metavar="NAME", help="a cluster, GPU, link, model or latency entry")
+    sub.add_argument("hardware", nargs="?", metavar="NAME", help="a cluster, engine, GPU, link, model or latency entry")
 
 
 def _hardware(arguments: argparse.Namespace) -> int:
@@ -31,6 +38,7 @@ def _hardware(arguments: argparse.Namespace) -> int:
         return _show(arguments)
     tables = {
         "clusters": _clusters(),
+        "engines": _engines(),
         "GPUs": _gpus(),
         "links": _links(),
         "models": _models(),
@@ -53,7 +61,9 @@ def _show(arguments: argparse.Namespace) -> int:
     found = {folder: shipped(folder)[name] for folder in KINDS if name in shipped(folder)}
     if not found:
         raise unknown_name(
-            "cluster, GPU, link, model or latency entry", name, [one for folder in KINDS for one in shipped(folder)]
+            "cluster, engine, GPU, link, model or latency entry",
+            name,
+            [one for folder in KINDS for one in shipped(folder)],
         )
     values = {KINDS[folder]: read_yaml(path) for folder, path in found.items()}
     lines = []
@@ -64,7 +74,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _clusters() -> list[dict[str, Any]]:
-    from burstenv.cluster.cluster_config import ClusterConfig
+    from burstenv.cluster.cluster_config import ClusterConfig, engines_of, resolve_cluster
     from burstenv.config import load, shipped
 
     rows = []
@@ -75,7 +85,24 @@ def _clusters() -> list[dict[str, Any]]:
             + (f" tp{group.tensor_parallel}" if group.tensor_parallel > 1 else "")
             for group in config.replicas
         )
-        rows.append({"name": name, "replicas": replicas})
+        engines = engines_of(resolve_cluster(config), limits=False)
+        rows.append({"name": name, "replicas": replicas, "engines": engines})
+    return rows
+
+
+def _engines() -> list[dict[str, Any]]:
+    from burstenv.config import shipped
+    from burstenv.hardware.engine_profile import FOLDER, engine_profile
+
+    rows = []
+    for profile in map(engine_profile, shipped(FOLDER)):
+        limits = "; ".join(
+            f"{one.name}: {at.max_num_batched_tokens:,} tokens and {at.max_num_seqs:,} sequences an iteration"
+            for one in profile.gpu_classes
+            for at in (getattr(one, profile.usage),)
+        )
+        name = f"{profile.name} {profile.version}"
+        rows.append({"name": name, "evidence": f"{profile.described}. {limits}. {' '.join(profile.source.split())}"})
     return rows
 
 

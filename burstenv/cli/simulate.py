@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
         commands,
         "simulate",
         _simulate,
-        "Replay a trace through a cluster under one policy or several; prints metrics.",
+        "Replay a trace through a cluster under one policy, or several for comparison; prints metrics.",
         example="burstenv simulate burstgpt-default --duration-s 600 --load 1.5 --timeline episode.html",
     )
     sub.add_argument("trace", help="a trace or workload: its file, name or YAML file")
@@ -150,7 +150,7 @@ def _values(result: Simulation) -> dict[str, Any]:
     assert result.scenario is not None
     used = result.scenario.model_dump(mode="json", include={"observation", "predictor", "slo"})
     said = {"scenario": result.scenario.name, "cluster": result.cluster, "policy": result.policy}
-    return {**said, **result.metrics, **used, "added_modes": result.added_modes}
+    return {**said, **result.metrics, **used, "added_modes": result.added_modes, "engines": result.engines}
 
 
 def _traffic(result: Simulation) -> str:
@@ -237,6 +237,7 @@ def _conditions(result: Simulation) -> list[str]:
     lines = [
         f"scenario {config.name}: metrics {age}; output lengths predicted, {config.predictor}",
         f"worth: {config.worth}",
+        f"engines: {result.engines} an iteration",
         f"objectives: {objectives}",
     ]
     if m["dropped_oversize"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,27 +12,33 @@ from burstenv.arguments import checked
 from burstenv.config import Config, load, parse, shipped
 from burstenv.engine.spec import MODE
 from burstenv.errors import BurstenvError
+from burstenv.hardware.engine_profile import (
+    DEFAULT_ENGINE,
+    MAX_BLOCK_SIZE,
+    MAX_TOKENS,
+    EngineSettings,
+    Fraction,
+    SeqCount,
+    TokenCount,
+    engine_profile,
+    said_of,
+)
 from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig
 from burstenv.hardware.host import OverheadConfig, overhead_of
 from burstenv.hardware.latency.entry import LatencyConfig, load_latency
 from burstenv.hardware.latency.roofline import roofline
-from burstenv.hardware.memory import GPU_MEMORY_UTILIZATION, MAX_BLOCKS, kv_blocks
+from burstenv.hardware.memory import MAX_BLOCKS, kv_blocks
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-MAX_BLOCK_SIZE = 256  # [tokens]
 MAX_REPLICAS = 1_024  # observations and masks grow with them
 MAX_TENSOR_PARALLEL = 128  # more GPUs than any replica has
-MAX_TOKENS = 1 << 24  # of a request, an iteration or a reservation; sums of them stay whole numbers
-MAX_SEQS = 8_192  # that run at once; vLLM's defaults are 256 and 1,024
 MAX_TIME_S = 1e6  # eleven days, far beyond an episode
 
-TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-SeqCount = Annotated[int, Field(ge=1, le=MAX_SEQS)]
 
+class ReplicaConfig(EngineSettings):
+    """``count`` equal replicas: a model on ``tensor_parallel`` GPUs of one type.
 
-class ReplicaConfig(Config):
-    """``count`` equal replicas: a model on ``tensor_parallel`` GPUs of one type."""
+    Settings of their engines that a replica gives stand before those of the cluster.
+    """
 
     model: str
     hardware: str
@@ -59,13 +66,13 @@ class ModeConfig(Config):
     """A batching mode: how a replica forms its batches while the mode is in force."""
 
     name: str
-    max_num_batched_tokens: TokenCount | None = None  # token budget; None: the hardware's default
-    max_num_seqs: SeqCount | None = None  # None: the hardware's default
+    max_num_batched_tokens: TokenCount | None = None  # token budget; None: the engine's
+    max_num_seqs: SeqCount | None = None  # None: the engine's
     order: Literal[
         "fcfs", "shortest-prompt", "shortest-predicted", "earliest-deadline", "priority", "longest-prompt",
         "oracle-shortest", "fair", "mlfq",
     ] = "fcfs"  # fmt: skip
-    headroom: Fraction = 0.0  # share of the KV blocks kept free at admission while anything runs
+    headroom: Fraction | None = None  # share of the KV blocks kept free at admission; None: the engine's watermark
     hopeless: Literal["last", "drop"] = "last"  # under earliest-deadline: requests that cannot start in time any more
     batch: Literal["mixed", "prefill-first", "whole-prompts"] = "mixed"  # what shares an iteration
     memory: Literal["as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved"] = "as-needed"
@@ -101,19 +108,14 @@ class ModeConfig(Config):
         )
 
 
-class ClusterConfig(Config):
-    """The replicas of a cluster and the engine settings they share."""
+class ClusterConfig(EngineSettings):
+    """The replicas of a cluster and the settings of their engines; an engine's profile says what the YAML does not."""
 
     name: str
     description: str = ""
     replicas: Annotated[list[ReplicaConfig], Field(min_length=1, max_length=MAX_REPLICAS)]
-    block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)] = 16  # [tokens]
-    reserve_full_prompt: bool = True  # vLLM's scheduler_reserve_full_isl
-    prefix_caching: bool = False  # vLLM's enable_prefix_caching; sessions are token streams
-    asynchronous: bool = False  # vLLM's async_scheduling
-    chunked_prefill: bool = True  # vLLM's enable_chunked_prefill
-    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0  # [tokens]; 0: none
-    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = GPU_MEMORY_UTILIZATION  # share that vLLM may use
+    engine: str = DEFAULT_ENGINE  # a name in configs/engines, or a YAML file: the defaults by GPU
+    block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)] | None = None  # [tokens]; None: the engine's
     overhead: OverheadConfig = OverheadConfig()
     overhead_by_engine: bool = False  # in place of overhead: by scheduling and tensor parallelism, hardware/host.py
 
@@ -136,6 +138,7 @@ class ReplicaSpec(Config):
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)]
     max_model_len: TokenCount
     reserve_full_prompt: bool
+    watermark: Fraction = 0.0  # share of the KV blocks kept free at admission while anything runs
     prefix_caching: bool = False
     asynchronous: bool = False  # schedule an iteration when the one before it starts
     chunked_prefill: bool = True
@@ -167,11 +170,12 @@ class ReplicaSpec(Config):
                 f"batching mode {mode.name!r} on {self.name}: max_num_batched_tokens {budget} is below "
                 f"max_num_seqs {seqs}, which the real engine refuses; raise the one or lower the other"
             )
+        headroom = self.watermark if mode.headroom is None else mode.headroom
         return {
             **{name: getattr(mode, name) for name in ModeConfig.model_fields if name in (MODE.fields or ())},
             "token_budget": budget,
             "max_num_seqs": seqs,
-            "headroom_blocks": int(mode.headroom * (self.num_blocks + 1)),  # as vLLM's watermark counts
+            "headroom_blocks": int(headroom * (self.num_blocks + 1)),  # as vLLM's watermark counts
             "drops_hopeless": mode.hopeless == "drop",
         }
 
@@ -197,17 +201,25 @@ def _latency(
     return latency.with_overhead(overhead.per_iteration_ms, overhead.per_sequence_ms), source
 
 
-def _blocks(replica: ReplicaConfig, model: ModelConfig, hardware: HardwareConfig, cluster: ClusterConfig) -> int:
+def _blocks(
+    replica: ReplicaConfig,
+    model: ModelConfig,
+    hardware: HardwareConfig,
+    settings: EngineSettings,
+    block_size: int,
+    where: str,
+) -> int:
     """Return the usable KV blocks of a replica: as its configuration says, or as its memory holds."""
     if replica.num_blocks is not None:
         return replica.num_blocks
     if replica.kv_tokens is not None:
-        if replica.kv_tokens < cluster.block_size:
-            raise BurstenvError(
-                f"cluster {cluster.name!r}: kv_tokens {replica.kv_tokens} is less than a block of {cluster.block_size}"
-            )
-        return min(replica.kv_tokens // cluster.block_size, MAX_BLOCKS)
-    return kv_blocks(model, hardware, replica.tensor_parallel, cluster.block_size, cluster.gpu_memory_utilization)
+        if replica.kv_tokens < block_size:
+            raise BurstenvError(f"{where}: kv_tokens {replica.kv_tokens} is less than a block of {block_size}")
+        return min(replica.kv_tokens // block_size, MAX_BLOCKS)
+    return kv_blocks(
+        model, hardware, replica.tensor_parallel, block_size, settings.gpu_memory_utilization,
+        settings.max_num_batched_tokens, settings.max_num_seqs,
+    )  # fmt: skip
 
 
 @checked()
@@ -218,12 +230,16 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
         BurstenvError: On an unknown model, hardware, link or latency, or a model that does not fit.
     """
     specs: list[ReplicaSpec] = []
+    profile = engine_profile(cluster.engine)
+    block_size = cluster.block_size or profile.block_size
+    where = f"cluster {cluster.name!r}"
     for replica in cluster.replicas:
         model = load(ModelConfig, "models", replica.model).in_fp8(replica.weights == "fp8", replica.kv_cache == "fp8")
         hardware = load(HardwareConfig, "hardware", replica.hardware)
-        blocks = _blocks(replica, model, hardware, cluster)
+        settings = profile.settings(hardware, replica.over(cluster))
+        blocks = _blocks(replica, model, hardware, settings, block_size, where)
         overhead = (
-            overhead_of(cluster.asynchronous, replica.tensor_parallel)
+            overhead_of(bool(settings.asynchronous), replica.tensor_parallel)
             if cluster.overhead_by_engine
             else cluster.overhead
         )
@@ -238,17 +254,36 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 "hardware": replica.hardware,
                 "tensor_parallel": replica.tensor_parallel,
                 "num_blocks": blocks,
-                "block_size": cluster.block_size,
-                "max_model_len": replica.max_model_len or min(MAX_TOKENS, blocks * cluster.block_size),
-                "reserve_full_prompt": cluster.reserve_full_prompt,
-                "prefix_caching": cluster.prefix_caching,
-                "asynchronous": cluster.asynchronous,
-                "chunked_prefill": cluster.chunked_prefill,
-                "long_prefill_token_threshold": cluster.long_prefill_token_threshold,
-                "default_max_num_batched_tokens": hardware.default_max_num_batched_tokens,
-                "default_max_num_seqs": hardware.default_max_num_seqs,
+                "block_size": block_size,
+                "max_model_len": replica.max_model_len or min(MAX_TOKENS, blocks * block_size),
+                **{
+                    key: getattr(settings, key)
+                    for key in EngineSettings.model_fields
+                    if key in ReplicaSpec.model_fields
+                },
+                "default_max_num_batched_tokens": settings.max_num_batched_tokens,
+                "default_max_num_seqs": settings.max_num_seqs,
                 "latency": latency,
                 "latency_source": source,
             }
-            specs.append(parse(ReplicaSpec, values, f"cluster {cluster.name!r}"))
+            specs.append(parse(ReplicaSpec, values, where))
     return tuple(specs)
+
+
+def engines_of(specs: Sequence[ReplicaSpec], limits: bool = True) -> str:
+    """Return the engines of a cluster in words: scheduling and cache, then the limits of an iteration by GPU."""
+    kinds: dict[str, list[str]] = {}
+    sizes: dict[str, list[str]] = {}
+    for spec in specs:
+        kinds.setdefault(said_of(spec.prefix_caching, spec.asynchronous), []).append(spec.hardware)
+        size = f"{spec.default_max_num_batched_tokens:,} tokens and {spec.default_max_num_seqs:,} sequences"
+        sizes.setdefault(size, []).append(spec.hardware)
+    parts = [kinds, sizes] if limits else [kinds]
+    return "; ".join(_by_gpu(part) for part in parts)
+
+
+def _by_gpu(texts: dict[str, list[str]]) -> str:
+    """Join texts, each with its GPUs; a text that holds for all stands alone."""
+    if len(texts) == 1:
+        return next(iter(texts))
+    return ", ".join(f"{text} ({', '.join(dict.fromkeys(gpus))})" for text, gpus in texts.items())

@@ -14,6 +14,7 @@ import numpy as np
 from burstenv.arguments import checked, number, optional
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
 from burstenv.cluster.cluster import CLIENT_COUNTS
+from burstenv.cluster.cluster_config import engines_of
 from burstenv.config import load as load_config
 from burstenv.engine.enums import UNSENT
 from burstenv.envs.play.policy import Player, player_of
@@ -45,7 +46,8 @@ class Simulation:
     """A finished replay: the metrics of :mod:`burstenv.evaluation.metrics`, the records, (n,) REQUEST, the timeline.
 
     ``records`` are on the clock of the replay, which begins with the first arrival; ``metrics["first_arrival_s"]`` is
-    that instant on the trace's clock. ``scenario`` is the scenario used, ``added_modes`` lists the modes added to it.
+    that instant on the trace's clock. ``scenario`` is the scenario used, ``added_modes`` lists the modes added to it,
+    ``engines`` describes the replicas' engines.
     """
 
     metrics: dict[str, Any]
@@ -55,6 +57,7 @@ class Simulation:
     timeline: Timeline | None = None
     scenario: ScenarioConfig | None = None
     added_modes: tuple[str, ...] = ()
+    engines: str = ""
 
 
 @checked(
@@ -156,7 +159,7 @@ def simulate(
         if recorder is None
         else recorder.finish(requests, f"{source} on cluster {cluster_name}", _facts(metrics, played.name))
     )
-    return Simulation(metrics, requests, cluster_name, played.name, seen, scene.config, added)
+    return Simulation(metrics, requests, cluster_name, played.name, seen, scene.config, added, engines_of(scene.specs))
 
 
 def scene_of(

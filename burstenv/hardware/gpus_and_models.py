@@ -27,7 +27,7 @@ class LinkConfig(Config):
 
 
 class HardwareConfig(Config):
-    """One GPU type, and the engine defaults that vLLM derives from it."""
+    """One GPU type."""
 
     name: str
     aliases: tuple[str, ...] = ()  # its names in profiles and servers
@@ -38,8 +38,6 @@ class HardwareConfig(Config):
     weight_bandwidth_share: Share = 0.8  # of memory_tb_per_s that reading weights reaches
     matmul_share: Share = 0.65  # of the TFLOPS that matrix products of a large batch reach
     link: str = "pcie-4"  # to the other GPUs of a replica: a name in configs/links
-    default_max_num_batched_tokens: Annotated[int, Field(ge=1, le=1 << 24)]
-    default_max_num_seqs: Annotated[int, Field(ge=1, le=8_192)]
     source: str
     evidence: str = ""  # the measured servers or kernels behind the shares
 

@@ -7,9 +7,9 @@ token budget and as many sequences as may run at once, less what is not PyTorch'
 from __future__ import annotations
 
 from burstenv.errors import BurstenvError
+from burstenv.hardware.engine_profile import engine_profile
 from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig
 
-GPU_MEMORY_UTILIZATION = 0.92  # default of vLLM 0.33.0 (vllm/config/cache.py); 0.9 in older versions
 MAX_BLOCKS = 4_194_304  # of a replica: 67 million tokens in blocks of 16, more than a node of eight GPUs holds
 
 # Fitted jointly to the exact capacities known: Llama-3.1-8B on an RTX 4090 (casys-kaist/LLMServingSim), Qwen3-32B on
@@ -39,7 +39,7 @@ def kv_blocks(
     hardware: HardwareConfig,
     tensor_parallel: int,
     block_size: int,
-    utilization: float = GPU_MEMORY_UTILIZATION,
+    utilization: float | None = None,
     max_num_batched_tokens: int | None = None,
     max_num_seqs: int | None = None,
 ) -> int:
@@ -50,15 +50,17 @@ def kv_blocks(
         hardware: Its memory.
         tensor_parallel: GPUs.
         block_size: Of a KV block [tokens].
-        utilization: Share of the memory that the engine may use (``gpu_memory_utilization``).
-        max_num_batched_tokens: Token budget of an iteration; None: the hardware's default.
-        max_num_seqs: Sequences that may run at once; None: the hardware's default.
+        utilization: Share of the memory that the engine may use (``gpu_memory_utilization``); None: vLLM's default.
+        max_num_batched_tokens: Token budget of an iteration; None: vLLM's default on the hardware.
+        max_num_seqs: Sequences that may run at once; None: vLLM's default on the hardware.
 
     Raises:
         BurstenvError: When the weights leave no room.
     """
-    budget = max_num_batched_tokens or hardware.default_max_num_batched_tokens
-    seqs = max_num_seqs or min(hardware.default_max_num_seqs, budget)
+    profile = engine_profile()
+    utilization = utilization or profile.gpu_memory_utilization
+    budget = max_num_batched_tokens or profile.limits(hardware).max_num_batched_tokens
+    seqs = max_num_seqs or min(profile.limits(hardware).max_num_seqs, budget)
     free_gib = (
         utilization * hardware.memory_gib
         - model.weights_gib / tensor_parallel

@@ -39,6 +39,7 @@ class WorkloadConfig(Config):
         days: Days to generate.
         seed: Seed of the generator.
         generator: Its parameters; by default those of the shipped ``burstgpt-default``.
+        own_part_sigma: Replaces that of the generator's API traffic (``ApiConfig``): what the requests of a job share.
         path: The file to read, of any format of :func:`burstenv.workload.read_trace`, or the name of an
             official one (``burstgpt-1``).
         columns: For other CSV and Parquet files: the name in the file of each column.
@@ -54,6 +55,7 @@ class WorkloadConfig(Config):
     days: int | None = Field(default=None, ge=1, le=36_525)
     seed: int = Field(default=0, ge=0)
     generator: GeneratorConfig | None = None
+    own_part_sigma: float | None = Field(default=None, ge=1e-3, le=1e3)
     path: str | None = None
     columns: dict[str, str] | None = None
     time_unit: TimeUnit | None = None
@@ -85,8 +87,8 @@ class WorkloadConfig(Config):
         if self.kind == "file":
             if self.path is None:
                 raise ValueError("a workload of kind 'file' needs 'path'")
-            if self.days is not None or self.generator is not None:
-                raise ValueError("'days' and 'generator' belong to kind 'generated', not 'file'")
+            if self.days is not None or self.generator is not None or self.own_part_sigma is not None:
+                raise ValueError("'days', 'generator' and 'own_part_sigma' belong to kind 'generated', not 'file'")
         elif self.days is None:
             raise ValueError("a workload of kind 'generated' needs 'days'")
         elif self.path is not None:
@@ -159,6 +161,11 @@ def _selected(config_json: str, stamp: tuple[int, int] | None) -> Trace:
     else:
         assert config.days is not None
         generator = config.generator or _default_generator()
+        if config.own_part_sigma is not None:
+            if generator.api is None:
+                raise BurstenvError("workload: own_part_sigma needs API traffic (generator.api)")
+            api = generator.api.model_copy(update={"own_part_sigma": config.own_part_sigma})
+            generator = generator.model_copy(update={"api": api})
         trace = _generated(generator.model_dump_json(), config.days, config.seed)
     return select(trace, config.select)
 

@@ -30,6 +30,8 @@ def cluster_of(count: int) -> dict:
     """A cluster of equal replicas."""
     return {
         "name": f"{count} replicas",
+        "prefix_caching": False,
+        "asynchronous": False,
         "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": count}],
         "overhead": {"per_iteration_ms": 1.0, "per_sequence_ms": 0.005, "source": "round numbers"},
     }

@@ -31,7 +31,7 @@ def verbs(
 
 
 VERBS = verbs(make_parser())
-GROUPS = {("trace",), ("latency",), ("engines",)}
+GROUPS = {("trace",), ("latency",)}
 
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)

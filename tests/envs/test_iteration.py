@@ -30,6 +30,8 @@ def values():
     values["capacity_per_s"] = dict.fromkeys(("train", "validation", "test"), 4.0)
     values["cluster"] = {
         "name": "scarce",
+        "prefix_caching": False,
+        "asynchronous": False,
         "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "num_blocks": 600, "max_model_len": 4096}],
     }
     values["modes"] = ["vllm", {"name": "tight", "max_num_batched_tokens": 128, "max_num_seqs": 40, "headroom": 0.02},

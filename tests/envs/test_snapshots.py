@@ -20,7 +20,8 @@ def scenarios(small_scenario):
     values["observation"] = {"forecast": True, "sessions": True, "delay_s": 0.2}
     caching = copy.deepcopy(values)
     caching["cluster"] = {
-        "name": "caching", "prefix_caching": True, "replicas": [{"model": "llama-2-13b", "hardware": "h100"}] * 2,
+        "name": "caching", "prefix_caching": True, "asynchronous": False,
+        "replicas": [{"model": "llama-2-13b", "hardware": "h100"}] * 2,
     }  # fmt: skip
     return {"plain": load_scenario(small_scenario), "stale": load_scenario(values), "caching": load_scenario(caching)}
 

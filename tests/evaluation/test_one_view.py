@@ -25,6 +25,7 @@ SCENARIO: dict[str, Any] = {
         "name": "two",
         "replicas": [{"model": "llama-2-7b", "hardware": "a100-80g", "count": 2, "num_blocks": 600}],
         "prefix_caching": True,
+        "asynchronous": False,
     },
     "workload": {"kind": "generated", "days": 12},
     # Compressed episodes begin with their first arrival, as recorded ones do: clocks are equal to the last bit.

@@ -20,7 +20,11 @@ def test_urgent_requests_do_not_wait_behind_the_backlog(asynchronous: bool) -> N
         arrival_s, np.where(urgent, 200, 1000), np.where(urgent, 20, 300), priority=np.where(urgent, 0, 10)
     )
     replica = {"model": "llama-2-13b", "hardware": "a100-80g", "num_blocks": 1500}
-    cluster = parse(ClusterConfig, {"name": "one", "replicas": [replica], "asynchronous": asynchronous}, "test")
+    cluster = parse(
+        ClusterConfig,
+        {"name": "one", "replicas": [replica], "asynchronous": asynchronous, "prefix_caching": False},
+        "test",
+    )
     ttft_s = {}
     for mode in ("vllm", "priority"):
         records = simulate(trace, cluster, f"always/jsq/{mode}").records

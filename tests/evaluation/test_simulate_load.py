@@ -35,7 +35,8 @@ def trace() -> Trace:
 
 def cluster(**options: object) -> ClusterConfig:
     values = {
-        "name": "two", "replicas": [{"model": "llama-2-7b", "hardware": "a100-80g", "count": 2, **options}]
+        "name": "two", "prefix_caching": False, "asynchronous": False,
+        "replicas": [{"model": "llama-2-7b", "hardware": "a100-80g", "count": 2, **options}]
     }  # fmt: skip
     return parse(ClusterConfig, values, "test")
 

@@ -20,7 +20,9 @@ from tests.shipped_files import golden
 def cached(trace: Trace) -> list[int]:
     """Return the prompt tokens that each request found in the prefix cache of one replica."""
     replica = {"model": "llama-2-7b", "hardware": "a100-80g", "count": 1}
-    config = parse(ClusterConfig, {"name": "one", "replicas": [replica], "prefix_caching": True}, "test")
+    config = parse(
+        ClusterConfig, {"name": "one", "replicas": [replica], "prefix_caching": True, "asynchronous": False}, "test"
+    )
     records = simulate(trace, config, "always/jsq/vllm").records
     return records["cached_tokens"].tolist()
 

@@ -46,6 +46,8 @@ def scenario(ticks: bool, reserve_full_prompt: bool) -> Scenario:
     overhead = {"per_iteration_ms": 0.0, "per_sequence_ms": 0.0, "source": "test"}
     values["cluster"] = {
         "name": "cramped",
+        "prefix_caching": False,
+        "asynchronous": False,
         "replicas": replicas(),
         "reserve_full_prompt": reserve_full_prompt,
         "overhead": overhead,

@@ -51,6 +51,26 @@ def test_every_day_of_the_default_trace_has_both_classes(default_trace: Trace) -
         assert np.bincount(default_trace.day[default_trace.log_type == code], minlength=60).min() >= 50
 
 
+def test_requests_of_a_job_share_the_template_up_to_their_own_part(default_trace: Trace) -> None:
+    generator = config()
+    assert generator.api is not None
+    sharing = generator.model_copy(update={"api": generator.api.model_copy(update={"own_part_sigma": 0.5})})
+    trace = generate(sharing, 3, 3)
+    plain = generate(generator, 3, 3)
+    for name in set(COLUMNS) - {"prefix_id", "prefix_tokens"}:
+        assert getattr(trace, name).tobytes() == getattr(plain, name).tobytes(), name
+    assert (plain.prefix_id == -1).all()
+    api = trace.where((trace.log_type == 1) & (trace.prefix_id >= 0))
+    assert not trace.prefix_tokens[trace.log_type == 0].any()
+    assert (api.prefix_tokens <= api.prompt_tokens).all()
+    jobs, of = np.unique(api.prefix_id, return_inverse=True)
+    longest = np.array([api.prefix_tokens[of == j].max() for j in range(len(jobs))])
+    middle = np.array([np.median(api.prompt_tokens[of == j]) for j in range(len(jobs))])
+    spread = np.array([np.log(api.prompt_tokens[of == j]).std() for j in range(len(jobs))])
+    large = np.bincount(of) >= 50
+    assert longest[large] / middle[large] == pytest.approx(1.0 - spread[large] / 0.5, abs=0.12)
+
+
 def test_requests_per_day(default_trace: Trace) -> None:
     chats = np.count_nonzero(default_trace.log_type == 0) / 60
     assert chats == pytest.approx(3 * 2124, rel=0.15)

@@ -25,6 +25,7 @@ from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.server import Server, ServerOptions, front_end_of, resolve_server
+from burstenv.hardware.engine_profile import engine_profile
 from burstenv.hardware.host import FrontEndConfig
 
 BLOCK_TOKENS = 16
@@ -225,14 +226,13 @@ def _simulate(
     """Return mean TTFT [s] and output tokens/s of one router by rate; the first stage warms the caches up."""
     requests, stage_of = _requests(record)
     blocks = int(record.get("kv_tokens_per_replica", 300_000)) // BLOCK_TOKENS
-    hardware = server.hardware
-    budget = hardware.default_max_num_batched_tokens if hardware else 8192
+    defaults = engine_profile().limits(server.hardware)
     spec = ReplicaSpec(
         name="replica", model=str(record["model"]), hardware=str(record["gpu"]),
         tensor_parallel=server.tensor_parallel, num_blocks=blocks, block_size=BLOCK_TOKENS,
         max_model_len=blocks * BLOCK_TOKENS, reserve_full_prompt=True, prefix_caching=True,
-        default_max_num_batched_tokens=budget,
-        default_max_num_seqs=min(hardware.default_max_num_seqs if hardware else 256, budget), latency=server.latency,
+        default_max_num_batched_tokens=defaults.max_num_batched_tokens,
+        default_max_num_seqs=defaults.max_num_seqs, latency=server.latency,
     )  # fmt: skip
     count = int(record["replicas"])
     longest = int(requests["prompt_tokens"][0] + requests["output_tokens"][0])

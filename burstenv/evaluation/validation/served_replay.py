@@ -24,6 +24,7 @@ from burstenv.evaluation.validation.server import (
     resolve_server,
     version_of,
 )
+from burstenv.hardware.engine_profile import engine_profile
 
 ROUNDS = 8  # that each client of a closed loop sends, where the record has no number of requests
 LENGTH_SPREAD = 0.1  # outputs of a closed loop differ by so much either way, see _closed_loop
@@ -85,11 +86,9 @@ def _spec(
     point: ServedPoint, options: ServerOptions, server: Server, version: tuple[int, int] | None, asynchronous: bool,
     notes: list[str],
 ) -> ReplicaSpec:  # fmt: skip
-    limits, hardware = point.limits, server.hardware
-    budget = _whole(limits.get("max_num_batched_tokens")) or (
-        hardware.default_max_num_batched_tokens if hardware else 2048
-    )
-    seqs = _whole(limits.get("max_num_seqs")) or min(hardware.default_max_num_seqs if hardware else 256, budget)
+    limits, defaults = point.limits, engine_profile().limits(server.hardware)
+    budget = _whole(limits.get("max_num_batched_tokens")) or defaults.max_num_batched_tokens
+    seqs = _whole(limits.get("max_num_seqs")) or min(defaults.max_num_seqs, budget)
     block_size = _whole(limits.get("block_size")) or 16
     recorded = _whole(limits.get("num_gpu_blocks"))
     if recorded is None and limits.get("kv_tokens") is not None:

@@ -10,13 +10,14 @@ from typing import Any
 
 from burstenv.config import load, read_yaml, shipped
 from burstenv.errors import BurstenvError
+from burstenv.hardware.engine_profile import engine_profile
 from burstenv.hardware.gpus_and_models import HardwareConfig, LinkConfig, ModelConfig, known_as
 from burstenv.hardware.host import NO_FRONT_END, FrontEndConfig, overhead_of
 from burstenv.hardware.latency.entry import load_latency
 from burstenv.hardware.latency.hinge import HingeLatency
 from burstenv.hardware.latency.roofline import roofline
 from burstenv.hardware.latency.tables import TablesLatency
-from burstenv.hardware.memory import GPU_MEMORY_UTILIZATION, kv_blocks
+from burstenv.hardware.memory import kv_blocks
 
 OLDER_UTILIZATION = 0.9  # vLLM's default share of the memory before captured graphs counted
 GRAPHS_COUNT_SINCE = (0, 20)
@@ -247,7 +248,11 @@ def cache_blocks(
         )
         return 2**24 // block_size
     older = version is not None and version < GRAPHS_COUNT_SINCE
-    share = options.gpu_memory_utilization or utilization or (OLDER_UTILIZATION if older else GPU_MEMORY_UTILIZATION)
+    share = (
+        options.gpu_memory_utilization
+        or utilization
+        or (OLDER_UTILIZATION if older else engine_profile().gpu_memory_utilization)
+    )
     blocks = kv_blocks(server.model, server.hardware, server.tensor_parallel, block_size, share, budget, seqs)
     notes.append(
         f"the run does not record its KV blocks; {blocks + 1} follow from {share:g} of the memory of "

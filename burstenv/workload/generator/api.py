@@ -31,19 +31,25 @@ def generate_api(
         random: Source of all randomness.
 
     Returns:
-        Columns ``arrival_s`` (sorted), ``prompt_tokens``, ``output_tokens`` and ``model``.
+        Columns ``arrival_s`` (sorted), ``prompt_tokens``, ``output_tokens`` and ``model``; with ``own_part_sigma`` also
+        ``prefix_id``, the job, and ``prefix_tokens``.
     """
     on, counts = requests_by_hour(config, days, random)
     # Gamma gaps have coefficient of variation shape**-0.5; OFF hours are Poisson.
     shape = np.where(on, config.interarrival_cv.draw(random, len(on)) ** -2.0, 1.0)
     arrival_s = fill_windows(counts, shape, config.dense_gap_s, random)
-    prompt, output, model = _lengths(config, len(arrival_s), random)
-    return {
+    prompt, output, model, job, shared = _lengths(config, len(arrival_s), random)
+    prompt_tokens = np.clip(np.rint(prompt), 1, max_prompt).astype(np.int32)
+    columns: dict[str, NDArray[Any]] = {
         "arrival_s": arrival_s,
-        "prompt_tokens": np.clip(np.rint(prompt), 1, max_prompt).astype(np.int32),
+        "prompt_tokens": prompt_tokens,
         "output_tokens": np.clip(np.rint(output), 1, max_output).astype(np.int32),
         "model": model,
     }
+    if config.own_part_sigma is not None:
+        prefix_tokens = np.minimum(shared.astype(np.int32), prompt_tokens)
+        columns |= {"prefix_id": np.where(prefix_tokens > 0, job, -1).astype(np.int32), "prefix_tokens": prefix_tokens}
+    return columns
 
 
 def requests_by_hour(
@@ -130,10 +136,10 @@ def fill_windows(
 
 def _lengths(
     config: ApiConfig, count: int, random: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int8]]:
-    """Draw prompt tokens, response tokens and model of consecutive requests, job by job."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int8], NDArray[np.int64], NDArray[np.float64]]:
+    """Draw prompt tokens, response tokens, model, job and shared tokens of consecutive requests, job by job."""
     new_job = random.random(count) < 1.0 / config.job_requests
-    job = np.cumsum(new_job)  # (count,) job number of each request
+    job = np.cumsum(new_job, dtype=np.int64)  # (count,) job number of each request
     jobs = int(job[-1]) + 1 if count else 0
     gpt4 = random.random(jobs) < config.gpt4.share
     factor = np.where(gpt4, config.gpt4.prompt_factor, config.chatgpt.prompt_factor)
@@ -145,4 +151,6 @@ def _lengths(
     answer_sigma = np.where(long, config.long_answer_sigma, config.short_answer_sigma)
     prompt = template[job] * np.exp(prompt_sigma[job] * random.standard_normal(count))
     output = answer[job] * np.exp(answer_sigma[job] * random.standard_normal(count))
-    return prompt, output, np.where(gpt4, _GPT4, _CHATGPT).astype(np.int8)[job]
+    own_part = np.minimum(prompt_sigma / (config.own_part_sigma or np.inf), 1.0)  # share of the template
+    shared = (template * (1.0 - own_part))[job]
+    return prompt, output, np.where(gpt4, _GPT4, _CHATGPT).astype(np.int8)[job], job, shared

@@ -145,6 +145,9 @@ class ApiConfig(Config):
         job_requests: Mean requests of a job.
         template_prompt_tokens: Prompt length of a job's template.
         prompt_sigma: Log standard deviation of prompts within a job, drawn per job.
+        own_part_sigma: Log standard deviation of the part of a prompt that is the request's own. A job whose prompts
+            spread by ``s`` then shares ``1 - s / own_part_sigma`` of its template: its requests begin with the same
+            tokens. None: they share nothing.
         short_answer_tokens: Typical answer of a short-answer job.
         long_answer_tokens: Typical answer of a long-answer job.
         short_answer_sigma: Log standard deviation of short answers within a job.
@@ -166,6 +169,7 @@ class ApiConfig(Config):
     job_requests: float = Field(ge=1, le=1e9)
     template_prompt_tokens: QuantileTable
     prompt_sigma: LogNormal
+    own_part_sigma: float | None = Field(default=None, ge=1e-3, le=1e3)
     short_answer_tokens: LogNormal
     long_answer_tokens: LogNormal
     short_answer_sigma: float = Field(ge=0, le=5)

@@ -109,8 +109,10 @@ def generate(config: GeneratorConfig, days: int, seed: int) -> Trace:
         model=merged("model"),
         log_type=log_type[order],
         session=_number_sessions(drawn)[order],
-        turn=np.concatenate([_or_zeros(columns, "turn") for columns in drawn])[order],
+        turn=np.concatenate([_or_none(columns, "turn", 0) for columns in drawn])[order],
         priority=np.zeros(len(arrival), dtype=np.int32),
+        prefix_id=np.concatenate([_or_none(columns, "prefix_id", -1) for columns in drawn])[order],
+        prefix_tokens=np.concatenate([_or_none(columns, "prefix_tokens", 0) for columns in drawn])[order],
         elapsed_s=np.full(len(arrival), np.nan, dtype=np.float32),
         failures=failures,
         metadata={
@@ -147,8 +149,8 @@ def _stream_drawer(stream: Any, days: int, limits: tuple[int, int]) -> Callable[
     return lambda random: generate_stream(stream, days, *limits, random)
 
 
-def _or_zeros(columns: dict[str, NDArray[Any]], name: str) -> NDArray[np.int32]:
-    return columns.get(name, np.zeros(len(columns["arrival_s"]), dtype=np.int32))
+def _or_none(columns: dict[str, NDArray[Any]], name: str, none: int) -> NDArray[np.int32]:
+    return columns.get(name, np.full(len(columns["arrival_s"]), none, dtype=np.int32))
 
 
 def _number_sessions(drawn: list[dict[str, NDArray[Any]]]) -> NDArray[np.int32]:

@@ -1,1 +1,0 @@
-"""Real vLLM servers whose GPU is simulated, for tests and demonstrations: ``burstenv engines``."""
