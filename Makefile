@@ -13,7 +13,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SCENARIOS := $(filter-out replicas-16 replicas-64,$(basename $(notdir $(wildcard configs/scenarios/*.yaml))))
 TUNE = $(BIN)/burstenv tune --workers 1
 
-.PHONY: demo test agree lint types format bench docs tuned suite setup clean
+# The environment of the real vLLM servers that `make real` starts: 2.2 GB, no GPU.
+ENGINES ?= .venv-engines
+
+.PHONY: demo test real agree lint types format bench docs tuned suite setup clean
 
 demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo
@@ -21,6 +24,17 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2
+
+# The gateway in front of real vLLM servers with simulated GPU time; a few minutes, not part of `make test`.
+real: setup $(ENGINES)/.ready
+	BURSTENV_VLLM_PYTHON=$(CURDIR)/$(ENGINES)/bin/python $(BIN)/python -m pytest tests/gateway/test_real_engines.py
+
+$(ENGINES)/.ready: engines-requirements.txt
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/pip install --progress-bar off -q -c constraints.txt torch
+	$(ENGINES)/bin/pip install --progress-bar off -q -r engines-requirements.txt
+	$(ENGINES)/bin/pip install --progress-bar off -q --no-deps vllm==0.33.0 xgrammar apache-tvm-ffi
+	@touch $@
 
 # The compiled engine against the reference on 5,000 random examples of each kind, others in every run (half an hour).
 agree: setup

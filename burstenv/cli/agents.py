@@ -11,7 +11,7 @@ from burstenv.pretrained import shipped_agents
 
 def register(commands: Commands) -> None:
     """Add the group and its subcommands; a shipped agent's name is one of them, and shows its card."""
-    text = "List the shipped agents, show the card of one, or make a file and a card of a trained one."
+    text = "List the shipped agents, show the card of one, or make one of a run."
     group = add_command(commands, "agents", _list, text, example="burstenv agents joint-v1")
     sub = group.add_subparsers(metavar="NAME | export | card | results")
 

@@ -27,7 +27,7 @@ def register(commands: Commands) -> None:
         commands,
         "hardware",
         _hardware,
-        "List the shipped clusters, engines, GPUs, links, models and latency entries with their evidence, or show one.",
+        "List clusters, engines, GPUs, links, models and latency entries, or show one.",
         example="burstenv hardware llama-3-8b_h100_tp1",
     )
     sub.add_argument("hardware", nargs="?", metavar="NAME", help="a cluster, engine, GPU, link, model or latency entry")

@@ -14,11 +14,13 @@ from burstenv.cli import (
     agents,
     bench,
     completion,
+    engines,
     evaluate,
     hardware,
     listing,
     paper,
     schema,
+    serve,
     simulate,
     trace,
     train,
@@ -117,7 +119,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verbs = (
-        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, bench, completion,
+        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, serve, engines,
+        bench, completion,
     )  # fmt: skip
     for module in verbs:
         module.register(commands)

@@ -14,8 +14,7 @@ def register(commands: Commands) -> None:
         commands,
         "schema",
         _schema,
-        "List the kinds of YAML file with the first line by which an editor completes their keys, or print the JSON "
-        "schema of one.",
+        "List the kinds of YAML file, or print the JSON schema of one, for editors.",
         example="burstenv schema scenarios",
     )
     sub.add_argument("kind", nargs="?", help="a folder of configs/, such as scenarios")

@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
         commands,
         "simulate",
         _simulate,
-        "Replay a trace through a cluster under one policy, or several for comparison; prints metrics.",
+        "Replay a trace through a cluster under one policy or several; prints metrics.",
         example="burstenv simulate burstgpt-default --duration-s 600 --load 1.5 --timeline episode.html",
     )
     sub.add_argument("trace", help="a trace or workload: its file, name or YAML file")

@@ -108,6 +108,7 @@ class Cluster:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
         self.clients = clients
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
+        self.knows_prefixes = True  # whether KV events, which tell the cached blocks, can be had
         layout = layout_of(self.specs, modes, max_request_tokens, clients is not None)
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)

@@ -94,6 +94,7 @@ ROUTING_RULES = (
             Parameter("balance_rel", 1.1, Range(1.0, 3.0), "allowed ratio of loads"),
         ),
         sees_cache=True,
+        sees_prefixes=True,
     ),
     Rule(
         KV_ROUTER,
@@ -108,6 +109,7 @@ ROUTING_RULES = (
             Parameter("requests", 0.0, Range(0.0, 64.0), "blocks added per request"),
         ),
         sees_cache=True,
+        sees_prefixes=True,
     ),
     Rule(
         FREENESS,

@@ -209,8 +209,11 @@ class ReplicaView:
     def prefix_hit_tokens(self) -> int:
         """Prompt tokens that are in its prefix cache [tokens]; 0 without prefix caching.
 
-        Known from the engine's KV events, not from its metrics: never older than the end of its last iteration.
+        Known from the engine's KV events, not from its metrics: never older than the end of its last iteration. In
+        front of real engines without KV events it is an error.
         """
+        if not self._view._cluster.knows_prefixes:
+            raise BurstenvError("prefix_hit, the cached part of a prompt, is not known here: it needs KV events")
         return int(self._estimate("prefix_hit_tokens"))
 
     @property

@@ -31,7 +31,7 @@ def verbs(
 
 
 VERBS = verbs(make_parser())
-GROUPS = {("trace",), ("latency",)}
+GROUPS = {("trace",), ("latency",), ("engines",)}
 
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)

@@ -20,6 +20,7 @@ from burstenv.workload.formats.csv_table import (
     read_header,
 )
 from burstenv.workload.formats.foreign import refuse_header
+from burstenv.workload.formats.gateway_log import looks_like_gateway_log, trace_of_log
 from burstenv.workload.formats.mapped import (
     FORMATS,
     REQUIRED,
@@ -63,8 +64,8 @@ def read_trace(
     """Read a trace of any supported format, recognised by the first bytes of the file.
 
     BurstGPT in both schemas, the plain schema, Azure LLM inference 2023 and 2024, ServeGen, Vidur and
-    splitwise-sim, as CSV or Parquet; Mooncake and Qwen (Bailian) JSON lines; Parquet as written by burstenv; and with
-    ``columns`` any CSV or Parquet.
+    splitwise-sim, as CSV or Parquet; Mooncake and Qwen (Bailian) JSON lines; the log of ``burstenv serve``; Parquet as
+    written by burstenv; and with ``columns`` any CSV or Parquet.
 
     Args:
         path: A file, text formats plain or gzip-compressed; or the name of an official file
@@ -113,6 +114,9 @@ def _read(file: Path, how: _How) -> Trace:
     if not is_parquet:
         with open_table(file) as stream:
             first = stream.readline(1 << 16)
+        if looks_like_gateway_log(first.decode("utf-8", errors="replace")):
+            _only_in(file, how, "s", "a gateway's log")
+            return trace_of_log(file)
         if looks_like_mooncake(first.decode("utf-8", errors="replace")):
             if how.columns is not None:
                 raise BurstenvError(f"{file}: JSON lines have keys, not columns; columns are for CSV and Parquet")

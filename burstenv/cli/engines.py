@@ -1,0 +1,109 @@
+"""`burstenv engines`: real vLLM servers without a GPU, paced as a cluster's replicas."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from burstenv.cli.common import Commands, add_command, emit
+from burstenv.errors import BurstenvError
+
+FOLDER = Path("runs/engines")
+
+
+def register(commands: Commands) -> None:
+    """Add the subcommands of this module."""
+    group = commands.add_parser(
+        "engines",
+        help="Real vLLM servers without a GPU.",
+        description="Real vLLM servers without a GPU, paced as the replicas of a cluster.",
+    )
+    verbs = group.add_subparsers(required=True, metavar="COMMAND")
+    sub = add_command(
+        verbs, "up", _up,
+        "Start one real vLLM server for each replica; only the model is replaced, by waiting for the time of a GPU.",
+        example="burstenv engines up mixed-x2 --python ~/vllm/bin/python",
+    )  # fmt: skip
+    sub.add_argument("cluster", help="shipped cluster or YAML file")
+    _add_folder(sub)
+    sub.add_argument("--mode", default="vllm", metavar="NAME", help="batching mode whose limits they get (%(default)s)")
+    sub.add_argument("--speed", type=float, default=1.0, metavar="SHARE", help="share of the real speed (%(default)s)")
+    sub.add_argument("--port", type=int, default=8101, help="port of the first (default: %(default)s)")
+    sub.add_argument("--python", default=sys.executable, metavar="PATH", help="interpreter that has vLLM")
+    _add_wait(sub)
+
+    sub = add_command(
+        verbs, "kill", _kill, "Kill an engine with all its processes, or let it hang.",
+        example="burstenv engines kill 2",
+    )  # fmt: skip
+    sub.add_argument("replica", type=int)
+    _add_folder(sub)
+    sub.add_argument(
+        "--how", choices=("kill", "hang", "go-on"), default="kill",
+        help="kill -9, stop it where it is, or let a stopped one go on (default: %(default)s)",
+    )  # fmt: skip
+
+    sub = add_command(
+        verbs, "restart", _restart, "Start engines anew that have ended.", example="burstenv engines restart"
+    )
+    _add_folder(sub)
+    _add_wait(sub)
+    sub = add_command(verbs, "down", _down, "End all engines of a folder.", example="burstenv engines down")
+    _add_folder(sub)
+
+
+def _add_folder(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--dir", type=Path, default=FOLDER, metavar="DIR", help="folder of the engines (default: %(default)s)"
+    )
+
+
+def _add_wait(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--wait-s", type=float, default=300.0, metavar="S", help="longest wait (default: %(default)s)")
+
+
+def _say(line: str) -> None:
+    print(f"burstenv: {line}", file=sys.stderr)
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from burstenv.gateway.engines.control import start_engines
+
+    if not 0.01 <= arguments.speed <= 100.0:
+        raise BurstenvError(f"--speed must be from 0.01 to 100, got {arguments.speed:g}")
+    if not 1 <= arguments.port <= 65_000:
+        raise BurstenvError(f"--port must be from 1 to 65000, got {arguments.port}")
+    engines = start_engines(
+        arguments.cluster, arguments.dir, mode=arguments.mode, speed=arguments.speed, port=arguments.port,
+        python=arguments.python, wait_s=arguments.wait_s, told=_say,
+    )  # fmt: skip
+    emit(arguments, {"urls": engines.urls, "pids": engines.pids}, engines.urls)
+    return 0
+
+
+def _kill(arguments: argparse.Namespace) -> int:
+    from burstenv.gateway.engines.control import hurt
+    from burstenv.gateway.engines.folder import read_engines
+
+    hurt(read_engines(arguments.dir), arguments.replica, arguments.how)
+    emit(arguments, {"replica": arguments.replica, "how": arguments.how}, [])
+    return 0
+
+
+def _restart(arguments: argparse.Namespace) -> int:
+    from burstenv.gateway.engines.control import restart
+    from burstenv.gateway.engines.folder import read_engines
+
+    engines = restart(read_engines(arguments.dir), arguments.wait_s, _say)
+    emit(arguments, {"urls": engines.urls, "pids": engines.pids}, engines.urls)
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from burstenv.gateway.engines.control import end_engines
+    from burstenv.gateway.engines.folder import read_engines
+
+    ended = end_engines(read_engines(arguments.dir))
+    emit(arguments, {"ended": ended}, [] if ended else [f"{arguments.dir}: its engines had ended before"])
+    return 0

@@ -1,0 +1,1 @@
+"""Real vLLM servers whose GPU is simulated, for tests and demonstrations: ``burstenv engines``."""

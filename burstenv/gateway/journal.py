@@ -1,0 +1,78 @@
+"""The gateway's log on disk: one JSON object a line, which ``burstenv trace`` and ``burstenv validate`` read.
+
+The first line describes the gateway, a line with ``policy`` and ``at_s`` notes a new policy, every other line is one
+request, written when it is over. Times are in seconds since the gateway began.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from burstenv.errors import BurstenvError
+from burstenv.files import cannot_write
+from burstenv.workload.formats.gateway_log import MARK, VERSION
+
+
+class Journal:
+    """Writes the log; without a path it writes nothing.
+
+    Args:
+        path: A new file, or a device.
+        about: The description of the gateway.
+
+    Raises:
+        BurstenvError: If the file cannot be written.
+    """
+
+    def __init__(self, path: Path | None, about: dict[str, Any]):
+        self._out = None
+        self.path = path
+        self.failed = ""
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = os.O_EXCL if not path.exists() or path.is_file() else 0
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | new, 0o600)  # it may hold prompts
+            self._out = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1 << 16)
+        except FileExistsError:
+            raise BurstenvError(f"{path}: is there already; name another file for the log, or move this one") from None
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        self.write({MARK: VERSION, **about})
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line. A full disk stops the log, not the gateway; ``failed`` then says why."""
+        if self._out is None:
+            return
+        try:
+            self._out.write(json.dumps(line, separators=(",", ":")) + "\n")
+        except OSError as error:
+            self._stop(error)
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        if self._out is None:
+            return
+        try:
+            self._out.flush()
+        except OSError as error:
+            self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        self.failed = f"{self.path}: the log ends here ({error.strerror or error})"
+        with contextlib.suppress(OSError):
+            assert self._out is not None
+            self._out.close()
+        self._out = None
+
+    def close(self) -> None:
+        """End the log."""
+        self.flush()
+        if self._out is not None:
+            self._out.close()
+            self._out = None

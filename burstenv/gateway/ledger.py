@@ -1,0 +1,98 @@
+"""What a gateway knows of each replica: its own log, and the engine's metrics as they were read last."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+AVERAGED_OVER = 16  # answers: weight of a new one in the recent TTFT and TPOT is a sixteenth
+
+
+@dataclass(slots=True)
+class Metrics:
+    """An engine's own metrics at one reading; see vLLM's ``/metrics``.
+
+    Attributes:
+        read_s: When they were read, on the gateway's clock [s].
+        waiting: Waiting requests.
+        running: Running requests.
+        kv_used: Share of the KV cache in use.
+        preemptions: Since the gateway began.
+        sent: Requests that the gateway had sent to the engine by then.
+    """
+
+    read_s: float = -math.inf
+    waiting: int = 0
+    running: int = 0
+    kv_used: float = 0.0
+    preemptions: int = 0
+    sent: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The gateway's own log of one replica, always up to date.
+
+    Attributes:
+        in_flight: Requests sent to it whose answers have not ended.
+        unanswered: Those of them without a first token.
+        unanswered_tokens: Prompt tokens of these.
+        decoding: In flight with a first token.
+        context_tokens: Prompt and received tokens of these.
+        sent: Requests sent so far.
+        last_sent_s: When the last one was sent [s].
+        ttft_s: Recent mean of the time to first token, from the sending on; NaN before the first.
+        tpot_s: Recent mean of the time per output token; NaN before the first.
+        metrics: The engine's own.
+    """
+
+    in_flight: int = 0
+    unanswered: int = 0
+    unanswered_tokens: int = 0
+    decoding: int = 0
+    context_tokens: int = 0
+    sent: int = 0
+    last_sent_s: float = -math.inf
+    ttft_s: float = math.nan
+    tpot_s: float = math.nan
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def send(self, prompt_tokens: int, now_s: float) -> None:
+        """Note a request that is sent to the replica."""
+        self.in_flight += 1
+        self.unanswered += 1
+        self.unanswered_tokens += prompt_tokens
+        self.sent += 1
+        self.last_sent_s = now_s
+
+    def first_token(self, prompt_tokens: int, ttft_s: float) -> None:
+        """Note the first token of an answer."""
+        self.unanswered -= 1
+        self.unanswered_tokens -= prompt_tokens
+        self.decoding += 1
+        self.context_tokens += prompt_tokens
+        self.ttft_s = _towards(self.ttft_s, ttft_s)
+
+    def end(self, prompt_tokens: int, tokens: int, began: bool, tpot_s: float = math.nan) -> None:
+        """Note the end of an answer of so many tokens, complete or not; ``began``: it had a first token."""
+        self.in_flight -= 1
+        if began:
+            self.decoding -= 1
+            self.context_tokens -= prompt_tokens + tokens
+        else:
+            self.unanswered -= 1
+            self.unanswered_tokens -= prompt_tokens
+        if not math.isnan(tpot_s):
+            self.tpot_s = _towards(self.tpot_s, tpot_s)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the engine's queue: as its metrics say, with those sent since, and never more than is possible.
+
+        The log knows how many are unanswered, not which of these the engine computes already.
+        """
+        return min(self.unanswered, self.metrics.waiting + self.sent - self.metrics.sent)
+
+
+def _towards(mean: float, value: float) -> float:
+    return value if math.isnan(mean) else mean + (value - mean) / AVERAGED_OVER

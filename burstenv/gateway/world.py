@@ -1,0 +1,187 @@
+"""A real cluster in the records that the simulated one has: policies and observations are the same code on both.
+
+A request's id is the number of its arrival; when the records are full, those of requests long gone are forgotten. This
+module is the only place where such records are filled from a real gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from burstenv.cluster import Cluster
+from burstenv.cluster.gateway import ADMIT, DEFER
+from burstenv.cluster.requests import request_array
+from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED
+from burstenv.engine.records import REQUEST
+from burstenv.envs.scenario import Scenario
+from burstenv.gateway.incoming import Incoming
+from burstenv.gateway.kernels import arrive_at, first_token_at, note_decision_at, return_at, settle_at
+from burstenv.gateway.ledger import Ledger
+
+OUTCOMES = {"attained": ATTAINED, "late": LATE, "rejected": REJECTED, "failed": FAILED, "cancelled": ABANDONED}
+
+
+class LiveWorld:
+    """One real cluster behind one gateway.
+
+    Args:
+        scenario: Its replicas, objectives and rules of deferral.
+        mode: Batching mode in force on the engines, a name of the scenario's modes.
+        room: Requests whose records are kept, at least twice those that may be in flight at once.
+        seed: Seed of the policies' random stream.
+
+    Attributes:
+        cluster: The records, as one cluster; nothing is simulated in it.
+        ledgers: The gateway's log of each replica.
+    """
+
+    def __init__(self, scenario: Scenario, mode: str, room: int = 1 << 15, seed: int = 0):
+        self.scenario = scenario
+        self.room = room
+        self.cluster: Cluster = scenario.make_cluster(1, room)
+        self.cluster.knows_prefixes = False
+        self.cluster.load(0, request_array(np.zeros(room), np.ones(room), np.ones(room)), seed)
+        self.ledgers = [Ledger() for _ in self.cluster.specs]
+        self._slo = [scenario.config.slo[name] for name in ("conversation", "api")]
+        state = self.cluster.state
+        self._state = state
+        self._environment = state.environments[0]
+        self._requests = state.requests[0]
+        self._replicas = state.replicas[0]
+        self._replicas["mode"] = scenario.mode_names.index(mode)
+        self._replicas["token_budget"] = state.modes["token_budget"][:, scenario.mode_names.index(mode)]
+        self._longest = state.specs["max_model_len"].copy()
+        self._num_blocks = state.specs["num_blocks"].copy()
+        self._block_size = int(state.specs["block_size"][0])
+        self._numbers = np.zeros(7)
+        self._moved: dict[int, int] = {}
+        self.forgotten = 0
+
+    # -- requests -----------------------------------------------------------------------------------
+
+    def arrive(self, incoming: Incoming, now_s: float) -> int:
+        """Put a new request at the gateway; return its id, which :meth:`where` follows through renumberings."""
+        self.make_room()
+        place = int(self._environment["next_arrival"])
+        slo = self._slo[incoming.class_code]
+        ttft_s, tpot_s = incoming.ttft_slo_s, incoming.tpot_slo_s
+        if ttft_s is None:
+            ttft_s = slo.ttft_base_s + slo.ttft_per_token_s * incoming.prompt_tokens
+        incoming.ttft_slo_s, incoming.tpot_slo_s = ttft_s, slo.tpot_s if tpot_s is None else tpot_s
+        self._numbers[:] = (
+            incoming.prompt_tokens, incoming.predicted_tokens, incoming.class_code, incoming.session, ttft_s,
+            incoming.tpot_slo_s, slo.value,
+        )  # fmt: skip
+        arrive_at(*self._state.arrays(), 0, place, now_s, self._numbers)
+        number = place + self.forgotten
+        self._moved[number] = place
+        return number
+
+    def come_back(self, number: int, now_s: float) -> None:
+        """Put a request at the gateway again: it was deferred, or its replica failed before it answered."""
+        return_at(*self._state.arrays(), 0, self._moved[number], now_s)
+
+    def note_decision(self, admission: int, replica: int) -> None:
+        """Note what was decided about the request at the gateway."""
+        note_decision_at(*self._state.arrays(), 0, admission, replica)
+
+    def may_defer(self, number: int) -> bool:
+        """Return whether a request may be deferred once more."""
+        return int(self._requests[self._moved[number]]["defers"]) < int(self._state.gateway["max_defers"][0])
+
+    def rehearse(self, decide: Callable[[], object]) -> None:
+        """Take a made-up request from its arrival to its end, and put everything back as it was.
+
+        It compiles what a real request needs, and finds what a policy in Python cannot have.
+        """
+        self.make_room()
+        kept, moved = self._state.clone(), dict(self._moved)
+        now_s = float(self._environment["now_s"])
+        try:
+            self.show()
+            number = self.arrive(Incoming("", b"", "", True, 1, 1.0, 0), now_s)
+            decide()
+            self.note_decision(DEFER, 0)
+            self.come_back(number, now_s)
+            self.note_decision(ADMIT, 0)
+            self.first_token(number, now_s)
+            self.settle(number, "attained", now_s)
+        finally:
+            self._state.restore(kept)
+            self._moved = moved
+
+    def first_token(self, number: int, now_s: float) -> None:
+        """Note the first token of an answer."""
+        first_token_at(*self._state.arrays(), 0, self._moved[number], now_s)
+
+    def settle(self, number: int, outcome: str, now_s: float) -> None:
+        """End a request with one of ``OUTCOMES``."""
+        place = self._moved.pop(number)
+        settle_at(*self._state.arrays(), 0, place, OUTCOMES[outcome], now_s)
+
+    def count_deferred(self, more: int) -> None:
+        """Note how many more requests are deferred at this moment."""
+        self._environment["deferred"] += more
+
+    # -- replicas -----------------------------------------------------------------------------------
+
+    def set_available(self, replica: int, available: bool) -> None:
+        """Let policies see whether a replica takes requests: one that does not has no room for any."""
+        self._state.specs["max_model_len"][replica] = self._longest[replica] if available else 0
+
+    def shorten(self, replica: int, max_model_len: int) -> None:
+        """Note the longest request that a replica's engine takes, where that is less than the cluster says."""
+        self._longest[replica] = min(int(self._longest[replica]), max_model_len)
+
+    def accepts(self, replica: int, prompt_tokens: int) -> bool:
+        """Return whether a replica is available and a prompt leaves room for an output there."""
+        return prompt_tokens < int(self._state.specs["max_model_len"][replica])
+
+    def longest_tokens(self) -> int:
+        """Return the longest request of any replica, whether it is available or not [tokens]."""
+        return int(self._longest.max())
+
+    def show(self) -> None:
+        """Write what the gateway knows of the replicas where policies and observations read it."""
+        oldest_s = np.inf
+        for r, ledger in enumerate(self.ledgers):
+            replica, metrics = self._replicas[r], ledger.metrics
+            waiting, unanswered = ledger.waiting, ledger.unanswered
+            queued = -(-ledger.unanswered_tokens // self._block_size)
+            total = int(self._num_blocks[r])
+            used = round(metrics.kv_used * total)
+            replica["seen_waiting"] = waiting
+            replica["seen_running"] = ledger.in_flight - waiting
+            replica["seen_waiting_tokens"] = ledger.unanswered_tokens
+            replica["seen_waiting_blocks"] = queued * waiting // unanswered if unanswered else 0
+            replica["seen_context_tokens"] = ledger.context_tokens
+            replica["seen_free_blocks"] = max(0, total - used)
+            replica["seen_preemptions"] = metrics.preemptions
+            oldest_s = min(oldest_s, metrics.read_s)
+        self._environment["shown_s"] = max(0.0, oldest_s)
+
+    # -- room ---------------------------------------------------------------------------------------
+
+    def deferred(self) -> int:
+        """Return the number of deferred requests."""
+        return int(self._environment["deferred"])
+
+    def make_room(self) -> None:
+        """Forget the oldest requests that are over, where the records are full; those in flight stay."""
+        if int(self._environment["next_arrival"]) < self.room:
+            return
+        going_on = set(self._moved.values())
+        kept = np.array(sorted(going_on | set(range(self.room - self.room // 2, self.room))), np.int64)
+        requests, environment = self._requests, self._environment
+        rows = requests[kept].copy()
+        requests[: len(kept)] = rows
+        requests[len(kept) :] = np.zeros(1, REQUEST)[0]
+        environment["binned"] = int(np.searchsorted(kept, int(environment["binned"])))
+        for k, horizon_s in enumerate(environment["recent"]):
+            environment["recent"][k] = int(np.searchsorted(kept, int(horizon_s)))
+        environment["next_arrival"] = len(kept)
+        to = {int(old): new for new, old in enumerate(kept)}
+        self._moved = {number: to[place] for number, place in self._moved.items()}
+        self.forgotten += self.room - len(kept)
