@@ -18,6 +18,7 @@ from burstenv.cli import (
     evaluate,
     hardware,
     listing,
+    load,
     paper,
     schema,
     serve,
@@ -119,8 +120,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verbs = (
-        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, serve, engines,
-        bench, completion,
+        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, serve, load,
+        engines, bench, completion,
     )  # fmt: skip
     for module in verbs:
         module.register(commands)
