@@ -34,8 +34,9 @@ def register(commands: Commands) -> None:
     sub.add_argument("--duration-s", type=float, metavar="S", help="a window of this length (default: the whole trace)")
     sub.add_argument("--scenario", default="default", help="objectives and predicted lengths (default: %(default)s)")
     sub.add_argument("--cluster", help="cluster whose longest request limits the trace's (default: the scenario's)")
-    sub.add_argument("--speed", type=float, default=1.0, metavar="SHARE", help="as in `engines up`: stretches times and objectives "
-                     "(default: %(default)s)")  # fmt: skip
+    sub.add_argument(
+        "--speed", type=float, default=1.0, metavar="SHARE", help="pace of `engines up`: stretches times and objectives"
+    )
     sub.add_argument(
         "--seed", type=int, default=0, help="of the window, scaling and predictions (default: %(default)s)"
     )
