@@ -8,6 +8,7 @@ from numba import types
 from burstenv._jit.decorators import detached, merged, outlined
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
 from burstenv.cluster.world import engine_of, world_type
+from burstenv.engine.iterations import runs_beyond
 from burstenv.engine.replica import advance_replica
 
 
@@ -16,21 +17,16 @@ def advance_cluster(world, until_s, lazily):
     """Run every replica up to ``until_s``; ``lazily``, leave those alone of which only KV use and context change."""
     for r in range(len(world.replicas)):
         replica = world.replicas[r]
-        # The general engine may have one iteration in flight and another to schedule.
-        if lazily:
-            advance = replica.wake_s <= until_s
-        else:
-            runs_on = (replica.in_flight or replica.under_way) and replica.iteration_end_s > until_s
-            advance = world.specs[r].general or not runs_on
-        if advance:
-            advance_replica(engine_of(world, r), until_s, False)
+        engine = engine_of(world, r)
+        if replica.wake_s <= until_s if lazily else not runs_beyond(engine, until_s):
+            advance_replica(engine, until_s, False)
 
 
 @merged
 def catch_up(engine, until_s):
     """Bring a replica that was left alone up to ``until_s``."""
     replica = engine.replica
-    if replica.run_steps > 0 and not (replica.under_way and replica.iteration_end_s > until_s):
+    if replica.run_steps > 0 and not runs_beyond(engine, until_s):
         advance_replica(engine, until_s, False)
 
 

@@ -312,7 +312,7 @@ class Cluster:
     def boundary_s(self, i: int, replica: int) -> float:
         """Return when the replica's iteration ends, or, when it runs none, where its clock stands [s]."""
         record = self.state.replicas[place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")]
-        runs = record["in_flight"] or record["under_way"]
+        runs = record["in_flight"] == self.state.specs["depth"][replica] or record["under_way"]
         return float(record["iteration_end_s"] if runs else record["clock_s"])
 
     def start(self, i: int, replica: int) -> None:

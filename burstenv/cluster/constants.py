@@ -17,7 +17,7 @@ _CODED = {"order": ORDER_NAMES, "batch": BATCH_NAMES, "memory": MEMORY_NAMES, "f
 def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
     """Return whether a replica's rules go beyond what the fast engine leans on."""
     return (
-        spec.asynchronous
+        (spec.asynchronous and spec.prefix_caching)
         or not spec.chunked_prefill
         or not spec.validate_requests
         or spec.long_prefill_token_threshold > 0
@@ -66,7 +66,8 @@ def layout_of(
     caching = [spec for spec in specs if spec.prefix_caching]
     if not caching:
         general = any(needs_general_engine(spec, modes) for spec in specs)
-        return ArenaLayout(count, block_size, max_num_seqs, general, clients=clients)
+        awaits = any(spec.asynchronous for spec in specs)
+        return ArenaLayout(count, block_size, max_num_seqs, general, clients=clients, awaits=awaits)
     longest = max(spec.max_model_len for spec in caching)
     blocks = max(spec.num_blocks for spec in caching)
     table = -(-min(longest, max_request_tokens or longest) // block_size)

@@ -15,6 +15,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import SEEN_FIELDS
+from burstenv.engine.iterations import runs_beyond
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.replica import advance_replica
 
@@ -122,9 +123,7 @@ def scrape_until(world, epoch_s):
         for r in range(len(world.replicas)):
             engine = engine_of(world, r)
             replica = engine.replica
-            if engine.spec.general or not (
-                (replica.in_flight or replica.under_way) and replica.iteration_end_s > k * period_s
-            ):
+            if not runs_beyond(engine, k * period_s):
                 advance_replica(engine, k * period_s, False)
             _copy_seen(replica, replica.scraped)
         environment.scrape = k

@@ -51,6 +51,7 @@ class ArenaLayout:
         table_size: Most blocks of one request, with prefix caching.
         clients: Whether clients do more than send and wait.
         num_classes: C.
+        awaits: Whether any replica schedules asynchronously.
     """
 
     num_replicas: int
@@ -62,6 +63,7 @@ class ArenaLayout:
     table_size: int = 0
     clients: bool = False
     num_classes: int = 2
+    awaits: bool = False
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every section of one replica, in order."""
@@ -69,7 +71,7 @@ class ArenaLayout:
         return {
             "phase": self.block_size,  # counts
             "finish": 2 * self.max_num_seqs,  # decode steps and request ids in turn
-            "flight": 2 * self.max_num_seqs if self.general else 0,  # request ids
+            "flight": 2 * self.max_num_seqs if self.general or self.awaits else 0,  # request ids
             "phase_list": 2 * self.block_size if self.block_numbers else 0,  # request ids
             "block": self.block_numbers,
             "slot": sequences,

@@ -18,8 +18,8 @@ from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_taken, grow_decoders, phase_due, steps_with_blocks
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import next_finish_step
+from burstenv.engine.iterations import next_iteration
 from burstenv.engine.kv_cache import ENDED
-from burstenv.engine.prefix_cache import next_iteration
 from burstenv.engine.queues import next_demotion_s
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s
 
@@ -37,11 +37,22 @@ def run_elapsed_s(engine, steps):
 
 
 @kernel
+def run_boundary_s(engine, steps):
+    """Return when the iteration after ``steps`` iterations of the open run is scheduled [s]; ``steps`` is at least 1.
+
+    This is the end of the last of them, or, under asynchronous scheduling, its start.
+    """
+    replica, spec = engine.replica, engine.spec
+    return replica.run_from_s + run_elapsed_s(engine, steps + 1 - spec.depth)
+
+
+@kernel
 def may_open_run(engine):
     """Return whether the next iterations hold all decoders and no other request."""
     replica = engine.replica
     return (
         replica.decoding > 0
+        and replica.awaited == 0
         and replica.prefill_id == NO_REQUEST
         and (replica.waiting == 0 or replica.blocked)
         and replica.decoding <= replica.token_budget
@@ -51,7 +62,7 @@ def may_open_run(engine):
 @kernel
 def open_run(engine):
     """Begin a decode run at the clock; return False if its first iteration is not an ordinary one."""
-    replica = engine.replica
+    replica, spec = engine.replica, engine.spec
     limits = engine.limits
     steps = steps_with_blocks(engine, next_finish_step(engine) - replica.decode_step)
     if steps == 0:
@@ -65,10 +76,10 @@ def open_run(engine):
     slope_s = decode_context_cost_s(engine, decoding)
     replica.run_first_s = decode_fixed_cost_s(engine, decoding) + slope_s * replica.decode_context_tokens
     replica.run_growth_s = slope_s * decoding
-    replica.run_from_s = replica.clock_s
+    replica.run_from_s = replica.clock_s if spec.depth == 1 else replica.busy_until_s
     replica.run_done = 0
     replica.run_steps = steps
-    replica.run_end_s = replica.clock_s + run_elapsed_s(engine, steps)
+    replica.run_end_s = run_boundary_s(engine, steps)
     replica.run_demotion_s = demotion_s
     replica.run_free_blocks = replica.free_blocks
     return True
@@ -77,37 +88,40 @@ def open_run(engine):
 @kernel
 def close_run(engine):
     """End the run at its present iteration."""
-    replica = engine.replica
+    replica, spec = engine.replica, engine.spec
     elapsed_s = run_elapsed_s(engine, replica.run_done)
     count_busy(engine, elapsed_s, replica.run_free_blocks)
     replica.run_steps = 0
+    if spec.depth > 1:
+        replica.busy_until_s = replica.run_from_s + elapsed_s
 
 
 @kernel
 def _steps_by(engine, limit_s):
-    """Return the number of the run's iterations, fewer than all, that end by ``limit_s``."""
-    replica = engine.replica
-    done = replica.run_done
+    """Return the number of the run's iterations, fewer than all, with their boundary by ``limit_s``."""
+    replica, spec = engine.replica, engine.spec
+    lag = spec.depth - 1
+    if run_boundary_s(engine, replica.run_done + 1) > limit_s:
+        return replica.run_done
+    done = max(replica.run_done - lag, 0)
     from_s = replica.run_from_s
     first_s = replica.run_first_s
-    if from_s + first_s > limit_s:
-        return done
     left_s = limit_s - from_s
     growth_s = replica.run_growth_s  # solve n first + growth n (n - 1) / 2 = left for n
     linear_s = first_s - 0.5 * growth_s
     root = math.sqrt(linear_s * linear_s + 2.0 * growth_s * left_s)
-    most = replica.run_steps - 1
+    most = replica.run_steps - 1 - lag
     steps = max(done, int(min(2.0 * left_s / (linear_s + root), float(most))))
     while steps > done and from_s + run_elapsed_s(engine, steps) > limit_s:  # rounding
         steps -= 1
     while steps < most and from_s + run_elapsed_s(engine, steps + 1) <= limit_s:
         steps += 1
-    return steps
+    return steps + lag
 
 
 @kernel
 def follow_run(engine, until_s):
-    """Commit every iteration of the open run that ends by ``until_s``; return the run's state.
+    """Commit every iteration of the open run with its boundary by ``until_s``; return the run's state.
 
     A run that is not ``UNDER_WAY`` is closed.
     """
@@ -125,11 +139,16 @@ def follow_run(engine, until_s):
         replica.decode_context_tokens += steps * replica.decoding
         replica.iterations += steps
         replica.run_done = upto
-        replica.clock_s = replica.run_from_s + run_elapsed_s(engine, upto)
+        replica.clock_s = run_boundary_s(engine, upto)
+        if spec.depth > 1:
+            replica.ended_iterations += steps
+            replica.coming_tokens = replica.decoding
+            replica.flight_sequences = replica.decoding
+            replica.ahead = 0
     if over:
         close_run(engine)
         return OVER
-    end_s = replica.run_from_s + run_elapsed_s(engine, upto + 1)
+    end_s = run_boundary_s(engine, upto + 1)
     if end_s <= until_s:  # it begins in time but may not belong to the run
         close_run(engine)
         return CUT
@@ -150,7 +169,13 @@ def interrupt_run(engine):
             grow_decoders(engine, 1, next_iteration(engine))
         else:
             replica.free_blocks -= arena[spec.phase_base + phase_due(engine)]
-        count_busy(engine, replica.iteration_end_s - replica.clock_s, replica.free_blocks)
         replica.iterations += 1
         replica.flight_first_prefill = NO_REQUEST
-        replica.in_flight = 1
+        duration_s = replica.iteration_end_s - replica.clock_s
+        if spec.depth > 1:
+            replica.busy_until_s = run_boundary_s(engine, replica.run_done + 2)
+            duration_s = replica.busy_until_s - replica.iteration_end_s
+            replica.coming_tokens = replica.decoding
+            replica.flight_sequences = replica.decoding
+        count_busy(engine, duration_s, replica.free_blocks)
+        replica.in_flight += 1

@@ -17,6 +17,7 @@ from burstenv.engine.finish_heap import (
     finish_heap_remove,
     finish_later,
 )
+from burstenv.engine.iterations import next_iteration
 from burstenv.engine.prefix_cache import grow_blocks, publish_full_blocks, sequence_of
 from burstenv.engine.queues import blocks_of, phase_of
 from burstenv.engine.records import ADMISSION, PHASE_NEXT, PHASE_PREVIOUS
@@ -113,7 +114,8 @@ def start_decoding(engine, request_id):
     request.computed_tokens -= replica.decode_step
     _enter_phase(engine, request_id)
     request.decoding = 1
-    finish_step = replica.decode_step + request.target_tokens - request.produced_tokens
+    sampled = request.produced_tokens + request.in_flight_tokens
+    finish_step = replica.decode_step + request.target_tokens - sampled
     finish_heap_push(engine, finish_step, request_id)
 
 
@@ -182,6 +184,7 @@ def hold_back(engine, decodes):
                 request.computed_tokens -= 1
                 _enter_phase(engine, request_id)
                 finish_later(engine, request_id, 1)
+                request.left_at = next_iteration(engine)
                 replica.decode_context_tokens -= 1
         request_id = request.next
 

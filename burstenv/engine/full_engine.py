@@ -1,8 +1,8 @@
 """One replica under every rule of the reference engine, compiled one iteration at a time.
 
-The fast engine of :mod:`burstenv.engine.replica` requires chunked prefill, fcfs eviction and synchronous scheduling. A
-replica with priorities, a long-prefill threshold, unchunked prefill, asynchronous scheduling, or a batching mode with
-its own order, batch or memory rule runs here, rule by rule as in :mod:`burstenv.engine.reference.engine`, with the same
+The fast engine of :mod:`burstenv.engine.replica` requires chunked prefill and fcfs eviction. A replica with priorities,
+a long-prefill threshold, unchunked prefill, or a batching mode with its own order, batch or memory rule runs here,
+rule by rule as in :mod:`burstenv.engine.reference.engine`, with the same
 function names.
 """
 
@@ -16,12 +16,12 @@ from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.counters import count_busy
 from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NO_REQUEST, PREFILL_FIRST, PRIORITY, RUNNING
 from burstenv.engine.fair_queueing import count_output, count_prompt
+from burstenv.engine.iterations import next_iteration
 from burstenv.engine.lifecycle import bring_token, finish, run
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
     grow_blocks,
-    next_iteration,
     open_sequence,
     publish_full_blocks,
     sequence_of,
@@ -79,7 +79,7 @@ def _preempt(engine, victim):
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
-    request.evicted_at = replica.iterations
+    request.left_at = next_iteration(engine)
     replica.preemptions += 1
     replica.preemptions_without_token += 1
     if replica.preemptions_without_token == LIVELOCK_PREEMPTIONS + 1:

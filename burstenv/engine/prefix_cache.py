@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.iterations import last_ended_iteration
 from burstenv.engine.kv_cache import (
     computed_until,
     find_blocks,
@@ -26,20 +27,6 @@ class Cache(NamedTuple):
     replica: Any
     spec: Any
     arena: Any
-
-
-@kernel
-def last_ended_iteration(engine):
-    """Return the number of the last iteration that has ended; the first has number 1, and ``ENDED`` is before it."""
-    replica, spec = engine.replica, engine.spec
-    return replica.ended_iterations if spec.general else replica.iterations - replica.in_flight
-
-
-@kernel
-def next_iteration(engine):
-    """Return the number of the iteration that is scheduled next, or being scheduled."""
-    replica = engine.replica
-    return last_ended_iteration(engine) + replica.in_flight + 1
 
 
 @kernel

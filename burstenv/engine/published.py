@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel
 from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.iterations import last_ended_iteration
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 
 
@@ -30,15 +31,19 @@ def _publish_counts(engine):
     replica.seen_waiting_tokens = replica.waiting_tokens
     replica.seen_waiting_blocks = replica.waiting_blocks
     replica.seen_preemptions = replica.preemptions
-    replica.seen_iterations = replica.iterations
+    replica.seen_iterations = last_ended_iteration(engine) + replica.in_flight
 
 
 @kernel
 def publish(engine):
-    """Publish the present state of a replica of the fast engine."""
-    replica, requests = engine.replica, engine.requests
+    """Publish the present state of a replica of the fast engine, unless it is ahead of what has ended."""
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    if replica.ahead:
+        return
     _publish_counts(engine)
     context = replica.decode_context_tokens
+    if spec.depth > 1:
+        context += replica.ending_context - replica.coming_tokens
     prefill = 0
     if replica.prefill_id != NO_REQUEST:
         request = requests[replica.prefill_id]
@@ -88,7 +93,7 @@ def publish_withdrawn(engine, request):
     One that was preempted by an iteration scheduled since is not in it.
     """
     replica, spec = engine.replica, engine.spec
-    if request.preemptions > 0 and request.evicted_at >= replica.seen_iterations:
+    if request.preemptions > 0 and request.left_at > replica.seen_iterations:
         return
     tokens = tokens_to_compute(request)
     replica.seen_waiting -= 1

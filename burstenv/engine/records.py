@@ -69,8 +69,8 @@ REQUEST = record(
         ("defers", "i1"),
         ("decoding", "i1"),  # running, with all known tokens except the newest computed
         ("demoted", "i1"),  # in the queue of hopeless requests
-        ("in_flight_tokens", "i1"),  # sampled, and not back yet (general engine)
-        ("evicted_at", "i4"),  # iterations that its replica had scheduled when it was last preempted
+        ("in_flight_tokens", "i1"),  # sampled, and not back yet (on the fast path: of those its end must touch)
+        ("left_at", "i4"),  # number of the iteration that last preempted it, or left it out of a decode step
     ],
 )
 assert REQUEST.itemsize == 2 * CACHE_LINE  # and 10 million of them in 1.3 GB
@@ -107,7 +107,7 @@ REPLICA = record(
         ("seen_waiting_blocks", "i8"),
         ("seen_context_tokens", "i8"),  # prompt and outputs of the running requests that decode
         ("seen_preemptions", "i8"),
-        ("seen_iterations", "i8"),  # scheduled when it was published; not shown to decisions
+        ("seen_iterations", "i8"),  # number of the newest one when it was published; not shown to decisions
     ],
     [  # Read by every iteration.
         ("run_from_s", "f8"),  # the clock at its beginning
@@ -138,6 +138,13 @@ REPLICA = record(
         ("livelocked", "i1"),
         ("used_block_s", "f8"),  # integral of the KV blocks in use over time
         ("most_used_blocks", "i4"),
+        # Asynchronous scheduling, see engine/asynchronous.py; the last two also in the general engine.
+        ("awaited", "i4"),  # requests that the end of the older iteration in flight must touch
+        ("coming_tokens", "i4"),  # that the newest iteration brings
+        ("flight_sequences", "i4"),  # in the newest iteration
+        ("ending_context", "i8"),  # context of the running requests with their last token on its way
+        ("busy_until_s", "f8"),  # end of the newest iteration
+        ("ahead", "i1"),  # nothing has ended since the published state: the present is not published
     ],
     [  # The rest.
         # The general engine, or prefix caching: free places, iterations in flight.
@@ -147,10 +154,8 @@ REPLICA = record(
         ("flight1_samples", "i4"),
         ("flight0_end_s", "f8"),
         ("flight1_end_s", "f8"),
-        ("busy_until_s", "f8"),
-        ("ahead", "i1"),  # an iteration was scheduled since the last one ended: the present is not published
         ("forgotten", "i8"),  # number of lost keys of cached blocks so far, see engine/kv_cache.py
-        ("ended_iterations", "i8"),  # of the general engine, those without a share included
+        ("ended_iterations", "i8"),  # without a share too; not kept by the fast engine if synchronous
         ("livelock_id", "i4"),  # the request preempted last when the livelock was found
         # Fair queueing, see engine/fair_queueing.py.
         ("served_tokens", "f8", (CLIENTS,)),  # under FAIR: prompt tokens + 2 x output tokens

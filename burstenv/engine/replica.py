@@ -51,7 +51,7 @@ def advance_replica(engine, until_s, turns_stop):
     known, answered = environment.ended, False
     replica.under_way = 0
     while True:
-        if replica.in_flight:
+        if replica.in_flight == spec.depth:
             goes_on = turns_stop and environment.ended > known  # after a turn that was rejected as this one started
             if replica.iteration_end_s > until_s or (goes_on and replica.iteration_end_s > replica.clock_s):
                 replica.wake_s = replica.iteration_end_s
@@ -60,6 +60,7 @@ def advance_replica(engine, until_s, turns_stop):
             finish_iteration(engine)
             answered = environment.ended > before
         if replica.running == 0 and replica.waiting == 0:
+            replica.in_flight = 0  # asynchronous scheduling leaves one without work
             replica.wake_s = np.inf
             break
         if replica.clock_s >= until_s or (turns_stop and answered):
@@ -79,6 +80,7 @@ def advance_replica(engine, until_s, turns_stop):
         if limits.drops_hopeless:
             drop_hopeless(engine)
         if not start_iteration(engine):
+            replica.in_flight = 0
             replica.wake_s = np.inf  # until something changes
             break
     publish(engine)
@@ -97,7 +99,7 @@ def start_replica(engine):
             replica.iteration_end_s = oldest_end_s(engine)
         return
     interrupt_run(engine)
-    if not replica.in_flight:
+    if replica.in_flight < spec.depth:
         if limits.drops_hopeless:
             drop_hopeless(engine)
         start_iteration(engine)
@@ -112,6 +114,8 @@ def finish_replica(engine):
             finish_general(engine)
         return
     interrupt_run(engine)
+    if replica.in_flight < spec.depth:
+        replica.iteration_end_s = replica.busy_until_s
     if replica.in_flight:
         finish_iteration(engine)
 

@@ -73,6 +73,10 @@ def reset_replica(engine):
     replica.livelock_id = NO_REQUEST
     replica.preemptions_without_token = 0
     replica.first_flight = 0
+    replica.awaited = 0
+    replica.coming_tokens = 0
+    replica.flight_sequences = 0
+    replica.ending_context = 0
     replica.busy_until_s = 0.0
     if spec.prefix_caching:
         reset_blocks(engine)
@@ -100,7 +104,7 @@ def reset_request(request):
     request.computed_tokens = 0
     request.cached_tokens = -1
     request.in_flight_tokens = 0
-    request.evicted_at = 0
+    request.left_at = 0
 
 
 @kernel

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.admission import blocks_to_admit
+from burstenv.engine.asynchronous import await_last_token, await_token, deliver_to_waiting, lose_token
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import (
     blocks_due,
@@ -20,14 +21,14 @@ from burstenv.engine.decoders import (
     start_decoding,
     stop_decoding,
 )
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import NO_REQUEST, RUNNING
 from burstenv.engine.finish_heap import next_finish_step, next_finisher
+from burstenv.engine.iterations import next_iteration
 from burstenv.engine.lifecycle import bring_token, finish, run
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
     grow_blocks,
-    next_iteration,
     open_sequence,
     publish_full_blocks,
     sequence_of,
@@ -70,12 +71,18 @@ def _finish(engine, request_id, now_s):
 
 @kernel
 def finish_decoders(engine, now_s):
-    """Finish every decoder with its last token out, in running order if the order matters."""
+    """Finish every decoder with its last token out, in running order if the order matters.
+
+    Under asynchronous scheduling that token is still on its way.
+    """
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
     finished = 0
     while replica.decoding > 0 and next_finish_step(engine) <= replica.decode_step:
         first = next_finisher(engine)
         stop_decoding(engine, first)
+        if spec.depth > 1:
+            await_last_token(engine, first)
+            continue
         if not spec.prefix_caching:
             _finish(engine, first, now_s)
             continue
@@ -96,18 +103,20 @@ def finish_decoders(engine, now_s):
 @outlined
 def _evict_tail(engine):
     """Preempt the last admitted request: its KV is lost, its outputs are kept, it waits again."""
-    replica, requests = engine.replica, engine.requests
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
     victim = replica.running_tail
     request = requests[victim]
     if request.decoding:
         stop_decoding(engine, victim)
-    else:
+        if spec.depth > 1:
+            lose_token(engine, victim)
+    elif victim == replica.prefill_id:
         replica.prefill_id = NO_REQUEST
     _release(engine, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
-    request.evicted_at = replica.iterations
+    request.left_at = next_iteration(engine)
     replica.preemptions += 1
     running_remove(engine, victim)
     queue_push(engine, victim, True)
@@ -168,8 +177,93 @@ def _feeds(engine, request, hits):
 
 
 @kernel
+def _advance_newest(engine, now_s):
+    """Apply the newest iteration's steps: at its end, or, under asynchronous scheduling, when it becomes the older."""
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    if replica.decoding > 0:
+        # Held-back decoders were set back by one step: the common step leaves them unchanged.
+        replica.decode_step += 1
+        replica.decode_context_tokens += replica.decoding
+        finish_decoders(engine, now_s)
+    request_id = replica.flight_first_prefill
+    replica.prefill_id = NO_REQUEST if request_id != NO_REQUEST else replica.prefill_id
+    while request_id != NO_REQUEST:
+        request = requests[request_id]
+        following = request.next
+        if request.computed_tokens < tokens_to_compute(request):
+            replica.prefill_id = request_id
+        elif spec.depth > 1:
+            replica.coming_tokens += 1
+            if request.produced_tokens + 1 >= request.target_tokens:
+                await_last_token(engine, request_id)
+            else:
+                await_token(engine, request_id)
+                start_decoding(engine, request_id)
+        else:
+            bring_token(engine, request, now_s)
+            if request.produced_tokens >= request.target_tokens:
+                _finish(engine, request_id, now_s)
+            else:
+                start_decoding(engine, request_id)
+        request_id = following
+
+
+@kernel
+def put_in_flight(engine, duration_s, decodes, sequences):
+    """Put a just scheduled iteration in flight: it starts now, or as the one in flight ends."""
+    replica, spec = engine.replica, engine.spec
+    replica.in_flight += 1
+    if spec.depth == 1:
+        replica.iteration_end_s = replica.clock_s + duration_s
+        return
+    replica.coming_tokens = decodes
+    replica.flight_sequences = sequences
+    if replica.in_flight == 1:  # it is the older one, and the next is scheduled at once
+        replica.busy_until_s = replica.clock_s
+        _advance_newest(engine, replica.clock_s)
+        replica.ahead = 1
+    replica.iteration_end_s = replica.busy_until_s  # of the older one
+    replica.busy_until_s += duration_s
+
+
+@kernel
+def _deliver(engine, now_s):
+    """Deliver the tokens of the older iteration in flight, at its end."""
+    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    for k in range(replica.awaited):
+        request_id = arena[spec.flight_base + k]
+        request = requests[request_id]
+        request.in_flight_tokens = 0
+        if request.decoding:  # its first; while it decodes, the finish heap counts its tokens
+            bring_token(engine, request, now_s)
+        elif request.status == RUNNING:  # its last
+            bring_token(engine, request, now_s)
+            _finish(engine, request_id, now_s)
+        else:
+            deliver_to_waiting(engine, request_id, now_s)
+    replica.awaited = 0
+    replica.ending_context = 0
+    replica.ended_iterations += 1
+    replica.ahead = 0
+
+
+@kernel
+def finish_iteration(engine):
+    """Apply the results of the oldest iteration in flight, at its end."""
+    replica, spec = engine.replica, engine.spec
+    now_s = replica.iteration_end_s
+    replica.clock_s = now_s
+    newest = replica.in_flight == spec.depth
+    replica.in_flight -= 1
+    if spec.depth > 1:
+        _deliver(engine, now_s)
+    if newest:
+        _advance_newest(engine, now_s)
+
+
+@kernel
 def start_iteration(engine):
-    """Schedule one iteration at the clock and put it in flight; return whether it has work."""
+    """Schedule one iteration at the clock and put it in flight; return False if it and those in flight have no work."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     limits = engine.limits
     publish(engine)
@@ -253,7 +347,8 @@ def start_iteration(engine):
             sequences += 1
             budget -= chunk
 
-    if sequences == 0 and replica.preemptions == preemptions_before:
+    worked = sequences > 0 or replica.preemptions > preemptions_before
+    if not worked and (replica.in_flight == 0 or replica.flight_sequences == 0):
         return False
     context = context_of(engine, decodes) + late_context
     if decodes < replica.decoding:
@@ -263,36 +358,7 @@ def start_iteration(engine):
         duration_s = iteration_time_s(
             engine, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
-    replica.iteration_end_s = now_s + duration_s
     count_busy(engine, duration_s, replica.free_blocks)
-    replica.iterations += 1
-    replica.in_flight = 1
+    replica.iterations += worked
+    put_in_flight(engine, duration_s, decodes, sequences)
     return True
-
-
-@kernel
-def finish_iteration(engine):
-    """Apply the results of the iteration in flight, at its end."""
-    replica, requests = engine.replica, engine.requests
-    now_s = replica.iteration_end_s
-    replica.clock_s = now_s
-    replica.in_flight = 0
-    if replica.decoding > 0:
-        # Held-back decoders were set back by one step: the common step leaves them unchanged.
-        replica.decode_step += 1
-        replica.decode_context_tokens += replica.decoding
-        finish_decoders(engine, now_s)
-    request_id = replica.flight_first_prefill
-    replica.prefill_id = NO_REQUEST if request_id != NO_REQUEST else replica.prefill_id
-    while request_id != NO_REQUEST:
-        request = requests[request_id]
-        following = request.next
-        if request.computed_tokens < tokens_to_compute(request):
-            replica.prefill_id = request_id
-        else:
-            bring_token(engine, request, now_s)
-            if request.produced_tokens >= request.target_tokens:
-                _finish(engine, request_id, now_s)
-            else:
-                start_decoding(engine, request_id)
-        request_id = following

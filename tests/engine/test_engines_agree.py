@@ -61,7 +61,38 @@ def cases(draw):
         "gap_s": draw(st.sampled_from([0.0, 0.001, 0.02, 0.2, 2.0])),
         "output_scale": draw(st.sampled_from([1, 8, 60, 400])),
         "changes": draw(st.integers(0, 12)),
+        "asynchronous": draw(st.booleans()),
+        "prefix_caching": draw(st.booleans()),
     }
+
+
+def draw_streams(rng, requests, case):
+    """Draw sessions whose turns continue each other, and shared prefixes; return session, prefix and its tokens."""
+    n, size = len(requests), case["block_size"]
+    session, prefix = np.full(n, -1), np.full(n, -1)
+    tokens = np.zeros(n, int)
+    if not case["prefix_caching"]:
+        return session, prefix, tokens
+    sessions, shared = int(rng.integers(1, 12)), rng.integers(1, 5 * size + 2, 3)
+    turns: dict[int, int] = {}
+    share_of_sessions, share_of_prefixes = rng.choice([0.0, 0.6, 1.0]), rng.choice([0.0, 0.4, 1.0])
+    repeats = rng.random() < 0.3  # turns of one session with the same prompt: many copies of a block
+    for k in range(n):
+        if rng.random() < share_of_sessions:
+            session[k] = rng.integers(sessions)
+            if not repeats:
+                requests["prompt_tokens"][k] += turns.get(session[k], 0)
+            turns[session[k]] = int(requests["prompt_tokens"][k] + requests["output_tokens"][k]) % 300
+        if rng.random() < share_of_prefixes:
+            prefix[k] = rng.integers(3)
+            tokens[k] = shared[prefix[k]]
+    numbers: dict[tuple, int] = {}
+    for k in range(n):  # a block is that of the prefix, or of all before it
+        alone = ("request", k) if session[k] < 0 else ("session", session[k])
+        for name, key in (("prefix_stream", ("prefix", prefix[k])), ("stream", (alone, prefix[k], tokens[k]))):
+            requests[name][k] = numbers.setdefault(key, len(numbers))
+    requests["session"], requests["prefix_tokens"] = session, tokens
+    return session, prefix, tokens
 
 
 def run_both(case):
@@ -84,11 +115,15 @@ def run_both(case):
         default_max_num_batched_tokens=2048,
         default_max_num_seqs=256,
         latency=LATENCY,
+        asynchronous=case["asynchronous"],
+        prefix_caching=case["prefix_caching"],
     )
     cluster = Cluster([spec], case["modes"], num_requests=n)
     requests = request_array(arrival_s, prompt, output)
     requests["predicted_tokens"] = rng.integers(1, 50, n)
     requests["ttft_slo_s"] = rng.choice([0.02, 0.3, 5.0], n)
+    session, prefix, prefix_tokens = draw_streams(rng, requests, case)
+    prompt = requests["prompt_tokens"]
     cluster.load(0, requests)
     limits = []
     for mode in case["modes"]:
@@ -104,6 +139,8 @@ def run_both(case):
                 drops_hopeless=resolved["drops_hopeless"],
                 headroom_blocks=resolved["headroom_blocks"],
                 reserve_full_prompt=spec.reserve_full_prompt,
+                asynchronous=spec.asynchronous,
+                prefix_caching=spec.prefix_caching,
             )
         )
     reference = ReferenceReplica(limits[0], LATENCY)
@@ -115,6 +152,9 @@ def run_both(case):
             int(output[k]),
             predicted_tokens=float(requests["predicted_tokens"][k]),
             ttft_slo_s=float(requests["ttft_slo_s"][k]),
+            session=None if session[k] < 0 else int(session[k]),
+            prefix=None if prefix[k] < 0 else int(prefix[k]),
+            prefix_tokens=int(prefix_tokens[k]),
         )
         for k in range(n)
     ]
@@ -148,6 +188,8 @@ def check(case):
     for record, want in zip(cluster.records(0), ours, strict=True):
         assert record["preemptions"] == want.preemptions, want
         assert record["recomputed_tokens"] == want.recomputed_tokens
+        if case["prefix_caching"] and want.cached_tokens is not None:
+            assert record["cached_tokens"] == want.cached_tokens, want
         for name in ("first_scheduled_s", "first_token_s", "finish_s"):
             expected = getattr(want, name)
             got = float(record[name])
@@ -180,5 +222,7 @@ def test_preemption_storms_agree(seed):
             "gap_s": 0.01,
             "output_scale": 60,
             "changes": 6,
+            "asynchronous": seed % 4 >= 2,
+            "prefix_caching": seed % 8 >= 4,
         }
     )

@@ -244,6 +244,7 @@ def test_threads_change_nothing(scenario):
 REFUSED = {
     "replicas": ({"cluster": "default"}, "has 4 replicas"),
     "prefix caching": ({"prefix_caching": True}, "leave out prefix caching"),
+    "asynchronous": ({"asynchronous": True}, "leave out prefix caching, asynchronous scheduling"),
     "stale": ({"observation": {"delay_s": 0.5}}, "delay_s"),
 }
 
@@ -251,7 +252,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_scenarios_of_another_kind_are_an_error_in_one_sentence(values, case):
     changed, message = copy.deepcopy(values), REFUSED[case]
-    if case == "prefix caching":
+    if case in ("prefix caching", "asynchronous"):
         changed["cluster"].update(message[0])
     else:
         changed.update(message[0])

@@ -20,10 +20,15 @@ def scenarios(small_scenario):
     values["observation"] = {"forecast": True, "sessions": True, "delay_s": 0.2}
     caching = copy.deepcopy(values)
     caching["cluster"] = {
-        "name": "caching", "prefix_caching": True, "asynchronous": False,
+        "name": "caching", "prefix_caching": True, "asynchronous": True,
         "replicas": [{"model": "llama-2-13b", "hardware": "h100"}] * 2,
     }  # fmt: skip
-    return {"plain": load_scenario(small_scenario), "stale": load_scenario(values), "caching": load_scenario(caching)}
+    ahead = copy.deepcopy(caching)
+    ahead["cluster"]["prefix_caching"] = False
+    return {
+        "plain": load_scenario(small_scenario), "stale": load_scenario(values), "caching": load_scenario(caching),
+        "asynchronous": load_scenario(ahead),
+    }  # fmt: skip
 
 
 def go_on(env, actions) -> list[bytes]:
@@ -37,7 +42,7 @@ def go_on(env, actions) -> list[bytes]:
     return out
 
 
-@pytest.mark.parametrize("name", ["plain", "stale", "caching"])
+@pytest.mark.parametrize("name", ["plain", "stale", "caching", "asynchronous"])
 def test_a_branch_continues_bit_for_bit_in_any_environment(scenarios, name):
     env, other = (gym.make("BurstGPT-v0", scenario=scenarios[name], load=2.0).unwrapped for _ in range(2))
     env.reset(seed=1)
@@ -55,7 +60,7 @@ def test_a_branch_continues_bit_for_bit_in_any_environment(scenarios, name):
     assert env.batch.cluster.records(0).tobytes() == other.batch.cluster.records(0).tobytes()
 
 
-@pytest.mark.parametrize("name", ["plain", "stale", "caching"])
+@pytest.mark.parametrize("name", ["plain", "stale", "caching", "asynchronous"])
 def test_one_environment_of_a_batch_fits_into_another_and_into_a_scalar_one(scenarios, name):
     vector = gym.make_vec("BurstGPT-v0", num_envs=4, scenario=scenarios[name], load=2.0).unwrapped
     vector.reset(seed=5)

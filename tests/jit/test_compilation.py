@@ -159,7 +159,7 @@ print(int((cluster.records(0)["finish_s"] > 0).sum()))
 """
 
 
-@pytest.mark.parametrize(("changes", "engine"), [({}, []), ({"asynchronous": True}, ["advance_general"])])
+@pytest.mark.parametrize(("changes", "engine"), [({}, []), ({"chunked_prefill": False}, ["advance_general"])])
 def test_a_cluster_in_another_process_has_the_engine_it_needs_and_no_other(changes, engine):
     requests = random_requests(np.random.default_rng(0), 40, 500, 5.0)
     cluster = loaded(requests, [replica(**changes)])

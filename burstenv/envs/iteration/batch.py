@@ -82,7 +82,7 @@ class IterationBatch(EnvironmentBatch):
             wrong = (
                 f"its cluster has {len(self.scenario.specs)} replicas; use one with one replica, such as one-replica"
             )
-        elif specs["general"].any() or specs["prefix_caching"].any():
+        elif specs["general"].any() or specs["prefix_caching"].any() or (specs["depth"] > 1).any():
             wrong = (
                 "leave out prefix caching, asynchronous scheduling, and modes that share iterations or memory otherwise"
             )

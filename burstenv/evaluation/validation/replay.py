@@ -179,6 +179,7 @@ class _Watched:
         self._arena = self.cluster.state.arenas[0]
         self._spec = self.cluster.state.specs[0]
         self._general = bool(self._spec["general"])
+        self._asynchronous = int(self._spec["depth"]) > 1
         self._keeps_sequences = self._general or bool(self._spec["prefix_caching"])
 
     def advance(self, until_s: float) -> None:
@@ -205,8 +206,9 @@ class _Watched:
         """Schedule one iteration at the clock; return whether there was one."""
         replica, requests = self._replica, self._requests
         clock_s, free_before = float(replica["clock_s"]), int(replica["free_blocks"])
-        busy_s = float(replica["busy_until_s"]) if self._general else 0.0
+        busy_s = float(replica["busy_until_s"]) if self._general or self._asynchronous else 0.0
         running, computed = self.cluster.running(0, 0), self._computed()
+        decodes = np.flatnonzero(requests["decoding"])
         preemptions, in_flight_tokens = requests["preemptions"].copy(), requests["in_flight_tokens"].copy()
         self.cluster.start(0, 0)
         if replica["in_flight"] == len(self._in_flight):
@@ -221,7 +223,7 @@ class _Watched:
         iteration = Iteration(
             scheduled_s=clock_s,
             start_s=max(clock_s, busy_s),
-            end_s=float(replica["busy_until_s"] if self._general else replica["iteration_end_s"]),
+            end_s=float(replica["busy_until_s" if self._general or self._asynchronous else "iteration_end_s"]),
             scheduled=[],
             preempted=self._evicted(running, np.flatnonzero(requests["preemptions"] > preemptions)),
             free_before=free_before,
@@ -229,8 +231,10 @@ class _Watched:
             running=now_running,
             waiting=self.cluster.waiting(0, 0),
         )
-        if self._general:  # the other engine counts a decode step when the iteration ends
-            self._share_out(iteration, requests["in_flight_tokens"] > in_flight_tokens)
+        if self._general:
+            self._share_out(iteration, self._computed(), requests["in_flight_tokens"] > in_flight_tokens)
+        elif self._asynchronous:
+            self._share_ahead(iteration, decodes)
         self._in_flight.append(iteration)
         return True
 
@@ -249,8 +253,19 @@ class _Watched:
         by_place = {int(self._requests["place"][k]): int(k) for k in preempted}
         return [by_place[int(place)] for place in self._arena[top - len(preempted) : top]]
 
-    def _share_out(self, iteration: Iteration, samples: np.ndarray) -> None:
-        computed = self._computed()
+    def _share_ahead(self, iteration: Iteration, decodes: np.ndarray) -> None:
+        """Fill in the shares of an iteration of the fast engine that has just been scheduled asynchronously.
+
+        Its decode step is counted when it becomes the older of two in flight: at once if there is no other.
+        """
+        requests, computed = self._requests, self._computed()
+        if self._in_flight:
+            computed[requests["decoding"] > 0] += 1
+        samples = computed == requests["prompt_tokens"] + requests["produced_tokens"]
+        samples[decodes] = True
+        self._share_out(iteration, computed, samples)
+
+    def _share_out(self, iteration: Iteration, computed: np.ndarray, samples: np.ndarray) -> None:
         for k, kind, before in self._offered:
             tokens = int(computed[k]) - before
             if tokens > 0:
@@ -263,10 +278,10 @@ class _Watched:
         before = {*self.cluster.running(0, 0), *self.cluster.waiting(0, 0)}
         self.cluster.finish(0, 0)
         left = before - {*self.cluster.running(0, 0), *self.cluster.waiting(0, 0)}
-        if not self._general:
+        if not self._general and not self._asynchronous:
             samples = self._requests["decoding"] > 0
             samples[list(left)] = True
-            self._share_out(iteration, samples)
+            self._share_out(iteration, self._computed(), samples)
         iteration.finished += [share.id for share in iteration.scheduled if share.id in left]
         iteration.finished += sorted(left - set(iteration.finished))
         iteration.free_after_update = int(self._replica["free_blocks"])

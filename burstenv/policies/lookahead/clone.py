@@ -81,6 +81,7 @@ def _copy_sections(source, target, arena, into, r, replica):
     else:  # of a replica of the fast engine only these are in use
         _copy(arena, own.phase_base, into, other.phase_base, own.block_size)
         _copy(arena, own.finish_base, into, other.finish_base, 2 * replica.decoding)
+        _copy(arena, own.flight_base, into, other.flight_base, replica.awaited)
     _copy(arena, own.live_base, into, other.live_base, ENTRY * replica.live_heap_size)
     back = BACKWARDS * (replica.hopeless_heap_size - 1)  # it grows from its end
     _copy(arena, own.hopeless_base + back, into, other.hopeless_base + back, ENTRY * replica.hopeless_heap_size)

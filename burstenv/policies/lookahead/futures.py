@@ -19,6 +19,7 @@ from burstenv.cluster.events import KIND as EVENT_KIND
 from burstenv.cluster.output_lengths import sample_length
 from burstenv.cluster.world import engine_of, world_of
 from burstenv.engine.arena import GENERATION, NEXT_TURN
+from burstenv.engine.asynchronous import decode_on
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import finish_heap_push
@@ -79,8 +80,14 @@ def _imagine_lengths(world, lengths, seed, low):
         request = requests[request_id]
         if is_over(request) or request.decoding:
             continue
-        produced = request.produced_tokens + request.in_flight_tokens
-        _believe(specs[max(0, request.replica)], request, lengths, produced, uniform(seed, request_id))
+        spec = specs[max(0, request.replica)]
+        produced = request.produced_tokens
+        if spec.general:  # where a token that is on its way cannot become the last one
+            produced += request.in_flight_tokens
+        _believe(spec, request, lengths, produced, uniform(seed, request_id))
+    for r in range(len(specs)):
+        if specs[r].depth > 1 and not specs[r].general:
+            decode_on(engine_of(world, r))
 
 
 @outlined

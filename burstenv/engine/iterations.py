@@ -1,0 +1,28 @@
+"""The numbers of a replica's iterations, and the one under way, compiled."""
+
+from __future__ import annotations
+
+from burstenv._jit.decorators import kernel
+
+
+@kernel
+def last_ended_iteration(engine):
+    """Return the number of the last iteration that has ended; the first has number 1."""
+    replica, spec = engine.replica, engine.spec
+    if spec.general or spec.depth > 1:
+        return replica.ended_iterations
+    return replica.iterations - replica.in_flight
+
+
+@kernel
+def next_iteration(engine):
+    """Return the number of the iteration that is scheduled next, or being scheduled."""
+    replica = engine.replica
+    return last_ended_iteration(engine) + replica.in_flight + 1
+
+
+@kernel
+def runs_beyond(engine, until_s):
+    """Return whether nothing is scheduled and nothing ends on the replica up to ``until_s``."""
+    replica, spec = engine.replica, engine.spec
+    return (replica.in_flight == spec.depth or replica.under_way) and replica.iteration_end_s > until_s
