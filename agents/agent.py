@@ -162,7 +162,7 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     config = parse(AgentConfig, description["config"], str(checkpoint.parent / DESCRIPTION_FILE))
     if scenario is None:
         scenario = load_scenario(description["scenario_config"])
-    name = f"{config.name}-seed{description['seed']}"  # runs that differ in the seed stay apart in a report
+    name = _name(config, description)
     known = {**description, "name": name, "network": config.network}
     check_features(known, scenario.observation_layout.features(), len(scenario.specs), scenario.config.name)
     layout = _layout(config, scenario)
@@ -182,6 +182,17 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
         raise BurstenvError(f"{checkpoint}: holds weights that are NaN or infinite; train it anew")
     policy.set_training_mode(False)
     return LearnedAgent(config, policy, layout.sizes, name, scenario.mode_names[0], description)
+
+
+def agent_name(path: str | Path) -> str:
+    """Return the name that the agent of a run has in reports; errors as :func:`read_description`."""
+    description = read_description(path)
+    return _name(parse(AgentConfig, description["config"], str(path)), description)
+
+
+def _name(config: AgentConfig, description: dict[str, Any]) -> str:
+    """Return a name by which runs that differ in the seed stay apart in a report."""
+    return f"{config.name}-seed{description['seed']}"
 
 
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from burstenv.cli.common import (
     refuse_options,
 )
 from burstenv.cli.objectives import add_objectives, with_objectives
+from burstenv.errors import BurstenvError
 
 
 def register(commands: Commands) -> None:
@@ -238,13 +240,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     path = arguments.result / "result.json" if arguments.result.is_dir() else arguments.result
     result = EvaluationResult.from_json(path)
-    names = [agent["name"] for agent in result.agents]
-    runs = arguments.training
-    if len(runs) == len(names) == 1:
-        named = [(names[0], runs[0])]
-    else:  # by the folder where an agent is named after it
-        named = [(next((name for name in names if name.endswith(run.name)), run.name), run) for run in runs]
-    training = _training_of(named)
+    training = _training_of([(_agent_of(run, result), run) for run in arguments.training])
     paths = write_report(result, arguments.out or path.parent, training=training)
     lines = [f"report: {paths['html']}"]
     written: list[Path] = []
@@ -263,6 +259,15 @@ def _report(arguments: argparse.Namespace) -> int:
         lines.append(f"figures: {arguments.figures}")
     emit(arguments, {"paths": paths, "files": [str(one) for one in written]}, lines)
     return 0
+
+
+def _agent_of(run: Path, result: Any) -> str:
+    """Return the agent of a report that a run trained, or the folder's name if none is."""
+    names = [agent["name"] for agent in result.agents]
+    with contextlib.suppress(BurstenvError):  # a log alone will do
+        if (own := agents_module("agent").agent_name(run)) in names:
+            return str(own)
+    return next((name for name in names if name.endswith(f":{run.name}")), run.name)
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:

@@ -46,11 +46,22 @@
     });
   }
 
+  const folds = [...document.querySelectorAll("details.fold")], all = document.getElementById("folds");
+  const unfold = (open) => {
+    folds.forEach((fold) => { fold.open = open; });
+    if (all) all.textContent = (open ? "close" : "open") + " all tables";
+  };
+  if (all && folds.length > 1) {
+    all.hidden = false;
+    all.onclick = () => unfold(all.textContent.startsWith("open"));
+  }
+
   const filter = document.getElementById("filter");
   if (filter) {
     filter.hidden = false;
     filter.oninput = () => {
       const wanted = filter.value.trim().toLowerCase().split(/\s+/);
+      if (filter.value) unfold(true);
       for (const row of document.querySelectorAll("table.policies tbody tr")) {
         const name = row.cells[0].textContent.toLowerCase();
         row.hidden = !wanted.every((part) => name.includes(part));
@@ -67,8 +78,8 @@
   for (const box of boxes) box.addEventListener("scroll", () => hint(box), { passive: true });
   const hints = () => boxes.forEach(hint);
   addEventListener("resize", hints);
-  const folds = [...document.querySelectorAll("details.fold")];
-  folds.forEach((fold) => { fold.open = innerWidth >= 700; fold.addEventListener("toggle", hints); });
-  addEventListener("beforeprint", () => folds.forEach((fold) => { fold.open = true; }));
+  // On a desk the tables that say most are open, on a phone none; in print all.
+  folds.forEach((fold) => { fold.open = innerWidth >= 700 && "opened" in fold.dataset; fold.addEventListener("toggle", hints); });
+  addEventListener("beforeprint", () => unfold(true));
   hints();
 })();

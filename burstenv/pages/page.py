@@ -53,7 +53,7 @@ def _breakable(name: str) -> Any:
     """Let a composite's name break between its parts and parameters."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub("([/,(])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub("([/,(_])", r"\1<wbr>", str(escape(name))))
 
 
 def _bound(text: str) -> Any:

@@ -12,6 +12,7 @@ from html import escape
 
 WIDTH = 440.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 12.0, 10.0, 38.0
+_DIGIT, _BESIDE = 6.6, 24.0  # width of a digit, and of the label and the gap beside the ticks
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ class Plot:
         percent_y: bool = False,
     ):
         self.x, self.y, self.height, self.log_x = x, y, height, log_x
-        self.left = _LEFT + 12.0 * percent_y
+        marks = [f"{100 * value:g} %" if percent_y else f"{value:g}" for value in ticks(*y)]
+        self.left = max(_LEFT + 12.0 * percent_y, _BESIDE + _DIGIT * max(map(len, marks)))
         self.parts: list[str] = []
         bottom, right = height - _BOTTOM, WIDTH - _RIGHT
         places = x_ticks if x_ticks is not None else log_ticks(*x) if log_x else ticks(*x)
-        for value in ticks(*y):
+        for value, text in zip(ticks(*y), marks, strict=True):
             at = number(self.to_y(value))
-            text = f"{100 * value:g} %" if percent_y else f"{value:g}"
             self.parts.append(f'<path class="grid" d="M{self.left:g} {at}H{right:g}"/>')
             self.parts.append(f'<text x="{self.left - 6:g}" y="{at}" dy="3.5" text-anchor="end">{text}</text>')
         for value in places:

@@ -110,10 +110,21 @@ def test_the_filter_leaves_the_policies_that_match(pages, visit):
     assert len(column(page, "Outcomes", 0)) == 4
 
 
-def test_tables_fold_on_a_phone_and_unfold_on_a_desk(pages, visit):
+def test_tables_fold_on_a_phone_and_the_ranks_unfold_on_a_desk(pages, visit):
     assert visit(pages["report"], 390).locator("details.fold[open]").count() == 0
     desk = visit(pages["report"], 1280)
-    assert desk.locator("details.fold").count() == desk.locator("details.fold[open]").count() > 2
+    opened = desk.locator("details.fold[open] summary").all_text_contents()
+    assert opened == ["Ranks and paired differences at load 3.5"]
+    count = desk.locator("details.fold").count()
+    desk.click("#folds")
+    assert desk.locator("details.fold[open]").count() == count > 4
+    desk.click("#folds")
+    assert desk.locator("details.fold[open]").count() == 0
+    desk.fill("#filter", "jsq")
+    assert desk.locator("details.fold[open]").count() == count
+    desk.click("#folds")
+    desk.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert desk.locator("details.fold[open]").count() == count
 
 
 def test_a_wide_table_says_that_it_goes_on(pages, visit):

@@ -281,7 +281,7 @@ def write_leaderboard(
     paths = {"html": path, "markdown": path.with_suffix(".md"), "json": path.with_suffix(".json")}
     tables = leaderboard_tables(board)
     facts = (
-        f"{len(board.boards)} results, {len(board.policies)} policies; "
+        f"{len(board.boards)} result{'s' * (len(board.boards) > 1)}, {len(board.policies)} policies; "
         f"{sum(row['episodes'] for row in board.boards):,} episodes of each policy on all boards."
     )
     values = {"title": "Leaderboard", "facts": facts, "headline": verdict(board), "tables": tables}

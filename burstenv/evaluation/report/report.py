@@ -98,12 +98,11 @@ def _fenced(text: str) -> str:
 
 _SECTIONS = {
     "scores": "Scores",
-    "losses": "Outcomes of the requests",
+    "seeds": "Training",
     "groups": "By class, model, prompt length and burstiness",
     "latency": "Latency",
     "timelines": "A good and a bad episode",
     "pairs": "Policy against policy",
-    "seeds": "Training",
     "tuning": "Tuning",
 }
 
@@ -161,7 +160,7 @@ def _tiles(result: EvaluationResult) -> list[dict[str, str]]:
     if top != difference["other"]:
         amount = points(difference["mean"], difference["low"], difference["high"])
         value, _, interval = amount.partition(" points")
-        tiles.append({"value": f"{value} points", "text": f"over {difference['other']}{interval}, paired by episode"})
+        tiles.append({"value": f"{value} points", "text": f"over `{difference['other']}`{interval}, paired by episode"})
     return tiles
 
 

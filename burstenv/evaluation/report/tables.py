@@ -58,6 +58,7 @@ class Table:
     first: str = "policy"  # heading of the first column
     tagged: bool = False  # whether tags are shown
     matrix: bool = False  # whether cells are small
+    opened: bool = False  # whether a page shows it at once, where there is room
 
 
 def tags(result: EvaluationResult, policy: Row) -> list[str]:
@@ -81,7 +82,7 @@ def tables(result: EvaluationResult) -> dict[str, list[Table]]:
     found = {"scores": [_scores(result, load)]}
     if len(result.loads) > 1:
         found["scores"].append(_over_load(result))
-    found["losses"] = [_outcomes(result, load)]
+    found["scores"].append(_outcomes(result, load))
     found["groups"] = [_by_group(result, load), _group_differences(result, load)]
     found["latency"] = [_latency(result, load)]
     found["pairs"] = [_pairs(result, load)]
@@ -146,6 +147,7 @@ def _scores(result: EvaluationResult, load: float) -> Table:
         ],
         _lines(result, load, cells),
         tagged=True,
+        opened=True,
     )  # fmt: skip
 
 
@@ -328,6 +330,7 @@ def _seeds(result: EvaluationResult) -> Table:
         ["load", "runs", "IQM", "95 % interval", "minus best heuristic", "improves", "95 % interval"],
         lines,
         first="algorithm",
+        opened=True,
     )
 
 
@@ -352,6 +355,7 @@ def _tuning(row: Row) -> Table:
         "with its shares there, which are too high.",
         ["load", f"score on {row['split']}", "always/jsq there", "attainment", "by tokens", "tried"],
         lines,
+        opened=True,
     )
 
 

@@ -67,7 +67,8 @@ def _picture(result: Fidelity, group: str, panels: Sequence[Panel]) -> dict[str,
             panel(axis, measured, looks, theme)
             if number_ == 0:
                 axis.legend(loc="best")
-        axes[0].set_title(f"{group}: {axes[0].get_title(loc='left')}", loc="left")
+        if len(panels) > 1:  # a page has a heading for the class
+            axes[0].set_title(f"{group}: {axes[0].get_title(loc='left')}", loc="left")
 
     return draw(plot, [2.4] * len(panels))
 
