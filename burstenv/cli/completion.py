@@ -43,15 +43,16 @@ def complete(parser: argparse.ArgumentParser) -> None:
     argcomplete.autocomplete(parser)
 
 
-def _set_completers(parser: argparse.ArgumentParser) -> None:
+def _set_completers(parser: argparse.ArgumentParser, verb: str = "") -> None:
     """Give every argument that takes a name its names; all others complete files."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for sub in set(action.choices.values()):
-                _set_completers(sub)
+            for name, sub in action.choices.items():
+                _set_completers(sub, name)
             continue
-        if action.dest in _NAMES:
-            action.completer = _completer(_NAMES[action.dest])  # type: ignore[attr-defined]
+        names = _NAMES.get(f"{verb} {action.dest}") or _NAMES.get(action.dest)
+        if names is not None:
+            action.completer = _completer(names)  # type: ignore[attr-defined]
 
 
 def _completer(names: Names) -> Callable[..., list[str]]:
@@ -85,14 +86,29 @@ def _policies() -> list[str]:
     return [*DEFAULT_LADDER, *(f"agent:{name}" for name in shipped_agents())]
 
 
+def _rules() -> list[str]:
+    from burstenv.policies.listing import catalogue
+
+    return [entry.name for entries in catalogue().values() for entry in entries]
+
+
+def _downloads() -> list[str]:
+    from burstenv.workload.official.files import OFFICIAL
+
+    return ["all", *OFFICIAL]
+
+
 def _kinds() -> list[str]:
     from burstenv.schemas import KINDS
 
     return list(KINDS)
 
 
-_NAMES: dict[str, Names] = {
-    "kind": _kinds,
+_NAMES: dict[str, Names] = {  # by argument, or by verb and argument
+    "schema kind": _kinds,
+    "scenarios name": _shipped("scenarios"),
+    "policies name": _rules,
+    "download name": _downloads,
     "scenario": _shipped("scenarios"),
     "cluster": _shipped("clusters"),
     "latency": _shipped("latency"),

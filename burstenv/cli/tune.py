@@ -48,7 +48,10 @@ def register(commands: Commands) -> None:
         help="episodes per policy (default: all committed for the scenario, 18; 30 with --grid)",
     )
     sub.add_argument("--split", default="validation", help="split of the episodes (default: %(default)s)")
-    sub.add_argument("--metric", default="score", choices=("score", "attainment", "token_weighted_attainment"))
+    sub.add_argument(
+        "--metric", default="score", choices=("score", "attainment", "token_weighted_attainment"), metavar="NAME",
+        help="maximised: score (the default), attainment or token_weighted_attainment",
+    )  # fmt: skip
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
     sub.add_argument("--grid", action="store_true", help="try every combination of the template instead")
     sub.add_argument(

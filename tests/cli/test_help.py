@@ -15,7 +15,8 @@ import pytest
 from burstenv.cli import completion
 from burstenv.cli.main import main, make_parser
 
-SCREEN = (100, 40)  # columns and lines
+SCREEN = (80, 24)  # columns and lines
+WHOLE = (100, 40)  # of the whole help
 
 
 def verbs(
@@ -36,18 +37,41 @@ GROUPS = {("trace",), ("latency",), ("engines",)}
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
 def test_the_help_of_a_verb_fits_a_screen_and_has_an_example_that_works(path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", str(SCREEN[0]))
-    lines = verbs(make_parser())[path].format_help().splitlines()
-    assert len(lines) <= SCREEN[1]
-    assert max(map(len, lines)) <= SCREEN[0]
+    monkeypatch.setenv("COLUMNS", str(WHOLE[0]))
+    text = verbs(make_parser())[path].format_help()
+    assert text.count("\n") <= WHOLE[1]
+    assert max(map(len, text.splitlines())) <= WHOLE[0]
     if path in GROUPS:
         return
-    assert lines[-1].startswith("example: ")
-    example = lines[-1].removeprefix("example: ").removeprefix('eval "$(').removesuffix(')"')
-    program, *words = shlex.split(example)
+    example = text.partition("\nexample: ")[2].replace("\\\n", "").strip()
+    program, *words = shlex.split(example.removeprefix('eval "$(').removesuffix(')"'))
     assert program == "burstenv"
     assert words[: len(path)] == list(path)
     assert make_parser().parse_args(words).run
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_the_short_help_fits_a_terminal_and_names_every_argument(path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(SCREEN[0]))
+    monkeypatch.setenv("LINES", str(SCREEN[1]))
+    with pytest.raises(SystemExit) as end:
+        main([*path, "-h"])
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert text.count("\n") < SCREEN[1]
+    assert max(map(len, text.splitlines())) < SCREEN[0]
+    assert "%%" not in text
+    for action in VERBS[path]._actions:
+        names = action.choices if isinstance(action, argparse._SubParsersAction) else action.option_strings[-1:]
+        assert all(name in text for name in names if name not in ("-h", "--help") and not name.startswith("--no-"))
+
+
+def test_an_example_breaks_where_a_shell_lets_it(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = VERBS["tune",].format_help().partition("\nexample: ")[2].splitlines()
+    assert len(lines) > 1
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert shlex.split(" ".join(line.rstrip("\\") for line in lines)).count("*/jsq/vllm") == 1
 
 
 def test_every_option_has_a_help_text():
@@ -80,10 +104,62 @@ def completions(line: str, folder: Path) -> set[str]:
         ("burstenv validate x --latency opt", {"opt-13b_a100-80g_tp1"}),
         ("burstenv train --agent recurr", {"recurrent-ppo"}),
         ("burstenv completion z", {"zsh"}),
+        ("burstenv policies lmet", {"lmetric"}),
+        ("burstenv trace download burstgpt-3-w", {"burstgpt-3-without-fails"}),
     ],
 )
 def test_names_are_completed(line, offered, tmp_path):
     assert completions(line, tmp_path) == offered
+
+
+TYPED = {"burstenv sim": "simulate", "burstenv scenarios overl": "overload", "burstenv schema work": "workloads"}
+BASH = r"""
+eval "$(burstenv completion bash)"
+COMP_LINE='{line}' COMP_POINT={point} COMP_WORDS=({line}) COMP_CWORD={word} COMP_TYPE=9
+$(complete -p burstenv | sed 's/.*-F \([^ ]*\) .*/\1/') burstenv
+printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+FISH = "burstenv completion fish | source; complete -C '{line}'"
+
+
+@pytest.fixture
+def path_with_burstenv(tmp_path):
+    """A PATH that finds ``burstenv`` of this installation first."""
+    program = tmp_path / "bin" / "burstenv"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "from burstenv.cli import main; raise SystemExit(main())" "$@"\n'
+    )
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("line", TYPED)
+@pytest.mark.parametrize(("shell", "asks"), [("bash", BASH), ("fish", FISH)])
+def test_a_shell_completes(shell, asks, line, path_with_burstenv, tmp_path):
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    environment = {**os.environ, "PATH": path_with_burstenv, "HOME": str(tmp_path)}
+    asked = [shell, "-c", asks.format(line=line, point=len(line), word=len(line.split()) - 1)]
+    run = subprocess.run(asked, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert TYPED[line] in [found.split("\t")[0].strip() for found in run.stdout.splitlines()], run
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_zsh_completes_at_its_prompt(line, path_with_burstenv, tmp_path):
+    pexpect = pytest.importorskip("pexpect")
+    if not shutil.which("zsh"):
+        pytest.skip("zsh is not installed")
+    environment = {**os.environ, "PATH": path_with_burstenv, "HOME": str(tmp_path), "TERM": "dumb"}
+    zsh = pexpect.spawn("zsh", ["-f", "-i"], env=environment, cwd=str(tmp_path), encoding="utf-8", timeout=60)
+    zsh.sendline(
+        "autoload -U compinit && compinit -u; eval \"$(burstenv completion zsh)\"; PS1='ready> '; echo begun$((1))"
+    )
+    zsh.expect("begun1")
+    zsh.expect("ready> ")
+    zsh.send(f"{line}\t")
+    zsh.expect(TYPED[line])
+    zsh.close(force=True)
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
