@@ -62,6 +62,7 @@ docs: setup types
 	$(BIN)/python -m burstenv.envs.pages
 	$(BIN)/python -m burstenv.evaluation.report.scenario_page
 	$(BIN)/python -m burstenv.policies.listing > docs/policies.md
+	$(BIN)/python -m burstenv.envs.observation.sources > docs/gateway.md
 	$(BIN)/pip install --progress-bar off -q -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 

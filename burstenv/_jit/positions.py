@@ -6,6 +6,8 @@ from collections import namedtuple
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 
 def positions(names: Iterable[str], first: int = 0) -> Any:
     """Return a named tuple of positions, counted from ``first``; compiled code reads its fields as constants.
@@ -18,3 +20,10 @@ def positions(names: Iterable[str], first: int = 0) -> Any:
     """
     fields = [name.replace("-", "_") for name in names]
     return namedtuple("Positions", fields)(*range(first, first + len(fields)))
+
+
+def places_of(record: np.dtype) -> Any:
+    """Return the position of each field of a record among its integers of four bytes, as a named tuple of constants."""
+    fields: Any = record.fields
+    names = [name for name in fields if not name.startswith("unused")]
+    return namedtuple("Places", names)(*(fields[name][1] // 4 for name in names))

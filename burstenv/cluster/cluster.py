@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -36,12 +38,14 @@ from burstenv.cluster.entries import (
     advance_at,
     decide_at,
     finish_at,
+    known_at,
     next_epoch_at,
     reset_at,
     set_mode_at,
     start_at,
     submit_at,
 )
+from burstenv.cluster.gateway_log import Known
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.requests import number_streams as number_streams
 from burstenv.cluster.requests import request_array as request_array
@@ -55,9 +59,12 @@ from burstenv.engine.enums import (
 )
 from burstenv.engine.livelock import livelock
 from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS
-from burstenv.errors import BurstenvError
+from burstenv.engine.spec import SPLIT_NAMES
+from burstenv.errors import BurstenvError, unknown_name
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
+MOST_GATEWAYS = 1_024
+_WHOLE = [field.type == "int" for field in fields(Known)]
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 
 
@@ -83,6 +90,9 @@ class Cluster:
             longest model length.
         clients: What the senders of requests do; None: they send and wait. Otherwise every episode that is
             loaded needs its ``Clients``.
+        gateways: K, the number of gateways. Each has its own log and sees no other's.
+        split: How requests are split among them: ``evenly`` in turn, or by ``hash`` of the session (of the request
+            without one).
     """
 
     def __init__(
@@ -97,6 +107,8 @@ class Cluster:
         batching_period_s: float = 0.0,
         max_request_tokens: int | None = None,
         clients: ClientsConfig | None = None,
+        gateways: int = 1,
+        split: str = "evenly",
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
         if max_request_tokens is not None:
@@ -109,13 +121,18 @@ class Cluster:
         self.clients = clients
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
         self.knows_prefixes = True  # whether KV events, which tell the cached blocks, can be had
-        layout = layout_of(self.specs, modes, max_request_tokens, clients is not None)
+        whole(gateways, "gateways", 1, MOST_GATEWAYS)
+        if split not in SPLIT_NAMES:
+            raise unknown_name("split of requests among gateways", str(split), SPLIT_NAMES)
+        layout = layout_of(self.specs, modes, max_request_tokens, clients is not None, gateways)
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
         gateway = self.state.gateway
         gateway["defer_s"] = defer_s
         gateway["max_defers"] = max_defers
         gateway["batching_period_s"] = batching_period_s
+        gateway["split"] = SPLIT_NAMES.index(split)
+        gateway["relays"] = 1
         gateway["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
         if clients is not None:
             self._set_clients(clients)
@@ -148,6 +165,31 @@ class Cluster:
         gateway["scrape_period_s"] = period_s
         gateway["scrape_delay_s"] = delay_s
         gateway["count_sent"] = count_sent and period_s > 0.0
+
+    def see_log(self, relays: bool = True) -> None:
+        """Let decisions see the gateway's own log, which is always fresh.
+
+        Without ``relays`` answers do not pass through the gateway: of a request it knows when it was sent and when its
+        connection closed, see :class:`burstenv.cluster.gateway_log.GatewayLog`.
+        """
+        self.state.gateway["knows_log"] = 1
+        self.state.gateway["relays"] = relays
+
+    def check_log(self, reader: str) -> None:
+        """Raise a one-sentence error if decisions do not see the gateway's log, which ``reader`` needs."""
+        if not self.state.gateway["knows_log"][0]:
+            raise BurstenvError(
+                f"{reader} needs the gateway's log, which this scenario hides; set observation.log: true"
+            )
+
+    def known(self, i: int, replica: int, gateway: int = 0) -> Known:
+        """Return what the log of a gateway of cluster ``i`` says of a replica."""
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        gateway = place(gateway, self.state.layout.gateways, "gateway")
+        out = np.zeros(len(fields(Known)))
+        known_at(*self.state.arrays(), i, replica, gateway, out)
+        numbers: list[Any] = [int(x) if whole else x for x, whole in zip(out.tolist(), _WHOLE, strict=True)]
+        return Known(*numbers)
 
     def _set_clients(self, clients: ClientsConfig) -> None:
         gateway = self.state.gateway

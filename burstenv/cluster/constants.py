@@ -58,8 +58,9 @@ def write_constants(state: ClusterState, specs: Sequence[ReplicaSpec], modes: Se
 
 
 def layout_of(
-    specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig], max_request_tokens: int | None, clients: bool
-) -> ArenaLayout:
+    specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig], max_request_tokens: int | None, clients: bool,
+    gateways: int,
+) -> ArenaLayout:  # fmt: skip
     """Return how an environment's integers are divided; ``clients`` do more than send and wait."""
     max_num_seqs = max(spec.resolve(mode)["max_num_seqs"] for spec in specs for mode in modes)
     count, block_size = len(specs), specs[0].block_size
@@ -67,8 +68,11 @@ def layout_of(
     if not caching:
         general = any(needs_general_engine(spec, modes) for spec in specs)
         awaits = any(spec.asynchronous for spec in specs)
-        return ArenaLayout(count, block_size, max_num_seqs, general, clients=clients, awaits=awaits)
+        return ArenaLayout(count, block_size, max_num_seqs, general, clients=clients, awaits=awaits, gateways=gateways)
     longest = max(spec.max_model_len for spec in caching)
     blocks = max(spec.num_blocks for spec in caching)
     table = -(-min(longest, max_request_tokens or longest) // block_size)
-    return ArenaLayout(count, block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table, clients)
+    return ArenaLayout(
+        count, block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table, clients,
+        gateways=gateways,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from burstenv._jit.decorators import entry
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision, reset_cluster
 from burstenv.cluster.world import Arrays, engine_of, world_of
+from burstenv.engine.gateway_log import log_of_gateway, write_known
 from burstenv.engine.replica import advance_replica, enqueue, finish_replica, set_mode, start_replica
 
 
@@ -45,6 +46,7 @@ def submit_at(
 ):  # fmt: skip
     """Hand a request of cluster ``i`` to its replica number ``r``."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    world.requests[request_id].replica = r
     enqueue(engine_of(world, r), request_id, now_s)
 
 
@@ -82,3 +84,13 @@ def set_mode_at(
     """Put a batching mode in force on a replica."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     set_mode(engine_of(world, r), mode, world.modes[r, mode], now_s)
+
+
+@entry
+def known_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, number, out
+):  # fmt: skip
+    """Write what the log of gateway ``number`` says of replica ``r`` of cluster ``i``, the fields of ``Known``."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    engine = engine_of(world, r)
+    write_known(engine, log_of_gateway(engine, number), out)

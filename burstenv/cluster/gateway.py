@@ -15,6 +15,7 @@ from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import FAILED, NO_REQUEST, REJECTED
+from burstenv.engine.gateway_log import reset_logs
 from burstenv.engine.lifecycle import settle
 from burstenv.engine.replica import enqueue, set_mode
 from burstenv.engine.reset import reset_accounts, reset_replica, reset_request
@@ -106,6 +107,8 @@ def reset_cluster(world, num_requests, seed):
     environment.offered_worth = 0.0
     environment.in_time_worth = 0.0
     environment.decisions = 0
+    environment.viewer = 0
+    reset_logs(world)
     forget_traffic(world)
     reset_accounts(world)
     reset_memory(world.memory, seed)

@@ -18,10 +18,15 @@ GATEWAY = record(
         ("output_weight", "f8"),  # worth of an output token beside a prompt token
         ("clients", "i1"),  # whether they do anything but send and wait
         ("closed_loop", "i1"),  # turns of a session follow the answer to the turn before
+        ("gateways", "i4"),  # K
+        ("split", "i1"),  # how requests are split among them: EVENLY or BY_HASH
+        ("relays", "i1"),  # answers pass through the gateway
+        ("knows_log", "i1"),  # decisions see the gateway's own log
         ("count_sent", "i1"),  # what was sent since a reading is added to it
         ("scrape_period_s", "f8"),  # 0: metrics are always fresh
         ("scrape_delay_s", "f8"),
         # Where its integers begin in the arena.
+        ("log_base", "i8"),  # a REPLICA_LOG for each replica and, within it, each gateway
         ("event_base", "i8"),  # the event queue
         ("event_room", "i8"),  # most entries of it
         ("arrival_base", "i8"),  # requests in the order of their first arrival at the gateway

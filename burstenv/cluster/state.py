@@ -18,7 +18,7 @@ from burstenv._jit.decorators import make_ready
 from burstenv.cluster.records import CLASS, GATEWAY, MEMORY
 from burstenv.cluster.world import Arrays
 from burstenv.engine.arena import ArenaLayout, Parts, copy_row
-from burstenv.engine.records import CACHE_LINE, ENTRY, ENVIRONMENT, REPLICA, REQUEST
+from burstenv.engine.records import CACHE_LINE, ENTRY, ENVIRONMENT, REPLICA, REPLICA_LOG, REQUEST
 from burstenv.engine.spec import MODE, SPEC
 
 
@@ -93,6 +93,7 @@ class ClusterState:
         r = np.arange(count, dtype=np.int64)
         for name, offset in layout.offsets().items():
             self.specs[f"{name}_base"] = layout.first_replica + r * layout.of_replica + offset
+        self.specs["log_base"] = layout.log_base + r * layout.of_logs
         self.specs["block_size"] = layout.block_size
         self.specs["flight_size"] = layout.max_num_seqs
         self.specs["bucket_count"] = layout.buckets
@@ -101,6 +102,8 @@ class ClusterState:
         self.specs["hopeless_base"] = [layout.heap_base(k + 1, room) - ENTRY for k in range(count)]
         gateway = self.gateway
         gateway["num_classes"] = layout.num_classes
+        gateway["gateways"] = layout.gateways
+        gateway["log_base"] = layout.log_base
         gateway["event_base"] = layout.event_base(room)
         gateway["event_room"] = layout.events_of_each * room
         if layout.clients:
@@ -117,6 +120,12 @@ class ClusterState:
     def classes(self, i: int) -> np.ndarray:
         """Return the classes of environment ``i``'s requests, (C,) CLASS, a view."""
         return self.arenas[i, : self.layout.num_classes * CLASS.itemsize // 4].view(CLASS)
+
+    def logs(self, i: int) -> np.ndarray:
+        """Return the gateways' logs of environment ``i``, (R, K) REPLICA_LOG, a view."""
+        layout = self.layout
+        logs = self.arenas[i, layout.log_base :][: layout.num_replicas * layout.of_logs]
+        return logs.view(REPLICA_LOG).reshape(layout.num_replicas, layout.gateways)
 
     # -- arrays --------------------------------------------------------------------------------------
 

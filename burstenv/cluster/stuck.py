@@ -6,7 +6,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.events import any_to_come
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import FAILED, RUNNING, UNSEEN, WAITING
-from burstenv.engine.lifecycle import never_send, settle
+from burstenv.engine.lifecycle import leave_flight, never_send, settle
 from burstenv.engine.published import publish_withdrawn
 from burstenv.engine.queues import queue_discard
 
@@ -25,8 +25,10 @@ def fail_the_rest(world):
             engine = engine_of(world, request.replica)
             queue_discard(engine, request_id)
             publish_withdrawn(engine, request)
+            leave_flight(engine, request_id)
             settle(world, request_id, FAILED, now_s)
         elif request.status == RUNNING:  # of a replica in livelock, or past its model length
+            leave_flight(engine_of(world, request.replica), request_id)
             settle(world, request_id, FAILED, now_s)
         elif request.status == UNSEEN and gateway.clients:  # the turn before it was never answered
             never_send(world, request)

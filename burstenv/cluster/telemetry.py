@@ -15,6 +15,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import SEEN_FIELDS
+from burstenv.engine.gateway_log import count_sent_in_readings, read_log, show_log
 from burstenv.engine.iterations import runs_beyond
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.replica import advance_replica
@@ -93,6 +94,7 @@ def note_sent(engine, request):
     replica.scraped[WAITING] += 1
     replica.scraped[WAITING_TOKENS] += tokens
     replica.scraped[WAITING_BLOCKS] += blocks
+    count_sent_in_readings(engine, request.prompt_tokens)
 
 
 @outlined
@@ -102,6 +104,7 @@ def _show(world):
     for r in range(len(replicas)):
         for k in range(SEEN_FIELDS):
             replicas[r].shown[k] = replicas[r].scraped[k]
+        show_log(engine_of(world, r))
     environment.shown_s = max(0, environment.scrape) * gateway.scrape_period_s
 
 
@@ -126,6 +129,7 @@ def scrape_until(world, epoch_s):
             if not runs_beyond(engine, k * period_s):
                 advance_replica(engine, k * period_s, False)
             _copy_seen(replica, replica.scraped)
+            read_log(engine)
         environment.scrape = k
     if environment.scrape * period_s + gateway.scrape_delay_s <= epoch_s:
         _show(world)

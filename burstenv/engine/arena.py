@@ -1,8 +1,8 @@
 """The layout of an environment's arena: the integers of variable number.
 
-First the classes of requests; then each replica's sections; then the sections that grow with the episode: heaps of
-requests, the event queue, lists of ids, and a record of each request's client. Every offset is relative to the
-environment's own row: a copy of the row is valid in any other row.
+First the classes of requests and the gateways' logs; then each replica's sections; then the sections that grow with the
+episode: heaps of requests, the event queue, lists of ids, and a record of each request's client. Every offset is
+relative to the environment's own row: a copy of the row is valid in any other row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE
+from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE, REPLICA_LOG
 
 CLASS_NUMBERS = 2  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
@@ -52,6 +52,7 @@ class ArenaLayout:
         clients: Whether clients do more than send and wait.
         num_classes: C.
         awaits: Whether any replica schedules asynchronously.
+        gateways: K.
     """
 
     num_replicas: int
@@ -64,6 +65,7 @@ class ArenaLayout:
     clients: bool = False
     num_classes: int = 2
     awaits: bool = False
+    gateways: int = 1
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every section of one replica, in order."""
@@ -91,9 +93,19 @@ class ArenaLayout:
         return whole_lines(sum(self.sizes().values()))
 
     @property
-    def first_replica(self) -> int:
-        """Start of the first replica's integers, after those of the classes."""
+    def of_logs(self) -> int:
+        """Integers of one replica's logs."""
+        return self.gateways * REPLICA_LOG.itemsize // 4
+
+    @property
+    def log_base(self) -> int:
+        """Start of the logs, after the classes."""
         return whole_lines(CLASS_NUMBERS * self.num_classes)
+
+    @property
+    def first_replica(self) -> int:
+        """Start of the first replica's integers, after the classes and the logs."""
+        return self.log_base + whole_lines(self.num_replicas * self.of_logs)
 
     @property
     def fixed(self) -> int:

@@ -14,6 +14,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.decoders import start_decoding
 from burstenv.engine.enums import RUNNING
 from burstenv.engine.finish_heap import finish_later
+from burstenv.engine.gateway_log import log_held_back
 from burstenv.engine.iterations import last_ended_iteration
 from burstenv.engine.lifecycle import bring_token, finish
 from burstenv.engine.queues import blocks_of, queue_discard, tokens_to_compute
@@ -61,6 +62,7 @@ def decode_on(engine):
             if left_out:
                 finish_later(engine, request_id, 1)
                 request.left_at = last_ended_iteration(engine) + 2
+                log_held_back(engine, request_id, request.left_at)
 
 
 @kernel
@@ -68,7 +70,7 @@ def deliver_to_waiting(engine, request_id, now_s):
     """Deliver the token that was on its way when a request was preempted; it may be its last."""
     replica, spec, request = engine.replica, engine.spec, engine.requests[request_id]
     replica.waiting_blocks -= blocks_of(tokens_to_compute(request), spec.block_size)
-    bring_token(engine, request, now_s)
+    bring_token(engine, request_id, now_s)
     replica.waiting_tokens += 1
     replica.waiting_blocks += blocks_of(tokens_to_compute(request), spec.block_size)
     if request.produced_tokens >= request.target_tokens:

@@ -17,6 +17,7 @@ from burstenv.engine.finish_heap import (
     finish_heap_remove,
     finish_later,
 )
+from burstenv.engine.gateway_log import log_counts_anew, log_held_back, log_joins, log_leaves
 from burstenv.engine.iterations import next_iteration
 from burstenv.engine.prefix_cache import grow_blocks, publish_full_blocks, sequence_of
 from burstenv.engine.queues import blocks_of, phase_of
@@ -98,6 +99,7 @@ def _count_steps_anew(engine):
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     first_step = replica.decode_step - phase_of(replica.decode_step, spec.block_size)
     count_steps_from(engine, first_step)
+    log_counts_anew(engine, first_step)
     for place in range(replica.decoding):
         requests[decoder_at(engine, place)].computed_tokens += first_step
     replica.decode_step -= first_step
@@ -113,6 +115,7 @@ def start_decoding(engine, request_id):
     replica.decode_context_tokens += request.computed_tokens + 1
     request.computed_tokens -= replica.decode_step
     _enter_phase(engine, request_id)
+    log_joins(engine, request_id)
     request.decoding = 1
     sampled = request.produced_tokens + request.in_flight_tokens
     finish_step = replica.decode_step + request.target_tokens - sampled
@@ -126,6 +129,7 @@ def stop_decoding(engine, request_id):
     request = requests[request_id]
     finish_step = finish_heap_remove(engine, request_id)
     _leave_phase(engine, request_id)
+    log_leaves(engine, request_id)
     request.computed_tokens += replica.decode_step
     replica.decode_context_tokens -= request.computed_tokens + 1
     request.produced_tokens = request.target_tokens - (finish_step - replica.decode_step)
@@ -185,6 +189,7 @@ def hold_back(engine, decodes):
                 _enter_phase(engine, request_id)
                 finish_later(engine, request_id, 1)
                 request.left_at = next_iteration(engine)
+                log_held_back(engine, request_id, request.left_at)
                 replica.decode_context_tokens -= 1
         request_id = request.next
 

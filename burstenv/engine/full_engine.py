@@ -292,7 +292,7 @@ def _apply(engine):
             replica.waiting_tokens += 1
             replica.waiting_blocks -= blocks_of(tokens_to_compute(request), spec.block_size)
         request.in_flight_tokens -= 1
-        bring_token(engine, request, now_s)
+        bring_token(engine, request_id, now_s)
         count_output(engine, request)
         if not running:
             replica.waiting_blocks += blocks_of(tokens_to_compute(request), spec.block_size)

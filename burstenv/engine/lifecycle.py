@@ -24,6 +24,7 @@ from burstenv.engine.enums import (
     UNSENT,
     WAITING,
 )
+from burstenv.engine.gateway_log import log_answered, log_ended, log_first_token, log_sent, log_token
 
 
 @kernel
@@ -43,6 +44,18 @@ def reach_gateway(request):
 
 
 @kernel
+def enter_flight(engine, request_id, now_s):
+    """Put a request in flight at ``now_s``: its replica takes it."""
+    log_sent(engine, request_id, now_s)
+
+
+@kernel
+def leave_flight(engine, request_id):
+    """End a request's time in flight, before it is settled or goes back to its client."""
+    log_ended(engine, request_id)
+
+
+@kernel
 def wait(request):
     """Put a request into a waiting queue."""
     request.status = WAITING
@@ -59,15 +72,26 @@ def run(request, cached_tokens, now_s):
 
 
 @kernel
-def bring_token(world, request, now_s):
-    """Deliver one token of a request at ``now_s``, and count the first."""
+def count_token(world, request, now_s):
+    """Count one token of a request at ``now_s``; return whether it is the first."""
+    environment = world.environment
     request.produced_tokens += 1
-    if math.isnan(request.first_token_s):
-        request.first_token_s = now_s
-        world.environment.first_tokens += 1
-        if now_s - request.arrival_s <= request.ttft_slo_s:
-            world.environment.first_in_time += 1
-            world.environment.in_time_worth += request.worth
+    if not math.isnan(request.first_token_s):
+        return False
+    request.first_token_s = now_s
+    environment.first_tokens += 1
+    if now_s - request.arrival_s <= request.ttft_slo_s:
+        environment.first_in_time += 1
+        environment.in_time_worth += request.worth
+    return True
+
+
+@kernel
+def bring_token(engine, request_id, now_s):
+    """Deliver one token of a request at ``now_s``."""
+    log_token(engine, request_id)
+    if count_token(engine, engine.requests[request_id], now_s):
+        log_first_token(engine, request_id, now_s)
 
 
 @kernel
@@ -144,13 +168,15 @@ def settle(world, request_id, status, now_s):
 
 
 @kernel
-def finish(world, request_id, now_s):
+def finish(engine, request_id, now_s):
     """Settle a request with its last token at ``now_s``: attained, late, or cut at the model length.
 
     A request with a cut answer is not served, even if it was fast. Its session still continues.
     """
-    request = world.requests[request_id]
+    request = engine.requests[request_id]
     request.produced_tokens = request.target_tokens
+    log_answered(engine, request_id, now_s)
+    leave_flight(engine, request_id)
     status = LATE
     if request.target_tokens < request.output_tokens:
         status = LENGTH_CAPPED
@@ -158,7 +184,7 @@ def finish(world, request_id, now_s):
         gaps = request.target_tokens - 1
         if gaps == 0 or now_s - request.first_token_s <= request.tpot_slo_s * gaps:
             status = ATTAINED
-    settle(world, request_id, status, now_s)
+    settle(engine, request_id, status, now_s)
 
 
 @kernel

@@ -25,7 +25,7 @@ from burstenv.engine.enums import (
     SHORTEST_PROMPT,
 )
 from burstenv.engine.fair_queueing import leave_scanned, scanned_head, welcome
-from burstenv.engine.lifecycle import settle, wait
+from burstenv.engine.lifecycle import leave_flight, settle, wait
 from burstenv.engine.priority_queue import priority_push, priority_remove
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.timing import iteration_time_s
@@ -246,6 +246,7 @@ def drop_hopeless(engine):
                 return
         request_id = heap_first(arena, spec.live_base if live else spec.hopeless_base)
         queue_remove(engine, request_id)
+        leave_flight(engine, request_id)
         settle(engine, request_id, REJECTED, replica.clock_s)
         replica.blocked = 0
 

@@ -176,6 +176,7 @@ ENVIRONMENT = record(
         ("now_s", "f8"),
         ("next_arrival", "i4"),  # id of the first request that has not arrived
         ("at_gateway", "i4"),  # request at the gateway; NO_REQUEST at a tick
+        ("viewer", "i4"),  # which of several gateways decides
         ("deferred", "i4"),  # number of deferred requests
         ("events", "i4"),  # entries of the event queue
         ("ended", "i4"),  # ended turns whose next turn is still to be scheduled
@@ -232,11 +233,49 @@ ENVIRONMENT = record(
     ],
 )
 
+# What a gateway has logged of a replica, see engine/gateway_log.py: numbers in the arena, one such record for each
+# replica and gateway.
+REPLICA_LOG = record(
+    [
+        ("prompt_tokens", "i8"),  # of the requests in flight
+        ("unanswered_tokens", "i8"),  # prompt tokens of those without a first token
+        ("streamed_tokens", "i8"),  # output tokens of those in flight, less decode_step for each of `decoders`
+        ("sent_s", "f8"),  # the last sending
+        ("head_s", "f8"),  # the last sending after a time without unanswered prompts
+        ("in_flight", "i4"),
+        ("unanswered", "i4"),
+        ("decoders", "i4"),  # of the fast engine
+    ],
+    [  # Moving averages (sum of the values, sum of the weights, time of the last one) and decoders held back.
+        ("ttft_total", "f8"),
+        ("ttft_weight", "f8"),
+        ("ttft_at_s", "f8"),
+        ("tpot_total", "f8"),
+        ("tpot_weight", "f8"),
+        ("tpot_at_s", "f8"),
+        ("held0", "i4"),  # decoders without a token in the iteration of this even number, or this odd one
+        ("held0_at", "i4"),
+        ("held1", "i4"),
+        ("held1_at", "i4"),
+    ],
+    [  # What the log said when the metrics were read: last, and those that decisions see.
+        ("read_in_flight", "i4"),
+        ("read_unanswered", "i4"),
+        ("read_unanswered_tokens", "i8"),
+        ("read_context_tokens", "i8"),
+        ("shown_in_flight", "i4"),
+        ("shown_unanswered", "i4"),
+        ("shown_unanswered_tokens", "i8"),
+        ("shown_context_tokens", "i8"),
+    ],
+)
+
 # A request's client: numbers in the arena, if any clients do more than send and wait.
 CLIENT = np.dtype(
     [
         ("patience_s", "f8"),  # its patience for the first token, at each attempt
         ("think_s", "f8"),  # from the end of the turn before to the sending
+        ("sent_s", "f8"),  # when a gateway last sent the request to a replica
         ("next_turn", "i4"),  # number, within the episode, of the request that follows this one; -1: none
         ("kind", "i4"),  # a sum of FOLLOWS and FAILS_UPSTREAM
         ("attempts", "i4"),  # times it was sent

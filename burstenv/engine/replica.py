@@ -21,7 +21,7 @@ from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_run, interrupt_run, may_open_run, open_run
 from burstenv.engine.enums import FAILED
 from burstenv.engine.full_engine import advance_general, finish_general, oldest_end_s, start_general
-from burstenv.engine.lifecycle import settle
+from burstenv.engine.lifecycle import enter_flight, leave_flight, settle
 from burstenv.engine.published import publish, publish_handed_over, publish_withdrawn
 from burstenv.engine.queues import (
     drop_hopeless,
@@ -149,6 +149,7 @@ def enqueue(engine, request_id, now_s):
             return
         request.target_tokens = min(request.output_tokens, spec.max_model_len - request.prompt_tokens)
     _wake(engine, now_s)
+    enter_flight(engine, request_id, now_s)
     queue_push(engine, request_id, False)
     publish_handed_over(engine, request)
 
@@ -165,6 +166,7 @@ def withdraw(engine, request_id, now_s):
         interrupt_run(engine)
         replica.blocked = 0
     queue_discard(engine, request_id)
+    leave_flight(engine, request_id)
     if not replica.under_way and replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
         replica.wake_s = min(replica.wake_s, replica.clock_s)  # the head of the queue may change with time

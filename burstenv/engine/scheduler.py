@@ -200,7 +200,7 @@ def _advance_newest(engine, now_s):
                 await_token(engine, request_id)
                 start_decoding(engine, request_id)
         else:
-            bring_token(engine, request, now_s)
+            bring_token(engine, request_id, now_s)
             if request.produced_tokens >= request.target_tokens:
                 _finish(engine, request_id, now_s)
             else:
@@ -235,9 +235,9 @@ def _deliver(engine, now_s):
         request = requests[request_id]
         request.in_flight_tokens = 0
         if request.decoding:  # its first; while it decodes, the finish heap counts its tokens
-            bring_token(engine, request, now_s)
+            bring_token(engine, request_id, now_s)
         elif request.status == RUNNING:  # its last
-            bring_token(engine, request, now_s)
+            bring_token(engine, request_id, now_s)
             _finish(engine, request_id, now_s)
         else:
             deliver_to_waiting(engine, request_id, now_s)

@@ -8,6 +8,9 @@ from __future__ import annotations
 from burstenv.engine.records import record
 from burstenv.hardware.latency.tables import CONTEXT_KNOTS, DECODE_KNOTS, DENSE_KNOTS, HEAD_KNOTS, PREFILL_KNOTS
 
+EVENLY, BY_HASH = 0, 1  # how requests are split among gateways
+SPLIT_NAMES = ("evenly", "hash")
+
 SPEC = record(
     [  # Read by every decision.
         ("general", "i1"),  # served by engine/full_engine.py
@@ -50,6 +53,7 @@ SPEC = record(
         ("slot_base", "i8"),  # stack of the free slots among the sequences
         ("table_base", "i8"),  # block tables of running requests
         ("table_size", "i4"),
+        ("log_base", "i8"),  # the first gateway's log of the replica
         ("share_base", "i8"),  # shares of the traffic, if an agent sets them: see envs/interval/shares.py
     ],
     [  # Latency tables, as in hardware/latency/tables.py: knots used, their positions, the values there [s].

@@ -114,6 +114,7 @@ class EnvironmentBatch:
         self._component = self._reward.component  # cached: a scalar step is short
         self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
+        self.policy.check_log(self.cluster)
         self.scenario_key = scenario_key(self.scenario)
         self.observation_layout = self.scenario.observation_layout
         self.observation_size = self.observation_layout.size

@@ -54,14 +54,15 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
 
     ``Box(-8, 8, (G + Q + R F,), float32)``, or with ``observation="dict"`` a ``Dict(cluster=(G,),
     request=(Q,), replicas=(R, F))`` of the same numbers. They are published, causal quantities: the state at
-    the end of a replica's last iteration and the requests sent to it since. Each number is divided by its scale and
-    clipped.
+    the end of a replica's last iteration and the requests sent to it since, and the gateway's own log. Each
+    number is divided by its scale and clipped.
 
     {observation_table}
 
     ``env.unwrapped.observation_names`` lists the names in order; the numbers above are those of the scenario
     ``default``. A row without a number is present if the scenario's ``observation`` asks for it (``forecast``,
-    ``sessions``), after the other rows of its group. ``metrics_age`` is absent if metrics are always fresh. With
+    ``sessions``, ``log``), after the other rows of its group. ``metrics_age`` is absent if metrics are always
+    fresh. With
     ``delay_s`` or ``scrape_period_s`` the engine metrics are old, for the agent and all heuristics alike. Output
     lengths are predictions with the scenario's error model (``predictor``: exact, lognormal, bucket or class-mean); the
     true ones only with ``privileged=True``.

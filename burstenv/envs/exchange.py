@@ -21,6 +21,7 @@ SETTINGS = np.dtype(
         ("stale", "i1"),  # the replicas' metrics are old, and their age is observed
         ("forecast", "i1"),
         ("sessions", "i1"),
+        ("log", "i1"),  # the gateway's own log is observed
     ],
     align=True,
 )

@@ -69,6 +69,7 @@ def _fetch_heaps(arrays, i):
         replica, spec = arrays.replicas[i, r], arrays.specs[r]
         _fetch(arena, spec.finish_base, 0)
         _fetch(arena, spec.phase_base, 0)
+        _fetch(arena, spec.log_base, 0)
         if replica.live_heap_size > 0:
             _fetch(arena, spec.live_base, 0)
             _fetch(arena, spec.live_base, CACHE_LINE)

@@ -341,6 +341,8 @@ class Scenario:
         seen = config.observation
         cluster.lengths = self.lengths
         cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)
+        if seen.log:
+            cluster.see_log(seen.relays)
         return cluster
 
     @checked(rate_per_s=number(above=0.0))

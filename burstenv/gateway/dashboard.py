@@ -67,8 +67,8 @@ def _replica(gateway: Gateway, r: int) -> dict[str, Any]:
         "kv_used": metrics.kv_used if math.isfinite(metrics.read_s) else None,
         "context_tokens": ledger.context_tokens,
         "sent": ledger.sent,
-        "ttft_s": _finite(ledger.ttft_s),
-        "tpot_s": _finite(ledger.tpot_s),
+        "ttft_s": ledger.ttft.latest,
+        "tpot_s": ledger.tpot.latest,
     }
 
 
@@ -83,7 +83,3 @@ def _decision(row: dict[str, Any]) -> dict[str, Any]:
         "outcome": row["outcome"],
         "ttft_s": None if begun is None else begun - row["arrival_s"],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -91,7 +91,7 @@ class Flight:
         if not self.began:
             self.began = True
             self.first_token_s = now_s
-            ledger.first_token(self.incoming.prompt_tokens, now_s - self.sent_s)
+            ledger.first_token(self.incoming.prompt_tokens, now_s - self.sent_s, now_s)
         self.tokens = tokens
         ledger.context_tokens += brought
         return brought

@@ -276,7 +276,8 @@ class Gateway:
             if told is not None:
                 ledger.context_tokens += (told - flight.tokens) if flight.began else 0
                 flight.tokens = told
-            ledger.end(flight.incoming.prompt_tokens, flight.tokens, flight.began, self._tpot_s(flight))
+            now_s, tpot_s = self.now_s(), self._tpot_s(flight)
+            ledger.end(flight.incoming.prompt_tokens, flight.tokens, flight.began, now_s, tpot_s)
             if prompt is not None:
                 flight.told_prompt_tokens = prompt
         if left or (not task.cancelled() and isinstance(task.exception(), ConnectionError)):

@@ -11,7 +11,7 @@ from burstenv.cluster.gateway import ADMIT, DEFER
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.engine.lifecycle import arrive, bring_token, reach_gateway, settle, wait
+from burstenv.engine.lifecycle import arrive, count_token, reach_gateway, settle, wait
 from burstenv.engine.reset import reset_request
 
 
@@ -82,7 +82,7 @@ def first_token_at(
 ):  # fmt: skip
     """Note the first token of an answer."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
-    bring_token(world, world.requests[request_id], now_s)
+    count_token(world, world.requests[request_id], now_s)
 
 
 @entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-AVERAGED_OVER = 16  # answers: weight of a new one in the recent TTFT and TPOT is a sixteenth
+from burstenv.cluster.gateway_log import RecentMean
 
 
 @dataclass(slots=True)
@@ -41,8 +41,9 @@ class Ledger:
         context_tokens: Prompt and received tokens of these.
         sent: Requests sent so far.
         last_sent_s: When the last one was sent [s].
-        ttft_s: Recent mean of the time to first token, from the sending on; NaN before the first.
-        tpot_s: Recent mean of the time per output token; NaN before the first.
+        head_s: When the last one was sent after a time without unanswered prompts [s].
+        ttft: Recent mean of the time to first token, from the sending on.
+        tpot: Recent mean of the time per output token.
         metrics: The engine's own.
     """
 
@@ -53,27 +54,30 @@ class Ledger:
     context_tokens: int = 0
     sent: int = 0
     last_sent_s: float = -math.inf
-    ttft_s: float = math.nan
-    tpot_s: float = math.nan
+    head_s: float = 0.0
+    ttft: RecentMean = field(default_factory=RecentMean)
+    tpot: RecentMean = field(default_factory=RecentMean)
     metrics: Metrics = field(default_factory=Metrics)
 
     def send(self, prompt_tokens: int, now_s: float) -> None:
         """Note a request that is sent to the replica."""
+        if self.unanswered == 0:
+            self.head_s = now_s
         self.in_flight += 1
         self.unanswered += 1
         self.unanswered_tokens += prompt_tokens
         self.sent += 1
         self.last_sent_s = now_s
 
-    def first_token(self, prompt_tokens: int, ttft_s: float) -> None:
+    def first_token(self, prompt_tokens: int, ttft_s: float, now_s: float) -> None:
         """Note the first token of an answer."""
         self.unanswered -= 1
         self.unanswered_tokens -= prompt_tokens
         self.decoding += 1
         self.context_tokens += prompt_tokens
-        self.ttft_s = _towards(self.ttft_s, ttft_s)
+        self.ttft.add(ttft_s, now_s)
 
-    def end(self, prompt_tokens: int, tokens: int, began: bool, tpot_s: float = math.nan) -> None:
+    def end(self, prompt_tokens: int, tokens: int, began: bool, now_s: float, tpot_s: float = math.nan) -> None:
         """Note the end of an answer of so many tokens, complete or not; ``began``: it had a first token."""
         self.in_flight -= 1
         if began:
@@ -83,7 +87,7 @@ class Ledger:
             self.unanswered -= 1
             self.unanswered_tokens -= prompt_tokens
         if not math.isnan(tpot_s):
-            self.tpot_s = _towards(self.tpot_s, tpot_s)
+            self.tpot.add(tpot_s, now_s)
 
     @property
     def waiting(self) -> int:
@@ -92,7 +96,3 @@ class Ledger:
         The log knows how many are unanswered, not which of these the engine computes already.
         """
         return min(self.unanswered, self.metrics.waiting + self.sent - self.metrics.sent)
-
-
-def _towards(mean: float, value: float) -> float:
-    return value if math.isnan(mean) else mean + (value - mean) / AVERAGED_OVER

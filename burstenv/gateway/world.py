@@ -49,6 +49,7 @@ class LiveWorld:
         self._state = state
         self._environment = state.environments[0]
         self._requests = state.requests[0]
+        self._logs = state.logs(0)[:, 0]
         self._replicas = state.replicas[0]
         self._replicas["mode"] = scenario.mode_names.index(mode)
         self._replicas["token_budget"] = state.modes["token_budget"][:, scenario.mode_names.index(mode)]
@@ -159,8 +160,22 @@ class LiveWorld:
             replica["seen_context_tokens"] = ledger.context_tokens
             replica["seen_free_blocks"] = max(0, total - used)
             replica["seen_preemptions"] = metrics.preemptions
+            self._show_log(self._logs[r], ledger)
             oldest_s = min(oldest_s, metrics.read_s)
         self._environment["shown_s"] = max(0.0, oldest_s)
+
+    @staticmethod
+    def _show_log(log: np.void, ledger: Ledger) -> None:
+        """Write the gateway's log of a replica; the metrics beside it are up to date, as of now."""
+        log["in_flight"] = log["shown_in_flight"] = ledger.in_flight
+        log["unanswered"] = log["shown_unanswered"] = ledger.unanswered
+        log["unanswered_tokens"] = log["shown_unanswered_tokens"] = ledger.unanswered_tokens
+        log["prompt_tokens"] = ledger.unanswered_tokens + ledger.context_tokens  # answers so far among the latter
+        log["shown_context_tokens"] = ledger.context_tokens
+        log["sent_s"] = max(0.0, ledger.last_sent_s)
+        log["head_s"] = ledger.head_s
+        for name, mean in (("ttft", ledger.ttft), ("tpot", ledger.tpot)):
+            log[f"{name}_total"], log[f"{name}_weight"], log[f"{name}_at_s"] = mean.total, mean.weight, mean.at_s
 
     # -- room ---------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import engine_of
@@ -27,6 +29,7 @@ from burstenv.policies.estimates import (
     kv_used,
     outstanding,
 )
+from burstenv.policies.known_load import load_of
 from burstenv.policies.rule import parameters_of
 
 _CAP, _BUCKET, _DEADLINE, _THRESHOLD, _SIZE, _SATURATION, _EARLY, _AIMD, _TIER = (
@@ -63,36 +66,36 @@ def _size_aware_limit(parameters, prompt_tokens, output_tokens):
 
 
 @kernel
-def _saturation(parameters, world):
+def _saturation(source, parameters, world):
     """Return the mean over replicas of max(waiting / `queue`, KV use / `kv`)."""
     count = len(world.replicas)
     total = 0.0
     for r in range(count):
         engine = engine_of(world, r)
-        waiting = engine.replica.seen_waiting
-        total += max(waiting / parameters[_SATURATION.queue], kv_used(engine) / parameters[_SATURATION.kv])
+        load = load_of(engine, source)
+        total += max(load.waiting / parameters[_SATURATION.queue], kv_used(engine, load) / parameters[_SATURATION.kv])
     return total / count
 
 
 @kernel
-def _within_forecast(parameters, engine, request):
+def _within_forecast(parameters, engine, load, request):
     """Return whether the TTFT, and the TPOT at the time of the first token, are expected to be in time."""
     environment = engine.environment
     left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
-    ttft_s = expected_ttft_s(engine, request)
+    ttft_s = expected_ttft_s(engine, load, request)
     if ttft_s > parameters[_EARLY.ttft_slack] * left_s:
         return False
-    forecast_s = forecast_iteration_s(engine, request, ttft_s, parameters[_EARLY.decode_s])
+    forecast_s = forecast_iteration_s(engine, load, request, ttft_s, parameters[_EARLY.decode_s])
     return forecast_s <= parameters[_EARLY.tpot_slack] * request.tpot_slo_s
 
 
 @kernel
-def _within_concurrency(parameters, world):
+def _within_concurrency(source, parameters, world):
     """Return whether the cluster has room under its limit, after moving the limit if a window is over."""
     environment, memory, replicas = world.environment, world.memory, world.replicas
-    inside = 0
+    inside = np.int64(0)
     for r in range(len(replicas)):
-        inside += outstanding(engine_of(world, r))
+        inside += outstanding(load_of(engine_of(world, r), source))
     count = len(replicas)
     if memory.concurrency_limit < 0.0:
         memory.concurrency_limit = parameters[_AIMD.start] * count
@@ -111,34 +114,37 @@ def _within_concurrency(parameters, world):
 
 
 @kernel
-def _keeps_tier(parameters, world, request):
+def _keeps_tier(source, parameters, world, request):
     """Return whether the fullest replica leaves room for the request's class."""
-    fullest = 0
+    fullest = np.int64(0)
     for r in range(len(world.replicas)):
-        fullest = max(fullest, outstanding(engine_of(world, r)))
+        fullest = max(fullest, outstanding(load_of(engine_of(world, r), source)))
     lower_tier = request.class_code == parameters[_TIER.shed]
     return fullest <= parameters[_TIER.limit if lower_tier else _TIER.hard_limit]
 
 
 @outlined
-def _accept_otherwise(rule, parameters, world, request, chosen):
+def _accept_otherwise(rule, source, parameters, world, request, chosen):
     """Return whether one of the rules beyond the first seven admits."""
     engine = engine_of(world, chosen)
     if rule == KV_SATURATION:
-        return _saturation(parameters, world) < parameters[_SATURATION.limit]
+        return _saturation(source, parameters, world) < parameters[_SATURATION.limit]
     if rule == EARLY_REJECTION:
-        return _within_forecast(parameters, engine, request)
+        return _within_forecast(parameters, engine, load_of(engine, source), request)
     if rule == AIMD:
-        return _within_concurrency(parameters, world)
+        return _within_concurrency(source, parameters, world)
     if rule == TIER_SHEDDING:
-        return _keeps_tier(parameters, world, request)
+        return _keeps_tier(source, parameters, world, request)
     limit = _size_aware_limit(parameters, request.prompt_tokens, request.output_tokens)  # ORACLE_SIZE_AWARE_KV
-    return kv_demand_with(engine, request) <= limit
+    return kv_demand_with(engine, load_of(engine, source), request) <= limit
 
 
 @kernel
-def admit(rule, parameters, world, chosen):
-    """Return the admission decision of a rule about the request at the gateway and its chosen replica."""
+def admit(rule, source, parameters, world, chosen):
+    """Return the admission decision of a rule about the request at the gateway and its chosen replica.
+
+    The rule knows the replicas' load from ``source``.
+    """
     environment = world.environment
     request = world.requests[environment.at_gateway]
     engine = engine_of(world, chosen)
@@ -146,17 +152,18 @@ def admit(rule, parameters, world, chosen):
     if rule == NEVER:
         accepted = False
     elif rule == QUEUE_CAP:
-        accepted = engine.replica.seen_waiting < parameters[_CAP.limit]
+        accepted = load_of(engine, source).waiting < parameters[_CAP.limit]
     elif rule == TOKEN_BUCKET:
         accepted = _take_tokens(parameters, world, request.prompt_tokens)
     elif rule == PREDICTED_DEADLINE:
         left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
-        accepted = expected_ttft_s(engine, request) <= parameters[_DEADLINE.slack] * left_s
+        ttft_s = expected_ttft_s(engine, load_of(engine, source), request)
+        accepted = ttft_s <= parameters[_DEADLINE.slack] * left_s
     elif rule == KV_THRESHOLD:
-        accepted = kv_demand(engine) <= parameters[_THRESHOLD.limit]
+        accepted = kv_demand(engine, load_of(engine, source)) <= parameters[_THRESHOLD.limit]
     elif rule == SIZE_AWARE_KV:
         limit = _size_aware_limit(parameters, request.prompt_tokens, request.predicted_tokens)
-        accepted = kv_demand_with(engine, request) <= limit
+        accepted = kv_demand_with(engine, load_of(engine, source), request) <= limit
     elif rule != ALWAYS:
-        accepted = _accept_otherwise(rule, parameters, world, request, chosen)
+        accepted = _accept_otherwise(rule, source, parameters, world, request, chosen)
     return ADMIT if accepted else REJECT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burstenv.policies.rule import Parameter, Range, Rule
+from burstenv.policies.rule import SOURCE, Parameter, Range, Rule
 
 ALWAYS, NEVER, QUEUE_CAP, TOKEN_BUCKET, PREDICTED_DEADLINE, KV_THRESHOLD, SIZE_AWARE_KV = range(7)
 KV_SATURATION, EARLY_REJECTION, AIMD, TIER_SHEDDING, ORACLE_SIZE_AWARE_KV = range(7, 12)
@@ -27,7 +27,7 @@ ADMISSION_RULES = (
         "Reject when the chosen replica has `limit` or more waiting requests.",
         "Per-worker queue limit of the Dynamo router (docs/router-design.md).",
         "Dynamo checks before it adds and counts its workers; here only the chosen replica counts.",
-        (Parameter("limit", 16.0, Range(1.0, 128.0, "log"), "waiting requests"),),
+        (Parameter("limit", 16.0, Range(1.0, 128.0, "log"), "waiting requests"), SOURCE),
     ),
     Rule(
         TOKEN_BUCKET,
@@ -53,7 +53,7 @@ ADMISSION_RULES = (
         "Deadline check at arrival, as in Mooncake (FAST'25, Algorithm 1: reject if TTFT exceeds the SLO).",
         "The TTFT estimate is burstenv's (policies/estimates.py); `slack` is 1 in Mooncake. The modes edf-drop-* check "
         "again before a request leaves the queue.",
-        (Parameter("slack", 1.5, Range(0.5, 4.0, "log"), "allowed multiple of the remaining time"),),
+        (Parameter("slack", 1.5, Range(0.5, 4.0, "log"), "allowed multiple of the remaining time"), SOURCE),
         sees_cache=True,
     ),
     Rule(
@@ -62,7 +62,7 @@ ADMISSION_RULES = (
         "Reject when the KV demand of the replica exceeds `limit`.",
         "KV-utilisation limit of the Gateway API Inference Extension (0.8 there).",
         "The demand of the queue counts as used, and the limit is 1.",
-        (Parameter("limit", 1.0, Range(0.5, 2.0), "share of the KV cache"),),
+        (Parameter("limit", 1.0, Range(0.5, 2.0), "share of the KV cache"), SOURCE),
         sees_cache=True,
     ),
     Rule(
@@ -76,6 +76,7 @@ ADMISSION_RULES = (
             Parameter("limit", 1.25, Range(0.5, 2.0), "largest KV demand for an empty request, share of the cache"),
             Parameter("prompt", 0.2, Range(0.0, 0.8), "reduction of the limit by 1,000 prompt tokens"),
             Parameter("output", 0.3, Range(0.0, 0.8), "reduction of the limit by 1,000 predicted output tokens"),
+            SOURCE,
         ),
         sees_cache=True,
     ),
@@ -89,6 +90,7 @@ ADMISSION_RULES = (
             Parameter("queue", 5.0, Range(1.0, 64.0, "log"), "waiting requests that count as full"),
             Parameter("kv", 0.8, Range(0.4, 1.0), "share of the KV cache in use that counts as full", 1e-3, 1.0),
             Parameter("limit", 1.0, Range(0.5, 2.0), "mean fullness from which requests are rejected"),
+            SOURCE,
         ),
         sees_cache=True,
     ),
@@ -104,6 +106,7 @@ ADMISSION_RULES = (
             Parameter("decode_s", 10.0, Range(1.0, 60.0, "log"), "assumed decode time of a request [s]"),
             Parameter("ttft_slack", 1.5, Range(0.5, 4.0, "log"), "allowed multiple of the remaining TTFT"),
             Parameter("tpot_slack", 1.5, Range(0.5, 4.0, "log"), "allowed multiple of the TPOT objective"),
+            SOURCE,
         ),
         sees_cache=True,
     ),
@@ -119,6 +122,7 @@ ADMISSION_RULES = (
             Parameter("increase", 1.0, Range(0.25, 8.0, "log"), "growth in a good window, requests per replica"),
             Parameter("decrease", 0.9, Range(0.5, 0.98), "factor after a bad window", 1e-3, 1.0),
             Parameter("period_s", 1.0, Range(0.25, 8.0, "log"), "length of a window [s]"),
+            SOURCE,
         ),
     ),
     Rule(
@@ -132,6 +136,7 @@ ADMISSION_RULES = (
             Parameter("limit", 32.0, Range(4.0, 256.0, "log"), "requests in the fullest replica"),
             Parameter("shed", 1.0, Range(0.0, 1.0, "integer"), "class rejected first: 0 conversation, 1 API"),
             Parameter("hard_limit", 128.0, Range(8.0, 1024.0, "log"), "requests above which all are rejected"),
+            SOURCE,
         ),
     ),
     Rule(
@@ -144,6 +149,7 @@ ADMISSION_RULES = (
             Parameter("limit", 1.25, Range(0.5, 2.0), "largest KV demand for an empty request, share of the cache"),
             Parameter("prompt", 0.2, Range(0.0, 0.8), "reduction of the limit by 1,000 prompt tokens"),
             Parameter("output", 0.3, Range(0.0, 0.8), "reduction of the limit by 1,000 output tokens"),
+            SOURCE,
         ),
         sees_cache=True,
         oracle=True,

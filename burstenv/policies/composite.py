@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from burstenv.cluster import Cluster
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.batching import batching_rule, canonical_mode
+from burstenv.policies.known_load import BOTH, LOG
 from burstenv.policies.records import POLICY
 from burstenv.policies.registry import admission_rules, routing_rules
-from burstenv.policies.rule import Rule, by_name
+from burstenv.policies.rule import SOURCE, Rule, by_name
 
 _PART = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
 
@@ -29,11 +31,21 @@ class RuleChoice:
         """The parameters by name."""
         return dict(zip(self.rule.parameters, self.parameters, strict=True))
 
+    @property
+    def source(self) -> int:
+        """The source of its knowledge of load, see ``known_load.py``; 0 for a rule that reads none."""
+        return int(self.named.get(SOURCE.name, SOURCE.default))
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The parameters of the compiled record: all but the source, which is the last."""
+        return self.parameters[:-1] if self.rule.declared[-1:] == (SOURCE,) else self.parameters
+
     def __str__(self) -> str:
         changed = [
-            f"{name}={repr(value).removesuffix('.0')}"
-            for (name, default), value in zip(self.rule.parameters.items(), self.parameters, strict=True)
-            if value != default
+            f"{parameter.name}={parameter.written(value)}"
+            for parameter, value in zip(self.rule.declared, self.parameters, strict=True)
+            if value != parameter.default
         ]
         return self.rule.name + (f"({','.join(changed)})" if changed else "")
 
@@ -103,6 +115,16 @@ class Composite:
         return self.admission.rule.floor or self.routing.rule.floor or (mode is not None and mode.floor)
 
     @property
+    def reads_log(self) -> bool:
+        """Whether a rule is asked to read the gateway's log."""
+        return any(choice.source in (LOG, BOTH) for choice in (self.admission, self.routing))
+
+    def check_log(self, cluster: Cluster) -> None:
+        """Raise a one-sentence error if a rule is asked to read a log that decisions do not see."""
+        if self.reads_log:
+            cluster.check_log(f"policy {self.name}")
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """The batching modes it names."""
         return (self.batching,)
@@ -139,7 +161,9 @@ class Composite:
         record["sees_cache"] = self.admission.rule.sees_cache or self.routing.rule.sees_cache
         for component, choice in (("admission", self.admission), ("routing", self.routing)):
             if choice.rule.function is None:
-                record[f"{component}_parameters"][0, : len(choice.parameters)] = choice.parameters
+                record[f"{component}_source"] = choice.source
+                numbers = choice.numbers
+                record[f"{component}_parameters"][0, : len(numbers)] = numbers
         return record
 
 

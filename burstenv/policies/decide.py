@@ -9,9 +9,12 @@ from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_cache import prefix_hit_tokens
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
+from burstenv.policies.known_load import Load, load_of
 from burstenv.policies.routing import route
 
-ESTIMATES = ("kv_demand", "kv_demand_with", "decode_iteration_s", "expected_ttft_s", "prefix_hit_tokens")
+ESTIMATES = (
+    "kv_demand", "kv_demand_with", "decode_iteration_s", "expected_ttft_s", "prefix_hit_tokens", *Load._fields,
+)  # fmt: skip
 
 
 @kernel
@@ -20,7 +23,7 @@ def choose_replica(policy, world):
     environment = world.environment
     if environment.at_gateway == NO_REQUEST:
         return environment.decisions % len(world.replicas)
-    return route(policy.routing, policy.routing_parameters, world)
+    return route(policy.routing, policy.routing_source, policy.routing_parameters, world)
 
 
 @kernel
@@ -29,7 +32,7 @@ def choose_admission(policy, world, replica):
     environment = world.environment
     if environment.at_gateway == NO_REQUEST:
         return ADMIT
-    return admit(policy.admission, policy.admission_parameters, world, replica)
+    return admit(policy.admission, policy.admission_source, policy.admission_parameters, world, replica)
 
 
 @kernel
@@ -73,18 +76,28 @@ def policy_decision(
 
 
 @entry
-def estimate_at(environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, out):
-    """Write the ``ESTIMATES`` about replica ``r`` of cluster ``i`` into ``out``; zeros without a request."""
+def estimate_at(environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, source, out):
+    """Write the ``ESTIMATES`` about replica ``r`` of cluster ``i`` into ``out``, by a source of its load.
+
+    Those about a request are zeros without one.
+    """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     engine = engine_of(world, r)
+    load = load_of(engine, source)
     at_gateway = world.environment.at_gateway
-    out[0] = kv_demand(engine)
+    out[0] = kv_demand(engine, load)
     out[1] = out[0]
-    out[2] = decode_iteration_s(engine)
+    out[2] = decode_iteration_s(engine, load)
     out[3] = 0.0
     out[4] = 0.0
     if at_gateway != NO_REQUEST:
         request = world.requests[at_gateway]
-        out[1] = kv_demand_with(engine, request)
-        out[3] = expected_ttft_s(engine, request)
+        out[1] = kv_demand_with(engine, load, request)
+        out[3] = expected_ttft_s(engine, load, request)
         out[4] = prefix_hit_tokens(engine, at_gateway)
+    out[5] = load.waiting
+    out[6] = load.running
+    out[7] = load.used_blocks
+    out[8] = load.waiting_blocks
+    out[9] = load.backlog_tokens
+    out[10] = load.context_tokens

@@ -55,9 +55,20 @@ def _number(value: float) -> str:
     return "unset" if value != value else f"{value:g}"
 
 
+def _default(entry: Entry, parameter: Parameter) -> str:
+    value = entry.parameters[parameter.name]
+    return parameter.written(value) if parameter.choices else _number(value)
+
+
 def _limits(parameter: Parameter) -> str:
+    if parameter.choices:
+        return ", ".join(parameter.choices)
     least, most = parameter.limits
     return f"{least:g} to {most:g}"
+
+
+def _tuned(parameter: Parameter) -> str:
+    return ", ".join(parameter.tuned) if parameter.choices else _range(parameter.range)
 
 
 def _range(where: Range) -> str:
@@ -76,7 +87,7 @@ def overview() -> list[str]:
             for entry in group:
                 shown = ""
                 if kind != "batching" and entry.parameters:
-                    shown = "(" + ", ".join(f"{k}={_number(v)}" for k, v in entry.parameters.items()) + ")"
+                    shown = "(" + ", ".join(f"{p.name}={_default(entry, p)}" for p in entry.declared) + ")"
                 lines += [f"  {entry.name}{shown}", f"      {entry.summary}"]
     return lines
 
@@ -91,10 +102,9 @@ def page(kind: str, entry: Entry) -> list[str]:
     if entry.differs:
         lines.append(f"  Here: {entry.differs}")
     for parameter in entry.declared:
-        default = entry.parameters[parameter.name]
         meaning = f"  {parameter.meaning}" if parameter.meaning else ""
-        limits = f"{_limits(parameter)}; tuned from {_range(parameter.range)}"
-        lines.append(f"  {parameter.name} = {_number(default)}{meaning} [{limits}]")
+        limits = f"{_limits(parameter)}; tuned from {_tuned(parameter)}"
+        lines.append(f"  {parameter.name} = {_default(entry, parameter)}{meaning} [{limits}]")
     if isinstance(entry, BatchingRule) and entry.mode.needs_general_engine:
         lines.append("  Runs in the general engine, iteration by iteration: about twenty times slower.")
     return lines
@@ -107,8 +117,10 @@ Made from the registry by `python -m burstenv.policies.listing > docs/policies.m
 
 A policy is written `admission/routing/batching`, such as `queue-cap(limit=8)/lmetric/edf-512`; parameters left out have
 their defaults. The routing rule acts first, then the admission rule for the chosen replica, then the batching mode. All
-have an agent's information, published and causal: the state of each replica at the end of its last iteration, what was
-sent to it since, its prefix cache at that instant (from KV events, which are never stale), predicted output lengths.
+have an agent's information, published and causal: the gateway's own log where the scenario has one, the metrics of each
+replica (the state at the end of its last iteration and what was sent to it since, or the last reading), its prefix
+cache at that instant (from KV events, which are never stale), predicted output lengths. `source` says from which of
+these a rule knows the replicas' load ([what a gateway knows](gateway.md)).
 Under asynchronous scheduling the iteration that follows is part of that state, as in vLLM. A rule chooses among the
 replicas that hold the prompt and the whole predicted answer; where none does, among those that accept the prompt.
 `burstenv policies NAME` prints a rule. Policies that simulate every choice are on a separate page:
@@ -151,7 +163,8 @@ burstenv policies short-only --policy-file mine.py
 in compiled code; a decision takes tens of microseconds instead of less than one. `view` has the request
 (`view.request.prompt_tokens`, `predicted_tokens`, `class_name`, `session`, `ttft_left_s`, `tpot_slo_s`, `may_defer`),
 the replicas (`view.replicas[i].waiting`, `running`, `kv_used`, `kv_demand`, `prefill_backlog_tokens`,
-`expected_ttft_s`, `prefix_hit_tokens`, `mode`, ...), the time, recent rates, `view.memory` (a dict for the episode),
+`expected_ttft_s`, `prefix_hit_tokens`, `mode`, ...; by the gateway's own log `view.replicas[i].log.in_flight`,
+`unanswered`, `recent_ttft_s`, `kv_demand`, ...), the time, recent rates, `view.memory` (a dict for the episode),
 `view.random()` and `view.least(score)`, which break ties like compiled rules. Parameters are `{name: default}` or
 `{name: (default, low, high, scale)}`; `burstenv tune` searches that range.
 """
@@ -178,8 +191,8 @@ def _section(entry: Entry) -> str:
     if entry.declared:
         lines += ["", "| parameter | default | accepted | tuned from | meaning |", "|---|---|---|---|---|"]
         for p in entry.declared:
-            default = _number(entry.parameters[p.name])
-            lines.append(f"| `{p.name}` | {default} | {_limits(p)} | {_range(p.range)} | {p.meaning} |")
+            cells = p.name, _default(entry, p), _limits(p), _tuned(p), p.meaning
+            lines.append("| `{}` | {} | {} | {} | {} |".format(*cells))
     return "\n".join(lines) + "\n"
 
 

@@ -35,7 +35,7 @@ class PythonPolicy:
     def name(self) -> str:
         """The name, readable by ``load_policy`` once the policy's file is loaded."""
         changed = [
-            f"{p.name}={repr(value).removesuffix('.0')}"
+            f"{p.name}={p.written(value)}"
             for p, value in zip(self.rule.declared, self.parameters, strict=True)
             if value != p.default
         ]

@@ -1,4 +1,4 @@
-"""The record of a composite policy for the kernel: three rule codes and their parameters."""
+"""The record of a composite policy for the kernel: three rule codes, their parameters and sources."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ POLICY = np.dtype(
         ("routing", "i4"),
         ("mode", "i4"),  # batching mode of the scenario, by index
         ("sees_cache", "i4"),  # whether a rule reads KV use or context
+        ("admission_source", "i4"),  # of a rule's knowledge of load, see known_load.py
+        ("routing_source", "i4"),
         ("admission_parameters", "f8", (MAX_PARAMETERS,)),
         ("routing_parameters", "f8", (MAX_PARAMETERS,)),
     ],

@@ -18,9 +18,9 @@ from burstenv.policies.estimates import (
     kv_demand,
     oracle_expected_ttft_s,
     outstanding,
-    prefill_backlog_tokens,
     tokens_to_hold,
 )
+from burstenv.policies.known_load import load_of
 from burstenv.policies.routing_rules import (
     EXPECTED_TTFT,
     FREENESS,
@@ -65,57 +65,57 @@ def _place_on_ring(session, index):
 
 
 @kernel
-def _kv_router_cost(parameters, engine, request_id):
+def _kv_router_cost(parameters, engine, load, request_id):
     """Return Dynamo's cost of a replica, in KV blocks."""
-    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    spec, requests = engine.spec, engine.requests
     prompt_blocks = blocks_of(requests[request_id].prompt_tokens, spec.block_size)
     hits = prefix_hit_tokens(engine, request_id) // spec.block_size
-    active = blocks_of(prefill_backlog_tokens(engine), spec.block_size)
+    active = blocks_of(load.backlog_tokens, spec.block_size)
     prefill = max(0.0, active + prompt_blocks - parameters[_KV.overlap] * hits)
-    decode = spec.num_blocks - replica.seen_free_blocks + (prompt_blocks - hits)
-    return parameters[_KV.prefill] * prefill + decode + parameters[_KV.requests] * outstanding(engine)
+    decode = load.used_blocks + (prompt_blocks - hits)
+    return parameters[_KV.prefill] * prefill + decode + parameters[_KV.requests] * outstanding(load)
 
 
 @outlined
-def _further_score(rule, parameters, engine, index, request_id):
+def _further_score(rule, source, parameters, engine, index, request_id):
     """Return the score of one of the rules beyond the first eight; smaller is better."""
-    replica, requests = engine.replica, engine.requests
-    request = requests[request_id]
-    if rule == LEAST_TOKENS:
-        return float(prefill_backlog_tokens(engine) + replica.seen_context_tokens)
+    request = engine.requests[request_id]
     if rule == SESSION_AFFINITY:
         return _place_on_ring(request.session, index)
-    if rule == KV_ROUTER:
-        return _kv_router_cost(parameters, engine, request_id)
-    if rule == FREENESS:
-        free = replica.seen_free_blocks - replica.seen_waiting_blocks
-        return -free / float(max(1, outstanding(engine)))
-    if rule == LONGEST_QUEUE:
-        return -float(outstanding(engine))
     if rule == _LONGEST_PREFIX:
         return -float(prefix_hit_tokens(engine, request_id))
-    return oracle_expected_ttft_s(engine, request)
+    load = load_of(engine, source)
+    if rule == LEAST_TOKENS:
+        return float(load.backlog_tokens + load.context_tokens)
+    if rule == KV_ROUTER:
+        return _kv_router_cost(parameters, engine, load, request_id)
+    if rule == FREENESS:
+        free = engine.spec.num_blocks - load.used_blocks - load.waiting_blocks
+        return -free / float(max(1, outstanding(load)))
+    if rule == LONGEST_QUEUE:
+        return -float(outstanding(load))
+    return oracle_expected_ttft_s(engine, load, request)
 
 
 @kernel
-def _score(rule, parameters, engine, index, request_id):
-    replica, requests = engine.replica, engine.requests
+def _score(rule, source, parameters, engine, index, request_id):
     if rule >= LEAST_TOKENS:
-        return _further_score(rule, parameters, engine, index, request_id)
+        return _further_score(rule, source, parameters, engine, index, request_id)
+    load = load_of(engine, source)
     if rule == LEAST_KV:
-        return kv_demand(engine)
+        return kv_demand(engine, load)
     if rule == VLLM_DP:
-        return 4.0 * replica.seen_waiting + replica.seen_running
+        return 4.0 * load.waiting + load.running
     if rule == LMETRIC:
-        tokens = prefill_backlog_tokens(engine) + requests[request_id].prompt_tokens
-        return float(tokens) * (replica.seen_waiting + replica.seen_running)
+        tokens = load.backlog_tokens + engine.requests[request_id].prompt_tokens
+        return float(tokens) * outstanding(load)
     if rule == EXPECTED_TTFT:
-        return expected_ttft_s(engine, requests[request_id])
-    return float(outstanding(engine))  # JSQ and power-of-two
+        return expected_ttft_s(engine, load, engine.requests[request_id])
+    return float(outstanding(load))  # JSQ and power-of-two
 
 
 @outlined
-def _plain_rule(rule, parameters, world):
+def _plain_rule(rule, source, parameters, world):
     """Return the rule that decides now, for rules that depend on the request or on the balance of loads."""
     environment, requests = world.environment, world.requests
     request_id = environment.at_gateway
@@ -128,8 +128,8 @@ def _plain_rule(rule, parameters, world):
     tokens = tokens_to_hold(world, request)
     for r in range(len(world.specs)):
         if tokens <= world.specs[r].max_model_len:
-            load = float(outstanding(engine_of(world, r)))
-            least, most = min(least, load), max(most, load)
+            requests_there = float(outstanding(load_of(engine_of(world, r), source)))
+            least, most = min(least, requests_there), max(most, requests_there)
             hits = max(hits, prefix_hit_tokens(engine_of(world, r), request_id))
     if most - least > parameters[_PREFIX.balance_abs] and most > parameters[_PREFIX.balance_rel] * least:
         return JSQ
@@ -165,8 +165,8 @@ def _random_fitting(world, request, other_than):
 
 
 @kernel
-def route(rule, parameters, world):
-    """Return a rule's replica for the request at the gateway."""
+def route(rule, source, parameters, world):
+    """Return a rule's replica for the request at the gateway; it knows the replicas' load from ``source``."""
     environment, memory, specs = world.environment, world.memory, world.specs
     request = world.requests[environment.at_gateway]
     count = len(specs)
@@ -179,11 +179,10 @@ def route(rule, parameters, world):
     if rule == POWER_OF_TWO:
         first = _random_fitting(world, request, -1)
         second = _random_fitting(world, request, first)
-        if outstanding(engine_of(world, second)) < outstanding(engine_of(world, first)):
-            return second
-        return first
+        second_load, first_load = load_of(engine_of(world, second), source), load_of(engine_of(world, first), source)
+        return second if outstanding(second_load) < outstanding(first_load) else first
     if rule >= LEAST_TOKENS:
-        rule = _plain_rule(rule, parameters, world)
+        rule = _plain_rule(rule, source, parameters, world)
     best = 0
     best_score = np.inf
     ties = 0
@@ -191,7 +190,7 @@ def route(rule, parameters, world):
     for r in range(count):
         if tokens > specs[r].max_model_len:
             continue
-        score = _score(rule, parameters, engine_of(world, r), r, environment.at_gateway)
+        score = _score(rule, source, parameters, engine_of(world, r), r, environment.at_gateway)
         if score < best_score:
             best, best_score, ties = r, score, 1
         elif score == best_score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burstenv.policies.rule import Parameter, Range, Rule
+from burstenv.policies.rule import SOURCE, Parameter, Range, Rule
 
 RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
 LEAST_TOKENS, SESSION_AFFINITY, PREFIX_AWARE, KV_ROUTER, FREENESS = range(8, 13)
@@ -28,12 +28,14 @@ ROUTING_RULES = (
         "Fewest requests, waiting and running.",
         "Join the shortest queue (least outstanding requests).",
         "Ties are broken at random.",
+        declared=(SOURCE,),
     ),
     Rule(
         POWER_OF_TWO,
         "power-of-two",
         "The less loaded of two random replicas.",
         "Mitzenmacher, The Power of Two Choices (2001); a mode of the Dynamo router.",
+        declared=(SOURCE,),
     ),
     Rule(
         LEAST_KV,
@@ -41,6 +43,7 @@ ROUTING_RULES = (
         "Smallest KV demand: blocks used and needed by the queue.",
         "Min-memory routing of simulators and of llm-d's kv-utilisation scorer.",
         "The demand of the queue counts as used.",
+        declared=(SOURCE,),
         sees_cache=True,
     ),
     Rule(
@@ -49,6 +52,7 @@ ROUTING_RULES = (
         "Smallest 4 waiting + running.",
         "vLLM's data-parallel load balancer.",
         "vLLM's counts are up to 100 ms old; here the scenario sets their age.",
+        declared=(SOURCE,),
     ),
     Rule(
         LMETRIC,
@@ -56,12 +60,14 @@ ROUTING_RULES = (
         "Smallest product of prefill tokens (queued and own) and requests (queued and running).",
         "LMetric (OSDI'26, arXiv 2603.15202), the queued-prefill term included.",
         "The prompt counts in full, cached or not.",
+        declared=(SOURCE,),
     ),
     Rule(
         EXPECTED_TTFT,
         "expected-ttft",
         "Smallest expected time to first token.",
         "burstenv; see policies/estimates.py.",
+        declared=(SOURCE,),
         sees_cache=True,
     ),
     Rule(
@@ -70,6 +76,7 @@ ROUTING_RULES = (
         "Fewest tokens: left to prefill, in the queue and in the running prefill, plus the context of the decodes.",
         "Join the shortest queue by tokens, `token_jsq` of splitwise-sim (Splitwise, ISCA'24).",
         "Splitwise counts pending tokens of each pool; here replicas do both, so the context counts too.",
+        declared=(SOURCE,),
         sees_cache=True,
     ),
     Rule(
@@ -79,6 +86,7 @@ ROUTING_RULES = (
         "`session` of the vLLM production-stack router: a consistent-hash ring on a session header.",
         "Rendezvous hashing, which spreads sessions evenly and skips a replica that cannot serve the request; "
         "without a session, that router takes the endpoint with the lowest rate.",
+        declared=(SOURCE,),
     ),
     Rule(
         PREFIX_AWARE,
@@ -92,6 +100,7 @@ ROUTING_RULES = (
             Parameter("threshold", 0.5, Range(0.0, 1.0), "share of the prompt that must be cached", most=1.0),
             Parameter("balance_abs", 32.0, Range(2.0, 128.0, "log"), "allowed difference of loads, in requests"),
             Parameter("balance_rel", 1.1, Range(1.0, 3.0), "allowed ratio of loads"),
+            SOURCE,
         ),
         sees_cache=True,
         sees_prefixes=True,
@@ -107,6 +116,7 @@ ROUTING_RULES = (
             Parameter("overlap", 1.0, Range(0.0, 4.0), "credit of a cached block"),
             Parameter("prefill", 1.0, Range(0.0, 4.0), "weight of prefill blocks"),
             Parameter("requests", 0.0, Range(0.0, 64.0), "blocks added per request"),
+            SOURCE,
         ),
         sees_cache=True,
         sees_prefixes=True,
@@ -117,6 +127,7 @@ ROUTING_RULES = (
         "Largest (free KV blocks - blocks needed by the queue) / requests.",
         "Dispatch of Llumnix (OSDI'24), `remaining_steps`: number of steps by which the batch can still grow.",
         "No priorities and no migration; the demand of the whole queue counts, and an idle replica counts by its size.",
+        declared=(SOURCE,),
         sees_cache=True,
     ),
     Rule(
@@ -124,6 +135,7 @@ ROUTING_RULES = (
         "longest-queue",
         "Most requests, waiting and running.",
         "Bad on purpose: jsq reversed.",
+        declared=(SOURCE,),
         floor=True,
     ),
     Rule(
@@ -131,6 +143,7 @@ ROUTING_RULES = (
         "oracle-expected-ttft",
         "expected-ttft, with the true rate at which running requests free KV blocks.",
         "burstenv: the value of perfect length prediction for that rule.",
+        declared=(SOURCE,),
         sees_cache=True,
         oracle=True,
     ),

@@ -42,6 +42,8 @@ class Parameter:
         least: Smallest accepted value; None: that of ``limits``.
         most: Largest accepted value; None: that of ``limits``.
         whole: Whether only whole numbers are accepted; those of an ``integer`` range always are.
+        choices: Names of its values, which are then their positions; the first, if it is the default, means that the
+            scenario decides, and is not tuned.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Parameter:
     least: float | None = None
     most: float | None = None
     whole: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -64,8 +67,12 @@ class Parameter:
         """Return the value of a text.
 
         Raises:
-            BurstenvError: If it is no number, or outside the limits, which the error names.
+            BurstenvError: If it is no number or outside the limits, or none of the choices, which the error names.
         """
+        if self.choices:
+            if text not in self.choices:
+                raise unknown_name(f"{self.name} of {owner}", text, self.choices)
+            return float(self.choices.index(text))
         least, most = self.limits
         whole = self.whole or self.range.scale == "integer"
         try:
@@ -79,8 +86,19 @@ class Parameter:
             )
         return value
 
+    def written(self, value: float) -> str:
+        """Return the text of a value, which :meth:`read` understands."""
+        return self.choices[int(value)] if self.choices else repr(value).removesuffix(".0")
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The choices that a tuner tries."""
+        return self.choices[1:]
+
     def described(self) -> dict[str, Any]:
         """Return it in plain values, apart from its name and default."""
+        if self.choices:
+            return {"choices": list(self.choices), "meaning": self.meaning}
         least, most = self.limits
         return {**self.range._asdict(), "least": least, "most": most, "meaning": self.meaning}
 
@@ -132,11 +150,24 @@ class Rule:
             "summary": self.summary,
             "source": self.source,
             "differs": self.differs,
-            "parameters": {p.name: {"default": p.default, **p.described()} for p in self.declared},
+            "parameters": {
+                p.name: {"default": p.choices[0] if p.choices else p.default, **p.described()} for p in self.declared
+            },
             "oracle": self.oracle,
             "floor": self.floor,
             "python": self.function is not None,
         }
+
+
+SOURCES = ("auto", "log", "metrics", "both")  # of a gateway's knowledge of load, see known_load.py
+SOURCE = Parameter(
+    "source",
+    0.0,
+    Range(0.0, 3.0, "integer"),
+    "of its knowledge of load: the gateway's log, the engines' metrics, or metrics brought up to date by the log; "
+    "auto: the log where the scenario has one, else the metrics",
+    choices=SOURCES,
+)
 
 
 def parameters_of(rules: tuple[Rule, ...], name: str) -> Any:

@@ -1,7 +1,8 @@
 """The view of a heuristic in plain Python at a decision: the request at the gateway, the replicas, the time.
 
-All data are those of an agent's observation: published and causal. A replica shows the state at the end of its last
-iteration and the requests sent to it since (see ``engine/published.py``); output lengths are predictions.
+All data are those of an agent's observation: published and causal. A replica's metrics show the state at the end of its
+last iteration and the requests sent to it since (see ``engine/published.py``), or that of the last reading; the
+gateway's own log is always fresh. Output lengths are predictions.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster import Cluster
+from burstenv.cluster.gateway_log import Known
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.policies.decide import ESTIMATES, estimate_at
+from burstenv.policies.known_load import BOTH, LOG, METRICS
 
 CLASS_NAMES = ("conversation", "api")  # by class code, as in traces
 _MASK = 2**64 - 1
@@ -91,14 +94,122 @@ class RequestView:
         return self.defers < self._max_defers
 
 
+class LoadView:
+    """The load of one replica as the gateway knows it from one source, see ``policies/known_load.py``."""
+
+    def __init__(self, view: View, index: int, source: int):
+        self._view = view
+        self._index = index
+        self._source = source
+        self._numbers: dict[str, float] | None = None
+
+    def _estimate(self, name: str) -> float:
+        if self._numbers is None:
+            self._numbers = self._view._estimates(self._index, self._source)
+        return self._numbers[name]
+
+    @property
+    def waiting(self) -> int:
+        """Waiting requests; by the log, those without a first token."""
+        return int(self._estimate("waiting"))
+
+    @property
+    def running(self) -> int:
+        """Running requests; by the log, those with a first token."""
+        return int(self._estimate("running"))
+
+    @property
+    def prefill_backlog_tokens(self) -> int:
+        """Tokens to compute before a new request's."""
+        return int(self._estimate("backlog_tokens"))
+
+    @property
+    def context_tokens(self) -> int:
+        """Prompt and outputs of the requests that decode [tokens]."""
+        return int(self._estimate("context_tokens"))
+
+    @property
+    def used_blocks(self) -> int:
+        """KV blocks in use."""
+        return int(self._estimate("used_blocks"))
+
+    @property
+    def waiting_blocks(self) -> int:
+        """KV blocks that the waiting requests will take."""
+        return int(self._estimate("waiting_blocks"))
+
+    @property
+    def kv_demand(self) -> float:
+        """Share of the KV blocks in use or asked for by the queue; may exceed 1."""
+        return self._estimate("kv_demand")
+
+    @property
+    def kv_demand_with(self) -> float:
+        """The same with this request's prompt in the queue."""
+        return self._estimate("kv_demand_with")
+
+    @property
+    def decode_iteration_s(self) -> float:
+        """Time of an iteration in which all running requests decode [s]."""
+        return self._estimate("decode_iteration_s")
+
+    @property
+    def expected_ttft_s(self) -> float:
+        """Expected time to first token here for this request [s]; see ``policies/estimates.py``."""
+        return self._estimate("expected_ttft_s")
+
+
+class LogView(LoadView):
+    """The gateway's own log of one replica: its load by the log, and what the log holds."""
+
+    def __init__(self, view: View, index: int):
+        super().__init__(view, index, LOG)
+        self._known = view._known(index)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests sent there and not ended."""
+        return self._known.in_flight
+
+    @property
+    def unanswered(self) -> int:
+        """Requests in flight without a first token."""
+        return self._known.unanswered
+
+    @property
+    def unanswered_tokens(self) -> int:
+        """Their prompt tokens."""
+        return self._known.unanswered_tokens
+
+    @property
+    def streaming(self) -> int:
+        """Requests in flight with a first token."""
+        return self._known.decoding
+
+    @property
+    def recent_ttft_s(self) -> float:
+        """Mean time from sending to first token, over about 10 s [s]; 0 before the first one."""
+        return self._known.ttft_s
+
+    @property
+    def recent_tpot_s(self) -> float:
+        """Mean time per output token of complete answers, over about 10 s [s]; 0 before the first one."""
+        return self._known.tpot_s
+
+    @property
+    def since_sent_s(self) -> float:
+        """Time since the last request was sent there, or since the episode's begin [s]."""
+        return self._known.since_sent_s
+
+
 class ReplicaView:
-    """The published state of one replica."""
+    """One replica: its metrics and, where the scenario has it, the gateway's own log of it."""
 
     def __init__(self, view: View, index: int):
         self._view = view
         self._record = view._replicas[index]
         self._spec = view._specs[index]
-        self._estimates: dict[str, float] | None = None
+        self._metrics = LoadView(view, index, METRICS)
         self.index = index
 
     def __index__(self) -> int:
@@ -110,10 +221,21 @@ class ReplicaView:
     def _seen(self, name: str) -> int:
         return int(self._record[f"seen_{name}"])
 
-    def _estimate(self, name: str) -> float:
-        if self._estimates is None:
-            self._estimates = self._view._estimates(self.index)
-        return self._estimates[name]
+    @property
+    def log(self) -> LogView:
+        """The gateway's own log of it, and its load by that log.
+
+        Raises:
+            BurstenvError: If the scenario's gateway has no log (``observation.log``).
+        """
+        self._view._check_log()
+        return LogView(self._view, self.index)
+
+    @property
+    def both(self) -> LoadView:
+        """Its load by its metrics, brought up to date by the gateway's log; errors as of :attr:`log`."""
+        self._view._check_log()
+        return LoadView(self._view, self.index, BOTH)
 
     @property
     def fits(self) -> bool:
@@ -188,22 +310,22 @@ class ReplicaView:
     @property
     def kv_demand(self) -> float:
         """Share of the KV blocks in use or asked for by the queue; may exceed 1."""
-        return self._estimate("kv_demand")
+        return self._metrics.kv_demand
 
     @property
     def kv_demand_with(self) -> float:
         """The same with this request's prompt in the queue."""
-        return self._estimate("kv_demand_with")
+        return self._metrics.kv_demand_with
 
     @property
     def decode_iteration_s(self) -> float:
         """Time of an iteration in which all running requests decode [s]."""
-        return self._estimate("decode_iteration_s")
+        return self._metrics.decode_iteration_s
 
     @property
     def expected_ttft_s(self) -> float:
-        """Expected time to first token here for this request [s]; see ``policies/estimates.py``."""
-        return self._estimate("expected_ttft_s")
+        """Expected time to first token here for this request [s], by the metrics; see ``policies/estimates.py``."""
+        return self._metrics.expected_ttft_s
 
     @property
     def prefix_hit_tokens(self) -> int:
@@ -214,7 +336,7 @@ class ReplicaView:
         """
         if not self._view._cluster.knows_prefixes:
             raise BurstenvError("prefix_hit, the cached part of a prompt, is not known here: it needs KV events")
-        return int(self._estimate("prefix_hit_tokens"))
+        return int(self._metrics._estimate("prefix_hit_tokens"))
 
     @property
     def mode(self) -> str:
@@ -254,10 +376,16 @@ class View:
         """Predicted output length of the request at the gateway, in whole tokens, at least 1; 0 at a tick."""
         return 0 if self.request is None else max(1, math.ceil(min(self.request.predicted_tokens, 1e9)))
 
-    def _estimates(self, r: int) -> dict[str, float]:
+    def _estimates(self, r: int, source: int) -> dict[str, float]:
         out = np.zeros(len(ESTIMATES))
-        estimate_at(*self._cluster.state.arrays(), self._i, r, out)
+        estimate_at(*self._cluster.state.arrays(), self._i, r, source, out)
         return dict(zip(ESTIMATES, out.tolist(), strict=True))
+
+    def _known(self, r: int) -> Known:
+        return self._cluster.known(self._i, r, int(self._environment["viewer"]))
+
+    def _check_log(self) -> None:
+        self._cluster.check_log("view.replicas[...].log")
 
     @property
     def now_s(self) -> float:

@@ -71,6 +71,7 @@ class Play:
         config: What clients may do; None: they send and wait.
         clients: What they will do.
         metrics: One of METRICS.
+        relays: Whether answers pass through the gateway.
         odds: Of rejecting, admitting and deferring.
         settings: Of both clusters: ``tick_s``, ``batching_period_s``, ...
     """
@@ -87,6 +88,7 @@ class Play:
         clients: Clients | None = None,
         metrics: dict[str, Any] = METRICS[0],
         odds: tuple[float, float, float] = (0.15, 0.75, 0.1),
+        relays: bool = True,
         **settings: Any,
     ):
         self.rng, self.odds = rng, odds
@@ -96,12 +98,21 @@ class Play:
             specs, modes, num_envs=2, num_requests=7, max_request_tokens=1600, clients=config, **settings
         )
         self.cluster.see_stale(**metrics)
+        self.cluster.see_log(relays)
         self.cluster.load(0, requests[:5], 0, config and draw_clients(config, requests[:5], 0))
         self.cluster.next_epoch(0)
         self.cluster.load(1, requests, 7, clients)
         seed = int(self.environment["client_seed"]) if config is not None else 0
         self.reference = self.make_reference(
-            specs, modes, requests, config=config, clients=clients, seed=seed, metrics=metrics, **settings
+            specs,
+            modes,
+            requests,
+            config=config,
+            clients=clients,
+            seed=seed,
+            metrics=metrics,
+            relays=relays,
+            **settings,
         )
 
     @property

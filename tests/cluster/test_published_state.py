@@ -18,6 +18,7 @@ from burstenv._jit.decorators import entry
 from burstenv.cluster import STATUS_NAMES, ClientsConfig, ModeConfig
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.envs.reward import COMPONENTS, pay
+from burstenv.policies import known_load
 from burstenv.policies.decide import ESTIMATES, estimate_at
 from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode
 from tests.cluster.small_clusters import FAST, loaded, replica, requests_at
@@ -26,6 +27,7 @@ from tests.random_examples import examples
 MODES = [
     ModeConfig(name="plain", max_num_batched_tokens=256, max_num_seqs=24),
     ModeConfig(name="tight", max_num_batched_tokens=40, max_num_seqs=8, headroom=0.1),
+    ModeConfig(name="narrow", max_num_batched_tokens=6, max_num_seqs=4),  # not all decoders of other modes in a step
     ModeConfig(name="edf", max_num_batched_tokens=96, max_num_seqs=6, order="earliest-deadline"),
     ModeConfig(name="edf-drop", max_num_batched_tokens=96, max_num_seqs=6, order="earliest-deadline", hopeless="drop"),
     ModeConfig(name="short", max_num_batched_tokens=128, max_num_seqs=12, order="shortest-predicted"),
@@ -44,6 +46,12 @@ ENGINES: dict[str, dict[str, Any]] = {
     "threshold": {"long_prefill_token_threshold": 50, "prefix_caching": True},
 }
 SIZES: list[dict[str, Any]] = [{"num_blocks": 30}, {"num_blocks": 55, "latency": FAST, "max_model_len": 300}]
+GATEWAYS: list[dict[str, Any]] = [
+    {"gateways": 1, "split": "evenly", "relays": True},
+    {"gateways": 1, "split": "evenly", "relays": False},
+    {"gateways": 3, "split": "evenly", "relays": True},
+    {"gateways": 2, "split": "hash", "relays": False},
+]
 HIT = ESTIMATES.index("prefix_hit_tokens")
 
 
@@ -88,11 +96,28 @@ class Look:
             expected, record = asdict(seen), state.replicas[1, r]
             assert {name: int(record[f"seen_{name}"]) for name in expected} == expected, (reference.now_s, r)
             out = np.zeros(len(ESTIMATES))
-            estimate_at(*state.arrays(), 1, r, out)
+            estimate_at(*state.arrays(), 1, r, known_load.METRICS, out)
             if at_gateway >= 0:
                 request = reference.lifecycle.requests[at_gateway].engine
                 assert out[HIT] == reference.replicas[r].hit_tokens(request), (reference.now_s, r)
+        self.compare_logs()
         self.compare_rewards()
+
+    def compare_logs(self) -> None:
+        """The counts are equal, and the averages nearly: of one instant, their values come in any order."""
+        cluster, reference = self.play.cluster, self.play.reference
+        said = reference.telemetry.logged(reference.now_s)
+        for number, log in enumerate(reference.logs):
+            for r in range(len(reference.replicas)):
+                expected, found = log.known(r, reference.now_s), asdict(cluster.known(1, r, number))
+                for name, want in asdict(expected).items():
+                    assert found[name] == pytest.approx(want, rel=1e-9, abs=1e-9), (reference.now_s, r, number, name)
+                if cluster.state.gateway["scrape_period_s"][0] > 0.0:
+                    record = cluster.state.logs(1)[r, number]
+                    for name in ("in_flight", "unanswered", "unanswered_tokens", "context_tokens"):
+                        assert record[f"shown_{name}"] == getattr(said[number][r], name), (reference.now_s, r, name)
+        for name in ("first_tokens", "first_in_time"):
+            assert sum(getattr(log, name) for log in reference.logs) == self.play.environment[name]
 
     def compare_rewards(self) -> None:
         state = self.play.cluster.state
@@ -122,10 +147,15 @@ class Look:
     loop=st.sampled_from(LOOPS),
     metrics=st.sampled_from(METRICS),
     ticks=st.booleans(),
+    gateways=st.sampled_from(GATEWAYS),
 )
-@example(0, "synchronous", [3], None, None, {"after_failure": "go_on"}, METRICS[0], False)  # turns rejected as hopeless
-@example(1833, "asynchronous", [10, 3, 2], None, {}, {"after_failure": "go_on"}, METRICS[0], False)
-def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, patience, retries, loop, metrics, ticks):
+@example(
+    0, "synchronous", [4], None, None, {"after_failure": "go_on"}, METRICS[0], False, GATEWAYS[0]
+)  # hopeless turns
+@example(1833, "asynchronous", [11, 4, 3], None, {}, {"after_failure": "go_on"}, METRICS[0], False, GATEWAYS[0])
+def test_what_decisions_see_is_a_recount_of_the_requests(
+    seed, engine, modes, patience, retries, loop, metrics, ticks, gateways
+):
     rng = np.random.default_rng(seed)
     made = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
     config = made if made.active else None
@@ -134,7 +164,8 @@ def test_what_decisions_see_is_a_recount_of_the_requests(seed, engine, modes, pa
     requests["worth"] = rng.integers(0, 2**20, n) / 2**16
     play = Play(
         rng, [replica(**size, **ENGINES[engine]) for size in SIZES], [MODES[m] for m in modes], requests, config,
-        clients, metrics, odds=(0.1, 0.8, 0.1), tick_s=0.25 if ticks else None,
+        clients, {**metrics, "count_sent": metrics["count_sent"] and gateways["gateways"] == 1}, odds=(0.1, 0.8, 0.1),
+        tick_s=0.25 if ticks else None, **gateways,
     )  # fmt: skip
     play.cluster.set_class_values([1.0, 3.0])
     look = Look(play)
@@ -170,7 +201,7 @@ def test_a_prompt_is_cached_from_the_end_of_the_iteration_that_computes_it(engin
     hits = []
     while cluster.next_epoch(0) >= 0:
         out = np.zeros(len(ESTIMATES))
-        estimate_at(*cluster.state.arrays(), 0, 0, out)
+        estimate_at(*cluster.state.arrays(), 0, 0, known_load.METRICS, out)
         hits.append(out[HIT])
         cluster.decide(0, 1 if len(hits) == 1 else 0)
     end_s = float(cluster.records(0)["first_token_s"][0])

@@ -11,10 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import NO_REQUEST, RUNNING, WAITING
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.env import BurstGPTEnv
-from burstenv.envs.observation.features import LIMIT, ObservationConfig, ObservationLayout, feature_table
+from burstenv.envs.observation.features import (
+    LIMIT,
+    LOG_REPLICA_FEATURES,
+    ObservationConfig,
+    ObservationLayout,
+    feature_table,
+)
 from burstenv.envs.observation.sessions import turn_links
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
@@ -23,7 +29,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stale": {"delay_s": 0.3},
     "polled": {"scrape_period_s": 0.25, "count_sent": False},
-    "everything": {"forecast": True, "sessions": True, "delay_s": 0.05, "scrape_period_s": 0.1},
+    "log": {"log": True, "scrape_period_s": 1.0},
+    "no relay": {"log": True, "relays": False, "scrape_period_s": 1.0, "count_sent": False},
+    "everything": {"forecast": True, "sessions": True, "log": True, "delay_s": 0.05, "scrape_period_s": 0.1},
 }
 
 
@@ -100,7 +108,7 @@ def test_every_number_stays_within_its_documented_bounds(scenarios, form):
              if extremes[0][k] < extremes[1][k]}  # fmt: skip
     if form == "everything":
         assert {"count_1s", "count_60s", "fano", "gap_cv", "turn", "since_previous", "prefix_hit", "had_previous",
-                "metrics_age"} <= moved  # fmt: skip
+                "metrics_age", *(feature.name for feature in LOG_REPLICA_FEATURES)} <= moved  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -147,6 +155,28 @@ def test_output_lengths_are_hidden_until_a_request_ends(scenarios, seed):
     past = [seen.tobytes() for now_s, seen in first if now_s <= requests["arrival_s"][0] + 3.0]
     assert len(past) > 3
     assert [seen.tobytes() for _, seen in second][: len(past)] == past
+
+
+def test_the_features_of_the_log_are_never_stale(scenarios):
+    """With a reading a second, they are what the records say now; the metrics beside them are not."""
+    scenario = scenarios["log"]
+    batch = EnvironmentBatch(1, scenario)
+    requests, _ = scenario.episode("train", 5, 12.0)
+    batch.start(0, requests, 0, {})
+    in_flight, unanswered, waiting, running = (
+        replica_columns(scenario, name) for name in ("in_flight", "unanswered", "waiting", "running")
+    )
+    old = 0
+    for step in range(150):
+        records, seen = batch.cluster.records(0), batch.observations[0]
+        for r in range(len(scenario.specs)):
+            sent = (records["replica"] == r) & np.isin(records["status"], (WAITING, RUNNING))
+            assert seen[in_flight[r]] * 64 == pytest.approx(sent.sum())
+            assert seen[unanswered[r]] * 16 == pytest.approx((sent & np.isnan(records["first_token_s"])).sum())
+            old += seen[waiting[r]] * 16 + seen[running[r]] * 64 != pytest.approx(sent.sum())
+        batch.actions[0] = [1, step % len(scenario.specs), 0]
+        batch.step()
+    assert old > 50
 
 
 def replica_columns(scenario: Scenario, *features: str) -> list[int]:

@@ -69,7 +69,7 @@ def test_what_the_log_and_the_metrics_say_is_what_policies_see() -> None:
     first = world.ledgers[0]
     first.send(100, 1.0)
     first.send(300, 1.1)
-    first.first_token(100, 0.4)
+    first.first_token(100, 0.4, 1.4)
     first.context_tokens += 7
     first.metrics = Metrics(read_s=1.05, waiting=0, running=1, kv_used=0.5, preemptions=3, sent=1)
     world.arrive(_incoming(0), 2.0)
@@ -86,6 +86,11 @@ def test_what_the_log_and_the_metrics_say_is_what_policies_see() -> None:
         "seen_preemptions": 3,
     }
     assert {name: int(seen[name]) for name in expected} == expected
+    known = world.cluster.known(0, 0)
+    assert (known.in_flight, known.unanswered, known.unanswered_tokens, known.context_tokens) == (2, 1, 300, 107)
+    assert (known.ttft_s, known.tpot_s) == (pytest.approx(0.4), 0.0)
+    assert known.since_sent_s == pytest.approx(0.9)
+    assert known.since_head_s == pytest.approx(0.6)  # since the first token
     assert int(world.cluster.state.replicas[0, 1]["seen_free_blocks"]) == scene.specs[1].num_blocks
 
 
@@ -96,12 +101,12 @@ def test_a_ledger_comes_back_to_nothing(requests: list[tuple[bool, int, int]]) -
     for began, prompt, tokens in requests:
         ledger.send(prompt, 0.0)
         if began:
-            ledger.first_token(prompt, 0.1)
+            ledger.first_token(prompt, 0.1, 1.0)
             ledger.context_tokens += tokens
         assert ledger.in_flight == ledger.unanswered + ledger.decoding
         assert 0 <= ledger.waiting <= ledger.unanswered
     for began, prompt, tokens in requests:
-        ledger.end(prompt, tokens, began)
+        ledger.end(prompt, tokens, began, 2.0)
     numbers = ledger.in_flight, ledger.unanswered, ledger.decoding, ledger.context_tokens, ledger.unanswered_tokens
     assert numbers == (0, 0, 0, 0, 0)
 

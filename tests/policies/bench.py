@@ -18,9 +18,10 @@ from burstenv.policies.estimates import (
     fits,
     kv_demand,
     kv_demand_with,
-    prefill_backlog_tokens,
 )
+from burstenv.policies.known_load import load_of
 from burstenv.policies.records import POLICY
+from burstenv.policies.rule import SOURCES
 from tests.cluster.small_clusters import requests_at
 
 
@@ -42,16 +43,17 @@ def _admit(
 
 @entry
 def _estimates(
-    environments, memories, replicas, arenas, requests, gateway, specs, modes, r, out
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, r, source, out
 ):  # fmt: skip
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), 0)
     engine, request = engine_of(world, r), world.requests[0]
     out[0] = fits(engine, request)
-    out[1] = kv_demand(engine)
-    out[2] = kv_demand_with(engine, request)
-    out[3] = prefill_backlog_tokens(engine)
-    out[4] = decode_iteration_s(engine)
-    out[5] = expected_ttft_s(engine, request)
+    load = load_of(engine, source)
+    out[1] = kv_demand(engine, load)
+    out[2] = kv_demand_with(engine, load, request)
+    out[3] = load.backlog_tokens
+    out[4] = decode_iteration_s(engine, load)
+    out[5] = expected_ttft_s(engine, load, request)
 
 
 ESTIMATES = ("fits", "kv_demand", "kv_demand_with", "prefill_backlog_tokens", "decode_iteration_s", "ttft_s")
@@ -109,10 +111,10 @@ class Bench:
         assert decision in (0, 1)
         return decision == 1
 
-    def estimates(self, r: int = 0) -> dict[str, float]:
-        """Every estimate about replica ``r``."""
+    def estimates(self, r: int = 0, source: str = "auto") -> dict[str, float]:
+        """Every estimate about replica ``r``, by a source of its load."""
         out = np.zeros(len(ESTIMATES))
-        _estimates(*self.cluster.state.arrays(), r, out)
+        _estimates(*self.cluster.state.arrays(), r, SOURCES.index(source), out)
         return dict(zip(ESTIMATES, out.tolist(), strict=True))
 
 
@@ -120,5 +122,6 @@ def _record(component: str, choice: RuleChoice) -> np.ndarray:
     """(1,) POLICY with one rule in it."""
     record = np.zeros(1, POLICY)
     record[component] = choice.rule.code
-    record[f"{component}_parameters"][0, : len(choice.parameters)] = choice.parameters
+    record[f"{component}_source"] = choice.source
+    record[f"{component}_parameters"][0, : len(choice.numbers)] = choice.numbers
     return record

@@ -50,7 +50,7 @@ def test_rules_are_well_formed(kind):
     for rule in kind:
         assert rule.summary.endswith(".")
         assert rule.source.endswith(".")
-        assert len(rule.parameters) <= MAX_PARAMETERS
+        assert len(RuleChoice(rule, tuple(rule.parameters.values())).numbers) <= MAX_PARAMETERS
         assert np.isfinite(list(rule.parameters.values())).all()
         for parameter in rule.declared:
             low, high, scale = parameter.range
@@ -83,6 +83,8 @@ def test_plain_names_round_trip():
         "queue-cap(limit=2.5)/jsq/sarathi-512",
         "token-bucket(capacity_tokens=5000,refill_tokens_per_s=250.5)/jsq/vllm",
         "size-aware-kv(output=0)/least-kv/spf",
+        "queue-cap(limit=64,source=both)/jsq(source=log)/vllm",
+        "aimd(source=metrics)/prefix-aware(threshold=0.25,source=log)/vllm",
     ],
 )
 def test_names_with_parameters_round_trip(text):
@@ -99,10 +101,10 @@ def test_every_composite_round_trips(composite):
 
 def test_missing_parameters_have_their_defaults():
     choice = parse_rule("size-aware-kv(prompt=0.5)", "admission rule", ADMISSION_RULES)
-    assert choice.parameters == (1.25, 0.5, 0.3)
+    assert choice.parameters == (1.25, 0.5, 0.3, 0.0)
     spaced = parse_rule("  size-aware-kv( prompt = 0.5 , )", "admission rule", ADMISSION_RULES)
     assert spaced == choice
-    assert parse_rule("size-aware-kv()", "admission rule", ADMISSION_RULES).parameters == (1.25, 0.2, 0.3)
+    assert parse_rule("size-aware-kv()", "admission rule", ADMISSION_RULES).parameters == (1.25, 0.2, 0.3, 0.0)
 
 
 def test_record_carries_codes_and_parameters():

@@ -23,6 +23,7 @@ EVERY = [
     )
     for rule in rules
     for parameter in rule.declared
+    if not parameter.choices
 ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.events import DecisionKind, EventKind
+from burstenv.cluster.gateway_log import GatewayLog
 from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
@@ -71,6 +72,9 @@ class ReferenceCluster:
         clients: What was drawn for the clients of the episode, where they do more.
         seed: Seed of the clients' back-offs, as the engine mixes it.
         metrics: ``period_s``, ``delay_s`` and ``count_sent`` of :class:`ReferenceTelemetry`; fresh ones if left out.
+        gateways: Number of gateways, K.
+        split: How requests are split among them, ``evenly`` or ``hash``.
+        relays: Whether answers pass through the gateways.
     """
 
     def __init__(
@@ -86,6 +90,9 @@ class ReferenceCluster:
         clients: Clients | None = None,
         seed: int = 0,
         metrics: dict[str, Any] | None = None,
+        gateways: int = 1,
+        split: str = "evenly",
+        relays: bool = True,
     ):
         self._specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
@@ -98,13 +105,14 @@ class ReferenceCluster:
         self.decisions = 0
         self.at_gateway = NO_REQUEST  # the request that is decided about
         self.replicas = [PublishingReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
-        self.lifecycle = Lifecycle(requests)
+        self.logs = [GatewayLog(len(specs), relays) for _ in range(gateways)]
+        self.lifecycle = Lifecycle(requests, self.logs, split)
         self._queue = EventQueue(self._generation)
         config = config or ClientsConfig()
         self._clients = ReferenceClients(
             config, clients or draw_clients(config, requests, 0), seed, self.lifecycle, self._queue
         )
-        self.telemetry = ReferenceTelemetry(self.replicas, self._queue, **(metrics or {}))
+        self.telemetry = ReferenceTelemetry(self.replicas, self.logs, self._queue, **(metrics or {}))
         self._foresee_tick()
         self._handlers: dict[EventKind, Callable[[int], DecisionKind | None]] = {
             EventKind.ITERATION_ENDS: self._iteration_ends,
@@ -180,6 +188,7 @@ class ReferenceCluster:
         if request.engine.status == "rejected":  # no room for an output
             self._clients.settle(k, FAILED, self.now_s)
             return
+        self.lifecycle.accepted(k, self.now_s)
         self.telemetry.sent(r, request.engine.prompt_tokens)
         self._foresee(r)
 
@@ -212,13 +221,16 @@ class ReferenceCluster:
         self._foresee_end(r)  # what cannot start now cannot start before something changes
 
     def _advance(self, r: int, until_s: float) -> None:
-        """Advance a replica and settle the requests that were answered or rejected as hopeless meanwhile."""
+        """Advance a replica; relay its tokens, and settle requests that were answered or rejected as hopeless."""
         replica = self.replicas[r]
         ended, rejected = len(replica.iterations), len(replica.rejected)
         replica.advance(until_s)
         for k in replica.rejected[rejected:]:
             self._clients.settle(k, REJECTED, self.now_s)
         for iteration in replica.iterations[ended:]:
+            for share in iteration.scheduled:
+                if share.samples:
+                    self.lifecycle.bring_token(share.id, iteration.end_s)
             for k in iteration.finished:
                 self._clients.answer(k, self.now_s)
 

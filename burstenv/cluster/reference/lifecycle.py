@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from burstenv.cluster.gateway_log import GatewayLog, gateway_of
 from burstenv.engine import enums
 from burstenv.engine.reference.records import ReferenceRequest
 
@@ -46,10 +48,14 @@ class Lifecycle:
 
     Args:
         rows: (n,) REQUEST, sorted by arrival.
+        logs: The log of each gateway.
+        split: How requests are split among the gateways, see :func:`gateway_of`.
     """
 
-    def __init__(self, rows: np.ndarray):
+    def __init__(self, rows: np.ndarray, logs: Sequence[GatewayLog], split: str = "evenly"):
         self._rows = rows
+        self._logs = logs
+        self._split = split
         self.requests = [
             ClusterRequest(_engine_request(k, row), float(row["ttft_slo_s"]), float(row["tpot_slo_s"]))
             for k, row in enumerate(rows)
@@ -79,9 +85,24 @@ class Lifecycle:
         """Count an attempt that never reaches the gateway."""
         self.counts["upstream_failed"] += 1
 
+    def gateway(self, k: int) -> int:
+        """Return the gateway that a request comes to."""
+        return gateway_of(k, int(self._rows["session"][k]), len(self._logs), self._split)
+
     def admit(self, k: int, replica: int) -> None:
         """Note to which replica a request goes."""
         self.requests[k].status, self.requests[k].replica = enums.WAITING, replica
+
+    def accepted(self, k: int, now_s: float) -> None:
+        """Note that its replica takes a request: it is in flight."""
+        request = self.requests[k]
+        self._logs[self.gateway(k)].sent(
+            k, request.replica, request.engine.prompt_tokens, now_s, request.arrival_s, request.ttft_slo_s
+        )
+
+    def bring_token(self, k: int, now_s: float) -> None:
+        """Relay one token of a request."""
+        self._logs[self.gateway(k)].token(k, now_s)
 
     def defer(self, k: int) -> None:
         """Count a deferral."""
@@ -92,13 +113,21 @@ class Lifecycle:
         self.requests[k].refusals += 1
         self.counts["refusals"] += 1
 
+    def _leave(self, k: int) -> None:
+        """End a request's time in flight, if it is."""
+        log = self._logs[self.gateway(k)]
+        if k in log.requests:
+            log.ended(k)
+
     def go_away(self, k: int) -> None:
         """End an attempt after which the client will send again."""
+        self._leave(k)
         self.requests[k].status = enums.AWAY
         self.requests[k].generation += 1
 
     def settle(self, k: int, status: int, now_s: float) -> None:
         """End a request for good."""
+        self._leave(k)
         request = self.requests[k]
         request.status, request.finish_s = status, now_s
         request.generation += 1
@@ -110,6 +139,7 @@ class Lifecycle:
         request, engine = self.requests[k], self.requests[k].engine
         assert engine.first_token_s is not None
         assert engine.finish_s is not None
+        self._logs[self.gateway(k)].answered(k, engine.finish_s)
         gaps = engine.target_tokens - 1
         in_time = engine.first_token_s - request.arrival_s <= request.ttft_slo_s
         fluent = gaps == 0 or engine.finish_s - engine.first_token_s <= request.tpot_slo_s * gaps

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv._jit.decorators import kernel
+from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.classes import class_value
 from burstenv.cluster.gateway import may_defer
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.gateway_log import (
+    context_tokens,
+    in_flight,
+    own_log,
+    recent_tpot_s,
+    recent_ttft_s,
+    since_sent_s,
+    unanswered,
+    unanswered_tokens,
+)
 from burstenv.engine.queues import blocks_of
 from burstenv.envs.observation.arrivals import observe_recent
-from burstenv.envs.observation.features import CLUSTER, FORECAST, LIMIT, PREFIX, REPLICA, REQUEST, TURN
+from burstenv.envs.observation.features import CLUSTER, FORECAST, LIMIT, LOGGED, PREFIX, REPLICA, REQUEST, TURN
 from burstenv.envs.observation.sessions import observe_prefix, observe_turn
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, fits
+from burstenv.policies.known_load import by_log, by_metrics
 
 G0, Q0, F0 = len(CLUSTER), len(REQUEST), len(REPLICA)
-FORECASTS, TURNS, PREFIXES = len(FORECAST), len(TURN), len(PREFIX)
+FORECASTS, TURNS, LOGGEDS, PREFIXES = len(FORECAST), len(TURN), len(LOGGED), len(PREFIX)
 
 
 @kernel
@@ -31,22 +42,20 @@ def _observe_replica(out, at, engine, request, per_tpot_slo, per_ttft_left):
     replica, spec = engine.replica, engine.spec
     present = engine.environment.at_gateway != NO_REQUEST
     per_block = spec.per_block
-    used = spec.num_blocks - replica.seen_free_blocks
-    demand = used + replica.seen_waiting_blocks
-    decode_s = decode_iteration_s(engine)
-    backlog = replica.seen_waiting_tokens + replica.seen_prefill_tokens
+    load = by_metrics(engine)
+    demand = load.used_blocks + load.waiting_blocks
     out[at + REPLICA.fits] = 1.0 if not present or fits(engine, request) else 0.0
-    out[at + REPLICA.waiting] = clip(replica.seen_waiting * (1.0 / 16.0))
-    out[at + REPLICA.running] = clip(replica.seen_running * (1.0 / 64.0))
-    out[at + REPLICA.kv_used] = clip(used * per_block)
+    out[at + REPLICA.waiting] = clip(load.waiting * (1.0 / 16.0))
+    out[at + REPLICA.running] = clip(load.running * (1.0 / 64.0))
+    out[at + REPLICA.kv_used] = clip(load.used_blocks * per_block)
     out[at + REPLICA.kv_demand] = clip(demand * per_block)
-    out[at + REPLICA.prefill_backlog] = clip(backlog * (1.0 / 4096.0))
-    out[at + REPLICA.decode_context] = clip(replica.seen_context_tokens * spec.per_cache_token)
-    out[at + REPLICA.tpot_ratio] = clip(decode_s * per_tpot_slo)
+    out[at + REPLICA.prefill_backlog] = clip(load.backlog_tokens * (1.0 / 4096.0))
+    out[at + REPLICA.decode_context] = clip(load.context_tokens * spec.per_cache_token)
+    out[at + REPLICA.tpot_ratio] = clip(decode_iteration_s(engine, load) * per_tpot_slo)
     if present:
         own = blocks_of(request.prompt_tokens, spec.block_size)
         out[at + REPLICA.kv_demand_with] = clip((demand + own) * per_block)
-        out[at + REPLICA.ttft_ratio] = clip(expected_ttft_s(engine, request) * per_ttft_left)
+        out[at + REPLICA.ttft_ratio] = clip(expected_ttft_s(engine, load, request) * per_ttft_left)
     else:
         out[at + REPLICA.kv_demand_with] = out[at + REPLICA.kv_demand]
         out[at + REPLICA.ttft_ratio] = 0.0
@@ -54,6 +63,32 @@ def _observe_replica(out, at, engine, request, per_tpot_slo, per_ttft_left):
     out[at + REPLICA.decode_floor] = clip(spec.floor_s * 50.0)
     out[at + REPLICA.kv_capacity] = clip(spec.num_blocks * spec.block_size * (1.0 / 65536.0))
     out[at + REPLICA.preemptions] = clip(replica.seen_preemptions / (16.0 + replica.seen_running))
+
+
+@outlined
+def _observe_log(out, at, engine, request, per_tpot_slo, per_ttft_left):
+    """Write what the gateway's own log says of a replica."""
+    spec, log = engine.spec, own_log(engine)
+    load = by_log(engine)
+    demand = load.used_blocks + load.waiting_blocks
+    prompts = unanswered(engine, log)
+    out[at + LOGGED.in_flight] = clip(in_flight(engine, log) * (1.0 / 64.0))
+    out[at + LOGGED.unanswered] = clip(prompts * (1.0 / 16.0))
+    out[at + LOGGED.unanswered_tokens] = clip(unanswered_tokens(engine, log) * (1.0 / 4096.0))
+    out[at + LOGGED.streaming] = clip((in_flight(engine, log) - prompts) * (1.0 / 64.0))
+    out[at + LOGGED.streaming_context] = clip(context_tokens(engine, log) * spec.per_cache_token)
+    out[at + LOGGED.recent_ttft] = clip(recent_ttft_s(engine, log))
+    out[at + LOGGED.recent_tpot] = clip(recent_tpot_s(engine, log) * 10.0)
+    out[at + LOGGED.since_sent] = clip(since_sent_s(engine, log))
+    out[at + LOGGED.log_kv_demand] = clip(demand * spec.per_block)
+    out[at + LOGGED.log_tpot_ratio] = clip(decode_iteration_s(engine, load) * per_tpot_slo)
+    if engine.environment.at_gateway != NO_REQUEST:
+        own = blocks_of(request.prompt_tokens, spec.block_size)
+        out[at + LOGGED.log_kv_demand_with] = clip((demand + own) * spec.per_block)
+        out[at + LOGGED.log_ttft_ratio] = clip(expected_ttft_s(engine, load, request) * per_ttft_left)
+    else:
+        out[at + LOGGED.log_kv_demand_with] = out[at + LOGGED.log_kv_demand]
+        out[at + LOGGED.log_ttft_ratio] = 0.0
 
 
 @kernel
@@ -118,6 +153,9 @@ def observe(world, exchange, elapsed_s):
         demand += out[at + REPLICA.kv_demand]
         waiting += engine.replica.seen_waiting
         at += F0
+        if settings.log:
+            _observe_log(out, at, engine, request, per_tpot_slo, per_ttft_left)
+            at += LOGGEDS
         if sessions:
             if present:
                 observe_prefix(out, at, engine, r, links, request_id)

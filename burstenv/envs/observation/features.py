@@ -19,7 +19,7 @@ from burstenv.config import Config
 LIMIT = 8.0  # features are clipped to [-LIMIT, LIMIT]
 
 # Sources of the numbers in a real deployment.
-LOG = "gateway's log"
+LOG = "gateway's log"  # what it sent and relayed: never stale
 TRACE = "request"
 SCRAPED = "engine metrics"  # e.g. vLLM's /metrics; may be stale, see ObservationConfig
 KNOWN = "deployment"  # hardware, model and limits, all constant
@@ -35,6 +35,11 @@ class ObservationConfig(Config):
         forecast: Recent arrival counts by horizon, and the burstiness of arrivals.
         sessions: The request's place in its conversation and, with prefix caching, the cached part of its prompt per
             replica.
+        log: The gateway's own log of each replica, and estimates from it: what it sent there and, since answers pass
+            through it, what has come back. Always fresh. Without it decisions see the replicas' metrics alone, and
+            rules that are asked to read the log are an error.
+        relays: Whether answers pass through the gateway; otherwise its log tells what it sent and which connections
+            have closed, no more.
         delay_s: Smallest age of the replicas' metrics when the policy sees them [s].
         scrape_period_s: Time between two readings of the metrics [s]; None: ``delay_s``. Metrics are between
             ``delay_s`` and ``delay_s + scrape_period_s`` old. Routers that poll have a delay near 0 and a period: 0.1 s
@@ -45,6 +50,8 @@ class ObservationConfig(Config):
 
     forecast: bool = False
     sessions: bool = False
+    log: bool = False
+    relays: bool = True
     delay_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
     scrape_period_s: Annotated[float, Field(ge=1e-3, le=1e6)] | None = None
     count_sent: bool = True
@@ -56,6 +63,8 @@ class ObservationConfig(Config):
                 f"delay_s {self.delay_s:g} is more than scrape_period_s {self.scrape_period_s:g}: at most one reading "
                 f"of the metrics may be under way; raise the period or lower the delay"
             )
+        if not self.relays and not self.log:
+            raise ValueError("relays: false says what is missing in the gateway's log, and log is false; set log: true")
         return self
 
     @property
@@ -156,6 +165,20 @@ REPLICA_FEATURES = (
     Feature("kv_capacity", "tokens", "65,536", LIMIT, KNOWN, "size of the KV cache"),
     Feature("preemptions", "1", "1", LIMIT, SCRAPED, "preemptions so far / (16 + running)"),
 )  # fmt: skip
+LOG_REPLICA_FEATURES = (
+    Feature("in_flight", "requests", "64", LIMIT, LOG, "requests sent and not ended"),
+    Feature("unanswered", "requests", "16", LIMIT, LOG, "of those, without a first token"),
+    Feature("unanswered_tokens", "tokens", "4096", LIMIT, LOG, "their prompt tokens"),
+    Feature("streaming", "requests", "64", LIMIT, LOG, "requests in flight with a first token"),
+    Feature("streaming_context", "1", "1", LIMIT, LOG, "their prompt and output tokens so far / KV cache tokens"),
+    Feature("recent_ttft", "s", "1", LIMIT, LOG, "mean time from sending to first token in the last 10 s or so"),
+    Feature("recent_tpot", "s", "0.1", LIMIT, LOG, "mean time per output token in the last 10 s or so"),
+    Feature("since_sent", "s", "1", LIMIT, LOG, "time since the last request was sent there"),
+    Feature("log_kv_demand", "1", "1", LIMIT, ESTIMATE, "share of KV blocks used and queued for, by the log"),
+    Feature("log_kv_demand_with", "1", "1", LIMIT, ESTIMATE, "the same with this request's prompt"),
+    Feature("log_tpot_ratio", "1", "1", LIMIT, ESTIMATE, "tpot_ratio, by the log"),
+    Feature("log_ttft_ratio", "1", "1", LIMIT, ESTIMATE, "ttft_ratio, by the log"),
+)  # fmt: skip
 SESSION_REPLICA_FEATURES = (
     Feature("prefix_hit", "tokens", "1000", LIMIT, EVENTS, "tokens of the prompt that the replica has cached"),
     Feature("prefix_share", "1", "1", 1.0, EVENTS, "the same as a share of the prompt"),
@@ -163,11 +186,11 @@ SESSION_REPLICA_FEATURES = (
 )
 
 # The position of each number within its group, for the encoder.
-CLUSTER, FORECAST, REQUEST, TURN, REPLICA, PREFIX = (
+CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX = (
     positions(feature.name for feature in group)
     for group in (
         CLUSTER_FEATURES, FORECAST_FEATURES, REQUEST_FEATURES, SESSION_REQUEST_FEATURES, REPLICA_FEATURES,
-        SESSION_REPLICA_FEATURES,
+        LOG_REPLICA_FEATURES, SESSION_REPLICA_FEATURES,
     )
 )  # fmt: skip
 
@@ -205,7 +228,8 @@ class ObservationLayout:
     def replica_features(self) -> tuple[Feature, ...]:
         """Features of every replica, in order; those of the batching modes are the last."""
         modes = tuple(_mode_feature(mode) for mode in self.mode_names)
-        return REPLICA_FEATURES + (SESSION_REPLICA_FEATURES if self.config.sessions else ()) + modes
+        logged = LOG_REPLICA_FEATURES if self.config.log else ()
+        return REPLICA_FEATURES + logged + (SESSION_REPLICA_FEATURES if self.config.sessions else ()) + modes
 
     @property
     def num_cluster(self) -> int:
@@ -230,7 +254,8 @@ class ObservationLayout:
     def flags(self) -> dict[str, float]:
         """Return the flags of the optional features, fields of SETTINGS."""
         config = self.config
-        return {"stale": config.period_s > 0.0, "forecast": config.forecast, "sessions": config.sessions}
+        names = ("forecast", "sessions", "log")
+        return {"stale": config.period_s > 0.0, **{name: getattr(config, name) for name in names}}
 
     def features(self) -> dict[str, list[str]]:
         """Return the names of the features by group: ``cluster``, ``request`` and ``replica``."""
@@ -276,6 +301,7 @@ def feature_table() -> str:
     at += len(REQUEST_FEATURES)
     add("request", SESSION_REQUEST_FEATURES, "sessions", placed=False)
     add("replica", REPLICA_FEATURES)
+    add("replica", LOG_REPLICA_FEATURES, "log", placed=False)
     add("replica", SESSION_REPLICA_FEATURES, "sessions", placed=False)
     mode = _mode_feature("m")
     last = f"+ {len(REPLICA_FEATURES)} + m"

@@ -107,6 +107,7 @@ class NetworkPlayer:
         layout = ActionLayout.build(environment["decide"], environment["action"], count, len(observed.mode_names))
         admission, routing, mode = (environment[part] for part in ("admission", "routing", "batching"))
         fixed = parse_composite(f"{admission}/{routing}/{mode or observed.mode_names[0]}")
+        fixed.check_log(cluster)
         self._state, self._i = state, i
         num_logits, size = sum(layout.sizes), observed.size
         settings = settings_of(

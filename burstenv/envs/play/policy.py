@@ -43,7 +43,8 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         sight: An agent's observation settings; other policies need none.
 
     Raises:
-        BurstenvError: If the cluster lacks the policy's batching mode, or its features differ from an agent's training.
+        BurstenvError: If the cluster lacks the policy's batching mode or hides the log that it reads, or its features
+            differ from an agent's training.
     """
     if isinstance(policy, NetworkPolicy):
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
@@ -57,6 +58,7 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         return _LookaheadPlayer(policy, cluster, i)
     if not isinstance(policy, Composite):
         raise BurstenvError(f"{type(policy).__name__} is no policy; load_policy makes one from its name")
+    policy.check_log(cluster)
     return (_CompiledPlayer if policy.compiled else _MixedPlayer)(policy, cluster, i)
 
 

@@ -145,7 +145,7 @@ def run_grid(
     """
     if episodes < 1 or settings < 0:
         raise BurstenvError(f"a grid needs at least 1 episode and 0 settings, got {episodes} and {settings}")
-    policies = SearchSpace.of(template, scenario.mode_names).grid(settings)
+    policies = SearchSpace.of(template, scenario.mode_names, scenario.config.observation.log).grid(settings)
     levels = list(dict.fromkeys(float(load) for load in loads)) or [scenario.config.load]
     rows: list[Row] = []
     offered: dict[str, list[int]] = {}

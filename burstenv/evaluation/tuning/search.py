@@ -103,7 +103,7 @@ def tune(
     """
     plan.check()
     _optuna()
-    space = SearchSpace.of(plan.template, scenario.mode_names)
+    space = SearchSpace.of(plan.template, scenario.mode_names, scenario.config.observation.log)
     if not space.has_choice:
         raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]

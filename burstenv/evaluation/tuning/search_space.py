@@ -9,7 +9,16 @@ from itertools import product
 from typing import Any
 
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Range, Rule, RuleChoice, admission_rules, parse_composite, parse_rule, routing_rules
+from burstenv.policies import (
+    Parameter,
+    Range,
+    Rule,
+    RuleChoice,
+    admission_rules,
+    parse_composite,
+    parse_rule,
+    routing_rules,
+)
 
 ANYTHING = "*"
 _COMPONENTS = ("admission", "routing", "batching")
@@ -24,15 +33,17 @@ class SearchSpace:
         admission: Rules to choose from, each with its parameters in the template.
         routing: The same for routing.
         batching: Batching modes to choose from.
+        log: Whether the scenario's gateway has its own log, which rules may then be tuned to read.
     """
 
     template: str
     admission: tuple[RuleChoice, ...]
     routing: tuple[RuleChoice, ...]
     batching: tuple[str, ...]
+    log: bool = False
 
     @classmethod
-    def of(cls, template: str, modes: Sequence[str]) -> SearchSpace:
+    def of(cls, template: str, modes: Sequence[str], log: bool = False) -> SearchSpace:
         """Read a template.
 
         A ``*`` stands for every deployable rule that is not bad on purpose, or every batching mode.
@@ -40,6 +51,7 @@ class SearchSpace:
         Args:
             template: The user's text.
             modes: Batching modes of the scenario.
+            log: Whether its gateway has its own log.
 
         Raises:
             BurstenvError: If it does not have three parts, or one of them is unknown.
@@ -58,13 +70,17 @@ class SearchSpace:
                 choices.append((parse_rule(part, f"{kind} rule", rules),))
         if parts[2] != ANYTHING and parts[2] not in modes:
             raise unknown_name("batching mode of this scenario", parts[2], modes)
-        return cls(template, choices[0], choices[1], tuple(modes) if parts[2] == ANYTHING else (parts[2],))
+        return cls(template, choices[0], choices[1], tuple(modes) if parts[2] == ANYTHING else (parts[2],), log)
 
     @property
     def has_choice(self) -> bool:
         """Whether there are parameters or rules to search."""
         rules = (*self.admission, *self.routing)
-        return len(rules) > 2 or len(self.batching) > 1 or any(choice.rule.ranges for choice in rules)
+        return len(rules) > 2 or len(self.batching) > 1 or any(self._searched(choice) for choice in rules)
+
+    def _searched(self, choice: RuleChoice) -> list[Parameter]:
+        """Return the parameters of a rule that a search varies."""
+        return [p for p in choice.rule.declared if not p.choices or self.log]
 
     def suggest(self, trial: Any) -> str:
         """Return the policy of an Optuna trial."""
@@ -74,10 +90,7 @@ class SearchSpace:
             names = [choice.rule.name for choice in choices]
             name = names[0] if len(names) == 1 else trial.suggest_categorical(component, names)
             choice = choices[names.index(name)]
-            values = {
-                parameter: _suggested(trial, f"{name}.{parameter}", where)
-                for parameter, where in choice.rule.ranges.items()
-            }
+            values = {p.name: _suggested(trial, f"{name}.{p.name}", p) for p in self._searched(choice)}
             parts.append(_written(choice.rule, values))
         mode = self.batching[0]
         if len(self.batching) > 1:
@@ -97,10 +110,13 @@ class SearchSpace:
                 inside = inside and choice.rule.name in names
                 if len(names) > 1:
                     values[component] = choice.rule.name
-                for parameter, value in choice.named.items():
-                    where = choice.rule.ranges[parameter]
+                for p in self._searched(choice):
+                    value, where = choice.named[p.name], p.range
                     inside = inside and where.low <= value <= where.high
-                    values[f"{choice.rule.name}.{parameter}"] = int(value) if where.scale == "integer" else value
+                    key = f"{choice.rule.name}.{p.name}"
+                    values[key] = int(value) if where.scale == "integer" else value
+                    if p.choices:  # what the scenario would choose is the first of those that are tuned
+                        values[key] = p.written(max(1.0, value))
             if len(self.batching) > 1:
                 values["batching"] = composite.batching
             if inside:
@@ -124,10 +140,11 @@ def _default(rule: Rule) -> RuleChoice:
 
 def _settings(choice: RuleChoice, settings: int) -> list[str]:
     found = [str(choice)]
-    if choice.rule.ranges:
+    varied = [p for p in choice.rule.declared if not p.choices]
+    if varied:
         for k in range(settings):
             at = (2 * k + 1) / (2 * settings)
-            values = {name: _between(where, at) for name, where in choice.rule.ranges.items()}
+            values = {p.name: _between(p.range, at) for p in varied}
             found.append(_written(choice.rule, values))
     return list(dict.fromkeys(found))
 
@@ -139,7 +156,10 @@ def _between(where: Range, share: float) -> float:
     return float(round(value)) if where.scale == "integer" else _rounded(value)
 
 
-def _suggested(trial: Any, name: str, where: Range) -> float:
+def _suggested(trial: Any, name: str, parameter: Parameter) -> float:
+    where = parameter.range
+    if parameter.choices:
+        return float(parameter.choices.index(trial.suggest_categorical(name, list(parameter.tuned))))
     if where.scale == "integer":
         return float(trial.suggest_int(name, int(where.low), int(where.high)))
     return _rounded(trial.suggest_float(name, where.low, where.high, log=where.scale == "log"))

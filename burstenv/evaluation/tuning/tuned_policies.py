@@ -100,8 +100,11 @@ def load_tuned(name: str | Path, scenario: str) -> TunedPolicies:
 
 
 def scenario_digest(config: ScenarioConfig) -> str:
-    """Return the SHA-256 of a scenario's configuration, apart from its description."""
-    values = config.model_dump(mode="json", exclude={"description", "headroom"})
+    """Return the SHA-256 of what a scenario's configuration sets, apart from its description.
+
+    A setting at its default is left out: one that is added later changes no digest.
+    """
+    values = config.model_dump(mode="json", exclude_defaults=True, exclude={"description", "headroom"})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -18,6 +18,7 @@ from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.policies.estimates import expected_ttft_s
+from burstenv.policies.known_load import AUTO, load_of
 from burstenv.policies.lookahead.clone import copy_cluster, is_over
 from burstenv.policies.lookahead.futures import imagine_arrivals, imagine_state, knows_enough
 from burstenv.policies.lookahead.search import FUTURE, SQUARES, SUM, Search
@@ -130,7 +131,8 @@ def _make_shortlist(world, most, chosen, shortlist):
         best, best_s = -1, np.inf
         for r in range(count):
             if not shortlist[r]:
-                ttft_s = expected_ttft_s(engine_of(world, r), request)
+                engine = engine_of(world, r)
+                ttft_s = expected_ttft_s(engine, load_of(engine, AUTO), request)
                 if ttft_s < best_s:
                     best, best_s = r, ttft_s
         if best >= 0:

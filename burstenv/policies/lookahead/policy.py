@@ -179,6 +179,8 @@ class Lookahead:
     def __init__(self, cluster: Cluster, policy: LookaheadPolicy | str):
         self.policy = parse_lookahead(policy) if isinstance(policy, str) else policy
         self.policy.check(cluster.mode_names)
+        for base in self.policy.bases:
+            base.check_log(cluster)
         self._cluster = cluster
         self._causal = not self.policy.rule.oracle
         self._stale = bool((cluster.state.gateway["scrape_period_s"] > 0.0).any())
