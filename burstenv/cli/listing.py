@@ -32,6 +32,11 @@ def register(commands: Commands) -> None:
     sub.add_argument("--episodes", type=int, default=9, help="of --headroom (default: %(default)s)")
     sub.add_argument("--horizon", type=float, metavar="S", help="of --headroom: horizon of foresight (default: 5)")
     sub.add_argument("--passes", type=int, help="of --headroom: foresight's plans of an episode (default: 1)")
+    sub.add_argument(
+        "--without", action="append", default=[], metavar="JUDGEMENT", help="of --headroom: also the best composite, "
+        "tuned with the same budget, without locality, balance or classes; all: each; may be repeated",
+    )  # fmt: skip
+    sub.add_argument("--trials", type=int, help="of --without: policies tried (default: 150)")
     sub.add_argument("--out", help="of --headroom: folder for the results, a YAML file per scenario")
     sub.add_argument("--load", type=float, help="of --headroom (default: the scenario's)")
     sub.add_argument("--workers", type=int, help="processes of --headroom (default: the cores)")
@@ -53,8 +58,10 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 
     if arguments.headroom:
         refuse_options(arguments, "beside --headroom", "capacity")
+        if not arguments.without:
+            refuse_options(arguments, "without --without", "trials")
         return _headroom(arguments)
-    of_headroom = ("episodes", "horizon", "passes", "out", "load", "workers")
+    of_headroom = ("episodes", "horizon", "passes", "without", "trials", "out", "load", "workers")
     refuse_options(arguments, "without --headroom", *of_headroom)
     if arguments.name is None:
         refuse_options(arguments, "without the name of a scenario", "capacity")
@@ -81,7 +88,8 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 def _headroom(arguments: argparse.Namespace) -> int:
     from burstenv.config import shipped
     from burstenv.envs.scenario import load_scenario
-    from burstenv.evaluation.bound.headroom import HORIZON_S, PASSES, measure_headroom, table
+    from burstenv.evaluation.bound.headroom import HORIZON_S, PASSES, TRIALS, measure_headroom, table
+    from burstenv.evaluation.tuning.judgements import JUDGEMENTS
     from burstenv.evaluation.workers import available_cores
 
     workers = available_cores() if arguments.workers is None else arguments.workers
@@ -95,6 +103,8 @@ def _headroom(arguments: argparse.Namespace) -> int:
             horizon_s=HORIZON_S if arguments.horizon is None else arguments.horizon,
             passes=PASSES if arguments.passes is None else arguments.passes,
             progress=progress_bar(name, "run"),
+            without=list(JUDGEMENTS) if "all" in arguments.without else arguments.without,
+            trials=TRIALS if arguments.trials is None else arguments.trials,
         )
         measured.append(one)
         if arguments.out is not None:

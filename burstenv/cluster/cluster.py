@@ -137,7 +137,7 @@ class Cluster:
         if clients is not None:
             self._set_clients(clients)
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
-        self.set_class_values([1.0] * self.state.layout.num_classes)
+        self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
 
     @property
@@ -145,9 +145,15 @@ class Cluster:
         """The limits of every batching mode on every replica, (R, M) MODE."""
         return self.state.modes
 
-    def set_class_values(self, values: Sequence[float], output_weight: float = 1.0) -> None:
-        """Set the value of each class, and the weight of an output token beside a prompt token, as agents see them."""
-        self.state.gateway["output_weight"] = output_weight
+    def set_worth(self, values: Sequence[float], by_tokens: float = 0.0, output_weight: float = 1.0) -> None:
+        """Set what agents and look-ahead know of worth, see :mod:`burstenv.envs.worth`.
+
+        Args:
+            values: Of each class.
+            by_tokens: Share of the worth by tokens.
+            output_weight: Of an output token beside a prompt token.
+        """
+        self.state.gateway["by_tokens"], self.state.gateway["output_weight"] = by_tokens, output_weight
         for i in range(self.num_envs):
             self.state.classes(i)["value"] = values
 

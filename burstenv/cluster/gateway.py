@@ -106,6 +106,7 @@ def reset_cluster(world, num_requests, seed):
     environment.attained_worth = 0.0
     environment.offered_worth = 0.0
     environment.in_time_worth = 0.0
+    environment.lost_worth = 0.0
     environment.decisions = 0
     environment.viewer = 0
     reset_logs(world)

@@ -15,7 +15,9 @@ GATEWAY = record(
         ("defer_s", "f8"),
         ("batching_period_s", "f8"),  # a replica's mode may change this often
         ("gpus", "i4"),  # of all replicas
-        ("output_weight", "f8"),  # worth of an output token beside a prompt token
+        # What is known of worth without the lengths of all requests, see envs/worth.py.
+        ("by_tokens", "f8"),  # its share by tokens
+        ("output_weight", "f8"),  # of an output token beside a prompt token
         ("clients", "i1"),  # whether they do anything but send and wait
         ("closed_loop", "i1"),  # turns of a session follow the answer to the turn before
         ("gateways", "i4"),  # K

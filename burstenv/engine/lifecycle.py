@@ -83,6 +83,8 @@ def count_token(world, request, now_s):
     if now_s - request.arrival_s <= request.ttft_slo_s:
         environment.first_in_time += 1
         environment.in_time_worth += request.worth
+    else:
+        environment.lost_worth += request.worth
     return True
 
 
@@ -126,6 +128,7 @@ def never_send(world, request):
     request.status = UNSENT
     request.arrival_s = np.nan
     world.environment.unsent += 1
+    world.environment.lost_worth += request.worth
 
 
 @kernel
@@ -152,9 +155,13 @@ def settle(world, request_id, status, now_s):
         environment.attained_worth += request.worth
         environment.attained_tokens += request.prompt_tokens + request.output_tokens
         return
-    if not math.isnan(request.first_token_s) and request.first_token_s - request.arrival_s <= request.ttft_slo_s:
+    started = not math.isnan(request.first_token_s)
+    in_time = started and request.first_token_s - request.arrival_s <= request.ttft_slo_s
+    if in_time:
         environment.first_in_time_lost += 1
         environment.in_time_worth -= request.worth
+    if in_time or not started:
+        environment.lost_worth += request.worth
     if status == LATE:
         environment.late += 1
     elif status == ABANDONED:

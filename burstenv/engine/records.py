@@ -197,6 +197,7 @@ ENVIRONMENT = record(
         ("attained_worth", "f8"),
         ("offered_worth", "f8"),
         ("in_time_worth", "f8"),  # of first tokens in time, less those settled without attainment
+        ("lost_worth", "f8"),  # of requests that cannot be attained any more
         ("rate_fast_per_s", "f8"),  # requests/s over about 5 s
         ("rate_slow_per_s", "f8"),  # requests/s over about 60 s
         ("token_rate_per_s", "f8"),  # prompt tokens/s over about 5 s

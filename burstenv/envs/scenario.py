@@ -337,7 +337,8 @@ class Scenario:
             max_request_tokens=max_request_tokens or self.longest_tokens,
             clients=config.acting_clients,
         )
-        cluster.set_class_values([config.slo[name].value for name in CLASSES], config.worth.output_weight)
+        values = [config.slo[name].value for name in CLASSES]
+        cluster.set_worth(values, config.worth.tokens, config.worth.output_weight)
         seen = config.observation
         cluster.lengths = self.lengths
         cluster.see_stale(seen.delay_s, seen.period_s, seen.count_sent)

@@ -167,7 +167,7 @@ def test_what_decisions_see_is_a_recount_of_the_requests(
         clients, {**metrics, "count_sent": metrics["count_sent"] and gateways["gateways"] == 1}, odds=(0.1, 0.8, 0.1),
         tick_s=0.25 if ticks else None, **gateways,
     )  # fmt: skip
-    play.cluster.set_class_values([1.0, 3.0])
+    play.cluster.set_worth([1.0, 3.0])
     look = Look(play)
     play.run(look)
     look.compare_rewards()

@@ -1,5 +1,7 @@
 """The headroom of a scenario: from a default to the best composite, foresight and the bound.
 
+Steps named after a judgement say what makes the room: the best composite that lacks it, tuned with the same budget.
+
 Every policy plays the same held-out episodes at the scenario's own load, and every step is a paired difference with an
 interval by blocks of days. ``best`` is the policy tuned and shipped for the scenario, otherwise the best of
 ``CANDIDATES`` on validation episodes. Foresight is look-ahead in the true future over the best composite. Its
@@ -23,9 +25,12 @@ from burstenv.config import load as load_config
 from burstenv.envs.scenario import Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.bound.upper_bound import upper_bound
+from burstenv.evaluation.episode_lists import fixed_count
 from burstenv.evaluation.episodes import draw_episode
 from burstenv.evaluation.statistics.intervals import paired_difference
+from burstenv.evaluation.tuning.judgements import judgement
 from burstenv.evaluation.tuning.scorer import Scorer
+from burstenv.evaluation.tuning.search import TuningPlan, tune
 from burstenv.evaluation.tuning.tuned_policies import scenario_digest, shipped_tuned
 from burstenv.evaluation.workers import run_tasks
 from burstenv.files import write_atomic
@@ -45,6 +50,9 @@ CANDIDATES = (
 FOLDER = "headroom"  # of configs/, by scenario
 HORIZON_S = 5.0
 PASSES = 1
+TRIALS = 150  # of a search without a judgement, as of the shipped composites
+WITHOUT = "without "
+SHOWN = ("round-robin", "jsq", "best", "foresight", "bound")  # in a table of many scenarios
 REPLICAS = 4  # tried by foresight for each request
 
 
@@ -52,12 +60,13 @@ class Step(Config):
     """Score of one policy, and its gain over the previous one.
 
     Attributes:
-        name: ``round-robin``, ``jsq``, ``best``, ``foresight`` or ``bound``.
+        name: ``round-robin``, ``jsq``, ``best``, ``without locality`` and so on, ``foresight`` or ``bound``.
         policy: Its policy; empty for the bound.
         score: By worth, mean over episodes.
         attainment: By count.
         token_weighted_attainment: By tokens.
-        gain: Mean paired difference from the step before; from round robin for the first three.
+        gain: Mean paired difference from the step before; from round robin for the first three, and for those without
+            a judgement from ``best``.
         low: Lower end of the gain's 95 % interval; None for the bound, and with too few days.
         high: Upper end.
     """
@@ -117,7 +126,12 @@ class Headroom(Config):
     @property
     def room(self) -> Step:
         """Gain of foresight over the best composite."""
-        return next(step for step in self.steps if step.name == "foresight")
+        return self.by_name["foresight"]
+
+    @property
+    def by_name(self) -> dict[str, Step]:
+        """The steps by name."""
+        return {step.name: step for step in self.steps}
 
     @property
     def command(self) -> str:
@@ -125,6 +139,7 @@ class Headroom(Config):
         return (
             f"burstenv scenarios {self.scenario} --headroom --episodes {self.episodes} "
             f"--horizon {self.horizon_s:g} --passes {self.passes}"
+            + "".join(f" --without {name.removeprefix(WITHOUT)}" for name in self.by_name if name.startswith(WITHOUT))
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,7 +159,7 @@ class Headroom(Config):
         for step in self.steps:
             what = step.policy if step.name != "best" else f"{step.policy} ({tuned})"
             lines.append(
-                f"  {step.name:<12} {100 * step.score:5.1f} %  {step.shown:<22} {step.beside:<20} {what}".rstrip()
+                f"  {step.name:<16} {100 * step.score:5.1f} %  {step.shown:<22} {step.beside:<20} {what}".rstrip()
             )
         return lines
 
@@ -174,6 +189,19 @@ class _Runner:
         return task, {"score": bound.share}, episode.day
 
 
+class _Tuner:
+    """Tunes composites without a judgement; sent to workers."""
+
+    def __init__(self, scenario: Scenario, load: float, trials: int):
+        self.scenario, self.load, self.trials = scenario, load, trials
+
+    def __call__(self, without: str) -> tuple[str, str]:
+        """Return the judgement and the best composite without it."""
+        episodes = fixed_count(self.scenario.config, "validation")
+        plan = TuningPlan(loads=[self.load], trials=self.trials, episodes=episodes, without=without)
+        return without, tune(self.scenario, plan, progress=False).at(self.load)
+
+
 def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str, bool, str]:
     """Return the composite tuned for a scenario and load, otherwise the best candidate on validation.
 
@@ -199,6 +227,8 @@ def measure_headroom(
     horizon_s: float = HORIZON_S,
     passes: int = PASSES,
     progress: Callable[[int, int], None] | None = None,
+    without: Sequence[str] = (),
+    trials: int = TRIALS,
 ) -> Headroom:
     """Measure a scenario's headroom.
 
@@ -211,10 +241,14 @@ def measure_headroom(
         horizon_s: Horizon of foresight [s].
         passes: Plans per episode.
         progress: Called with the tasks done and the total.
+        without: Judgements, of ``judgements.JUDGEMENTS``, to tune and play the best composite without.
+        trials: Budget of such a search.
 
     Raises:
-        BurstenvError: On fewer than one episode, or an error of a policy.
+        BurstenvError: On fewer than one episode, an unknown judgement, or an error of a policy.
     """
+    for name in without:
+        judgement(name)
     if episodes < 1:
         raise BurstenvError(f"episodes must be at least 1, got {episodes}")
     config = scenario.config
@@ -223,12 +257,19 @@ def measure_headroom(
     mode = "vllm" if "vllm" in scenario.mode_names else scenario.mode_names[0]
     defaults = [f"{policy.rpartition('/')[0]}/{mode}" for policy in DEFAULTS]
     foresight = f"oracle-lookahead(horizon_s={horizon_s:g},passes={passes},replicas={REPLICAS}):{best}"
-    named = {"round-robin": defaults[0], "jsq": defaults[1], "best": best, "foresight": foresight, "bound": ""}
-    # The slow ones first: a slow task at the end would leave the other workers idle.
-    tasks = [_Task(policy, seed) for policy in (foresight, "", best, *defaults) for seed in range(episodes)]
     runner = _Runner(scenario, split, load)
-    if workers > 1:
+    if workers > 1 or without:
         runner(_Task(best, 0))  # compiled and drawn before workers are forked
+    blind = dict(run_tasks(_Tuner(scenario, load, trials), list(dict.fromkeys(without)), workers))
+    named = {"round-robin": defaults[0], "jsq": defaults[1], "best": best}
+    named |= {f"{WITHOUT}{name}": blind[name] for name in dict.fromkeys(without)}
+    named["foresight"] = foresight
+    if config.clients.closed_loop is None:  # without a bound where arrivals depend on the policy
+        named["bound"] = ""
+    # The slow ones first: a slow task at the end would leave the other workers idle.
+    policies = dict.fromkeys(reversed(named.values()))
+    policies = [foresight, *(policy for policy in policies if policy != foresight)]
+    tasks = [_Task(policy, seed) for policy in policies for seed in range(episodes)]
     found: dict[str, dict[int, dict[str, float]]] = {policy: {} for policy in named.values()}
     days = np.zeros(episodes, np.int64)
     for done, (task, shares, day) in enumerate(run_tasks(runner, tasks, workers), 1):
@@ -250,7 +291,8 @@ def _steps(
     before = "round-robin"
     steps = []
     for name, policy in named.items():
-        gain = paired_difference(scores[name], scores[before], days)
+        over = "best" if name.startswith(WITHOUT) else before
+        gain = paired_difference(scores[name], scores[over], days)
         before = name if name in ("best", "foresight") else before
         low, high = (None, None) if name == "bound" else (gain.low, gain.high)
         shares = {
@@ -275,6 +317,7 @@ def table(measured: Sequence[Headroom]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for one in measured:
-        cells = " | ".join(f"{100 * step.score:.1f}" for step in one.steps)
+        steps = one.by_name
+        cells = " | ".join(f"{100 * steps[name].score:.1f}" if name in steps else "-" for name in SHOWN)
         lines.append(f"| {one.scenario} | {one.load:g} | {cells} | {one.room.shown} |")
     return lines

@@ -12,7 +12,8 @@ from pathlib import Path
 from burstenv.cluster import ClusterConfig, resolve_cluster
 from burstenv.config import load, shipped
 from burstenv.envs.scenario import ScenarioConfig
-from burstenv.evaluation.bound.headroom import Headroom, shipped_headroom
+from burstenv.evaluation.bound.headroom import WITHOUT, Headroom, shipped_headroom
+from burstenv.evaluation.tuning.judgements import JUDGEMENTS
 from burstenv.evaluation.tuning.tuned_policies import FOLDER as TUNED
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.files import write_atomic
@@ -95,13 +96,34 @@ def _headroom(configs: Sequence[ScenarioConfig]) -> str:
         "this table. `make headroom` measures all rows again, 9 episodes each. Scenarios with an expensive foresight\n"
         "have fewer episodes and shorter horizons.\n",
     ]
-    return "\n".join([_HEADROOM, _table(head, rows), *lines])
+    return "\n".join([_HEADROOM, _table(head, rows), *lines, *_judgements(found)])
+
+
+def _judgements(found: Sequence[Headroom]) -> list[str]:
+    """Return the table of the best composites without a judgement; nothing without measurements."""
+    names = [f"{WITHOUT}{name}" for name in JUDGEMENTS]
+    rows = []
+    for one in found:
+        steps = one.by_name
+        if any(name in steps for name in names):
+            cells = [steps[name].shown if name in steps else "-" for name in (*names, "foresight")]
+            rows.append([f"[{one.scenario}](#{one.scenario})", f"{100 * steps['best'].score:.1f}", *cells])
+    if not rows:
+        return []
+    said = "; ".join(f"*{WITHOUT}{one.name}* {one.without}" for one in JUDGEMENTS.values())
+    return [
+        "What makes the room between a default and the best tuned composite: the same search, with the same budget, "
+        f"without one judgement ({said}). Points of the score from the best tuned composite, on the same episodes.\n",
+        _table(["scenario", "best tuned", *names, "foresight"], rows),
+    ]
 
 
 def _room_of(one: Headroom) -> list[str]:
-    steps = {step.name: step for step in one.steps}
+    steps = one.by_name
     names = ("round-robin", "best", "foresight", "bound")
-    shares = [f"{100 * steps[name].score:.1f} {steps[name].beside}".rstrip() for name in names]
+    shares = [
+        f"{100 * steps[name].score:.1f} {steps[name].beside}".rstrip() if name in steps else "-" for name in names
+    ]
     return [f"[{one.scenario}](#{one.scenario})", str(one.episodes), *shares, steps["best"].shown, one.room.shown]
 
 

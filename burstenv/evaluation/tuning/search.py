@@ -24,6 +24,7 @@ from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.evaluation.journal import Journal
 from burstenv.evaluation.provenance import trace_digest
+from burstenv.evaluation.tuning.judgements import JUDGEMENTS
 from burstenv.evaluation.tuning.scorer import METRICS, Scorer
 from burstenv.evaluation.tuning.search_space import SearchSpace
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
@@ -48,6 +49,7 @@ class TuningPlan:
         split: Their split; ``test`` is an error.
         metric: One of ``METRICS``.
         seed: Seed of the search.
+        without: A judgement that the policies lack, one of ``judgements.JUDGEMENTS``; empty: none.
     """
 
     template: str = "all"
@@ -57,6 +59,7 @@ class TuningPlan:
     split: str = "validation"
     metric: str = "score"
     seed: int = 0
+    without: str = ""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -66,6 +69,7 @@ class TuningPlan:
             loads=each(number(above=0.0, most=1e3)),
             split=one_of(*SPLITS),
             metric=one_of(*METRICS),
+            without=one_of("", *JUDGEMENTS),
         )
         self.check()
 
@@ -103,7 +107,7 @@ def tune(
     """
     plan.check()
     _optuna()
-    space = SearchSpace.of(plan.template, scenario.mode_names, scenario.config.observation.log)
+    space = SearchSpace.of(plan.template, scenario.mode_names, scenario.config.observation.log, plan.without)
     if not space.has_choice:
         raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
@@ -115,6 +119,7 @@ def tune(
         fixed = {
             "scenario": scenario.config.model_dump(mode="json"), "trace": digest, "template": plan.template,
             "split": plan.split, "episodes": plan.episodes, "metric": plan.metric, "seed": plan.seed, "load": load,
+            "without": plan.without,
             "trials": plan.trials, "burstenv": __version__, "engine": source_digest(),
         }  # fmt: skip
         with contextlib.ExitStack() as stack:

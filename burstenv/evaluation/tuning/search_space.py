@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.tuning.judgements import judgement, modes_without
 from burstenv.policies import (
     Parameter,
     Range,
@@ -43,7 +44,7 @@ class SearchSpace:
     log: bool = False
 
     @classmethod
-    def of(cls, template: str, modes: Sequence[str], log: bool = False) -> SearchSpace:
+    def of(cls, template: str, modes: Sequence[str], log: bool = False, without: str = "") -> SearchSpace:
         """Read a template.
 
         A ``*`` stands for every deployable rule that is not bad on purpose, or every batching mode.
@@ -52,6 +53,7 @@ class SearchSpace:
             template: The user's text.
             modes: Batching modes of the scenario.
             log: Whether its gateway has its own log.
+            without: A judgement, one of ``judgements.JUDGEMENTS``, whose rules and modes ``*`` leaves out; empty: none.
 
         Raises:
             BurstenvError: If it does not have three parts, or one of them is unknown.
@@ -65,12 +67,18 @@ class SearchSpace:
         choices = []
         for part, kind, rules in zip(parts, _COMPONENTS, (admission_rules(), routing_rules()), strict=False):
             if part == ANYTHING:
-                choices.append(tuple(_default(rule) for rule in rules if not (rule.oracle or rule.floor)))
+                left = [rule for rule in rules if not (rule.oracle or rule.floor)]
+                if without:
+                    left = [rule for rule in left if judgement(without).leaves(kind, rule.name)]
+                choices.append(tuple(_default(rule) for rule in left))
             else:
                 choices.append((parse_rule(part, f"{kind} rule", rules),))
         if parts[2] != ANYTHING and parts[2] not in modes:
             raise unknown_name("batching mode of this scenario", parts[2], modes)
-        return cls(template, choices[0], choices[1], tuple(modes) if parts[2] == ANYTHING else (parts[2],), log)
+        batching = (parts[2],)
+        if parts[2] == ANYTHING:
+            batching = tuple(modes_without(modes, without) if without else modes)
+        return cls(template, choices[0], choices[1], batching, log)
 
     @property
     def has_choice(self) -> bool:

@@ -62,7 +62,7 @@ def _worth(source, i, scratch, base, horizon_s, reward, trial, nothing, worth):
             a = admission  # a deferral stays one
         elif c > 0 and tokens > world.specs[c - 1].max_model_len:
             continue
-        worth[i, c] = try_out(bench, FUTURE, base[0], nothing, low, high, code_of(a, r, mode))[0]
+        worth[i, c] = try_out(bench, FUTURE, base[0], nothing, low, high, code_of(a, r, mode), np.inf)[0]
     return own
 
 

@@ -16,7 +16,7 @@ from burstenv.cluster.records import MEMORY
 from burstenv.cluster.state import ClusterState
 from burstenv.engine.arena import CLIENT_NUMBERS
 from burstenv.engine.enums import ATTAINED, AWAY
-from burstenv.engine.records import ENTRY, ENVIRONMENT, EVENT, REPLICA, REQUEST
+from burstenv.engine.records import ENTRY, ENVIRONMENT, EVENT, NUMBERS_OF_A_SEQUENCE, REPLICA, REQUEST
 
 REQUEST_WORDS = REQUEST.itemsize // 8
 assert all(record.itemsize % 8 == 0 for record in (ENVIRONMENT, MEMORY, REPLICA, REQUEST))
@@ -77,7 +77,16 @@ def _copy_sections(source, target, arena, into, r, replica):
     """Copy a replica's integers and its queue."""
     own, other = source.specs[r], target.specs[r]
     if own.general or own.prefix_caching:
-        _copy(arena, own.phase_base, into, other.phase_base, own.share_base - own.phase_base)
+        _copy(arena, own.phase_base, into, other.phase_base, own.sequence_base - own.phase_base)
+        used = 0  # the lowest slot that was ever taken: those below it lie in the stack of free ones as at first
+        while used < replica.free_slots and arena[own.slot_base + used] == used:
+            used += 1
+        place = NUMBERS_OF_A_SEQUENCE * used
+        _copy(arena, own.sequence_base + place, into, other.sequence_base + place,
+              own.table_base - own.sequence_base - place)  # fmt: skip
+        place = own.table_size * used
+        _copy(arena, own.table_base + place, into, other.table_base + place,
+              own.share_base - own.table_base - place)  # fmt: skip
     else:  # of a replica of the fast engine only these are in use
         _copy(arena, own.phase_base, into, other.phase_base, own.block_size)
         _copy(arena, own.finish_base, into, other.finish_base, 2 * replica.decoding)

@@ -12,6 +12,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
+from burstenv.cluster.classes import supposed_worth, tokens_so_far
 from burstenv.cluster.clients import ATTEMPTS, KIND, PATIENCE_S, REFUSALS, backoff_s, client_of
 from burstenv.cluster.events import DEADLINE, SEND, SUBJECT, drop_stale, entry_at, put_event
 from burstenv.cluster.events import GENERATION as EVENT_GENERATION
@@ -28,6 +29,7 @@ from burstenv.policies.lookahead.clone import copy_request, is_over
 
 MOST_ARRIVALS = 4096  # of one future
 _NEW_STREAM = 2**30
+RECENT = 512  # arrivals that the mean number of tokens is taken of
 LEAST_SEEN = 20  # smallest number of arrivals to sample from
 LEAST_SEEN_S = 2.0
 PATIENCE_KINDS = ("none", "fixed", "exponential", "lognormal")
@@ -47,17 +49,18 @@ def uniform(seed, number):
 
 
 @outlined
-def _believe(spec, request, lengths, produced, u):
-    """Draw a possible output length of a request, given ``produced`` tokens so far."""
+def _believe(world, spec, request, lengths, mean_tokens, produced, u):
+    """Draw a possible output length of a request, given ``produced`` tokens so far, and suppose its worth."""
     tokens = sample_length(lengths, request.predicted_tokens, request.class_code, produced, u)
     if spec.validate_requests:
         tokens = min(tokens, max(produced + 1, spec.max_model_len - request.prompt_tokens))
     request.output_tokens = tokens
     request.target_tokens = tokens
+    request.worth = supposed_worth(world, request, mean_tokens)
 
 
 @outlined
-def _imagine_lengths(world, lengths, seed, low):
+def _imagine_lengths(world, lengths, mean_tokens, seed, low):
     """Draw the output length of every request that has arrived and is not over."""
     requests, arena, specs = world.requests, world.arena, world.specs
     for r in range(len(specs)):
@@ -73,7 +76,7 @@ def _imagine_lengths(world, lengths, seed, low):
             request = requests[request_id]
             left = arena[spec.finish_base + 2 * k] - replica.decode_step
             produced = request.target_tokens - left
-            _believe(spec, request, lengths, produced, uniform(seed, request_id))
+            _believe(world, spec, request, lengths, mean_tokens, produced, uniform(seed, request_id))
             step = replica.decode_step + request.target_tokens - produced
             finish_heap_push(engine, step, request_id)
     for request_id in range(low, world.environment.next_arrival):
@@ -84,7 +87,7 @@ def _imagine_lengths(world, lengths, seed, low):
         produced = request.produced_tokens
         if spec.general:  # where a token that is on its way cannot become the last one
             produced += request.in_flight_tokens
-        _believe(spec, request, lengths, produced, uniform(seed, request_id))
+        _believe(world, spec, request, lengths, mean_tokens, produced, uniform(seed, request_id))
     for r in range(len(specs)):
         if specs[r].depth > 1 and not specs[r].general:
             decode_on(engine_of(world, r))
@@ -165,7 +168,8 @@ def imagine_state(search, future, seed, low):
         low: Number of the first request that is not over.
     """
     world = world_of(search.scratch, future)
-    _imagine_lengths(world, search.lengths, seed, low)
+    mean_tokens = tokens_so_far(world_of(search.source, search.i), RECENT)
+    _imagine_lengths(world, search.lengths, mean_tokens, seed, low)
     world.environment.tick_s = np.inf
     if world.gateway.clients:
         _imagine_clients(world, search.settings, seed)
@@ -175,11 +179,12 @@ def imagine_state(search, future, seed, low):
 def imagine_newcomers(search, future, seed, low, high):
     """Copy the requests ``low`` to ``high`` of the present to the future, with drawn lengths."""
     world = world_of(search.scratch, future)
+    mean_tokens = tokens_so_far(world_of(search.source, search.i), RECENT)
     for number in range(low, high):
         copy_request(search.source, search.i, number, search.scratch, future, number)
         request = world.requests[number]
         reset_request(request)
-        _believe(world.specs[0], request, search.lengths, 0, uniform(seed, number))
+        _believe(world, world.specs[0], request, search.lengths, mean_tokens, 0, uniform(seed, number))
         if world.gateway.clients:
             _new_client(world, request, number, search.settings, seed)
 
@@ -219,6 +224,7 @@ def imagine_arrivals(search, future, seed):
     while template < end and seen.requests[template].arrival_s < from_s:
         template += 1
     ahead_s = now_s - from_s
+    mean_tokens = tokens_so_far(seen, RECENT)
     count = 0
     while count < MOST_ARRIVALS:
         if template >= end:  # round the circle
@@ -233,6 +239,7 @@ def imagine_arrivals(search, future, seed):
         request.output_tokens = sample_length(
             search.lengths, request.predicted_tokens, request.class_code, 0, uniform(seed, _LENGTH_STREAM + count)
         )
+        request.worth = supposed_worth(world, request, mean_tokens)
         request.arrival_s = max(now_s, arrival_s)
         request.session = NO_REQUEST
         request.stream = _NEW_STREAM + count  # it shares no prefix: repeated prompts are not sampled

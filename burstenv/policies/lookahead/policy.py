@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from burstenv.cluster import ClientsConfig, Cluster
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.snapshot import put_row, take_row
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import ATTAINED, NO_REQUEST, REJECTED
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
 from burstenv.policies.lookahead.steps import REWARDS
 from burstenv.policies.rule import Parameter, Range, Rule
 
 CAUSAL, CLAIRVOYANT = "lookahead", "oracle-lookahead"
+WHOLE = 2**40  # decisions: as many as an episode has
 
 _HORIZON = Parameter("horizon_s", 5.0, Range(2.0, 60.0, "log"), "simulated arrivals [s]")
 _REPLICAS = Parameter("replicas", 8.0, Range(2, 64, "integer"), "largest number of replicas tried", 1.0, 1_024.0)
@@ -202,6 +203,8 @@ class Lookahead:
         self._room = 0
         self._readings: dict[int, tuple[Any, ...]] = {}  # with their notes, of the clusters in play
         self._plans: NDArray[np.int32] = np.zeros((n, 0), np.int32)
+        self._fates: NDArray[np.int8] = np.zeros((n, 0), np.int8)
+        self._covered = np.full((n, 1), -np.inf)
         self._make_room()
 
     def _make_room(self) -> None:
@@ -220,7 +223,9 @@ class Lookahead:
             plans = np.full((len(state.environments), ahead), UNPLANNED, np.int32)
             shared = min(self._room, room)
             plans[:, :shared] = self._plans[:, :shared]
-            self._plans, self._room = plans, room
+            fates = np.zeros(plans.shape, np.int8)
+            fates[:, :shared] = self._fates[:, :shared]
+            self._plans, self._fates, self._room = plans, fates, room
             self._readings.clear()
         self._source = copies(state)
 
@@ -238,7 +243,7 @@ class Lookahead:
 
     def forget(self, i: int) -> None:
         """Clear the plan for cluster ``i``, before another episode or after other decisions."""
-        self._plans[i] = -1
+        self._plans[i], self._fates[i], self._covered[i] = -1, 0, -np.inf
 
     def _call(self, i: int, max_decisions: int) -> int:
         from burstenv.policies.lookahead.kernels import look_ahead
@@ -246,8 +251,8 @@ class Lookahead:
         self._make_room()
         decisions = look_ahead(
             self._source, i, self._scratch, *self._readings_of(i), self._policies, self._lengths, self._settings,
-            self._plans[i], self._trial, self._nothing, self.values, self._shortlist, self._moments, self._ends,
-            self._owns, self.decisions, max_decisions,
+            self._plans[i], self._fates[i], self._covered[i], self._trial, self._nothing, self.values, self._shortlist,
+            self._moments, self._ends, self._owns, self.decisions, max_decisions,
         )  # fmt: skip
         return int(decisions)
 
@@ -261,8 +266,8 @@ class Lookahead:
 
         Returns:
             values: (N, 1 + R) expected reward within the horizon of rejecting, and of each replica; NaN for choices
-            without a trial: all at a tick or after the episode, and all except the base's own if that loses no
-            request.
+            without a finished trial: all at a tick or after the episode, all except the base's own where no other
+            can help, and those that were given up because they lose too much.
             choice: (N,) 0 to reject, 1 + r for replica r, as in the flat action space; -1 at ticks and when done.
 
         Raises:
@@ -294,23 +299,52 @@ class Lookahead:
         return admission, replica, mode
 
     def run(self, i: int, max_decisions: int) -> int:
-        """Run environment ``i`` for some decisions, or to the end of its episode; return the number made."""
-        passes = int(self.policy.named.get("passes", 1))
-        if passes > 1 and not self._cluster.state.environments["decisions"][i]:
-            self._plan_episode(i, passes)
+        """Run environment ``i`` for some decisions, or to the end of its episode; return the number made.
+
+        A whole episode under foresight is the best of the base's own and of each pass.
+        """
+        if not self._causal and not self._cluster.state.environments["decisions"][i]:
+            if max_decisions >= WHOLE:
+                return self._run_best(i)
+            for _ in range(int(self.policy.named["passes"]) - 1):
+                self._plan_episode(i)
         return self._call(i, max_decisions)
 
-    def _plan_episode(self, i: int, passes: int) -> None:
-        """Run the whole episode several times, each time from the best sequence so far; leave that as the plan."""
+    def _plan_episode(self, i: int) -> None:
+        """Play the whole episode once, and leave its decisions as the plan."""
         start = take_row(self._cluster.state, i)
-        best, plan = -np.inf, self._plans[i].copy()
-        for _ in range(passes - 1):
-            self._call(i, 2**62)
+        self._call(i, WHOLE)
+        self._remember(i)
+        put_row(self._cluster.state, i, start)
+
+    def _remember(self, i: int) -> None:
+        """Make the ends of the requests of a played episode those of the plan."""
+        from burstenv.policies.lookahead.search import MISSED, SERVED, TURNED
+
+        count = int(self._cluster.state.environments["num_requests"][i])
+        status = self._cluster.state.requests[i, :count]["status"]
+        self._fates[i, :count] = np.where(status == ATTAINED, SERVED, np.where(status == REJECTED, TURNED, MISSED))
+        self._covered[i] = np.inf
+
+    def _run_best(self, i: int) -> int:
+        """Play the episode under the base, then pass by pass while they earn more; leave the best one's end."""
+        from burstenv.policies.lookahead.kernels import follow
+
+        self._make_room()
+        state = self._cluster.state
+        start = take_row(state, i)
+        follow(self._source, i, self._policies)
+        best, end = self._earned(i), take_row(state, i)
+        for _ in range(int(self.policy.named["passes"])):
+            put_row(state, i, start)
+            self._call(i, WHOLE)
+            self._remember(i)
             earned = self._earned(i)
-            if earned > best:
-                best, plan = earned, self._plans[i].copy()
-            put_row(self._cluster.state, i, start)
-        self._plans[i] = plan
+            if earned <= best:
+                break
+            best, end = earned, take_row(state, i)
+        put_row(state, i, end)
+        return int(state.environments["decisions"][i])
 
     def _earned(self, i: int) -> float:
         """Return the reward of cluster ``i``, by the configured reward."""

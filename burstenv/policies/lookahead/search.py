@@ -8,6 +8,7 @@ import numpy as np
 
 FUTURE = 0  # cluster of the scratch state: the true future, or the first sampled one; the last cluster is for trials
 SUM, SQUARES = 0, 1  # rows of the moments
+UNKNOWN, SERVED, TURNED, MISSED = 0, 1, 2, 3  # fates: not simulated, attained, rejected, lost in another way
 
 LOOKAHEAD = np.dtype(
     [
@@ -55,6 +56,8 @@ class Search(NamedTuple):
         settings: LOOKAHEAD; without futures the true one is simulated.
         plan: (E,) int32, decisions by request, ``UNPLANNED`` for none; written: the oracle's future decisions, or the
             causal one's past decisions.
+        fates: (E,) int8, ends of the requests by the plan, written by the oracle: ``UNKNOWN`` to ``MISSED``.
+        covered: (1,) float64, time up to which arrivals were simulated under the plan [s], written.
         trial: As of Bench.
         nothing: (E,) int32, all ``UNPLANNED``.
         reward: As of Bench.
@@ -74,6 +77,8 @@ class Search(NamedTuple):
     lengths: Any
     settings: Any
     plan: Any
+    fates: Any
+    covered: Any
     trial: Any
     nothing: Any
     reward: Any
