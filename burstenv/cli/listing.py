@@ -30,7 +30,7 @@ def register(commands: Commands) -> None:
         help="measure the headroom (of all scenarios without a name): defaults, best composite, foresight, bound",
     )
     sub.add_argument("--episodes", type=int, default=9, help="of --headroom (default: %(default)s)")
-    sub.add_argument("--horizon", type=float, metavar="S", help="of --headroom: horizon of foresight (default: 5)")
+    sub.add_argument("--horizon", type=float, metavar="S", help="of --headroom: horizon of foresight (default: 20)")
     sub.add_argument("--passes", type=int, help="of --headroom: foresight's plans of an episode (default: 1)")
     sub.add_argument(
         "--without", action="append", default=[], metavar="JUDGEMENT", help="of --headroom: also the best composite, "

@@ -140,6 +140,8 @@ def test_the_return_is_the_score_with_every_kind_of_client(small_scenario, kind)
     assert metrics["offered_worth"] == float(records["worth"][sent].sum(dtype=np.float64))
     assert total / metrics["offered_worth"] == metrics["score"] == batch.episode_metrics(0)["score"]
     assert 0.0 < metrics["score"] < 1.0
+    environment = batch.cluster.state.environments[0]
+    assert environment["attained_worth"] + environment["lost_worth"] == len(records)  # unsent requests are lost
     assert sent.all() == (metrics["offered_worth"] == len(records))
     if kind in ("none", "patience", "retries"):
         assert sent.all()  # all requests are offered: the return divided by their number is the score

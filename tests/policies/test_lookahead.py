@@ -92,6 +92,7 @@ def test_the_causal_one_does_not_see_the_future():
         coming = other.state.requests[0, int(other.state.environments["next_arrival"][0]) :]
         coming["output_tokens"] *= 3
         coming["prompt_tokens"] = 7
+        other.state.requests[0]["worth"] *= 3.0  # it depends on true lengths, of requests under way too
         again, same = Lookahead(other, policy).ask([0])
         np.testing.assert_array_equal(values, again)
         np.testing.assert_array_equal(choices, same)

@@ -48,7 +48,7 @@ CANDIDATES = (
     "size-aware-kv(limit=1.557,prompt=0.219,output=0.3951)/expected-ttft/sarathi-256",
 )
 FOLDER = "headroom"  # of configs/, by scenario
-HORIZON_S = 5.0
+HORIZON_S = 20.0
 PASSES = 1
 TRIALS = 150  # of a search without a judgement, as of the shipped composites
 WITHOUT = "without "

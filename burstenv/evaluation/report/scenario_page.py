@@ -93,8 +93,7 @@ def _headroom(configs: Sequence[ScenarioConfig]) -> str:
         f"{wide} of {len(found)} scenarios have {100 * ROOM:g} points or more between the best tuned composite and "
         f"foresight.{without}\n",
         "Each scenario's section has the command of its row; with `--out configs/headroom` it writes the data of\n"
-        "this table. `make headroom` measures all rows again, 9 episodes each. Scenarios with an expensive foresight\n"
-        "have fewer episodes and shorter horizons.\n",
+        "this table. `make headroom` measures all rows again, 9 episodes each.\n",
     ]
     return "\n".join([_HEADROOM, _table(head, rows), *lines, *_judgements(found)])
 
