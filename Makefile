@@ -81,7 +81,7 @@ suite: setup
 	$(BIN)/python -m burstenv.evaluation.report.scenario_page
 
 headroom: setup
-	$(BIN)/burstenv scenarios --headroom --out configs/headroom
+	$(BIN)/burstenv scenarios --headroom --without all --out configs/headroom
 	$(BIN)/python -m burstenv.evaluation.report.scenario_page
 
 setup: $(READY)
