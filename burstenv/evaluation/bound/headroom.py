@@ -267,9 +267,8 @@ def measure_headroom(
     if config.clients.closed_loop is None:  # without a bound where arrivals depend on the policy
         named["bound"] = ""
     # The slow ones first: a slow task at the end would leave the other workers idle.
-    policies = dict.fromkeys(reversed(named.values()))
-    policies = [foresight, *(policy for policy in policies if policy != foresight)]
-    tasks = [_Task(policy, seed) for policy in policies for seed in range(episodes)]
+    slow_first = [foresight, *(policy for policy in dict.fromkeys(named.values()) if policy != foresight)]
+    tasks = [_Task(policy, seed) for policy in slow_first for seed in range(episodes)]
     found: dict[str, dict[int, dict[str, float]]] = {policy: {} for policy in named.values()}
     days = np.zeros(episodes, np.int64)
     for done, (task, shares, day) in enumerate(run_tasks(runner, tasks, workers), 1):

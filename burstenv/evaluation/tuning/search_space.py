@@ -75,7 +75,7 @@ class SearchSpace:
                 choices.append((parse_rule(part, f"{kind} rule", rules),))
         if parts[2] != ANYTHING and parts[2] not in modes:
             raise unknown_name("batching mode of this scenario", parts[2], modes)
-        batching = (parts[2],)
+        batching: tuple[str, ...] = (parts[2],)
         if parts[2] == ANYTHING:
             batching = tuple(modes_without(modes, without) if without else modes)
         return cls(template, choices[0], choices[1], batching, log)
