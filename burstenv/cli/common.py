@@ -32,14 +32,6 @@ def add_command(
     return sub
 
 
-def add_task_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the arguments for the scenario and the trace."""
-    sub.add_argument("--scenario", default="default", help="shipped scenario or YAML file (default: %(default)s)")
-    sub.add_argument(
-        "--trace", help="a trace or workload (name or file) instead of the scenario's; its capacity is measured first"
-    )
-
-
 class WrongPlaceError(Exception):
     """An invalid output path; no ValueError, which argparse would reword."""
 
@@ -199,7 +191,7 @@ def refuse_options(arguments: argparse.Namespace, why: str, *names: str) -> None
             raise BurstenvError(f"--{name.replace('_', '-')} has no effect {why}")
 
 
-def check_names(scenario: str, policies: list[str], *splits: str) -> None:
+def check_names(scenario: str | dict[str, Any], policies: list[str], *splits: str) -> None:
     """Raise on an unknown policy, mode or split, before any reading or measurement."""
     from burstenv.config import load
     from burstenv.envs.scenario import ScenarioConfig

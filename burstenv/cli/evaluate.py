@@ -11,7 +11,6 @@ from burstenv.cli.common import (
     Commands,
     add_command,
     add_policy_file,
-    add_task_arguments,
     agents_module,
     check_names,
     emit,
@@ -20,7 +19,7 @@ from burstenv.cli.common import (
     output_place,
     refuse_options,
 )
-from burstenv.cli.objectives import add_objectives, with_objectives
+from burstenv.cli.task import add_task_arguments, changed_scenario, trace_of
 from burstenv.errors import BurstenvError
 
 
@@ -35,7 +34,6 @@ def register(commands: Commands) -> None:
         example="burstenv evaluate --agent runs/demo --out reports/demo",
     )
     add_task_arguments(sub)
-    add_objectives(sub)
     sub.add_argument(
         "--policy",
         action="append",
@@ -128,8 +126,7 @@ def register(commands: Commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from burstenv.config import load
-    from burstenv.envs.scenario import ScenarioConfig, load_scenario
+    from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation import EvaluationPlan, evaluate, finished, write_report
     from burstenv.evaluation.episode_lists import fixed_count, said_of_list
     from burstenv.evaluation.report.text import summary_lines
@@ -141,11 +138,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         refuse_options(arguments, "without --agent", "both_ways")
     load_policy_files(arguments)
     policies = _policies(arguments.policy or ["ladder"])
-    check_names(arguments.scenario, policies if arguments.policy else [], arguments.split)
-    given = arguments.scenario
-    if arguments.slo:
-        given = with_objectives(load(ScenarioConfig, "scenarios", given), arguments.slo).model_dump(mode="json")
-    scenario = load_scenario(given, arguments.trace)
+    given = changed_scenario(arguments)
+    check_names(given, policies if arguments.policy else [], arguments.split)
+    scenario = load_scenario(given, trace_of(arguments))
     agents, groups = _agents(arguments.agent, scenario, arguments.both_ways)
     loads = arguments.load or scenario.config.train_loads
     chosen, tuning, unused = _tuned(arguments.tuned, scenario, loads)

@@ -34,7 +34,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any):
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(*arguments, **{**options, "add_help": False})
-        self.add_argument("-h", action=_Short, nargs=0, help="print the help that fits a screen, and exit")
+        self.add_argument(
+            "-h",
+            dest="help",
+            action=_Short,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="print the help that fits a screen, and exit",
+        )
         self.add_argument("--help", action="help", help="print this whole help, and exit")
 
     def format_usage(self) -> str:
@@ -84,9 +91,11 @@ class Parser(argparse.ArgumentParser):
     def _rows(self) -> list[tuple[str, str, str]]:
         """Return name, label and text of each argument and subcommand, the common options last."""
         formatter = self._get_formatter()
-        placed, options, common = [], [], []
+        placed: list[tuple[str, str, str]] = []
+        options: list[tuple[str, str, str]] = []
+        common: list[tuple[str, str, str]] = []
         for action in self._actions:
-            if action.help == argparse.SUPPRESS or action.dest in ("h", "help"):
+            if action.help == argparse.SUPPRESS or action.dest == "help":
                 continue
             if isinstance(action, argparse._SubParsersAction):
                 placed += [(a.dest, a.dest, (a.help or "").replace("%%", "%")) for a in action._get_subactions()]

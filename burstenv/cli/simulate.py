@@ -18,7 +18,7 @@ from burstenv.cli.common import (
     progress_bar,
     read_trace_or_workload,
 )
-from burstenv.cli.objectives import add_objectives, with_objectives
+from burstenv.cli.task import add_changes, changed_config
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def register(commands: Commands) -> None:
         f"(default: {DEFAULT})",
     )  # fmt: skip
     add_policy_file(sub)
-    add_objectives(sub)
+    add_changes(sub)
     sub.add_argument(
         "--scenario", default="default", help="the scenario's cluster, batching modes, age of the metrics, "
         "length predictor, objectives, clients, longest request (default: %(default)s)",
@@ -105,9 +105,7 @@ def register(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
-    from burstenv.config import load
     from burstenv.envs.recorded import Oversize
-    from burstenv.envs.scenario import ScenarioConfig
     from burstenv.evaluation.simulate import scene_of, simulate, write_records
 
     load_policy_files(arguments)
@@ -115,7 +113,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     for option, given in (("--requests-out", arguments.requests_out), ("--timeline", arguments.timeline)):
         if given is not None and len(policies) > 1:
             raise BurstenvError(f"{option} is of one replay; give one --policy, got {len(policies)}")
-    config = with_objectives(load(ScenarioConfig, "scenarios", arguments.scenario), arguments.slo)
+    config = changed_config(arguments)
     trace = read_trace_or_workload(arguments.trace, arguments)
     scene, _, moved = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
     oversize: Oversize | None = arguments.oversize or ("cut" if moved else None)

@@ -9,13 +9,13 @@ from typing import Any
 from burstenv.cli.common import (
     Commands,
     add_command,
-    add_task_arguments,
     agents_module,
     emit,
     output_place,
     percent,
     refuse_options,
 )
+from burstenv.cli.task import add_task_arguments, task_of
 from burstenv.errors import BurstenvError
 
 
@@ -53,7 +53,6 @@ def register(commands: Commands) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     train_module = agents_module("train")
-    from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation.coverage import coverage, coverage_sentences
 
     config = train_module.load_agent_config(arguments.agent)
@@ -69,7 +68,7 @@ def _train(arguments: argparse.Namespace) -> int:
         refuse_options(arguments, "beside --tune, which goes on by itself, a trial at a time", "resume", "processes")
     elif len(seeds) == 1:
         refuse_options(arguments, "with one training seed", "processes")
-    scenario = load_scenario(arguments.scenario, arguments.trace)
+    scenario = task_of(arguments)
     if arguments.tune is not None:
         return _tune(arguments, config, scenario, seeds)
     if len(seeds) > 1:

@@ -9,7 +9,6 @@ from burstenv.cli.common import (
     Commands,
     add_command,
     add_policy_file,
-    add_task_arguments,
     check_names,
     emit,
     load_policy_files,
@@ -17,6 +16,7 @@ from burstenv.cli.common import (
     percent,
     refuse_options,
 )
+from burstenv.cli.task import add_task_arguments, changed_scenario, task_of
 
 
 def register(commands: Commands) -> None:
@@ -83,7 +83,6 @@ def register(commands: Commands) -> None:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation.coverage import coverage, coverage_sentences
     from burstenv.evaluation.workers import available_cores
 
@@ -92,8 +91,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     else:
         refuse_options(arguments, "without --grid", "settings")
     load_policy_files(arguments)
-    check_names(arguments.scenario, [], arguments.split)
-    scenario = load_scenario(arguments.scenario, arguments.trace)
+    check_names(changed_scenario(arguments), [], arguments.split)
+    scenario = task_of(arguments)
     workers = arguments.workers if arguments.workers is not None else available_cores()
     loads = arguments.load or scenario.config.train_loads
     progress = False if arguments.json else None
@@ -134,13 +133,12 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def _capacity(arguments: argparse.Namespace) -> int:
-    from burstenv.envs.scenario import load_scenario
     from burstenv.evaluation.capacity import measure_capacity
     from burstenv.evaluation.coverage import coverage, coverage_sentences
 
     load_policy_files(arguments)
-    check_names(arguments.scenario, arguments.policy, arguments.split)
-    scenario = load_scenario(arguments.scenario, arguments.trace)
+    check_names(changed_scenario(arguments), arguments.policy, arguments.split)
+    scenario = task_of(arguments)
     names = arguments.policy or [f"always/jsq/{scenario.mode_names[0]}"]
     found = [measure_capacity(scenario, name, arguments.split, arguments.share, arguments.episodes) for name in names]
     lines = coverage_sentences(coverage(scenario))

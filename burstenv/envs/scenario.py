@@ -408,13 +408,13 @@ class Scenario:
 
 
 @checked()
-def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | None = None) -> Scenario:
+def load_scenario(name: str | Path | dict[str, Any], trace: str | Path | dict[str, Any] | None = None) -> Scenario:
     """Load a scenario by shipped name, YAML path or mapping.
 
     Args:
         name: ``"default"``, ``"my_scenario.yaml"``, or the values.
-        trace: Replacement of the scenario's workload: a trace file, an official file's name, a workload's name or its
-            YAML file; see :func:`burstenv.workload.workload_config.workload_named`.
+        trace: Replacement of the scenario's workload: a trace file, an official file's name, a workload's name, its
+            YAML file or its values; see :func:`burstenv.workload.workload_config.workload_named`.
 
     Raises:
         BurstenvError: On an unknown or malformed value, in one sentence.

@@ -16,7 +16,7 @@ from burstenv.cli import completion
 from burstenv.cli.main import main, make_parser
 
 SCREEN = (80, 24)  # columns and lines
-WHOLE = (100, 40)  # of the whole help
+WIDE = 100  # columns of the whole help
 
 
 def verbs(
@@ -36,11 +36,10 @@ GROUPS = {("trace",), ("latency",), ("engines",)}
 
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)
-def test_the_help_of_a_verb_fits_a_screen_and_has_an_example_that_works(path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", str(WHOLE[0]))
+def test_the_help_of_a_verb_has_an_example_that_works(path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(WIDE))
     text = verbs(make_parser())[path].format_help()
-    assert text.count("\n") <= WHOLE[1]
-    assert max(map(len, text.splitlines())) <= WHOLE[0]
+    assert max(map(len, text.splitlines())) <= WIDE
     if path in GROUPS:
         return
     example = text.partition("\nexample: ")[2].replace("\\\n", "").strip()
