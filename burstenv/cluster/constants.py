@@ -9,7 +9,7 @@ from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.state import ClusterState
 from burstenv.engine.arena import ArenaLayout
 from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, MEMORY_NAMES, ORDER_NAMES
-from burstenv.engine.kv_cache import block_slots, bucket_count
+from burstenv.engine.kv_cache import bucket_count, span_count
 
 _CODED = {"order": ORDER_NAMES, "batch": BATCH_NAMES, "memory": MEMORY_NAMES, "fair_by": CLIENT_NAMES}
 
@@ -17,8 +17,7 @@ _CODED = {"order": ORDER_NAMES, "batch": BATCH_NAMES, "memory": MEMORY_NAMES, "f
 def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
     """Return whether a replica's rules go beyond what the fast engine leans on."""
     return (
-        (spec.asynchronous and spec.prefix_caching)
-        or not spec.chunked_prefill
+        not spec.chunked_prefill
         or not spec.validate_requests
         or spec.long_prefill_token_threshold > 0
         or any(mode.needs_general_engine for mode in modes)
@@ -73,6 +72,6 @@ def layout_of(
     blocks = max(spec.num_blocks for spec in caching)
     table = -(-min(longest, max_request_tokens or longest) // block_size)
     return ArenaLayout(
-        count, block_size, max_num_seqs, True, block_slots(blocks), bucket_count(blocks), table, clients,
+        count, block_size, max_num_seqs, True, span_count(blocks, max_num_seqs), bucket_count(blocks), table, clients,
         gateways=gateways,
     )  # fmt: skip

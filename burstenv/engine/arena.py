@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
 from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE, REPLICA_LOG
 
 CLASS_NUMBERS = 2  # integers of a CLASS
@@ -46,7 +47,7 @@ class ArenaLayout:
         block_size: B, [tokens].
         max_num_seqs: S.
         general: Whether any replica runs under the general engine or with prefix caching.
-        block_numbers: Integers for blocks and hash buckets; 0 without prefix caching.
+        spans: Most spans of KV blocks; 0 without prefix caching.
         buckets: Hash buckets.
         table_size: Most blocks of one request, with prefix caching.
         clients: Whether clients do more than send and wait.
@@ -59,8 +60,8 @@ class ArenaLayout:
     block_size: int
     max_num_seqs: int
     general: bool = False
-    block_numbers: int = 0
-    buckets: int = 1
+    spans: int = 0
+    buckets: int = 0
     table_size: int = 0
     clients: bool = False
     num_classes: int = 2
@@ -74,11 +75,12 @@ class ArenaLayout:
             "phase": self.block_size,  # counts
             "finish": 2 * self.max_num_seqs,  # decode steps and request ids in turn
             "flight": 2 * self.max_num_seqs if self.general or self.awaits else 0,  # request ids
-            "phase_list": 2 * self.block_size if self.block_numbers else 0,  # request ids
-            "block": self.block_numbers,
+            "span": NUMBERS_OF_A_SPAN * (self.spans + 1) if self.spans else 0,
+            "bucket": self.buckets,  # spans
+            "lost": NUMBERS_OF_A_SPAN * LOST if self.spans else 0,
             "slot": sequences,
             "sequence": sequences * NUMBERS_OF_A_SEQUENCE,
-            "table": sequences * self.table_size,
+            "table": 2 * sequences * self.table_size,
             "share": SHARE_NUMBERS,
         }
 

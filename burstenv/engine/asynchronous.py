@@ -15,8 +15,10 @@ from burstenv.engine.decoders import start_decoding
 from burstenv.engine.enums import RUNNING
 from burstenv.engine.finish_heap import finish_later
 from burstenv.engine.gateway_log import log_held_back
-from burstenv.engine.iterations import last_ended_iteration
+from burstenv.engine.iterations import is_left_out, last_ended_iteration
+from burstenv.engine.kv_cache import ENDED
 from burstenv.engine.lifecycle import bring_token, finish
+from burstenv.engine.prefix_cache import publish_full_blocks
 from burstenv.engine.queues import blocks_of, queue_discard, tokens_to_compute
 
 
@@ -32,7 +34,9 @@ def await_token(engine, request_id):
 @kernel
 def await_last_token(engine, request_id):
     """Note that the last token of a request that has left the decoders is on its way."""
-    replica, request = engine.replica, engine.requests[request_id]
+    replica, spec, request = engine.replica, engine.spec, engine.requests[request_id]
+    if spec.prefix_caching:
+        publish_full_blocks(engine, request_id, request.computed_tokens - 1, ENDED)
     request.produced_tokens = request.target_tokens - 1
     replica.ending_context += request.computed_tokens + 1
     await_token(engine, request_id)
@@ -42,7 +46,7 @@ def await_last_token(engine, request_id):
 def lose_token(engine, request_id):
     """Count only what is back of an evicted decoder's tokens; its last one is delivered while it waits."""
     request = engine.requests[request_id]
-    if request.in_flight_tokens == 0 and request.left_at != last_ended_iteration(engine) + 1:
+    if request.in_flight_tokens == 0 and not is_left_out(request, last_ended_iteration(engine) + 1):
         await_token(engine, request_id)
     request.produced_tokens -= request.in_flight_tokens
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel
 from burstenv.engine.counters import count_busy
-from burstenv.engine.decoders import blocks_taken, grow_decoders, phase_due, steps_with_blocks
+from burstenv.engine.decoders import blocks_taken, phase_due, steps_with_blocks
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import next_finish_step
 from burstenv.engine.iterations import next_iteration
-from burstenv.engine.kv_cache import ENDED
-from burstenv.engine.queues import next_demotion_s
+from burstenv.engine.kv_cache import ENDED, take_blocks
+from burstenv.engine.queues import next_demotion_s, phase_of
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s
 
 # The state of a decode run after an advance.
@@ -53,6 +53,7 @@ def may_open_run(engine):
     return (
         replica.decoding > 0
         and replica.awaited == 0
+        and replica.contested == 0
         and replica.prefill_id == NO_REQUEST
         and (replica.waiting == 0 or replica.blocked)
         and replica.decoding <= replica.token_budget
@@ -120,6 +121,18 @@ def _steps_by(engine, limit_s):
 
 
 @kernel
+def _take_blocks_of(engine, steps):
+    """Take the blocks of the next ``steps`` iterations of the run, which are then committed."""
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    last = 0
+    if spec.prefix_caching and spec.depth > 1:  # the last of them is under way
+        last = arena[spec.phase_base + phase_of(-(replica.decode_step + steps - 1), spec.block_size)]
+    take_blocks(engine, blocks_taken(engine, steps) - last, ENDED)
+    if last > 0:
+        take_blocks(engine, last, next_iteration(engine) + steps - 1)
+
+
+@kernel
 def follow_run(engine, until_s):
     """Commit every iteration of the open run with its boundary by ``until_s``; return the run's state.
 
@@ -131,10 +144,7 @@ def follow_run(engine, until_s):
     upto = replica.run_steps if over else _steps_by(engine, limit_s)
     steps = upto - replica.run_done
     if steps > 0:
-        if spec.prefix_caching:
-            grow_decoders(engine, steps, ENDED)
-        else:
-            replica.free_blocks -= blocks_taken(engine, steps)
+        _take_blocks_of(engine, steps)
         replica.decode_step += steps
         replica.decode_context_tokens += steps * replica.decoding
         replica.iterations += steps
@@ -165,10 +175,7 @@ def interrupt_run(engine):
         close_run(engine)
     if replica.under_way:
         replica.under_way = 0
-        if spec.prefix_caching:
-            grow_decoders(engine, 1, next_iteration(engine))
-        else:
-            replica.free_blocks -= arena[spec.phase_base + phase_due(engine)]
+        take_blocks(engine, arena[spec.phase_base + phase_due(engine)], next_iteration(engine))
         replica.iterations += 1
         replica.flight_first_prefill = NO_REQUEST
         duration_s = replica.iteration_end_s - replica.clock_s

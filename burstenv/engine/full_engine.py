@@ -39,16 +39,18 @@ from burstenv.engine.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.engine.records import STEP_TOKENS
+from burstenv.engine.records import BLOCKS, STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
 from burstenv.engine.timing import iteration_time_s
 from burstenv.engine.world import engine_type
 
 
 @kernel
-def _publish_known(engine, request, tokens, iteration):
+def _publish_known(engine, request_id, tokens, iteration):
     """Publish the blocks that ``tokens`` tokens fill, as far as the tokens are back; ``iteration`` computes them."""
-    publish_full_blocks(engine, request, min(tokens, tokens_to_compute(request)), iteration)
+    if engine.spec.prefix_caching:
+        known = tokens_to_compute(engine.requests[request_id])
+        publish_full_blocks(engine, request_id, min(tokens, known), iteration)
 
 
 @kernel
@@ -72,10 +74,10 @@ def _victim(engine):
 
 @kernel
 def _preempt(engine, victim):
-    replica, requests = engine.replica, engine.requests
+    replica, arena, requests = engine.replica, engine.arena, engine.requests
     request = requests[victim]
     running_remove(engine, victim)
-    give_back_blocks(engine, request)
+    give_back_blocks(engine, request, arena[sequence_of(engine, request) + BLOCKS])
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
@@ -124,8 +126,8 @@ def _schedule_running(engine, budget, threshold):
         if not evicted_itself:
             if in_flight > 0 and spec.prefix_caching and phase_of(request.computed_tokens, spec.block_size) == 0:
                 # The iteration in flight fills a block, whose last token was not back when it was scheduled.
-                _publish_known(engine, request, request.computed_tokens, coming - 1)
-            _publish_known(engine, request, request.computed_tokens + tokens, coming)
+                _publish_known(engine, request_id, request.computed_tokens, coming - 1)
+            _publish_known(engine, request_id, request.computed_tokens + tokens, coming)
             arena[sequence_of(engine, request) + STEP_TOKENS] = tokens
             budget -= tokens
             following = request.next
@@ -179,10 +181,10 @@ def _schedule_waiting(engine, budget, threshold):
         running_append(engine, request_id)
         run(request, cached_tokens, replica.clock_s)
         count_prompt(engine, request)
-        open_sequence(engine, request, hits)
+        open_sequence(engine, request_id, hits)
         request.computed_tokens = cached_tokens
         grow_blocks(engine, request, cached_tokens + tokens, coming)
-        _publish_known(engine, request, cached_tokens + tokens, coming)
+        _publish_known(engine, request_id, cached_tokens + tokens, coming)
         arena[sequence_of(engine, request) + STEP_TOKENS] = tokens
         budget -= tokens
     if replica.waiting == 0:
@@ -299,12 +301,12 @@ def _apply(engine):
         replica.preemptions_without_token = 0
         if running:  # a block may have waited for this token to get its key
             known = request.computed_tokens - request.in_flight_tokens
-            _publish_known(engine, request, known, replica.ended_iterations)
+            _publish_known(engine, request_id, known, replica.ended_iterations)
         if request.produced_tokens >= request.target_tokens or tokens_to_compute(request) >= spec.max_model_len:
             request.target_tokens = request.produced_tokens
             if running:
                 running_remove(engine, request_id)
-                give_back_blocks(engine, request)
+                give_back_blocks(engine, request, arena[sequence_of(engine, request) + BLOCKS])
             else:
                 queue_discard(engine, request_id)
             finish(engine, request_id, now_s)
@@ -351,6 +353,8 @@ def advance_general(engine, until_s, turns_stop):
                 replica.wake_s = replica.clock_s
                 break
             scheduled = start_general(engine, until_s)
+            if replica.livelocked:
+                break
             if not scheduled and replica.in_flight == 0:
                 break  # until something changes
             if scheduled and replica.in_flight < spec.depth:

@@ -12,7 +12,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, put_whole, real_at, whole_at
 from burstenv._jit.positions import places_of
-from burstenv.engine.iterations import last_ended_iteration
+from burstenv.engine.iterations import is_left_out, last_ended_iteration
 from burstenv.engine.records import CLIENT, REPLICA_LOG
 from burstenv.engine.spec import EVENLY
 
@@ -182,7 +182,7 @@ def log_leaves(engine, request_id):
     steps = engine.replica.decode_step
     if engine.spec.depth > 1:
         request, older = engine.requests[request_id], last_ended_iteration(engine) + 1
-        if request.in_flight_tokens == 0 and request.left_at != older:
+        if request.in_flight_tokens == 0 and not is_left_out(request, older):
             steps -= 1
         else:
             arena[log + AT.held0 if older & 1 == 0 else log + AT.held1] -= 1

@@ -22,6 +22,20 @@ def next_iteration(engine):
 
 
 @kernel
+def leave_out(engine, request):
+    """Note that the iteration being scheduled leaves a decoder out; the negative number: the one before did so too."""
+    number = next_iteration(engine)
+    request.left_at = -number if is_left_out(request, number - 1) else number
+
+
+@kernel
+def is_left_out(request, number):
+    """Return whether an iteration, the last one scheduled or the one before, left a decoder out."""
+    left_at = request.left_at
+    return left_at == number or left_at == -number or left_at == -number - 1
+
+
+@kernel
 def runs_beyond(engine, until_s):
     """Return whether nothing is scheduled and nothing ends on the replica up to ``until_s``."""
     replica, spec = engine.replica, engine.spec

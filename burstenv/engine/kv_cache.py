@@ -1,274 +1,287 @@
-"""KV blocks with prefix caching, compiled: the rules of :mod:`burstenv.engine.reference.kv_cache` on integers.
+"""KV blocks with prefix caching, compiled: the rules of :mod:`burstenv.engine.reference.kv_cache` on spans of blocks.
 
-A replica's part of the arena holds, from ``block_base`` on, eight numbers for each block (block 0 is the head of the
-free list): its neighbours in that list, its reference count, its key (stream and index), the next block in its hash
-bucket, the iteration that computes its last token, and one unused: a block takes half a cache line. Then the
-buckets; then a ring of the keys that were lost last, for routers, which know the cache as it was when the last
-iteration ended; then, for each running sequence, its blocks in order.
-A *stream* is a number for the origin of a position's tokens: session, or shared prefix.
+A *stream* is a number for the origin of a position's tokens: session, or shared prefix. A block's key is its stream and
+its place there. Blocks without a key are alike: only their number counts. Blocks with a key are kept as *spans*: blocks
+of one stream, side by side, with the same holders, and a *holder* is a running request. So the work depends on the
+number of requests that share something, not on the number of blocks.
+
+The reference's free list is the free blocks without a key, then those with one, as they were freed: a list of spans.
+A request frees its last block first, so a span in that list loses its blocks from its end. Where a request holds a
+part of a span only, the span is cut in two.
+
+Of several blocks with one key, the one published first is shared. A bucket of the hash table holds the spans of its
+streams, and keeps the order of publication at every place of a stream.
+
+Routers know the cache as it was when the last iteration ended. Two iterations at most are in flight: a span remembers
+where it ended before each of the last two that computed blocks of it, and a ring has the blocks that were lost last.
 """
 
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.iterations import last_ended_iteration
 
-NEXT, PREVIOUS, REFERENCES, STREAM, INDEX, CHAIN, ITERATION = range(7)
-NUMBERS_OF_A_BLOCK = 8
-FORGOTTEN = 1024  # latest lost keys kept; more than the iterations in flight take from the cache
-NUMBERS_OF_A_KEY = 4  # of those: stream, index, the iteration that computed the block, the one that took it
-NO_KEY = -1
+NEXT, PREVIOUS = 0, 1  # in the list of free spans, or, of unused ones, NEXT in theirs
+STREAM = 2
+BEGIN, END = 3, 4  # places of its first block, and after its last one with a key
+HOLDERS = 5
+CHAIN = 6  # the next span in the bucket
+FOLLOWING = 7  # the span that goes on where this one ends, of the request that computed it
+OWNER = 8  # the running request that adds blocks at its end; NO_REQUEST: it grows no more
+ITERATION, END_BEFORE = 9, 10  # the last one that computed blocks of it, and its end before that
+ITERATION_BEFORE, END_FIRST = 11, 12  # likewise the one before, and its end before both
+TAKEN = 13  # in the ring: the iteration that took its blocks for other tokens
+NUMBERS_OF_A_SPAN = 16
+NO_SPAN = 0  # also the head of the list of free spans
+LOST = 1024  # spans in the ring; more than the iterations in flight take blocks of
 ENDED = 0  # in place of an iteration's number: one that has ended
 
 
+def span_count(num_blocks: int, max_num_seqs: int) -> int:
+    """Return the greatest number of spans: each has a block, except the ends of those that grow."""
+    return num_blocks + 2 * max_num_seqs + 2
+
+
 def bucket_count(num_blocks: int) -> int:
-    """Return the number of hash buckets: a power of two of at least eight times the blocks, for few collisions."""
-    return 1 << (8 * num_blocks - 1).bit_length()
-
-
-def block_slots(num_blocks: int) -> int:
-    """Return the number of the arena's integers for the blocks and buckets of a replica."""
-    return NUMBERS_OF_A_BLOCK * (num_blocks + 1) + bucket_count(num_blocks) + NUMBERS_OF_A_KEY * FORGOTTEN
+    """Return the number of hash buckets, a power of two: most spans have several blocks."""
+    return 1 << max(4, (num_blocks // 2).bit_length())
 
 
 @kernel
-def _bucket(stream, index, buckets, mask):
-    # Streams are scattered, the blocks of one stream lie side by side: they are mostly visited in a row.
-    return buckets + ((((stream * 0x9E3779B1) >> 8) + index) & mask)
+def span_at(engine, span):
+    """Return the arena index of a span."""
+    return engine.spec.span_base + NUMBERS_OF_A_SPAN * span
 
 
 @kernel
-def _blocks(engine):
-    """Return the arena indices of the blocks and the buckets, and the mask of a bucket's number.
-
-    Called once before every loop: a kernel cannot know that writes to the arena leave a replica's record unchanged.
-    """
+def bucket_of(engine, stream):
+    """Return the arena index of a stream's bucket."""
     spec = engine.spec
-    base = spec.block_base
-    return base, base + NUMBERS_OF_A_BLOCK * (spec.num_blocks + 1), spec.bucket_count - 1
+    return spec.bucket_base + (((stream * 0x9E3779B1) >> 8) & (spec.bucket_count - 1))
 
 
 @kernel
-def _forgotten(engine, number):
-    """Return the arena index of the ``number``-th lost key, in a ring."""
-    spec = engine.spec
-    buckets = spec.block_base + NUMBERS_OF_A_BLOCK * (spec.num_blocks + 1)
-    return buckets + spec.bucket_count + NUMBERS_OF_A_KEY * (number % FORGOTTEN)
-
-
-@kernel
-def reset_blocks(engine):
-    """Free every block, in ascending order, and clear all keys."""
+def reset_spans(engine):
+    """Forget every key."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
-    count = spec.num_blocks
-    base, buckets, mask = _blocks(engine)
-    for block in range(count + 1):
-        at = base + NUMBERS_OF_A_BLOCK * block
-        arena[at + NEXT] = block + 1 if block < count else 0
-        arena[at + PREVIOUS] = block - 1 if block > 0 else count
-        arena[at + REFERENCES] = 0
-        arena[at + STREAM] = NO_KEY
-        arena[at + CHAIN] = 0
-        arena[at + ITERATION] = 0
-    replica.forgotten = 0
-    for bucket in range(mask + 1):
-        arena[buckets + bucket] = 0
+    arena[spec.span_base + NEXT] = NO_SPAN
+    arena[spec.span_base + PREVIOUS] = NO_SPAN
+    replica.cached_blocks = 0
+    replica.spans = 0
+    replica.unused_span = NO_SPAN
+    replica.contested = 0
+    replica.lost = 0
+    for bucket in range(spec.bucket_count):
+        arena[spec.bucket_base + bucket] = NO_SPAN
+
+
+# -- spans ---------------------------------------------------------------------------------------------
 
 
 @kernel
-def _link_after(arena, base, block, before):
-    after = arena[base + NUMBERS_OF_A_BLOCK * before + NEXT]
-    arena[base + NUMBERS_OF_A_BLOCK * block + PREVIOUS] = before
-    arena[base + NUMBERS_OF_A_BLOCK * block + NEXT] = after
-    arena[base + NUMBERS_OF_A_BLOCK * before + NEXT] = block
-    arena[base + NUMBERS_OF_A_BLOCK * after + PREVIOUS] = block
+def new_span(engine, stream, begin):
+    """Return an empty span with one holder, in no bucket."""
+    replica, arena = engine.replica, engine.arena
+    span = replica.unused_span
+    if span != NO_SPAN:
+        replica.unused_span = arena[span_at(engine, span) + NEXT]
+    else:
+        replica.spans += 1
+        span = replica.spans
+    at = span_at(engine, span)
+    arena[at + STREAM] = stream
+    arena[at + BEGIN] = begin
+    arena[at + END] = begin
+    arena[at + HOLDERS] = 1
+    arena[at + CHAIN] = NO_SPAN
+    arena[at + FOLLOWING] = NO_SPAN
+    arena[at + OWNER] = NO_REQUEST
+    arena[at + ITERATION] = ENDED
+    arena[at + END_BEFORE] = begin
+    arena[at + ITERATION_BEFORE] = ENDED
+    arena[at + END_FIRST] = begin
+    return span
 
 
 @kernel
-def _close_list(arena, base, last):
-    arena[base + NUMBERS_OF_A_BLOCK * last + NEXT] = 0
-    arena[base + PREVIOUS] = last
-
-
-@kernel
-def find_blocks(engine, stream, first, last, table):
-    """Write the blocks first published under the keys (``stream``, ``first``) up to ``last`` (exclusive) into a table.
-
-    Returns:
-        The index of the first unpublished key, and the number of the found blocks in the free list.
-    """
+def chain_last(engine, span):
+    """Put a span into its bucket, after all others."""
     arena = engine.arena
-    base, buckets, mask = _blocks(engine)
-    unused = 0
-    for index in range(first, last):
-        block = arena[_bucket(stream, index, buckets, mask)]
-        at = base + NUMBERS_OF_A_BLOCK * block
-        while block != 0:
-            if arena[at + STREAM] == stream and arena[at + INDEX] == index:
-                break
-            block = arena[at + CHAIN]
-            at = base + NUMBERS_OF_A_BLOCK * block
-        if block == 0:
-            return index, unused
-        arena[table + index] = block
-        unused += arena[at + REFERENCES] == 0
-    return last, unused
+    place = bucket_of(engine, arena[span_at(engine, span) + STREAM])
+    while arena[place] != NO_SPAN:
+        place = span_at(engine, arena[place]) + CHAIN
+    arena[place] = span
+    arena[span_at(engine, span) + CHAIN] = NO_SPAN
 
 
 @kernel
-def computed_until(engine, stream, first, last, iteration):
-    """Return the index of the first of the keys (``stream``, ``first``) up to ``last`` that no block holds.
-
-    As :func:`find_blocks`, but read-only and as of the end of iteration ``iteration``: among the blocks computed by
-    then, those included that an iteration in flight takes for other tokens.
-    """
+def unchain(engine, span):
+    """Take a span out of its bucket."""
     arena = engine.arena
-    base, buckets, mask = _blocks(engine)
-    for index in range(first, last):
-        block = arena[_bucket(stream, index, buckets, mask)]
-        while block != 0:
-            at = base + NUMBERS_OF_A_BLOCK * block
-            if arena[at + STREAM] == stream and arena[at + INDEX] == index and arena[at + ITERATION] <= iteration:
-                break
-            block = arena[at + CHAIN]
-        if block == 0 and not _is_being_taken(engine, stream, index, iteration):
-            return index
-    return last
+    at = span_at(engine, span)
+    place = bucket_of(engine, arena[at + STREAM])
+    while arena[place] != span:
+        place = span_at(engine, arena[place]) + CHAIN
+    arena[place] = arena[at + CHAIN]
+
+
+@kernel
+def forget_span(engine, span):
+    """Take a span that holds no block out of its bucket, for use by another."""
+    replica, arena = engine.replica, engine.arena
+    unchain(engine, span)
+    arena[span_at(engine, span) + NEXT] = replica.unused_span
+    replica.unused_span = span
+
+
+@kernel
+def _link_before(engine, span, after):
+    arena = engine.arena
+    before = arena[span_at(engine, after) + PREVIOUS]
+    at = span_at(engine, span)
+    arena[at + PREVIOUS] = before
+    arena[at + NEXT] = after
+    arena[span_at(engine, before) + NEXT] = span
+    arena[span_at(engine, after) + PREVIOUS] = span
+
+
+@kernel
+def _unlink(engine, span):
+    arena = engine.arena
+    at = span_at(engine, span)
+    arena[span_at(engine, arena[at + PREVIOUS]) + NEXT] = arena[at + NEXT]
+    arena[span_at(engine, arena[at + NEXT]) + PREVIOUS] = arena[at + PREVIOUS]
 
 
 @outlined
-def _is_being_taken(engine, stream, index, iteration):
-    """Return whether a block held the key when ``iteration`` ended, and was taken since."""
-    replica, arena = engine.replica, engine.arena
-    number = replica.forgotten - 1
-    while number >= 0 and number >= replica.forgotten - FORGOTTEN:
-        at = _forgotten(engine, number)
-        if arena[at + 3] <= iteration:
-            return False
-        if arena[at] == stream and arena[at + 1] == index and arena[at + 2] <= iteration:
-            return True
-        number -= 1
-    return False
+def cut_span(engine, span, place):
+    """Cut a span before ``place``; return the second part, which goes on growing if the span grew."""
+    arena = engine.arena
+    at = span_at(engine, span)
+    rest = new_span(engine, arena[at + STREAM], place)
+    to = span_at(engine, rest)
+    for number in (END, HOLDERS, CHAIN, FOLLOWING, OWNER, ITERATION, ITERATION_BEFORE):
+        arena[to + number] = arena[at + number]
+    for number in (END_BEFORE, END_FIRST):
+        arena[to + number] = max(arena[at + number], place)
+        arena[at + number] = min(arena[at + number], place)
+    arena[at + END] = place
+    arena[at + CHAIN] = rest
+    arena[at + FOLLOWING] = rest
+    arena[at + OWNER] = NO_REQUEST
+    if arena[to + HOLDERS] == 0:
+        _link_before(engine, rest, span)
+    return rest
 
 
 @kernel
-def publish_blocks(engine, table, stream, first, last, iteration):
-    """Give the full blocks ``first`` to ``last`` (exclusive) of a table their keys, from the last on.
+def _absorbs(engine, span, later):
+    """Return whether a span may go on as one with a free one that begins where it ends: no others are of its stream.
 
-    Stops at a block that has one. A bucket keeps the order of publication. ``iteration`` computes the blocks.
-
-    Returns:
-        Whether it came to the first of them.
+    Nor may blocks of it be under way: it would have to remember more than two iterations.
     """
     arena = engine.arena
-    base, buckets, mask = _blocks(engine)
-    for index in range(last - 1, first - 1, -1):
-        block = arena[table + index]
-        at = base + NUMBERS_OF_A_BLOCK * block
-        if arena[at + STREAM] != NO_KEY:
-            return False
-        arena[at + STREAM] = stream
-        arena[at + INDEX] = index
-        arena[at + CHAIN] = 0
-        arena[at + ITERATION] = iteration
-        place = _bucket(stream, index, buckets, mask)
-        while arena[place] != 0:
-            place = base + NUMBERS_OF_A_BLOCK * arena[place] + CHAIN
-        arena[place] = block
-    return True
+    at, other = span_at(engine, span), span_at(engine, later)
+    stream = arena[at + STREAM]
+    if arena[other + STREAM] != stream or arena[other + BEGIN] != arena[at + END]:
+        return False
+    if arena[at + ITERATION] > last_ended_iteration(engine):
+        return False
+    of_stream = 0
+    at = span_at(engine, arena[bucket_of(engine, stream)])
+    while True:
+        of_stream += arena[at + STREAM] == stream
+        if arena[at + CHAIN] == NO_SPAN:
+            return of_stream == 2
+        at = span_at(engine, arena[at + CHAIN])
 
 
 @kernel
-def take_blocks(engine, table, count, iteration):
-    """Write ``count`` blocks from the front of the free list into a table; cached ones lose their keys.
-
-    ``iteration`` is the number of the one that takes them.
-    """
+def free_span(engine, span):
+    """Put a span without holders at the end of the list of free ones."""
     replica, arena = engine.replica, engine.arena
-    base, buckets, mask = _blocks(engine)
-    block = arena[base + NEXT]
-    for k in range(count):
-        at = base + NUMBERS_OF_A_BLOCK * block
-        stream = arena[at + STREAM]
-        if stream != NO_KEY:
-            place = _bucket(stream, arena[at + INDEX], buckets, mask)
-            while arena[place] != block:
-                place = base + NUMBERS_OF_A_BLOCK * arena[place] + CHAIN
-            arena[place] = arena[at + CHAIN]
-            arena[at + STREAM] = NO_KEY
-            if iteration != ENDED:
-                lost = _forgotten(engine, replica.forgotten)
-                arena[lost] = stream
-                arena[lost + 1] = arena[at + INDEX]
-                arena[lost + 2] = arena[at + ITERATION]
-                arena[lost + 3] = iteration
-                replica.forgotten += 1
-        arena[at + REFERENCES] = 1
-        arena[table + k] = block
-        block = arena[at + NEXT]
-    arena[base + NEXT] = block
-    arena[base + NUMBERS_OF_A_BLOCK * block + PREVIOUS] = 0
-    replica.free_blocks -= count
+    at = span_at(engine, span)
+    blocks = arena[at + END] - arena[at + BEGIN]
+    replica.free_blocks += blocks
+    replica.cached_blocks += blocks
+    later = arena[span_at(engine, NO_SPAN) + PREVIOUS]
+    if later != NO_SPAN and _absorbs(engine, span, later):
+        other = span_at(engine, later)
+        for number in (END, ITERATION, END_BEFORE, ITERATION_BEFORE, END_FIRST):
+            arena[at + number] = arena[other + number]
+        _unlink(engine, later)
+        forget_span(engine, later)
+    _link_before(engine, span, NO_SPAN)
 
 
 @kernel
-def share_blocks(engine, table, count):
-    """Take one more reference to each of the ``count`` cached blocks of a table.
-
-    Those in the free list leave it. Blocks freed together lie there side by side, last block first, and are cut out as
-    a whole.
-    """
-    replica, spec, arena = engine.replica, engine.spec, engine.arena
-    base = spec.block_base
-    revived = 0
-    k = 0
-    while k < count:
-        at = base + NUMBERS_OF_A_BLOCK * arena[table + k]
-        references = arena[at + REFERENCES]
-        arena[at + REFERENCES] = references + 1
-        k += 1
-        if references > 0:
-            continue
-        begin = k - 1
-        before, after = arena[at + PREVIOUS], arena[at + NEXT]
-        while k < count and arena[table + k] == before:
-            at = base + NUMBERS_OF_A_BLOCK * before
-            arena[at + REFERENCES] = 1
-            before = arena[at + PREVIOUS]
-            k += 1
-        arena[base + NUMBERS_OF_A_BLOCK * before + NEXT] = after
-        arena[base + NUMBERS_OF_A_BLOCK * after + PREVIOUS] = before
-        revived += k - begin
-    replica.free_blocks -= revived
+def hold_span(engine, span):
+    """Give one more request a hold of a span; a free one leaves the list."""
+    replica, arena = engine.replica, engine.arena
+    at = span_at(engine, span)
+    if arena[at + HOLDERS] == 0:
+        _unlink(engine, span)
+        blocks = arena[at + END] - arena[at + BEGIN]
+        replica.free_blocks -= blocks
+        replica.cached_blocks -= blocks
+    arena[at + HOLDERS] += 1
 
 
 @kernel
-def release_blocks(engine, table, count):
-    """Drop one reference to each of the ``count`` blocks of a table, last block first.
+def ended_end(arena, at, ended):
+    """Return where the span at an index ended when iteration ``ended`` did."""
+    if arena[at + ITERATION] <= ended:
+        return arena[at + END]
+    return arena[at + END_BEFORE] if arena[at + ITERATION_BEFORE] <= ended else arena[at + END_FIRST]
 
-    Blocks without references become free: with a key at the back of the list, without one at its
-    front, as a group that keeps its order from the last block on.
-    """
+
+# -- blocks that are taken -------------------------------------------------------------------------------
+
+
+@outlined
+def _lose_keys(engine, iteration):
     replica, spec, arena = engine.replica, engine.spec, engine.arena
-    base = spec.block_base
-    front = 0
-    back = arena[base + PREVIOUS]  # its successor is written with the next one
-    freed = 0
-    for k in range(count - 1, -1, -1):
-        block = arena[table + k]
-        at = base + NUMBERS_OF_A_BLOCK * block
-        references = arena[at + REFERENCES] - 1
-        arena[at + REFERENCES] = references
-        if references > 0:
-            continue
-        freed += 1
-        if arena[at + STREAM] != NO_KEY:
-            arena[at + PREVIOUS] = back
-            arena[base + NUMBERS_OF_A_BLOCK * back + NEXT] = block
-            back = block
+    while replica.cached_blocks > replica.free_blocks:
+        span = arena[spec.span_base + NEXT]
+        at = span_at(engine, span)
+        begin, end = arena[at + BEGIN], arena[at + END]
+        count = min(end - begin, replica.cached_blocks - replica.free_blocks)
+        if iteration != ENDED:
+            lost = spec.lost_base + NUMBERS_OF_A_SPAN * (replica.lost % LOST)
+            for number in (STREAM, END, ITERATION, END_BEFORE, ITERATION_BEFORE, END_FIRST):
+                arena[lost + number] = arena[at + number]
+            arena[lost + BEGIN] = end - count
+            arena[lost + TAKEN] = iteration
+            replica.lost += 1
+        replica.cached_blocks -= count
+        if count == end - begin:
+            _unlink(engine, span)
+            forget_span(engine, span)
         else:
-            _close_list(arena, base, back)
-            _link_after(arena, base, block, front)
-            front = block
-            back = arena[base + PREVIOUS]
-    _close_list(arena, base, back)
-    replica.free_blocks += freed
+            for number in (END, END_BEFORE, END_FIRST):
+                arena[at + number] = min(arena[at + number], end - count)
+
+
+@kernel
+def take_blocks(engine, count, iteration):
+    """Take free blocks, in iteration number ``iteration``: first those without a key, then those freed longest ago."""
+    replica, spec = engine.replica, engine.spec
+    replica.free_blocks -= count
+    if spec.prefix_caching and replica.cached_blocks > replica.free_blocks:
+        _lose_keys(engine, iteration)
+
+
+@outlined
+def lost_until(engine, stream, place, ended):
+    """Return the place up to which blocks from ``place`` on had their keys when ``ended`` did, and lost them since."""
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    number = replica.lost - 1
+    while number >= 0 and number >= replica.lost - LOST:
+        at = spec.lost_base + NUMBERS_OF_A_SPAN * (number % LOST)
+        if arena[at + TAKEN] <= ended:
+            break
+        if arena[at + STREAM] == stream and arena[at + BEGIN] <= place < ended_end(arena, at, ended):
+            return ended_end(arena, at, ended)
+        number -= 1
+    return place

@@ -70,18 +70,20 @@ REQUEST = record(
         ("decoding", "i1"),  # running, with all known tokens except the newest computed
         ("demoted", "i1"),  # in the queue of hopeless requests
         ("in_flight_tokens", "i1"),  # sampled, and not back yet (on the fast path: of those its end must touch)
-        ("left_at", "i4"),  # number of the iteration that last preempted it, or left it out of a decode step
+        ("left_at", "i4"),  # number of the iteration that last preempted it, or left it out, see engine/iterations.py
     ],
 )
 assert REQUEST.itemsize == 2 * CACHE_LINE  # and 10 million of them in 1.3 GB
 
 # A running request under the general engine or with prefix caching: numbers in the arena.
-PHASE_NEXT, PHASE_PREVIOUS = 0, 1  # decoders of one phase, in order of admission: request ids
-STEP_TOKENS = 2  # share of the iteration being scheduled
-BLOCKS = 3  # KV blocks held
-ADMISSION = 4  # number of its admission
-FOUND_BLOCKS = 5  # KV blocks found cached at that admission
-NUMBERS_OF_A_SEQUENCE = 6
+STEP_TOKENS = 0  # share of the iteration being scheduled (general engine)
+BLOCKS = 1  # KV blocks held (general engine)
+ADMISSION = 2  # number of its admission
+FOUND_BLOCKS = 3  # KV blocks found cached at that admission
+FOUND_SPANS = 4  # their spans, which its table has
+FIRST_SPAN, LAST_SPAN = 5, 6  # of the blocks that it computes
+CONTESTED = 7  # another running request may compute the same blocks
+NUMBERS_OF_A_SEQUENCE = 8
 
 REPLICA = record(
     [  # Read by every decision.
@@ -138,6 +140,12 @@ REPLICA = record(
         ("livelocked", "i1"),
         ("used_block_s", "f8"),  # integral of the KV blocks in use over time
         ("most_used_blocks", "i4"),
+        # Prefix caching, see engine/kv_cache.py.
+        ("cached_blocks", "i4"),  # free ones with a key
+        ("contested", "i4"),  # running requests
+        ("spans", "i4"),  # used so far
+        ("unused_span", "i4"),  # first of those that are free to be used again
+        ("lost", "i8"),  # spans that lost blocks
         # Asynchronous scheduling, see engine/asynchronous.py; the last two also in the general engine.
         ("awaited", "i4"),  # requests that the end of the older iteration in flight must touch
         ("coming_tokens", "i4"),  # that the newest iteration brings
@@ -154,7 +162,6 @@ REPLICA = record(
         ("flight1_samples", "i4"),
         ("flight0_end_s", "f8"),
         ("flight1_end_s", "f8"),
-        ("forgotten", "i8"),  # number of lost keys of cached blocks so far, see engine/kv_cache.py
         ("ended_iterations", "i8"),  # without a share too; not kept by the fast engine if synchronous
         ("livelock_id", "i4"),  # the request preempted last when the livelock was found
         # Fair queueing, see engine/fair_queueing.py.

@@ -6,7 +6,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel
 from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, NO_REQUEST, SEEN_FIELDS, SEEN_FREE_BLOCKS
-from burstenv.engine.kv_cache import reset_blocks
+from burstenv.engine.kv_cache import reset_spans
 
 _BINS = BINS
 _HORIZONS = len(HORIZONS_S)
@@ -79,7 +79,7 @@ def reset_replica(engine):
     replica.ending_context = 0
     replica.busy_until_s = 0.0
     if spec.prefix_caching:
-        reset_blocks(engine)
+        reset_spans(engine)
     if spec.prefix_caching or spec.general:
         for slot in range(spec.flight_size):
             arena[spec.slot_base + slot] = slot

@@ -10,29 +10,20 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.asynchronous import await_last_token, await_token, deliver_to_waiting, lose_token
 from burstenv.engine.counters import count_busy
-from burstenv.engine.decoders import (
-    blocks_due,
-    context_of,
-    first_of_phase,
-    hold_back,
-    last_admission,
-    phase_due,
-    publish_decoded_blocks,
-    start_decoding,
-    stop_decoding,
-)
+from burstenv.engine.decoders import blocks_due, context_of, hold_back, start_decoding, stop_decoding
 from burstenv.engine.enums import NO_REQUEST, RUNNING
 from burstenv.engine.finish_heap import next_finish_step, next_finisher
-from burstenv.engine.iterations import next_iteration
+from burstenv.engine.iterations import is_left_out, last_ended_iteration, next_iteration
+from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.lifecycle import bring_token, finish, run
 from burstenv.engine.prefix_cache import (
     cached_blocks,
     give_back_blocks,
-    grow_blocks,
+    may_be_fed,
     open_sequence,
+    publish_decoder,
     publish_full_blocks,
     sequence_of,
-    stream_of,
 )
 from burstenv.engine.published import publish
 from burstenv.engine.queues import (
@@ -44,7 +35,7 @@ from burstenv.engine.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.engine.records import ADMISSION, PHASE_NEXT
+from burstenv.engine.records import ADMISSION, CONTESTED
 from burstenv.engine.timing import iteration_time_s
 
 
@@ -52,21 +43,42 @@ from burstenv.engine.timing import iteration_time_s
 def _release(engine, request):
     """Free the blocks of a request that leaves the batch."""
     replica, spec = engine.replica, engine.spec
+    blocks = blocks_of(request.computed_tokens, spec.block_size)
     if spec.prefix_caching:
-        give_back_blocks(engine, request)
+        give_back_blocks(engine, request, blocks)
     else:
-        replica.free_blocks += blocks_of(request.computed_tokens, spec.block_size)
+        replica.free_blocks += blocks
 
 
 @kernel
 def _finish(engine, request_id, now_s):
     """Settle a request after its last token, and free its blocks."""
-    replica, requests = engine.replica, engine.requests
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
     request = requests[request_id]
+    if spec.prefix_caching:
+        publish_full_blocks(engine, request_id, request.computed_tokens, ENDED)
     _release(engine, request)
     running_remove(engine, request_id)
     replica.blocked = 0
     finish(engine, request_id, now_s)
+
+
+@kernel
+def _sort_in(engine, request_id, count):
+    """Insert a request among ``count`` that finish with it, by admission.
+
+    The order in which blocks are freed is the order in which they are reused.
+    """
+    spec, arena, requests = engine.spec, engine.arena, engine.requests
+    admission = arena[sequence_of(engine, requests[request_id]) + ADMISSION]
+    place = spec.flight_base + count
+    while place > spec.flight_base:
+        before = requests[arena[place - 1]]
+        if arena[sequence_of(engine, before) + ADMISSION] < admission:
+            break
+        arena[place] = arena[place - 1]
+        place -= 1
+    arena[place] = request_id
 
 
 @kernel
@@ -75,29 +87,22 @@ def finish_decoders(engine, now_s):
 
     Under asynchronous scheduling that token is still on its way.
     """
-    replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
     finished = 0
     while replica.decoding > 0 and next_finish_step(engine) <= replica.decode_step:
         first = next_finisher(engine)
         stop_decoding(engine, first)
         if spec.depth > 1:
             await_last_token(engine, first)
-            continue
-        if not spec.prefix_caching:
+        elif not spec.prefix_caching:
             _finish(engine, first, now_s)
             continue
-        place = finished  # the order in which blocks are freed is the order in which they are reused
-        admission = arena[sequence_of(engine, requests[first]) + ADMISSION]
-        while place > 0:
-            before = requests[arena[spec.flight_base + place - 1]]
-            if arena[sequence_of(engine, before) + ADMISSION] < admission:
-                break
-            arena[spec.flight_base + place] = arena[spec.flight_base + place - 1]
-            place -= 1
-        arena[spec.flight_base + place] = first
+        if spec.prefix_caching:
+            _sort_in(engine, first, finished)
         finished += 1
-    for k in range(finished):
-        _finish(engine, arena[spec.flight_base + k], now_s)
+    if spec.depth == 1 and spec.prefix_caching:
+        for k in range(finished):
+            _finish(engine, arena[spec.flight_base + k], now_s)
 
 
 @outlined
@@ -110,6 +115,8 @@ def _evict_tail(engine):
         stop_decoding(engine, victim)
         if spec.depth > 1:
             lose_token(engine, victim)
+        if spec.prefix_caching:
+            publish_full_blocks(engine, victim, request.computed_tokens - request.in_flight_tokens, ENDED)
     elif victim == replica.prefill_id:
         replica.prefill_id = NO_REQUEST
     _release(engine, request)
@@ -123,57 +130,67 @@ def _evict_tail(engine):
 
 
 @kernel
-def _hold(engine, request, computed, tokens):
+def _hold(engine, request_id, computed, tokens):
     """Take the blocks for ``tokens`` more tokens after ``computed`` ones; they must be free."""
-    replica, spec = engine.replica, engine.spec
+    spec = engine.spec
+    blocks = blocks_of(computed + tokens, spec.block_size) - blocks_of(computed, spec.block_size)
+    iteration = next_iteration(engine)
+    take_blocks(engine, blocks, iteration)
     if spec.prefix_caching:
-        iteration = next_iteration(engine)
-        grow_blocks(engine, request, computed + tokens, iteration)
-        publish_full_blocks(engine, request, computed + tokens, iteration)
-    else:
-        replica.free_blocks -= blocks_of(computed + tokens, spec.block_size) - blocks_of(computed, spec.block_size)
+        publish_full_blocks(engine, request_id, computed + tokens, iteration)
 
 
 @outlined
-def _grow_first_decoders(engine):
-    """Take and publish the blocks of one decode step, evicting the last admitted requests as blocks run out.
+def _evict_for_decoders(engine):
+    """Take the free blocks for the next decode step and evict the last admitted requests, until the rest is free.
 
-    Block by block in running order: later requests, not earlier ones, reuse the blocks that an eviction frees.
+    In running order: later requests, not earlier ones, reuse the blocks that an eviction frees.
+
+    Returns:
+        The blocks that the decoders still take.
     """
+    replica = engine.replica
+    taken = 0
+    while True:
+        due = blocks_due(engine, min(replica.decoding, replica.token_budget)) - taken
+        if due <= replica.free_blocks:
+            return due
+        taken += replica.free_blocks
+        take_blocks(engine, replica.free_blocks, next_iteration(engine))
+        _evict_tail(engine)
+
+
+@outlined
+def _publish_contested(engine, decodes):
+    """Publish the blocks of the contested requests among the first ``decodes`` decoders, in running order."""
     replica, arena, requests = engine.replica, engine.arena, engine.requests
-    admission = last_admission(engine, min(replica.decoding, replica.token_budget))
-    step = replica.decode_step
-    iteration = next_iteration(engine)
-    request_id = first_of_phase(engine, phase_due(engine))
+    request_id = replica.running_head
+    while decodes > 0:
+        request = requests[request_id]
+        if request.decoding:
+            decodes -= 1
+            if arena[sequence_of(engine, request) + CONTESTED]:
+                publish_decoder(engine, request_id)
+        request_id = request.next
+
+
+@outlined
+def _publish_delivered(engine):
+    """Publish the blocks of contested requests that the older iteration in flight, which ends, has filled."""
+    replica, arena, requests = engine.replica, engine.arena, engine.requests
+    request_id = replica.running_head
+    newest = last_ended_iteration(engine) + 2
     while request_id != NO_REQUEST:
         request = requests[request_id]
-        if arena[sequence_of(engine, request) + ADMISSION] > admission:
-            break
-        evicted_itself = False
-        while replica.free_blocks == 0 and not evicted_itself:
-            evicted_itself = replica.running_tail == request_id
-            _evict_tail(engine)
-        if evicted_itself:
-            break
-        grow_blocks(engine, request, request.computed_tokens + step + 1, iteration)
-        request_id = arena[sequence_of(engine, request) + PHASE_NEXT]
-    publish_decoded_blocks(engine, step, admission, iteration)
-
-
-@kernel
-def _feeds(engine, request, hits):
-    """Return whether a running request may publish the next block that a blocked one could share."""
-    replica, spec, requests = engine.replica, engine.spec, engine.requests
-    if not spec.prefix_caching or (hits + 1) * spec.block_size >= tokens_to_compute(request):
-        return False
-    stream = stream_of(engine, request, hits)
-    running_id = replica.running_head
-    while running_id != NO_REQUEST:
-        running = requests[running_id]
-        if running.stream == stream or (running.prefix_tokens > 0 and running.prefix_stream == stream):
-            return True
-        running_id = running.next
-    return False
+        if arena[sequence_of(engine, request) + CONTESTED]:
+            if request.decoding:
+                tokens = request.computed_tokens + replica.decode_step
+                if is_left_out(request, newest):  # it was set back in advance
+                    tokens += 1
+                publish_full_blocks(engine, request_id, tokens, ENDED)
+            elif request.in_flight_tokens > 0:
+                publish_full_blocks(engine, request_id, request.computed_tokens, ENDED)
+        request_id = request.next
 
 
 @kernel
@@ -230,6 +247,8 @@ def put_in_flight(engine, duration_s, decodes, sequences):
 def _deliver(engine, now_s):
     """Deliver the tokens of the older iteration in flight, at its end."""
     replica, spec, arena, requests = engine.replica, engine.spec, engine.arena, engine.requests
+    if replica.contested > 0:
+        _publish_delivered(engine)
     for k in range(replica.awaited):
         request_id = arena[spec.flight_base + k]
         request = requests[request_id]
@@ -272,17 +291,14 @@ def start_iteration(engine):
     preemptions_before = replica.preemptions
 
     # 1. Decoders, in running order; the last admitted requests give way when blocks run out.
-    if spec.prefix_caching:
-        _grow_first_decoders(engine)
+    decodes = min(replica.decoding, replica.token_budget)
+    due = blocks_due(engine, decodes)
+    if due > replica.free_blocks:
+        due = _evict_for_decoders(engine)
         decodes = min(replica.decoding, replica.token_budget)
-    else:
-        decodes = min(replica.decoding, replica.token_budget)
-        due = blocks_due(engine, decodes)
-        while due > replica.free_blocks:
-            _evict_tail(engine)
-            decodes = min(replica.decoding, replica.token_budget)
-            due = blocks_due(engine, decodes)
-        replica.free_blocks -= due
+    take_blocks(engine, due, next_iteration(engine))
+    if replica.contested > 0:
+        _publish_contested(engine, decodes)
     budget = replica.token_budget - decodes
 
     prefill_tokens = 0
@@ -301,7 +317,7 @@ def start_iteration(engine):
         if blocks > replica.free_blocks:
             _evict_tail(engine)
         else:
-            _hold(engine, request, computed, chunk)
+            _hold(engine, replica.prefill_id, computed, chunk)
             replica.flight_first_prefill = replica.prefill_id
             if chunk == 1 and computed >= request.prompt_tokens:
                 late_decodes += 1
@@ -327,14 +343,14 @@ def start_iteration(engine):
             tokens = tokens_to_compute(request)
             chunk = min(tokens - cached, budget)
             if blocks_to_admit(engine, tokens, cached + chunk, replica.running) - hits + revived > replica.free_blocks:
-                replica.blocked = 0 if _feeds(engine, request, hits) else 1
+                replica.blocked = 0 if may_be_fed(engine, request, hits) else 1
                 break
             queue_remove(engine, request_id)
             running_append(engine, request_id)
             run(request, cached, now_s)
             if spec.prefix_caching:
-                open_sequence(engine, request, hits)
-            _hold(engine, request, 0, cached + chunk)
+                open_sequence(engine, request_id, hits)
+            _hold(engine, request_id, cached, chunk)
             request.computed_tokens = cached + chunk
             if replica.flight_first_prefill == NO_REQUEST:
                 replica.flight_first_prefill = request_id

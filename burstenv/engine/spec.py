@@ -44,14 +44,15 @@ SPEC = record(
         ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish: steps and ids in turn
         ("live_base", "i8"),  # heap of waiting requests
         ("hopeless_base", "i8"),  # another, which grows towards it from the end of the same section
-        ("phase_list_base", "i8"),  # with prefix caching: B heads, then B tails, of lists of decoders by phase
         ("flight_base", "i8"),  # ids of the requests that sample in each of the two iterations in flight
         ("flight_size", "i4"),  # S
-        ("block_base", "i8"),  # blocks and hash buckets, see engine/kv_cache.py
+        ("span_base", "i8"),  # KV blocks with a key, see engine/kv_cache.py
+        ("bucket_base", "i8"),  # the hash table of their streams
+        ("lost_base", "i8"),  # the ring of those that lost their keys
         ("bucket_count", "i4"),
         ("sequence_base", "i8"),  # numbers of each running request, see NUMBERS_OF_A_SEQUENCE
         ("slot_base", "i8"),  # stack of the free slots among the sequences
-        ("table_base", "i8"),  # block tables of running requests
+        ("table_base", "i8"),  # tables of the cached spans that running requests found
         ("table_size", "i4"),
         ("log_base", "i8"),  # the first gateway's log of the replica
         ("share_base", "i8"),  # shares of the traffic, if an agent sets them: see envs/interval/shares.py

@@ -6,7 +6,7 @@ from burstenv._jit.decorators import entry, kernel
 from burstenv.cluster.gateway import ADMIT
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.engine.prefix_cache import prefix_hit_tokens
+from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
 from burstenv.policies.known_load import Load, load_of

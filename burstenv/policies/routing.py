@@ -11,7 +11,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.world import engine_of
-from burstenv.engine.prefix_cache import prefix_hit_tokens
+from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.engine.queues import blocks_of
 from burstenv.policies.estimates import (
     expected_ttft_s,

@@ -9,7 +9,7 @@ from burstenv._jit.decorators import entry
 from burstenv.cluster import request_array
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import REJECTED
-from burstenv.engine.prefix_cache import prefix_hit_tokens
+from burstenv.engine.prefix_hits import prefix_hit_tokens
 from tests.cluster.small_clusters import loaded, replica
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from burstenv._jit.decorators import outlined
 from burstenv.engine.enums import ABANDONED, ATTAINED, LENGTH_CAPPED, NO_REQUEST
-from burstenv.engine.prefix_cache import prefix_hit_tokens
+from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.envs.observation.features import LIMIT, PREFIX, TURN
 
 TURNS_BEFORE, PREVIOUS = 0, 1

@@ -22,7 +22,7 @@ from burstenv.cluster.cluster import VLLM_MODE, Cluster, request_array
 from burstenv.cluster.cluster_config import ReplicaSpec
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.engine.prefix_cache import prefix_hit_tokens
+from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.validation.server import Server, ServerOptions, front_end_of, resolve_server
 from burstenv.hardware.engine_profile import engine_profile

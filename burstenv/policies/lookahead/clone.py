@@ -16,6 +16,7 @@ from burstenv.cluster.records import MEMORY
 from burstenv.cluster.state import ClusterState
 from burstenv.engine.arena import CLIENT_NUMBERS
 from burstenv.engine.enums import ATTAINED, AWAY
+from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
 from burstenv.engine.records import ENTRY, ENVIRONMENT, EVENT, NUMBERS_OF_A_SEQUENCE, REPLICA, REQUEST
 
 REQUEST_WORDS = REQUEST.itemsize // 8
@@ -77,14 +78,19 @@ def _copy_sections(source, target, arena, into, r, replica):
     """Copy a replica's integers and its queue."""
     own, other = source.specs[r], target.specs[r]
     if own.general or own.prefix_caching:
-        _copy(arena, own.phase_base, into, other.phase_base, own.sequence_base - own.phase_base)
+        _copy(arena, own.phase_base, into, other.phase_base, own.span_base - own.phase_base)
+        if own.prefix_caching:
+            _copy(arena, own.span_base, into, other.span_base, NUMBERS_OF_A_SPAN * (replica.spans + 1))
+            _copy(arena, own.bucket_base, into, other.bucket_base, own.bucket_count)
+            _copy(arena, own.lost_base, into, other.lost_base, NUMBERS_OF_A_SPAN * min(replica.lost, LOST))
+        _copy(arena, own.slot_base, into, other.slot_base, own.sequence_base - own.slot_base)
         used = 0  # the lowest slot that was ever taken: those below it lie in the stack of free ones as at first
         while used < replica.free_slots and arena[own.slot_base + used] == used:
             used += 1
         place = NUMBERS_OF_A_SEQUENCE * used
         _copy(arena, own.sequence_base + place, into, other.sequence_base + place,
               own.table_base - own.sequence_base - place)  # fmt: skip
-        place = own.table_size * used
+        place = 2 * own.table_size * used
         _copy(arena, own.table_base + place, into, other.table_base + place,
               own.share_base - own.table_base - place)  # fmt: skip
     else:  # of a replica of the fast engine only these are in use
