@@ -17,7 +17,7 @@ from burstenv.cluster.events import SUBJECT, entry_at
 from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import engine_of, world_of
 from burstenv.engine.enums import ATTAINED, NO_REQUEST, REJECTED
-from burstenv.engine.prefix_cache import prefix_hit_tokens
+from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.policies.estimates import expected_ttft_s
 from burstenv.policies.known_load import AUTO, load_of
 from burstenv.policies.lookahead.clone import copy_cluster, is_over
