@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from burstenv.cli.common import Commands, add_command, emit
+from burstenv.cli.common import Commands, add_command, emit, output_file, refuse_options
 
 NONE = "none stated"
 WIDTH = 120  # of a line of the list
@@ -31,10 +32,12 @@ def register(commands: Commands) -> None:
         example="burstenv hardware llama-3-8b_h100_tp1",
     )
     sub.add_argument("hardware", nargs="?", metavar="NAME", help="a cluster, engine, GPU, link, model or latency entry")
+    sub.add_argument("--out", type=output_file(".html"), metavar="FILE.html", help="write the list as a page")
 
 
 def _hardware(arguments: argparse.Namespace) -> int:
     if arguments.hardware is not None:
+        refuse_options(arguments, "beside a NAME", "out")
         return _show(arguments)
     tables = {
         "clusters": _clusters(),
@@ -44,11 +47,27 @@ def _hardware(arguments: argparse.Namespace) -> int:
         "models": _models(),
         "latency entries": _latencies(),
     }
+    if arguments.out is not None:
+        _write_page(tables, arguments.out)
+        emit(arguments, tables, [f"page: {arguments.out}"])
+        return 0
     lines = []
     for title, rows in tables.items():
         lines += [f"{title}:", *_columns(rows), ""]
     emit(arguments, tables, [*lines, "burstenv hardware NAME shows one with its source"])
     return 0
+
+
+def _write_page(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    from burstenv.files import write_atomic
+    from burstenv.pages.page import render
+
+    listed = [
+        {"title": title, "columns": list(rows[0]), "rows": [[str(value) for value in row.values()] for row in rows]}
+        for title, rows in tables.items()
+    ]
+    facts = "What is shipped, each with its evidence; `burstenv hardware NAME` shows one whole."
+    write_atomic(path, render("listing.html.j2", title="Hardware", facts=facts.replace("`", ""), tables=listed))
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from burstenv.cli.common import (
     add_policy_file,
     emit,
     load_policy_files,
+    output_file,
     progress_bar,
     refuse_options,
 )
@@ -39,6 +40,10 @@ def register(commands: Commands) -> None:
     sub.add_argument("--trials", type=int, help="of --without: policies tried (default: 150)")
     sub.add_argument("--out", help="of --headroom: folder for the results, a YAML file per scenario")
     sub.add_argument("--load", type=float, help="of --headroom (default: the scenario's)")
+    sub.add_argument(
+        "--page", type=output_file(".html"), metavar="FILE.html", help="write the headroom as a page: that of "
+        "--headroom, or the shipped measurements",
+    )  # fmt: skip
     sub.add_argument("--workers", type=int, help="processes of --headroom (default: the cores)")
 
     sub = add_command(
@@ -63,6 +68,9 @@ def _scenarios(arguments: argparse.Namespace) -> int:
         return _headroom(arguments)
     of_headroom = ("episodes", "horizon", "passes", "without", "trials", "out", "load", "workers")
     refuse_options(arguments, "without --headroom", *of_headroom)
+    if arguments.page is not None:
+        refuse_options(arguments, "beside --page", "capacity")
+        return _shipped_page(arguments)
     if arguments.name is None:
         refuse_options(arguments, "without the name of a scenario", "capacity")
         configs = [load(ScenarioConfig, "scenarios", name) for name in shipped("scenarios")]
@@ -112,7 +120,30 @@ def _headroom(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print("\n".join(one.lines()), flush=True)  # one by one: each takes a while
     lines = table(measured) if len(measured) > 1 else []
+    if arguments.page is not None:
+        from burstenv.evaluation.bound.headroom_page import write_headroom_page
+
+        write_headroom_page(measured, arguments.page)
+        lines.append(f"page: {arguments.page}")
     emit(arguments, [one.to_dict() for one in measured], lines)
+    return 0
+
+
+def _shipped_page(arguments: argparse.Namespace) -> int:
+    """Write the page of shipped measurements, of all scenarios or of one."""
+    from burstenv.config import load, shipped
+    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.errors import BurstenvError
+    from burstenv.evaluation.bound.headroom import shipped_headroom
+    from burstenv.evaluation.bound.headroom_page import write_headroom_page
+
+    names = list(shipped("scenarios")) if arguments.name is None else [arguments.name]
+    found = [shipped_headroom(load(ScenarioConfig, "scenarios", name)) for name in names]
+    measured = [one for one in found if one is not None]
+    if not measured:
+        raise BurstenvError(f"no headroom is shipped for {', '.join(names)}; measure it with --headroom")
+    write_headroom_page(measured, arguments.page)
+    emit(arguments, [one.to_dict() for one in measured], [f"page: {arguments.page}, {len(measured)} scenarios"])
     return 0
 
 

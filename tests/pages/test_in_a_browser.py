@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from burstenv.cli.main import main
 from burstenv.evaluation import EvaluationPlan, evaluate, write_report
 from burstenv.evaluation.report.leaderboard import write_leaderboard
 from burstenv.evaluation.simulate import simulate
@@ -16,7 +17,7 @@ from burstenv.workload.fidelity.table import compare
 from burstenv.workload.plots.fidelity import write_pictures
 from burstenv.workload.plots.trace_page import write_trace_plots
 
-PAGES = ("report", "leaderboard", "timeline", "validation", "fidelity", "trace")
+PAGES = ("hardware", "headroom", "report", "leaderboard", "timeline", "validation", "fidelity", "trace")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,9 @@ def pages(small_scenario, tmp_path_factory):
     draw_distributions(validation, found["validation"])
     found["fidelity"] = folder / "fidelity.html"
     write_pictures(compare(trace, {"candidate": trace}, reference_name="a_long_name_of_a_trace"), found["fidelity"])
+    for name, words in {"hardware": ["hardware", "--out"], "headroom": ["scenarios", "--page"]}.items():
+        found[name] = folder / f"{name}.html"
+        assert main([*words, str(found[name])]) == 0
     found["trace"] = write_trace_plots(trace, folder / "trace", "Trace: test")["html"]
     return found
 
