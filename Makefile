@@ -16,7 +16,7 @@ TUNE = $(BIN)/burstenv tune --workers 1
 # The environment of the real vLLM servers that `make real` starts: 2.2 GB, no GPU.
 ENGINES ?= .venv-engines
 
-.PHONY: demo test real agree lint types format bench docs tuned suite setup clean
+.PHONY: notebooks docs-version demo test real agree lint types format bench docs tuned suite setup clean
 
 demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo
@@ -65,6 +65,15 @@ docs: setup types
 	$(BIN)/python -m burstenv.envs.observation.sources > docs/gateway.md
 	$(BIN)/pip install --progress-bar off -q -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+
+# The site of this version beside those of others, on the branch gh-pages of this clone; `mike serve` shows them all.
+docs-version: docs
+	$(BIN)/mike deploy --update-aliases $$($(BIN)/python -c "import burstenv; print(burstenv.__version__)") latest
+	$(BIN)/mike set-default latest
+
+# The notebooks anew, with the outputs that they show.
+notebooks: setup
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 tuned: setup
 	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --trials 150 --out configs/tuned/$$s.yaml; done
