@@ -37,6 +37,8 @@ COLUMNS: tuple[tuple[str, str, Shown], ...] = (
     ("TPOT p50", "tpot_s_p50", "{:.4g} s".format),
     ("p99", "tpot_s_p99", "{:.4g} s".format),
     ("E2E p99", "e2e_s_p99", "{:.4g} s".format),
+    ("queue p99", "queue_s_p99", "{:.4g} s".format),
+    ("GPU-s/attained", "gpu_s_per_attained", "{:.3g}".format),
     ("rejected", "rejected", "{:,}".format),
     ("preemptions", "preemptions", "{:,}".format),
 )
@@ -199,10 +201,14 @@ def _lines(result: Simulation) -> list[str]:
             f"clients: attempts {m['attempts']:,}   refusals {m['refusals']:,}   abandoned {m['abandoned']:,} (of the "
             f"late)   failed upstream {m['upstream_failed']:,}   unsent {m['unsent']:,}"
         )
-    for name, label in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E")):
+    each = "" if m["gpu_s_per_attained"] is None else f", {m['gpu_s_per_attained']:.3g} GPU-s for an attained request"
+    lines.append(f"{m['gpus']} GPU{'s' * (m['gpus'] > 1)}: {m['gpu_hours']:.3g} GPU-hours{each}")
+    if m["itl_s_mean"] is not None:
+        lines.append(f"inter-token latency, mean over all tokens: {m['itl_s_mean']:.4g} s")
+    for name, label in (("queue_s", "queue"), ("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E")):
         if m[f"{name}_mean"] is not None:
             parts = [f"{q} {m[f'{name}_{q}']:.4g} s" for q in ("mean", "p50", "p90", "p99")]
-            lines.append(f"{label:<5}" + "   ".join(parts))
+            lines.append(f"{label:<6}" + "   ".join(parts))
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import numpy as np
 from burstenv.arguments import checked, number, optional
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
 from burstenv.cluster.cluster import CLIENT_COUNTS
-from burstenv.cluster.cluster_config import engines_of
+from burstenv.cluster.cluster_config import ReplicaSpec, engines_of
 from burstenv.config import load as load_config
-from burstenv.engine.enums import UNSENT
+from burstenv.engine.enums import ATTAINED, LATE, UNSENT
 from burstenv.envs.play.policy import Player, player_of
 from burstenv.envs.recorded import Oversize, recorded_episode, within_limit
 from burstenv.envs.scenario import Scenario, ScenarioConfig
@@ -194,7 +194,32 @@ def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
     metrics["busy_share"] = share(float(replicas["busy_s"].sum()), engine.num_replicas * (end_s - first_s))
     metrics["preemptions"] = int(replicas["preemptions"].sum())
     metrics["iterations"] = int(replicas["iterations"].sum())
-    return metrics
+    return {**metrics, **_for_engineers(sent, engine.specs, end_s - first_s, metrics["attained"])}
+
+
+def _for_engineers(
+    records: np.ndarray, specs: Sequence[ReplicaSpec], duration_s: float, attained: int
+) -> dict[str, float | int | None]:
+    """Return queue time, inter-token latency and cost of a replay.
+
+    ``queue_s_mean``, ``_p50`` ...: from arrival to first scheduling, of the requests that were scheduled.
+    ``itl_s_mean``: mean over all gaps between tokens of finished requests (TPOT is a mean over requests), as
+    ``vllm bench serve`` has it. ``gpu_hours``: of all GPUs over the replay; ``gpu_s_per_attained``: their share of an
+    attained request.
+    """
+    waited = (records["first_scheduled_s"] - records["arrival_s"])[~np.isnan(records["first_scheduled_s"])]
+    queue = [None] * 4 if not len(waited) else [float(waited.mean()), *np.quantile(waited, (0.5, 0.9, 0.99)).tolist()]
+    finished = records[np.isin(records["status"], (ATTAINED, LATE)) & (records["target_tokens"] > 1)]
+    gaps = int((finished["target_tokens"] - 1).sum())
+    between_s = float((finished["finish_s"] - finished["first_token_s"]).sum())
+    gpus = sum(spec.tensor_parallel for spec in specs)
+    return {
+        **{f"queue_s_{name}": value for name, value in zip(("mean", "p50", "p90", "p99"), queue, strict=True)},
+        "itl_s_mean": between_s / gaps if gaps else None,
+        "gpus": gpus,
+        "gpu_hours": gpus * duration_s / 3600,
+        "gpu_s_per_attained": gpus * duration_s / attained if attained else None,
+    }
 
 
 def _unmatched_models(trace: Trace, scene: Scenario) -> list[str]:
