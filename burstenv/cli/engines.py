@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from burstenv.cli.common import Commands, add_command, emit
+from burstenv.cli.common import (
+    Commands,
+    add_command,
+    add_reading_arguments,
+    emit,
+    output_file,
+    read_trace_or_workload,
+)
 from burstenv.errors import BurstenvError
 
 FOLDER = Path("runs/engines")
@@ -51,6 +60,25 @@ def register(commands: Commands) -> None:
     _add_wait(sub)
     sub = add_command(verbs, "down", _down, "End all engines of a folder.", example="burstenv engines down")
     _add_folder(sub)
+
+    sub = add_command(
+        verbs, "compare", _compare,
+        "Send the same traffic through several policies in front of running engines, replay each log, compare.",
+        example="burstenv engines compare burstgpt-default --policy always/jsq/vllm --load 0.8 --page served.md",
+    )  # fmt: skip
+    sub.add_argument("trace", help="a trace or workload: its file, name or YAML file")
+    add_reading_arguments(sub)
+    _add_folder(sub)
+    sub.add_argument("--policy", action="append", required=True, metavar="NAME", help="may be repeated")
+    sub.add_argument(
+        "--load", action="append", type=float, metavar="SHARE", help="of the capacity; may be repeated (1)"
+    )
+    sub.add_argument("--scenario", default="default", help="shipped scenario or YAML file (default: %(default)s)")
+    sub.add_argument("--duration-s", type=float, default=60.0, metavar="S", help="of the cluster's time (%(default)s)")
+    sub.add_argument("--rate-per-s", type=float, metavar="RATE", help="of load 1 (default: the measured capacity)")
+    sub.add_argument("--seed", type=int, default=0, help="of the window and predictions (default: %(default)s)")
+    sub.add_argument("--logs", type=Path, default=Path("runs/compare"), metavar="DIR", help="(default: %(default)s)")
+    sub.add_argument("--page", type=output_file(".md"), metavar="FILE.md", help="write a page of the figures")
 
 
 def _add_folder(sub: argparse.ArgumentParser) -> None:
@@ -98,6 +126,42 @@ def _restart(arguments: argparse.Namespace) -> int:
     engines = restart(read_engines(arguments.dir), arguments.wait_s, _say)
     emit(arguments, {"urls": engines.urls, "pids": engines.pids}, engines.urls)
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from burstenv.gateway.extra import module_of_extra
+
+    compare: Any = module_of_extra("burstenv.gateway.compare", "burstenv engines compare")
+    from burstenv.files import write_atomic
+    from burstenv.gateway.engines.folder import read_engines
+
+    for name in ("duration_s", "rate_per_s"):
+        value = getattr(arguments, name)
+        if value is not None and not 0.0 < value < 1e9:
+            raise BurstenvError(f"--{name.replace('_', '-')} must be a number above 0, got {value:g}")
+    loads = arguments.load or [1.0]
+    if not all(0.0 < load <= 100.0 for load in loads):
+        raise BurstenvError("--load must be above 0 and at most 100")
+    found = compare.compare(
+        read_engines(arguments.dir), read_trace_or_workload(arguments.trace, arguments), arguments.policy, loads,
+        arguments.logs, scenario=arguments.scenario, duration_s=arguments.duration_s, rate_per_s=arguments.rate_per_s,
+        seed=arguments.seed, told=_say,
+    )  # fmt: skip
+    if arguments.page is not None:
+        command = "burstenv " + shlex.join(_without_places(sys.argv[1:]))
+        write_atomic(arguments.page, compare.page(found, command))
+    emit(arguments, found.values(), found.lines())
+    return 0
+
+
+def _without_places(words: list[str]) -> list[str]:
+    """Return the words of a command without those that name places of this machine."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word not in ("--dir", "--logs", "--page"):
+            kept.append(word)
+        skip = word in ("--dir", "--logs", "--page")
+    return kept
 
 
 def _down(arguments: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 CASE_FILES = ("config.json", "workload.csv")
 KINDS = (
     "a measured run (meta.json and requests.jsonl), a CSV of measured points (a rate or clients, lengths, mean or "
-    "percentiles of TTFT, TPOT, E2E), a comparison of routers (.json), or a recorded schedule (config.json, "
-    "workload.csv, iterations.jsonl, requests.csv)"
+    "percentiles of TTFT, TPOT, E2E), a comparison of routers (.json), a gateway's log (.jsonl), or a recorded "
+    "schedule (config.json, workload.csv, iterations.jsonl, requests.csv)"
 )
 
 
@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
         metavar="FILE",
         help="distributions of a run, or a picture of points (.html, .png, ...)",
     )
-    server = sub.add_argument_group("the server", "what the record does not say, or says wrongly")
+    server = sub.add_argument_group("the server, where the record is silent or wrong")
     server.add_argument(
         "--latency",
         metavar="NAME",
@@ -68,6 +68,12 @@ def register(commands: Commands) -> None:
     server.add_argument(
         "--prefix-caching", action=argparse.BooleanOptionalAction, default=None, help="(default: as recorded, else on)"
     )
+
+    log = sub.add_argument_group("a gateway's log")
+    log.add_argument("--cluster", metavar="NAME", help="the replicas (default: the scenario's)")
+    log.add_argument("--scenario", metavar="NAME", help="(default: as logged)")
+    log.add_argument("--speed", type=float, default=1.0, metavar="SHARE", help="pace of `engines up` (%(default)s)")
+    log.add_argument("--front-end-ms", type=float, default=0.0, metavar="MS", help="taken off every measured TTFT")
 
     latency = commands.add_parser("latency", help="Iteration times.", description="Iteration times.")
     sub = add_command(
@@ -120,6 +126,9 @@ def _validate(arguments: argparse.Namespace) -> int:
         emit(arguments, suite.values(), suite.lines())
         return 0
     source: Path = arguments.source
+    if _is_gateway_log(source):
+        return _validate_log(arguments)
+    refuse_options(arguments, "but on a gateway's log", "cluster", "scenario", "speed", "front_end_ms")
     if source.is_dir() and not _holds_a_run(source):
         if all((source / name).exists() for name in CASE_FILES):
             return _validate_case(arguments)
@@ -131,6 +140,30 @@ def _validate(arguments: argparse.Namespace) -> int:
 
     result = validate_source(source, options, arguments.out)
     emit(arguments, result.values(), result.lines())
+    return 0
+
+
+def _is_gateway_log(source: Path) -> bool:
+    from burstenv.workload.formats.gateway_log import looks_like_gateway_log
+
+    if not source.is_file():
+        return False
+    with source.open("rb") as file:
+        return looks_like_gateway_log(file.readline(200).decode("utf-8", "replace"))
+
+
+def _validate_log(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation.validation.server import ServerOptions
+    from burstenv.gateway.replay import validate_log
+
+    of_servers = ("out", "engine", *ServerOptions.__dataclass_fields__)
+    refuse_options(arguments, "on a gateway's log; --cluster says what the engines are", *of_servers)
+    if not 0.0 < arguments.speed <= 100.0 or not 0.0 <= arguments.front_end_ms < 1e6:
+        raise BurstenvError("--speed must be above 0 and at most 100, --front-end-ms a number of at least 0")
+    found = validate_log(
+        arguments.source, arguments.cluster, arguments.scenario, arguments.speed, arguments.front_end_ms / 1000.0
+    )  # fmt: skip
+    emit(arguments, found.values(), found.lines())
     return 0
 
 

@@ -55,6 +55,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # clients that come before the gateway is ready wait for it
     except OSError as error:
         listener.close()
         raise BurstenvError(f"{host}:{port} cannot be listened on ({error.strerror or error})") from None

@@ -67,7 +67,10 @@ def main() -> int:
     end_s = time.monotonic() + LIFE_S
     while time.monotonic() < end_s:
         told = signal.sigtimedwait(watched, 5.0)
-        pids = [_reaped(pid) for pid in pids]
+        left = [_reaped(pid) for pid in pids]
+        if left != pids:
+            pids = left
+            _write(folder, pids)
         if told is None or told.si_signo == signal.SIGCHLD:
             continue
         if told.si_signo != signal.SIGHUP:

@@ -1,0 +1,274 @@
+"""The traffic that a gateway logged, replayed in the simulator: how far off the simulator is.
+
+Two replays. In the first the policy decides as it would have in the simulator; its metrics stand beside the measured
+ones. In the second every decision of the log is carried out, and at each the policy is asked what it would have chosen
+in the simulated state, from the same random numbers: the share of equal answers is the agreement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from burstenv.cluster import Cluster, request_array
+from burstenv.cluster.gateway import ADMISSION_NAMES, ADMIT, DEFER
+from burstenv.engine.enums import ATTAINED, LATE, REJECTED
+from burstenv.envs.play.policy import player_of
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
+from burstenv.gateway.scene import scene_for_gateway
+from burstenv.policies import load_policy
+from burstenv.workload import CLASSES
+from burstenv.workload.formats.gateway_log import SERVED, GatewayLog, read_gateway_log
+
+Floats = NDArray[np.float64]
+METRICS = ("attainment", "rejected", "ttft_s_mean", "ttft_s_p90", "tpot_s_mean", "tpot_s_p90", "e2e_s_mean")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A validated log.
+
+    Attributes:
+        policy: The policy that decided.
+        requests: Requests compared.
+        left_out: Requests that failed or were cancelled, which the simulator does not replay.
+        measured: ``METRICS`` of the log.
+        simulated: The same of the replay.
+        decisions: Decisions compared.
+        equal: Those in which the policy would have chosen the same.
+        differences: (what was done, what would have been): how often, the most frequent first.
+    """
+
+    policy: str
+    requests: int
+    left_out: int
+    measured: dict[str, float]
+    simulated: dict[str, float]
+    decisions: int
+    equal: int
+    differences: list[tuple[str, str, int]]
+
+    @property
+    def agreement(self) -> float:
+        """Share of equal decisions."""
+        return self.equal / max(1, self.decisions)
+
+    def values(self) -> dict[str, Any]:
+        """Return everything in plain values."""
+        return {
+            "policy": self.policy,
+            "requests": self.requests,
+            "left_out": self.left_out,
+            "measured": self.measured,
+            "simulated": self.simulated,
+            "errors": {name: _error(name, self.measured[name], self.simulated[name]) for name in METRICS},
+            "decisions": self.decisions,
+            "agreement": self.agreement,
+            "differences": [{"done": a, "simulated": b, "times": count} for a, b, count in self.differences],
+        }
+
+    def lines(self) -> list[str]:
+        """Return a table."""
+        lines = [f"{self.policy}: {self.requests:,} requests; measured -> simulated (error)"]
+        for name in METRICS:
+            measured, simulated = self.measured[name], self.simulated[name]
+            shown = (_shown(name, measured), _shown(name, simulated))
+            error = _error(name, measured, simulated)
+            unit = "points" if name in ("attainment", "rejected") else "%"
+            told = "" if error is None else f"{error:+6.1f} {unit}"
+            lines.append(f"  {name:<12} {shown[0]:>10} -> {shown[1]:>10}  {told}")
+        lines.append(f"  decisions: {self.equal:,} of {self.decisions:,} equal ({100 * self.agreement:.1f} %)")
+        for done, simulated, count in self.differences[:5]:
+            lines.append(f"    {count:,} times {done}, in the simulator {simulated}")
+        if self.left_out:
+            lines.append(f"  {self.left_out:,} requests that failed or were cancelled are left out")
+        return lines
+
+
+def _shown(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "n/a"
+    return f"{100 * value:.1f} %" if name in ("attainment", "rejected") else f"{1000 * value:.2f} ms"
+
+
+def _error(name: str, measured: float, simulated: float) -> float | None:
+    """Return the error of a share in points, of a time in percent."""
+    if name in ("attainment", "rejected"):
+        return 100.0 * (simulated - measured)
+    if not measured > 0.0 or math.isnan(simulated):
+        return None
+    return 100.0 * (simulated / measured - 1.0)
+
+
+def validate_log(
+    path: Path,
+    cluster: str | None = None,
+    scenario: str | None = None,
+    speed: float = 1.0,
+    front_end_s: float = 0.0,
+) -> Replay:
+    """Replay a gateway's log.
+
+    Args:
+        path: The log.
+        cluster: The replicas behind the gateway: shipped cluster or YAML file; None: those of the scenario.
+        scenario: Objectives and deferral; None: the scenario that the log names.
+        speed: Share of real time at which the engines were paced (``engines up --speed``); the clock of the log is
+            brought to that of the cluster.
+        front_end_s: Time before a request reaches the engine's scheduler and after its token leaves it (HTTP,
+            tokenisation), which the simulator has not: taken off every measured TTFT, on the log's clock [s].
+
+    Raises:
+        BurstenvError: If the log names a policy or a scenario that is not known here, or nothing can be compared.
+    """
+    log = read_gateway_log(path)
+    name = str(log.about.get("policy", ""))
+    scene = scene_for_gateway(scenario or str(log.about.get("scenario", "default")), cluster, name)
+    told = log.about.get("cluster")
+    if isinstance(told, list) and len(told) != len(scene.specs):
+        raise BurstenvError(
+            f"{path}: the gateway had {len(told)} replicas, the cluster has {len(scene.specs)}; name it with --cluster"
+        )
+    rows, left_out = _compared(path, log)
+    requests = _requests(rows, speed)
+    measured = _measured(rows, speed, front_end_s)
+    free = _cluster(scene, log, requests, speed)
+    player_of(load_policy(name), free, 0, scene.sight).run()
+    free.check_livelock(0)
+    simulated = _metrics(free.state.requests[0, : len(requests)])
+    forced = _cluster(scene, log, requests, speed)
+    decisions, equal, differences = _agreement(forced, scene, name, rows)
+    return Replay(name, len(rows), left_out, measured, simulated, decisions, equal, differences)
+
+
+def _compared(path: Path, log: GatewayLog) -> tuple[list[dict[str, Any]], int]:
+    """Return the requests that were answered or rejected under the first policy, and the number of the others."""
+    until_s = log.policies[1][0] if len(log.policies) > 1 else math.inf
+    under = [row for row in log.rows if row["arrival_s"] < until_s]
+    rows = [row for row in under if row["outcome"] in (*SERVED, "rejected") and row.get("decided_s") is not None]
+    if not rows:
+        raise BurstenvError(f"{path}: no request was answered or rejected by the policy")
+    return rows, len(under) - len(rows)
+
+
+def _requests(rows: list[dict[str, Any]], speed: float) -> np.ndarray:
+    """Return the requests on the clock of the cluster, (n,) REQUEST; of rejected ones the predicted length counts."""
+    begin_s = rows[0]["arrival_s"]
+    arrival = np.array([(row["arrival_s"] - begin_s) * speed for row in rows])
+    predicted = np.array([max(1.0, float(row.get("predicted_tokens") or 1.0)) for row in rows])
+    told = np.array([row["output_tokens"] for row in rows])
+    output = np.where(told > 0, told, np.ceil(predicted)).astype(np.int64)
+    prompt = np.maximum(1, np.array([row["prompt_tokens"] for row in rows]))
+    slo = {name: np.array([_objective(row, name) for row in rows]) * speed for name in ("ttft_slo_s", "tpot_slo_s")}
+    requests = request_array(arrival, prompt, output, **slo)
+    requests["predicted_tokens"] = predicted
+    requests["class_code"] = [CLASSES.index(row["class"]) for row in rows]
+    known: dict[str, int] = {}
+    names = [str(row.get("session_id") or "") for row in rows]
+    requests["session"] = [known.setdefault(name, len(known)) if name else -1 for name in names]
+    return requests
+
+
+def _objective(row: dict[str, Any], name: str) -> float:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) and value > 0 else math.inf
+
+
+def _cluster(scene: Scenario, log: GatewayLog, requests: np.ndarray, speed: float) -> Cluster:
+    """Return the simulated cluster as the gateway knew the real one: its own log, and metrics of some age."""
+    cluster = scene.make_cluster(1, len(requests), max_request_tokens=max(s.max_model_len for s in scene.specs))
+    period_s = float(log.about.get("scrape_period_s") or 1.0) * speed
+    cluster.see_stale(0.0, period_s, True)
+    cluster.load(0, requests, int(log.about.get("seed") or 0))
+    mode = str(log.about.get("mode") or scene.mode_names[0])
+    if mode in scene.mode_names and mode != scene.mode_names[0]:
+        for r in range(cluster.num_replicas):
+            cluster.set_mode(0, r, scene.mode_names.index(mode), 0.0)
+    return cluster
+
+
+def _measured(rows: list[dict[str, Any]], speed: float, front_end_s: float) -> dict[str, float]:
+    """Return the metrics of a log on the clock of the cluster."""
+    served = [row for row in rows if row["outcome"] in SERVED]
+    ttft, tpot, e2e, attained = [], [], [], 0
+    for row in served:
+        begun = row.get("first_token_s")
+        e2e_s = row["finish_s"] - row["arrival_s"] - front_end_s
+        ttft_s = math.nan if begun is None else begun - row["arrival_s"] - front_end_s
+        gaps = row["output_tokens"] - 1
+        tpot_s = (row["finish_s"] - begun) / gaps if begun is not None and gaps > 0 else math.nan
+        e2e.append(e2e_s)
+        ttft.append(ttft_s)
+        tpot.append(tpot_s)
+        first_s = e2e_s if begun is None else ttft_s
+        attained += first_s <= _objective(row, "ttft_slo_s") and not tpot_s > _objective(row, "tpot_slo_s")
+    times = (speed * np.array(values, np.float64) for values in (ttft, tpot, e2e))
+    return _table(attained / len(rows), 1.0 - len(served) / len(rows), *times)
+
+
+def _metrics(requests: np.ndarray) -> dict[str, float]:
+    """Return the metrics of a finished replay."""
+    status = requests["status"]
+    served = requests[(status == ATTAINED) | (status == LATE)]
+    ttft = served["first_token_s"] - served["arrival_s"]
+    e2e = served["finish_s"] - served["arrival_s"]
+    gaps = served["output_tokens"] - 1
+    tpot = np.where(gaps > 0, (e2e - ttft) / np.maximum(1, gaps), np.nan)
+    return _table(float((status == ATTAINED).mean()), float((status == REJECTED).mean()), ttft, tpot, e2e)
+
+
+def _table(attainment: float, rejected: float, ttft_s: Floats, tpot_s: Floats, e2e_s: Floats) -> dict[str, float]:
+    def mean(values: Floats) -> float:
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else math.nan
+
+    def p90(values: Floats) -> float:
+        known = values[~np.isnan(values)]
+        return float(np.percentile(known, 90)) if len(known) else math.nan
+
+    numbers = (attainment, rejected, mean(ttft_s), p90(ttft_s), mean(tpot_s), p90(tpot_s), mean(e2e_s))
+    return dict(zip(METRICS, numbers, strict=True))
+
+
+def _agreement(
+    cluster: Cluster, scene: Scenario, policy: str, rows: list[dict[str, Any]]
+) -> tuple[int, int, list[tuple[str, str, int]]]:
+    """Carry out the decisions of a log; return how many there were, how many the policy shares, and the others."""
+    player = player_of(load_policy(policy), cluster, 0, scene.sight)
+    memory = cluster.state.memories[0]
+    mode = int(cluster.state.replicas[0, 0]["mode"])
+    equal, decisions = 0, 0
+    differences: Counter[tuple[str, str]] = Counter()
+    while True:
+        number = cluster.next_epoch(0)
+        if cluster.done(0):
+            break
+        if number < 0:
+            cluster.decide(0, ADMIT, 0, mode)  # a tick
+            continue
+        row = rows[number]
+        if int(cluster.state.requests["defers"][0, number]) < int(row.get("defers") or 0):
+            cluster.decide(0, DEFER, 0, mode)
+            continue
+        memory["rng"] = np.uint64(int(str(row.get("stream") or "1"), 16))
+        admission, replica, _ = player.decision()
+        first = row.get("replicas") or [row.get("replica")]
+        done = (ADMISSION_NAMES.index("reject"), 0) if row["outcome"] == "rejected" else (ADMIT, int(first[0] or 0))
+        decisions += 1
+        if admission == done[0] and (admission != ADMIT or replica == done[1]):
+            equal += 1
+        else:
+            differences[_named(*done), _named(admission, replica)] += 1
+        cluster.decide(0, done[0], done[1], mode)
+    return decisions, equal, [(a, b, count) for (a, b), count in differences.most_common()]
+
+
+def _named(admission: int, replica: int) -> str:
+    return f"replica {replica}" if admission == ADMIT else ("rejected", "", "deferred")[admission]
