@@ -69,11 +69,10 @@ def register(commands: Commands) -> None:
         "--prefix-caching", action=argparse.BooleanOptionalAction, default=None, help="(default: as recorded, else on)"
     )
 
-    log = sub.add_argument_group("a gateway's log")
-    log.add_argument("--cluster", metavar="NAME", help="the replicas (default: the scenario's)")
-    log.add_argument("--scenario", metavar="NAME", help="(default: as logged)")
-    log.add_argument("--speed", type=float, default=1.0, metavar="SHARE", help="pace of `engines up` (%(default)s)")
-    log.add_argument("--front-end-ms", type=float, default=0.0, metavar="MS", help="taken off every measured TTFT")
+    sub.add_argument("--cluster", metavar="NAME", help="of a gateway's log: the replicas (default: the scenario's)")
+    sub.add_argument("--scenario", metavar="NAME", help="of a gateway's log (default: as logged)")
+    sub.add_argument("--speed", type=float, default=1.0, metavar="SHARE", help="pace of `engines up` (%(default)s)")
+    sub.add_argument("--front-end-ms", type=float, default=0.0, metavar="MS", help="taken off every measured TTFT")
 
     latency = commands.add_parser("latency", help="Iteration times.", description="Iteration times.")
     sub = add_command(

@@ -223,8 +223,8 @@ def page(found: Comparison, command: str) -> str:
         f"The same traffic through real vLLM servers ([how](engines.md)) and through the simulator: cluster "
         f"`{found.cluster}`, scenario `{found.scenario}`, {found.duration_s:g} s of BurstGPT, load 1 being "
         f"{found.rate_per_s:.3g} requests/s.{clock} {1000 * found.front_end_s:.1f} ms of HTTP and tokenisation, "
-        f"measured with one request at a time, are taken off every real TTFT. A decision is equal if the policy, asked in "
-        f"the simulated state with the same random numbers, chooses what it chose at the gateway.",
+        f"measured with one request at a time, are taken off every real TTFT. A decision is equal if the policy, asked "
+        f"in the simulated state with the same random numbers, chooses what it chose at the gateway.",
         "",
         *found.lines(),
         "",

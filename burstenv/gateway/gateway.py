@@ -93,7 +93,6 @@ class Gateway:
             "mode": self.mode,
             "engines": list(engines),
             "seed": seed,
-            "scrape_period_s": self.config.scrape_period_s,
             "started_unix_s": round(self.started, 3),
             "exact_prompts": self.reader.tokens.exact,
         }

@@ -85,8 +85,8 @@ class Replay:
             told = "" if error is None else f"{error:+6.1f} {unit}"
             lines.append(f"  {name:<12} {shown[0]:>10} -> {shown[1]:>10}  {told}")
         lines.append(f"  decisions: {self.equal:,} of {self.decisions:,} equal ({100 * self.agreement:.1f} %)")
-        for done, simulated, count in self.differences[:5]:
-            lines.append(f"    {count:,} times {done}, in the simulator {simulated}")
+        for done, chosen, count in self.differences[:5]:
+            lines.append(f"    {count:,} times {done}, in the simulator {chosen}")
         if self.left_out:
             lines.append(f"  {self.left_out:,} requests that failed or were cancelled are left out")
         return lines
@@ -139,11 +139,11 @@ def validate_log(
     rows, left_out = _compared(path, log)
     requests = _requests(rows, speed)
     measured = _measured(rows, speed, front_end_s)
-    free = _cluster(scene, log, requests, speed)
+    free = _cluster(scene, log, requests)
     player_of(load_policy(name), free, 0, scene.sight).run()
     free.check_livelock(0)
     simulated = _metrics(free.state.requests[0, : len(requests)])
-    forced = _cluster(scene, log, requests, speed)
+    forced = _cluster(scene, log, requests)
     decisions, equal, differences = _agreement(forced, scene, name, rows)
     return Replay(name, len(rows), left_out, measured, simulated, decisions, equal, differences)
 
@@ -166,8 +166,9 @@ def _requests(rows: list[dict[str, Any]], speed: float) -> np.ndarray:
     told = np.array([row["output_tokens"] for row in rows])
     output = np.where(told > 0, told, np.ceil(predicted)).astype(np.int64)
     prompt = np.maximum(1, np.array([row["prompt_tokens"] for row in rows]))
-    slo = {name: np.array([_objective(row, name) for row in rows]) * speed for name in ("ttft_slo_s", "tpot_slo_s")}
-    requests = request_array(arrival, prompt, output, **slo)
+    requests = request_array(arrival, prompt, output)
+    for name in ("ttft_slo_s", "tpot_slo_s"):
+        requests[name] = np.array([_objective(row, name) for row in rows]) * speed
     requests["predicted_tokens"] = predicted
     requests["class_code"] = [CLASSES.index(row["class"]) for row in rows]
     known: dict[str, int] = {}
@@ -181,11 +182,11 @@ def _objective(row: dict[str, Any], name: str) -> float:
     return float(value) if isinstance(value, int | float) and value > 0 else math.inf
 
 
-def _cluster(scene: Scenario, log: GatewayLog, requests: np.ndarray, speed: float) -> Cluster:
-    """Return the simulated cluster as the gateway knew the real one: its own log, and metrics of some age."""
+def _cluster(scene: Scenario, log: GatewayLog, requests: np.ndarray) -> Cluster:
+    """Return the simulated cluster as the gateway knew the real one: by its own log, and metrics brought up to date."""
     cluster = scene.make_cluster(1, len(requests), max_request_tokens=max(s.max_model_len for s in scene.specs))
-    period_s = float(log.about.get("scrape_period_s") or 1.0) * speed
-    cluster.see_stale(0.0, period_s, True)
+    cluster.see_stale(0.0, 0.0, False)
+    cluster.see_log()
     cluster.load(0, requests, int(log.about.get("seed") or 0))
     mode = str(log.about.get("mode") or scene.mode_names[0])
     if mode in scene.mode_names and mode != scene.mode_names[0]:

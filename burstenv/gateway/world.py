@@ -42,6 +42,7 @@ class LiveWorld:
         self.room = room
         self.cluster: Cluster = scenario.make_cluster(1, room)
         self.cluster.knows_prefixes = False
+        self.cluster.see_log()  # answers pass through a gateway, whatever the scenario's own does
         self.cluster.load(0, request_array(np.zeros(room), np.ones(room), np.ones(room)), seed)
         self.ledgers = [Ledger() for _ in self.cluster.specs]
         self._slo = [scenario.config.slo[name] for name in ("conversation", "api")]

@@ -1,0 +1,136 @@
+"""A log replayed: what the simulator itself did is found again to the last decision, and what it did not is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from burstenv.cli import main
+from burstenv.cluster import request_array
+from burstenv.cluster.gateway import ADMISSION_NAMES
+from burstenv.engine.enums import ATTAINED, REJECTED
+from burstenv.envs.play.policy import player_of
+from burstenv.errors import BurstenvError
+from burstenv.gateway.replay import validate_log
+from burstenv.gateway.scene import scene_for_gateway
+from burstenv.policies import load_policy
+from burstenv.workload.formats.gateway_log import MARK, VERSION
+
+COUNT = 150
+
+
+def write_log(
+    path: Path, policy: str, speed: float = 1.0, front_end_s: float = 0.0, cluster: str | None = None
+) -> list[dict[str, Any]]:
+    """Write the log that a gateway would have written in front of simulated engines; return its requests."""
+    scene = scene_for_gateway("default", cluster, policy)
+    rng = np.random.default_rng(5)
+    arrival = np.cumsum(rng.exponential(0.08, COUNT))
+    prompt, output = rng.integers(5, 2500, COUNT), rng.integers(1, 300, COUNT)
+    engine = scene.make_cluster(1, COUNT)
+    engine.see_stale(0.0, 0.0, False)
+    engine.see_log()
+    requests = request_array(arrival, prompt, output, 1.5, 0.04)
+    engine.load(0, requests, seed=3)
+    player = player_of(load_policy(policy), engine, 0, scene.sight)
+    said: dict[int, tuple[int, int, int]] = {}
+    while True:
+        number = engine.next_epoch(0)
+        if engine.done(0):
+            break
+        if number < 0:
+            engine.decide(0, 1)
+            continue
+        stream = int(engine.state.memories[0]["rng"])
+        admission, replica, mode = player.decision()
+        said[number] = (stream, admission, replica)
+        engine.decide(0, admission, replica, mode)
+    rows = []
+    for k, record in enumerate(engine.state.requests[0, :COUNT]):
+        stream, admission, replica = said[k]
+        rejected = ADMISSION_NAMES[admission] == "reject"
+        assert (int(record["status"]) == REJECTED) == rejected
+        served = {
+            "first_token_s": float(record["first_token_s"]) / speed + front_end_s,
+            "finish_s": float(record["finish_s"]) / speed + front_end_s,
+        }
+        rows.append(
+            {
+                "arrival_s": float(record["arrival_s"]) / speed, "prompt_tokens": int(prompt[k]),
+                "output_tokens": 0 if rejected else int(output[k]), "class": "conversation", "model": "m",
+                "outcome": "rejected" if rejected else "attained" if record["status"] == ATTAINED else "late",
+                "replica": None if rejected else replica, "replicas": [] if rejected else [replica], "defers": 0,
+                "decided_s": float(record["arrival_s"]) / speed, "predicted_tokens": float(output[k]),
+                "ttft_slo_s": 1.5 / speed, "tpot_slo_s": 0.04 / speed, "stream": f"{stream:x}",
+                **({"first_token_s": None, "finish_s": None} if rejected else served),
+            }
+        )  # fmt: skip
+    about = {MARK: VERSION, "policy": policy, "scenario": "default", "mode": "vllm", "seed": 3}
+    lines = [about, *rows[::-1]]  # a gateway writes them as they end, in another order than they came
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("policy", "speed", "front_end_s"),
+    [
+        ("always/jsq/vllm", 1.0, 0.0),
+        ("always/random/vllm", 0.5, 0.0),
+        ("queue-cap(limit=3)/lmetric/vllm", 0.25, 0.02),
+    ],
+)
+def test_what_the_simulator_did_is_found_again(policy: str, speed: float, front_end_s: float, tmp_path: Path) -> None:
+    rows = write_log(tmp_path / "log.jsonl", policy, speed, front_end_s)
+    found = validate_log(tmp_path / "log.jsonl", speed=speed, front_end_s=front_end_s)
+    assert (found.requests, found.decisions, found.equal) == (COUNT, COUNT, COUNT)
+    assert found.measured == pytest.approx(found.simulated, rel=1e-5)
+    assert found.measured["rejected"] == sum(row["outcome"] == "rejected" for row in rows) / COUNT
+    assert 0.0 < found.measured["attainment"] < 1.0
+
+
+def test_other_decisions_and_another_cluster_are_told(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = write_log(log, "always/jsq/vllm")
+    text = log.read_text()
+    first, second = rows[0]["replica"], (rows[0]["replica"] + 1) % 4
+    log.write_text(text.replace(f'"replicas":[{first}]', f'"replicas":[{second}]'))
+    found = validate_log(log)
+    assert found.equal < COUNT
+    assert any(done == f"replica {second}" for done, _, _ in found.differences)
+    assert "in the simulator" in "\n".join(found.lines())
+    log.write_text(text)
+    slower = validate_log(log, cluster="llama-2-13b-a100-x4")
+    assert slower.simulated["tpot_s_mean"] > 1.1 * slower.measured["tpot_s_mean"]
+
+
+def test_what_cannot_be_replayed_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    write_log(log, "always/jsq/vllm")
+    lines = log.read_text().splitlines()
+    about = {**json.loads(lines[0]), "cluster": ["a", "b"]}
+    log.write_text("\n".join([json.dumps(about, separators=(",", ":")), *lines[1:]]) + "\n")
+    with pytest.raises(BurstenvError, match="had 2 replicas, the cluster has 4"):
+        validate_log(log)
+    failed = json.loads(lines[1]) | {"outcome": "failed"}
+    log.write_text(lines[0] + "\n" + json.dumps(failed) + "\n")
+    with pytest.raises(BurstenvError, match="no request was answered"):
+        validate_log(log)
+
+
+def test_the_command_prints_errors_and_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.jsonl"
+    write_log(log, "always/jsq/vllm")
+    assert main(["validate", str(log), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["agreement"] == 1.0
+    assert told["errors"]["tpot_s_mean"] == pytest.approx(0.0, abs=1e-3)
+    assert main(["validate", str(log)]) == 0
+    assert "150 of 150 equal (100.0 %)" in capsys.readouterr().out
+    assert main(["validate", str(log), "--gpu", "h100"]) == 1
+    assert "--cluster says what the engines are" in capsys.readouterr().err
+    assert main(["validate", str(log), "--speed", "0"]) == 1
+    assert "--speed" in capsys.readouterr().err
