@@ -24,7 +24,7 @@ from burstenv.gateway.scene import scene_for_gateway
 from burstenv.gateway.tokens import TokenCounter
 from tests.gateway.stand_in import StandIn
 
-FAST = {"health_period_s": 0.02, "scrape_period_s": 0.02, "health_timeout_s": 0.5, "connect_s": 1.0}
+FAST = {"health_period_s": 0.02, "scrape_period_s": 0.02, "health_timeout_s": 30.0, "connect_s": 30.0}
 
 
 class Bench:
@@ -86,7 +86,7 @@ async def bench(
             await task
 
 
-async def until(what: Callable[[], bool], limit_s: float = 20.0) -> None:
+async def until(what: Callable[[], bool], limit_s: float = 120.0) -> None:
     """Wait until something holds; a test that waits for ever fails."""
     async with asyncio.timeout(limit_s):
         while not what():
@@ -95,7 +95,7 @@ async def until(what: Callable[[], bool], limit_s: float = 20.0) -> None:
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     """Run a test's coroutine."""
-    asyncio.run(asyncio.wait_for(test, 60.0))
+    asyncio.run(asyncio.wait_for(test, 900.0))  # kernels may have to be compiled first
 
 
 def events(body: bytes) -> list[Any]:

@@ -156,7 +156,7 @@ def test_a_client_that_leaves_is_cancelled_at_the_engine() -> None:
             async with b.client.post(b.url + "/v1/completions", json=said) as answer:
                 assert b"data" in await answer.content.readany()
                 answer.close()
-            await asyncio.wait_for(engine.left.wait(), 20.0)
+            await asyncio.wait_for(engine.left.wait(), 120.0)
             await until(lambda: b.gateway.counts == {"cancelled": 1})
             ledger = b.gateway.world.ledgers[0]
             assert (ledger.in_flight, ledger.decoding, ledger.unanswered, ledger.context_tokens) == (0, 0, 0, 0)

@@ -192,7 +192,7 @@ def test_the_command_serves_and_ends_after_the_answers_under_way(tmp_path: Path)
             try:
                 line = ""
                 while "serves http" not in line:
-                    line = (await asyncio.wait_for(process.stderr.readline(), 120.0)).decode()
+                    line = (await asyncio.wait_for(process.stderr.readline(), 600.0)).decode()
                     assert line
                 url = re.search(r"http://127.0.0.1:\d+", line)
                 assert url is not None
@@ -214,7 +214,7 @@ def test_the_command_serves_and_ends_after_the_answers_under_way(tmp_path: Path)
                     process.kill()
         assert [row["outcome"] for row in read_gateway_log(log).rows] == ["attained"]
 
-    asyncio.run(asyncio.wait_for(test(), 240.0))
+    asyncio.run(asyncio.wait_for(test(), 900.0))
 
 
 WRONG = [
