@@ -103,6 +103,12 @@ def register(commands: Commands) -> None:
         metavar="FILE.html",
         help="write a zoomable timeline of the replay",
     )
+    sub.add_argument(
+        "--pareto",
+        type=output_file(".html"),
+        metavar="FILE.html",
+        help="of several policies: score against latency, a page",
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of random routing, length predictions and scaling")
 
 
@@ -115,6 +121,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     for option, given in (("--requests-out", arguments.requests_out), ("--timeline", arguments.timeline)):
         if given is not None and len(policies) > 1:
             raise BurstenvError(f"{option} is of one replay; give one --policy, got {len(policies)}")
+    if arguments.pareto is not None and len(policies) < 2:
+        raise BurstenvError("--pareto compares policies; give --policy twice or more")
     config = changed_config(arguments)
     trace = read_trace_or_workload(arguments.trace, arguments)
     scene, _, moved = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
@@ -135,7 +143,13 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
         write_timeline(result.timeline, arguments.timeline)
     if len(results) > 1:
-        emit(arguments, [_values(one) for one in results], _comparison(results))
+        lines = _comparison(results)
+        if arguments.pareto is not None:
+            from burstenv.evaluation.pareto_page import write_pareto_page
+
+            write_pareto_page(results, _table(results), arguments.pareto)
+            lines.append(f"page: {arguments.pareto}")
+        emit(arguments, [_values(one) for one in results], lines)
         return 0
     lines = _lines(result)
     if arguments.requests_out is not None:
@@ -218,10 +232,7 @@ def _comparison(results: list[Simulation]) -> list[str]:
 
     first = results[0]
     m = first.metrics
-    rows = [["policy", *(title for title, _, _ in COLUMNS)]]
-    for one in sorted(results, key=lambda result: -(result.metrics["score"] or 0.0)):
-        values = [(one.metrics[name], shown) for _, name, shown in COLUMNS]
-        rows.append([one.policy, *("n/a" if value is None else shown(value) for value, shown in values)])
+    rows = _table(results)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"{m['offered']:,} requests over {span_text(m['span_s'])} on cluster {first.cluster}; {_traffic(first)}",
@@ -229,6 +240,15 @@ def _comparison(results: list[Simulation]) -> list[str]:
         "",
         *("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows),
     ]
+
+
+def _table(results: list[Simulation]) -> list[list[str]]:
+    """Return the head and a row for each policy, best score first."""
+    rows = [["policy", *(title for title, _, _ in COLUMNS)]]
+    for one in sorted(results, key=lambda result: -(result.metrics["score"] or 0.0)):
+        values = [(one.metrics[name], shown) for _, name, shown in COLUMNS]
+        rows.append([one.policy, *("n/a" if value is None else shown(value) for value, shown in values)])
+    return rows
 
 
 def _conditions(result: Simulation) -> list[str]:

@@ -30,7 +30,7 @@ FIRST_TRY = {  # options of long commands, shown in guides/scenario.md
 }
 LEAVES = {
     "paper": ["paper/score-by-scenario.tex", "paper/score-by-scenario.csv", "paper/references.bib"],
-    "sizing": ["traffic.csv", "episode.html"],
+    "sizing": ["traffic.csv", "episode.html", "front.html", "hardware.html"],
 }
 POINTS = (
     "gpu,model,tensor_parallel,concurrency,prompt_tokens,output_tokens,tpot_mean_ms,ttft_mean_ms\n"

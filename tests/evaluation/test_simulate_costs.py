@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from burstenv.cli.main import main
+from burstenv.evaluation.pareto_page import front
 from burstenv.evaluation.simulate import simulate
 from burstenv.workload import Trace
 
@@ -50,3 +51,24 @@ def test_they_are_printed(tmp_path, capsys):
     assert "queue mean" in printed
     assert "inter-token latency" in printed
     assert "2 GPUs: " in printed
+
+
+def test_the_front_holds_what_no_other_beats_in_both():
+    points = {
+        "slow, best": (9.0, 0.9),
+        "fast": (1.0, 0.5),
+        "beaten": (2.0, 0.4),
+        "equal": (1.0, 0.4),
+        "middle": (3.0, 0.7),
+    }
+    assert front(points) == ["fast", "middle", "slow, best"]
+
+
+def test_policies_are_drawn_on_one_page(tmp_path, capsys):
+    trace, page = tmp_path / "trace.csv", tmp_path / "front.html"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{k},100,10\n" for k in range(8)))
+    asked = ["simulate", str(trace), "--cluster", "mixed-x2", "--pareto", str(page), "--policy", "always/jsq/vllm"]
+    assert main(asked) == 1
+    assert "--pareto compares policies" in capsys.readouterr().err
+    assert main([*asked, "--policy", "always/random/vllm"]) == 0
+    assert page.read_text().count("always/<wbr>random/<wbr>vllm") >= 1

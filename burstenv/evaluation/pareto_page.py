@@ -1,0 +1,69 @@
+"""Several policies on one replay as a page: score against the latency of the slowest, with the Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from burstenv.errors import BurstenvError
+from burstenv.files import write_atomic
+from burstenv.pages.page import render
+from burstenv.pages.svg import Picture, Plot
+
+if TYPE_CHECKING:
+    from burstenv.evaluation.simulate import Simulation
+
+LATENCY = "ttft_s_p99"
+
+
+def write_pareto_page(results: Sequence[Simulation], rows: Sequence[Sequence[str]], path: Path) -> None:
+    """Write the page, atomically.
+
+    Args:
+        results: Replays of the same requests.
+        rows: A table of them: its head, then a row for each.
+        path: The page.
+
+    Raises:
+        BurstenvError: If no replay finished a request.
+    """
+    points = {one.policy: (one.metrics[LATENCY], one.metrics["score"]) for one in results}
+    drawn = {name: (x, y) for name, (x, y) in points.items() if x is not None and y is not None}
+    if not drawn:
+        raise BurstenvError("no policy finished a request, so there is nothing to draw")
+    best = front(drawn)
+    facts = (
+        f"{results[0].metrics['offered']:,} requests on cluster {results[0].cluster} under {len(results)} policies; "
+        f"on the front, where none is better in both: {', '.join(best)}."
+    )
+    table = {"title": "Policies", "columns": list(rows[0]), "rows": [list(row) for row in rows[1:]]}
+    legend = (("s0", "on the front"), ("box other", "another policy is better in both"))
+    write_atomic(
+        path,
+        render("listing.html.j2", title="Score and latency", facts=facts, tables=[table], pictures=[_draw(drawn, best)],
+               legend=legend),
+    )  # fmt: skip
+
+
+def front(points: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Return the names that no other beats in both, by latency: less of the first, more of the second."""
+    found, most = [], -1.0
+    for name, (_, score) in sorted(points.items(), key=lambda point: (point[1][0], -point[1][1])):
+        if score > most:
+            found.append(name)
+            most = score
+    return found
+
+
+def _draw(points: dict[str, tuple[Any, Any]], best: list[str]) -> Picture:
+    xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
+    edge = 0.05 * max(max(ys) - min(ys), 0.02)
+    plot = Plot(
+        (max(0.7 * min(xs), 1e-4), 1.4 * max(xs)), (max(0.0, min(ys) - edge), min(1.0, max(ys) + edge)),
+        "99th percentile of TTFT [s]", "score", log_x=True, percent_y=True,
+    )  # fmt: skip
+    plot.line([points[name][0] for name in best], [points[name][1] for name in best], "s0")
+    for name, (x, y) in points.items():
+        plot.line([x], [y], "s0" if name in best else "other", name, markers=True)
+    return Picture("Score against latency", "Further up and left is better.", plot.svg("Score against latency"))
