@@ -255,11 +255,9 @@ def _conditions(result: Simulation) -> list[str]:
     """Describe the conditions of a replay, and the requests left out."""
     assert result.scenario is not None
     config, m = result.scenario, result.metrics
-    seen = config.observation
-    age = f"{seen.delay_s:g} to {seen.delay_s + seen.period_s:g} s old" if seen.period_s > 0 else "fresh"
     objectives = "; ".join(f"{name} {slo}" for name, slo in config.slo.items() if m[f"{name}_offered"])
     lines = [
-        f"scenario {config.name}: metrics {age}; output lengths predicted, {config.predictor}",
+        f"scenario {config.name}: {config.observation}; output lengths predicted, {config.predictor}",
         f"worth: {config.worth}",
         f"engines: {result.engines} an iteration",
         f"objectives: {objectives}",

@@ -21,10 +21,12 @@ from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.events import DEADLINE, SEND, foresee
+from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
 from burstenv.engine.enums import ABANDONED, AT_GATEWAY, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, WAITING
+from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import arrive, never_send, reach_gateway, settle, take_away
 from burstenv.engine.records import CLIENT, FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.replica import withdraw
@@ -100,6 +102,7 @@ def send(world, request_id, now_s):
             return
         arena[gateway.arrival_base + environment.arrivals] = request_id
         environment.arrivals += 1
+    seat(world, gateway_of(world, request_id))
     reach_gateway(request)
     deadline_s = now_s + real_at(arena, client + PATIENCE_S)
     if deadline_s < np.inf:
@@ -163,6 +166,7 @@ def give_up(world, request_id, now_s):
     environment = world.environment
     request = world.requests[request_id]
     if request.status == AT_GATEWAY:
+        seat(world, gateway_of(world, request_id))
         environment.deferred -= 1
     elif request.status == WAITING and np.isnan(request.first_token_s) and request.in_flight_tokens == 0:
         engine = engine_of(world, request.replica)

@@ -24,11 +24,13 @@ from burstenv.cluster.events import (
     holds,
     next_event_s,
 )
+from burstenv.cluster.seats import seat
 from burstenv.cluster.stuck import fail_the_rest, gives_up
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import arrive, reach_gateway, settled
 from burstenv.engine.published import publish
 
@@ -87,10 +89,12 @@ def _next_epoch(world, lazily):
         environment.now_s = until_s
         decay_rates(world, until_s)
         if kind == TICK:
+            seat(world, 0)
             if gives_up(world):
                 _give_up_the_rest(world)
             return
         if kind == RETURN:
+            seat(world, gateway_of(world, subject))
             environment.deferred -= 1
             environment.at_gateway = subject
             return
@@ -142,6 +146,7 @@ def _take_event(world, now_s, arrival_s):
 def _arrive(world, request_id, now_s):
     """Let a request reach the gateway whose client only sends and waits."""
     request = world.requests[request_id]
+    seat(world, gateway_of(world, request_id))
     arrive(world, request, now_s)
     reach_gateway(request)
     count_traffic(world, request)

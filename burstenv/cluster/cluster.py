@@ -74,6 +74,11 @@ def load_cluster(name: str) -> tuple[ReplicaSpec, ...]:
     return resolve_cluster(load(ClusterConfig, "clusters", name))
 
 
+def hidden_log(reader: str) -> BurstenvError:
+    """Return the error of one that reads the gateway's log where decisions do not see it."""
+    return BurstenvError(f"{reader} needs the gateway's log, which this scenario hides; set observation.log: true")
+
+
 class Cluster:
     """``num_envs`` independent clusters of the same replicas.
 
@@ -184,9 +189,7 @@ class Cluster:
     def check_log(self, reader: str) -> None:
         """Raise a one-sentence error if decisions do not see the gateway's log, which ``reader`` needs."""
         if not self.state.gateway["knows_log"][0]:
-            raise BurstenvError(
-                f"{reader} needs the gateway's log, which this scenario hides; set observation.log: true"
-            )
+            raise hidden_log(reader)
 
     def known(self, i: int, replica: int, gateway: int = 0) -> Known:
         """Return what the log of a gateway of cluster ``i`` says of a replica."""

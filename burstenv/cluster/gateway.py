@@ -11,6 +11,7 @@ from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import reject, reset_clients
 from burstenv.cluster.events import RETURN, foresee
 from burstenv.cluster.records import reset_memory
+from burstenv.cluster.seats import reset_seats
 from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
 from burstenv.cluster.world import engine_of
@@ -108,8 +109,8 @@ def reset_cluster(world, num_requests, seed):
     environment.in_time_worth = 0.0
     environment.lost_worth = 0.0
     environment.decisions = 0
-    environment.viewer = 0
     reset_logs(world)
     forget_traffic(world)
     reset_accounts(world)
     reset_memory(world.memory, seed)
+    reset_seats(world)

@@ -29,6 +29,7 @@ GATEWAY = record(
         ("scrape_delay_s", "f8"),
         # Where its integers begin in the arena.
         ("log_base", "i8"),  # a REPLICA_LOG for each replica and, within it, each gateway
+        ("own_base", "i8"),  # an OWN for each of several gateways
         ("event_base", "i8"),  # the event queue
         ("event_room", "i8"),  # most entries of it
         ("arrival_base", "i8"),  # requests in the order of their first arrival at the gateway

@@ -104,6 +104,7 @@ class ClusterState:
         gateway["num_classes"] = layout.num_classes
         gateway["gateways"] = layout.gateways
         gateway["log_base"] = layout.log_base
+        gateway["own_base"] = layout.own_base
         gateway["event_base"] = layout.event_base(room)
         gateway["event_room"] = layout.events_of_each * room
         if layout.clients:

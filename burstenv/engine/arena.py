@@ -1,8 +1,8 @@
 """The layout of an environment's arena: the integers of variable number.
 
-First the classes of requests and the gateways' logs; then each replica's sections; then the sections that grow with the
-episode: heaps of requests, the event queue, lists of ids, and a record of each request's client. Every offset is
-relative to the environment's own row: a copy of the row is valid in any other row.
+First the classes of requests and the gateways' knowledge; then each replica's sections; then the sections that grow
+with the episode: heaps of requests, the event queue, lists of ids, and a record of each request's client. Every offset
+is relative to the environment's own row: a copy of the row is valid in any other row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
-from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE, REPLICA_LOG
+from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE, OWN, REPLICA_LOG
 
 CLASS_NUMBERS = 2  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
@@ -105,9 +105,15 @@ class ArenaLayout:
         return whole_lines(CLASS_NUMBERS * self.num_classes)
 
     @property
-    def first_replica(self) -> int:
-        """Start of the first replica's integers, after the classes and the logs."""
+    def own_base(self) -> int:
+        """Start of what is each of several gateways' own, after the logs."""
         return self.log_base + whole_lines(self.num_replicas * self.of_logs)
+
+    @property
+    def first_replica(self) -> int:
+        """Start of the first replica's integers, after those of the gateways."""
+        own = self.gateways * OWN.itemsize // 4 if self.gateways > 1 else 0
+        return self.own_base + whole_lines(own)
 
     @property
     def fixed(self) -> int:

@@ -13,12 +13,14 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, put_whole, real_at, whole_at
 from burstenv._jit.positions import places_of
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
-from burstenv.engine.records import CLIENT, REPLICA_LOG
+from burstenv.engine.records import CLIENT, OWN, REPLICA_LOG
 from burstenv.engine.spec import EVENLY
 
 RECENT_S = 10.0  # time scale of the moving averages, as in the reference
 LOG_NUMBERS = REPLICA_LOG.itemsize // 4  # integers of one log
 AT = places_of(REPLICA_LOG)  # the position of each field among them
+OWN_NUMBERS = OWN.itemsize // 4  # integers of what is a gateway's own
+OWN_AT = places_of(OWN)
 _CLIENT_NUMBERS = CLIENT.itemsize // 4
 _SENT_S = CLIENT.fields["sent_s"][1] // 4  # type: ignore[index]
 
@@ -51,6 +53,12 @@ def gateway_of(world, request_id):
 def log_of_gateway(engine, number):
     """Return where a gateway's log of a replica begins."""
     return engine.spec.log_base + LOG_NUMBERS * number
+
+
+@kernel
+def own_numbers(world, number):
+    """Return where the numbers begin that are one of several gateways' own."""
+    return world.gateway.own_base + OWN_NUMBERS * number
 
 
 @kernel
@@ -120,6 +128,11 @@ def log_first_token(engine, request_id, now_s):
     _add(arena, log + AT.unanswered_tokens, -request.prompt_tokens)
     ttft_s = now_s - _sent_s(engine, request_id, request)
     _count(arena, log + AT.ttft_total, log + AT.ttft_weight, log + AT.ttft_at_s, ttft_s, now_s)
+    if engine.gateway.gateways > 1:
+        own = own_numbers(engine, gateway_of(engine, request_id))
+        arena[own + OWN_AT.first_tokens] += 1
+        if now_s - request.arrival_s <= request.ttft_slo_s:
+            arena[own + OWN_AT.first_in_time] += 1
 
 
 @kernel
@@ -285,6 +298,18 @@ def since_head_s(engine, log):
         return 0.0
     head_s = max(real_at(engine.arena, log + AT.head_s), real_at(engine.arena, log + AT.ttft_at_s))
     return engine.environment.now_s - head_s
+
+
+@kernel
+def first_tokens(world):
+    """Return the first tokens that the deciding gateway has relayed so far, and those of them that were in time."""
+    environment, gateway = world.environment, world.gateway
+    if not gateway.relays:
+        return np.int64(0), np.int64(0)
+    if gateway.gateways == 1:
+        return np.int64(environment.first_tokens), np.int64(environment.first_in_time)
+    own = own_numbers(world, environment.viewer)
+    return np.int64(world.arena[own + OWN_AT.first_tokens]), np.int64(world.arena[own + OWN_AT.first_in_time])
 
 
 @kernel

@@ -278,6 +278,29 @@ REPLICA_LOG = record(
     ],
 )
 
+# What is one gateway's own among several, see cluster/seats.py: numbers in the arena, one such record for each gateway.
+# The fields of MEMORY and ENVIRONMENT of the same names are those of the gateway that decides.
+OWN = np.dtype(
+    [
+        ("bucket_tokens", "f8"),
+        ("bucket_s", "f8"),
+        ("concurrency_limit", "f8"),
+        ("window_s", "f8"),
+        ("rate_fast_per_s", "f8"),
+        ("rate_slow_per_s", "f8"),
+        ("token_rate_per_s", "f8"),
+        ("api_share", "f8"),
+        ("rate_s", "f8"),
+        ("round_robin", "i4"),
+        ("window_first_tokens", "i4"),
+        ("window_in_time", "i4"),
+        ("deferred", "i4"),
+        ("first_tokens", "i4"),  # that it has relayed; those of all gateways are in ENVIRONMENT
+        ("first_in_time", "i4"),
+    ]
+)
+assert OWN.itemsize % 8 == 0
+
 # A request's client: numbers in the arena, if any clients do more than send and wait.
 CLIENT = np.dtype(
     [

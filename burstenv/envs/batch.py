@@ -285,9 +285,9 @@ class EnvironmentBatch:
         self._links[i, : len(links)] = links
 
     def _publish(self, i: int, opens: bool = False) -> None:
-        publish(*self._given(), i, opens)
+        publish(*self.step_arguments(), i, opens)
 
-    def _given(self) -> tuple[Any, ...]:
+    def step_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of every kernel of the batch: the arrays of the clusters, and those of their agents."""
         return (
             *self.cluster.state.arrays(), self.settings, self._links, self.actions, self.observations, self.masks,
@@ -317,7 +317,7 @@ class EnvironmentBatch:
 
     def _remember_arguments(self) -> None:
         """Cache the step's kernel and its arguments: looking both up takes half a scalar step."""
-        self._step_arguments = self._given()
+        self._step_arguments = self.step_arguments()
         kernel = step_batch if self.num_threads == 1 else step_batch_threads
         self._stepper = resolved(kernel, *self._step_arguments)
         self._stepped = self.cluster.state.requests

@@ -313,12 +313,15 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         return self.batch.shaped(self.batch.observations[0])
 
     def _info(self) -> dict[str, Any]:
-        return {
+        info = {
             "action_mask": self._mask.copy(),
             "elapsed_s": self._elapsed_s.item(),
             "now_s": self._now_s.item(),
             "reward_components": self._components.copy(),
         }
+        if self.batch.scenario.config.gateways > 1:
+            info["gateway"] = int(self.batch.cluster.state.environments["viewer"][0])
+        return info
 
 
 if BurstGPTEnv.__doc__:  # absent under -OO

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from burstenv.arguments import array, checked, number, one_of
 from burstenv.cluster import (
@@ -25,6 +25,7 @@ from burstenv.cluster import (
     draw_clients,
     resolve_cluster,
 )
+from burstenv.cluster.cluster import MOST_GATEWAYS
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.config import Config, load
 from burstenv.envs.observation.features import ObservationConfig, ObservationLayout
@@ -95,6 +96,8 @@ class ScenarioConfig(Config):
     max_defers: Annotated[int, Field(ge=0, le=100)] = 0
     batching_period_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
     clients: ClientsConfig = ClientsConfig()
+    gateways: Annotated[int, Field(ge=1, le=MOST_GATEWAYS)] = 1  # each has its own log; all read the same metrics
+    split: Literal["evenly", "hash"] = "evenly"  # of requests: in turn, or by a hash of the session
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
 
     @property
@@ -102,6 +105,19 @@ class ScenarioConfig(Config):
         """The clients' behaviour; None if they only send and wait, and nothing fails before the gateway."""
         acting = self.clients.active or self.episode.upstream_failures == "recorded"
         return self.clients if acting else None
+
+    @model_validator(mode="after")
+    def _each_gateway_knows_its_own(self) -> ScenarioConfig:
+        if self.gateways > 1:
+            seen = self.observation
+            if seen.forecast:
+                raise ValueError("observation.forecast counts the arrivals at one gateway; leave it out with several")
+            if seen.count_sent and seen.period_s > 0.0:
+                raise ValueError(
+                    "observation.count_sent adds one gateway's requests to metrics that all of several gateways read; "
+                    "set count_sent: false, and log: true lets each count its own"
+                )
+        return self
 
     @field_validator("slo")
     @classmethod
@@ -336,6 +352,8 @@ class Scenario:
             batching_period_s=config.batching_period_s,
             max_request_tokens=max_request_tokens or self.longest_tokens,
             clients=config.acting_clients,
+            gateways=config.gateways,
+            split=config.split,
         )
         values = [config.slo[name].value for name in CLASSES]
         cluster.set_worth(values, config.worth.tokens, config.worth.output_weight)

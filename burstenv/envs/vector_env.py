@@ -336,6 +336,8 @@ class BurstGPTVectorEnv(VectorEnv[Any, Any, Any]):
         infos["elapsed_s"] = batch.elapsed_s.copy()
         infos["now_s"] = batch.cluster.state.environments["now_s"].copy()
         infos["reward_components"] = batch.components.copy()
+        if batch.scenario.config.gateways > 1:
+            infos["gateway"] = batch.cluster.state.environments["viewer"].copy()
         if not present.all():
             for values in infos.values():
                 values[~present] = 0

@@ -14,6 +14,7 @@ from typing import Any
 from burstenv._jit.cache import source_digest
 from burstenv.arguments import check_fields, checked, each, having, mapping, number, one_of, optional, whole
 from burstenv.arguments import name as filled
+from burstenv.cluster.cluster import hidden_log
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.coverage import coverage
@@ -38,7 +39,7 @@ from burstenv.evaluation.summary import (
 )
 from burstenv.evaluation.tasks import Arena, Task
 from burstenv.evaluation.workers import run_tasks, run_tasks_on_ray
-from burstenv.policies import NetworkPolicy, Policy, loaded_files
+from burstenv.policies import Composite, NetworkPolicy, Policy, loaded_files
 from burstenv.workload import SPLITS
 
 
@@ -153,6 +154,9 @@ def evaluate(
     scenario = plan.scenario if isinstance(plan.scenario, Scenario) else load_scenario(plan.scenario, plan.trace)
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
     part = line_up(scenario.mode_names, agents, plan.policies, plan.reference, plan.chosen, loads, plan.groups or {})
+    for policy in part.policies:  # before the long run
+        if isinstance(policy, Composite) and policy.reads_log and not scenario.config.observation.log:
+            raise hidden_log(f"policy {policy.name}")
     for policy in part.policies:
         if isinstance(policy, NetworkPolicy):
             features, count = scenario.observation_layout.features(), len(scenario.specs)

@@ -7,6 +7,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import engine_of
+from burstenv.engine.gateway_log import first_tokens
 from burstenv.policies.admission_rules import (
     ADMISSION_RULES,
     AIMD,
@@ -97,19 +98,20 @@ def _within_concurrency(source, parameters, world):
     for r in range(len(replicas)):
         inside += outstanding(load_of(engine_of(world, r), source))
     count = len(replicas)
+    relayed, relayed_in_time = first_tokens(world)
     if memory.concurrency_limit < 0.0:
         memory.concurrency_limit = parameters[_AIMD.start] * count
         memory.window_s = environment.now_s
     elif environment.now_s >= memory.window_s + parameters[_AIMD.period_s]:
-        tokens = environment.first_tokens - memory.window_first_tokens
-        in_time = environment.first_in_time - memory.window_in_time
+        tokens = relayed - memory.window_first_tokens
+        in_time = relayed_in_time - memory.window_in_time
         if tokens - in_time > LATE_SHARE * tokens:
             memory.concurrency_limit = max(float(count), parameters[_AIMD.decrease] * memory.concurrency_limit)
         elif 2.0 * inside >= memory.concurrency_limit:  # a limit that does not bind is no evidence
             memory.concurrency_limit += parameters[_AIMD.increase] * count
         memory.window_s = environment.now_s
-        memory.window_first_tokens = environment.first_tokens
-        memory.window_in_time = environment.first_in_time
+        memory.window_first_tokens = relayed
+        memory.window_in_time = relayed_in_time
     return inside < memory.concurrency_limit
 
 

@@ -100,6 +100,7 @@ class Look:
             if at_gateway >= 0:
                 request = reference.lifecycle.requests[at_gateway].engine
                 assert out[HIT] == reference.replicas[r].hit_tokens(request), (reference.now_s, r)
+        assert state.environments["viewer"][1] == reference.viewer
         self.compare_logs()
         self.compare_rewards()
 

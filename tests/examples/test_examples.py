@@ -17,6 +17,7 @@ CASES = {
     "sb3_algorithms.py": (["stable_baselines3", "sb3_contrib"], ["--algorithm", "DQN", "--steps", "4000"], "DQN: "),
     "torchrl_ppo.py": (["torchrl"], ["--frames", "1000", "--frames-per-batch", "1000"], "episodes ended"),
     "rllib_ppo.py": (["ray.rllib"], ["--iterations", "1", "--batch", "500"], "iteration 1: "),
+    "pettingzoo_gateways.py": (["pettingzoo"], ["--rounds", "1", "--pairs", "1", "--episodes", "1"], "trained: "),
     "record_minari.py": (["minari", "jax", "h5py"], ["--episodes", "1", "--scenario", "SMALL"], "1 episodes"),
     "wandb_logging.py": (["wandb", "stable_baselines3"], ["--steps", "16384"], "logged to "),
     "mlflow_logging.py": (["mlflow", "stable_baselines3"], ["--steps", "16384"], "logged as "),

@@ -104,6 +104,7 @@ class ReferenceCluster:
         self.now_s = 0.0
         self.decisions = 0
         self.at_gateway = NO_REQUEST  # the request that is decided about
+        self.viewer = 0  # the gateway that decides; at a tick the first one
         self.replicas = [PublishingReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.logs = [GatewayLog(len(specs), relays) for _ in range(gateways)]
         self.lifecycle = Lifecycle(requests, self.logs, split)
@@ -138,6 +139,7 @@ class ReferenceCluster:
                 break
             decision = self._handle(event)
             if decision is not None:
+                self.viewer = self.lifecycle.gateway(self.at_gateway) if self.at_gateway != NO_REQUEST else 0
                 return decision
         self.now_s = max(self.now_s, *(replica.clock_s for replica in self.replicas))
         return None

@@ -49,6 +49,11 @@ class IntervalBatch(EnvironmentBatch):
     def __init__(self, num_envs: int, interval_s: float = 1.0, max_admission: float = 3.0, **shared: Any):
         check_arguments({"interval_s": interval_s, "max_admission": max_admission})
         super().__init__(num_envs, **shared)
+        if self.scenario.config.gateways > 1:
+            raise BurstenvError(
+                f"scenario {self.scenario.config.name!r} has {self.scenario.config.gateways} gateways, and an interval "
+                f"sets the rates of one; leave gateways out, or use BurstGPT-v0"
+            )
         replicas = len(self.scenario.specs)
         self.interval_s = float(interval_s)
         self._most_per_s = float(max_admission) * self._scale
@@ -126,16 +131,17 @@ class IntervalBatch(EnvironmentBatch):
         if self.num_threads == 1:
             self._run(0, ALL)
         else:
-            step_intervals_threads(*self._given())
+            step_intervals_threads(*self.step_arguments())
 
     def _publish(self, i: int, opens: bool = False) -> None:
         self._run(i, OPEN if opens else SHOW)
 
     def _run(self, only: int, what: int) -> None:
-        step_intervals(*self._given(), only, what)
+        step_intervals(*self.step_arguments(), only, what)
 
-    def _given(self) -> tuple[Any, ...]:
-        return *super()._given(), self.budgets, self.interval_s, self._most_per_s
+    def step_arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of every kernel of the batch, those of intervals included."""
+        return *super().step_arguments(), self.budgets, self.interval_s, self._most_per_s
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
         """Raise: policies decide about one request."""

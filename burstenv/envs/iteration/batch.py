@@ -88,6 +88,10 @@ class IterationBatch(EnvironmentBatch):
             )
         elif self.observation_layout.config.period_s > 0.0:
             wrong = "an engine's scheduler sees its own state at once; leave delay_s and scrape_period_s out"
+        elif self.observation_layout.config.log:
+            wrong = "an engine's scheduler has no gateway's log; leave observation.log out"
+        elif self.cluster.state.layout.gateways > 1:
+            wrong = "it has several gateways, and the scheduler of one engine none; leave gateways out"
         elif clients is not None:
             wrong = "its clients do more than send and wait; leave patience, retries and closed loops out"
         elif mode.order != "fcfs":
@@ -150,13 +154,13 @@ class IterationBatch(EnvironmentBatch):
         if self.num_threads == 1:
             self._run(0, ALL)
         else:
-            step_iterations_threads(*self._given())
+            step_iterations_threads(*self.step_arguments())
 
     def _publish(self, i: int, opens: bool = False) -> None:
         self._run(i, OPEN if opens else SHOW)
 
     def _run(self, only: int, what: int) -> None:
-        step_iterations(*self._given(), only, what)
+        step_iterations(*self.step_arguments(), only, what)
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
         """Raise: policies decide at the gateway."""

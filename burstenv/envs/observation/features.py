@@ -67,6 +67,11 @@ class ObservationConfig(Config):
             raise ValueError("relays: false says what is missing in the gateway's log, and log is false; set log: true")
         return self
 
+    def __str__(self) -> str:
+        age = f"{self.delay_s:g} to {self.delay_s + self.period_s:g} s old" if self.period_s > 0.0 else "fresh"
+        log = "" if not self.log else ", own log" if self.relays else ", log of what is sent"
+        return f"metrics {age}{log}"
+
     @property
     def period_s(self) -> float:
         """Time between two readings of the metrics; 0: always fresh [s]."""

@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv._jit.decorators import outlined
+from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.enums import ABANDONED, ATTAINED, LENGTH_CAPPED, NO_REQUEST
+from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.envs.observation.features import LIMIT, PREFIX, TURN
 
@@ -42,6 +43,15 @@ def no_links(num_envs: int) -> NDArray[np.int32]:
     return np.zeros((num_envs, 1, 2), np.int32)
 
 
+@kernel
+def _previous_here(world, links, request_id):
+    """Return the turn before, if it came to the same gateway: of others a gateway knows nothing."""
+    previous = links[request_id, PREVIOUS]
+    if previous != NO_REQUEST and gateway_of(world, previous) != gateway_of(world, request_id):
+        return np.int64(NO_REQUEST)
+    return np.int64(previous)
+
+
 @outlined
 def observe_turn(out, at, world, links, request_id):
     """Write the session features of the request at the gateway, from index ``at`` of ``out``."""
@@ -49,7 +59,7 @@ def observe_turn(out, at, world, links, request_id):
     out[at + TURN.turn] = min(LIMIT, links[request_id, TURNS_BEFORE] / 8.0)
     out[at + TURN.previous_settled] = 0.0
     out[at + TURN.since_previous] = 0.0
-    previous = links[request_id, PREVIOUS]
+    previous = _previous_here(world, links, request_id)
     if previous == NO_REQUEST:
         return
     before = requests[previous]
@@ -67,6 +77,6 @@ def observe_prefix(out, at, engine, r, links, request_id):
     hit = prefix_hit_tokens(engine, request_id)
     out[at + PREFIX.prefix_hit] = min(LIMIT, hit / 1000.0)
     out[at + PREFIX.prefix_share] = min(1.0, hit / requests[request_id].prompt_tokens)
-    previous = links[request_id, PREVIOUS]
+    previous = _previous_here(engine, links, request_id)
     had = previous != NO_REQUEST and requests[previous].replica == r
     out[at + PREFIX.had_previous] = 1.0 if had else 0.0

@@ -126,6 +126,22 @@ next, `dt` later, all earlier weights fall by 10 / (10 + dt) with `dt` in second
 `count_sent` makes the *metrics* those of vLLM's data-parallel balancer, which adds its own sends to the counts it
 has read. A gateway with a log has no use for it.
 
+## Several gateways
+
+```yaml
+gateways: 4
+split: hash              # of requests: evenly, in turn, or by a hash of the session (of the request without one)
+observation: {log: true, scrape_period_s: 0.1, delay_s: 0.05, count_sent: false}
+```
+
+Each gateway has its own log, its own traffic and deferred requests, and its own memory of rules (the turn in round
+robin, the token bucket, the limit of `aimd`). None sees what another one sends: the metrics, which all of them read,
+are all they know of each other. `BurstGPT-v0` serves their decisions in order of time, each with the view of the
+gateway that decides (`info["gateway"]`): one policy acts for all. At a tick the first gateway decides.
+`burstenv.pettingzoo` has them as agents, one after the other (`env`) or all at every decision (`parallel_env`), paid
+alike; `examples/pettingzoo_gateways.py` trains two. `observation.forecast` and `count_sent` are those of one gateway,
+and an error with several; so are `BurstGPT-Interval-v0` and `-Iteration-v0`.
+
 ## Which source a rule reads
 
 Every rule that reads load has a parameter `source`, such as `always/jsq(source=both)/vllm`:

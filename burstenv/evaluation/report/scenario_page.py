@@ -150,6 +150,12 @@ def _facts(config: ScenarioConfig) -> str:
     if seen.period_s > 0.0:
         sent = "adds the requests sent since" if seen.count_sent else "does not count the requests sent since"
         lines.append(f"- the router reads metrics every {seen.period_s:g} s, {seen.delay_s:g} s late, and {sent}")
+    if seen.log:
+        knows = "every token that it relays" if seen.relays else "when a connection closes, but no token"
+        lines.append(f"- the router has its own log: what it sends, and {knows}")
+    if config.gateways > 1:
+        split = "in turn" if config.split == "evenly" else "by a hash of the session"
+        lines.append(f"- {config.gateways} gateways, each with its own log; requests are split {split}")
     if config.clients.patience is not None:
         lines.append("- clients lose patience")
     if config.clients.retries is not None:
