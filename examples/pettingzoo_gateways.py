@@ -22,7 +22,7 @@ CHANGES = {  # of the small scenario: two unequal replicas behind two gateways
         "name": "unequal",
         "replicas": [
             {"model": "llama-2-13b", "hardware": "a100-80g"},
-            {"model": "llama-2-13b", "hardware": "h100-80g"},
+            {"model": "llama-2-13b", "hardware": "h100"},
         ],
     },
     "gateways": 2,

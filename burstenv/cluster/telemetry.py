@@ -121,6 +121,8 @@ def scrape_until(world, epoch_s):
     last = math.floor(epoch_s / period_s)
     if last * period_s > epoch_s:  # rounding
         last -= 1
+    elif (last + 1) * period_s <= epoch_s:  # rounding, too: 4.3 / 0.1 is less than 43, and 43 x 0.1 is 4.3
+        last += 1
     for k in range(max(environment.scrape + 1, last - 1), last + 1):
         _show(world)  # the reading before has arrived
         for r in range(len(world.replicas)):

@@ -30,6 +30,7 @@ METRICS: list[dict[str, Any]] = [
     {"period_s": 0.0, "delay_s": 0.0, "count_sent": False},
     {"period_s": 0.3, "delay_s": 0.05, "count_sent": False},
     {"period_s": 0.1, "delay_s": 0.1, "count_sent": True},
+    {"period_s": 0.1, "delay_s": 0.1, "count_sent": False},
 ]
 
 
