@@ -168,6 +168,10 @@ class Application:
         if self._config.token is None and self._config.host not in LOOPBACK:
             await answer_error(send, 403, "set a token to change the policy from other machines", "permission_error")
             return
+        kind = dict(scope["headers"]).get(b"content-type", b"")
+        if not kind.startswith(b"application/json"):  # a page of elsewhere can send any other kind from a browser
+            await answer_error(send, 415, "the body must be sent as application/json")
+            return
         try:
             said = json.loads(await self._body({}, receive))
             name = self._gateway.reload(named_in_data(said["policy"]))

@@ -118,6 +118,8 @@ def test_a_policy_changes_without_dropping_a_request(tmp_path: Path) -> None:
             ):
                 async with b.client.post(b.url + "/policy", json=wrong) as answer:
                     assert answer.status == 400
+            async with b.client.post(b.url + "/policy", data='{"policy": "always/jsq/vllm"}') as answer:
+                assert answer.status == 415
             assert b.gateway.decider.name == "never/jsq/vllm"
             for engine in engines:
                 assert engine.gate is not None
