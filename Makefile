@@ -77,8 +77,8 @@ notebooks: setup
 
 tuned: setup
 	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --trials 150 --out configs/tuned/$$s.yaml; done
-	$(TUNE) --scenario replicas-16 --trials 60 --episodes 9 --out configs/tuned/replicas-16.yaml
-	$(TUNE) --scenario replicas-64 --trials 30 --episodes 4 --out configs/tuned/replicas-64.yaml
+	$(TUNE) --scenario replicas-16 --trials 150 --episodes 4 --out configs/tuned/replicas-16.yaml
+	$(TUNE) --scenario replicas-64 --trials 150 --episodes 2 --out configs/tuned/replicas-64.yaml
 	rm -rf configs/tuned/*.trials
 	$(BIN)/python -m burstenv.evaluation.episode_lists
 

@@ -17,6 +17,5 @@ def small_scenario() -> dict[str, Any]:
     values = copy.deepcopy(values)
     values["episode"]["duration_s"] = 20
     del values["observation"]
-    values["worth"] = {}  # half by count, half by tokens
-    values["capacity_per_s"] = {"train": 18.0, "validation": 18.0, "test": 18.0}
+    values["capacity_per_s"] = {"train": 28.0, "validation": 28.0, "test": 28.0}
     return values

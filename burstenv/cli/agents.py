@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
         "results",
         _results,
         "Print the results of agents in evaluations, as a Markdown table.",
-        example="burstenv agents results reports/default reports/overload",
+        example="burstenv agents results reports/default reports/unequal",
     )
     results.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate`")
     results.add_argument(

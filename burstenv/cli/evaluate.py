@@ -113,7 +113,7 @@ def register(commands: Commands) -> None:
         "leaderboard",
         _leaderboard,
         "Compare many results of `evaluate`; the page goes to --out.",
-        example="burstenv leaderboard reports/default reports/overload --out reports/leaderboard.html",
+        example="burstenv leaderboard reports/default reports/unequal --out reports/leaderboard.html",
     )
     sub.add_argument("result", type=Path, nargs="+", help="result.json files, or the folders that hold them")
     sub.add_argument("--defaults", metavar="POLICY", help="baseline of the gains (default: always/round-robin/vllm)")

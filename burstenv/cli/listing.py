@@ -21,7 +21,7 @@ from burstenv.cli.common import (
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
     sub = add_command(
-        commands, "scenarios", _scenarios, "List the scenarios, or show one.", example="burstenv scenarios overload"
+        commands, "scenarios", _scenarios, "List the scenarios, or show one.", example="burstenv scenarios unequal"
     )
     sub.add_argument("name", nargs="?", help="shipped scenario or YAML file")
     sub.add_argument("--capacity", action="store_true", help="measure the scenario's capacity on every split")

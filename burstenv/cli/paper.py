@@ -16,7 +16,7 @@ def register(commands: Commands) -> None:
         _paper,
         "Make a paper's table from results of `evaluate`, as LaTeX and CSV, with the figures of each and the BibTeX "
         "entries, into --out.",
-        example="burstenv paper reports/default reports/overload --out paper",
+        example="burstenv paper reports/default reports/unequal --out paper",
     )
     sub.add_argument("result", type=Path, nargs="+", help="result.json files, or the folders that hold them")
     sub.add_argument(

@@ -27,7 +27,7 @@ def register(commands: Commands) -> None:
         _tune,
         "Tune a heuristic, or find the best composite, on validation episodes; the result goes to --out, for "
         "`evaluate --tuned`. The same command continues a killed run.",
-        example="burstenv tune --scenario overload --policy '*/jsq/vllm' --trials 50 --out tuned.yaml",
+        example="burstenv tune --scenario unequal --policy '*/jsq/vllm' --trials 50 --out tuned.yaml",
     )
     add_task_arguments(sub)
     add_policy_file(sub)

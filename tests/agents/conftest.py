@@ -12,7 +12,7 @@ from burstenv.envs.scenario import Scenario, load_scenario
 SLO = {"ttft_base_s": 1.0, "ttft_per_token_s": 0.001, "tpot_s": 0.06}
 SCENARIO = {
     "name": "small",
-    "cluster": "default",
+    "cluster": "mixed-x4",
     "workload": "burstgpt-default",
     "episode": {
         "duration_s": 30,

@@ -121,7 +121,7 @@ def test_optional_features_and_clients_are_seen(scenario):
     rich = load_scenario(
         {
             **SCENARIO,
-            "cluster": "sessions-x4",
+            "cluster": "llama-3.1-8b-rtx-4090-x4",
             "observation": {"forecast": True, "sessions": True, "scrape_period_s": 0.3},
             "tick_s": 2.0,
             "max_defers": 1,

@@ -131,7 +131,7 @@ def test_the_table_of_results_has_a_line_for_each_agent(report, capsys):
 
 
 def test_results_without_an_agent_have_no_table(tmp_path, capsys):
-    arguments = ["evaluate", "--scenario", "calm", "--episodes", "1", "--policy", "always/jsq/vllm"]
+    arguments = ["evaluate", "--scenario", "stale", "--episodes", "1", "--policy", "always/jsq/vllm"]
     assert main([*arguments, "--workers", "1", "--tuned", "none", "--out", str(tmp_path / "none")]) == 0
     assert main(["agents", "results", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "burstenv: these evaluations include no agent"

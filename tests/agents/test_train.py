@@ -363,10 +363,10 @@ def test_recipe_errors(values, message):
 
 def test_the_recipe_may_leave_mode_and_load_to_the_scenario():
     config = load_agent_config("joint").model_copy(update={"load": "judged"})
-    settled_config = settled(config, load_scenario("default"))
+    settled_config = settled(config, load_scenario("blind"))
     assert (settled_config.load, settled_config.batching) == (3.5, "sarathi-512")  # as configs/tuned has it
-    assert Validator(settled_config.model_copy(update={"warm_start": None}), load_scenario("default")).loads == (3.5,)
-    assert settled(settled_config, load_scenario("edge")) == settled_config
+    assert Validator(settled_config.model_copy(update={"warm_start": None}), load_scenario("blind")).loads == (3.5,)
+    assert settled(settled_config, load_scenario("stale")) == settled_config
 
 
 def test_a_scenario_that_was_never_tuned_is_taught_by_a_good_composite(scenario, recipe, tmp_path, capsys):

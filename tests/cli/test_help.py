@@ -96,10 +96,10 @@ def completions(line: str, folder: Path) -> set[str]:
         ("burstenv sim", {"simulate"}),
         ("burstenv trace fi", {"fidelity", "fit"}),
         ("burstenv simulate x --scen", {"--scenario"}),
-        ("burstenv simulate x --scenario over", {"overload"}),
-        ("burstenv simulate x --cluster mixed-x6", {"mixed-x64"}),
+        ("burstenv simulate x --scenario retr", {"retrying"}),
+        ("burstenv simulate x --cluster default-x6", {"default-x64"}),
         ("burstenv simulate burstgpt-de", {"burstgpt-default"}),
-        ("burstenv simulate x --policy agent:joint-u", {"agent:joint-unequal-v1"}),
+        ("burstenv simulate x --policy agent:joint-v", {"agent:joint-v1"}),
         ("burstenv validate x --latency opt", {"opt-13b_a100-80g_tp1"}),
         ("burstenv train --agent recurr", {"recurrent-ppo"}),
         ("burstenv completion z", {"zsh"}),
@@ -111,7 +111,7 @@ def test_names_are_completed(line, offered, tmp_path):
     assert completions(line, tmp_path) == offered
 
 
-TYPED = {"burstenv sim": "simulate", "burstenv scenarios overl": "overload", "burstenv schema work": "workloads"}
+TYPED = {"burstenv sim": "simulate", "burstenv scenarios uneq": "unequal", "burstenv schema work": "workloads"}
 BASH = r"""
 eval "$(burstenv completion bash)"
 COMP_LINE='{line}' COMP_POINT={point} COMP_WORDS=({line}) COMP_CWORD={word} COMP_TYPE=9

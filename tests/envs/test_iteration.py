@@ -242,7 +242,7 @@ def test_threads_change_nothing(scenario):
 
 
 REFUSED = {
-    "replicas": ({"cluster": "default"}, "has 4 replicas"),
+    "replicas": ({"cluster": "mixed-x4"}, "has 4 replicas"),
     "prefix caching": ({"prefix_caching": True}, "leave out prefix caching"),
     "asynchronous": ({"asynchronous": True}, "leave out prefix caching, asynchronous scheduling"),
     "stale": ({"observation": {"delay_s": 0.5}}, "delay_s"),

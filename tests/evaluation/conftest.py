@@ -15,8 +15,8 @@ from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 
 @pytest.fixture(scope="session")
 def scenario() -> Scenario:
-    """The default scenario with 30-second episodes and given capacities, so that nothing is measured."""
-    values = read_yaml(shipped("scenarios")["default"])
+    """Plain engines and little KV cache, 30-second episodes, and given capacities, so that nothing is measured."""
+    values = {**read_yaml(shipped("scenarios")["blind"]), "name": "default"}
     values["episode"]["duration_s"] = 30
     values["load"] = 1.5
     values["capacity_per_s"] = {"train": 16.0, "validation": 16.0, "test": 16.0}

@@ -43,7 +43,7 @@ UNITS = 2 * 40 * 4  # with the reference
 
 @pytest.fixture(scope="module")
 def scenario_file(tmp_path_factory) -> Path:
-    values = read_yaml(shipped("scenarios")["default"])
+    values = read_yaml(shipped("scenarios")["blind"])
     values["episode"]["duration_s"] = 60
     values["capacity_per_s"] = {"train": 16.0, "validation": 16.0, "test": 16.0}
     path = tmp_path_factory.mktemp("scenario") / "short.yaml"

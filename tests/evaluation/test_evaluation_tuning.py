@@ -127,7 +127,7 @@ def test_tuning_is_reproducible_resumes_and_is_no_worse_than_its_first_guesses(s
 
 
 def test_an_evaluation_picks_tuned_policies_up(scenario, tmp_path, capsys):
-    values = read_yaml(shipped("scenarios")["default"])
+    values = {**read_yaml(shipped("scenarios")["blind"]), "name": "default"}
     values["episode"]["duration_s"] = 30
     values["capacity_per_s"] = {"train": 16.0, "validation": 16.0, "test": 16.0}
     path = tmp_path / "short.yaml"

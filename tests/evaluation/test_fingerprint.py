@@ -36,7 +36,7 @@ def last_bits(columns, towards):
 
 @pytest.fixture(scope="module")
 def trace():
-    return load_trace(load_workload())
+    return load_trace(load_workload("burstgpt-templates"))
 
 
 def with_trace(monkeypatch, name, trace):

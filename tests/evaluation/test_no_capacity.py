@@ -20,7 +20,7 @@ TOO_SLOW = "no rate reaches 90 % attainment on the train split: the shortest ite
 @pytest.fixture
 def slow(tmp_path, monkeypatch):
     """A cluster whose shortest iteration is longer than an objective."""
-    values = read_yaml(shipped("scenarios")["default"])
+    values = read_yaml(shipped("scenarios")["blind"])
     del values["capacity_per_s"]
     values.update(
         name="slow",
@@ -53,7 +53,10 @@ def test_bursts_that_no_load_spreads_are_named(tmp_path, monkeypatch, capsys):
     rows = [(d * 86_400 + t, *random.integers(5, 800, 2)) for d in range(7) for t in np.sort(random.uniform(0, 5, 300))]
     lines = [f"{t:.3f},{prompt},{output}" for t, prompt, output in rows]
     (tmp_path / "bursts.csv").write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *lines]) + "\n")
-    for command in ("evaluate --trace bursts.csv --out out", "simulate bursts.csv --load 1"):
+    for command in (
+        "evaluate --scenario blind --trace bursts.csv --out out",
+        "simulate bursts.csv --scenario blind --load 1",
+    ):
         assert main(command.split()) == 1
         error = capsys.readouterr().err.splitlines()[-1]
         assert "no rate reaches 90 %" in error

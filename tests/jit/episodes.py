@@ -128,7 +128,7 @@ def of_the_fast_engine() -> Iterator[tuple[str, str]]:
 
 def of_networks() -> Iterator[tuple[str, str]]:
     """A shipped agent in its scenario, for some decisions."""
-    batch = EnvironmentBatch(1, short_scenario("default"), load=2.5)
+    batch = EnvironmentBatch(1, short_scenario("blind"), load=2.5)
     batch.reset(0, np.random.default_rng(0))
     batch.fast_forward(0, load_policy("agent:joint-v1"), 15)
     yield "agent:joint-v1", digest_of(batch.observations, batch.cluster.records(0))

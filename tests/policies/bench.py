@@ -60,7 +60,7 @@ ESTIMATES = ("fits", "kv_demand", "kv_demand_with", "prefill_backlog_tokens", "d
 
 
 class Bench:
-    """The default cluster (two A100, two H100), idle, with one request at the gateway.
+    """A cluster of two A100 and two H100 with 3,451 KV blocks each, idle, with one request at the gateway.
 
     Example:
         >>> bench = Bench(prompt_tokens=500)
@@ -69,7 +69,7 @@ class Bench:
     """
 
     def __init__(self, seed: int = 0, num_replicas: int = 4, **request: Any):
-        self.cluster = Cluster(load_cluster("default")[:num_replicas])
+        self.cluster = Cluster(load_cluster("mixed-x4")[:num_replicas])
         self.cluster.load(0, requests_at(0.0, prompt=500, output=100), seed)
         self.cluster.next_epoch(0)
         self.request(**request)

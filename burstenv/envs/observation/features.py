@@ -284,13 +284,14 @@ class ObservationLayout:
 def feature_table() -> str:
     """Return all features as a Markdown table: position on the default scenario, unit, scale, bounds, source.
 
-    The replicas' metrics are old there; without that row, all later rows move one position forward.
+    Where a scenario lacks a row that the default has, all later rows of a group move forward, and those of the
+    following groups.
     """
     head = ("Num", "Observation", "Unit", "Scale", "Min", "Max", "Source", "Meaning")
     rows: list[tuple[str, ...]] = []
 
-    def add(group: str, features: tuple[Feature, ...], only: str = "", placed: bool = True) -> None:
-        for k, f in enumerate(features):
+    def add(group: str, features: tuple[Feature, ...], only: str = "", placed: bool = True, first: int = 0) -> None:
+        for k, f in enumerate(features, first):
             place = str(at + k) if group != "replica" else f"{at} + r F" if k == 0 else f"+ {k}"
             meaning = f.meaning + (f" (with {only})" if only else "")
             cells = place if placed else "+", f"{group}.{f.name}", f.unit, f.scale, f"{f.low:g}", f"{f.high:g}"
@@ -304,12 +305,17 @@ def feature_table() -> str:
     add("cluster", FORECAST_FEATURES, "forecast", placed=False)
     add("request", REQUEST_FEATURES)
     at += len(REQUEST_FEATURES)
-    add("request", SESSION_REQUEST_FEATURES, "sessions", placed=False)
-    add("replica", REPLICA_FEATURES)
-    add("replica", LOG_REPLICA_FEATURES, "log", placed=False)
-    add("replica", SESSION_REPLICA_FEATURES, "sessions", placed=False)
+    add("request", SESSION_REQUEST_FEATURES, "sessions, as on default")
+    at += len(SESSION_REQUEST_FEATURES)
+    own = 0
+    for features, only in (
+        (REPLICA_FEATURES, ""), (LOG_REPLICA_FEATURES, "log, as on default"),
+        (SESSION_REPLICA_FEATURES, "sessions, as on default"),
+    ):  # fmt: skip
+        add("replica", features, only, first=own)
+        own += len(features)
     mode = _mode_feature("m")
-    last = f"+ {len(REPLICA_FEATURES)} + m"
+    last = f"+ {own} + m"
     rows.append((last, "replica.mode=m", mode.unit, mode.scale, "0", "1", mode.source, "1 if mode m is in force"))
     widths = [max(len(row[c]) for row in (head, *rows)) for c in range(len(head))]
 

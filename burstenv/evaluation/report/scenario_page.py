@@ -27,9 +27,10 @@ A scenario is a task: cluster, traffic, load, objectives and clients, named and 
 `configs/scenarios/`; results of different versions are not comparable. `make docs` makes this page from those files.
 
 **Load** is a multiple of *capacity*, the rate at which `always/jsq/vllm` reaches 90 % attainment (`burstenv scenarios
-NAME --capacity` measures it on each split). With a tight TPOT and old metrics that policy fails early: it fills slow
-replicas as far as fast ones and sends a burst to the replica that was empty at the last reading. Tuned policies
-therefore still serve most requests in time at several times its capacity.
+NAME --capacity` measures it on each split). That policy fills slow replicas as
+far as fast ones and knows no prompt lengths, so a good router still serves most requests in time at loads above 1.
+Scenarios of version 3 know what a router in front of vLLM knows: its own log, always fresh, and metrics every 0.1 s
+([what a gateway knows](gateway.md)). `blind` and `stale` know less, and say so.
 
 **Episodes** are fixed: for each scenario `configs/episodes/` lists 18 validation and 27 test episodes with a digest of
 their requests. `evaluate`, `tune` and the validation of agents use these, and say so if a changed generator or sampler
