@@ -11,6 +11,7 @@ preempted while it computed their token. They are noted in a list, and have ``in
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.block_keys import publish_full_blocks
 from burstenv.engine.decoders import start_decoding
 from burstenv.engine.enums import RUNNING
 from burstenv.engine.finish_heap import finish_later
@@ -18,7 +19,6 @@ from burstenv.engine.gateway_log import log_held_back
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
 from burstenv.engine.kv_cache import ENDED
 from burstenv.engine.lifecycle import bring_token, finish
-from burstenv.engine.prefix_cache import publish_full_blocks
 from burstenv.engine.queues import blocks_of, queue_discard, tokens_to_compute
 
 

@@ -8,6 +8,7 @@ same step, so a count of each phase is enough.
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.block_keys import decide_contest
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.finish_heap import (
     count_steps_from,
@@ -18,7 +19,6 @@ from burstenv.engine.finish_heap import (
 )
 from burstenv.engine.gateway_log import log_counts_anew, log_held_back, log_joins, log_leaves
 from burstenv.engine.iterations import leave_out, next_iteration
-from burstenv.engine.prefix_cache import contest_odd_decoder
 from burstenv.engine.queues import blocks_of, phase_of
 
 MOST_STEPS = 2**30  # decode steps are kept in 32 bits
@@ -71,7 +71,7 @@ def start_decoding(engine, request_id):
     log_joins(engine, request_id)
     request.decoding = 1
     if spec.prefix_caching:
-        contest_odd_decoder(engine, request_id)
+        decide_contest(engine, request_id)
     sampled = request.produced_tokens + request.in_flight_tokens
     finish_step = replica.decode_step + request.target_tokens - sampled
     finish_heap_push(engine, finish_step, request_id)

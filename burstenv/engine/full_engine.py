@@ -13,19 +13,13 @@ from numba import types
 
 from burstenv._jit.decorators import detached, kernel
 from burstenv.engine.admission import blocks_to_admit
+from burstenv.engine.block_keys import publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
 from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NO_REQUEST, PREFILL_FIRST, PRIORITY, RUNNING
 from burstenv.engine.fair_queueing import count_output, count_prompt
 from burstenv.engine.iterations import next_iteration
 from burstenv.engine.lifecycle import bring_token, finish, run
-from burstenv.engine.prefix_cache import (
-    cached_blocks,
-    give_back_blocks,
-    grow_blocks,
-    open_sequence,
-    publish_full_blocks,
-    sequence_of,
-)
+from burstenv.engine.prefix_cache import cached_blocks, give_back_blocks, grow_blocks, open_sequence
 from burstenv.engine.published import publish_general
 from burstenv.engine.queues import (
     blocks_of,

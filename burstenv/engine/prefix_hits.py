@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.block_keys import sequence_of, shared_blocks
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
 from burstenv.engine.kv_cache import BEGIN, CHAIN, NO_SPAN, OWNER, STREAM, bucket_of, ended_end, lost_until, span_at
-from burstenv.engine.prefix_cache import sequence_of, shared_blocks
 from burstenv.engine.queues import full_blocks, tokens_to_compute
 from burstenv.engine.records import CONTESTED
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.asynchronous import await_last_token, await_token, deliver_to_waiting, lose_token
+from burstenv.engine.block_keys import publish_decoder, publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_due, context_of, hold_back, start_decoding, stop_decoding
 from burstenv.engine.enums import NO_REQUEST, RUNNING
@@ -16,15 +17,7 @@ from burstenv.engine.finish_heap import next_finish_step, next_finisher
 from burstenv.engine.iterations import is_left_out, last_ended_iteration, next_iteration
 from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.lifecycle import bring_token, finish, run
-from burstenv.engine.prefix_cache import (
-    cached_blocks,
-    give_back_blocks,
-    may_be_fed,
-    open_sequence,
-    publish_decoder,
-    publish_full_blocks,
-    sequence_of,
-)
+from burstenv.engine.prefix_cache import cached_blocks, give_back_blocks, may_be_fed, open_sequence
 from burstenv.engine.published import publish
 from burstenv.engine.queues import (
     blocks_of,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from burstenv.cluster import load_cluster
-from burstenv.evaluation.bench.engine import CLUSTER, Replay, poisson_requests, session_requests
+from burstenv.evaluation.bench.engine import CLUSTER, PLAIN, VLLM, Replay, poisson_requests, session_requests
 from burstenv.evaluation.bench.figures import page, row
 
 
-def test_stepping_gives_the_records_of_the_replay():
+@pytest.mark.parametrize("engine", [PLAIN, VLLM])
+def test_stepping_gives_the_records_of_the_replay(engine):
     requests = poisson_requests(400, 20.0)
-    specs = [spec.model_copy(update={"num_blocks": 400}) for spec in load_cluster(CLUSTER)[:3]]
+    specs = [spec.model_copy(update={"num_blocks": 400, **engine}) for spec in load_cluster(CLUSTER)[:3]]
     replay = Replay(specs, requests, "always/lmetric/vllm")
     assert replay.rate_per_s() > 0
     fast = replay.cluster.records(0)

@@ -22,7 +22,11 @@ from burstenv.policies import parse_composite
 CLUSTER = "llama-2-7b-a100-x8"
 RATE_PER_S = 1.6  # of one replica, about half of its saturated rate
 SMALL_CACHE_BLOCKS = 1500  # of a replica made to run out of KV blocks
+PREEMPTING_RATE_PER_S = 54.0  # of eight of those under vLLM's defaults: a tenth of the requests is preempted
 GROUP = "Engine"
+PLAIN = {"asynchronous": False, "prefix_caching": False}
+VLLM = {"asynchronous": True, "prefix_caching": True}  # vLLM's defaults
+STEPPING = "one iteration at a time, compiled"
 
 
 def poisson_requests(count: int, rate_per_s: float, output_scale: int = 1, seed: int = 0) -> np.ndarray:
@@ -69,7 +73,7 @@ class Replay:
     def __init__(
         self, specs: Sequence[ReplicaSpec], requests: np.ndarray, policy: str, max_request_tokens: int | None = None
     ):
-        self.requests, self.policy = requests, policy
+        self.requests, self.policy, self._max_request_tokens = requests, policy, max_request_tokens
         self.cluster = Cluster(specs, num_requests=len(requests), max_request_tokens=max_request_tokens)
         self._record = parse_composite(policy).record(self.cluster.mode_names)
 
@@ -89,7 +93,7 @@ class Replay:
         """
         never = {"long_prefill_token_threshold": 2**30}
         specs = [spec.model_copy(update=never) for spec in self.cluster.specs]
-        return Replay(specs, self.requests[:count], self.policy)
+        return Replay(specs, self.requests[:count], self.policy, self._max_request_tokens)
 
     def figures(self) -> dict[str, float]:
         """Return iterations per request, decoders in a batch and the share of requests preempted, of the last run."""
@@ -102,12 +106,15 @@ class Replay:
         }
 
 
+def _described(name: str, figures: dict[str, float]) -> str:
+    return f"{name} (batch {figures['batch']:.1f}, {100 * figures['preempted']:.0f} % preempted)"
+
+
 def _beside_stepping(name: str, replay: Replay) -> dict[str, Any]:
     fast = replay.rate_per_s()
     figures = replay.figures()
-    described = f"{name} (batch {figures['batch']:.1f}, {100 * figures['preempted']:.0f} % preempted)"
     slow = replay.stepped(max(200, len(replay.requests) // 20)).rate_per_s()
-    return {**row(GROUP, described, fast, "requests/s", "one iteration at a time, compiled", slow), **figures}
+    return {**row(GROUP, _described(name, figures), fast, "requests/s", STEPPING, slow), **figures}
 
 
 def bench_engine(scale: float = 1.0) -> Iterator[dict[str, Any]]:
@@ -117,7 +124,7 @@ def bench_engine(scale: float = 1.0) -> Iterator[dict[str, Any]]:
         scale: 1 for the full measurement, less for a quick one.
     """
     count = max(2_000, int(500_000 * scale))
-    specs = list(load_cluster(CLUSTER))
+    specs = [spec.model_copy(update=PLAIN) for spec in load_cluster(CLUSTER)]
     one = Replay(specs[:1], poisson_requests(count, RATE_PER_S), "always/round-robin/vllm")
     first = _beside_stepping("1 replica", one)
     yield first
@@ -142,7 +149,7 @@ def bench_engine(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     fewer = Replay(specs[:1], poisson_requests(max(500, count // 50), RATE_PER_S), "always/round-robin/vllm")
     yield row(GROUP, "a fiftieth of the requests", fewer.rate_per_s(), "requests/s", "1 replica", first["value"])
     yield row(GROUP, "100 clusters in turn", _many_clusters(specs, count), "requests/s", "1 replica", first["value"])
-    yield _prefix_caching(specs, scale)
+    yield from _vllm_defaults(specs, scale)
 
 
 def _reference_rate(replay: Replay, scale: float) -> float:
@@ -176,13 +183,22 @@ def _many_clusters(specs: list[ReplicaSpec], count: int, clusters: int = 100) ->
     return median_rate(clusters * each, run, load)
 
 
-def _prefix_caching(specs: list[ReplicaSpec], scale: float) -> dict[str, Any]:
-    requests = session_requests(max(2_000, int(200_000 * scale)), 1.0)
-    rates = []
-    for caching in (True, False):
-        spec = specs[0].model_copy(update={"prefix_caching": caching})
-        rates.append(Replay([spec], requests, "always/round-robin/vllm", max_request_tokens=4800).rate_per_s())
-    return row(GROUP, "1 replica, conversations, prefix caching", rates[0], "requests/s", "without", rates[1])
+def _vllm_defaults(specs: list[ReplicaSpec], scale: float) -> Iterator[dict[str, Any]]:
+    """Measure vLLM's defaults beside the plain engine and beside one iteration at a time."""
+    count = max(2_000, int(500_000 * scale))
+    small = [spec.model_copy(update={"num_blocks": SMALL_CACHE_BLOCKS}) for spec in specs]
+    alone, conversations = poisson_requests(count, RATE_PER_S), session_requests(max(2_000, int(200_000 * scale)), 1.0)
+    for name, some, requests, policy in (
+        ("1 replica", specs[:1], alone, "always/round-robin/vllm"),
+        ("1 replica, conversations", specs[:1], conversations, "always/round-robin/vllm"),
+        (f"8 replicas of {SMALL_CACHE_BLOCKS} blocks, lmetric, {PREEMPTING_RATE_PER_S:g}/s", small,
+         poisson_requests(count, PREEMPTING_RATE_PER_S), "always/lmetric/vllm"),
+    ):  # fmt: skip
+        replay = Replay([spec.model_copy(update=VLLM) for spec in some], requests, policy, 4800)
+        line = _beside_stepping(f"{name}, vLLM's defaults", replay)
+        yield line
+        plain = Replay(some, requests, policy).rate_per_s()
+        yield row(GROUP, f"{name}, vLLM's defaults", line["value"], "requests/s", "plain", plain)
 
 
 _WHOLE = """
