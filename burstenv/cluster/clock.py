@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from burstenv._jit.decorators import kernel, merged
+from burstenv._jit.decorators import kernel, merged, outlined
 from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import advance_cluster, advance_to_ends
 from burstenv.cluster.clients import follows, give_up, send, sessions_go_on
@@ -16,18 +16,22 @@ from burstenv.cluster.events import (
     ARRIVAL,
     DEADLINE,
     KIND,
+    MIGRATE,
     RETURN,
     SUBJECT,
     TICK,
+    TRANSFER,
     drop_first,
     entry_at,
     holds,
     next_event_s,
 )
+from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
 from burstenv.cluster.seats import seat
-from burstenv.cluster.stuck import fail_the_rest, gives_up
+from burstenv.cluster.stuck import fail_the_rest, gives_up, is_stuck
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
 from burstenv.cluster.traffic import count_traffic, decay_rates
+from burstenv.cluster.transfers import take_step
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.gateway_log import gateway_of
@@ -46,6 +50,8 @@ def next_epoch(world, lazily):
     """
     unveil(world)
     world.environment.at_gateway = NO_REQUEST
+    if world.gateway.transfers:
+        world.environment.migrating = 0
     _next_epoch(world, lazily)
     veil(world)
 
@@ -65,6 +71,8 @@ def _next_epoch(world, lazily):
             sessions_go_on(world)
         arrival_s = _next_arrival_s(world)
         until_s = min(arrival_s, next_event_s(world), environment.last_decision_s + environment.tick_s)
+        if gateway.transfers:
+            until_s = min(until_s, environment.transfer_s, environment.migrate_s)
         if gateway.closed_loop:
             advance_to_ends(world, until_s)
             if environment.ended > 0:
@@ -88,6 +96,17 @@ def _next_epoch(world, lazily):
             continue
         environment.now_s = until_s
         decay_rates(world, until_s)
+        if kind == TRANSFER:
+            take_step(world)
+            continue
+        if kind == MIGRATE:
+            if _foresee_migration(world):
+                if world.memory.migration == BY_CALLER:
+                    seat(world, 0)
+                    environment.migrating = 1
+                    return
+                migrate_by_rule(world)
+            continue
         if kind == TICK:
             seat(world, 0)
             if gives_up(world):
@@ -129,6 +148,8 @@ def _is_deadline(world, now_s):
 def _take_event(world, now_s, arrival_s):
     """Take the first event of an instant; return its kind and subject. All kinds in the queue come before arrivals."""
     environment, arena = world.environment, world.arena
+    if world.gateway.transfers and environment.transfer_s == now_s:
+        return np.int64(TRANSFER), np.int64(environment.transfer_place)
     if next_event_s(world) == now_s:
         at = entry_at(world, 0)
         kind, subject = np.int64(arena[at + KIND]), np.int64(arena[at + SUBJECT])
@@ -139,7 +160,22 @@ def _take_event(world, now_s, arrival_s):
     if arrival_s == now_s:
         environment.next_arrival += 1
         return np.int64(ARRIVAL), np.int64(environment.next_arrival - 1)
+    if world.gateway.transfers and environment.migrate_s == now_s:
+        return np.int64(MIGRATE), np.int64(environment.migrate_number)
     return np.int64(TICK), np.int64(NO_REQUEST)
+
+
+@outlined
+def _foresee_migration(world):
+    """Foresee the next time that a request may migrate; return whether one may now: not if nothing goes on."""
+    environment = world.environment
+    stuck = is_stuck(world)
+    if stuck and environment.tick_s == np.inf:
+        environment.migrate_s = np.inf
+    else:  # a decision at a tick may let a stuck cluster go on
+        environment.migrate_number += 1
+        environment.migrate_s = environment.migrate_number * world.gateway.migrate_period_s
+    return not stuck
 
 
 @kernel

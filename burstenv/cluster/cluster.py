@@ -39,17 +39,21 @@ from burstenv.cluster.entries import (
     decide_at,
     finish_at,
     known_at,
+    migrate_at,
     next_epoch_at,
     reset_at,
     set_mode_at,
     start_at,
     submit_at,
 )
+from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.gateway_log import Known
+from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.requests import number_streams as number_streams
 from burstenv.cluster.requests import request_array as request_array
 from burstenv.cluster.state import ClusterState
+from burstenv.cluster.transfer_config import AbortCause, Pick, TransfersConfig
 from burstenv.config import load
 from burstenv.engine.enums import (
     FIRST_SCANNED,
@@ -65,6 +69,9 @@ from burstenv.errors import BurstenvError, unknown_name
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
 MOST_GATEWAYS = 1_024
 _WHOLE = [field.type == "int" for field in fields(Known)]
+TRANSFER_COUNTS = (
+    "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
+)  # fmt: skip
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 
 
@@ -98,6 +105,8 @@ class Cluster:
         gateways: K, the number of gateways. Each has its own log and sees no other's.
         split: How requests are split among them: ``evenly`` in turn, or by ``hash`` of the session (of the request
             without one).
+        transfers: What it takes to move KV blocks from one replica to another; None: they stay.
+        migrate_period_s: Time from one decision about a migration to the next [s]; None: there is none.
     """
 
     def __init__(
@@ -114,6 +123,8 @@ class Cluster:
         clients: ClientsConfig | None = None,
         gateways: int = 1,
         split: str = "evenly",
+        transfers: TransfersConfig | None = None,
+        migrate_period_s: float | None = None,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
         if max_request_tokens is not None:
@@ -129,7 +140,12 @@ class Cluster:
         whole(gateways, "gateways", 1, MOST_GATEWAYS)
         if split not in SPLIT_NAMES:
             raise unknown_name("split of requests among gateways", str(split), SPLIT_NAMES)
-        layout = layout_of(self.specs, modes, max_request_tokens, clients is not None, gateways)
+        if transfers is not None and any(spec.prefix_caching for spec in self.specs):
+            raise BurstenvError("transfers need replicas without prefix caching: keys of blocks do not move yet")
+        self.transfers = transfers
+        self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
+        at_once = 0 if transfers is None else transfers.at_once
+        layout = layout_of(self.specs, modes, max_request_tokens, clients is not None, gateways, at_once)
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
         gateway = self.state.gateway
@@ -141,6 +157,12 @@ class Cluster:
         gateway["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
         if clients is not None:
             self._set_clients(clients)
+        if transfers is not None:
+            self._set_transfers(transfers)
+        if migrate_period_s is not None:
+            if transfers is None:
+                raise BurstenvError("migrate_period_s needs transfers: what it takes to move KV blocks")
+            gateway["migrate_period_s"] = seconds(migrate_period_s, "migrate_period_s", LEAST_STEP_S)
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
@@ -211,6 +233,34 @@ class Cluster:
             gateway["max_retries"] = clients.retries.max_retries
             for name in ("base_s", "factor", "max_s", "jitter"):
                 gateway[f"retry_{name}"] = getattr(clients.retries, name)
+
+    @property
+    def migrates(self) -> bool:
+        """Whether there are decisions about migrations."""
+        return bool(self.state.gateway["migrate_period_s"][0] > 0.0)
+
+    def migrate_by(self, rule: int, parameters: Sequence[float], i: int | None = None) -> None:
+        """Let a rule decide about the migrations of cluster ``i``, or of all clusters from now on.
+
+        With BY_CALLER :meth:`next_epoch` stops for each decision.
+        """
+        if i is None:
+            self.migration_rule = rule, tuple(parameters)
+        memories = self.state.memories if i is None else self.state.memories[i : i + 1]
+        memories["migration"] = rule
+        memories["migration_parameters"][:, : len(parameters)] = parameters
+
+    def _set_transfers(self, transfers: TransfersConfig) -> None:
+        gateway = self.state.gateway
+        gateway["transfers"] = 1
+        gateway["transfers_at_once"] = transfers.at_once
+        gateway["transfer_live"] = transfers.live
+        gateway["transfer_last_blocks"] = transfers.last_stage_blocks
+        gateway["transfer_max_stages"] = transfers.max_stages
+        gateway["transfer_slowdown"] = transfers.slowdown
+        gateway["transfer_timeout_s"] = transfers.timeout_s
+        for name in ("base", "orchestration", "downtime"):
+            gateway[f"transfer_{name}_s"] = getattr(transfers, f"{name}_ms") * 1e-3
 
     @property
     def num_envs(self) -> int:
@@ -316,7 +366,34 @@ class Cluster:
         admission, mode = place(admission, 3, "admission"), place(mode, len(self.mode_names), "mode")
         if self.state.environments["done"][i]:
             raise BurstenvError(f"the episode of cluster {i} is over: nothing is left to decide; load another one")
+        if self.state.environments["migrating"][i]:
+            raise BurstenvError(f"the decision of cluster {i} is about a migration: call migrate, or just next_epoch")
         decide_at(*self.state.arrays(), i, admission, replica, mode)
+
+    def decision_kind(self, i: int) -> DecisionKind:
+        """Return what the decision in cluster ``i`` is about."""
+        environment = self.state.environments[place(i, self.num_envs, "i")]
+        if environment["migrating"]:
+            return DecisionKind.MIGRATE
+        return DecisionKind.TICK if environment["at_gateway"] == NO_REQUEST else DecisionKind.ADMIT_AND_ROUTE
+
+    def migrate(self, i: int, source: int, destination: int, pick: Pick = Pick.SHORTEST) -> bool:
+        """Begin to migrate a request of replica ``source`` of cluster ``i``; ``pick`` says which.
+
+        Returns:
+            Whether one is on its way. None is if the replica has no decoding request, either end takes part in a
+            transfer, or the destination has another model, a shorter model length or too few free blocks.
+        """
+        i = place(i, self.num_envs, "i")
+        source, destination = (
+            place(source, self.num_replicas, "source"),
+            place(destination, self.num_replicas, "destination"),
+        )
+        if self.transfers is None:
+            raise BurstenvError("this cluster was made without transfers: its KV blocks stay where they are")
+        begun = int(self.state.environments["migrations_begun"][i])
+        migrate_at(*self.state.arrays(), i, source, destination, int(place(pick, len(Pick), "pick")))
+        return int(self.state.environments["migrations_begun"][i]) > begun
 
     def done(self, i: int) -> bool:
         """Return whether every request of cluster ``i``'s episode is settled."""
@@ -450,3 +527,18 @@ class Cluster:
         if self.clients is None:
             return None
         return {name: int(self.state.environments[i][name]) for name in CLIENT_COUNTS}
+
+    def transfer_counts(self, i: int) -> dict[str, int | float] | None:
+        """Return what became of the migrations of cluster ``i`` so far; None where KV blocks stay where they are.
+
+        ``migrations_begun``, ``migrations`` (done), ``aborted_CAUSE`` for each :class:`AbortCause`, ``moved_gb`` (sent
+        or on the way [GB]), ``still_s`` (sum of the times in which requests stood still [s]).
+        """
+        environment = self.state.environments[place(i, self.num_envs, "i")]
+        if self.transfers is None:
+            return None
+        numbers = (
+            int(environment["migrations_begun"]), int(environment["migrations"]), *environment["aborted"].tolist(),
+            float(environment["moved_bytes"]) * 1e-9, float(environment["still_s"]),
+        )  # fmt: skip
+        return dict(zip(TRANSFER_COUNTS, numbers, strict=True))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from burstenv.arguments import checked
+from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.config import Config, load, parse, shipped
 from burstenv.engine.spec import MODE
 from burstenv.errors import BurstenvError
@@ -23,7 +24,7 @@ from burstenv.hardware.engine_profile import (
     engine_profile,
     said_of,
 )
-from burstenv.hardware.gpus_and_models import HardwareConfig, ModelConfig
+from burstenv.hardware.gpus_and_models import HardwareConfig, LinkConfig, ModelConfig
 from burstenv.hardware.host import OverheadConfig, overhead_of
 from burstenv.hardware.latency.entry import LatencyConfig, load_latency
 from burstenv.hardware.latency.roofline import roofline
@@ -118,6 +119,7 @@ class ClusterConfig(EngineSettings):
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)] | None = None  # [tokens]; None: the engine's
     overhead: OverheadConfig = OverheadConfig()
     overhead_by_engine: bool = False  # in place of overhead: by scheduling and tensor parallelism, hardware/host.py
+    transfers: TransfersConfig | None = None  # of KV blocks between replicas; None: there are none
 
     @model_validator(mode="after")
     def _not_too_many(self) -> ClusterConfig:
@@ -146,6 +148,8 @@ class ReplicaSpec(Config):
     validate_requests: bool = True  # False only to replay recordings made without the server's front end
     default_max_num_batched_tokens: TokenCount
     default_max_num_seqs: SeqCount
+    kv_bytes_per_token: Annotated[int, Field(ge=0)] = 0
+    copy_bytes_per_s: Annotated[float, Field(gt=0.0)] = 25e9  # of KV blocks to other replicas, and from them
     latency: LatencyConfig
     latency_source: str = ""  # which entry of configs/latency, or that it is a roofline
 
@@ -222,6 +226,12 @@ def _blocks(
     )  # fmt: skip
 
 
+def _copy_bytes_per_s(transfers: TransfersConfig) -> float:
+    if transfers.gb_per_s is not None:
+        return 1e9 * transfers.gb_per_s
+    return load(LinkConfig, "links", transfers.link).copy_bytes_per_s
+
+
 @checked()
 def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
     """Return the replicas of a cluster, one spec each, in the order of the YAML.
@@ -233,6 +243,7 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
     profile = engine_profile(cluster.engine)
     block_size = cluster.block_size or profile.block_size
     where = f"cluster {cluster.name!r}"
+    copy_bytes_per_s = _copy_bytes_per_s(cluster.transfers or TransfersConfig())
     for replica in cluster.replicas:
         model = load(ModelConfig, "models", replica.model).in_fp8(replica.weights == "fp8", replica.kv_cache == "fp8")
         hardware = load(HardwareConfig, "hardware", replica.hardware)
@@ -263,6 +274,8 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 },
                 "default_max_num_batched_tokens": settings.max_num_batched_tokens,
                 "default_max_num_seqs": settings.max_num_seqs,
+                "kv_bytes_per_token": model.kv_bytes_per_token,
+                "copy_bytes_per_s": copy_bytes_per_s,
                 "latency": latency,
                 "latency_source": source,
             }

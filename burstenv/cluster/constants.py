@@ -14,17 +14,18 @@ from burstenv.engine.kv_cache import bucket_count, span_count
 _CODED = {"order": ORDER_NAMES, "batch": BATCH_NAMES, "memory": MEMORY_NAMES, "fair_by": CLIENT_NAMES}
 
 
-def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> bool:
-    """Return whether a replica's rules go beyond what the fast engine leans on."""
+def needs_general_engine(spec: ReplicaSpec, modes: Sequence[ModeConfig], transfers: bool = False) -> bool:
+    """Return whether a replica's rules go beyond what the fast engine leans on; with ``transfers`` KV blocks move."""
     return (
-        not spec.chunked_prefill
+        (spec.asynchronous and transfers)
+        or not spec.chunked_prefill
         or not spec.validate_requests
         or spec.long_prefill_token_threshold > 0
         or any(mode.needs_general_engine for mode in modes)
     )
 
 
-def constants_of(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> dict[str, Any]:
+def constants_of(spec: ReplicaSpec, modes: Sequence[ModeConfig], transfers: bool) -> dict[str, Any]:
     """Return the fields of SPEC that the resolved replica says."""
     return {
         **spec.latency.coefficients_s(),
@@ -35,20 +36,24 @@ def constants_of(spec: ReplicaSpec, modes: Sequence[ModeConfig]) -> dict[str, An
         "per_cache_token": 1.0 / (spec.num_blocks * spec.block_size),
         "max_model_len": spec.max_model_len,
         "reserve_full_prompt": spec.reserve_full_prompt,
-        "general": needs_general_engine(spec, modes),
+        "general": needs_general_engine(spec, modes, transfers),
         "prefix_caching": spec.prefix_caching,
         "chunked_prefill": spec.chunked_prefill,
         "validate_requests": spec.validate_requests,
         "long_prefill_threshold": spec.long_prefill_token_threshold,
         "depth": 2 if spec.asynchronous else 1,
         "gpus": spec.tensor_parallel,
+        "kv_bytes_per_token": spec.kv_bytes_per_token,
+        "copy_bytes_per_s": spec.copy_bytes_per_s,
     }
 
 
 def write_constants(state: ClusterState, specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig]) -> None:
     """Write the specification of every replica and its limits under every mode into a state."""
+    models = [spec.model for spec in specs]
     for r, spec in enumerate(specs):
-        for name, value in constants_of(spec, modes).items():
+        state.specs["model_code"][r] = models.index(spec.model)
+        for name, value in constants_of(spec, modes, state.layout.transfers > 0).items():
             state.specs[name][r] = value
         for m, mode in enumerate(modes):
             for name, value in spec.resolve(mode).items():
@@ -58,20 +63,26 @@ def write_constants(state: ClusterState, specs: Sequence[ReplicaSpec], modes: Se
 
 def layout_of(
     specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig], max_request_tokens: int | None, clients: bool,
-    gateways: int,
+    gateways: int, transfers: int = 0,
 ) -> ArenaLayout:  # fmt: skip
-    """Return how an environment's integers are divided; ``clients`` do more than send and wait."""
+    """Return how an environment's integers are divided.
+
+    ``clients`` do more than send and wait; a replica takes part in ``transfers`` transfers of KV blocks at most.
+    """
     max_num_seqs = max(spec.resolve(mode)["max_num_seqs"] for spec in specs for mode in modes)
     count, block_size = len(specs), specs[0].block_size
     caching = [spec for spec in specs if spec.prefix_caching]
     if not caching:
-        general = any(needs_general_engine(spec, modes) for spec in specs)
+        general = any(needs_general_engine(spec, modes, transfers > 0) for spec in specs)
         awaits = any(spec.asynchronous for spec in specs)
-        return ArenaLayout(count, block_size, max_num_seqs, general, clients=clients, awaits=awaits, gateways=gateways)
+        return ArenaLayout(
+            count, block_size, max_num_seqs, general, clients=clients, awaits=awaits, gateways=gateways,
+            transfers=count * transfers,
+        )  # fmt: skip
     longest = max(spec.max_model_len for spec in caching)
     blocks = max(spec.num_blocks for spec in caching)
     table = -(-min(longest, max_request_tokens or longest) // block_size)
     return ArenaLayout(
         count, block_size, max_num_seqs, True, span_count(blocks, max_num_seqs), bucket_count(blocks), table, clients,
-        gateways=gateways,
+        gateways=gateways, transfers=count * transfers,
     )  # fmt: skip

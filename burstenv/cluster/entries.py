@@ -8,6 +8,8 @@ from __future__ import annotations
 from burstenv._jit.decorators import entry
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision, reset_cluster
+from burstenv.cluster.telemetry import unveil, veil
+from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.gateway_log import log_of_gateway, write_known
 from burstenv.engine.replica import advance_replica, enqueue, finish_replica, set_mode, start_replica
@@ -29,6 +31,19 @@ def decide_at(
     """Carry out a decision in cluster ``i``."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     apply_decision(world, admission, replica, mode)
+
+
+@entry
+def migrate_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, source, destination, pick
+):  # fmt: skip
+    """Begin to migrate a request in cluster ``i``, where that can be."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    veiled = world.environment.veiled
+    unveil(world)
+    migrate(world, source, destination, pick)
+    if veiled:
+        veil(world)
 
 
 @entry

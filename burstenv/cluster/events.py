@@ -31,12 +31,14 @@ class EventKind(IntEnum):
     ITERATION_ENDS = 0  # of a replica: tokens come out, requests finish
     METRICS_READ = 1  # reading number n: the published state of every replica is read
     METRICS_SHOWN = 2  # reading number n reaches the gateway
-    DEADLINE = 3  # of a request: its client gives up, if it is kept waiting
-    RETURN = 4  # a deferred request is decided about again
-    SEND = 5  # a request is sent again, or as the next turn of its session
-    ARRIVAL = 6  # a request is sent for the first time, when the trace says
-    TICK = 7  # so long without a decision
-    ITERATION_STARTS = 8  # of a replica
+    TRANSFER = 3  # in place number n: the next step of KV blocks on the move
+    DEADLINE = 4  # of a request: its client gives up, if it is kept waiting
+    RETURN = 5  # a deferred request is decided about again
+    SEND = 6  # a request is sent again, or as the next turn of its session
+    ARRIVAL = 7  # a request is sent for the first time, when the trace says
+    MIGRATE = 8  # number n: a request may migrate
+    TICK = 9  # so long without a decision
+    ITERATION_STARTS = 10  # of a replica
 
 
 class DecisionKind(IntEnum):
@@ -44,11 +46,10 @@ class DecisionKind(IntEnum):
 
     ADMIT_AND_ROUTE = 0  # the request at the gateway
     TICK = 1  # batching modes alone: no request is at the gateway
+    MIGRATE = 2  # whether a request moves from one replica to another
 
 
-DEADLINE, RETURN, SEND, ARRIVAL, TICK = (
-    int(kind) for kind in (EventKind.DEADLINE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL, EventKind.TICK)
-)
+TRANSFER, DEADLINE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.TRANSFER, EventKind.TICK + 1)
 KIND, SUBJECT, GENERATION = 2, 3, 4  # places in an entry, behind the time
 
 

@@ -14,6 +14,7 @@ from burstenv.cluster.records import reset_memory
 from burstenv.cluster.seats import reset_seats
 from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
+from burstenv.cluster.transfers import reset_transfers
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import FAILED, NO_REQUEST, REJECTED
 from burstenv.engine.gateway_log import reset_logs
@@ -110,6 +111,9 @@ def reset_cluster(world, num_requests, seed):
     environment.lost_worth = 0.0
     environment.decisions = 0
     reset_logs(world)
+    environment.transfers = 0
+    if world.gateway.transfers:
+        reset_transfers(world)
     forget_traffic(world)
     reset_accounts(world)
     reset_memory(world.memory, seed)

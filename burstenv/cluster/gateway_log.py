@@ -146,6 +146,10 @@ class GatewayLog:
             self.first_in_time += now_s - request.arrival_s <= request.ttft_slo_s
         request.tokens += count
 
+    def moved(self, k: int, replica: int) -> None:
+        """Note that a request in flight has moved to another replica."""
+        self.requests[k].replica = replica
+
     def answered(self, k: int, now_s: float) -> None:
         """Note that the answer of a request is complete."""
         request = self.requests.pop(k)

@@ -44,6 +44,22 @@ GATEWAY = record(
         ("retry_max_s", "f8"),
         ("retry_jitter", "f8"),
     ],
+    [  # KV blocks on the move, see cluster/transfers.py.
+        ("transfers", "i1"),  # whether there are any
+        ("transfer_live", "i1"),
+        ("transfers_at_once", "i4"),  # that a replica takes part in
+        ("transfer_last_blocks", "i4"),
+        ("transfer_max_stages", "i4"),
+        ("transfer_base_s", "f8"),
+        ("transfer_orchestration_s", "f8"),
+        ("transfer_downtime_s", "f8"),
+        ("transfer_slowdown", "f8"),
+        ("transfer_timeout_s", "f8"),
+        ("migrate_period_s", "f8"),  # between decisions about migrations; 0: there are none
+        ("transfer_places", "i4"),  # most transfers at once
+        ("transfer_base", "i8"),  # the first one, in the arena
+        ("transfer_size", "i8"),  # from each to the next
+    ],
 )
 
 # What policies remember of an episode, and what agents have set.
@@ -59,6 +75,9 @@ MEMORY = record(
         ("window_s", "f8"),  # since when it has been as it is
         ("window_first_tokens", "i4"),  # and the counts of first tokens then
         ("window_in_time", "i4"),
+        # Who decides about migrations, see cluster/migration.py.
+        ("migration", "i4"),  # BY_CALLER or a rule
+        ("migration_parameters", "f8", (4,)),
         # An admission rate that an agent sets: see envs/interval/step.py.
         ("admission_rate_per_s", "f8"),  # infinity: every request is admitted
         ("admission_credit", "f8"),  # requests that may be admitted at once

@@ -111,6 +111,9 @@ class ClusterState:
             gateway["arrival_base"] = layout.list_base(0, room)
             gateway["ended_base"] = layout.list_base(1, room)
             gateway["client_base"] = layout.list_base(2, room)
+        gateway["transfer_places"] = layout.transfers
+        gateway["transfer_base"] = layout.transfer_base
+        gateway["transfer_size"] = layout.of_transfer
 
     # -- parts of a row ------------------------------------------------------------------------------
 

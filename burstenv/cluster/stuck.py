@@ -37,10 +37,10 @@ def fail_the_rest(world):
 
 
 @kernel
-def _is_stuck(world):
+def is_stuck(world):
     """Return whether nothing is to come but ticks: no arrival, no other event, no iteration of any replica."""
     environment = world.environment
-    if environment.next_arrival < environment.num_requests or any_to_come(world):
+    if environment.next_arrival < environment.num_requests or any_to_come(world) or environment.transfers > 0:
         return False
     for r in range(len(world.replicas)):
         replica = world.replicas[r]
@@ -58,7 +58,7 @@ def gives_up(world):
     Only a change of batching mode could help, and only a decision at a tick could make one.
     """
     environment = world.environment
-    if not _is_stuck(world):
+    if not is_stuck(world):
         environment.stuck_ticks = 0
         return False
     environment.stuck_ticks += 1

@@ -13,7 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
-from burstenv.engine.records import CACHE_LINE, CLIENT, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE, OWN, REPLICA_LOG
+from burstenv.engine.records import (
+    CACHE_LINE,
+    CLIENT,
+    ENTRY,
+    EVENT,
+    NUMBERS_OF_A_SEQUENCE,
+    OWN,
+    REPLICA_LOG,
+    TRANSFER,
+)
 
 CLASS_NUMBERS = 2  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
@@ -54,6 +63,7 @@ class ArenaLayout:
         num_classes: C.
         awaits: Whether any replica schedules asynchronously.
         gateways: K.
+        transfers: Most transfers of KV blocks at once.
     """
 
     num_replicas: int
@@ -67,6 +77,7 @@ class ArenaLayout:
     num_classes: int = 2
     awaits: bool = False
     gateways: int = 1
+    transfers: int = 0
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every section of one replica, in order."""
@@ -116,9 +127,19 @@ class ArenaLayout:
         return self.own_base + whole_lines(own)
 
     @property
+    def transfer_base(self) -> int:
+        """Start of the transfers, after the replicas."""
+        return self.first_replica + self.num_replicas * self.of_replica
+
+    @property
+    def of_transfer(self) -> int:
+        """Integers of one transfer, in whole cache lines."""
+        return whole_lines(TRANSFER.itemsize // 4)
+
+    @property
     def fixed(self) -> int:
         """Number of integers that do not grow with the episode: the growing sections follow them."""
-        return self.first_replica + self.num_replicas * self.of_replica
+        return self.transfer_base + self.transfers * self.of_transfer
 
     @property
     def events_of_each(self) -> int:

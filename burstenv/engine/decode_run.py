@@ -21,7 +21,7 @@ from burstenv.engine.finish_heap import next_finish_step
 from burstenv.engine.iterations import next_iteration
 from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.queues import next_demotion_s, phase_of
-from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s
+from burstenv.engine.timing import at_pace_s, decode_context_cost_s, decode_fixed_cost_s
 
 # The state of a decode run after an advance.
 UNDER_WAY = 0  # it continues: the iteration that has begun is an ordinary one
@@ -75,7 +75,9 @@ def open_run(engine):
             return False
     decoding = replica.decoding
     slope_s = decode_context_cost_s(engine, decoding)
-    replica.run_first_s = decode_fixed_cost_s(engine, decoding) + slope_s * replica.decode_context_tokens
+    slope_s += replica.slowdown * slope_s
+    fixed_s = at_pace_s(engine, decode_fixed_cost_s(engine, decoding), decoding)
+    replica.run_first_s = fixed_s + slope_s * replica.decode_context_tokens
     replica.run_growth_s = slope_s * decoding
     replica.run_from_s = replica.clock_s if spec.depth == 1 else replica.busy_until_s
     replica.run_done = 0

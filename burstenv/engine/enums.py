@@ -17,9 +17,10 @@ ABANDONED = 8  # its client's patience ran out before it was served
 AWAY = 9  # with its client, which will send it again
 UNSENT = 10  # a later turn of a session that is over: never sent, and not offered
 LENGTH_CAPPED = 11  # answered, but the answer was cut at the model length of the replica: not served
+TRANSFERRING = 12  # between two batches: the last of its KV blocks are on their way
 STATUS_NAMES = (
     "unseen", "at_gateway", "waiting", "running", "attained", "late", "rejected", "failed", "abandoned", "away",
-    "unsent", "length_capped",
+    "unsent", "length_capped", "transferring",
 )  # fmt: skip
 SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED, LENGTH_CAPPED)  # offered requests at their end
 
@@ -58,6 +59,7 @@ CLIENTS = 16  # counters of a replica; sessions share the first 15 by number mod
 
 NO_REQUEST = -1  # no request
 LIVELOCK_PREEMPTIONS = 1_000  # this number without a token in between: the real scheduler would also never end
+ABORT_CAUSES = 6  # see AbortCause of cluster/transfer_config.py
 SEEN_FIELDS = 8  # published numbers of a replica
 SEEN_FREE_BLOCKS = 2  # the position of one of them
 HORIZONS_S = (1.0, 10.0, 60.0)  # of the recent arrival counts

@@ -33,9 +33,9 @@ from burstenv.engine.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.engine.records import BLOCKS, STEP_TOKENS
+from burstenv.engine.records import BLOCKS, DECODES, LEAVES, STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
-from burstenv.engine.timing import iteration_time_s
+from burstenv.engine.timing import at_pace_s, iteration_time_s
 from burstenv.engine.world import engine_type
 
 
@@ -95,8 +95,10 @@ def _schedule_running(engine, budget, threshold):
         following = request.next
         in_flight = request.in_flight_tokens
         last = request.prompt_tokens + request.target_tokens
-        if in_flight > 0 and request.computed_tokens + 2 - in_flight >= last:
-            request_id = following  # its last token is on its way
+        on_its_way = in_flight > 0 and request.computed_tokens + 2 - in_flight >= last  # its last token
+        leaves = engine.gateway.transfers and arena[sequence_of(engine, request) + LEAVES] > 0
+        if on_its_way or leaves:
+            request_id = following
             continue
         tokens = tokens_to_compute(request) + in_flight - request.computed_tokens
         if 0 < threshold < tokens:
@@ -244,6 +246,7 @@ def _schedule(engine):
     duration_s = 0.0
     if sequences > 0:
         duration_s = iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context, sequences)
+        duration_s = at_pace_s(engine, duration_s, sequences)
     start_s = max(replica.clock_s, replica.busy_until_s)
     replica.busy_until_s = start_s + duration_s
     count_busy(engine, duration_s, replica.free_blocks)
@@ -294,6 +297,8 @@ def _apply(engine):
             replica.waiting_blocks += blocks_of(tokens_to_compute(request), spec.block_size)
         replica.preemptions_without_token = 0
         if running:  # a block may have waited for this token to get its key
+            if engine.gateway.transfers:
+                arena[sequence_of(engine, request) + DECODES] = 1
             known = request.computed_tokens - request.in_flight_tokens
             _publish_known(engine, request_id, known, replica.ended_iterations)
         if request.produced_tokens >= request.target_tokens or tokens_to_compute(request) >= spec.max_model_len:

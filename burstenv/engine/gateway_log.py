@@ -146,6 +146,18 @@ def log_answered(engine, request_id, now_s):
         _count(arena, log + AT.tpot_total, log + AT.tpot_weight, log + AT.tpot_at_s, tpot_s, now_s)
 
 
+@outlined
+def log_moved(source, destination, request_id):
+    """Note that a request in flight has moved to another replica. It decodes on neither, at this moment."""
+    arena, request = source.arena, source.requests[request_id]
+    here, there = _log_of(source, request_id), _log_of(destination, request_id)
+    arena[here + AT.in_flight] -= 1
+    arena[there + AT.in_flight] += 1
+    for place, number in ((AT.prompt_tokens, request.prompt_tokens), (AT.streamed_tokens, request.produced_tokens)):
+        _add(arena, here + place, -number)
+        _add(arena, there + place, number)
+
+
 @kernel
 def log_ended(engine, request_id):
     """Note that a request in flight has ended, answered or not. One that decodes is stopped before."""

@@ -1,7 +1,8 @@
 """The lifecycle of a request, compiled: the only code that writes its status, its times and the counts of outcomes.
 
-unseen -> at the gateway -> waiting <-> running -> attained, late or length-capped. On the way it may be rejected,
-fail or be abandoned; its client may withdraw it and send it again; a turn of a session that is over is never sent.
+unseen -> at the gateway -> waiting <-> running -> attained, late or length-capped. A running request may be
+transferring for a while, to run on elsewhere. On the way it may be rejected, fail or be abandoned; its client may
+withdraw it and send it again; a turn of a session that is over is never sent.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from burstenv.engine.enums import (
     LENGTH_CAPPED,
     REJECTED,
     RUNNING,
+    TRANSFERRING,
     UNSENT,
     WAITING,
 )
@@ -69,6 +71,19 @@ def run(request, cached_tokens, now_s):
         request.cached_tokens = cached_tokens
     if math.isnan(request.first_scheduled_s):
         request.first_scheduled_s = now_s
+
+
+@kernel
+def stand_still(request):
+    """Take a request out of the batch, while the last of its KV is on its way."""
+    request.status = TRANSFERRING
+
+
+@kernel
+def run_on(request, replica):
+    """Add a request to the batch of a replica that has its KV."""
+    request.status = RUNNING
+    request.replica = replica
 
 
 @kernel

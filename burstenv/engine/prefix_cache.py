@@ -31,10 +31,12 @@ from burstenv.engine.records import (
     ADMISSION,
     BLOCKS,
     CONTESTED,
+    DECODES,
     FIRST_SPAN,
     FOUND_BLOCKS,
     FOUND_SPANS,
     LAST_SPAN,
+    LEAVES,
     STEP_TOKENS,
 )
 
@@ -223,6 +225,9 @@ def open_sequence(engine, request_id, hits):
     arena[sequence + FOUND_BLOCKS] = hits
     arena[sequence + ADMISSION] = replica.admissions
     arena[sequence + CONTESTED] = 0
+    if engine.gateway.transfers:
+        arena[sequence + DECODES] = 0
+        arena[sequence + LEAVES] = 0
     replica.admissions += 1
     if spec.prefix_caching:
         _hold_found_spans(engine, sequence, place)

@@ -324,6 +324,24 @@ def running_append(engine, request_id):
 
 
 @kernel
+def running_insert(engine, request_id, before):
+    """Insert a request into the running list in front of another, or at its end for NO_REQUEST."""
+    replica, requests = engine.replica, engine.requests
+    if before == NO_REQUEST:
+        running_append(engine, request_id)
+        return
+    request = requests[request_id]
+    request.next = before
+    request.previous = requests[before].previous
+    requests[before].previous = request_id
+    if request.previous == NO_REQUEST:
+        replica.running_head = request_id
+    else:
+        requests[request.previous].next = request_id
+    replica.running += 1
+
+
+@kernel
 def running_remove(engine, request_id):
     """Remove a request from the running list."""
     replica, requests = engine.replica, engine.requests

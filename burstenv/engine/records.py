@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, SEEN_FIELDS
+from burstenv.engine.enums import ABORT_CAUSES, BINS, CLIENTS, HORIZONS_S, SEEN_FIELDS
 
 CACHE_LINE = 64  # [bytes]
 
@@ -83,6 +83,9 @@ FOUND_BLOCKS = 3  # KV blocks found cached at that admission
 FOUND_SPANS = 4  # their spans, which its table has
 FIRST_SPAN, LAST_SPAN = 5, 6  # of the blocks that it computes
 CONTESTED = 7  # another running request may compute the same blocks
+# In the place of spans, where KV blocks move to other replicas: a token came out since the admission; no further
+# iteration takes it (general engine).
+DECODES, LEAVES = FIRST_SPAN, LAST_SPAN
 NUMBERS_OF_A_SEQUENCE = 8
 
 REPLICA = record(
@@ -153,6 +156,7 @@ REPLICA = record(
         ("ending_context", "i8"),  # context of the running requests with their last token on its way
         ("busy_until_s", "f8"),  # end of the newest iteration
         ("ahead", "i1"),  # nothing has ended since the published state: the present is not published
+        ("slowdown", "f8"),  # the GPU's part of an iteration takes this much longer, as a share of it
     ],
     [  # The rest.
         # The general engine, or prefix caching: free places, iterations in flight.
@@ -172,6 +176,12 @@ REPLICA = record(
         ("fresh", "i8", (SEEN_FIELDS,)),
         ("shown", "i8", (SEEN_FIELDS,)),
         ("scraped", "i8", (SEEN_FIELDS,)),
+        # KV blocks on the move, see cluster/transfers.py.
+        ("reserved_blocks", "i4"),  # for requests that come
+        ("held_blocks", "i4"),  # for requests that have left the batch, until they are elsewhere
+        ("transfers", "i4"),  # it takes part in
+        ("freeness", "f8"),  # when it was last looked at, see cluster/migration.py
+        ("paired", "i1"),  # in a migration considered then
     ],
 )
 REPLICA_HOT = REPLICA.fields["flight0_end_s"][1]  # type: ignore[index]  # the bytes before the rest
@@ -238,6 +248,18 @@ ENVIRONMENT = record(
         ("abandoned", "i4"),  # of the late ones
         ("upstream_failed", "i4"),
         ("unsent", "i4"),
+        # KV blocks on the move, see cluster/transfers.py.
+        ("transfer_s", "f8"),  # their next step; infinity: none
+        ("transfer_place", "i4"),  # of that transfer
+        ("transfers", "i4"),  # under way
+        ("migrate_s", "f8"),  # next time that a request may migrate; infinity: none
+        ("migrate_number", "i8"),  # of that time
+        ("migrating", "i1"),  # the decision is about a migration
+        ("migrations_begun", "i4"),
+        ("migrations", "i4"),  # of those, done
+        ("aborted", "i4", (ABORT_CAUSES,)),  # of those, given up, by cause
+        ("moved_bytes", "f8"),
+        ("still_s", "f8"),  # sum of the times in which requests stood still
     ],
 )
 
@@ -313,6 +335,27 @@ CLIENT = np.dtype(
         ("refusals", "i4"),
         ("generation", "i4"),  # attempts that are over; their events are stale
         ("unused", "i4"),
+    ]
+)
+# One transfer of KV blocks: numbers in the arena.
+TRANSFER = np.dtype(
+    [
+        ("due_s", "f8"),  # its next step
+        ("begun_s", "f8"),
+        ("left_s", "f8"),  # when the request left the batch
+        ("left_bytes", "f8"),  # of the stage, at `since_s`
+        ("since_s", "f8"),
+        ("byte_s", "f8"),  # time that each takes since then
+        ("phase", "i4"),  # a Phase of cluster/transfer_config.py
+        ("request", "i4"),
+        ("source", "i4"),
+        ("destination", "i4"),
+        ("preemptions", "i4"),  # of the request, at the begin
+        ("stage", "i4"),
+        ("last", "i4"),  # the request stands still
+        ("sent_tokens", "i4"),  # at the destination, or on their way
+        ("reserved_blocks", "i4"),
+        ("held_blocks", "i4"),
     ]
 )
 FOLLOWS = 1  # it is sent at the end of the turn before

@@ -78,6 +78,12 @@ def reset_replica(engine):
     replica.flight_sequences = 0
     replica.ending_context = 0
     replica.busy_until_s = 0.0
+    replica.slowdown = 0.0
+    replica.reserved_blocks = 0
+    replica.held_blocks = 0
+    replica.transfers = 0
+    replica.freeness = np.inf
+    replica.paired = 0
     if spec.prefix_caching:
         reset_spans(engine)
     if spec.prefix_caching or spec.general:

@@ -29,7 +29,7 @@ from burstenv.engine.queues import (
     tokens_to_compute,
 )
 from burstenv.engine.records import ADMISSION, CONTESTED
-from burstenv.engine.timing import iteration_time_s
+from burstenv.engine.timing import at_pace_s, iteration_time_s
 
 
 @kernel
@@ -367,6 +367,7 @@ def start_iteration(engine):
         duration_s = iteration_time_s(
             engine, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
+        duration_s = at_pace_s(engine, duration_s, sequences)
     count_busy(engine, duration_s, replica.free_blocks)
     replica.iterations += worked
     put_in_flight(engine, duration_s, decodes, sequences)

@@ -32,6 +32,9 @@ SPEC = record(
         ("per_cache_token", "f8"),  # 1 / (num_blocks block_size)
         ("block_size", "i4"),
         ("max_model_len", "i4"),  # [tokens]
+        ("model_code", "i4"),  # which of the cluster's models
+        ("kv_bytes_per_token", "f8"),
+        ("copy_bytes_per_s", "f8"),  # of KV blocks to other replicas, and from them
     ],
     [  # Read by every iteration: rules, and the start of the replica's integers in the arena.
         ("reserve_full_prompt", "i1"),  # admit only if the whole prompt fits, not just its first chunk

@@ -130,6 +130,13 @@ def decode_context_cost_s(engine, decodes):
 
 
 @kernel
+def at_pace_s(engine, time_s, sequences):
+    """Return how long an iteration of ``time_s`` takes at the replica's present pace: the host is as fast as ever."""
+    replica, spec = engine.replica, engine.spec
+    return time_s + replica.slowdown * (time_s - (spec.per_iteration_s + spec.per_sequence_s * sequences))
+
+
+@kernel
 def iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context_tokens, sequences):
     """Return the time of an iteration [s].
 

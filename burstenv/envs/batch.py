@@ -405,6 +405,7 @@ class EnvironmentBatch:
             "token_weighted_attainment": float(e["attained_tokens"] / max(1, tokens)),
             "preemptions": int(self.cluster.state.replicas["preemptions"][i].sum()),
             "kv_use_mean": self.cluster.kv_use(i)[0],
+            **(self.cluster.transfer_counts(i) or {}),
             "duration_s": float(e["now_s"]),
             **{k: self.episodes[i][k] for k in ("split", "day", "seed", "load") if k in self.episodes[i]},
         }

@@ -62,6 +62,12 @@ PRESETS: tuple[Preset, ...] = (
         "burstenv.envs.iteration.env:IterationVectorEnv",
         kwargs={"scenario": "one-replica"},
     ),
+    Preset(
+        "BurstGPT-Migration-v0",
+        "burstenv.envs.migration.env:MigrationEnv",
+        "burstenv.envs.migration.env:MigrationVectorEnv",
+        kwargs={"scenario": "fragmentation"},
+    ),
 )
 
 

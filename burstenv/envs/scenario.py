@@ -36,6 +36,8 @@ from burstenv.envs.requests import terms_of, write_requests
 from burstenv.envs.worth import WorthConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
+from burstenv.policies.composite import parse_rule
+from burstenv.policies.migration import MIGRATION_RULES, MigrationConfig
 from burstenv.workload import (
     CLASSES,
     SPLITS,
@@ -98,6 +100,7 @@ class ScenarioConfig(Config):
     clients: ClientsConfig = ClientsConfig()
     gateways: Annotated[int, Field(ge=1, le=MOST_GATEWAYS)] = 1  # each has its own log; all read the same metrics
     split: Literal["evenly", "hash"] = "evenly"  # of requests: in turn, or by a hash of the session
+    migration: MigrationConfig | None = None  # None: requests stay where they are sent
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
 
     @property
@@ -159,6 +162,14 @@ class Scenario:
         if isinstance(cluster, str):
             cluster = load(ClusterConfig, "clusters", cluster)
         self.specs: tuple[ReplicaSpec, ...] = resolve_cluster(cluster)
+        self.transfers = cluster.transfers
+        self.migration = config.migration
+        if self.migration is not None:
+            if self.transfers is None:
+                raise BurstenvError(
+                    f"scenario {config.name!r}: migration needs a cluster with transfers, which {cluster.name!r} is not"
+                )
+            self.migration_rule = parse_rule(self.migration.rule, "migration rule", MIGRATION_RULES)
         self.modes = tuple(named_mode(mode) for mode in config.modes)
         names = [mode.name for mode in self.modes]
         if len(set(names)) != len(names):
@@ -354,7 +365,11 @@ class Scenario:
             clients=config.acting_clients,
             gateways=config.gateways,
             split=config.split,
+            transfers=None if self.migration is None else self.transfers,
+            migrate_period_s=None if self.migration is None else self.migration.period_s,
         )
+        if self.migration is not None:
+            cluster.migrate_by(self.migration_rule.rule.code, self.migration_rule.parameters)
         values = [config.slo[name].value for name in CLASSES]
         cluster.set_worth(values, config.worth.tokens, config.worth.output_weight)
         seen = config.observation

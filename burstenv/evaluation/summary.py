@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.cluster import CLIENT_COUNTS
+from burstenv.cluster.cluster import CLIENT_COUNTS, TRANSFER_COUNTS
 from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.statistics.comparisons import adjusted_p_values, pairwise, ranks
@@ -26,7 +26,10 @@ MEANS = (
 )  # fmt: skip
 COMPARED = ("score", "attainment", "token_weighted_attainment")
 QUANTILE_LEVELS = [0.0, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999, 1.0]
-_COUNTS = ("offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES), *CLIENT_COUNTS)
+_COUNTS = (
+    "offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES), *CLIENT_COUNTS,
+    *TRANSFER_COUNTS,
+)  # fmt: skip
 BURSTINESS_BUCKETS = ("calm", "middling", "bursty")  # terciles of the evaluated episodes
 PAIRED_AT_MOST = 24  # policies in the matrix of pairs
 

@@ -119,17 +119,15 @@ def run_alone(
         cluster.load(0, episode.foreseen if foresees else episode.requests, episode.seed, episode.clients)
         player_of(policy, cluster, 0, sight).run()
         records = cluster.records(0)
-        yield (
-            episode,
+        metrics = episode_metrics(
             records,
-            episode_metrics(
-                records,
-                episode.duration_s,
-                cluster.kv_use(0),
-                model=episode.model,
-                client_counts=cluster.client_counts(0),
-            ),
+            episode.duration_s,
+            cluster.kv_use(0),
+            model=episode.model,
+            client_counts=cluster.client_counts(0),
         )
+        metrics.update(cluster.transfer_counts(0) or {})
+        yield episode, records, metrics
 
 
 def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[Episode]) -> Iterator[Outcome]:
@@ -163,6 +161,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
                 episodes[i].model,
                 batch.cluster.client_counts(i),
             )
+            metrics.update(batch.cluster.transfer_counts(i) or {})
             yield episodes[i], records, metrics
         if isinstance(agent, RememberingAgent) and over.any():
             agent.keep(np.flatnonzero(~over))

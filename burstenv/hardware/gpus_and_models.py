@@ -17,13 +17,19 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class LinkConfig(Config):
-    """What connects the GPUs of a replica: effective figures of all-reduces, not those of a data sheet."""
+    """What connects the GPUs of a replica, or replicas: effective figures, not those of a data sheet."""
 
     name: str
     gb_per_s: Positive  # of a large ring all-reduce, in one direction
+    copy_gb_per_s: Positive | None = None  # of a large copy of KV blocks to another replica; None: gb_per_s
     all_reduce_latency_us: Positive  # of a small one between two GPUs
     latency_us_per_further_gpu: Annotated[float, Field(ge=0.0, le=1e4)] = 0.0
     source: str
+
+    @property
+    def copy_bytes_per_s(self) -> float:
+        """Bytes of KV cache that a replica sends, or takes, in a second."""
+        return 1e9 * (self.copy_gb_per_s or self.gb_per_s)
 
 
 class HardwareConfig(Config):

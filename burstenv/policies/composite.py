@@ -1,4 +1,7 @@
-"""Composites by name: ``admission/routing/batching``, such as ``queue-cap(limit=64)/lmetric/vllm``."""
+"""Composites by name: ``admission/routing/batching``, such as ``queue-cap(limit=64)/lmetric/vllm``.
+
+Where requests may migrate a fourth part says by which rule, such as ``always/freeness/vllm/llumnix(low=5)``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from burstenv.cluster import Cluster
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.batching import batching_rule, canonical_mode
 from burstenv.policies.known_load import BOTH, LOG
+from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.records import POLICY
 from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.policies.rule import SOURCE, Rule, by_name
@@ -86,16 +90,18 @@ def parse_parameters(rule: Rule, text: str | None) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Composite:
-    """A hand-written policy: an admission rule, a routing rule and a batching mode."""
+    """A hand-written policy: an admission rule, a routing rule, a batching mode, and perhaps a migration rule."""
 
     admission: RuleChoice
     routing: RuleChoice
     batching: str
+    migration: RuleChoice | None = None  # None: as the scenario says
 
     @property
     def name(self) -> str:
         """The name that parses back to this policy."""
-        return f"{self.admission}/{self.routing}/{self.batching}"
+        parts = f"{self.admission}/{self.routing}/{self.batching}"
+        return parts if self.migration is None else f"{parts}/{self.migration}"
 
     @property
     def compiled(self) -> bool:
@@ -168,13 +174,13 @@ class Composite:
 
 
 def parse_composite(text: str) -> Composite:
-    """Read ``admission/routing/batching``.
+    """Read ``admission/routing/batching`` or ``admission/routing/batching/migration``.
 
     Raises:
-        BurstenvError: If the number of parts is not three, or one of them is unknown.
+        BurstenvError: If the number of parts is not three or four, or one of them is unknown.
     """
     parts = text.split("/")
-    if len(parts) != 3:
+    if len(parts) not in (3, 4):
         raise BurstenvError(
             f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm"
         )
@@ -182,4 +188,5 @@ def parse_composite(text: str) -> Composite:
         admission=parse_rule(parts[0], "admission rule", admission_rules()),
         routing=parse_rule(parts[1], "routing rule", routing_rules()),
         batching=canonical_mode(parts[2]),
+        migration=parse_rule(parts[3], "migration rule", MIGRATION_RULES) if len(parts) == 4 else None,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from burstenv.cluster import STATUS_NAMES, Clients, ClientsConfig, Cluster, ModeConfig, ReplicaSpec, draw_clients
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.reference.cluster import ReferenceCluster
+from burstenv.cluster.transfer_config import AbortCause, Pick
 from burstenv.engine import enums
 from tests.cluster.small_clusters import random_requests
 
@@ -131,9 +132,13 @@ class Play:
             if kind is None:
                 return
             assert at_gateway == self.reference.at_gateway
-            assert (at_gateway < 0) == (kind == DecisionKind.TICK)
+            assert self.cluster.decision_kind(1) == kind
+            assert (at_gateway < 0) == (kind != DecisionKind.ADMIT_AND_ROUTE)
             if look is not None:
                 look(at_gateway)
+            if kind == DecisionKind.MIGRATE:
+                self._migrate()
+                continue
             admission = int(self.rng.choice(3, p=self.odds))
             replica, mode = (
                 int(self.rng.integers(k)) for k in (self.cluster.num_replicas, len(self.cluster.mode_names))
@@ -141,6 +146,12 @@ class Play:
             decision = admission, replica, mode
             self.cluster.decide(1, *decision)
             self.reference.decide(*decision)
+
+    def _migrate(self) -> None:
+        source, destination = (int(self.rng.integers(self.cluster.num_replicas)) for _ in range(2))
+        pick = Pick(int(self.rng.integers(len(Pick))))
+        begun = self.cluster.migrate(1, source, destination, pick)
+        assert begun == self.reference.migrate(source, destination, pick)
 
     def compare_outcomes(self) -> None:
         """Compare the records, the counts and the replicas at the end."""
@@ -176,7 +187,22 @@ class Play:
             self._compare_clients()
         for r, replica in enumerate(self.reference.replicas):
             assert self.cluster.state.replicas[1, r]["iterations"] == len(replica.iterations)
-            assert self.cluster.state.replicas[1, r]["free_blocks"] == replica.free_blocks
+            record = self.cluster.state.replicas[1, r]
+            assert record["free_blocks"] == replica.free_blocks
+            aside = sum(map(len, replica.set_aside.values()))
+            assert record["reserved_blocks"] + record["held_blocks"] == aside
+        self._compare_transfers()
+
+    def _compare_transfers(self) -> None:
+        found, transfers = self.cluster.transfer_counts(1), self.reference.transfers
+        if found is None:
+            return
+        assert found["migrations_begun"] == transfers.counts["begun"]
+        assert found["migrations"] == transfers.counts["done"]
+        for cause in AbortCause:
+            assert found[f"aborted_{cause.name.lower()}"] == transfers.counts[cause], cause
+        assert math.isclose(found["moved_gb"], transfers.moved_bytes * 1e-9, rel_tol=1e-9)
+        assert math.isclose(found["still_s"], transfers.still_s, rel_tol=1e-9, abs_tol=1e-9)
 
     def _compare_clients(self) -> None:
         numbers, lifecycle = self.cluster.client_records(1), self.reference.lifecycle

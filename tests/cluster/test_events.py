@@ -13,6 +13,7 @@ from burstenv.cluster import ClientsConfig, ModeConfig, draw_clients
 from burstenv.cluster.events import EventKind
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.reference.event_queue import Event, EventQueue
+from burstenv.cluster.transfer_config import TransfersConfig
 from tests.cluster.play import Play
 from tests.cluster.small_clusters import LATENCY, replica, requests_at
 from tests.cluster.test_published_state import Look
@@ -28,6 +29,7 @@ CLIENTS = ClientsConfig(
     retries={"base_s": 0.5, "jitter": 0.0, "after": ["rejection", "abandonment", "upstream_failure"]},
     closed_loop={"after_failure": "go_on"},
 )
+STEPS_OF_TRANSFERS = TransfersConfig(base_ms=250.0, orchestration_ms=0.0, downtime_ms=0.0, slowdown=0.0, at_once=2)
 
 
 def test_the_queue_goes_by_time_then_kind_then_subject_and_drops_what_is_stale():
@@ -75,8 +77,9 @@ def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None) -> Logg
     specs = [replica(num_blocks=20, latency=STEPS, asynchronous=asynchronous) for _ in range(2)]
     metrics = {"period_s": 0.5, "delay_s": float(rng.choice([0.0, 0.25, 0.5])), "count_sent": True}
     play = LoggedPlay(
-        rng, specs, MODES, requests, CLIENTS, clients, metrics, (0.15, 0.6, 0.25), defer_s=0.25, tick_s=tick_s
-    )
+        rng, specs, MODES, requests, CLIENTS, clients, metrics, (0.15, 0.6, 0.25), defer_s=0.25, tick_s=tick_s,
+        transfers=STEPS_OF_TRANSFERS, migrate_period_s=0.25 if seed % 3 else 0.75,
+    )  # fmt: skip
     play.run(Look(play))
     play.compare_outcomes()
     return play

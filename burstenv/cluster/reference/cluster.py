@@ -29,14 +29,17 @@ from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
 from burstenv.cluster.reference.telemetry import ReferenceTelemetry
+from burstenv.cluster.reference.transfers import ReferenceTransfers
+from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.engine.enums import ABANDONED, FAILED, NO_REQUEST, REJECTED, UNSEEN, WAITING
 from burstenv.engine.reference.engine import EngineLimits
-from burstenv.engine.reference.published import PublishingReplica
+from burstenv.engine.reference.transfer_ends import TransferringReplica
 
 REJECT, ADMIT, DEFER = range(3)
 _OF_REPLICAS = (EventKind.ITERATION_STARTS, EventKind.ITERATION_ENDS)
 _OF_REQUESTS = (EventKind.DEADLINE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL)
 _OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
+_OF_TICKS = (*_OF_METRICS, EventKind.TICK, EventKind.MIGRATE)
 
 
 def engine_limits(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
@@ -75,6 +78,8 @@ class ReferenceCluster:
         gateways: Number of gateways, K.
         split: How requests are split among them, ``evenly`` or ``hash``.
         relays: Whether answers pass through the gateways.
+        transfers: What it takes to move KV blocks from one replica to another; None: they stay.
+        migrate_period_s: Time from one decision about a migration to the next [s]; None: there is none.
     """
 
     def __init__(
@@ -93,6 +98,8 @@ class ReferenceCluster:
         gateways: int = 1,
         split: str = "evenly",
         relays: bool = True,
+        transfers: TransfersConfig | None = None,
+        migrate_period_s: float | None = None,
     ):
         self._specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
@@ -105,8 +112,8 @@ class ReferenceCluster:
         self.decisions = 0
         self.at_gateway = NO_REQUEST  # the request that is decided about
         self.viewer = 0  # the gateway that decides; at a tick the first one
-        self.replicas = [PublishingReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.logs = [GatewayLog(len(specs), relays) for _ in range(gateways)]
+        self.replicas = [TransferringReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.lifecycle = Lifecycle(requests, self.logs, split)
         self._queue = EventQueue(self._generation)
         config = config or ClientsConfig()
@@ -114,6 +121,11 @@ class ReferenceCluster:
             config, clients or draw_clients(config, requests, 0), seed, self.lifecycle, self._queue
         )
         self.telemetry = ReferenceTelemetry(self.replicas, self.logs, self._queue, **(metrics or {}))
+        self.transfers = ReferenceTransfers(
+            transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self._foresee
+        )
+        self._migrate_period_s = migrate_period_s
+        self._foresee_migration(1)
         self._foresee_tick()
         self._handlers: dict[EventKind, Callable[[int], DecisionKind | None]] = {
             EventKind.ITERATION_ENDS: self._iteration_ends,
@@ -123,6 +135,8 @@ class ReferenceCluster:
             EventKind.RETURN: self._return,
             EventKind.SEND: self._send,
             EventKind.ARRIVAL: self._send,
+            EventKind.TRANSFER: lambda place: self.transfers.handle(place, self.now_s),
+            EventKind.MIGRATE: self._migrate,
             EventKind.TICK: self._tick,
             EventKind.ITERATION_STARTS: self._iteration_starts,
         }
@@ -172,7 +186,13 @@ class ReferenceCluster:
             return self._generation_of_replica[subject]
         if kind in _OF_REQUESTS:
             return self.lifecycle.requests[subject].generation
+        if kind == EventKind.TRANSFER:
+            return self.transfers.generations[subject]
         return self.decisions if kind == EventKind.TICK else 0
+
+    def migrate(self, source: int, destination: int, pick: Pick) -> bool:
+        """Begin to migrate a request of a replica, if that can be; see :class:`ReferenceTransfers`."""
+        return self.transfers.migrate(source, destination, pick, self.now_s)
 
     # -- decisions -------------------------------------------------------------------------------------
 
@@ -197,6 +217,10 @@ class ReferenceCluster:
     def _foresee_tick(self) -> None:
         if self._tick_s is not None:
             self._queue.push(self.now_s + self._tick_s, EventKind.TICK)
+
+    def _foresee_migration(self, number: int) -> None:
+        if self._migrate_period_s is not None:
+            self._queue.push(number * self._migrate_period_s, EventKind.MIGRATE, number)
 
     # -- replicas --------------------------------------------------------------------------------------
 
@@ -262,8 +286,14 @@ class ReferenceCluster:
         self.at_gateway = k
         return DecisionKind.ADMIT_AND_ROUTE
 
+    def _migrate(self, number: int) -> DecisionKind | None:
+        goes_on = self._queue.holds_any_but(_OF_TICKS)
+        if goes_on or self._tick_s is not None:  # a decision at a tick may let a stuck cluster go on
+            self._foresee_migration(number + 1)
+        return DecisionKind.MIGRATE if goes_on else None
+
     def _tick(self, _: int) -> DecisionKind | None:
-        if self._queue.holds_any_but((*_OF_METRICS, EventKind.TICK)):
+        if self._queue.holds_any_but(_OF_TICKS):
             self._stuck_ticks = 0
             return DecisionKind.TICK
         self._stuck_ticks += 1

@@ -104,6 +104,11 @@ class Lifecycle:
         """Relay one token of a request."""
         self._logs[self.gateway(k)].token(k, now_s)
 
+    def move(self, k: int, replica: int) -> None:
+        """Note to which replica a request has moved."""
+        self.requests[k].replica = replica
+        self._logs[self.gateway(k)].moved(k, replica)
+
     def defer(self, k: int) -> None:
         """Count a deferral."""
         self.requests[k].defers += 1

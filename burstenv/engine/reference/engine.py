@@ -59,6 +59,8 @@ class ReferenceReplica:
         self._preemptions_without_token = 0
         self._counters = TokenCounters()
         self._admitting = False  # under a deferral bound: until the queue is empty
+        self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
+        self.pace = 1.0  # the GPU's part of an iteration takes so many times as long
 
     # -- calls from outside ------------------------------------------------------------------------
 
@@ -191,8 +193,8 @@ class ReferenceReplica:
             request = self.running[index]
             in_flight = request.in_flight_tokens
             last = request.prompt_tokens + request.target_tokens
-            if in_flight and request.computed_tokens + 2 - in_flight >= last:
-                index += 1  # its last token is on its way
+            if request.id in self.leaving or (in_flight and request.computed_tokens + 2 - in_flight >= last):
+                index += 1  # it leaves the batch, or its last token is on its way
                 continue
             tokens = request.known_tokens + in_flight - request.computed_tokens
             if 0 < threshold < tokens:
@@ -277,11 +279,13 @@ class ReferenceReplica:
             if request.first_token_s is None:
                 request.first_token_s = self.clock_s
             if request.status == "running":  # a block may have waited for this token to get its key
+                request.decodes = True
                 self._publish(request, request.computed_tokens - request.in_flight_tokens)
             if request.produced_tokens >= request.target_tokens or request.known_tokens >= self.limits.max_model_len:
                 # A request preempted while its last token was on its way finishes in the queue.
                 if request.status == "running":
                     self.running.remove(request)
+                    self.leaving.discard(request.id)
                 else:
                     self.waiting.remove(request)
                     self._counters.leave(self.limits, request)
@@ -335,10 +339,12 @@ class ReferenceReplica:
         if self._preemptions_without_token > LIVELOCK_PREEMPTIONS:
             raise livelock(self.clock_s, victim.id)
         self.running.remove(victim)
+        self.leaving.discard(victim.id)
         self.pool.release(victim.blocks)
         victim.blocks = []
         victim.recomputed_tokens += victim.computed_tokens
         victim.computed_tokens = 0
+        victim.decodes = False
         victim.preemptions += 1
         victim.status = "waiting"
         self._welcome(victim)
@@ -418,10 +424,11 @@ class ReferenceReplica:
             return 0.0
         prefills = [s for s in scheduled if not s.decode]
         decodes = [s for s in scheduled if s.decode]
-        return self.latency.iteration_s(
+        time_s = self.latency.iteration_s(
             prefill_tokens=sum(s.tokens for s in prefills),
             prefill_attention=sum(s.tokens * s.computed_before + s.tokens * (s.tokens + 1) // 2 for s in prefills),
             decodes=len(decodes),
             decode_context_tokens=sum(s.computed_before + 1 for s in decodes),
             sequences=len(scheduled),
         )
+        return time_s + (self.pace - 1.0) * (time_s - self.latency.host_s(len(scheduled)))

@@ -118,11 +118,15 @@ class PublishingReplica(ReferenceReplica):
                 prefill += left
         self._rest_shown = {
             "running": len(running),
-            "free_blocks": self.limits.num_blocks - len({block for r in running for block in r.blocks}),
+            "free_blocks": self.limits.num_blocks - len(self._in_use()),
             "prefill_tokens": prefill,
             "context_tokens": context,
             "preemptions": self._preemptions,
         }
+
+    def _in_use(self) -> set[int]:
+        """Return the blocks that are not free, by the requests that hold them."""
+        return {block for r in self.requests.values() if r.status == "running" for block in r.blocks}
 
     # -- changes of the state --------------------------------------------------------------------------
 

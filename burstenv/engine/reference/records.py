@@ -53,6 +53,7 @@ class ReferenceRequest:
     produced_tokens: int = 0
     in_flight_tokens: int = 0  # sampled, and not back yet (asynchronous scheduling)
     computed_tokens: int = 0
+    decodes: bool = False  # runs, and a token came out since it was admitted
     blocks: list[int] = field(default_factory=list)
     cached_tokens: int | None = None  # prefix hit at the first admission
     preemptions: int = 0
@@ -60,7 +61,7 @@ class ReferenceRequest:
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
     finish_s: float | None = None
-    status: str = "unseen"  # unseen | waiting | running | finished | rejected
+    status: str = "unseen"  # unseen | waiting | running | transferring | finished | rejected
 
     @property
     def known_tokens(self) -> int:

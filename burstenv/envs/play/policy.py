@@ -46,6 +46,11 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         BurstenvError: If the cluster lacks the policy's batching mode or hides the log that it reads, or its features
             differ from an agent's training.
     """
+    rule = policy.migration if isinstance(policy, Composite) else None
+    if rule is not None and not cluster.migrates:
+        raise BurstenvError(f"policy {policy.name}: this scenario has no migration; leave out {rule}")
+    if cluster.migrates:
+        cluster.migrate_by(*(cluster.migration_rule if rule is None else (rule.rule.code, rule.parameters)), i=i)
     if isinstance(policy, NetworkPolicy):
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
 

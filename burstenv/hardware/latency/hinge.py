@@ -63,6 +63,10 @@ class IterationLatency(Config):
         """
         raise NotImplementedError
 
+    def host_s(self, sequences: int) -> float:
+        """Return the part of an iteration of ``sequences`` sequences that is host overhead [s]."""
+        return self.per_iteration_ms * 1e-3 + self.per_sequence_ms * 1e-3 * sequences
+
     def lone_prefill_s(self, prompt_tokens: int) -> float:
         """Return the time of a prefill alone in one iteration [s]."""
         return self.iteration_s(prompt_tokens, prompt_tokens * (prompt_tokens + 1) // 2, 0, 0, 1)

@@ -15,7 +15,7 @@ from burstenv._jit.heap import BACKWARDS
 from burstenv.cluster.records import MEMORY
 from burstenv.cluster.state import ClusterState
 from burstenv.engine.arena import CLIENT_NUMBERS
-from burstenv.engine.enums import ATTAINED, AWAY
+from burstenv.engine.enums import ATTAINED, AWAY, TRANSFERRING
 from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
 from burstenv.engine.records import ENTRY, ENVIRONMENT, EVENT, NUMBERS_OF_A_SEQUENCE, REPLICA, REQUEST
 
@@ -50,7 +50,7 @@ def copies(state: ClusterState) -> Copies:
 @kernel
 def is_over(request):
     """Return whether the request is settled for good."""
-    return request.status >= ATTAINED and request.status != AWAY
+    return request.status >= ATTAINED and request.status != AWAY and request.status != TRANSFERRING
 
 
 @kernel
@@ -127,6 +127,8 @@ def copy_cluster(source, i, target, j, low, high):
     for r in range(len(source.specs)):
         _copy_sections(source, target, arena, into, r, source.replicas[i, r])
     _copy(arena, own.event_base, into, other.event_base, EVENT * environment.events)
+    if own.transfers:
+        _copy(arena, own.transfer_base, into, other.transfer_base, own.transfer_places * own.transfer_size)
     if own.clients:
         first, length = low * CLIENT_NUMBERS, (high - low) * CLIENT_NUMBERS
         _copy(arena, own.ended_base, into, other.ended_base, environment.ended)

@@ -1,0 +1,199 @@
+"""The two ends of a transfer of KV blocks, compiled: what a replica sets aside, hands over and takes in.
+
+The rules are those of :mod:`burstenv.engine.reference.transfer_ends`, with the same function names, for replicas
+without prefix caching: only the number of blocks counts. They must have been brought up to ``now_s``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.decode_run import interrupt_run
+from burstenv.engine.decoders import start_decoding, stop_decoding
+from burstenv.engine.enums import NO_REQUEST, RUNNING
+from burstenv.engine.iterations import next_iteration
+from burstenv.engine.lifecycle import run_on, stand_still
+from burstenv.engine.prefix_cache import open_sequence, sequence_of
+from burstenv.engine.published import publish, publish_general
+from burstenv.engine.queues import (
+    blocks_of,
+    queue_push,
+    running_insert,
+    running_remove,
+    tokens_to_compute,
+)
+from burstenv.engine.records import BLOCKS, DECODES, LEAVES
+
+
+@kernel
+def decodes(engine, request):
+    """Return whether a running request can leave: a token came out since it was admitted."""
+    if engine.spec.general:
+        return engine.arena[sequence_of(engine, request) + DECODES] > 0
+    return request.decoding > 0
+
+
+@kernel
+def kv_tokens(engine, request):
+    """Return the number of tokens of a decoding request whose KV is computed: all but the newest."""
+    if request.decoding:
+        return request.computed_tokens + engine.replica.decode_step
+    return tokens_to_compute(request) - 1
+
+
+@kernel
+def next_schedule_s(engine, now_s):
+    """Return when the replica can schedule an iteration next: now, or when its oldest one in flight ends [s]."""
+    replica, spec = engine.replica, engine.spec
+    interrupt_run(engine)
+    if replica.in_flight < spec.depth:
+        return now_s
+    if not spec.general:
+        return replica.iteration_end_s
+    return replica.flight0_end_s if replica.first_flight == 0 else replica.flight1_end_s
+
+
+@kernel
+def _changed(engine, now_s):
+    """Schedule again after a change of blocks or batch at ``now_s``, and publish it if no iteration began since."""
+    replica, spec = engine.replica, engine.spec
+    replica.blocked = 0
+    if replica.in_flight < spec.depth:
+        replica.clock_s = max(replica.clock_s, now_s)
+    if spec.general:
+        if not replica.ahead:
+            publish_general(engine)
+    elif not replica.in_flight:
+        publish(engine)
+
+
+# -- the destination -----------------------------------------------------------------------------------
+
+
+@outlined
+def reserve(engine, tokens, reserved, now_s):
+    """Reserve the blocks for a request's first ``tokens`` tokens, beyond the ``reserved`` ones that it has.
+
+    Returns:
+        The number of blocks reserved now, -1 if too few are free. The first reservation leaves the headroom free.
+    """
+    replica, spec = engine.replica, engine.spec
+    interrupt_run(engine)
+    headroom = engine.limits.headroom_blocks if reserved == 0 and replica.running > 0 else 0
+    missing = max(0, blocks_of(tokens, spec.block_size) - reserved)
+    if missing + headroom > replica.free_blocks:
+        return -1
+    replica.free_blocks -= missing
+    replica.reserved_blocks += missing
+    _changed(engine, now_s)
+    return missing
+
+
+@outlined
+def cancel(engine, blocks, now_s):
+    """Free ``blocks`` blocks that are reserved."""
+    interrupt_run(engine)
+    engine.replica.free_blocks += blocks
+    engine.replica.reserved_blocks -= blocks
+    _changed(engine, now_s)
+
+
+@kernel
+def _first_without_token(engine):
+    """Return the first running request that does not decode, or NO_REQUEST."""
+    replica, requests = engine.replica, engine.requests
+    if not engine.spec.general:
+        return np.int64(replica.prefill_id)
+    request_id = replica.running_head
+    while request_id != NO_REQUEST and decodes(engine, requests[request_id]):
+        request_id = requests[request_id].next
+    return np.int64(request_id)
+
+
+@outlined
+def join(engine, request_id, r, blocks, now_s):
+    """Add a request to the batch of replica number ``r`` with ``blocks`` blocks; the batch must not be full."""
+    spec, arena = engine.spec, engine.arena
+    request = engine.requests[request_id]
+    interrupt_run(engine)
+    running_insert(engine, request_id, _first_without_token(engine))
+    run_on(request, r)
+    request.computed_tokens = tokens_to_compute(request) - 1
+    if spec.general:
+        open_sequence(engine, request_id, 0)
+        arena[sequence_of(engine, request) + BLOCKS] = blocks
+        arena[sequence_of(engine, request) + DECODES] = 1
+    else:
+        start_decoding(engine, request_id)
+    _changed(engine, now_s)
+
+
+# -- the source ----------------------------------------------------------------------------------------
+
+
+@outlined
+def begin_leaving(engine, request, now_s):
+    """Schedule a request no further; return when it will be out [s]."""
+    replica, spec = engine.replica, engine.spec
+    interrupt_run(engine)
+    if spec.general:
+        engine.arena[sequence_of(engine, request) + LEAVES] = 1
+    if replica.in_flight == 0:
+        return now_s
+    return replica.busy_until_s if spec.general else replica.iteration_end_s
+
+
+@outlined
+def stay(engine, request, now_s):
+    """Schedule a request again that was leaving, if it still runs."""
+    interrupt_run(engine)
+    if engine.spec.general and request.status == RUNNING:
+        engine.arena[sequence_of(engine, request) + LEAVES] = 0
+    _changed(engine, now_s)
+
+
+@outlined
+def lift_out(engine, request_id, now_s):
+    """Take a leaving request out of the batch; return the number of its blocks, which are held."""
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    request = engine.requests[request_id]
+    interrupt_run(engine)
+    if request.decoding:
+        stop_decoding(engine, request_id)
+    running_remove(engine, request_id)
+    stand_still(request)
+    blocks = np.int64(blocks_of(request.computed_tokens, spec.block_size))
+    if spec.general:
+        blocks = np.int64(arena[sequence_of(engine, request) + BLOCKS])
+        arena[spec.slot_base + replica.free_slots] = request.place
+        replica.free_slots += 1
+    replica.held_blocks += blocks
+    _changed(engine, now_s)
+    return blocks
+
+
+@outlined
+def let_go(engine, blocks, now_s):
+    """Free ``blocks`` blocks that were held for a request that runs elsewhere now."""
+    interrupt_run(engine)
+    engine.replica.free_blocks += blocks
+    engine.replica.held_blocks -= blocks
+    _changed(engine, now_s)
+
+
+@outlined
+def preempt_returning(engine, request_id, blocks, now_s):
+    """Preempt a request that comes back to a full batch, and free its blocks."""
+    replica, spec = engine.replica, engine.spec
+    request = engine.requests[request_id]
+    interrupt_run(engine)
+    replica.free_blocks += blocks
+    request.recomputed_tokens += tokens_to_compute(request) - 1
+    request.computed_tokens = 0
+    request.preemptions += 1
+    seen = not replica.ahead if spec.general else not replica.in_flight  # it is published at once
+    request.left_at = 0 if seen else next_iteration(engine)
+    replica.preemptions += 1
+    queue_push(engine, request_id, True)
+    _changed(engine, now_s)

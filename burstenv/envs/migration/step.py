@@ -1,0 +1,154 @@
+"""One decision about a migration in a batch of clusters, compiled: begin one or none, then go on to the next decision.
+
+In between, the named rules decide about every request at the gateway.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
+from burstenv._jit.positions import positions
+from burstenv.cluster.advance import catch_up_all
+from burstenv.cluster.clock import next_epoch
+from burstenv.cluster.gateway import apply_decision
+from burstenv.cluster.migration import LLUMNIX, LLUMNIX_PAPER, freeness, waiting_demand
+from burstenv.cluster.transfer_config import Pick
+from burstenv.cluster.transfers import chosen, is_way, migrate
+from burstenv.cluster.world import Arrays, engine_of, world_of
+from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.replica import set_mode
+from burstenv.engine.transfer_ends import kv_tokens
+from burstenv.envs.exchange import Outputs, exchange_of
+from burstenv.envs.observation.encoder import clip, observe
+from burstenv.envs.reward import pay
+from burstenv.policies.decide import decide
+
+ALL = -1  # step every environment
+OPEN = 0  # begin an episode
+SHOW = 1  # write the observation of the present state
+
+# Further features of this environment's observation; for units and scales see the docstring of MigrationEnv.
+MOVED_FEATURES = ("begun", "done", "aborted")
+END_FEATURES = ("freeness", "head_demand", "busy", "reserved", "held", "shortest", "longest")  # of each replica
+MOVED, END = positions(MOVED_FEATURES), positions(END_FEATURES)
+MOVED_LENGTH, END_LENGTH = len(MOVED), len(END)
+_SHORTEST, _LONGEST = int(Pick.SHORTEST), int(Pick.LONGEST)
+
+
+@kernel
+def pair_of(action, count):
+    """Return the source and the destination that an action from 1 on stands for: of ``count`` replicas."""
+    source = (action - 1) // (count - 1)
+    destination = (action - 1) % (count - 1)
+    return source, destination + (destination >= source)
+
+
+@kernel
+def _aborted(environment):
+    return environment.migrations_begun - environment.migrations - environment.transfers
+
+
+@kernel
+def _kv_of(world, r, pick):
+    """Return the KV tokens of the request of a replica that would migrate, 0 for none."""
+    request_id = chosen(world, r, pick)
+    if request_id == NO_REQUEST:
+        return np.int64(0)
+    return np.int64(kv_tokens(engine_of(world, r), world.requests[request_id]))
+
+
+@merged
+def _observe_ends(world, exchange, pick, begun, done, aborted):
+    """Write what happened to migrations since the last decision, the ends of possible ones, and the legal choices."""
+    out, mask, environment = exchange.observation, exchange.mask, world.environment
+    count = len(world.replicas)
+    at = len(out) - MOVED_LENGTH - END_LENGTH * count
+    out[at + MOVED.begun] = clip(environment.migrations_begun - begun)
+    out[at + MOVED.done] = clip(environment.migrations - done)
+    out[at + MOVED.aborted] = clip(_aborted(environment) - aborted)
+    at += MOVED_LENGTH
+    for k in range(len(mask)):
+        mask[k] = 1 if k == 0 else 0
+    for r in range(count):
+        engine = engine_of(world, r)
+        replica, per_block = engine.replica, engine.spec.per_block
+        out[at + END.freeness] = clip(freeness(engine, LLUMNIX, 0, 0) * 0.1)
+        out[at + END.head_demand] = clip(waiting_demand(engine, LLUMNIX_PAPER) * per_block)
+        out[at + END.busy] = replica.transfers / world.gateway.transfers_at_once
+        out[at + END.reserved] = clip(replica.reserved_blocks * per_block)
+        out[at + END.held] = clip(replica.held_blocks * per_block)
+        out[at + END.shortest] = clip(_kv_of(world, r, _SHORTEST) * engine.spec.per_cache_token)
+        out[at + END.longest] = clip(_kv_of(world, r, _LONGEST) * engine.spec.per_cache_token)
+        at += END_LENGTH
+        if not environment.done and chosen(world, r, pick) != NO_REQUEST:
+            for other in range(count):
+                if is_way(world, r, other):
+                    mask[1 + r * (count - 1) + other - (other > r)] = 1
+
+
+@outlined
+def _decision(world, exchange, pick, what):
+    """Step one environment (``what`` is ALL), or open or show it; return the elapsed time [s]."""
+    environment, settings = world.environment, exchange.settings
+    count = len(world.replicas)
+    before_s = environment.now_s
+    begun, done, aborted = environment.migrations_begun, environment.migrations, _aborted(environment)
+    if what == OPEN:
+        for r in range(count):
+            set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], environment.now_s)
+    if what == ALL and not environment.done:
+        action = np.int64(exchange.action[0])
+        if 0 < action < len(exchange.mask):
+            source, destination = pair_of(action, count)
+            migrate(world, source, destination, pick)
+    if what != SHOW and not environment.done:
+        lazily = not settings.sees_cache
+        while True:
+            next_epoch(world, lazily)
+            if environment.done or environment.migrating:
+                break
+            admission, replica, mode = decide(settings, world)
+            apply_decision(world, admission, replica, mode)
+        catch_up_all(world)
+    if what == OPEN:
+        before_s = environment.now_s
+    took_s = environment.now_s - before_s
+    pay(world, exchange)
+    observe(world, exchange, took_s)
+    _observe_ends(world, exchange, pick, begun, done, aborted)
+    return took_s
+
+
+@entry
+def step_migrations(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, pick, only, what,
+):  # fmt: skip
+    """Step every environment by a decision, or open or show one.
+
+    Args are those of ``Arrays`` and ``Outputs``, in this order, and:
+
+    elapsed_s: (N,) float64, the step's time in the cluster, written.
+    pick: Which request of a replica migrates, a Pick.
+    only: The environment to open or show; unused if ``what`` is ALL.
+    what: ALL, OPEN or SHOW.
+    """
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    first, end = (0, len(environments)) if what == ALL else (only, only + 1)
+    for i in range(first, end):
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), pick, what)
+
+
+@threaded_entry
+def step_migrations_threads(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, pick,
+):  # fmt: skip
+    """Step every environment by a decision, environments spread over threads; same results."""
+    arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
+    outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    for i in numba.prange(len(environments)):
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), pick, ALL)
