@@ -9,6 +9,8 @@ rows. What does not change while an episode is played stands beside them once, f
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +24,26 @@ from burstenv.engine.records import CACHE_LINE, ENTRY, ENVIRONMENT, REPLICA, REP
 from burstenv.engine.spec import MODE, SPEC
 
 
-def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an array of zeros that begins with a cache line; its pages are touched only as they are used."""
+def _zeros(shape: tuple[int, ...], dtype: Any, sparse: bool = False) -> np.ndarray:
+    """Return an array of zeros that begins with a cache line; its pages are touched only as they are used.
+
+    Those of a ``sparse`` one are small: NumPy asks for pages of 2 MB, and the room for the KV blocks of an environment,
+    little of it in use, would be touched whole.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    memory = _small_pages(size + CACHE_LINE) if sparse else np.zeros(size + CACHE_LINE, np.uint8)
     first = -memory.ctypes.data % CACHE_LINE
     return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def _small_pages(size: int) -> np.ndarray:
+    """Return zeros in pages of the smallest size, where the system lets a program choose."""
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # too much, which NumPy says better; or a kernel without large pages
+            pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+            return np.frombuffer(pages, np.uint8)
+    return np.zeros(size, np.uint8)
 
 
 def _copy(array: np.ndarray) -> np.ndarray:
@@ -72,7 +88,7 @@ class ClusterState:
             environments=_zeros((num_envs,), ENVIRONMENT),
             memories=_zeros((num_envs,), MEMORY),
             replicas=_zeros((num_envs, layout.num_replicas), REPLICA),
-            arenas=_zeros((num_envs, layout.length(num_requests)), np.int32),
+            arenas=_zeros((num_envs, layout.length(num_requests)), np.int32, sparse=layout.spans > 0),
             requests=_zeros((num_envs, num_requests), REQUEST),
             gateway=gateway,
             specs=specs,
@@ -168,7 +184,7 @@ class ClusterState:
             return
         requests, arenas = self.requests, self.arenas
         self.requests = _zeros((n, num_requests), REQUEST)
-        self.arenas = _zeros((n, self.layout.length(num_requests)), np.int32)
+        self.arenas = _zeros((n, self.layout.length(num_requests)), np.int32, sparse=self.layout.spans > 0)
         for i in range(n):
             as_bytes(self.requests[i, :room])[...] = as_bytes(requests[i])
             hopeless = self.replicas[i]["hopeless_heap_size"].tolist()

@@ -184,6 +184,18 @@ def whole_lines(integers: int) -> int:
     return -(-integers // (CACHE_LINE // 4)) * (CACHE_LINE // 4)
 
 
+PAGE = 1024  # integers of a page of memory
+
+
+def _copy_pages(source: np.ndarray, target: np.ndarray) -> None:
+    """Copy integers page by page; pages of zeros over zeros are left alone, so that they take no memory."""
+    whole = len(source) // PAGE * PAGE
+    theirs, mine = source[:whole].reshape(-1, PAGE), target[:whole].reshape(-1, PAGE)
+    used = theirs.any(axis=1) | mine.any(axis=1)
+    mine[used] = theirs[used]
+    target[whole:] = source[whole:]
+
+
 def copy_row(
     layout: ArenaLayout, source: np.ndarray, room: int, target: np.ndarray, other_room: int, hopeless: list[int]
 ) -> None:
@@ -200,7 +212,7 @@ def copy_row(
     if room == other_room:
         target[...] = source
         return
-    target[: layout.fixed] = source[: layout.fixed]
+    _copy_pages(source[: layout.fixed], target[: layout.fixed])
     theirs, mine = layout.parts(source, room), layout.parts(target, other_room)
     length = min(room, other_room)
     mine.heaps[:, :length] = theirs.heaps[:, :length]

@@ -1,0 +1,35 @@
+"""Rows of the arena: copied into a row of another room they mean the same, and empty pages stay empty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from burstenv.cluster import Cluster, load_cluster
+from burstenv.engine.arena import PAGE, _copy_pages
+
+
+@pytest.mark.parametrize("length", [5, PAGE, 3 * PAGE + 7])
+def test_pages_are_copied_over_whatever_was_there(length):
+    random = np.random.default_rng(length)
+    for empty_source, empty_target in ((0.0, 0.0), (0.5, 0.5), (1.0, 0.0), (0.0, 1.0)):
+        rows = []
+        for empty in (empty_source, empty_target):
+            row = random.integers(1, 9, length).astype(np.int32)
+            for page in range(0, length, PAGE):
+                if random.random() < empty:
+                    row[page : page + PAGE] = 0
+            rows.append(row)
+        source, target = rows
+        _copy_pages(source, target)
+        assert np.array_equal(source, target)
+
+
+def test_room_for_more_requests_touches_no_page_that_was_not_in_use():
+    resident = pytest.importorskip("resource").getrusage  # Unix
+    cluster = Cluster(load_cluster("default"), num_envs=64, num_requests=16, max_request_tokens=4096)
+    whole = cluster.state.arenas.nbytes
+    before = resident(0).ru_maxrss
+    cluster.state.grow_requests(4_000)
+    grown_kib = resident(0).ru_maxrss - before
+    assert 1024 * grown_kib < 0.1 * whole
