@@ -37,4 +37,4 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 def test_the_shipped_tuned_policies_are_what_the_page_shows():
     tuned = load_tuned("default", "default")
     assert tuned.split == "validation"
-    assert tuned.at(3.5) in TEXT
+    assert tuned.at(1.5) in TEXT
