@@ -28,6 +28,7 @@ KINDS = {  # what a file of the kind is, module and name of its class
     "clusters": ("replicas and the settings of their engines", "cluster.cluster_config", "ClusterConfig"),
     "engines": ("the defaults of an engine by GPU", "hardware.engine_profile", "EngineProfile"),
     "episodes": ("the fixed episodes of a scenario", "evaluation.episode_lists", "EpisodeList"),
+    "faults": ("how replicas fail", "cluster.faults.config", "FaultsConfig"),
     "hardware": ("a GPU", "hardware.gpus_and_models", "HardwareConfig"),
     "headroom": ("the measured headroom of a scenario", "evaluation.bound.headroom", "Headroom"),
     "latency": ("iteration times of a model on GPUs", "hardware.latency.entry", "LatencyConfig"),

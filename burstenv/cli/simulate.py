@@ -64,8 +64,9 @@ def register(commands: Commands) -> None:
     add_changes(sub)
     sub.add_argument(
         "--scenario", default="default", help="the scenario's cluster, batching modes, age of the metrics, "
-        "length predictor, objectives, clients, longest request (default: %(default)s)",
+        "length predictor, objectives, clients, faults, longest request (default: %(default)s)",
     )  # fmt: skip
+    sub.add_argument("--faults", metavar="NAME", help="shipped faults or YAML file (default: the scenario's)")
     sub.add_argument(
         "--speed", type=float, default=1.0, help="compress time: divide arrival times by this (default: %(default)s)"
     )
@@ -113,6 +114,8 @@ def register(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
+    from burstenv.cluster.faults.config import FaultsConfig
+    from burstenv.config import load
     from burstenv.envs.recorded import Oversize
     from burstenv.evaluation.simulate import scene_of, simulate, write_records
 
@@ -124,6 +127,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.pareto is not None and len(policies) < 2:
         raise BurstenvError("--pareto compares policies; give --policy twice or more")
     config = changed_config(arguments)
+    if arguments.faults is not None:
+        config = config.model_copy(update={"faults": load(FaultsConfig, "faults", arguments.faults)})
     trace = read_trace_or_workload(arguments.trace, arguments)
     scene, _, moved = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
     oversize: Oversize | None = arguments.oversize or ("cut" if moved else None)
@@ -215,6 +220,17 @@ def _lines(result: Simulation) -> list[str]:
             f"clients: attempts {m['attempts']:,}   refusals {m['refusals']:,}   abandoned {m['abandoned']:,} (of the "
             f"late)   failed upstream {m['upstream_failed']:,}   unsent {m['unsent']:,}"
         )
+    if "faults" in m:
+        lines.append(
+            f"replicas: faults {m['faults']:,}   available {percent(m['availability'])} of {m['replica_s']:,.0f} s   "
+            f"requests that came back {m['failovers']:,}   tokens lost {m['refilled_tokens']:,}   streamed twice "
+            f"{m['discarded_tokens']:,}"
+        )
+    if m["failed"]:
+        lines.append(
+            f"failed: upstream {m['failed_upstream']:,}   organic {m['failed_organic']:,}   injected "
+            f"{m['failed_injected']:,}   cut {m['length_capped']:,}"
+        )
     each = "" if m["gpu_s_per_attained"] is None else f", {m['gpu_s_per_attained']:.3g} GPU-s for an attained request"
     lines.append(f"{m['gpus']} GPU{'s' * (m['gpus'] > 1)}: {m['gpu_hours']:.3g} GPU-hours{each}")
     if m["itl_s_mean"] is not None:
@@ -262,6 +278,8 @@ def _conditions(result: Simulation) -> list[str]:
         f"engines: {result.engines} an iteration",
         f"objectives: {objectives}",
     ]
+    if config.faults is not None:
+        lines.append(f"faults: {config.faults if isinstance(config.faults, str) else config.faults.name}")
     if m["dropped_oversize"]:
         lines.insert(
             0,

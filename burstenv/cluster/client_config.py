@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from burstenv.arguments import array, checked, number, optional
-from burstenv.cluster.clients import AFTER_ABANDONMENT, AFTER_REJECTION, AFTER_UPSTREAM_FAILURE
+from burstenv.cluster.clients import AFTER_ABANDONMENT, AFTER_FAULT, AFTER_REJECTION, AFTER_UPSTREAM_FAILURE
 from burstenv.config import Config
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.records import REQUEST
@@ -25,6 +25,7 @@ AFTER = {
     "rejection": AFTER_REJECTION,
     "abandonment": AFTER_ABANDONMENT,
     "upstream_failure": AFTER_UPSTREAM_FAILURE,
+    "fault": AFTER_FAULT,
 }
 
 
@@ -61,7 +62,7 @@ class RetriesConfig(Config):
     max_s: Positive = 8.0
     jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
     after: Annotated[
-        list[Literal["rejection", "abandonment", "upstream_failure"]], Field(min_length=1, max_length=3)
+        list[Literal["rejection", "abandonment", "upstream_failure", "fault"]], Field(min_length=1, max_length=4)
     ] = ["rejection"]
 
 

@@ -35,10 +35,11 @@ from burstenv.engine.reset import reset_request
 AFTER_REJECTION = 1  # what a client may answer by sending again
 AFTER_ABANDONMENT = 2
 AFTER_UPSTREAM_FAILURE = 4
+AFTER_FAULT = 8
 
-PATIENCE_S, _THINK_S, KIND, ATTEMPTS, REFUSALS = (
+PATIENCE_S, _THINK_S, KIND, ATTEMPTS, REFUSALS, FAILOVERS = (
     CLIENT.fields[name][1] // 4  # type: ignore[index]
-    for name in ("patience_s", "think_s", "kind", "attempts", "refusals")
+    for name in ("patience_s", "think_s", "kind", "attempts", "refusals", "failovers")
 )
 
 
@@ -104,9 +105,7 @@ def send(world, request_id, now_s):
         environment.arrivals += 1
     seat(world, gateway_of(world, request_id))
     reach_gateway(request)
-    deadline_s = now_s + real_at(arena, client + PATIENCE_S)
-    if deadline_s < np.inf:
-        foresee(world, deadline_s, DEADLINE, request_id)
+    foresee(world, now_s + real_at(arena, client + PATIENCE_S), DEADLINE, request_id)
     count_traffic(world, request)
     environment.at_gateway = request_id
 
@@ -165,15 +164,17 @@ def give_up(world, request_id, now_s):
     """Let the client of a request go whose deadline has come, if the request is kept waiting."""
     environment = world.environment
     request = world.requests[request_id]
+    if not np.isnan(request.first_token_s):
+        return  # it is being answered, or came back from a lost replica in the middle of its answer
     if request.status == AT_GATEWAY:
         seat(world, gateway_of(world, request_id))
         environment.deferred -= 1
-    elif request.status == WAITING and np.isnan(request.first_token_s) and request.in_flight_tokens == 0:
+    elif request.status == WAITING and request.in_flight_tokens == 0:
         engine = engine_of(world, request.replica)
         catch_up(engine, now_s)
         withdraw(engine, request_id, now_s)
     else:
-        return  # it is being computed, or was
+        return  # it is being computed, or is over
     environment.now_s = now_s
     decay_rates(world, now_s)
     unserved(world, request_id, now_s, AFTER_ABANDONMENT, ABANDONED)
@@ -215,6 +216,7 @@ def reset_clients(world, num_requests, seed):
         client = gateway.client_base + k * CLIENT_NUMBERS
         arena[client + ATTEMPTS] = 0
         arena[client + REFUSALS] = 0
+        arena[client + FAILOVERS] = 0
         arena[client + GENERATION] = 0
     environment.client_seed = seed
     environment.arrivals = 0

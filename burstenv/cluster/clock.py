@@ -15,7 +15,9 @@ from burstenv.cluster.clients import follows, give_up, send, sessions_go_on
 from burstenv.cluster.events import (
     ARRIVAL,
     DEADLINE,
+    FAULT,
     KIND,
+    LAST_OF_CHANGES,
     MIGRATE,
     RETURN,
     SUBJECT,
@@ -26,6 +28,7 @@ from burstenv.cluster.events import (
     holds,
     next_event_s,
 )
+from burstenv.cluster.faults.handlers import change, note_drained
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
 from burstenv.cluster.seats import seat
 from burstenv.cluster.stuck import fail_the_rest, gives_up, is_stuck
@@ -82,6 +85,8 @@ def _next_epoch(world, lazily):
         advance_cluster(world, until_s, lazily or _is_deadline(world, until_s))
         if environment.ended > 0:
             continue  # a next turn may be sent at this very instant
+        if gateway.changes:
+            note_drained(world)
         if arrival_s == np.inf and settled(world) + environment.unsent == environment.num_requests:
             _close(world)
             return
@@ -93,6 +98,9 @@ def _next_epoch(world, lazily):
             continue
         if kind == DEADLINE:
             give_up(world, subject, until_s)
+            continue
+        if FAULT <= kind <= LAST_OF_CHANGES:
+            change(world, kind, subject, until_s)
             continue
         environment.now_s = until_s
         decay_rates(world, until_s)

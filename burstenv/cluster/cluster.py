@@ -30,7 +30,7 @@ from burstenv.cluster.checks import (
     seconds,
     whole,
 )
-from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig
+from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.constants import layout_of, write_constants
 from burstenv.cluster.constants import needs_general_engine as needs_general_engine
@@ -47,6 +47,8 @@ from burstenv.cluster.entries import (
     submit_at,
 )
 from burstenv.cluster.events import DecisionKind
+from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
+from burstenv.cluster.faults.rows import MOST_FAULTS, RECOVERIES, Faults, check_faults
 from burstenv.cluster.gateway_log import Known
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.output_lengths import LengthModel
@@ -56,6 +58,8 @@ from burstenv.cluster.state import ClusterState
 from burstenv.cluster.transfer_config import AbortCause, Pick, TransfersConfig
 from burstenv.config import load
 from burstenv.engine.enums import (
+    ACTIVE,
+    DRAINING,
     FIRST_SCANNED,
     NO_REQUEST,
     PRIORITY,
@@ -69,6 +73,7 @@ from burstenv.errors import BurstenvError, unknown_name
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
 MOST_GATEWAYS = 1_024
 _WHOLE = [field.type == "int" for field in fields(Known)]
+FAULT_COUNTS = ("faults", "faulted", "failovers", "discarded_tokens", "refilled_tokens")
 TRANSFER_COUNTS = (
     "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
 )  # fmt: skip
@@ -107,6 +112,9 @@ class Cluster:
             without one).
         transfers: What it takes to move KV blocks from one replica to another; None: they stay.
         migrate_period_s: Time from one decision about a migration to the next [s]; None: there is none.
+        recovery: What follows when replicas fail, start or stop; None: they serve for ever. Otherwise an episode may
+            have ``Faults``.
+        fault_room: Most of them in an episode.
     """
 
     def __init__(
@@ -125,6 +133,8 @@ class Cluster:
         split: str = "evenly",
         transfers: TransfersConfig | None = None,
         migrate_period_s: float | None = None,
+        recovery: RecoveryConfig | None = None,
+        fault_room: int = 64,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
         if max_request_tokens is not None:
@@ -134,7 +144,8 @@ class Cluster:
         block_sizes = {spec.block_size for spec in self.specs}
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
-        self.clients = clients
+        self._draws_clients = recovery is not None and clients is None
+        self.clients = ClientsConfig() if self._draws_clients else clients  # requests that come back are counted there
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
         self.knows_prefixes = True  # whether KV events, which tell the cached blocks, can be had
         whole(gateways, "gateways", 1, MOST_GATEWAYS)
@@ -142,10 +153,21 @@ class Cluster:
             raise unknown_name("split of requests among gateways", str(split), SPLIT_NAMES)
         if transfers is not None and any(spec.prefix_caching for spec in self.specs):
             raise BurstenvError("transfers need replicas without prefix caching: keys of blocks do not move yet")
+        check_no_migration(recovery is not None, transfers is not None)
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
-        at_once = 0 if transfers is None else transfers.at_once
-        layout = layout_of(self.specs, modes, max_request_tokens, clients is not None, gateways, at_once)
+        self.recovery = recovery
+        whole(fault_room, "fault_room", 0, MOST_FAULTS)
+        layout = layout_of(
+            self.specs,
+            modes,
+            max_request_tokens,
+            clients=self.clients is not None,
+            gateways=gateways,
+            transfers=0 if transfers is None else transfers.at_once,
+            changes=recovery is not None,
+            fault_room=0 if recovery is None else fault_room,
+        )
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
         gateway = self.state.gateway
@@ -155,14 +177,19 @@ class Cluster:
         gateway["split"] = SPLIT_NAMES.index(split)
         gateway["relays"] = 1
         gateway["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
-        if clients is not None:
-            self._set_clients(clients)
+        if self.clients is not None:
+            self._set_clients(self.clients)
         if transfers is not None:
             self._set_transfers(transfers)
         if migrate_period_s is not None:
             if transfers is None:
                 raise BurstenvError("migrate_period_s needs transfers: what it takes to move KV blocks")
             gateway["migrate_period_s"] = seconds(migrate_period_s, "migrate_period_s", LEAST_STEP_S)
+        if recovery is not None:
+            gateway["changes"] = 1
+            gateway["recovery"] = RECOVERIES.index(recovery.requests)
+            gateway["failover_limit"] = recovery.limit
+            gateway["warm_pace"], gateway["warm_s"] = recovery.warm_factor, recovery.warm_s
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
@@ -273,7 +300,13 @@ class Cluster:
         return len(self.specs)
 
     def load(
-        self, i: int, requests: np.ndarray, seed: int = 0, clients: Clients | None = None, direct: bool = False
+        self,
+        i: int,
+        requests: np.ndarray,
+        seed: int = 0,
+        clients: Clients | None = None,
+        direct: bool = False,
+        faults: Faults | None = None,
     ) -> None:
         """Give cluster ``i`` the requests of an episode and empty it.
 
@@ -283,14 +316,15 @@ class Cluster:
             seed: Seed of the randomness that policies and clients in the kernel draw from.
             clients: What the clients of these requests will do, where the cluster was made with ``clients``.
             direct: Every request will be handed over by :meth:`submit`; they need not be sorted.
+            faults: How replicas fail, start and stop by themselves, where the cluster was made with ``recovery``.
 
         Raises:
-            BurstenvError: On requests or clients that the engine cannot play, with the first row that is wrong.
+            BurstenvError: On requests, clients or faults that the engine cannot play, with the first row that is wrong.
         """
         check_array(requests)
         # As bytes: NumPy would copy records field by field, which takes thirty times as long.
         self.room_for(i, len(requests)).view(np.uint8)[...] = np.ascontiguousarray(requests).view(np.uint8)
-        self.begin(i, len(requests), seed, clients, direct)
+        self.begin(i, len(requests), seed, clients, direct, faults)
 
     def room_for(self, i: int, num_requests: int) -> np.ndarray:
         """Return where cluster ``i``'s next episode is to be written before :meth:`begin`, (num_requests,) REQUEST."""
@@ -300,18 +334,31 @@ class Cluster:
         return self.state.requests[i, :num_requests]
 
     def begin(
-        self, i: int, num_requests: int, seed: int = 0, clients: Clients | None = None, direct: bool = False
+        self,
+        i: int,
+        num_requests: int,
+        seed: int = 0,
+        clients: Clients | None = None,
+        direct: bool = False,
+        faults: Faults | None = None,
     ) -> None:
         """Start cluster ``i`` on the ``num_requests`` requests that were written into its state; see :meth:`load`."""
         announce_first_use()
         i = place(i, self.num_envs, "i")
         whole(num_requests, "num_requests", 0, self.state.requests.shape[1])
+        if self._draws_clients and clients is None:
+            clients = draw_clients(ClientsConfig(), self.state.requests[i, :num_requests], 0)
         check_clients(clients, num_requests, self.clients is not None)
+        check_faults(faults, self.num_replicas, self.state.layout.fault_room, self.recovery is not None)
         requests = self.state.requests[i, :num_requests]
         if self.state.specs["prefix_caching"].any():
             number_streams(requests)
             self._check_tables(requests)
         self._write_clients(i, num_requests, clients)
+        count = 0 if faults is None else len(faults)
+        self.state.environments["num_faults"][i] = count
+        if faults is not None:
+            self.state.faults(i)[:count] = faults.rows
         check_requests(self.state.arrays(), i, num_requests, direct)
         self.rewind(i, num_requests, seed)
         self._direct[i] = True if direct else None
@@ -542,3 +589,22 @@ class Cluster:
             float(environment["moved_bytes"]) * 1e-9, float(environment["still_s"]),
         )  # fmt: skip
         return dict(zip(TRANSFER_COUNTS, numbers, strict=True))
+
+    def fault_counts(self, i: int) -> dict[str, int | float] | None:
+        """Return what replicas of cluster ``i`` did so far beyond serving; None where they serve for ever.
+
+        ``faults`` (those that hit a replica), ``faulted`` (requests that a fault ended; the failed ones include
+        them), ``failovers`` (requests that came back from a lost replica), ``discarded_tokens`` (outputs streamed
+        and generated again), ``refilled_tokens`` (tokens whose KV was lost), ``availability`` (share of the time that
+        replicas could serve, of the time that costs) and ``replica_s`` (that time, of all replicas [s]).
+        """
+        i = place(i, self.num_envs, "i")
+        if self.recovery is None:
+            return None
+        replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
+        present_s = now_s - replicas["since_s"]
+        serves = (replicas["status"] == ACTIVE) | (replicas["status"] == DRAINING)
+        up_s = float((replicas["up_s"] + serves * present_s).sum())
+        paid_s = float((replicas["paid_s"] + replicas["paid"] * present_s).sum())
+        counts = {name: int(self.state.environments[i][name]) for name in FAULT_COUNTS}
+        return {**counts, "availability": up_s / max(paid_s, 1e-9), "replica_s": paid_s}

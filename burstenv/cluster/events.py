@@ -26,19 +26,28 @@ class EventKind(IntEnum):
     they find every request that arrives, returns or leaves at that instant. An event that an event of the same instant
     causes happens at that instant too, even if its kind comes earlier in this order: a client without think time
     sends its next turn right after an iteration starts that rejects its turn before as hopeless.
+
+    A cluster moves KV blocks, or its replicas change (FAULT to PACE_ENDS), not both.
     """
 
     ITERATION_ENDS = 0  # of a replica: tokens come out, requests finish
     METRICS_READ = 1  # reading number n: the published state of every replica is read
     METRICS_SHOWN = 2  # reading number n reaches the gateway
     TRANSFER = 3  # in place number n: the next step of KV blocks on the move
-    DEADLINE = 4  # of a request: its client gives up, if it is kept waiting
-    RETURN = 5  # a deferred request is decided about again
-    SEND = 6  # a request is sent again, or as the next turn of its session
-    ARRIVAL = 7  # a request is sent for the first time, when the trace says
-    MIGRATE = 8  # number n: a request may migrate
-    TICK = 9  # so long without a decision
-    ITERATION_STARTS = 10  # of a replica
+    FAULT = 4  # row number n of the episode's faults: a replica crashes, hangs, starts, ...
+    THAW = 5  # of a replica: its hang is over
+    DETECTION = 6  # of a replica: the gateway learns that it is down
+    LOSS = 7  # of a replica: a warning or the time for draining is over
+    RESTART = 8  # of a replica: it begins to boot
+    READY = 9  # of a replica: it is booted
+    PACE_ENDS = 10  # of a replica: its slow spell is over
+    DEADLINE = 11  # of a request: its client gives up, if it is kept waiting
+    RETURN = 12  # a request that was deferred, or whose replica was lost, is decided about again
+    SEND = 13  # a request is sent again, or as the next turn of its session
+    ARRIVAL = 14  # a request is sent for the first time, when the trace says
+    MIGRATE = 15  # number n: a request may migrate
+    TICK = 16  # so long without a decision
+    ITERATION_STARTS = 17  # of a replica
 
 
 class DecisionKind(IntEnum):
@@ -49,7 +58,9 @@ class DecisionKind(IntEnum):
     MIGRATE = 2  # whether a request moves from one replica to another
 
 
-TRANSFER, DEADLINE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.TRANSFER, EventKind.TICK + 1)
+TRANSFER, FAULT, THAW, DETECTION, LOSS, RESTART, READY, PACE_ENDS = range(EventKind.TRANSFER, EventKind.PACE_ENDS + 1)
+LAST_OF_CHANGES = PACE_ENDS  # kinds from FAULT up to this one change a replica from outside
+DEADLINE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.DEADLINE, EventKind.TICK + 1)
 KIND, SUBJECT, GENERATION = 2, 3, 4  # places in an entry, behind the time
 
 
@@ -98,13 +109,30 @@ def put_event(world, place, time_s, kind, subject, generation):
     arena[at + GENERATION] = generation
 
 
+@kernel
+def _generation(world, kind, subject):
+    """Return the present generation of the subject of an event."""
+    if kind > LAST_OF_CHANGES:
+        return generation_of(world, subject)
+    if kind == FAULT:
+        return 0
+    replica = world.replicas[subject]
+    if kind == LOSS:
+        return np.int64(replica.loss_generation)
+    if kind == PACE_ENDS:
+        return np.int64(replica.pace_generation)
+    return np.int64(replica.generation)
+
+
 @outlined
 def foresee(world, time_s, kind, subject):
-    """Foresee an event, for the present generation of its subject."""
+    """Foresee an event, for the present generation of its subject; one at infinity never happens."""
     environment = world.environment
+    if time_s == np.inf:
+        return
     if environment.events == world.gateway.event_room:
         drop_stale(world)
-    put_event(world, environment.events, time_s, kind, subject, generation_of(world, subject))
+    put_event(world, environment.events, time_s, kind, subject, _generation(world, kind, subject))
     environment.events += 1
 
 
@@ -132,7 +160,7 @@ def drop_first(world):
 def holds(world, at):
     """Return whether an entry is not stale."""
     arena = world.arena
-    return arena[at + GENERATION] == generation_of(world, arena[at + SUBJECT])
+    return arena[at + GENERATION] == _generation(world, arena[at + KIND], arena[at + SUBJECT])
 
 
 @outlined

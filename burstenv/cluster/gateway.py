@@ -10,13 +10,14 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import reject, reset_clients
 from burstenv.cluster.events import RETURN, foresee
+from burstenv.cluster.faults.handlers import reset_faults
 from burstenv.cluster.records import reset_memory
 from burstenv.cluster.seats import reset_seats
 from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
 from burstenv.cluster.transfers import reset_transfers
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import FAILED, NO_REQUEST, REJECTED
+from burstenv.engine.enums import ACTIVE, FAILED, NO_REQUEST, REJECTED
 from burstenv.engine.gateway_log import reset_logs
 from burstenv.engine.lifecycle import settle
 from burstenv.engine.replica import enqueue, set_mode
@@ -36,12 +37,18 @@ def may_defer(world, request):
 
 
 @kernel
+def takes_requests(world, r):
+    """Return whether the gateway may send requests to a replica, as far as it knows."""
+    return not world.gateway.changes or world.replicas[r].known == ACTIVE
+
+
+@kernel
 def apply_decision(world, admission, replica_index, mode):
     """Carry out one decision for the request at the gateway (for none, at a tick).
 
     The chosen replica's batching mode is set in either case, unless it was set less than
     ``batching_period_s`` ago. A deferral beyond the scenario's limit is a rejection: the client has
-    been kept waiting long enough.
+    been kept waiting long enough. So is an admission to a replica that is known to take no requests.
     """
     environment, gateway, requests = world.environment, world.gateway, world.requests
     unveil(world)
@@ -59,7 +66,7 @@ def apply_decision(world, admission, replica_index, mode):
         return
     environment.at_gateway = NO_REQUEST
     request = requests[request_id]
-    if admission == ADMIT:
+    if admission == ADMIT and takes_requests(world, replica_index):
         request.replica = replica_index
         enqueue(engine, request_id, environment.now_s)
         if gateway.count_sent and request.status != FAILED:
@@ -114,6 +121,8 @@ def reset_cluster(world, num_requests, seed):
     environment.transfers = 0
     if world.gateway.transfers:
         reset_transfers(world)
+    if world.gateway.changes:
+        reset_faults(world)
     forget_traffic(world)
     reset_accounts(world)
     reset_memory(world.memory, seed)

@@ -23,6 +23,7 @@ class Sent:
     ttft_slo_s: float  # its objective on TTFT, from its arrival on
     first_token_s: float | None = None
     tokens: int = 0  # relayed so far
+    resumed: bool = False  # a part of the answer came from a replica that was lost
 
 
 @dataclass
@@ -127,12 +128,25 @@ class GatewayLog:
 
     # -- notes -----------------------------------------------------------------------------------------
 
-    def sent(self, k: int, replica: int, prompt_tokens: int, now_s: float, arrival_s: float, ttft_slo_s: float) -> None:
-        """Note that request ``k``, which arrived at ``arrival_s``, is sent to a replica."""
-        of = self._replicas[replica]
-        if not self._unanswered(replica):
+    def sent(
+        self,
+        k: int,
+        replica: int,
+        prompt_tokens: int,
+        now_s: float,
+        arrival_s: float,
+        ttft_slo_s: float,
+        first_token_s: float | None = None,
+        tokens: int = 0,
+    ) -> None:
+        """Note that request ``k``, which arrived at ``arrival_s``, is sent to a replica.
+
+        ``tokens`` of its answer may have been relayed before, the first at ``first_token_s``: its replica was lost.
+        """
+        of, resumed = self._replicas[replica], first_token_s is not None
+        if not resumed and not self._unanswered(replica):
             of.head_s = now_s
-        self.requests[k] = Sent(replica, prompt_tokens, now_s, arrival_s, ttft_slo_s)
+        self.requests[k] = Sent(replica, prompt_tokens, now_s, arrival_s, ttft_slo_s, first_token_s, tokens, resumed)
         of.sent_s = now_s
 
     def token(self, k: int, now_s: float, count: int = 1) -> None:
@@ -154,7 +168,7 @@ class GatewayLog:
         """Note that the answer of a request is complete."""
         request = self.requests.pop(k)
         assert request.first_token_s is not None
-        if request.tokens > 1:
+        if request.tokens > 1 and not request.resumed:
             tpot_s = (now_s - request.first_token_s) / (request.tokens - 1)
             self._replicas[request.replica].tpot.add(tpot_s, now_s)
 

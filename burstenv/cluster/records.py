@@ -60,6 +60,14 @@ GATEWAY = record(
         ("transfer_base", "i8"),  # the first one, in the arena
         ("transfer_size", "i8"),  # from each to the next
     ],
+    [  # The replicas, see cluster/faults/handlers.py.
+        ("changes", "i1"),  # whether they fail, start or stop
+        ("recovery", "i1"),  # what becomes of the requests of a lost one: a code of RECOVERIES
+        ("failover_limit", "i4"),  # how often a request may go to another one
+        ("warm_pace", "f8"),  # of the GPU after a boot,
+        ("warm_s", "f8"),  # for so long
+        ("fault_base", "i8"),  # the faults of the episode, in the arena
+    ],
 )
 
 # What policies remember of an episode, and what agents have set.

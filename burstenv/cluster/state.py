@@ -122,20 +122,26 @@ class ClusterState:
         gateway["log_base"] = layout.log_base
         gateway["own_base"] = layout.own_base
         gateway["event_base"] = layout.event_base(room)
-        gateway["event_room"] = layout.events_of_each * room
+        gateway["event_room"] = layout.event_room(room)
         if layout.clients:
             gateway["arrival_base"] = layout.list_base(0, room)
             gateway["ended_base"] = layout.list_base(1, room)
-            gateway["client_base"] = layout.list_base(2, room)
+            gateway["client_base"] = layout.client_base(room)
         gateway["transfer_places"] = layout.transfers
         gateway["transfer_base"] = layout.transfer_base
         gateway["transfer_size"] = layout.of_transfer
+        if layout.changes:
+            gateway["fault_base"] = layout.fault_base
 
     # -- parts of a row ------------------------------------------------------------------------------
 
     def parts(self, i: int) -> Parts:
         """Return the parts of environment ``i``'s row that grow with the episode, views."""
         return self.layout.parts(self.arenas[i], self.requests.shape[1])
+
+    def faults(self, i: int) -> np.ndarray:
+        """Return room for the faults of environment ``i``'s episode, (F,) FAULT, a view."""
+        return self.layout.faults(self.arenas[i])
 
     def classes(self, i: int) -> np.ndarray:
         """Return the classes of environment ``i``'s requests, (C,) CLASS, a view."""

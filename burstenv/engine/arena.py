@@ -18,6 +18,7 @@ from burstenv.engine.records import (
     CLIENT,
     ENTRY,
     EVENT,
+    FAULT,
     NUMBERS_OF_A_SEQUENCE,
     OWN,
     REPLICA_LOG,
@@ -27,6 +28,8 @@ from burstenv.engine.records import (
 CLASS_NUMBERS = 2  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
 NEXT_TURN, GENERATION = (CLIENT.fields[name][1] // 4 for name in ("next_turn", "generation"))  # type: ignore[index]
+FAULT_NUMBERS = FAULT.itemsize // 4  # integers of a FAULT
+EVENTS_OF_A_REPLICA = 8  # room for them; four hold at most: of its status two, of a loss, of its pace
 SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit
 
 
@@ -64,6 +67,8 @@ class ArenaLayout:
         awaits: Whether any replica schedules asynchronously.
         gateways: K.
         transfers: Most transfers of KV blocks at once.
+        changes: Whether replicas fail, start or stop.
+        fault_room: Most FAULTs of an episode.
     """
 
     num_replicas: int
@@ -78,6 +83,8 @@ class ArenaLayout:
     awaits: bool = False
     gateways: int = 1
     transfers: int = 0
+    changes: bool = False
+    fault_room: int = 0
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every section of one replica, in order."""
@@ -137,14 +144,24 @@ class ArenaLayout:
         return whole_lines(TRANSFER.itemsize // 4)
 
     @property
-    def fixed(self) -> int:
-        """Number of integers that do not grow with the episode: the growing sections follow them."""
+    def fault_base(self) -> int:
+        """Start of the faults of an episode, after the transfers."""
         return self.transfer_base + self.transfers * self.of_transfer
 
     @property
+    def fixed(self) -> int:
+        """Number of integers that do not grow with the episode: the growing sections follow them."""
+        return self.fault_base + whole_lines(FAULT_NUMBERS * self.fault_room)
+
+    @property
     def events_of_each(self) -> int:
-        """V / E. A request has at most two valid events, a deadline and a return; the rest is for stale entries."""
+        """Entries of the event queue for each request: at most two hold, a deadline and a return; others are stale."""
         return 3 if self.clients else 1
+
+    def event_room(self, num_requests: int) -> int:
+        """Return V, the most entries of the event queue."""
+        of_replicas = EVENTS_OF_A_REPLICA * (self.num_replicas + 1) if self.changes else 0
+        return self.events_of_each * num_requests + of_replicas
 
     def _of_each_request(self) -> tuple[int, int]:
         """Return the number of lists of ids, and of further integers for each request."""
@@ -165,7 +182,15 @@ class ArenaLayout:
 
     def list_base(self, k: int, num_requests: int) -> int:
         """Return the start of a list of ids: by arrival, then of ended turns; the clients follow the lists."""
-        return self.event_base(num_requests) + (EVENT * self.events_of_each + k) * num_requests
+        return self.event_base(num_requests) + EVENT * self.event_room(num_requests) + k * num_requests
+
+    def client_base(self, num_requests: int) -> int:
+        """Return the start of the clients, which follow the lists."""
+        return self.list_base(self._of_each_request()[0], num_requests)
+
+    def faults(self, row: np.ndarray) -> np.ndarray:
+        """Return the faults of a row, (F,) FAULT, a view; those after the episode's are unused."""
+        return row[self.fault_base : self.fault_base + FAULT_NUMBERS * self.fault_room].view(FAULT)
 
     def parts(self, row: np.ndarray, num_requests: int) -> Parts:
         """Return the parts of a row, (A,) int32, with room for ``num_requests`` requests."""

@@ -18,11 +18,20 @@ AWAY = 9  # with its client, which will send it again
 UNSENT = 10  # a later turn of a session that is over: never sent, and not offered
 LENGTH_CAPPED = 11  # answered, but the answer was cut at the model length of the replica: not served
 TRANSFERRING = 12  # between two batches: the last of its KV blocks are on their way
+FAULTED = 13  # its replica failed, and it went on nowhere else
 STATUS_NAMES = (
     "unseen", "at_gateway", "waiting", "running", "attained", "late", "rejected", "failed", "abandoned", "away",
-    "unsent", "length_capped", "transferring",
+    "unsent", "length_capped", "transferring", "faulted",
 )  # fmt: skip
-SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED, LENGTH_CAPPED)  # offered requests at their end
+SETTLED = (ATTAINED, LATE, REJECTED, FAILED, ABANDONED, LENGTH_CAPPED, FAULTED)  # offered requests at their end
+
+# Replica states.
+ACTIVE = 0  # serves
+OFF = 1  # costs nothing
+BOOTING = 2  # loads the model: no service yet, but it costs
+DRAINING = 3  # serves the requests that it has, and takes no others
+DOWN = 4  # crashed, hung or lost; the gateway learns of it later
+REPLICA_STATE_NAMES = ("active", "off", "booting", "draining", "down")
 
 # Queue orders of a batching mode. The last two run in the general engine.
 FCFS = 0  # first come, first served; a preempted request goes to the head

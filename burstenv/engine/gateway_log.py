@@ -13,7 +13,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, put_whole, real_at, whole_at
 from burstenv._jit.positions import places_of
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
-from burstenv.engine.records import CLIENT, OWN, REPLICA_LOG
+from burstenv.engine.records import CLIENT, OWN, REPLICA_LOG, RESUMED
 from burstenv.engine.spec import EVENLY
 
 RECENT_S = 10.0  # time scale of the moving averages, as in the reference
@@ -22,7 +22,7 @@ AT = places_of(REPLICA_LOG)  # the position of each field among them
 OWN_NUMBERS = OWN.itemsize // 4  # integers of what is a gateway's own
 OWN_AT = places_of(OWN)
 _CLIENT_NUMBERS = CLIENT.itemsize // 4
-_SENT_S = CLIENT.fields["sent_s"][1] // 4  # type: ignore[index]
+_SENT_S, _KIND = (CLIENT.fields[name][1] // 4 for name in ("sent_s", "kind"))  # type: ignore[index]
 
 
 # -- which log ---------------------------------------------------------------------------------------
@@ -101,16 +101,28 @@ def log_sent(engine, request_id, now_s):
     """Note that a request is sent, and taken by the replica."""
     gateway, arena = engine.gateway, engine.arena
     log = _log_of(engine, request_id)
-    prompt = engine.requests[request_id].prompt_tokens
+    request = engine.requests[request_id]
     if gateway.clients:
         put_real(arena, gateway.client_base + request_id * _CLIENT_NUMBERS + _SENT_S, now_s)
-    if arena[log + AT.unanswered] == 0:
-        put_real(arena, log + AT.head_s, now_s)
     put_real(arena, log + AT.sent_s, now_s)
     arena[log + AT.in_flight] += 1
+    _add(arena, log + AT.prompt_tokens, request.prompt_tokens)
+    if gateway.changes and _notes_resumption(engine, request_id, request):
+        _add(arena, log + AT.streamed_tokens, request.produced_tokens)
+        return
+    if arena[log + AT.unanswered] == 0:
+        put_real(arena, log + AT.head_s, now_s)
     arena[log + AT.unanswered] += 1
-    _add(arena, log + AT.prompt_tokens, prompt)
-    _add(arena, log + AT.unanswered_tokens, prompt)
+    _add(arena, log + AT.unanswered_tokens, request.prompt_tokens)
+
+
+@outlined
+def _notes_resumption(engine, request_id, request):
+    """Note whether a request is sent with a part of its answer streamed before, by a replica that was lost."""
+    at = engine.gateway.client_base + request_id * _CLIENT_NUMBERS + _KIND
+    resumed = not np.isnan(request.first_token_s)
+    engine.arena[at] = (engine.arena[at] | RESUMED) if resumed else (engine.arena[at] & ~RESUMED)
+    return resumed
 
 
 @kernel
@@ -140,6 +152,9 @@ def log_answered(engine, request_id, now_s):
     """Note that the answer of a request is complete."""
     arena, request = engine.arena, engine.requests[request_id]
     gaps = request.produced_tokens - 1
+    if engine.gateway.changes:
+        kind = arena[engine.gateway.client_base + request_id * _CLIENT_NUMBERS + _KIND]
+        gaps = 0 if kind & RESUMED else gaps  # the gap between two replicas is the time of neither
     if gaps > 0:
         log = _log_of(engine, request_id)
         tpot_s = (now_s - request.first_token_s) / gaps

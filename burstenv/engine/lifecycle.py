@@ -1,8 +1,11 @@
-"""The lifecycle of a request, compiled: the only code that writes its status, its times and the counts of outcomes.
+"""The lifecycles of requests and replicas, compiled: the only code that writes status, its times and the counts.
 
-unseen -> at the gateway -> waiting <-> running -> attained, late or length-capped. A running request may be
+A request: unseen -> at the gateway -> waiting <-> running -> attained, late or length-capped. A running request may be
 transferring for a while, to run on elsewhere. On the way it may be rejected, fail or be abandoned; its client may
-withdraw it and send it again; a turn of a session that is over is never sent.
+withdraw it and send it again; a turn of a session that is over is never sent. With its replica it returns to the
+gateway or is faulted.
+
+A replica: off -> booting -> active -> draining -> off. Active or draining it may go down, and boots again.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ from burstenv._jit.decorators import kernel
 from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
 from burstenv.engine.enums import (
     ABANDONED,
+    ACTIVE,
     AT_GATEWAY,
     ATTAINED,
     AWAY,
+    DRAINING,
+    FAULTED,
     LATE,
     LENGTH_CAPPED,
     REJECTED,
@@ -187,6 +193,7 @@ def settle(world, request_id, status, now_s):
     else:
         environment.failed += 1
         environment.length_capped += status == LENGTH_CAPPED
+        environment.faulted += status == FAULTED
 
 
 @kernel
@@ -214,3 +221,40 @@ def settled(world):
     """Return the number of settled requests."""
     environment = world.environment
     return environment.attained + environment.late + environment.rejected + environment.failed
+
+
+@kernel
+def leave_replica(engine, request_id, keeps_outputs):
+    """Return a request to the gateway from a replica that is lost, with its KV and, unless kept, its outputs."""
+    environment, request = engine.environment, engine.requests[request_id]
+    leave_flight(engine, request_id)
+    if request.status == RUNNING:
+        environment.refilled_tokens += request.prompt_tokens + request.produced_tokens
+    request.status = AT_GATEWAY
+    request.computed_tokens = 0
+    request.in_flight_tokens = 0
+    request.decoding = 0
+    request.demoted = 0
+    request.left_at = 0
+    if not keeps_outputs:
+        environment.discarded_tokens += request.produced_tokens
+        request.produced_tokens = 0
+
+
+@kernel
+def account(replica, now_s):
+    """Count the time of a replica's present status up to ``now_s``."""
+    elapsed_s = now_s - replica.since_s
+    if replica.paid:
+        replica.paid_s += elapsed_s
+    if replica.status == ACTIVE or replica.status == DRAINING:
+        replica.up_s += elapsed_s
+    replica.since_s = now_s
+
+
+@kernel
+def change_status(replica, status, now_s):
+    """Let a replica have another status from ``now_s`` on; what was foreseen for the one before no longer holds."""
+    account(replica, now_s)
+    replica.status = status
+    replica.generation += 1

@@ -95,6 +95,7 @@ REPLICA = record(
         ("clock_s", "f8"),  # the last iteration boundary
         ("in_flight", "i1"),  # iterations scheduled and not applied yet
         ("under_way", "i1"),  # a decode iteration has started at the clock and is not yet recorded
+        ("frozen", "i1"),  # it makes no progress: crashed or hung
         ("run_steps", "i8"),  # its length; 0: none is open
         ("run_done", "i8"),  # of those, committed
         ("run_first_s", "f8"),  # duration of its first iteration
@@ -182,6 +183,26 @@ REPLICA = record(
         ("transfers", "i4"),  # it takes part in
         ("freeness", "f8"),  # when it was last looked at, see cluster/migration.py
         ("paired", "i1"),  # in a migration considered then
+        # Where replicas fail, start or stop, see cluster/faults/handlers.py.
+        ("status", "i1"),
+        ("known", "i1"),  # the status that the gateway knows of
+        ("wanted", "i1"),  # it is started again after a fault
+        ("warned", "i1"),  # of a spot loss
+        ("paid", "i1"),  # its time costs
+        ("generation", "i4"),  # events of its status that were foreseen before no longer hold
+        ("loss_generation", "i4"),  # likewise for the end of a warning or of draining
+        ("pace_generation", "i4"),  # and of a slow spell
+        ("boots", "i4"),
+        ("since_s", "f8"),  # it has had its status
+        ("up_s", "f8"),  # time in which it could serve, without the present status
+        ("paid_s", "f8"),  # time that costs, likewise
+        ("stopped_s", "f8"),  # since when it is frozen
+        ("restart_s", "f8"),  # no replacement begins to boot before
+        ("repair_s", "f8"),  # from detection to the restart
+        ("boot_s", "f8"),  # duration of the next boot
+        ("ready_s", "f8"),  # end of the present boot
+        ("base_pace", "f8"),  # times by which its GPU is slower than its latency says
+        ("spell_pace", "f8"),  # and further times, for a spell
     ],
 )
 REPLICA_HOT = REPLICA.fields["flight0_end_s"][1]  # type: ignore[index]  # the bytes before the rest
@@ -260,6 +281,13 @@ ENVIRONMENT = record(
         ("aborted", "i4", (ABORT_CAUSES,)),  # of those, given up, by cause
         ("moved_bytes", "f8"),
         ("still_s", "f8"),  # sum of the times in which requests stood still
+        # Faults, see cluster/faults/handlers.py.
+        ("num_faults", "i4"),  # rows of the episode
+        ("faults", "i4"),  # that hit a replica so far
+        ("faulted", "i4"),  # of the failed: requests that a fault ended
+        ("failovers", "i4"),  # requests that came back to the gateway from a lost replica
+        ("discarded_tokens", "i8"),  # outputs that were streamed and are generated again
+        ("refilled_tokens", "i8"),  # tokens whose KV was lost with a replica
     ],
 )
 
@@ -330,13 +358,28 @@ CLIENT = np.dtype(
         ("think_s", "f8"),  # from the end of the turn before to the sending
         ("sent_s", "f8"),  # when a gateway last sent the request to a replica
         ("next_turn", "i4"),  # number, within the episode, of the request that follows this one; -1: none
-        ("kind", "i4"),  # a sum of FOLLOWS and FAILS_UPSTREAM
+        ("kind", "i4"),  # a sum of FOLLOWS, FAILS_UPSTREAM and RESUMED
         ("attempts", "i4"),  # times it was sent
         ("refusals", "i4"),
         ("generation", "i4"),  # attempts that are over; their events are stale
-        ("unused", "i4"),
+        ("failovers", "i4"),  # times that it came back from a lost replica
     ]
 )
+
+# A change of a replica that an episode brings by itself: numbers in the arena, if replicas change.
+FAULT = np.dtype(
+    [
+        ("time_s", "f8"),
+        ("duration_s", "f8"),  # of a hang or a slow spell; from a warning to the loss; longest time of draining
+        ("detect_s", "f8"),  # until the gateway knows
+        ("repair_s", "f8"),  # from then on until it boots; of a spot loss: from the warning on
+        ("boot_s", "f8"),
+        ("factor", "f8"),  # how many times as long the GPU's part of an iteration takes
+        ("replica", "i4"),
+        ("kind", "i4"),  # a FaultKind
+    ]
+)
+
 # One transfer of KV blocks: numbers in the arena.
 TRANSFER = np.dtype(
     [
@@ -360,3 +403,4 @@ TRANSFER = np.dtype(
 )
 FOLLOWS = 1  # it is sent at the end of the turn before
 FAILS_UPSTREAM = 2  # its first attempt does not reach the gateway
+RESUMED = 4  # it was sent with a part of its answer streamed before, by a replica that was lost

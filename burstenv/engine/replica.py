@@ -29,6 +29,7 @@ from burstenv.engine.queues import (
     queue_discard,
     queue_push,
     queue_reorder,
+    tokens_to_compute,
 )
 from burstenv.engine.scheduler import finish_decoders, finish_iteration, start_iteration
 from burstenv.engine.world import engine_type, in_mode
@@ -44,6 +45,9 @@ def advance_replica(engine, until_s, turns_stop):
     """
     replica, spec = engine.replica, engine.spec
     limits = engine.limits
+    if replica.frozen:
+        replica.wake_s = np.inf
+        return
     if spec.general:
         advance_general(engine, until_s, turns_stop)
         return
@@ -138,13 +142,14 @@ def enqueue(engine, request_id, now_s):
     """Send a request to the replica at ``now_s``, as a server's front end does.
 
     A prompt that leaves no room for an output within the model length fails at once (status ``FAILED``), and the
-    output is cut at that length (status ``LENGTH_CAPPED`` at its end).
+    output is cut at that length (status ``LENGTH_CAPPED`` at its end). Outputs that another replica produced count as
+    a part of the prompt.
     """
     spec, requests = engine.spec, engine.requests
     request = requests[request_id]
     request.target_tokens = request.output_tokens
     if spec.validate_requests:
-        if request.prompt_tokens >= spec.max_model_len:
+        if tokens_to_compute(request) >= spec.max_model_len:
             settle(engine, request_id, FAILED, now_s)
             return
         request.target_tokens = min(request.output_tokens, spec.max_model_len - request.prompt_tokens)

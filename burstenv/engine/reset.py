@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel
-from burstenv.engine.enums import BINS, CLIENTS, HORIZONS_S, NO_REQUEST, SEEN_FIELDS, SEEN_FREE_BLOCKS
+from burstenv.engine.enums import ACTIVE, BINS, CLIENTS, HORIZONS_S, NO_REQUEST, SEEN_FIELDS, SEEN_FREE_BLOCKS
 from burstenv.engine.kv_cache import reset_spans
 
 _BINS = BINS
@@ -13,18 +13,13 @@ _HORIZONS = len(HORIZONS_S)
 
 
 @kernel
-def reset_replica(engine):
-    """Empty the replica; its batching mode stays."""
+def empty_engine(engine):
+    """Forget all requests, the KV cache and what the scheduler remembers of them; counters and mode stay."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     for k in range(spec.block_size):
         arena[spec.phase_base + k] = 0
-    replica.clock_s = 0.0
-    replica.iteration_end_s = 0.0
     replica.in_flight = 0
     replica.under_way = 0
-    replica.wake_s = 0.0
-    replica.mode_since_s = -np.inf
-    replica.token_budget = engine.limits.token_budget
     replica.run_steps = 0
     replica.blocked = 0
     replica.free_blocks = spec.num_blocks
@@ -47,6 +42,33 @@ def reset_replica(engine):
     replica.admitting = 0
     replica.waiting_tokens = 0
     replica.waiting_blocks = 0
+    replica.admissions = 0
+    replica.ahead = 0
+    replica.preemptions_without_token = 0
+    replica.first_flight = 0
+    replica.awaited = 0
+    replica.coming_tokens = 0
+    replica.flight_sequences = 0
+    replica.ending_context = 0
+    replica.busy_until_s = 0.0
+    if spec.prefix_caching:
+        reset_spans(engine)
+    if spec.prefix_caching or spec.general:
+        for slot in range(spec.flight_size):
+            arena[spec.slot_base + slot] = slot
+        replica.free_slots = spec.flight_size
+
+
+@kernel
+def reset_replica(engine):
+    """Empty the replica and rewind it; its batching mode stays."""
+    replica, spec = engine.replica, engine.spec
+    empty_engine(engine)
+    replica.clock_s = 0.0
+    replica.iteration_end_s = 0.0
+    replica.wake_s = 0.0
+    replica.mode_since_s = -np.inf
+    replica.token_budget = engine.limits.token_budget
     replica.iterations = 0
     replica.preemptions = 0
     replica.busy_s = 0.0
@@ -65,31 +87,42 @@ def reset_replica(engine):
         replica.scraped[k] = 0
     replica.shown[SEEN_FREE_BLOCKS] = spec.num_blocks
     replica.scraped[SEEN_FREE_BLOCKS] = spec.num_blocks
-    replica.admissions = 0
-    replica.ahead = 0
     replica.ended_iterations = 0
     replica.seen_iterations = 0
     replica.livelocked = 0
     replica.livelock_id = NO_REQUEST
-    replica.preemptions_without_token = 0
-    replica.first_flight = 0
-    replica.awaited = 0
-    replica.coming_tokens = 0
-    replica.flight_sequences = 0
-    replica.ending_context = 0
-    replica.busy_until_s = 0.0
-    replica.slowdown = 0.0
     replica.reserved_blocks = 0
     replica.held_blocks = 0
     replica.transfers = 0
     replica.freeness = np.inf
     replica.paired = 0
-    if spec.prefix_caching:
-        reset_spans(engine)
-    if spec.prefix_caching or spec.general:
-        for slot in range(spec.flight_size):
-            arena[spec.slot_base + slot] = slot
-        replica.free_slots = spec.flight_size
+    _reset_status(replica)
+
+
+@kernel
+def _reset_status(replica):
+    """Let a replica be active, at its own pace."""
+    replica.frozen = 0
+    replica.slowdown = 0.0
+    replica.status = ACTIVE
+    replica.known = ACTIVE
+    replica.wanted = 1
+    replica.warned = 0
+    replica.paid = 1
+    replica.generation = 0
+    replica.loss_generation = 0
+    replica.pace_generation = 0
+    replica.boots = 0
+    replica.since_s = 0.0
+    replica.up_s = 0.0
+    replica.paid_s = 0.0
+    replica.stopped_s = 0.0
+    replica.restart_s = 0.0
+    replica.repair_s = 0.0
+    replica.boot_s = 0.0
+    replica.ready_s = 0.0
+    replica.base_pace = 1.0
+    replica.spell_pace = 1.0
 
 
 @kernel

@@ -23,7 +23,7 @@ from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, may_defer
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.decide import choose_admission, choose_replica
-from burstenv.policies.estimates import tokens_to_hold
+from burstenv.policies.estimates import is_choice, tokens_to_hold
 
 COMPONENTS = ("admission", "routing", "batching")
 
@@ -138,10 +138,10 @@ def write_mask(world, exchange):
     """Write the legal choices into the mask, (A,) int8, components side by side.
 
     At a tick every choice is legal (only the mode matters). A replica is legal if it holds the prompt and the whole
-    predicted answer or, without such a replica, if it accepts the prompt. If none accepts it, every replica is marked
-    as legal, but rejection is the only legal admission.
+    predicted answer or, without such a replica, if it accepts the prompt; one that is known to be off, booting,
+    draining or down takes no request. If none accepts it, every replica is marked as legal, but admission is not.
     """
-    settings, mask, specs = exchange.settings, exchange.mask, world.specs
+    settings, mask = exchange.settings, exchange.mask
     count, num_modes = world.modes.shape
     request_id = world.environment.at_gateway
     at = 0
@@ -153,7 +153,7 @@ def write_mask(world, exchange):
     tokens = tokens_to_hold(world, request)
     fitting = 0
     for r in range(count):
-        if tokens <= specs[r].max_model_len:
+        if is_choice(world, r, tokens):
             fitting += 1
     if settings.decides_admission:
         mask[REJECT] = 1
@@ -165,7 +165,7 @@ def write_mask(world, exchange):
             at = 3
     if settings.decides_routing:
         for r in range(count):
-            legal = tokens <= specs[r].max_model_len or (fitting == 0 and not settings.flat)
+            legal = is_choice(world, r, tokens) or (fitting == 0 and not settings.flat)
             mask[at + r] = 1 if legal else 0
         at += count
     if settings.decides_batching:

@@ -12,6 +12,7 @@ import numpy as np
 from burstenv._jit.decorators import resolved
 from burstenv.arguments import an, array, check, checked, mapping, number, one_of, optional, whole
 from burstenv.cluster import Clients, Cluster
+from burstenv.cluster.faults.rows import Faults
 from burstenv.config import shortly
 from burstenv.engine.enums import UNSENT
 from burstenv.envs.action import ActionLayout
@@ -246,15 +247,22 @@ class EnvironmentBatch:
         """
         requests = self.cluster.room_for(i, len(drawn))
         self.scenario.write_requests(requests, drawn, seed, self.privileged, predictor)
-        self.cluster.begin(i, len(drawn), seed, self.scenario.clients_of(requests, drawn, seed))
+        clients, faults = self.scenario.clients_of(requests, drawn, seed), self.scenario.faults_of(drawn, seed)
+        self.cluster.begin(i, len(drawn), seed, clients, faults=faults)
         self._begun(i, drawn.session, description)
 
     @checked()
     def start(
-        self, i: int, requests: np.ndarray, seed: int, description: dict[str, Any], clients: Clients | None = None
+        self,
+        i: int,
+        requests: np.ndarray,
+        seed: int,
+        description: dict[str, Any],
+        clients: Clients | None = None,
+        faults: Faults | None = None,
     ) -> None:
-        """Start an episode of given requests, (n,) REQUEST, and of their clients, in environment ``i``."""
-        self.cluster.load(i, requests, seed, clients)
+        """Start an episode of given requests, (n,) REQUEST, of their clients and faults, in environment ``i``."""
+        self.cluster.load(i, requests, seed, clients, faults=faults)
         self._begun(i, requests["session"], description)
 
     def _begun(self, i: int, session: np.ndarray, description: dict[str, Any]) -> None:
@@ -371,12 +379,13 @@ class EnvironmentBatch:
         """Restore a cloned state."""
         snapshot.put_into(self)
 
-    def counts(self, i: int) -> dict[str, int]:
+    def counts(self, i: int) -> dict[str, Any]:
         """Return the outcome counts of environment ``i`` so far.
 
         The late ones include the abandoned; the failed ones include those with a cut answer (``length_capped``).
 
-        If clients act, their counts are added, see :meth:`burstenv.cluster.Cluster.client_counts`.
+        If clients act or replicas fail, those counts are added, see :meth:`burstenv.cluster.Cluster.client_counts` and
+        :meth:`burstenv.cluster.Cluster.fault_counts`.
         """
         e = self.cluster.state.environments[i]
         settled = int(e["attained"] + e["late"] + e["rejected"] + e["failed"])
@@ -389,6 +398,7 @@ class EnvironmentBatch:
             "length_capped": int(e["length_capped"]),
             "pending": int(e["offered"]) - settled,
             **(self.cluster.client_counts(i) or {}),
+            **(self.cluster.fault_counts(i) or {}),
         }
 
     def episode_metrics(self, i: int) -> dict[str, Any]:

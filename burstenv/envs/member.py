@@ -74,7 +74,7 @@ class Member:
             raise BurstenvError("policy_action needs an environment that decides admission, routing and batching")
         return self.batch.policy_action(self.place, load_policy(policy) if isinstance(policy, str) else policy)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Return the outcome counts of the episode so far."""
         return self.batch.counts(self.place)
 

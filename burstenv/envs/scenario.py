@@ -26,6 +26,10 @@ from burstenv.cluster import (
     resolve_cluster,
 )
 from burstenv.cluster.cluster import MOST_GATEWAYS
+from burstenv.cluster.faults.config import FaultsConfig
+from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
+from burstenv.cluster.faults.recovery import check_no_migration
+from burstenv.cluster.faults.rows import Faults
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.config import Config, load
 from burstenv.envs.observation.features import ObservationConfig, ObservationLayout
@@ -50,6 +54,7 @@ from burstenv.workload import (
 )
 from burstenv.workload.official.files import locate
 from burstenv.workload.splits import DEFAULT_FRACTIONS
+from burstenv.workload.trace import MODELS
 from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
 
 Load = Annotated[
@@ -100,6 +105,7 @@ class ScenarioConfig(Config):
     clients: ClientsConfig = ClientsConfig()
     gateways: Annotated[int, Field(ge=1, le=MOST_GATEWAYS)] = 1  # each has its own log; all read the same metrics
     split: Literal["evenly", "hash"] = "evenly"  # of requests: in turn, or by a hash of the session
+    faults: str | FaultsConfig | None = None  # a name in configs/faults or a YAML file; None: replicas serve for ever
     migration: MigrationConfig | None = None  # None: requests stay where they are sent
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
 
@@ -154,6 +160,7 @@ class Scenario:
         config: The scenario, with ``capacity_per_s`` filled in.
         specs: The replicas.
         modes: The batching modes.
+        faults: How replicas fail; None: they serve for ever.
     """
 
     @checked()
@@ -162,8 +169,11 @@ class Scenario:
         if isinstance(cluster, str):
             cluster = load(ClusterConfig, "clusters", cluster)
         self.specs: tuple[ReplicaSpec, ...] = resolve_cluster(cluster)
+        faults = config.faults
+        self.faults = load(FaultsConfig, "faults", faults) if isinstance(faults, str) else faults
         self.transfers = cluster.transfers
         self.migration = config.migration
+        check_no_migration(self.faults is not None, self.migration is not None)
         if self.migration is not None:
             if self.transfers is None:
                 raise BurstenvError(
@@ -346,12 +356,15 @@ class Scenario:
         num_requests: int = 1024,
         modes: Sequence[str | ModeConfig] | None = None,
         max_request_tokens: int | None = None,
+        horizon_s: float | None = None,
     ) -> Cluster:
         """Return ``num_envs`` clusters of this scenario, with its batching modes or with others.
 
-        They accept requests of up to ``max_request_tokens``, by default the longest that the scenario plays.
+        They accept requests of up to ``max_request_tokens``, by default the longest that the scenario plays, and faults
+        of ``horizon_s``, by default the duration of its episodes.
         """
         config = self.config
+        faults, horizon_s = self.faults, config.episode.duration_s if horizon_s is None else horizon_s
         cluster = Cluster(
             self.specs,
             self.modes if modes is None else [named_mode(mode) for mode in modes],
@@ -367,6 +380,8 @@ class Scenario:
             split=config.split,
             transfers=None if self.migration is None else self.transfers,
             migrate_period_s=None if self.migration is None else self.migration.period_s,
+            recovery=None if faults is None else faults.recovery,
+            fault_room=0 if faults is None else fault_room(faults, self.specs, horizon_s),
         )
         if self.migration is not None:
             cluster.migrate_by(self.migration_rule.rule.code, self.migration_rule.parameters)
@@ -411,6 +426,24 @@ class Scenario:
             return None
         horizon_s = float(drawn.metadata.get("duration_s", np.inf))
         return draw_clients(config, requests, seed, drawn.previous, drawn.think_s, drawn.upstream_failed, horizon_s)
+
+    @checked()
+    def faults_of(self, drawn: EpisodeRequests, seed: int) -> Faults | None:
+        """Return how replicas fail in an episode, to be loaded with it; None if they serve for ever.
+
+        Args:
+            drawn: The requests, as drawn.
+            seed: Of the episode.
+        """
+        if self.faults is None:
+            return None
+        last_s = float(drawn.arrival_s[-1]) if len(drawn) else 0.0
+        failed = None
+        if self.config.episode.upstream_failures == "recorded" and "day" in drawn.metadata:
+            rows = np.flatnonzero(drawn.upstream_failed)
+            models, classes = drawn.model[rows].tolist(), drawn.class_code[rows].tolist()
+            failed = FailedRows(drawn.arrival_s[rows], [MODELS[k] for k in models], [CLASSES[k] for k in classes])
+        return draw_faults(self.faults, self.specs, float(drawn.metadata.get("duration_s", last_s)), seed, failed)
 
     @checked()
     def requests_from(self, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> np.ndarray:

@@ -63,7 +63,7 @@ def episode_columns(episode: Episode) -> Columns:
     """Return all inputs of an episode's policies, as columns of times and of whole numbers.
 
     Of the requests: arrival, objectives, lengths, predicted length, class and session; of active clients: patience and
-    think time, order of turns, and failures before the cluster.
+    think time, order of turns, and failures before the cluster; of faults: all there is.
     """
     requests = episode.requests
     times = [requests[name] for name in ("arrival_s", "ttft_slo_s", "tpot_slo_s")]
@@ -74,6 +74,10 @@ def episode_columns(episode: Episode) -> Columns:
         clients = episode.clients
         times += [clients.patience_s, clients.think_s]
         numbers += [clients.previous, clients.upstream_failed]
+    if episode.faults is not None:
+        rows = episode.faults.rows
+        for name in rows.dtype.names or ():
+            (times if rows.dtype[name].kind == "f" else numbers).append(rows[name])
     return times, numbers
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster import Clients
+from burstenv.cluster.faults.rows import Faults
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 
@@ -31,6 +32,7 @@ class Episode:
         requests: (n,) REQUEST, untouched.
         model: Codes into ``MODELS``, (n,) int8.
         clients: Behaviour of their clients; None: send and wait.
+        faults: How replicas fail; None: they serve for ever.
     """
 
     load: float
@@ -41,6 +43,7 @@ class Episode:
     requests: NDArray[Any]
     model: NDArray[np.int8]
     clients: Clients | None = None
+    faults: Faults | None = None
 
     @cached_property
     def foreseen(self) -> NDArray[Any]:
@@ -71,7 +74,8 @@ def draw_episode(scenario: Scenario, split: str, load: float, seed: int, rate_pe
         )
     duration_s = float(scenario.config.episode.duration_s)
     day, clients = int(drawn.metadata["day"]), scenario.clients_of(requests, drawn, seed)
-    return Episode(load, seed, day, rate_per_s, duration_s, requests, drawn.model, clients)
+    faults = scenario.faults_of(drawn, seed)
+    return Episode(load, seed, day, rate_per_s, duration_s, requests, drawn.model, clients, faults)
 
 
 class EpisodeStore:

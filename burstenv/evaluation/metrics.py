@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.arguments import array, checked, number
-from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
+from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, FAULTED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
@@ -17,6 +17,7 @@ from burstenv.workload.describe import rate_per_s
 from burstenv.workload.trace import MODELS
 
 LOSSES = ("rejected", "failed", "preempted", "late_first_token", "slow_tokens")  # cause of a lost request
+FAILURES = ("upstream", "organic", "injected")  # cause of a failed request
 MODEL_GROUPS = tuple(f"model_{name.lower().replace('-', '')}" for name in MODELS)
 PROMPT_EDGES_TOKENS = (200, 600, 1200, 2000, 3000)  # a bucket holds lower < prompt tokens <= upper
 PROMPT_BUCKETS = ("0_200", "200_600", "600_1200", "1200_2000", "2000_3000", "over_3000")
@@ -66,6 +67,7 @@ def episode_metrics(
     episode_return: float | None = None,
     model: NDArray[Any] | None = None,
     client_counts: Mapping[str, int] | None = None,
+    fault_counts: Mapping[str, float] | None = None,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None for undefined ones (no such request).
 
@@ -74,6 +76,7 @@ def episode_metrics(
                                         abandoned, rejected are the final rejections, failed includes the cut
     ``length_capped``                   requests whose answer was cut at the model length of their replica: they
                                         count as failed, are never attained and are in no latency
+    ``failed_upstream`` ...             failed requests, apart from cut answers, by what failed them, ``FAILURES``
     ``score``                           worth of the attained requests / worth of the offered ones: the headline
     ``attainment``                      attained / offered
     ``token_weighted_attainment``       the same, each request counted with its prompt + output tokens
@@ -96,6 +99,7 @@ def episode_metrics(
     ``offered_worth``                   of the offered requests: their number, except where clients end sessions early
     ``attempts`` ... ``unsent``         where clients act: see ``Cluster.client_counts``; every request is counted
                                         once in all of the above, however often it was sent; unsent ones nowhere
+    ``faults`` ... ``replica_s``        where replicas fail or are scaled: see ``Cluster.fault_counts``
     ==================================  =================================================================
 
     Args:
@@ -105,6 +109,7 @@ def episode_metrics(
         episode_return: Return of an agent's environment; must equal the worth of the attained requests.
         model: Codes into ``MODELS``, (n,); None: all ``other``.
         client_counts: The result of ``Cluster.client_counts``; None: clients that only send and wait.
+        fault_counts: The result of ``Cluster.fault_counts``; None: replicas serve for ever.
 
     Raises:
         BurstenvError: If a request is not settled, or the rewards contradict the records.
@@ -121,7 +126,7 @@ def episode_metrics(
         "attained": int(attained.sum()),
         "late": int((status == LATE).sum()) + abandoned,
         "rejected": int((status == REJECTED).sum()),
-        "failed": int((status == FAILED).sum()) + capped,
+        "failed": int(((status == FAILED) | (status == FAULTED)).sum()) + capped,
     }
     unsettled = 2 * counts["offered"] - sum(counts.values())
     if unsettled:
@@ -138,6 +143,7 @@ def episode_metrics(
     metrics: dict[str, float | int | None] = {
         **counts,
         "length_capped": capped,
+        **{f"failed_{why}": count for why, count in failures(records).items()},
         "score": share(attained_worth, offered_worth),
         "attainment": share(counts["attained"], counts["offered"]),
         "token_weighted_attainment": share(int(tokens[attained].sum(dtype=np.int64)), int(tokens.sum(dtype=np.int64))),
@@ -154,12 +160,25 @@ def episode_metrics(
     metrics["burstiness"] = burstiness(records["arrival_s"], duration_s)
     if client_counts is not None:
         metrics.update(client_counts)
+    if fault_counts is not None:
+        metrics.update(fault_counts)
     metrics.update(_by_group(records, attained, model))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None
         points = np.percentile(values, _PERCENTILES).tolist() if len(values) else [None] * len(_PERCENTILES)
         metrics.update({f"{name}_p{p}": point for p, point in zip(_PERCENTILES, points, strict=True)})
     return metrics
+
+
+def failures(records: NDArray[Any]) -> dict[str, int]:
+    """Return the number of failed requests, apart from cut answers, by ``FAILURES``.
+
+    ``upstream``: the trace's service did not answer, the request never came to a replica. ``injected``: a fault ended
+    it. ``organic``: no replica could serve it.
+    """
+    failed, sent = records["status"] == FAILED, records["replica"] >= 0
+    counts = failed & ~sent, failed & sent, records["status"] == FAULTED
+    return {why: int(np.count_nonzero(mask)) for why, mask in zip(FAILURES, counts, strict=True)}
 
 
 def _served(records: NDArray[Any], attained: int) -> dict[str, float | int | None]:

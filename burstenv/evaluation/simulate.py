@@ -13,7 +13,7 @@ import numpy as np
 
 from burstenv.arguments import checked, number, optional
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
-from burstenv.cluster.cluster import CLIENT_COUNTS
+from burstenv.cluster.cluster import CLIENT_COUNTS, FAULT_COUNTS
 from burstenv.cluster.cluster_config import ReplicaSpec, engines_of
 from burstenv.config import load as load_config
 from burstenv.engine.enums import ATTAINED, LATE, UNSENT
@@ -95,14 +95,14 @@ def simulate(
         policy: A composite, ``admission/routing/batching``, a Python policy or an agent, see ``load_policy``. A
             batching mode that the scenario lacks is added to its own.
         scenario: Source of all other settings: the cluster, batching modes, age of the metrics, predictor of output
-            lengths, objectives, clients, deferral and ticks, and the longest request. With another cluster than its
-            own, that cluster sets the longest request.
+            lengths, objectives, clients, faults, deferral and ticks, and the longest request. With another cluster than
+            its own, that cluster sets the longest request.
         speed: Times since the first arrival are divided by this.
         oversize: Treatment of requests longer than the scenario's ``max_total_tokens``: ``drop`` leaves them out and
             counts them, ``error`` raises, ``cut`` plays them and cuts their answers at the replica's model length,
             ``reject`` also lets the replicas reject prompts that do not fit; None: the scenario's, or ``cut`` on
             another cluster than the scenario's own, as a server does.
-        seed: Seed of random routing, length predictions, clients and scaling.
+        seed: Seed of random routing, length predictions, clients, faults and scaling.
         progress: Called with the requests decided and the total.
         rate_per_s: Requests per second to reach.
         load: The same as a multiple of the capacity on the test split, as in ``evaluate``: the scenario's own on its
@@ -144,10 +144,12 @@ def simulate(
     added = tuple(mode for mode in played.modes if mode not in scene.mode_names)
     longest = max(spec.max_model_len for spec in scene.specs)
     unlimited = longest if oversize in ("cut", "reject") else None
-    engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], unlimited)
+    horizon_s = float(drawn.arrival_s[-1]) if len(drawn) else 0.0
+    engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], unlimited, horizon_s)
     requests = engine.room_for(0, len(drawn))  # filled in place: memory holds all of BurstGPT only once
     scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None, predictor)
-    engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed))
+    faults = scene.faults_of(drawn, seed)
+    engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed), faults=faults)
     source = str(drawn.metadata["source"]).rsplit("/", 1)[-1]
     facts = {name: drawn.metadata[name] for name in ("dropped_oversize", "max_total_tokens", "first_arrival_s")}
     del drawn
@@ -185,7 +187,9 @@ def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
     sent = requests if engine.clients is None else requests[requests["status"] != UNSENT]
     first_s, last_s = float(sent["arrival_s"].min()), float(sent["arrival_s"].max())
     span_s = last_s - first_s
-    metrics: dict[str, Any] = episode_metrics(requests, span_s, engine.kv_use(0), client_counts=engine.client_counts(0))
+    metrics: dict[str, Any] = episode_metrics(
+        requests, span_s, engine.kv_use(0), client_counts=engine.client_counts(0), fault_counts=engine.fault_counts(0)
+    )
     replicas = engine.state.replicas
     end_s = float(engine.state.environments["now_s"][0])
     metrics["span_s"] = span_s
@@ -260,7 +264,7 @@ def _asked_rate(
 def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
     """Return the facts beside a timeline."""
     shares = {"score": m["score"], "attainment": m["attainment"], "busy": m["busy_share"]}
-    counts = ("offered", "attained", "late", "rejected", "failed", *CLIENT_COUNTS, "preemptions")
+    counts = ("offered", "attained", "late", "rejected", "failed", *CLIENT_COUNTS, *FAULT_COUNTS, "preemptions")
     return {
         "policy": policy,
         "requests/s": "n/a" if m["rate_per_s"] is None else f"{m['rate_per_s']:.3g}",

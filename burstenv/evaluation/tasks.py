@@ -116,7 +116,8 @@ def run_alone(
     """Yield episodes under a heuristic or an exported agent, one by one, with their records and metrics."""
     for episode in episodes:
         foresees = isinstance(policy, NetworkPolicy) and is_privileged(policy)
-        cluster.load(0, episode.foreseen if foresees else episode.requests, episode.seed, episode.clients)
+        requests = episode.foreseen if foresees else episode.requests
+        cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults)
         player_of(policy, cluster, 0, sight).run()
         records = cluster.records(0)
         metrics = episode_metrics(
@@ -125,6 +126,7 @@ def run_alone(
             cluster.kv_use(0),
             model=episode.model,
             client_counts=cluster.client_counts(0),
+            fault_counts=cluster.fault_counts(0),
         )
         metrics.update(cluster.transfer_counts(0) or {})
         yield episode, records, metrics
@@ -137,7 +139,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
     for i, episode in enumerate(episodes):
         requests = episode.foreseen if is_privileged(agent) else episode.requests
         description = {"split": split, "seed": episode.seed, "load": episode.load}
-        batch.start(i, requests, episode.seed, description, episode.clients)
+        batch.start(i, requests, episode.seed, description, episode.clients, episode.faults)
     returns = np.zeros(batch.num_envs)  # (N,)
     running = np.flatnonzero(~batch.done)  # indices of the unfinished episodes
     if isinstance(agent, RememberingAgent):
@@ -160,6 +162,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
                 float(returns[i]),
                 episodes[i].model,
                 batch.cluster.client_counts(i),
+                batch.cluster.fault_counts(i),
             )
             metrics.update(batch.cluster.transfer_counts(i) or {})
             yield episodes[i], records, metrics

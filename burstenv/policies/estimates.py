@@ -11,15 +11,18 @@ import math
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.cluster.gateway import takes_requests
+from burstenv.engine.enums import ACTIVE, NO_REQUEST
 from burstenv.engine.queues import blocks_of
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 
 
 @kernel
 def fits(engine, request):
-    """Return whether the replica holds the prompt and the whole predicted answer; it would cut a longer one."""
+    """Return whether the replica takes the request and holds the prompt and the whole predicted answer."""
     spec = engine.spec
+    if engine.gateway.changes and engine.replica.known != ACTIVE:
+        return False
     return _whole_tokens(request) <= spec.max_model_len
 
 
@@ -36,12 +39,17 @@ def tokens_to_hold(world, request):
     If a replica holds prompt and predicted answer, that is their length; otherwise it is the prompt and one output
     token, the smallest length that accepts the request.
     """
-    specs = world.specs
     whole = _whole_tokens(request)
-    for r in range(len(specs)):
-        if whole <= specs[r].max_model_len:
+    for r in range(len(world.specs)):
+        if is_choice(world, r, whole):
             return whole
     return request.prompt_tokens + 1
+
+
+@kernel
+def is_choice(world, r, tokens):
+    """Return whether a replica holds ``tokens`` tokens of a request and is known to take requests."""
+    return tokens <= world.specs[r].max_model_len and takes_requests(world, r)
 
 
 @kernel

@@ -15,6 +15,7 @@ from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.engine.queues import blocks_of
 from burstenv.policies.estimates import (
     expected_ttft_s,
+    is_choice,
     kv_demand,
     oracle_expected_ttft_s,
     outstanding,
@@ -127,7 +128,7 @@ def _plain_rule(rule, source, parameters, world):
     least, most, hits = np.inf, 0.0, 0
     tokens = tokens_to_hold(world, request)
     for r in range(len(world.specs)):
-        if tokens <= world.specs[r].max_model_len:
+        if is_choice(world, r, tokens):
             requests_there = float(outstanding(load_of(engine_of(world, r), source)))
             least, most = min(least, requests_there), max(most, requests_there)
             hits = max(hits, prefix_hit_tokens(engine_of(world, r), request_id))
@@ -139,12 +140,11 @@ def _plain_rule(rule, source, parameters, world):
 @kernel
 def _fitting_from(world, request, start):
     """Return the first replica at or after ``start`` (cyclically) that is a choice for the request."""
-    specs = world.specs
-    count = len(specs)
+    count = len(world.specs)
     tokens = tokens_to_hold(world, request)
     for k in range(count):
         r = (start + k) % count
-        if tokens <= specs[r].max_model_len:
+        if is_choice(world, r, tokens):
             return r
     return start % count
 
@@ -152,12 +152,11 @@ def _fitting_from(world, request, start):
 @kernel
 def _random_fitting(world, request, other_than):
     """Return a random replica among the request's choices, not ``other_than`` unless it is the only one."""
-    specs = world.specs
     tokens = tokens_to_hold(world, request)
     chosen = other_than
     candidates = 0
-    for r in range(len(specs)):
-        if r != other_than and tokens <= specs[r].max_model_len:
+    for r in range(len(world.specs)):
+        if r != other_than and is_choice(world, r, tokens):
             candidates += 1
             if next_random(world.memory) * candidates < 1.0:
                 chosen = r
@@ -167,9 +166,9 @@ def _random_fitting(world, request, other_than):
 @kernel
 def route(rule, source, parameters, world):
     """Return a rule's replica for the request at the gateway; it knows the replicas' load from ``source``."""
-    environment, memory, specs = world.environment, world.memory, world.specs
+    environment, memory = world.environment, world.memory
     request = world.requests[environment.at_gateway]
-    count = len(specs)
+    count = len(world.specs)
     if rule == ROUND_ROBIN:
         chosen = _fitting_from(world, request, memory.round_robin)
         memory.round_robin = (chosen + 1) % count
@@ -188,7 +187,7 @@ def route(rule, source, parameters, world):
     ties = 0
     tokens = tokens_to_hold(world, request)
     for r in range(count):
-        if tokens > specs[r].max_model_len:
+        if not is_choice(world, r, tokens):
             continue
         score = _score(rule, source, parameters, engine_of(world, r), r, environment.at_gateway)
         if score < best_score:

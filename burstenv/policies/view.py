@@ -15,7 +15,7 @@ import numpy as np
 
 from burstenv.cluster import Cluster
 from burstenv.cluster.gateway_log import Known
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import NO_REQUEST, REPLICA_STATE_NAMES
 from burstenv.errors import BurstenvError
 from burstenv.policies.decide import ESTIMATES, estimate_at
 from burstenv.policies.known_load import BOTH, LOG, METRICS
@@ -239,18 +239,30 @@ class ReplicaView:
 
     @property
     def fits(self) -> bool:
-        """Whether it holds the prompt and the whole predicted answer of the request at the gateway.
+        """Whether it takes requests and holds the prompt and the whole predicted answer of the one at the gateway.
 
         A replica that accepts the prompt but does not hold the answer cuts it, and a cut answer is not served.
         """
         request = self._view.request
-        return request is None or request.prompt_tokens + self._view.predicted_answer_tokens <= self.max_model_len
+        if request is None:
+            return True
+        return self.active and request.prompt_tokens + self._view.predicted_answer_tokens <= self.max_model_len
 
     @property
     def accepts(self) -> bool:
-        """Whether the prompt of the request at the gateway leaves room for an output here."""
+        """Whether it takes requests and the prompt of the one at the gateway leaves room for an output here."""
         request = self._view.request
-        return request is None or request.prompt_tokens < self.max_model_len
+        return request is None or (self.active and request.prompt_tokens < self.max_model_len)
+
+    @property
+    def state(self) -> str:
+        """Its state as far as the gateway knows: active, off, booting, draining or down."""
+        return REPLICA_STATE_NAMES[int(self._record["known"])]
+
+    @property
+    def active(self) -> bool:
+        """Whether it takes requests, as far as the gateway knows."""
+        return self.state == "active"
 
     @property
     def waiting(self) -> int:

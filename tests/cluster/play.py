@@ -10,6 +10,7 @@ import numpy as np
 
 from burstenv.cluster import STATUS_NAMES, Clients, ClientsConfig, Cluster, ModeConfig, ReplicaSpec, draw_clients
 from burstenv.cluster.events import DecisionKind
+from burstenv.cluster.faults.rows import FaultKind, Faults
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.transfer_config import AbortCause, Pick
 from burstenv.engine import enums
@@ -33,6 +34,25 @@ METRICS: list[dict[str, Any]] = [
     {"period_s": 0.1, "delay_s": 0.1, "count_sent": True},
     {"period_s": 0.1, "delay_s": 0.1, "count_sent": False},
 ]
+
+
+def random_faults(rng: np.random.Generator, num_replicas: int, span_s: float, count: int) -> Faults:
+    """Draw faults of all kinds, some at one instant, some on replicas that are not up."""
+    time_s = rng.uniform(0.0, span_s, count)
+    at_once = rng.random(count) < 0.3
+    return Faults.of(
+        {
+            "time_s": np.floor(time_s[k] / 0.2) * 0.2 if at_once[k] else time_s[k],
+            "replica": rng.integers(num_replicas),
+            "kind": rng.integers(len(FaultKind)),
+            "duration_s": rng.choice([0.0, 0.2, 1.0, 3.0, math.inf]) * rng.choice([1.0, rng.random()]),
+            "detect_s": rng.choice([0.0, 0.1, 0.4, 2.0]),
+            "repair_s": rng.choice([0.0, 0.2, 1.0]),
+            "boot_s": rng.choice([0.0, 0.2, 1.0]) * rng.choice([1.0, rng.random()]),
+            "factor": rng.choice([0.8, 1.0, 1.5, 4.0]),
+        }
+        for k in range(count)
+    )
 
 
 def episode(
@@ -75,6 +95,7 @@ class Play:
         metrics: One of METRICS.
         relays: Whether answers pass through the gateway.
         odds: Of rejecting, admitting and deferring.
+        faults: How replicas fail, start and stop.
         settings: Of both clusters: ``tick_s``, ``batching_period_s``, ...
     """
 
@@ -91,6 +112,7 @@ class Play:
         metrics: dict[str, Any] = METRICS[0],
         odds: tuple[float, float, float] = (0.15, 0.75, 0.1),
         relays: bool = True,
+        faults: Faults | None = None,
         **settings: Any,
     ):
         self.rng, self.odds = rng, odds
@@ -103,7 +125,7 @@ class Play:
         self.cluster.see_log(relays)
         self.cluster.load(0, requests[:5], 0, config and draw_clients(config, requests[:5], 0))
         self.cluster.next_epoch(0)
-        self.cluster.load(1, requests, 7, clients)
+        self.cluster.load(1, requests, 7, clients, faults=faults)
         seed = int(self.environment["client_seed"]) if config is not None else 0
         self.reference = self.make_reference(
             specs,
@@ -114,6 +136,7 @@ class Play:
             seed=seed,
             metrics=metrics,
             relays=relays,
+            faults=faults,
             **settings,
         )
 
@@ -180,18 +203,21 @@ class Play:
         for name in ("attained", "rejected", "length_capped", "abandoned"):
             assert self.environment[name] == counts[STATUS_NAMES.index(name)], name
         assert self.environment["offered"] == counts["offered"]
-        assert self.environment["failed"] == counts[enums.FAILED] + counts[enums.LENGTH_CAPPED]
+        failed = counts[enums.FAILED] + counts[enums.LENGTH_CAPPED] + counts[enums.FAULTED]
+        assert self.environment["failed"] == failed
         assert self.environment["late"] == counts[enums.LATE] + counts[enums.ABANDONED]
         assert self.environment["decisions"] == self.reference.decisions
         if self.cluster.clients is not None:
             self._compare_clients()
         for r, replica in enumerate(self.reference.replicas):
-            assert self.cluster.state.replicas[1, r]["iterations"] == len(replica.iterations)
             record = self.cluster.state.replicas[1, r]
+            assert record["iterations"] == len(replica.iterations) + replica.cut_iterations
             assert record["free_blocks"] == replica.free_blocks
             aside = sum(map(len, replica.set_aside.values()))
             assert record["reserved_blocks"] + record["held_blocks"] == aside
         self._compare_transfers()
+        if self.cluster.recovery is not None:
+            self._compare_replicas()
 
     def _compare_transfers(self) -> None:
         found, transfers = self.cluster.transfer_counts(1), self.reference.transfers
@@ -203,6 +229,20 @@ class Play:
             assert found[f"aborted_{cause.name.lower()}"] == transfers.counts[cause], cause
         assert math.isclose(found["moved_gb"], transfers.moved_bytes * 1e-9, rel_tol=1e-9)
         assert math.isclose(found["still_s"], transfers.still_s, rel_tol=1e-9, abs_tol=1e-9)
+
+    def _compare_replicas(self) -> None:
+        counts, lifecycle = self.cluster.fault_counts(1), self.reference.lifecycle
+        assert counts is not None
+        assert counts["faults"] == self.reference.life.faults
+        assert counts["faulted"] == lifecycle.counts[enums.FAULTED]
+        for name in ("failovers", "discarded_tokens", "refilled_tokens"):
+            assert counts[name] == lifecycle.counts[name], name
+        for r, life in enumerate(self.reference.life.lives):
+            record = self.cluster.state.replicas[1, r]
+            for name in ("status", "known", "wanted", "warned", "paid", "frozen"):
+                assert record[name] == getattr(life, name), (r, name)
+            for name in ("since_s", "up_s", "paid_s"):
+                assert math.isclose(float(record[name]), getattr(life, name), rel_tol=1e-9, abs_tol=1e-9), (r, name)
 
     def _compare_clients(self) -> None:
         numbers, lifecycle = self.cluster.client_records(1), self.reference.lifecycle

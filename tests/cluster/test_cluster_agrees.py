@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv.cluster import STATUS_NAMES, ClientsConfig, ModeConfig
-from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.faults.rows import RECOVERIES
+from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode, random_faults
 from tests.cluster.small_clusters import FAST, replica
+from tests.cluster.test_published_state import Look
 from tests.random_examples import examples
 
 MODES = (
@@ -19,6 +22,7 @@ MODES = (
     ModeConfig(name="b", max_num_batched_tokens=40, max_num_seqs=8, order="earliest-deadline", headroom=0.1),
     ModeConfig(name="c", max_num_batched_tokens=96, max_num_seqs=6, order="shortest-prompt"),
     ModeConfig(name="d", max_num_batched_tokens=96, max_num_seqs=6, order="earliest-deadline", hopeless="drop"),
+    ModeConfig(name="e", max_num_batched_tokens=6, max_num_seqs=6),  # holds decoders back
 )
 SIZES: list[dict[str, Any]] = [
     {"num_blocks": 30},
@@ -31,16 +35,20 @@ ENGINES: dict[str, dict[str, Any]] = {
     "asynchronous": {"asynchronous": True},
     "vllm": {"asynchronous": True, "prefix_caching": True},
     "unchunked": {"chunked_prefill": False},  # under some modes, long prompts can never be scheduled
+    "vLLM's defaults": {"prefix_caching": True, "asynchronous": True},
 }
 
 
-def play(seed: int, config: ClientsConfig | None, engine: str, **settings: Any) -> Play:
-    """Play and compare one episode of three unequal replicas."""
+def play(seed: int, config: ClientsConfig | None, engine: str, faults: int = 0, **settings: Any) -> Play:
+    """Play and compare one episode of three unequal replicas, with so many faults."""
     rng = np.random.default_rng(seed)
     specs = [replica(**size, **ENGINES[engine]) for size in SIZES]
-    requests, clients = episode(rng, config, 90, 700, float(rng.choice([1.5, 6.0])), 60)
+    span_s = float(rng.choice([1.5, 6.0]))
+    requests, clients = episode(rng, config, 90, 700, span_s, 60)
+    if faults:
+        settings["faults"] = random_faults(rng, len(specs), span_s + 3.0, faults)
     result = Play(rng, specs, MODES, requests, config, clients, **settings)
-    result.run()
+    result.run(Look(result) if faults else None)
     result.compare_outcomes()
     return result
 
@@ -70,6 +78,29 @@ def test_a_cluster_is_what_is_written_down(seed, engine, tick_s, batching_period
 def test_clients_are_what_is_written_down(seed, patience, retries, loop, engine, tick_s, metrics):
     config = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
     play(seed, config, engine, tick_s=tick_s, metrics=metrics)
+
+
+@examples(200)
+@given(
+    seed=st.integers(0, 2**20),
+    engine=st.sampled_from(list(ENGINES)),
+    faults=st.sampled_from([1, 4, 15, 60]),
+    recovery=st.sampled_from(RECOVERIES),
+    limit=st.sampled_from([0, 1, 3]),
+    warm_s=st.sampled_from([0.0, 0.5]),
+    clients=st.booleans(),
+    patience=st.sampled_from(PATIENCE),
+    loop=st.sampled_from(LOOPS),
+    tick_s=st.sampled_from([None, 0.4]),
+    metrics=st.sampled_from(METRICS),
+)
+def test_faults_and_scaling_are_what_is_written_down(
+    seed, engine, faults, recovery, limit, warm_s, clients, patience, loop, tick_s, metrics
+):
+    follows = RecoveryConfig(requests=recovery, limit=limit, warm_factor=2.0, warm_s=warm_s)
+    retries = {"max_retries": 2, "base_s": 0.1, "after": ["rejection", "abandonment", "fault"]}
+    config = ClientsConfig(patience=patience, retries=retries, closed_loop=loop) if clients else None
+    play(seed, config, engine, faults, recovery=follows, tick_s=tick_s, metrics=metrics)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

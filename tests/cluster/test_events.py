@@ -11,6 +11,8 @@ import pytest
 
 from burstenv.cluster import ClientsConfig, ModeConfig, draw_clients
 from burstenv.cluster.events import EventKind
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.faults.rows import FaultKind, Faults
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.reference.event_queue import Event, EventQueue
 from burstenv.cluster.transfer_config import TransfersConfig
@@ -48,6 +50,9 @@ def test_the_queue_goes_by_time_then_kind_then_subject_and_drops_what_is_stale()
     assert not queue.holds_any_but([])
 
 
+CHANGES = [kind for kind in EventKind if EventKind.FAULT <= kind <= EventKind.PACE_ENDS]  # of replicas
+
+
 class LoggedCluster(ReferenceCluster):
     """A reference cluster that notes which kinds of events happened at each instant, in order."""
 
@@ -63,7 +68,22 @@ class LoggedPlay(Play):
     make_reference = LoggedCluster
 
 
-def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None) -> LoggedPlay:
+def stepped_faults(rng: np.random.Generator, count: int) -> Faults:
+    """Draw faults at multiples of a step, with durations that are multiples."""
+    durations = ("duration_s", "detect_s", "repair_s", "boot_s")
+    return Faults.of(
+        {
+            "time_s": STEP_S * rng.integers(0, 20),
+            "replica": rng.integers(2),
+            "kind": rng.integers(len(FaultKind)),
+            "factor": rng.choice([1.0, 2.0]),
+            **{name: STEP_S * rng.integers(0, 4) for name in durations},
+        }
+        for _ in range(count)
+    )
+
+
+def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None, faults: int = 0) -> LoggedPlay:
     """Play an episode in which everything happens at multiples of a step."""
     rng = np.random.default_rng(seed)
     n = 40
@@ -78,7 +98,11 @@ def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None) -> Logg
     metrics = {"period_s": 0.5, "delay_s": float(rng.choice([0.0, 0.25, 0.5])), "count_sent": True}
     play = LoggedPlay(
         rng, specs, MODES, requests, CLIENTS, clients, metrics, (0.15, 0.6, 0.25), defer_s=0.25, tick_s=tick_s,
-        transfers=STEPS_OF_TRANSFERS, migrate_period_s=0.25 if seed % 3 else 0.75,
+        **(
+            {"faults": stepped_faults(rng, faults), "recovery": RecoveryConfig()}
+            if faults
+            else {"transfers": STEPS_OF_TRANSFERS, "migrate_period_s": 0.25 if seed % 3 else 0.75}
+        ),
     )  # fmt: skip
     play.run(Look(play))
     play.compare_outcomes()
@@ -93,4 +117,17 @@ def test_both_clusters_agree_when_everything_happens_at_once(asynchronous):
         play = stepped_episode(seed, asynchronous, 0.25 if seed % 2 else 0.5)
         for kinds in play.reference.kinds.values():
             met |= set(itertools.combinations(sorted(set(kinds)), 2))
-    assert met == set(itertools.combinations(EventKind, 2)) - {(EventKind.RETURN, EventKind.TICK)}
+    kinds = [kind for kind in EventKind if kind not in CHANGES]
+    assert met == set(itertools.combinations(kinds, 2)) - {(EventKind.RETURN, EventKind.TICK)}
+
+
+def test_both_clusters_agree_when_replicas_change_while_everything_happens():
+    """Each kind of change meets each other event at some instant."""
+    met: set[tuple[EventKind, EventKind]] = set()
+    for seed in range(150):
+        play = stepped_episode(seed, bool(seed % 2), 0.25 if seed % 3 else 0.5, 25)
+        for kinds in play.reference.kinds.values():
+            met |= set(itertools.combinations(sorted(set(kinds)), 2))
+    others = [kind for kind in EventKind if kind not in (*CHANGES, EventKind.TRANSFER, EventKind.MIGRATE)]
+    expected = {tuple(sorted(pair)) for pair in itertools.product(CHANGES, others)}
+    assert expected - met == set()

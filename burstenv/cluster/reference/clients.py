@@ -5,8 +5,6 @@ The compiled clients share with this nothing but the numbers drawn for an episod
 
 from __future__ import annotations
 
-import math
-
 from burstenv.cluster.client_config import Clients, ClientsConfig
 from burstenv.cluster.events import EventKind
 from burstenv.cluster.reference.event_queue import EventQueue
@@ -53,9 +51,7 @@ class ReferenceClients:
             self._lifecycle.fail_upstream()
             self.attempt_failed(k, "upstream_failure", FAILED, now_s)
             return False
-        deadline_s = now_s + float(self._clients.patience_s[k])
-        if deadline_s < math.inf:
-            self._queue.push(deadline_s, EventKind.DEADLINE, k)
+        self._queue.push(now_s + float(self._clients.patience_s[k]), EventKind.DEADLINE, k)
         return True
 
     def reject(self, k: int, now_s: float) -> None:

@@ -9,6 +9,7 @@ This file is the specification of how a cluster goes on between decisions. The r
 * A replica has at most one event to come: the end of its oldest iteration in flight, or the start of another one.
   Whatever changes a replica makes that event stale and foresees it anew. So does a request's end of attempt with all
   that was foreseen for the attempt, and a decision with the tick.
+* Replicas may fail, start and stop: see :mod:`burstenv.cluster.reference.replicas`.
 * When nothing is to come but ticks and readings, the requests that are left can never be scheduled, and fail. Where a
   decision at a tick could change a batching mode, every mode of every replica has its chance first.
 """
@@ -24,14 +25,17 @@ import numpy as np
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.events import DecisionKind, EventKind
+from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
+from burstenv.cluster.faults.rows import Faults
 from burstenv.cluster.gateway_log import GatewayLog
 from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
+from burstenv.cluster.reference.replicas import ReferenceReplicas
 from burstenv.cluster.reference.telemetry import ReferenceTelemetry
 from burstenv.cluster.reference.transfers import ReferenceTransfers
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
-from burstenv.engine.enums import ABANDONED, FAILED, NO_REQUEST, REJECTED, UNSEEN, WAITING
+from burstenv.engine.enums import ABANDONED, ACTIVE, FAILED, FAULTED, NO_REQUEST, REJECTED, UNSEEN, WAITING
 from burstenv.engine.reference.engine import EngineLimits
 from burstenv.engine.reference.transfer_ends import TransferringReplica
 
@@ -40,6 +44,7 @@ _OF_REPLICAS = (EventKind.ITERATION_STARTS, EventKind.ITERATION_ENDS)
 _OF_REQUESTS = (EventKind.DEADLINE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL)
 _OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
 _OF_TICKS = (*_OF_METRICS, EventKind.TICK, EventKind.MIGRATE)
+_OF_CHANGES = range(EventKind.FAULT, EventKind.PACE_ENDS + 1)
 
 
 def engine_limits(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
@@ -80,6 +85,8 @@ class ReferenceCluster:
         relays: Whether answers pass through the gateways.
         transfers: What it takes to move KV blocks from one replica to another; None: they stay.
         migrate_period_s: Time from one decision about a migration to the next [s]; None: there is none.
+        recovery: What follows when replicas fail, start or stop.
+        faults: How they do so by themselves; None: they serve for ever.
     """
 
     def __init__(
@@ -100,7 +107,10 @@ class ReferenceCluster:
         relays: bool = True,
         transfers: TransfersConfig | None = None,
         migrate_period_s: float | None = None,
+        recovery: RecoveryConfig | None = None,
+        faults: Faults | None = None,
     ):
+        check_no_migration(recovery is not None or faults is not None, transfers is not None)
         self._specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
         self._batching_period_s = batching_period_s
@@ -116,13 +126,16 @@ class ReferenceCluster:
         self.replicas = [TransferringReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.lifecycle = Lifecycle(requests, self.logs, split)
         self._queue = EventQueue(self._generation)
+        self._recovery = recovery or RecoveryConfig()
+        self.life = ReferenceReplicas(self, self._queue, self._recovery)
+        self.life.begin(faults)
         config = config or ClientsConfig()
         self._clients = ReferenceClients(
             config, clients or draw_clients(config, requests, 0), seed, self.lifecycle, self._queue
         )
         self.telemetry = ReferenceTelemetry(self.replicas, self.logs, self._queue, **(metrics or {}))
         self.transfers = ReferenceTransfers(
-            transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self._foresee
+            transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self.foresee
         )
         self._migrate_period_s = migrate_period_s
         self._foresee_migration(1)
@@ -139,6 +152,7 @@ class ReferenceCluster:
             EventKind.MIGRATE: self._migrate,
             EventKind.TICK: self._tick,
             EventKind.ITERATION_STARTS: self._iteration_starts,
+            **self.life.handlers,
         }
 
     # -- the loop --------------------------------------------------------------------------------------
@@ -173,7 +187,7 @@ class ReferenceCluster:
         self._foresee_tick()
         if k == NO_REQUEST:
             return
-        if admission == ADMIT:
+        if admission == ADMIT and self.life.lives[replica].known == ACTIVE:
             self._admit(k, replica)
         elif admission == DEFER and self.lifecycle.requests[k].defers < self._max_defers:
             self.lifecycle.defer(k)
@@ -184,6 +198,8 @@ class ReferenceCluster:
     def _generation(self, kind: EventKind, subject: int) -> int:
         if kind in _OF_REPLICAS:
             return self._generation_of_replica[subject]
+        if kind in _OF_CHANGES:
+            return self.life.generation(kind, subject)
         if kind in _OF_REQUESTS:
             return self.lifecycle.requests[subject].generation
         if kind == EventKind.TRANSFER:
@@ -201,7 +217,7 @@ class ReferenceCluster:
             return
         self._mode_of[r], self._mode_since_s[r] = mode, self.now_s
         self.replicas[r].set_limits(engine_limits(self._specs[r], self._modes[mode]), self.now_s)
-        self._foresee(r)
+        self.foresee(r)
 
     def _admit(self, k: int, r: int) -> None:
         request = self.lifecycle.requests[k]
@@ -211,8 +227,8 @@ class ReferenceCluster:
             self._clients.settle(k, FAILED, self.now_s)
             return
         self.lifecycle.accepted(k, self.now_s)
-        self.telemetry.sent(r, request.engine.prompt_tokens)
-        self._foresee(r)
+        self.telemetry.sent(r, request.engine.prompt_tokens, request.engine.known_tokens)
+        self.foresee(r)
 
     def _foresee_tick(self) -> None:
         if self._tick_s is not None:
@@ -224,9 +240,11 @@ class ReferenceCluster:
 
     # -- replicas --------------------------------------------------------------------------------------
 
-    def _foresee(self, r: int) -> None:
+    def foresee(self, r: int) -> None:
         """Foresee the next event of a replica that something was changed at."""
         self._generation_of_replica[r] += 1
+        if self.life.lives[r].frozen:
+            return
         if self.replicas[r].may_schedule:
             self._queue.push(self.now_s, EventKind.ITERATION_STARTS, r)
         else:
@@ -238,7 +256,7 @@ class ReferenceCluster:
 
     def _iteration_ends(self, r: int) -> None:
         self._advance(r, self.now_s)
-        self._foresee(r)
+        self.foresee(r)
 
     def _iteration_starts(self, r: int) -> None:
         """Start all iterations that can start now: two under asynchronous scheduling, and those that take no time."""
@@ -259,6 +277,19 @@ class ReferenceCluster:
                     self.lifecycle.bring_token(share.id, iteration.end_s)
             for k in iteration.finished:
                 self._clients.answer(k, self.now_s)
+        self.life.note_drained(r)
+
+    def lose_requests(self, r: int) -> None:
+        """Empty a replica that is lost: its requests come back to the gateway at once, or fail."""
+        for engine in self.replicas[r].clear():
+            k, request = engine.id, self.lifecycle.requests[engine.id]
+            self.lifecycle.leave_replica(k, keeps_outputs=self._recovery.requests != "retry")
+            if self._recovery.requests == "fail" or request.failovers >= self._recovery.limit:
+                self._clients.attempt_failed(k, "fault", FAULTED, self.now_s)
+            else:
+                self.lifecycle.fail_over(k)
+                self._queue.push(self.now_s, EventKind.RETURN, k)
+        self.foresee(r)
 
     # -- metrics ---------------------------------------------------------------------------------------
 
@@ -273,7 +304,8 @@ class ReferenceCluster:
         request = self.lifecycle.requests[k]
         if request.status == WAITING:
             self.replicas[request.replica].withdraw(request.engine, self.now_s)
-            self._foresee(request.replica)
+            self.foresee(request.replica)
+            self.life.note_drained(request.replica)
         self._clients.attempt_failed(k, "abandonment", ABANDONED, self.now_s)
 
     def _return(self, k: int) -> DecisionKind:

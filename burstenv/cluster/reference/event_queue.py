@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -35,8 +36,9 @@ class EventQueue:
         self._heap: list[Event] = []
 
     def push(self, time_s: float, kind: EventKind, subject: int = CLUSTER) -> None:
-        """Foresee an event, for the present generation of its subject."""
-        heapq.heappush(self._heap, Event(time_s, kind, subject, self._generation(kind, subject)))
+        """Foresee an event, for the present generation of its subject; one at infinity never happens."""
+        if time_s < math.inf:
+            heapq.heappush(self._heap, Event(time_s, kind, subject, self._generation(kind, subject)))
 
     def pop(self) -> Event | None:
         """Take the next event that still holds, or None when there is none."""

@@ -29,15 +29,17 @@ class ClusterRequest:
     attempts: int = 0
     refusals: int = 0
     defers: int = 0  # of the present attempt
+    failovers: int = 0  # times that it came back from a lost replica, over all attempts
 
     @property
     def is_kept_waiting(self) -> bool:
-        """Whether it is at the gateway, or waits in a replica and was never computed."""
+        """Whether it is at the gateway, or waits in a replica and was never computed, and no token was streamed."""
+        engine = self.engine
+        if engine.first_token_s is not None:
+            return False
         if self.status == enums.AT_GATEWAY:
             return True
-        engine = self.engine
-        computed = engine.first_token_s is not None or engine.in_flight_tokens > 0
-        return self.status == enums.WAITING and engine.status == "waiting" and not computed
+        return self.status == enums.WAITING and engine.status == "waiting" and engine.in_flight_tokens == 0
 
 
 class Lifecycle:
@@ -97,8 +99,9 @@ class Lifecycle:
         """Note that its replica takes a request: it is in flight."""
         request = self.requests[k]
         self._logs[self.gateway(k)].sent(
-            k, request.replica, request.engine.prompt_tokens, now_s, request.arrival_s, request.ttft_slo_s
-        )
+            k, request.replica, request.engine.prompt_tokens, now_s, request.arrival_s, request.ttft_slo_s,
+            request.engine.first_token_s, request.engine.produced_tokens,
+        )  # fmt: skip
 
     def bring_token(self, k: int, now_s: float) -> None:
         """Relay one token of a request."""
@@ -108,6 +111,23 @@ class Lifecycle:
         """Note to which replica a request has moved."""
         self.requests[k].replica = replica
         self._logs[self.gateway(k)].moved(k, replica)
+
+    def leave_replica(self, k: int, keeps_outputs: bool) -> None:
+        """Return a request to the gateway from a replica that is lost, with its outputs or to generate them again."""
+        self._leave(k)
+        request = self.requests[k]
+        if request.engine.status == "running":
+            self.counts["refilled_tokens"] += request.engine.known_tokens
+        request.engine.status = "lost"
+        request.status = enums.AT_GATEWAY
+        if not keeps_outputs:
+            self.counts["discarded_tokens"] += request.engine.produced_tokens
+            request.engine.produced_tokens = 0
+
+    def fail_over(self, k: int) -> None:
+        """Count a request that came back from a lost replica and is decided about again."""
+        self.requests[k].failovers += 1
+        self.counts["failovers"] += 1
 
     def defer(self, k: int) -> None:
         """Count a deferral."""

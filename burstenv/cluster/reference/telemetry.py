@@ -74,12 +74,15 @@ class ReferenceTelemetry:
         if number == self._last_number:
             self._shown, self._shown_log = self._last, self._last_log
 
-    def sent(self, r: int, prompt_tokens: int) -> None:
-        """Add a request that was just sent to a replica to the readings before, and to what the log said then."""
+    def sent(self, r: int, prompt_tokens: int, known_tokens: int) -> None:
+        """Add a request that was just sent to a replica to the readings before, and to what the log said then.
+
+        It has ``known_tokens`` to compute: more than its prompt where another replica was lost while it answered.
+        """
         if not self._count_sent:
             return
         relays = self._logs[0].relays
         for known in [self._last_log] if self._last_log is self._shown_log else [self._shown_log, self._last_log]:
             known[0][r] = known[0][r].with_sent(prompt_tokens, relays)
         for reading in [self._last] if self._last is self._shown else [self._shown, self._last]:
-            reading[r] = reading[r].with_waiting(prompt_tokens, self._replicas[r].limits.block_size)
+            reading[r] = reading[r].with_waiting(known_tokens, self._replicas[r].limits.block_size)

@@ -48,7 +48,9 @@ class ReferenceReplica:
         self.limits = limits
         self.latency = latency
         self.clock_s = 0.0  # time of the engine's last check
-        self.pool = BlockPool(limits.num_blocks)
+        self.pace = 1.0  # the GPU takes so many times as long as the latency says
+        self.cut_iterations = 0  # that were in flight when the replica was lost
+        self.pool = self._empty_pool()
         self.running: list[ReferenceRequest] = []
         self.waiting: list[ReferenceRequest] = []  # fcfs: in order; otherwise unordered
         self.requests: dict[int, ReferenceRequest] = {}
@@ -62,13 +64,19 @@ class ReferenceReplica:
         self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
         self.pace = 1.0  # the GPU's part of an iteration takes so many times as long
 
+    def _empty_pool(self) -> BlockPool:
+        return BlockPool(self.limits.num_blocks)
+
     # -- calls from outside ------------------------------------------------------------------------
 
     def submit(self, request: ReferenceRequest, now_s: float) -> None:
-        """Accept a request at ``now_s``, or reject one if its prompt leaves no room for an output."""
+        """Accept a request at ``now_s``, or reject one if its prompt leaves no room for an output.
+
+        Outputs that another replica produced count as a part of the prompt.
+        """
         request.target_tokens = request.output_tokens
         if self.limits.validate_requests:
-            if request.prompt_tokens >= self.limits.max_model_len:
+            if request.known_tokens >= self.limits.max_model_len:
                 request.status = "rejected"
                 request.finish_s = now_s
                 return
@@ -84,6 +92,30 @@ class ReferenceReplica:
         self.waiting.remove(request)
         self._counters.leave(self.limits, request)
         request.status = "withdrawn"
+        self._wake(now_s)
+
+    def clear(self) -> list[ReferenceRequest]:
+        """Lose all requests, the KV cache and the iterations in flight; return the requests."""
+        lost = [*self.running, *self.waiting]
+        self.cut_iterations += sum(bool(cut.scheduled or cut.preempted) for cut in self.in_flight)
+        self.pool = self._empty_pool()
+        self.running, self.waiting = [], []
+        self.in_flight.clear()
+        self._busy_until_s = 0.0
+        self._preemptions_without_token = 0
+        self._counters = TokenCounters()
+        self._admitting = False
+        for request in lost:
+            del self.requests[request.id]
+            request.computed_tokens = request.in_flight_tokens = 0
+            request.blocks = []
+        return lost
+
+    def delay(self, still_s: float, now_s: float) -> None:
+        """Go on at ``now_s`` after standing still for ``still_s``: what is in flight ends so much later."""
+        for iteration in self.in_flight:
+            iteration.end_s += still_s
+        self._busy_until_s += still_s if self.in_flight else 0.0
         self._wake(now_s)
 
     def set_limits(self, limits: EngineLimits, now_s: float) -> None:

@@ -72,7 +72,7 @@ class PublishingReplica(ReferenceReplica):
 
     def __init__(self, limits: EngineLimits, latency: IterationLatency):
         super().__init__(limits, latency)
-        self.pool: _BlockLives = _BlockLives(limits.num_blocks)
+        self.pool: _BlockLives
         self._preemptions = 0
         self._scheduled_since = False  # an iteration, since the last one ended
         self._queue_shown: dict[int, int] = {}  # request id -> tokens to compute
@@ -81,6 +81,9 @@ class PublishingReplica(ReferenceReplica):
         self._ending: list[list[Life]] = []  # and lives that it ends
         self._cached: set[Life] = set()  # as the last iteration ended
         self._take()
+
+    def _empty_pool(self) -> _BlockLives:
+        return _BlockLives(self.limits.num_blocks)
 
     def published(self) -> Published:
         """Return the published metrics."""
@@ -93,13 +96,13 @@ class PublishingReplica(ReferenceReplica):
         )
 
     def hit_tokens(self, request: ReferenceRequest) -> int:
-        """Return the number of a request's prompt tokens in blocks cached at the end of the last iteration."""
+        """Return the number of a request's known tokens in blocks cached at the end of the last iteration."""
         if not self.limits.prefix_caching:
             return 0
         size = self.limits.block_size
         held = {self.pool.keys[life] for life in self._cached if life in self.pool.keys}
         hits = 0
-        while (hits + 1) * size < request.prompt_tokens and request.block_key(hits, size) in held:
+        while (hits + 1) * size < request.known_tokens and request.block_key(hits, size) in held:
             hits += 1
         return hits * size
 
@@ -140,12 +143,20 @@ class PublishingReplica(ReferenceReplica):
         """Accept a request, and add it to the published queue."""
         super().submit(request, now_s)
         if request.status == "waiting":
-            self._queue_shown[request.id] = request.prompt_tokens
+            self._queue_shown[request.id] = request.known_tokens
 
     def withdraw(self, request: ReferenceRequest, now_s: float) -> None:
         """Remove a waiting request, also from the published queue."""
         super().withdraw(request, now_s)
         self._queue_shown.pop(request.id, None)
+
+    def clear(self) -> list[ReferenceRequest]:
+        """Lose all requests and blocks, and publish that."""
+        lost = super().clear()
+        self._scheduled_since = False
+        self._computing, self._ending, self._cached = [], [], set()
+        self._take()
+        return lost
 
     def _preempt(self, victim: ReferenceRequest) -> None:
         super()._preempt(victim)

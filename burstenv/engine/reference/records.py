@@ -61,7 +61,7 @@ class ReferenceRequest:
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
     finish_s: float | None = None
-    status: str = "unseen"  # unseen | waiting | running | transferring | finished | rejected
+    status: str = "unseen"  # unseen | waiting | running | transferring | finished | rejected | withdrawn | lost
 
     @property
     def known_tokens(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel
 from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.world import engine_of
-from burstenv.policies.estimates import tokens_to_hold
+from burstenv.policies.estimates import is_choice, tokens_to_hold
 
 _WEIGHT, _CREDIT = 0, 2  # each takes two integers
 
@@ -54,7 +54,7 @@ def share_out(world, request):
     fitting = 0
     tokens = tokens_to_hold(world, request)
     for r in range(count):
-        if tokens <= world.specs[r].max_model_len:
+        if is_choice(world, r, tokens):
             fitting += 1
             total += weight_of(engine_of(world, r))
     if fitting == 0:
@@ -65,7 +65,7 @@ def share_out(world, request):
     for r in range(count):
         engine = engine_of(world, r)
         weight = weight_of(engine) if total > 0.0 else 1.0
-        if weight > 0.0 and tokens <= engine.spec.max_model_len:
+        if weight > 0.0 and is_choice(world, r, tokens):
             credit = _credit_of(engine) + weight
             _set_credit(engine, credit)
             gained += weight

@@ -94,6 +94,8 @@ class IterationBatch(EnvironmentBatch):
             wrong = "it has several gateways, and the scheduler of one engine none; leave gateways out"
         elif clients is not None:
             wrong = "its clients do more than send and wait; leave patience, retries and closed loops out"
+        elif self.cluster.recovery is not None:
+            wrong = "its replica may fail; leave faults out"
         elif mode.order != "fcfs":
             wrong = f"batching mode {mode.name!r} orders the queue by {mode.order}; choose one whose order is fcfs"
         if wrong:

@@ -162,6 +162,8 @@ def _facts(config: ScenarioConfig) -> str:
     if config.clients.retries is not None:
         retries = config.clients.retries
         lines.append(f"- clients retry up to {retries.max_retries} times after {' or '.join(retries.after)}")
+    if config.faults is not None:
+        lines.append(f"- faults `{config.faults if isinstance(config.faults, str) else config.faults.name}`")
     measured = shipped_headroom(config)
     if measured is not None:
         lines.append(f"- headroom: `{measured.command}`")

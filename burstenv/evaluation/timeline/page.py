@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.arguments import checked
-from burstenv.evaluation.timeline.series import MAX_SEPARATE_REPLICAS, Timeline
+from burstenv.evaluation.timeline.series import FLEET, MAX_SEPARATE_REPLICAS, Timeline
 from burstenv.files import write_atomic
 from burstenv.pages.page import render
 
@@ -74,9 +74,20 @@ def _data(timeline: Timeline) -> dict[str, Any]:
         "separate": separate,
         "waiting": _lines(timeline, time_s, timeline.waiting, digits, 0),
         "kv": _lines(timeline, time_s, 100.0 * timeline.kv_used, digits, 1),
+        "fleet": _fleet(timeline, start_s, digits),
         **{name: _course(points, start_s, digits) for name, points in timeline.course.items()},
         "bars": _bars(timeline.bars, start_s, digits),
     }
+
+
+def _fleet(timeline: Timeline, start_s: float, digits: int) -> list[Any]:
+    """Return the lines of the numbers of replicas; none where all serve for ever."""
+    if not len(timeline.fleet):
+        return []
+    times = np.round(timeline.fleet[:, 0] - start_s, digits).tolist()
+    return [
+        {"name": name, "t": times, "v": timeline.fleet[:, 1 + k].astype(int).tolist()} for k, name in enumerate(FLEET)
+    ]
 
 
 def _course(points: list[list[float]], start_s: float, digits: int) -> list[Any]:

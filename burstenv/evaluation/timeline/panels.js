@@ -3,6 +3,7 @@ const to = data.separate ? data.replicas.map((name, r) => ["to_" + r, "c" + r, "
 const panels = [
   { title: "Arrivals", unit: "requests/s", draw: stacked, series: [["conversation", "c0", "conversation"], ["api", "c1", "api"]] },
   { title: "Decisions", unit: "per s", draw: stacked, series: [...to, ["deferred", "late", "deferred"], ["rejected", "rejected", "rejected"]] },
+  ...(data.fleet.length ? [{ title: "Replicas", unit: "", draw: lines, lines: data.fleet, top: data.replicas.length }] : []),
   { title: "Waiting requests", unit: "", draw: data.separate ? piled : lines, lines: data.waiting },
   { title: "KV cache in use", unit: "%", draw: lines, lines: data.kv, top: 100 },
   { title: "Preemptions and failures", unit: "per s", draw: stacked, series: [["preempted", "preempted", "preempted"], ["failed", "failed", "failed"]] },
@@ -24,7 +25,7 @@ function frame(panel, c, width, height, top) { // axes; returns where values and
   const y = (v) => bottom - (bottom - TOP) * v / top;
   c.strokeStyle = css("line"); c.fillStyle = css("soft"); c.lineWidth = 1;
   if (top) {
-    const by = panel.top ? 25 : round(top / 4);
+    const by = top === 100 ? 25 : Math.max(panel.top ? 1 : 0, round(top / 4));
     c.textAlign = "right"; c.textBaseline = "middle";
     for (let v = 0; v <= top * 1.0001; v += by) {
       c.beginPath(); c.moveTo(LEFT, y(v)); c.lineTo(width - RIGHT, y(v)); c.stroke();

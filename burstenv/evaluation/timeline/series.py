@@ -19,12 +19,13 @@ import numpy as np
 from burstenv.arguments import array, checked
 from burstenv.cluster import ClusterState
 from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
-from burstenv.engine.enums import ATTAINED, FAILED, LENGTH_CAPPED, REJECTED, UNSENT
+from burstenv.engine.enums import ACTIVE, ATTAINED, DRAINING, FAILED, FAULTED, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.timeline.requests import answered, bars, course, drain
 from burstenv.workload import CLASSES
 
+FLEET = ("serving", "paid for", "slow")  # what is counted of replicas that change
 MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
 MAX_BINS = 4000
 MAX_SEPARATE_REPLICAS = 8  # more are drawn as mean and range
@@ -43,6 +44,7 @@ class TimelineRecorder:
         self.names = names
         self.i = i
         self._rows: list[tuple[float, np.ndarray, np.ndarray, int]] = []
+        self._fleet: list[tuple[float, int, int, int]] = []  # if replicas change
         self._num_blocks = np.ones(len(names))
         self._block_size = 1
 
@@ -60,6 +62,11 @@ class TimelineRecorder:
         if state.environments["veiled"][self.i]:  # decisions see old metrics; the present state is stored separately
             waiting, free = replicas["fresh"][:, WAITING], replicas["fresh"][:, FREE_BLOCKS]
         self._num_blocks, self._block_size = state.specs["num_blocks"].copy(), int(state.specs["block_size"][0])
+        if state.gateway["changes"][0]:
+            serves = (replicas["status"] == ACTIVE) | (replicas["status"] == DRAINING)
+            slow = serves & (replicas["slowdown"] > 0.0)
+            now_s = float(state.environments["now_s"][self.i])
+            self._fleet.append((now_s, int(serves.sum()), int(replicas["paid"].sum()), int(slow.sum())))
         used = 1.0 - free / self._num_blocks
         self._rows.append(
             (
@@ -113,6 +120,7 @@ class TimelineRecorder:
             idle_s=[_idle(records, r) for r in range(len(self.names))],
             course=course(records),
             bars=bars(records, len(self.names)),
+            fleet=np.array(self._fleet).reshape(-1, 1 + len(FLEET)),
             **_binned(records, len(self.names)),
         )
 
@@ -133,6 +141,7 @@ class Timeline:
         idle_s: For each replica the periods without any request on it, (., 2).
         course: Latencies as shares of their objectives over time, see :func:`timeline.requests.course`.
         bars: Requests on replicas, see :func:`timeline.requests.bars`.
+        fleet: Where replicas fail or are scaled: time, and how many serve, cost, and serve slowly, (., 4).
         edges_s: Edges of the bins, (B + 1,).
         counts: By bin, (B,) int each: ``conversation`` and ``api`` arrivals; ``attained`` and ``settled`` requests
             by arrival; ``to_0``, ``to_1``, ... requests routed to each replica, and ``deferred``, the number of
@@ -150,6 +159,7 @@ class Timeline:
     idle_s: list[np.ndarray]
     course: dict[str, list[list[float]]]
     bars: dict[str, Any]
+    fleet: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(FLEET))))
     edges_s: np.ndarray = field(default_factory=lambda: np.zeros(1))
     counts: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -180,7 +190,7 @@ def _binned(records: np.ndarray, replicas: int) -> dict[str, Any]:
         counts[f"to_{r}"] = count(arrival_s[records["replica"] == r])
     counts["deferred"] = count(arrival_s, records["defers"])
     counts["rejected"] = count(finish_s[status == REJECTED])
-    counts["failed"] = count(finish_s[(status == FAILED) | (status == LENGTH_CAPPED)])
+    counts["failed"] = count(finish_s[np.isin(status, (FAILED, LENGTH_CAPPED, FAULTED))])
     return {"edges_s": edges_s, "counts": counts}
 
 

@@ -174,7 +174,8 @@ class Lookahead:
         policy: A look-ahead, or its text.
 
     Raises:
-        BurstenvError: If the clusters lack a mode, or a causal look-ahead meets sessions in a closed loop.
+        BurstenvError: If the clusters lack a mode, if their replicas fail or are scaled, or if a causal look-ahead
+            meets sessions in a closed loop.
     """
 
     def __init__(self, cluster: Cluster, policy: LookaheadPolicy | str):
@@ -189,6 +190,11 @@ class Lookahead:
             raise BurstenvError(
                 f"{CAUSAL} does not sample turns that wait for the answer to the turn before, as in this scenario; "
                 f"{CLAIRVOYANT} works there, as a yardstick"
+            )
+        if cluster.recovery is not None:
+            raise BurstenvError(
+                f"{CAUSAL} and {CLAIRVOYANT} simulate replicas that serve for ever; in this scenario they fail or are "
+                f"scaled (faults)"
             )
         self._policies = np.concatenate([base.record(cluster.mode_names) for base in self.policy.bases])
         self._settings = _settings(self.policy, cluster.clients)

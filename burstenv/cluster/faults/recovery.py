@@ -1,0 +1,34 @@
+"""What becomes of a lost replica and of its requests, as configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from burstenv.config import Config
+from burstenv.errors import BurstenvError
+
+
+class RecoveryConfig(Config):
+    """What becomes of the requests of a lost replica, and how a replica is after a boot.
+
+    ``fail`` ends them (status ``faulted``). ``retry`` returns them to the gateway, to be generated again from the
+    prompt. ``continue`` returns them with what was streamed: another replica computes prompt and outputs anew and goes
+    on, as Dynamo's request migration does. Either way tokens that were streamed stay delivered: TTFT is that of the
+    first token, and the gap counts in the TPOT. A request that comes back more than ``limit`` times fails; Dynamo's
+    guide recommends 3.
+
+    The first seconds after a boot may be slow (``warm_factor`` for ``warm_s``): kernels and graphs are not warm.
+    """
+
+    requests: Literal["fail", "retry", "continue"] = "continue"
+    limit: Annotated[int, Field(ge=0, le=100)] = 3
+    warm_factor: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+    warm_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
+
+
+def check_no_migration(faults: bool, migration: bool) -> None:
+    """Raise on a cluster that is to have both: what a fault does to KV blocks on the move is not defined yet."""
+    if faults and migration:
+        raise BurstenvError("a cluster with faults cannot migrate requests yet: leave out `faults` or `migration`")
