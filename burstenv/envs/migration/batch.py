@@ -131,16 +131,17 @@ class MigrationBatch(EnvironmentBatch):
         if self.num_threads == 1:
             self._run(0, ALL)
         else:
-            step_migrations_threads(*self._given())
+            step_migrations_threads(*self.step_arguments())
 
     def _publish(self, i: int, opens: bool = False) -> None:
         self._run(i, OPEN if opens else SHOW)
 
     def _run(self, only: int, what: int) -> None:
-        step_migrations(*self._given(), only, what)
+        step_migrations(*self.step_arguments(), only, what)
 
-    def _given(self) -> tuple[Any, ...]:
-        return *super()._given(), self._pick
+    def step_arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of every kernel of the batch, and which request of a replica migrates."""
+        return *super().step_arguments(), self._pick
 
     def policy_action(self, i: int, policy: Policy) -> np.ndarray:
         """Raise: policies decide about requests at the gateway."""
