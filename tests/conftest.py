@@ -12,8 +12,8 @@ from burstenv.config import read_yaml, shipped
 
 @pytest.fixture(scope="session")
 def small_scenario() -> dict[str, Any]:
-    """The default scenario with short episodes, fresh metrics and a given capacity."""
-    values = read_yaml(shipped("scenarios")["default"])
+    """The scenario `blind` with short episodes, fresh metrics and a given capacity."""
+    values = read_yaml(shipped("scenarios")["blind"])
     values = copy.deepcopy(values)
     values["episode"]["duration_s"] = 20
     del values["observation"]

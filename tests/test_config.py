@@ -16,6 +16,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.bound.headroom import Headroom
 from burstenv.evaluation.episode_lists import EpisodeList
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies
+from burstenv.hardware.engine_profile import EngineProfile
 from burstenv.hardware.gpus_and_models import LinkConfig
 from burstenv.hardware.latency.entry import FORMS
 from burstenv.hardware.latency.hinge import HingeLatency
@@ -23,6 +24,7 @@ from burstenv.workload import WorkloadConfig
 
 FOLDERS: dict[str, type[Config]] = {
     "clusters": ClusterConfig,
+    "engines": EngineProfile,
     "episodes": EpisodeList,
     "hardware": HardwareConfig,
     "headroom": Headroom,

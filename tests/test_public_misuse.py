@@ -384,6 +384,9 @@ OTHERWISE = {
 OTHERWISE |= {  # these always refuse
     (name, method) for name in ("IntervalBatch", "IterationBatch") for method in ("fast_forward", "policy_action")
 }
+OTHERWISE |= {
+    (name, "step_arguments") for name in ("EnvironmentBatch", "IntervalBatch", "IterationBatch")
+}  # takes none
 METHODS_ELSEWHERE = {"Agent", "BurstenvError", "View", "LearnedAgent", "Cluster"}
 WITHOUT_CALL = {
     # constants, an error, a protocol; and what the package makes and hands out

@@ -260,15 +260,15 @@ def test_a_prompt_larger_than_the_cache(capsys, tmp_path):
     path = tmp_path / "long.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n0.0,100,5\n1.0,60000,5\n")
     out = tmp_path / "out.csv"
-    code, _, error = run(capsys, "simulate", path, "--oversize", "error", "--requests-out", out)
+    code, _, error = run(capsys, "simulate", path, "--scenario", "blind", "--oversize", "error", "--requests-out", out)
     assert code == 1
     assert "request 2" in error
     assert "60005 tokens" in error
     assert not out.exists()
-    code, text, _ = run(capsys, "simulate", path)
+    code, text, _ = run(capsys, "simulate", path, "--scenario", "blind")
     assert code == 0
     assert "left out 1 requests of more than 4,096 tokens" in text
-    code, text, _ = run(capsys, "simulate", path, "--oversize", "reject", "--json")
+    code, text, _ = run(capsys, "simulate", path, "--scenario", "blind", "--oversize", "reject", "--json")
     assert code == 0
     assert json.loads(text)["failed"] == 1
 

@@ -25,7 +25,7 @@ def trace(tmp_path_factory):
 
 
 def simulated(capsys, *arguments):
-    assert main(["simulate", *arguments, "--json"]) == 0
+    assert main(["simulate", *arguments, "--scenario", "blind", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -35,7 +35,7 @@ def test_several_policies_are_each_what_they_are_alone(capsys, trace):
     assert together == alone
     assert len({one["score"] for one in alone}) == 3
     options = [word for name in POLICIES for word in ("--policy", name)]
-    assert main(["simulate", trace, *options]) == 0
+    assert main(["simulate", trace, "--scenario", "blind", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     best_first = sorted(alone, key=lambda one: -one["score"])
     assert [line.split()[0] for line in lines[-3:]] == [one["policy"] for one in best_first]

@@ -73,6 +73,6 @@ def test_records_hold_cached_and_generated_tokens(tmp_path: Path) -> None:
 def test_models_that_no_replica_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
     path = tmp_path / "models.csv"
-    path.write_text(f"{header}\n1,GPT-4,50,5,55,API log\n3,llama-2-13b,50,5,55,API log\n4,mine,50,5,55,API log\n")
+    path.write_text(f"{header}\n1,GPT-4,50,5,55,API log\n3,llama-3-70b,50,5,55,API log\n4,mine,50,5,55,API log\n")
     assert main(["simulate", str(path)]) == 0
     assert "models of the trace that no replica runs: GPT-4, mine;" in capsys.readouterr().out

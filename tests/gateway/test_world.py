@@ -142,7 +142,7 @@ NEEDS = [
     ("always/jsq/sarathi-512", "default", "vllm", "batching mode sarathi-512"),
     ("oracle-size-aware-kv/jsq/vllm", "default", "vllm", "true output lengths"),
     ("lookahead(futures=2):always/jsq/vllm", "default", "vllm", "order of the engines' queues"),
-    ("agent:joint-v1", "default", "vllm", "batching mode sarathi-512"),
+    ("agent:joint-v1", "blind", "vllm", "batching mode sarathi-512"),
     ("agent:joint-v1", "conversations", "vllm", "prefix_hit"),
 ]
 
@@ -157,7 +157,7 @@ def test_a_policy_that_needs_what_no_engine_tells_is_not_put_in_force(
 
 
 def test_an_agent_and_a_users_own_policy_act(tmp_path: Path) -> None:
-    scene = scene_for_gateway("default", None, "agent:joint-v1")
+    scene = scene_for_gateway("blind", None, "agent:joint-v1")
     world = LiveWorld(scene, "sarathi-512")
     decider = Decider("agent:joint-v1", world, "sarathi-512")
     for r, ledger in enumerate(world.ledgers):

@@ -13,7 +13,7 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives, its event loop is the thread's, and no other can run
 def browser() -> Iterator[Any]:
     """A headless browser; tests that need one are skipped without."""
     playwright = pytest.importorskip("playwright.sync_api")

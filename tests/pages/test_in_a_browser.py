@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from burstenv.cli.main import main
+from burstenv.envs.scenario import load_scenario
 from burstenv.evaluation import EvaluationPlan, evaluate, write_report
 from burstenv.evaluation.report.leaderboard import write_leaderboard
 from burstenv.evaluation.simulate import simulate
@@ -118,7 +119,7 @@ def test_tables_fold_on_a_phone_and_the_ranks_unfold_on_a_desk(pages, visit):
     assert visit(pages["report"], 390).locator("details.fold[open]").count() == 0
     desk = visit(pages["report"], 1280)
     opened = desk.locator("details.fold[open] summary").all_text_contents()
-    assert opened == ["Ranks and paired differences at load 3.5"]
+    assert opened == [f"Ranks and paired differences at load {load_scenario('default').config.load:g}"]
     count = desk.locator("details.fold").count()
     desk.click("#folds")
     assert desk.locator("details.fold[open]").count() == count > 4
