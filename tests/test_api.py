@@ -19,7 +19,10 @@ IMPORT = re.compile(
     r"^\s*(?:from (burstenv[\w.]*) import ([\w, ()\n]+?)|import (burstenv[\w.]*))(?:\s*#.*)?$", re.MULTILINE
 )
 # Shown where a page is about the inside of the engine, which is not for import by users.
-INSIDE = {"notebooks/inspect_agent.ipynb": {"burstenv.cluster"}}
+INSIDE = {
+    "notebooks/inspect_agent.ipynb": {"burstenv.cluster"},
+    "docs/transfers.md": {"burstenv.cluster.transfer_config"},
+}
 
 
 def shown_to_users() -> list[Path]:

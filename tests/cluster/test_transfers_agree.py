@@ -86,7 +86,7 @@ def test_transfers_are_what_is_written_down(seed, config, engine, transfers, lin
 
 def test_the_reference_shares_what_the_destination_has_cached():
     """Of two turns of a session the second has its prompt cached where the first one ran."""
-    requests = requests_at(0.0, 3.0, prompt=320, output=20)
+    requests = requests_at(0.0, 3.4, prompt=320, output=20)
     requests["session"] = 7
     specs = [replica(prefix_caching=True, kv_bytes_per_token=1_000) for _ in range(2)]
     cluster = ReferenceCluster(specs, MODES, requests, transfers=TransfersConfig(), migrate_period_s=0.5)
