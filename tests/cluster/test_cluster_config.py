@@ -104,7 +104,8 @@ def test_shipped_clusters_run_in_the_engine():
         for spec in specs:
             assert spec.max_model_len == spec.num_blocks * spec.block_size, name
             assert spec.latency.per_sequence_ms > 0, name
-            assert spec.latency_source == f"{spec.model}_{spec.hardware}_tp{spec.tensor_parallel}", name  # measured
+            measured = f"{spec.model}_{spec.hardware}_tp{spec.tensor_parallel}"
+            assert (spec.latency_source == measured) == (name != "llama-2-7b-a10-x4"), name  # that one: a roofline
 
 
 def test_replicas_keep_the_order_of_the_yaml():

@@ -99,8 +99,8 @@ def _decision(world, exchange, pick, what):
         for r in range(count):
             set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], environment.now_s)
     if what == ALL and not environment.done:
-        action = np.int64(exchange.action[0])
-        if 0 < action < len(exchange.mask):
+        action = min(np.int64(exchange.action[0]), np.int64(len(exchange.mask) - 1))
+        if action > 0:
             source, destination = pair_of(action, count)
             migrate(world, source, destination, pick)
     if what != SHOW and not environment.done:
