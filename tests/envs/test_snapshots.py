@@ -105,7 +105,7 @@ def test_another_scenario_or_action_space_is_an_error_in_one_sentence(scenarios)
     env = gym.make("BurstGPT-v0", scenario=scenarios["plain"]).unwrapped
     env.reset(seed=0)
     saved = env.clone_state()
-    with pytest.raises(BurstenvError, match="of scenario 'default'"):
+    with pytest.raises(BurstenvError, match="of scenario 'blind'"):
         gym.make("BurstGPT-v0", scenario=scenarios["stale"]).unwrapped.restore_state(saved)
     with pytest.raises(BurstenvError, match="same decide and action"):
         gym.make("BurstGPT-Routing-v0", scenario=scenarios["plain"]).unwrapped.restore_state(saved)

@@ -115,7 +115,8 @@ def _decision(world, exchange, pick, what):
     if what == OPEN:
         before_s = environment.now_s
     took_s = environment.now_s - before_s
-    pay(world, exchange)
+    if what != OPEN:  # requests settled before the first decision are paid by the first step
+        pay(world, exchange)
     observe(world, exchange, took_s)
     _observe_ends(world, exchange, pick, begun, done, aborted)
     return took_s
