@@ -387,6 +387,7 @@ OTHERWISE |= {  # these always refuse
 OTHERWISE |= {
     (name, "step_arguments") for name in ("EnvironmentBatch", "IntervalBatch", "IterationBatch")
 }  # takes none
+OTHERWISE.add(("Scenario", "faults_of"))  # tests/envs/test_faults.py
 METHODS_ELSEWHERE = {"Agent", "BurstenvError", "View", "LearnedAgent", "Cluster"}
 WITHOUT_CALL = {
     # constants, an error, a protocol; and what the package makes and hands out
