@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from burstenv.cluster.cluster_config import ClusterConfig, HardwareConfig, ModelConfig
+from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.config import Config, load, parse, read_yaml, shipped
 from burstenv.envs.scenario import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
@@ -26,6 +27,7 @@ FOLDERS: dict[str, type[Config]] = {
     "clusters": ClusterConfig,
     "engines": EngineProfile,
     "episodes": EpisodeList,
+    "faults": FaultsConfig,
     "hardware": HardwareConfig,
     "headroom": Headroom,
     "latency": HingeLatency,
