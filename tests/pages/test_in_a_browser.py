@@ -119,7 +119,7 @@ def test_tables_fold_on_a_phone_and_the_ranks_unfold_on_a_desk(pages, visit):
     assert visit(pages["report"], 390).locator("details.fold[open]").count() == 0
     desk = visit(pages["report"], 1280)
     opened = desk.locator("details.fold[open] summary").all_text_contents()
-    assert opened == [f"Ranks and paired differences at load {load_scenario('default').config.load:g}"]
+    assert opened == [f"Ranks and paired differences at load {load_scenario('blind').config.load:g}"]
     count = desk.locator("details.fold").count()
     desk.click("#folds")
     assert desk.locator("details.fold[open]").count() == count > 4
