@@ -36,6 +36,13 @@ def is_left_out(request, number):
 
 
 @kernel
+def is_set_back(engine, request):
+    """Return whether a decoder is a step back in advance: the newest iteration in flight steps all and omits it."""
+    replica, spec = engine.replica, engine.spec
+    return replica.in_flight == spec.depth and is_left_out(request, last_ended_iteration(engine) + spec.depth)
+
+
+@kernel
 def runs_beyond(engine, until_s):
     """Return whether nothing is scheduled and nothing ends on the replica up to ``until_s``."""
     replica, spec = engine.replica, engine.spec

@@ -14,7 +14,7 @@ from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import stop_decoding
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.gateway_log import log_token
-from burstenv.engine.iterations import is_left_out, last_ended_iteration
+from burstenv.engine.iterations import is_set_back
 from burstenv.engine.lifecycle import leave_replica
 from burstenv.engine.published import publish, publish_general
 from burstenv.engine.queues import queue_head, queue_remove, running_remove
@@ -50,13 +50,12 @@ def thaw(engine, now_s):
 @kernel
 def _stop_decoding(engine, request_id):
     """Count the tokens of a decoder that are back, whatever the iterations in flight were to bring."""
-    replica, spec, request = engine.replica, engine.spec, engine.requests[request_id]
-    newest = last_ended_iteration(engine) + replica.in_flight
-    left_out = replica.in_flight == spec.depth and is_left_out(request, newest)  # set back for a step to come
+    request = engine.requests[request_id]
+    set_back = is_set_back(engine, request)
     stop_decoding(engine, request_id)
-    if spec.depth > 1:
+    if engine.spec.depth > 1:
         lose_token(engine, request_id)
-    if left_out:
+    if set_back:
         request.produced_tokens += 1
         log_token(engine, request_id)
 

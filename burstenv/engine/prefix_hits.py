@@ -5,7 +5,7 @@ from __future__ import annotations
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.block_keys import sequence_of, shared_blocks
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.engine.iterations import is_left_out, last_ended_iteration
+from burstenv.engine.iterations import is_left_out, is_set_back, last_ended_iteration
 from burstenv.engine.kv_cache import BEGIN, CHAIN, NO_SPAN, OWNER, STREAM, bucket_of, ended_end, lost_until, span_at
 from burstenv.engine.queues import full_blocks, tokens_to_compute
 from burstenv.engine.records import CONTESTED
@@ -16,10 +16,9 @@ def _ended_tokens(engine, request):
     """Return the tokens of a decoder that iterations computed which have ended."""
     replica, spec = engine.replica, engine.spec
     tokens = request.computed_tokens + replica.decode_step
-    older = last_ended_iteration(engine) + 1
-    if replica.in_flight == spec.depth and is_left_out(request, older + spec.depth - 1):
-        tokens += 1  # it was set back in advance
-    if spec.depth > 1 and not is_left_out(request, older):
+    if is_set_back(engine, request):
+        tokens += 1
+    if spec.depth > 1 and not is_left_out(request, last_ended_iteration(engine) + 1):
         tokens -= 1
     return tokens
 

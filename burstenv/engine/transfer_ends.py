@@ -12,7 +12,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import start_decoding, stop_decoding
 from burstenv.engine.enums import NO_REQUEST, RUNNING
-from burstenv.engine.iterations import next_iteration
+from burstenv.engine.iterations import is_set_back, next_iteration
 from burstenv.engine.lifecycle import run_on, stand_still
 from burstenv.engine.prefix_cache import open_sequence, sequence_of
 from burstenv.engine.published import publish, publish_general
@@ -38,7 +38,7 @@ def decodes(engine, request):
 def kv_tokens(engine, request):
     """Return the number of tokens of a decoding request whose KV is computed: all but the newest."""
     if request.decoding:
-        return request.computed_tokens + engine.replica.decode_step
+        return request.computed_tokens + engine.replica.decode_step + is_set_back(engine, request)
     return tokens_to_compute(request) - 1
 
 
