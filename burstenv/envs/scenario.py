@@ -66,6 +66,9 @@ Period = Annotated[
 Objective = Annotated[float, Field(ge=1e-6, le=1e6)]  # [s]
 
 
+ROOM_TOKENS = 32_768  # of a request: tables of its KV blocks stay small beside the rest of an environment
+
+
 class SloConfig(Config):
     """The objectives of one class: TTFT within ``ttft_base_s`` + ``ttft_per_token_s`` P, and TPOT."""
 
@@ -337,6 +340,18 @@ class Scenario:
         return longest
 
     @property
+    def room_tokens(self) -> int:
+        """Tokens of a request that the clusters have room for: up to ``ROOM_TOKENS`` any, above it those of the trace.
+
+        A replica may take requests as long as its whole KV cache, and with prefix caching room for such requests in
+        every sequence of every environment would be most of the memory.
+        """
+        if self.longest_tokens <= ROOM_TOKENS:
+            return self.longest_tokens
+        played = int((self.trace.prompt_tokens + self.trace.output_tokens).max(initial=1))
+        return min(self.longest_tokens, max(ROOM_TOKENS, played))
+
+    @property
     def sight(self) -> Sight:
         """The agents' observation of a cluster of this scenario."""
         known = self.config.capacity_per_s or {}
@@ -360,7 +375,7 @@ class Scenario:
     ) -> Cluster:
         """Return ``num_envs`` clusters of this scenario, with its batching modes or with others.
 
-        They accept requests of up to ``max_request_tokens``, by default the longest that the scenario plays, and faults
+        They accept requests of up to ``max_request_tokens``, by default :attr:`room_tokens`, and faults
         of ``horizon_s``, by default the duration of its episodes.
         """
         config = self.config
@@ -374,7 +389,7 @@ class Scenario:
             max_defers=config.max_defers,
             tick_s=config.tick_s,
             batching_period_s=config.batching_period_s,
-            max_request_tokens=max_request_tokens or self.longest_tokens,
+            max_request_tokens=max_request_tokens or self.room_tokens,
             clients=config.acting_clients,
             gateways=config.gateways,
             split=config.split,

@@ -19,7 +19,7 @@ from burstenv.config import load as load_config
 from burstenv.engine.enums import ATTAINED, LATE, UNSENT
 from burstenv.envs.play.policy import Player, player_of
 from burstenv.envs.recorded import Oversize, recorded_episode, within_limit
-from burstenv.envs.scenario import Scenario, ScenarioConfig
+from burstenv.envs.scenario import ROOM_TOKENS, Scenario, ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics, share
 from burstenv.evaluation.offered_load import saturated_rate_per_s
@@ -143,9 +143,10 @@ def simulate(
         sight = scene.sight
     added = tuple(mode for mode in played.modes if mode not in scene.mode_names)
     longest = max(spec.max_model_len for spec in scene.specs)
-    unlimited = longest if oversize in ("cut", "reject") else None
+    largest = int((drawn.prompt_tokens.astype(np.int64) + drawn.output_tokens).max(initial=1))
+    room = min(longest, max(ROOM_TOKENS, largest))
     horizon_s = float(drawn.arrival_s[-1]) if len(drawn) else 0.0
-    engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], unlimited, horizon_s)
+    engine = scene.make_cluster(1, len(drawn), [*scene.modes, *added], room, horizon_s)
     requests = engine.room_for(0, len(drawn))  # filled in place: memory holds all of BurstGPT only once
     scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None, predictor)
     faults = scene.faults_of(drawn, seed)

@@ -7,6 +7,7 @@ import pytest
 
 from burstenv.cluster import Cluster, load_cluster
 from burstenv.engine.arena import PAGE, _copy_pages
+from burstenv.envs.scenario import ROOM_TOKENS, load_scenario
 
 
 @pytest.mark.parametrize("length", [5, PAGE, 3 * PAGE + 7])
@@ -33,3 +34,13 @@ def test_room_for_more_requests_touches_no_page_that_was_not_in_use():
     cluster.state.grow_requests(4_000)
     grown_kib = resident(0).ru_maxrss - before
     assert 1024 * grown_kib < 0.1 * whole
+
+
+def test_a_scenario_without_a_longest_request_has_room_for_those_of_its_trace(small_scenario):
+    """A replica alone would take half a million tokens, of which 64 environments could not hold the tables."""
+    episode = {k: v for k, v in small_scenario["episode"].items() if k != "max_total_tokens"}
+    scenario = load_scenario({**small_scenario, "cluster": "default", "episode": episode})
+    longest = int((scenario.trace.prompt_tokens + scenario.trace.output_tokens).max())
+    assert scenario.longest_tokens > 10 * ROOM_TOKENS
+    assert scenario.room_tokens == max(longest, ROOM_TOKENS)
+    assert scenario.make_cluster(64).state.layout.table_size == -(-scenario.room_tokens // 16)
