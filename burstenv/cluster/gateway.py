@@ -43,6 +43,16 @@ def takes_requests(world, r):
 
 
 @kernel
+def take_mode(world, replica_index, mode):
+    """Set the batching mode of a replica that is at the present, unless it was set less than the period ago."""
+    environment, replica = world.environment, world.replicas[replica_index]
+    if mode != replica.mode and environment.now_s >= replica.mode_since_s + world.gateway.batching_period_s:
+        engine = engine_of(world, replica_index)
+        set_mode(engine, mode, world.modes[replica_index, mode], environment.now_s)
+        replica.mode_since_s = environment.now_s
+
+
+@kernel
 def apply_decision(world, admission, replica_index, mode):
     """Carry out one decision for the request at the gateway (for none, at a tick).
 
@@ -52,13 +62,9 @@ def apply_decision(world, admission, replica_index, mode):
     """
     environment, gateway, requests = world.environment, world.gateway, world.requests
     unveil(world)
+    catch_up(engine_of(world, replica_index), environment.now_s)
+    take_mode(world, replica_index, mode)
     engine = engine_of(world, replica_index)
-    replica = engine.replica
-    catch_up(engine, environment.now_s)
-    if mode != replica.mode and environment.now_s >= replica.mode_since_s + gateway.batching_period_s:
-        set_mode(engine, mode, world.modes[replica_index, mode], environment.now_s)
-        engine = engine_of(world, replica_index)
-        replica.mode_since_s = environment.now_s
     environment.last_decision_s = environment.now_s
     environment.decisions += 1
     request_id = environment.at_gateway

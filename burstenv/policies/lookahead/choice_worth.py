@@ -20,9 +20,9 @@ from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import tokens_to_hold
 from burstenv.policies.lookahead.clone import copies, copy_cluster
-from burstenv.policies.lookahead.kernels import close_at, first_beyond, first_needed, first_open, try_out
 from burstenv.policies.lookahead.search import FUTURE, Bench
 from burstenv.policies.lookahead.steps import REWARDS, UNPLANNED, code_of
+from burstenv.policies.lookahead.trials import close_at, first_beyond, first_needed, first_open, try_out
 
 WORTH = np.array([float(name == "worth") for name in REWARDS])  # the reward that counts
 

@@ -103,6 +103,19 @@ def _copy_sections(source, target, arena, into, r, replica):
 
 
 @outlined
+def copy_replica(source, i, target, j, r):
+    """Copy one replica of cluster ``i`` of ``source``, and the environment, over those of cluster ``j`` of ``target``."""
+    words, into_words = source.environment_words[i], target.environment_words[j]
+    _copy(words, 0, into_words, 0, len(words))
+    words, into_words = source.replica_words[i], target.replica_words[j]
+    length = len(words) // len(source.specs)
+    _copy(words, r * length, into_words, r * length, length)
+    arena, into = source.arenas[i], target.arenas[j]
+    _copy(arena, 0, into, 0, source.specs[0].phase_base)  # the classes and the logs
+    _copy_sections(source, target, arena, into, r, source.replicas[i, r])
+
+
+@outlined
 def copy_cluster(source, i, target, j, low, high):
     """Copy cluster ``i`` of ``source`` over cluster ``j`` of ``target``.
 

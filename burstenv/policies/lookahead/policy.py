@@ -217,7 +217,7 @@ class Lookahead:
         """Follow the cluster's arrays, which grow with the longest episode."""
         from burstenv.policies.lookahead.clone import copies
         from burstenv.policies.lookahead.futures import MOST_ARRIVALS
-        from burstenv.policies.lookahead.kernels import UNPLANNED
+        from burstenv.policies.lookahead.steps import UNPLANNED
 
         state = self._cluster.state
         room = state.requests.shape[1]
