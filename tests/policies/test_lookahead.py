@@ -71,6 +71,35 @@ def test_a_copy_continues_like_the_cluster_itself(kind, at, base):
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
+@pytest.mark.parametrize("base", [BASE, "kv-threshold(limit=0.7)/jsq/edf"])
+def test_a_choice_is_worth_what_it_earns_if_the_other_decisions_stay(kind, base):
+    """Foresight simulates the replicas that a choice concerns; the whole cluster then earns the same."""
+    others = 0
+    for seed in (3, 8):
+        requests = episode(seed)
+        requests["worth"] = 1.0  # no request is cheaper than another, to be rejected in its place
+        for decisions in range(10, 130, 12):
+            cluster = cluster_with(requests, kind, 0, decisions, base)
+            values, _ = Lookahead(cluster, f"oracle-lookahead({FOREVER}):{base}").ask([0])
+            before = float(cluster.state.environments["attained_worth"][0])
+            player, plan, cluster_at = player_of(load_policy(base), cluster, 0), {}, cluster.at_gateway(0)
+            while not cluster.done(0):
+                plan[cluster.at_gateway(0)] = player.decision()
+                cluster.decide(0, *plan[cluster.at_gateway(0)])
+                cluster.next_epoch(0)
+            for choice in np.flatnonzero(np.isfinite(values[0])).tolist():
+                other = cluster_with(requests, kind, 0, decisions, base)
+                decision = (int(choice > 0), max(0, choice - 1), plan[other.at_gateway(0)][2])
+                while not other.done(0):
+                    other.decide(0, *decision)
+                    other.next_epoch(0)
+                    decision = plan.get(other.at_gateway(0), (0, 0, 0))
+                assert float(other.state.environments["attained_worth"][0]) - before == values[0, choice]
+                others += choice != (1 + plan[cluster_at][1] if plan[cluster_at][0] else 0)
+    assert others > 0
+
+
+@pytest.mark.parametrize("kind", CLUSTERS)
 def test_foresight_never_loses_to_its_base_when_it_sees_to_the_end(kind):
     gained = 0
     for seed in range(6):
