@@ -104,7 +104,7 @@ def _copy_sections(source, target, arena, into, r, replica):
 
 @outlined
 def copy_replica(source, i, target, j, r):
-    """Copy one replica of cluster ``i`` of ``source``, and the environment, over those of cluster ``j`` of ``target``."""
+    """Copy a replica of cluster ``i`` of ``source``, and the environment, over those of cluster ``j`` of ``target``."""
     words, into_words = source.environment_words[i], target.environment_words[j]
     _copy(words, 0, into_words, 0, len(words))
     words, into_words = source.replica_words[i], target.replica_words[j]
