@@ -8,6 +8,15 @@ from typing import Any
 import pytest
 
 from burstenv.config import read_yaml, shipped
+from burstenv.policies import load, registry
+
+
+@pytest.fixture(autouse=True)
+def _rules_end_with_the_test(monkeypatch):
+    """Rules and policies that a test registers are unknown to the next one."""
+    monkeypatch.setattr(registry, "_users", {component: dict(rules) for component, rules in registry._users.items()})
+    monkeypatch.setattr(registry, "_policies", dict(registry._policies))
+    monkeypatch.setattr(load, "_loaded", dict(load._loaded))
 
 
 @pytest.fixture(scope="session")

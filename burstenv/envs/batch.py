@@ -270,6 +270,7 @@ class EnvironmentBatch:
         if self.observation_layout.config.sessions:
             self.put_links(i, turn_links(session))
         self.episodes[i] = description
+        self.components[i] = 0.0
         self.totals[i] = 0.0
         self._publish(i, opens=True)
 

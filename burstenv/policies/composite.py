@@ -182,7 +182,8 @@ def parse_composite(text: str) -> Composite:
     parts = text.split("/")
     if len(parts) not in (3, 4):
         raise BurstenvError(
-            f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm"
+            f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
+            f"and may have a fourth, a migration rule"
         )
     return Composite(
         admission=parse_rule(parts[0], "admission rule", admission_rules()),

@@ -115,6 +115,24 @@ def test_returned_arrays_are_never_overwritten(make, env_id):
 
 
 @every_id
+def test_rewards_of_an_episode_sum_to_its_score(make, env_id):
+    env = make(env_id, reward="worth")
+    env.action_space.seed(0)
+    _, info = env.reset(seed=4)
+    for _ in range(2):  # the second episode begins with the buffers of the first
+        paid, over = 0.0, False
+        assert not info["reward_components"].any()
+        while not over:
+            mask = info.get("action_mask")
+            action = env.action_space.sample(mask=None if mask is None else masked(env.action_space, mask))
+            _, reward, over, _, info = env.step(action)
+            paid += reward
+        metrics = info["episode_metrics"]
+        assert paid == pytest.approx(metrics["score"] * metrics["offered"], rel=1e-9)
+        _, info = env.reset()
+
+
+@every_id
 def test_masks_are_those_of_the_method(make, env_id):
     env = make(env_id)
     _, info = env.reset(seed=0)

@@ -18,10 +18,9 @@ from burstenv.cluster.output_lengths import LengthModel
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.play.policy import player_of
-from burstenv.policies import load_policy, named_mode
+from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, load_policy, named_mode
 from burstenv.policies.batching import BATCHING_RULES
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
-from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.workload import SPLITS
 from tests.cluster.small_clusters import FAST, random_requests, replica
 from tests.envs.ids import IDS, arrays_in
@@ -92,8 +91,8 @@ def crowded(engine: str, clients: bool = False, plain: bool = False, span_s: flo
 
 
 def policies() -> list[str]:
-    """Every rule of every component once, and look-ahead over some."""
-    admissions, routings = ([rule.name for rule in rules()] for rules in (admission_rules, routing_rules))
+    """Every shipped rule of every component once."""
+    admissions, routings = ([rule.name for rule in rules] for rules in (ADMISSION_RULES, ROUTING_RULES))
     modes = [mode.name for mode in MODES]
     named = [f"{name}/jsq/vllm" for name in admissions]
     named += [f"always/{name}/vllm" for name in routings]

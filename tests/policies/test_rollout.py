@@ -88,8 +88,8 @@ def attainment(scenario, policy, load, episodes=12):
 
 
 def test_jsq_does_not_lose_to_round_robin_at_a_stable_load(scenario):
-    jsq, round_robin = (attainment(scenario, f"always/{rule}/vllm", 0.7) for rule in ("jsq", "round-robin"))
-    assert jsq > 0.9
+    jsq, round_robin = (attainment(scenario, f"always/{rule}/vllm", 0.4) for rule in ("jsq", "round-robin"))
+    assert jsq > 0.95
     assert jsq >= round_robin - 0.005
 
 

@@ -333,7 +333,8 @@ def _iteration(world, exchange, what):
     if opens:
         before_s = environment.now_s
     took_s = environment.now_s - before_s
-    pay(world, exchange)
+    if not opens:  # requests settled before the first decision are paid by the first step
+        pay(world, exchange)
     publish(engine)
     replica.seen_waiting += memory.queue_size
     replica.seen_waiting_tokens += memory.queue_tokens

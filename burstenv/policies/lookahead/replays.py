@@ -30,7 +30,8 @@ _AHEAD = 0.75  # of the horizon is simulated under the plan at least
 def replicas_are_apart(search):
     """Return whether the search may simulate replicas one by one."""
     gateway = search.source.gateway[0]
-    return not gateway.clients and len(search.policies) == 1 and search.reward[REWARD.worth] == 1.0
+    moves = gateway.clients or gateway.transfers or gateway.changes
+    return not moves and len(search.policies) == 1 and search.reward[REWARD.worth] == 1.0
 
 
 @kernel
