@@ -26,8 +26,8 @@ from .envs.interval.batch import IntervalBatch as IntervalBatch
 from .envs.iteration.batch import IterationBatch as IterationBatch
 from .envs.registration import register_envs as register_envs
 from .envs.scenario import Scenario as Scenario
-from .envs.scenario import ScenarioConfig as ScenarioConfig
 from .envs.scenario import load_scenario as load_scenario
+from .envs.scenario_config import ScenarioConfig as ScenarioConfig
 from .envs.wrappers.discount import SemiMDPDiscount as SemiMDPDiscount
 from .envs.wrappers.discount import SemiMDPDiscountVector as SemiMDPDiscountVector
 from .envs.wrappers.flat_action import FlatAction as FlatAction

@@ -12,7 +12,7 @@ import yaml
 from burstenv.cluster.cluster_config import ClusterConfig, HardwareConfig, ModelConfig
 from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.config import Config, load, parse, read_yaml, shipped
-from burstenv.envs.scenario import ScenarioConfig
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.bound.headroom import Headroom
 from burstenv.evaluation.episode_lists import EpisodeList

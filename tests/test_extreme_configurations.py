@@ -41,7 +41,7 @@ def every_model() -> list[type[Config]]:
             walk(inner)
 
     from burstenv.agents.config import AgentConfig
-    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.envs.scenario_config import ScenarioConfig
 
     for root in (ScenarioConfig, AgentConfig, ModelConfig, HardwareConfig):
         walk(root)

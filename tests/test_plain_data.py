@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burstenv.config import load, shipped
-from burstenv.envs.scenario import ScenarioConfig
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.plain_data import parse_json, parse_yaml, read_yaml
 from tests.random_examples import examples

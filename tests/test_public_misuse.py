@@ -20,7 +20,8 @@ from pydantic import BaseModel
 
 import burstenv
 from burstenv.config import read_yaml, shipped
-from burstenv.envs.scenario import ScenarioConfig, load_scenario
+from burstenv.envs.scenario import load_scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.workload import SPLITS
 from burstenv.workload.trace import COLUMNS
 

@@ -194,7 +194,7 @@ def refuse_options(arguments: argparse.Namespace, why: str, *names: str) -> None
 def check_names(scenario: str | dict[str, Any], policies: list[str], *splits: str) -> None:
     """Raise on an unknown policy, mode or split, before any reading or measurement."""
     from burstenv.config import load
-    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.envs.scenario_config import ScenarioConfig
     from burstenv.policies import load_policy, named_mode
     from burstenv.workload import SPLITS
 

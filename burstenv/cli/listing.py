@@ -59,7 +59,8 @@ def register(commands: Commands) -> None:
 
 def _scenarios(arguments: argparse.Namespace) -> int:
     from burstenv.config import load, shipped
-    from burstenv.envs.scenario import ScenarioConfig, load_scenario
+    from burstenv.envs.scenario import load_scenario
+    from burstenv.envs.scenario_config import ScenarioConfig
 
     if arguments.headroom:
         refuse_options(arguments, "beside --headroom", "capacity")
@@ -132,7 +133,7 @@ def _headroom(arguments: argparse.Namespace) -> int:
 def _shipped_page(arguments: argparse.Namespace) -> int:
     """Write the page of shipped measurements, of all scenarios or of one."""
     from burstenv.config import load, shipped
-    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.envs.scenario_config import ScenarioConfig
     from burstenv.errors import BurstenvError
     from burstenv.evaluation.bound.headroom import shipped_headroom
     from burstenv.evaluation.bound.headroom_page import write_headroom_page

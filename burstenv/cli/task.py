@@ -9,7 +9,8 @@ from burstenv.cli.common import add_reading_arguments
 from burstenv.errors import BurstenvError, unknown_name
 
 if TYPE_CHECKING:
-    from burstenv.envs.scenario import Scenario, ScenarioConfig
+    from burstenv.envs.scenario import Scenario
+    from burstenv.envs.scenario_config import ScenarioConfig
 
 _OF_NO_CAPACITY = ("load", "train_loads", "name", "version", "description", "headroom", "worth")
 
@@ -56,7 +57,7 @@ def changed_scenario(arguments: argparse.Namespace) -> str | dict[str, Any]:
 def changed_config(arguments: argparse.Namespace) -> ScenarioConfig:
     """Return the configuration of :func:`changed_scenario`; a capacity that no longer holds is measured anew."""
     from burstenv.config import load
-    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.envs.scenario_config import ScenarioConfig
 
     config = load(ScenarioConfig, "scenarios", arguments.scenario)
     return with_objectives(_with_values(config, arguments.set), arguments.slo)
@@ -99,7 +100,7 @@ def _with_values(config: ScenarioConfig, given: list[str]) -> ScenarioConfig:
     if not given:
         return config
     from burstenv.config import parse
-    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.envs.scenario_config import ScenarioConfig
     from burstenv.plain_data import parse_yaml
 
     values = config.model_dump(mode="json")
@@ -130,7 +131,7 @@ def with_objectives(config: ScenarioConfig, given: list[str]) -> ScenarioConfig:
     if not given:
         return config
     from burstenv.config import parse
-    from burstenv.envs.scenario import SloConfig
+    from burstenv.envs.scenario_config import SloConfig
 
     slo = {name: one.model_dump() for name, one in config.slo.items()}
     for text in given:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +28,7 @@ from burstenv.cluster.checks import (
     seconds,
     whole,
 )
-from burstenv.cluster.client_config import AFTER, Clients, ClientsConfig, draw_clients
+from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.constants import layout_of, write_constants
 from burstenv.cluster.constants import needs_general_engine as needs_general_engine
@@ -38,7 +36,6 @@ from burstenv.cluster.entries import (
     advance_at,
     decide_at,
     finish_at,
-    known_at,
     migrate_at,
     next_epoch_at,
     reset_at,
@@ -46,37 +43,26 @@ from burstenv.cluster.entries import (
     start_at,
     submit_at,
 )
-from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
-from burstenv.cluster.faults.rows import MOST_FAULTS, RECOVERIES, Faults, check_faults
-from burstenv.cluster.gateway_log import Known
+from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
+from burstenv.cluster.gateway_constants import write_clients, write_recovery, write_transfers
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.output_lengths import LengthModel
+from burstenv.cluster.readings import Readings
 from burstenv.cluster.requests import number_streams as number_streams
 from burstenv.cluster.requests import request_array as request_array
 from burstenv.cluster.state import ClusterState
-from burstenv.cluster.transfer_config import AbortCause, Pick, TransfersConfig
+from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.config import load
 from burstenv.engine.enums import (
-    ACTIVE,
-    DRAINING,
-    FIRST_SCANNED,
-    NO_REQUEST,
-    PRIORITY,
     UNSEEN,
 )
 from burstenv.engine.livelock import livelock
-from burstenv.engine.records import ENTRY_ID, FAILS_UPSTREAM, FOLLOWS
+from burstenv.engine.records import FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.spec import SPLIT_NAMES
 from burstenv.errors import BurstenvError, unknown_name
 
-CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
 MOST_GATEWAYS = 1_024
-_WHOLE = [field.type == "int" for field in fields(Known)]
-FAULT_COUNTS = ("faults", "faulted", "failovers", "discarded_tokens", "refilled_tokens")
-TRANSFER_COUNTS = (
-    "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
-)  # fmt: skip
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
 
 
@@ -91,7 +77,7 @@ def hidden_log(reader: str) -> BurstenvError:
     return BurstenvError(f"{reader} needs the gateway's log, which this scenario hides; set observation.log: true")
 
 
-class Cluster:
+class Cluster(Readings):
     """``num_envs`` independent clusters of the same replicas.
 
     Args:
@@ -178,26 +164,18 @@ class Cluster:
         gateway["relays"] = 1
         gateway["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
         if self.clients is not None:
-            self._set_clients(self.clients)
+            write_clients(gateway, self.clients)
         if transfers is not None:
-            self._set_transfers(transfers)
+            write_transfers(gateway, transfers)
         if migrate_period_s is not None:
             if transfers is None:
                 raise BurstenvError("migrate_period_s needs transfers: what it takes to move KV blocks")
             gateway["migrate_period_s"] = seconds(migrate_period_s, "migrate_period_s", LEAST_STEP_S)
         if recovery is not None:
-            gateway["changes"] = 1
-            gateway["recovery"] = RECOVERIES.index(recovery.requests)
-            gateway["failover_limit"] = recovery.limit
-            gateway["warm_pace"], gateway["warm_s"] = recovery.warm_factor, recovery.warm_s
+            write_recovery(gateway, recovery)
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
-
-    @property
-    def modes(self) -> np.ndarray:
-        """The limits of every batching mode on every replica, (R, M) MODE."""
-        return self.state.modes
 
     def set_worth(self, values: Sequence[float], by_tokens: float = 0.0, output_weight: float = 1.0) -> None:
         """Set what agents and look-ahead know of worth, see :mod:`burstenv.envs.worth`.
@@ -240,27 +218,6 @@ class Cluster:
         if not self.state.gateway["knows_log"][0]:
             raise hidden_log(reader)
 
-    def known(self, i: int, replica: int, gateway: int = 0) -> Known:
-        """Return what the log of a gateway of cluster ``i`` says of a replica."""
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        gateway = place(gateway, self.state.layout.gateways, "gateway")
-        out = np.zeros(len(fields(Known)))
-        known_at(*self.state.arrays(), i, replica, gateway, out)
-        numbers: list[Any] = [int(x) if whole else x for x, whole in zip(out.tolist(), _WHOLE, strict=True)]
-        return Known(*numbers)
-
-    def _set_clients(self, clients: ClientsConfig) -> None:
-        gateway = self.state.gateway
-        gateway["clients"] = 1
-        if clients.closed_loop is not None:
-            gateway["closed_loop"] = 1
-            gateway["session_goes_on"] = clients.closed_loop.after_failure == "go_on"
-        if clients.retries is not None:
-            gateway["retry_after"] = sum(AFTER[cause] for cause in set(clients.retries.after))
-            gateway["max_retries"] = clients.retries.max_retries
-            for name in ("base_s", "factor", "max_s", "jitter"):
-                gateway[f"retry_{name}"] = getattr(clients.retries, name)
-
     @property
     def migrates(self) -> bool:
         """Whether there are decisions about migrations."""
@@ -276,28 +233,6 @@ class Cluster:
         memories = self.state.memories if i is None else self.state.memories[i : i + 1]
         memories["migration"] = rule
         memories["migration_parameters"][:, : len(parameters)] = parameters
-
-    def _set_transfers(self, transfers: TransfersConfig) -> None:
-        gateway = self.state.gateway
-        gateway["transfers"] = 1
-        gateway["transfers_at_once"] = transfers.at_once
-        gateway["transfer_live"] = transfers.live
-        gateway["transfer_last_blocks"] = transfers.last_stage_blocks
-        gateway["transfer_max_stages"] = transfers.max_stages
-        gateway["transfer_slowdown"] = transfers.slowdown
-        gateway["transfer_timeout_s"] = transfers.timeout_s
-        for name in ("base", "orchestration", "downtime"):
-            gateway[f"transfer_{name}_s"] = getattr(transfers, f"{name}_ms") * 1e-3
-
-    @property
-    def num_envs(self) -> int:
-        """N."""
-        return len(self.state.environments)
-
-    @property
-    def num_replicas(self) -> int:
-        """R."""
-        return len(self.specs)
 
     def load(
         self,
@@ -402,11 +337,6 @@ class Cluster:
         self.check_livelock(i)
         return self.at_gateway(i)
 
-    def at_gateway(self, i: int) -> int:
-        """Return the number, within the episode, of the request at the gateway; -1 for none."""
-        environment = self.state.environments[place(i, self.num_envs, "i")]
-        return int(environment["at_gateway"])
-
     def decide(self, i: int, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Decide about the request at the door (0 reject, 1 admit, 2 defer) and a replica's mode."""
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
@@ -416,13 +346,6 @@ class Cluster:
         if self.state.environments["migrating"][i]:
             raise BurstenvError(f"the decision of cluster {i} is about a migration: call migrate, or just next_epoch")
         decide_at(*self.state.arrays(), i, admission, replica, mode)
-
-    def decision_kind(self, i: int) -> DecisionKind:
-        """Return what the decision in cluster ``i`` is about."""
-        environment = self.state.environments[place(i, self.num_envs, "i")]
-        if environment["migrating"]:
-            return DecisionKind.MIGRATE
-        return DecisionKind.TICK if environment["at_gateway"] == NO_REQUEST else DecisionKind.ADMIT_AND_ROUTE
 
     def migrate(self, i: int, source: int, destination: int, pick: Pick = Pick.SHORTEST) -> bool:
         """Begin to migrate a request of replica ``source`` of cluster ``i``; ``pick`` says which.
@@ -441,10 +364,6 @@ class Cluster:
         begun = int(self.state.environments["migrations_begun"][i])
         migrate_at(*self.state.arrays(), i, source, destination, int(place(pick, len(Pick), "pick")))
         return int(self.state.environments["migrations_begun"][i]) > begun
-
-    def done(self, i: int) -> bool:
-        """Return whether every request of cluster ``i``'s episode is settled."""
-        return bool(self.state.environments[place(i, self.num_envs, "i")]["done"])
 
     def submit(self, i: int, replica: int, request_id: int, now_s: float) -> None:
         """Hand a request straight to a replica, past the gateway: each request once."""
@@ -484,12 +403,6 @@ class Cluster:
                 f"both ways in one episode"
             )
 
-    def boundary_s(self, i: int, replica: int) -> float:
-        """Return when the replica's iteration ends, or, when it runs none, where its clock stands [s]."""
-        record = self.state.replicas[place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")]
-        runs = record["in_flight"] == self.state.specs["depth"][replica] or record["under_way"]
-        return float(record["iteration_end_s"] if runs else record["clock_s"])
-
     def start(self, i: int, replica: int) -> None:
         """Put the iteration that is scheduled at the replica's clock in flight, so that it can be looked at."""
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
@@ -510,101 +423,3 @@ class Cluster:
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         mode = place(mode, len(self.mode_names), "mode")
         set_mode_at(*self.state.arrays(), i, replica, mode, seconds(now_s, "now_s"))
-
-    def kv_use(self, i: int) -> tuple[float, float]:
-        """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""
-        i = place(i, self.num_envs, "i")
-        replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
-        num_blocks = self.state.specs["num_blocks"]
-        share = replicas["used_block_s"] / num_blocks / max(now_s, 1e-9)  # (R,)
-        return float(share.mean()), float((replicas["most_used_blocks"] / num_blocks).max())
-
-    def running(self, i: int, replica: int) -> list[int]:
-        """Return the ids of a replica's running requests in order of admission."""
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        return self._linked(i, int(self.state.replicas[i, replica]["running_head"]))
-
-    def waiting(self, i: int, replica: int) -> list[int]:
-        """Return the ids of a replica's waiting requests, next one first; under fair and mlfq in order of arrival."""
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        record = self.state.replicas[i, replica]
-        order = self.modes["order"][replica, record["mode"]]
-        if order == 0 or order >= FIRST_SCANNED:
-            return self._linked(i, int(record["waiting_head"]))
-        entries = self.state.parts(i).heaps[replica]
-        live, hopeless = entries[: record["live_heap_size"]], entries[len(entries) - record["hopeless_heap_size"] :]
-        if order == PRIORITY:
-            numbers = live[:, ENTRY_ID]
-            requests = self.state.requests[i, numbers]
-            return numbers[np.lexsort((numbers, requests["arrival_s"], requests["priority"]))].tolist()
-        keys = [np.ascontiguousarray(heap[:, :ENTRY_ID]).view(np.float64)[:, 0] for heap in (live, hopeless)]
-        ids = [
-            heap[np.lexsort((heap[:, ENTRY_ID], key)), ENTRY_ID]
-            for heap, key in zip((live, hopeless), keys, strict=True)
-        ]
-        return [int(k) for k in np.concatenate(ids)]
-
-    def _linked(self, i: int, head: int) -> list[int]:
-        ids = []
-        while head != NO_REQUEST:
-            ids.append(head)
-            head = int(self.state.requests[i, head]["next"])
-        return ids
-
-    def records(self, i: int) -> np.ndarray:
-        """Return cluster ``i``'s requests as they stand, (n,) REQUEST (a copy)."""
-        i = place(i, self.num_envs, "i")
-        return self.state.requests[i, : self.state.environments[i]["num_requests"]].copy()
-
-    def client_records(self, i: int) -> np.ndarray:
-        """Return what is known of the clients of cluster ``i``'s requests, (n,) CLIENT (a copy)."""
-        i = place(i, self.num_envs, "i")
-        if self.clients is None:
-            raise BurstenvError("this cluster was made without clients: there is nothing known of them")
-        return self.state.parts(i).clients[: self.state.environments[i]["num_requests"]].copy()
-
-    def client_counts(self, i: int) -> dict[str, int] | None:
-        """Return what the clients of cluster ``i`` did so far; None where they only send and wait.
-
-        ``attempts`` (sendings), ``refusals`` (rejections, those that were followed by another attempt included),
-        ``abandoned`` (requests given up for good; the late ones include them), ``upstream_failed`` (attempts that
-        failed before the gateway) and ``unsent`` (requests that are not offered, their session being over).
-        """
-        i = place(i, self.num_envs, "i")
-        if self.clients is None:
-            return None
-        return {name: int(self.state.environments[i][name]) for name in CLIENT_COUNTS}
-
-    def transfer_counts(self, i: int) -> dict[str, int | float] | None:
-        """Return what became of the migrations of cluster ``i`` so far; None where KV blocks stay where they are.
-
-        ``migrations_begun``, ``migrations`` (done), ``aborted_CAUSE`` for each :class:`AbortCause`, ``moved_gb`` (sent
-        or on the way [GB]), ``still_s`` (sum of the times in which requests stood still [s]).
-        """
-        environment = self.state.environments[place(i, self.num_envs, "i")]
-        if self.transfers is None:
-            return None
-        numbers = (
-            int(environment["migrations_begun"]), int(environment["migrations"]), *environment["aborted"].tolist(),
-            float(environment["moved_bytes"]) * 1e-9, float(environment["still_s"]),
-        )  # fmt: skip
-        return dict(zip(TRANSFER_COUNTS, numbers, strict=True))
-
-    def fault_counts(self, i: int) -> dict[str, int | float] | None:
-        """Return what replicas of cluster ``i`` did so far beyond serving; None where they serve for ever.
-
-        ``faults`` (those that hit a replica), ``faulted`` (requests that a fault ended; the failed ones include
-        them), ``failovers`` (requests that came back from a lost replica), ``discarded_tokens`` (outputs streamed
-        and generated again), ``refilled_tokens`` (tokens whose KV was lost), ``availability`` (share of the time that
-        replicas could serve, of the time that costs) and ``replica_s`` (that time, of all replicas [s]).
-        """
-        i = place(i, self.num_envs, "i")
-        if self.recovery is None:
-            return None
-        replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
-        present_s = now_s - replicas["since_s"]
-        serves = (replicas["status"] == ACTIVE) | (replicas["status"] == DRAINING)
-        up_s = float((replicas["up_s"] + serves * present_s).sum())
-        paid_s = float((replicas["paid_s"] + replicas["paid"] * present_s).sum())
-        counts = {name: int(self.state.environments[i][name]) for name in FAULT_COUNTS}
-        return {**counts, "availability": up_s / max(paid_s, 1e-9), "replica_s": paid_s}

@@ -14,7 +14,7 @@ from burstenv.envs.worth import set_worths
 from burstenv.workload import CLASSES, EpisodeRequests
 
 if TYPE_CHECKING:
-    from burstenv.envs.scenario import ScenarioConfig
+    from burstenv.envs.scenario_config import ScenarioConfig
 
 _BASE_S, _PER_TOKEN_S, _TPOT_S = range(3)
 

@@ -15,7 +15,8 @@ import yaml
 from pydantic import Field
 
 from burstenv.config import Config, load, schema_line, shipped
-from burstenv.envs.scenario import Scenario, ScenarioConfig, load_scenario
+from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.evaluation.episodes import Episode, draw_episode
 from burstenv.evaluation.fingerprint import Columns, Fingerprint
 from burstenv.evaluation.tuning.tuned_policies import scenario_digest

@@ -13,13 +13,14 @@ import numpy as np
 
 from burstenv.arguments import checked, number, optional
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
-from burstenv.cluster.cluster import CLIENT_COUNTS, FAULT_COUNTS
 from burstenv.cluster.cluster_config import ReplicaSpec, engines_of
+from burstenv.cluster.readings import CLIENT_COUNTS, FAULT_COUNTS
 from burstenv.config import load as load_config
 from burstenv.engine.enums import ATTAINED, LATE, UNSENT
 from burstenv.envs.play.policy import Player, player_of
 from burstenv.envs.recorded import Oversize, recorded_episode, within_limit
-from burstenv.envs.scenario import ROOM_TOKENS, Scenario, ScenarioConfig
+from burstenv.envs.scenario import ROOM_TOKENS, Scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.metrics import episode_metrics, share
 from burstenv.evaluation.offered_load import saturated_rate_per_s

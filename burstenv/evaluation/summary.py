@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.cluster import CLIENT_COUNTS, TRANSFER_COUNTS
+from burstenv.cluster.readings import CLIENT_COUNTS, TRANSFER_COUNTS
 from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.statistics.comparisons import adjusted_p_values, pairwise, ranks

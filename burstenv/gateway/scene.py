@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from burstenv.cluster import ClientsConfig
 from burstenv.config import load
-from burstenv.envs.scenario import Scenario, ScenarioConfig
+from burstenv.envs.scenario import Scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.evaluation.simulate import scene_of
 from burstenv.policies import NetworkPolicy, load_policy
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from burstenv.config import load
-from burstenv.envs.scenario import Scenario, ScenarioConfig
+from burstenv.envs.scenario import Scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 
 HEAVY = ("torch", "stable_baselines3", "matplotlib", "pandas", "optuna", "jinja2", "scipy.linalg")
 KERNELS = ("numba", "burstenv.cluster", "burstenv.policies", "burstenv.workload")

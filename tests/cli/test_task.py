@@ -10,7 +10,7 @@ import pytest
 from burstenv.cli.main import main, make_parser
 from burstenv.cli.task import changed_config, changed_scenario, task_of, trace_of
 from burstenv.config import load
-from burstenv.envs.scenario import ScenarioConfig
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError
 
 VERBS = ("evaluate", "train", "tune", "capacity")

@@ -13,7 +13,8 @@ from gymnasium.utils.env_checker import check_env
 from burstenv.config import load
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.play.policy import player_of
-from burstenv.envs.scenario import ScenarioConfig, load_scenario
+from burstenv.envs.scenario import load_scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import failures
 from burstenv.evaluation.simulate import simulate

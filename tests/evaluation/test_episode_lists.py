@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from burstenv.config import load, shipped
-from burstenv.envs.scenario import ScenarioConfig, load_scenario
+from burstenv.envs.scenario import load_scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.evaluation import episode_lists
 from burstenv.evaluation.report.scenario_page import PAGE, page
 

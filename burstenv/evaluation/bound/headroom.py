@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from burstenv.config import Config, schema_line, shipped
 from burstenv.config import load as load_config
-from burstenv.envs.scenario import Scenario, ScenarioConfig
+from burstenv.envs.scenario import Scenario
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.bound.upper_bound import upper_bound
 from burstenv.evaluation.episode_lists import fixed_count

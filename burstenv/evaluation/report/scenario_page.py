@@ -11,7 +11,7 @@ from pathlib import Path
 
 from burstenv.cluster import ClusterConfig, resolve_cluster
 from burstenv.config import load, shipped
-from burstenv.envs.scenario import ScenarioConfig
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.evaluation.bound.headroom import WITHOUT, Headroom, shipped_headroom
 from burstenv.evaluation.tuning.judgements import JUDGEMENTS
 from burstenv.evaluation.tuning.tuned_policies import FOLDER as TUNED

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from burstenv.arguments import checked
 from burstenv.config import Config, load, schema_line, shipped
-from burstenv.envs.scenario import ScenarioConfig
+from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.files import write_atomic

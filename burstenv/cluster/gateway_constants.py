@@ -1,0 +1,44 @@
+"""What a cluster's gateway is told when it is made, written into its record, (1,) GATEWAY."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv.cluster.client_config import AFTER, ClientsConfig
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.faults.rows import RECOVERIES
+from burstenv.cluster.transfer_config import TransfersConfig
+
+
+def write_clients(gateway: np.ndarray, clients: ClientsConfig) -> None:
+    """Say what the senders of requests do."""
+    gateway["clients"] = 1
+    if clients.closed_loop is not None:
+        gateway["closed_loop"] = 1
+        gateway["session_goes_on"] = clients.closed_loop.after_failure == "go_on"
+    if clients.retries is not None:
+        gateway["retry_after"] = sum(AFTER[cause] for cause in set(clients.retries.after))
+        gateway["max_retries"] = clients.retries.max_retries
+        for name in ("base_s", "factor", "max_s", "jitter"):
+            gateway[f"retry_{name}"] = getattr(clients.retries, name)
+
+
+def write_transfers(gateway: np.ndarray, transfers: TransfersConfig) -> None:
+    """Say what it takes to move KV blocks."""
+    gateway["transfers"] = 1
+    gateway["transfers_at_once"] = transfers.at_once
+    gateway["transfer_live"] = transfers.live
+    gateway["transfer_last_blocks"] = transfers.last_stage_blocks
+    gateway["transfer_max_stages"] = transfers.max_stages
+    gateway["transfer_slowdown"] = transfers.slowdown
+    gateway["transfer_timeout_s"] = transfers.timeout_s
+    for name in ("base", "orchestration", "downtime"):
+        gateway[f"transfer_{name}_s"] = getattr(transfers, f"{name}_ms") * 1e-3
+
+
+def write_recovery(gateway: np.ndarray, recovery: RecoveryConfig) -> None:
+    """Say what follows when replicas fail, start or stop."""
+    gateway["changes"] = 1
+    gateway["recovery"] = RECOVERIES.index(recovery.requests)
+    gateway["failover_limit"] = recovery.limit
+    gateway["warm_pace"], gateway["warm_s"] = recovery.warm_factor, recovery.warm_s

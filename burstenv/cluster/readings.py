@@ -1,0 +1,182 @@
+"""What a cluster says of its episodes, at any instant: counts, records, queues, and what a gateway's log knows."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from burstenv.cluster.checks import place
+from burstenv.cluster.client_config import ClientsConfig
+from burstenv.cluster.cluster_config import ReplicaSpec
+from burstenv.cluster.entries import known_at
+from burstenv.cluster.events import DecisionKind
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.gateway_log import Known
+from burstenv.cluster.state import ClusterState
+from burstenv.cluster.transfer_config import AbortCause, TransfersConfig
+from burstenv.engine.enums import ACTIVE, DRAINING, FIRST_SCANNED, NO_REQUEST, PRIORITY
+from burstenv.engine.records import ENTRY_ID
+from burstenv.errors import BurstenvError
+
+CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
+_WHOLE = [field.type == "int" for field in fields(Known)]
+FAULT_COUNTS = ("faults", "faulted", "failovers", "discarded_tokens", "refilled_tokens")
+TRANSFER_COUNTS = (
+    "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
+)  # fmt: skip
+
+
+class Readings:
+    """The part of :class:`burstenv.cluster.Cluster` that only reads."""
+
+    state: ClusterState
+    specs: tuple[ReplicaSpec, ...]
+    clients: ClientsConfig | None
+    transfers: TransfersConfig | None
+    recovery: RecoveryConfig | None
+
+    @property
+    def modes(self) -> np.ndarray:
+        """The limits of every batching mode on every replica, (R, M) MODE."""
+        return self.state.modes
+
+    @property
+    def num_envs(self) -> int:
+        """N."""
+        return len(self.state.environments)
+
+    @property
+    def num_replicas(self) -> int:
+        """R."""
+        return len(self.specs)
+
+    def done(self, i: int) -> bool:
+        """Return whether every request of cluster ``i``'s episode is settled."""
+        return bool(self.state.environments[place(i, self.num_envs, "i")]["done"])
+
+    def at_gateway(self, i: int) -> int:
+        """Return the number, within the episode, of the request at the gateway; -1 for none."""
+        environment = self.state.environments[place(i, self.num_envs, "i")]
+        return int(environment["at_gateway"])
+
+    def decision_kind(self, i: int) -> DecisionKind:
+        """Return what the decision in cluster ``i`` is about."""
+        environment = self.state.environments[place(i, self.num_envs, "i")]
+        if environment["migrating"]:
+            return DecisionKind.MIGRATE
+        return DecisionKind.TICK if environment["at_gateway"] == NO_REQUEST else DecisionKind.ADMIT_AND_ROUTE
+
+    def known(self, i: int, replica: int, gateway: int = 0) -> Known:
+        """Return what the log of a gateway of cluster ``i`` says of a replica."""
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        gateway = place(gateway, self.state.layout.gateways, "gateway")
+        out = np.zeros(len(fields(Known)))
+        known_at(*self.state.arrays(), i, replica, gateway, out)
+        numbers: list[Any] = [int(x) if whole else x for x, whole in zip(out.tolist(), _WHOLE, strict=True)]
+        return Known(*numbers)
+
+    def boundary_s(self, i: int, replica: int) -> float:
+        """Return when the replica's iteration ends, or, when it runs none, where its clock stands [s]."""
+        record = self.state.replicas[place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")]
+        runs = record["in_flight"] == self.state.specs["depth"][replica] or record["under_way"]
+        return float(record["iteration_end_s"] if runs else record["clock_s"])
+
+    def kv_use(self, i: int) -> tuple[float, float]:
+        """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""
+        i = place(i, self.num_envs, "i")
+        replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
+        num_blocks = self.state.specs["num_blocks"]
+        share = replicas["used_block_s"] / num_blocks / max(now_s, 1e-9)  # (R,)
+        return float(share.mean()), float((replicas["most_used_blocks"] / num_blocks).max())
+
+    def running(self, i: int, replica: int) -> list[int]:
+        """Return the ids of a replica's running requests in order of admission."""
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        return self._linked(i, int(self.state.replicas[i, replica]["running_head"]))
+
+    def waiting(self, i: int, replica: int) -> list[int]:
+        """Return the ids of a replica's waiting requests, next one first; under fair and mlfq in order of arrival."""
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        record = self.state.replicas[i, replica]
+        order = self.modes["order"][replica, record["mode"]]
+        if order == 0 or order >= FIRST_SCANNED:
+            return self._linked(i, int(record["waiting_head"]))
+        entries = self.state.parts(i).heaps[replica]
+        live, hopeless = entries[: record["live_heap_size"]], entries[len(entries) - record["hopeless_heap_size"] :]
+        if order == PRIORITY:
+            numbers = live[:, ENTRY_ID]
+            requests = self.state.requests[i, numbers]
+            return numbers[np.lexsort((numbers, requests["arrival_s"], requests["priority"]))].tolist()
+        keys = [np.ascontiguousarray(heap[:, :ENTRY_ID]).view(np.float64)[:, 0] for heap in (live, hopeless)]
+        ids = [
+            heap[np.lexsort((heap[:, ENTRY_ID], key)), ENTRY_ID]
+            for heap, key in zip((live, hopeless), keys, strict=True)
+        ]
+        return [int(k) for k in np.concatenate(ids)]
+
+    def _linked(self, i: int, head: int) -> list[int]:
+        ids = []
+        while head != NO_REQUEST:
+            ids.append(head)
+            head = int(self.state.requests[i, head]["next"])
+        return ids
+
+    def records(self, i: int) -> np.ndarray:
+        """Return cluster ``i``'s requests as they stand, (n,) REQUEST (a copy)."""
+        i = place(i, self.num_envs, "i")
+        return self.state.requests[i, : self.state.environments[i]["num_requests"]].copy()
+
+    def client_records(self, i: int) -> np.ndarray:
+        """Return what is known of the clients of cluster ``i``'s requests, (n,) CLIENT (a copy)."""
+        i = place(i, self.num_envs, "i")
+        if self.clients is None:
+            raise BurstenvError("this cluster was made without clients: there is nothing known of them")
+        return self.state.parts(i).clients[: self.state.environments[i]["num_requests"]].copy()
+
+    def client_counts(self, i: int) -> dict[str, int] | None:
+        """Return what the clients of cluster ``i`` did so far; None where they only send and wait.
+
+        ``attempts`` (sendings), ``refusals`` (rejections, those that were followed by another attempt included),
+        ``abandoned`` (requests given up for good; the late ones include them), ``upstream_failed`` (attempts that
+        failed before the gateway) and ``unsent`` (requests that are not offered, their session being over).
+        """
+        i = place(i, self.num_envs, "i")
+        if self.clients is None:
+            return None
+        return {name: int(self.state.environments[i][name]) for name in CLIENT_COUNTS}
+
+    def transfer_counts(self, i: int) -> dict[str, int | float] | None:
+        """Return what became of the migrations of cluster ``i`` so far; None where KV blocks stay where they are.
+
+        ``migrations_begun``, ``migrations`` (done), ``aborted_CAUSE`` for each :class:`AbortCause`, ``moved_gb`` (sent
+        or on the way [GB]), ``still_s`` (sum of the times in which requests stood still [s]).
+        """
+        environment = self.state.environments[place(i, self.num_envs, "i")]
+        if self.transfers is None:
+            return None
+        numbers = (
+            int(environment["migrations_begun"]), int(environment["migrations"]), *environment["aborted"].tolist(),
+            float(environment["moved_bytes"]) * 1e-9, float(environment["still_s"]),
+        )  # fmt: skip
+        return dict(zip(TRANSFER_COUNTS, numbers, strict=True))
+
+    def fault_counts(self, i: int) -> dict[str, int | float] | None:
+        """Return what replicas of cluster ``i`` did so far beyond serving; None where they serve for ever.
+
+        ``faults`` (those that hit a replica), ``faulted`` (requests that a fault ended; the failed ones include
+        them), ``failovers`` (requests that came back from a lost replica), ``discarded_tokens`` (outputs streamed
+        and generated again), ``refilled_tokens`` (tokens whose KV was lost), ``availability`` (share of the time that
+        replicas could serve, of the time that costs) and ``replica_s`` (that time, of all replicas [s]).
+        """
+        i = place(i, self.num_envs, "i")
+        if self.recovery is None:
+            return None
+        replicas, now_s = self.state.replicas[i], float(self.state.environments["now_s"][i])
+        present_s = now_s - replicas["since_s"]
+        serves = (replicas["status"] == ACTIVE) | (replicas["status"] == DRAINING)
+        up_s = float((replicas["up_s"] + serves * present_s).sum())
+        paid_s = float((replicas["paid_s"] + replicas["paid"] * present_s).sum())
+        counts = {name: int(self.state.environments[i][name]) for name in FAULT_COUNTS}
+        return {**counts, "availability": up_s / max(paid_s, 1e-9), "replica_s": paid_s}

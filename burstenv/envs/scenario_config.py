@@ -1,0 +1,105 @@
+"""The configuration of a scenario: what its YAML says, checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from burstenv.cluster import ClientsConfig, ClusterConfig, ModeConfig
+from burstenv.cluster.cluster import MOST_GATEWAYS
+from burstenv.cluster.faults.config import FaultsConfig
+from burstenv.config import Config
+from burstenv.envs.observation.features import ObservationConfig
+from burstenv.envs.predictors import PredictorConfig
+from burstenv.envs.worth import WorthConfig
+from burstenv.policies.migration import MigrationConfig
+from burstenv.workload import CLASSES, SPLITS, EpisodeConfig
+from burstenv.workload.workload_config import WorkloadConfig
+
+# Share of capacity: less leaves episodes empty, more fills the memory.
+Load = Annotated[float, Field(ge=1e-2, le=100.0)]
+# [s]: an episode of minutes ends within a practical number of decisions.
+Period = Annotated[float, Field(ge=1e-3, le=1e6)]
+Objective = Annotated[float, Field(ge=1e-6, le=1e6)]  # [s]
+
+
+class SloConfig(Config):
+    """The objectives of one class: TTFT within ``ttft_base_s`` + ``ttft_per_token_s`` P, and TPOT."""
+
+    ttft_base_s: Objective
+    ttft_per_token_s: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0
+    tpot_s: Objective
+    value: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0  # factor of its requests' worth
+
+    def __str__(self) -> str:
+        per_token = f" + {1000 * self.ttft_per_token_s:g} ms per prompt token" if self.ttft_per_token_s else ""
+        return f"TTFT {self.ttft_base_s:g} s{per_token}, TPOT {1000 * self.tpot_s:g} ms"
+
+
+class ScenarioConfig(Config):
+    """The full definition of a task, apart from the deciding policy."""
+
+    name: str
+    version: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    description: str = ""
+    cluster: str | ClusterConfig
+    workload: str | WorkloadConfig
+    episode: EpisodeConfig = EpisodeConfig()
+    load: Load = 1.5  # share of capacity at which policies are evaluated
+    train_loads: Annotated[list[Load], Field(min_length=1, max_length=1_000)] = [1.0, 1.5, 2.0]
+    capacity_per_s: dict[str, Annotated[float, Field(ge=1e-3, le=1e6)]] | None = (
+        None  # by split; None: measured on first use
+    )
+    slo: dict[str, SloConfig]
+    worth: WorthConfig = WorthConfig()
+    modes: Annotated[list[str | ModeConfig], Field(min_length=1, max_length=256)] = ["vllm"]
+    predictor: PredictorConfig = PredictorConfig()
+    observation: ObservationConfig = ObservationConfig()
+    tick_s: Period | None = None
+    defer_s: Period = 1.0
+    max_defers: Annotated[int, Field(ge=0, le=100)] = 0
+    batching_period_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
+    clients: ClientsConfig = ClientsConfig()
+    gateways: Annotated[int, Field(ge=1, le=MOST_GATEWAYS)] = 1  # each has its own log; all read the same metrics
+    split: Literal["evenly", "hash"] = "evenly"  # of requests: in turn, or by a hash of the session
+    faults: str | FaultsConfig | None = None  # a name in configs/faults or a YAML file; None: replicas serve for ever
+    migration: MigrationConfig | None = None  # None: requests stay where they are sent
+    headroom: str = ""  # measured room above the baseline, as a sentence with its command
+
+    @property
+    def acting_clients(self) -> ClientsConfig | None:
+        """The clients' behaviour; None if they only send and wait, and nothing fails before the gateway."""
+        acting = self.clients.active or self.episode.upstream_failures == "recorded"
+        return self.clients if acting else None
+
+    @model_validator(mode="after")
+    def _each_gateway_knows_its_own(self) -> ScenarioConfig:
+        if self.gateways > 1:
+            seen = self.observation
+            if seen.forecast:
+                raise ValueError("observation.forecast counts the arrivals at one gateway; leave it out with several")
+            if seen.count_sent and seen.period_s > 0.0:
+                raise ValueError(
+                    "observation.count_sent adds one gateway's requests to metrics that all of several gateways read; "
+                    "set count_sent: false, and log: true lets each count its own"
+                )
+        return self
+
+    @field_validator("slo")
+    @classmethod
+    def _every_class(cls, slo: dict[str, SloConfig]) -> dict[str, SloConfig]:
+        for name in slo:
+            if name not in CLASSES:
+                raise ValueError(f"unknown class {name!r}; valid: {', '.join(CLASSES)}")
+        missing = [name for name in CLASSES if name not in slo]
+        if missing:
+            raise ValueError(f"objectives for class {missing[0]!r} are missing")
+        return slo
+
+    @field_validator("capacity_per_s")
+    @classmethod
+    def _every_split(cls, capacity: dict[str, float] | None) -> dict[str, float] | None:
+        if capacity is not None and sorted(capacity) != sorted(SPLITS):
+            raise ValueError(f"needs one rate for each of {', '.join(SPLITS)}")
+        return capacity
