@@ -88,19 +88,8 @@ class _Gateways:
         return found
 
 
-class GatewaysEnv(AECEnv):
-    """The gateways of a scenario as agents that act one after the other, in order of time.
-
-    Args:
-        scenario: One with several ``gateways``: a shipped name, a YAML path, a mapping, or a loaded scenario.
-        render_mode: As of ``BurstGPT-v0``.
-        options: Further arguments of ``BurstGPT-v0``, such as ``decide``, ``load`` or ``observation``.
-
-    Raises:
-        BurstenvError: On a scenario with one gateway, or what ``BurstGPT-v0`` does not take.
-    """
-
-    metadata: dict[str, Any] = {**_METADATA, "is_parallelizable": False}
+class _Agents:
+    """What both environments have: the gateways as agents, and their spaces."""
 
     def __init__(self, scenario: Any, render_mode: str | None = None, **options: Any):
         super().__init__()
@@ -118,6 +107,29 @@ class GatewaysEnv(AECEnv):
     def action_space(self, agent: str) -> gym.Space:
         """Return the action space of an agent, the same object at every call."""
         return self.action_spaces[agent]
+
+    def render(self) -> Any:
+        """Return the cluster as ``BurstGPT-v0`` shows it."""
+        return self._gateways.env.render()
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        self._gateways.env.close()
+
+
+class GatewaysEnv(_Agents, AECEnv):
+    """The gateways of a scenario as agents that act one after the other, in order of time.
+
+    Args:
+        scenario: One with several ``gateways``: a shipped name, a YAML path, a mapping, or a loaded scenario.
+        render_mode: As of ``BurstGPT-v0``.
+        options: Further arguments of ``BurstGPT-v0``, such as ``decide``, ``load`` or ``observation``.
+
+    Raises:
+        BurstenvError: On a scenario with one gateway, or what ``BurstGPT-v0`` does not take.
+    """
+
+    metadata: dict[str, Any] = {**_METADATA, "is_parallelizable": False}
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """Start an episode; ``options`` are the reset options of ``BurstGPT-v0``."""
@@ -150,16 +162,8 @@ class GatewaysEnv(AECEnv):
         self._accumulate_rewards()
         self.agent_selection = self._gateways.decides
 
-    def render(self) -> Any:
-        """Return the cluster as ``BurstGPT-v0`` shows it."""
-        return self._gateways.env.render()
 
-    def close(self) -> None:
-        """Close the window, if there is one."""
-        self._gateways.env.close()
-
-
-class ParallelGatewaysEnv(ParallelEnv):
+class ParallelGatewaysEnv(_Agents, ParallelEnv):
     """The same gateways, all asked at every decision of any of them.
 
     Only the action of the gateway that decides is carried out (``infos[agent]["decides"]``). Arguments and errors as of
@@ -167,22 +171,6 @@ class ParallelGatewaysEnv(ParallelEnv):
     """
 
     metadata: dict[str, Any] = _METADATA
-
-    def __init__(self, scenario: Any, render_mode: str | None = None, **options: Any):
-        self._gateways = _Gateways(render_mode, {"scenario": scenario, **options})
-        self.render_mode = render_mode
-        self.possible_agents = list(self._gateways.names)
-        self.agents: list[str] = []
-        self.action_spaces = {name: self._gateways.env.batch.action_space() for name in self.possible_agents}
-        self.observation_spaces = {name: self._gateways.env.batch.observation_space() for name in self.possible_agents}
-
-    def observation_space(self, agent: str) -> gym.Space:
-        """Return the observation space of an agent, the same object at every call."""
-        return self.observation_spaces[agent]
-
-    def action_space(self, agent: str) -> gym.Space:
-        """Return the action space of an agent, the same object at every call."""
-        return self.action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -207,14 +195,6 @@ class ParallelGatewaysEnv(ParallelEnv):
             self._gateways.observations(), dict.fromkeys(everyone, float(reward)), dict.fromkeys(everyone, over),
             dict.fromkeys(everyone, False), self._gateways.infos(info),
         )  # fmt: skip
-
-    def render(self) -> Any:
-        """Return the cluster as ``BurstGPT-v0`` shows it."""
-        return self._gateways.env.render()
-
-    def close(self) -> None:
-        """Close the window, if there is one."""
-        self._gateways.env.close()
 
 
 env = raw_env = GatewaysEnv  # PettingZoo's names

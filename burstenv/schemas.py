@@ -34,7 +34,7 @@ KINDS = {  # what a file of the kind is, module and name of its class
     "latency": ("iteration times of a model on GPUs", "hardware.latency.entry", "LatencyConfig"),
     "links": ("a link between GPUs", "hardware.gpus_and_models", "LinkConfig"),
     "models": ("the shape of a model", "hardware.gpus_and_models", "ModelConfig"),
-    "scenarios": ("a task", "envs.scenario", "ScenarioConfig"),
+    "scenarios": ("a task", "envs.scenario_config", "ScenarioConfig"),
     "tuned": ("the best policies that tuning found", "evaluation.tuning.tuned_policies", "TunedPolicies"),
     "workloads": ("the source of requests", "workload.workload_config", "WorkloadConfig"),
 }

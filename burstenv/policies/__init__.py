@@ -15,9 +15,10 @@ from burstenv.policies.network.weights import Network
 from burstenv.policies.python_policy import PythonPolicy
 from burstenv.policies.records import POLICY
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
+from burstenv.policies.request_view import RequestView
 from burstenv.policies.routing_rules import ROUTING_RULES
 from burstenv.policies.rule import Parameter, Range, Rule
-from burstenv.policies.view import ReplicaView, RequestView, View
+from burstenv.policies.view import ReplicaView, View
 
 __all__ = [
     "ADMISSION_RULES",

@@ -13,7 +13,7 @@ from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, evaluate
 from burstenv.policies import PythonPolicy, load_policy, load_policy_file
-from burstenv.policies.view import CLASS_NAMES
+from burstenv.policies.request_view import CLASS_NAMES
 from burstenv.workload import CLASSES
 from tests.cluster.small_clusters import assert_same_records
 
