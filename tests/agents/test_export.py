@@ -257,7 +257,7 @@ def test_onnx_gives_the_same_logits(run, scenario, tmp_path):
 
 
 @pytest.mark.parametrize("name", pretrained.shipped_agents())
-def test_a_shipped_agent_has_a_card_and_plays_far_better_than_the_defaults(name):
+def test_a_shipped_agent_has_a_card_and_loses_less_than_half_of_what_the_defaults_lose(name):
     policy = load_policy(f"agent:{name}")
     told = policy.network.description
     assert policy.sampled
@@ -265,4 +265,4 @@ def test_a_shipped_agent_has_a_card_and_plays_far_better_than_the_defaults(name)
     plan = EvaluationPlan(load_scenario(told["scenario"]), episodes=2, policies=[policy.name, "always/jsq/vllm"])
     result = evaluate(plan, progress=False)
     mine, defaults = (result.summary_of(known, result.headline_load)["attainment"] for known in plan.policies)
-    assert mine > defaults + 0.2
+    assert 1.0 - mine < 0.5 * (1.0 - defaults)
