@@ -16,7 +16,7 @@ TUNE = $(BIN)/burstenv tune --workers 1
 # The environment of the real vLLM servers that `make real` starts: 2.2 GB, no GPU.
 ENGINES ?= .venv-engines
 
-.PHONY: notebooks docs-version demo test real agree lint types format bench docs tuned suite setup clean
+.PHONY: demo test real agree lint types format bench docs docs-version notebooks tuned suite headroom setup clean
 
 demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo

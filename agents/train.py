@@ -52,7 +52,7 @@ class TrainingResult:
         last: Its last checkpoint.
         steps: Decisions trained on.
         wall_s: Wall time, earlier parts of a resumed run included.
-        validation: Attainment by load of the best checkpoint.
+        validation: Score by load of the best checkpoint.
         reference_policies: The baseline composites, by load.
         reference: Their score by load, on the same episodes.
         ahead_points: Lead of the best checkpoint by load: ``mean``, ``low``, ``high`` [points].

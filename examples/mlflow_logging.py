@@ -48,8 +48,8 @@ def main() -> None:
         mlflow.log_dict(config.model_dump(mode="json"), "agent.json")
         result = train(config, load_scenario(args.scenario), args.out, output_formats=[MLflowOutput()])
         mlflow.log_artifact(str(result.best))
-    kept = mlflow.get_run(run.info.run_id).data.metrics["validation/attainment"]
-    print(f"logged as {run.info.run_id}: attainment {kept:.3f} after {result.steps:,} decisions")
+    kept = mlflow.get_run(run.info.run_id).data.metrics["validation/score"]
+    print(f"logged as {run.info.run_id}: score {kept:.3f} after {result.steps:,} decisions")
 
 
 if __name__ == "__main__":

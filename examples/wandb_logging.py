@@ -31,10 +31,10 @@ def main() -> None:
         project="burstenv", mode=args.mode, config=config.model_dump(mode="json"), sync_tensorboard=True
     )  # before training: it listens to TensorBoard's files
     result = train(config, load_scenario(args.scenario), args.out, callback=WandbCallback(gradient_save_freq=100))
-    attainment = sum(result.validation.values()) / len(result.validation)
-    run.summary["attainment"] = attainment
+    score = sum(result.validation.values()) / len(result.validation)
+    run.summary["score"] = score
     run.finish()
-    print(f"logged to {run.dir}: attainment {attainment:.3f} after {result.steps:,} decisions")
+    print(f"logged to {run.dir}: score {score:.3f} after {result.steps:,} decisions")
 
 
 if __name__ == "__main__":
