@@ -16,7 +16,7 @@ from burstenv.workload.trace import COLUMNS, MAX_TOKENS
 from tests.random_examples import examples
 from tests.workload.test_reading_options import COLUMNS as MAPPED
 from tests.workload.test_reading_options import FORMATS
-from tests.workload.test_traces_fuzz import _mangled as mangled
+from tests.workload.workload_files import mangled
 
 MUTATIONS = examples(60).max_examples  # of each format and way of reading
 UNITS = (None, None, "s", "ms", "ns", "iso")
