@@ -157,6 +157,12 @@ def mapping(value: Any) -> str:
     return "" if sound else "a mapping with names as keys"
 
 
+def holding(*keys: str) -> Rule:
+    """Return the rule for a mapping that has some keys."""
+    right = f"a mapping with {', '.join(keys)}"
+    return lambda value: "" if isinstance(value, Mapping) and all(key in value for key in keys) else right
+
+
 def function(value: Any) -> str:
     """The rule for a function."""
     return "" if callable(value) else "a function"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.arguments import array, checked, number
+from burstenv.arguments import array, checked, each, holding, number, optional
+from burstenv.cluster.readings import CLIENT_COUNTS, FAULT_COUNTS, TRANSFER_COUNTS
 from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, FAULTED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 from burstenv.workload import CLASSES
 from burstenv.workload.describe import rate_per_s
 from burstenv.workload.trace import MODELS
+
+if TYPE_CHECKING:
+    from burstenv.cluster import Cluster
 
 LOSSES = ("rejected", "failed", "preempted", "late_first_token", "slow_tokens")  # cause of a lost request
 FAILURES = ("upstream", "organic", "injected")  # cause of a failed request
@@ -59,7 +63,30 @@ def latencies_s(records: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     return {"ttft_s": ttft_s, "tpot_s": (e2e_s - ttft_s)[several] / gaps[several], "e2e_s": e2e_s}
 
 
-@checked(records=array(REQUEST, dimensions=1), duration_s=number(least=0.0))
+def metrics_of(
+    cluster: Cluster,
+    i: int,
+    records: NDArray[Any],
+    duration_s: float,
+    episode_return: float | None = None,
+    model: NDArray[Any] | None = None,
+) -> dict[str, float | int | None]:
+    """Return :func:`episode_metrics` of the finished episode of cluster ``i``, with all that it counts."""
+    return episode_metrics(
+        records, duration_s, cluster.kv_use(i), episode_return, model,
+        cluster.client_counts(i), cluster.fault_counts(i), cluster.transfer_counts(i),
+    )  # fmt: skip
+
+
+@checked(
+    records=array(REQUEST, dimensions=1),
+    duration_s=number(least=0.0),
+    kv_use=optional(each(number(), least=2)),
+    model=optional(array(kinds="iu", dimensions=1)),
+    client_counts=optional(holding(*CLIENT_COUNTS)),
+    fault_counts=optional(holding(*FAULT_COUNTS)),
+    transfer_counts=optional(holding(*TRANSFER_COUNTS)),
+)
 def episode_metrics(
     records: NDArray[Any],
     duration_s: float,
@@ -68,6 +95,7 @@ def episode_metrics(
     model: NDArray[Any] | None = None,
     client_counts: Mapping[str, int] | None = None,
     fault_counts: Mapping[str, float] | None = None,
+    transfer_counts: Mapping[str, float] | None = None,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None for undefined ones (no such request).
 
@@ -100,6 +128,7 @@ def episode_metrics(
     ``attempts`` ... ``unsent``         where clients act: see ``Cluster.client_counts``; every request is counted
                                         once in all of the above, however often it was sent; unsent ones nowhere
     ``faults`` ... ``replica_s``        where replicas fail or are scaled: see ``Cluster.fault_counts``
+    ``migrations`` ... ``still_s``      where requests migrate: see ``Cluster.transfer_counts``
     ==================================  =================================================================
 
     Args:
@@ -110,6 +139,7 @@ def episode_metrics(
         model: Codes into ``MODELS``, (n,); None: all ``other``.
         client_counts: The result of ``Cluster.client_counts``; None: clients that only send and wait.
         fault_counts: The result of ``Cluster.fault_counts``; None: replicas serve for ever.
+        transfer_counts: The result of ``Cluster.transfer_counts``; None: KV blocks stay where they are.
 
     Raises:
         BurstenvError: If a request is not settled, or the rewards contradict the records.
@@ -158,10 +188,8 @@ def episode_metrics(
         metrics["kv_use_mean"], metrics["kv_use_max"] = kv_use
     metrics.update({f"lost_{why}": count for why, count in losses(records).items()})
     metrics["burstiness"] = burstiness(records["arrival_s"], duration_s)
-    if client_counts is not None:
-        metrics.update(client_counts)
-    if fault_counts is not None:
-        metrics.update(fault_counts)
+    for counted in (client_counts, fault_counts, transfer_counts):
+        metrics.update(counted or {})
     metrics.update(_by_group(records, attained, model))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None

@@ -18,7 +18,7 @@ from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import Episode, EpisodeStore
 from burstenv.evaluation.journal import Unit
-from burstenv.evaluation.metrics import episode_metrics, latencies_s
+from burstenv.evaluation.metrics import latencies_s, metrics_of
 from burstenv.evaluation.policy import Agent, RememberingAgent, is_privileged, runs_alone
 from burstenv.evaluation.statistics.latency_sketch import Sketch
 from burstenv.evaluation.time_course import course
@@ -120,16 +120,7 @@ def run_alone(
         cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults)
         player_of(policy, cluster, 0, sight).run()
         records = cluster.records(0)
-        metrics = episode_metrics(
-            records,
-            episode.duration_s,
-            cluster.kv_use(0),
-            model=episode.model,
-            client_counts=cluster.client_counts(0),
-            fault_counts=cluster.fault_counts(0),
-        )
-        metrics.update(cluster.transfer_counts(0) or {})
-        yield episode, records, metrics
+        yield episode, records, metrics_of(cluster, 0, records, episode.duration_s, model=episode.model)
 
 
 def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[Episode]) -> Iterator[Outcome]:
@@ -155,17 +146,12 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         over = batch.done[running]
         for i in running[over].tolist():
             records = batch.cluster.records(i)
-            metrics = episode_metrics(
+            episode = episodes[i]
+            yield (
+                episode,
                 records,
-                episodes[i].duration_s,
-                batch.cluster.kv_use(i),
-                float(returns[i]),
-                episodes[i].model,
-                batch.cluster.client_counts(i),
-                batch.cluster.fault_counts(i),
+                metrics_of(batch.cluster, i, records, episode.duration_s, float(returns[i]), episode.model),
             )
-            metrics.update(batch.cluster.transfer_counts(i) or {})
-            yield episodes[i], records, metrics
         if isinstance(agent, RememberingAgent) and over.any():
             agent.keep(np.flatnonzero(~over))
         running = running[~over]

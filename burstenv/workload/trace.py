@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from burstenv.arguments import checked
+from burstenv.arguments import an, check, checked, mapping
 from burstenv.config import shortly
 from burstenv.errors import BurstenvError, unknown_name
 
@@ -61,6 +61,7 @@ class Failures:
         return Failures(np.empty(0), np.empty(0, np.int8), np.empty(0, np.int8))
 
 
+_PARTS = {"failures": an("Failures"), "metadata": mapping}  # of a trace, beside its columns
 _NO_ELAPSED = {"elapsed_s": np.float32(np.nan)}
 
 
@@ -120,6 +121,7 @@ class Trace:
                     f"trace: {name} must be an array of numbers, as many as arrivals, got {shortly(values)}; "
                     "Trace.from_columns takes lists and checks their values"
                 )
+        check(_PARTS, {"failures": self.failures, "metadata": self.metadata})
 
     @classmethod
     def from_columns(
@@ -194,6 +196,7 @@ class Trace:
             _check(~(raw_elapsed < 0), "elapsed_s", raw_elapsed, "a time of at least 0 s, or NaN")
             elapsed = raw_elapsed.astype(np.float32)
         failed = failures if failures is not None else Failures.none()
+        check(_PARTS, {"failures": failed, "metadata": {} if metadata is None else metadata})
         prefixes = column("prefix_id", prefix_id, -1, np.int32, -1, top)
         shared = column("prefix_tokens", prefix_tokens, 0, np.int32, 0, MAX_TOKENS)
         if prefix_tokens is not None:
