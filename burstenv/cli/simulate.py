@@ -38,6 +38,7 @@ COLUMNS: tuple[tuple[str, str, Shown], ...] = (
     ("p99", "tpot_s_p99", "{:.4g} s".format),
     ("E2E p99", "e2e_s_p99", "{:.4g} s".format),
     ("queue p99", "queue_s_p99", "{:.4g} s".format),
+    ("GPU-h", "gpu_hours", "{:.3g}".format),
     ("GPU-s/attained", "gpu_s_per_attained", "{:.3g}".format),
     ("rejected", "rejected", "{:,}".format),
     ("preemptions", "preemptions", "{:,}".format),
@@ -65,6 +66,10 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--scenario", default="default", help="the scenario's cluster, batching modes, age of the metrics, "
         "length predictor, objectives, clients, faults, longest request (default: %(default)s)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--scaler", metavar="RULE", help="scaling rule, such as kpa(target=20); of a scenario without scaling all "
+        "replicas serve at the begin (default: the scenario's)",
     )  # fmt: skip
     sub.add_argument("--faults", metavar="NAME", help="shipped faults or YAML file (default: the scenario's)")
     sub.add_argument(
@@ -108,13 +113,14 @@ def register(commands: Commands) -> None:
         "--pareto",
         type=output_file(".html"),
         metavar="FILE.html",
-        help="of several policies: score against latency, a page",
+        help="of several policies: score against latency and, where replicas scale, cost, a page",
     )
     sub.add_argument("--seed", type=int, default=0, help="seed of random routing, length predictions and scaling")
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
     from burstenv.cluster.faults.config import FaultsConfig
+    from burstenv.cluster.scaling.config import ScalingConfig
     from burstenv.config import load
     from burstenv.envs.recorded import Oversize
     from burstenv.evaluation.simulate import scene_of, simulate, write_records
@@ -129,6 +135,9 @@ def _simulate(arguments: argparse.Namespace) -> int:
     config = changed_config(arguments)
     if arguments.faults is not None:
         config = config.model_copy(update={"faults": load(FaultsConfig, "faults", arguments.faults)})
+    if arguments.scaler is not None:
+        scaling = ScalingConfig() if config.scaling is None else config.scaling
+        config = config.model_copy(update={"scaling": scaling.model_copy(update={"rule": arguments.scaler})})
     trace = read_trace_or_workload(arguments.trace, arguments)
     scene, _, moved = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
     oversize: Oversize | None = arguments.oversize or ("cut" if moved else None)
@@ -223,6 +232,7 @@ def _lines(result: Simulation) -> list[str]:
     if "faults" in m:
         lines.append(
             f"replicas: faults {m['faults']:,}   available {percent(m['availability'])} of {m['replica_s']:,.0f} s   "
+            f"boots {m['boots']:,}   "
             f"requests that came back {m['failovers']:,}   tokens lost {m['refilled_tokens']:,}   streamed twice "
             f"{m['discarded_tokens']:,}"
         )
@@ -280,6 +290,12 @@ def _conditions(result: Simulation) -> list[str]:
     ]
     if config.faults is not None:
         lines.append(f"faults: {config.faults if isinstance(config.faults, str) else config.faults.name}")
+    if config.scaling is not None:
+        least, most, initial = config.scaling.numbers(m["replicas"])
+        lines.append(
+            f"scaling: {config.scaling.rule}, {least} to {most} replicas, {initial} at the begin, a decision every "
+            f"{config.scaling.control_period_s:g} s, cold start {config.scaling.cold_start}"
+        )
     if m["dropped_oversize"]:
         lines.insert(
             0,

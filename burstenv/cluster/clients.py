@@ -111,7 +111,7 @@ def send(world, request_id, now_s):
 
 
 @kernel
-def _uniform(seed, number, attempt):
+def uniform(seed, number, attempt):
     """Return a number in [0, 1) for one attempt of one request: SplitMix64 (Steele et al., OOPSLA'14) of its count."""
     z = seed + np.uint64(number * 64 + attempt) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -131,7 +131,7 @@ def backoff_s(world, request_id, attempts):
     wait_s = gateway.retry_base_s
     for _ in range(attempts - 1):
         wait_s = min(wait_s * gateway.retry_factor, gateway.retry_max_s)
-    u = _uniform(environment.client_seed, request_id, attempts)
+    u = uniform(environment.client_seed, request_id, attempts)
     return min(wait_s, gateway.retry_max_s) * (1.0 - gateway.retry_jitter * u)
 
 

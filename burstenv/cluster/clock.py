@@ -20,6 +20,7 @@ from burstenv.cluster.events import (
     LAST_OF_CHANGES,
     MIGRATE,
     RETURN,
+    SCALE,
     SUBJECT,
     TICK,
     TRANSFER,
@@ -30,6 +31,7 @@ from burstenv.cluster.events import (
 )
 from burstenv.cluster.faults.handlers import change, note_drained
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
+from burstenv.cluster.scaling.control import control
 from burstenv.cluster.seats import seat
 from burstenv.cluster.stuck import fail_the_rest, gives_up, is_stuck
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
@@ -55,6 +57,8 @@ def next_epoch(world, lazily):
     world.environment.at_gateway = NO_REQUEST
     if world.gateway.transfers:
         world.environment.migrating = 0
+    if world.gateway.changes:
+        world.environment.scaling = 0
     _next_epoch(world, lazily)
     veil(world)
 
@@ -101,6 +105,11 @@ def _next_epoch(world, lazily):
             continue
         if FAULT <= kind <= LAST_OF_CHANGES:
             change(world, kind, subject, until_s)
+            continue
+        if kind == SCALE:
+            control(world, until_s)
+            if environment.scaling:
+                return
             continue
         environment.now_s = until_s
         decay_rates(world, until_s)

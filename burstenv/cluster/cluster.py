@@ -30,6 +30,7 @@ from burstenv.cluster.checks import (
 )
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.cold_start import cold_start_s
 from burstenv.cluster.constants import layout_of, write_constants
 from burstenv.cluster.constants import needs_general_engine as needs_general_engine
 from burstenv.cluster.entries import (
@@ -39,18 +40,22 @@ from burstenv.cluster.entries import (
     migrate_at,
     next_epoch_at,
     reset_at,
+    scale_at,
     set_mode_at,
     start_at,
     submit_at,
 )
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
 from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
-from burstenv.cluster.gateway_constants import write_clients, write_recovery, write_transfers
+from burstenv.cluster.gateway_constants import write_clients, write_recovery, write_scaling, write_transfers
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.readings import Readings
 from burstenv.cluster.requests import number_streams as number_streams
 from burstenv.cluster.requests import request_array as request_array
+from burstenv.cluster.scaling.codes import BY_CALLER as SCALED_BY_CALLER
+from burstenv.cluster.scaling.codes import NEED_RATE
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.state import ClusterState
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.config import load
@@ -101,6 +106,7 @@ class Cluster(Readings):
         recovery: What follows when replicas fail, start or stop; None: they serve for ever. Otherwise an episode may
             have ``Faults``.
         fault_room: Most of them in an episode.
+        scaling: How the number of replicas changes by decisions; None: it does not. Without ``recovery`` its own holds.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class Cluster(Readings):
         migrate_period_s: float | None = None,
         recovery: RecoveryConfig | None = None,
         fault_room: int = 64,
+        scaling: ScalingConfig | None = None,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
         if max_request_tokens is not None:
@@ -130,6 +137,8 @@ class Cluster(Readings):
         block_sizes = {spec.block_size for spec in self.specs}
         if len(block_sizes) != 1:
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
+        if scaling is not None and recovery is None:
+            recovery = scaling.recovery
         self._draws_clients = recovery is not None and clients is None
         self.clients = ClientsConfig() if self._draws_clients else clients  # requests that come back are counted there
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
@@ -139,7 +148,7 @@ class Cluster(Readings):
             raise unknown_name("split of requests among gateways", str(split), SPLIT_NAMES)
         if transfers is not None and any(spec.prefix_caching for spec in self.specs):
             raise BurstenvError("transfers need replicas without prefix caching: keys of blocks do not move yet")
-        check_no_migration(recovery is not None, transfers is not None)
+        check_no_migration(recovery is not None, scaling is not None, transfers is not None)
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
         self.recovery = recovery
@@ -153,6 +162,7 @@ class Cluster(Readings):
             transfers=0 if transfers is None else transfers.at_once,
             changes=recovery is not None,
             fault_room=0 if recovery is None else fault_room,
+            samples=0 if scaling is None else scaling.samples,
         )
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
@@ -173,6 +183,11 @@ class Cluster(Readings):
             gateway["migrate_period_s"] = seconds(migrate_period_s, "migrate_period_s", LEAST_STEP_S)
         if recovery is not None:
             write_recovery(gateway, recovery)
+        self.scaling = scaling
+        self.scaling_rule: tuple[int, tuple[float, ...]] = SCALED_BY_CALLER, ()
+        if scaling is not None:
+            write_scaling(gateway, scaling, self.num_replicas)
+            self.state.specs["cold_start_s"] = [cold_start_s(scaling.cold_start, spec) for spec in self.specs]
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
@@ -233,6 +248,29 @@ class Cluster(Readings):
         memories = self.state.memories if i is None else self.state.memories[i : i + 1]
         memories["migration"] = rule
         memories["migration_parameters"][:, : len(parameters)] = parameters
+
+    @property
+    def scales(self) -> bool:
+        """Whether there are decisions about the number of replicas."""
+        return self.scaling is not None
+
+    def scale_by(self, rule: int, parameters: Sequence[float], i: int | None = None) -> None:
+        """Let a rule decide about the number of replicas of cluster ``i``, or of all clusters from now on.
+
+        With BY_CALLER :meth:`next_epoch` stops for each decision.
+
+        Raises:
+            BurstenvError: If the rule needs to know what a replica serves, and the cluster was not told.
+        """
+        if rule in NEED_RATE and (self.scaling is None or self.scaling.replica_per_s is None):
+            raise BurstenvError(
+                "this scaling rule needs to know how many requests a replica serves; set scaling.replica_per_s"
+            )
+        if i is None:
+            self.scaling_rule = rule, tuple(parameters)
+        memories = self.state.memories if i is None else self.state.memories[i : i + 1]
+        memories["scaling"] = rule
+        memories["scaling_parameters"][:, : len(parameters)] = parameters
 
     def load(
         self,
@@ -345,6 +383,8 @@ class Cluster(Readings):
             raise BurstenvError(f"the episode of cluster {i} is over: nothing is left to decide; load another one")
         if self.state.environments["migrating"][i]:
             raise BurstenvError(f"the decision of cluster {i} is about a migration: call migrate, or just next_epoch")
+        if self.state.environments["scaling"][i]:
+            raise BurstenvError(f"the decision of cluster {i} is about its replicas: call scale, or just next_epoch")
         decide_at(*self.state.arrays(), i, admission, replica, mode)
 
     def migrate(self, i: int, source: int, destination: int, pick: Pick = Pick.SHORTEST) -> bool:
@@ -364,6 +404,29 @@ class Cluster(Readings):
         begun = int(self.state.environments["migrations_begun"][i])
         migrate_at(*self.state.arrays(), i, source, destination, int(place(pick, len(Pick), "pick")))
         return int(self.state.environments["migrations_begun"][i]) > begun
+
+    def scale(self, i: int, replicas: int | Sequence[bool]) -> None:
+        """Ask for a number of replicas of cluster ``i``, or say of each, R of them, whether it is to serve.
+
+        The number is kept between the least and the most of :class:`ScalingConfig`. Of the replicas, those that drain
+        are started first; those with the fewest requests are stopped first.
+        """
+        i = place(i, self.num_envs, "i")
+        if self.scaling is None:
+            raise BurstenvError("this cluster was made without scaling: its number of replicas stays as it is")
+        if self.state.environments["done"][i]:
+            raise BurstenvError(f"the episode of cluster {i} is over: nothing is left to decide; load another one")
+        if isinstance(replicas, Sequence | np.ndarray):
+            wanted = np.asarray(replicas)
+            right = wanted.shape == (self.num_replicas,) and wanted.dtype.kind in "bi"
+            if not right or not np.isin(wanted, (0, 1)).all():
+                raise BurstenvError(
+                    f"replicas must be a number, or {self.num_replicas} of True and False, got {replicas!r:.80}"
+                )
+            scale_at(*self.state.arrays(), i, -1, wanted.astype(np.int64))
+        else:
+            number = place(replicas, self.num_replicas + 1, "replicas")
+            scale_at(*self.state.arrays(), i, number, np.zeros(0, np.int64))
 
     def submit(self, i: int, replica: int, request_id: int, now_s: float) -> None:
         """Hand a request straight to a replica, past the gateway: each request once."""

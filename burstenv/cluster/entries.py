@@ -8,6 +8,7 @@ from __future__ import annotations
 from burstenv._jit.decorators import entry
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision, reset_cluster
+from burstenv.cluster.scaling.resize import want_replicas
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
@@ -42,6 +43,19 @@ def migrate_at(
     veiled = world.environment.veiled
     unveil(world)
     migrate(world, source, destination, pick)
+    if veiled:
+        veil(world)
+
+
+@entry
+def scale_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, number, wanted
+):  # fmt: skip
+    """Ask for ``number`` replicas of cluster ``i``, or for those that ``wanted``, (R,) int64, says."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    veiled = world.environment.veiled
+    unveil(world)
+    want_replicas(world, number, wanted)
     if veiled:
         veil(world)
 

@@ -27,7 +27,7 @@ class EventKind(IntEnum):
     causes happens at that instant too, even if its kind comes earlier in this order: a client without think time
     sends its next turn right after an iteration starts that rejects its turn before as hopeless.
 
-    A cluster moves KV blocks, or its replicas change (FAULT to PACE_ENDS), not both.
+    A cluster moves KV blocks, or its replicas change (FAULT to SCALE), not both.
     """
 
     ITERATION_ENDS = 0  # of a replica: tokens come out, requests finish
@@ -41,13 +41,14 @@ class EventKind(IntEnum):
     RESTART = 8  # of a replica: it begins to boot
     READY = 9  # of a replica: it is booted
     PACE_ENDS = 10  # of a replica: its slow spell is over
-    DEADLINE = 11  # of a request: its client gives up, if it is kept waiting
-    RETURN = 12  # a request that was deferred, or whose replica was lost, is decided about again
-    SEND = 13  # a request is sent again, or as the next turn of its session
-    ARRIVAL = 14  # a request is sent for the first time, when the trace says
-    MIGRATE = 15  # number n: a request may migrate
-    TICK = 16  # so long without a decision
-    ITERATION_STARTS = 17  # of a replica
+    SCALE = 11  # number n: replicas may be started or stopped
+    DEADLINE = 12  # of a request: its client gives up, if it is kept waiting
+    RETURN = 13  # a request that was deferred, or whose replica was lost, is decided about again
+    SEND = 14  # a request is sent again, or as the next turn of its session
+    ARRIVAL = 15  # a request is sent for the first time, when the trace says
+    MIGRATE = 16  # number n: a request may migrate
+    TICK = 17  # so long without a decision
+    ITERATION_STARTS = 18  # of a replica
 
 
 class DecisionKind(IntEnum):
@@ -56,10 +57,12 @@ class DecisionKind(IntEnum):
     ADMIT_AND_ROUTE = 0  # the request at the gateway
     TICK = 1  # batching modes alone: no request is at the gateway
     MIGRATE = 2  # whether a request moves from one replica to another
+    SCALE = 3  # which replicas are to serve
 
 
 TRANSFER, FAULT, THAW, DETECTION, LOSS, RESTART, READY, PACE_ENDS = range(EventKind.TRANSFER, EventKind.PACE_ENDS + 1)
 LAST_OF_CHANGES = PACE_ENDS  # kinds from FAULT up to this one change a replica from outside
+SCALE = int(EventKind.SCALE)
 DEADLINE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.DEADLINE, EventKind.TICK + 1)
 KIND, SUBJECT, GENERATION = 2, 3, 4  # places in an entry, behind the time
 
@@ -112,9 +115,9 @@ def put_event(world, place, time_s, kind, subject, generation):
 @kernel
 def _generation(world, kind, subject):
     """Return the present generation of the subject of an event."""
-    if kind > LAST_OF_CHANGES:
+    if kind > SCALE:
         return generation_of(world, subject)
-    if kind == FAULT:
+    if kind in (FAULT, SCALE):
         return 0
     replica = world.replicas[subject]
     if kind == LOSS:
@@ -178,11 +181,12 @@ def drop_stale(world):
 
 @outlined
 def any_to_come(world):
-    """Return whether any event in the queue holds."""
-    k = 0
-    while k < world.environment.events and not holds(world, entry_at(world, k)):
-        k += 1
-    return k < world.environment.events
+    """Return whether any event in the queue holds, but for a decision about the number of replicas."""
+    for k in range(world.environment.events):
+        at = entry_at(world, k)
+        if world.arena[at + KIND] != SCALE and holds(world, at):
+            return True
+    return False
 
 
 @kernel

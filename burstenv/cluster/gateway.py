@@ -9,9 +9,11 @@ from __future__ import annotations
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import reject, reset_clients
-from burstenv.cluster.events import RETURN, foresee
+from burstenv.cluster.events import RETURN, SCALE, foresee
 from burstenv.cluster.faults.handlers import reset_faults
 from burstenv.cluster.records import reset_memory
+from burstenv.cluster.scaling.resize import reset_scaling
+from burstenv.cluster.scaling.samples import take_sample
 from burstenv.cluster.seats import reset_seats
 from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
@@ -132,4 +134,8 @@ def reset_cluster(world, num_requests, seed):
     forget_traffic(world)
     reset_accounts(world)
     reset_memory(world.memory, seed)
+    if world.gateway.scales:
+        reset_scaling(world)
+        take_sample(world, world.gateway.initial_replicas)
+        foresee(world, world.gateway.control_period_s, SCALE, 1)
     reset_seats(world)

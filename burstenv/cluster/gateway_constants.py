@@ -7,6 +7,7 @@ import numpy as np
 from burstenv.cluster.client_config import AFTER, ClientsConfig
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import RECOVERIES
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import TransfersConfig
 
 
@@ -34,6 +35,15 @@ def write_transfers(gateway: np.ndarray, transfers: TransfersConfig) -> None:
     gateway["transfer_timeout_s"] = transfers.timeout_s
     for name in ("base", "orchestration", "downtime"):
         gateway[f"transfer_{name}_s"] = getattr(transfers, f"{name}_ms") * 1e-3
+
+
+def write_scaling(gateway: np.ndarray, scaling: ScalingConfig, replicas: int) -> None:
+    """Say how the number of replicas, of so many in all, changes by decisions."""
+    gateway["scales"] = 1
+    gateway["control_period_s"], gateway["drain_s"] = scaling.control_period_s, scaling.drain_s
+    gateway["replica_per_s"] = scaling.replica_per_s or 0.0
+    for name, value in zip(("least", "most", "initial"), scaling.numbers(replicas), strict=True):
+        gateway[f"{name}_replicas"] = value
 
 
 def write_recovery(gateway: np.ndarray, recovery: RecoveryConfig) -> None:

@@ -66,6 +66,8 @@ class Readings:
         environment = self.state.environments[place(i, self.num_envs, "i")]
         if environment["migrating"]:
             return DecisionKind.MIGRATE
+        if environment["scaling"]:
+            return DecisionKind.SCALE
         return DecisionKind.TICK if environment["at_gateway"] == NO_REQUEST else DecisionKind.ADMIT_AND_ROUTE
 
     def known(self, i: int, replica: int, gateway: int = 0) -> Known:
@@ -168,7 +170,8 @@ class Readings:
         ``faults`` (those that hit a replica), ``faulted`` (requests that a fault ended; the failed ones include
         them), ``failovers`` (requests that came back from a lost replica), ``discarded_tokens`` (outputs streamed
         and generated again), ``refilled_tokens`` (tokens whose KV was lost), ``availability`` (share of the time that
-        replicas could serve, of the time that costs) and ``replica_s`` (that time, of all replicas [s]).
+        replicas could serve, of the time that costs), ``replica_s`` (that time, of all replicas [s]), ``gpu_s`` (the
+        same of their GPUs) and ``boots``.
         """
         i = place(i, self.num_envs, "i")
         if self.recovery is None:
@@ -177,6 +180,8 @@ class Readings:
         present_s = now_s - replicas["since_s"]
         serves = (replicas["status"] == ACTIVE) | (replicas["status"] == DRAINING)
         up_s = float((replicas["up_s"] + serves * present_s).sum())
-        paid_s = float((replicas["paid_s"] + replicas["paid"] * present_s).sum())
+        each_s = replicas["paid_s"] + replicas["paid"] * present_s  # (R,)
+        paid_s, gpu_s = float(each_s.sum()), float((each_s * self.state.specs["gpus"]).sum())
         counts = {name: int(self.state.environments[i][name]) for name in FAULT_COUNTS}
-        return {**counts, "availability": up_s / max(paid_s, 1e-9), "replica_s": paid_s}
+        costs = {"replica_s": paid_s, "gpu_s": gpu_s, "boots": int(replicas["boots"].sum())}
+        return {**counts, "availability": up_s / max(paid_s, 1e-9), **costs}

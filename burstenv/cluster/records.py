@@ -68,7 +68,20 @@ GATEWAY = record(
         ("warm_s", "f8"),  # for so long
         ("fault_base", "i8"),  # the faults of the episode, in the arena
     ],
+    [  # The number of replicas, see cluster/scaling.
+        ("scales", "i1"),  # whether it changes by decisions
+        ("control_period_s", "f8"),  # between them
+        ("least_replicas", "i4"),
+        ("most_replicas", "i4"),
+        ("initial_replicas", "i4"),
+        ("drain_s", "f8"),
+        ("replica_per_s", "f8"),  # requests that one serves within the objectives
+        ("sample_base", "i8"),  # the load at the decisions so far, in the arena
+        ("samples", "i4"),  # of them, kept
+    ],
 )
+
+MAX_SCALING_PARAMETERS = 6  # of one rule
 
 # What policies remember of an episode, and what agents have set.
 MEMORY = record(
@@ -86,6 +99,14 @@ MEMORY = record(
         # Who decides about migrations, see cluster/migration.py.
         ("migration", "i4"),  # BY_CALLER or a rule
         ("migration_parameters", "f8", (4,)),
+        # Who decides about the number of replicas, see cluster/scaling/rules.py.
+        ("scaling", "i4"),  # BY_CALLER or a rule
+        ("scaling_parameters", "f8", (MAX_SCALING_PARAMETERS,)),
+        ("panic_until_s", "f8"),
+        ("panic_most", "i4"),  # replicas asked for in the panic
+        ("trend", "i4"),  # 1: more replicas are wanted in each decision since `trend_s`, -1: fewer, 0: neither
+        ("trend_s", "f8"),
+        ("scaled_s", "f8"),  # when the number was changed last
         # An admission rate that an agent sets: see envs/interval/step.py.
         ("admission_rate_per_s", "f8"),  # infinity: every request is admitted
         ("admission_credit", "f8"),  # requests that may be admitted at once
@@ -118,3 +139,8 @@ def reset_memory(memory, seed):
     memory.window_s = 0.0
     memory.window_first_tokens = 0
     memory.window_in_time = 0
+    memory.panic_until_s = -1.0
+    memory.panic_most = 0
+    memory.trend = 0
+    memory.trend_s = 0.0
+    memory.scaled_s = -np.inf

@@ -132,6 +132,7 @@ class ClusterState:
         gateway["transfer_size"] = layout.of_transfer
         if layout.changes:
             gateway["fault_base"] = layout.fault_base
+        gateway["sample_base"], gateway["samples"] = layout.sample_base, layout.samples
 
     # -- parts of a row ------------------------------------------------------------------------------
 

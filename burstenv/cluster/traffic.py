@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from burstenv._jit.decorators import kernel
+from burstenv.engine.lifecycle import settled
 
 FAST_WINDOW_S = 5.0  # averaging windows of the recent-traffic features
 SLOW_WINDOW_S = 12.0 * FAST_WINDOW_S
@@ -34,6 +35,14 @@ def count_traffic(world, request):
     environment.token_rate_per_s += request.prompt_tokens / FAST_WINDOW_S
     environment.rate_slow_per_s += 1.0 / SLOW_WINDOW_S
     environment.api_share += 0.05 * (request.class_code - environment.api_share)
+
+
+@kernel
+def request_s(world):
+    """Return the integral of the requests that are not settled over time, up to now [requests s]."""
+    environment = world.environment
+    under_way_s = environment.now_s * (environment.offered - settled(world)) - environment.arrived_s
+    return under_way_s + environment.settled_s
 
 
 @kernel

@@ -22,6 +22,7 @@ from burstenv.engine.records import (
     NUMBERS_OF_A_SEQUENCE,
     OWN,
     REPLICA_LOG,
+    SAMPLE,
     TRANSFER,
 )
 
@@ -29,6 +30,7 @@ CLASS_NUMBERS = 2  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
 NEXT_TURN, GENERATION = (CLIENT.fields[name][1] // 4 for name in ("next_turn", "generation"))  # type: ignore[index]
 FAULT_NUMBERS = FAULT.itemsize // 4  # integers of a FAULT
+SAMPLE_NUMBERS = SAMPLE.itemsize // 4  # integers of a SAMPLE
 EVENTS_OF_A_REPLICA = 8  # room for them; four hold at most: of its status two, of a loss, of its pace
 SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit
 
@@ -69,6 +71,7 @@ class ArenaLayout:
         transfers: Most transfers of KV blocks at once.
         changes: Whether replicas fail, start or stop.
         fault_room: Most FAULTs of an episode.
+        samples: SAMPLEs that are kept; 0 if the number of replicas does not change by decisions.
     """
 
     num_replicas: int
@@ -85,6 +88,7 @@ class ArenaLayout:
     transfers: int = 0
     changes: bool = False
     fault_room: int = 0
+    samples: int = 0
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every section of one replica, in order."""
@@ -149,9 +153,14 @@ class ArenaLayout:
         return self.transfer_base + self.transfers * self.of_transfer
 
     @property
+    def sample_base(self) -> int:
+        """Start of the load at decisions about the number of replicas, after the faults."""
+        return self.fault_base + whole_lines(FAULT_NUMBERS * self.fault_room)
+
+    @property
     def fixed(self) -> int:
         """Number of integers that do not grow with the episode: the growing sections follow them."""
-        return self.fault_base + whole_lines(FAULT_NUMBERS * self.fault_room)
+        return self.sample_base + whole_lines(SAMPLE_NUMBERS * self.samples)
 
     @property
     def events_of_each(self) -> int:

@@ -288,6 +288,9 @@ ENVIRONMENT = record(
         ("failovers", "i4"),  # requests that came back to the gateway from a lost replica
         ("discarded_tokens", "i8"),  # outputs that were streamed and are generated again
         ("refilled_tokens", "i8"),  # tokens whose KV was lost with a replica
+        # The number of replicas, see cluster/scaling.
+        ("control", "i8"),  # number of the last decision about it
+        ("scaling", "i1"),  # the decision is about it
     ],
 )
 
@@ -377,6 +380,17 @@ FAULT = np.dtype(
         ("factor", "f8"),  # how many times as long the GPU's part of an iteration takes
         ("replica", "i4"),
         ("kind", "i4"),  # a FaultKind
+    ]
+)
+
+# The load at a decision about the number of replicas: numbers in the arena, a ring of them, if a cluster is scaled.
+SAMPLE = np.dtype(
+    [
+        ("time_s", "f8"),
+        ("request_s", "f8"),  # integral of the requests that are not settled over time
+        ("offered", "f8"),  # requests so far
+        ("kv_use", "f8"),  # share of the KV blocks in use, mean of the active replicas
+        ("asked", "f8"),  # replicas that the rule asked for, before its limits
     ]
 )
 

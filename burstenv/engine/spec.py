@@ -35,6 +35,7 @@ SPEC = record(
         ("model_code", "i4"),  # which of the cluster's models
         ("kv_bytes_per_token", "f8"),
         ("copy_bytes_per_s", "f8"),  # of KV blocks to other replicas, and from them
+        ("cold_start_s", "f8"),  # mean duration of a boot
     ],
     [  # Read by every iteration: rules, and the start of the replica's integers in the arena.
         ("reserve_full_prompt", "i1"),  # admit only if the whole prompt fits, not just its first chunk

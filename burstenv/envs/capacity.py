@@ -32,11 +32,12 @@ class AttainedAt:
         split: The split whose episodes are used.
         policy: The policy.
         episodes: E, number of episodes: those of seeds 0 to E - 1, the same at every rate.
+        scales: Whether the number of replicas changes as the scenario says; otherwise all of them serve.
     """
 
-    def __init__(self, scenario: Scenario, split: str, policy: Policy, episodes: int):
+    def __init__(self, scenario: Scenario, split: str, policy: Policy, episodes: int, scales: bool = True):
         self._scenario, self._split, self._policy, self._episodes = scenario, split, policy, episodes
-        self._cluster = scenario.make_cluster()
+        self._cluster = scenario.make_cluster(scales=scales)
         self._found: dict[float, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def counts(self, rate_per_s: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -132,7 +133,7 @@ def crossing_per_s(
 def measure_capacity_per_s(
     scenario: Scenario, split: str, policy: str | None = None, episodes: int = EPISODES
 ) -> float:
-    """Return the arrival rate at which a policy reaches 90 % attainment [requests/s].
+    """Return the arrival rate at which a policy reaches 90 % attainment, with all replicas serving [requests/s].
 
     Bisection over the rate with the same episode seeds at every rate, as goodput is measured in the
     disaggregation literature (DistServe, OSDI'24).
@@ -147,7 +148,7 @@ def measure_capacity_per_s(
         BurstenvError: If no rate reaches 90 % attainment; the message has the reason.
     """
     name = policy or f"{REFERENCE_POLICY}/{scenario.mode_names[0]}"
-    measured = AttainedAt(scenario, split, load_policy(name), episodes)
+    measured = AttainedAt(scenario, split, load_policy(name), episodes, scales=False)
     low, high = crossing_per_s(measured.attainment, 1.0 * len(scenario.specs))
     rate_per_s = float(np.round(0.5 * (low + high), 3))
     if low == 0.0 or rate_per_s == 0.0:

@@ -38,9 +38,9 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel
 from burstenv._jit.positions import positions
+from burstenv.cluster.traffic import request_s
 from burstenv.cluster.world import engine_of
 from burstenv.engine.decode_run import run_elapsed_s
-from burstenv.engine.lifecycle import settled
 from burstenv.errors import unknown_name
 
 COMPONENTS = (
@@ -96,12 +96,10 @@ def pay(world, exchange):
     """Write the growth of every component since its last payment."""
     environment = world.environment
     attained = environment.attained
-    in_system_s = environment.now_s * (environment.offered - settled(world)) - environment.arrived_s
-    in_system_s += environment.settled_s
     _pay(exchange, PLACE.worth, environment.attained_worth)
     _pay(exchange, PLACE.dense, 0.5 * (environment.attained_worth + environment.in_time_worth))
     _pay(exchange, PLACE.attainment, float(attained))
     _pay(exchange, PLACE.token_weighted, environment.attained_tokens * 1e-3)
     _pay(exchange, PLACE.goodput_per_gpu, attained / float(world.gateway.gpus))
-    _pay(exchange, PLACE.latency, in_system_s * (-1.0 / LATENCY_SCALE_S))
+    _pay(exchange, PLACE.latency, request_s(world) * (-1.0 / LATENCY_SCALE_S))
     _pay(exchange, PLACE.cost, -_busy_gpu_s(world))

@@ -25,9 +25,10 @@ from burstenv.cluster import (
 )
 from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
-from burstenv.cluster.faults.recovery import check_no_migration
+from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
 from burstenv.cluster.faults.rows import Faults
 from burstenv.cluster.output_lengths import LengthModel
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.config import load
 from burstenv.envs.observation.features import ObservationLayout
 from burstenv.envs.observation.settings import Sight
@@ -39,6 +40,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
 from burstenv.policies.composite import parse_rule
 from burstenv.policies.migration import MIGRATION_RULES
+from burstenv.policies.scaling import SCALING_RULES
 from burstenv.workload import (
     CLASSES,
     SPLITS,
@@ -56,6 +58,19 @@ from burstenv.workload.workload_config import WorkloadConfig, load_trace, worklo
 ROOM_TOKENS = 32_768  # of a request: tables of its KV blocks stay small beside the rest of an environment
 
 
+def recovery_of(name: str, faults: FaultsConfig | None, scaling: ScalingConfig | None) -> RecoveryConfig | None:
+    """Return what follows when replicas fail, start or stop; None if they do not.
+
+    Raises:
+        BurstenvError: If faults and scaling say different things.
+    """
+    given = [part.recovery for part in (faults, scaling) if part is not None]
+    said = [recovery for recovery in given if recovery != RecoveryConfig()]
+    if len(said) == 2 and said[0] != said[1]:
+        raise BurstenvError(f"scenario {name!r}: faults.recovery and scaling.recovery differ; give one of them")
+    return next(iter(said or given), None)
+
+
 class Scenario:
     """A scenario with its trace read, its splits cut and its replicas resolved.
 
@@ -70,6 +85,8 @@ class Scenario:
         specs: The replicas.
         modes: The batching modes.
         faults: How replicas fail; None: they serve for ever.
+        scaling: How their number changes by decisions; None: it does not.
+        recovery: What follows when replicas fail, start or stop; None: they do not.
     """
 
     @checked()
@@ -82,7 +99,12 @@ class Scenario:
         self.faults = load(FaultsConfig, "faults", faults) if isinstance(faults, str) else faults
         self.transfers = cluster.transfers
         self.migration = config.migration
-        check_no_migration(self.faults is not None, self.migration is not None)
+        self.scaling = config.scaling
+        self.recovery = recovery_of(config.name, self.faults, self.scaling)
+        check_no_migration(self.faults is not None, self.scaling is not None, self.migration is not None)
+        if self.scaling is not None:
+            self.scaling.numbers(len(self.specs))
+            self.scaling_rule = parse_rule(self.scaling.rule, "scaling rule", SCALING_RULES)
         if self.migration is not None:
             if self.transfers is None:
                 raise BurstenvError(
@@ -278,12 +300,14 @@ class Scenario:
         modes: Sequence[str | ModeConfig] | None = None,
         max_request_tokens: int | None = None,
         horizon_s: float | None = None,
+        scales: bool = True,
     ) -> Cluster:
         """Return ``num_envs`` clusters of this scenario, with its batching modes or with others.
 
         They accept requests of up to ``max_request_tokens``, by default :attr:`room_tokens`, and faults
-        of ``horizon_s``, by default the duration of its episodes.
+        of ``horizon_s``, by default the duration of its episodes. Unless it ``scales`` all replicas serve.
         """
+        scaling = self.scaling if scales else None
         config = self.config
         faults, horizon_s = self.faults, config.episode.duration_s if horizon_s is None else horizon_s
         cluster = Cluster(
@@ -301,9 +325,12 @@ class Scenario:
             split=config.split,
             transfers=None if self.migration is None else self.transfers,
             migrate_period_s=None if self.migration is None else self.migration.period_s,
-            recovery=None if faults is None else faults.recovery,
+            recovery=self.recovery,
             fault_room=0 if faults is None else fault_room(faults, self.specs, horizon_s),
+            scaling=scaling,
         )
+        if scaling is not None:
+            cluster.scale_by(self.scaling_rule.rule.code, self.scaling_rule.parameters)
         if self.migration is not None:
             cluster.migrate_by(self.migration_rule.rule.code, self.migration_rule.parameters)
         values = [config.slo[name].value for name in CLASSES]

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from burstenv.cluster import ClientsConfig, ClusterConfig, ModeConfig
 from burstenv.cluster.cluster import MOST_GATEWAYS
 from burstenv.cluster.faults.config import FaultsConfig
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.config import Config
 from burstenv.envs.observation.features import ObservationConfig
 from burstenv.envs.predictors import PredictorConfig
@@ -65,6 +66,7 @@ class ScenarioConfig(Config):
     split: Literal["evenly", "hash"] = "evenly"  # of requests: in turn, or by a hash of the session
     faults: str | FaultsConfig | None = None  # a name in configs/faults or a YAML file; None: replicas serve for ever
     migration: MigrationConfig | None = None  # None: requests stay where they are sent
+    scaling: ScalingConfig | None = None  # None: the number of replicas does not change by decisions
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
 
     @property

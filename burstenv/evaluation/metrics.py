@@ -127,7 +127,7 @@ def episode_metrics(
     ``offered_worth``                   of the offered requests: their number, except where clients end sessions early
     ``attempts`` ... ``unsent``         where clients act: see ``Cluster.client_counts``; every request is counted
                                         once in all of the above, however often it was sent; unsent ones nowhere
-    ``faults`` ... ``replica_s``        where replicas fail or are scaled: see ``Cluster.fault_counts``
+    ``faults`` ... ``boots``            where replicas fail or are scaled: see ``Cluster.fault_counts``
     ``migrations`` ... ``still_s``      where requests migrate: see ``Cluster.transfer_counts``
     ==================================  =================================================================
 

@@ -1,4 +1,4 @@
-"""Several policies on one replay as a page: score against the latency of the slowest, with the Pareto front."""
+"""Several policies on one replay as a page: score against the latency of the slowest, and against cost, with fronts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from burstenv.pages.svg import Picture, Plot
 if TYPE_CHECKING:
     from burstenv.evaluation.simulate import Simulation
 
-LATENCY = "ttft_s_p99"
+Points = dict[str, tuple[float, float]]  # by policy: what is to be low, and the score
+LATENCY, COST = "ttft_s_p99", "gpu_hours"
 
 
 def write_pareto_page(results: Sequence[Simulation], rows: Sequence[Sequence[str]], path: Path) -> None:
@@ -28,26 +29,35 @@ def write_pareto_page(results: Sequence[Simulation], rows: Sequence[Sequence[str
     Raises:
         BurstenvError: If no replay finished a request.
     """
-    points = {one.policy: (one.metrics[LATENCY], one.metrics["score"]) for one in results}
-    drawn = {name: (x, y) for name, (x, y) in points.items() if x is not None and y is not None}
+    drawn = _points(results, LATENCY)
     if not drawn:
         raise BurstenvError("no policy finished a request, so there is nothing to draw")
-    best = front(drawn)
+    pictures = [_draw(drawn, "Score against latency", "99th percentile of TTFT [s]")]
     facts = (
         f"{results[0].metrics['offered']:,} requests on cluster {results[0].cluster} under {len(results)} policies; "
-        f"on the front, where none is better in both: {', '.join(best)}."
+        f"on the front, where none is better in both: {', '.join(front(drawn))}."
     )
+    if results[0].scenario is not None and results[0].scenario.scaling is not None:
+        costs = _points(results, COST)
+        pictures.insert(0, _draw(costs, "Score against cost", "GPU-hours"))
+        facts += f" On that of score and GPU-hours: {', '.join(front(costs))}."
     table = {"title": "Policies", "columns": list(rows[0]), "rows": [list(row) for row in rows[1:]]}
     legend = (("s0", "on the front"), ("box other", "another policy is better in both"))
     write_atomic(
         path,
-        render("listing.html.j2", title="Score and latency", facts=facts, tables=[table], pictures=[_draw(drawn, best)],
+        render("listing.html.j2", title="Score and latency", facts=facts, tables=[table], pictures=pictures,
                legend=legend),
     )  # fmt: skip
 
 
+def _points(results: Sequence[Simulation], name: str) -> Points:
+    """Return a metric and the score of each replay that has both."""
+    points = {one.policy: (one.metrics[name], one.metrics["score"]) for one in results}
+    return {name: (x, y) for name, (x, y) in points.items() if x is not None and y is not None}
+
+
 def front(points: dict[str, tuple[Any, Any]]) -> list[str]:
-    """Return the names that no other beats in both, by latency: less of the first, more of the second."""
+    """Return the names that no other beats in both, by the first: less of the first, more of the second."""
     found, most = [], -1.0
     for name, (_, score) in sorted(points.items(), key=lambda point: (point[1][0], -point[1][1])):
         if score > most:
@@ -56,14 +66,15 @@ def front(points: dict[str, tuple[Any, Any]]) -> list[str]:
     return found
 
 
-def _draw(points: dict[str, tuple[Any, Any]], best: list[str]) -> Picture:
+def _draw(points: Points, title: str, label: str) -> Picture:
+    best = front(points)
     xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
     edge = 0.05 * max(max(ys) - min(ys), 0.02)
     plot = Plot(
         (max(0.7 * min(xs), 1e-4), 1.4 * max(xs)), (max(0.0, min(ys) - edge), min(1.0, max(ys) + edge)),
-        "99th percentile of TTFT [s]", "score", log_x=True, percent_y=True,
+        label, "score", log_x=True, percent_y=True,
     )  # fmt: skip
     plot.line([points[name][0] for name in best], [points[name][1] for name in best], "s0")
     for name, (x, y) in points.items():
         plot.line([x], [y], "s0" if name in best else "other", name, markers=True)
-    return Picture("Score against latency", "Further up and left is better.", plot.svg("Score against latency"))
+    return Picture(title, "Further up and left is better.", plot.svg(title))

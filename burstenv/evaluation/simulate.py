@@ -194,24 +194,27 @@ def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
     )
     replicas = engine.state.replicas
     end_s = float(engine.state.environments["now_s"][0])
+    metrics["replicas"] = engine.num_replicas
     metrics["span_s"] = span_s
     metrics["end_s"] = end_s
     metrics["rate_per_s"] = rate_per_s(len(sent), span_s)
     metrics["busy_share"] = share(float(replicas["busy_s"].sum()), engine.num_replicas * (end_s - first_s))
     metrics["preemptions"] = int(replicas["preemptions"].sum())
     metrics["iterations"] = int(replicas["iterations"].sum())
-    return {**metrics, **_for_engineers(sent, engine.specs, end_s - first_s, metrics["attained"])}
+    gpu_s = sum(spec.tensor_parallel for spec in engine.specs) * (end_s - first_s)
+    gpu_s = float(metrics.get("gpu_s") or gpu_s)  # of replicas that change only some of the time
+    return {**metrics, **_for_engineers(sent, engine.specs, gpu_s, metrics["attained"])}
 
 
 def _for_engineers(
-    records: np.ndarray, specs: Sequence[ReplicaSpec], duration_s: float, attained: int
+    records: np.ndarray, specs: Sequence[ReplicaSpec], gpu_s: float, attained: int
 ) -> dict[str, float | int | None]:
     """Return queue time, inter-token latency and cost of a replay.
 
     ``queue_s_mean``, ``_p50`` ...: from arrival to first scheduling, of the requests that were scheduled.
     ``itl_s_mean``: mean over all gaps between tokens of finished requests (TPOT is a mean over requests), as
-    ``vllm bench serve`` has it. ``gpu_hours``: of all GPUs over the replay; ``gpu_s_per_attained``: their share of an
-    attained request.
+    ``vllm bench serve`` has it. ``gpu_hours``: of all GPUs over the replay, ``gpu_s``, as far as they cost;
+    ``gpu_s_per_attained``: their share of an attained request.
     """
     waited = (records["first_scheduled_s"] - records["arrival_s"])[~np.isnan(records["first_scheduled_s"])]
     queue = [None] * 4 if not len(waited) else [float(waited.mean()), *np.quantile(waited, (0.5, 0.9, 0.99)).tolist()]
@@ -223,8 +226,8 @@ def _for_engineers(
         **{f"queue_s_{name}": value for name, value in zip(("mean", "p50", "p90", "p99"), queue, strict=True)},
         "itl_s_mean": between_s / gaps if gaps else None,
         "gpus": gpus,
-        "gpu_hours": gpus * duration_s / 3600,
-        "gpu_s_per_attained": gpus * duration_s / attained if attained else None,
+        "gpu_hours": gpu_s / 3600,
+        "gpu_s_per_attained": gpu_s / attained if attained else None,
     }
 
 

@@ -1,6 +1,7 @@
 """Composites by name: ``admission/routing/batching``, such as ``queue-cap(limit=64)/lmetric/vllm``.
 
-Where requests may migrate a fourth part says by which rule, such as ``always/freeness/vllm/llumnix(low=5)``.
+Where requests may migrate a fourth part says by which rule, such as ``always/freeness/vllm/llumnix(low=5)``. Where the
+number of replicas may change it says by which rule, such as ``always/jsq/vllm/kpa(target=20)``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.records import POLICY
 from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.policies.rule import SOURCE, Rule, by_name
+from burstenv.policies.scaling import SCALING_RULES
 
 _PART = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
 
@@ -90,18 +92,19 @@ def parse_parameters(rule: Rule, text: str | None) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Composite:
-    """A hand-written policy: an admission rule, a routing rule, a batching mode, and perhaps a migration rule."""
+    """A hand-written policy: rules for admission and routing, a batching mode, perhaps one for migration or scaling."""
 
     admission: RuleChoice
     routing: RuleChoice
     batching: str
     migration: RuleChoice | None = None  # None: as the scenario says
+    scaling: RuleChoice | None = None  # likewise
 
     @property
     def name(self) -> str:
         """The name that parses back to this policy."""
-        parts = f"{self.admission}/{self.routing}/{self.batching}"
-        return parts if self.migration is None else f"{parts}/{self.migration}"
+        parts = self.admission, self.routing, self.batching, self.migration, self.scaling
+        return "/".join(str(part) for part in parts if part is not None)
 
     @property
     def compiled(self) -> bool:
@@ -110,9 +113,10 @@ class Composite:
 
     @property
     def oracle(self) -> bool:
-        """Whether a part of it uses true output lengths."""
+        """Whether a part of it uses true output lengths, or knows the future."""
         mode = batching_rule(self.batching)
-        return self.admission.rule.oracle or self.routing.rule.oracle or (mode is not None and mode.oracle)
+        rules = self.admission, self.routing, self.scaling
+        return any(choice is not None and choice.rule.oracle for choice in rules) or (mode is not None and mode.oracle)
 
     @property
     def floor(self) -> bool:
@@ -174,7 +178,7 @@ class Composite:
 
 
 def parse_composite(text: str) -> Composite:
-    """Read ``admission/routing/batching`` or ``admission/routing/batching/migration``.
+    """Read ``admission/routing/batching``, perhaps with a fourth part: a migration rule or a scaling rule.
 
     Raises:
         BurstenvError: If the number of parts is not three or four, or one of them is unknown.
@@ -183,11 +187,14 @@ def parse_composite(text: str) -> Composite:
     if len(parts) not in (3, 4):
         raise BurstenvError(
             f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
-            f"and may have a fourth, a migration rule"
+            f"and may have a fourth, a migration or scaling rule"
         )
+    fourth = parse_rule(parts[3], "migration or scaling rule", MIGRATION_RULES + SCALING_RULES) if parts[3:] else None
+    scales = fourth is not None and fourth.rule in SCALING_RULES
     return Composite(
         admission=parse_rule(parts[0], "admission rule", admission_rules()),
         routing=parse_rule(parts[1], "routing rule", routing_rules()),
         batching=canonical_mode(parts[2]),
-        migration=parse_rule(parts[3], "migration rule", MIGRATION_RULES) if len(parts) == 4 else None,
+        migration=None if scales else fourth,
+        scaling=fourth if scales else None,
     )

@@ -7,6 +7,7 @@ from burstenv.policies.batching import BATCHING_RULES, BatchingRule
 from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 from burstenv.policies.rule import Parameter, Range, Rule
+from burstenv.policies.scaling import SCALING_RULES
 
 Entry = Rule | BatchingRule
 
@@ -14,6 +15,7 @@ TITLES = {
     "admission": "Admission rules",
     "routing": "Routing rules",
     "batching": "Batching modes",
+    "scaling": "Scaling rules",
     "lookahead": "Look-ahead",
     "policy": "Policies in Python",
 }
@@ -26,6 +28,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
         "admission": admission_rules(),
         "routing": routing_rules(),
         "batching": BATCHING_RULES,
+        "scaling": SCALING_RULES,
         "lookahead": LOOKAHEAD_RULES,
         "policy": tuple(policy.rule for policy in python_policies().values()),
     }
@@ -48,7 +51,7 @@ def _groups(entries: tuple[Entry, ...]) -> list[tuple[str, list[Entry]]]:
     plain = [entry for entry in entries if not (entry.oracle or entry.floor)]
     oracles = [entry for entry in entries if entry.oracle]
     floors = [entry for entry in entries if entry.floor and not entry.oracle]
-    return [("", plain), ("with true output lengths, not ranked", oracles), ("bad on purpose", floors)]
+    return [("", plain), ("with true output lengths or the future, not ranked", oracles), ("bad on purpose", floors)]
 
 
 def _number(value: float) -> str:
@@ -95,7 +98,8 @@ def overview() -> list[str]:
 def page(kind: str, entry: Entry) -> list[str]:
     """Return the full text of one rule."""
     what = TITLES[kind].lower().removesuffix("s").replace("policies in python", "policy in Python")
-    marks = [text for text, on in (("true output lengths", entry.oracle), ("bad on purpose", entry.floor)) if on]
+    knows = "the future" if kind == "scaling" else "true output lengths"
+    marks = [text for text, on in ((knows, entry.oracle), ("bad on purpose", entry.floor)) if on]
     lines = [f"{entry.name}: {what}" + (f" ({', '.join(marks)})" if marks else ""), f"  {entry.summary}"]
     if entry.source:
         lines.append(f"  Source: {entry.source}")
@@ -123,7 +127,8 @@ cache at that instant (from KV events, which are never stale), predicted output 
 these a rule knows the replicas' load ([what a gateway knows](gateway.md)).
 Under asynchronous scheduling the iteration that follows is part of that state, as in vLLM. A rule chooses among the
 replicas that hold the prompt and the whole predicted answer; where none does, among those that accept the prompt.
-`burstenv policies NAME` prints a rule. Policies that simulate every choice are on a separate page:
+`burstenv policies NAME` prints a rule. Where the [number of replicas](scaling.md) may change, a fourth part says by
+which rule, such as `always/jsq/vllm/kpa(target=20)`. Policies that simulate every choice are on a separate page:
 [look-ahead](lookahead.md).
 
 ## Your own heuristic

@@ -126,7 +126,7 @@ class Play:
         self.cluster.load(0, requests[:5], 0, config and draw_clients(config, requests[:5], 0))
         self.cluster.next_epoch(0)
         self.cluster.load(1, requests, 7, clients, faults=faults)
-        seed = int(self.environment["client_seed"]) if config is not None else 0
+        seed = int(self.environment["client_seed"]) if self.cluster.clients is not None else 0
         self.reference = self.make_reference(
             specs,
             modes,
@@ -162,6 +162,9 @@ class Play:
             if kind == DecisionKind.MIGRATE:
                 self._migrate()
                 continue
+            if kind == DecisionKind.SCALE:
+                self._scale()
+                continue
             admission = int(self.rng.choice(3, p=self.odds))
             replica, mode = (
                 int(self.rng.integers(k)) for k in (self.cluster.num_replicas, len(self.cluster.mode_names))
@@ -175,6 +178,18 @@ class Play:
         pick = Pick(int(self.rng.integers(len(Pick))))
         begun = self.cluster.migrate(1, source, destination, pick)
         assert begun == self.reference.migrate(source, destination, pick)
+
+    def _scale(self) -> None:
+        count, scaling = self.cluster.num_replicas, self.reference.scaling
+        assert scaling is not None
+        if self.rng.random() < 0.5:
+            number = int(self.rng.integers(count + 1))
+            self.cluster.scale(1, number)
+            scaling.resize(number)
+        else:
+            wanted = (self.rng.random(count) < 0.6).tolist()
+            self.cluster.scale(1, wanted)
+            scaling.want_these(wanted)
 
     def compare_outcomes(self) -> None:
         """Compare the records, the counts and the replicas at the end."""

@@ -11,10 +11,10 @@ import pytest
 
 from burstenv.cluster import ClientsConfig, ModeConfig, draw_clients
 from burstenv.cluster.events import EventKind
-from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import FaultKind, Faults
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.reference.event_queue import Event, EventQueue
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import TransfersConfig
 from tests.cluster.play import Play
 from tests.cluster.small_clusters import LATENCY, replica, requests_at
@@ -31,6 +31,7 @@ CLIENTS = ClientsConfig(
     retries={"base_s": 0.5, "jitter": 0.0, "after": ["rejection", "abandonment", "upstream_failure"]},
     closed_loop={"after_failure": "go_on"},
 )
+STEPS_OF_SCALING = ScalingConfig(control_period_s=0.25, cold_start=0.25, drain_s=0.5)
 STEPS_OF_TRANSFERS = TransfersConfig(base_ms=250.0, orchestration_ms=0.0, downtime_ms=0.0, slowdown=0.0, at_once=2)
 
 
@@ -50,7 +51,7 @@ def test_the_queue_goes_by_time_then_kind_then_subject_and_drops_what_is_stale()
     assert not queue.holds_any_but([])
 
 
-CHANGES = [kind for kind in EventKind if EventKind.FAULT <= kind <= EventKind.PACE_ENDS]  # of replicas
+CHANGES = [kind for kind in EventKind if EventKind.FAULT <= kind <= EventKind.SCALE]  # of replicas
 
 
 class LoggedCluster(ReferenceCluster):
@@ -99,7 +100,7 @@ def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None, faults:
     play = LoggedPlay(
         rng, specs, MODES, requests, CLIENTS, clients, metrics, (0.15, 0.6, 0.25), defer_s=0.25, tick_s=tick_s,
         **(
-            {"faults": stepped_faults(rng, faults), "recovery": RecoveryConfig()}
+            {"faults": stepped_faults(rng, faults), "scaling": STEPS_OF_SCALING}
             if faults
             else {"transfers": STEPS_OF_TRANSFERS, "migrate_period_s": 0.25 if seed % 3 else 0.75}
         ),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ADMIT, Cluster, ModeConfig
-from burstenv.cluster.faults.config import FaultsConfig, cold_start_s
+from burstenv.cluster.cold_start import cold_start_s
+from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
 from burstenv.cluster.faults.rows import FaultKind
 from burstenv.config import load, shipped
@@ -96,7 +97,7 @@ def test_the_shipped_faults_are_the_same_for_a_seed_and_have_room(name):
 def test_cold_starts_grow_with_the_model():
     models = ("llama-3-8b", "llama-2-13b", "llama-2-70b")
     specs = [replica(model=model) for model in models]
-    times_s = [[cold_start_s(config(cold_start=how), spec) for how in ("fast", "typical", "slow")] for spec in specs]
+    times_s = [[cold_start_s(how, spec) for how in ("fast", "typical", "slow")] for spec in specs]
     assert np.allclose(times_s, [[5, 45, 180], [8, 60, 240], [30, 215, 420]], rtol=0.12)
 
 

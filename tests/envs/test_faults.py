@@ -139,7 +139,7 @@ def test_a_replay_has_the_faults_it_is_given(small_scenario):
     result = simulate(scenario.trace, None, "always/jsq/vllm", scenario, timeline=True, **given)
     assert result.metrics["faults"] > 0
     assert 0.0 < result.metrics["availability"] < 1.0
-    assert result.timeline.fleet.shape[1] == 4
+    assert result.timeline.fleet.shape[1] == 5
     assert result.timeline.fleet[:, 1].min() < 4
     again = simulate(scenario.trace, None, "always/jsq/vllm", scenario, **given)
     assert again.metrics == result.metrics

@@ -6,20 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from burstenv.cluster.cluster_config import MAX_REPLICAS, ReplicaSpec
+from burstenv.cluster.cluster_config import MAX_REPLICAS
+from burstenv.cluster.cold_start import ColdStart
 from burstenv.cluster.faults.recovery import RecoveryConfig
-from burstenv.config import Config, load
-from burstenv.hardware.gpus_and_models import ModelConfig
+from burstenv.config import Config
 
 Seconds = Annotated[float, Field(ge=0.0, le=1e8)]
 Mean = Annotated[float, Field(ge=1e-3, le=1e12)]
 Factor = Annotated[float, Field(ge=0.01, le=1e3)]  # how many times as long the GPU takes
 Place = Annotated[int, Field(ge=0, lt=MAX_REPLICAS)]
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
-COLD_STARTS = ("fast", "typical", "slow")
-# From the request to the first service [s], by GiB of weights: process start, weights from disk or network, engine
-# initialisation, compilation and CUDA graphs. Sources of the parts: vLLM issues 11005, 19824 and 20264, ServerlessLLM.
-COLD_START_S = ((15.0, (5.0, 45.0, 180.0)), (24.3, (8.0, 60.0, 240.0)), (131.0, (30.0, 215.0, 420.0)))
 
 
 class ScriptedFault(Config):
@@ -119,7 +115,7 @@ class FaultsConfig(Config):
     warning_s: Seconds = 120.0  # before a spot loss: AWS 120 s, Google and Azure about 30 s
     reacquire_s: Seconds = 120.0  # from the warning until the replacement boots
     drain_s: Seconds = 900.0  # longest time of draining, as Dynamo's
-    cold_start: Literal["fast", "typical", "slow"] | Seconds = "typical"
+    cold_start: ColdStart = "typical"
     recovery: RecoveryConfig = RecoveryConfig()
 
     @model_validator(mode="after")
@@ -136,17 +132,3 @@ def _check_parts(kind: str, duration_s: float | None, factor: float | None) -> N
         raise ValueError("kind slow needs a factor" if kind == "slow" else f"kind {kind} has no factor")
     if duration_s is not None and kind not in ("hang", "slow"):
         raise ValueError(f"kind {kind} has no duration_s")
-
-
-def cold_start_s(config: FaultsConfig, spec: ReplicaSpec) -> float:
-    """Return the mean duration of a replica's boot [s]: as given, or by the size of its model."""
-    if not isinstance(config.cold_start, str):
-        return config.cold_start
-    size = load(ModelConfig, "models", spec.model).weights_gib
-    which = COLD_STARTS.index(config.cold_start)
-    (low, low_s), *rest = ((gib, times_s[which]) for gib, times_s in COLD_START_S)
-    for high, high_s in rest:
-        if size < high or high == COLD_START_S[-1][0]:
-            return low_s + (high_s - low_s) * max(0.0, size - low) / (high - low)
-        low, low_s = high, high_s
-    return low_s

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster.cluster_config import ReplicaSpec
-from burstenv.cluster.faults.config import FaultsConfig, HazardConfig, cold_start_s
+from burstenv.cluster.cold_start import BOOT_SPREAD, cold_start_s
+from burstenv.cluster.faults.config import FaultsConfig, HazardConfig
 from burstenv.cluster.faults.rows import FaultKind, Faults
 from burstenv.errors import BurstenvError
 
 _STREAM = 0x6661756C  # keeps faults apart from the other draws of an episode
 _HOUR_S = 3600.0
-_BOOT_SPREAD = 0.1  # a boot takes 0.9 to 1.1 times its mean
 
 Row = dict[str, Any]
 
@@ -97,7 +97,7 @@ class _Draw:
 
     def __init__(self, config: FaultsConfig, specs: Sequence[ReplicaSpec], random: np.random.Generator):
         self._config, self._specs, self._random = config, specs, random
-        self._cold_s = [cold_start_s(config, spec) for spec in specs]
+        self._cold_s = [cold_start_s(config.cold_start, spec) for spec in specs]
 
     def _row(self, time_s: float, r: int, kind: FaultKind, duration_s: float | None, factor: float | None) -> Row:
         config = self._config
@@ -105,7 +105,7 @@ class _Draw:
         row["duration_s"] = math.inf if duration_s is None else duration_s
         row["repair_s"] = config.repair_s
         row["factor"] = 1.0 if factor is None else factor
-        row["boot_s"] = self._cold_s[r] * self._random.uniform(1.0 - _BOOT_SPREAD, 1.0 + _BOOT_SPREAD)
+        row["boot_s"] = self._cold_s[r] * self._random.uniform(1.0 - BOOT_SPREAD, 1.0 + BOOT_SPREAD)
         if kind == FaultKind.SPOT:
             row["duration_s"], row["repair_s"] = config.warning_s, config.reacquire_s
         elif kind == FaultKind.STOP:

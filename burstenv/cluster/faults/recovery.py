@@ -28,7 +28,8 @@ class RecoveryConfig(Config):
     warm_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
 
 
-def check_no_migration(faults: bool, migration: bool) -> None:
-    """Raise on a cluster that is to have both: what a fault does to KV blocks on the move is not defined yet."""
-    if faults and migration:
-        raise BurstenvError("a cluster with faults cannot migrate requests yet: leave out `faults` or `migration`")
+def check_no_migration(faults: bool, scaling: bool, migration: bool) -> None:
+    """Raise on a cluster that is to have both: what becomes of KV blocks on the move is not defined yet."""
+    if (faults or scaling) and migration:
+        what = "faults" if faults else "scaling"
+        raise BurstenvError(f"a cluster with {what} cannot migrate requests yet: leave out `{what}` or `migration`")

@@ -9,7 +9,8 @@ This file is the specification of how a cluster goes on between decisions. The r
 * A replica has at most one event to come: the end of its oldest iteration in flight, or the start of another one.
   Whatever changes a replica makes that event stale and foresees it anew. So does a request's end of attempt with all
   that was foreseen for the attempt, and a decision with the tick.
-* Replicas may fail, start and stop: see :mod:`burstenv.cluster.reference.replicas`.
+* Replicas may fail, start and stop: see :mod:`burstenv.cluster.reference.replicas`; by decisions, at fixed times:
+  see :mod:`burstenv.cluster.reference.scaling`.
 * When nothing is to come but ticks and readings, the requests that are left can never be scheduled, and fail. Where a
   decision at a tick could change a batching mode, every mode of every replica has its chance first.
 """
@@ -32,8 +33,10 @@ from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
 from burstenv.cluster.reference.replicas import ReferenceReplicas
+from burstenv.cluster.reference.scaling import ReferenceScaling, sent_first
 from burstenv.cluster.reference.telemetry import ReferenceTelemetry
 from burstenv.cluster.reference.transfers import ReferenceTransfers
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.engine.enums import ABANDONED, ACTIVE, FAILED, FAULTED, NO_REQUEST, REJECTED, UNSEEN, WAITING
 from burstenv.engine.reference.engine import EngineLimits
@@ -43,7 +46,7 @@ REJECT, ADMIT, DEFER = range(3)
 _OF_REPLICAS = (EventKind.ITERATION_STARTS, EventKind.ITERATION_ENDS)
 _OF_REQUESTS = (EventKind.DEADLINE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL)
 _OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
-_OF_TICKS = (*_OF_METRICS, EventKind.TICK, EventKind.MIGRATE)
+_OF_TICKS = (*_OF_METRICS, EventKind.TICK, EventKind.MIGRATE, EventKind.SCALE)
 _OF_CHANGES = range(EventKind.FAULT, EventKind.PACE_ENDS + 1)
 
 
@@ -87,6 +90,7 @@ class ReferenceCluster:
         migrate_period_s: Time from one decision about a migration to the next [s]; None: there is none.
         recovery: What follows when replicas fail, start or stop.
         faults: How they do so by themselves; None: they serve for ever.
+        scaling: How their number changes by decisions; None: it does not.
     """
 
     def __init__(
@@ -109,8 +113,9 @@ class ReferenceCluster:
         migrate_period_s: float | None = None,
         recovery: RecoveryConfig | None = None,
         faults: Faults | None = None,
+        scaling: ScalingConfig | None = None,
     ):
-        check_no_migration(recovery is not None or faults is not None, transfers is not None)
+        check_no_migration(recovery is not None or faults is not None, scaling is not None, transfers is not None)
         self._specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
         self._batching_period_s = batching_period_s
@@ -126,19 +131,24 @@ class ReferenceCluster:
         self.replicas = [TransferringReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.lifecycle = Lifecycle(requests, self.logs, split)
         self._queue = EventQueue(self._generation)
-        self._recovery = recovery or RecoveryConfig()
+        self._recovery = recovery or (RecoveryConfig() if scaling is None else scaling.recovery)
         self.life = ReferenceReplicas(self, self._queue, self._recovery)
         self.life.begin(faults)
         config = config or ClientsConfig()
-        self._clients = ReferenceClients(
-            config, clients or draw_clients(config, requests, 0), seed, self.lifecycle, self._queue
-        )
+        clients = clients or draw_clients(config, requests, 0)
+        self._clients = ReferenceClients(config, clients, seed, self.lifecycle, self._queue)
         self.telemetry = ReferenceTelemetry(self.replicas, self.logs, self._queue, **(metrics or {}))
         self.transfers = ReferenceTransfers(
             transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self.foresee
         )
         self._migrate_period_s = migrate_period_s
         self._foresee_migration(1)
+        self.scaling: ReferenceScaling | None = None
+        self._control_period_s = math.inf
+        if scaling is not None:
+            self.scaling = ReferenceScaling(self, scaling, specs, seed, sent_first(clients.previous))
+            self._control_period_s = scaling.control_period_s
+        self._foresee_control(1)
         self._foresee_tick()
         self._handlers: dict[EventKind, Callable[[int], DecisionKind | None]] = {
             EventKind.ITERATION_ENDS: self._iteration_ends,
@@ -150,6 +160,7 @@ class ReferenceCluster:
             EventKind.ARRIVAL: self._send,
             EventKind.TRANSFER: lambda place: self.transfers.handle(place, self.now_s),
             EventKind.MIGRATE: self._migrate,
+            EventKind.SCALE: self._scale,
             EventKind.TICK: self._tick,
             EventKind.ITERATION_STARTS: self._iteration_starts,
             **self.life.handlers,
@@ -238,6 +249,9 @@ class ReferenceCluster:
         if self._migrate_period_s is not None:
             self._queue.push(number * self._migrate_period_s, EventKind.MIGRATE, number)
 
+    def _foresee_control(self, number: int) -> None:
+        self._queue.push(number * self._control_period_s, EventKind.SCALE, number)
+
     # -- replicas --------------------------------------------------------------------------------------
 
     def foresee(self, r: int) -> None:
@@ -323,6 +337,14 @@ class ReferenceCluster:
         if goes_on or self._tick_s is not None:  # a decision at a tick may let a stuck cluster go on
             self._foresee_migration(number + 1)
         return DecisionKind.MIGRATE if goes_on else None
+
+    def _scale(self, number: int) -> DecisionKind | None:
+        assert self.scaling is not None
+        goes_on = self._queue.holds_any_but(_OF_TICKS)
+        if goes_on or self._tick_s is not None:  # a decision at a tick may let a stuck cluster go on
+            self._foresee_control(number + 1)
+            self.scaling.take_sample()
+        return DecisionKind.SCALE if goes_on else None
 
     def _tick(self, _: int) -> DecisionKind | None:
         if self._queue.holds_any_but(_OF_TICKS):

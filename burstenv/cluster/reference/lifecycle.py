@@ -70,6 +70,10 @@ class Lifecycle:
         """Whether every request is settled or will never be sent."""
         return self._left == 0
 
+    def trace_arrival_s(self, k: int) -> float:
+        """Return when the trace sends a request [s]."""
+        return float(self._rows["arrival_s"][k])
+
     def send(self, k: int, now_s: float) -> None:
         """Begin the next attempt. What happened at earlier ones is forgotten, but not when its user began to wait."""
         request = self.requests[k]

@@ -54,6 +54,7 @@ class ReplicaLife:
     restart_s: float = 0.0
     repair_s: float = 0.0
     boot_s: float = 0.0
+    boots: int = 0
     base_pace: float = 1.0
     spell_pace: float = 1.0
 
@@ -126,6 +127,7 @@ class ReferenceReplicas:
         life = self.lives[r]
         life.change(BOOTING, self._now_s)
         life.known, life.paid = BOOTING, True
+        life.boots += 1
         self._queue.push(self._now_s + life.boot_s, EventKind.READY, r)
 
     def _go_down(self, r: int, fault: np.void) -> None:

@@ -51,6 +51,11 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         raise BurstenvError(f"policy {policy.name}: this scenario has no migration; leave out {rule}")
     if cluster.migrates:
         cluster.migrate_by(*(cluster.migration_rule if rule is None else (rule.rule.code, rule.parameters)), i=i)
+    scaler = policy.scaling if isinstance(policy, Composite) else None
+    if scaler is not None and not cluster.scales:
+        raise BurstenvError(f"policy {policy.name}: this scenario has no scaling; leave out {scaler}")
+    if cluster.scales:
+        cluster.scale_by(*(cluster.scaling_rule if scaler is None else (scaler.rule.code, scaler.parameters)), i=i)
     if isinstance(policy, NetworkPolicy):
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
 

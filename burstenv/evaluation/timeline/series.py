@@ -25,7 +25,7 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation.timeline.requests import answered, bars, course, drain
 from burstenv.workload import CLASSES
 
-FLEET = ("serving", "paid for", "slow")  # what is counted of replicas that change
+FLEET = ("serving", "paid for", "slow", "wanted")  # what is counted of replicas that change
 MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
 MAX_BINS = 4000
 MAX_SEPARATE_REPLICAS = 8  # more are drawn as mean and range
@@ -44,7 +44,7 @@ class TimelineRecorder:
         self.names = names
         self.i = i
         self._rows: list[tuple[float, np.ndarray, np.ndarray, int]] = []
-        self._fleet: list[tuple[float, int, int, int]] = []  # if replicas change
+        self._fleet: list[tuple[float, ...]] = []  # if replicas change
         self._num_blocks = np.ones(len(names))
         self._block_size = 1
 
@@ -66,7 +66,8 @@ class TimelineRecorder:
             serves = (replicas["status"] == ACTIVE) | (replicas["status"] == DRAINING)
             slow = serves & (replicas["slowdown"] > 0.0)
             now_s = float(state.environments["now_s"][self.i])
-            self._fleet.append((now_s, int(serves.sum()), int(replicas["paid"].sum()), int(slow.sum())))
+            counted = serves, replicas["paid"], slow, replicas["wanted"]  # as FLEET says
+            self._fleet.append((now_s, *(int(one.sum()) for one in counted)))
         used = 1.0 - free / self._num_blocks
         self._rows.append(
             (
@@ -141,7 +142,7 @@ class Timeline:
         idle_s: For each replica the periods without any request on it, (., 2).
         course: Latencies as shares of their objectives over time, see :func:`timeline.requests.course`.
         bars: Requests on replicas, see :func:`timeline.requests.bars`.
-        fleet: Where replicas fail or are scaled: time, and how many serve, cost, and serve slowly, (., 4).
+        fleet: Where replicas fail or are scaled: time, and how many serve, cost, serve slowly, and are wanted, (., 5).
         edges_s: Edges of the bins, (B + 1,).
         counts: By bin, (B,) int each: ``conversation`` and ``api`` arrivals; ``attained`` and ``settled`` requests
             by arrival; ``to_0``, ``to_1``, ... requests routed to each replica, and ``deferred``, the number of
