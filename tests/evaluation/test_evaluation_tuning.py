@@ -23,7 +23,7 @@ from burstenv.evaluation.tuning.scorer import Scorer
 from burstenv.evaluation.tuning.search import TuningPlan, tune
 from burstenv.evaluation.tuning.search_space import SearchSpace
 from burstenv.evaluation.tuning.tuned_policies import load_tuned
-from burstenv.policies import load_policy
+from burstenv.policies import load_policy, parse_composite
 
 from .conftest import FixedReplica, ShortestQueue
 
@@ -124,6 +124,29 @@ def test_tuning_is_reproducible_resumes_and_is_no_worse_than_its_first_guesses(s
         tune(scenario, replace(plan, split="test"), progress=False)
     with pytest.raises(BurstenvError, match="no parameter to tune"):
         tune(scenario, replace(plan, template="always/jsq/vllm"), progress=False)
+
+
+def test_a_neighbour_differs_in_one_choice(scenario):
+    optuna = pytest.importorskip("optuna")
+    space = SearchSpace.of("all", scenario.mode_names, log=True)
+    start = parse_composite("size-aware-kv(limit=1.2,source=log)/expected-ttft(source=both)/edf-256")
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        values = space.neighbour(start.name, rng)
+        found = parse_composite(space.suggest(optuna.trial.FixedTrial(values)))
+        differs = [name for name in ("admission", "routing") if getattr(found, name) != getattr(start, name)]
+        differs += ["batching"] * (found.batching != start.batching)
+        assert len(differs) <= 1  # none where the same one is drawn again
+        for name in {"admission", "routing"}.intersection(differs):
+            mine, theirs = getattr(start, name), getattr(found, name)
+            if mine.rule == theirs.rule:
+                (changed,) = (key for key in mine.named if mine.named[key] != theirs.named[key])
+                differs.append(changed)
+        seen.add("/".join(differs))
+    assert seen >= {
+        "admission", "admission/limit", "admission/source", "routing", "routing/source", "batching",
+    }  # fmt: skip
+    assert SearchSpace.of("always/jsq/vllm", scenario.mode_names).neighbour("always/jsq/vllm", rng) is None
 
 
 def test_an_evaluation_picks_tuned_policies_up(scenario, tmp_path, capsys):

@@ -1,8 +1,9 @@
 """A tuning budget for heuristics on validation episodes: agents are compared with tuned heuristics.
 
 The search is Optuna's tree-structured Parzen estimator (Bergstra et al., "Algorithms for hyper-parameter optimization",
-NeurIPS 2011; Akiba et al., "Optuna", KDD 2019). Every trial has its own seed, so an interrupted search continues
-exactly.
+NeurIPS 2011; Akiba et al., "Optuna", KDD 2019). After the first trials every second one is a neighbour of the best
+policy so far, which differs in one rule, mode or parameter: the estimator alone can stay at the rules that it met
+first. Every trial has its own seed, so an interrupted search continues exactly.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from burstenv import __version__
 from burstenv._jit.cache import source_digest
@@ -161,12 +164,18 @@ def _search(
     ):
         study.enqueue_trial(guess)
     best: str | None = None
+    startup = max(10, plan.trials // 5)
     for trial_number in range(plan.trials):
+        seed = (plan.seed * _SEED_STRIDE + trial_number) % 2**32
+        if best is not None and trial_number >= startup and trial_number % 2:
+            neighbour = space.neighbour(best, np.random.default_rng(seed))
+            if neighbour is not None:
+                study.enqueue_trial(neighbour)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the multivariate form is marked experimental
             study.sampler = optuna.samplers.TPESampler(
-                seed=(plan.seed * _SEED_STRIDE + trial_number) % 2**32,
-                n_startup_trials=max(10, plan.trials // 5),
+                seed=seed,
+                n_startup_trials=startup,
                 multivariate=True,
                 group=True,
             )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.tuning.judgements import judgement, modes_without
 from burstenv.policies import (
@@ -22,6 +24,7 @@ from burstenv.policies import (
 )
 
 ANYTHING = "*"
+_STEP = 0.15  # of a parameter's range, by which a neighbour differs
 _COMPONENTS = ("admission", "routing", "batching")
 
 
@@ -131,6 +134,35 @@ class SearchSpace:
                 found.append(values)
         return found
 
+    def neighbour(self, text: str, rng: np.random.Generator) -> dict[str, Any] | None:
+        """Return a policy that differs from one of this space in a single choice, as values by the names of trials.
+
+        The choice is another rule with its default parameters, another batching mode, or another value of a parameter
+        near the present one. None if what is drawn lies outside the space.
+        """
+        composite = parse_composite(text)
+        moves: list[tuple[str, Parameter | None]] = []
+        for component, options in (
+            ("admission", self.admission), ("routing", self.routing), ("batching", self.batching),
+        ):  # fmt: skip
+            if len(options) > 1:
+                moves.append((component, None))
+        for component in ("admission", "routing"):
+            moves += [(component, parameter) for parameter in self._searched(getattr(composite, component))]
+        if not moves:
+            return None
+        component, parameter = moves[int(rng.integers(len(moves)))]
+        parts = {name: str(getattr(composite, name)) for name in _COMPONENTS}
+        if parameter is not None:
+            choice: RuleChoice = getattr(composite, component)
+            values = {**choice.named, parameter.name: _near(parameter, choice.named[parameter.name], rng)}
+            parts[component] = _written(choice.rule, values)
+        else:
+            others = [str(option) for option in getattr(self, component)]
+            parts[component] = others[int(rng.integers(len(others)))]
+        found = self.first_guesses(["/".join(parts.values())])
+        return found[0] if found else None
+
     def grid(self, settings: int = 1) -> list[str]:
         """Return all combinations of rules and modes, each rule with its own and ``settings`` other settings.
 
@@ -162,6 +194,22 @@ def _between(where: Range, share: float) -> float:
         return _rounded(math.exp(math.log(where.low) + share * (math.log(where.high) - math.log(where.low))))
     value = where.low + share * (where.high - where.low)
     return float(round(value)) if where.scale == "integer" else _rounded(value)
+
+
+def _near(parameter: Parameter, value: float, rng: np.random.Generator) -> float:
+    """Draw a value near another one: normally, with a deviation of ``_STEP`` of the range in its scale."""
+    where = parameter.range
+    if parameter.choices:
+        options = [parameter.choices.index(name) for name in parameter.tuned]
+        return float(options[int(rng.integers(len(options)))])
+    step = float(rng.normal(0.0, _STEP))
+    if where.scale == "log":
+        moved = math.log(max(value, where.low)) + step * (math.log(where.high) - math.log(where.low))
+        moved = math.exp(moved)
+    else:
+        moved = value + step * (where.high - where.low)
+    moved = min(where.high, max(where.low, moved))
+    return float(round(moved)) if where.scale == "integer" else min(where.high, max(where.low, _rounded(moved)))
 
 
 def _suggested(trial: Any, name: str, parameter: Parameter) -> float:
