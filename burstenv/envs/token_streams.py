@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from burstenv.workload import EpisodeRequests, Trace
 
@@ -22,12 +26,26 @@ def write_streams(requests: np.ndarray, trace: Trace | EpisodeRequests) -> None:
     if not has_prefix.any():
         return
     _, prefix = np.unique(np.where(has_prefix, trace.prefix_id, -1), return_inverse=True)
-    begins = np.stack([trace.session.astype(np.int64), prefix, np.where(has_prefix, trace.prefix_tokens, 0)], axis=1)
     alone = trace.session < 0
-    _, stream = np.unique(begins, axis=0, return_inverse=True)
     first = int(prefix.max()) + 1
-    stream = first + stream.reshape(-1)
+    tokens = np.where(has_prefix, trace.prefix_tokens, 0)
+    stream = first + _ranks(trace.session, prefix, tokens)
     stream[alone] = int(stream.max()) + 1 + np.arange(np.count_nonzero(alone))
-    requests["prefix_tokens"] = np.where(has_prefix, trace.prefix_tokens, 0)
+    requests["prefix_tokens"] = tokens
     requests["prefix_stream"] = np.where(has_prefix, prefix, stream)
     requests["stream"] = stream
+
+
+def _ranks(*columns: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the rank of each row among the different rows, (n,); an environment's reset spends most of its time here.
+
+    Rows of small numbers are compared as one number each.
+    """
+    lows = [int(column.min()) for column in columns]
+    spans = [int(column.max()) - low + 1 for column, low in zip(columns, lows, strict=True)]
+    if math.prod(spans) >= 2**63:
+        return np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    keys = np.zeros(len(columns[0]), np.int64)
+    for column, low, span in zip(columns, lows, spans, strict=True):
+        keys = keys * span + (column.astype(np.int64) - low)
+    return np.unique(keys, return_inverse=True)[1]
