@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.workload.formats.csv_lines import Lines
 from burstenv.workload.formats.csv_rows import Found, Walk, Wrong
 from burstenv.workload.formats.csv_stamps import instants
 from burstenv.workload.formats.csv_table import MAX_SECONDS, Column, joined, open_table
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 2 << 20  # larger ones leave the caches of a processor
 _BOM = b"\xef\xbb\xbf"
 _INSIDE_CELLS = bytes(byte for byte in range(256) if byte not in b",\n")
 _QUOTED_CELL = re.compile(rb'(?<![^,\n])"([^",\n]*)"(?=[,\n])')
@@ -59,7 +60,7 @@ def parse_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...])
             if chunk and end == 0 and len(data) > CHUNK_BYTES:
                 return None
             lines = _plain(data[:end], len(header))
-            if lines is None or not _take(walk, lines, len(header)):
+            if lines is None or not _take(walk, lines):
                 return None
             carried = data[end:]
             if not chunk:
@@ -86,7 +87,7 @@ def _after_header(data: bytes, header: tuple[str, ...]) -> int | None:
     return end + 1 if tuple(cell.strip() for cell in cells) == header else None
 
 
-def _plain(data: bytes, columns: int) -> bytes | None:
+def _plain(data: bytes, columns: int) -> Lines | None:
     r"""Return complete lines without quotes and ended by \n alone; None when they are not that, or not of a table."""
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
@@ -105,30 +106,35 @@ def _plain(data: bytes, columns: int) -> bytes | None:
     window = _NO_LINE_LONGER // 2
     if any(data.find(b"\n", at, at + window) < 0 for at in range(0, len(data) - window, window)):
         return None
-    return data
+    return Lines(data, columns)
 
 
-def _take(walk: Walk, lines: bytes, columns: int) -> bool:
+def _take(walk: Walk, lines: Lines) -> bool:
     """Read plain lines; return whether all of their cells are valid."""
-    if not lines:
+    if not lines.text:
         return True
-    wanted = {place: column for column, place in walk.places if column.kind != "stamp"}
+    by_words = all(column.kind in ("stamp", "whole") for column, _ in walk.places)  # then pandas need not split lines
+    plain = {place: lines.wholes(place) for column, place in walk.places if by_words and column.kind == "whole"}
+    wanted = {place: column for column, place in walk.places if column.kind != "stamp" and plain.get(place) is None}
     as_text = [place for place, column in wanted.items() if column.coded or (column.kind == "whole" and column.blank)]
     may_lack = [place for place, column in wanted.items() if column.kind == "seconds" and column.blank]
-    frame = _frame(lines, columns, list(wanted), as_text, may_lack)
+    frame = _frame(lines, list(wanted), as_text, may_lack) if wanted else {}
     if frame is None:
         return False
     try:
         for column, place in walk.places:
+            values: NDArray[Any] | None
             if column.kind == "stamp":
-                found = instants(lines, place, columns)
+                found = instants(lines, place)
                 values = found[0] if found is not None and walk.zoned_alike(column, found[1]) else None
+            elif place not in wanted:
+                values = numbers(column, plain[place])
             elif place in as_text:
                 values = _distinct(walk, column, frame[place])
             else:
                 values = numbers(column, frame[place].to_numpy())
             if values is None and column.unit_digits:  # pandas would round twice
-                cells = _frame(lines, columns, [place], [place], [])
+                cells = _frame(lines, [place], [place], [])
                 values = None if cells is None else walk.read(column, [cell.strip() for cell in cells[place]])
             elif values is not None and column.kind in ("time", "stamp") and not walk.goes_on(column, values):
                 return False
@@ -140,22 +146,22 @@ def _take(walk: Walk, lines: bytes, columns: int) -> bool:
     return True
 
 
-def _frame(lines: bytes, columns: int, wanted: list[int], as_text: list[int], may_lack: list[int]) -> Any:
+def _frame(lines: Lines, wanted: list[int], as_text: list[int], may_lack: list[int]) -> Any:
     """Return columns by place, those of text as Python strings; None if pandas rejects the lines."""
     import pandas
 
     options: dict[str, Any] = {
-        "header": None, "names": range(columns), "usecols": wanted, "index_col": False, "engine": "c",
+        "header": None, "names": range(lines.columns), "usecols": wanted, "index_col": False, "engine": "c",
         "dtype": dict.fromkeys(as_text, object), "keep_default_na": False,
         "na_values": {place: [""] for place in may_lack}, "quoting": csv.QUOTE_NONE, "skip_blank_lines": False,
         "low_memory": False,
     }  # fmt: skip
     if tuple(int(part) for part in pandas.__version__.split(".")[:2]) < (3, 1):
         options["float_precision"] = "round_trip"  # later ones round decimals right by themselves
-        if may_lack and b"nan" in lines.lower():
+        if may_lack and b"nan" in lines.text.lower():
             return None  # which earlier ones take for a number
     try:
-        return pandas.read_csv(io.BytesIO(lines), **options)
+        return pandas.read_csv(io.BytesIO(lines.text), **options)
     except (ValueError, OverflowError):
         return None
 

@@ -147,7 +147,7 @@ class Walk:
         if column.coded:
             known = self.values[column.name]
             valid = column.labels if column.kind == "label" else None
-            for cell in set(cells) - known.keys():
+            for cell in set(cells).difference(known):  # a dict, so that only the cells are walked
                 if (not cell and not column.blank) or (cell and valid and cell not in valid):
                     raise Wrong
             return np.array([known.setdefault(cell, len(known)) if cell else -1 for cell in cells], dtype=np.int32)

@@ -7,50 +7,45 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-_ROWS = 1 << 15  # read together; their words stay in the processor's cache
+from burstenv.workload.formats.csv_lines import WORD, Lines, digits
+
 _MINUTE_NS = 60 * 10**9
-_WORDS = 4  # of 8 characters: the longest date and time without its zone has 29
+_WORDS = 4  # the longest date and time without its zone has 29
 _DIGITS = (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15)  # of YYYY-MM-DD hh:mm
 _SIGNS = {4: b"-", 7: b"-", 10: b" T", 13: b":"}
 _WHOLE_SECONDS = 19  # characters
 _ZONE = re.compile(rb"[0-9](Z|[+-][0-9]{2}:[0-9]{2})?$")
-_ZEROS = np.uint64(int.from_bytes(b"00000000", "little"))
 # By the digits of a fraction: the bytes of a word that are digits, of the word that begins with two digits of seconds,
 # and of the word of the seventh to the ninth.
 _HELD = np.array([(1 << 8 * (2 + min(k, 6))) - 1 for k in range(10)], dtype=np.uint64)
 _HELD_BEYOND = np.array([(1 << 8 * max(k - 6, 0)) - 1 for k in range(10)], dtype=np.uint64)
 
 
-def instants(lines: bytes, place: int, columns: int) -> tuple[NDArray[np.int64], bool] | None:
+def instants(lines: Lines, place: int) -> tuple[NDArray[np.int64], bool] | None:
     """Read the dates and times in one column of a plain table, such as ``2024-05-10 00:00:00.009930+00:00``.
 
-    Characters are compared and converted eight at a time, as the bytes of a word. Minutes are read once for every run
-    of rows that share one; rows of a trace are in order, so there are few.
+    Minutes are read once for every run of rows that share one; rows of a trace are in order, so there are few.
 
     Args:
-        lines: Lines of ``columns`` cells each, without quotes.
+        lines: The table, at least one row.
         place: Index of the column.
-        columns: Cells of a line.
 
     Returns:
         Nanoseconds since 1970 UTC, (n,), and whether they have a time zone; None when a cell is no such date, or the
         zones differ.
     """
-    starts, length = _cells(lines, place, columns)
-    zone = _ZONE.search(lines[starts[0] : starts[0] + length[0]])
-    if zone is None or length.min() < _WHOLE_SECONDS:
-        return None
-    suffix = zone[1] or b""
+    zone = _ZONE.search(lines.text[: lines.ends[0, place]])
+    suffix = (zone[1] if zone else None) or b""
     offset_min = _offset_min(suffix)
-    fraction = length - len(suffix) - _WHOLE_SECONDS  # characters, the point included
-    if offset_min is None or fraction.min() < 0 or fraction.max() > 10 or (fraction == 1).any():
+    if offset_min is None:
         return None
-    buffer = lines + bytes(8 * _WORDS)  # every cell has a word behind it
-    found = np.empty(len(starts), dtype=np.int64)
-    for at in range(0, len(starts), _ROWS):
-        rows = slice(at, at + _ROWS)
-        own = fraction if len(fraction) == 1 else fraction[rows]
-        values = _read(buffer, starts[rows], own, suffix)
+    found = np.empty(len(lines), dtype=np.int64)
+    for rows in lines.parts():
+        starts, length = lines.cells(place, rows)
+        fraction = length - (_WHOLE_SECONDS + len(suffix))  # characters, the point included
+        if fraction.min() < 0 or fraction.max() > 10 or (fraction == 1).any():
+            return None
+        values = _read(lines, starts, fraction, suffix)
         if values is None:
             return None
         found[rows] = values
@@ -59,14 +54,14 @@ def instants(lines: bytes, place: int, columns: int) -> tuple[NDArray[np.int64],
 
 
 def _read(
-    buffer: bytes, starts: NDArray[np.int64], fraction: NDArray[np.int64], suffix: bytes
+    lines: Lines, starts: NDArray[np.int64], fraction: NDArray[np.int64], suffix: bytes
 ) -> NDArray[np.int64] | None:
     """Return the nanoseconds since 1970 of some cells, as if in UTC; None when one is no date and time."""
     if suffix:
-        last = _words(buffer, starts + (_WHOLE_SECONDS + len(suffix) - 8 + fraction), 1)[:, 0]
-        if (last >> np.uint64(8 * (8 - len(suffix))) != np.uint64(int.from_bytes(suffix, "little"))).any():
+        last = lines.words(starts + (_WHOLE_SECONDS + len(suffix) - WORD + fraction), 1)[:, 0]
+        if (last >> np.uint64(8 * (WORD - len(suffix))) != np.uint64(int.from_bytes(suffix, "little"))).any():
             return None
-    words = _words(buffer, starts, _WORDS)
+    words = lines.words(starts, _WORDS)
     again = (words[1:, 0] == words[:-1, 0]) & (words[1:, 1] == words[:-1, 1])
     first = np.concatenate([[0], np.flatnonzero(~again) + 1])  # rows of another minute than the one before
     minutes = _minutes(words[first, :2].copy().view(np.uint8))
@@ -76,40 +71,20 @@ def _read(
     return np.repeat(minutes * _MINUTE_NS, np.diff(first, append=len(starts))) + nanoseconds
 
 
-def _cells(lines: bytes, place: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the cells of a column start, and their lengths: (n,), or (1,) where all are equal."""
-    text = np.frombuffer(lines, dtype=np.uint8)
-    if place == 0 and columns > 1:
-        starts = np.concatenate([[0], np.flatnonzero(text[:-1] == ord("\n")) + 1])
-        width = lines.index(b",")  # of the first cell, and often of all
-        ends = starts + width
-        if ends[-1] < len(text) and (text[ends] == ord(",")).all():
-            return starts, np.array([width])
-    ends = np.flatnonzero((text == ord(",")) | (text == ord("\n"))).reshape(-1, columns)
-    starts = ends[:, place - 1] + 1 if place else np.concatenate([[0], ends[:-1, -1] + 1])
-    return starts, ends[:, place] - starts
-
-
-def _words(buffer: bytes, starts: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
-    """Return the characters from some places on as words, the first one in the lowest byte: (n, count)."""
-    every = np.ndarray((len(buffer) - 8 * count + 1,), f"V{8 * count}", buffer, strides=(1,))
-    return every[starts].view("<u8").reshape(-1, count)
-
-
 def _minutes(characters: NDArray[np.uint8]) -> NDArray[np.int64] | None:
     """Return minutes since 1970 of texts such as ``2024-05-10 00:00``, (n, 16); None when one is none."""
     if not all(
         ((characters[:, at] == signs[0]) | (characters[:, at] == signs[-1])).all() for at, signs in _SIGNS.items()
     ):
         return None
-    digits = characters - np.uint8(ord("0"))
-    if digits[:, _DIGITS].max() > 9:
+    figures = characters - np.uint8(ord("0"))
+    if figures[:, _DIGITS].max() > 9:
         return None
 
     def number(*places: int) -> NDArray[np.int64]:
-        found = np.zeros(len(digits), dtype=np.int64)
+        found = np.zeros(len(figures), dtype=np.int64)
         for at in places:
-            found = 10 * found + digits[:, at]
+            found = 10 * found + figures[:, at]
         return found
 
     year, month, day = number(0, 1, 2, 3), number(5, 6), number(8, 9)
@@ -137,30 +112,16 @@ def _nanoseconds(
     pointed = np.where(fraction > 0, np.uint64(ord(":") | ord(".") << 24), signs & np.uint64(0xFF000000) | ord(":"))
     if (signs != pointed).any():
         return None
-    digits = np.maximum(fraction - 1, 0)
+    count = np.maximum(fraction - 1, 0)
     two, four, further = words >> np.uint64(8) & np.uint64(0xFFFF), words >> np.uint64(32), beyond << np.uint64(48)
-    microseconds = _number(two | four << np.uint64(16) | further, _HELD[digits])
+    microseconds = digits(two | four << np.uint64(16) | further, _HELD[count])
     if microseconds is None or microseconds.max() >= 60_000_000:
         return None
-    if digits.max() <= 6:
+    if count.max() <= 6:
         return microseconds * 1000
     # Three digits at the top of a word are its last ones; those above stand for five zeros.
-    rest = _number(beyond >> np.uint64(16), _HELD_BEYOND[digits])
+    rest = digits(beyond >> np.uint64(16), _HELD_BEYOND[count])
     return None if rest is None else microseconds * 1000 + rest // 100_000
-
-
-def _number(words: NDArray[np.uint64], held: NDArray[np.uint64]) -> NDArray[np.int64] | None:
-    """Return the numbers of eight digits in words; bytes that are not ``held`` count as 0. None when one is no digit.
-
-    Pairs of digits, then pairs of pairs, are joined by one multiplication each.
-    """
-    words = words & held | _ZEROS & ~held
-    high, low = np.uint64(0x8080808080808080), np.uint64(0x4646464646464646)
-    if ((words + low | words - _ZEROS) & high).any():
-        return None
-    words = (words - _ZEROS) * np.uint64((10 << 8) + 1) >> np.uint64(8) & np.uint64(0x00FF00FF00FF00FF)
-    words = words * np.uint64((100 << 16) + 1) >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF)
-    return (words * np.uint64((10_000 << 32) + 1) >> np.uint64(32)).astype(np.int64)
 
 
 def _offset_min(suffix: bytes) -> int | None:
