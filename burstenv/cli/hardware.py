@@ -59,15 +59,14 @@ def _hardware(arguments: argparse.Namespace) -> int:
 
 
 def _write_page(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    from burstenv.files import write_atomic
-    from burstenv.pages.page import render
+    from burstenv.pages.listing import Listing, write_listing
 
     listed = [
-        {"title": title, "columns": list(rows[0]), "rows": [[str(value) for value in row.values()] for row in rows]}
+        Listing(title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
         for title, rows in tables.items()
     ]
     facts = "What is shipped, each with its evidence; `burstenv hardware NAME` shows one whole."
-    write_atomic(path, render("listing.html.j2", title="Hardware", facts=facts.replace("`", ""), tables=listed))
+    write_listing(path, "Hardware", facts, listed)
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burstenv.errors import BurstenvError
-from burstenv.files import write_atomic
-from burstenv.pages.page import render
+from burstenv.pages.listing import Listing, write_listing
 from burstenv.pages.svg import Picture, Plot
 
 if TYPE_CHECKING:
@@ -32,28 +31,29 @@ def write_pareto_page(results: Sequence[Simulation], rows: Sequence[Sequence[str
     drawn = _points(results, LATENCY)
     if not drawn:
         raise BurstenvError("no policy finished a request, so there is nothing to draw")
-    pictures = [_draw(drawn, "Score against latency", "99th percentile of TTFT [s]")]
+    looks = {one.policy: f"s{k % 8}" for k, one in enumerate(results)}
+    pictures = [_draw(drawn, looks, "Score against latency", "99th percentile of TTFT [s]")]
     facts = (
         f"{results[0].metrics['offered']:,} requests on cluster {results[0].cluster} under {len(results)} policies; "
-        f"on the front, where none is better in both: {', '.join(front(drawn))}."
+        f"on the front, where none is better in both: {_named(front(drawn))}."
     )
     if results[0].scenario is not None and results[0].scenario.scaling is not None:
         costs = _points(results, COST)
-        pictures.insert(0, _draw(costs, "Score against cost", "GPU-hours"))
-        facts += f" On that of score and GPU-hours: {', '.join(front(costs))}."
-    table = {"title": "Policies", "columns": list(rows[0]), "rows": [list(row) for row in rows[1:]]}
-    legend = (("s0", "on the front"), ("box other", "another policy is better in both"))
-    write_atomic(
-        path,
-        render("listing.html.j2", title="Score and latency", facts=facts, tables=[table], pictures=pictures,
-               legend=legend),
-    )  # fmt: skip
+        pictures.insert(0, _draw(costs, looks, "Score against cost", "GPU-hours"))
+        facts += f" On that of score and GPU-hours: {_named(front(costs))}."
+    table = Listing("Policies", list(rows[0]), [list(row) for row in rows[1:]])
+    legend = [*((f"box {look}", name) for name, look in looks.items()), ("reference", "the front")]
+    write_listing(path, "Score and latency", facts, [table], pictures, legend)
 
 
 def _points(results: Sequence[Simulation], name: str) -> Points:
     """Return a metric and the score of each replay that has both."""
     points = {one.policy: (one.metrics[name], one.metrics["score"]) for one in results}
     return {name: (x, y) for name, (x, y) in points.items() if x is not None and y is not None}
+
+
+def _named(policies: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in policies)
 
 
 def front(points: dict[str, tuple[Any, Any]]) -> list[str]:
@@ -66,7 +66,7 @@ def front(points: dict[str, tuple[Any, Any]]) -> list[str]:
     return found
 
 
-def _draw(points: Points, title: str, label: str) -> Picture:
+def _draw(points: Points, looks: dict[str, str], title: str, label: str) -> Picture:
     best = front(points)
     xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
     edge = 0.05 * max(max(ys) - min(ys), 0.02)
@@ -74,7 +74,7 @@ def _draw(points: Points, title: str, label: str) -> Picture:
         (max(0.7 * min(xs), 1e-4), 1.4 * max(xs)), (max(0.0, min(ys) - edge), min(1.0, max(ys) + edge)),
         label, "score", log_x=True, percent_y=True,
     )  # fmt: skip
-    plot.line([points[name][0] for name in best], [points[name][1] for name in best], "s0")
+    plot.line([points[name][0] for name in best], [points[name][1] for name in best], "reference")
     for name, (x, y) in points.items():
-        plot.line([x], [y], "s0" if name in best else "other", name, markers=True)
+        plot.line([x], [y], looks[name], name, markers=True)
     return Picture(title, "Further up and left is better.", plot.svg(title))

@@ -82,3 +82,16 @@ def test_the_dashboard_shows_the_gateway(browser: Any) -> None:
     assert set(asked) <= {f"{HERE}/dashboard", f"{HERE}/dashboard/state"}
     assert wrong == []
     page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_the_dashboard_fits_every_screen(browser: Any, width: int, theme: str) -> None:
+    gateway = _gateway()
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page.route("**/dashboard", lambda route: route.fulfill(body=dashboard_page(gateway), content_type="text/html"))
+    page.route("**/state", lambda route: route.fulfill(body=json.dumps(dashboard_state(gateway))))
+    page.goto(f"{HERE}/dashboard")
+    page.wait_for_function("document.querySelectorAll('#replicas tr').length === 2")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()

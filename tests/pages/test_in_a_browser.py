@@ -13,12 +13,12 @@ from burstenv.evaluation.simulate import simulate
 from burstenv.evaluation.timeline.page import write_timeline
 from burstenv.evaluation.validation.distributions import draw_distributions
 from burstenv.evaluation.validation.measured_run import RunValidation, ValidationRow
-from burstenv.workload import Trace
+from burstenv.workload import Trace, write_plain
 from burstenv.workload.fidelity.table import compare
 from burstenv.workload.plots.fidelity import write_pictures
 from burstenv.workload.plots.trace_page import write_trace_plots
 
-PAGES = ("hardware", "headroom", "report", "leaderboard", "timeline", "validation", "fidelity", "trace")
+PAGES = ("hardware", "headroom", "front", "report", "leaderboard", "timeline", "validation", "fidelity", "trace")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,11 @@ def pages(small_scenario, tmp_path_factory):
     draw_distributions(validation, found["validation"])
     found["fidelity"] = folder / "fidelity.html"
     write_pictures(compare(trace, {"candidate": trace}, reference_name="a_long_name_of_a_trace"), found["fidelity"])
-    for name, words in {"hardware": ["hardware", "--out"], "headroom": ["scenarios", "--page"]}.items():
+    rows = folder / "rows.csv"
+    write_plain(trace.between(0, 8000), rows)
+    compared = ["simulate", str(rows), "--speed", "20", *(word for name in policies[:2] for word in ("--policy", name))]
+    made = {"hardware": ["hardware", "--out"], "headroom": ["scenarios", "--page"], "front": [*compared, "--pareto"]}
+    for name, words in made.items():
         found[name] = folder / f"{name}.html"
         assert main([*words, str(found[name])]) == 0
     found["trace"] = write_trace_plots(trace, folder / "trace", "Trace: test")["html"]
@@ -89,6 +93,33 @@ def test_the_theme_follows_the_system_and_the_button(pages, visit, name):
 def column(page, title: str, place: int) -> list[str]:
     cells = f"[...document.querySelectorAll('[aria-label^=\"{title}\"] tbody tr:not([hidden])')]"
     return page.evaluate(f"{cells}.map((row) => row.cells[{place}].textContent.trim())")
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "place", "wanted"),
+    [("hardware", "GPUs", 1, "h200"), ("headroom", "Scores and room", 5, "retry"), ("front", "Policies", 1, "robin")],
+)
+def test_a_listing_sorts_by_its_numbers_and_filters_by_name(pages, visit, name, title, place, wanted):
+    page = visit(pages[name])
+    for way in (-1, 1):
+        page.locator(f'[aria-label^="{title}"] thead th').nth(place).locator("button").click()
+        numbers = [float(text.split()[0].rstrip("%")) for text in column(page, title, place)]
+        assert numbers == sorted(numbers, reverse=way < 0)
+    every = column(page, title, 0)
+    page.fill("#filter", wanted)
+    assert column(page, title, 0) == [row for row in every if wanted in row] != every
+
+
+@pytest.mark.parametrize("name", ["hardware", "headroom", "front"])
+def test_a_listing_shows_every_cell_on_a_phone(pages, visit, name):
+    page = visit(pages[name], 390)
+    assert page.evaluate("[...document.querySelectorAll('.box')].every((b) => b.scrollWidth <= b.clientWidth)")
+    labels = page.evaluate(
+        """[...document.querySelectorAll('.cards')].every((table) => [...table.tBodies[0].rows].every((row) =>
+             [...row.cells].slice(1).every((cell, k) => cell.dataset.label
+               === table.tHead.rows[0].cells[k + 1].textContent.trim())))"""
+    )
+    assert labels
 
 
 def test_tables_sort_by_number_and_by_name(pages, visit):

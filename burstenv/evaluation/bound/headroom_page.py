@@ -7,12 +7,11 @@ from html import escape
 from pathlib import Path
 
 from burstenv.evaluation.bound.headroom import Headroom
-from burstenv.files import write_atomic
-from burstenv.pages.page import render
+from burstenv.pages.listing import Listing, write_listing
 from burstenv.pages.svg import WIDTH, Picture, number, picture
 
 SHOWN = {"round-robin": "s3", "jsq": "s4", "best": "s0", "foresight": "s1", "bound": "other"}
-_BAND, _SIDE = 30.0, 10.0
+_BAND, _SIDE = 30.0, 20.0
 
 
 def write_headroom_page(measured: Sequence[Headroom], path: Path) -> None:
@@ -23,19 +22,14 @@ def write_headroom_page(measured: Sequence[Headroom], path: Path) -> None:
     for one in ranked:
         scores = [f"{100 * one.by_name[name].score:.1f}" if name in one.by_name else "n/a" for name in names]
         rows.append([one.scenario, f"{one.load:g}", *scores, one.room.shown, one.by_name["best"].policy])
-    table = {
-        "title": "Scores and room",
-        "columns": ["scenario", "load", *(f"{name} [%]" for name in names), "room [points]", "best composite"],
-        "rows": rows,
-    }
+    columns = ["scenario", "load", *(f"{name} [%]" for name in names), "room [points]", "best composite"]
     facts = (
         "The room is the gain of foresight, which simulates every choice in the true future, over the best composite, "
         "with its 95 % interval by blocks of days; most room first. No policy exceeds the bound."
     )
     legend = tuple((f"box {SHOWN[name]}", name) for name in names)
-    page = render("listing.html.j2", title="Headroom", facts=facts, tables=[table], pictures=[_steps(ranked)],
-                  legend=legend)  # fmt: skip
-    write_atomic(path, page)
+    table = Listing("Scores and room", columns, rows)
+    write_listing(path, "Headroom", facts, [table], [_steps(ranked)], legend)
 
 
 def _steps(measured: Sequence[Headroom]) -> Picture:
