@@ -113,9 +113,12 @@ def _take(walk: Walk, lines: Lines) -> bool:
     """Read plain lines; return whether all of their cells are valid."""
     if not lines.text:
         return True
-    by_words = all(column.kind in ("stamp", "whole") for column, _ in walk.places)  # then pandas need not split lines
-    plain = {place: lines.wholes(place) for column, place in walk.places if by_words and column.kind == "whole"}
-    wanted = {place: column for column, place in walk.places if column.kind != "stamp" and plain.get(place) is None}
+    wanted = {place: column for column, place in walk.places if column.kind != "stamp"}
+    whole = {}
+    if all(column.kind == "whole" for column in wanted.values()):  # then pandas need not split the lines
+        read = {place: lines.wholes(place) for place in wanted}
+        whole = {place: values for place, values in read.items() if values is not None}
+        wanted = {place: column for place, column in wanted.items() if place not in whole}
     as_text = [place for place, column in wanted.items() if column.coded or (column.kind == "whole" and column.blank)]
     may_lack = [place for place, column in wanted.items() if column.kind == "seconds" and column.blank]
     frame = _frame(lines, list(wanted), as_text, may_lack) if wanted else {}
@@ -127,8 +130,8 @@ def _take(walk: Walk, lines: Lines) -> bool:
             if column.kind == "stamp":
                 found = instants(lines, place)
                 values = found[0] if found is not None and walk.zoned_alike(column, found[1]) else None
-            elif place not in wanted:
-                values = numbers(column, plain[place])
+            elif place in whole:
+                values = numbers(column, whole[place])
             elif place in as_text:
                 values = _distinct(walk, column, frame[place])
             else:
