@@ -27,7 +27,7 @@ def fail_the_rest(world):
             publish_withdrawn(engine, request)
             leave_flight(engine, request_id)
             settle(world, request_id, FAILED, now_s)
-        elif request.status == RUNNING:  # of a replica in livelock, or past its model length
+        elif request.status == RUNNING:  # of a replica in livelock, past its model length, or down for ever
             leave_flight(engine_of(world, request.replica), request_id)
             settle(world, request_id, FAILED, now_s)
         elif request.status == UNSEEN and gateway.clients:  # the turn before it was never answered
@@ -44,6 +44,8 @@ def is_stuck(world):
         return False
     for r in range(len(world.replicas)):
         replica = world.replicas[r]
+        if replica.frozen:
+            continue  # its iteration does not end; the end of the outage, if it has one, is an event
         if replica.in_flight or replica.under_way or replica.run_steps > 0:
             return False
         if replica.clock_s >= environment.now_s and replica.waiting + replica.running > 0:

@@ -137,10 +137,23 @@ def _end_attempt(world, request_id):
 
 
 @kernel
+def _take_back_first_token(environment, request):
+    """Take a request without attainment out of the accounts of first tokens; return whether its own was in time."""
+    in_time = request.first_token_s - request.arrival_s <= request.ttft_slo_s  # NaN, without one, is not
+    if in_time:
+        environment.first_in_time_lost += 1
+        environment.in_time_worth -= request.worth
+    return in_time
+
+
+@kernel
 def take_away(world, request_id):
     """Return a request to its client, which will send it again."""
-    world.requests[request_id].status = AWAY
+    environment, request = world.environment, world.requests[request_id]
+    request.status = AWAY
     _end_attempt(world, request_id)
+    if not _take_back_first_token(environment, request) and not math.isnan(request.first_token_s):
+        environment.lost_worth -= request.worth  # counted as its late first token came; the next attempt counts anew
 
 
 @kernel
@@ -176,12 +189,8 @@ def settle(world, request_id, status, now_s):
         environment.attained_worth += request.worth
         environment.attained_tokens += request.prompt_tokens + request.output_tokens
         return
-    started = not math.isnan(request.first_token_s)
-    in_time = started and request.first_token_s - request.arrival_s <= request.ttft_slo_s
-    if in_time:
-        environment.first_in_time_lost += 1
-        environment.in_time_worth -= request.worth
-    if in_time or not started:
+    in_time = _take_back_first_token(environment, request)
+    if in_time or math.isnan(request.first_token_s):
         environment.lost_worth += request.worth
     if status == LATE:
         environment.late += 1

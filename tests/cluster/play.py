@@ -46,7 +46,7 @@ def random_faults(rng: np.random.Generator, num_replicas: int, span_s: float, co
             "replica": rng.integers(num_replicas),
             "kind": rng.integers(len(FaultKind)),
             "duration_s": rng.choice([0.0, 0.2, 1.0, 3.0, math.inf]) * rng.choice([1.0, rng.random()]),
-            "detect_s": rng.choice([0.0, 0.1, 0.4, 2.0]),
+            "detect_s": rng.choice([0.0, 0.1, 0.4, 2.0, math.inf], p=[0.24, 0.24, 0.24, 0.24, 0.04]),
             "repair_s": rng.choice([0.0, 0.2, 1.0]),
             "boot_s": rng.choice([0.0, 0.2, 1.0]) * rng.choice([1.0, rng.random()]),
             "factor": rng.choice([0.8, 1.0, 1.5, 4.0]),

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burstenv.cluster import ADMIT, STATUS_NAMES, Cluster, ModeConfig
+from burstenv.cluster import ADMIT, STATUS_NAMES, ClientsConfig, Cluster, ModeConfig, draw_clients
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import RECOVERIES, FaultKind, Faults
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.transfer_config import TransfersConfig
-from burstenv.engine.enums import REPLICA_STATE_NAMES, SETTLED
+from burstenv.engine.enums import AT_GATEWAY, AWAY, REPLICA_STATE_NAMES, RUNNING, SETTLED, WAITING
 from burstenv.errors import BurstenvError
 from tests.cluster.play import random_faults
 from tests.cluster.small_clusters import LATENCY, random_requests, replica, requests_at
@@ -169,25 +169,56 @@ def test_until_it_is_detected_a_fault_shows_in_no_state(kind):
 
 
 @examples(30)
-@given(seed=st.integers(0, 2**20), recovery=st.sampled_from(RECOVERIES), caching=st.booleans())
-def test_no_request_is_lost_and_no_block_either(seed, recovery, caching):
-    """Whatever fails and is decided: every request is settled once, and an empty replica has all its blocks."""
+@given(
+    seed=st.integers(0, 2**20), recovery=st.sampled_from(RECOVERIES), caching=st.booleans(), retries=st.booleans(),
+    gateways=st.sampled_from([1, 3]),
+)  # fmt: skip
+def test_no_request_is_lost_and_no_block_either(seed, recovery, caching, retries, gateways):
+    """Whatever fails and is decided: every request is settled once, and an empty replica has all its blocks.
+
+    Worth adds up, whatever a request had streamed before it was sent again; and each gateway counts its own.
+    """
     rng = np.random.default_rng(seed)
     sizes = (30, 55, 90)
     specs = [replica(num_blocks=blocks, max_model_len=480, prefix_caching=caching) for blocks in sizes]
-    cluster = Cluster(specs, (MODE,), recovery=RecoveryConfig(requests=recovery), max_request_tokens=1600, max_defers=2)
+    clients = ClientsConfig(retries={"after": ["rejection", "fault"], "base_s": 0.2}) if retries else None
+    cluster = Cluster(
+        specs, (MODE,), recovery=RecoveryConfig(requests=recovery), max_request_tokens=1600, max_defers=2,
+        clients=clients, gateways=gateways,
+    )  # fmt: skip
     requests = random_requests(rng, 80, 400, 4.0)
-    cluster.load(0, requests, seed, faults=random_faults(rng, 3, 7.0, 20))
-    while cluster.next_epoch(0) >= 0:
+    drawn = None if clients is None else draw_clients(clients, requests, seed)
+    cluster.load(0, requests, seed, drawn, faults=random_faults(rng, 3, 7.0, 20))
+    environment = cluster.state.environments[0]
+    own = np.arange(len(requests)) % gateways
+    while (at_gateway := cluster.next_epoch(0)) >= 0:
+        status = cluster.records(0)["status"]
+        mine = (status == AT_GATEWAY) & (own == own[at_gateway])
+        assert environment["deferred"] == mine.sum() - 1
         cluster.decide(0, int(rng.choice(3, p=[0.05, 0.85, 0.1])), int(rng.integers(3)))
-        environment = cluster.state.environments[0]
         settled = sum(int(environment[name]) for name in ("attained", "late", "rejected", "failed"))
-        under_way = np.isin(cluster.records(0)["status"], (1, 2, 3)).sum()
+        under_way = np.isin(cluster.records(0)["status"], (AT_GATEWAY, WAITING, RUNNING, AWAY)).sum()
         assert environment["offered"] == settled + under_way
         for record, blocks in zip(cluster.state.replicas[0], sizes, strict=True):
             assert 0 <= record["free_blocks"] <= blocks
             assert record["running"] > 0 or record["free_blocks"] == blocks
     assert np.isin(cluster.records(0)["status"], SETTLED).all()
+    assert environment["in_time_worth"] == environment["attained_worth"]
+    assert environment["lost_worth"] == environment["offered_worth"] - environment["attained_worth"]
+
+
+@pytest.mark.parametrize("tick_s", [None, 1.0])
+def test_a_replica_that_is_down_for_ever_ends_its_requests(tick_s):
+    """The crash at 1.1 is never detected: when nothing else is to come, the requests there fail."""
+    cluster = Cluster([replica(latency=STEPS)] * 2, (MODE,), recovery=RecoveryConfig(), tick_s=tick_s)
+    rows = [fault(1.1, FaultKind.CRASH, detect_s=math.inf)]
+    cluster.load(0, requests_at(0.0, 1.5, 2.0, prompt=10, output=8), faults=Faults.of(rows))
+    at_gateway = cluster.next_epoch(0)
+    while not cluster.done(0):
+        cluster.decide(0, ADMIT, max(at_gateway, 0) % 2)
+        at_gateway = cluster.next_epoch(0)
+        assert cluster.state.environments["now_s"][0] < 20.0
+    assert [STATUS_NAMES[k] for k in cluster.records(0)["status"]] == ["failed", "attained", "failed"]
 
 
 @pytest.mark.parametrize(
@@ -200,12 +231,30 @@ def test_no_request_is_lost_and_no_block_either(seed, recovery, caching):
         ({"detect_s": math.nan}, "detect_s must be a number of at least 0, got nan"),
     ],
 )
-def test_faults_that_cannot_be_are_an_error(row, wrong):
+def test_faults_that_cannot_be_played_are_an_error(row, wrong):
     cluster = Cluster([replica()] * 2, recovery=RecoveryConfig())
     with pytest.raises(BurstenvError, match=f"fault 0 of the episode: {wrong}"):
         cluster.load(0, requests_at(0.0), faults=Faults.of([row]))
     with pytest.raises(BurstenvError, match="made without faults"):
         Cluster([replica()] * 2).load(0, requests_at(0.0), faults=Faults.of([row]))
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ({"tim_s": 1.0}, "unknown field of fault 0 'tim_s'; did you mean time_s"),
+        ({"time_s": "soon"}, "fault 0: time_s must be a number, got 'soon'"),
+        ({"replica": 2**40}, "fault 0: replica must be a number"),
+    ],
+)
+def test_rows_that_are_no_faults_are_an_error(row, wrong):
+    with pytest.raises(BurstenvError, match=wrong):
+        Faults.of([row])
+
+
+def test_the_faults_of_an_episode_are_faults():
+    with pytest.raises(BurstenvError, match=r"must be Faults or None, got \[\]"):
+        Cluster([replica()], recovery=RecoveryConfig()).load(0, requests_at(0.0), faults=[])
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import AFTER_FAULT, FAILOVERS, client_of, unserved
 from burstenv.cluster.events import DETECTION, FAULT, LOSS, PACE_ENDS, READY, RESTART, RETURN, THAW, foresee
 from burstenv.cluster.faults.rows import FAIL, RETRY, FaultKind
+from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import decay_rates
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine import records
 from burstenv.engine.arena import FAULT_NUMBERS
 from burstenv.engine.enums import ACTIVE, BOOTING, DOWN, DRAINING, FAULTED, NO_REQUEST, OFF
+from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import change_status
 from burstenv.engine.outage import clear, freeze, set_pace, take_out, thaw
 
@@ -42,6 +44,7 @@ def _lose(world, request_id, now_s):
         return
     arena[times] += 1
     environment.failovers += 1
+    seat(world, gateway_of(world, request_id))
     environment.deferred += 1
     foresee(world, now_s, RETURN, request_id)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.config import shortly
 from burstenv.engine.records import FAULT
-from burstenv.errors import BurstenvError
+from burstenv.errors import BurstenvError, unknown_name
 
 RECOVERIES = ("fail", "retry", "continue")  # what becomes of the requests of a lost replica, see RecoveryConfig
 FAIL, RETRY, CONTINUE = range(3)
@@ -44,23 +45,33 @@ class Faults:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> Faults:
-        """Return faults of rows given by name, in any order; what is left out is 0, the factor 1."""
+        """Return faults of rows given by name, in any order; what is left out is 0, the factor 1.
+
+        Raises:
+            BurstenvError: On a name that FAULT has not, or a value that is no number.
+        """
         rows = list(rows)
         array = np.zeros(len(rows), FAULT)
         array["factor"] = 1.0
         for k, row in enumerate(rows):
             for name, value in row.items():
-                array[name][k] = value
+                if name not in (FAULT.names or ()):
+                    raise unknown_name(f"field of fault {k}", str(name), FAULT.names or ())
+                try:
+                    array[name][k] = value
+                except (TypeError, ValueError, OverflowError):
+                    raise BurstenvError(f"fault {k}: {name} must be a number, got {shortly(value)}") from None
         return cls(array[np.argsort(array["time_s"], kind="stable")])
 
 
 def check_faults(faults: Any, num_replicas: int, room: int, wanted: bool) -> None:
     """Raise on faults that a cluster of ``num_replicas``, made for ``room`` rows, cannot play."""
-    if not isinstance(faults, Faults | None) or (faults is not None and not wanted):
-        given = "none" if faults is None else f"a {type(faults).__name__}"
-        raise BurstenvError(f"this cluster was made without faults and needs none in the episode, got {given}")
     if faults is None:
         return
+    if not isinstance(faults, Faults):
+        raise BurstenvError(f"the faults of an episode must be Faults or None, got {shortly(faults)}")
+    if not wanted:
+        raise BurstenvError(f"this cluster was made without faults, got an episode with {len(faults)} of them")
     rows = faults.rows
     if not isinstance(rows, np.ndarray) or rows.dtype != FAULT or rows.ndim != 1:
         raise BurstenvError(f"the rows of faults must be an array of FAULT, (n,), got {type(rows).__name__}")
