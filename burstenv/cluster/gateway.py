@@ -39,9 +39,9 @@ def may_defer(world, request):
 
 
 @kernel
-def takes_requests(world, r):
-    """Return whether the gateway may send requests to a replica, as far as it knows."""
-    return not world.gateway.changes or world.replicas[r].known == ACTIVE
+def takes_requests(world, replica):
+    """Return whether the gateway may send requests to a replica, as far as it knows; an engine will do as the world."""
+    return not world.gateway.changes or replica.known == ACTIVE
 
 
 @kernel
@@ -74,7 +74,7 @@ def apply_decision(world, admission, replica_index, mode):
         return
     environment.at_gateway = NO_REQUEST
     request = requests[request_id]
-    if admission == ADMIT and takes_requests(world, replica_index):
+    if admission == ADMIT and takes_requests(world, world.replicas[replica_index]):
         request.replica = replica_index
         enqueue(engine, request_id, environment.now_s)
         if gateway.count_sent and request.status != FAILED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.cluster.gateway import ADMIT, REJECT
+from burstenv.cluster.gateway import ADMIT, REJECT, takes_requests
 from burstenv.cluster.world import engine_of
 from burstenv.engine.gateway_log import first_tokens
 from burstenv.policies.admission_rules import (
@@ -29,6 +29,7 @@ from burstenv.policies.estimates import (
     kv_demand_with,
     kv_used,
     outstanding,
+    ttft_left_s,
 )
 from burstenv.policies.known_load import load_of
 from burstenv.policies.rule import parameters_of
@@ -68,23 +69,22 @@ def _size_aware_limit(parameters, prompt_tokens, output_tokens):
 
 @kernel
 def _saturation(source, parameters, world):
-    """Return the mean over replicas of max(waiting / `queue`, KV use / `kv`)."""
-    count = len(world.replicas)
-    total = 0.0
-    for r in range(count):
-        engine = engine_of(world, r)
-        load = load_of(engine, source)
-        total += max(load.waiting / parameters[_SATURATION.queue], kv_used(engine, load) / parameters[_SATURATION.kv])
-    return total / count
+    """Return the mean over the replicas that take requests of max(waiting / `queue`, KV use / `kv`)."""
+    count, total = 0, 0.0
+    for r in range(len(world.replicas)):
+        if takes_requests(world, world.replicas[r]):
+            engine = engine_of(world, r)
+            load, full = load_of(engine, source), parameters[_SATURATION.kv]
+            total += max(load.waiting / parameters[_SATURATION.queue], kv_used(engine, load) / full)
+            count += 1
+    return total / count if count > 0 else np.inf
 
 
 @kernel
 def _within_forecast(parameters, engine, load, request):
     """Return whether the TTFT, and the TPOT at the time of the first token, are expected to be in time."""
-    environment = engine.environment
-    left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
     ttft_s = expected_ttft_s(engine, load, request)
-    if ttft_s > parameters[_EARLY.ttft_slack] * left_s:
+    if ttft_s > parameters[_EARLY.ttft_slack] * ttft_left_s(engine.environment, request):
         return False
     forecast_s = forecast_iteration_s(engine, load, request, ttft_s, parameters[_EARLY.decode_s])
     return forecast_s <= parameters[_EARLY.tpot_slack] * request.tpot_slo_s
@@ -158,9 +158,8 @@ def admit(rule, source, parameters, world, chosen):
     elif rule == TOKEN_BUCKET:
         accepted = _take_tokens(parameters, world, request.prompt_tokens)
     elif rule == PREDICTED_DEADLINE:
-        left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
         ttft_s = expected_ttft_s(engine, load_of(engine, source), request)
-        accepted = ttft_s <= parameters[_DEADLINE.slack] * left_s
+        accepted = ttft_s <= parameters[_DEADLINE.slack] * ttft_left_s(environment, request)
     elif rule == KV_THRESHOLD:
         accepted = kv_demand(engine, load_of(engine, source)) <= parameters[_THRESHOLD.limit]
     elif rule == SIZE_AWARE_KV:

@@ -1,7 +1,8 @@
 """A router's estimates from its observation: KV use, iteration time, expected TTFT. Compiled.
 
 All functions read a replica's load as the gateway knows it (:mod:`burstenv.policies.known_load`) and the request at the
-gateway: nothing hidden from an agent's observation.
+gateway: nothing hidden from an agent's observation. A request that comes back from a lost replica with a part of its
+answer has that part computed anew: it counts as a part of the prompt.
 """
 
 from __future__ import annotations
@@ -12,44 +13,49 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import takes_requests
-from burstenv.engine.enums import ACTIVE, NO_REQUEST
-from burstenv.engine.queues import blocks_of
+from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 
 
 @kernel
 def fits(engine, request):
     """Return whether the replica takes the request and holds the prompt and the whole predicted answer."""
-    spec = engine.spec
-    if engine.gateway.changes and engine.replica.known != ACTIVE:
-        return False
-    return _whole_tokens(request) <= spec.max_model_len
+    return takes_requests(engine, engine.replica) and _whole_tokens(request) <= engine.spec.max_model_len
 
 
 @kernel
 def _whole_tokens(request):
-    """Return the tokens of the prompt and of the predicted answer."""
-    return request.prompt_tokens + max(1, math.ceil(min(request.predicted_tokens, 1e9)))
+    """Return the tokens of the prompt and of the predicted answer, which is longer than the part that is there."""
+    return request.prompt_tokens + max(request.produced_tokens + 1, math.ceil(min(request.predicted_tokens, 1e9)))
 
 
 @kernel
 def tokens_to_hold(world, request):
     """Return the smallest model length of a replica that is a choice for the request [tokens].
 
-    If a replica holds prompt and predicted answer, that is their length; otherwise it is the prompt and one output
+    If a replica holds prompt and predicted answer, that is their length; otherwise it is the prompt and one more output
     token, the smallest length that accepts the request.
     """
     whole = _whole_tokens(request)
     for r in range(len(world.specs)):
         if is_choice(world, r, whole):
             return whole
-    return request.prompt_tokens + 1
+    return tokens_to_compute(request) + 1
+
+
+@kernel
+def ttft_left_s(environment, request):
+    """Return the time that is left for a request's first token [s]; infinity if that is out, from a lost replica."""
+    if math.isnan(request.first_token_s):
+        return request.arrival_s + request.ttft_slo_s - environment.now_s
+    return np.inf
 
 
 @kernel
 def is_choice(world, r, tokens):
     """Return whether a replica holds ``tokens`` tokens of a request and is known to take requests."""
-    return tokens <= world.specs[r].max_model_len and takes_requests(world, r)
+    return tokens <= world.specs[r].max_model_len and takes_requests(world, world.replicas[r])
 
 
 @kernel
@@ -75,7 +81,7 @@ def kv_demand(engine, load):
 def kv_demand_with(engine, load, request):
     """Return :func:`kv_demand` with the request's prompt added to the queue."""
     spec = engine.spec
-    own = blocks_of(request.prompt_tokens, spec.block_size)
+    own = blocks_of(tokens_to_compute(request), spec.block_size)
     return (load.used_blocks + load.waiting_blocks + own) / spec.num_blocks
 
 
@@ -95,7 +101,7 @@ def forecast_iteration_s(engine, load, request, after_s, decode_s):
     """
     stays = max(0.0, 1.0 - after_s / decode_s)
     decodes = int(stays * load.running) + load.waiting + 1
-    context = stays * load.context_tokens + load.backlog_tokens + request.prompt_tokens
+    context = stays * load.context_tokens + load.backlog_tokens + tokens_to_compute(request)
     return decode_fixed_cost_s(engine, decodes) + decode_context_cost_s(engine, decodes) * context
 
 
@@ -125,7 +131,7 @@ def expected_ttft_s(engine, load, request):
     wait_s = 0.0
     if missing > 0.0:
         wait_s = missing * max(request.predicted_tokens, 64.0) * decode_iteration_s(engine, load)
-    return _prefill_wait_s(engine, load, request.prompt_tokens) + wait_s
+    return _prefill_wait_s(engine, load, tokens_to_compute(request)) + wait_s
 
 
 @outlined
@@ -147,4 +153,4 @@ def oracle_expected_ttft_s(engine, load, request):
             blocks_per_iteration += blocks_of(held, spec.block_size) / left
             running_id = running.next
         wait_s = missing * spec.num_blocks / max(blocks_per_iteration, 1e-3) * decode_iteration_s(engine, load)
-    return _prefill_wait_s(engine, load, request.prompt_tokens) + wait_s
+    return _prefill_wait_s(engine, load, tokens_to_compute(request)) + wait_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from burstenv.errors import BurstenvError
@@ -27,6 +28,11 @@ class RequestView:
     def predicted_tokens(self) -> float:
         """Predicted output length [tokens], with the scenario's error."""
         return float(self._record["predicted_tokens"])
+
+    @property
+    def streamed_tokens(self) -> int:
+        """Tokens of its answer that a replica has streamed before it was lost [tokens]; they are computed anew."""
+        return int(self._record["produced_tokens"])
 
     @property
     def output_tokens(self) -> int:
@@ -65,7 +71,9 @@ class RequestView:
 
     @property
     def ttft_left_s(self) -> float:
-        """Remaining time of the TTFT objective [s]; below 0 if it is already missed."""
+        """Remaining time of the TTFT objective [s]; below 0 if it is missed, infinity if the first token is out."""
+        if not math.isnan(self._record["first_token_s"]):
+            return math.inf
         return self.arrival_s + self.ttft_slo_s - self._now_s
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.world import engine_of
 from burstenv.engine.prefix_hits import prefix_hit_tokens
-from burstenv.engine.queues import blocks_of
+from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.policies.estimates import (
     expected_ttft_s,
     is_choice,
@@ -69,7 +69,7 @@ def _place_on_ring(session, index):
 def _kv_router_cost(parameters, engine, load, request_id):
     """Return Dynamo's cost of a replica, in KV blocks."""
     spec, requests = engine.spec, engine.requests
-    prompt_blocks = blocks_of(requests[request_id].prompt_tokens, spec.block_size)
+    prompt_blocks = blocks_of(tokens_to_compute(requests[request_id]), spec.block_size)
     hits = prefix_hit_tokens(engine, request_id) // spec.block_size
     active = blocks_of(load.backlog_tokens, spec.block_size)
     prefill = max(0.0, active + prompt_blocks - parameters[_KV.overlap] * hits)
@@ -108,7 +108,7 @@ def _score(rule, source, parameters, engine, index, request_id):
     if rule == VLLM_DP:
         return 4.0 * load.waiting + load.running
     if rule == LMETRIC:
-        tokens = load.backlog_tokens + engine.requests[request_id].prompt_tokens
+        tokens = load.backlog_tokens + tokens_to_compute(engine.requests[request_id])
         return float(tokens) * outstanding(load)
     if rule == EXPECTED_TTFT:
         return expected_ttft_s(engine, load, engine.requests[request_id])

@@ -75,7 +75,9 @@ class ReplicaView:
     def accepts(self) -> bool:
         """Whether it takes requests and the prompt of the one at the gateway leaves room for an output here."""
         request = self._view.request
-        return request is None or (self.active and request.prompt_tokens < self.max_model_len)
+        if request is None:
+            return True
+        return self.active and request.prompt_tokens + request.streamed_tokens < self.max_model_len
 
     @property
     def state(self) -> str:
@@ -208,8 +210,13 @@ class View:
 
     @property
     def predicted_answer_tokens(self) -> int:
-        """Predicted output length of the request at the gateway, in whole tokens, at least 1; 0 at a tick."""
-        return 0 if self.request is None else max(1, math.ceil(min(self.request.predicted_tokens, 1e9)))
+        """Predicted output length of the request at the gateway, in whole tokens, 0 at a tick.
+
+        It is at least 1, and more than what was streamed before.
+        """
+        if self.request is None:
+            return 0
+        return max(self.request.streamed_tokens + 1, math.ceil(min(self.request.predicted_tokens, 1e9)))
 
     def _estimates(self, r: int, source: int) -> dict[str, float]:
         out = np.zeros(len(ESTIMATES))
@@ -259,9 +266,8 @@ class View:
     def least(self, score: Callable[[ReplicaView], float]) -> ReplicaView:
         """Return the replica of the smallest score among those that fit; ties are broken at random.
 
-        If none fits, those that accept the prompt are compared.
-
-        It draws from the cluster's stream like the compiled rules: a rule written twice decides alike.
+        If none fits, those that accept the prompt are compared. It draws from the cluster's stream like the compiled
+        rules: a rule written twice decides alike.
         """
         best, best_score, ties = self.replicas[0], float("inf"), 0
         choices = [replica for replica in self.replicas if replica.fits]

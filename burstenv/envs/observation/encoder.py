@@ -19,11 +19,11 @@ from burstenv.engine.gateway_log import (
     unanswered,
     unanswered_tokens,
 )
-from burstenv.engine.queues import blocks_of
+from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.envs.observation.arrivals import observe_recent
 from burstenv.envs.observation.features import CLUSTER, FORECAST, LIMIT, LOGGED, PREFIX, REPLICA, REQUEST, TURN
 from burstenv.envs.observation.sessions import observe_prefix, observe_turn
-from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, fits
+from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, fits, ttft_left_s
 from burstenv.policies.known_load import by_log, by_metrics
 
 G0, Q0, F0 = len(CLUSTER), len(REQUEST), len(REPLICA)
@@ -53,7 +53,7 @@ def _observe_replica(out, at, engine, request, per_tpot_slo, per_ttft_left):
     out[at + REPLICA.decode_context] = clip(load.context_tokens * spec.per_cache_token)
     out[at + REPLICA.tpot_ratio] = clip(decode_iteration_s(engine, load) * per_tpot_slo)
     if present:
-        own = blocks_of(request.prompt_tokens, spec.block_size)
+        own = blocks_of(tokens_to_compute(request), spec.block_size)
         out[at + REPLICA.kv_demand_with] = clip((demand + own) * per_block)
         out[at + REPLICA.ttft_ratio] = clip(expected_ttft_s(engine, load, request) * per_ttft_left)
     else:
@@ -83,7 +83,7 @@ def _observe_log(out, at, engine, request, per_tpot_slo, per_ttft_left):
     out[at + LOGGED.log_kv_demand] = clip(demand * spec.per_block)
     out[at + LOGGED.log_tpot_ratio] = clip(decode_iteration_s(engine, load) * per_tpot_slo)
     if engine.environment.at_gateway != NO_REQUEST:
-        own = blocks_of(request.prompt_tokens, spec.block_size)
+        own = blocks_of(tokens_to_compute(request), spec.block_size)
         out[at + LOGGED.log_kv_demand_with] = clip((demand + own) * spec.per_block)
         out[at + LOGGED.log_ttft_ratio] = clip(expected_ttft_s(engine, load, request) * per_ttft_left)
     else:
@@ -101,7 +101,7 @@ def _observe_request(out, at, world, request, left_s):
     out[at + REQUEST.is_api] = request.class_code
     out[at + REQUEST.ttft_slo] = clip(request.ttft_slo_s * 0.5)
     out[at + REQUEST.tpot_slo] = clip(request.tpot_slo_s * 10.0)
-    out[at + REQUEST.ttft_left] = clip(left_s / request.ttft_slo_s)
+    out[at + REQUEST.ttft_left] = clip(min(1.0, left_s / request.ttft_slo_s))
     out[at + REQUEST.value] = clip(class_value(world, request.class_code) * tokens * (1.0 / 1000.0))
     out[at + REQUEST.may_defer] = 1.0 if may_defer(world, request) else 0.0
 
@@ -134,7 +134,7 @@ def observe(world, exchange, elapsed_s):
     per_ttft_left = 1.0
     request = world.requests[max(0, request_id)]
     if present:
-        left_s = request.arrival_s + request.ttft_slo_s - environment.now_s
+        left_s = ttft_left_s(environment, request)
         per_tpot_slo = 1.0 / request.tpot_slo_s
         per_ttft_left = 1.0 / max(left_s, 1e-3)
         _observe_request(out, at, world, request, left_s)

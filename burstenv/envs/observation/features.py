@@ -135,24 +135,26 @@ REQUEST_FEATURES = (
     Feature("is_api", "1", "1", 1.0, TRACE, "1 for an API request, 0 for conversation"),
     Feature("ttft_slo", "s", "2", LIMIT, TRACE, "objective on the time to first token"),
     Feature("tpot_slo", "s", "0.1", LIMIT, TRACE, "objective on the time per output token"),
-    Feature("ttft_left", "1", "1", 1.0, CLOCK, "remaining share of the TTFT objective", -LIMIT),
     Feature(
-        "value",
-        "1",
-        "1",
-        LIMIT,
-        TRACE,
+        "ttft_left", "1", "1", 1.0, CLOCK,
+        "remaining share of the TTFT objective; 1 if a replica that was lost has streamed the first token", -LIMIT,
+    ),
+    Feature(
+        "value", "1", "1", LIMIT, TRACE,
         "class value x predicted kilotokens, outputs by their weight: its worth by tokens",
     ),
     Feature("may_defer", "1", "1", 1.0, KNOWN, "1 if the request may be deferred"),
-)
+)  # fmt: skip
 SESSION_REQUEST_FEATURES = (
     Feature("turn", "turns", "8", LIMIT, TRACE, "earlier turns of this conversation in this episode"),
     Feature("previous_settled", "1", "1", 1.0, LOG, "1 if the turn before has been answered or rejected"),
     Feature("since_previous", "s", "60", LIMIT, LOG, "time since that"),
 )
 REPLICA_FEATURES = (
-    Feature("fits", "1", "1", 1.0, KNOWN, "1 if the replica holds the prompt and the whole predicted answer"),
+    Feature(
+        "fits", "1", "1", 1.0, KNOWN,
+        "1 if the replica is known to take requests and holds the prompt and the whole predicted answer; 1 at a tick",
+    ),
     Feature("waiting", "requests", "16", LIMIT, SCRAPED, "waiting requests"),
     Feature("running", "requests", "64", LIMIT, SCRAPED, "running requests"),
     Feature("kv_used", "1", "1", 1.0, SCRAPED, "share of KV blocks in use"),
@@ -164,7 +166,10 @@ REPLICA_FEATURES = (
         "tpot_ratio", "1", "1", LIMIT, ESTIMATE,
         "time of a decode iteration now / this request's TPOT objective (0.1 s at a tick)",
     ),
-    Feature("ttft_ratio", "1", "1", LIMIT, ESTIMATE, "expected TTFT / remaining objective"),
+    Feature(
+        "ttft_ratio", "1", "1", LIMIT, ESTIMATE,
+        "expected TTFT / remaining objective; 0 with a first token out, and at a tick",
+    ),
     Feature("prefill_speed", "ms/token", "0.1", LIMIT, KNOWN, "time per prefill token of this hardware and model"),
     Feature("decode_floor", "ms", "20", LIMIT, KNOWN, "shortest iteration of this hardware and model"),
     Feature("kv_capacity", "tokens", "65,536", LIMIT, KNOWN, "size of the KV cache"),
