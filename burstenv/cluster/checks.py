@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from burstenv._jit.decorators import entry
-from burstenv.cluster.client_config import Clients
+from burstenv.cluster.client_config import Clients, ClientsConfig
 from burstenv.cluster.clients import follows
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.cluster.world import Arrays, world_of
+from burstenv.config import shortly
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
 
@@ -127,6 +130,13 @@ def check_settings(
     seconds(batching_period_s, "batching_period_s", finite=False)
     if tick_s is not None:
         seconds(tick_s, "tick_s", LEAST_STEP_S, finite=False)
+
+
+def check_parts(**parts: Any) -> None:
+    """Refuse optional parts of a cluster, by name, that are no configurations."""
+    for name, kind in (("clients", ClientsConfig), ("transfers", TransfersConfig), ("recovery", RecoveryConfig)):
+        if not isinstance(parts[name], kind | None):
+            raise BurstenvError(f"{name} must be a {kind.__name__} or None, got {shortly(parts[name])}")
 
 
 def check_array(requests: Any) -> None:

@@ -156,7 +156,7 @@ def draw_clients(
     lacking = (turns >= 0) & ~(think >= 0.0)
     if lacking.any():
         row = int(np.argmax(lacking))
-        raise BurstenvError(f"request {row + 1} of the episode follows another but has think time {think[row]:g} s")
+        raise BurstenvError(f"request {row} of the episode follows another but has think time {think[row]:g} s")
     failed = np.zeros(n, np.bool_) if upstream_failed is None else upstream_failed
     return Clients(_patience_s(config.patience, requests, seed), think, turns, failed, horizon_s)
 

@@ -22,6 +22,7 @@ from burstenv.cluster.checks import (
     LEAST_STEP_S,
     check_array,
     check_clients,
+    check_parts,
     check_requests,
     check_settings,
     place,
@@ -59,9 +60,7 @@ from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.state import ClusterState
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.config import load
-from burstenv.engine.enums import (
-    UNSEEN,
-)
+from burstenv.engine.enums import UNSEEN
 from burstenv.engine.livelock import livelock
 from burstenv.engine.records import FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.spec import SPLIT_NAMES
@@ -130,6 +129,7 @@ class Cluster(Readings):
         scaling: ScalingConfig | None = None,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
+        check_parts(clients=clients, transfers=transfers, recovery=recovery)
         if max_request_tokens is not None:
             whole(max_request_tokens, "max_request_tokens", 1)
         self.specs = tuple(specs)
@@ -239,7 +239,7 @@ class Cluster(Readings):
         return bool(self.state.gateway["migrate_period_s"][0] > 0.0)
 
     def migrate_by(self, rule: int, parameters: Sequence[float], i: int | None = None) -> None:
-        """Let a rule decide about the migrations of cluster ``i``, or of all clusters from now on.
+        """Let a rule decide about the migrations of cluster ``i`` in its episode, or of all clusters from now on.
 
         With BY_CALLER :meth:`next_epoch` stops for each decision.
         """
@@ -333,6 +333,8 @@ class Cluster(Readings):
         if faults is not None:
             self.state.faults(i)[:count] = faults.rows
         check_requests(self.state.arrays(), i, num_requests, direct)
+        if self.migrates:  # a policy of the episode before may have brought its own
+            self.migrate_by(*self.migration_rule, i=i)
         self.rewind(i, num_requests, seed)
         self._direct[i] = True if direct else None
 
@@ -364,7 +366,7 @@ class Cluster(Readings):
         reset_at(*self.state.arrays(), i, num_requests, np.uint64(mixed))
 
     def next_epoch(self, i: int) -> int:
-        """Advance cluster ``i`` to its next decision epoch; return the request at the door, or -1.
+        """Advance cluster ``i`` to its next decision epoch; return the request at the gateway, or -1.
 
         Raises:
             BurstenvError: When a replica is in livelock, as the reference engine does.
@@ -376,7 +378,7 @@ class Cluster(Readings):
         return self.at_gateway(i)
 
     def decide(self, i: int, admission: int, replica: int = 0, mode: int = 0) -> None:
-        """Decide about the request at the door (0 reject, 1 admit, 2 defer) and a replica's mode."""
+        """Decide about the request at the gateway (0 reject, 1 admit, 2 defer) and a replica's mode."""
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         admission, mode = place(admission, 3, "admission"), place(mode, len(self.mode_names), "mode")
         if self.state.environments["done"][i]:

@@ -26,13 +26,10 @@ from burstenv.envs.predictors import LengthPredictor
 from burstenv.envs.reward import COMPONENTS
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.envs.snapshot import Snapshot, scenario_key
-from burstenv.envs.step import (
-    publish,
-    step_batch,
-    step_batch_threads,
-)
+from burstenv.envs.step import publish, step_batch, step_batch_threads
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Composite, Policy, parse_composite
+from burstenv.policies import Policy
+from burstenv.policies.composite import composite_of
 from burstenv.workload import SPLITS, EpisodeRequests
 
 TRAIN_SEEDS = 2**31  # number of training episodes
@@ -87,8 +84,7 @@ class EnvironmentBatch:
         check_arguments(
             {
                 "num_envs": num_envs, "scenario": scenario, "trace": trace, "split": split, "load": load,
-                "decide": decide,
-                "admission": admission, "routing": routing, "batching": batching, "action": action,
+                "decide": decide, "admission": admission, "routing": routing, "batching": batching, "action": action,
                 "observation": observation, "reward": reward, "privileged": privileged, "num_threads": num_threads,
             }
         )  # fmt: skip
@@ -105,7 +101,7 @@ class EnvironmentBatch:
         self.num_threads = num_threads
         self.observation_form = observation
         names = self.scenario.mode_names
-        self.policy: Composite = parse_composite(f"{admission}/{routing}/{names[0] if batching is None else batching}")
+        self.policy = composite_of(admission, routing, names[0] if batching is None else batching)
         # One scale for every split: a policy sees the same numbers for the same traffic.
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
@@ -128,7 +124,7 @@ class EnvironmentBatch:
         self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
         self.components = np.zeros((num_envs, len(COMPONENTS)))  # (N, 7) rewards of the last step by name
-        self.totals = np.zeros_like(self.components)  # (N, 8) the accounts behind them
+        self.totals = np.zeros_like(self.components)  # (N, 7) the accounts behind them
         self.elapsed_s = np.zeros(num_envs)  # (N,)
         self._own_rewards = np.zeros(num_envs)  # (N,) of the last step, if the reward is a function
         self.episodes: list[dict[str, Any]] = [{} for _ in range(num_envs)]

@@ -71,6 +71,14 @@ def recovery_of(name: str, faults: FaultsConfig | None, scaling: ScalingConfig |
     return next(iter(said or given), None)
 
 
+def check_services(faults: FaultsConfig) -> None:
+    """Raise on pools of spells for a service that no trace has."""
+    pools = {} if faults.spells is None else faults.spells.pools or {}
+    for name in pools:
+        if name not in (*MODELS, *CLASSES):
+            raise unknown_name(f"model or class in spells.pools of faults {faults.name!r}", name, (*MODELS, *CLASSES))
+
+
 class Scenario:
     """A scenario with its trace read, its splits cut and its replicas resolved.
 
@@ -97,6 +105,8 @@ class Scenario:
         self.specs: tuple[ReplicaSpec, ...] = resolve_cluster(cluster)
         faults = config.faults
         self.faults = load(FaultsConfig, "faults", faults) if isinstance(faults, str) else faults
+        if self.faults is not None:
+            check_services(self.faults)
         self.transfers = cluster.transfers
         self.migration = config.migration
         self.scaling = config.scaling

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,12 +48,7 @@ class RuleChoice:
         return self.parameters[:-1] if self.rule.declared[-1:] == (SOURCE,) else self.parameters
 
     def __str__(self) -> str:
-        changed = [
-            f"{parameter.name}={parameter.written(value)}"
-            for parameter, value in zip(self.rule.declared, self.parameters, strict=True)
-            if value != parameter.default
-        ]
-        return self.rule.name + (f"({','.join(changed)})" if changed else "")
+        return self.rule.written(self.parameters)
 
 
 def parse_rule(text: str, kind: str, rules: tuple[Rule, ...]) -> RuleChoice:
@@ -61,7 +56,7 @@ def parse_rule(text: str, kind: str, rules: tuple[Rule, ...]) -> RuleChoice:
 
     Args:
         text: The user's text.
-        kind: ``"admission rule"`` or ``"routing rule"``, for the error message.
+        kind: Such as ``"admission rule"``, for the error message.
         rules: The valid rules.
 
     Raises:
@@ -177,6 +172,19 @@ class Composite:
         return record
 
 
+def composite_of(admission: str, routing: str, batching: str) -> Composite:
+    """Return the composite of three parts that are given one by one.
+
+    Raises:
+        BurstenvError: If a rule is unknown; :meth:`Composite.check` does for the mode.
+    """
+    return Composite(
+        admission=parse_rule(admission, "admission rule", admission_rules()),
+        routing=parse_rule(routing, "routing rule", routing_rules()),
+        batching=canonical_mode(batching),
+    )
+
+
 def parse_composite(text: str) -> Composite:
     """Read ``admission/routing/batching``, perhaps with a fourth part: a migration rule or a scaling rule.
 
@@ -191,10 +199,5 @@ def parse_composite(text: str) -> Composite:
         )
     fourth = parse_rule(parts[3], "migration or scaling rule", MIGRATION_RULES + SCALING_RULES) if parts[3:] else None
     scales = fourth is not None and fourth.rule in SCALING_RULES
-    return Composite(
-        admission=parse_rule(parts[0], "admission rule", admission_rules()),
-        routing=parse_rule(parts[1], "routing rule", routing_rules()),
-        batching=canonical_mode(parts[2]),
-        migration=None if scales else fourth,
-        scaling=fourth if scales else None,
-    )
+    whole = composite_of(*parts[:3])
+    return replace(whole, scaling=fourth) if scales else replace(whole, migration=fourth)

@@ -34,12 +34,7 @@ class PythonPolicy:
     @property
     def name(self) -> str:
         """The name, readable by ``load_policy`` once the policy's file is loaded."""
-        changed = [
-            f"{p.name}={p.written(value)}"
-            for p, value in zip(self.rule.declared, self.parameters, strict=True)
-            if value != p.default
-        ]
-        return self.rule.name + (f"({','.join(changed)})" if changed else "")
+        return self.rule.written(self.parameters)
 
     @property
     def oracle(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -142,6 +142,15 @@ class Rule:
     def ranges(self) -> dict[str, Range]:
         """The tuner's range of each parameter."""
         return {parameter.name: parameter.range for parameter in self.declared}
+
+    def written(self, values: Sequence[float]) -> str:
+        """Return the text of the rule with values of its parameters, those at their defaults left out."""
+        changed = [
+            f"{parameter.name}={parameter.written(value)}"
+            for parameter, value in zip(self.declared, values, strict=True)
+            if value != parameter.default
+        ]
+        return self.name + (f"({','.join(changed)})" if changed else "")
 
     def described(self) -> dict[str, Any]:
         """Return the rule in plain values, as ``burstenv policies --json`` prints it."""

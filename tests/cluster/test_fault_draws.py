@@ -118,6 +118,16 @@ def test_faults_without_sense_are_an_error(values, wrong):
         config(**values)
 
 
+def test_a_condition_that_cannot_be_is_an_error():
+    """At least one fault in the first 100 s of a day whose hazards begin at noon."""
+    noon = [0.0] * 12 + [1.0] * 12
+    hazards = [{"kind": "crash", "mtbf_s": 10.0}]
+    impossible = config(hazards=hazards, at_least_one=True, by_hour=noon)
+    with pytest.raises(BurstenvError, match="by_hour has no weight above 0 within the 100 s"):
+        draw_faults(impossible, SPECS, 100.0, 1)
+    assert len(draw_faults(config(hazards=hazards, by_hour=noon), SPECS, 100.0, 1)) == 0
+
+
 def test_a_script_names_replicas_of_the_cluster():
     with pytest.raises(BurstenvError, match=r"script\.0\.replica must be below 3, the number of replicas, got 7"):
         draw_faults(config(script=[{"at_s": 1.0, "kind": "crash", "replica": 7}]), SPECS, 100.0, 1)

@@ -92,6 +92,13 @@ CALLS: dict[str, Callable[[Cluster], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("part", ["clients", "transfers", "recovery"])
+@pytest.mark.parametrize("value", [{}, 3, "retry"])
+def test_a_part_of_a_cluster_is_its_configuration(part, value):
+    with pytest.raises(BurstenvError, match=f"{part} must be a .*Config or None, got"):
+        Cluster([replica()], **{part: value})
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_a_wrong_call_is_an_error_of_one_sentence(call):
     cluster = loaded(FEW)

@@ -18,7 +18,8 @@ from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import failures
 from burstenv.evaluation.simulate import simulate
-from burstenv.policies import load_policy
+from burstenv.policies import load_policy, parse_composite
+from burstenv.policies.lookahead.choice_worth import ChoiceWorth
 from burstenv.policies.lookahead.policy import Lookahead
 
 OFTEN = {
@@ -153,8 +154,14 @@ def test_what_cannot_be_played_with_faults_says_so(small_scenario):
     batch = EnvironmentBatch(1, scenario=values)
     batch.reset(0, np.random.default_rng(0))
     assert batch.cluster.state.environments["num_faults"][0] >= 0
-    with pytest.raises(BurstenvError, match="lookahead and oracle-lookahead simulate replicas that serve for ever"):
-        Lookahead(batch.cluster, "lookahead:always/jsq/vllm")
+    for look_ahead in (
+        lambda: Lookahead(batch.cluster, "lookahead:always/jsq/vllm"),
+        lambda: ChoiceWorth(batch.cluster, parse_composite("always/jsq/vllm"), 5.0),
+    ):
+        with pytest.raises(BurstenvError, match="look-ahead simulates replicas that serve for ever"):
+            look_ahead()
+    with pytest.raises(BurstenvError, match=r"unknown model or class in spells\.pools of faults 'test' 'GPT4'"):
+        load_scenario(with_faults(small_scenario, spells={"pools": {"GPT4": [0]}}))
 
 
 def test_a_scenario_has_faults_or_migration():

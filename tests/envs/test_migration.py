@@ -130,3 +130,28 @@ def test_wrong_arguments_are_one_sentence(values):
         load_scenario(values | {"migration": {"rule": "lumnix"}})
     with pytest.raises(BurstenvError, match="leave out llumnix"):
         player_of(load_policy("always/freeness/vllm/llumnix"), load_scenario("default").make_cluster())
+
+
+def test_a_rule_that_a_policy_brings_ends_with_the_episode(values):
+    """The scenario's own rule is none: an agent's episode is the same before and after one of a policy's."""
+
+    def begun(env):
+        _, info = env.reset(seed=3, options={"rate_per_s": RATE_PER_S})
+        done, turn = False, 0
+        while not done:
+            _, _, done, _, info = env.step((1, turn % 3, 0))
+            turn += 1
+        return info["episode_metrics"]["migrations_begun"]
+
+    env = gym.make("BurstGPT-v0", scenario=values).unwrapped
+    assert begun(env) == 0
+    env.reset(seed=1, options={"rate_per_s": RATE_PER_S})
+    env.policy_action("always/freeness/vllm/llumnix")
+    assert begun(env) == 0
+
+
+def test_a_migration_rule_is_no_part_of_a_mode_nor_of_a_base(values):
+    with pytest.raises(BurstenvError, match="unknown batching mode"):
+        gym.make("BurstGPT-v0", scenario=values, decide=("admission", "routing"), batching="vllm/llumnix")
+    with pytest.raises(BurstenvError, match="leave out llumnix"):
+        load_policy("oracle-lookahead:always/freeness/vllm/llumnix")

@@ -90,6 +90,7 @@ def test_a_log_is_never_written_over_and_a_damaged_one_is_named(tmp_path: Path) 
     for wrong, words in (
         (f'{{"{MARK}":9}}\n', "version 9"),
         (whole + '{"arrival_s": -1}\n', "line 3: arrival_s"),
+        (whole.replace('"late"', '"late", "finish_s": "soon"'), "line 2: finish_s must be a number of at least 1"),
         (whole + "[]\n", "line 3: must be"),
         (whole.replace('"late"', '"fine"'), "line 2: outcome"),
         (whole.splitlines()[0] + "\n", "holds no request"),

@@ -83,7 +83,7 @@ class SpellsConfig(Config):
 
 
 class PacesConfig(Config):
-    """Unequal GPUs: each replica takes ``max(1, 1 + |N(0, sigma)|)`` times as long in an episode, a few of them more.
+    """Unequal GPUs: each takes ``1 + |N(0, sigma)|`` times as long in an episode, a few ``outlier_factor`` times.
 
     Identical GPUs differ by 8 % on average, with outliers at 1.5 times the median (Sinha et al., SC'22); the form is a
     choice, for no distribution of serving replicas is published.

@@ -78,7 +78,8 @@ def draw_faults(
         failed: The failed rows of the episode, for ``spells``.
 
     Raises:
-        BurstenvError: On a replica that the cluster does not have, or spells without failed rows.
+        BurstenvError: On a replica that the cluster does not have, spells without failed rows, or a condition that
+            cannot be.
     """
     draw = _Draw(config, specs, np.random.Generator(np.random.PCG64([_STREAM, int(seed)])))
     rows = [*draw.paces(), *draw.scripted(), *draw.hazards(horizon_s)]
@@ -145,6 +146,11 @@ class _Draw:
         if self._config.at_least_one:  # the first fault of all, given that it is within the horizon
             total = totals.sum()
             within = -math.expm1(-total * clock.warp(horizon_s))
+            if not within > 0.0:
+                raise BurstenvError(
+                    f"faults {self._config.name!r}: at_least_one cannot be: by_hour has no weight above 0 within the "
+                    f"{horizon_s:g} s from begin_hour on"
+                )
             first = -math.log1p(-self._random.random() * within) / total
             hit = int(self._random.choice(len(totals), p=totals / total))
             begin[:] = first
@@ -178,11 +184,11 @@ class _Draw:
         """Let replicas hang or be slow while a service of the trace failed."""
         spells = self._config.spells
         assert spells is not None
-        services = [f"{model}/{log_type}" for model, log_type in zip(failed.model, failed.log_type, strict=True)]
+        services = list(zip(failed.model, failed.log_type, strict=True))
         rows: list[Row] = []
         for service in sorted(set(services)):
             time_s = failed.time_s[np.array([one == service for one in services])]
-            pool = self._pool(*service.split("/"))
+            pool = self._pool(*service)
             for part in np.split(time_s, np.flatnonzero(np.diff(time_s) > spells.gap_s) + 1):
                 duration_s = float(part[-1] - part[0]) + spells.pad_s
                 factor = spells.factor if spells.kind == "slow" else None

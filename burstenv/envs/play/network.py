@@ -22,7 +22,7 @@ from burstenv.envs.observation.sessions import no_links, turn_links
 from burstenv.envs.observation.settings import Sight
 from burstenv.envs.step import UNLIMITED
 from burstenv.errors import BurstenvError
-from burstenv.policies.composite import parse_composite
+from burstenv.policies.composite import composite_of
 from burstenv.policies.network.inference import choose, forward
 from burstenv.policies.network.policy import NetworkPolicy
 
@@ -106,7 +106,7 @@ class NetworkPlayer:
         environment = policy.environment
         layout = ActionLayout.build(environment["decide"], environment["action"], count, len(observed.mode_names))
         admission, routing, mode = (environment[part] for part in ("admission", "routing", "batching"))
-        fixed = parse_composite(f"{admission}/{routing}/{mode or observed.mode_names[0]}")
+        fixed = composite_of(admission, routing, mode or observed.mode_names[0])
         fixed.check_log(cluster)
         self._state, self._i = state, i
         num_logits, size = sum(layout.sizes), observed.size

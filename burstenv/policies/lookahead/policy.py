@@ -99,13 +99,7 @@ class LookaheadPolicy:
     @property
     def name(self) -> str:
         """The name, readable by ``load_policy``."""
-        changed = [
-            f"{p.name}={repr(value).removesuffix('.0')}"
-            for p, value in zip(self.rule.declared, self.parameters, strict=True)
-            if value != p.default
-        ]
-        bases = "+".join(base.name for base in self.bases)
-        return self.rule.name + (f"({','.join(changed)})" if changed else "") + f":{bases}"
+        return f"{self.rule.written(self.parameters)}:{'+'.join(base.name for base in self.bases)}"
 
     @property
     def named(self) -> dict[str, float]:
@@ -138,6 +132,14 @@ class LookaheadPolicy:
             base.record(mode_names)
 
 
+def check_serves_for_ever(cluster: Cluster) -> None:
+    """Raise a one-sentence error where replicas may fail or be scaled: a copy of a cluster lacks what is to come."""
+    if cluster.recovery is not None:
+        raise BurstenvError(
+            "look-ahead simulates replicas that serve for ever; in this scenario they fail or are scaled (faults)"
+        )
+
+
 def is_lookahead(text: str) -> bool:
     """Return whether a policy's text is a look-ahead."""
     return re.match(rf"^({CAUSAL}|{CLAIRVOYANT})\b", text) is not None
@@ -161,6 +163,11 @@ def parse_lookahead(text: str) -> LookaheadPolicy:
     if len(bases) > 1 and not rule.oracle:
         raise BurstenvError(f"{rule.name} has one base; several are for {CLAIRVOYANT}")
     for base in bases:
+        if base.migration is not None:
+            raise BurstenvError(
+                f"base {base.name} has a migration rule, and look-ahead decides about requests at the gateway alone; "
+                f"leave out {base.migration}"
+            )
         if base.oracle and not rule.oracle:
             raise BurstenvError(f"base {base.name} sees true output lengths; use {CLAIRVOYANT} over it")
     return LookaheadPolicy(rule, values, bases)
@@ -191,11 +198,7 @@ class Lookahead:
                 f"{CAUSAL} does not sample turns that wait for the answer to the turn before, as in this scenario; "
                 f"{CLAIRVOYANT} works there, as a yardstick"
             )
-        if cluster.recovery is not None:
-            raise BurstenvError(
-                f"{CAUSAL} and {CLAIRVOYANT} simulate replicas that serve for ever; in this scenario they fail or are "
-                f"scaled (faults)"
-            )
+        check_serves_for_ever(cluster)
         self._policies = np.concatenate([base.record(cluster.mode_names) for base in self.policy.bases])
         self._settings = _settings(self.policy, cluster.clients)
         self._lengths = _lengths_of(cluster).tables()

@@ -79,7 +79,9 @@ def read_gateway_log(path: str | Path) -> GatewayLog:
 
 def _checked(file: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
     """Return a request's line whose fields that every reader uses are there and make sense."""
-    _number(file, number, row, "arrival_s", 0.0)
+    arrival_s = _number(file, number, row, "arrival_s", 0.0)
+    if row.get("finish_s") is not None:
+        _number(file, number, row, "finish_s", arrival_s)
     for name, least in (("prompt_tokens", 0), ("output_tokens", 0)):
         if _number(file, number, row, name, least) > MAX_TOKENS or row[name] != int(row[name]):
             raise BurstenvError(f"{file}, line {number}: {name} must be a whole number up to {MAX_TOKENS:,}")
