@@ -78,9 +78,7 @@ class ModeConfig(Config):
     batch: Literal["mixed", "prefill-first", "whole-prompts"] = "mixed"  # what shares an iteration
     memory: Literal["as-needed", "projected", "reserved", "oracle-projected", "oracle-reserved"] = "as-needed"
     reserve_tokens: TokenCount = 1024  # outputs that memory="reserved" sets KV blocks aside for
-    deferral_s: Annotated[float, Field(ge=0.0, le=MAX_TIME_S)] = (
-        0.0  # admission waits until a request has waited so long
-    )
+    deferral_s: Annotated[float, Field(ge=0.0, le=MAX_TIME_S)] = 0.0  # admission opens once a request waited so long
     fair_by: Literal["class", "session"] = "class"  # the client under order="fair"
     quantum_s: Annotated[float, Field(ge=1e-6, le=MAX_TIME_S)] = 0.05  # of the highest level under order="mlfq"
     starve_s: Annotated[float, Field(ge=1e-6, le=MAX_TIME_S)] = 5.0  # after so long a request is of the highest level

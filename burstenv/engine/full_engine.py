@@ -2,8 +2,7 @@
 
 The fast engine of :mod:`burstenv.engine.replica` requires chunked prefill and fcfs eviction. A replica with priorities,
 a long-prefill threshold, unchunked prefill, or a batching mode with its own order, batch or memory rule runs here,
-rule by rule as in :mod:`burstenv.engine.reference.engine`, with the same
-function names.
+rule by rule as in :mod:`burstenv.engine.reference.engine`, with the same function names.
 """
 
 from __future__ import annotations

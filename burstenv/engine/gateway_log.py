@@ -387,16 +387,16 @@ def show_log(engine):
 def count_sent_in_readings(engine, prompt_tokens):
     """Add a request that was just sent to what the only gateway's log said at the readings before."""
     arena, log = engine.arena, log_of_gateway(engine, 0)
-    for counts, tokens in (
-        (AT.read_in_flight, AT.read_unanswered_tokens),
-        (AT.shown_in_flight, AT.shown_unanswered_tokens),
-    ):
-        arena[log + counts] += 1
-        if engine.gateway.relays:
-            arena[log + counts + AT.read_unanswered - AT.read_in_flight] += 1
-        else:
-            tokens += AT.read_context_tokens - AT.read_unanswered_tokens
-        _add(arena, log + tokens, prompt_tokens)
+    arena[log + AT.read_in_flight] += 1
+    arena[log + AT.shown_in_flight] += 1
+    if engine.gateway.relays:
+        arena[log + AT.read_unanswered] += 1
+        arena[log + AT.shown_unanswered] += 1
+        _add(arena, log + AT.read_unanswered_tokens, prompt_tokens)
+        _add(arena, log + AT.shown_unanswered_tokens, prompt_tokens)
+    else:
+        _add(arena, log + AT.read_context_tokens, prompt_tokens)
+        _add(arena, log + AT.shown_context_tokens, prompt_tokens)
 
 
 @outlined

@@ -34,7 +34,7 @@ ITERATION_BEFORE, END_FIRST = 11, 12  # likewise the one before, and its end bef
 TAKEN = 13  # in the ring: the iteration that took its blocks for other tokens
 NUMBERS_OF_A_SPAN = 16
 NO_SPAN = 0  # also the head of the list of free spans
-LOST = 1024  # spans in the ring; more than the iterations in flight take blocks of
+LOST = 1024  # spans in the ring: if the iterations in flight take blocks of more, the first of them look lost at once
 ENDED = 0  # in place of an iteration's number: one that has ended
 
 

@@ -63,8 +63,7 @@ def prefix_hit_tokens(engine, request_id):
     Read-only. Routers know it from the engines' KV events (llm-d's precise prefix scorer, Dynamo's KV router). Engines
     send these after every iteration, independent of the period of metrics: a block counts from the end of the iteration
     that computes it to the end of the one that takes it for other tokens. The engine itself shares a block from the
-    iteration on that computes it. 0 without prefix caching. At least one
-    token is always computed, as at admission.
+    iteration on that computes it. 0 without prefix caching. At least one token is always computed, as at admission.
     """
     spec, requests = engine.spec, engine.requests
     if not spec.prefix_caching:

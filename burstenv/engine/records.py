@@ -58,10 +58,7 @@ REQUEST = record(
         ("preemptions", "i4"),
         ("recomputed_tokens", "i4"),  # computed tokens lost at preemptions
         ("cached_tokens", "i4"),  # prefix hit at the first admission, -1 until then
-        (
-            "place",
-            "i4",
-        ),  # its slot among the replica's sequences, while it runs in the general engine or with caching
+        ("place", "i4"),  # its slot among the sequences, while it runs in the general engine or with caching
         ("priority", "i8"),  # smaller is more urgent
         ("stream", "i4"),  # number of the token stream of prompt and outputs
         ("prefix_stream", "i4"),  # the stream of the first `prefix_tokens` tokens

@@ -8,7 +8,7 @@ must agree with it and is written for speed. It has three ideas:
   by the step, modulo the block size, at which they take a block).
 * Chunked prefill leaves at most one request in mid-prefill, and it is the last one admitted. So the
   batch is always: all decoders, then that one, then new admissions.
-  * While no request can be admitted, n decode iterations take n (a + b S) + b D n (n - 1) / 2 seconds, with
+* While no request can be admitted, n decode iterations take n (a + b S) + b D n (n - 1) / 2 seconds, with
   S the context of the first and D decoders: the time of the next change has a closed form.
 """
 

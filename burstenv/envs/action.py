@@ -5,8 +5,9 @@ chosen replica). With one component left the space is ``Discrete``; with admissi
 flat form it is ``Discrete(1 + R)``: reject, or a replica.
 
 An illegal action never raises. A replica that can never serve the request rejects it; one that cannot hold the whole
-answer cuts it (both count as failed). A deferral beyond the limit is a rejection. An index outside the space is
-clipped. A value that is no action, such as NaN, is an error, see :mod:`burstenv.envs.given_actions`.
+answer cuts it (both count as failed). A deferral beyond the limit is a rejection, and so is a replica that is known to
+take no requests. An index outside the space is clipped. A value that is no action, such as NaN, is an error, see
+:mod:`burstenv.envs.given_actions`.
 """
 
 from __future__ import annotations

@@ -44,10 +44,11 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a replica.
     ``info["action_mask"]`` (int8, the form of ``env.action_space.sample(mask=...)``) and
     ``env.unwrapped.action_masks()`` (bool) mark the legal choices, components side by side. A replica is legal if
-    it holds the prompt and the whole predicted answer or, where none does, if it accepts the prompt. Illegal
-    choices never raise: a prompt that can never fit its replica fails (``failed``), a true answer that its replica
-    does not hold is cut (``length_capped``, of the failed: no reward), a deferral beyond ``max_defers`` is a
-    rejection, any index outside the space is clipped. An invalid action is an error: another shape, a fraction,
+    it holds the prompt and the whole predicted answer or, where none does, if it accepts the prompt; one that is
+    known to take no requests (off, booting, draining or down) is not. Illegal choices never raise: a prompt that can
+    never fit its replica fails (``failed``), a true answer that its replica does not hold is cut (``length_capped``,
+    of the failed: no reward), a deferral beyond ``max_defers`` and a replica that takes no requests are rejections,
+    any index outside the space is clipped. An invalid action is an error: another shape, a fraction,
     NaN. At a tick only the batching component has an effect.
 
     ## Observation Space

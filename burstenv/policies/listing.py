@@ -166,7 +166,8 @@ burstenv policies short-only --policy-file mine.py
 
 `env.unwrapped.policy_action("mine.py:mine")` calls it inside an environment. Equal decisions give the same records as
 in compiled code; a decision takes tens of microseconds instead of less than one. `view` has the request
-(`view.request.prompt_tokens`, `predicted_tokens`, `class_name`, `session`, `ttft_left_s`, `tpot_slo_s`, `may_defer`),
+(`view.request.prompt_tokens`, `predicted_tokens`, `streamed_tokens` by a replica that is lost, `class_name`, `session`,
+`ttft_left_s`, `tpot_slo_s`, `may_defer`),
 the replicas (`view.replicas[i].waiting`, `running`, `kv_used`, `kv_demand`, `prefill_backlog_tokens`,
 `expected_ttft_s`, `prefix_hit_tokens`, `mode`, ...; by the gateway's own log `view.replicas[i].log.in_flight`,
 `unanswered`, `recent_ttft_s`, `kv_demand`, ...), the time, recent rates, `view.memory` (a dict for the episode),

@@ -33,7 +33,6 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fast": {},
     "prefix caching": {"prefix_caching": True},
     "asynchronous": {"asynchronous": True},
-    "vllm": {"asynchronous": True, "prefix_caching": True},
     "unchunked": {"chunked_prefill": False},  # under some modes, long prompts can never be scheduled
     "vLLM's defaults": {"prefix_caching": True, "asynchronous": True},
 }

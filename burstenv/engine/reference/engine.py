@@ -48,7 +48,6 @@ class ReferenceReplica:
         self.limits = limits
         self.latency = latency
         self.clock_s = 0.0  # time of the engine's last check
-        self.pace = 1.0  # the GPU takes so many times as long as the latency says
         self.cut_iterations = 0  # that were in flight when the replica was lost
         self.pool = self._empty_pool()
         self.running: list[ReferenceRequest] = []

@@ -75,7 +75,6 @@ class IterationBatch(EnvironmentBatch):
     def _check(self) -> None:
         name, config = self.scenario.config.name, self.scenario.config
         specs = self.cluster.state.specs
-        clients = getattr(config, "acting_clients", None)
         mode = self.scenario.modes[self._mode]
         wrong = ""
         if len(self.scenario.specs) != 1:
@@ -92,7 +91,7 @@ class IterationBatch(EnvironmentBatch):
             wrong = "an engine's scheduler has no gateway's log; leave observation.log out"
         elif self.cluster.state.layout.gateways > 1:
             wrong = "it has several gateways, and the scheduler of one engine none; leave gateways out"
-        elif clients is not None:
+        elif config.acting_clients is not None:
             wrong = "its clients do more than send and wait; leave patience, retries and closed loops out"
         elif self.cluster.recovery is not None:
             wrong = "its replica may fail; leave faults out"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.enums import ABANDONED, ATTAINED, FAULTED, LENGTH_CAPPED, NO_REQUEST
+from burstenv.engine.enums import NO_REQUEST, SETTLED
 from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.envs.observation.features import LIMIT, PREFIX, TURN
@@ -63,8 +63,7 @@ def observe_turn(out, at, world, links, request_id):
     if previous == NO_REQUEST:
         return
     before = requests[previous]
-    over = ATTAINED <= before.status <= ABANDONED or before.status in (LENGTH_CAPPED, FAULTED)
-    if over and not math.isnan(before.finish_s):
+    if before.status in SETTLED and not math.isnan(before.finish_s):
         settled_s = before.finish_s
         out[at + TURN.previous_settled] = 1.0
         out[at + TURN.since_previous] = min(LIMIT, max(0.0, environment.now_s - settled_s) / 60.0)

@@ -111,7 +111,7 @@ def copy_replica(source, i, target, j, r):
     length = len(words) // len(source.specs)
     _copy(words, r * length, into_words, r * length, length)
     arena, into = source.arenas[i], target.arenas[j]
-    _copy(arena, 0, into, 0, source.specs[0].phase_base)  # the classes and the logs
+    _copy(arena, 0, into, 0, source.specs[0].phase_base)  # the classes, and what the gateways know
     _copy_sections(source, target, arena, into, r, source.replicas[i, r])
 
 
@@ -136,7 +136,7 @@ def copy_cluster(source, i, target, j, low, high):
     _copy(words, low * REQUEST_WORDS, into_words, low * REQUEST_WORDS, (high - low) * REQUEST_WORDS)
     arena, into = source.arenas[i], target.arenas[j]
     environment, own, other = source.environments[i], source.gateway[0], target.gateway[0]
-    _copy(arena, 0, into, 0, source.specs[0].phase_base)  # the classes
+    _copy(arena, 0, into, 0, source.specs[0].phase_base)  # the classes, and what the gateways know
     for r in range(len(source.specs)):
         _copy_sections(source, target, arena, into, r, source.replicas[i, r])
     _copy(arena, own.event_base, into, other.event_base, EVENT * environment.events)
