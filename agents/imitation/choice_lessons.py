@@ -11,7 +11,7 @@ the student's own states, Kakade and Langford, ICML 2002).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.policies import parse_composite
+from burstenv.policies.batching import canonical_mode
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
 
 
@@ -60,7 +61,7 @@ class Judge:
         for load in self._loads:
             base = parse_composite(policies[load])
             if batching is not None:
-                base = parse_composite(f"{base.name.rsplit('/', 1)[0]}/{batching}")
+                base = replace(base, batching=canonical_mode(batching))
             self._worth.append(ChoiceWorth(batch.cluster, base, horizon_s))
 
     def look(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

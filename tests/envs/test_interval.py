@@ -207,6 +207,12 @@ def test_wrong_arguments_get_one_sentence(small_scenario, case):
             make(ID, scenario=small_scenario, **arguments)
 
 
+def test_a_gateway_that_relays_nothing_cannot_count_answers(small_scenario):
+    blind = {**small_scenario, "observation": {"log": True, "relays": False}}
+    with pytest.raises(BurstenvError, match="relays no answers"):
+        gym.make(ID, scenario=blind)
+
+
 @pytest.mark.parametrize("algorithm", ["SAC", "TD3"])
 def test_continuous_learners_run(scenario, algorithm):
     sb3 = pytest.importorskip("stable_baselines3")

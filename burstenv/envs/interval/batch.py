@@ -54,6 +54,11 @@ class IntervalBatch(EnvironmentBatch):
                 f"scenario {self.scenario.config.name!r} has {self.scenario.config.gateways} gateways, and an interval "
                 f"sets the rates of one; leave gateways out, or use BurstGPT-v0"
             )
+        if not self.scenario.config.observation.relays:
+            raise BurstenvError(
+                f"scenario {self.scenario.config.name!r} has a gateway that relays no answers, and an interval's "
+                f"observation counts them; leave relays out, or use BurstGPT-v0"
+            )
         replicas = len(self.scenario.specs)
         self.interval_s = float(interval_s)
         self._most_per_s = float(max_admission) * self._scale

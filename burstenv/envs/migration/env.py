@@ -34,8 +34,8 @@ class MigrationEnv(BurstGPTEnv):
     Of the requests that decode on the source, ``pick`` says which moves: ``shortest``, ``newest`` or ``longest``, of
     the least urgent ones. ``info["action_mask"]`` and ``env.unwrapped.action_masks()`` mark the legal choices. A pair
     is illegal if the source has no request that could move, either end takes part in a transfer, or the destination has
-    another model. An illegal action never raises: it counts as 0. So does a pair whose destination has too few free
-    blocks.
+    another model or a shorter model length. An illegal action never raises: it counts as 0. So does a pair whose
+    destination has too few free blocks.
 
     ## Observation Space
 
