@@ -14,6 +14,7 @@ from burstenv.cluster.client_config import Clients, ClientsConfig
 from burstenv.cluster.clients import follows
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.config import shortly
@@ -134,9 +135,12 @@ def check_settings(
 
 def check_parts(**parts: Any) -> None:
     """Refuse optional parts of a cluster, by name, that are no configurations."""
-    for name, kind in (("clients", ClientsConfig), ("transfers", TransfersConfig), ("recovery", RecoveryConfig)):
-        if not isinstance(parts[name], kind | None):
-            raise BurstenvError(f"{name} must be a {kind.__name__} or None, got {shortly(parts[name])}")
+    kinds = {
+        "clients": ClientsConfig, "transfers": TransfersConfig, "recovery": RecoveryConfig, "scaling": ScalingConfig,
+    }  # fmt: skip
+    for name, part in parts.items():
+        if not isinstance(part, kinds[name] | None):
+            raise BurstenvError(f"{name} must be a {kinds[name].__name__} or None, got {shortly(part)}")
 
 
 def check_array(requests: Any) -> None:

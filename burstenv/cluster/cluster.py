@@ -129,7 +129,7 @@ class Cluster(Readings):
         scaling: ScalingConfig | None = None,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
-        check_parts(clients=clients, transfers=transfers, recovery=recovery)
+        check_parts(clients=clients, transfers=transfers, recovery=recovery, scaling=scaling)
         if max_request_tokens is not None:
             whole(max_request_tokens, "max_request_tokens", 1)
         self.specs = tuple(specs)
@@ -255,7 +255,7 @@ class Cluster(Readings):
         return self.scaling is not None
 
     def scale_by(self, rule: int, parameters: Sequence[float], i: int | None = None) -> None:
-        """Let a rule decide about the number of replicas of cluster ``i``, or of all clusters from now on.
+        """Let a rule decide about the replicas of cluster ``i`` in its episode, or of all clusters from now on.
 
         With BY_CALLER :meth:`next_epoch` stops for each decision.
 
@@ -333,8 +333,10 @@ class Cluster(Readings):
         if faults is not None:
             self.state.faults(i)[:count] = faults.rows
         check_requests(self.state.arrays(), i, num_requests, direct)
-        if self.migrates:  # a policy of the episode before may have brought its own
+        if self.migrates:  # a policy of the episode before may have brought its own rule
             self.migrate_by(*self.migration_rule, i=i)
+        if self.scales:
+            self.scale_by(*self.scaling_rule, i=i)
         self.rewind(i, num_requests, seed)
         self._direct[i] = True if direct else None
 

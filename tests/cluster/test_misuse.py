@@ -92,7 +92,7 @@ CALLS: dict[str, Callable[[Cluster], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("part", ["clients", "transfers", "recovery"])
+@pytest.mark.parametrize("part", ["clients", "transfers", "recovery", "scaling"])
 @pytest.mark.parametrize("value", [{}, 3, "retry"])
 def test_a_part_of_a_cluster_is_its_configuration(part, value):
     with pytest.raises(BurstenvError, match=f"{part} must be a .*Config or None, got"):

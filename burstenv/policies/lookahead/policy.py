@@ -163,10 +163,11 @@ def parse_lookahead(text: str) -> LookaheadPolicy:
     if len(bases) > 1 and not rule.oracle:
         raise BurstenvError(f"{rule.name} has one base; several are for {CLAIRVOYANT}")
     for base in bases:
-        if base.migration is not None:
+        further = base.migration or base.scaling
+        if further is not None:
             raise BurstenvError(
-                f"base {base.name} has a migration rule, and look-ahead decides about requests at the gateway alone; "
-                f"leave out {base.migration}"
+                f"base {base.name} has a fourth part, and look-ahead decides about requests at the gateway alone; "
+                f"leave out {further}"
             )
         if base.oracle and not rule.oracle:
             raise BurstenvError(f"base {base.name} sees true output lengths; use {CLAIRVOYANT} over it")
