@@ -36,11 +36,12 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten between two ends, or only the powers if there are many."""
+    """Return 1, 2 and 5 times powers of ten between two ends, the powers if these are many, round numbers if few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if len(powers) > 5 else (1, 3) if len(powers) > 3 else (1, 2, 5)
     found = [m * 10.0**k for k in powers for m in steps]
-    return [value for value in found if low <= value <= high]
+    within = [value for value in found if low <= value <= high]
+    return within if len(within) > 2 else ticks(low, high)
 
 
 def number(value: float) -> str:
