@@ -88,6 +88,8 @@ def test_the_theme_follows_the_system_and_the_button(pages, visit, name):
     assert page.evaluate(paper) == "rgb(20, 24, 29)"
     page.emulate_media(media="print")
     assert page.evaluate(paper) == "rgb(255, 255, 255)"
+    seen = page.evaluate("[...document.images].filter((i) => i.offsetWidth).map((i) => i.className)")
+    assert set(seen) <= {"only-light"}
 
 
 def column(page, title: str, place: int) -> list[str]:
