@@ -236,6 +236,11 @@ def _lines(result: Simulation) -> list[str]:
             f"requests that came back {m['failovers']:,}   tokens lost {m['refilled_tokens']:,}   streamed twice "
             f"{m['discarded_tokens']:,}"
         )
+    if "migrations" in m:
+        lines.append(
+            f"migrations: begun {m['migrations_begun']:,}   done {m['migrations']:,}   moved {m['moved_gb']:.3g} GB   "
+            f"requests stood still for {m['still_s']:.3g} s"
+        )
     if m["failed"]:
         lines.append(
             f"failed: upstream {m['failed_upstream']:,}   organic {m['failed_organic']:,}   injected "

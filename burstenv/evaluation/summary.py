@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.readings import CLIENT_COUNTS, TRANSFER_COUNTS
-from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups, share
+from burstenv.cluster.readings import CLIENT_COUNTS, FAULT_COUNTS, TRANSFER_COUNTS
+from burstenv.evaluation.metrics import FAILURES, LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.statistics.comparisons import adjusted_p_values, pairwise, ranks
 from burstenv.evaluation.statistics.intervals import (
@@ -27,7 +27,8 @@ MEANS = (
 COMPARED = ("score", "attainment", "token_weighted_attainment")
 QUANTILE_LEVELS = [0.0, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999, 1.0]
 _COUNTS = (
-    "offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES), *CLIENT_COUNTS,
+    "offered", "attained", "late", "rejected", "failed", *(f"lost_{why}" for why in LOSSES),
+    *(f"failed_{why}" for why in FAILURES), *CLIENT_COUNTS, *FAULT_COUNTS, "boots", "replica_s", "gpu_s",
     *TRANSFER_COUNTS,
 )  # fmt: skip
 BURSTINESS_BUCKETS = ("calm", "middling", "bursty")  # terciles of the evaluated episodes
@@ -74,6 +75,8 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
         for name in MEANS:
             values = [row[name] for row in rows if row[name] is not None]
             out[name] = float(np.mean(values)) if values else None
+        if "availability" in rows[0]:  # the share of all the time that costs
+            out["availability"] = share(sum(row["availability"] * row["replica_s"] for row in rows), out["replica_s"])
         out["kv_use_max"] = max(row["kv_use_max"] for row in rows)
         out.update({f"lost_{why}_share": share(out[f"lost_{why}"], out["offered"]) for why in LOSSES})
         for group in groups():

@@ -84,8 +84,9 @@ class Step(Config):
     @property
     def beside(self) -> str:
         """Its shares by count and by tokens, which stand beside the score."""
-        shares = (self.attainment, self.token_weighted_attainment)
-        return "" if None in shares else "({} %, {} %)".format(*(f"{100 * share:.1f}" for share in shares if share))
+        if self.attainment is None or self.token_weighted_attainment is None:
+            return ""
+        return f"({100 * self.attainment:.1f} %, {100 * self.token_weighted_attainment:.1f} %)"
 
     @property
     def shown(self) -> str:

@@ -195,12 +195,23 @@ def _bucket_titles() -> list[str]:
     return [*between, f">{edges[-1]}"]
 
 
-_CLIENT_COLUMNS: dict[str, tuple[str, Callable[[Any, Row], str]]] = {
+_Columns = dict[str, tuple[str, Callable[[Any, Row], str]]]  # heading and text by count
+_CLIENT_COLUMNS: _Columns = {
     "abandoned": ("abandoned", lambda count, row: percent(count / row["offered"])),
     "attempts": ("attempts per request", lambda count, row: number(count / row["offered"], 3)),
     "refusals": ("refusals per request", lambda count, row: number(count / row["offered"], 3)),
     "upstream_failed": ("failed upstream", lambda count, row: percent(count / row["offered"])),
     "unsent": ("unsent turns", lambda count, row: f"{count:,}"),
+}
+_FAULT_COLUMNS: _Columns = {
+    "faults": ("faults", lambda count, row: f"{count:,}"),
+    "availability": ("available", lambda count, row: percent(count)),
+    "failed_injected": ("ended by a fault", lambda count, row: percent(count / row["offered"])),
+    "failovers": ("came back", lambda count, row: percent(count / row["offered"])),
+}
+_TRANSFER_COLUMNS: _Columns = {
+    "migrations": ("migrations", lambda count, row: f"{count:,}"),
+    "moved_gb": ("moved [GB]", lambda count, row: number(count, 1)),
 }
 
 
@@ -214,10 +225,15 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
             Cell(percent(row["kv_use_mean"])),
             Cell(percent(row["kv_use_max"])),
             Cell(percent(row["max_replica_share"])),
-            *(Cell(show(row[name], row)) for name, (_, show) in clients.items()),
+            *(Cell(show(row[name], row)) for name, (_, show) in further.items()),
         ]
 
-    clients = _CLIENT_COLUMNS if "attempts" in result.ranking(load)[0] else {}
+    counted = result.ranking(load)[0]
+    clients, faults = "attempts" in counted, "faults" in counted
+    further = {
+        **(_CLIENT_COLUMNS if clients else {}), **(_FAULT_COLUMNS if faults else {}),
+        **(_TRANSFER_COLUMNS if "migrations" in counted else {}),
+    }  # fmt: skip
     columns = [
         "late",
         "rejected",
@@ -226,7 +242,7 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
         "KV use, mean",
         "KV use, max",
         "busiest replica",
-        *(title for title, _ in clients.values()),
+        *(title for title, _ in further.values()),
     ]
     caption = (
         "Late, rejected and failed as shares of the offered requests; KV use as a share of the cluster's "
@@ -238,6 +254,8 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
             " Late includes abandoned, failed includes final upstream failures, and rejected counts final "
             "rejections only; unsent turns, of ended sessions, are not offered."
         )
+    if faults:
+        caption += " Available is the share of the time that costs; a request came back each time its replica was lost."
     return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))
 
 
