@@ -105,7 +105,7 @@ def world(small_scenario, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _no_hang():
-    faulthandler.dump_traceback_later(300, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(1_800, exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()
 

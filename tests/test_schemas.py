@@ -77,4 +77,4 @@ def test_the_command_lists_prints_and_writes(capsys, tmp_path):
     assert main(["schema", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "agents.json").read_text() == schema_text("agents")
     assert main(["schema", "scenario"]) == 1
-    assert "did you mean" in capsys.readouterr().err or "scenarios" in capsys.readouterr().err
+    assert "did you mean scenarios" in capsys.readouterr().err

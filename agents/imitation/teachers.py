@@ -46,7 +46,7 @@ def _ask_composites(
             targets[i, a] = 0.0
         if environment.done:
             continue
-        nobody = environment.at_gateway == NO_REQUEST
+        without_request = environment.at_gateway == NO_REQUEST
         for draw in range(draws):
             round_robin = memory.round_robin
             bucket_tokens = memory.bucket_tokens
@@ -59,18 +59,18 @@ def _ask_composites(
             if asked.flat:
                 choice = 0 if admission == REJECT else 1 + replica
                 actions[i, 0] = choice
-                targets[i, choice] += 0.0 if nobody else 1.0 / draws
+                targets[i, choice] += 0.0 if without_request else 1.0 / draws
                 continue
             at = 0
             k = 0
             if asked.decides_admission:
                 actions[i, k] = admission
-                targets[i, admission] += 0.0 if nobody else 1.0 / draws
+                targets[i, admission] += 0.0 if without_request else 1.0 / draws
                 at += 3
                 k += 1
             if asked.decides_routing:
                 actions[i, k] = replica
-                targets[i, at + replica] += 0.0 if nobody and not asked.decides_batching else 1.0 / draws
+                targets[i, at + replica] += 0.0 if without_request and not asked.decides_batching else 1.0 / draws
                 at += len(world.replicas)
                 k += 1
             if asked.decides_batching:

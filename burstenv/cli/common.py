@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from burstenv.cli.parser import example_of
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.files import STANDARD_OUTPUT, check_ending
 
 if TYPE_CHECKING:
-    from burstenv.workload.formats.mapped import TimeUnit
+    from burstenv.arguments import Rule
 
 Commands = Any  # argparse's private _SubParsersAction
 
@@ -95,28 +95,44 @@ def add_reading_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sort", action="store_true", help="sort rows by time; unsorted ones are an error otherwise")
 
 
+def reading_options(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the given ones of :func:`add_reading_arguments`, as ``read_trace`` takes them.
+
+    Raises:
+        BurstenvError: If some are given and ``name`` is a workload, whose YAML holds these settings.
+    """
+    asked = {"columns": arguments.columns, "time_unit": arguments.time_unit, "sort": arguments.sort or None}
+    given = {option: value for option, value in asked.items() if value is not None}
+    if given and not _is_file(name):
+        option = f"--{next(iter(given)).replace('_', '-')}"
+        raise BurstenvError(f"{option} belongs to a trace file, {name} is a workload; write it into its YAML")
+    if "columns" in given:
+        from burstenv.workload.formats.mapped import parse_columns
+
+        given["columns"] = parse_columns(given["columns"])
+    return given
+
+
+def _is_file(name: str) -> bool:
+    """Return whether a name stands for a trace file, and not for a workload."""
+    from burstenv.workload.workload_config import WorkloadConfig, workload_named
+
+    return workload_named(name) == WorkloadConfig(kind="file", path=name)
+
+
 def read_trace_or_workload(name: str, arguments: argparse.Namespace, seed: int = 0) -> Any:
     """Return the trace of a file, of an official file's name, of a shipped workload or of a workload's YAML file.
 
     Args:
         name: Its name or path.
-        arguments: Those of :func:`add_reading_arguments`; an error for a workload, whose YAML holds these settings.
+        arguments: Those of :func:`add_reading_arguments`.
         seed: Seed of the instants inside whole seconds of a BurstGPT file.
     """
     from burstenv.workload import read_trace
-    from burstenv.workload.formats.mapped import parse_columns
-    from burstenv.workload.workload_config import WorkloadConfig, load_trace, workload_named
+    from burstenv.workload.workload_config import load_trace, workload_named
 
-    workload = workload_named(name)
-    if workload != WorkloadConfig(kind="file", path=name):  # a workload, whose YAML holds the reading options
-        asked = {"--columns": arguments.columns, "--time-unit": arguments.time_unit, "--sort": arguments.sort}
-        for option, value in asked.items():
-            if value:
-                raise BurstenvError(f"{option} belongs to a trace file, {name} is a workload; write it into its YAML")
-        return load_trace(workload)
-    mapped = None if arguments.columns is None else parse_columns(arguments.columns)
-    unit = cast("TimeUnit | None", arguments.time_unit)
-    return read_trace(name, jitter_seed=seed, columns=mapped, time_unit=unit, sort=arguments.sort)
+    given = reading_options(name, arguments)
+    return read_trace(name, jitter_seed=seed, **given) if _is_file(name) else load_trace(workload_named(name))
 
 
 def read_with_seed(name: str, arguments: argparse.Namespace) -> Any:
@@ -189,6 +205,15 @@ def refuse_options(arguments: argparse.Namespace, why: str, *names: str) -> None
     for name in names:
         if name in arguments.given:
             raise BurstenvError(f"--{name.replace('_', '-')} has no effect {why}")
+
+
+def check_options(arguments: argparse.Namespace, **rules: Rule) -> None:
+    """Check options, and each part of a list, against rules of :mod:`burstenv.arguments`; None, not given, is right."""
+    for name, rule in rules.items():
+        value = getattr(arguments, name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and rule(one):
+                raise BurstenvError(f"--{name.replace('_', '-')} must be {rule(one)}, got {one}")
 
 
 def check_names(scenario: str | dict[str, Any], policies: list[str], *splits: str) -> None:

@@ -12,11 +12,11 @@ from burstenv.cli.common import (
     Commands,
     add_command,
     add_reading_arguments,
+    check_options,
     emit,
     output_file,
     read_trace_or_workload,
 )
-from burstenv.errors import BurstenvError
 
 FOLDER = Path("runs/engines")
 
@@ -96,12 +96,10 @@ def _say(line: str) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> int:
+    from burstenv.arguments import number, whole
     from burstenv.gateway.engines.control import start_engines
 
-    if not 0.01 <= arguments.speed <= 100.0:
-        raise BurstenvError(f"--speed must be from 0.01 to 100, got {arguments.speed:g}")
-    if not 1 <= arguments.port <= 65_000:
-        raise BurstenvError(f"--port must be from 1 to 65000, got {arguments.port}")
+    check_options(arguments, speed=number(least=0.01, most=100.0), port=whole(1, 65_000))
     engines = start_engines(
         arguments.cluster, arguments.dir, mode=arguments.mode, speed=arguments.speed, port=arguments.port,
         python=arguments.python, wait_s=arguments.wait_s, told=_say,
@@ -132,20 +130,17 @@ def _compare(arguments: argparse.Namespace) -> int:
     from burstenv.gateway.extra import module_of_extra
 
     compare: Any = module_of_extra("burstenv.gateway.compare", "burstenv engines compare")
+    from burstenv.arguments import number
     from burstenv.files import write_atomic
     from burstenv.gateway.engines.folder import read_engines
 
-    for name in ("duration_s", "rate_per_s"):
-        value = getattr(arguments, name)
-        if value is not None and not 0.0 < value < 1e9:
-            raise BurstenvError(f"--{name.replace('_', '-')} must be a number above 0, got {value:g}")
-    loads = arguments.load or [1.0]
-    if not all(0.0 < load <= 100.0 for load in loads):
-        raise BurstenvError("--load must be above 0 and at most 100")
+    check_options(
+        arguments, duration_s=number(above=0.0), rate_per_s=number(above=0.0), load=number(above=0.0, most=100.0)
+    )
     found = compare.compare(
-        read_engines(arguments.dir), read_trace_or_workload(arguments.trace, arguments), arguments.policy, loads,
-        arguments.logs, scenario=arguments.scenario, duration_s=arguments.duration_s, rate_per_s=arguments.rate_per_s,
-        seed=arguments.seed, told=_say,
+        read_engines(arguments.dir), read_trace_or_workload(arguments.trace, arguments), arguments.policy,
+        arguments.load or [1.0], arguments.logs, scenario=arguments.scenario, duration_s=arguments.duration_s,
+        rate_per_s=arguments.rate_per_s, seed=arguments.seed, told=_say,
     )  # fmt: skip
     if arguments.page is not None:
         command = "burstenv " + shlex.join(_without_places(sys.argv[1:]))
@@ -155,12 +150,14 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _without_places(words: list[str]) -> list[str]:
-    """Return the words of a command without those that name places of this machine."""
+    """Return the words of a command without the options that name places of this machine."""
     kept, skip = [], False
     for word in words:
-        if not skip and word not in ("--dir", "--logs", "--page"):
+        option, sign, _ = word.partition("=")
+        place = option in ("--dir", "--logs", "--page")
+        if not skip and not place:
             kept.append(word)
-        skip = word in ("--dir", "--logs", "--page")
+        skip = place and not sign
     return kept
 
 

@@ -11,6 +11,7 @@ from burstenv.cli.common import (
     Commands,
     add_command,
     add_reading_arguments,
+    check_options,
     emit,
     output_file,
     percent,
@@ -18,7 +19,6 @@ from burstenv.cli.common import (
     read_trace_or_workload,
 )
 from burstenv.cli.serve import TOKEN
-from burstenv.errors import BurstenvError
 
 
 def register(commands: Commands) -> None:
@@ -51,14 +51,13 @@ def _load(arguments: argparse.Namespace) -> int:
     from burstenv.gateway.extra import module_of_extra
 
     load: Any = module_of_extra("burstenv.gateway.load", "burstenv load")
+    from burstenv.arguments import number
     from burstenv.envs.recorded import recorded_episode
     from burstenv.gateway.backends import engine_url
     from burstenv.gateway.scene import scene_for_gateway
 
-    for name in ("rate_per_s", "duration_s", "speed", "grace_s"):
-        value = getattr(arguments, name)
-        if value is not None and not 0.0 < value < 1e9:
-            raise BurstenvError(f"--{name.replace('_', '-')} must be a number above 0, got {value:g}")
+    positive = number(above=0.0)
+    check_options(arguments, rate_per_s=positive, duration_s=positive, speed=positive, grace_s=positive)
     url = engine_url(arguments.url)
     scene = scene_for_gateway(arguments.scenario, arguments.cluster, "always/jsq/vllm")
     trace = read_trace_or_workload(arguments.trace, arguments)

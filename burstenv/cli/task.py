@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from burstenv.cli.common import add_reading_arguments
+from burstenv.cli.common import add_reading_arguments, reading_options
 from burstenv.errors import BurstenvError, unknown_name
 
 if TYPE_CHECKING:
@@ -76,24 +76,16 @@ def trace_of(arguments: argparse.Namespace) -> Any:
     Raises:
         BurstenvError: If such an option has no file to read.
     """
-    asked = {"columns": arguments.columns, "time_unit": arguments.time_unit, "sort": arguments.sort or None}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if not given:
-        return arguments.trace
-    from burstenv.workload.formats.mapped import parse_columns
-    from burstenv.workload.workload_config import WorkloadConfig, workload_named
-
-    option = f"--{next(iter(given)).replace('_', '-')}"
     if arguments.trace is None:
-        raise BurstenvError(f"{option} is for the file of --trace, which is missing; a scenario's workload has its own")
-    workload = workload_named(arguments.trace)
-    if workload != WorkloadConfig(kind="file", path=arguments.trace):
-        raise BurstenvError(
-            f"{option} belongs to a trace file, {arguments.trace} is a workload; write it into its YAML"
-        )
-    if "columns" in given:
-        given["columns"] = parse_columns(given["columns"])
-    return {"kind": "file", "path": arguments.trace, **given}
+        for name in ("columns", "time_unit", "sort"):
+            if getattr(arguments, name):
+                option = f"--{name.replace('_', '-')}"
+                raise BurstenvError(
+                    f"{option} is for the file of --trace, which is missing; a scenario's workload has its own"
+                )
+        return None
+    given = reading_options(arguments.trace, arguments)
+    return {"kind": "file", "path": arguments.trace, **given} if given else arguments.trace
 
 
 def _with_values(config: ScenarioConfig, given: list[str]) -> ScenarioConfig:
@@ -109,15 +101,15 @@ def _with_values(config: ScenarioConfig, given: list[str]) -> ScenarioConfig:
         if not sign:
             raise BurstenvError(f"--set {text}: need KEY=VALUE, such as predictor.kind=exact")
         *path, last = key.split(".")
-        place, known = values, ScenarioConfig.model_fields
-        if (path or [last])[0] not in known:
-            raise unknown_name("key of a scenario", (path or [last])[0], known)
+        first, place = (*path, last)[0], values
+        if first not in ScenarioConfig.model_fields:
+            raise unknown_name("key of a scenario", first, ScenarioConfig.model_fields)
         for part in path:
             if not isinstance(place.get(part), dict):
                 raise BurstenvError(f"--set {text}: {part} is {place.get(part)!r}, which has no keys; give it whole")
             place = place[part]
         place[last] = parse_yaml(f"value: {value}", f"--set {text}")["value"]
-        if (path or [last])[0] not in (*_OF_NO_CAPACITY, "capacity_per_s"):
+        if first not in (*_OF_NO_CAPACITY, "capacity_per_s"):
             values["capacity_per_s"] = None
     return parse(ScenarioConfig, values, "--set")
 

@@ -11,6 +11,7 @@ from burstenv.cli.common import (
     Commands,
     add_command,
     add_reading_arguments,
+    check_options,
     emit,
     output_file,
     read_trace_or_workload,
@@ -111,12 +112,12 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _made(arguments: argparse.Namespace) -> Trace:
     """Return the trace of `generate`."""
+    from burstenv.arguments import number
     from burstenv.workload.generator import generate
     from burstenv.workload.generator.paper import generate_paper
     from burstenv.workload.workload_config import load_workload
 
-    if not arguments.scale > 0:
-        raise BurstenvError(f"--scale must be above 0, got {arguments.scale:g}")
+    check_options(arguments, scale=number(above=0.0))
     if arguments.model == "paper":
         if arguments.like is None:
             raise BurstenvError("--model paper is fitted to a trace: name one with --like")

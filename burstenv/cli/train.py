@@ -10,6 +10,7 @@ from burstenv.cli.common import (
     Commands,
     add_command,
     agents_module,
+    check_options,
     emit,
     output_place,
     percent,
@@ -53,14 +54,12 @@ def register(commands: Commands) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     train_module = agents_module("train")
+    from burstenv.arguments import whole
     from burstenv.evaluation.coverage import coverage, coverage_sentences
 
     config = train_module.load_agent_config(arguments.agent)
-    for name in ("seeds", "processes", "tune", "steps"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise BurstenvError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
-    if min(arguments.seed) < 0:
-        raise BurstenvError(f"--seed must be at least 0, got {min(arguments.seed)}")
+    some = whole(1)
+    check_options(arguments, seeds=some, processes=some, tune=some, steps=some, seed=whole())
     if arguments.steps is not None:
         config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
     seeds = arguments.seed if arguments.seeds is None else list(range(arguments.seeds))

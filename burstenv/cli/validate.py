@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from burstenv.cli.common import Commands, add_command, emit, output_file, refuse_options
+from burstenv.cli.common import Commands, add_command, check_options, emit, output_file, refuse_options
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -94,15 +94,13 @@ def register(commands: Commands) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> ServerOptions:
+    from burstenv.arguments import number, whole
     from burstenv.evaluation.validation.server import ServerOptions
 
-    for name in ("tensor_parallel", "num_blocks", "kv_tokens"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise BurstenvError(f"--{name.replace('_', '-')} must be a whole number of at least 1, got {value}")
-    share = arguments.gpu_memory_utilization
-    if share is not None and not 0.0 < share <= 1.0:
-        raise BurstenvError(f"--gpu-memory-utilization must be above 0 and at most 1, got {share:g}")
+    check_options(
+        arguments, tensor_parallel=whole(1), num_blocks=whole(1), kv_tokens=whole(1),
+        gpu_memory_utilization=number(above=0.0, most=1.0),
+    )  # fmt: skip
     if arguments.num_blocks is not None and arguments.kv_tokens is not None:
         raise BurstenvError("--num-blocks and --kv-tokens both say how large the KV cache is; give one")
     if arguments.latency is not None and arguments.link is not None:
@@ -152,13 +150,13 @@ def _is_gateway_log(source: Path) -> bool:
 
 
 def _validate_log(arguments: argparse.Namespace) -> int:
+    from burstenv.arguments import number
     from burstenv.evaluation.validation.server import ServerOptions
     from burstenv.gateway.replay import validate_log
 
     of_servers = ("out", "engine", *ServerOptions.__dataclass_fields__)
     refuse_options(arguments, "on a gateway's log; --cluster says what the engines are", *of_servers)
-    if not 0.0 < arguments.speed <= 100.0 or not 0.0 <= arguments.front_end_ms < 1e6:
-        raise BurstenvError("--speed must be above 0 and at most 100, --front-end-ms a number of at least 0")
+    check_options(arguments, speed=number(above=0.0, most=100.0), front_end_ms=number(least=0.0))
     found = validate_log(
         arguments.source, arguments.cluster, arguments.scenario, arguments.speed, arguments.front_end_ms / 1000.0
     )  # fmt: skip

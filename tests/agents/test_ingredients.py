@@ -67,7 +67,7 @@ def test_the_mean_of_others_is_over_the_same_request_of_the_same_episode():
     # Environment 1 met request 0 twice: environment 0 sees the mean of both, environment 1 only environment 0's.
     assert means[0, 0] == pytest.approx(3.5)
     assert means[0, 1] == means[1, 1] == pytest.approx(1.0)
-    # Another episode, a tick, a request nobody else met, another group: nobody to compare with.
+    # Another episode, a tick, a request that no other met, another group: nothing to compare with.
     assert known.tolist() == [[True, True, False, False], [False, True, False, False]]
 
 
@@ -93,7 +93,7 @@ def test_a_group_plays_the_same_episodes(scenario, recipe):
 
 @pytest.mark.parametrize("baseline", ["residual", "return"])
 def test_what_a_group_has_in_common_leaves_the_advantage(scenario, recipe, baseline):
-    """All of a group do the same: nobody did better than the others, so nothing is left."""
+    """All of a group do the same: none did better than the others, so nothing is left."""
     config = changed(
         recipe, common_arrivals={"group": 4, "baseline": baseline}, num_envs=4,
         algorithm={"name": "ppo", "n_steps": 32, "batch_size": 128},

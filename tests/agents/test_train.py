@@ -188,7 +188,7 @@ def test_the_reference_is_judged_on_the_same_episodes(scenario, recipe):
     admit_all = always.judge(First())
     by_rollout = always.judge_composites(dict.fromkeys(always.loads, "always/jsq/vllm"))
     np.testing.assert_array_equal(admit_all.scores, by_rollout.scores)
-    assert by_steps.by_load()[2.0] < admit_all.by_load()[2.0]  # one replica of four for everybody
+    assert by_steps.by_load()[2.0] < admit_all.by_load()[2.0]  # all requests on one replica of four
     assert admit_all.ahead_overall(by_rollout).mean == 0.0
     assert admit_all.ahead_of(by_steps)[2.0].mean > 0.0
 

@@ -104,7 +104,7 @@ def test_train_several_seeds_and_tune(capsys, scenario_yaml, agent_yaml, tmp_pat
     assert json.loads(text)["trials"] == 2
     code, _, error = run(capsys, *task, tmp_path / "none", "--tune", "0")
     assert code != 0
-    assert "--tune must be at least 1, got 0" in error
+    assert "--tune must be a whole number of at least 1, got 0" in error
     code, _, error = run(capsys, *task, tmp_path / "none", "--tune", "2", "--seed", "0", "1")
     assert code != 0
     assert "--tune searches with one training seed" in error

@@ -126,7 +126,7 @@ def test_fidelity_prints_a_table_and_draws_pictures(tmp_path: Path, capsys, conv
     [
         (["generate", "t.xyz"], "names no format"),
         (["generate", "t.csv", "--days", "0"], "days must be a whole number of at least 1"),
-        (["generate", "t.csv", "--scale", "0"], "--scale must be above 0"),
+        (["generate", "t.csv", "--scale", "0"], "--scale must be a finite number above 0"),
         (["generate", "t.csv", "--model", "paper"], "name one with --like"),
         (["generate", "t.csv", "--like", "x.csv"], "--like belongs to --model paper"),
         (["generate", "t.jsonl", "--whole-seconds"], "--whole-seconds is for BurstGPT CSV"),

@@ -61,7 +61,9 @@ def test_the_short_help_fits_a_terminal_and_names_every_argument(path, monkeypat
     assert max(map(len, text.splitlines())) < SCREEN[0]
     assert "%%" not in text
     for action in VERBS[path]._actions:
-        names = action.choices if isinstance(action, argparse._SubParsersAction) else action.option_strings[-1:]
+        names = action.option_strings[-1:] or [str(action.metavar or action.dest)]
+        if isinstance(action, argparse._SubParsersAction):
+            names = list(action.choices)
         assert all(name in text for name in names if name not in ("-h", "--help") and not name.startswith("--no-"))
 
 

@@ -150,7 +150,7 @@ def test_what_a_mode_leaves_open_is_the_engines_default():
     limits = spec.resolve(ModeConfig(name="m"))
     open_limits = {"token_budget": 2048, "max_num_seqs": 256, "order": "fcfs", "headroom_blocks": 0}
     assert {name: limits[name] for name in open_limits} == open_limits
-    # a whole prompt has to fit beside everybody's decode
+    # a whole prompt has to fit beside the decodes of all others
     whole = spec.resolve(ModeConfig(name="m", batch="whole-prompts", max_num_batched_tokens=64, max_num_seqs=8))
     assert whole["token_budget"] == spec.max_model_len + 8
     assert spec.resolve(ModeConfig(name="m", max_num_batched_tokens=100))["max_num_seqs"] == 100

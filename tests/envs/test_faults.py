@@ -54,7 +54,8 @@ def played(values: dict[str, Any], until_s: float) -> list[tuple[bytes, bytes, f
     seen, turn = [], 0
     observation, info = env.reset(seed=5)
     while env.batch.cluster.state.environments["now_s"][0] < until_s:
-        seen.append((observation.tobytes(), info["action_mask"].tobytes(), float(info.get("time_s", 0.0))))
+        now_s = float(env.batch.cluster.state.environments["now_s"][0])
+        seen.append((observation.tobytes(), info["action_mask"].tobytes(), now_s))
         observation, _, over, _, info = env.step((1, turn % 4, 0))
         turn += 1
         if over:

@@ -54,7 +54,7 @@ def test_pettingzoos_own_tests_of_seeds_pass(scenario):
 
 
 def test_the_agent_that_decides_sees_what_the_single_environment_shows(scenario):
-    """And what the others see does not depend on whether anybody looks."""
+    """And what the others see does not depend on whether it is read."""
     single = gym.make("BurstGPT-v0", scenario=scenario)
     seen, info = single.reset(seed=7)
     cycle, parallel = pettingzoo.env(scenario), pettingzoo.parallel_env(scenario)

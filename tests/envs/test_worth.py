@@ -99,7 +99,7 @@ def test_every_drawn_episode_has_mean_one(small_scenario):
         assert worth == pytest.approx(own / own.mean(), abs=2**-15)
 
 
-def played(scenario: Scenario, policy: str, modes: list[str] | None, load: float = 3.0) -> tuple[Any, float, dict]:
+def played(scenario: Scenario, policy: str, load: float = 3.0) -> tuple[Any, float, dict]:
     """Play an episode in an environment by a policy's actions: the environment, its return, its metrics."""
     batch = EnvironmentBatch(1, scenario, split="train", load=load)
     batch.reset(0, np.random.default_rng(0), {"episode": 5})
@@ -123,7 +123,7 @@ POLICIES = [
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_return_is_the_score_under_every_rule_and_mode(small_scenario, policy):
     scenario = scenario_of(small_scenario, modes=MODES)
-    batch, total, metrics = played(scenario, policy, MODES)
+    batch, total, metrics = played(scenario, policy)
     assert total > 0.0 or policy.startswith("never")
     assert total / metrics["offered"] == metrics["score"] == batch.episode_metrics(0)["score"]
     assert metrics["offered_worth"] == metrics["offered"]
@@ -134,7 +134,7 @@ def test_the_return_is_the_score_under_every_rule_and_mode(small_scenario, polic
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_the_return_is_the_score_with_every_kind_of_client(small_scenario, kind):
     scenario = scenario_of(small_scenario, clients=CLIENTS[kind])
-    batch, total, metrics = played(scenario, "size-aware-kv/jsq/edf-512", None, 4.0)
+    batch, total, metrics = played(scenario, "size-aware-kv/jsq/edf-512", 4.0)
     records = batch.cluster.records(0)
     sent = records["status"] != UNSENT
     assert metrics["offered_worth"] == float(records["worth"][sent].sum(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""The upper bound: nobody is above it, foresight included, and it says something where there is too much to do."""
+"""The upper bound: no policy is above it, foresight included, and it says something where there is too much to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headroom: the steps are in order, paired and the same whoever runs them, and the command prints them."""
+"""Headroom: the steps are in order, paired and the same for any number of workers, and the command prints them."""
 
 from __future__ import annotations
 

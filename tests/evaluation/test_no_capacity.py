@@ -72,8 +72,8 @@ def test_bursts_that_no_load_spreads_are_named(tmp_path, monkeypatch, capsys):
         ("evaluate --policy always/jsq/vlm", "unknown batching mode of this scenario 'vlm'"),
         ("evaluate --split tst", "unknown split 'tst'"),
         ("tune --split tst", "unknown split 'tst'"),
-        ("train --steps 0", "--steps must be at least 1, got 0"),
-        ("train --steps -5", "--steps must be at least 1, got -5"),
+        ("train --steps 0", "--steps must be a whole number of at least 1, got 0"),
+        ("train --steps -5", "--steps must be a whole number of at least 1, got -5"),
         ("train --seed -1", "--seed must be at least 0, got -1"),
     ],
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -102,8 +100,3 @@ def events(body: bytes) -> list[Any]:
     """Return the events of a stream, ``[DONE]`` as text."""
     parts = [part.removeprefix(b"data: ") for part in body.split(b"\n\n") if part]
     return ["[DONE]" if part == b"[DONE]" else json.loads(part) for part in parts]
-
-
-def interrupt_self() -> None:
-    """Send this process the signal that reloads a policy."""
-    os.kill(os.getpid(), signal.SIGHUP)

@@ -174,7 +174,7 @@ def test_a_chain_that_goes_on_is_the_next_turn_and_a_shared_head_a_shared_prefix
                 (0, 1200, 100, [0, 1, 2]),  # system prompt 0
                 (1000, 1300, 100, [0, 3, 4]),
                 (2000, 2000, 9, [0, 1, 5, 6]),  # goes on from the first
-                (3000, 520, 9, [0, 7]),  # the system prompt alone is nobody's conversation
+                (3000, 520, 9, [0, 7]),  # the system prompt alone is no conversation
                 (3500, 2100, 9, [0, 1, 5, 6, 8]),  # and once more
                 (3600, 700, 9, [20, 21]),
             ),

@@ -52,7 +52,7 @@ def same(a: EpisodeRequests, b: EpisodeRequests) -> bool:
     return a.metadata == b.metadata and all(getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in ARRAYS)
 
 
-PINNED = [  # committed lists of episodes and rankings were made of these bytes: whoever changes them makes those anew
+PINNED = [  # committed lists of episodes and rankings were made of these bytes: a change of them makes those anew
     ({"scaling": "superpose"}, 8.0, "69f8521503fce2cc"),
     ({"scaling": "superpose", "mix": {"conversation": 0.5, "api": 0.5}}, 0.021, "dbde275cf341ac39"),
     ({"scaling": "thin"}, 0.03, "73a242990e0c04c9"),

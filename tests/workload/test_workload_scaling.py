@@ -29,7 +29,7 @@ def trace() -> Trace:
     random = np.random.default_rng(5)
     days = 4
     hour = np.repeat(np.arange(24 * days), 1)
-    by_day = 1.0 + np.cos(2 * np.pi * (hour % 24 - 15) / 24)  # highest at 15 h, nobody at 3 h
+    by_day = 1.0 + np.cos(2 * np.pi * (hour % 24 - 15) / 24)  # highest at 15 h, none at 3 h
     starts = np.concatenate([3600 * (h + random.random(random.poisson(42 * level))) for h, level in enumerate(by_day)])
     gaps = random.lognormal(4.5, 1.0, (len(starts), 2))
     chats = (starts[:, None] + np.cumsum(np.c_[np.zeros(len(starts)), gaps], axis=1)).ravel()

@@ -113,7 +113,7 @@ def test_episodes_link_turns_and_carry_think_times(trace: Trace, scaling: str) -
     assert (before < linked).all()
     assert (episode.session[before] == episode.session[linked]).all()
     assert (episode.turn[linked] == episode.turn[before] + 1).all()
-    assert len(np.unique(before)) == len(before)  # nobody has two followers
+    assert len(np.unique(before)) == len(before)  # none has two followers
     assert (np.isnan(episode.think_s) == (episode.previous < 0)).all()
     gap_s = (episode.arrival_s[linked] - episode.arrival_s[before]).mean()
     clock = 30.0 / gap_s  # every turn of this trace follows after 30 s; each class is compressed by its own factor

@@ -65,8 +65,8 @@ def failure_table(trace: Trace, served_s: NDArray[np.float64], from_s: float, to
     hour = np.floor(time / HOUR_S)
     low = np.searchsorted(served_s, hour * HOUR_S)
     high = np.searchsorted(served_s, (hour + 1) * HOUR_S)
-    nobody = low == high  # no request was served in that hour: any request is a candidate
-    low, high = np.where(nobody, 0, low), np.where(nobody, len(served_s), high)
+    unserved = low == high  # no request was served in that hour: any request is a candidate
+    low, high = np.where(unserved, 0, low), np.where(unserved, len(served_s), high)
     return FailureTable(time - from_s, low, high, failed.model[mine])
 
 
