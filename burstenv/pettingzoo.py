@@ -8,7 +8,7 @@ paid alike, the reward of the cluster: they cooperate.
 
 Example:
     >>> from burstenv import pettingzoo
-    >>> env = pettingzoo.env(scenario="gateways-4.yaml")
+    >>> env = pettingzoo.env(scenario="gateways-4")
     >>> env.reset(seed=0)
     >>> for agent in env.agent_iter():
     ...     observation, reward, terminated, truncated, info = env.last()
