@@ -130,6 +130,17 @@ def test_an_ending_of_another_format_is_refused(place, tmp_path):
         check_ending(Path(free), [".html"], "a page")
 
 
+@pytest.mark.parametrize("arguments", [["hardware", "--out", "-"], ["scenarios", "--page", "-"]], ids=" ".join)
+def test_an_output_on_standard_output_stands_alone_there(arguments, capfd):
+    from burstenv.cli import main
+
+    assert main(arguments) == 0
+    found = capfd.readouterr()
+    assert found.out.lower().startswith("<!doctype html>")
+    assert found.out.rstrip().endswith("</html>")
+    assert found.err.startswith("page: -")
+
+
 WRONG_ENDINGS = [
     ["simulate", "t.csv", "--timeline", "x.pdf"],
     ["simulate", "t.csv", "--requests-out", "x.json"],

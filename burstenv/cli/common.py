@@ -75,7 +75,7 @@ def emit(arguments: argparse.Namespace, result: Any, lines: list[str]) -> None:
     If an output of the command went to standard output, the result goes to standard error.
     """
     text = json.dumps(result, indent=1, default=str) if arguments.json else "\n".join(lines)
-    beside = any(str(getattr(arguments, name, "")) == STANDARD_OUTPUT for name in ("out", "requests_out", "timeline"))
+    beside = any(isinstance(value, Path) and str(value) == STANDARD_OUTPUT for value in vars(arguments).values())
     stream = sys.stderr if beside else sys.stdout
     if stream is None:
         raise BurstenvError("the result cannot be printed, because standard output is closed")
