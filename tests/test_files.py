@@ -107,7 +107,7 @@ def test_a_killed_command_leaves_no_temporary_file(number, tmp_path):
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=300)
     assert list(tmp_path.iterdir()) == []
     if number == signal.SIGTERM:
         assert (process.returncode, told) == (143, "burstenv: terminated\n")

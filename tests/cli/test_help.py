@@ -152,7 +152,7 @@ def test_zsh_completes_at_its_prompt(line, path_with_burstenv, tmp_path):
     if not shutil.which("zsh"):
         pytest.skip("zsh is not installed")
     environment = {**os.environ, "PATH": path_with_burstenv, "HOME": str(tmp_path), "TERM": "dumb"}
-    zsh = pexpect.spawn("zsh", ["-f", "-i"], env=environment, cwd=str(tmp_path), encoding="utf-8", timeout=60)
+    zsh = pexpect.spawn("zsh", ["-f", "-i"], env=environment, cwd=str(tmp_path), encoding="utf-8", timeout=300)
     zsh.sendline(
         "autoload -U compinit && compinit -u; eval \"$(burstenv completion zsh)\"; PS1='ready> '; echo begun$((1))"
     )

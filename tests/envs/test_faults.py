@@ -154,7 +154,6 @@ def test_what_cannot_be_played_with_faults_says_so(small_scenario):
     values["episode"]["upstream_failures"] = "recorded"
     batch = EnvironmentBatch(1, scenario=values)
     batch.reset(0, np.random.default_rng(0))
-    assert batch.cluster.state.environments["num_faults"][0] >= 0
     for look_ahead in (
         lambda: Lookahead(batch.cluster, "lookahead:always/jsq/vllm"),
         lambda: ChoiceWorth(batch.cluster, parse_composite("always/jsq/vllm"), 5.0),
@@ -163,6 +162,19 @@ def test_what_cannot_be_played_with_faults_says_so(small_scenario):
             look_ahead()
     with pytest.raises(BurstenvError, match=r"unknown model or class in spells\.pools of faults 'test' 'GPT4'"):
         load_scenario(with_faults(small_scenario, spells={"pools": {"GPT4": [0]}}))
+
+
+def test_spells_begin_at_failed_rows(small_scenario):
+    values = with_faults(small_scenario, spells={})
+    values["episode"]["upstream_failures"] = "recorded"
+    scenario = load_scenario(values)
+    found = []
+    for seed in range(3):
+        _, drawn = scenario.episode("train", seed, 60.0)
+        rows = scenario.faults_of(drawn, seed).rows
+        assert np.isin(rows["time_s"], drawn.arrival_s[drawn.upstream_failed]).all()
+        found += rows["time_s"].tolist()
+    assert found
 
 
 def test_a_scenario_has_faults_or_migration():

@@ -37,7 +37,7 @@ def run(name, arguments, tmp_path):
     arguments = [str(EXAMPLES / "small.yaml") if a == "SMALL" else a for a in arguments]
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
-        capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False,
+        capture_output=True, text=True, timeout=1_800, cwd=tmp_path, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
