@@ -5,6 +5,7 @@ from __future__ import annotations
 from burstenv.errors import unknown_name
 from burstenv.policies.batching import BATCHING_RULES, BatchingRule
 from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
+from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 from burstenv.policies.rule import Parameter, Range, Rule
 from burstenv.policies.scaling import SCALING_RULES
@@ -15,6 +16,7 @@ TITLES = {
     "admission": "Admission rules",
     "routing": "Routing rules",
     "batching": "Batching modes",
+    "migration": "Migration rules",
     "scaling": "Scaling rules",
     "lookahead": "Look-ahead",
     "policy": "Policies in Python",
@@ -28,6 +30,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
         "admission": admission_rules(),
         "routing": routing_rules(),
         "batching": BATCHING_RULES,
+        "migration": MIGRATION_RULES,
         "scaling": SCALING_RULES,
         "lookahead": LOOKAHEAD_RULES,
         "policy": tuple(policy.rule for policy in python_policies().values()),
@@ -127,8 +130,9 @@ cache at that instant (from KV events, which are never stale), predicted output 
 these a rule knows the replicas' load ([what a gateway knows](gateway.md)).
 Under asynchronous scheduling the iteration that follows is part of that state, as in vLLM. A rule chooses among the
 replicas that hold the prompt and the whole predicted answer; where none does, among those that accept the prompt.
-`burstenv policies NAME` prints a rule. Where the [number of replicas](scaling.md) may change, a fourth part says by
-which rule, such as `always/jsq/vllm/kpa(target=20)`. Policies that simulate every choice are on a separate page:
+`burstenv policies NAME` prints a rule. Where requests may [migrate](transfers.md) or the [number of
+replicas](scaling.md) may change, a fourth part says by which rule, such as `always/freeness/vllm/llumnix(low=5)` or
+`always/jsq/vllm/kpa(target=20)`. Policies that simulate every choice are on a separate page:
 [look-ahead](lookahead.md).
 
 ## Your own heuristic

@@ -16,7 +16,7 @@ from burstenv.cluster.scaling.codes import (
     WVA,
     WVA_TOKENS,
 )
-from burstenv.policies.rule import Parameter, Range, Rule
+from burstenv.policies.rule import BEYOND, Parameter, Range, Rule
 
 _REQUESTS = "requests at each replica"
 _USE = "share of `replica_per_s` that a replica is to serve"
@@ -28,9 +28,9 @@ def _declared(code: int, **given: tuple[float, Range, str]) -> tuple[Parameter, 
 
 
 def _parameter(name: str, default: float, where: Range, meaning: str) -> Parameter:
-    if name.endswith("_s"):
-        return Parameter(name, default, where, meaning, 0.0, LONGEST_WINDOW_S)
-    return Parameter(name, default, where, meaning)
+    """Return a parameter; one that is tuned above 0 is above 0, for demands are divided by it."""
+    most = LONGEST_WINDOW_S if name.endswith("_s") else None
+    return Parameter(name, default, where, meaning, max(0.0, where.low / BEYOND), most)
 
 
 def _window(default: float) -> tuple[float, Range, str]:

@@ -135,7 +135,7 @@ def test_record_carries_codes_and_parameters():
         ("queue-cap(limit=3/jsq/vllm", "unknown admission rule"),
         ("queue-cap(limit=3))/jsq/vllm", "unknown admission rule"),
         ("always/jsq", "needs three parts"),
-        ("always/jsq/vllm/extra", "unknown migration rule 'extra'; valid: llumnix"),
+        ("always/jsq/vllm/extra", "unknown migration or scaling rule 'extra'; valid"),
         ("always/jsq/vllm/none/extra", "needs three parts"),
         ("", "needs three parts"),
     ],
