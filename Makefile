@@ -76,9 +76,9 @@ notebooks: setup
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 tuned: setup
-	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --trials 600 --out configs/tuned/$$s.yaml; done
-	$(TUNE) --scenario replicas-16 --trials 600 --episodes 9 --out configs/tuned/replicas-16.yaml
-	$(TUNE) --scenario replicas-64 --load 1.5 --trials 600 --episodes 4 --out configs/tuned/replicas-64.yaml
+	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --out configs/tuned/$$s.yaml; done
+	$(TUNE) --scenario replicas-16 --episodes 9 --out configs/tuned/replicas-16.yaml
+	$(TUNE) --scenario replicas-64 --load 1.5 --episodes 4 --out configs/tuned/replicas-64.yaml
 	rm -rf configs/tuned/*.trials
 	$(BIN)/python -m burstenv.evaluation.episode_lists
 

@@ -37,7 +37,7 @@ def register(commands: Commands) -> None:
         "--without", action="append", default=[], metavar="JUDGEMENT", help="of --headroom: also the best composite, "
         "tuned with the same budget, without locality, balance or classes; all: each; may be repeated",
     )  # fmt: skip
-    sub.add_argument("--trials", type=int, help="of --without: policies tried (default: 150)")
+    sub.add_argument("--trials", type=int, help="of --without: policies tried (default: 600)")
     sub.add_argument("--out", help="of --headroom: folder for the results, a YAML file per scenario")
     sub.add_argument("--load", type=float, help="of --headroom (default: the scenario's)")
     sub.add_argument(
@@ -97,8 +97,9 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 def _headroom(arguments: argparse.Namespace) -> int:
     from burstenv.config import shipped
     from burstenv.envs.scenario import load_scenario
-    from burstenv.evaluation.bound.headroom import HORIZON_S, PASSES, TRIALS, measure_headroom, table
+    from burstenv.evaluation.bound.headroom import HORIZON_S, PASSES, measure_headroom, table
     from burstenv.evaluation.tuning.judgements import JUDGEMENTS
+    from burstenv.evaluation.tuning.search import TRIALS
     from burstenv.evaluation.workers import available_cores
 
     workers = available_cores() if arguments.workers is None else arguments.workers

@@ -41,7 +41,7 @@ def register(commands: Commands) -> None:
         "--load", action="append", type=float, default=[], help="share of capacity; may be repeated (default: the "
         "scenario's)",
     )  # fmt: skip
-    sub.add_argument("--trials", type=int, default=200, help="policies tried at each load (default: %(default)s)")
+    sub.add_argument("--trials", type=int, help="policies tried at each load (default: 600)")
     sub.add_argument(
         "--episodes",
         type=int,
@@ -109,10 +109,10 @@ def _tune(arguments: argparse.Namespace) -> int:
         tuned = grid.best(arguments.metric)
     else:
         from burstenv.evaluation.episode_lists import fixed_count
-        from burstenv.evaluation.tuning.search import TuningPlan, tune
+        from burstenv.evaluation.tuning.search import TRIALS, TuningPlan, tune
 
         plan = TuningPlan(
-            arguments.policy, loads, arguments.trials,
+            arguments.policy, loads, TRIALS if arguments.trials is None else arguments.trials,
             fixed_count(scenario.config, arguments.split) if arguments.episodes is None else arguments.episodes,
             arguments.split, arguments.metric, arguments.seed,
         )  # fmt: skip

@@ -31,7 +31,7 @@ from burstenv.evaluation.episodes import draw_episode
 from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.evaluation.tuning.judgements import judgement
 from burstenv.evaluation.tuning.scorer import Scorer
-from burstenv.evaluation.tuning.search import TuningPlan, tune
+from burstenv.evaluation.tuning.search import TRIALS, TuningPlan, tune
 from burstenv.evaluation.tuning.tuned_policies import scenario_digest, shipped_tuned
 from burstenv.evaluation.workers import run_tasks
 from burstenv.files import write_atomic
@@ -51,7 +51,6 @@ CANDIDATES = (
 FOLDER = "headroom"  # of configs/, by scenario
 HORIZON_S = 20.0
 PASSES = 1
-TRIALS = 150  # of a search without a judgement, as of the shipped composites
 WITHOUT = "without "
 SHOWN = ("round-robin", "jsq", "best", "foresight", "bound")  # in a table of many scenarios
 REPLICAS = 4  # tried by foresight for each request

@@ -36,7 +36,7 @@ Scenarios of version 3 know what a router in front of vLLM knows: its own log, a
 their requests. `evaluate`, `tune` and the validation of agents use these, and say so if a changed generator or sampler
 gives others.
 
-**Tuned composites** are data, too: `configs/tuned/` holds the best composite found with a budget of trials on the
+**Tuned composites** are data, too: `configs/tuned/` holds the best composite found with a budget of 600 trials on the
 validation episodes at each training load. `make tuned` searches all of them again and draws the episode lists.
 """
 

@@ -37,6 +37,7 @@ from burstenv.policies.baselines import DEFAULT_LADDER, STRONG
 from burstenv.workload import SPLITS
 
 Scored = dict[str, float]  # means over episodes by METRICS
+TRIALS = 600  # of a search by default, and of each shipped composite
 _SEED_STRIDE = 1_000_003  # separates the seeds of different searches
 
 
@@ -57,7 +58,7 @@ class TuningPlan:
 
     template: str = "all"
     loads: Sequence[float] = ()
-    trials: int = 200
+    trials: int = TRIALS
     episodes: int = 18
     split: str = "validation"
     metric: str = "score"
