@@ -68,6 +68,12 @@ PRESETS: tuple[Preset, ...] = (
         "burstenv.envs.migration.env:MigrationVectorEnv",
         kwargs={"scenario": "fragmentation"},
     ),
+    Preset(
+        "BurstGPT-Fleet-v0",
+        "burstenv.envs.fleet.env:FleetEnv",
+        "burstenv.envs.fleet.env:FleetVectorEnv",
+        kwargs={"scenario": "diurnal"},
+    ),
 )
 
 

@@ -20,7 +20,8 @@
                     request-seconds; over an episode, minus the sum of the times from arrival to end (Park's and
                     Decima's reward). *Gamed by* rejecting everything: a rejected request leaves at once.
 ``cost``            Minus the GPU-seconds in which replicas computed, charged when an iteration begins. *Gamed by*
-                    rejecting everything: an idle GPU is free. Weigh it against another reward.
+                    rejecting everything: an idle GPU is free. Weigh it against another reward. Where the number of
+                    replicas changes by decisions, minus the GPU-seconds that cost, idle ones included.
 ``vector``          An array of ``attainment``, ``token-weighted``, ``latency`` and ``cost`` for multi-objective
                     methods, as MO-Gymnasium has it (``env.unwrapped.reward_space``, ``reward_dim``); scalarise it
                     with ``mo_gymnasium.wrappers.LinearReward``. Gymnasium's own checker expects a number: make such an
@@ -86,6 +87,16 @@ def _busy_gpu_s(world):
 
 
 @kernel
+def _paid_gpu_s(world):
+    """Return the GPU-seconds that cost so far."""
+    total_s, now_s = 0.0, world.environment.now_s
+    for r in range(len(world.replicas)):
+        replica = world.replicas[r]
+        total_s += (replica.paid_s + replica.paid * (now_s - replica.since_s)) * world.specs[r].gpus
+    return total_s
+
+
+@kernel
 def _pay(exchange, place, total):
     exchange.rewards[place] = total - exchange.totals[place]
     exchange.totals[place] = total
@@ -102,4 +113,4 @@ def pay(world, exchange):
     _pay(exchange, PLACE.token_weighted, environment.attained_tokens * 1e-3)
     _pay(exchange, PLACE.goodput_per_gpu, attained / float(world.gateway.gpus))
     _pay(exchange, PLACE.latency, request_s(world) * (-1.0 / LATENCY_SCALE_S))
-    _pay(exchange, PLACE.cost, -_busy_gpu_s(world))
+    _pay(exchange, PLACE.cost, -(_paid_gpu_s(world) if world.gateway.scales else _busy_gpu_s(world)))

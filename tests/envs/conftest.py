@@ -21,6 +21,8 @@ def short(tmp_path_factory):
         if not path.exists():
             values = read_yaml(shipped("scenarios")[name])
             values["episode"]["duration_s"] = 20 if name == "default" else 8
+            if "scaling" in values:
+                values["scaling"]["control_period_s"] = 0.5
             values["capacity_per_s"] = dict.fromkeys(SPLITS, 18.0 if name == "default" else 4.0)
             path.write_text(yaml.safe_dump(values))
         return str(path)

@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.fleet.batch import FleetBatch
+from burstenv.envs.fleet.env import FleetVectorEnv
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.envs.vector_env import BurstGPTVectorEnv
@@ -18,6 +20,8 @@ from burstenv.policies import parse_composite
 GROUP = "Environments"
 LARGER = "replicas-64"  # a scenario with many replicas
 LARGER_DURATION_S = 10.0  # of its episodes here
+FLEET, FLEET_RATE_PER_S, FLEET_DURATION_S = "replicas-16", 100.0, 3_600.0  # an hour of a fleet
+FLEET_ENVS = 64
 LARGER_ENVS = 32  # a row of 64 replicas with prefix caching is 0.3 GB, and 256 of them do not fit into memory
 
 
@@ -85,12 +89,55 @@ def bench_environments(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     )
     name = "heuristic in compiled code (always/jsq)"
     yield row(GROUP, name, compiled, "decisions/s", "native batch of 1024", batched)
+    hour = _fleet_rate(_fleet(max(60.0, FLEET_DURATION_S * scale)), FLEET_RATE_PER_S)
+    name = f"BurstGPT-Fleet-v0, 16 replicas at {FLEET_RATE_PER_S:g} requests/s"
+    yield row(GROUP, name, hour, "requests/s", "heuristic in compiled code", compiled)
+    controls = _fleet_vector_rate(max(20, int(1_000 * scale)))
+    name = f"BurstGPT-Fleet-v0, native batch of {FLEET_ENVS}"
+    yield row(GROUP, name, controls, "decisions/s", "native batch of 1024", batched)
 
 
 def _larger() -> Scenario:
     values = load_scenario(LARGER).config.model_dump(mode="json", exclude_none=True)
     values["episode"]["duration_s"] = LARGER_DURATION_S
     return load_scenario(values)
+
+
+def _fleet(duration_s: float) -> Scenario:
+    values = load_scenario(FLEET).config.model_dump(mode="json", exclude_none=True)
+    values["episode"]["duration_s"] = duration_s
+    values["scaling"] = {"cold_start": 60.0}
+    return load_scenario(values)
+
+
+def _fleet_rate(scenario: Scenario, rate_per_s: float) -> float:
+    """Return the requests/s of an episode in which all replicas serve, decided about every 10 s."""
+    batch = FleetBatch(1, scenario=scenario)
+    batch.actions[:] = 1
+
+    def reset() -> None:
+        batch.reset(0, np.random.default_rng(0), {"episode": 0, "rate_per_s": rate_per_s})
+
+    def run() -> None:
+        while not batch.done[0]:
+            batch.step()
+
+    reset()
+    return median_rate(batch.num_requests(0), run, reset)
+
+
+def _fleet_vector_rate(calls: int) -> float:
+    vector = FleetVectorEnv(FLEET_ENVS, action="count", autoreset_mode="same_step")
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(2, 8, (64, FLEET_ENVS))
+    vector.reset(seed=0)
+
+    def step() -> None:
+        for k in range(calls):
+            vector.step(numbers[k % 64])
+
+    step()
+    return median_rate(calls * FLEET_ENVS, step)
 
 
 def _vector_rate(scenario: Scenario, num_envs: int, calls: int) -> float:

@@ -1,0 +1,1 @@
+"""``BurstGPT-Fleet-v0``: which replicas are to serve."""

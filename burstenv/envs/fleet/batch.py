@@ -1,0 +1,171 @@
+"""The batch behind ``BurstGPT-Fleet-v0``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from burstenv.cluster.scaling.codes import BY_CALLER
+from burstenv.envs.action import JointActions
+from burstenv.envs.arguments import check_flat, places_checked
+from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.fleet.step import (
+    ALL,
+    FLEET_FEATURES,
+    OPEN,
+    REPLICA_FEATURES,
+    SHOW,
+    step_fleet,
+    step_fleet_threads,
+)
+from burstenv.envs.observation.features import LIMIT
+from burstenv.envs.own_reward import RewardChoice
+from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies import Policy
+
+ACTIONS = ("replicas", "count")
+NET = "net"  # the reward: worth less the price of the GPU-hours that cost
+
+
+@dataclass(frozen=True)
+class FleetLayout:
+    """An action that says of each replica whether it is to serve, or how many are."""
+
+    num_replicas: int
+    least: int
+    most: int
+    by_count: bool
+    decide: tuple[str, ...] = ("scaling",)
+    flat: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of choices of each component of the action."""
+        return (self.most - self.least + 1,) if self.by_count else (2,) * self.num_replicas
+
+    def space(self) -> gym.spaces.Discrete | JointActions:
+        """Return the action space of one environment."""
+        if self.by_count:
+            return gym.spaces.Discrete(self.sizes[0])
+        return JointActions(list(self.sizes))
+
+
+@places_checked
+class FleetBatch(EnvironmentBatch):
+    """``N`` environments whose agents start and stop replicas.
+
+    Args:
+        num_envs: N.
+        action: ``replicas``, which are to serve, or ``count``, how many.
+        admission: Rule for admission.
+        routing: Rule for routing.
+        reward: As of :class:`EnvironmentBatch`, or ``net``: worth less the price of the GPU-hours that cost.
+        shared: Arguments of :class:`EnvironmentBatch`, except ``decide``.
+
+    Raises:
+        BurstenvError: On an unknown name, with the valid ones, and on a scenario without scaling.
+    """
+
+    layout: Any
+
+    def __init__(
+        self,
+        num_envs: int,
+        action: str = "replicas",
+        admission: str = "always",
+        routing: str = "jsq",
+        reward: RewardChoice = NET,
+        **shared: Any,
+    ):
+        shared.setdefault("scenario", "diurnal")
+        if action not in ACTIONS:
+            raise unknown_name("action", str(action), ACTIONS)
+        if isinstance(reward, str) and reward == NET:
+            given = shared["scenario"]
+            scenario = given if isinstance(given, Scenario) else load_scenario(given, shared.pop("trace", None))
+            shared["scenario"] = scenario
+            price = 0.0 if scenario.scaling is None else scenario.scaling.price_per_gpu_h
+            reward = {"worth": 1.0, "cost": price / 3600.0}
+        super().__init__(num_envs, decide=("admission",), admission=admission, routing=routing, reward=reward, **shared)
+        scaling = self.scenario.scaling
+        if scaling is None:
+            raise BurstenvError(
+                f"scenario {self.scenario.config.name!r} has no scaling; use one with it, such as diurnal"
+            )
+        self.cluster.scale_by(BY_CALLER, ())
+        least, most, _ = scaling.numbers(self.cluster.num_replicas)
+        self.layout = FleetLayout(self.cluster.num_replicas, least, most, action == "count")
+        self.actions = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
+        self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
+        self.observation_size += len(FLEET_FEATURES) + self.cluster.num_replicas * len(REPLICA_FEATURES)
+        self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
+
+    def action_names(self) -> list[str]:
+        """Return the name of every number of an action."""
+        return ["replicas"] if self.layout.by_count else [f"replica {r}" for r in range(self.layout.num_replicas)]
+
+    def observation_space(self) -> gym.Space:
+        """Return the observation space of one environment."""
+        space = super().observation_space()
+        if isinstance(space, gym.spaces.Dict):
+            fleet = gym.spaces.Box(-LIMIT, LIMIT, (len(FLEET_FEATURES),), np.float32)
+            lives = gym.spaces.Box(-LIMIT, LIMIT, (self.cluster.num_replicas, len(REPLICA_FEATURES)), np.float32)
+            return gym.spaces.Dict({**space.spaces, "fleet": fleet, "lives": lives})
+        return space
+
+    def observation_names(self) -> list[str]:
+        """Return the name of every number of a flat observation."""
+        names = super().observation_names() + [f"fleet.{name}" for name in FLEET_FEATURES]
+        for r in range(self.cluster.num_replicas):
+            names += [f"life{r}.{name}" for name in REPLICA_FEATURES]
+        return names
+
+    def shaped(self, flat: np.ndarray) -> Any:
+        """Return flat observations, (..., O), in the configured form (a fresh copy)."""
+        check_flat(flat, self.observation_size)
+        if self.observation_form == "flat":
+            return flat.copy()
+        fleet = self.observation_layout.size
+        lives = fleet + len(FLEET_FEATURES)
+        return {
+            **super().shaped(flat[..., :fleet]),
+            "fleet": flat[..., fleet:lives].copy(),
+            "lives": flat[..., lives:].reshape(*flat.shape[:-1], self.cluster.num_replicas, -1).copy(),
+        }
+
+    def without_request(self, i: int) -> str:
+        """Describe the decision in environment ``i``."""
+        return "which replicas serve"
+
+    def in_force(self, i: int) -> str:
+        """Describe the replicas of environment ``i``."""
+        replicas = self.cluster.state.replicas[i]
+        return f"{int(replicas['wanted'].sum())} replicas wanted, {int(replicas['paid'].sum())} cost"
+
+    def _step(self) -> None:
+        if self.num_threads == 1:
+            self._run(0, ALL)
+        else:
+            step_fleet_threads(*self.step_arguments())
+
+    def _publish(self, i: int, opens: bool = False) -> None:
+        self._run(i, OPEN if opens else SHOW)
+
+    def _run(self, only: int, what: int) -> None:
+        step_fleet(*self.step_arguments(), only, what)
+
+    def step_arguments(self) -> tuple[Any, ...]:
+        """Return the arguments of every kernel of the batch, and whether an action is a number."""
+        return *super().step_arguments(), self.layout.by_count
+
+    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
+        """Raise: policies decide about requests at the gateway."""
+        raise BurstenvError("policies decide about requests at the gateway, not about replicas; use BurstGPT-v0")
+
+    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
+        """Raise: policies decide about requests at the gateway."""
+        self.policy_action(i, policy)
