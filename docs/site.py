@@ -12,21 +12,20 @@ ROOT = Path(__file__).parents[1]
 MARK = "<!-- public names -->"
 GROUPS = {  # by the package that a name lives in
     "envs": "Environments", "cluster": "Clusters", "hardware": "Hardware", "policies": "Policies", "workload": "Traces",
-    "evaluation": "Evaluation", "agents": "Agents", "errors": "Errors",
+    "evaluation": "Evaluation", "agents": "Agents", "pretrained": "Agents", "errors": "Errors",
 }  # fmt: skip
 OUTSIDE = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+[^)#]+)(?:#[^)]*)?\)")
 
 
 def reference() -> str:
     """Return the reference of every name of burstenv/api.pyi, one section a package, as mkdocstrings reads it."""
-    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    names: dict[str, list[str]] = {title: [] for title in GROUPS.values()}
     for node in ast.parse((ROOT / "burstenv" / "api.pyi").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
-            names[str(node.module).split(".")[0]] += [f"burstenv.{node.module}.{name.name}" for name in node.names]
+            group = GROUPS[str(node.module).split(".")[0]]
+            names[group] += [f"burstenv.{node.module}.{name.name}" for name in node.names]
     sections = [
-        f"## {GROUPS[group]}\n\n" + "\n\n".join(f"::: {name}" for name in found)
-        for group, found in names.items()
-        if found
+        f"## {group}\n\n" + "\n\n".join(f"::: {name}" for name in found) for group, found in names.items() if found
     ]
     return "\n\n".join(sections)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import shlex
 import shutil
 import sys
@@ -43,6 +44,25 @@ class Parser(argparse.ArgumentParser):
             help="print the help that fits a screen, and exit",
         )
         self.add_argument("--help", action="help", help="print this whole help, and exit")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the arguments; an unknown option ends with the usage of its verb, and the option that comes near."""
+        found, beyond = self.parse_known_args(args, namespace)
+        if beyond:
+            verb = self._verb(sys.argv[1:] if args is None else args)
+            names = [name for action in verb._actions for name in action.option_strings]
+            near = difflib.get_close_matches(beyond[0].partition("=")[0], names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            verb.error(f"unrecognized arguments: {' '.join(beyond)}{hint}")
+        return found
+
+    def _verb(self, words: Sequence[str]) -> argparse.ArgumentParser:
+        """Return the parser of the verb that a command line names."""
+        parser: argparse.ArgumentParser = self
+        for word in words:
+            verbs = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+            parser = verbs[0].get(word, parser) if verbs else parser
+        return parser
 
     def format_usage(self) -> str:
         """Return the usage."""

@@ -75,6 +75,23 @@ def test_an_example_breaks_where_a_shell_lets_it(monkeypatch):
     assert shlex.split(" ".join(line.rstrip("\\") for line in lines)).count("*/jsq/vllm") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "verb", "near"),
+    [
+        (["simulate", "x.csv", "--polcy", "a/b/c"], "simulate", "--policy"),
+        (["trace", "plot", "x.csv", "--uot=plots"], "trace plot", "--out"),
+        (["hardware", "--zzz"], "hardware", None),
+    ],
+)
+def test_an_unknown_option_ends_with_the_usage_of_its_verb(words, verb, near, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"usage: burstenv {verb} ")
+    assert text.rstrip().partition("did you mean ")[2] == (f"{near}?" if near else "")
+
+
 def test_every_option_has_a_help_text():
     for path, parser in VERBS.items():
         for action in parser._actions:
