@@ -10,7 +10,7 @@ from typing import Any
 
 from burstenv.cli.common import Commands, add_command, agents_module, emit, output_file
 
-SUBJECTS = ("engine", "environments", "inference", "training")
+SUBJECTS = ("engine", "environments", "inference", "training", "gateway")
 
 
 def register(commands: Commands) -> None:
@@ -65,5 +65,9 @@ def _measured(subject: str, quick: bool) -> Iterator[dict[str, Any]]:
         yield from bench_environments(scale)
     elif subject == "inference":
         yield from agents_module("bench").bench_inference(scale)
+    elif subject == "gateway":
+        from burstenv.gateway.extra import module_of_extra
+
+        yield from module_of_extra("burstenv.gateway.trial.figures", "burstenv bench gateway").bench_gateway(scale)
     else:
         yield from agents_module("bench").bench_ppo(scale)

@@ -64,9 +64,13 @@ def register(commands: Commands) -> None:
     sub = add_command(
         verbs, "compare", _compare,
         "Send the same traffic through several policies in front of running engines, replay each log, compare.",
-        example="burstenv engines compare burstgpt-default --policy always/jsq/vllm --load 0.8 --page served.md",
+        example="burstenv engines compare --policy always/jsq/vllm --policy agent:joint-v3 --load 0.8 --page served.md",
     )  # fmt: skip
-    sub.add_argument("trace", help="a trace or workload: its file, name or YAML file")
+    sub.add_argument(
+        "trace",
+        nargs="?",
+        help="a trace or workload: its file, name or YAML file (default: the scenario's own traffic)",
+    )
     add_reading_arguments(sub)
     _add_folder(sub)
     sub.add_argument("--policy", action="append", required=True, metavar="NAME", help="may be repeated")
@@ -137,10 +141,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     check_options(
         arguments, duration_s=number(above=0.0), rate_per_s=number(above=0.0), load=number(above=0.0, most=100.0)
     )
+    trace = None if arguments.trace is None else read_trace_or_workload(arguments.trace, arguments)
     found = compare.compare(
-        read_engines(arguments.dir), read_trace_or_workload(arguments.trace, arguments), arguments.policy,
-        arguments.load or [1.0], arguments.logs, scenario=arguments.scenario, duration_s=arguments.duration_s,
-        rate_per_s=arguments.rate_per_s, seed=arguments.seed, told=_say,
+        read_engines(arguments.dir), trace, arguments.policy, arguments.load or [1.0], arguments.logs,
+        scenario=arguments.scenario, duration_s=arguments.duration_s, rate_per_s=arguments.rate_per_s,
+        seed=arguments.seed, told=_say,
     )  # fmt: skip
     if arguments.page is not None:
         command = "burstenv " + shlex.join(_without_places(sys.argv[1:]))

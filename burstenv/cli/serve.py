@@ -41,6 +41,11 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("--tokenizer", type=Path, metavar="PATH", help="tokenizer.json or the model's folder, to count "
                      "prompts (default: the engines' of --engines, else four bytes a token)")  # fmt: skip
+    sub.add_argument(
+        "--kv-events", action="append", default=[], metavar="ENDPOINT",
+        help="where an engine publishes its KV events (ZeroMQ), one for each replica; without, its cache is estimated "
+        "from what it was sent",
+    )  # fmt: skip
     sub.add_argument("--predictor", type=Path, metavar="FILE.yaml", help="mean output tokens by class (default: "
                      "max_tokens of the request)")  # fmt: skip
     sub.add_argument("--log", type=output_file(".jsonl"), metavar="FILE.jsonl", help="log of all requests, a trace")
@@ -76,7 +81,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise BurstenvError(
             f"--host {arguments.host} lets other machines in; set a token in ${TOKEN}, or say --public to serve anyone"
         )
-    urls, tokenizer = arguments.engine, arguments.tokenizer
+    urls, tokenizer, kv_events, speed = arguments.engine, arguments.tokenizer, arguments.kv_events, 1.0
     if arguments.engines is not None:
         from burstenv.gateway.engines.folder import read_engines
 
@@ -84,6 +89,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             raise BurstenvError("--engine and --engines both name the engines; give one")
         running = read_engines(arguments.engines)
         urls, tokenizer = running.urls, tokenizer or running.model_folder
+        kv_events, speed = kv_events or running.kv_events, running.speed
     if not urls:
         raise BurstenvError("serve needs the engines: --engine URL for each, or --engines DIR of `burstenv engines up`")
     scenario = scene_for_gateway(arguments.scenario, arguments.cluster, arguments.policy)
@@ -94,8 +100,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.predictor is not None:
         lengths = parse(OutputLengths, read_yaml(arguments.predictor), str(arguments.predictor))
     longest = max(spec.max_model_len for spec in scenario.specs)
-    reader = Reader(TokenCounter(tokenizer), lengths, longest)
+    reader = Reader(TokenCounter(tokenizer), lengths, longest, scenario.specs[0].block_size)
     urls = [engine_url(url) for url in urls]
-    gateway = Gateway(scenario, arguments.policy, urls, mode, config, reader, arguments.log, arguments.seed)
+    gateway = Gateway(
+        scenario, arguments.policy, urls, mode, config, reader, arguments.log, arguments.seed, kv_events,
+        speed,
+    )  # fmt: skip
     server.run(gateway, arguments.policy)
     return 0

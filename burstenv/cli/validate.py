@@ -71,7 +71,6 @@ def register(commands: Commands) -> None:
 
     sub.add_argument("--cluster", metavar="NAME", help="of a gateway's log: the replicas (default: the scenario's)")
     sub.add_argument("--scenario", metavar="NAME", help="of a gateway's log (default: as logged)")
-    sub.add_argument("--speed", type=float, default=1.0, metavar="SHARE", help="pace of `engines up` (%(default)s)")
     sub.add_argument("--front-end-ms", type=float, default=0.0, metavar="MS", help="taken off every measured TTFT")
 
     latency = commands.add_parser("latency", help="Iteration times.", description="Iteration times.")
@@ -125,7 +124,7 @@ def _validate(arguments: argparse.Namespace) -> int:
     source: Path = arguments.source
     if _is_gateway_log(source):
         return _validate_log(arguments)
-    refuse_options(arguments, "but on a gateway's log", "cluster", "scenario", "speed", "front_end_ms")
+    refuse_options(arguments, "but on a gateway's log", "cluster", "scenario", "front_end_ms")
     if source.is_dir() and not _holds_a_run(source):
         if all((source / name).exists() for name in CASE_FILES):
             return _validate_case(arguments)
@@ -156,10 +155,8 @@ def _validate_log(arguments: argparse.Namespace) -> int:
 
     of_servers = ("out", "engine", *ServerOptions.__dataclass_fields__)
     refuse_options(arguments, "on a gateway's log; --cluster says what the engines are", *of_servers)
-    check_options(arguments, speed=number(above=0.0, most=100.0), front_end_ms=number(least=0.0))
-    found = validate_log(
-        arguments.source, arguments.cluster, arguments.scenario, arguments.speed, arguments.front_end_ms / 1000.0
-    )  # fmt: skip
+    check_options(arguments, front_end_ms=number(least=0.0))
+    found = validate_log(arguments.source, arguments.cluster, arguments.scenario, arguments.front_end_ms / 1000.0)
     emit(arguments, found.values(), found.lines())
     return 0
 

@@ -14,22 +14,37 @@ from burstenv.workload import EpisodeRequests, Trace
 def write_streams(requests: np.ndarray, trace: Trace | EpisodeRequests) -> None:
     """Set the token streams of requests, (n,) REQUEST, in place; for traces with shared prefixes.
 
-    The first ``prefix_tokens`` tokens of a request come from the stream of its shared prefix, the others from the
-    stream of its session after that prefix, or from one of its own. Traces without shared prefixes use
-    :func:`burstenv.cluster.cluster.number_streams`.
+    Traces without shared prefixes use :func:`burstenv.cluster.cluster.number_streams`.
 
     Args:
         requests: Its requests, in its order.
         trace: The trace, or an episode of one.
     """
-    has_prefix = trace.prefix_tokens > 0
+    share_prefixes(requests, trace.session, trace.prefix_id, trace.prefix_tokens)
+
+
+def share_prefixes(
+    requests: np.ndarray, session: NDArray[np.int32], prefix_id: NDArray[np.int32], prefix_tokens: NDArray[np.int32]
+) -> None:
+    """Set the token streams of requests, (n,) REQUEST, in place, if any shares a prefix.
+
+    The first ``prefix_tokens`` tokens of a request come from the stream of its shared prefix, the others from the
+    stream of its session after that prefix, or from one of its own.
+
+    Args:
+        requests: The requests.
+        session: Their sessions, -1 for none, (n,).
+        prefix_id: Their shared prefixes, (n,).
+        prefix_tokens: The lengths of these, 0 for none, (n,).
+    """
+    has_prefix = prefix_tokens > 0
     if not has_prefix.any():
         return
-    _, prefix = np.unique(np.where(has_prefix, trace.prefix_id, -1), return_inverse=True)
-    alone = trace.session < 0
+    _, prefix = np.unique(np.where(has_prefix, prefix_id, -1), return_inverse=True)
+    alone = session < 0
     first = int(prefix.max()) + 1
-    tokens = np.where(has_prefix, trace.prefix_tokens, 0)
-    stream = first + _ranks(trace.session, prefix, tokens)
+    tokens = np.where(has_prefix, prefix_tokens, 0)
+    stream = first + _ranks(session, prefix, tokens)
     stream[alone] = int(stream.max()) + 1 + np.arange(np.count_nonzero(alone))
     requests["prefix_tokens"] = tokens
     requests["prefix_stream"] = np.where(has_prefix, prefix, stream)

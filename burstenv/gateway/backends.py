@@ -40,6 +40,7 @@ class Backend:
         models: Names of its models.
         max_model_len: Its longest request [tokens]; None: it does not say.
         reason: Why it was taken out last.
+        gone: Whether nothing listened at its address then.
     """
 
     url: str
@@ -52,6 +53,7 @@ class Backend:
     models: list[str] = field(default_factory=list)
     max_model_len: int | None = None
     reason: str = ""
+    gone: bool = False
     preemptions_before: int | None = None
 
 
@@ -145,6 +147,7 @@ class Backends:
 
     async def _check(self, backend: Backend) -> None:
         """Check an engine: it must answer its list of models, which a hung engine does not."""
+        gone = False
         try:
             status, body = await self._get(backend, "/health", self._config.health_timeout_s)
             if status == 200 and not backend.models:
@@ -153,8 +156,11 @@ class Backends:
             problem = "" if status == 200 else f"its /health answers {status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             problem = f"its /health does not answer ({type(error).__name__})"
+            gone = isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+                error.os_error, ConnectionRefusedError
+            )
         if problem:
-            self.note_failure(backend, problem)
+            self.note_failure(backend, problem, gone)
         else:
             self._note_success(backend)
 
@@ -198,6 +204,7 @@ class Backends:
         if backend.available and (at_once or backend.failures >= self._config.failures_to_eject):
             backend.available, backend.since_s, backend.reason = False, self._clock(), problem
             backend.ejections += 1
+            backend.gone = at_once
             self._changed(backend)
 
     def _note_success(self, backend: Backend) -> None:

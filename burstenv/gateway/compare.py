@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 import signal
 import subprocess
@@ -15,16 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from burstenv.envs.recorded import recorded_episode
-from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
+from burstenv.files import write_atomic
+from burstenv.gateway.engines.control import forget_prefixes
 from burstenv.gateway.engines.folder import Engines
 from burstenv.gateway.load import Planned, plan_of, send_all, summary
-from burstenv.gateway.replay import Replay, validate_log
+from burstenv.gateway.replay import REPLAYS, Replay, validate_log
 from burstenv.gateway.scene import scene_for_gateway
 from burstenv.workload import Trace
 
-ALONE = 20  # requests sent one at a time, for the constant of the front end
+ALONE = 8  # requests sent one at a time, for the constant of the front end
 ALONE_TOKENS = 200, 8  # their prompt and output
+GRACE_S = 120.0  # on the clock of the cluster; longer answers are given up
+TRAFFIC = "traffic.json"  # what the logs of a folder are of
 TIED = 0.01  # attainments that close are no order
 
 
@@ -36,13 +40,11 @@ class Compared:
         load: Share of the cluster's capacity.
         policy: Its name.
         replay: The log's metrics and the simulator's.
-        sent: What the clients saw, see :func:`burstenv.gateway.load.summary`.
     """
 
     load: float
     policy: str
     replay: Replay
-    sent: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Comparison:
         speed: Share of real time at which the engines were paced.
         rate_per_s: Requests per second at load 1, on the clock of the cluster.
         duration_s: Window of the traffic, on the same clock.
-        front_end_s: Constant of the front end that was taken off, on the real clock.
+        front_end_s: Constant of the front end that was taken off, on the clock of the cluster.
         rows: One for each load and policy.
     """
 
@@ -82,27 +84,28 @@ class Comparison:
 
     def values(self) -> dict[str, Any]:
         """Return everything in plain values."""
-        rows = [{"load": r.load, "policy": r.policy, **r.replay.values(), "sent": r.sent} for r in self.rows]
+        rows = [{"load": r.load, "policy": r.policy, **r.replay.values()} for r in self.rows]
         about = {name: getattr(self, name) for name in ("cluster", "scenario", "speed", "rate_per_s", "duration_s")}
         return {**about, "front_end_s": self.front_end_s, "rows": rows}
 
     def lines(self) -> list[str]:
         """Return the comparison as a Markdown table with a sentence for each load."""
         lines = [
-            "| load | policy | attained: real / simulated | TTFT mean | TPOT mean | E2E mean | equal decisions | "
-            "sent late |",
-            "|---|---|---|---|---|---|---|---|",
+            "| load | policy | attained: real / same decisions / own | TTFT mean | TPOT mean | E2E mean | equal "
+            "decisions |",
+            "|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
-            real, simulated = row.replay.measured, row.replay.simulated
-            shares = " / ".join(f"{100 * values['attainment']:.1f}" for values in (real, simulated))
-            times = (
-                " / ".join(f"{1000 * values[name]:.1f}" for values in (real, simulated)) + " ms"
-                for name in ("ttft_s_mean", "tpot_s_mean", "e2e_s_mean")
-            )
-            late = f"{row.sent['late']} of {row.sent['sent']}"
-            cells = f"{row.load:g}", f"`{row.policy}`", f"{shares} %", *times
-            lines.append("| " + " | ".join([*cells, f"{100 * row.replay.agreement:.1f} %", late]) + " |")
+            replay = row.replay
+            worlds = replay.measured, replay.same_decisions, replay.simulated
+            cells = [" / ".join(f"{100 * world['attainment']:.1f}" for world in worlds) + " %"]
+            for name in ("ttft_s_mean", "tpot_s_mean", "e2e_s_mean"):
+                digits = 1 if name == "tpot_s_mean" else 0
+                cells.append(" / ".join(f"{1000 * world[name]:,.{digits}f}" for world in worlds) + " ms")
+            spread = replay.spread["ttft_s_mean"]
+            cells[1] += f" (+/- {1000 * spread:.0f})" if spread > 0.0 else ""
+            cells = [f"{row.load:g}", f"`{row.policy}`", *cells, f"{100 * replay.agreement:.1f} %"]
+            lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
         for load in dict.fromkeys(row.load for row in self.rows):
             right, pairs = self.in_order(load)
@@ -115,7 +118,7 @@ class Comparison:
 
 def compare(
     engines: Engines,
-    trace: Trace,
+    trace: Trace | None,
     policies: Sequence[str],
     loads: Sequence[float],
     folder: Path,
@@ -128,9 +131,11 @@ def compare(
 ) -> Comparison:
     """Send the same traffic through each policy in front of running engines, and replay each log.
 
+    What an interrupted comparison has logged in the folder, of the same traffic, is not sent again.
+
     Args:
         engines: The engines.
-        trace: Source of the traffic.
+        trace: Source of the traffic; None: the scenario's own, of its test split.
         policies: Names.
         loads: Shares of the capacity.
         folder: Gets the logs.
@@ -143,44 +148,68 @@ def compare(
     Raises:
         BurstenvError: If a gateway does not start, or a policy cannot act.
     """
-    scene = scene_for_gateway(scenario, engines.cluster, policies[0])
+    scene = scene_for_gateway(scenario, engines.cluster, policies[0], duration_s)
     unit = scene.capacity_per_s("test") if rate_per_s is None else rate_per_s
-    folder.mkdir(parents=True, exist_ok=True)
-    front_end_s = _front_end_s(engines, scene, scenario, policies[0], folder)
-    told(f"the front end takes {1000 * front_end_s:.1f} ms")
+    _begin(folder, {
+        "engines": {name: getattr(engines, name) for name in ("cluster", "mode", "speed")}, "scenario": scenario,
+        "trace": None if trace is None else trace.metadata.get("source"), "duration_s": duration_s, "unit": unit,
+        "seed": seed,
+    })  # fmt: skip
+    front_end_s = _front_end_s(engines, scenario, folder)
+    told(f"the front end takes {1000 * front_end_s:.1f} ms on the clock of the cluster")
     rows = []
     for load in loads:
-        drawn = recorded_episode(
-            trace, scene, seed, oversize="drop", rate_per_s=load * unit, duration_s=duration_s
-        )  # fmt: skip
+        if trace is None:
+            drawn = scene.sampler("test").sample(seed, load * unit)
+        else:
+            drawn = recorded_episode(
+                trace, scene, seed, oversize="drop", rate_per_s=load * unit, duration_s=duration_s
+            )  # fmt: skip
         planned = plan_of(drawn, scene, seed, engines.speed)
-        for k, policy in enumerate(policies):
-            log = folder / f"load-{load:g}-policy-{k}.jsonl"
-            results = _through_gateway(engines, scenario, policy, log, planned, seed)
-            replay = validate_log(log, engines.cluster, scenario, engines.speed, front_end_s)
-            rows.append(Compared(load, policy, replay, results))
+        for policy in policies:
+            log = folder / f"load-{load:g}-{re.sub('[^a-z0-9]+', '-', policy)}.jsonl"
+            _through_gateway(engines, scenario, policy, log, planned, seed, told)
+            replay = validate_log(log, engines.cluster, scenario, front_end_s)
+            rows.append(Compared(load, policy, replay))
             attained = (100 * replay.measured["attainment"], 100 * replay.simulated["attainment"])
             told(f"load {load:g}, {policy}: {attained[0]:.1f} % attained, {attained[1]:.1f} % in the simulator")
     return Comparison(engines.cluster, scenario, engines.speed, unit, duration_s, front_end_s, rows)
 
 
-def _front_end_s(engines: Engines, scene: Scenario, scenario: str, policy: str, folder: Path) -> float:
-    """Return what the TTFT of a lone request takes longer than in the simulator, on the real clock [s]."""
+def _begin(folder: Path, traffic: dict[str, Any]) -> None:
+    """Make the folder of the logs; those of other traffic are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text, note = json.dumps(traffic, indent=1) + "\n", folder / TRAFFIC
+    if not note.exists() or note.read_text(encoding="utf-8") != text:
+        for log in folder.glob("*.jsonl"):
+            log.unlink()
+        write_atomic(note, text)
+
+
+def _front_end_s(engines: Engines, scenario: str, folder: Path) -> float:
+    """Return the time by which a lone request's TTFT exceeds the simulated one, on the clock of the cluster [s]."""
     prompt, output = ALONE_TOKENS
-    gap_s = 2.0 / engines.speed
+    gap_s = 0.6 / engines.speed
     planned = [Planned(k * gap_s, prompt, output, k, {}, 1e6, 1e6) for k in range(ALONE)]
     log = folder / "alone.jsonl"
-    _through_gateway(engines, scenario, "always/round-robin/" + policy.rsplit("/", 1)[-1], log, planned, 0)
-    found = validate_log(log, engines.cluster, scenario, engines.speed)
-    return max(0.0, (found.measured["ttft_s_mean"] - found.simulated["ttft_s_mean"]) / engines.speed)
+    _through_gateway(engines, scenario, f"always/round-robin/{engines.mode}", log, planned, 0)
+    return max(0.0, validate_log(log, engines.cluster, scenario).later_s)
 
 
 def _through_gateway(
-    engines: Engines, scenario: str, policy: str, log: Path, planned: Sequence[Planned], seed: int
-) -> dict[str, Any]:
-    log.unlink(missing_ok=True)
-    with _gateway(engines, scenario, policy, log, seed) as url:
-        return summary(asyncio.run(send_all(planned, url)))
+    engines: Engines, scenario: str, policy: str, log: Path, planned: Sequence[Planned], seed: int,
+    told: Callable[[str], None] = lambda line: None,
+) -> None:  # fmt: skip
+    """Send requests through a gateway, unless its log of them is there already."""
+    if log.exists():
+        return
+    forget_prefixes(engines)  # in the simulator, too, caches are empty at the beginning
+    part = log.with_suffix(".part.jsonl")
+    part.unlink(missing_ok=True)
+    with _gateway(engines, scenario, policy, part, seed) as url:
+        sent = summary(asyncio.run(send_all(planned, url, grace_s=GRACE_S / engines.speed)))
+    told(", ".join(f"{sent[name]} {name}" for name in ("sent", "answered", "rejected", "failed", "late")))
+    part.replace(log)
 
 
 @contextmanager
@@ -223,8 +252,11 @@ def page(found: Comparison, command: str) -> str:
         f"The same traffic through real vLLM servers ([how](engines.md)) and through the simulator: cluster "
         f"`{found.cluster}`, scenario `{found.scenario}`, {found.duration_s:g} s of BurstGPT, load 1 being "
         f"{found.rate_per_s:.3g} requests/s.{clock} {1000 * found.front_end_s:.1f} ms of HTTP and tokenisation, "
-        f"measured with one request at a time, are taken off every real TTFT. A decision is equal if the policy, asked "
-        f"in the simulated state with the same random numbers, chooses what it chose at the gateway.",
+        f"measured with one request at a time, are taken off every real TTFT. Three figures stand side by side: of "
+        f"the real servers, of the simulator where the gateway's decisions are carried out, and of the simulator where "
+        f"the policy decides itself (mean of {REPLAYS} random streams; +/- their standard deviation where it draws "
+        f"lots). A decision is equal if the policy, asked in the simulated state with the same random numbers, chooses "
+        f"what it chose at the gateway.",
         "",
         *found.lines(),
         "",

@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from burstenv.cluster.gateway import ADMISSION_NAMES
 from burstenv.envs.observation.features import ObservationLayout
-from burstenv.envs.play.policy import player_of
+from burstenv.envs.play.policy import Player, player_of
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.policy import is_privileged
 from burstenv.gateway.world import LiveWorld
 from burstenv.policies import Composite, LookaheadPolicy, NetworkPolicy, Policy, load_policy
 from burstenv.policies.composite import parse_composite
+
+if TYPE_CHECKING:
+    from burstenv.envs.play.network import NetworkPlayer
 
 
 @dataclass(slots=True)
@@ -54,11 +58,17 @@ class Decider:
         check_policy(policy, world, mode)
         self.name = policy.name
         self._world = world
-        self._player = player_of(policy, world.cluster, 0, world.scenario.sight)
-        world.rehearse(self._player.decision)
-        self._player = player_of(policy, world.cluster, 0, world.scenario.sight)  # without a memory of the trial
+        world.rehearse(self._player_in(world, policy).decision)
+        self._player = self._player_in(world, policy)  # without a memory of the trial
         self._memory = world.cluster.state.memories[0]
         self.complained = False
+
+    @staticmethod
+    def _player_in(world: LiveWorld, policy: Policy) -> Player:
+        player = player_of(policy, world.cluster, 0, world.scenario.sight)
+        if isinstance(policy, NetworkPolicy) and world.scenario.config.observation.sessions:
+            cast("NetworkPlayer", player).follow(world.links)
+        return player
 
     def decide(self) -> Decided:
         """Return the decision about the request at the gateway."""
@@ -97,12 +107,12 @@ def check_policy(policy: Policy, world: LiveWorld, mode: str) -> None:
     if other:
         raise _not_in_force(policy.name, other[0], mode)
     if isinstance(policy, Composite):
-        _check_rules(policy)
+        _check_rules(policy, world)
 
 
-def _check_rules(policy: Composite) -> None:
+def _check_rules(policy: Composite, world: LiveWorld) -> None:
     for choice in (policy.admission, policy.routing):
-        if choice.rule.sees_prefixes:
+        if choice.rule.sees_prefixes and world.cached is None:
             raise _no_prefixes(f"policy {policy.name}: rule {choice.rule.name}")
 
 
@@ -113,19 +123,22 @@ def _check_network(policy: NetworkPolicy, world: LiveWorld, mode: str) -> None:
     decide = environment["decide"]
     if "batching" in ((decide,) if isinstance(decide, str) else decide):
         raise BurstenvError(f"{policy.name} needs batching modes to choose from, which a running engine does not offer")
-    if scenario.config.observation.sessions:
+    if scenario.config.observation.sessions and world.cached is None:
         raise _no_prefixes(policy.name)
     policy.check(scenario.mode_names)
     fixed = environment["batching"] or scenario.mode_names[0]
     if fixed != mode:
         raise _not_in_force(policy.name, fixed, mode)
-    _check_rules(parse_composite(f"{environment['admission']}/{environment['routing']}/{fixed}"))
+    _check_rules(parse_composite(f"{environment['admission']}/{environment['routing']}/{fixed}"), world)
     layout = ObservationLayout(len(scenario.specs), scenario.mode_names, scenario.config.observation)
     policy.network.check(layout.features(), len(scenario.specs), scenario.config.name)
 
 
 def _no_prefixes(who: str) -> BurstenvError:
-    return BurstenvError(f"{who} needs prefix_hit, the cached part of a prompt, which no engine's metrics tell")
+    return BurstenvError(
+        f"{who} needs prefix_hit, the cached part of a prompt, for which the gateway must know the prompts' tokens: "
+        f"name the engines' --tokenizer"
+    )
 
 
 def _not_in_force(who: str, wanted: str, mode: str) -> BurstenvError:

@@ -9,7 +9,7 @@ from burstenv.errors import BurstenvError
 
 _EXTRA_OF = {
     "aiohttp": "gateway", "uvicorn": "gateway", "uvloop": "gateway", "httptools": "gateway", "tokenizers": "gateway",
-    "prometheus_client": "gateway",
+    "prometheus_client": "gateway", "zmq": "gateway", "msgspec": "gateway",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 
@@ -20,12 +20,16 @@ from burstenv.gateway.backends import Backend, Backends
 from burstenv.gateway.config import GatewayConfig
 from burstenv.gateway.decider import Decided, Decider
 from burstenv.gateway.exposition import Exposition
+from burstenv.gateway.extra import module_of_extra
 from burstenv.gateway.flight import Flight, Outcome
 from burstenv.gateway.incoming import Incoming, Reader
-from burstenv.gateway.journal import Journal
+from burstenv.gateway.journal import Journal, row_of
+from burstenv.gateway.prefixes import BlockNumbers, CachedBlocks, ReportedBlocks, SentBlocks
 from burstenv.gateway.relay import Relay
 from burstenv.gateway.world import LiveWorld
-from burstenv.workload import CLASSES
+
+if TYPE_CHECKING:
+    from burstenv.gateway.kv_events import Listener
 
 SWEEP_S = 0.25  # between two looks at the time-outs
 CLIENT_LEFT = 499  # as other servers log it; it is not sent
@@ -44,6 +48,8 @@ class Gateway:
         reader: Reads requests.
         log: File of the log; None: none.
         seed: Seed of the policy's random stream.
+        kv_events: Where each engine publishes its KV events; empty: nowhere, and what was sent to it tells what it has
+            cached.
 
     Raises:
         BurstenvError: If the engines are not as many as the replicas, or the policy needs what is not there.
@@ -59,16 +65,25 @@ class Gateway:
         reader: Reader,
         log: Path | None = None,
         seed: int = 0,
+        kv_events: Sequence[str] = (),
+        speed: float = 1.0,
     ):
         if len(engines) != len(scenario.specs):
             raise BurstenvError(
                 f"the cluster has {len(scenario.specs)} replicas, but {len(engines)} engines are given; name one "
                 f"--engine for each, in the order of the cluster"
             )
+        if kv_events and len(kv_events) != len(engines):
+            raise BurstenvError(f"{len(engines)} engines need as many addresses of KV events, got {len(kv_events)}")
         self.scenario, self.config, self.reader, self.mode = scenario, config, reader, mode
-        self.world = LiveWorld(scenario, mode, seed=seed)
+        self.reports = [ReportedBlocks(reader.block_size) for _ in kv_events]
+        cached: Sequence[CachedBlocks] = self.reports or [SentBlocks(spec.num_blocks) for spec in scenario.specs]
+        self.world = LiveWorld(scenario, mode, seed=seed, cached=cached if reader.tokens.exact else None)
+        self._listener = self._listen(kv_events)
+        self._numbers = BlockNumbers()
         self.decider = Decider(policy, self.world, mode)
         self.started = time.time()
+        self.speed = speed
         self._zero = time.monotonic()
         self.journal = Journal(log, self._about(engines, seed))
         self.metrics = Exposition()
@@ -81,9 +96,16 @@ class Gateway:
         self._relay: Relay | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
+    def _listen(self, places: Sequence[str]) -> Listener | None:
+        """Return what listens to the engines' KV events, if they publish any."""
+        if not places:
+            return None
+        events = module_of_extra("burstenv.gateway.kv_events", "burstenv serve --kv-events")
+        return cast("Listener", events.Listener(places, self.reports))
+
     def now_s(self) -> float:
-        """Return the time since the gateway began [s]."""
-        return time.monotonic() - self._zero
+        """Return the time since the gateway began, on the clock of the cluster [s]."""
+        return (time.monotonic() - self._zero) * self.speed
 
     def _about(self, engines: Sequence[str], seed: int) -> dict[str, Any]:
         return {
@@ -93,8 +115,11 @@ class Gateway:
             "mode": self.mode,
             "engines": list(engines),
             "seed": seed,
+            "speed": self.speed,
             "started_unix_s": round(self.started, 3),
             "exact_prompts": self.reader.tokens.exact,
+            "block_tokens": self.reader.block_size,
+            "cached_prefixes": "events" if self.reports else "sent" if self.reader.tokens.exact else "unknown",
         }
 
     # -- beginning and end ---------------------------------------------------------------------------
@@ -106,6 +131,8 @@ class Gateway:
             connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=1 << 16
         )
         self._relay = Relay(self._session, self.config, self.now_s, self._first_token)
+        if self._listener is not None:
+            self._listener.start()
         await self.backends.start(self._session)
         for backend in self.backends.all:
             self._changed(backend)
@@ -117,6 +144,8 @@ class Gateway:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.backends.stop()
+        if self._listener is not None:
+            self._listener.stop()
         if self._session is not None:
             await self._session.close()
         self.journal.close()
@@ -140,6 +169,8 @@ class Gateway:
         if backend.available:
             return
         self.metrics.ejections.labels(str(backend.replica)).inc()
+        if backend.gone and self.world.cached is not None:
+            self.world.cached[backend.replica].clear()  # it begins anew without a cache
         for flight in self.flights:
             if flight.replica == backend.replica:
                 self._abort(flight, f"engine {backend.replica} was taken out: {backend.reason}")
@@ -158,7 +189,7 @@ class Gateway:
             now_s = self.now_s()
             for flight in self.flights:
                 limit_s = config.between_bytes_s if flight.started else config.first_byte_s
-                if now_s - flight.last_byte_s > limit_s:
+                if now_s - flight.last_byte_s > limit_s * self.speed:
                     self._abort(flight, f"engine {flight.replica} sent nothing for {limit_s:g} s")
             self.journal.flush()
 
@@ -171,6 +202,7 @@ class Gateway:
             await self._reject(send, f"{self.config.max_in_flight} requests are in flight, which is the limit")
             return
         now_s = self.now_s()
+        self._bring_to_clock(incoming)
         flight = Flight(incoming, self.world.arrive(incoming, now_s), now_s)
         self.flights.add(flight)
         outcome, status = "cancelled", CLIENT_LEFT
@@ -181,6 +213,13 @@ class Gateway:
             gone.cancel()
             self.flights.discard(flight)
             self._end(flight, outcome, status)
+
+    def _bring_to_clock(self, incoming: Incoming) -> None:
+        """Bring the objectives that a client has named to the clock of the cluster."""
+        if incoming.ttft_slo_s is not None:
+            incoming.ttft_slo_s *= self.speed
+        if incoming.tpot_slo_s is not None:
+            incoming.tpot_slo_s *= self.speed
 
     async def _decide_and_serve(
         self, flight: Flight, headers: Headers, gone: asyncio.Future[None], send: Send
@@ -244,7 +283,7 @@ class Gateway:
         flight.defers += 1
         self.world.count_deferred(1)
         try:
-            await asyncio.wait({gone}, timeout=self.scenario.config.defer_s)
+            await asyncio.wait({gone}, timeout=self.scenario.config.defer_s / self.speed)
         finally:
             self.world.count_deferred(-1)
         return not gone.done()
@@ -258,6 +297,7 @@ class Gateway:
         if flight.tries > 0:
             self.metrics.retries.inc()
         flight.send(replica, ledger, self.now_s())
+        self.world.note_sent(flight.number, replica)
         self.metrics.sent.labels(str(replica)).inc()
         task = asyncio.ensure_future(self._relay.run(flight, backend, ledger, headers, send))
         flight.upstream = task
@@ -336,50 +376,21 @@ class Gateway:
         self.counts[outcome] += 1
         self.metrics.requests.labels(outcome).inc()
         self.metrics.tokens.inc(flight.tokens)
-        row = self._row(flight, outcome, status, now_s)
+        row = row_of(flight, outcome, status, now_s)
+        if incoming.blocks:
+            row["blocks"] = self._numbers.runs(incoming.blocks)
+        if self.config.log_prompts:
+            row["body"] = incoming.body.decode("utf-8", "replace")
         self.finished.append(row)
         self.journal.write(row)
 
     def _note_rejected_at_once(self, incoming: Incoming) -> None:
         """Note a request beyond the limit of the gateway, which no policy has seen."""
         now_s = self.now_s()
+        self._bring_to_clock(incoming)
         flight = Flight(incoming, self.world.arrive(incoming, now_s), now_s)
         self.world.note_decision(0, 0)
         self._end(flight, "rejected", 429)
-
-    def _row(self, flight: Flight, outcome: str, status: int, now_s: float) -> dict[str, Any]:
-        """Return a request's line of the log."""
-        incoming = flight.incoming
-        served = outcome in ("attained", "late")
-        row: dict[str, Any] = {
-            "arrival_s": round(flight.arrival_s, 6),
-            "prompt_tokens": incoming.prompt_tokens if flight.told_prompt_tokens is None else flight.told_prompt_tokens,
-            "output_tokens": flight.tokens,
-            "class": CLASSES[incoming.class_code],
-            "model": incoming.model,
-            "session_id": incoming.session_id,
-            "outcome": outcome,
-            "status": status,
-            "replica": flight.replica if flight.tries else None,
-            "replicas": flight.replicas,
-            "defers": flight.defers,
-            "streamed": incoming.streamed,
-            "decided_s": _rounded(flight.decided_s),
-            "sent_s": _rounded(flight.sent_s),
-            "first_token_s": _rounded(flight.first_token_s),
-            "finish_s": _rounded(flight.last_byte_s) if served else round(now_s, 6),
-            "predicted_tokens": round(incoming.predicted_tokens, 3),
-            "ttft_slo_s": incoming.ttft_slo_s,
-            "tpot_slo_s": incoming.tpot_slo_s,
-            "stream": f"{flight.stream:x}",
-        }
-        if self.config.log_prompts:
-            row["body"] = incoming.body.decode("utf-8", "replace")
-        return row
-
-
-def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
 
 
 async def _gone(receive: Receive) -> None:

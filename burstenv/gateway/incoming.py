@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from burstenv.gateway.lengths import OutputLengths
+from burstenv.gateway.prefixes import block_keys
 from burstenv.gateway.tokens import TokenCounter
 from burstenv.workload import CLASSES
 
@@ -50,6 +51,7 @@ class Incoming:
         ttft_slo_s: Objective on the time to first token; None: that of its class.
         tpot_slo_s: Objective on the time per output token, likewise.
         session_id: The client's own name of the conversation.
+        blocks: Keys of the prompt's full KV blocks, see :mod:`burstenv.gateway.prefixes`; empty if not known.
     """
 
     path: str
@@ -63,6 +65,7 @@ class Incoming:
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
     session_id: str = ""
+    blocks: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -73,11 +76,13 @@ class Reader:
         tokens: Counts prompt tokens.
         lengths: Predicts the lengths of answers.
         longest_tokens: Longest request that any engine takes.
+        block_size: Tokens of a KV block of the engines.
     """
 
     tokens: TokenCounter
     lengths: OutputLengths
     longest_tokens: int
+    block_size: int = 16
     _sessions: dict[str, int] = field(default_factory=dict)
 
     def read(self, path: str, headers: Mapping[str, str], body: bytes) -> Incoming:
@@ -92,13 +97,13 @@ class Reader:
             raise BadRequest(400, "the body is no JSON") from None
         if not isinstance(asked, dict):
             raise BadRequest(400, "the body must be a JSON object")
-        prompt_tokens = self.tokens.count(asked, chat=path == CHAT)
-        if prompt_tokens is None:
+        prompt = self.tokens.read(asked, chat=path == CHAT)
+        if prompt is None:
             need = "messages, a list of objects" if path == CHAT else "prompt, a text or a list of token ids"
             raise BadRequest(400, f"the body needs {need}")
-        if prompt_tokens + 1 > self.longest_tokens:
+        if prompt.count + 1 > self.longest_tokens:
             raise BadRequest(
-                400, f"the prompt has {prompt_tokens} tokens; with an answer the engines hold {self.longest_tokens}"
+                400, f"the prompt has {prompt.count} tokens; with an answer the engines hold {self.longest_tokens}"
             )
         class_code = self._class(headers.get(CLASS_HEADER), path)
         predicted = self.lengths.predict(class_code, self._limit(asked))
@@ -110,13 +115,14 @@ class Reader:
             body=body,
             model=str(asked.get("model") or ""),
             streamed=asked.get("stream") is True,
-            prompt_tokens=max(1, prompt_tokens),
+            prompt_tokens=max(1, prompt.count),
             predicted_tokens=predicted if told is None else max(1.0, min(told, float(self.longest_tokens))),
             class_code=class_code,
             session=self._session(session_id),
             ttft_slo_s=None if ttft_ms is None else ttft_ms / 1000.0,
             tpot_slo_s=None if tpot_ms is None else tpot_ms / 1000.0,
             session_id=session_id,
+            blocks=[] if prompt.ids is None else block_keys(prompt.ids, self.block_size),
         )
 
     @staticmethod

@@ -1,20 +1,56 @@
 """The gateway's log on disk: one JSON object a line, which ``burstenv trace`` and ``burstenv validate`` read.
 
 The first line describes the gateway, a line with ``policy`` and ``at_s`` notes a new policy, every other line is one
-request, written when it is over. Times are in seconds since the gateway began.
+request, written when it is over. Times are in seconds since the gateway began. ``blocks`` are the numbers of its
+prompt's full KV blocks as runs [first, count]: prompts that begin alike begin with the same numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from burstenv.errors import BurstenvError
 from burstenv.files import cannot_write
-from burstenv.workload.formats.gateway_log import MARK, VERSION
+from burstenv.gateway.flight import Flight
+from burstenv.workload import CLASSES
+from burstenv.workload.formats.gateway_log import MARK, SERVED, VERSION
+
+
+def row_of(flight: Flight, outcome: str, status: int, now_s: float) -> dict[str, Any]:
+    """Return the line of a request that has ended with an outcome and an HTTP status."""
+    incoming = flight.incoming
+    served = outcome in SERVED
+    return {
+        "arrival_s": round(flight.arrival_s, 6),
+        "prompt_tokens": incoming.prompt_tokens if flight.told_prompt_tokens is None else flight.told_prompt_tokens,
+        "output_tokens": flight.tokens,
+        "class": CLASSES[incoming.class_code],
+        "model": incoming.model,
+        "session_id": incoming.session_id,
+        "outcome": outcome,
+        "status": status,
+        "replica": flight.replica if flight.tries else None,
+        "replicas": flight.replicas,
+        "defers": flight.defers,
+        "streamed": incoming.streamed,
+        "decided_s": _rounded(flight.decided_s),
+        "sent_s": _rounded(flight.sent_s),
+        "first_token_s": _rounded(flight.first_token_s),
+        "finish_s": _rounded(flight.last_byte_s) if served else round(now_s, 6),
+        "predicted_tokens": round(incoming.predicted_tokens, 3),
+        "ttft_slo_s": incoming.ttft_slo_s,
+        "tpot_slo_s": incoming.tpot_slo_s,
+        "stream": f"{flight.stream:x}",
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
 
 
 class Journal:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from burstenv._jit.decorators import entry
 from burstenv.cluster.gateway import ADMIT, DEFER
 from burstenv.cluster.traffic import count_traffic, decay_rates
-from burstenv.cluster.world import Arrays, world_of
+from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.kv_cache import END, END_BEFORE, END_FIRST, NO_SPAN, bucket_of, chain_last, new_span, span_at
 from burstenv.engine.lifecycle import arrive, count_token, reach_gateway, settle, wait
 from burstenv.engine.reset import reset_request
+
+STREAM = 0  # the token stream of every request: the cache shown is that of the request at the gateway
 
 
 @entry
@@ -36,6 +39,8 @@ def arrive_at(
     request.tpot_slo_s = numbers[5]
     request.worth = numbers[6]
     request.replica = NO_REQUEST
+    request.stream = STREAM
+    request.prefix_stream = STREAM
     environment.now_s = now_s
     decay_rates(world, now_s)
     environment.next_arrival = request_id + 1
@@ -56,6 +61,25 @@ def return_at(
     decay_rates(world, now_s)
     reach_gateway(world.requests[request_id])
     environment.at_gateway = request_id
+
+
+@entry
+def show_cached_at(environments, memories, replicas, arenas, requests, gateway, specs, modes, i, hits):  # fmt: skip
+    """Let each replica have ``hits``, (R,) int64, first blocks of the request at the gateway in its prefix cache."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    for r in range(len(world.specs)):
+        engine = engine_of(world, r)
+        if not engine.spec.prefix_caching:
+            continue
+        replica, arena = engine.replica, engine.arena
+        replica.spans = 0
+        replica.unused_span = NO_SPAN
+        arena[bucket_of(engine, STREAM)] = NO_SPAN
+        if hits[r] > 0:
+            span = new_span(engine, STREAM, 0)
+            at = span_at(engine, span)
+            arena[at + END] = arena[at + END_BEFORE] = arena[at + END_FIRST] = hits[r]
+            chain_last(engine, span)
 
 
 @entry

@@ -16,9 +16,11 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from burstenv.cluster.requests import number_streams
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
+from burstenv.gateway.endless import text_of
 from burstenv.gateway.incoming import (
     CLASS_HEADER,
     COMPLETIONS,
@@ -29,7 +31,6 @@ from burstenv.gateway.incoming import (
 )
 from burstenv.workload import CLASSES, EpisodeRequests
 
-FIRST_ID, LAST_ID = 2, 4096  # token ids of prompts: small ones, which every vocabulary has
 LATE_S = 0.010  # a request sent later than this after its time is counted as late
 DONE = b"data: [DONE]"
 
@@ -42,10 +43,12 @@ class Planned:
         at_s: Time after the begin [s].
         prompt_tokens: Length of the prompt.
         output_tokens: Length of the answer, which is forced.
-        stream: Prompts of one stream begin alike: that of its conversation.
+        stream: Its tokens after the prefix are those of this stream at the same places: that of its conversation.
         headers: Class, conversation, objectives, predicted length.
         ttft_slo_s: Objective on the time to first token [s].
         tpot_slo_s: Objective on the time per output token [s].
+        prefix_stream: Stream of a prefix that it shares with other conversations.
+        prefix_tokens: Length of that prefix.
     """
 
     at_s: float
@@ -55,6 +58,8 @@ class Planned:
     headers: dict[str, str]
     ttft_slo_s: float
     tpot_slo_s: float
+    prefix_stream: int = 0
+    prefix_tokens: int = 0
 
 
 @dataclass
@@ -83,6 +88,7 @@ def plan_of(drawn: EpisodeRequests, scenario: Scenario, seed: int, speed: float 
         speed: Share of real time at which the engines are paced; times and objectives are stretched by its inverse.
     """
     requests = scenario.requests_from(drawn, seed)
+    number_streams(requests)
     planned = []
     for k in range(len(requests)):
         row = requests[k]
@@ -99,17 +105,17 @@ def plan_of(drawn: EpisodeRequests, scenario: Scenario, seed: int, speed: float 
         planned.append(
             Planned(
                 float(row["arrival_s"]) / speed, int(row["prompt_tokens"]), int(row["output_tokens"]),
-                session if session >= 0 else len(requests) + k, headers, ttft_s, tpot_s,
+                int(row["stream"]), headers, ttft_s, tpot_s, int(row["prefix_stream"]), int(row["prefix_tokens"]),
             )
         )  # fmt: skip
     return planned
 
 
-def prompt_ids(tokens: int, stream: int) -> list[int]:
-    """Return the token ids of a prompt: the begin of an endless text of its stream."""
-    span = LAST_ID - FIRST_ID
-    step, start = 1 + stream % 13, stream * 7919
-    return [FIRST_ID + (start + k * step) % span for k in range(tokens)]
+def prompt_ids(request: Planned) -> list[int]:
+    """Return the token ids of a prompt: those of its prefix, then those of its stream at the same places."""
+    shared = min(request.prefix_tokens, request.prompt_tokens)
+    own = text_of(request.stream, shared, request.prompt_tokens)
+    return [*text_of(request.prefix_stream, 0, shared), *own] if shared else own
 
 
 async def send_all(
@@ -181,7 +187,7 @@ async def _send(
 ) -> None:
     said: dict[str, Any] = {
         "model": model,
-        "prompt": prompt_ids(request.prompt_tokens, request.stream),
+        "prompt": prompt_ids(request),
         "max_tokens": request.output_tokens,
         "ignore_eos": True,
         "stream": True,

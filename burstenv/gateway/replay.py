@@ -1,8 +1,11 @@
 """The traffic that a gateway logged, replayed in the simulator: how far off the simulator is.
 
-Two replays. In the first the policy decides as it would have in the simulator; its metrics stand beside the measured
-ones. In the second every decision of the log is carried out, and at each the policy is asked what it would have chosen
-in the simulated state, from the same random numbers: the share of equal answers is the agreement.
+Two kinds of replays. In the first the policy decides as it would have in the simulator; its metrics stand beside the
+measured ones. Where a policy draws lots, between equal replicas for example, one replay is one of many: the metrics are
+means over several random streams, with their spread. In the second every decision of the log is carried out: its
+metrics tell how far off the simulated engines are, whatever the policy makes of it. At each decision the policy is
+asked what it would have chosen in the simulated state, from the same random numbers: the share of equal answers is the
+agreement.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from burstenv.cluster.gateway import ADMISSION_NAMES, ADMIT, DEFER
 from burstenv.engine.enums import ATTAINED, LATE, REJECTED
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
+from burstenv.envs.token_streams import share_prefixes
 from burstenv.errors import BurstenvError
 from burstenv.gateway.scene import scene_for_gateway
 from burstenv.policies import load_policy
@@ -28,6 +32,7 @@ from burstenv.workload import CLASSES
 from burstenv.workload.formats.gateway_log import SERVED, GatewayLog, read_gateway_log
 
 Floats = NDArray[np.float64]
+REPLAYS = 16  # of one log, each with a random stream of its own
 METRICS = ("attainment", "rejected", "ttft_s_mean", "ttft_s_p90", "tpot_s_mean", "tpot_s_p90", "e2e_s_mean")
 
 
@@ -38,9 +43,12 @@ class Replay:
     Attributes:
         policy: The policy that decided.
         requests: Requests compared.
-        left_out: Requests that failed or were cancelled, which the simulator does not replay.
+        left_out: Requests that failed or were cancelled; what engines served of them is replayed, not compared.
         measured: ``METRICS`` of the log.
-        simulated: The same of the replay.
+        simulated: The same where the policy decides in the simulator, means over ``REPLAYS`` random streams.
+        spread: Their standard deviations over these.
+        same_decisions: The same where the logged decisions are carried out.
+        later_s: Median time by which first tokens came later than there [s].
         decisions: Decisions compared.
         equal: Those in which the policy would have chosen the same.
         differences: (what was done, what would have been): how often, the most frequent first.
@@ -51,6 +59,9 @@ class Replay:
     left_out: int
     measured: dict[str, float]
     simulated: dict[str, float]
+    spread: dict[str, float]
+    same_decisions: dict[str, float]
+    later_s: float
     decisions: int
     equal: int
     differences: list[tuple[str, str, int]]
@@ -68,7 +79,13 @@ class Replay:
             "left_out": self.left_out,
             "measured": self.measured,
             "simulated": self.simulated,
+            "spread": self.spread,
+            "same_decisions": self.same_decisions,
+            "later_s": self.later_s,
             "errors": {name: _error(name, self.measured[name], self.simulated[name]) for name in METRICS},
+            "errors_same_decisions": {
+                name: _error(name, self.measured[name], self.same_decisions[name]) for name in METRICS
+            },
             "decisions": self.decisions,
             "agreement": self.agreement,
             "differences": [{"done": a, "simulated": b, "times": count} for a, b, count in self.differences],
@@ -76,19 +93,23 @@ class Replay:
 
     def lines(self) -> list[str]:
         """Return a table."""
-        lines = [f"{self.policy}: {self.requests:,} requests; measured -> simulated (error)"]
+        lines = [
+            f"{self.policy}: {self.requests:,} requests; measured -> simulated, with the same decisions "
+            f"and with its own",
+        ]
         for name in METRICS:
-            measured, simulated = self.measured[name], self.simulated[name]
-            shown = (_shown(name, measured), _shown(name, simulated))
-            error = _error(name, measured, simulated)
-            unit = "points" if name in ("attainment", "rejected") else "%"
-            told = "" if error is None else f"{error:+6.1f} {unit}"
-            lines.append(f"  {name:<12} {shown[0]:>10} -> {shown[1]:>10}  {told}")
+            measured = self.measured[name]
+            cells = [f"  {name:<12} {_shown(name, measured):>10} ->"]
+            for simulated in (self.same_decisions[name], self.simulated[name]):
+                cells.append(f"{_shown(name, simulated):>10} {_told(name, _error(name, measured, simulated)):<13}")
+            if self.spread[name] > 0.0:
+                cells.append(f"+/- {_shown(name, self.spread[name])}")
+            lines.append(" ".join(cells).rstrip())
         lines.append(f"  decisions: {self.equal:,} of {self.decisions:,} equal ({100 * self.agreement:.1f} %)")
         for done, chosen, count in self.differences[:5]:
             lines.append(f"    {count:,} times {done}, in the simulator {chosen}")
         if self.left_out:
-            lines.append(f"  {self.left_out:,} requests that failed or were cancelled are left out")
+            lines.append(f"  {self.left_out:,} requests that failed or were cancelled are not compared")
         return lines
 
 
@@ -96,6 +117,11 @@ def _shown(name: str, value: float) -> str:
     if math.isnan(value):
         return "n/a"
     return f"{100 * value:.1f} %" if name in ("attainment", "rejected") else f"{1000 * value:.2f} ms"
+
+
+def _told(name: str, error: float | None) -> str:
+    unit = "points" if name in ("attainment", "rejected") else "%"
+    return "" if error is None else f"({error:+.1f} {unit})"
 
 
 def _error(name: str, measured: float, simulated: float) -> float | None:
@@ -111,7 +137,6 @@ def validate_log(
     path: Path,
     cluster: str | None = None,
     scenario: str | None = None,
-    speed: float = 1.0,
     front_end_s: float = 0.0,
 ) -> Replay:
     """Replay a gateway's log.
@@ -120,10 +145,8 @@ def validate_log(
         path: The log.
         cluster: The replicas behind the gateway: shipped cluster or YAML file; None: those of the scenario.
         scenario: Objectives and deferral; None: the scenario that the log names.
-        speed: Share of real time at which the engines were paced (``engines up --speed``); the clock of the log is
-            brought to that of the cluster.
         front_end_s: Time before a request reaches the engine's scheduler and after its token leaves it (HTTP,
-            tokenisation), which the simulator has not: taken off every measured TTFT, on the log's clock [s].
+            tokenisation), which the simulator has not: taken off every measured TTFT, on the clock of the log [s].
 
     Raises:
         BurstenvError: If the log names a policy or a scenario that is not known here, or nothing can be compared.
@@ -136,44 +159,76 @@ def validate_log(
         raise BurstenvError(
             f"{path}: the gateway had {len(told)} replicas, the cluster has {len(scene.specs)}; name it with --cluster"
         )
-    rows, left_out = _compared(path, log)
-    requests = _requests(rows, speed)
-    measured = _measured(rows, speed, front_end_s)
-    free = _cluster(scene, log, requests)
-    player_of(load_policy(name), free, 0, scene.sight).run()
-    free.check_livelock(0)
-    simulated = _metrics(free.state.requests[0, : len(requests)])
+    rows, left_out = _played(path, log)
+    served = np.array([row["outcome"] in SERVED or row["outcome"] == "rejected" for row in rows])
+    requests = _requests(log, rows)
+    found = [_metrics(_free(scene, log, requests, name, seed)[served]) for seed in range(REPLAYS)]
+    values = {metric: np.array([metrics[metric] for metrics in found]) for metric in METRICS}
     forced = _cluster(scene, log, requests)
     decisions, equal, differences = _agreement(forced, scene, name, rows)
-    return Replay(name, len(rows), left_out, measured, simulated, decisions, equal, differences)
+    ends = forced.state.requests[0, : len(requests)][served]
+    compared = [row for row, counts in zip(rows, served, strict=True) if counts]
+    return Replay(
+        policy=name, requests=len(compared), left_out=left_out + len(rows) - len(compared),
+        measured=_measured(compared, front_end_s),
+        simulated={metric: float(seen.mean()) for metric, seen in values.items()},
+        spread={metric: float(seen.std()) for metric, seen in values.items()},
+        same_decisions=_metrics(ends), later_s=_later_s(compared, ends) - front_end_s,
+        decisions=decisions, equal=equal, differences=differences,
+    )  # fmt: skip
 
 
-def _compared(path: Path, log: GatewayLog) -> tuple[list[dict[str, Any]], int]:
-    """Return the requests that were answered or rejected under the first policy, and the number of the others."""
+def _later_s(rows: list[dict[str, Any]], ends: np.ndarray) -> float:
+    """Return the median time by which first tokens came later than in the simulator under the same decisions [s]."""
+    told = np.array([row.get("first_token_s") or math.nan for row in rows], np.float64)
+    told -= np.array([row["arrival_s"] for row in rows])
+    later = told - (ends["first_token_s"] - ends["arrival_s"])
+    later = later[~np.isnan(later)]
+    return float(np.median(later)) if len(later) else 0.0
+
+
+def _free(scene: Scenario, log: GatewayLog, requests: np.ndarray, policy: str, seed: int) -> np.ndarray:
+    """Return the requests after a replay in which the policy decides, (n,) REQUEST."""
+    cluster = _cluster(scene, log, requests, seed)
+    player_of(load_policy(policy), cluster, 0, scene.sight).run()
+    cluster.check_livelock(0)
+    return cluster.state.requests[0, : len(requests)]
+
+
+def _played(path: Path, log: GatewayLog) -> tuple[list[dict[str, Any]], int]:
+    """Return the requests that the first policy decided about, and the number of the others.
+
+    Those that an engine had begun to serve and that failed, or whose client left, are among them, as far as they came:
+    they took the engines' time.
+    """
     until_s = log.policies[1][0] if len(log.policies) > 1 else math.inf
     under = [row for row in log.rows if row["arrival_s"] < until_s]
-    rows = [row for row in under if row["outcome"] in (*SERVED, "rejected") and row.get("decided_s") is not None]
-    if not rows:
+    ended = (*SERVED, "rejected")
+    decided = [row for row in under if row.get("decided_s") is not None]
+    rows = [row for row in decided if row["outcome"] in ended or row.get("replica") is not None]
+    if not any(row["outcome"] in ended for row in rows):
         raise BurstenvError(f"{path}: no request was answered or rejected by the policy")
     return rows, len(under) - len(rows)
 
 
-def _requests(rows: list[dict[str, Any]], speed: float) -> np.ndarray:
-    """Return the requests on the clock of the cluster, (n,) REQUEST; of rejected ones the predicted length counts."""
+def _requests(log: GatewayLog, rows: list[dict[str, Any]]) -> np.ndarray:
+    """Return the requests, (n,) REQUEST; of rejected ones the predicted length counts."""
     begin_s = rows[0]["arrival_s"]
-    arrival = np.array([(row["arrival_s"] - begin_s) * speed for row in rows])
+    arrival = np.array([row["arrival_s"] - begin_s for row in rows])
     predicted = np.array([max(1.0, float(row.get("predicted_tokens") or 1.0)) for row in rows])
     told = np.array([row["output_tokens"] for row in rows])
     output = np.where(told > 0, told, np.ceil(predicted)).astype(np.int64)
     prompt = np.maximum(1, np.array([row["prompt_tokens"] for row in rows]))
     requests = request_array(arrival, prompt, output)
     for name in ("ttft_slo_s", "tpot_slo_s"):
-        requests[name] = np.array([_objective(row, name) for row in rows]) * speed
+        requests[name] = np.array([_objective(row, name) for row in rows])
     requests["predicted_tokens"] = predicted
     requests["class_code"] = [CLASSES.index(row["class"]) for row in rows]
-    known: dict[str, int] = {}
-    names = [str(row.get("session_id") or "") for row in rows]
-    requests["session"] = [known.setdefault(name, len(known)) if name else -1 for name in names]
+    requests["session"], found = log.sessions(rows), log.recognised(rows)
+    if found is not None:
+        if (requests["session"] < 0).all():
+            requests["session"] = found.session
+        share_prefixes(requests, found.session, found.prefix_id, found.prefix_tokens)
     return requests
 
 
@@ -182,12 +237,12 @@ def _objective(row: dict[str, Any], name: str) -> float:
     return float(value) if isinstance(value, int | float) and value > 0 else math.inf
 
 
-def _cluster(scene: Scenario, log: GatewayLog, requests: np.ndarray) -> Cluster:
+def _cluster(scene: Scenario, log: GatewayLog, requests: np.ndarray, seed: int = 0) -> Cluster:
     """Return the simulated cluster as the gateway knew the real one: by its own log, and metrics brought up to date."""
     cluster = scene.make_cluster(1, len(requests), max_request_tokens=max(s.max_model_len for s in scene.specs))
     cluster.see_stale(0.0, 0.0, False)
     cluster.see_log()
-    cluster.load(0, requests, int(log.about.get("seed") or 0))
+    cluster.load(0, requests, seed)
     mode = str(log.about.get("mode") or scene.mode_names[0])
     if mode in scene.mode_names and mode != scene.mode_names[0]:
         for r in range(cluster.num_replicas):
@@ -195,8 +250,8 @@ def _cluster(scene: Scenario, log: GatewayLog, requests: np.ndarray) -> Cluster:
     return cluster
 
 
-def _measured(rows: list[dict[str, Any]], speed: float, front_end_s: float) -> dict[str, float]:
-    """Return the metrics of a log on the clock of the cluster."""
+def _measured(rows: list[dict[str, Any]], front_end_s: float) -> dict[str, float]:
+    """Return the metrics of a log."""
     served = [row for row in rows if row["outcome"] in SERVED]
     ttft, tpot, e2e, attained = [], [], [], 0
     for row in served:
@@ -210,7 +265,7 @@ def _measured(rows: list[dict[str, Any]], speed: float, front_end_s: float) -> d
         tpot.append(tpot_s)
         first_s = e2e_s if begun is None else ttft_s
         attained += first_s <= _objective(row, "ttft_slo_s") and not tpot_s > _objective(row, "tpot_slo_s")
-    times = (speed * np.array(values, np.float64) for values in (ttft, tpot, e2e))
+    times = (np.array(values, np.float64) for values in (ttft, tpot, e2e))
     return _table(attained / len(rows), 1.0 - len(served) / len(rows), *times)
 
 

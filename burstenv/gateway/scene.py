@@ -10,19 +10,23 @@ from burstenv.evaluation.simulate import scene_of
 from burstenv.policies import NetworkPolicy, load_policy
 
 
-def scene_for_gateway(scenario: str, cluster: str | None, policy: str) -> Scenario:
+def scene_for_gateway(
+    scenario: str, cluster: str | None, policy: str, duration_s: float | None = None
+) -> Scenario:  # fmt: skip
     """Return a scenario with the given cluster, without simulated clients; agents get their scale of the traffic.
 
     Args:
         scenario: Shipped scenario, or YAML file.
         cluster: Shipped cluster or YAML file; None: the scenario's.
         policy: Name of the policy that will act.
+        duration_s: Length of its episodes; None: the scenario's [s].
 
     Raises:
         BurstenvError: On unknown names.
     """
     config = load(ScenarioConfig, "scenarios", scenario)
-    episode = config.episode.model_copy(update={"upstream_failures": "none"})
+    changes = {"upstream_failures": "none", **({} if duration_s is None else {"duration_s": duration_s})}
+    episode = config.episode.model_copy(update=changes)
     config = config.model_copy(update={"clients": ClientsConfig(), "episode": episode})
     scene, _, _ = scene_of(config, cluster)
     if isinstance(load_policy(policy), NetworkPolicy):

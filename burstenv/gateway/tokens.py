@@ -1,8 +1,9 @@
-"""Counting the tokens of prompts, with the engines' own tokenizer where its files are at hand."""
+"""Reading the tokens of prompts, with the engines' own tokenizer where its files are at hand."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ from burstenv.errors import BurstenvError
 
 BYTES_PER_TOKEN = 4.0  # of English text, where no tokenizer is given
 FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of a prompt.
+
+    Attributes:
+        count: Their number.
+        ids: Their ids, in order; None where they are not known, or the request has several prompts.
+    """
+
+    count: int
+    ids: list[int] | None = None
 
 
 class TokenCounter:
@@ -69,27 +83,29 @@ class TokenCounter:
             environment.globals["raise_exception"] = _refuse
             self._template = environment.from_string(text)
 
-    def count(self, asked: dict[str, Any], chat: bool) -> int | None:
-        """Return the prompt tokens of a request's body; None if it holds no prompt."""
+    def read(self, asked: dict[str, Any], chat: bool) -> Tokens | None:
+        """Return the prompt's tokens of a request's body; None if it holds no prompt."""
         return self._chat(asked) if chat else self._prompt(asked.get("prompt"))
 
-    def _text(self, text: str, special: bool) -> int:
+    def _text(self, text: str, special: bool) -> Tokens:
         if self._tokenizer is None:
-            return max(1, round(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN))
-        return len(self._tokenizer.encode(text, add_special_tokens=special).ids)
+            return Tokens(max(1, round(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN)))
+        ids = self._tokenizer.encode(text, add_special_tokens=special).ids
+        return Tokens(len(ids), ids)
 
-    def _prompt(self, prompt: Any) -> int | None:
+    def _prompt(self, prompt: Any) -> Tokens | None:
         if isinstance(prompt, str):
             return self._text(prompt, special=True)
         if not isinstance(prompt, list) or not prompt:
             return None
         if _are_ids(prompt):
-            return len(prompt)
+            return Tokens(len(prompt), prompt)
         if not all(isinstance(part, str) or (isinstance(part, list) and part and _are_ids(part)) for part in prompt):
             return None
-        return sum(self._text(part, special=True) if isinstance(part, str) else len(part) for part in prompt)
+        counts = (self._text(part, special=True).count if isinstance(part, str) else len(part) for part in prompt)
+        return Tokens(sum(counts))
 
-    def _chat(self, asked: dict[str, Any]) -> int | None:
+    def _chat(self, asked: dict[str, Any]) -> Tokens | None:
         messages = asked.get("messages")
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             return None
@@ -101,7 +117,8 @@ class TokenCounter:
                 return self._text(text, special=False)
             except (TemplateError, TypeError, ValueError):
                 pass  # a template of one's own may ask for more; the engine has the last word on the request
-        return sum(self._text(text, special=False) for message in messages for text in _texts(message.get("content")))
+        texts = (text for message in messages for text in _texts(message.get("content")))
+        return Tokens(sum(self._text(text, special=False).count for text in texts))
 
 
 def _are_ids(parts: list[Any]) -> bool:

@@ -6,7 +6,7 @@ module is the only place where such records are filled from a real gateway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,8 +17,17 @@ from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED
 from burstenv.engine.records import REQUEST
 from burstenv.envs.scenario import Scenario
 from burstenv.gateway.incoming import Incoming
-from burstenv.gateway.kernels import arrive_at, first_token_at, note_decision_at, return_at, settle_at
+from burstenv.gateway.kernels import (
+    arrive_at,
+    first_token_at,
+    note_decision_at,
+    return_at,
+    settle_at,
+    show_cached_at,
+)
 from burstenv.gateway.ledger import Ledger
+from burstenv.gateway.prefixes import CachedBlocks
+from burstenv.gateway.turns import Turns
 
 OUTCOMES = {"attained": ATTAINED, "late": LATE, "rejected": REJECTED, "failed": FAILED, "cancelled": ABANDONED}
 
@@ -31,17 +40,28 @@ class LiveWorld:
         mode: Batching mode in force on the engines, a name of the scenario's modes.
         room: Requests whose records are kept, at least twice those that may be in flight at once.
         seed: Seed of the policies' random stream.
+        cached: The cached blocks of each replica; None: not known.
 
     Attributes:
         cluster: The records, as one cluster; nothing is simulated in it.
         ledgers: The gateway's log of each replica.
+        cached: The cached blocks of each replica; None: not known.
+        links: (1, room, 2) int32, the conversations, see :func:`burstenv.envs.observation.sessions.turn_links`.
     """
 
-    def __init__(self, scenario: Scenario, mode: str, room: int = 1 << 15, seed: int = 0):
+    def __init__(
+        self,
+        scenario: Scenario,
+        mode: str,
+        room: int = 1 << 15,
+        seed: int = 0,
+        cached: Sequence[CachedBlocks] | None = None,
+    ):
         self.scenario = scenario
         self.room = room
+        self.cached = cached
         self.cluster: Cluster = scenario.make_cluster(1, room)
-        self.cluster.knows_prefixes = False
+        self.cluster.knows_prefixes = cached is not None
         self.cluster.see_log()  # answers pass through a gateway, whatever the scenario's own does
         self.cluster.load(0, request_array(np.zeros(room), np.ones(room), np.ones(room)), seed)
         self.ledgers = [Ledger() for _ in self.cluster.specs]
@@ -59,6 +79,11 @@ class LiveWorld:
         self._block_size = int(state.specs["block_size"][0])
         self._numbers = np.zeros(7)
         self._moved: dict[int, int] = {}
+        self._blocks: dict[int, list[int]] = {}
+        self._hits = np.zeros(len(self.ledgers), np.int64)
+        self._turns = Turns(room)
+        self.links = self._turns.links
+        self._at_gateway = -1
         self.forgotten = 0
 
     # -- requests -----------------------------------------------------------------------------------
@@ -77,13 +102,22 @@ class LiveWorld:
             incoming.tpot_slo_s, slo.value,
         )  # fmt: skip
         arrive_at(*self._state.arrays(), 0, place, now_s, self._numbers)
+        self._turns.note(place, incoming.session)
         number = place + self.forgotten
         self._moved[number] = place
+        self._blocks[number] = incoming.blocks
+        self._at_gateway = number
         return number
 
     def come_back(self, number: int, now_s: float) -> None:
         """Put a request at the gateway again: it was deferred, or its replica failed before it answered."""
         return_at(*self._state.arrays(), 0, self._moved[number], now_s)
+        self._at_gateway = number
+
+    def note_sent(self, number: int, replica: int) -> None:
+        """Note that a request's prompt goes to a replica."""
+        if self.cached is not None:
+            self.cached[replica].note_sent(self._blocks[number])
 
     def note_decision(self, admission: int, replica: int) -> None:
         """Note what was decided about the request at the gateway."""
@@ -100,6 +134,7 @@ class LiveWorld:
         """
         self.make_room()
         kept, moved = self._state.clone(), dict(self._moved)
+        self._at_gateway = -1
         now_s = float(self._environment["now_s"])
         try:
             self.show()
@@ -121,6 +156,7 @@ class LiveWorld:
     def settle(self, number: int, outcome: str, now_s: float) -> None:
         """End a request with one of ``OUTCOMES``."""
         place = self._moved.pop(number)
+        self._blocks.pop(number, None)
         settle_at(*self._state.arrays(), 0, place, OUTCOMES[outcome], now_s)
 
     def count_deferred(self, more: int) -> None:
@@ -164,6 +200,10 @@ class LiveWorld:
             self._show_log(self._logs[r], ledger)
             oldest_s = min(oldest_s, metrics.read_s)
         self._environment["shown_s"] = max(0.0, oldest_s)
+        if self.cached is not None:
+            blocks = self._blocks.get(self._at_gateway, [])
+            self._hits[:] = [cached.hits(blocks) for cached in self.cached]
+            show_cached_at(*self._state.arrays(), 0, self._hits)
 
     @staticmethod
     def _show_log(log: np.void, ledger: Ledger) -> None:
@@ -198,6 +238,7 @@ class LiveWorld:
         for k, horizon_s in enumerate(environment["recent"]):
             environment["recent"][k] = int(np.searchsorted(kept, int(horizon_s)))
         environment["next_arrival"] = len(kept)
+        self._turns.keep(kept)
         to = {int(old): new for new, old in enumerate(kept)}
         self._moved = {number: to[place] for number, place in self._moved.items()}
         self.forgotten += self.room - len(kept)

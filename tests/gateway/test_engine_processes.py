@@ -11,6 +11,7 @@ import pytest
 from burstenv.cli import main
 from burstenv.cluster import load_cluster
 from burstenv.errors import BurstenvError
+from burstenv.gateway.endless import text_of
 from burstenv.gateway.engines.command import serve_arguments
 from burstenv.gateway.engines.folder import Engines, read_engines
 from burstenv.gateway.engines.pace import Work
@@ -56,9 +57,13 @@ def test_a_prompt_of_the_made_model_has_as_many_tokens_as_words(tmp_path: Path) 
     from burstenv.gateway.tokens import TokenCounter
 
     counter = TokenCounter(tmp_path)
-    assert counter.count({"prompt": prompt_of(33)}, chat=False) == 33
+    read = counter.read({"prompt": prompt_of(33)}, chat=False)
+    assert read is not None
+    assert (read.count, read.ids) == (33, text_of(0, 0, 33))
     messages = [{"role": "user", "content": prompt_of(9)}, {"role": "assistant", "content": prompt_of(4)}]
-    assert counter.count({"messages": messages}, chat=True) == 13
+    chat = counter.read({"messages": messages}, chat=True)
+    assert chat is not None
+    assert (chat.count, chat.ids) == (13, text_of(0, 0, 9) + text_of(0, 0, 4))
 
 
 def test_the_folder_of_engines_is_read_back_and_a_changed_one_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("prometheus_client")
 from burstenv.cli import main
 from burstenv.envs.recorded import recorded_episode
 from burstenv.errors import BurstenvError
-from burstenv.gateway.load import plan_of, prompt_ids, send_all, summary, write_results
+from burstenv.gateway.load import Planned, plan_of, prompt_ids, send_all, summary, write_results
 from burstenv.gateway.scene import scene_for_gateway
 from burstenv.workload import Trace
 from tests.gateway.harness import bench, run
@@ -87,10 +87,15 @@ def test_what_fails_is_counted_and_nothing_twice() -> None:
     run(test())
 
 
-def test_prompts_of_one_stream_begin_alike_and_those_of_two_do_not() -> None:
-    assert prompt_ids(40, 5)[:17] == prompt_ids(17, 5)
-    assert prompt_ids(40, 5) != prompt_ids(40, 6)
-    assert all(2 <= token < 4096 for token in prompt_ids(9000, 12))
+def test_prompts_begin_alike_where_the_traces_do() -> None:
+    def planned(tokens: int, stream: int, prefix_stream: int = 0, prefix_tokens: int = 0) -> list[int]:
+        return prompt_ids(Planned(0.0, tokens, 1, stream, {}, 1.0, 1.0, prefix_stream, prefix_tokens))
+
+    assert planned(40, 5)[:17] == planned(17, 5)
+    assert planned(40, 5) != planned(40, 6)
+    shared = planned(40, 5, 3, 20)
+    assert shared == planned(20, 3) + planned(40, 5)[20:]
+    assert planned(12, 5, 3, 20) == planned(12, 3)
 
 
 def test_a_slower_pace_stretches_times_and_objectives() -> None:

@@ -14,7 +14,10 @@ from burstenv.cluster import request_array
 from burstenv.cluster.gateway import ADMISSION_NAMES
 from burstenv.engine.enums import ATTAINED, REJECTED
 from burstenv.envs.play.policy import player_of
+from burstenv.envs.token_streams import share_prefixes
 from burstenv.errors import BurstenvError
+from burstenv.gateway.endless import text_of
+from burstenv.gateway.prefixes import BlockNumbers, block_keys
 from burstenv.gateway.replay import validate_log
 from burstenv.gateway.scene import scene_for_gateway
 from burstenv.policies import load_policy
@@ -24,9 +27,12 @@ COUNT = 150
 
 
 def write_log(
-    path: Path, policy: str, speed: float = 1.0, front_end_s: float = 0.0, cluster: str | None = None
+    path: Path, policy: str, front_end_s: float = 0.0, cluster: str | None = None, shared: bool = False
 ) -> list[dict[str, Any]]:
-    """Write the log that a gateway would have written in front of simulated engines; return its requests."""
+    """Write the log that a gateway would have written in front of simulated engines; return its requests.
+
+    ``shared``: conversations that grow, and a template in front of a third of the others.
+    """
     scene = scene_for_gateway("default", cluster, policy)
     rng = np.random.default_rng(5)
     arrival = np.cumsum(rng.exponential(0.08, COUNT))
@@ -34,7 +40,16 @@ def write_log(
     engine = scene.make_cluster(1, COUNT)
     engine.see_stale(0.0, 0.0, False)
     engine.see_log()
+    session = np.where(np.arange(COUNT) % 3 == 0, np.arange(COUNT) // 3 % 7, -1) if shared else np.full(COUNT, -1)
+    template = np.where(shared & (np.arange(COUNT) % 3 == 1), 320, 0)
+    for turns in (np.flatnonzero(session == k) for k in range(7)):
+        prompt[turns] = 200 + 150 * np.arange(len(turns))
+        output[turns] = 100
+    prompt = np.maximum(prompt, template + 50)
     requests = request_array(arrival, prompt, output, 1.5, 0.04)
+    requests["session"] = session
+    share_prefixes(requests, session, np.zeros(COUNT, np.int32), template)
+    numbers = BlockNumbers()
     engine.load(0, requests, seed=3)
     player = player_of(load_policy(policy), engine, 0, scene.sight)
     said: dict[int, tuple[int, int, int]] = {}
@@ -55,17 +70,19 @@ def write_log(
         rejected = ADMISSION_NAMES[admission] == "reject"
         assert (int(record["status"]) == REJECTED) == rejected
         served = {
-            "first_token_s": float(record["first_token_s"]) / speed + front_end_s,
-            "finish_s": float(record["finish_s"]) / speed + front_end_s,
+            "first_token_s": float(record["first_token_s"]) + front_end_s,
+            "finish_s": float(record["finish_s"]) + front_end_s,
         }
         rows.append(
             {
-                "arrival_s": float(record["arrival_s"]) / speed, "prompt_tokens": int(prompt[k]),
+                "arrival_s": float(record["arrival_s"]), "prompt_tokens": int(prompt[k]),
                 "output_tokens": 0 if rejected else int(output[k]), "class": "conversation", "model": "m",
                 "outcome": "rejected" if rejected else "attained" if record["status"] == ATTAINED else "late",
                 "replica": None if rejected else replica, "replicas": [] if rejected else [replica], "defers": 0,
-                "decided_s": float(record["arrival_s"]) / speed, "predicted_tokens": float(output[k]),
-                "ttft_slo_s": 1.5 / speed, "tpot_slo_s": 0.04 / speed, "stream": f"{stream:x}",
+                "decided_s": float(record["arrival_s"]), "predicted_tokens": float(output[k]),
+                "ttft_slo_s": 1.5, "tpot_slo_s": 0.04, "stream": f"{stream:x}",
+                "session_id": "" if session[k] < 0 else f"s{session[k]}",
+                **({"blocks": numbers.runs(block_keys(_prompt(requests[k]), 16))} if shared else {}),
                 **({"first_token_s": None, "finish_s": None} if rejected else served),
             }
         )  # fmt: skip
@@ -75,19 +92,32 @@ def write_log(
     return rows
 
 
+def _prompt(request: np.void) -> list[int]:
+    shared = int(request["prefix_tokens"])
+    return text_of(int(request["prefix_stream"]), 0, shared) + text_of(
+        int(request["stream"]), shared, int(request["prompt_tokens"])
+    )
+
+
 @pytest.mark.parametrize(
-    ("policy", "speed", "front_end_s"),
+    ("policy", "front_end_s", "shared"),
     [
-        ("always/jsq/vllm", 1.0, 0.0),
-        ("always/random/vllm", 0.5, 0.0),
-        ("queue-cap(limit=3)/lmetric/vllm", 0.25, 0.02),
+        ("always/jsq/vllm", 0.0, False),
+        ("always/random/vllm", 0.0, False),
+        ("queue-cap(limit=3)/lmetric/vllm", 0.02, False),
+        ("always/round-robin/vllm", 0.0, True),
+        ("always/kv-router/vllm", 0.0, True),
     ],
 )
-def test_what_the_simulator_did_is_found_again(policy: str, speed: float, front_end_s: float, tmp_path: Path) -> None:
-    rows = write_log(tmp_path / "log.jsonl", policy, speed, front_end_s)
-    found = validate_log(tmp_path / "log.jsonl", speed=speed, front_end_s=front_end_s)
+def test_what_the_simulator_did_is_found_again(policy: str, front_end_s: float, shared: bool, tmp_path: Path) -> None:
+    rows = write_log(tmp_path / "log.jsonl", policy, front_end_s, shared=shared)
+    found = validate_log(tmp_path / "log.jsonl", front_end_s=front_end_s)
     assert (found.requests, found.decisions, found.equal) == (COUNT, COUNT, COUNT)
-    assert found.measured == pytest.approx(found.simulated, rel=1e-5)
+    assert found.measured == pytest.approx(found.same_decisions, rel=1e-5)
+    draws = "round-robin" not in policy  # between equal replicas
+    assert (max(found.spread.values()) > 0.0) == draws
+    if not draws:
+        assert found.measured == pytest.approx(found.simulated, rel=1e-5)
     assert found.measured["rejected"] == sum(row["outcome"] == "rejected" for row in rows) / COUNT
     assert 0.0 < found.measured["attainment"] < 1.0
 
@@ -104,7 +134,7 @@ def test_other_decisions_and_another_cluster_are_told(tmp_path: Path) -> None:
     assert "in the simulator" in "\n".join(found.lines())
     log.write_text(text)
     slower = validate_log(log, cluster="llama-2-13b-a100-x4")
-    assert slower.simulated["tpot_s_mean"] > 1.1 * slower.measured["tpot_s_mean"]
+    assert slower.same_decisions["tpot_s_mean"] > 1.1 * slower.measured["tpot_s_mean"]
 
 
 def test_what_cannot_be_replayed_is_named(tmp_path: Path) -> None:
@@ -132,5 +162,5 @@ def test_the_command_prints_errors_and_agreement(tmp_path: Path, capsys: pytest.
     assert "150 of 150 equal (100.0 %)" in capsys.readouterr().out
     assert main(["validate", str(log), "--gpu", "h100"]) == 1
     assert "--cluster says what the engines are" in capsys.readouterr().err
-    assert main(["validate", str(log), "--speed", "0"]) == 1
-    assert "--speed" in capsys.readouterr().err
+    assert main(["validate", str(log), "--front-end-ms", "-1"]) == 1
+    assert "--front-end-ms" in capsys.readouterr().err

@@ -123,6 +123,10 @@ class NetworkPlayer:
         )  # fmt: skip
         self._decision = np.zeros(3, np.int64)
 
+    def follow(self, links: np.ndarray) -> None:
+        """Read the conversations from ``links``, (1, E, 2) int32, which its owner keeps up to date as requests come."""
+        self._given = (self._given[0], links, *self._given[2:])
+
     def decision(self) -> tuple[int, int, int]:
         """Return (admission, replica, mode) for the present decision epoch; call it once per epoch."""
         self._run(0)

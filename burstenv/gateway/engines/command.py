@@ -16,6 +16,11 @@ PLUGIN = "burstenv_paced"
 _OFFERED = {"order": ("fcfs", "priority"), "batch": ("mixed",), "memory": ("as-needed",)}  # by stock vLLM
 
 
+def kv_events_of(port: int) -> str:
+    """Return where the engine on a port publishes its KV events: an abstract socket of this machine, without a file."""
+    return f"ipc://@burstenv-kv-events-{port}"
+
+
 def serve_arguments(spec: ReplicaSpec, mode: ModeConfig, model: Path, port: int, speed: float) -> list[str]:
     """Return the arguments of ``vllm`` for a replica under a batching mode.
 
@@ -35,6 +40,7 @@ def serve_arguments(spec: ReplicaSpec, mode: ModeConfig, model: Path, port: int,
             raise BurstenvError(f"batching mode {mode.name}: vLLM has no {name} {getattr(mode, name)!r}")
     latency: dict[str, Any] = spec.latency.model_dump(mode="json")
     paced = {"burstenv": {"latency": latency, "speed": speed}}
+    events = {"enable_kv_cache_events": spec.prefix_caching, "publisher": "zmq", "endpoint": kv_events_of(port)}
     return [
         "serve", str(model),
         "--host", "127.0.0.1",
@@ -57,5 +63,6 @@ def serve_arguments(spec: ReplicaSpec, mode: ModeConfig, model: Path, port: int,
         "--scheduler-reserve-full-isl" if spec.reserve_full_prompt else "--no-scheduler-reserve-full-isl",
         "--long-prefill-token-threshold", str(spec.long_prefill_token_threshold),
         "--additional-config", json.dumps(paced),
+        *(("--kv-events-config", json.dumps(events)) if spec.prefix_caching else ()),
         "--disable-uvicorn-access-log",
     ]  # fmt: skip

@@ -137,6 +137,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "VLLM_PLUGINS": PLUGIN,
         "VLLM_WORKER_MULTIPROC_METHOD": "fork",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # for /reset_prefix_cache
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
@@ -178,6 +179,21 @@ def is_well(url: str, timeout_s: float = 2.0) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def forget_prefixes(engines: Engines) -> None:
+    """Empty the prefix caches of idle engines.
+
+    Raises:
+        BurstenvError: If one does not do so.
+    """
+    for r, url in enumerate(engines.urls):
+        request = urllib.request.Request(f"{url}/reset_prefix_cache", method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=10.0) as answer:
+                answer.read()
+        except (OSError, urllib.error.URLError) as error:
+            raise BurstenvError(f"replica {r} does not empty its prefix cache ({error})") from None
 
 
 def _pids(engines: Engines) -> list[int]:

@@ -6,6 +6,7 @@ It is imported by vLLM alone, in the processes that ``burstenv engines`` starts.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,10 +15,9 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 
+from burstenv.gateway.endless import after
 from burstenv.gateway.engines.pace import Work
 from burstenv.hardware.latency.entry import parse_latency
-
-TOKENS = (16, 4000)  # the sampled ones cycle through these ids: none ends an answer
 
 
 class _Later(Future):
@@ -40,6 +40,22 @@ class _Later(Future):
         return time.monotonic() >= self._end_s
 
 
+class _Prompt:
+    """A request's prompt, and its answer, which goes on with the prompt's text."""
+
+    def __init__(self, ids: Sequence[int]):
+        self.length = len(ids)
+        self._end = ids[-2:]
+        self._sampled = 0
+
+    def token(self, samples: bool) -> list[int]:
+        """Return the next token of the answer, if one is sampled."""
+        if not samples:
+            return []
+        self._sampled += 1
+        return [after(self._end, self._sampled)]
+
+
 class PacedExecutor(Executor):
     """An executor that waits in place of computing."""
 
@@ -48,9 +64,8 @@ class PacedExecutor(Executor):
         self._latency = parse_latency(told["latency"], "additional-config")
         self._speed = float(told["speed"])
         self._busy_until_s = 0.0
-        self._prompts: dict[str, int] = {}
+        self._prompts: dict[str, _Prompt] = {}
         self._next: _Later | None = None
-        self._sampled = 0
 
     @classmethod
     def supports_async_scheduling(cls) -> bool:
@@ -118,26 +133,18 @@ class PacedExecutor(Executor):
         work, names, tokens = Work(), [], []
         shares = scheduled.num_scheduled_tokens
         for new in scheduled.scheduled_new_reqs:
-            prompt = len(new.prompt_token_ids)
-            self._prompts[new.req_id] = prompt
+            prompt = self._prompts[new.req_id] = _Prompt(new.prompt_token_ids)
             names.append(new.req_id)
-            tokens.append(self._token(work.add(shares[new.req_id], new.num_computed_tokens, prompt, 0)))
+            tokens.append(prompt.token(work.add(shares[new.req_id], new.num_computed_tokens, prompt.length, 0)))
         cached = scheduled.scheduled_cached_reqs
         for request_id, computed, outputs in zip(
             cached.req_ids, cached.num_computed_tokens, cached.num_output_tokens, strict=True
         ):
-            known = self._prompts[request_id] + outputs
+            prompt = self._prompts[request_id]
             names.append(request_id)
-            tokens.append(self._token(work.add(shares[request_id], computed, known, outputs)))
+            tokens.append(prompt.token(work.add(shares[request_id], computed, prompt.length + outputs, outputs)))
         duration_s = self._latency.iteration_s(
             work.prefill_tokens, work.prefill_attention, work.decodes, work.decode_context_tokens, work.sequences
         )
         places = {name: k for k, name in enumerate(names)}
         return ModelRunnerOutput(names, places, tokens), duration_s / self._speed
-
-    def _token(self, samples: bool) -> list[int]:
-        if not samples:
-            return []
-        first, last = TOKENS
-        self._sampled += 1
-        return [first + self._sampled % (last - first)]

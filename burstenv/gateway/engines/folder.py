@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
+from burstenv.gateway.engines.command import kv_events_of
 
 FILE = "engines.json"
 MODEL = "model"  # folder of the model and its tokenizer
@@ -39,6 +41,11 @@ class Engines:
     def model_folder(self) -> Path:
         """Folder of the model and its tokenizer."""
         return self.folder / MODEL
+
+    @property
+    def kv_events(self) -> list[str]:
+        """Where they publish their KV events."""
+        return [kv_events_of(urlsplit(url).port or 0) for url in self.urls]
 
     def write(self) -> None:
         """Write the description into the folder."""

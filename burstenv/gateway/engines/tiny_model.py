@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from burstenv.files import write_atomic
+from burstenv.gateway.endless import text_of
 
 WORDS = 4096
-LONGEST = 131_072  # of a sequence [tokens]
+LONGEST = 1 << 20  # of a sequence [tokens]
 UNKNOWN, END = "<unk>", "</s>"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
@@ -66,5 +67,4 @@ def write_model(folder: Path) -> None:
 
 def prompt_of(tokens: int, stream: int = 0) -> str:
     """Return a prompt of a number of tokens; prompts of one stream begin alike."""
-    first, span = 2, WORDS - 2
-    return " ".join(f"w{first + (stream * 7919 + k * (1 + stream % 13)) % span}" for k in range(tokens))
+    return " ".join(f"w{k}" for k in text_of(stream, 0, tokens))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from burstenv.errors import BurstenvError
 from burstenv.workload.formats.burstgpt import clock_metadata, served_and_failed
 from burstenv.workload.formats.csv_table import open_table
+from burstenv.workload.formats.prefix_tree import Recognised, recognise
 from burstenv.workload.trace import CLASSES, MAX_TOKENS, MODELS, OTHER_MODEL, Trace
 
 MARK, VERSION = "burstenv_gateway_log", 1
@@ -32,6 +34,38 @@ class GatewayLog:
     about: dict[str, Any]
     rows: list[dict[str, Any]]
     policies: list[tuple[float, str]]
+
+    def recognised(self, rows: list[dict[str, Any]] | None = None) -> Recognised | None:
+        """Return the conversations and shared prefixes of requests, by their prompts' blocks; None: not logged.
+
+        Args:
+            rows: Some of the log's requests, in their order; None: all.
+        """
+        rows = self.rows if rows is None else rows
+        if not any(row.get("blocks") for row in rows):
+            return None
+        chains = [_expanded(row.get("blocks") or []) for row in rows]
+        ends = np.cumsum([0, *(len(chain) for chain in chains)])
+        prompts, outputs = (
+            np.array([row[name] for row in rows], np.int32) for name in ("prompt_tokens", "output_tokens")
+        )
+        return recognise(np.concatenate(chains).astype(np.int64), ends, prompts, outputs, self.block_tokens)
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block."""
+        told = self.about.get("block_tokens")
+        return told if isinstance(told, int) and told > 0 else 16
+
+    def sessions(self, rows: list[dict[str, Any]]) -> NDArray[np.int32]:
+        """Return the conversations of requests as their clients name them, numbered as they begin, -1 for none."""
+        known: dict[str, int] = {}
+        names = [str(row.get("session_id") or "") for row in rows]
+        return np.array([known.setdefault(name, len(known)) if name else -1 for name in names], np.int32)
+
+
+def _expanded(runs: list[list[int]]) -> NDArray[np.int64]:
+    return np.concatenate([np.arange(first, first + count) for first, count in runs] or [np.zeros(0, np.int64)])
 
 
 def looks_like_gateway_log(first: str) -> bool:
@@ -90,7 +124,15 @@ def _checked(file: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
             raise BurstenvError(
                 f"{file}, line {number}: {name} must be one of {', '.join(valid)}, got {row.get(name)!r:.40}"
             )
+    blocks = row.get("blocks", [])
+    if not isinstance(blocks, list) or not all(_is_run(run) for run in blocks):
+        raise BurstenvError(f"{file}, line {number}: blocks must be runs [first, count] of block numbers")
     return row
+
+
+def _is_run(run: Any) -> bool:
+    whole = isinstance(run, list) and len(run) == 2 and all(type(x) is int for x in run)
+    return whole and run[0] >= 0 and 1 <= run[1] <= MAX_TOKENS
 
 
 def _number(file: Path, number: int, row: dict[str, Any], name: str, least: float) -> float:
@@ -109,9 +151,9 @@ def trace_of_log(path: str | Path) -> Trace:
     served = np.array([row["outcome"] in SERVED and row["output_tokens"] > 0 for row in rows])
     if not served.any():
         raise BurstenvError(f"{file}: none of the {len(rows)} requests of the log was answered")
-    names = [str(row.get("session_id") or "") for row in rows]
-    known: dict[str, int] = {}
-    session = np.array([known.setdefault(name, len(known)) if name else -1 for name in names], np.int32)
+    session, found = log.sessions(rows), log.recognised()
+    if found is not None and (session < 0).all():
+        session = found.session
     models = [str(row.get("model") or "") for row in rows]
     elapsed = [row["finish_s"] - row["arrival_s"] if row.get("finish_s") is not None else np.nan for row in rows]
     metadata: dict[str, Any] = {
@@ -135,5 +177,7 @@ def trace_of_log(path: str | Path) -> Trace:
         model=np.array([MODELS.index(m) if m in MODELS else OTHER_MODEL for m in models], np.int8),
         log_type=np.array([CLASSES.index(row["class"]) for row in rows], np.int8),
         session=session,
+        prefix_id=None if found is None else found.prefix_id,
+        prefix_tokens=None if found is None else found.prefix_tokens,
         elapsed_s=np.array(elapsed, np.float32),
     )
