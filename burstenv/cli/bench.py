@@ -25,7 +25,10 @@ def register(commands: Commands) -> None:
     sub.add_argument("subject", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)} (default: all)")
     sub.add_argument("--quick", action="store_true", help="a tenth of the work, noisier")
     sub.add_argument(
-        "--out", type=output_file(".md"), metavar="FILE.md", help="write the figures and the machine to this page"
+        "--out",
+        type=output_file(".md"),
+        metavar="FILE.md",
+        help="write the figures and the machine to this page; with subjects, the others of the page stay",
     )
 
 
@@ -45,7 +48,10 @@ def _bench(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print(row["line"], flush=True)
     if arguments.out is not None:
-        write_atomic(arguments.out, page(rows, f"burstenv {command_line(sys.argv[1:])}"))
+        before = ""
+        if arguments.subject and arguments.out.exists():
+            before = arguments.out.read_text(encoding="utf-8")
+        write_atomic(arguments.out, page(rows, f"burstenv {command_line(sys.argv[1:])}", before))
     emit(arguments, rows, [f"page: {arguments.out}"] if arguments.out is not None else [])
     return 0
 

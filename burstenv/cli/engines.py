@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def register(commands: Commands) -> None:
     _add_wait(sub)
     sub = add_command(verbs, "down", _down, "End all engines of a folder.", example="burstenv engines down")
     _add_folder(sub)
+
+    sub = add_command(
+        verbs, "drill", _drill,
+        "Kill an engine and restart it, let another hang, both under traffic; count what became of every request.",
+        example="burstenv engines drill --policy always/jsq/vllm",
+    )  # fmt: skip
+    _add_folder(sub)
+    sub.add_argument("--policy", default="always/jsq/vllm", metavar="NAME", help="of the gateway (%(default)s)")
+    sub.add_argument("--rate-per-s", type=float, default=5.0, metavar="RATE", help="of the traffic (%(default)s)")
+    sub.add_argument(
+        "--log", type=Path, default=Path("runs/drill.jsonl"), metavar="FILE", help="(default: %(default)s)"
+    )
 
     sub = add_command(
         verbs, "compare", _compare,
@@ -152,6 +165,22 @@ def _compare(arguments: argparse.Namespace) -> int:
         write_atomic(arguments.page, compare.page(found, command))
     emit(arguments, found.values(), found.lines())
     return 0
+
+
+def _drill(arguments: argparse.Namespace) -> int:
+    from burstenv.gateway.extra import module_of_extra
+
+    drill: Any = module_of_extra("burstenv.gateway.engines.drill", "burstenv engines drill")
+    from burstenv.gateway.engines.folder import read_engines
+
+    if not 0.0 < arguments.rate_per_s <= 1000.0:
+        raise BurstenvError(f"--rate-per-s must be above 0 and at most 1000, got {arguments.rate_per_s:g}")
+    engines = read_engines(arguments.dir)
+    if len(engines.urls) < 2:
+        raise BurstenvError("a drill needs at least two engines: the others answer while one is out")
+    faults = drill.drill(engines, arguments.policy, arguments.rate_per_s, arguments.log, _say)
+    emit(arguments, [asdict(fault) for fault in faults], drill.lines(faults))
+    return 1 if any(fault.lost for fault in faults) else 0
 
 
 def _without_places(words: list[str]) -> list[str]:

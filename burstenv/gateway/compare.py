@@ -6,21 +6,17 @@ import asyncio
 import itertools
 import json
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from burstenv.envs.recorded import recorded_episode
-from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
 from burstenv.gateway.engines.control import forget_prefixes
 from burstenv.gateway.engines.folder import Engines
 from burstenv.gateway.load import Planned, plan_of, send_all, summary
+from burstenv.gateway.process import gateway_process
 from burstenv.gateway.replay import REPLAYS, Replay, validate_log
 from burstenv.gateway.scene import scene_for_gateway
 from burstenv.workload import Trace
@@ -206,40 +202,11 @@ def _through_gateway(
     forget_prefixes(engines)  # in the simulator, too, caches are empty at the beginning
     part = log.with_suffix(".part.jsonl")
     part.unlink(missing_ok=True)
-    with _gateway(engines, scenario, policy, part, seed) as url:
-        sent = summary(asyncio.run(send_all(planned, url, grace_s=GRACE_S / engines.speed)))
+    options = ["--scenario", scenario, "--policy", policy, "--log", str(part), "--seed", str(seed)]
+    with gateway_process([*engines.options(), *options]) as gateway:
+        sent = summary(asyncio.run(send_all(planned, gateway.url, grace_s=GRACE_S / engines.speed)))
     told(", ".join(f"{sent[name]} {name}" for name in ("sent", "answered", "rejected", "failed", "late")))
     part.replace(log)
-
-
-@contextmanager
-def _gateway(engines: Engines, scenario: str, policy: str, log: Path, seed: int) -> Iterator[str]:
-    """Run a gateway in a process of its own, as clients meet it, and yield its address."""
-    command = [
-        sys.executable, "-m", "burstenv.cli", "serve", "--engines", str(engines.folder), "--cluster", engines.cluster,
-        "--scenario", scenario, "--policy", policy, "--mode", engines.mode, "--port", "0", "--log", str(log),
-        "--seed", str(seed),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        said: list[str] = []
-        for line in process.stderr:
-            said.append(line.strip())
-            address = re.search(r"serves (http://\S+),", line)
-            if address is not None:
-                break
-        else:
-            raise BurstenvError(f"the gateway did not start: {' '.join(said[-1:]) or 'it said nothing'}")
-        yield address[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stderr.close()
 
 
 def page(found: Comparison, command: str) -> str:

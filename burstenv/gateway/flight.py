@@ -85,16 +85,34 @@ class Flight:
             self._tail = (tail + chunk)[-TAIL_BYTES:]
         self._events += events
         tokens = max(0, self._events - (self.incoming.path == CHAT) - (b"[DONE]" in chunk))
-        brought = tokens - self.tokens
-        if brought <= 0:
-            return 0
+        brought = max(0, tokens - self.tokens)
+        self.bring(brought, now_s, ledger)
+        return brought
+
+    def bring(self, tokens: int, now_s: float, ledger: Ledger) -> None:
+        """Note tokens of the answer."""
+        if tokens <= 0:
+            return
+        self.last_byte_s = now_s
         if not self.began:
             self.began = True
             self.first_token_s = now_s
             ledger.first_token(self.incoming.prompt_tokens, now_s - self.sent_s, now_s)
-        self.tokens = tokens
-        ledger.context_tokens += brought
-        return brought
+        self.tokens += tokens
+        ledger.context_tokens += tokens
+
+    @property
+    def tpot_s(self) -> float:
+        """Time per output token after the first [s]; NaN for fewer than two."""
+        if not self.began or self.tokens < 2:
+            return math.nan
+        return (self.last_byte_s - self.first_token_s) / (self.tokens - 1)
+
+    def outcome(self) -> str:
+        """Return ``attained`` or ``late``, for a whole answer."""
+        ttft_s = (self.first_token_s if self.began else self.last_byte_s) - self.arrival_s
+        in_time = ttft_s <= (self.incoming.ttft_slo_s or math.inf)
+        return "late" if not in_time or self.tpot_s > (self.incoming.tpot_slo_s or math.inf) else "attained"
 
     def note_body(self, body: bytes) -> None:
         """Note the end of an answer that came in one piece."""

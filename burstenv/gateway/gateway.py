@@ -316,8 +316,7 @@ class Gateway:
             if told is not None:
                 ledger.context_tokens += (told - flight.tokens) if flight.began else 0
                 flight.tokens = told
-            now_s, tpot_s = self.now_s(), self._tpot_s(flight)
-            ledger.end(flight.incoming.prompt_tokens, flight.tokens, flight.began, now_s, tpot_s)
+            ledger.end(flight.incoming.prompt_tokens, flight.tokens, flight.began, self.now_s(), flight.tpot_s)
             if prompt is not None:
                 flight.told_prompt_tokens = prompt
         if left or (not task.cancelled() and isinstance(task.exception(), ConnectionError)):
@@ -353,22 +352,14 @@ class Gateway:
         self.world.first_token(flight.number, flight.first_token_s)
         self.metrics.ttft.observe(flight.first_token_s - flight.arrival_s)
 
-    @staticmethod
-    def _tpot_s(flight: Flight) -> float:
-        if not flight.began or flight.tokens < 2:
-            return math.nan
-        return (flight.last_byte_s - flight.first_token_s) / (flight.tokens - 1)
-
     # -- the end of a request ------------------------------------------------------------------------
 
     def _end(self, flight: Flight, outcome: str, status: int) -> None:
         """Settle a request: in the world, in the metrics, in the log."""
         now_s = self.now_s()
-        incoming, tpot_s = flight.incoming, self._tpot_s(flight)
+        incoming, tpot_s = flight.incoming, flight.tpot_s
         if outcome == "answered":
-            ttft_s = (flight.first_token_s if flight.began else flight.last_byte_s) - flight.arrival_s
-            in_time = ttft_s <= (incoming.ttft_slo_s or math.inf)
-            outcome = "late" if not in_time or tpot_s > (incoming.tpot_slo_s or math.inf) else "attained"
+            outcome = flight.outcome()
             self.metrics.e2e.observe(flight.last_byte_s - flight.arrival_s)
             if tpot_s == tpot_s:
                 self.metrics.tpot.observe(tpot_s)

@@ -32,6 +32,7 @@ from burstenv.gateway.incoming import (
 from burstenv.workload import CLASSES, EpisodeRequests
 
 LATE_S = 0.010  # a request sent later than this after its time is counted as late
+EARLY = "the answer ended early"  # without an error that says why
 DONE = b"data: [DONE]"
 
 
@@ -219,10 +220,18 @@ async def _send(
         told = tail[at + 20 : at + 32].split(b",")[0].strip() if at >= 0 else b""
         sent.output_tokens = int(told) if told.isdigit() else max(0, events - 2 * sent.whole)
         if not sent.whole and not sent.problem and sent.status == 200:
-            sent.problem = "the answer ended early"
+            sent.problem = _told_error(tail) or EARLY
         ttft_s, tpot_s = sent.first_token_s - sent.at_s, tpot_of(sent)
         in_time = ttft_s <= request.ttft_slo_s and not tpot_s > request.tpot_slo_s
         sent.attained = sent.whole and sent.output_tokens == request.output_tokens and in_time
+
+
+def _told_error(tail: bytes) -> str:
+    """Return the message of the error that ends a stream; empty if there is none."""
+    try:
+        return str(json.loads(tail.rpartition(b"data: ")[2])["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def tpot_of(sent: Sent) -> float:

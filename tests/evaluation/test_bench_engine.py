@@ -41,3 +41,12 @@ def test_a_page_has_a_table_for_each_group():
     text = page([row("A", "x", 200.0, "requests/s", "y", 100.0), row("B", "z", 1.0, "s", "w", 2.0)], "burstenv bench")
     assert text.count("| measurement | figure |") == 2
     assert "| x | 200 requests/s | y: 100 | 2 |" in text
+
+
+def test_a_page_of_some_groups_keeps_the_others() -> None:
+    whole = page([row("Engine", "a", 1.0, "x", "b", 2.0), row("Gateway", "c", 3.0, "ms", "d", 4.0)], "all")
+    part = page([row("Engine", "a", 9.0, "x", "b", 2.0)], "some", whole)
+    assert "| c | 3.0 ms | d: 4.0 | 0.75 |" in part
+    assert "| a | 9.0 x | b: 2.0 | 4.5 |" in part
+    assert "| a | 1.0 x" not in part
+    assert page([row("Engine", "a", 9.0, "x", "b", 2.0)], "some", part) == part

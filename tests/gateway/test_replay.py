@@ -157,7 +157,7 @@ def test_the_command_prints_errors_and_agreement(tmp_path: Path, capsys: pytest.
     assert main(["validate", str(log), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["agreement"] == 1.0
-    assert told["errors"]["tpot_s_mean"] == pytest.approx(0.0, abs=1e-3)
+    assert told["errors_same_decisions"]["tpot_s_mean"] == pytest.approx(0.0, abs=1e-3)
     assert main(["validate", str(log)]) == 0
     assert "150 of 150 equal (100.0 %)" in capsys.readouterr().out
     assert main(["validate", str(log), "--gpu", "h100"]) == 1

@@ -67,24 +67,28 @@ READING = (
 )
 
 
-def page(rows: Sequence[dict[str, Any]], command: str) -> str:
-    """Return the benchmark as a page of Markdown."""
-    lines = [
-        "# Speed",
-        "",
-        f"Made by `{command}`: medians of {REPEATS} runs on one core, each beside another from the same run.",
-        "",
-        f"Machine: {machine()}.",
-        "",
-        *READING,
-    ]
-    group = None
-    for r in rows:
-        if r["group"] != group:
-            group = r["group"]
-            lines += ["", f"## {group}", "", "| measurement | figure | beside | ratio |", "|---|---|---|---|"]
-        lines.append(
+def page(rows: Sequence[dict[str, Any]], command: str, before: str = "") -> str:
+    """Return the benchmark as a page of Markdown.
+
+    Args:
+        rows: What was measured.
+        command: What measured it.
+        before: A page of an earlier run; its groups that were not measured now stay, with its head.
+    """
+    made = f"Made by `{command}`: medians of {REPEATS} runs on one core, each beside another from the same run."
+    head = "\n".join(["# Speed", "", made, "", f"Machine: {machine()}.", "", *READING])
+    old_head, *old = before.rstrip("\n").split("\n\n## ")
+    sections = {text.split("\n", 1)[0]: text for text in old}
+    for group in dict.fromkeys(str(r["group"]) for r in rows):
+        lines = [group, ""]
+        if before:
+            lines += [f"Made by `{command}`.", ""]
+        lines += ["| measurement | figure | beside | ratio |", "|---|---|---|---|"]
+        lines += [
             f"| {r['name']} | {_shown(r['value'])} {r['unit']} | {r['beside']}: {_shown(r['beside_value'])} "
             f"| {r['ratio']:.3g} |"
-        )
-    return "\n".join(lines) + "\n"
+            for r in rows
+            if r["group"] == group
+        ]
+        sections[group] = "\n".join(lines)
+    return "\n\n## ".join([old_head if before else head, *sections.values()]) + "\n"

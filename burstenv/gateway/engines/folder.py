@@ -47,6 +47,10 @@ class Engines:
         """Where they publish their KV events."""
         return [kv_events_of(urlsplit(url).port or 0) for url in self.urls]
 
+    def options(self) -> list[str]:
+        """Return the options of ``burstenv serve`` for a gateway in front of them."""
+        return ["--engines", str(self.folder), "--cluster", self.cluster, "--mode", self.mode]
+
     def write(self) -> None:
         """Write the description into the folder."""
         values = {name: value for name, value in asdict(self).items() if name != "folder"}

@@ -66,9 +66,15 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.close()
 
 
+async def start() -> tuple[asyncio.Server, int]:
+    """Start one engine; return its server and its port."""
+    server = await asyncio.start_server(_serve, "127.0.0.1", 0, limit=1 << 24, backlog=4096)
+    return server, int(server.sockets[0].getsockname()[1])
+
+
 async def _main(count: int) -> None:
-    servers = [await asyncio.start_server(_serve, "127.0.0.1", 0, limit=1 << 24, backlog=4096) for _ in range(count)]
-    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
+    started = [await start() for _ in range(count)]
+    print(*(port for _, port in started), flush=True)
     await asyncio.Event().wait()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from burstenv.errors import BurstenvError
+from burstenv.gateway.process import gateway_process
 
 CLUSTER = "default"  # four replicas
 REPLICAS = 4
@@ -42,41 +41,26 @@ def running(policy: str, log: Path | None = None) -> Iterator[Setup]:
     """Run a gateway, pinned to one core, and its engines on the others."""
     cores = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
-        engines = stack.enter_context(_process([sys.executable, "-m", "burstenv.gateway.trial.engine", str(REPLICAS)]))
+        engines = stack.enter_context(_engines())
         assert engines.stdout is not None
         urls = [f"http://127.0.0.1:{port}" for port in engines.stdout.readline().split()]
-        command = [sys.executable, "-m", "burstenv.cli", "serve", "--policy", policy, "--cluster", CLUSTER]
-        command += [word for url in urls for word in ("--engine", url)]
-        command += ["--port", "0", *(() if log is None else ("--log", str(log)))]
-        gateway = stack.enter_context(_process(command))
-        address = _address(gateway)
+        options = [word for url in urls for word in ("--engine", url)]
+        options += ["--policy", policy, "--cluster", CLUSTER, *(() if log is None else ("--log", str(log)))]
+        gateway = stack.enter_context(gateway_process(options))
         os.sched_setaffinity(gateway.pid, {cores[0]})
         if len(cores) > 1:
             os.sched_setaffinity(0, set(cores[1:]))
             stack.callback(os.sched_setaffinity, 0, set(cores))
             os.sched_setaffinity(engines.pid, set(cores[1:]))
-        yield Setup(address, urls, gateway.pid)
+        yield Setup(gateway.url, urls, gateway.pid)
 
 
 @contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _engines() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "burstenv.gateway.trial.engine", str(REPLICAS)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
         process.terminate()
-        try:
-            process.communicate(timeout=60.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-
-
-def _address(gateway: subprocess.Popen[str]) -> str:
-    assert gateway.stderr is not None
-    said = ""
-    for said in gateway.stderr:
-        found = re.search(r"serves (http://\S+),", said)
-        if found is not None:
-            return found[1]
-    raise BurstenvError(f"the gateway did not start: {said.strip() or 'it said nothing'}")
+        process.communicate()

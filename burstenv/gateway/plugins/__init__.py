@@ -1,0 +1,1 @@
+"""Policies in routers that people run already: the decisions of ``burstenv serve`` without its relaying."""
