@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import zmq
 import zmq.asyncio
+from zmq.constants import SocketOption, SocketType
+from zmq.error import ZMQError
 
 from burstenv.errors import BurstenvError
 from burstenv.gateway.prefixes import ReportedBlocks
@@ -36,13 +37,13 @@ class Listener:
         """Begin to listen, also where nothing publishes yet."""
         context = zmq.asyncio.Context.instance()
         for place, events in self._engines:
-            socket = context.socket(zmq.SocketType.SUB)
-            socket.setsockopt(zmq.SocketOption.RCVHWM, 0)  # none is lost here; vLLM's own limit is 100,000
-            socket.setsockopt(zmq.SocketOption.LINGER, 0)
+            socket = context.socket(SocketType.SUB)
+            socket.setsockopt(SocketOption.RCVHWM, 0)  # none is lost here; vLLM's own limit is 100,000
+            socket.setsockopt(SocketOption.LINGER, 0)
             socket.subscribe(b"")
             try:
                 socket.connect(place)
-            except zmq.error.ZMQError as error:
+            except ZMQError as error:
                 raise BurstenvError(f"{place} is no address of KV events ({error.strerror})") from None
             self._tasks.append(asyncio.create_task(self._listen(socket, events)))
 

@@ -29,7 +29,7 @@ DESTINATION = "x-gateway-destination-endpoint"
 RETRY_AFTER_S = "1"
 
 
-class EndpointPicker(ExternalProcessorServicer):  # type: ignore[misc]
+class EndpointPicker(ExternalProcessorServicer):
     """Answers Envoy.
 
     Args:

@@ -16,7 +16,7 @@ from litellm.types.router import CustomRoutingStrategyBase
 from burstenv.gateway.plugins.advisor import Advice, Advisor
 
 
-class PolicyStrategy(CustomRoutingStrategyBase, CustomLogger):  # type: ignore[misc]
+class PolicyStrategy(CustomRoutingStrategyBase, CustomLogger):
     """Chooses among the deployments of a router; a rejected or deferred request is LiteLLM's ``RateLimitError``.
 
     Args:

@@ -36,12 +36,14 @@ def bench_gateway(scale: float = 1.0) -> Iterator[dict[str, Any]]:
         scale: 1 for the full measurement, less for a quick one.
     """
     for policy in DECIDED:
-        median_ms, worst_ms = _decision_ms(policy, max(200, int(3000 * scale)))
+        median_us, worst_us = _decision_us(policy, max(200, int(3000 * scale)))
         name = f"decision of {policy}, prompt of 1,000 tokens"
-        yield row(GROUP, name, median_ms, "ms", "99th percentile", worst_ms)
+        yield row(GROUP, name, median_us, "us", "99th percentile", worst_us)
     with tempfile.TemporaryDirectory() as folder, running(POLICY, Path(folder) / "log.jsonl") as setup:
         asyncio.run(_measured(setup, 2.0))  # connections, caches
+        busy_s = setup.busy_s()
         through, beside = asyncio.run(_measured(setup, max(5.0, 30.0 * scale)))
+        busy_s = setup.busy_s() - busy_s
         if through.failed or beside.failed:
             raise BurstenvError(f"{through.failed} streams through the gateway and {beside.failed} beside it broke off")
         for attribute, what in (("first_s", "time to first token"), ("token_s", "delivery of a token")):
@@ -49,6 +51,9 @@ def bench_gateway(scale: float = 1.0) -> Iterator[dict[str, Any]]:
                 added = through.ms(attribute, percentile), beside.ms(attribute, percentile)
                 name = f"{what} through it, {label}, {RATE_PER_S:g}/s, {STREAMS} streams"
                 yield row(GROUP, name, added[0], "ms", "direct", added[1])
+        tokens = len(through.token_s)
+        each = 1e6 * busy_s / tokens, 1e6 * busy_s / through.whole
+        yield row(GROUP, "its processor time for a token", each[0], "us", "for a request", each[1])
         yield row(GROUP, f"of {MANY:,} streams at once, whole", asyncio.run(_at_once(setup, MANY)), "", "sent", MANY)
         begun_s = time.monotonic()
         soaked = asyncio.run(soak(setup, max(2000, int(100_000 * scale))))
@@ -75,8 +80,8 @@ async def _at_once(setup: Setup, count: int) -> int:
     return seen.whole
 
 
-def _decision_ms(policy: str, count: int) -> tuple[float, float]:
-    """Return the median and the 99th percentile of the time from a read request to its decision [ms]."""
+def _decision_us(policy: str, count: int) -> tuple[float, float]:
+    """Return the median and the 99th percentile of the time from a read request to its decision [us]."""
     scene = scene_for_gateway("default", CLUSTER, policy)
     world = LiveWorld(scene, "sarathi-512", cached=[SentBlocks(spec.num_blocks) for spec in scene.specs])
     decider = Decider(policy, world, "sarathi-512")
@@ -92,4 +97,4 @@ def _decision_ms(policy: str, count: int) -> tuple[float, float]:
         world.note_sent(number, decided.replica)
         world.first_token(number, 0.02 * k + 0.01)
         world.settle(number, "attained", 0.02 * k + 0.015)
-    return tuple(1000.0 * float(np.percentile(took_s, p)) for p in (50, 99))  # type: ignore[return-value]
+    return tuple(1e6 * float(np.percentile(took_s, p)) for p in (50, 99))  # type: ignore[return-value]

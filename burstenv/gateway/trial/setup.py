@@ -30,6 +30,11 @@ class Setup:
     direct: list[str]
     pid: int
 
+    def busy_s(self) -> float:
+        """Return the processor time that the gateway has used [s]."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def memory_mib(self) -> float:
         """Return the gateway's resident memory [MiB]."""
         status = Path(f"/proc/{self.pid}/status").read_text()

@@ -53,6 +53,7 @@ async def soak(setup: Setup, count: int) -> Soaked:
     numbers = iter(range(count))
     memory: list[float] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+        before = await _told(client, setup.gateway)
 
         async def client_of_many() -> None:
             for k in numbers:
@@ -62,9 +63,9 @@ async def soak(setup: Setup, count: int) -> Soaked:
 
         await asyncio.gather(*(client_of_many() for _ in range(AT_ONCE)))
         await asyncio.sleep(0.5)  # the gateway notices the last clients that left
-        async with client.get(setup.gateway + "/metrics") as answer:
-            text = await answer.text()
-    return Soaked(count, dict(ends), _told(text), memory)
+        told = await _told(client, setup.gateway)
+    told = {name: number - before.get(name, 0) for name, number in told.items()}
+    return Soaked(count, dict(ends), told, memory)
 
 
 async def _request(client: aiohttp.ClientSession, url: str, k: int) -> str:
@@ -87,10 +88,12 @@ async def _request(client: aiohttp.ClientSession, url: str, k: int) -> str:
         return "failed"
 
 
-def _told(text: str) -> dict[str, int]:
+async def _told(client: aiohttp.ClientSession, url: str) -> dict[str, int]:
     """Return the gateway's counts of requests by outcome from its metrics."""
     from prometheus_client.parser import text_string_to_metric_families
 
+    async with client.get(url + "/metrics") as answer:
+        text = await answer.text()
     return {
         sample.labels["outcome"]: int(sample.value)
         for family in text_string_to_metric_families(text)

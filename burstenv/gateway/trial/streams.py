@@ -13,6 +13,7 @@ from burstenv.gateway.trial.setup import Setup
 
 TEXT = b'"text":"'
 LAST = b"data: [DONE]"
+BESIDE_EVERY = 5  # one request goes directly to an engine for so many through the gateway: the client is on few cores
 
 
 @dataclass
@@ -37,13 +38,13 @@ class Seen:
 
 
 async def measure(setup: Setup, rate_per_s: float, duration_s: float, streams: int, gap_s: float) -> tuple[Seen, Seen]:
-    """Send requests at a rate through the gateway and as many beside it, and return what both saw.
+    """Send requests at a rate through the gateway and some beside it, and return what both saw.
 
     Args:
         setup: Where to.
-        rate_per_s: Of each way.
+        rate_per_s: Through the gateway.
         duration_s: How long requests are sent.
-        streams: Streams at once in each way: their length follows.
+        streams: Streams at once through the gateway: their length follows.
         gap_s: Time between tokens.
     """
     through, beside = Seen(), Seen()
@@ -54,9 +55,10 @@ async def measure(setup: Setup, rate_per_s: float, duration_s: float, streams: i
         begun_s = time.monotonic()
         for k in range(round(rate_per_s * duration_s)):
             await asyncio.sleep(max(0.0, begun_s + k / rate_per_s - time.monotonic()))
-            for url, seen in ((setup.gateway, through), (setup.direct[k % len(setup.direct)], beside)):
-                tasks.append(asyncio.create_task(stream(client, url, tokens, gap_s, seen)))
-                await asyncio.sleep(0.4 / rate_per_s)  # neither finds the other's processor time used
+            tasks.append(asyncio.create_task(stream(client, setup.gateway, tokens, gap_s, through)))
+            if k % BESIDE_EVERY == 0:
+                await asyncio.sleep(0.5 / rate_per_s)  # neither finds the other's processor time used
+                tasks.append(asyncio.create_task(stream(client, setup.direct[0], tokens, gap_s, beside)))
         await asyncio.gather(*tasks)
     return through, beside
 
