@@ -23,7 +23,7 @@ async def main(policy: str, cluster: str, *engines: str) -> None:
         for url in engines
     ]
     router = litellm.Router(model_list=deployments)
-    PolicyStrategy(Advisor(policy, cluster), router).install()
+    PolicyStrategy(Advisor(policy, cluster), deployments).install(router)
     said = [{"role": "user", "content": "w5 w6 w7"}]
     answers = await asyncio.gather(*(router.acompletion(model="tiny", messages=said, max_tokens=8) for _ in range(8)))
     print(*(answer.choices[0].message.content for answer in answers), sep="\n")

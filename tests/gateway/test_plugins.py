@@ -143,8 +143,7 @@ def test_a_policy_routes_litellms_requests() -> None:
 
     async def test() -> None:
         advisor, router = Advisor("always/round-robin/vllm", "mixed-x2"), litellm.Router(model_list=deployments)
-        strategy = PolicyStrategy(advisor, router)
-        strategy.install()
+        PolicyStrategy(advisor, deployments).install(router)
         assert [await ask(router) for _ in range(4)] == ["replica 0", "replica 1"] * 2
         for _ in range(200):
             if _idle(advisor):
@@ -152,7 +151,7 @@ def test_a_policy_routes_litellms_requests() -> None:
             await asyncio.sleep(0.02)  # LiteLLM reports ends in the background
         assert _idle(advisor)
         rejecting = litellm.Router(model_list=deployments, num_retries=0)
-        PolicyStrategy(Advisor("never/jsq/vllm", "mixed-x2"), rejecting).install()
+        PolicyStrategy(Advisor("never/jsq/vllm", "mixed-x2"), deployments).install(rejecting)
         with pytest.raises(litellm.RateLimitError):
             await ask(rejecting)
 

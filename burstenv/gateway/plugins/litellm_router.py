@@ -7,6 +7,7 @@ every request as unanswered to its end.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import litellm
@@ -21,17 +22,18 @@ class PolicyStrategy(CustomRoutingStrategyBase, CustomLogger):
 
     Args:
         advisor: The policy.
-        router: The router, whose ``model_list`` names one deployment for each replica, in the order of the cluster.
+        deployments: The router's model list: one deployment for each replica, in the order of the cluster.
     """
 
-    def __init__(self, advisor: Advisor, router: litellm.Router):
+    def __init__(self, advisor: Advisor, deployments: Sequence[dict[str, Any]]):
         super().__init__()
-        self._advisor, self._router = advisor, router
+        self._advisor, self._deployments = advisor, deployments
         self._under_way: dict[str, Advice] = {}
 
-    def install(self) -> None:
-        """Make the router ask this policy, and report to it how requests end."""
-        self._router.set_custom_routing_strategy(self)
+    def install(self, router: litellm.Router) -> None:
+        """Make a router ask this policy, and report to it how requests end."""
+        register = getattr(router, "register_plugin", None)  # LiteLLM's name for it from 1.110 on
+        (register or router.set_custom_routing_strategy)(self)
         litellm.callbacks.append(self)
 
     def get_available_deployment(
@@ -53,7 +55,7 @@ class PolicyStrategy(CustomRoutingStrategyBase, CustomLogger):
             self._under_way[call] = advice
         else:
             advice.end()  # its end cannot be told from others'
-        return self._router.model_list[advice.replica]
+        return self._deployments[advice.replica]
 
     async def async_get_available_deployment(
         self, model: str, messages: Any = None, input: Any = None, specific_deployment: Any = False,

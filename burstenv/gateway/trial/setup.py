@@ -1,4 +1,4 @@
-"""A gateway in front of engines without a model, each in a process of its own, the gateway on one core."""
+"""A gateway in front of engines without a model, each in a process of its own: the gateway's never uses two cores."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ class Setup:
 
 @contextmanager
 def running(policy: str, log: Path | None = None) -> Iterator[Setup]:
-    """Run a gateway, pinned to one core, and its engines on the others."""
-    cores = sorted(os.sched_getaffinity(0))
+    """Run a gateway and its engines."""
     with ExitStack() as stack:
         engines = stack.enter_context(_engines())
         assert engines.stdout is not None
@@ -52,11 +51,6 @@ def running(policy: str, log: Path | None = None) -> Iterator[Setup]:
         options = [word for url in urls for word in ("--engine", url)]
         options += ["--policy", policy, "--cluster", CLUSTER, *(() if log is None else ("--log", str(log)))]
         gateway = stack.enter_context(gateway_process(options))
-        os.sched_setaffinity(gateway.pid, {cores[0]})
-        if len(cores) > 1:
-            os.sched_setaffinity(0, set(cores[1:]))
-            stack.callback(os.sched_setaffinity, 0, set(cores))
-            os.sched_setaffinity(engines.pid, set(cores[1:]))
         yield Setup(gateway.url, urls, gateway.pid)
 
 
