@@ -171,10 +171,11 @@ def _drill(arguments: argparse.Namespace) -> int:
     from burstenv.gateway.extra import module_of_extra
 
     drill: Any = module_of_extra("burstenv.gateway.engines.drill", "burstenv engines drill")
+    from burstenv.arguments import number
+    from burstenv.errors import BurstenvError
     from burstenv.gateway.engines.folder import read_engines
 
-    if not 0.0 < arguments.rate_per_s <= 1000.0:
-        raise BurstenvError(f"--rate-per-s must be above 0 and at most 1000, got {arguments.rate_per_s:g}")
+    check_options(arguments, rate_per_s=number(above=0.0, most=1000.0))
     engines = read_engines(arguments.dir)
     if len(engines.urls) < 2:
         raise BurstenvError("a drill needs at least two engines: the others answer while one is out")
