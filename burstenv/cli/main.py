@@ -20,6 +20,7 @@ from burstenv.cli import (
     listing,
     load,
     paper,
+    plan,
     schema,
     serve,
     simulate,
@@ -120,7 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"burstenv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     verbs = (
-        simulate, train, evaluate, paper, tune, agents, listing, hardware, schema, trace, validate, serve, load,
+        simulate, train, evaluate, paper, tune, plan, agents, listing, hardware, schema, trace, validate, serve, load,
         engines, bench, completion,
     )  # fmt: skip
     for module in verbs:
