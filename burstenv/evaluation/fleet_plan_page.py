@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burstenv.evaluation.fleet_plan import FleetPlan
-from burstenv.files import write_atomic
-from burstenv.pages.page import render
+from burstenv.pages.listing import Listing, write_listing
 from burstenv.pages.svg import Picture, Plot
 
 
@@ -22,15 +21,8 @@ def write_plan_page(
         tables: Of each its head, then a row for each size.
         path: The page.
     """
-    listed = [
-        {"title": plan.kind, "columns": list(rows[0]), "rows": [list(row) for row in rows[1:]]}
-        for plan, rows in zip(plans, tables, strict=True)
-    ]
-    text = render(
-        "listing.html.j2", title="How many replicas", facts=". ".join(answers) + ".", tables=listed,
-        pictures=[_draw(plan) for plan in plans], legend=(),
-    )  # fmt: skip
-    write_atomic(path, text)
+    listed = [Listing(plan.kind, rows[0], rows[1:]) for plan, rows in zip(plans, tables, strict=True)]
+    write_listing(path, "How many replicas", ". ".join(answers) + ".", listed, [_draw(plan) for plan in plans])
 
 
 def _draw(plan: FleetPlan) -> Picture:
