@@ -21,6 +21,7 @@ IMPORT = re.compile(
 # Shown where a page is about the inside of the engine, which is not for import by users.
 INSIDE = {
     "notebooks/inspect_agent.ipynb": {"burstenv.cluster"},
+    "docs/scaling.md": {"burstenv.cluster.scaling.config"},
     "docs/transfers.md": {"burstenv.cluster.transfer_config"},
 }
 
