@@ -42,6 +42,7 @@ def parse_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...])
         in the file is not plain or not valid.
     """
     walk = Walk(path, header, present)
+    by_words = all(column.kind in ("stamp", "whole") for column in present)  # then pandas need not split the lines
     with open_table(path) as stream:
         carried = b""
         first = True
@@ -59,8 +60,8 @@ def parse_file(path: Path, header: tuple[str, ...], present: tuple[Column, ...])
             end = data.rfind(b"\n") + 1
             if chunk and end == 0 and len(data) > CHUNK_BYTES:
                 return None
-            lines = _plain(data[:end], len(header))
-            if lines is None or not _take(walk, lines):
+            lines = _plain(data[:end], len(header), by_words)
+            if lines is None or not _take(walk, lines, by_words):
                 return None
             carried = data[end:]
             if not chunk:
@@ -87,7 +88,7 @@ def _after_header(data: bytes, header: tuple[str, ...]) -> int | None:
     return end + 1 if tuple(cell.strip() for cell in cells) == header else None
 
 
-def _plain(data: bytes, columns: int) -> Lines | None:
+def _plain(data: bytes, columns: int, by_words: bool) -> Lines | None:
     r"""Return complete lines without quotes and ended by \n alone; None when they are not that, or not of a table."""
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
@@ -100,22 +101,25 @@ def _plain(data: bytes, columns: int) -> Lines | None:
             data.decode("utf-8")
         except UnicodeDecodeError:
             return None
+    lines = Lines(data, columns)
+    if by_words:
+        return lines if lines.has_cells(_NO_LINE_LONGER) else None
     cells = data.translate(None, _INSIDE_CELLS)
     if cells != (b"," * (columns - 1) + b"\n") * (len(cells) // columns):
         return None
     window = _NO_LINE_LONGER // 2
     if any(data.find(b"\n", at, at + window) < 0 for at in range(0, len(data) - window, window)):
         return None
-    return Lines(data, columns)
+    return lines
 
 
-def _take(walk: Walk, lines: Lines) -> bool:
+def _take(walk: Walk, lines: Lines, by_words: bool) -> bool:
     """Read plain lines; return whether all of their cells are valid."""
     if not lines.text:
         return True
     wanted = {place: column for column, place in walk.places if column.kind != "stamp"}
     whole = {}
-    if all(column.kind == "whole" for column in wanted.values()):  # then pandas need not split the lines
+    if by_words:
         read = {place: lines.wholes(place) for place in wanted}
         whole = {place: values for place, values in read.items() if values is not None}
         wanted = {place: column for place, column in wanted.items() if place not in whole}

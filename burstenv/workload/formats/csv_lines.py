@@ -31,14 +31,32 @@ class Lines:
     @cached_property
     def ends(self) -> NDArray[np.int64]:
         """Index in ``text`` behind each cell: shape ``(rows, columns)``."""
-        characters = np.frombuffer(self.text, dtype=np.uint8)
+        return self._ends.reshape(-1, self.columns)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
         found = []
-        for at in range(0, len(characters), _AT_ONCE):
-            part = characters[at : at + _AT_ONCE]
+        for at in range(0, len(self.text), _AT_ONCE):
+            part = self._characters[at : at + _AT_ONCE]
             separates = part == ord(",")
             separates |= part == ord("\n")
             found.append(np.flatnonzero(separates) + at)
-        return np.concatenate(found).reshape(-1, self.columns)
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+    @property
+    def _characters(self) -> NDArray[np.uint8]:
+        return np.frombuffer(self.text, dtype=np.uint8)
+
+    def has_cells(self, longest: int) -> bool:
+        """Return whether each line has ``columns`` cells and at most ``longest`` characters."""
+        if len(self._ends) % self.columns:
+            return False
+        line_ends = self._characters[self.ends] == ord("\n")
+        return bool(
+            line_ends[:, -1].all()
+            and not line_ends[:, :-1].any()
+            and np.diff(self.ends[:, -1], prepend=-1).max(initial=0) <= longest
+        )
 
     def __len__(self) -> int:
         return len(self.ends)
