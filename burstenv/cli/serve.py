@@ -31,13 +31,19 @@ def register(commands: Commands) -> None:
         help="address of an engine, one for each replica in the order of the cluster",
     )  # fmt: skip
     sub.add_argument("--engines", type=Path, metavar="DIR", help="folder of `burstenv engines up`, instead of --engine")
-    sub.add_argument("--cluster", metavar="NAME", help="shipped cluster or YAML file (default: the scenario's)")
+    sub.add_argument(
+        "--cluster",
+        metavar="NAME",
+        help="shipped cluster or YAML file (default: that of --engines, else the scenario's)",
+    )
     sub.add_argument(
         "--scenario", default="default", help="objectives, deferral and observation: shipped scenario or YAML file "
         "(default: %(default)s)",
     )  # fmt: skip
     sub.add_argument(
-        "--mode", metavar="NAME", help="batching mode that the engines run (default: the scenario's first)"
+        "--mode",
+        metavar="NAME",
+        help="batching mode that the engines run (default: that of --engines, else the scenario's first)",
     )
     sub.add_argument("--tokenizer", type=Path, metavar="PATH", help="tokenizer.json or the model's folder, to count "
                      "prompts (default: the engines' of --engines, else four bytes a token)")  # fmt: skip
@@ -90,6 +96,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         running = read_engines(arguments.engines)
         urls, tokenizer = running.urls, tokenizer or running.model_folder
         kv_events, speed = kv_events or running.kv_events, running.speed
+        arguments.cluster = arguments.cluster or running.cluster
+        arguments.mode = arguments.mode or running.mode
     if not urls:
         raise BurstenvError("serve needs the engines: --engine URL for each, or --engines DIR of `burstenv engines up`")
     scenario = scene_for_gateway(arguments.scenario, arguments.cluster, arguments.policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ async def bench(
     log: Path | None = None,
     engines: list[StandIn] | None = None,
     tokenizer: Path | None = None,
+    kv_events: Sequence[str] = (),
     **limits: Any,
 ) -> AsyncIterator[Bench]:
     """Run a gateway."""
@@ -63,7 +64,9 @@ async def bench(
         for engine in behind:
             if not engine.url:
                 await stack.enter_async_context(engine.running_on())
-        gateway = Gateway(scene, policy, [e.url for e in behind], scene.mode_names[0], config, reader, log)
+        gateway = Gateway(
+            scene, policy, [e.url for e in behind], scene.mode_names[0], config, reader, log, kv_events=kv_events
+        )
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(

@@ -16,9 +16,11 @@ pytest.importorskip("tokenizers")
 
 import aiohttp
 
-from burstenv.gateway.engines.control import end_engines, hurt, is_well, restart, start_engines
+from burstenv.gateway.endless import text_of
+from burstenv.gateway.engines.control import end_engines, forget_prefixes, hurt, is_well, restart, start_engines
 from burstenv.gateway.engines.folder import Engines
 from burstenv.gateway.engines.tiny_model import prompt_of
+from burstenv.gateway.prefixes import block_keys
 from tests.gateway.harness import bench, events, until
 
 PYTHON = os.environ.get("BURSTENV_VLLM_PYTHON")
@@ -92,6 +94,27 @@ def test_metrics_of_a_loaded_engine_reach_the_policy_and_a_client_that_leaves_fr
             await until(lambda: b.gateway.counts["cancelled"] == 8)
             await until(lambda: all(ledger.metrics.running == 0 for ledger in ledgers))
             assert all(ledger.in_flight == 0 and ledger.context_tokens == 0 for ledger in ledgers)
+
+    run(test())
+
+
+def test_kv_events_tell_which_engine_has_a_prompt(engines: Engines) -> None:
+    async def test() -> None:
+        behind = [Real(url) for url in engines.urls]
+        telling = {"tokenizer": engines.model_folder, "kv_events": engines.kv_events}
+        async with bench("always/prefix-aware/vllm", engines=behind, **telling) as b:  # type: ignore[arg-type]
+            said = body(400, 40) | {"prompt": prompt_of(400, 77)}
+            _, headers, _ = await b.post(**said)
+            first = int(headers["x-burstenv-replica"])
+            reported = b.gateway.reports
+            longer = block_keys(text_of(77, 0, 480), 16)
+            # The answer goes on with the prompt's text; its last token is not computed.
+            await until(lambda: reported[first].hits(longer) == 439 // 16)
+            assert reported[1 - first].hits(longer) == 0
+            for _ in range(3):
+                assert int((await b.post(**said))[1]["x-burstenv-replica"]) == first
+            forget_prefixes(engines)
+            await until(lambda: reported[first].hits(longer) == 0)
 
     run(test())
 
