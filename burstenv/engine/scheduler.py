@@ -154,7 +154,7 @@ def _evict_for_decoders(engine):
 
 
 @outlined
-def _publish_contested(engine, decodes):
+def _publish_steps(engine, decodes):
     """Publish the blocks of the contested requests among the first ``decodes`` decoders, in running order."""
     replica, arena, requests = engine.replica, engine.arena, engine.requests
     request_id = replica.running_head
@@ -167,8 +167,20 @@ def _publish_contested(engine, decodes):
         request_id = request.next
 
 
+@kernel
+def _publish_contested(engine, decodes):
+    """Publish the blocks of contested requests whose step is scheduled.
+
+    One that comes to the end of its shared prefix contests decoders of its stream before it, too: hence a second time.
+    """
+    contested = engine.replica.contested
+    _publish_steps(engine, decodes)
+    if engine.replica.contested > contested:
+        _publish_steps(engine, decodes)
+
+
 @outlined
-def _publish_delivered(engine):
+def _publish_filled(engine):
     """Publish the blocks of contested requests that the older iteration in flight, which ends, has filled."""
     replica, arena, requests = engine.replica, engine.arena, engine.requests
     request_id = replica.running_head
@@ -184,6 +196,15 @@ def _publish_delivered(engine):
             elif request.in_flight_tokens > 0:
                 publish_full_blocks(engine, request_id, request.computed_tokens, ENDED)
         request_id = request.next
+
+
+@kernel
+def _publish_delivered(engine):
+    """Publish what :func:`_publish_filled` says, of requests that are contested only now as well."""
+    contested = engine.replica.contested
+    _publish_filled(engine)
+    if engine.replica.contested > contested:
+        _publish_filled(engine)
 
 
 @kernel

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burstenv.cluster.cluster import Cluster, request_array
@@ -199,8 +199,18 @@ def check(case):
                 assert math.isclose(got, expected, rel_tol=1e-9, abs_tol=1e-12), (want, name, got)
 
 
+# A decoder at the end of its shared prefix contests one of its stream that has had its step already.
+CONTESTED_LATE = {
+    "block_size": 16, "num_blocks": 70, "max_model_len": 373, "requests": 73, "seed": 194, "reserve": False,
+    "gap_s": 0.0, "output_scale": 60, "changes": 0, "asynchronous": False, "prefix_caching": True,
+    "modes": [ModeConfig(name="m0", max_num_batched_tokens=35, max_num_seqs=21, order="earliest-deadline")],
+}  # fmt: skip
+
+
 @examples(150)
 @given(cases())
+@example(CONTESTED_LATE)
+@example({**CONTESTED_LATE, "asynchronous": True})
 def test_random_workloads_and_modes_agree(case):
     check(case)
 
