@@ -32,14 +32,27 @@ def await_token(engine, request_id):
 
 
 @kernel
+def publish_last_step(engine, request_id):
+    """Set the keys of the full blocks of a request that has left the decoders.
+
+    While a token is on its way, the iteration that brings it had one to compute that was not back either, and a block
+    that it filled has no key yet. If the iteration before left the request out, that token was back.
+    """
+    request, older = engine.requests[request_id], last_ended_iteration(engine)
+    publish_full_blocks(engine, request_id, request.computed_tokens - request.in_flight_tokens, ENDED)
+    if request.in_flight_tokens > 0 and is_left_out(request, older):
+        publish_full_blocks(engine, request_id, request.computed_tokens, older + 1)
+
+
+@kernel
 def await_last_token(engine, request_id):
     """Note that the last token of a request that has left the decoders is on its way."""
-    replica, spec, request = engine.replica, engine.spec, engine.requests[request_id]
-    if spec.prefix_caching:
-        publish_full_blocks(engine, request_id, request.computed_tokens - 1, ENDED)
+    replica, request = engine.replica, engine.requests[request_id]
     request.produced_tokens = request.target_tokens - 1
     replica.ending_context += request.computed_tokens + 1
     await_token(engine, request_id)
+    if engine.spec.prefix_caching:
+        publish_last_step(engine, request_id)
 
 
 @kernel

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.admission import blocks_to_admit
-from burstenv.engine.asynchronous import await_last_token, await_token, deliver_to_waiting, lose_token
+from burstenv.engine.asynchronous import (
+    await_last_token,
+    await_token,
+    deliver_to_waiting,
+    lose_token,
+    publish_last_step,
+)
 from burstenv.engine.block_keys import publish_decoder, publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_due, context_of, hold_back, start_decoding, stop_decoding
@@ -109,7 +115,7 @@ def _evict_tail(engine):
         if spec.depth > 1:
             lose_token(engine, victim)
         if spec.prefix_caching:
-            publish_full_blocks(engine, victim, request.computed_tokens - request.in_flight_tokens, ENDED)
+            publish_last_step(engine, victim)
     elif victim == replica.prefill_id:
         replica.prefill_id = NO_REQUEST
     _release(engine, request)

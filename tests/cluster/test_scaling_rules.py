@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burstenv.cluster import ClientsConfig
@@ -105,6 +105,7 @@ def play(
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
 )
+@example(1, "wva", 1, "vLLM's defaults", 0, True, "fail", 1, None, METRICS[0])  # evicted after an iteration without it
 def test_rules_are_what_is_written_down(
     seed, rule, which, engine, faults, clients, recovery, gateways, tick_s, metrics
 ):
