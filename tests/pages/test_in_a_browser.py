@@ -18,7 +18,9 @@ from burstenv.workload.fidelity.table import compare
 from burstenv.workload.plots.fidelity import write_pictures
 from burstenv.workload.plots.trace_page import write_trace_plots
 
-PAGES = ("hardware", "headroom", "front", "report", "leaderboard", "timeline", "validation", "fidelity", "trace")
+PAGES = (
+    "hardware", "headroom", "front", "report", "leaderboard", "timeline", "scaled", "validation", "fidelity", "trace",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,10 @@ def pages(small_scenario, tmp_path_factory):
     rows = folder / "rows.csv"
     write_plain(trace.between(0, 8000), rows)
     compared = ["simulate", str(rows), "--speed", "20", *(word for name in policies[:2] for word in ("--policy", name))]
-    made = {"hardware": ["hardware", "--out"], "headroom": ["scenarios", "--page"], "front": [*compared, "--pareto"]}
+    made = {
+        "hardware": ["hardware", "--out"], "headroom": ["scenarios", "--page"], "front": [*compared, "--pareto"],
+        "scaled": [*compared[:4], "--scaler", "kpa", "--timeline"],
+    }  # fmt: skip
     for name, words in made.items():
         found[name] = folder / f"{name}.html"
         assert main([*words, str(found[name])]) == 0
@@ -249,8 +254,9 @@ def test_a_timeline_is_printed_on_light_paper(pages, visit):
     assert page.evaluate("css('ink')") == "rgb(230, 233, 237)"
 
 
-def test_every_panel_of_a_timeline_has_ink(pages, visit):
-    page = visit(pages["timeline"])
+@pytest.mark.parametrize(("name", "panels"), [("timeline", 9), ("scaled", 10)])  # one more: the replicas that serve
+def test_every_panel_of_a_timeline_has_ink(pages, visit, name, panels):
+    page = visit(pages[name])
     page.wait_for_function("panels.every((p) => p.legend.childElementCount)")
     inked = page.evaluate(
         """panels.map(({ canvas }) => {
@@ -260,5 +266,5 @@ def test_every_panel_of_a_timeline_has_ink(pages, visit):
              return seen.size;
            })"""
     )
-    assert len(inked) == 9
+    assert len(inked) == panels
     assert all(count > 1 for count in inked)
