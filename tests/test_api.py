@@ -19,7 +19,11 @@ IMPORT = re.compile(
     r"^\s*(?:from (burstenv[\w.]*) import ([\w, ()\n]+?)|import (burstenv[\w.]*))(?:\s*#.*)?$", re.MULTILINE
 )
 # Shown where a page is about the inside of the engine, which is not for import by users.
+PLUGINS = {f"burstenv.gateway.plugins.{name}" for name in ("advisor", "endpoint_picker", "litellm_router")}
 INSIDE = {
+    "docs/serve.md": PLUGINS,  # they bring what other programs' packages need
+    "examples/endpoint_picker.py": PLUGINS,
+    "examples/litellm_router.py": PLUGINS,
     "notebooks/inspect_agent.ipynb": {"burstenv.cluster"},
     "docs/scaling.md": {"burstenv.cluster.scaling.config"},
     "docs/transfers.md": {"burstenv.cluster.transfer_config"},

@@ -23,7 +23,7 @@ masked_or_not = pytest.mark.parametrize("legal", [True, False], ids=["masked", "
 @every_id
 @masked_or_not
 def test_random_actions_keep_the_invariants(make, env_id, legal):
-    env = make(env_id, load=None)
+    env = make(env_id, load=None, reward="worth")
     env.action_space.seed(0)
     _, info = env.reset(seed=0)
     state = env.unwrapped.batch.cluster.state
@@ -52,9 +52,10 @@ def test_random_actions_keep_the_invariants(make, env_id, legal):
 @every_native_id
 @masked_or_not
 def test_a_million_random_actions_keep_the_invariants(make_vec, env_id, legal):
-    actions = 50_000 if "Interval" in env_id else 1_000_000  # an interval is the work of tens of decisions
+    controls = "Interval" in env_id or "Fleet" in env_id  # a step of these is the work of tens of decisions
+    actions = 50_000 if controls else 1_000_000
     actions = int(actions * SOAK)
-    envs = make_vec(env_id, N, load=None)
+    envs = make_vec(env_id, N, load=None, reward="worth")
     envs.action_space.seed(0)
     rng = np.random.default_rng(0)
     space = envs.single_observation_space

@@ -74,7 +74,7 @@ def test_bursts_that_no_load_spreads_are_named(tmp_path, monkeypatch, capsys):
         ("tune --split tst", "unknown split 'tst'"),
         ("train --steps 0", "--steps must be a whole number of at least 1, got 0"),
         ("train --steps -5", "--steps must be a whole number of at least 1, got -5"),
-        ("train --seed -1", "--seed must be at least 0, got -1"),
+        ("train --seed -1", "--seed must be a whole number of at least 0, got -1"),
     ],
 )
 def test_names_and_counts_are_checked_before_anything_is_measured(command, message, slow, capsys, monkeypatch):
