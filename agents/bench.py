@@ -140,6 +140,7 @@ def bench_inference(scale: float = 1.0) -> list[dict[str, Any]]:
         agent = LearnedAgent(config, policy, layout.sizes, network, scenario.mode_names[0], told)
         exported = compiled(agent)
         assert exported is not None
+        cluster.load(0, requests, 0)
         player = player_of(exported, cluster, 0, scenario.sight)
         rollouts = max(2, int(50 * scale))
 

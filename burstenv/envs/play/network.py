@@ -121,6 +121,7 @@ class NetworkPlayer:
             np.zeros(policy.network.scratch_size(count, num_logits, size), np.float32), policy.sizes(count),
             bool(policy.sampled), i,
         )  # fmt: skip
+        self._sessions = bool(sight.observation.sessions)
         self._decision = np.zeros(3, np.int64)
 
     def follow(self, links: np.ndarray) -> None:
@@ -138,6 +139,12 @@ class NetworkPlayer:
         return self._run(max_decisions) if max_decisions > 0 else 0
 
     def _run(self, max_decisions: int) -> int:
+        links, length = self._given[1], int(self._state.environments["num_requests"][self._i])
+        if self._sessions and links.shape[1] < length:
+            raise BurstenvError(
+                f"this player was made for an episode of {links.shape[1]} requests, and {length} are loaded now; make "
+                f"another one"
+            )
         return int(network_rollout(*self._state.arrays(), *self._given, self._decision, np.int64(max_decisions)))
 
 
