@@ -9,6 +9,11 @@ import numpy as np
 from burstenv._jit.decorators import merged
 from burstenv.policies.records import POLICY
 
+# What the kernel of an environment with decisions of its own kind does.
+ALL = -1  # step every environment
+OPEN = 0  # begin an episode
+SHOW = 1  # write the observation of the present state
+
 # The agent's components and the observation, with the fields of the POLICY that decides the other components.
 SETTINGS = np.dtype(
     [

@@ -11,13 +11,10 @@ import numpy as np
 from burstenv.cluster.scaling.codes import BY_CALLER
 from burstenv.envs.action import JointActions
 from burstenv.envs.arguments import check_flat, places_checked
-from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.control_batch import ControlBatch
 from burstenv.envs.fleet.step import (
-    ALL,
     FLEET_FEATURES,
-    OPEN,
     REPLICA_FEATURES,
-    SHOW,
     step_fleet,
     step_fleet_threads,
 )
@@ -25,7 +22,6 @@ from burstenv.envs.observation.features import LIMIT
 from burstenv.envs.own_reward import RewardChoice
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Policy
 
 ACTIONS = ("replicas", "count")
 NET = "net"  # the reward: worth less the price of the GPU-hours that cost
@@ -55,7 +51,7 @@ class FleetLayout:
 
 
 @places_checked
-class FleetBatch(EnvironmentBatch):
+class FleetBatch(ControlBatch):
     """``N`` environments whose agents start and stop replicas.
 
     Args:
@@ -70,6 +66,9 @@ class FleetBatch(EnvironmentBatch):
         BurstenvError: On an unknown name, with the valid ones, and on a scenario without scaling.
     """
 
+    kernel = staticmethod(step_fleet)
+    threads_kernel = staticmethod(step_fleet_threads)
+    no_policy = "policies decide about requests at the gateway, not about replicas"
     layout: Any
 
     def __init__(
@@ -146,26 +145,6 @@ class FleetBatch(EnvironmentBatch):
         replicas = self.cluster.state.replicas[i]
         return f"{int(replicas['wanted'].sum())} replicas wanted, {int(replicas['paid'].sum())} cost"
 
-    def _step(self) -> None:
-        if self.num_threads == 1:
-            self._run(0, ALL)
-        else:
-            step_fleet_threads(*self.step_arguments())
-
-    def _publish(self, i: int, opens: bool = False) -> None:
-        self._run(i, OPEN if opens else SHOW)
-
-    def _run(self, only: int, what: int) -> None:
-        step_fleet(*self.step_arguments(), only, what)
-
     def step_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of every kernel of the batch, and whether an action is a number."""
         return *super().step_arguments(), self.layout.by_count
-
-    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
-        """Raise: policies decide about requests at the gateway."""
-        raise BurstenvError("policies decide about requests at the gateway, not about replicas; use BurstGPT-v0")
-
-    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
-        """Raise: policies decide about requests at the gateway."""
-        self.policy_action(i, policy)

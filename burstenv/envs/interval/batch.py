@@ -8,19 +8,15 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.envs.arguments import check_arguments, check_flat, places_checked
-from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.control_batch import ControlBatch
 from burstenv.envs.interval.step import (
-    ALL,
     INTERVAL_FEATURES,
-    OPEN,
     SHARE_FEATURES,
-    SHOW,
     step_intervals,
     step_intervals_threads,
 )
 from burstenv.envs.observation.features import LIMIT
 from burstenv.errors import BurstenvError
-from burstenv.policies import Policy
 
 LEAST_BUDGET_TOKENS = 64
 
@@ -33,7 +29,7 @@ def _each(values: np.ndarray) -> str:
 
 
 @places_checked
-class IntervalBatch(EnvironmentBatch):
+class IntervalBatch(ControlBatch):
     """``N`` environments whose agents set rates, weights and budgets every interval.
 
     Args:
@@ -45,6 +41,10 @@ class IntervalBatch(EnvironmentBatch):
     Raises:
         BurstenvError: On an unknown name, with the valid ones.
     """
+
+    kernel = staticmethod(step_intervals)
+    threads_kernel = staticmethod(step_intervals_threads)
+    no_policy = "policies decide about one request at a time, not about an interval"
 
     def __init__(self, num_envs: int, interval_s: float = 1.0, max_admission: float = 3.0, **shared: Any):
         check_arguments({"interval_s": interval_s, "max_admission": max_admission})
@@ -132,26 +132,6 @@ class IntervalBatch(EnvironmentBatch):
         }
         return ", ".join(texts[part] for part in self.layout.decide)
 
-    def _step(self) -> None:
-        if self.num_threads == 1:
-            self._run(0, ALL)
-        else:
-            step_intervals_threads(*self.step_arguments())
-
-    def _publish(self, i: int, opens: bool = False) -> None:
-        self._run(i, OPEN if opens else SHOW)
-
-    def _run(self, only: int, what: int) -> None:
-        step_intervals(*self.step_arguments(), only, what)
-
     def step_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of every kernel of the batch, those of intervals included."""
         return *super().step_arguments(), self.budgets, self.interval_s, self._most_per_s
-
-    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
-        """Raise: policies decide about one request."""
-        raise BurstenvError("policies decide about one request at a time, not about an interval; use BurstGPT-v0")
-
-    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
-        """Raise: policies decide about one request."""
-        self.policy_action(i, policy)

@@ -9,19 +9,15 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.envs.arguments import check_arguments, check_flat, places_checked
-from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.control_batch import ControlBatch
 from burstenv.envs.iteration.step import (
-    ALL,
-    OPEN,
     ROOM_FEATURES,
-    SHOW,
     SLOT_FEATURES,
     step_iterations,
     step_iterations_threads,
 )
 from burstenv.envs.observation.features import LIMIT
 from burstenv.errors import BurstenvError
-from burstenv.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class ChoiceLayout:
 
 
 @places_checked
-class IterationBatch(EnvironmentBatch):
+class IterationBatch(ControlBatch):
     """``N`` engines; the agent of each chooses the waiting requests that join the next iteration.
 
     Args:
@@ -57,6 +53,9 @@ class IterationBatch(EnvironmentBatch):
         BurstenvError: On an unknown name, with the valid ones, and on a scenario other than one plain engine.
     """
 
+    kernel = staticmethod(step_iterations)
+    threads_kernel = staticmethod(step_iterations_threads)
+    no_policy = "policies decide about requests at the gateway, not in an engine"
     layout: Any
 
     def __init__(self, num_envs: int, slots: int = 8, batching: str | None = None, **shared: Any):
@@ -150,23 +149,3 @@ class IterationBatch(EnvironmentBatch):
             f"{int(request['prompt_tokens'])}+{float(request['predicted_tokens']):.0f}" for request in requests[queue]
         )
         return f"to choose from, prompt + predicted tokens: {lengths}"
-
-    def _step(self) -> None:
-        if self.num_threads == 1:
-            self._run(0, ALL)
-        else:
-            step_iterations_threads(*self.step_arguments())
-
-    def _publish(self, i: int, opens: bool = False) -> None:
-        self._run(i, OPEN if opens else SHOW)
-
-    def _run(self, only: int, what: int) -> None:
-        step_iterations(*self.step_arguments(), only, what)
-
-    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
-        """Raise: policies decide at the gateway."""
-        raise BurstenvError("policies decide about requests at the gateway, not in an engine; use BurstGPT-v0")
-
-    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
-        """Raise: policies decide at the gateway."""
-        self.policy_action(i, policy)

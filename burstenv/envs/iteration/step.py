@@ -26,13 +26,9 @@ from burstenv.engine.published import publish
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.replica import advance_replica, enqueue, set_mode
 from burstenv.engine.scheduler import start_iteration
-from burstenv.envs.exchange import Outputs, exchange_of
+from burstenv.envs.exchange import ALL, OPEN, Outputs, exchange_of
 from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
-
-ALL = -1  # step every environment
-OPEN = 0  # begin an episode
-SHOW = 1  # write the observation of the present state
 
 # Further features of this environment's observation; for units and scales see the docstring of
 # IterationEnv.

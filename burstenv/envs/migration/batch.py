@@ -11,19 +11,15 @@ import numpy as np
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.transfer_config import Pick
 from burstenv.envs.arguments import check_flat, places_checked
-from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.control_batch import ControlBatch
 from burstenv.envs.migration.step import (
-    ALL,
     END_FEATURES,
     MOVED_FEATURES,
-    OPEN,
-    SHOW,
     step_migrations,
     step_migrations_threads,
 )
 from burstenv.envs.observation.features import LIMIT
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies import Policy
 
 PICKS = tuple(pick.name.lower() for pick in Pick)
 
@@ -47,7 +43,7 @@ class PairLayout:
 
 
 @places_checked
-class MigrationBatch(EnvironmentBatch):
+class MigrationBatch(ControlBatch):
     """``N`` environments whose agents move running requests from replica to replica.
 
     Args:
@@ -61,6 +57,9 @@ class MigrationBatch(EnvironmentBatch):
         BurstenvError: On an unknown name, with the valid ones, and on a scenario without migration.
     """
 
+    kernel = staticmethod(step_migrations)
+    threads_kernel = staticmethod(step_migrations_threads)
+    no_policy = "policies decide about requests at the gateway, not about migrations"
     layout: Any
 
     def __init__(
@@ -127,26 +126,6 @@ class MigrationBatch(EnvironmentBatch):
         under_way = int(self.cluster.state.environments["transfers"][i])
         return f"{counts['migrations']} migrations done, {under_way} under way"
 
-    def _step(self) -> None:
-        if self.num_threads == 1:
-            self._run(0, ALL)
-        else:
-            step_migrations_threads(*self.step_arguments())
-
-    def _publish(self, i: int, opens: bool = False) -> None:
-        self._run(i, OPEN if opens else SHOW)
-
-    def _run(self, only: int, what: int) -> None:
-        step_migrations(*self.step_arguments(), only, what)
-
     def step_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of every kernel of the batch, and which request of a replica migrates."""
         return *super().step_arguments(), self._pick
-
-    def policy_action(self, i: int, policy: Policy) -> np.ndarray:
-        """Raise: policies decide about requests at the gateway."""
-        raise BurstenvError("policies decide about requests at the gateway, not about migrations; use BurstGPT-v0")
-
-    def fast_forward(self, i: int, policy: Policy, decisions: int) -> None:
-        """Raise: policies decide about requests at the gateway."""
-        self.policy_action(i, policy)

@@ -20,14 +20,10 @@ from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.replica import set_mode
 from burstenv.engine.transfer_ends import kv_tokens
-from burstenv.envs.exchange import Outputs, exchange_of
+from burstenv.envs.exchange import ALL, OPEN, SHOW, Outputs, exchange_of
 from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
 from burstenv.policies.decide import decide
-
-ALL = -1  # step every environment
-OPEN = 0  # begin an episode
-SHOW = 1  # write the observation of the present state
 
 # Further features of this environment's observation; for units and scales see the docstring of MigrationEnv.
 MOVED_FEATURES = ("begun", "done", "aborted")
