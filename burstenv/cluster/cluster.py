@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Sequence
 
@@ -34,24 +33,19 @@ from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSp
 from burstenv.cluster.cold_start import cold_start_s
 from burstenv.cluster.constants import layout_of, write_constants
 from burstenv.cluster.constants import needs_general_engine as needs_general_engine
+from burstenv.cluster.direct import DirectReplicas
 from burstenv.cluster.entries import (
-    advance_at,
     decide_at,
-    finish_at,
     migrate_at,
     next_epoch_at,
     reset_at,
     scale_at,
-    set_mode_at,
-    start_at,
-    submit_at,
 )
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
 from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
 from burstenv.cluster.gateway_constants import write_clients, write_recovery, write_scaling, write_transfers
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.output_lengths import LengthModel
-from burstenv.cluster.readings import Readings
 from burstenv.cluster.requests import number_streams as number_streams
 from burstenv.cluster.requests import request_array as request_array
 from burstenv.cluster.scaling.codes import BY_CALLER as SCALED_BY_CALLER
@@ -60,8 +54,6 @@ from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.state import ClusterState
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.config import load
-from burstenv.engine.enums import UNSEEN
-from burstenv.engine.livelock import livelock
 from burstenv.engine.records import FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.spec import SPLIT_NAMES
 from burstenv.errors import BurstenvError, unknown_name
@@ -81,7 +73,7 @@ def hidden_log(reader: str) -> BurstenvError:
     return BurstenvError(f"{reader} needs the gateway's log, which this scenario hides; set observation.log: true")
 
 
-class Cluster(Readings):
+class Cluster(DirectReplicas):
     """``num_envs`` independent clusters of the same replicas.
 
     Args:
@@ -190,7 +182,7 @@ class Cluster(Readings):
             self.state.specs["cold_start_s"] = [cold_start_s(scaling.cold_start, spec) for spec in self.specs]
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
-        self._direct: list[bool | None] = [None] * num_envs  # whether requests are handed straight to replicas
+        self._direct = [None] * num_envs
 
     def set_worth(self, values: Sequence[float], by_tokens: float = 0.0, output_weight: float = 1.0) -> None:
         """Set what agents and look-ahead know of worth, see :mod:`burstenv.envs.worth`.
@@ -431,62 +423,3 @@ class Cluster(Readings):
         else:
             number = place(replicas, self.num_replicas + 1, "replicas")
             scale_at(*self.state.arrays(), i, number, np.zeros(0, np.int64))
-
-    def submit(self, i: int, replica: int, request_id: int, now_s: float) -> None:
-        """Hand a request straight to a replica, past the gateway: each request once."""
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        request_id = place(request_id, int(self.state.environments["num_requests"][i]), "request_id")
-        now_s = seconds(now_s, "now_s")
-        self._drive(i, direct=True)
-        if self.state.requests["status"][i, request_id] != UNSEEN:
-            raise BurstenvError(f"request {request_id} of cluster {i} was submitted before; a request is sent once")
-        submit_at(*self.state.arrays(), i, replica, request_id, now_s)
-
-    def advance(self, i: int, replica: int, until_s: float) -> None:
-        """Run one replica up to ``until_s``, past the gateway.
-
-        Raises:
-            BurstenvError: When it is in livelock, as the reference engine does.
-        """
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        advance_at(*self.state.arrays(), i, replica, seconds(until_s, "until_s", -math.inf, finite=False))
-        self.check_livelock(i)
-
-    def check_livelock(self, i: int) -> None:
-        """Raise the error of the reference engine if a replica of cluster ``i`` is in livelock."""
-        i = place(i, self.num_envs, "i")
-        stuck = self.state.replicas["livelocked"][i].nonzero()[0]
-        if len(stuck):
-            record = self.state.replicas[i, stuck[0]]
-            raise livelock(float(record["clock_s"]), int(record["livelock_id"]))
-
-    def _drive(self, i: int, direct: bool) -> None:
-        """Note how cluster ``i`` gets its requests; one that took both ways would be served twice."""
-        if self._direct[i] is None:
-            self._direct[i] = direct
-        elif self._direct[i] != direct:
-            raise BurstenvError(
-                f"cluster {i} takes its requests through the gateway (next_epoch, decide) or straight (submit), not "
-                f"both ways in one episode"
-            )
-
-    def start(self, i: int, replica: int) -> None:
-        """Put the iteration that is scheduled at the replica's clock in flight, so that it can be looked at."""
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        start_at(*self.state.arrays(), i, replica)
-        self.check_livelock(i)
-
-    def finish(self, i: int, replica: int) -> None:
-        """Apply the replica's oldest iteration in flight, at its end, and schedule none."""
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        finish_at(*self.state.arrays(), i, replica)
-        self.check_livelock(i)
-
-    def set_mode(self, i: int, replica: int, mode: int, now_s: float) -> None:
-        """Put a batching mode in force on one replica from its next iteration on.
-
-        ``now_s`` is the present, up to which the replica has been moved.
-        """
-        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
-        mode = place(mode, len(self.mode_names), "mode")
-        set_mode_at(*self.state.arrays(), i, replica, mode, seconds(now_s, "now_s"))
