@@ -35,7 +35,8 @@ def register(commands: Commands) -> None:
         "--policy",
         default="all",
         metavar="TEMPLATE",
-        help="admission/routing/batching with * for any, such as 'kv-threshold/*/edf-512'; all: any composite",
+        help="admission/routing/batching with * for any, such as 'kv-threshold/*/edf-512', and /scaling where replicas "
+        "scale, such as 'always/jsq/vllm/*'; all: any composite",
     )
     sub.add_argument(
         "--load", action="append", type=float, default=[], help="share of capacity; may be repeated (default: the "
@@ -49,8 +50,9 @@ def register(commands: Commands) -> None:
     )
     sub.add_argument("--split", default="validation", help="split of the episodes (default: %(default)s)")
     sub.add_argument(
-        "--metric", default="score", choices=("score", "attainment", "token_weighted_attainment"), metavar="NAME",
-        help="maximised: score (the default), attainment or token_weighted_attainment",
+        "--metric", choices=("score", "attainment", "token_weighted_attainment", "net"), metavar="NAME",
+        help="maximised: score, attainment, token_weighted_attainment, or net, the score less the price of the "
+        "GPU-hours (default: net where replicas scale, otherwise score)",
     )  # fmt: skip
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
     sub.add_argument("--grid", action="store_true", help="try every combination of the template instead")
@@ -122,8 +124,11 @@ def _tune(arguments: argparse.Namespace) -> int:
     lines = coverage_sentences(held)
     for found in tuned.policies:
         default = "" if found.default_score is None else f" (always/jsq: {percent(found.default_score)})"
+        cost = ""
+        if found.net is not None:
+            cost = f" for {found.gpu_hours:.3g} GPU-hours an episode, net of their price {percent(found.net)}"
         lines.append(
-            f"load {found.load:g}: {found.policy}, score {percent(found.score)}{default}, attainment "
+            f"load {found.load:g}: {found.policy}, score {percent(found.score)}{default}{cost}, attainment "
             f"{percent(found.attainment)}, by tokens {percent(found.token_weighted_attainment)}, the best of "
             f"{found.candidates} composites on {len(tuned.seeds)} {tuned.split} episodes"
         )

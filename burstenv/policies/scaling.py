@@ -33,15 +33,15 @@ def _parameter(name: str, default: float, where: Range, meaning: str) -> Paramet
     return Parameter(name, default, where, meaning, max(0.0, where.low / BEYOND), most)
 
 
-def _window(default: float) -> tuple[float, Range, str]:
-    return default, Range(10.0, 600.0, "log"), "of the mean, in seconds; whole control periods, one at least"
+def _window(default: float, shortest: float = 10.0) -> tuple[float, Range, str]:
+    return default, Range(shortest, 600.0, "log"), "of the mean, in seconds; whole control periods, one at least"
 
 
 def _down(default: float, meaning: str) -> tuple[float, Range, str]:
     return default, Range(0.0, 600.0), f"{meaning}, in seconds"
 
 
-_UP_RATE = Range(1.1, 100.0, "log"), "most replicas in one decision, times those that serve"
+_UP_RATE = Range(1.1, 1000.0, "log"), "most replicas in one decision, times those that serve"
 _DOWN_RATE = Range(1.1, 10.0, "log"), "least replicas in one decision: those that serve by this"
 
 SCALING_RULES = (
@@ -65,7 +65,7 @@ SCALING_RULES = (
             KPA,
             target=(70.0, Range(2.0, 200.0, "log"), _REQUESTS),
             window_s=_window(60.0),
-            panic_window_s=_window(6.0),
+            panic_window_s=_window(6.0, 5.0),
             panic_threshold=(2.0, Range(1.1, 5.0), "panic once the last seconds ask for so many times what serves"),
             up_rate=(1000.0, *_UP_RATE),
             down_rate=(2.0, *_DOWN_RATE),

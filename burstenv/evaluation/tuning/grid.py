@@ -20,7 +20,7 @@ from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.evaluation.journal import Journal
 from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.result import Row
-from burstenv.evaluation.tuning.scorer import METRICS, Scorer
+from burstenv.evaluation.tuning.scorer import METRICS, OF_COST, Scorer, headline
 from burstenv.evaluation.tuning.search_space import SearchSpace
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.evaluation.workers import run_tasks
@@ -47,8 +47,8 @@ class Grid:
         loads: Shares of capacity.
         offered: By load, the requests of each episode.
         rows: For each composite and load ``policy``, ``load``, the means over episodes ``score``,
-            ``attainment``, ``token_weighted_attainment`` and ``rejection_share``, and ``attained``, E counts; by load,
-            best first.
+            ``attainment``, ``token_weighted_attainment`` and ``rejection_share``, where replicas scale ``net`` and
+            ``gpu_hours``, and ``attained``, E counts; by load, best first.
         burstenv: Version of the run.
     """
 
@@ -88,8 +88,12 @@ class Grid:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise BurstenvError(f"{path}: is no grid of burstenv tune --grid") from None
 
-    def best(self, metric: str = "score") -> TunedPolicies:
-        """Return the best composite of each load."""
+    def best(self, metric: str | None = None) -> TunedPolicies:
+        """Return the best composite of each load; None: by ``net`` where replicas scale, otherwise by ``score``."""
+        if metric is None:
+            metric = "net" if "net" in self.rows[0] else "score"
+        if metric not in self.rows[0]:
+            raise BurstenvError(f"metric {metric} needs a scenario with scaling; {self.scenario} has none, use score")
         found = []
         for load in self.loads:
             rows = [row for row in self.rows if row["load"] == load]
@@ -97,7 +101,7 @@ class Grid:
             found.append(
                 TunedPolicy(
                     load=load, policy=top["policy"], trials=len(rows), candidates=len(rows),
-                    **{name: round(top[name], 6) for name in METRICS},
+                    **{name: round(top[name], 6) for name in (*METRICS, *OF_COST) if name in top},
                 )
             )  # fmt: skip
         return TunedPolicies(
@@ -145,7 +149,8 @@ def run_grid(
     """
     if episodes < 1 or settings < 0:
         raise BurstenvError(f"a grid needs at least 1 episode and 0 settings, got {episodes} and {settings}")
-    policies = SearchSpace.of(template, scenario.mode_names, scenario.config.observation.log).grid(settings)
+    log = scenario.config.observation.log
+    policies = SearchSpace.of(template, scenario.mode_names, log, scaling=scenario.scaling).grid(settings)
     levels = list(dict.fromkeys(float(load) for load in loads)) or [scenario.config.load]
     rows: list[Row] = []
     offered: dict[str, list[int]] = {}
@@ -174,7 +179,7 @@ def run_grid(
                     advance(len(some))
                     if kept is not None:
                         kept.append({"policy": row["policy"], "load": load, "seed": 0, "row": row} for row in some)
-            rows += sorted(found, key=lambda row: (-row["score"], row["policy"]))
+            rows += sorted(found, key=lambda row: (-row[headline(scenario)], row["policy"]))
     return Grid(
         scenario=scenario.config.name,
         scenario_version=scenario.config.version,

@@ -15,6 +15,7 @@ from burstenv.evaluation.episodes import draw_episode
 from burstenv.policies import Policy
 
 METRICS = ("score", "attainment", "token_weighted_attainment")
+OF_COST = ("net", "gpu_hours")  # further ones where replicas scale
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Scores:
         score: Attained share of the offered worth, (E,).
         attainment: Attained share of the requests, (E,).
         token_weighted_attainment: Attained share of their tokens, (E,).
+        gpu_hours: GPU-hours that cost, (E,); None where replicas do not scale.
+        net: Score less the scenario's price of the GPU-hours, as a share of the offered worth, (E,): the return of
+            ``BurstGPT-Fleet-v0`` / offered worth; None likewise.
     """
 
     attained: NDArray[np.int64]
@@ -34,14 +38,21 @@ class Scores:
     score: NDArray[np.float64]
     attainment: NDArray[np.float64]
     token_weighted_attainment: NDArray[np.float64]
+    gpu_hours: NDArray[np.float64] | None = None
+    net: NDArray[np.float64] | None = None
 
     def value(self, metric: str) -> float:
-        """Return the mean over episodes of one of ``METRICS``, as in reports."""
+        """Return the mean over episodes of one of ``METRICS``, or of ``OF_COST``, as in reports."""
         return float(getattr(self, metric).mean())
 
     def means(self) -> dict[str, float]:
-        """Return all of ``METRICS``."""
-        return {metric: self.value(metric) for metric in METRICS}
+        """Return all of ``METRICS``, and where replicas scale of ``OF_COST``."""
+        return {metric: self.value(metric) for metric in (*METRICS, *(OF_COST if self.net is not None else ()))}
+
+
+def headline(scenario: Scenario) -> str:
+    """Return the metric that policies are tuned for: the score, less the price of the GPU-hours if replicas scale."""
+    return "score" if scenario.scaling is None else "net"
 
 
 class Scorer:
@@ -63,6 +74,7 @@ class Scorer:
         episodes = [draw_episode(scenario, split, load, seed, rate_per_s) for seed in seeds]
         self.load, self.seeds = load, list(seeds)
         self._sight = scenario.sight
+        self._price = None if scenario.scaling is None else scenario.scaling.price_per_gpu_h
         self.days = [episode.day for episode in episodes]
         self.offered = np.array([len(episode.requests) for episode in episodes])
         self.cluster = scenario.make_cluster(len(episodes), int(self.offered.max()))
@@ -76,7 +88,7 @@ class Scorer:
         """Run a policy on every episode."""
         cluster, count = self.cluster, len(self.seeds)
         attained, rejected, offered = np.zeros((3, count), np.int64)
-        score, token_share = np.zeros((2, count))
+        score, token_share, gpu_hours, net = np.zeros((4, count))
         for i, (seed, drawn) in enumerate(zip(self.seeds, self.offered.tolist(), strict=True)):
             cluster.rewind(i, drawn, seed)
             player_of(policy, cluster, i, self._sight).run()
@@ -87,4 +99,10 @@ class Scorer:
             token_share[i] = float(self._tokens[i] @ (status == ATTAINED))
             if offered[i] < drawn:  # turns of ended sessions
                 token_share[i] /= float(self._tokens[i] @ (status != UNSENT))
-        return Scores(attained, rejected, score, attained / offered, token_share)
+            if self._price is not None:
+                counted = cluster.fault_counts(i)
+                assert counted is not None
+                gpu_hours[i] = counted["gpu_s"] / 3600.0
+                net[i] = score[i] - self._price * gpu_hours[i] / environment["offered_worth"]
+        cost = () if self._price is None else (gpu_hours, net)
+        return Scores(attained, rejected, score, attained / offered, token_share, *cost)

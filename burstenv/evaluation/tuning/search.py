@@ -12,7 +12,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from burstenv import __version__
 from burstenv._jit.cache import source_digest
-from burstenv.arguments import check_fields, checked, each, number, one_of, whole
+from burstenv.arguments import check_fields, checked, each, number, one_of, optional, whole
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.episode_lists import changed_seeds
@@ -28,7 +28,7 @@ from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.evaluation.journal import Journal
 from burstenv.evaluation.provenance import trace_digest
 from burstenv.evaluation.tuning.judgements import JUDGEMENTS
-from burstenv.evaluation.tuning.scorer import METRICS, Scorer
+from burstenv.evaluation.tuning.scorer import METRICS, Scorer, headline
 from burstenv.evaluation.tuning.search_space import SearchSpace
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.evaluation.workers import run_tasks
@@ -46,12 +46,14 @@ class TuningPlan:
     """The template, the episodes and the budget of a search.
 
     Attributes:
-        template: ``admission/routing/batching`` with ``*`` for any rule or mode; ``all``: any composite.
+        template: ``admission/routing/batching`` with ``*`` for any rule or mode, and ``/scaling`` where replicas
+            scale; ``all``: any composite.
         loads: Multiples of capacity, each with its own search.
         trials: Number of policies tried at each load.
         episodes: Episodes per policy.
         split: Their split; ``test`` is an error.
-        metric: One of ``METRICS``.
+        metric: One of ``METRICS``, or ``net``, the score less the price of the GPU-hours; None: ``net`` where replicas
+            scale, otherwise ``score``.
         seed: Seed of the search.
         without: A judgement that the policies lack, one of ``judgements.JUDGEMENTS``; empty: none.
     """
@@ -61,7 +63,7 @@ class TuningPlan:
     trials: int = TRIALS
     episodes: int = 18
     split: str = "validation"
-    metric: str = "score"
+    metric: str | None = None
     seed: int = 0
     without: str = ""
 
@@ -72,7 +74,7 @@ class TuningPlan:
             episodes=whole(1),
             loads=each(number(above=0.0, most=1e3)),
             split=one_of(*SPLITS),
-            metric=one_of(*METRICS),
+            metric=optional(one_of(*METRICS, "net")),
             without=one_of("", *JUDGEMENTS),
         )
         self.check()
@@ -111,7 +113,12 @@ def tune(
     """
     plan.check()
     _optuna()
-    space = SearchSpace.of(plan.template, scenario.mode_names, scenario.config.observation.log, plan.without)
+    if plan.metric is None:
+        plan = replace(plan, metric=headline(scenario))
+    if plan.metric == "net" and scenario.scaling is None:
+        raise BurstenvError(f"metric net needs a scenario with scaling; {scenario.config.name} has none, use score")
+    log = scenario.config.observation.log
+    space = SearchSpace.of(plan.template, scenario.mode_names, log, plan.without, scenario.scaling)
     if not space.has_choice:
         raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]
@@ -160,11 +167,13 @@ def _search(
     scorer = Scorer(scenario, plan.split, load, range(plan.episodes))
     known: dict[str, Scored] = {}
     study = optuna.create_study(direction="maximize")
-    for guess in space.first_guesses(
-        [p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names]
-    ):
+    known_good = [p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names]
+    if space.scaling and scenario.scaling is not None:
+        known_good = [f"{policy}/{scenario.scaling.rule}" for policy in known_good]
+    for guess in space.first_guesses(known_good):
         study.enqueue_trial(guess)
     best: str | None = None
+    metric = plan.metric or headline(scenario)
     startup = max(10, plan.trials // 5)
     for trial_number in range(plan.trials):
         seed = (plan.seed * _SEED_STRIDE + trial_number) % 2**32
@@ -189,17 +198,18 @@ def _search(
             known[name] = scorer.score(load_policy(name)).means()
         if journal is not None and done is None:
             journal.append([{"policy": name, "load": load, "seed": trial_number, "scores": known[name]}])
-        study.tell(trial, known[name][plan.metric])
-        if best is None or known[name][plan.metric] > known[best][plan.metric]:
+        study.tell(trial, known[name][metric])
+        if best is None or known[name][metric] > known[best][metric]:
             best = name
         advance(1)
     assert best is not None
-    reference = scorer.score(load_policy(f"always/jsq/{scenario.mode_names[0]}")).score.mean()
+    reference = scorer.score(load_policy(f"always/jsq/{scenario.mode_names[0]}")).means()
     return TunedPolicy(
         load=load,
         policy=best,
         **{metric: round(value, 6) for metric, value in known[best].items()},
-        default_score=round(float(reference), 6),
+        default_score=round(reference["score"], 6),
+        default_net=round(reference["net"], 6) if "net" in reference else None,
         trials=plan.trials,
         candidates=len(known),
     )

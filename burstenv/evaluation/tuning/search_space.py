@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.cluster.scaling.codes import NEED_RATE
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.tuning.judgements import judgement, modes_without
 from burstenv.policies import (
@@ -22,10 +24,11 @@ from burstenv.policies import (
     parse_rule,
     routing_rules,
 )
+from burstenv.policies.scaling import SCALING_RULES
 
 ANYTHING = "*"
 _STEP = 0.15  # of a parameter's range, by which a neighbour differs
-_COMPONENTS = ("admission", "routing", "batching")
+_COMPONENTS = ("admission", "routing", "batching", "scaling")  # in the order of a policy's name
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,12 @@ class SearchSpace:
     """The policies of a template.
 
     Attributes:
-        template: The user's text: ``admission/routing/batching``, ``*`` for any; ``all`` is ``*/*/*``.
+        template: The user's text: ``admission/routing/batching``, ``*`` for any, with ``/scaling`` where replicas
+            scale; ``all`` is ``*`` everywhere.
         admission: Rules to choose from, each with its parameters in the template.
         routing: The same for routing.
         batching: Batching modes to choose from.
+        scaling: Rules for the number of replicas; none: the scenario's own decides.
         log: Whether the scenario's gateway has its own log, which rules may then be tuned to read.
     """
 
@@ -44,10 +49,18 @@ class SearchSpace:
     admission: tuple[RuleChoice, ...]
     routing: tuple[RuleChoice, ...]
     batching: tuple[str, ...]
+    scaling: tuple[RuleChoice, ...] = ()
     log: bool = False
 
     @classmethod
-    def of(cls, template: str, modes: Sequence[str], log: bool = False, without: str = "") -> SearchSpace:
+    def of(
+        cls,
+        template: str,
+        modes: Sequence[str],
+        log: bool = False,
+        without: str = "",
+        scaling: ScalingConfig | None = None,
+    ) -> SearchSpace:
         """Read a template.
 
         A ``*`` stands for every deployable rule that is not bad on purpose, or every batching mode.
@@ -57,18 +70,25 @@ class SearchSpace:
             modes: Batching modes of the scenario.
             log: Whether its gateway has its own log.
             without: A judgement, one of ``judgements.JUDGEMENTS``, whose rules and modes ``*`` leaves out; empty: none.
+            scaling: That of the scenario; None: its replicas do not scale.
 
         Raises:
-            BurstenvError: If it does not have three parts, or one of them is unknown.
+            BurstenvError: If it does not have three parts, or four where replicas scale, or one of them is unknown.
         """
-        parts = [ANYTHING] * 3 if template == "all" else [part.strip() for part in template.split("/")]
-        if len(parts) != 3:
+        count = 3 if scaling is None else 4
+        parts = [ANYTHING] * count if template == "all" else [part.strip() for part in template.split("/")]
+        if len(parts) != 3 and len(parts) != count:
+            fourth = "" if scaling is None else ", perhaps a fourth, scaling, such as kv-threshold/*/edf-512/kpa"
             raise BurstenvError(
-                f"template {template!r} needs three parts, admission/routing/batching, such as kv-threshold/*/edf-512, "
-                "or all"
+                f"template {template!r} needs three parts, admission/routing/batching, such as kv-threshold/*/edf-512"
+                f"{fourth}, or all"
             )
-        choices = []
-        for part, kind, rules in zip(parts, _COMPONENTS, (admission_rules(), routing_rules()), strict=False):
+        choices: list[tuple[RuleChoice, ...]] = []
+        named = zip((parts[0], parts[1], *parts[3:]), ("admission", "routing", "scaling"), strict=False)
+        for part, kind in named:
+            rules = {"admission": admission_rules(), "routing": routing_rules(), "scaling": SCALING_RULES}[kind]
+            if kind == "scaling" and scaling is not None and scaling.replica_per_s is None:
+                rules = tuple(rule for rule in rules if rule.code not in NEED_RATE)
             if part == ANYTHING:
                 left = [rule for rule in rules if not (rule.oracle or rule.floor)]
                 if without:
@@ -81,13 +101,20 @@ class SearchSpace:
         batching: tuple[str, ...] = (parts[2],)
         if parts[2] == ANYTHING:
             batching = tuple(modes_without(modes, without) if without else modes)
-        return cls(template, choices[0], choices[1], batching, log)
+        return cls(template, choices[0], choices[1], batching, choices[2] if parts[3:] else (), log)
 
     @property
     def has_choice(self) -> bool:
         """Whether there are parameters or rules to search."""
-        rules = (*self.admission, *self.routing)
-        return len(rules) > 2 or len(self.batching) > 1 or any(self._searched(choice) for choice in rules)
+        options = (*self._rules.values(), self.batching)
+        several = any(len(choices) > 1 for choices in options)
+        return several or any(self._searched(choice) for rules in self._rules.values() for choice in rules)
+
+    @property
+    def _rules(self) -> dict[str, tuple[RuleChoice, ...]]:
+        """The rules to choose from by component."""
+        found = {"admission": self.admission, "routing": self.routing}
+        return {**found, "scaling": self.scaling} if self.scaling else found
 
     def _searched(self, choice: RuleChoice) -> list[Parameter]:
         """Return the parameters of a rule that a search varies."""
@@ -95,18 +122,17 @@ class SearchSpace:
 
     def suggest(self, trial: Any) -> str:
         """Return the policy of an Optuna trial."""
-        parts = []
-        for component in ("admission", "routing"):
-            choices: tuple[RuleChoice, ...] = getattr(self, component)
+        parts = {}
+        for component, choices in self._rules.items():
             names = [choice.rule.name for choice in choices]
             name = names[0] if len(names) == 1 else trial.suggest_categorical(component, names)
             choice = choices[names.index(name)]
             values = {p.name: _suggested(trial, f"{name}.{p.name}", p) for p in self._searched(choice)}
-            parts.append(_written(choice.rule, values))
-        mode = self.batching[0]
+            parts[component] = _written(choice.rule, values)
+        parts["batching"] = self.batching[0]
         if len(self.batching) > 1:
-            mode = trial.suggest_categorical("batching", list(self.batching))
-        return parse_composite("/".join([*parts, mode])).name
+            parts["batching"] = trial.suggest_categorical("batching", list(self.batching))
+        return parse_composite(_joined(parts)).name
 
     def first_guesses(self, policies: Sequence[str]) -> list[dict[str, Any]]:
         """Return the given composites that lie in this space, as values by the names of trials."""
@@ -114,10 +140,10 @@ class SearchSpace:
         for text in policies:
             composite = parse_composite(text)
             values: dict[str, Any] = {}
-            inside = composite.batching in self.batching
-            for component in ("admission", "routing"):
+            inside = composite.batching in self.batching and (composite.scaling is not None) == bool(self.scaling)
+            for component, choices in self._rules.items() if inside else ():
                 choice: RuleChoice = getattr(composite, component)
-                names = [known.rule.name for known in getattr(self, component)]
+                names = [known.rule.name for known in choices]
                 inside = inside and choice.rule.name in names
                 if len(names) > 1:
                     values[component] = choice.rule.name
@@ -142,17 +168,15 @@ class SearchSpace:
         """
         composite = parse_composite(text)
         moves: list[tuple[str, Parameter | None]] = []
-        for component, options in (
-            ("admission", self.admission), ("routing", self.routing), ("batching", self.batching),
-        ):  # fmt: skip
-            if len(options) > 1:
+        for component in (*self._rules, "batching"):
+            if len(getattr(self, component)) > 1:
                 moves.append((component, None))
-        for component in ("admission", "routing"):
+        for component in self._rules:
             moves += [(component, parameter) for parameter in self._searched(getattr(composite, component))]
         if not moves:
             return None
         component, parameter = moves[int(rng.integers(len(moves)))]
-        parts = {name: str(getattr(composite, name)) for name in _COMPONENTS}
+        parts = {name: str(getattr(composite, name)) for name in (*self._rules, "batching")}
         if parameter is not None:
             choice: RuleChoice = getattr(composite, component)
             values = {**choice.named, parameter.name: _near(parameter, choice.named[parameter.name], rng)}
@@ -160,7 +184,7 @@ class SearchSpace:
         else:
             others = [str(option) for option in getattr(self, component)]
             parts[component] = others[int(rng.integers(len(others)))]
-        found = self.first_guesses(["/".join(parts.values())])
+        found = self.first_guesses([_joined(parts)])
         return found[0] if found else None
 
     def grid(self, settings: int = 1) -> list[str]:
@@ -169,9 +193,18 @@ class SearchSpace:
         The other settings lie at equal steps of the ranges, in their scales, with all parameters of a rule moved
         together: two settings lie at a quarter and three quarters of the range.
         """
-        admission = [text for choice in self.admission for text in _settings(choice, settings)]
-        routing = [text for choice in self.routing for text in _settings(choice, settings)]
-        return ["/".join(parts) for parts in product(admission, routing, self.batching)]
+        options = {
+            component: [text for choice in choices for text in _settings(choice, settings)]
+            for component, choices in self._rules.items()
+        }
+        options["batching"] = list(self.batching)
+        names = [name for name in _COMPONENTS if name in options]
+        return ["/".join(parts) for parts in product(*(options[name] for name in names))]
+
+
+def _joined(parts: dict[str, str]) -> str:
+    """Return a policy's name from its parts by component."""
+    return "/".join(parts[name] for name in _COMPONENTS if name in parts)
 
 
 def _default(rule: Rule) -> RuleChoice:

@@ -30,7 +30,10 @@ class TunedPolicy(Config):
     score: float  # on the tuning episodes, so too high; as the next two
     attainment: float | None = None
     token_weighted_attainment: float | None = None
+    net: float | None = None  # score less the price of the GPU-hours, where replicas scale
+    gpu_hours: float | None = None  # of an episode, likewise
     default_score: float | None = None  # of the baseline, on the same episodes
+    default_net: float | None = None
     trials: int
     candidates: int = 1  # different policies among the trials
 
@@ -47,7 +50,7 @@ class TunedPolicies(Config):
         seeds: Seeds of the episodes.
         method: ``optuna`` or ``grid``.
         template: Template of the search.
-        metric: The maximised metric.
+        metric: The maximised metric; ``net`` is the score less the price of the GPU-hours.
         tuner_seed: Seed of the search.
         burstenv: Version of the tuning run.
         policies: The best policy of each load.
@@ -61,7 +64,7 @@ class TunedPolicies(Config):
     seeds: list[int]
     method: Literal["optuna", "grid"]
     template: str
-    metric: Literal["score", "attainment", "token_weighted_attainment"] = "score"
+    metric: Literal["score", "attainment", "token_weighted_attainment", "net"] = "score"
     tuner_seed: int = 0
     burstenv: str
     policies: Annotated[list[TunedPolicy], Field(min_length=1)]
@@ -72,7 +75,7 @@ class TunedPolicies(Config):
 
     def to_yaml(self) -> str:
         """Return the file's contents."""
-        values: dict[str, Any] = self.model_dump(mode="json")
+        values: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
         return yaml.safe_dump(values, sort_keys=False, width=110, default_flow_style=None)
 
     def write(self, path: str | Path) -> None:
