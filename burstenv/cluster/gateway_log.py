@@ -8,6 +8,7 @@ relayed, an answer is complete, or a request ends without one. Everything else i
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from burstenv.engine.gateway_log import RECENT_S
 
@@ -62,6 +63,10 @@ class _Replica:
     tpot: RecentMean = field(default_factory=RecentMean)
     sent_s: float = 0.0  # the last sending
     head_s: float = 0.0  # the first token before, or the sending of the only unanswered prompt
+    failures: int = 0  # answers in a row that broke off, without a first token between them
+    failed: int = 0  # all of them
+    failed_s: float = 0.0  # the last one
+    served: int = 0  # first tokens
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,26 @@ class Known:
             unanswered=self.unanswered + 1,
             unanswered_tokens=self.unanswered_tokens + prompt_tokens,
         )
+
+
+class Outcomes(NamedTuple):
+    """How requests fared on a replica, by a gateway's log.
+
+    Attributes:
+        failures: Answers in a row that broke off with the replica, without a first token between them.
+        failed: All that did.
+        failed_s: When the last one did [s].
+        served: First tokens.
+        ttft_weight: Weight of the recent mean of TTFT: about the first tokens in it.
+        tpot_weight: The same of the time per token.
+    """
+
+    failures: int
+    failed: int
+    failed_s: float
+    served: int
+    ttft_weight: float
+    tpot_weight: float
 
 
 class GatewayLog:
@@ -156,6 +181,9 @@ class GatewayLog:
         if request.first_token_s is None:
             request.first_token_s = of.head_s = now_s
             of.ttft.add(now_s - request.sent_s, now_s)
+            if self.relays:
+                of.failures = 0
+                of.served += 1
             self.first_tokens += 1
             self.first_in_time += now_s - request.arrival_s <= request.ttft_slo_s
         request.tokens += count
@@ -176,7 +204,24 @@ class GatewayLog:
         """Note that a request in flight ends without a complete answer: rejected, failed, or its client has left."""
         self.requests.pop(k)
 
+    def lost(self, k: int, now_s: float) -> None:
+        """Note that the answer of a request has broken off: its replica is lost."""
+        of = self._replicas[self.requests.pop(k).replica]
+        of.failures += 1
+        of.failed += 1
+        of.failed_s = now_s
+
+    def forget_latencies(self, replica: int) -> None:
+        """Begin the recent means of a replica anew."""
+        of = self._replicas[replica]
+        of.ttft, of.tpot = RecentMean(at_s=of.ttft.at_s), RecentMean(at_s=of.tpot.at_s)
+
     # -- what it says ----------------------------------------------------------------------------------
+
+    def outcomes(self, replica: int) -> Outcomes:
+        """Return how requests fared on a replica."""
+        of = self._replicas[replica]
+        return Outcomes(of.failures, of.failed, of.failed_s, of.served, of.ttft.weight, of.tpot.weight)
 
     def _unanswered(self, replica: int) -> list[Sent]:
         return [s for s in self.requests.values() if s.replica == replica and s.first_token_s is None]

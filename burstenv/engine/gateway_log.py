@@ -140,6 +140,9 @@ def log_first_token(engine, request_id, now_s):
     _add(arena, log + AT.unanswered_tokens, -request.prompt_tokens)
     ttft_s = now_s - _sent_s(engine, request_id, request)
     _count(arena, log + AT.ttft_total, log + AT.ttft_weight, log + AT.ttft_at_s, ttft_s, now_s)
+    if engine.gateway.changes and engine.gateway.relays:
+        arena[log + AT.failures] = 0
+        arena[log + AT.served] += 1
     if engine.gateway.gateways > 1:
         own = own_numbers(engine, gateway_of(engine, request_id))
         arena[own + OWN_AT.first_tokens] += 1
@@ -184,6 +187,22 @@ def log_ended(engine, request_id):
     if np.isnan(request.first_token_s):
         arena[log + AT.unanswered] -= 1
         _add(arena, log + AT.unanswered_tokens, -request.prompt_tokens)
+
+
+@outlined
+def log_lost(engine, request_id, now_s):
+    """Note that the answer of a request has broken off: its replica is lost."""
+    arena, log = engine.arena, _log_of(engine, request_id)
+    arena[log + AT.failures] += 1
+    arena[log + AT.failed] += 1
+    put_real(arena, log + AT.failed_s, now_s)
+
+
+@outlined
+def forget_latencies(engine, log):
+    """Begin the recent means anew, as those of a replica that was left out for a while."""
+    for at in (AT.ttft_total, AT.ttft_weight, AT.tpot_total, AT.tpot_weight):
+        put_real(engine.arena, log + at, 0.0)
 
 
 # -- the fast engine's decoders: each brings a token at every decode step ----------------------------

@@ -32,7 +32,7 @@ from burstenv.engine.enums import (
     UNSENT,
     WAITING,
 )
-from burstenv.engine.gateway_log import log_answered, log_ended, log_first_token, log_sent, log_token
+from burstenv.engine.gateway_log import log_answered, log_ended, log_first_token, log_lost, log_sent, log_token
 
 
 @kernel
@@ -233,9 +233,10 @@ def settled(world):
 
 
 @kernel
-def leave_replica(engine, request_id, keeps_outputs):
+def leave_replica(engine, request_id, now_s, keeps_outputs):
     """Return a request to the gateway from a replica that is lost, with its KV and, unless kept, its outputs."""
     environment, request = engine.environment, engine.requests[request_id]
+    log_lost(engine, request_id, now_s)
     leave_flight(engine, request_id)
     if request.status == RUNNING:
         environment.refilled_tokens += request.prompt_tokens + request.produced_tokens

@@ -78,7 +78,7 @@ def take_out(engine, now_s, keeps_outputs):
         queue_remove(engine, request_id)
     else:
         return np.int64(NO_REQUEST)
-    leave_replica(engine, request_id, keeps_outputs)
+    leave_replica(engine, request_id, now_s, keeps_outputs)
     return request_id
 
 

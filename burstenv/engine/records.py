@@ -326,6 +326,19 @@ REPLICA_LOG = record(
         ("shown_unanswered_tokens", "i8"),
         ("shown_context_tokens", "i8"),
     ],
+    [  # Requests that the replica lost, where replicas can fail; and what health rules remember, see policies/health.py.
+        ("failures", "i4"),  # in a row, without a first token between them
+        ("failed", "i4"),  # all of them
+        ("served", "i4"),  # first tokens
+        ("failed_s", "f8"),  # the last one
+        ("health", "i4"),  # a state of the rule
+        ("until_s", "f8"),  # for which it lasts
+        ("swept_s", "f8"),  # the last comparison with the other replicas
+        ("failed_before", "i4"),  # numbers as the replica was taken back on trial
+        ("served_before", "i4"),
+        ("ejections", "i4"),  # one after the other
+        ("left_out", "i4"),  # of the present decision
+    ],
 )
 
 # What is one gateway's own among several, see cluster/seats.py: numbers in the arena, one such record for each gateway.
@@ -377,6 +390,8 @@ FAULT = np.dtype(
         ("factor", "f8"),  # how many times as long the GPU's part of an iteration takes
         ("replica", "i4"),
         ("kind", "i4"),  # a FaultKind
+        ("elsewhere", "i4"),  # where its replica is not active, it hits the next one that is
+        ("unused", "i4"),
     ]
 )
 

@@ -113,7 +113,7 @@ def is_privileged(policy: Agent | Heuristic | NetworkPolicy) -> bool:
     if is_heuristic(policy):
         return policy.oracle
     environment = policy.environment
-    fixed = (environment.get(component) or "" for component in COMPONENTS)
+    fixed = (rule for component in COMPONENTS for rule in (environment.get(component) or "").split("+"))
     return bool(environment.get("privileged")) or any(name.startswith(ORACLE_PREFIX) for name in fixed)
 
 

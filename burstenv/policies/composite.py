@@ -1,7 +1,9 @@
 """Composites by name: ``admission/routing/batching``, such as ``queue-cap(limit=64)/lmetric/vllm``.
 
-Where requests may migrate a fourth part says by which rule, such as ``always/freeness/vllm/llumnix(low=5)``. Where the
-number of replicas may change it says by which rule, such as ``always/jsq/vllm/kpa(target=20)``.
+A health rule may stand beside the routing rule, which then chooses among the replicas that it leaves:
+``always/jsq+outlier-ejection(factor=3)/vllm``. Where requests may migrate a fourth part says by which rule, such as
+``always/freeness/vllm/llumnix(low=5)``. Where the number of replicas may change it says by which rule, such as
+``always/jsq/vllm/kpa(target=20)``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from burstenv.cluster import Cluster
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.batching import batching_rule, canonical_mode
+from burstenv.policies.health_rules import ANY, HEALTH_RULES
 from burstenv.policies.known_load import BOTH, LOG
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.records import POLICY
@@ -22,6 +25,7 @@ from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.policies.rule import SOURCE, Rule, by_name
 from burstenv.policies.scaling import SCALING_RULES
 
+_HEALTH = re.compile(r"\+(?![^()]*\))")  # the plus between a routing rule and the health rule beside it
 _PART = re.compile(r"^(?P<name>[a-z0-9-]+)(?:\((?P<parameters>[^()]*)\))?$")
 
 
@@ -87,19 +91,25 @@ def parse_parameters(rule: Rule, text: str | None) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Composite:
-    """A hand-written policy: rules for admission and routing, a batching mode, perhaps one for migration or scaling."""
+    """A hand-written policy: rules for admission and routing, a batching mode, perhaps health, migration or scaling."""
 
     admission: RuleChoice
     routing: RuleChoice
     batching: str
     migration: RuleChoice | None = None  # None: as the scenario says
     scaling: RuleChoice | None = None  # likewise
+    health: RuleChoice | None = None  # None: every replica that takes requests is a choice
 
     @property
     def name(self) -> str:
         """The name that parses back to this policy."""
-        parts = self.admission, self.routing, self.batching, self.migration, self.scaling
+        parts = self.admission, self.routed, self.batching, self.migration, self.scaling
         return "/".join(str(part) for part in parts if part is not None)
+
+    @property
+    def routed(self) -> str:
+        """The routing rule, with the health rule beside it."""
+        return str(self.routing) if self.health is None else f"{self.routing}+{self.health}"
 
     @property
     def compiled(self) -> bool:
@@ -108,9 +118,9 @@ class Composite:
 
     @property
     def oracle(self) -> bool:
-        """Whether a part of it uses true output lengths, or knows the future."""
+        """Whether a part of it uses true output lengths or hidden faults, or knows the future."""
         mode = batching_rule(self.batching)
-        rules = self.admission, self.routing, self.scaling
+        rules = self.admission, self.routing, self.scaling, self.health
         return any(choice is not None and choice.rule.oracle for choice in rules) or (mode is not None and mode.oracle)
 
     @property
@@ -121,8 +131,9 @@ class Composite:
 
     @property
     def reads_log(self) -> bool:
-        """Whether a rule is asked to read the gateway's log."""
-        return any(choice.source in (LOG, BOTH) for choice in (self.admission, self.routing))
+        """Whether a rule is asked to read the gateway's log, as health rules always are."""
+        watches = self.health is not None and not self.health.rule.oracle
+        return watches or any(choice.source in (LOG, BOTH) for choice in (self.admission, self.routing))
 
     def check_log(self, cluster: Cluster) -> None:
         """Raise a one-sentence error if a rule is asked to read a log that decisions do not see."""
@@ -169,7 +180,16 @@ class Composite:
                 record[f"{component}_source"] = choice.source
                 numbers = choice.numbers
                 record[f"{component}_parameters"][0, : len(numbers)] = numbers
+        if self.health is not None:
+            record["health"] = self.health.rule.code
+            record["health_parameters"][0, : len(self.health.parameters)] = self.health.parameters
         return record
+
+
+def parts_of_routing(text: str) -> tuple[str, str | None]:
+    """Return the texts of a routing rule and of the health rule beside it; None: there is none."""
+    routing, *watched = _HEALTH.split(text, maxsplit=1)
+    return routing.strip(), watched[0] if watched else None
 
 
 def composite_of(admission: str, routing: str, batching: str) -> Composite:
@@ -178,10 +198,13 @@ def composite_of(admission: str, routing: str, batching: str) -> Composite:
     Raises:
         BurstenvError: If a rule is unknown; :meth:`Composite.check` does for the mode.
     """
+    routing, watched = parts_of_routing(routing)
+    health = None if watched is None else parse_rule(watched, "health rule", HEALTH_RULES)
     return Composite(
         admission=parse_rule(admission, "admission rule", admission_rules()),
         routing=parse_rule(routing, "routing rule", routing_rules()),
         batching=canonical_mode(batching),
+        health=None if health is not None and health.rule.code == ANY else health,
     )
 
 

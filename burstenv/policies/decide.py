@@ -9,6 +9,7 @@ from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
+from burstenv.policies.health import judge
 from burstenv.policies.known_load import Load, load_of
 from burstenv.policies.routing import route
 
@@ -23,7 +24,8 @@ def choose_replica(policy, world):
     environment = world.environment
     if environment.at_gateway == NO_REQUEST:
         return environment.decisions % len(world.replicas)
-    return route(policy.routing, policy.routing_source, policy.routing_parameters, world)
+    judged = judge(policy.health, policy.health_parameters, world)
+    return route(policy.routing, policy.routing_source, policy.routing_parameters, world, judged)
 
 
 @kernel

@@ -13,7 +13,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import takes_requests
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import DOWN, NO_REQUEST
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 
@@ -132,6 +132,13 @@ def expected_ttft_s(engine, load, request):
     if missing > 0.0:
         wait_s = missing * max(request.predicted_tokens, 64.0) * decode_iteration_s(engine, load)
     return _prefill_wait_s(engine, load, tokens_to_compute(request)) + wait_s
+
+
+@kernel
+def oracle_speed_ttft_s(engine, load, request):
+    """Return :func:`expected_ttft_s` at the GPU's true pace [s]; a replica that stands still comes last."""
+    stands_still = engine.gateway.changes and engine.replica.status == DOWN
+    return expected_ttft_s(engine, load, request) * (1.0 + engine.replica.slowdown) + 1e6 * stands_still
 
 
 @outlined

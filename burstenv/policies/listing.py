@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from burstenv.errors import unknown_name
 from burstenv.policies.batching import BATCHING_RULES, BatchingRule
+from burstenv.policies.health_rules import HEALTH_RULES
 from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
@@ -15,6 +16,7 @@ Entry = Rule | BatchingRule
 TITLES = {
     "admission": "Admission rules",
     "routing": "Routing rules",
+    "health": "Health rules",
     "batching": "Batching modes",
     "migration": "Migration rules",
     "scaling": "Scaling rules",
@@ -29,6 +31,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
     return {
         "admission": admission_rules(),
         "routing": routing_rules(),
+        "health": HEALTH_RULES,
         "batching": BATCHING_RULES,
         "migration": MIGRATION_RULES,
         "scaling": SCALING_RULES,
@@ -54,7 +57,7 @@ def _groups(entries: tuple[Entry, ...]) -> list[tuple[str, list[Entry]]]:
     plain = [entry for entry in entries if not (entry.oracle or entry.floor)]
     oracles = [entry for entry in entries if entry.oracle]
     floors = [entry for entry in entries if entry.floor and not entry.oracle]
-    return [("", plain), ("with true output lengths or the future, not ranked", oracles), ("bad on purpose", floors)]
+    return [("", plain), ("with hidden facts or the future, not ranked", oracles), ("bad on purpose", floors)]
 
 
 def _number(value: float) -> str:
@@ -101,7 +104,7 @@ def overview() -> list[str]:
 def page(kind: str, entry: Entry) -> list[str]:
     """Return the full text of one rule."""
     what = TITLES[kind].lower().removesuffix("s").replace("policies in python", "policy in Python")
-    knows = "the future" if kind == "scaling" else "true output lengths"
+    knows = {"scaling": "the future", "health": "hidden faults and speeds"}.get(kind, "true output lengths")
     marks = [text for text, on in ((knows, entry.oracle), ("bad on purpose", entry.floor)) if on]
     lines = [f"{entry.name}: {what}" + (f" ({', '.join(marks)})" if marks else ""), f"  {entry.summary}"]
     if entry.source:
@@ -130,7 +133,9 @@ cache at that instant (from KV events, which are never stale), predicted output 
 these a rule knows the replicas' load ([what a gateway knows](gateway.md)).
 Under asynchronous scheduling the iteration that follows is part of that state, as in vLLM. A rule chooses among the
 replicas that hold the prompt and the whole predicted answer; where none does, among those that accept the prompt.
-`burstenv policies NAME` prints a rule. Where requests may [migrate](transfers.md) or the [number of
+`burstenv policies NAME` prints a rule. A *health rule* may stand beside the routing rule, with a plus:
+`always/jsq+outlier-ejection(factor=3)/vllm`. It leaves replicas out that fare badly by the gateway's log, and the
+routing rule chooses among the others; where none of them would hold the request, none is left out. Where requests may [migrate](transfers.md) or the [number of
 replicas](scaling.md) may change, a fourth part says by which rule, such as `always/freeness/vllm/llumnix(low=5)` or
 `always/jsq/vllm/kpa(target=20)`. Policies that simulate every choice are on a separate page:
 [look-ahead](lookahead.md).

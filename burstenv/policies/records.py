@@ -14,8 +14,10 @@ POLICY = np.dtype(
         ("sees_cache", "i4"),  # whether a rule reads KV use or context
         ("admission_source", "i4"),  # of a rule's knowledge of load, see known_load.py
         ("routing_source", "i4"),
+        ("health", "i4"),  # rule code, see health.py
         ("admission_parameters", "f8", (MAX_PARAMETERS,)),
         ("routing_parameters", "f8", (MAX_PARAMETERS,)),
+        ("health_parameters", "f8", (MAX_PARAMETERS,)),
     ],
     align=True,
 )

@@ -18,9 +18,11 @@ from burstenv.policies.estimates import (
     is_choice,
     kv_demand,
     oracle_expected_ttft_s,
+    oracle_speed_ttft_s,
     outstanding,
     tokens_to_hold,
 )
+from burstenv.policies.health import is_left_out
 from burstenv.policies.known_load import load_of
 from burstenv.policies.routing_rules import (
     EXPECTED_TTFT,
@@ -31,6 +33,7 @@ from burstenv.policies.routing_rules import (
     LEAST_TOKENS,
     LMETRIC,
     LONGEST_QUEUE,
+    ORACLE_SPEED,
     POWER_OF_TWO,
     PREFIX_AWARE,
     RANDOM,
@@ -95,6 +98,8 @@ def _further_score(rule, source, parameters, engine, index, request_id):
         return -free / float(max(1, outstanding(load)))
     if rule == LONGEST_QUEUE:
         return -float(outstanding(load))
+    if rule == ORACLE_SPEED:
+        return oracle_speed_ttft_s(engine, load, request)
     return oracle_expected_ttft_s(engine, load, request)
 
 
@@ -115,8 +120,14 @@ def _score(rule, source, parameters, engine, index, request_id):
     return float(outstanding(load))  # JSQ and power-of-two
 
 
+@kernel
+def _is_choice(world, r, tokens, judged):
+    """Return whether a replica holds ``tokens`` tokens, takes requests and, if ``judged``, is not left out."""
+    return is_choice(world, r, tokens) and not (judged and is_left_out(world, r))
+
+
 @outlined
-def _plain_rule(rule, source, parameters, world):
+def _plain_rule(rule, source, parameters, world, judged):
     """Return the rule that decides now, for rules that depend on the request or on the balance of loads."""
     environment, requests = world.environment, world.requests
     request_id = environment.at_gateway
@@ -128,7 +139,7 @@ def _plain_rule(rule, source, parameters, world):
     least, most, hits = np.inf, 0.0, 0
     tokens = tokens_to_hold(world, request)
     for r in range(len(world.specs)):
-        if is_choice(world, r, tokens):
+        if _is_choice(world, r, tokens, judged):
             requests_there = float(outstanding(load_of(engine_of(world, r), source)))
             least, most = min(least, requests_there), max(most, requests_there)
             hits = max(hits, prefix_hit_tokens(engine_of(world, r), request_id))
@@ -138,25 +149,25 @@ def _plain_rule(rule, source, parameters, world):
 
 
 @kernel
-def _fitting_from(world, request, start):
+def _fitting_from(world, request, start, judged):
     """Return the first replica at or after ``start`` (cyclically) that is a choice for the request."""
     count = len(world.specs)
     tokens = tokens_to_hold(world, request)
     for k in range(count):
         r = (start + k) % count
-        if is_choice(world, r, tokens):
+        if _is_choice(world, r, tokens, judged):
             return r
     return start % count
 
 
 @kernel
-def _random_fitting(world, request, other_than):
+def _random_fitting(world, request, other_than, judged):
     """Return a random replica among the request's choices, not ``other_than`` unless it is the only one."""
     tokens = tokens_to_hold(world, request)
     chosen = other_than
     candidates = 0
     for r in range(len(world.specs)):
-        if r != other_than and is_choice(world, r, tokens):
+        if r != other_than and _is_choice(world, r, tokens, judged):
             candidates += 1
             if next_random(world.memory) * candidates < 1.0:
                 chosen = r
@@ -164,30 +175,33 @@ def _random_fitting(world, request, other_than):
 
 
 @kernel
-def route(rule, source, parameters, world):
-    """Return a rule's replica for the request at the gateway; it knows the replicas' load from ``source``."""
+def route(rule, source, parameters, world, judged):
+    """Return a rule's replica for the request at the gateway; it knows the replicas' load from ``source``.
+
+    If ``judged``, the replicas that a health rule has marked are no choice; others are left.
+    """
     environment, memory = world.environment, world.memory
     request = world.requests[environment.at_gateway]
     count = len(world.specs)
     if rule == ROUND_ROBIN:
-        chosen = _fitting_from(world, request, memory.round_robin)
+        chosen = _fitting_from(world, request, memory.round_robin, judged)
         memory.round_robin = (chosen + 1) % count
         return chosen
     if rule == RANDOM:
-        return _random_fitting(world, request, -1)
+        return _random_fitting(world, request, -1, judged)
     if rule == POWER_OF_TWO:
-        first = _random_fitting(world, request, -1)
-        second = _random_fitting(world, request, first)
+        first = _random_fitting(world, request, -1, judged)
+        second = _random_fitting(world, request, first, judged)
         second_load, first_load = load_of(engine_of(world, second), source), load_of(engine_of(world, first), source)
         return second if outstanding(second_load) < outstanding(first_load) else first
     if rule >= LEAST_TOKENS:
-        rule = _plain_rule(rule, source, parameters, world)
+        rule = _plain_rule(rule, source, parameters, world, judged)
     best = 0
     best_score = np.inf
     ties = 0
     tokens = tokens_to_hold(world, request)
     for r in range(count):
-        if not is_choice(world, r, tokens):
+        if not _is_choice(world, r, tokens, judged):
             continue
         score = _score(rule, source, parameters, engine_of(world, r), r, environment.at_gateway)
         if score < best_score:

@@ -6,7 +6,7 @@ from burstenv.policies.rule import SOURCE, Parameter, Range, Rule
 
 RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
 LEAST_TOKENS, SESSION_AFFINITY, PREFIX_AWARE, KV_ROUTER, FREENESS = range(8, 13)
-LONGEST_QUEUE, ORACLE_EXPECTED_TTFT = range(13, 15)
+LONGEST_QUEUE, ORACLE_EXPECTED_TTFT, ORACLE_SPEED = range(13, 16)
 
 ROUTING_RULES = (
     Rule(
@@ -143,6 +143,15 @@ ROUTING_RULES = (
         "oracle-expected-ttft",
         "expected-ttft, with the true rate at which running requests free KV blocks.",
         "burstenv: the value of perfect length prediction for that rule.",
+        declared=(SOURCE,),
+        sees_cache=True,
+        oracle=True,
+    ),
+    Rule(
+        ORACLE_SPEED,
+        "oracle-speed",
+        "expected-ttft at the true pace of each GPU; a replica that stands still, noticed or not, comes last.",
+        "burstenv: the value of knowing faults and speeds for that rule.",
         declared=(SOURCE,),
         sees_cache=True,
         oracle=True,

@@ -34,6 +34,7 @@ class ReplicaView:
         self._spec = view._specs[index]
         self._metrics = LoadView(view, index, METRICS)
         self.index = index
+        self.left_out = False  # by the health rule beside the routing rule
 
     def __index__(self) -> int:
         return self.index
@@ -69,7 +70,8 @@ class ReplicaView:
         request = self._view.request
         if request is None:
             return True
-        return self.active and request.prompt_tokens + self._view.predicted_answer_tokens <= self.max_model_len
+        whole = request.prompt_tokens + self._view.predicted_answer_tokens
+        return self.active and not self.left_out and whole <= self.max_model_len
 
     @property
     def accepts(self) -> bool:
@@ -77,7 +79,8 @@ class ReplicaView:
         request = self._view.request
         if request is None:
             return True
-        return self.active and request.prompt_tokens + request.streamed_tokens < self.max_model_len
+        whole = request.prompt_tokens + request.streamed_tokens
+        return self.active and not self.left_out and whole < self.max_model_len
 
     @property
     def state(self) -> str:
@@ -207,6 +210,11 @@ class View:
             max_defers = int(state.gateway["max_defers"][0])
             self.request = RequestView(state.requests[i, at_gateway], self.now_s, max_defers, oracle)
         self.replicas = tuple(ReplicaView(self, r) for r in range(cluster.num_replicas))
+
+    def leave_out(self, replicas: Sequence[int]) -> None:
+        """Let replicas be no choice of the present request, as a health rule says; others are left."""
+        for r in replicas:
+            self.replicas[r].left_out = True
 
     @property
     def predicted_answer_tokens(self) -> int:

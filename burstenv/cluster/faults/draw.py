@@ -131,17 +131,23 @@ class _Draw:
                     f"faults {self._config.name!r}: script.{k}.replica must be below {len(self._specs)}, the number of "
                     f"replicas, got {r}"
                 )
-            rows.append(self._row(fault.at_s, r, FaultKind[fault.kind.upper()], fault.duration_s, fault.factor))
+            row = self._row(fault.at_s, r, FaultKind[fault.kind.upper()], fault.duration_s, fault.factor)
+            row["elsewhere"] = fault.replica == "any" and fault.kind not in ("start", "stop")
+            rows.append(row)
         return rows
 
     def hazards(self, horizon_s: float) -> list[Row]:
-        """Draw faults one after another on each replica that is up: a renewal process."""
+        """Draw faults one after another, whether or not a replica will be up: on one that is not they do nothing.
+
+        Times between faults are exponential, so those that hit are what hazards of replicas that are up would bring,
+        whenever replicas start and stop.
+        """
         hazards = self._config.hazards
         if not hazards or not horizon_s > 0.0:
             return []
         clock = _Clock(self._config, horizon_s)
         rates = np.array([[hazard.rate_per_s(spec.tensor_parallel) for hazard in hazards] for spec in self._specs])
-        totals = rates.sum(axis=1)  # (R,)
+        totals, first = rates.sum(axis=1), math.nan  # (R,)
         begin = np.zeros(len(self._specs))
         if self._config.at_least_one:  # the first fault of all, given that it is within the horizon
             total = totals.sum()
@@ -162,23 +168,14 @@ class _Draw:
             while clock.unwarp(at) < horizon_s:
                 hazard = hazards[int(self._random.choice(len(hazards), p=rates[r] / rate))]
                 row = self._of_hazard(hazard, clock.unwarp(at), r)
+                row["elsewhere"] = self._config.at_least_one and at == first
                 rows.append(row)
-                at = clock.warp(self._up_again_s(row)) + self._random.exponential(1.0 / rate)
+                at += self._random.exponential(1.0 / rate)
         return rows
 
     def _of_hazard(self, hazard: HazardConfig, time_s: float, r: int) -> Row:
         duration_s = None if hazard.duration_s is None else float(self._random.exponential(hazard.duration_s))
         return self._row(time_s, r, FaultKind[hazard.kind.upper()], duration_s, hazard.factor)
-
-    @staticmethod
-    def _up_again_s(row: Row) -> float:
-        """Return when a replica is up again, and without a slow spell."""
-        time_s, duration_s = row["time_s"], row["duration_s"]
-        if row["kind"] == FaultKind.SPOT:
-            return float(time_s + max(duration_s, row["repair_s"]) + row["boot_s"])
-        if row["kind"] == FaultKind.SLOW or (row["kind"] == FaultKind.HANG and duration_s <= row["detect_s"]):
-            return float(time_s + duration_s)
-        return float(time_s + row["detect_s"] + row["repair_s"] + row["boot_s"])
 
     def spells(self, failed: FailedRows) -> list[Row]:
         """Let replicas hang or be slow while a service of the trace failed."""

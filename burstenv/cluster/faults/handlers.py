@@ -24,9 +24,9 @@ from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import change_status
 from burstenv.engine.outage import clear, freeze, set_pace, take_out, thaw
 
-_TIME_S, _DURATION_S, _DETECT_S, _REPAIR_S, _BOOT_S, _FACTOR, _REPLICA, _KIND = (
+_TIME_S, _DURATION_S, _DETECT_S, _REPAIR_S, _BOOT_S, _FACTOR, _REPLICA, _KIND, _ELSEWHERE = (
     records.FAULT.fields[name][1] // 4  # type: ignore[index]
-    for name in ("time_s", "duration_s", "detect_s", "repair_s", "boot_s", "factor", "replica", "kind")
+    for name in ("time_s", "duration_s", "detect_s", "repair_s", "boot_s", "factor", "replica", "kind", "elsewhere")
 )
 _CRASH, _HANG, _SLOW, _SPOT, _PACE, _START, _STOP = (int(kind) for kind in FaultKind)
 
@@ -172,6 +172,23 @@ def _slow_down(world, r, pace, duration_s, now_s):
     foresee(world, now_s + duration_s, PACE_ENDS, r)
 
 
+@kernel
+def _is_up(replica):
+    return replica.status == ACTIVE or replica.status == DRAINING
+
+
+@kernel
+def _hit(world, at):
+    """Return the replica of a fault: its own, or, of one that may hit any, the next one that is active."""
+    own, count = np.int64(world.arena[at + _REPLICA]), len(world.replicas)
+    if world.arena[at + _ELSEWHERE]:
+        for k in range(count):
+            r = (own + k) % count
+            if world.replicas[r].status == ACTIVE:
+                return r
+    return own
+
+
 @outlined
 def _fault(world, row, now_s):
     """Carry out a row of the episode's faults, and foresee the next one."""
@@ -179,7 +196,7 @@ def _fault(world, row, now_s):
     at = gateway.fault_base + FAULT_NUMBERS * row
     if row + 1 < environment.num_faults:
         foresee(world, real_at(arena, at + FAULT_NUMBERS + _TIME_S), FAULT, row + 1)
-    r, kind = np.int64(arena[at + _REPLICA]), arena[at + _KIND]
+    r, kind = _hit(world, at), arena[at + _KIND]
     replica = world.replicas[r]
     catch_up(engine_of(world, r), now_s)
     if kind == _START:
@@ -190,13 +207,14 @@ def _fault(world, row, now_s):
         replica.base_pace = real_at(arena, at + _FACTOR)
         set_pace(engine_of(world, r), replica.base_pace * replica.spell_pace)
     elif kind == _SLOW:
-        environment.faults += 1
-        _slow_down(world, r, real_at(arena, at + _FACTOR), real_at(arena, at + _DURATION_S), now_s)
+        if _is_up(replica):
+            environment.faults += 1
+            _slow_down(world, r, real_at(arena, at + _FACTOR), real_at(arena, at + _DURATION_S), now_s)
     elif kind == _SPOT:
         if replica.status == ACTIVE:
             environment.faults += 1
             _warn(world, r, at, now_s)
-    elif replica.status == ACTIVE or replica.status == DRAINING:
+    elif _is_up(replica):
         environment.faults += 1
         _go_down(world, r, at, now_s)
 

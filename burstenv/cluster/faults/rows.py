@@ -16,6 +16,7 @@ from burstenv.errors import BurstenvError, unknown_name
 RECOVERIES = ("fail", "retry", "continue")  # what becomes of the requests of a lost replica, see RecoveryConfig
 FAIL, RETRY, CONTINUE = range(3)
 MOST_FAULTS = 1_000_000  # of an episode
+_NAMES = tuple(name for name in FAULT.names or () if name != "unused")
 
 
 class FaultKind(IntEnum):
@@ -55,8 +56,8 @@ class Faults:
         array["factor"] = 1.0
         for k, row in enumerate(rows):
             for name, value in row.items():
-                if name not in (FAULT.names or ()):
-                    raise unknown_name(f"field of fault {k}", str(name), FAULT.names or ())
+                if name not in _NAMES:
+                    raise unknown_name(f"field of fault {k}", str(name), _NAMES)
                 try:
                     array[name][k] = value
                 except (TypeError, ValueError, OverflowError):

@@ -297,7 +297,7 @@ class ReferenceCluster:
         """Empty a replica that is lost: its requests come back to the gateway at once, or fail."""
         for engine in self.replicas[r].clear():
             k, request = engine.id, self.lifecycle.requests[engine.id]
-            self.lifecycle.leave_replica(k, keeps_outputs=self._recovery.requests != "retry")
+            self.lifecycle.leave_replica(k, self.now_s, keeps_outputs=self._recovery.requests != "retry")
             if self._recovery.requests == "fail" or request.failovers >= self._recovery.limit:
                 self._clients.attempt_failed(k, "fault", FAULTED, self.now_s)
             else:

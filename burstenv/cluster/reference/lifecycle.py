@@ -116,9 +116,9 @@ class Lifecycle:
         self.requests[k].replica = replica
         self._logs[self.gateway(k)].moved(k, replica)
 
-    def leave_replica(self, k: int, keeps_outputs: bool) -> None:
+    def leave_replica(self, k: int, now_s: float, keeps_outputs: bool) -> None:
         """Return a request to the gateway from a replica that is lost, with its outputs or to generate them again."""
-        self._leave(k)
+        self._logs[self.gateway(k)].lost(k, now_s)
         request = self.requests[k]
         if request.engine.status == "running":
             self.counts["refilled_tokens"] += request.engine.known_tokens

@@ -12,6 +12,8 @@ The rules:
   is over. Started again before, it stays. Started when it is off, it boots.
 * A slow spell or a pace changes how long the GPU takes, from the next iteration on. A later spell replaces one under
   way; spell and pace multiply.
+* A fault hits a replica that is up, and is nothing on another one: one that is off, down or booting, or, of a warning,
+  that drains. A fault that may hit any replica goes on from one that is not active to the next one that is.
 * Time costs from the begin of a boot until the replica is off, or until a spot replica is lost.
 """
 
@@ -192,7 +194,7 @@ class ReferenceReplicas:
 
     def _fault(self, row: int) -> None:
         fault: np.void = self._rows[row]
-        r, kind = int(fault["replica"]), FaultKind(fault["kind"])
+        r, kind = self._hit(fault), FaultKind(fault["kind"])
         life, factor, duration_s = self.lives[r], float(fault["factor"]), float(fault["duration_s"])
         if kind == FaultKind.START:
             self.start(r, float(fault["boot_s"]))
@@ -202,8 +204,9 @@ class ReferenceReplicas:
             life.base_pace = factor
             self._cluster.replicas[r].pace = factor * life.spell_pace
         elif kind == FaultKind.SLOW:
-            self.faults += 1
-            self._slow_down(r, factor, duration_s)
+            if life.status in (ACTIVE, DRAINING):
+                self.faults += 1
+                self._slow_down(r, factor, duration_s)
         elif kind == FaultKind.SPOT:
             if life.status == ACTIVE:
                 self.faults += 1
@@ -214,6 +217,12 @@ class ReferenceReplicas:
         elif life.status in (ACTIVE, DRAINING):
             self.faults += 1
             self._go_down(r, fault)
+
+    def _hit(self, fault: np.void) -> int:
+        """Return the replica of a fault."""
+        own, count = int(fault["replica"]), len(self.lives)
+        around = [(own + k) % count for k in range(count)] if fault["elsewhere"] else [own]
+        return next((r for r in around if self.lives[r].status == ACTIVE), own)
 
     def _slow_down(self, r: int, pace: float, duration_s: float) -> None:
         life = self.lives[r]

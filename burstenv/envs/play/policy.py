@@ -16,6 +16,7 @@ from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
 from burstenv.policies.decide import choose_admission_at, choose_replica_at, policy_decision
+from burstenv.policies.health import left_out_at
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
 
 EVERY = int(UNLIMITED)
@@ -162,6 +163,10 @@ class _MixedPlayer(_SteppingPlayer):
             replica = int(choose_replica_at(*state, self._record, self._i))
         else:
             view = self._view(routing.rule.oracle)
+            if self._policy.health is not None:
+                out = np.zeros(self._cluster.num_replicas, np.bool_)
+                left_out_at(*state, self._record, self._i, out)
+                view.leave_out(np.flatnonzero(out).tolist())
             replica = replica_of(routing.rule, call(routing.rule, view, **routing.named), view)
         if admission.rule.function is None:
             return int(choose_admission_at(*state, self._record, self._i, replica)), replica, self._mode

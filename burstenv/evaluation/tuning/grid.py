@@ -150,7 +150,8 @@ def run_grid(
     if episodes < 1 or settings < 0:
         raise BurstenvError(f"a grid needs at least 1 episode and 0 settings, got {episodes} and {settings}")
     log = scenario.config.observation.log
-    policies = SearchSpace.of(template, scenario.mode_names, log, scaling=scenario.scaling).grid(settings)
+    faults = scenario.faults is not None
+    policies = SearchSpace.of(template, scenario.mode_names, log, "", scenario.scaling, faults).grid(settings)
     levels = list(dict.fromkeys(float(load) for load in loads)) or [scenario.config.load]
     rows: list[Row] = []
     offered: dict[str, list[int]] = {}

@@ -118,7 +118,9 @@ def tune(
     if plan.metric == "net" and scenario.scaling is None:
         raise BurstenvError(f"metric net needs a scenario with scaling; {scenario.config.name} has none, use score")
     log = scenario.config.observation.log
-    space = SearchSpace.of(plan.template, scenario.mode_names, log, plan.without, scenario.scaling)
+    space = SearchSpace.of(
+        plan.template, scenario.mode_names, log, plan.without, scenario.scaling, scenario.faults is not None
+    )
     if not space.has_choice:
         raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]

@@ -15,6 +15,7 @@ from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.tuning.judgements import judgement, modes_without
 from burstenv.policies import (
+    Composite,
     Parameter,
     Range,
     Rule,
@@ -24,6 +25,8 @@ from burstenv.policies import (
     parse_rule,
     routing_rules,
 )
+from burstenv.policies.composite import parts_of_routing
+from burstenv.policies.health_rules import ANY, HEALTH_RULES
 from burstenv.policies.scaling import SCALING_RULES
 
 ANYTHING = "*"
@@ -37,11 +40,12 @@ class SearchSpace:
 
     Attributes:
         template: The user's text: ``admission/routing/batching``, ``*`` for any, with ``/scaling`` where replicas
-            scale; ``all`` is ``*`` everywhere.
+            scale; ``all`` is ``*`` everywhere. A health rule may stand beside the routing rule: ``always/*+*/vllm``.
         admission: Rules to choose from, each with its parameters in the template.
         routing: The same for routing.
         batching: Batching modes to choose from.
         scaling: Rules for the number of replicas; none: the scenario's own decides.
+        health: Rules beside the routing rule; none: every replica is a choice.
         log: Whether the scenario's gateway has its own log, which rules may then be tuned to read.
     """
 
@@ -50,6 +54,7 @@ class SearchSpace:
     routing: tuple[RuleChoice, ...]
     batching: tuple[str, ...]
     scaling: tuple[RuleChoice, ...] = ()
+    health: tuple[RuleChoice, ...] = ()
     log: bool = False
 
     @classmethod
@@ -60,6 +65,7 @@ class SearchSpace:
         log: bool = False,
         without: str = "",
         scaling: ScalingConfig | None = None,
+        faults: bool = False,
     ) -> SearchSpace:
         """Read a template.
 
@@ -71,6 +77,7 @@ class SearchSpace:
             log: Whether its gateway has its own log.
             without: A judgement, one of ``judgements.JUDGEMENTS``, whose rules and modes ``*`` leaves out; empty: none.
             scaling: That of the scenario; None: its replicas do not scale.
+            faults: Whether its replicas fail: any routing rule then has any health rule beside it, given a log.
 
         Raises:
             BurstenvError: If it does not have three parts, or four where replicas scale, or one of them is unknown.
@@ -83,25 +90,32 @@ class SearchSpace:
                 f"template {template!r} needs three parts, admission/routing/batching, such as kv-threshold/*/edf-512"
                 f"{fourth}, or all"
             )
-        choices: list[tuple[RuleChoice, ...]] = []
-        named = zip((parts[0], parts[1], *parts[3:]), ("admission", "routing", "scaling"), strict=False)
-        for part, kind in named:
-            rules = {"admission": admission_rules(), "routing": routing_rules(), "scaling": SCALING_RULES}[kind]
+        routing, watched = parts_of_routing(parts[1])
+        if watched is None and routing == ANYTHING and faults and log:
+            watched = ANYTHING
+        named = {"admission": parts[0], "routing": routing}
+        named |= ({"scaling": parts[3]} if parts[3:] else {}) | ({} if watched is None else {"health": watched.strip()})
+        choices: dict[str, tuple[RuleChoice, ...]] = {}
+        for kind, part in named.items():
+            rules = {
+                "admission": admission_rules(), "routing": routing_rules(), "scaling": SCALING_RULES,
+                "health": HEALTH_RULES,
+            }[kind]  # fmt: skip
             if kind == "scaling" and scaling is not None and scaling.replica_per_s is None:
                 rules = tuple(rule for rule in rules if rule.code not in NEED_RATE)
             if part == ANYTHING:
                 left = [rule for rule in rules if not (rule.oracle or rule.floor)]
                 if without:
                     left = [rule for rule in left if judgement(without).leaves(kind, rule.name)]
-                choices.append(tuple(_default(rule) for rule in left))
+                choices[kind] = tuple(_default(rule) for rule in left)
             else:
-                choices.append((parse_rule(part, f"{kind} rule", rules),))
+                choices[kind] = (parse_rule(part, f"{kind} rule", rules),)
         if parts[2] != ANYTHING and parts[2] not in modes:
             raise unknown_name("batching mode of this scenario", parts[2], modes)
         batching: tuple[str, ...] = (parts[2],)
         if parts[2] == ANYTHING:
             batching = tuple(modes_without(modes, without) if without else modes)
-        return cls(template, choices[0], choices[1], batching, choices[2] if parts[3:] else (), log)
+        return cls(template, batching=batching, log=log, **choices)
 
     @property
     def has_choice(self) -> bool:
@@ -114,7 +128,7 @@ class SearchSpace:
     def _rules(self) -> dict[str, tuple[RuleChoice, ...]]:
         """The rules to choose from by component."""
         found = {"admission": self.admission, "routing": self.routing}
-        return {**found, "scaling": self.scaling} if self.scaling else found
+        return found | {name: getattr(self, name) for name in ("scaling", "health") if getattr(self, name)}
 
     def _searched(self, choice: RuleChoice) -> list[Parameter]:
         """Return the parameters of a rule that a search varies."""
@@ -132,7 +146,7 @@ class SearchSpace:
         parts["batching"] = self.batching[0]
         if len(self.batching) > 1:
             parts["batching"] = trial.suggest_categorical("batching", list(self.batching))
-        return parse_composite(_joined(parts)).name
+        return _joined(parts)
 
     def first_guesses(self, policies: Sequence[str]) -> list[dict[str, Any]]:
         """Return the given composites that lie in this space, as values by the names of trials."""
@@ -141,8 +155,9 @@ class SearchSpace:
             composite = parse_composite(text)
             values: dict[str, Any] = {}
             inside = composite.batching in self.batching and (composite.scaling is not None) == bool(self.scaling)
+            inside = inside and (composite.health is None or bool(self.health))
             for component, choices in self._rules.items() if inside else ():
-                choice: RuleChoice = getattr(composite, component)
+                choice: RuleChoice = _part(composite, component)
                 names = [known.rule.name for known in choices]
                 inside = inside and choice.rule.name in names
                 if len(names) > 1:
@@ -172,13 +187,13 @@ class SearchSpace:
             if len(getattr(self, component)) > 1:
                 moves.append((component, None))
         for component in self._rules:
-            moves += [(component, parameter) for parameter in self._searched(getattr(composite, component))]
+            moves += [(component, parameter) for parameter in self._searched(_part(composite, component))]
         if not moves:
             return None
         component, parameter = moves[int(rng.integers(len(moves)))]
-        parts = {name: str(getattr(composite, name)) for name in (*self._rules, "batching")}
+        parts = {name: str(_part(composite, name)) for name in (*self._rules, "batching")}
         if parameter is not None:
-            choice: RuleChoice = getattr(composite, component)
+            choice: RuleChoice = _part(composite, component)
             values = {**choice.named, parameter.name: _near(parameter, choice.named[parameter.name], rng)}
             parts[component] = _written(choice.rule, values)
         else:
@@ -198,13 +213,21 @@ class SearchSpace:
             for component, choices in self._rules.items()
         }
         options["batching"] = list(self.batching)
-        names = [name for name in _COMPONENTS if name in options]
-        return ["/".join(parts) for parts in product(*(options[name] for name in names))]
+        return [_joined(dict(zip(options, parts, strict=True))) for parts in product(*options.values())]
 
 
 def _joined(parts: dict[str, str]) -> str:
     """Return a policy's name from its parts by component."""
-    return "/".join(parts[name] for name in _COMPONENTS if name in parts)
+    if "health" in parts:
+        parts = {**parts, "routing": f"{parts['routing']}+{parts['health']}"}
+    return parse_composite("/".join(parts[name] for name in _COMPONENTS if name in parts)).name
+
+
+def _part(composite: Composite, component: str) -> Any:
+    """Return a part of a composite; without a health rule that is ``any``."""
+    if component == "health" and composite.health is None:
+        return _default(HEALTH_RULES[ANY])
+    return getattr(composite, component)
 
 
 def _default(rule: Rule) -> RuleChoice:

@@ -159,7 +159,7 @@ def parse_lookahead(text: str) -> LookaheadPolicy:
         )
     rule = next(rule for rule in RULES if rule.name == match["name"])
     values = parse_parameters(rule, match["parameters"])
-    bases = tuple(parse_composite(part) for part in re.split(r"\+(?![^()]*\))", match["bases"]))
+    bases = tuple(map(parse_composite, _bases(match["bases"])))
     if len(bases) > 1 and not rule.oracle:
         raise BurstenvError(f"{rule.name} has one base; several are for {CLAIRVOYANT}")
     for base in bases:
@@ -172,6 +172,17 @@ def parse_lookahead(text: str) -> LookaheadPolicy:
         if base.oracle and not rule.oracle:
             raise BurstenvError(f"base {base.name} sees true output lengths; use {CLAIRVOYANT} over it")
     return LookaheadPolicy(rule, values, bases)
+
+
+def _bases(text: str) -> list[str]:
+    """Return the bases of a text; a plus within one stands before a health rule, in the second of its parts."""
+    bases: list[str] = []
+    for part in re.split(r"\+(?![^()]*\))", text):
+        if bases and bases[-1].count("/") < 2:
+            bases[-1] += f"+{part}"
+        else:
+            bases.append(part)
+    return bases
 
 
 class Lookahead:

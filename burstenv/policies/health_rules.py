@@ -1,0 +1,68 @@
+"""Declarations of the health rules: names, parameters, sources. Their code is in ``health.py``."""
+
+from __future__ import annotations
+
+from burstenv.policies.rule import Parameter, Range, Rule
+
+ANY, TIMEOUT, CIRCUIT_BREAKER, OUTLIER_EJECTION, ORACLE_HEALTH = range(5)
+
+_LIMIT_S = Parameter(
+    "limit_s", 5.0, Range(0.5, 30.0, "log"), "longest time without a first token, while a prompt is due, in seconds"
+)
+
+HEALTH_RULES = (
+    Rule(
+        ANY,
+        "any",
+        "Every replica that is known to take requests; the same as none.",
+        "The default of most routers: a health check of the engine decides alone, here the `detect_s` of faults.",
+    ),
+    Rule(
+        TIMEOUT,
+        "timeout",
+        "A replica is left out that has brought no first token for `limit_s` although a prompt is due.",
+        "Read timeouts of load balancers and the heartbeats of Llumnix (1 s) and Dynamo (2 s), on the gateway's log: a "
+        "hung engine may well answer a health check.",
+        "A replica is back with its next first token.",
+        (_LIMIT_S,),
+    ),
+    Rule(
+        CIRCUIT_BREAKER,
+        "circuit-breaker",
+        "A replica is left out for `open_s` once `failures` answers in a row broke off there; then it is on trial until "
+        "`successes` first tokens, and left out again with one failure.",
+        "The SGLang router (sgl-router/src/core/circuit_breaker.rs: 5 failures, 30 s, 2 successes; the SGLang model "
+        "gateway of today has 10, 60 s, 3).",
+        "A failure is an answer that breaks off with its replica, a success a first token. The window of that breaker "
+        "(60 s) is not read there either.",
+        (
+            Parameter("failures", 5.0, Range(1.0, 20.0, "integer"), "failures in a row that open it"),
+            Parameter("open_s", 30.0, Range(1.0, 120.0, "log"), "time for which it is open, in seconds"),
+            Parameter("successes", 2.0, Range(1.0, 10.0, "integer"), "successes that close it"),
+        ),
+    ),
+    Rule(
+        OUTLIER_EJECTION,
+        "outlier-ejection",
+        "A replica is left out for `base_s`, longer each time, if its recent TTFT or time per token is more than "
+        "`factor` times the median of the replicas, or like a `timeout`.",
+        "Outlier detection of Envoy (base_ejection_time 30 s, times the ejections in a row; max_ejection_percent 10 %, "
+        "but one replica at least), on latencies of the log.",
+        "Envoy compares shares of failures every 10 s; here latencies are compared every second, from five answers on. "
+        "A replica that is back is judged by its answers from then on.",
+        (
+            Parameter("factor", 2.0, Range(1.1, 5.0, "log"), "times the median of the replicas", least=1.0),
+            Parameter("base_s", 30.0, Range(1.0, 120.0, "log"), "time of the first ejection, in seconds"),
+            _LIMIT_S,
+            Parameter("most", 0.1, Range(0.1, 0.5), "share of the replicas, one at least", most=1.0),
+        ),
+    ),
+    Rule(
+        ORACLE_HEALTH,
+        "oracle-health",
+        "A replica is left out that stands still, noticed or not, or whose GPU takes more than `factor` times as long.",
+        "burstenv: the value of knowing faults and speeds as they are.",
+        declared=(Parameter("factor", 1.5, Range(1.05, 5.0, "log"), "times a GPU's usual time", least=1.0),),
+        oracle=True,
+    ),
+)
