@@ -326,7 +326,7 @@ REPLICA_LOG = record(
         ("shown_unanswered_tokens", "i8"),
         ("shown_context_tokens", "i8"),
     ],
-    [  # Requests that the replica lost, where replicas can fail; and what health rules remember, see policies/health.py.
+    [  # Requests that the replica lost, where replicas fail; and what health rules remember, see policies/health.py.
         ("failures", "i4"),  # in a row, without a first token between them
         ("failed", "i4"),  # all of them
         ("served", "i4"),  # first tokens

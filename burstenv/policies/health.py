@@ -41,9 +41,8 @@ def _breaker(engine, parameters):
     if on_trial_failed or (state == CLOSED and arena[log + AT.failures] >= parameters[_BREAKER.failures]):
         state = OPEN
         put_real(arena, log + AT.until_s, real_at(arena, log + AT.failed_s) + parameters[_BREAKER.open_s])
-    elif state == ON_TRIAL:
-        if arena[log + AT.served] - arena[log + AT.served_before] >= parameters[_BREAKER.successes]:
-            state = CLOSED
+    elif state == ON_TRIAL and arena[log + AT.served] - arena[log + AT.served_before] >= parameters[_BREAKER.successes]:
+        state = CLOSED
     arena[log + AT.health] = state
     return state == OPEN and now_s < real_at(arena, log + AT.until_s)
 
@@ -148,7 +147,7 @@ def _judge(rule, parameters, world):
 
 @kernel
 def judge(rule, parameters, world):
-    """Mark the replicas that a health rule leaves out of the decision about a request; return whether the marks hold."""
+    """Mark the replicas that a health rule leaves out of a decision about a request; return whether the marks hold."""
     return rule != ANY and _judge(rule, parameters, world)
 
 

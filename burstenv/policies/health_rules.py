@@ -29,8 +29,8 @@ HEALTH_RULES = (
     Rule(
         CIRCUIT_BREAKER,
         "circuit-breaker",
-        "A replica is left out for `open_s` once `failures` answers in a row broke off there; then it is on trial until "
-        "`successes` first tokens, and left out again with one failure.",
+        "A replica is left out for `open_s` once `failures` answers in a row broke off there; then it is on trial "
+        "until `successes` first tokens, and left out again with one failure.",
         "The SGLang router (sgl-router/src/core/circuit_breaker.rs: 5 failures, 30 s, 2 successes; the SGLang model "
         "gateway of today has 10, 60 s, 3).",
         "A failure is an answer that breaks off with its replica, a success a first token. The window of that breaker "

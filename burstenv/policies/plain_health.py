@@ -95,7 +95,9 @@ class PlainHealth:
             out = sum(there and one.state == OPEN for there, one in zip(takes_requests, self._memories, strict=True))
             if out >= most or memory.state == OPEN or not takes_requests[r]:
                 continue
-            slow = any(value is not None and value > limit for value, limit in zip(latencies_s[r], limits_s, strict=True))
+            slow = any(
+                value is not None and value > limit for value, limit in zip(latencies_s[r], limits_s, strict=True)
+            )
             if slow or self._is_late(r, now_s):
                 base_s = self._parameters["base_s"]
                 memory.ejections = max(0, memory.ejections - int((now_s - memory.until_s) / base_s)) + 1

@@ -14,7 +14,7 @@ POLICY = np.dtype(
         ("sees_cache", "i4"),  # whether a rule reads KV use or context
         ("admission_source", "i4"),  # of a rule's knowledge of load, see known_load.py
         ("routing_source", "i4"),
-        ("health", "i4"),  # rule code, see health.py
+        ("health", "i8"),  # rule code, see health.py; wide: no padding lies between the fields
         ("admission_parameters", "f8", (MAX_PARAMETERS,)),
         ("routing_parameters", "f8", (MAX_PARAMETERS,)),
         ("health_parameters", "f8", (MAX_PARAMETERS,)),

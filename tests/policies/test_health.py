@@ -1,0 +1,189 @@
+"""Health rules: which replicas a router leaves out, by what its own log says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burstenv.cluster import ADMIT, Cluster, ModeConfig
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.faults.rows import RECOVERIES, FaultKind, Faults
+from burstenv.engine.enums import ACTIVE
+from burstenv.envs.play.policy import player_of
+from burstenv.errors import BurstenvError
+from burstenv.policies import load_policy, parse_composite, routing_rule
+from burstenv.policies.health import left_out_at
+from burstenv.policies.plain_health import PlainHealth
+from tests.cluster.play import Play, episode, random_faults
+from tests.cluster.small_clusters import FAST, replica, requests_at
+from tests.random_examples import examples
+
+MODE = ModeConfig(name="vllm", max_num_batched_tokens=512, max_num_seqs=32)
+FAULT_S = 6.0
+RULES = (
+    "timeout(limit_s=0.5)",
+    "circuit-breaker(failures=1,open_s=1)",
+    "circuit-breaker(failures=3,open_s=1,successes=4)",
+    "outlier-ejection(factor=1.1,base_s=1,limit_s=0.5,most=0.5)",
+    "outlier-ejection(factor=1.5,base_s=1,limit_s=2)",
+)
+
+
+@routing_rule(name="first-that-fits")
+def first_that_fits(view):
+    """The first replica that is a choice."""
+    return next(one for one in view.replicas if one.fits)
+
+
+def sent_to_0(policy: str, rows: list[dict[str, Any]], after_s: float, until_s: float) -> int:
+    """Play 20 requests a second for 30 s on four replicas; return how many of an interval went to replica 0."""
+    cluster = Cluster([replica(latency=FAST)] * 4, (MODE,), recovery=RecoveryConfig())
+    cluster.see_log()
+    cluster.load(0, requests_at(*np.arange(600) / 20, prompt=60, output=12), faults=Faults.of(rows))
+    player_of(load_policy(policy), cluster, 0).run()
+    records = cluster.records(0)
+    within = (records["arrival_s"] > after_s) & (records["arrival_s"] < until_s)
+    return int((records["replica"][within] == 0).sum())
+
+
+def fault(kind: FaultKind, r: int = 0, **more: Any) -> dict[str, Any]:
+    return {"time_s": FAULT_S, "replica": r, "kind": kind, "duration_s": 100.0, "detect_s": 100.0, "boot_s": 1.0} | more
+
+
+@pytest.mark.parametrize("routing", ["random", "round-robin", "jsq", "power-of-two", "first-that-fits"])
+def test_a_timeout_leaves_a_hung_replica_out(routing):
+    hang = [fault(FaultKind.HANG)]
+    late = FAULT_S + 2.5, 30.0
+    assert sent_to_0(f"always/{routing}+timeout(limit_s=2)/vllm", hang, *late) == 0
+    assert sent_to_0("always/random/vllm", hang, *late) > 50
+    assert sent_to_0(f"always/{routing}+timeout(limit_s=2)/vllm", [], *late) > 50, "healthy, it takes its share"
+
+
+def test_an_outlier_is_left_out_for_its_time_and_judged_anew():
+    slow = [fault(FaultKind.SLOW, factor=6.0, duration_s=6.0)]
+    rule = "always/random+outlier-ejection(base_s=8)/vllm"
+    assert sent_to_0(rule, slow, FAULT_S + 3.0, FAULT_S + 8.0) == 0
+    assert sent_to_0("always/random/vllm", slow, FAULT_S + 3.0, FAULT_S + 8.0) > 15
+    assert sent_to_0(rule, slow, FAULT_S + 12.0, 30.0) > 40, "it is as fast as the others again"
+
+
+def test_a_breaker_opens_with_failures_and_stays_open():
+    crash = [fault(FaultKind.CRASH, detect_s=2.0)]  # it is up again at 9.0, and left out for 10 s after 8.0
+    rule = "always/random+circuit-breaker(open_s=10)/vllm"
+    assert sent_to_0(rule, crash, 9.1, 18.0) == 0
+    assert sent_to_0(rule, crash, 18.1, 30.0) > 30
+    assert sent_to_0("always/random/vllm", crash, 9.1, 18.0) > 20
+    assert sent_to_0("always/random+circuit-breaker(failures=20,open_s=10)/vllm", crash, 9.1, 18.0) > 20, "too few"
+
+
+@pytest.mark.parametrize("rule", ["timeout(limit_s=1)", "outlier-ejection(limit_s=1,most=1)", "oracle-health"])
+def test_when_all_are_late_none_is_left_out(rule):
+    hangs = [fault(FaultKind.HANG, r, duration_s=5.0) for r in range(4)]
+    assert sent_to_0(f"always/random+{rule}/vllm", hangs, FAULT_S + 2.0, FAULT_S + 4.9) > 5
+
+
+def test_the_oracle_knows_at_once():
+    for fault_there in (fault(FaultKind.HANG), fault(FaultKind.SLOW, factor=1.6)):
+        for policy in ("always/random+oracle-health/vllm", "always/oracle-speed+oracle-health/vllm"):
+            assert sent_to_0(policy, [fault_there], FAULT_S, 30.0) == 0
+    assert sent_to_0("always/oracle-speed/vllm", [fault(FaultKind.HANG)], FAULT_S, 30.0) == 0
+
+
+def play_both(
+    seed: int, rule: str, faults: int, recovery: str, gateways: int, relays: bool, asynchronous: bool
+) -> Counter[bool]:
+    """Compare compiled and plain at every decision; return how often a replica was left out, and how often not."""
+    rng, judged = np.random.default_rng(seed), Counter[bool]()
+    sizes = ({"num_blocks": 30}, {"num_blocks": 55, "latency": FAST, "max_model_len": 500}, {"num_blocks": 90})
+    specs = [replica(**size, asynchronous=asynchronous) for size in (*sizes, sizes[1])]
+    requests, _ = episode(rng, None, 120, 400, 8.0, 20)
+    play = Play(
+        rng, specs, (MODE,), requests, faults=random_faults(rng, len(specs), 9.0, faults), gateways=gateways,
+        relays=relays, recovery=RecoveryConfig(requests=recovery), odds=(0.0, 1.0, 0.0),
+    )  # fmt: skip
+    policy = parse_composite(f"always/random+{rule}/vllm")
+    assert policy.health is not None
+    record = policy.record(play.cluster.mode_names)
+    plain = [PlainHealth(policy.health, log, len(specs)) for log in play.reference.logs]
+    models = np.array([spec.max_model_len for spec in specs])
+
+    def look(at_gateway: int) -> None:
+        out = np.zeros(len(specs), np.bool_)
+        left_out_at(*play.cluster.state.arrays(), record, 1, out)
+        takes = [life.known == ACTIVE for life in play.reference.life.lives]
+        request = play.cluster.state.requests[1, at_gateway]
+        produced = int(request["produced_tokens"])
+        whole = int(request["prompt_tokens"]) + max(produced + 1, int(np.ceil(request["predicted_tokens"])))
+        if not any(takes & (models >= whole)):
+            whole = int(request["prompt_tokens"]) + produced + 1
+        choices = (takes & (models >= whole)).tolist()
+        found = plain[play.reference.viewer].left_out(play.reference.now_s, takes, choices)
+        assert out.tolist() == found
+        judged.update(found)
+
+    play.run(look)
+    return judged
+
+
+@examples(100)
+@given(
+    seed=st.integers(0, 2**20),
+    rule=st.sampled_from(RULES),
+    faults=st.sampled_from([0, 4, 15]),
+    recovery=st.sampled_from(RECOVERIES),
+    gateways=st.sampled_from([1, 2]),
+    relays=st.booleans(),
+    asynchronous=st.booleans(),
+)
+def test_the_rules_are_what_is_written_down(seed, rule, faults, recovery, gateways, relays, asynchronous):
+    """At every decision of a random episode, compiled and plain, which know different logs."""
+    play_both(seed, rule, faults, recovery, gateways, relays, asynchronous)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_rules_above_leave_replicas_out_and_take_them_back(rule):
+    judged = sum((play_both(seed, rule, 15, "continue", 1, True, False) for seed in range(4)), Counter[bool]())
+    assert judged[True] > 20
+    assert judged[False] > 200
+
+
+def test_a_health_rule_stands_beside_the_routing_rule():
+    for text in (
+        "always/jsq+timeout/vllm",
+        "queue-cap(limit=9)/lmetric+outlier-ejection(factor=3)/vllm/kpa(target=5)",
+    ):
+        assert parse_composite(text).name == text
+    assert parse_composite("always/jsq+any/vllm") == parse_composite("always/jsq/vllm")
+    assert parse_composite("always/jsq+oracle-health/vllm").oracle
+    assert not parse_composite("always/jsq+timeout/vllm").oracle
+    bases = load_policy("oracle-lookahead(horizon_s=5):always/jsq+timeout(limit_s=3)/vllm+always/kv-router/vllm").bases
+    assert [base.name for base in bases] == ["always/jsq+timeout(limit_s=3)/vllm", "always/kv-router/vllm"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("always/jsq+timout/vllm", "unknown health rule 'timout'"),
+        ("always/jsq+/vllm", "unknown health rule ''"),
+        ("always/jsq+timeout+any/vllm", r"unknown health rule 'timeout\+any'"),
+        ("always/jsq+timeout(limit_s=x)/vllm", "parameter limit_s of timeout must be a number"),
+        ("always+timeout/jsq/vllm", r"unknown admission rule"),
+    ],
+)
+def test_a_health_rule_that_is_none_is_an_error(text, wrong):
+    with pytest.raises(BurstenvError, match=wrong):
+        parse_composite(text)
+
+
+def test_a_health_rule_needs_a_log():
+    cluster = Cluster([replica()] * 2, (MODE,))
+    cluster.load(0, requests_at(0.0))
+    cluster.next_epoch(0)
+    with pytest.raises(BurstenvError, match="always/jsq"):
+        player_of(load_policy("always/jsq+timeout/vllm"), cluster, 0)
+    cluster.decide(0, ADMIT)
