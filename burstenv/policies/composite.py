@@ -131,9 +131,9 @@ class Composite:
 
     @property
     def reads_log(self) -> bool:
-        """Whether a rule is asked to read the gateway's log, as health rules always are."""
-        watches = self.health is not None and not self.health.rule.oracle
-        return watches or any(choice.source in (LOG, BOTH) for choice in (self.admission, self.routing))
+        """Whether a rule reads the gateway's log, or is asked to."""
+        choices = [choice for choice in (self.admission, self.routing, self.health) if choice is not None]
+        return any(choice.rule.needs_log or choice.source in (LOG, BOTH) for choice in choices)
 
     def check_log(self, cluster: Cluster) -> None:
         """Raise a one-sentence error if a rule is asked to read a log that decisions do not see."""

@@ -14,6 +14,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import takes_requests
 from burstenv.engine.enums import DOWN, NO_REQUEST
+from burstenv.engine.gateway_log import own_log, recent_tpot_s
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.engine.timing import decode_context_cost_s, decode_fixed_cost_s, iteration_time_s
 
@@ -135,10 +136,16 @@ def expected_ttft_s(engine, load, request):
 
 
 @kernel
-def oracle_speed_ttft_s(engine, load, request):
-    """Return :func:`expected_ttft_s` at the GPU's true pace [s]; a replica that stands still comes last."""
+def oracle_speed_load(engine, load):
+    """Return the requests of a replica, one more included, times its GPU's true pace; standing still is worst."""
     stands_still = engine.gateway.changes and engine.replica.status == DOWN
-    return expected_ttft_s(engine, load, request) * (1.0 + engine.replica.slowdown) + 1e6 * stands_still
+    return (outstanding(load) + 1) * (1.0 + engine.replica.slowdown) + 1e9 * stands_still
+
+
+@kernel
+def measured_speed_load(engine, load):
+    """Return the requests of a replica, one more included, times its recent time per token in the log [s]."""
+    return (outstanding(load) + 1) * recent_tpot_s(engine, own_log(engine))
 
 
 @outlined

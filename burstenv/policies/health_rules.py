@@ -25,6 +25,7 @@ HEALTH_RULES = (
         "hung engine may well answer a health check.",
         "A replica is back with its next first token.",
         (_LIMIT_S,),
+        needs_log=True,
     ),
     Rule(
         CIRCUIT_BREAKER,
@@ -40,6 +41,7 @@ HEALTH_RULES = (
             Parameter("open_s", 30.0, Range(1.0, 120.0, "log"), "time for which it is open, in seconds"),
             Parameter("successes", 2.0, Range(1.0, 10.0, "integer"), "successes that close it"),
         ),
+        needs_log=True,
     ),
     Rule(
         OUTLIER_EJECTION,
@@ -56,6 +58,7 @@ HEALTH_RULES = (
             _LIMIT_S,
             Parameter("most", 0.1, Range(0.1, 0.5), "share of the replicas, one at least", most=1.0),
         ),
+        needs_log=True,
     ),
     Rule(
         ORACLE_HEALTH,

@@ -17,8 +17,9 @@ from burstenv.policies.estimates import (
     expected_ttft_s,
     is_choice,
     kv_demand,
+    measured_speed_load,
     oracle_expected_ttft_s,
-    oracle_speed_ttft_s,
+    oracle_speed_load,
     outstanding,
     tokens_to_hold,
 )
@@ -34,6 +35,7 @@ from burstenv.policies.routing_rules import (
     LMETRIC,
     LONGEST_QUEUE,
     ORACLE_SPEED,
+    PEAK_EWMA,
     POWER_OF_TWO,
     PREFIX_AWARE,
     RANDOM,
@@ -99,7 +101,9 @@ def _further_score(rule, source, parameters, engine, index, request_id):
     if rule == LONGEST_QUEUE:
         return -float(outstanding(load))
     if rule == ORACLE_SPEED:
-        return oracle_speed_ttft_s(engine, load, request)
+        return oracle_speed_load(engine, load)
+    if rule == PEAK_EWMA:
+        return measured_speed_load(engine, load)
     return oracle_expected_ttft_s(engine, load, request)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from burstenv.policies.rule import SOURCE, Parameter, Range, Rule
 
 RANDOM, ROUND_ROBIN, JSQ, POWER_OF_TWO, LEAST_KV, VLLM_DP, LMETRIC, EXPECTED_TTFT = range(8)
-LEAST_TOKENS, SESSION_AFFINITY, PREFIX_AWARE, KV_ROUTER, FREENESS = range(8, 13)
-LONGEST_QUEUE, ORACLE_EXPECTED_TTFT, ORACLE_SPEED = range(13, 16)
+LEAST_TOKENS, SESSION_AFFINITY, PREFIX_AWARE, KV_ROUTER, FREENESS, PEAK_EWMA = range(8, 14)
+LONGEST_QUEUE, ORACLE_EXPECTED_TTFT, ORACLE_SPEED = range(14, 17)
 
 ROUTING_RULES = (
     Rule(
@@ -131,6 +131,16 @@ ROUTING_RULES = (
         sees_cache=True,
     ),
     Rule(
+        PEAK_EWMA,
+        "peak-ewma",
+        "Fewest requests, times the recent time per token by the gateway's log.",
+        "Finagle and Linkerd: least loaded by requests times a moving average of latency.",
+        "Time per token instead of the whole latency, which depends on the lengths; no jump at a peak. The request "
+        "itself counts; a replica without a complete answer comes first.",
+        (SOURCE,),
+        needs_log=True,
+    ),
+    Rule(
         LONGEST_QUEUE,
         "longest-queue",
         "Most requests, waiting and running.",
@@ -150,10 +160,10 @@ ROUTING_RULES = (
     Rule(
         ORACLE_SPEED,
         "oracle-speed",
-        "expected-ttft at the true pace of each GPU; a replica that stands still, noticed or not, comes last.",
-        "burstenv: the value of knowing faults and speeds for that rule.",
-        declared=(SOURCE,),
-        sees_cache=True,
+        "Fewest requests, times the true pace of each GPU; a replica that stands still, noticed or not, comes last.",
+        "burstenv: the value of knowing faults and speeds for jsq and peak-ewma.",
+        "The request itself counts.",
+        (SOURCE,),
         oracle=True,
     ),
 )

@@ -115,6 +115,7 @@ class Rule:
         differs: Differences from the source; empty if there are none.
         declared: The parameters, in the order of the compiled code's record.
         sees_cache: Whether it reads KV use or context, which change in every iteration, and not only queues.
+        needs_log: Whether it reads the gateway's log, whatever its source of load.
         sees_prefixes: Whether it reads the cached part of a prompt, which engines tell in KV events alone.
         oracle: Whether it uses true output lengths, unknown to any deployed policy.
         floor: Whether it is bad on purpose, to show the worst case.
@@ -128,6 +129,7 @@ class Rule:
     differs: str = ""
     declared: tuple[Parameter, ...] = ()
     sees_cache: bool = False
+    needs_log: bool = False
     sees_prefixes: bool = False
     oracle: bool = False
     floor: bool = False

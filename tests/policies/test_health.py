@@ -187,3 +187,13 @@ def test_a_health_rule_needs_a_log():
     with pytest.raises(BurstenvError, match="always/jsq"):
         player_of(load_policy("always/jsq+timeout/vllm"), cluster, 0)
     cluster.decide(0, ADMIT)
+
+
+def test_measured_and_true_speeds_weigh_the_load():
+    """A GPU that takes four times as long from the begin gets about a quarter of another one's requests."""
+    slow = [fault(FaultKind.SLOW, factor=4.0) | {"time_s": 0.0}]
+    rules = "jsq", "peak-ewma", "oracle-speed"
+    plain, measured, true = (sent_to_0(f"always/{name}/vllm", slow, 5.0, 30.0) for name in rules)
+    assert plain > 40
+    assert measured < 0.7 * plain
+    assert true < 0.7 * plain

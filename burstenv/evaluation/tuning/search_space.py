@@ -104,7 +104,7 @@ class SearchSpace:
             if kind == "scaling" and scaling is not None and scaling.replica_per_s is None:
                 rules = tuple(rule for rule in rules if rule.code not in NEED_RATE)
             if part == ANYTHING:
-                left = [rule for rule in rules if not (rule.oracle or rule.floor)]
+                left = [rule for rule in rules if not (rule.oracle or rule.floor or (rule.needs_log and not log))]
                 if without:
                     left = [rule for rule in left if judgement(without).leaves(kind, rule.name)]
                 choices[kind] = tuple(_default(rule) for rule in left)
