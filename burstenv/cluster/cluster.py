@@ -177,6 +177,7 @@ class Cluster(DirectReplicas):
             write_recovery(gateway, recovery)
         self.scaling = scaling
         self.scaling_rule: tuple[int, tuple[float, ...]] = SCALED_BY_CALLER, ()
+        self.scaling_advises = False
         if scaling is not None:
             write_scaling(gateway, scaling, self.num_replicas)
             self.state.specs["cold_start_s"] = [cold_start_s(scaling.cold_start, spec) for spec in self.specs]
@@ -246,10 +247,10 @@ class Cluster(DirectReplicas):
         """Whether there are decisions about the number of replicas."""
         return self.scaling is not None
 
-    def scale_by(self, rule: int, parameters: Sequence[float], i: int | None = None) -> None:
+    def scale_by(self, rule: int, parameters: Sequence[float], i: int | None = None, advises: bool = False) -> None:
         """Let a rule decide about the replicas of cluster ``i`` in its episode, or of all clusters from now on.
 
-        With BY_CALLER :meth:`next_epoch` stops for each decision.
+        With BY_CALLER, or a rule that only ``advises``, :meth:`next_epoch` stops for each decision.
 
         Raises:
             BurstenvError: If the rule needs to know what a replica serves, and the cluster was not told.
@@ -259,9 +260,10 @@ class Cluster(DirectReplicas):
                 "this scaling rule needs to know how many requests a replica serves; set scaling.replica_per_s"
             )
         if i is None:
-            self.scaling_rule = rule, tuple(parameters)
+            self.scaling_rule, self.scaling_advises = (rule, tuple(parameters)), advises
         memories = self.state.memories if i is None else self.state.memories[i : i + 1]
         memories["scaling"] = rule
+        memories["advises"] = advises
         memories["scaling_parameters"][:, : len(parameters)] = parameters
 
     def load(
@@ -328,7 +330,7 @@ class Cluster(DirectReplicas):
         if self.migrates:  # a policy of the episode before may have brought its own rule
             self.migrate_by(*self.migration_rule, i=i)
         if self.scales:
-            self.scale_by(*self.scaling_rule, i=i)
+            self.scale_by(*self.scaling_rule, i=i, advises=self.scaling_advises)
         self.rewind(i, num_requests, seed)
         self._direct[i] = True if direct else None
 

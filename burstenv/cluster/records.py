@@ -81,7 +81,7 @@ GATEWAY = record(
     ],
 )
 
-MAX_SCALING_PARAMETERS = 6  # of one rule
+MAX_SCALING_PARAMETERS = 7  # of one rule
 
 # What policies remember of an episode, and what agents have set.
 MEMORY = record(
@@ -102,6 +102,8 @@ MEMORY = record(
         # Who decides about the number of replicas, see cluster/scaling/rules.py.
         ("scaling", "i4"),  # BY_CALLER or a rule
         ("scaling_parameters", "f8", (MAX_SCALING_PARAMETERS,)),
+        ("advises", "i1"),  # whether the rule only advises, and the caller decides
+        ("advice", "i4"),  # replicas that it asks for
         ("panic_until_s", "f8"),
         ("panic_most", "i4"),  # replicas asked for in the panic
         ("trend", "i4"),  # 1: more replicas are wanted in each decision since `trend_s`, -1: fewer, 0: neither
@@ -139,6 +141,7 @@ def reset_memory(memory, seed):
     memory.window_s = 0.0
     memory.window_first_tokens = 0
     memory.window_in_time = 0
+    memory.advice = 0
     memory.panic_until_s = -1.0
     memory.panic_most = 0
     memory.trend = 0

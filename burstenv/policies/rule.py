@@ -27,6 +27,7 @@ class Range(NamedTuple):
     scale: str = "linear"
 
 
+AUTO = "auto"  # the choice that leaves it to the scenario
 BEYOND = 1_000.0  # factor beyond the tuner's range; a value further out is a typo, unless a parameter says otherwise
 
 
@@ -42,8 +43,8 @@ class Parameter:
         least: Smallest accepted value; None: that of ``limits``.
         most: Largest accepted value; None: that of ``limits``.
         whole: Whether only whole numbers are accepted; those of an ``integer`` range always are.
-        choices: Names of its values, which are then their positions; the first, if it is the default, means that the
-            scenario decides, and is not tuned.
+        choices: Names of its values, which are then their positions; ``auto`` means that the scenario decides, and is
+            not tuned.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Parameter:
     @property
     def tuned(self) -> tuple[str, ...]:
         """The choices that a tuner tries."""
-        return self.choices[1:]
+        return tuple(name for name in self.choices if name != AUTO)
 
     def described(self) -> dict[str, Any]:
         """Return it in plain values, apart from its name and default."""

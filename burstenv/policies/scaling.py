@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from burstenv.cluster.scaling.codes import (
     APA,
+    ARIMA,
     DYNAMO_LOAD,
+    FORECASTS,
     KPA,
     LLUMNIX_SCALING,
     LONGEST_WINDOW_S,
@@ -12,6 +14,7 @@ from burstenv.cluster.scaling.codes import (
     PARAMETERS,
     RAY_SERVE,
     SLA_PLANNER,
+    STAFFING,
     STATIC,
     WVA,
     WVA_TOKENS,
@@ -29,6 +32,8 @@ def _declared(code: int, **given: tuple[float, Range, str]) -> tuple[Parameter, 
 
 def _parameter(name: str, default: float, where: Range, meaning: str) -> Parameter:
     """Return a parameter; one that is tuned above 0 is above 0, for demands are divided by it."""
+    if name == "forecast":
+        return Parameter(name, default, where, meaning, choices=FORECASTS)
     most = LONGEST_WINDOW_S if name.endswith("_s") else None
     return Parameter(name, default, where, meaning, max(0.0, where.low / BEYOND), most)
 
@@ -41,6 +46,8 @@ def _down(default: float, meaning: str) -> tuple[float, Range, str]:
     return default, Range(0.0, 600.0), f"{meaning}, in seconds"
 
 
+_FORECAST = Range(0.0, len(FORECASTS) - 1.0, "integer"), "of the rate when a replica that is started now will serve"
+_AHEAD = 1.0, Range(0.0, 2.0), "times the change that the forecast sees"
 _UP_RATE = Range(1.1, 1000.0, "log"), "most replicas in one decision, times those that serve"
 _DOWN_RATE = Range(1.1, 10.0, "log"), "least replicas in one decision: those that serve by this"
 
@@ -172,14 +179,17 @@ SCALING_RULES = (
     Rule(
         SLA_PLANNER,
         "sla-planner",
-        "The rate of requests, or where its trend leads, by what a replica serves within the objectives.",
-        "The SLA planner of ai-dynamo/dynamo with its constant forecast (180 s); `trend=1` extrapolates linearly.",
-        "The profile is the scenario's `replica_per_s`; no forecasts by ARIMA, Kalman filters or Prophet.",
+        "The forecast rate of requests by what a replica serves within the objectives.",
+        "The SLA planner of ai-dynamo/dynamo: 180 s; forecasts constant, by a Kalman filter with its noise, or by "
+        "ARIMA, its default.",
+        "The profile is the scenario's `replica_per_s`; ARIMA has the order (2, 1, 0), not one found by pmdarima; no "
+        "Prophet, for an episode has no second day; a linear forecast besides.",
         _declared(
             SLA_PLANNER,
             use=(0.8, Range(0.3, 1.5), _USE),
             window_s=_window(180.0),
-            trend=(0.0, Range(0.0, 2.0), "times the linear trend, as far ahead as a start takes"),
+            forecast=(float(ARIMA), *_FORECAST),
+            ahead=_AHEAD,
             down_s=_down(0.0, "for which fewer are wanted, before it goes down"),
         ),
     ),
@@ -195,5 +205,23 @@ SCALING_RULES = (
             window_s=(30.0, Range(5.0, 120.0, "log"), "over which arrivals are counted, in seconds"),
         ),
         oracle=True,
+    ),
+    Rule(
+        STAFFING,
+        "staffing",
+        "Mean requests, grown as the rate is forecast to grow until a replica started now would serve, by `target`; "
+        "and `margin` times the square root of that.",
+        "burstenv's own, of a forecast and the rule of the square root (Halfin and Whitt, Operations Research 29, "
+        "1981: R + b sqrt(R) servers for an offered load of R).",
+        declared=_declared(
+            STAFFING,
+            target=(8.0, Range(2.0, 200.0, "log"), _REQUESTS),
+            margin=(0.5, Range(0.0, 2.0), "b, in replicas"),
+            window_s=(30.0, Range(5.0, 180.0, "log"), "of the mean requests, in seconds"),
+            forecast=(1.0, *_FORECAST),
+            rate_window_s=(60.0, Range(10.0, 300.0, "log"), "of the rates that are forecast from, in seconds"),
+            ahead=_AHEAD,
+            down_s=_down(0.0, "for which fewer are wanted, before it goes down"),
+        ),
     ),
 )

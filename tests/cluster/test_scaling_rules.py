@@ -34,8 +34,12 @@ SHORT: dict[str, list[dict[str, float]]] = {
     "wva": [{"down_s": 0.5, "kv": 0.7}, {"down_s": 0.0, "queue": 3, "spare_queue": 1}],
     "wva-tokens": [{"up": 0.5, "down": 0.3}, {"up": 1.0, "down": 0.8}],
     "dynamo-load": [{"up": 0.6, "down": 0.4, "prefill_up": 0.4}, {"up": 0.9, "down": 0.8, "prefill_down": 0.6}],
-    "sla-planner": [{"window_s": 0.6, "trend": 1.0, "down_s": 0.4}, {"window_s": 0.3, "use": 1.2}],
+    "sla-planner": [{"window_s": 0.6, "forecast": 1, "down_s": 0.4}, {"window_s": 0.2, "forecast": 3, "use": 1.2}],
     "oracle-scaling": [{"window_s": 0.3}, {"window_s": 0.5, "use": 1.3}],
+    "staffing": [
+        {"target": 8, "window_s": 0.3, "forecast": 2, "rate_window_s": 0.2, "down_s": 0.3},
+        {"target": 5, "margin": 0, "window_s": 0.1, "forecast": 3, "rate_window_s": 0.1, "ahead": 2.0},
+    ],
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from burstenv.config import read_yaml, shipped
-from burstenv.envs.fleet.batch import FleetBatch
+from burstenv.envs.fleet.batch import OFFSETS, FleetBatch
 from burstenv.envs.fleet.step import FLEET_FEATURES, REPLICA_FEATURES
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import load_scenario
@@ -117,7 +117,7 @@ def test_the_batch_is_its_environments(values):
 
 
 def test_wrong_arguments_are_one_sentence(values):
-    with pytest.raises(BurstenvError, match="count, replicas"):
+    with pytest.raises(BurstenvError, match="count, offset, replicas"):
         FleetBatch(1, action="number", scenario=values)
     with pytest.raises(BurstenvError, match="has no scaling"):
         FleetBatch(1, scenario="default")
@@ -127,3 +127,41 @@ def test_wrong_arguments_are_one_sentence(values):
         load_scenario(values | {"migration": {}})
     with pytest.raises(BurstenvError, match=r"leave out kpa"):
         player_of(load_policy("always/jsq/vllm/kpa"), load_scenario("default").make_cluster())
+
+
+@pytest.mark.parametrize("rule", ["kpa(target=3,window_s=4)", "ray-serve(target=4,up_s=0,down_s=4)", None])
+def test_no_offset_is_the_rule_itself_and_offsets_add_to_it(values, rule):
+    own = load_scenario({**values, "scaling": {**values["scaling"], "rule": rule or "kpa(target=4)"}})
+    env = gym.make(ID, scenario=own, action="offset", scaling=rule, observation="fleet")
+    assert env.observation_space.shape == (len(FLEET_FEATURES),)
+    records, *_, seen = play(env, lambda k: OFFSETS)
+    batch = FleetBatch(1, scenario=own)
+    batch.cluster.scale_by(*own.make_cluster().scaling_rule)  # nothing is left to the caller: opened is played
+    batch.reset(0, np.random.default_rng(3), {"rate_per_s": RATE_PER_S})
+    assert batch.done[0]
+    assert_same_records(records, batch.cluster.records(0))
+    advice = 4 * seen[:, FLEET_FEATURES.index("advice")]
+    wanted = 4 * seen[:, FLEET_FEATURES.index("wanted")]
+    assert len(set(advice[1:-1])) > 1
+    _, _, _, more = play(env, lambda k: OFFSETS + 1)
+    asked, now = (4 * more[:, FLEET_FEATURES.index(name)] for name in ("advice", "wanted"))
+    np.testing.assert_allclose(now[1:-1], np.clip(asked[:-2] + 1, 1, 4))
+    np.testing.assert_allclose(wanted[1:-1], np.clip(advice[:-2], 1, 4))
+
+
+def test_an_observation_of_the_fleet_alone_is_a_part_of_the_whole(values):
+    whole = play(gym.make(ID, scenario=values, action="count"), lambda k: k % 3)[3]
+    env = gym.make(ID, scenario=values, action="count", observation="fleet")
+    alone = play(env, lambda k: k % 3)[3]
+    at = whole.shape[1] - len(FLEET_FEATURES) - 4 * len(REPLICA_FEATURES)
+    np.testing.assert_array_equal(alone, whole[:, at : at + len(FLEET_FEATURES)])
+    assert env.unwrapped.observation_names == [f"fleet.{name}" for name in FLEET_FEATURES]
+
+
+def test_a_rule_without_offsets_is_an_error(values):
+    with pytest.raises(BurstenvError, match="scaling is the rule that action offset adds to"):
+        gym.make(ID, scenario=values, action="count", scaling="kpa")
+    with pytest.raises(BurstenvError, match="unknown scaling rule 'nope'"):
+        gym.make(ID, scenario=values, action="offset", scaling="nope")
+    with pytest.raises(BurstenvError, match="scaling must be a name or None"):
+        gym.make(ID, scenario=values, action="offset", scaling=3)

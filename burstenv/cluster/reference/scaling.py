@@ -26,6 +26,7 @@ import numpy as np
 from burstenv.cluster.cluster_config import ReplicaSpec
 from burstenv.cluster.cold_start import BOOT_SPREAD, cold_start_s
 from burstenv.cluster.reference.clients import uniform
+from burstenv.cluster.reference.forecast import arima, kalman
 from burstenv.cluster.reference.replicas import ReplicaLife
 from burstenv.cluster.scaling import codes
 from burstenv.cluster.scaling.config import ScalingConfig
@@ -174,11 +175,12 @@ class ReferenceScaling:
             codes.DYNAMO_LOAD: self._dynamo_load,
             codes.SLA_PLANNER: self._sla_planner,
             codes.ORACLE: self._oracle,
+            codes.STAFFING: self._staffing,
         }
         named = dict(zip(names, parameters, strict=True))
         asked = rules[rule](**named)
         self.samples[-1].asked = asked
-        if rule in (codes.WVA, codes.SLA_PLANNER):
+        if rule in (codes.WVA, codes.SLA_PLANNER, codes.STAFFING):
             asked = self._most_asked(named["down_s"])
         self.resize(asked)
 
@@ -283,14 +285,41 @@ class ReferenceScaling:
         assert self._config.replica_per_s is not None
         return self._config.replica_per_s
 
-    def _sla_planner(self, use: float, window_s: float, trend: float, down_s: float) -> int:
-        """``down_s`` is the delay that :meth:`decide` applies."""
+    def _rates(self, window_s: float) -> list[float]:
+        """Return the rates of the whole windows so far, oldest first."""
+        count, last = self._periods(window_s), len(self.samples) - 1
+        total = min(min(last, self._config.samples - 1) // count, codes.MOST_BUCKETS)
+        ends = [last - ago * count for ago in reversed(range(total))]
+        pairs = [(self.samples[end], self.samples[end - count]) for end in ends]
+        return [(at.offered - before.offered) / (at.time_s - before.time_s) for at, before in pairs]
+
+    def _forecast(self, kind: int, window_s: float, share: float) -> float:
+        """Return the rate when a replica that is started a period later will serve, times a share of the change."""
         period_s = self._config.control_period_s
-        rate = self._mean_rate(window_s, 0)
-        if trend > 0.0:
-            slope = (rate - self._mean_rate(window_s, 1)) / max(window_s, period_s)
-            rate = max(0.0, rate + trend * slope * (self._longest_boot_s + period_s))
-        return _ceil(rate / (use * self._per_s()))
+        ahead_s, now = self._longest_boot_s + period_s, self._mean_rate(window_s, 0)
+        bucket_s = self._periods(window_s) * period_s
+        slope = (now - self._mean_rate(window_s, 1)) / max(window_s, period_s)
+        then = {
+            codes.CONSTANT: lambda: now,
+            codes.LINEAR: lambda: now + slope * ahead_s,
+            codes.KALMAN: lambda: kalman(self._rates(window_s), bucket_s, ahead_s),
+            codes.ARIMA: lambda: arima(self._rates(window_s), bucket_s, ahead_s),
+        }[kind]()
+        return max(0.0, now + share * (then - now))
+
+    def _sla_planner(self, use: float, window_s: float, forecast: float, ahead: float, down_s: float) -> int:
+        """``down_s`` is the delay that :meth:`decide` applies."""
+        return _ceil(self._forecast(int(forecast), window_s, ahead) / (use * self._per_s()))
+
+    def _staffing(
+        self, target: float, margin: float, window_s: float, forecast: float, rate_window_s: float, ahead: float,
+        down_s: float,
+    ) -> int:  # fmt: skip
+        """``down_s`` is the delay that :meth:`decide` applies."""
+        now, then = self._mean_rate(rate_window_s, 0), self._forecast(int(forecast), rate_window_s, ahead)
+        growth = min(then / now, codes.MOST_GROWTH) if now > 0.0 else 1.0
+        load = growth * self._mean_requests(window_s) / target
+        return _ceil(load + margin * math.sqrt(load))
 
     def _oracle(self, use: float, window_s: float) -> int:
         lifecycle, now_s = self._cluster.lifecycle, self._cluster.now_s

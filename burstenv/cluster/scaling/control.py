@@ -42,4 +42,10 @@ def control(world, now_s):
         return
     asked = asked_by_rule(world)
     take_sample(world, asked)
-    resize(world, after_delay(world, asked))
+    asked = after_delay(world, asked)
+    if world.memory.advises:
+        world.memory.advice = asked
+        seat(world, 0)
+        environment.scaling = 1
+        return
+    resize(world, asked)

@@ -18,6 +18,7 @@ from burstenv.cluster.scaling.codes import (
     DYNAMO_LOAD,
     KPA,
     LLUMNIX_SCALING,
+    MOST_GROWTH,
     P_APA,
     P_DYNAMO,
     P_KPA,
@@ -25,15 +26,18 @@ from burstenv.cluster.scaling.codes import (
     P_ORACLE,
     P_RAY,
     P_SLA,
+    P_STAFFING,
     P_STATIC,
     P_TOKENS,
     P_WVA,
     RAY_SERVE,
     SLA_PLANNER,
+    STAFFING,
     STATIC,
     WVA,
     WVA_TOKENS,
 )
+from burstenv.cluster.scaling.forecast import forecast
 from burstenv.cluster.scaling.resize import num_wanted
 from burstenv.cluster.scaling.samples import mean_kv_use, mean_rate, mean_requests, most_asked
 from burstenv.cluster.world import engine_of
@@ -196,13 +200,21 @@ def _dynamo_load(world, parameters, wanted):
 
 @outlined
 def _sla_planner(world, parameters):
-    window_s = parameters[P_SLA.window_s]
-    rate = mean_rate(world, window_s, 0)
-    if parameters[P_SLA.trend] > 0.0:  # as far ahead as a start takes
-        ahead_s = longest_boot_s(world) + world.gateway.control_period_s
-        slope = (rate - mean_rate(world, window_s, 1)) / max(window_s, world.gateway.control_period_s)
-        rate = max(0.0, rate + parameters[P_SLA.trend] * slope * ahead_s)
+    ahead_s = longest_boot_s(world) + world.gateway.control_period_s  # as far ahead as a start takes
+    kind, window_s, share = parameters[P_SLA.forecast], parameters[P_SLA.window_s], parameters[P_SLA.ahead]
+    rate = forecast(world, np.int64(kind), window_s, ahead_s, share)
     return _ceil(rate / (parameters[P_SLA.use] * world.gateway.replica_per_s))
+
+
+@outlined
+def _staffing(world, parameters):
+    ahead_s = longest_boot_s(world) + world.gateway.control_period_s
+    window_s = parameters[P_STAFFING.rate_window_s]
+    now = mean_rate(world, window_s, 0)
+    then = forecast(world, np.int64(parameters[P_STAFFING.forecast]), window_s, ahead_s, parameters[P_STAFFING.ahead])
+    growth = min(then / now, MOST_GROWTH) if now > 0.0 else 1.0
+    load = growth * mean_requests(world, parameters[P_STAFFING.window_s]) / parameters[P_STAFFING.target]
+    return _ceil(load + parameters[P_STAFFING.margin] * math.sqrt(load))
 
 
 @outlined
@@ -247,6 +259,8 @@ def asked_by_rule(world):
         return _dynamo_load(world, parameters, wanted)
     if rule == SLA_PLANNER:
         return _sla_planner(world, parameters)
+    if rule == STAFFING:
+        return _staffing(world, parameters)
     return _oracle(world, parameters)
 
 
@@ -258,4 +272,6 @@ def after_delay(world, asked):
         return most_asked(world, parameters[P_WVA.down_s], asked)
     if rule == SLA_PLANNER:
         return most_asked(world, parameters[P_SLA.down_s], asked)
+    if rule == STAFFING:
+        return most_asked(world, parameters[P_STAFFING.down_s], asked)
     return asked

@@ -77,7 +77,12 @@ def mean_requests(world, window_s):
 def mean_rate(world, window_s, ago):
     """Return the mean rate of new requests, in the last window, or ``ago`` windows before, if there was one [1/s]."""
     count = periods(world, window_s)
-    number = max(world.environment.control - ago * count, count)
+    return rate_up_to(world, max(world.environment.control - ago * count, count), count)
+
+
+@kernel
+def rate_up_to(world, number, count):
+    """Return the mean rate of new requests in the ``count`` periods up to a decision [1/s]."""
     return _mean(world, AT.offered, number, count)
 
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from burstenv.cluster.scaling.codes import BY_CALLER
 from burstenv.envs.action import JointActions
-from burstenv.envs.arguments import check_flat, places_checked
+from burstenv.envs.arguments import check_arguments, check_flat, places_checked
 from burstenv.envs.control_batch import ControlBatch
 from burstenv.envs.fleet.step import (
+    BY_COUNT,
+    BY_OFFSET,
+    BY_REPLICA,
     FLEET_FEATURES,
     REPLICA_FEATURES,
     step_fleet,
@@ -22,30 +25,36 @@ from burstenv.envs.observation.features import LIMIT
 from burstenv.envs.own_reward import RewardChoice
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.composite import parse_rule
+from burstenv.policies.scaling import SCALING_RULES
 
-ACTIONS = ("replicas", "count")
+ACTIONS = {"replicas": BY_REPLICA, "count": BY_COUNT, "offset": BY_OFFSET}
+OFFSETS = 3  # most replicas more, or fewer, than a rule asks for
+FLEET_ALONE = "fleet"  # the observation: features of the whole fleet and no others
 NET = "net"  # the reward: worth less the price of the GPU-hours that cost
 
 
 @dataclass(frozen=True)
 class FleetLayout:
-    """An action that says of each replica whether it is to serve, or how many are."""
+    """An action that says of each replica whether it is to serve, how many are, or how many more than a rule says."""
 
     num_replicas: int
     least: int
     most: int
-    by_count: bool
+    form: int
     decide: tuple[str, ...] = ("scaling",)
     flat: bool = False
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of choices of each component of the action."""
-        return (self.most - self.least + 1,) if self.by_count else (2,) * self.num_replicas
+        if self.form == BY_OFFSET:
+            return (2 * OFFSETS + 1,)
+        return (self.most - self.least + 1,) if self.form == BY_COUNT else (2,) * self.num_replicas
 
     def space(self) -> gym.spaces.Discrete | JointActions:
         """Return the action space of one environment."""
-        if self.by_count:
+        if self.form != BY_REPLICA:
             return gym.spaces.Discrete(self.sizes[0])
         return JointActions(list(self.sizes))
 
@@ -56,10 +65,14 @@ class FleetBatch(ControlBatch):
 
     Args:
         num_envs: N.
-        action: ``replicas``, which are to serve, or ``count``, how many.
+        action: ``replicas``, which are to serve, ``count``, how many, or ``offset``, how many more or fewer than
+            ``scaling`` asks for.
+        scaling: With ``offset``, the rule, such as ``kpa(target=6)``; None: the scenario's.
         admission: Rule for admission.
         routing: Rule for routing.
         reward: As of :class:`EnvironmentBatch`, or ``net``: worth less the price of the GPU-hours that cost.
+        observation: As of :class:`EnvironmentBatch`, or ``fleet``: the features of the whole fleet alone, which are the
+            same for any number of replicas.
         shared: Arguments of :class:`EnvironmentBatch`, except ``decide``.
 
     Raises:
@@ -75,12 +88,15 @@ class FleetBatch(ControlBatch):
         self,
         num_envs: int,
         action: str = "replicas",
+        scaling: str | None = None,
         admission: str = "always",
         routing: str = "jsq",
         reward: RewardChoice = NET,
+        observation: str = "flat",
         **shared: Any,
     ):
         shared.setdefault("scenario", "diurnal")
+        check_arguments({"action": action, "scaling": scaling, "observation": observation})
         if action not in ACTIONS:
             raise unknown_name("action", str(action), ACTIONS)
         if isinstance(reward, str) and reward == NET:
@@ -89,26 +105,44 @@ class FleetBatch(ControlBatch):
             shared["scenario"] = scenario
             price = 0.0 if scenario.scaling is None else scenario.scaling.price_per_gpu_h
             reward = {"worth": 1.0, "cost": price / 3600.0}
-        super().__init__(num_envs, decide=("admission",), admission=admission, routing=routing, reward=reward, **shared)
-        scaling = self.scenario.scaling
-        if scaling is None:
+        if scaling is not None and action != "offset":
+            raise BurstenvError(f"scaling is the rule that action offset adds to; with action {action} leave it out")
+        self._alone = observation == FLEET_ALONE
+        if self._alone:
+            observation = "flat"
+        super().__init__(
+            num_envs, decide=("admission",), admission=admission, routing=routing, reward=reward,
+            observation=observation, **shared,
+        )  # fmt: skip
+        config = self.scenario.scaling
+        if config is None:
             raise BurstenvError(
                 f"scenario {self.scenario.config.name!r} has no scaling; use one with it, such as diurnal"
             )
-        self.cluster.scale_by(BY_CALLER, ())
-        least, most, _ = scaling.numbers(self.cluster.num_replicas)
-        self.layout = FleetLayout(self.cluster.num_replicas, least, most, action == "count")
+        if action == "offset":
+            rule = parse_rule(config.rule if scaling is None else scaling, "scaling rule", SCALING_RULES)
+            self.cluster.scale_by(rule.rule.code, rule.parameters, advises=True)
+        else:
+            self.cluster.scale_by(BY_CALLER, ())
+        least, most, _ = config.numbers(self.cluster.num_replicas)
+        self.layout = FleetLayout(self.cluster.num_replicas, least, most, ACTIONS[action])
         self.actions = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
-        self.observation_size += len(FLEET_FEATURES) + self.cluster.num_replicas * len(REPLICA_FEATURES)
+        if self._alone:
+            self.observation_size = len(FLEET_FEATURES)
+        else:
+            self.observation_size += len(FLEET_FEATURES) + self.cluster.num_replicas * len(REPLICA_FEATURES)
         self.observations = np.zeros((num_envs, self.observation_size), np.float32)  # (N, O)
 
     def action_names(self) -> list[str]:
         """Return the name of every number of an action."""
-        return ["replicas"] if self.layout.by_count else [f"replica {r}" for r in range(self.layout.num_replicas)]
+        names = {BY_COUNT: ["replicas"], BY_OFFSET: ["replicas more than the rule asks for"]}
+        return names.get(self.layout.form, [f"replica {r}" for r in range(self.layout.num_replicas)])
 
     def observation_space(self) -> gym.Space:
         """Return the observation space of one environment."""
+        if self._alone:
+            return gym.spaces.Box(-LIMIT, LIMIT, (self.observation_size,), np.float32)
         space = super().observation_space()
         if isinstance(space, gym.spaces.Dict):
             fleet = gym.spaces.Box(-LIMIT, LIMIT, (len(FLEET_FEATURES),), np.float32)
@@ -118,6 +152,8 @@ class FleetBatch(ControlBatch):
 
     def observation_names(self) -> list[str]:
         """Return the name of every number of a flat observation."""
+        if self._alone:
+            return [f"fleet.{name}" for name in FLEET_FEATURES]
         names = super().observation_names() + [f"fleet.{name}" for name in FLEET_FEATURES]
         for r in range(self.cluster.num_replicas):
             names += [f"life{r}.{name}" for name in REPLICA_FEATURES]
@@ -146,5 +182,5 @@ class FleetBatch(ControlBatch):
         return f"{int(replicas['wanted'].sum())} replicas wanted, {int(replicas['paid'].sum())} cost"
 
     def step_arguments(self) -> tuple[Any, ...]:
-        """Return the arguments of every kernel of the batch, and whether an action is a number."""
-        return *super().step_arguments(), self.layout.by_count
+        """Return the arguments of every kernel of the batch, and what an action says."""
+        return *super().step_arguments(), self.layout.form, OFFSETS

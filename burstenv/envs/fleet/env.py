@@ -27,7 +27,8 @@ class FleetEnv(BurstGPTEnv):
     ``MultiDiscrete([2] * R)``, with R replicas: 1 for each one that is to serve. Beyond ``scaling.least`` and
     ``scaling.most`` the number is brought within them: those that drain or are off are started in order, those with the
     fewest requests are stopped. With ``action="count"`` it is ``Discrete(most - least + 1)``, the number of replicas
-    less ``least``, chosen in the same way.
+    less ``least``, chosen in the same way. With ``action="offset"`` it is ``Discrete(7)``: three fewer to three more
+    than the rule ``scaling`` asks for; 3 is the rule itself.
 
     Every action is legal: ``info["action_mask"]`` and ``env.unwrapped.action_masks()`` are all ones.
 
@@ -51,7 +52,9 @@ class FleetEnv(BurstGPTEnv):
     | 9        | fleet.requests  | requests   | 20 R      | 0   | 8   |
     | 10       | fleet.kv_use    | 1          | 1         | 0   | 1   |
     | 11       | fleet.attained  | 1          | 1         | 0   | 1   |
-    | 12 + 8 r | life.wanted     | 1          | 1         | 0   | 1   |
+    | 12       | fleet.waiting   | requests   | 20 R      | 0   | 8   |
+    | 13       | fleet.advice    | replicas   | R         | 0   | 8   |
+    | 14 + 8 r | life.wanted     | 1          | 1         | 0   | 1   |
     | + 1      | life.off        | 1          | 1         | 0   | 1   |
     | + 2      | life.booting    | 1          | 1         | 0   | 1   |
     | + 3      | life.active     | 1          | 1         | 0   | 1   |
@@ -62,7 +65,9 @@ class FleetEnv(BurstGPTEnv):
 
     ``rate`` is that of new requests over the last 10 s, one control period at least, 60 s and 180 s; ``forecast``
     extrapolates the trend of the last two minutes to when a replica that is started now will serve. ``requests`` are in
-    flight, ``attained`` is the share of the requests settled since the last decision that met their objectives.
+    flight, ``attained`` is the share of the requests settled since the last decision that met their objectives,
+    ``waiting`` are in the queues of the active replicas as last scraped, ``advice`` is the number that the rule of
+    ``action="offset"`` asks for. With ``observation="fleet"`` these fourteen are all, for any number of replicas.
     ``booted`` is the share of a boot that is over, 1 for a replica that serves. A replica with an undetected fault
     looks like any other. ``env.unwrapped.observation_names`` lists all names in order.
 
@@ -93,11 +98,12 @@ class FleetEnv(BurstGPTEnv):
     | trace       | str or None    | ``None``     | trace in place of the workload                          |
     | split       | str            | ``"train"``  | train, validation or test                               |
     | load        | float or None  | ``None``     | share of capacity; None: train_loads                    |
-    | action      | str            | ``"replicas"``| replicas (each on or off) or count (how many)          |
+    | action      | str            | ``"replicas"``| replicas (each on or off), count (how many) or offset  |
+    | scaling     | str or None    | ``None``     | rule that offset adds to; None: the scenario's          |
     | admission   | str            | ``"always"`` | rule for admission                                      |
     | routing     | str            | ``"jsq"``    | rule for routing                                        |
     | batching    | str or None    | ``None``     | mode; None: the scenario's first                        |
-    | observation | str            | ``"flat"``   | flat or dict                                            |
+    | observation | str            | ``"flat"``   | flat, dict or fleet                                     |
     | reward      | str, dict, ... | ``"net"``    | net: worth less the price; or as BurstGPT-v0            |
     | privileged  | bool           | ``False``    | show true output lengths to rules                       |
     | render_mode | str or None    | ``None``     | ansi, rgb_array or human                                |
@@ -123,6 +129,7 @@ class FleetEnv(BurstGPTEnv):
         split: str = "train",
         load: float | None = None,
         action: str = "replicas",
+        scaling: str | None = None,
         admission: str = "always",
         routing: str = "jsq",
         batching: str | None = None,
@@ -134,8 +141,8 @@ class FleetEnv(BurstGPTEnv):
     ):
         arguments = {
             "scenario": scenario, "trace": trace, "split": split, "load": load, "action": action,
-            "admission": admission, "routing": routing, "batching": batching, "observation": observation,
-            "reward": reward, "privileged": privileged,
+            "scaling": scaling, "admission": admission, "routing": routing, "batching": batching,
+            "observation": observation, "reward": reward, "privileged": privileged,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
 
@@ -144,4 +151,4 @@ class FleetVectorEnv(BurstGPTVectorEnv):
     """``num_envs`` environments of :class:`FleetEnv`, stepped together; see :class:`BurstGPTVectorEnv`."""
 
     batch_kind = FleetBatch
-    shared_arguments = tuple(name for name in SHARED_ARGUMENTS if name != "decide")
+    shared_arguments = (*(name for name in SHARED_ARGUMENTS if name != "decide"), "scaling")

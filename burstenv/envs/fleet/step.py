@@ -13,9 +13,12 @@ from burstenv._jit.positions import positions
 from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision
+from burstenv.cluster.scaling.codes import LINEAR
+from burstenv.cluster.scaling.forecast import forecast
 from burstenv.cluster.scaling.resize import num_wanted, requests_on, resize, want
 from burstenv.cluster.scaling.rules import longest_boot_s
 from burstenv.cluster.scaling.samples import mean_kv_use, mean_rate, mean_requests
+from burstenv.cluster.telemetry import unveil
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import ACTIVE, BOOTING, DOWN, DRAINING, OFF
 from burstenv.engine.lifecycle import settled
@@ -26,11 +29,12 @@ from burstenv.envs.reward import pay
 from burstenv.policies.decide import decide
 
 RATE_WINDOWS_S = (10.0, 60.0, 180.0)
+BY_REPLICA, BY_COUNT, BY_OFFSET = range(3)  # what an action says: which replicas, how many, how many more
 
 # Further features of this environment's observation; for units and scales see the docstring of FleetEnv.
 FLEET_FEATURES = (
     "wanted", "active", "booting", "draining", "paid", "rate", "rate_60", "rate_180", "forecast", "requests", "kv_use",
-    "attained",
+    "attained", "waiting", "advice",
 )  # fmt: skip
 REPLICA_FEATURES = ("wanted", "off", "booting", "active", "draining", "down", "booted", "requests")
 FLEET, OF_REPLICA = positions(FLEET_FEATURES), positions(REPLICA_FEATURES)
@@ -49,37 +53,42 @@ def _booted(replica, now_s):
 
 
 @kernel
-def _forecast(world):
-    """Return the rate of requests when a replica that is started now will serve, by the trend of two minutes [1/s]."""
-    rate = mean_rate(world, _MINUTE_S, 0)
-    slope = (rate - mean_rate(world, _MINUTE_S, 1)) / max(_MINUTE_S, world.gateway.control_period_s)
-    return max(0.0, rate + slope * (longest_boot_s(world) + world.gateway.control_period_s))
-
-
-@merged
-def _observe_fleet(world, exchange, attained, ended):
-    """Write the features of the replicas and of the load over time; every choice is legal."""
-    out, environment, settings = exchange.observation, world.environment, exchange.settings
-    count = len(world.replicas)
-    at = len(out) - FLEET_LENGTH - REPLICA_LENGTH * count
-    first = at + FLEET_LENGTH
-    for k in range(FLEET_LENGTH):
-        out[at + k] = 0.0
-    for k in range(len(exchange.mask)):
-        exchange.mask[k] = 1
-    share = 1.0 / count
-    for r in range(count):
+def _observe_replicas(world, out, first):
+    """Write the life of each replica."""
+    for r in range(len(world.replicas)):
         replica = world.replicas[r]
         mine = first + REPLICA_LENGTH * r
-        requests = requests_on(world, r)
         out[mine + OF_REPLICA.wanted] = replica.wanted
         out[mine + OF_REPLICA.off] = replica.known == OFF
         out[mine + OF_REPLICA.booting] = replica.known == BOOTING
         out[mine + OF_REPLICA.active] = replica.known == ACTIVE
         out[mine + OF_REPLICA.draining] = replica.known == DRAINING
         out[mine + OF_REPLICA.down] = replica.known == DOWN
-        out[mine + OF_REPLICA.booted] = _booted(replica, environment.now_s)
-        out[mine + OF_REPLICA.requests] = clip(requests * _REQUESTS_SCALE)
+        out[mine + OF_REPLICA.booted] = _booted(replica, world.environment.now_s)
+        out[mine + OF_REPLICA.requests] = clip(requests_on(world, r) * _REQUESTS_SCALE)
+
+
+@kernel
+def observe_fleet(world, settings, out, at, attained, ended):
+    """Write the features of the whole fleet and of the load over time, from a place of the observation on.
+
+    Args:
+        world: The cluster.
+        settings: Of its environment.
+        out: The observation.
+        at: Where they begin.
+        attained: Requests that were attained at the last decision.
+        ended: Requests that were settled then.
+    """
+    environment, count = world.environment, len(world.replicas)
+    for k in range(FLEET_LENGTH):
+        out[at + k] = 0.0
+    share = 1.0 / count
+    waiting = 0
+    for r in range(count):
+        replica = world.replicas[r]
+        if replica.known == ACTIVE:
+            waiting += replica.seen_waiting
         out[at + FLEET.active] += share * (replica.known == ACTIVE)
         out[at + FLEET.booting] += share * (replica.known == BOOTING)
         out[at + FLEET.draining] += share * (replica.known == DRAINING)
@@ -90,16 +99,47 @@ def _observe_fleet(world, exchange, attained, ended):
         out[at + FLEET.rate] = clip(mean_rate(world, _WINDOW_S, 0) * per_s)
         out[at + FLEET.rate_60] = clip(mean_rate(world, _MINUTE_S, 0) * per_s)
         out[at + FLEET.rate_180] = clip(mean_rate(world, _MINUTES_S, 0) * per_s)
-        out[at + FLEET.forecast] = clip(_forecast(world) * per_s)
+        ahead_s = longest_boot_s(world) + world.gateway.control_period_s
+        out[at + FLEET.forecast] = clip(forecast(world, LINEAR, _MINUTE_S, ahead_s, 1.0) * per_s)
         out[at + FLEET.requests] = clip(mean_requests(world, _WINDOW_S) * share * _REQUESTS_SCALE)
         out[at + FLEET.kv_use] = mean_kv_use(world, _WINDOW_S)
     out[at + FLEET.attained] = (environment.attained - attained) / max(1, settled(world) - ended)
+    out[at + FLEET.waiting] = clip(waiting * share * _REQUESTS_SCALE)
+    if world.memory.advises:
+        out[at + FLEET.advice] = clip(world.memory.advice * share)
+
+
+@merged
+def _observe(world, exchange, took_s, attained, ended):
+    """Write the observation, of the fleet alone where there is place for no more; every choice is legal."""
+    out, count = exchange.observation, len(world.replicas)
+    for k in range(len(exchange.mask)):
+        exchange.mask[k] = 1
+    if len(out) == FLEET_LENGTH:
+        observe_fleet(world, exchange.settings, out, 0, attained, ended)
+        return
+    observe(world, exchange, took_s)
+    at = len(out) - FLEET_LENGTH - REPLICA_LENGTH * count
+    observe_fleet(world, exchange.settings, out, at, attained, ended)
+    _observe_replicas(world, out, at + FLEET_LENGTH)
 
 
 @kernel
-def _act(world, action, by_count):
-    if by_count:
+def act_on_fleet(world, action, form, offsets):
+    """Start and stop replicas.
+
+    Args:
+        world: The cluster.
+        action: (C,) int64.
+        form: BY_REPLICA, BY_COUNT or BY_OFFSET.
+        offsets: Choices below that of no offset.
+    """
+    unveil(world)  # the replica to stop is chosen as in a cluster without an agent
+    if form == BY_COUNT:
         resize(world, np.int64(world.gateway.least_replicas) + max(np.int64(0), np.int64(action[0])))
+        return
+    if form == BY_OFFSET:
+        resize(world, np.int64(world.memory.advice) + np.int64(action[0]) - offsets)
         return
     for r in range(len(world.replicas)):
         want(world, r, np.int64(1) if action[r] > 0 else np.int64(0))
@@ -107,7 +147,19 @@ def _act(world, action, by_count):
 
 
 @outlined
-def _decision(world, exchange, by_count, what):
+def serve_until_decision(world, settings):
+    """Let the named rules decide about the requests, until the next decision about the replicas or the end."""
+    environment, lazily = world.environment, not settings.sees_cache
+    while True:
+        next_epoch(world, lazily)
+        if environment.done or environment.scaling:
+            return
+        admission, replica, mode = decide(settings, world)
+        apply_decision(world, admission, replica, mode)
+
+
+@outlined
+def _decision(world, exchange, form, offsets, what):
     """Step one environment (``what`` is ALL), or open or show it; return the elapsed time [s]."""
     environment, settings = world.environment, exchange.settings
     before_s, attained, ended = environment.now_s, environment.attained, settled(world)
@@ -115,37 +167,31 @@ def _decision(world, exchange, by_count, what):
         for r in range(len(world.replicas)):
             set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], environment.now_s)
     if what == ALL and not environment.done:
-        _act(world, exchange.action, by_count)
+        act_on_fleet(world, exchange.action, form, offsets)
     if what != SHOW and not environment.done:
-        lazily = not settings.sees_cache
-        while True:
-            next_epoch(world, lazily)
-            if environment.done or environment.scaling:
-                break
-            admission, replica, mode = decide(settings, world)
-            apply_decision(world, admission, replica, mode)
+        serve_until_decision(world, settings)
         catch_up_all(world)
     if what == OPEN:
         before_s = environment.now_s
     took_s = environment.now_s - before_s
     if what != OPEN:  # requests settled before the first decision are paid by the first step
         pay(world, exchange)
-    observe(world, exchange, took_s)
-    _observe_fleet(world, exchange, attained, ended)
+    _observe(world, exchange, took_s, attained, ended)
     return took_s
 
 
 @entry
 def step_fleet(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
-    settings, links, actions, observations, masks, rewards, totals, elapsed_s, by_count, only, what,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, form, offsets, only, what,
 ):  # fmt: skip
     """Step every environment by a decision, or open or show one.
 
     Args are those of ``Arrays`` and ``Outputs``, in this order, and:
 
     elapsed_s: (N,) float64, the step's time in the cluster, written.
-    by_count: Whether an action is a number of replicas, not a choice for each.
+    form: What an action says: BY_REPLICA, BY_COUNT or BY_OFFSET.
+    offsets: With BY_OFFSET, the choices below that of no offset.
     only: The environment to open or show; unused if ``what`` is ALL.
     what: ALL, OPEN or SHOW.
     """
@@ -153,16 +199,16 @@ def step_fleet(
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
     first, end = (0, len(environments)) if what == ALL else (only, only + 1)
     for i in range(first, end):
-        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), by_count, what)
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, offsets, what)
 
 
 @threaded_entry
 def step_fleet_threads(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
-    settings, links, actions, observations, masks, rewards, totals, elapsed_s, by_count,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, form, offsets,
 ):  # fmt: skip
     """Step every environment by a decision, environments spread over threads; same results."""
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
     for i in numba.prange(len(environments)):
-        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), by_count, ALL)
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, offsets, ALL)

@@ -27,6 +27,7 @@ from burstenv.policies import (
 )
 from burstenv.policies.composite import parts_of_routing
 from burstenv.policies.health_rules import ANY, HEALTH_RULES
+from burstenv.policies.rule import SOURCE
 from burstenv.policies.scaling import SCALING_RULES
 
 ANYTHING = "*"
@@ -132,7 +133,7 @@ class SearchSpace:
 
     def _searched(self, choice: RuleChoice) -> list[Parameter]:
         """Return the parameters of a rule that a search varies."""
-        return [p for p in choice.rule.declared if not p.choices or self.log]
+        return [p for p in choice.rule.declared if p != SOURCE or self.log]
 
     def suggest(self, trial: Any) -> str:
         """Return the policy of an Optuna trial."""
@@ -168,7 +169,8 @@ class SearchSpace:
                     key = f"{choice.rule.name}.{p.name}"
                     values[key] = int(value) if where.scale == "integer" else value
                     if p.choices:  # what the scenario would choose is the first of those that are tuned
-                        values[key] = p.written(max(1.0, value))
+                        text = p.written(value)
+                        values[key] = text if text in p.tuned else p.tuned[0]
             if len(self.batching) > 1:
                 values["batching"] = composite.batching
             if inside:
