@@ -18,6 +18,7 @@ from burstenv.agents.sb3.actors import Actor, build_untrained
 from burstenv.arguments import checked
 from burstenv.config import Config, parse
 from burstenv.envs.action import ActionLayout
+from burstenv.envs.fleet.batch import FleetLayout, fleet_features
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import command_line
@@ -112,8 +113,8 @@ def describe_agent(config: AgentConfig, scenario: Scenario, seed: int) -> dict[s
         "scenario_config": scenario.config.model_dump(mode="json"),
         "action_space": str(layout.space()),
         "num_replicas": layout.num_replicas,
-        "features": scenario.observation_layout.features(),
-        "heads": action_heads(layout),
+        "features": _features(config, scenario),
+        "heads": _heads(layout),
         "modes": list(scenario.mode_names),
         "seed": seed,
     }
@@ -164,9 +165,9 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
         scenario = load_scenario(description["scenario_config"])
     name = _name(config, description)
     known = {**description, "name": name, "network": config.network}
-    check_features(known, scenario.observation_layout.features(), len(scenario.specs), scenario.config.name)
+    check_features(known, _features(config, scenario), len(scenario.specs), scenario.config.name)
     layout = _layout(config, scenario)
-    for key, value in (("heads", action_heads(layout)), ("modes", list(scenario.mode_names))):
+    for key, value in (("heads", _heads(layout)), ("modes", list(scenario.mode_names))):
         if description[key] != value:
             raise BurstenvError(
                 f"{checkpoint.parent / DESCRIPTION_FILE}: {key} are {description[key]!s:.80}, but what it decides has "
@@ -210,7 +211,20 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
         raise BurstenvError(f"{checkpoint}: is not a checkpoint of Stable-Baselines3") from None
 
 
-def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout:
+def _features(config: AgentConfig, scenario: Scenario) -> dict[str, list[str]]:
+    """Return the names of what an agent observes, by group."""
+    if config.scales:
+        return fleet_features()
+    return scenario.observation_layout.features()
+
+
+def _heads(layout: ActionLayout | FleetLayout) -> list[int]:
+    return list(layout.sizes) if isinstance(layout, FleetLayout) else action_heads(layout)
+
+
+def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout | FleetLayout:
+    if config.scales:
+        return FleetLayout.build(config.action, scenario)
     return ActionLayout.build(
         config.decide, config.environment().get("action", "multi"), len(scenario.specs), len(scenario.mode_names)
     )

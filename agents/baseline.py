@@ -13,6 +13,7 @@ from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, dif
 from burstenv.policies import parse_composite
 
 TUNED = "tuned"
+_PARTS = ("admission", "routing", "batching", "scaling")
 UNTUNED = "size-aware-kv/expected-ttft"  # default teacher: near the top on every scenario
 
 
@@ -27,28 +28,33 @@ def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
     if exact is not None or scenario.config.name not in shipped(FOLDER):
         return exact
     other = load_tuned(scenario.config.name, scenario.config.name)
-    known = all(entry.policy.rsplit("/", 1)[-1] in scenario.mode_names for entry in other.policies)
+    known = all(parse_composite(entry.policy).batching in scenario.mode_names for entry in other.policies)
     return other if known else None
 
 
 def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
-    """Return the configuration with ``load: judged`` and ``batching: tuned`` replaced by their values.
+    """Return the configuration with ``load: judged`` and all that is ``tuned`` replaced by their values.
 
-    A scenario without tuned composites gets its first mode.
+    A scenario without tuned composites gets ``always``, ``jsq``, its first mode and its own scaling rule.
     """
     changed: dict[str, Any] = {}
     if config.load == "judged":
         changed["load"] = scenario.config.load
-    if config.batching == TUNED:
+    asked = [part for part in _PARTS if getattr(config, part) == TUNED]
+    if asked:
         tuned = tuned_policies(scenario)
-        best = None if tuned is None else tuned.at(scenario.config.load).rsplit("/", 1)[1]
-        changed["batching"] = best or scenario.mode_names[0]
+        best = None if tuned is None else parse_composite(tuned.at(scenario.config.load))
+        without = {"admission": "always", "routing": "jsq", "batching": scenario.mode_names[0], "scaling": None}
+        for part in asked:
+            found = without[part] if best is None else getattr(best, part)
+            changed[part] = None if found is None else str(found)
     return config.model_copy(update=changed)
 
 
 def rests_on_tuned(config: AgentConfig) -> bool:
     """Return whether a recipe uses the tuned composites of its scenario."""
-    return config.batching == TUNED or (config.warm_start is not None and config.warm_start.policy == TUNED)
+    tuned = any(getattr(config, part) == TUNED for part in _PARTS)
+    return tuned or (config.warm_start is not None and config.warm_start.policy == TUNED)
 
 
 def said_of_tuned(config: AgentConfig, scenario: Scenario) -> str:

@@ -120,15 +120,19 @@ class AgentConfig(Config):
     algorithm: AlgorithmConfig = PPOConfig()  # a name alone stands for its defaults
 
     # Its decisions, and the rules for the others (keyword arguments of EnvironmentBatch).
-    decide: Annotated[list[Literal["admission", "routing", "batching"]], Field(min_length=1, max_length=3)] = [
+    decide: Annotated[
+        list[Literal["admission", "routing", "batching", "scaling"]], Field(min_length=1, max_length=3)
+    ] = [
         "admission",
         "routing",
     ]
-    action: Literal["flat", "multi"] = "flat"  # has no meaning on the interval environment
+    # Flat or multi, without meaning on the interval environment; count or offset if it decides scaling.
+    action: Literal["flat", "multi", "count", "offset"] = "flat"
+    # "tuned": that of the best tuned composite at the evaluation load.
     admission: str = "always"
     routing: str = "jsq"
-    # None: the scenario's first mode; "tuned": that of the best tuned composite at the evaluation load.
-    batching: str | None = None
+    batching: str | None = None  # None: the scenario's first mode
+    scaling: str | None = None  # the rule that offset adds to; None: the scenario's
     reward: str = "dense"
     # Whether a trained policy-gradient agent samples its choices, as in training, or takes the most probable one.
     sampled: bool = True
@@ -176,9 +180,19 @@ class AgentConfig(Config):
             rollout = self.num_envs * algorithm.n_steps
             if rollout % algorithm.batch_size:
                 raise ValueError(f"batch_size must divide num_envs x n_steps = {rollout}")
-        if self.continuous or isinstance(algorithm, (RecurrentPPOConfig, *Q_LEARNING)):
+        if ("scaling" in self.decide) != (self.action in ("count", "offset")):
+            raise ValueError("decide [scaling] needs action 'count' or 'offset', and they need decide [scaling]")
+        if self.scaling is not None and self.action != "offset":
+            raise ValueError("scaling is the rule that action 'offset' adds to")
+        if "scaling" in self.decide:
+            if len(self.decide) > 1 or self.continuous:
+                raise ValueError("an agent that decides scaling decides nothing else, and takes no sac or td3")
+            if self.warm_start is not None or self.common_arrivals is not None:
+                raise ValueError("an agent that decides scaling has no warm_start and no common_arrivals")
+        if self.continuous or self.scales or isinstance(algorithm, (RecurrentPPOConfig, *Q_LEARNING)):
             if self.network != "mlp":
-                raise ValueError(f"algorithm {name} needs network: mlp")
+                what = "decide [scaling]" if self.scales else f"algorithm {name}"
+                raise ValueError(f"{what} needs network: mlp")
             if self.warm_start is not None:
                 raise ValueError(f"algorithm {name} has no warm_start")
         if self.lessons is not None and (self.warm_start is None or self.action != "flat"):
@@ -220,6 +234,11 @@ class AgentConfig(Config):
         return isinstance(self.algorithm, CONTINUOUS)
 
     @property
+    def scales(self) -> bool:
+        """Whether it decides about the replicas, in the fleet environment."""
+        return self.decide == ["scaling"]
+
+    @property
     def masked(self) -> bool:
         """Whether illegal choices are masked in training; in evaluations they always are."""
         return isinstance(self.algorithm, MaskablePPOConfig)
@@ -235,10 +254,12 @@ class AgentConfig(Config):
         return isinstance(self.algorithm, EvolutionConfig)
 
     def environment(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``EnvironmentBatch`` (or ``IntervalBatch``) under which the agent acts."""
+        """Return the arguments under which the agent acts, see :func:`burstenv.envs.acting.acting_batch`."""
         form: dict[str, Any] = {"action": self.action}
         if self.continuous:
             form = {"interval_s": self.interval_s, "max_admission": self.max_admission}
+        if self.scales:
+            form = {"action": self.action, "scaling": self.scaling, "observation": "fleet"}
         return {
             "decide": tuple(self.decide),
             **form,

@@ -9,9 +9,9 @@ from burstenv.agents.config import AgentConfig, ClusterChoice
 from burstenv.agents.sb3.joint_batch import JointBatch
 from burstenv.agents.sb3.return_scale import ReturnScale
 from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.envs.acting import acting_batch
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.capacity import measure_capacity_per_s
-from burstenv.envs.interval.batch import IntervalBatch
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.workload import SPLITS
@@ -19,10 +19,7 @@ from burstenv.workload import SPLITS
 
 def make_batch(config: AgentConfig, scenario: Scenario, num_envs: int, split: str, **others: Any) -> EnvironmentBatch:
     """Return a batch of the kind of environment that the agent acts in."""
-    arguments: dict[str, Any] = {**config.environment(), "scenario": scenario, "split": split, **others}
-    if config.continuous:
-        return IntervalBatch(num_envs, **arguments)
-    return EnvironmentBatch(num_envs, **arguments)
+    return acting_batch(num_envs, config.environment(), scenario=scenario, split=split, **others)
 
 
 def training_scenarios(config: AgentConfig, scenario: Scenario) -> list[Scenario]:
@@ -70,7 +67,7 @@ def training_environments(config: AgentConfig, scenarios: list[Scenario], seed: 
         make_batch(config, scenario, each, "train", load=config.load, reward=config.reward) for scenario in scenarios
     ]
     stagger = None
-    if config.stagger and not config.continuous:
+    if config.stagger and not config.continuous and not config.scales:
         own = f"{config.admission}/{config.routing}/{config.batching or scenarios[0].mode_names[0]}"
         teacher = None if config.warm_start is None else config.warm_start.policy
         stagger = teacher if isinstance(teacher, str) and teacher.count("/") == 2 else own

@@ -33,7 +33,7 @@ class Acts(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """Scores on the validation episodes: attained shares of their worth.
+    """Scores on the validation episodes: attained shares of their worth, less the price of GPU-hours for a scaler.
 
     Attributes:
         loads: Shares of capacity.
@@ -82,6 +82,7 @@ class Validator:
         self.loads = tuple(float(load) for load in config.validation.loads or trained)
         self._scenario = scenario
         self._episodes = config.validation.episodes
+        self._scales = config.scales
         changed_seeds(scenario, "validation", range(self._episodes))
         self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 
@@ -96,6 +97,11 @@ class Validator:
         shape = (len(self.loads), self._episodes)
         days = np.array([episode.get("day", episode["seed"]) for episode in batch.episodes])
         share = e["attained_worth"] / np.maximum(1e-9, e["offered_worth"])
+        scaling = self._scenario.scaling
+        if self._scales and scaling is not None:
+            counted = [batch.cluster.fault_counts(i) for i in range(batch.num_envs)]
+            gpu_hours = np.array([0.0 if one is None else one["gpu_s"] / 3600.0 for one in counted])
+            share = share - scaling.price_per_gpu_h * gpu_hours / np.maximum(1e-9, e["offered_worth"])
         return Score(self.loads, share.reshape(shape), days.reshape(shape))
 
     def judge(self, agent: Acts) -> Score:
@@ -118,8 +124,10 @@ class Validator:
         batch = EnvironmentBatch(self._batch.num_envs, self._scenario, split="validation")
         self._reset(batch)
         for i in range(batch.num_envs):
-            record = parse_composite(policies[self.loads[i // self._episodes]]).record(batch.scenario.mode_names)
-            rollout(*batch.cluster.state.arrays(), record, i, UNLIMITED)
+            policy = parse_composite(policies[self.loads[i // self._episodes]])
+            if policy.scaling is not None:
+                batch.cluster.scale_by(policy.scaling.rule.code, policy.scaling.parameters, i=i)
+            rollout(*batch.cluster.state.arrays(), policy.record(batch.scenario.mode_names), i, UNLIMITED)
         return self._score(batch)
 
 

@@ -110,6 +110,8 @@ def _fixed(config: Any, told: dict[str, Any]) -> str:
     parts = {
         "admission": config.admission, "routing": config.routing, "batching": config.batching or told["modes"][0],
     }  # fmt: skip
+    if config.action == "offset":
+        parts["the rule it adds to"] = config.scaling or told["scenario_config"]["scaling"]["rule"]
     fixed = [f"{part} `{rule}`" for part, rule in parts.items() if part not in config.decide]
     return ", ".join(fixed) or "nothing"
 
@@ -170,7 +172,8 @@ def _lost(row: Row) -> bool:
 
 
 def _use(name: str, agent: Any) -> str:
-    bound = "" if agent.config.network != "mlp" else f" It runs on {agent.description['num_replicas']} replicas only."
+    free = agent.config.network != "mlp" or agent.config.scales
+    bound = "" if free else f" It runs on {agent.description['num_replicas']} replicas only."
     other = DETERMINISTIC if agent.config.draws else SAMPLED
     return (
         f"    burstenv evaluate --policy agent:{name} --policy 'agent:{name}{other}' --policy ladder\n\n"

@@ -29,6 +29,12 @@ from burstenv.policies.estimates import is_choice, tokens_to_hold
 COMPONENTS = ("admission", "routing", "batching")
 
 
+def decided(environment: dict[str, Any]) -> tuple[str, ...]:
+    """Return what an agent decides, by the arguments of its environment."""
+    given = environment.get("decide", COMPONENTS)
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 class JointActions(gym.spaces.MultiDiscrete):
     """A ``MultiDiscrete`` space that also samples by ``info["action_mask"]``, the components' masks side by side."""
 

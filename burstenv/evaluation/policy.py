@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypeIs
 
-from burstenv.envs.action import COMPONENTS
+from burstenv.envs.action import COMPONENTS, decided
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPolicy, PythonPolicy, parse_composite
 
@@ -17,6 +17,7 @@ from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPoli
 ENVIRONMENT_KEYS = (
     "decide", "admission", "routing", "batching", "action", "observation", "privileged", "reward",
     "interval_s", "max_admission",  # the first makes it act in the interval environment
+    "scaling",  # the rule that an agent adds offsets to, if it decides scaling
 )  # fmt: skip
 ORACLE_PREFIX = "oracle-"  # rules that use true output lengths
 TRIVIAL_ADMISSION, TRIVIAL_ROUTING = "always", "jsq"
@@ -97,15 +98,15 @@ def fixed_components(agent: Agent, mode_names: Sequence[str]) -> Composite:
 
     An agent with a good fixed batching mode shines before it has learned anything; this composite is what
     has to be beaten. Decided admission becomes ``always``, decided routing ``jsq`` and decided batching
-    the scenario's first mode.
+    the scenario's first mode. An agent that adds to a scaling rule has that rule.
     """
     environment = agent.environment
-    decide = environment.get("decide", COMPONENTS)
-    decided = (decide,) if isinstance(decide, str) else tuple(decide)
-    admission = TRIVIAL_ADMISSION if "admission" in decided else environment.get("admission", TRIVIAL_ADMISSION)
-    routing = TRIVIAL_ROUTING if "routing" in decided else environment.get("routing", TRIVIAL_ROUTING)
-    batching = None if "batching" in decided else environment.get("batching")
-    return parse_composite(f"{admission}/{routing}/{batching or mode_names[0]}")
+    own = decided(environment)
+    admission = TRIVIAL_ADMISSION if "admission" in own else environment.get("admission", TRIVIAL_ADMISSION)
+    routing = TRIVIAL_ROUTING if "routing" in own else environment.get("routing", TRIVIAL_ROUTING)
+    batching = None if "batching" in own else environment.get("batching")
+    rule = environment.get("scaling")
+    return parse_composite(f"{admission}/{routing}/{batching or mode_names[0]}{f'/{rule}' if rule else ''}")
 
 
 def is_privileged(policy: Agent | Heuristic | NetworkPolicy) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster import Cluster
-from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.acting import acting_batch
 from burstenv.envs.given_actions import read_actions
 from burstenv.envs.interval.batch import IntervalBatch
 from burstenv.envs.observation.settings import Sight
@@ -125,8 +125,7 @@ def run_alone(
 
 def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[Episode]) -> Iterator[Outcome]:
     environment = {**agent.environment, "reward": "worth"}
-    kind = IntervalBatch if "interval_s" in environment else EnvironmentBatch
-    batch = kind(len(episodes), scenario=scenario, split=split, **environment)
+    batch = acting_batch(len(episodes), environment, scenario=scenario, split=split)
     for i, episode in enumerate(episodes):
         requests = episode.foreseen if is_privileged(agent) else episode.requests
         description = {"split": split, "seed": episode.seed, "load": episode.load}
@@ -139,7 +138,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
         actions = agent.act(batch.shaped(batch.observations[running]), batch.masks[running].astype(bool))
         shape = len(running), batch.actions.shape[1]
         batch.actions[running] = read_actions(
-            actions, shape, kind is IntervalBatch, f"agent {agent.name!r}: its action"
+            actions, shape, isinstance(batch, IntervalBatch), f"agent {agent.name!r}: its action"
         )
         batch.step()  # does not touch environments with a finished episode
         returns += batch.rewards

@@ -37,7 +37,7 @@ def cut_short(name: str) -> AgentConfig:
     return AgentConfig.model_validate(values)
 
 
-@pytest.mark.parametrize("name", shipped("agents"))
+@pytest.mark.parametrize("name", sorted(set(shipped("agents")) - {"fleet"}))  # it needs scaling, see test_fleet_agents
 def test_a_recipe_trains_and_its_agent_is_loaded(scenario, tmp_path, name):
     config = cut_short(name)
     result = train(config, scenario, tmp_path / "run", progress=False)

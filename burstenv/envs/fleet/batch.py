@@ -34,6 +34,11 @@ FLEET_ALONE = "fleet"  # the observation: features of the whole fleet and no oth
 NET = "net"  # the reward: worth less the price of the GPU-hours that cost
 
 
+def fleet_features() -> dict[str, list[str]]:
+    """Return the names of the features of the fleet alone, by the groups of an observation."""
+    return {"cluster": list(FLEET_FEATURES), "request": [], "replica": []}
+
+
 @dataclass(frozen=True)
 class FleetLayout:
     """An action that says of each replica whether it is to serve, how many are, or how many more than a rule says."""
@@ -44,6 +49,19 @@ class FleetLayout:
     form: int
     decide: tuple[str, ...] = ("scaling",)
     flat: bool = False
+
+    @classmethod
+    def build(cls, action: str, scenario: Scenario) -> FleetLayout:
+        """Return the layout of an action on a scenario.
+
+        Raises:
+            BurstenvError: If it has no scaling.
+        """
+        scaling, count = scenario.scaling, len(scenario.specs)
+        if scaling is None:
+            raise BurstenvError(f"scenario {scenario.config.name!r} has no scaling; use one with it, such as diurnal")
+        least, most, _ = scaling.numbers(count)
+        return cls(count, least, most, ACTIONS[action])
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -114,18 +132,12 @@ class FleetBatch(ControlBatch):
             num_envs, decide=("admission",), admission=admission, routing=routing, reward=reward,
             observation=observation, **shared,
         )  # fmt: skip
-        config = self.scenario.scaling
-        if config is None:
-            raise BurstenvError(
-                f"scenario {self.scenario.config.name!r} has no scaling; use one with it, such as diurnal"
-            )
+        self.layout = FleetLayout.build(action, self.scenario)
         if action == "offset":
-            rule = parse_rule(config.rule if scaling is None else scaling, "scaling rule", SCALING_RULES)
+            rule = self.scenario.scaling_rule if scaling is None else parse_rule(scaling, "scaling rule", SCALING_RULES)
             self.cluster.scale_by(rule.rule.code, rule.parameters, advises=True)
         else:
             self.cluster.scale_by(BY_CALLER, ())
-        least, most, _ = config.numbers(self.cluster.num_replicas)
-        self.layout = FleetLayout(self.cluster.num_replicas, least, most, ACTIONS[action])
         self.actions = np.zeros((num_envs, len(self.layout.sizes)), np.int64)  # (N, C)
         self.masks = np.zeros((num_envs, sum(self.layout.sizes)), np.int8)  # (N, A)
         if self._alone:

@@ -62,6 +62,10 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
 
         if sight is None:
             raise BurstenvError(f"{policy.name}: an agent needs a scenario that defines its observation")
+        if policy.scales:
+            from burstenv.envs.play.fleet import FleetPlayer
+
+            return FleetPlayer(policy, cluster, i, sight)
         return NetworkPlayer(policy, cluster, i, sight)
     if isinstance(policy, PythonPolicy):
         return _PythonPlayer(policy, cluster, i)

@@ -14,6 +14,7 @@ from burstenv.errors import BurstenvError
 from burstenv.policies.composite import parse_composite
 
 COMPONENTS = ("admission", "routing", "batching")
+MOST_REPLICAS = 100_000
 MOST_WEIGHT = 1e6  # a trained weight is below 100; logits stay finite
 
 Text = Annotated[str, Field(max_length=1_000)]
@@ -27,7 +28,7 @@ class Features(Config):
 
     cluster: Names
     request: Names
-    replica: Annotated[Names, Field(min_length=1)]
+    replica: Names  # empty for an agent that sees the fleet as a whole
 
 
 class ActingEnvironment(Config):
@@ -35,8 +36,10 @@ class ActingEnvironment(Config):
 
     model_config = ConfigDict(strict=True)
 
-    decide: Annotated[list[Literal["admission", "routing", "batching"]], Field(min_length=1, max_length=3)]
-    action: Literal["flat", "multi"]
+    decide: Annotated[list[Literal["admission", "routing", "batching", "scaling"]], Field(min_length=1, max_length=3)]
+    action: Literal["flat", "multi", "count", "offset"]
+    observation: Literal["flat", "fleet"] = "flat"
+    scaling: Text | None = None
     admission: Text = "always"
     routing: Text = "jsq"
     batching: Text | None = None
@@ -78,6 +81,14 @@ def check_network(description: Mapping[str, Any], arrays: Mapping[str, NDArray[A
     """
     told = parse(Description, description, where)
     acting = told.environment
+    if "scaling" in acting.decide:
+        _check_scaler(told, where)
+        _check_weights(told, arrays, where)
+        return
+    if acting.action not in ("flat", "multi") or acting.observation != "flat" or acting.scaling is not None:
+        raise BurstenvError(f"{where}: action count or offset, observation fleet and scaling need decide [scaling]")
+    if not told.features.replica:
+        raise BurstenvError(f"{where}: features.replica is empty")
     flat = acting.action == "flat"
     if flat and set(acting.decide) != {"admission", "routing"}:
         raise BurstenvError(f"{where}: environment.action flat needs decide [admission, routing], got {acting.decide}")
@@ -100,6 +111,24 @@ def check_network(description: Mapping[str, Any], arrays: Mapping[str, NDArray[A
     except BurstenvError as error:
         raise BurstenvError(f"{where}: environment: {error}") from None
     _check_weights(told, arrays, where)
+
+
+def _check_scaler(told: Description, where: str) -> None:
+    """Check an agent that decides about the replicas."""
+    acting, features = told.environment, told.features
+    if acting.decide != ["scaling"] or acting.action not in ("count", "offset") or acting.observation != "fleet":
+        raise BurstenvError(
+            f"{where}: an agent that decides scaling decides it alone, by action count or offset, and observes fleet"
+        )
+    if told.network != "mlp" or len(told.heads) != 1 or not 1 <= told.heads[0] <= MOST_REPLICAS:
+        raise BurstenvError(f"{where}: an agent that decides scaling is an mlp with one head of 1 to {MOST_REPLICAS}")
+    if features.request or features.replica or len(set(features.cluster)) != len(features.cluster):
+        raise BurstenvError(f"{where}: an agent that decides scaling has features of the cluster alone, each once")
+    try:
+        rules = f"{acting.admission}/{acting.routing}/{acting.batching or told.modes[0]}"
+        parse_composite(rules if acting.scaling is None else f"{rules}/{acting.scaling}")
+    except BurstenvError as error:
+        raise BurstenvError(f"{where}: environment: {error}") from None
 
 
 def _check_weights(told: Description, arrays: Mapping[str, NDArray[Any]], where: str) -> None:

@@ -75,6 +75,11 @@ class NetworkPolicy:
         """Whether it decides admission and routing as one choice."""
         return list(self.network.description["heads"]) == [-1]
 
+    @property
+    def scales(self) -> bool:
+        """Whether it decides about the replicas, and about no request."""
+        return list(self.environment["decide"]) == ["scaling"]
+
     def sizes(self, num_replicas: int) -> NDArray[np.int64]:
         """Return the number of choices of each component of its action, (C,)."""
         heads = self.network.description["heads"]
@@ -119,8 +124,10 @@ class NetworkPolicy:
         """
         features = self.network.description["features"]
         shared, own = len(features["cluster"]) + len(features["request"]), len(features["replica"])
-        count, rest = divmod(observation_size - shared, own)
+        count, rest = divmod(observation_size - shared, max(1, own))
         fixed = self.network.description["num_replicas"] if self.network.kind == "mlp" else count
+        if self.scales and observation_size == shared:
+            return 0  # it sees the fleet as a whole
         if rest or count < 1 or count != fixed:
             right = f"{shared + own * fixed}" if self.network.kind == "mlp" else f"{shared} + {own} for each replica"
             raise BurstenvError(f"{self.name} takes observations of {right} numbers, got {observation_size}")

@@ -199,7 +199,8 @@ def check_features(
                 f"agent {name} was trained on other observations: scenario {where!r} {lacks} {group} feature "
                 f"{odd[0]}{', which it does not know' if lacks == 'shows' else ''}; {origin}"
             )
-    if description["network"] == "mlp" and description["num_replicas"] != num_replicas:
+    bound = description["network"] == "mlp" and list(features["replica"])
+    if bound and description["num_replicas"] != num_replicas:
         raise BurstenvError(
             f"agent {name} is an MLP for {description['num_replicas']} replicas, scenario {where!r} has "
             f"{num_replicas}; networks over sets (network: shared or attention) run on any number"
