@@ -28,7 +28,7 @@ from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
 from burstenv.engine.enums import ABANDONED, AT_GATEWAY, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, WAITING
 from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import arrive, never_send, reach_gateway, settle, take_away
-from burstenv.engine.records import CLIENT, FAILS_UPSTREAM, FOLLOWS
+from burstenv.engine.records import CLIENT, FAILS_UPSTREAM, FOLLOWS, WATCHED
 from burstenv.engine.replica import withdraw
 from burstenv.engine.reset import reset_request
 
@@ -37,9 +37,9 @@ AFTER_ABANDONMENT = 2
 AFTER_UPSTREAM_FAILURE = 4
 AFTER_FAULT = 8
 
-PATIENCE_S, _THINK_S, KIND, ATTEMPTS, REFUSALS, FAILOVERS = (
+PATIENCE_S, _THINK_S, SENT_S, KIND, ATTEMPTS, REFUSALS, FAILOVERS, RESENDS = (
     CLIENT.fields[name][1] // 4  # type: ignore[index]
-    for name in ("patience_s", "think_s", "kind", "attempts", "refusals", "failovers")
+    for name in ("patience_s", "think_s", "sent_s", "kind", "attempts", "refusals", "failovers", "resends")
 )
 
 
@@ -92,6 +92,7 @@ def send(world, request_id, now_s):
     client = client_of(world, request_id)
     request = requests[request_id]
     arena[client + ATTEMPTS] += 1
+    arena[client + KIND] &= ~WATCHED
     environment.attempts += 1
     if arena[client + ATTEMPTS] > 1:
         reset_request(request)
@@ -217,6 +218,8 @@ def reset_clients(world, num_requests, seed):
         arena[client + ATTEMPTS] = 0
         arena[client + REFUSALS] = 0
         arena[client + FAILOVERS] = 0
+        arena[client + RESENDS] = 0
+        arena[client + KIND] &= ~WATCHED
         arena[client + GENERATION] = 0
     environment.client_seed = seed
     environment.arrivals = 0

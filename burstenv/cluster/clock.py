@@ -21,6 +21,7 @@ from burstenv.cluster.events import (
     MIGRATE,
     RETURN,
     SCALE,
+    SILENCE,
     SUBJECT,
     TICK,
     TRANSFER,
@@ -30,6 +31,7 @@ from burstenv.cluster.events import (
     next_event_s,
 )
 from burstenv.cluster.faults.handlers import change, note_drained
+from burstenv.cluster.faults.silence import take_back
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
 from burstenv.cluster.scaling.control import control
 from burstenv.cluster.seats import seat
@@ -102,6 +104,9 @@ def _next_epoch(world, lazily):
             continue
         if kind == DEADLINE:
             give_up(world, subject, until_s)
+            continue
+        if kind == SILENCE:
+            take_back(world, subject, until_s)
             continue
         if FAULT <= kind <= LAST_OF_CHANGES:
             change(world, kind, subject, until_s)

@@ -43,12 +43,13 @@ class EventKind(IntEnum):
     PACE_ENDS = 10  # of a replica: its slow spell is over
     SCALE = 11  # number n: replicas may be started or stopped
     DEADLINE = 12  # of a request: its client gives up, if it is kept waiting
-    RETURN = 13  # a request that was deferred, or whose replica was lost, is decided about again
-    SEND = 14  # a request is sent again, or as the next turn of its session
-    ARRIVAL = 15  # a request is sent for the first time, when the trace says
-    MIGRATE = 16  # number n: a request may migrate
-    TICK = 17  # so long without a decision
-    ITERATION_STARTS = 18  # of a replica
+    SILENCE = 13  # of a request: its gateway takes it back, if its replica has not begun with it for so long
+    RETURN = 14  # a request that was deferred or taken back, or whose replica was lost, is decided about again
+    SEND = 15  # a request is sent again, or as the next turn of its session
+    ARRIVAL = 16  # a request is sent for the first time, when the trace says
+    MIGRATE = 17  # number n: a request may migrate
+    TICK = 18  # so long without a decision
+    ITERATION_STARTS = 19  # of a replica
 
 
 class DecisionKind(IntEnum):
@@ -63,7 +64,7 @@ class DecisionKind(IntEnum):
 TRANSFER, FAULT, THAW, DETECTION, LOSS, RESTART, READY, PACE_ENDS = range(EventKind.TRANSFER, EventKind.PACE_ENDS + 1)
 LAST_OF_CHANGES = PACE_ENDS  # kinds from FAULT up to this one change a replica from outside
 SCALE = int(EventKind.SCALE)
-DEADLINE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.DEADLINE, EventKind.TICK + 1)
+DEADLINE, SILENCE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.DEADLINE, EventKind.TICK + 1)
 KIND, SUBJECT, GENERATION = 2, 3, 4  # places in an entry, behind the time
 
 

@@ -11,6 +11,7 @@ from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import reject, reset_clients
 from burstenv.cluster.events import RETURN, SCALE, foresee
 from burstenv.cluster.faults.handlers import reset_faults
+from burstenv.cluster.faults.silence import watch
 from burstenv.cluster.records import reset_memory
 from burstenv.cluster.scaling.resize import reset_scaling
 from burstenv.cluster.scaling.samples import take_sample
@@ -79,6 +80,8 @@ def apply_decision(world, admission, replica_index, mode):
         enqueue(engine, request_id, environment.now_s)
         if gateway.count_sent and request.status != FAILED:
             note_sent(engine, request)
+        if gateway.changes and world.memory.take_back_s > 0.0 and request.status != FAILED:
+            watch(world, request_id)
     elif admission == DEFER and may_defer(world, request):
         request.defers += 1
         environment.deferred += 1

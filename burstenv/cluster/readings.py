@@ -22,7 +22,7 @@ from burstenv.errors import BurstenvError
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
 _WHOLE = [field.type == "int" for field in fields(Known)]
-FAULT_COUNTS = ("faults", "faulted", "failovers", "discarded_tokens", "refilled_tokens")
+FAULT_COUNTS = ("faults", "faulted", "failovers", "resends", "discarded_tokens", "refilled_tokens")
 TRANSFER_COUNTS = (
     "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
 )  # fmt: skip
@@ -168,10 +168,10 @@ class Readings:
         """Return what replicas of cluster ``i`` did so far beyond serving; None where they serve for ever.
 
         ``faults`` (those that hit a replica), ``faulted`` (requests that a fault ended; the failed ones include
-        them), ``failovers`` (requests that came back from a lost replica), ``discarded_tokens`` (outputs streamed
-        and generated again), ``refilled_tokens`` (tokens whose KV was lost), ``availability`` (share of the time that
-        replicas could serve, of the time that costs), ``replica_s`` (that time, of all replicas [s]), ``gpu_s`` (the
-        same of their GPUs) and ``boots``.
+        them), ``failovers`` (requests that came back from a lost replica), ``resends`` (requests that a gateway took
+        back from a silent one), ``discarded_tokens`` (outputs streamed and generated again), ``refilled_tokens``
+        (tokens whose KV was lost), ``availability`` (share of the time that replicas could serve, of the time that
+        costs), ``replica_s`` (that time, of all replicas [s]), ``gpu_s`` (the same of their GPUs) and ``boots``.
         """
         i = place(i, self.num_envs, "i")
         if self.recovery is None:

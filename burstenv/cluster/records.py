@@ -96,6 +96,9 @@ MEMORY = record(
         ("window_s", "f8"),  # since when it has been as it is
         ("window_first_tokens", "i4"),  # and the counts of first tokens then
         ("window_in_time", "i4"),
+        # When a request is taken back from a silent replica, see cluster/faults/silence.py.
+        ("take_back_s", "f8"),  # 0: never
+        ("most_resends", "i4"),  # of one request
         # Who decides about migrations, see cluster/migration.py.
         ("migration", "i4"),  # BY_CALLER or a rule
         ("migration_parameters", "f8", (4,)),
@@ -135,6 +138,8 @@ def reset_memory(memory, seed):
     """Forget what policies remember, as an episode of a seed begins."""
     memory.rng = seed
     memory.round_robin = 0
+    memory.take_back_s = 0.0
+    memory.most_resends = 0
     memory.bucket_tokens = -1.0
     memory.bucket_s = 0.0
     memory.concurrency_limit = -1.0

@@ -164,8 +164,8 @@ class ArenaLayout:
 
     @property
     def events_of_each(self) -> int:
-        """Entries of the event queue for each request: at most two hold, a deadline and a return; others are stale."""
-        return 3 if self.clients else 1
+        """Entries of the event queue for each request, one more than hold: a deadline, a return, perhaps a silence."""
+        return 3 + self.changes if self.clients else 1
 
     def event_room(self, num_requests: int) -> int:
         """Return V, the most entries of the event queue."""

@@ -233,6 +233,17 @@ def settled(world):
 
 
 @kernel
+def come_back(request):
+    """Put a request at the gateway again that a replica has not served, without what was computed there."""
+    request.status = AT_GATEWAY
+    request.computed_tokens = 0
+    request.in_flight_tokens = 0
+    request.decoding = 0
+    request.demoted = 0
+    request.left_at = 0
+
+
+@kernel
 def leave_replica(engine, request_id, now_s, keeps_outputs):
     """Return a request to the gateway from a replica that is lost, with its KV and, unless kept, its outputs."""
     environment, request = engine.environment, engine.requests[request_id]
@@ -240,12 +251,7 @@ def leave_replica(engine, request_id, now_s, keeps_outputs):
     leave_flight(engine, request_id)
     if request.status == RUNNING:
         environment.refilled_tokens += request.prompt_tokens + request.produced_tokens
-    request.status = AT_GATEWAY
-    request.computed_tokens = 0
-    request.in_flight_tokens = 0
-    request.decoding = 0
-    request.demoted = 0
-    request.left_at = 0
+    come_back(request)
     if not keeps_outputs:
         environment.discarded_tokens += request.produced_tokens
         request.produced_tokens = 0

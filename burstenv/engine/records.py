@@ -283,6 +283,7 @@ ENVIRONMENT = record(
         ("faults", "i4"),  # that hit a replica so far
         ("faulted", "i4"),  # of the failed: requests that a fault ended
         ("failovers", "i4"),  # requests that came back to the gateway from a lost replica
+        ("resends", "i4"),  # requests that a gateway took back from a silent replica
         ("discarded_tokens", "i8"),  # outputs that were streamed and are generated again
         ("refilled_tokens", "i8"),  # tokens whose KV was lost with a replica
         # The number of replicas, see cluster/scaling.
@@ -371,11 +372,13 @@ CLIENT = np.dtype(
         ("think_s", "f8"),  # from the end of the turn before to the sending
         ("sent_s", "f8"),  # when a gateway last sent the request to a replica
         ("next_turn", "i4"),  # number, within the episode, of the request that follows this one; -1: none
-        ("kind", "i4"),  # a sum of FOLLOWS, FAILS_UPSTREAM and RESUMED
+        ("kind", "i4"),  # a sum of FOLLOWS, FAILS_UPSTREAM, RESUMED and WATCHED
         ("attempts", "i4"),  # times it was sent
         ("refusals", "i4"),
         ("generation", "i4"),  # attempts that are over; their events are stale
         ("failovers", "i4"),  # times that it came back from a lost replica
+        ("resends", "i4"),  # times that its gateway took it back from a silent one
+        ("unused", "i4"),
     ]
 )
 
@@ -430,3 +433,4 @@ TRANSFER = np.dtype(
 FOLLOWS = 1  # it is sent at the end of the turn before
 FAILS_UPSTREAM = 2  # its first attempt does not reach the gateway
 RESUMED = 4  # it was sent with a part of its answer streamed before, by a replica that was lost
+WATCHED = 8  # a SILENCE of it is foreseen

@@ -17,7 +17,7 @@ import numpy as np
 from burstenv.cluster import Cluster
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.batching import batching_rule, canonical_mode
-from burstenv.policies.health_rules import ANY, HEALTH_RULES
+from burstenv.policies.health_rules import ANY, HEALTH_RULES, RETRY
 from burstenv.policies.known_load import BOTH, LOG
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.records import POLICY
@@ -136,9 +136,14 @@ class Composite:
         return any(choice.rule.needs_log or choice.source in (LOG, BOTH) for choice in choices)
 
     def check_log(self, cluster: Cluster) -> None:
-        """Raise a one-sentence error if a rule is asked to read a log that decisions do not see."""
+        """Raise a one-sentence error if a rule reads a log that decisions do not see, or needs faults."""
         if self.reads_log:
             cluster.check_log(f"policy {self.name}")
+        if self.health is not None and self.health.rule.code == RETRY and cluster.recovery is None:
+            raise BurstenvError(
+                f"policy {self.name}: {self.health.rule.name} is for replicas that can fail, and those of this cluster "
+                f"serve for ever; leave it out, or give faults"
+            )
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -16,15 +16,23 @@ from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import DOWN
 from burstenv.engine.gateway_log import AT, forget_latencies, own_log, recent_tpot_s, recent_ttft_s, since_head_s
 from burstenv.policies.estimates import is_choice, tokens_to_hold
-from burstenv.policies.health_rules import ANY, CIRCUIT_BREAKER, HEALTH_RULES, ORACLE_HEALTH, TIMEOUT
+from burstenv.policies.health_rules import (
+    ANY,
+    CIRCUIT_BREAKER,
+    HEALTH_RULES,
+    OUTLIER_EJECTION,
+    RETRY,
+    TIMEOUT,
+)
 from burstenv.policies.rule import parameters_of
 
 CLOSED, OPEN, ON_TRIAL = range(3)  # states of a circuit breaker
 LEAST_WEIGHT = 5.0  # of a recent mean that is compared
 LEAST_REPLICAS = 3  # that have one
 SWEEP_S = 1.0  # from one comparison to the next
-_TIMEOUT, _BREAKER, _OUTLIER, _ORACLE = (
-    parameters_of(HEALTH_RULES, name) for name in ("timeout", "circuit-breaker", "outlier-ejection", "oracle-health")
+_TIMEOUT, _BREAKER, _OUTLIER, _RETRY, _ORACLE = (
+    parameters_of(HEALTH_RULES, name)
+    for name in ("timeout", "circuit-breaker", "outlier-ejection", "retry", "oracle-health")
 )
 
 
@@ -45,6 +53,15 @@ def _breaker(engine, parameters):
         state = CLOSED
     arena[log + AT.health] = state
     return state == OPEN and now_s < real_at(arena, log + AT.until_s)
+
+
+@kernel
+def _is_given_up(engine, parameters):
+    """Return whether a replica is silent, or requests were taken back from it a short while ago."""
+    arena, log, now_s = engine.arena, own_log(engine), engine.environment.now_s
+    if since_head_s(engine, log) > parameters[_RETRY.after_s]:
+        return True
+    return arena[log + AT.failures] > 0 and now_s < real_at(arena, log + AT.failed_s) + parameters[_RETRY.hold_s]
 
 
 @kernel
@@ -125,7 +142,7 @@ def _judge(rule, parameters, world):
     """Mark the replicas that a rule leaves out; return whether a choice for the request at the gateway is left."""
     arena, request = world.arena, world.requests[world.environment.at_gateway]
     tokens, left = tokens_to_hold(world, request), False
-    if rule > CIRCUIT_BREAKER and rule != ORACLE_HEALTH:
+    if rule == OUTLIER_EJECTION:
         _eject(world, parameters)
     for r in range(len(world.replicas)):
         engine = engine_of(world, r)
@@ -134,12 +151,13 @@ def _judge(rule, parameters, world):
             out = since_head_s(engine, log) > parameters[_TIMEOUT.limit_s]
         elif rule == CIRCUIT_BREAKER:
             out = _breaker(engine, parameters)
-        elif rule == ORACLE_HEALTH:
-            out = (world.gateway.changes and replica.status == DOWN) or 1.0 + replica.slowdown > parameters[
-                _ORACLE.factor
-            ]
-        else:
+        elif rule == OUTLIER_EJECTION:
             out = arena[log + AT.health] != 0
+        elif rule == RETRY:
+            out = _is_given_up(engine, parameters)
+        else:
+            stands_still = world.gateway.changes and replica.status == DOWN
+            out = stands_still or 1.0 + replica.slowdown > parameters[_ORACLE.factor]
         arena[log + AT.left_out] = out
         left = left or (not out and is_choice(world, r, tokens))
     return left
@@ -148,6 +166,9 @@ def _judge(rule, parameters, world):
 @kernel
 def judge(rule, parameters, world):
     """Mark the replicas that a health rule leaves out of a decision about a request; return whether the marks hold."""
+    memory = world.memory
+    memory.take_back_s = parameters[_RETRY.after_s] if rule == RETRY else 0.0
+    memory.most_resends = int(parameters[_RETRY.limit]) if rule == RETRY else 0
     return rule != ANY and _judge(rule, parameters, world)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from burstenv.policies.rule import Parameter, Range, Rule
 
-ANY, TIMEOUT, CIRCUIT_BREAKER, OUTLIER_EJECTION, ORACLE_HEALTH = range(5)
+ANY, TIMEOUT, CIRCUIT_BREAKER, OUTLIER_EJECTION, RETRY, ORACLE_HEALTH = range(6)
 
 _LIMIT_S = Parameter(
     "limit_s", 5.0, Range(0.5, 30.0, "log"), "longest time without a first token, while a prompt is due, in seconds"
@@ -57,6 +57,22 @@ HEALTH_RULES = (
             Parameter("base_s", 30.0, Range(1.0, 120.0, "log"), "time of the first ejection, in seconds"),
             _LIMIT_S,
             Parameter("most", 0.1, Range(0.1, 0.5), "share of the replicas, one at least", most=1.0),
+        ),
+        needs_log=True,
+    ),
+    Rule(
+        RETRY,
+        "retry",
+        "A request that has waited for its first token for `after_s` is taken back and sent elsewhere; its replica is "
+        "left out for `hold_s`, or until a first token comes from there. A silent one is left out like by a `timeout`.",
+        "Hedged requests of The Tail at Scale (Dean and Barroso, CACM 2013), and retries of the SGLang router after a "
+        "timeout.",
+        "The first request is withdrawn as the second one is sent, instead of both being served. One whose prompt the "
+        "replica computes already stays there.",
+        (
+            Parameter("after_s", 2.0, Range(0.3, 30.0, "log"), "time in a replica's queue, in seconds", least=1e-3),
+            Parameter("hold_s", 10.0, Range(1.0, 120.0, "log"), "time for which its replica is left out, in seconds"),
+            Parameter("limit", 1.0, Range(1.0, 5.0, "integer"), "of each request"),
         ),
         needs_log=True,
     ),

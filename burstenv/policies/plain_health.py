@@ -47,6 +47,8 @@ class PlainHealth:
             out = [self._is_late(r, now_s) for r in range(count)]
         elif self._name == "circuit-breaker":
             out = [self._is_open(r, now_s) for r in range(count)]
+        elif self._name == "retry":
+            out = [self._is_given_up(r, now_s) for r in range(count)]
         else:
             self._eject(now_s, takes_requests)
             out = [memory.state == OPEN for memory in self._memories]
@@ -56,6 +58,12 @@ class PlainHealth:
 
     def _is_late(self, r: int, now_s: float) -> bool:
         return self._log.known(r, now_s).since_head_s > self._parameters["limit_s"]
+
+    def _is_given_up(self, r: int, now_s: float) -> bool:
+        outcomes = self._log.outcomes(r)
+        if self._log.known(r, now_s).since_head_s > self._parameters["after_s"]:
+            return True
+        return outcomes.failures > 0 and now_s < outcomes.failed_s + self._parameters["hold_s"]
 
     def _is_open(self, r: int, now_s: float) -> bool:
         memory, outcomes = self._memories[r], self._log.outcomes(r)

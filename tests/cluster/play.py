@@ -50,6 +50,7 @@ def random_faults(rng: np.random.Generator, num_replicas: int, span_s: float, co
             "repair_s": rng.choice([0.0, 0.2, 1.0]),
             "boot_s": rng.choice([0.0, 0.2, 1.0]) * rng.choice([1.0, rng.random()]),
             "factor": rng.choice([0.8, 1.0, 1.5, 4.0]),
+            "elsewhere": rng.random() < 0.3,
         }
         for k in range(count)
     )
@@ -96,6 +97,8 @@ class Play:
         relays: Whether answers pass through the gateway.
         odds: Of rejecting, admitting and deferring.
         faults: How replicas fail, start and stop.
+        take_back_s: After which a request is taken back from a silent replica; 0: never.
+        most_resends: How often that happens to one.
         settings: Of both clusters: ``tick_s``, ``batching_period_s``, ...
     """
 
@@ -113,6 +116,8 @@ class Play:
         odds: tuple[float, float, float] = (0.15, 0.75, 0.1),
         relays: bool = True,
         faults: Faults | None = None,
+        take_back_s: float = 0.0,
+        most_resends: int = 2,
         **settings: Any,
     ):
         self.rng, self.odds = rng, odds
@@ -139,6 +144,10 @@ class Play:
             faults=faults,
             **settings,
         )
+
+        memory = self.cluster.state.memories[1]
+        memory["take_back_s"], memory["most_resends"] = take_back_s, most_resends
+        self.reference.take_back_s, self.reference.most_resends = take_back_s, most_resends
 
     @property
     def environment(self) -> np.void:
@@ -252,7 +261,7 @@ class Play:
         assert counts is not None
         assert counts["faults"] == self.reference.life.faults
         assert counts["faulted"] == lifecycle.counts[enums.FAULTED]
-        for name in ("failovers", "discarded_tokens", "refilled_tokens"):
+        for name in ("failovers", "resends", "discarded_tokens", "refilled_tokens"):
             assert counts[name] == lifecycle.counts[name], name
         for r, life in enumerate(self.reference.life.lives):
             record = self.cluster.state.replicas[1, r]

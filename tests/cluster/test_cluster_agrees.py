@@ -92,14 +92,15 @@ def test_clients_are_what_is_written_down(seed, patience, retries, loop, engine,
     loop=st.sampled_from(LOOPS),
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
+    take_back_s=st.sampled_from([0.0, 0.15, 0.8]),
 )
 def test_faults_and_scaling_are_what_is_written_down(
-    seed, engine, faults, recovery, limit, warm_s, clients, patience, loop, tick_s, metrics
+    seed, engine, faults, recovery, limit, warm_s, clients, patience, loop, tick_s, metrics, take_back_s
 ):
     follows = RecoveryConfig(requests=recovery, limit=limit, warm_factor=2.0, warm_s=warm_s)
     retries = {"max_retries": 2, "base_s": 0.1, "after": ["rejection", "abandonment", "fault"]}
     config = ClientsConfig(patience=patience, retries=retries, closed_loop=loop) if clients else None
-    play(seed, config, engine, faults, recovery=follows, tick_s=tick_s, metrics=metrics)
+    play(seed, config, engine, faults, recovery=follows, tick_s=tick_s, metrics=metrics, take_back_s=take_back_s)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -123,11 +123,19 @@ def test_rules_are_what_is_written_down(
     faults=st.sampled_from([0, 15]),
     clients=st.booleans(),
     recovery=st.sampled_from(["fail", "retry", "continue"]),
+    gateways=st.sampled_from([1, 3]),
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
+    take_back_s=st.sampled_from([0.0, 0.15, 0.8]),
 )
-def test_decisions_of_the_caller_are_what_is_written_down(seed, engine, faults, clients, recovery, tick_s, metrics):
-    play(seed, None, 0, engine, faults, clients, recovery, tick_s=tick_s, metrics=metrics)
+def test_decisions_of_the_caller_are_what_is_written_down(
+    seed, engine, faults, clients, recovery, gateways, tick_s, metrics, take_back_s
+):
+    """With all that changes a cluster at once: faults, speeds, scaling, clients, engines as vLLM's, resending."""
+    play(
+        seed, None, 0, engine, faults, clients, recovery, gateways, tick_s=tick_s, metrics=metrics,
+        take_back_s=take_back_s,
+    )  # fmt: skip
 
 
 def test_every_rule_but_static_goes_up_and_down():

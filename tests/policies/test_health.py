@@ -18,6 +18,7 @@ from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import load_policy, parse_composite, routing_rule
 from burstenv.policies.health import left_out_at
+from burstenv.policies.health_rules import RETRY
 from burstenv.policies.plain_health import PlainHealth
 from tests.cluster.play import Play, episode, random_faults
 from tests.cluster.small_clusters import FAST, replica, requests_at
@@ -31,6 +32,7 @@ RULES = (
     "circuit-breaker(failures=3,open_s=1,successes=4)",
     "outlier-ejection(factor=1.1,base_s=1,limit_s=0.5,most=0.5)",
     "outlier-ejection(factor=1.5,base_s=1,limit_s=2)",
+    "retry(after_s=0.4,hold_s=1,limit=2)",
 )
 
 
@@ -62,6 +64,30 @@ def test_a_timeout_leaves_a_hung_replica_out(routing):
     assert sent_to_0(f"always/{routing}+timeout(limit_s=2)/vllm", hang, *late) == 0
     assert sent_to_0("always/random/vllm", hang, *late) > 50
     assert sent_to_0(f"always/{routing}+timeout(limit_s=2)/vllm", [], *late) > 50, "healthy, it takes its share"
+
+
+def test_a_request_that_waits_at_a_silent_replica_is_served_elsewhere():
+    """Until the hang shows, requests are sent there; what waits in its queue comes back, once."""
+    hang = [fault(FaultKind.HANG, duration_s=15.0)]
+    cluster = Cluster([replica(latency=FAST)] * 4, (MODE,), recovery=RecoveryConfig())
+    cluster.see_log()
+    late = {}
+    for policy in ("always/random+timeout(limit_s=1)/vllm", "always/random+retry(after_s=1)/vllm"):
+        requests = requests_at(*np.arange(600) / 20, prompt=60, output=12)
+        requests["ttft_slo_s"] = 2.0
+        cluster.load(0, requests, faults=Faults.of(hang))
+        player_of(load_policy(policy), cluster, 0).run()
+        ttft_s = cluster.records(0)["first_token_s"] - cluster.records(0)["arrival_s"]
+        late[policy] = int((ttft_s > 2.0).sum()), cluster.fault_counts(0)["resends"]
+    (waiting, none), (left, resent) = late.values()
+    assert none == 0
+    assert waiting >= 3
+    assert left < waiting
+    assert resent >= waiting - left
+    healthy = Cluster([replica()], (MODE,))
+    healthy.see_log()
+    with pytest.raises(BurstenvError, match="replicas that can fail"):
+        player_of(load_policy("always/jsq+retry/vllm"), healthy, 0)
 
 
 def test_an_outlier_is_left_out_for_its_time_and_judged_anew():
@@ -114,6 +140,9 @@ def play_both(
 
     def look(at_gateway: int) -> None:
         out = np.zeros(len(specs), np.bool_)
+        if policy.health is not None and policy.health.rule.code == RETRY:
+            play.reference.take_back_s = policy.health.named["after_s"]
+            play.reference.most_resends = int(policy.health.named["limit"])
         left_out_at(*play.cluster.state.arrays(), record, 1, out)
         takes = [life.known == ACTIVE for life in play.reference.life.lives]
         request = play.cluster.state.requests[1, at_gateway]

@@ -300,6 +300,7 @@ def reset_faults(world):
     environment.faults = 0
     environment.faulted = 0
     environment.failovers = 0
+    environment.resends = 0
     environment.discarded_tokens = 0
     environment.refilled_tokens = 0
     if environment.num_faults > 0:

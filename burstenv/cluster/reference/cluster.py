@@ -44,7 +44,7 @@ from burstenv.engine.reference.transfer_ends import TransferringReplica
 
 REJECT, ADMIT, DEFER = range(3)
 _OF_REPLICAS = (EventKind.ITERATION_STARTS, EventKind.ITERATION_ENDS)
-_OF_REQUESTS = (EventKind.DEADLINE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL)
+_OF_REQUESTS = (EventKind.DEADLINE, EventKind.SILENCE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL)
 _OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
 _OF_TICKS = (*_OF_METRICS, EventKind.TICK, EventKind.MIGRATE, EventKind.SCALE)
 _OF_CHANGES = range(EventKind.FAULT, EventKind.PACE_ENDS + 1)
@@ -127,6 +127,8 @@ class ReferenceCluster:
         self.decisions = 0
         self.at_gateway = NO_REQUEST  # the request that is decided about
         self.viewer = 0  # the gateway that decides; at a tick the first one
+        self.take_back_s = 0.0  # after which a request is taken back from a silent replica; 0: never
+        self.most_resends = 0
         self.logs = [GatewayLog(len(specs), relays) for _ in range(gateways)]
         self.replicas = [TransferringReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.lifecycle = Lifecycle(requests, self.logs, split)
@@ -155,6 +157,7 @@ class ReferenceCluster:
             EventKind.METRICS_READ: self._metrics_read,
             EventKind.METRICS_SHOWN: self.telemetry.show,
             EventKind.DEADLINE: self._deadline,
+            EventKind.SILENCE: self._take_back,
             EventKind.RETURN: self._return,
             EventKind.SEND: self._send,
             EventKind.ARRIVAL: self._send,
@@ -240,6 +243,8 @@ class ReferenceCluster:
         self.lifecycle.accepted(k, self.now_s)
         self.telemetry.sent(r, request.engine.prompt_tokens, request.engine.known_tokens)
         self.foresee(r)
+        if self.take_back_s > 0.0:
+            self._watch(k)
 
     def _foresee_tick(self) -> None:
         if self._tick_s is not None:
@@ -321,6 +326,28 @@ class ReferenceCluster:
             self.foresee(request.replica)
             self.life.note_drained(request.replica)
         self._clients.attempt_failed(k, "abandonment", ABANDONED, self.now_s)
+
+    def _watch(self, k: int) -> None:
+        """Foresee that a request which was just sent is taken back, unless that was foreseen for an earlier sending."""
+        request = self.lifecycle.requests[k]
+        if not request.watched and request.resends < self.most_resends:
+            request.watched = True
+            self._queue.push(self.lifecycle.sent_s(k) + self.take_back_s, EventKind.SILENCE, k)
+
+    def _take_back(self, k: int) -> None:
+        """Take a request back whose time is over; foresee it anew for one that was sent again since."""
+        request = self.lifecycle.requests[k]
+        request.watched = False
+        if request.status != WAITING or not request.is_kept_waiting or self.take_back_s <= 0.0:
+            return
+        if self.lifecycle.sent_s(k) + self.take_back_s > self.now_s:
+            self._watch(k)
+            return
+        self.replicas[request.replica].withdraw(request.engine, self.now_s)
+        self.foresee(request.replica)
+        self.lifecycle.take_back(k, self.now_s)
+        self.life.note_drained(request.replica)
+        self._queue.push(self.now_s, EventKind.RETURN, k)
 
     def _return(self, k: int) -> DecisionKind:
         self.at_gateway = k

@@ -30,6 +30,8 @@ class ClusterRequest:
     refusals: int = 0
     defers: int = 0  # of the present attempt
     failovers: int = 0  # times that it came back from a lost replica, over all attempts
+    resends: int = 0  # times that its gateway took it back from a silent one
+    watched: bool = False  # that is foreseen
 
     @property
     def is_kept_waiting(self) -> bool:
@@ -78,6 +80,7 @@ class Lifecycle:
         """Begin the next attempt. What happened at earlier ones is forgotten, but not when its user began to wait."""
         request = self.requests[k]
         request.attempts += 1
+        request.watched = False
         self.counts["attempts"] += 1
         if request.attempts == 1:
             request.arrival_s = now_s
@@ -127,6 +130,17 @@ class Lifecycle:
         if not keeps_outputs:
             self.counts["discarded_tokens"] += request.engine.produced_tokens
             request.engine.produced_tokens = 0
+
+    def sent_s(self, k: int) -> float:
+        """Return when a request in flight was sent [s]."""
+        return self._logs[self.gateway(k)].requests[k].sent_s
+
+    def take_back(self, k: int, now_s: float) -> None:
+        """Return a request to the gateway that has been withdrawn from a silent replica."""
+        self._logs[self.gateway(k)].lost(k, now_s)
+        self.requests[k].status = enums.AT_GATEWAY
+        self.requests[k].resends += 1
+        self.counts["resends"] += 1
 
     def fail_over(self, k: int) -> None:
         """Count a request that came back from a lost replica and is decided about again."""

@@ -87,8 +87,9 @@ class ReferenceReplica:
         self.waiting.append(request)
 
     def withdraw(self, request: ReferenceRequest, now_s: float) -> None:
-        """Remove a waiting request at ``now_s``: its client has left."""
+        """Remove a waiting request at ``now_s``: its client has left, or its gateway sends it elsewhere."""
         self.waiting.remove(request)
+        del self.requests[request.id]
         self._counters.leave(self.limits, request)
         request.status = "withdrawn"
         self._wake(now_s)
