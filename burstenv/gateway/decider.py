@@ -17,6 +17,7 @@ from burstenv.evaluation.policy import is_privileged
 from burstenv.gateway.world import LiveWorld
 from burstenv.policies import Composite, LookaheadPolicy, NetworkPolicy, Policy, load_policy
 from burstenv.policies.composite import parse_composite
+from burstenv.policies.health_rules import RETRY
 
 if TYPE_CHECKING:
     from burstenv.envs.play.network import NetworkPlayer
@@ -111,6 +112,11 @@ def check_policy(policy: Policy, world: LiveWorld, mode: str) -> None:
 
 
 def _check_rules(policy: Composite, world: LiveWorld) -> None:
+    if policy.health is not None and policy.health.rule.code == RETRY:
+        raise BurstenvError(
+            f"policy {policy.name}: a gateway resends by itself, as its limits say (first_byte_s, retries); leave out "
+            f"{policy.health.rule.name}, or take timeout"
+        )
     for choice in (policy.admission, policy.routing):
         if choice.rule.sees_prefixes and world.cached is None:
             raise _no_prefixes(f"policy {policy.name}: rule {choice.rule.name}")

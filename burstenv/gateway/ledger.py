@@ -44,6 +44,11 @@ class Ledger:
         head_s: When the last one was sent after a time without unanswered prompts [s].
         ttft: Recent mean of the time to first token, from the sending on.
         tpot: Recent mean of the time per output token.
+        failures: Requests in a row that the engine failed, without a first token between them.
+        failed: All that it failed.
+        failed_s: The last one [s].
+        served: First tokens.
+        shown_weight: Weights of both means as policies were shown them last.
         metrics: The engine's own.
     """
 
@@ -57,6 +62,11 @@ class Ledger:
     head_s: float = 0.0
     ttft: RecentMean = field(default_factory=RecentMean)
     tpot: RecentMean = field(default_factory=RecentMean)
+    failures: int = 0
+    failed: int = 0
+    failed_s: float = 0.0
+    served: int = 0
+    shown_weight: float = 0.0
     metrics: Metrics = field(default_factory=Metrics)
 
     def send(self, prompt_tokens: int, now_s: float) -> None:
@@ -76,6 +86,18 @@ class Ledger:
         self.decoding += 1
         self.context_tokens += prompt_tokens
         self.ttft.add(ttft_s, now_s)
+        self.failures = 0
+        self.served += 1
+
+    def fail(self, now_s: float) -> None:
+        """Note that a request got no answer, or no whole one, because of the engine."""
+        self.failures += 1
+        self.failed += 1
+        self.failed_s = now_s
+
+    def forget_latencies(self) -> None:
+        """Begin the recent means anew: a health rule has taken the engine back."""
+        self.ttft, self.tpot = RecentMean(at_s=self.ttft.at_s), RecentMean(at_s=self.tpot.at_s)
 
     def end(self, prompt_tokens: int, tokens: int, began: bool, now_s: float, tpot_s: float = math.nan) -> None:
         """Note the end of an answer of so many tokens, complete or not; ``began``: it had a first token."""

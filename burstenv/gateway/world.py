@@ -207,7 +207,17 @@ class LiveWorld:
 
     @staticmethod
     def _show_log(log: np.void, ledger: Ledger) -> None:
-        """Write the gateway's log of a replica; the metrics beside it are up to date, as of now."""
+        """Write the gateway's log of a replica; the metrics beside it are up to date, as of now.
+
+        Averages that a health rule has emptied since they were written last begin anew.
+        """
+        weight = ledger.ttft.weight + ledger.tpot.weight
+        if ledger.shown_weight > 0.0 and log["ttft_weight"] + log["tpot_weight"] == 0.0:
+            ledger.forget_latencies()
+            weight = 0.0
+        ledger.shown_weight = weight
+        for name in ("failures", "failed", "failed_s", "served"):
+            log[name] = getattr(ledger, name)
         log["in_flight"] = log["shown_in_flight"] = ledger.in_flight
         log["unanswered"] = log["shown_unanswered"] = ledger.unanswered
         log["unanswered_tokens"] = log["shown_unanswered_tokens"] = ledger.unanswered_tokens

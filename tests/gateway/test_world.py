@@ -111,6 +111,33 @@ def test_a_ledger_comes_back_to_nothing(requests: list[tuple[bool, int, int]]) -
     assert numbers == (0, 0, 0, 0, 0)
 
 
+def test_health_rules_act_on_what_real_engines_do() -> None:
+    """Engine 0 fails twice, or answers ten times as slowly as the others; for a second it is no choice."""
+    for rule, failures, slower in (
+        ("circuit-breaker(failures=2,open_s=1)", 2, 1.0),
+        ("outlier-ejection(base_s=1)", 0, 10.0),
+    ):
+        policy = f"always/random+{rule}/vllm"
+        world = LiveWorld(scene_for_gateway("default", None, policy), "vllm")
+        decider = Decider(policy, world, "vllm")
+        for r, ledger in enumerate(world.ledgers):
+            for _ in range(6):
+                ledger.send(10, 1.0)
+                ledger.first_token(10, 0.1 if r else 0.1 * slower, 1.0)
+                ledger.end(10, 0, True, 1.0)
+        for _ in range(failures):
+            world.ledgers[0].fail(1.4)
+        chosen: dict[bool, set[int]] = {True: set(), False: set()}
+        for k in range(80):
+            now_s = 1.5 if k < 40 else 2.7
+            number = world.arrive(_incoming(0), now_s)
+            chosen[k < 40].add(decider.decide().replica)
+            world.note_decision(0, 0)
+            world.settle(number, "rejected", now_s)
+        assert chosen[True] == {1, 2, 3}
+        assert chosen[False] == {0, 1, 2, 3}, "its answers from then on count"
+
+
 def test_old_requests_are_forgotten_and_those_under_way_are_not() -> None:
     scene = scene_for_gateway("default", "mixed-x2", "always/jsq/vllm")
     world = LiveWorld(scene, "vllm", room=16)
@@ -140,6 +167,7 @@ NEEDS = [
     ("always/prefix-aware/vllm", "default", "vllm", "prefix_hit"),
     ("always/kv-router/vllm", "default", "vllm", "prefix_hit"),
     ("always/jsq/sarathi-512", "default", "vllm", "batching mode sarathi-512"),
+    ("always/jsq+retry/vllm", "default", "vllm", "resends by itself"),
     ("oracle-size-aware-kv/jsq/vllm", "default", "vllm", "true output lengths"),
     ("lookahead(futures=2):always/jsq/vllm", "default", "vllm", "order of the engines' queues"),
     ("agent:joint-v1", "blind", "vllm", "batching mode sarathi-512"),

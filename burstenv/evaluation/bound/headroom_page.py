@@ -25,7 +25,8 @@ def write_headroom_page(measured: Sequence[Headroom], path: Path) -> None:
     columns = ["scenario", "load", *(f"{name} [%]" for name in names), "room [points]", "best composite"]
     facts = (
         "The room is the gain of foresight, which simulates every choice in the true future, over the best composite, "
-        "with its 95 % interval by blocks of days; most room first. No policy exceeds the bound."
+        "with its 95 % interval by blocks of days; most room first. Where replicas fail, foresight knows faults and "
+        "speeds, and not the requests to come. No policy exceeds the bound."
     )
     legend = tuple((f"box {SHOWN[name]}", name) for name in names)
     table = Listing("Scores and room", columns, rows)

@@ -36,8 +36,9 @@ Scenarios of version 3 know what a router in front of vLLM knows: its own log, a
 their requests. `evaluate`, `tune` and the validation of agents use these, and say so if a changed generator or sampler
 gives others.
 
-**Tuned composites** are data, too: `configs/tuned/` holds the best composite found with a budget of 600 trials on the
-validation episodes at each training load. `make tuned` searches all of them again and draws the episode lists.
+**Tuned composites** are data, too: `configs/tuned/` holds the best composite found with a budget of 600 trials (150
+where replicas fail) on the validation episodes at each training load. `make tuned` searches all of them again and draws
+the episode lists.
 """
 
 
@@ -48,8 +49,10 @@ The headroom is the possible gain, before and after tuning of heuristics. Every 
 the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and *foresight*,
 that composite improved by simulation of each choice in the true future ([`oracle-lookahead`](lookahead.md)). The
 score of foresight is achievable, so the headroom is at least its gain; no policy exceeds the *bound*
-(`evaluation/bound/upper_bound.py`). Scores in %, in brackets
-attainment and token-weighted attainment; gains in points of the score, 95 % intervals by days.
+(`evaluation/bound/upper_bound.py`). Where replicas [fail](faults.md), which look-ahead does not simulate, foresight is
+the best composite that knows faults and speeds (`oracle-health`, `oracle-speed`), tuned with the budget of the other
+one; it does not know the requests to come. Scores in %, in brackets attainment and token-weighted attainment; gains in
+points of the score, 95 % intervals by days.
 """
 BESIDE = "attainment, by tokens"
 ROOM = 0.05  # required between the best composite and foresight in at least half of the suite
