@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import yaml
 from pydantic import Field
 
+from burstenv.cluster.faults.rows import Faults
 from burstenv.config import Config, load, schema_line, shipped
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.envs.scenario_config import ScenarioConfig
@@ -76,10 +78,16 @@ def episode_columns(episode: Episode) -> Columns:
         times += [clients.patience_s, clients.think_s]
         numbers += [clients.previous, clients.upstream_failed]
     if episode.faults is not None:
-        rows = episode.faults.rows
-        for name in rows.dtype.names or ():
-            (times if rows.dtype[name].kind == "f" else numbers).append(rows[name])
+        numbers.append(np.full(len(requests), _of_faults(episode.faults)))
     return times, numbers
+
+
+def _of_faults(faults: Faults) -> np.int64:
+    """Return a fingerprint of an episode's faults as one number, which every request's row then holds."""
+    rows, names = faults.rows, faults.rows.dtype.names or ()
+    times = [rows[name] for name in names if rows.dtype[name].kind == "f"]
+    found = Fingerprint.of(times, [rows[name] for name in names if rows.dtype[name].kind != "f"])
+    return np.uint64(int(found.digest, 16)).astype(np.int64)
 
 
 def shipped_list(config: ScenarioConfig) -> EpisodeList | None:

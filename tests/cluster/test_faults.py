@@ -7,19 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from burstenv.cluster import ADMIT, STATUS_NAMES, ClientsConfig, Cluster, ModeConfig, draw_clients
+from burstenv.cluster import ADMIT, STATUS_NAMES, Cluster, ModeConfig
 from burstenv.cluster.faults.recovery import RecoveryConfig
-from burstenv.cluster.faults.rows import RECOVERIES, FaultKind, Faults
+from burstenv.cluster.faults.rows import FaultKind, Faults
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.transfer_config import TransfersConfig
-from burstenv.engine.enums import AT_GATEWAY, AWAY, REPLICA_STATE_NAMES, RUNNING, SETTLED, WAITING
+from burstenv.engine.enums import REPLICA_STATE_NAMES
 from burstenv.errors import BurstenvError
-from tests.cluster.play import random_faults
-from tests.cluster.small_clusters import LATENCY, random_requests, replica, requests_at
-from tests.random_examples import examples
+from tests.cluster.small_clusters import LATENCY, replica, requests_at
 
 STEP_S = 0.25  # of every iteration: exact in binary, as are most times below
 STEPS = LATENCY.model_copy(
@@ -168,43 +164,27 @@ def test_until_it_is_detected_a_fault_shows_in_no_state(kind):
     assert {state for now_s, state in known if now_s > 2.1} == {"booting"}
 
 
-@examples(30)
-@given(
-    seed=st.integers(0, 2**20), recovery=st.sampled_from(RECOVERIES), caching=st.booleans(), retries=st.booleans(),
-    gateways=st.sampled_from([1, 3]),
-)  # fmt: skip
-def test_no_request_is_lost_and_no_block_either(seed, recovery, caching, retries, gateways):
-    """Whatever fails and is decided: every request is settled once, and an empty replica has all its blocks.
+FAULTS = (FaultKind.CRASH, FaultKind.HANG, FaultKind.SLOW, FaultKind.SPOT)
 
-    Worth adds up, whatever a request had streamed before it was sent again; and each gateway counts its own.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = (30, 55, 90)
-    specs = [replica(num_blocks=blocks, max_model_len=480, prefix_caching=caching) for blocks in sizes]
-    clients = ClientsConfig(retries={"after": ["rejection", "fault"], "base_s": 0.2}) if retries else None
-    cluster = Cluster(
-        specs, (MODE,), recovery=RecoveryConfig(requests=recovery), max_request_tokens=1600, max_defers=2,
-        clients=clients, gateways=gateways,
-    )  # fmt: skip
-    requests = random_requests(rng, 80, 400, 4.0)
-    drawn = None if clients is None else draw_clients(clients, requests, seed)
-    cluster.load(0, requests, seed, drawn, faults=random_faults(rng, 3, 7.0, 20))
-    environment = cluster.state.environments[0]
-    own = np.arange(len(requests)) % gateways
-    while (at_gateway := cluster.next_epoch(0)) >= 0:
-        status = cluster.records(0)["status"]
-        mine = (status == AT_GATEWAY) & (own == own[at_gateway])
-        assert environment["deferred"] == mine.sum() - 1
-        cluster.decide(0, int(rng.choice(3, p=[0.05, 0.85, 0.1])), int(rng.integers(3)))
-        settled = sum(int(environment[name]) for name in ("attained", "late", "rejected", "failed"))
-        under_way = np.isin(cluster.records(0)["status"], (AT_GATEWAY, WAITING, RUNNING, AWAY)).sum()
-        assert environment["offered"] == settled + under_way
-        for record, blocks in zip(cluster.state.replicas[0], sizes, strict=True):
-            assert 0 <= record["free_blocks"] <= blocks
-            assert record["running"] > 0 or record["free_blocks"] == blocks
-    assert np.isin(cluster.records(0)["status"], SETTLED).all()
-    assert environment["in_time_worth"] == environment["attained_worth"]
-    assert environment["lost_worth"] == environment["offered_worth"] - environment["attained_worth"]
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize(("elsewhere", "hit"), [(0, []), (1, [1])])
+def test_a_fault_hits_a_replica_that_is_up(kind, elsewhere, hit):
+    """Replica 0 is off from 0.5 on; a fault of it is none, or that of the next one that is up."""
+    rows = [
+        fault(0.5, FaultKind.STOP),
+        fault(1.0, kind, elsewhere=elsewhere, factor=3.0, duration_s=50.0, detect_s=60.0),
+    ]
+    cluster = Cluster([replica(latency=STEPS)] * 3, (MODE,), recovery=RecoveryConfig())
+    cluster.load(0, requests_at(2.0, prompt=10, output=8), faults=Faults.of(rows))
+    cluster.next_epoch(0)
+    counts, replicas = cluster.fault_counts(0), cluster.state.replicas[0]
+    assert counts is not None
+    assert counts["faults"] == len(hit)
+    changed = [r for r in (1, 2) if states(cluster)[r] != "active" or replicas["slowdown"][r] > 0.0]
+    assert changed == hit
+    assert states(cluster)[0] == "off"
+    assert replicas["slowdown"][0] == 0.0
 
 
 @pytest.mark.parametrize("tick_s", [None, 1.0])

@@ -7,21 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from burstenv.cluster import ADMIT, STATUS_NAMES, Cluster
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.faults.rows import FaultKind, Faults
 from burstenv.cluster.scaling.config import ScalingConfig
-from burstenv.engine.enums import REPLICA_STATE_NAMES, SETTLED
+from burstenv.engine.enums import REPLICA_STATE_NAMES
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
 from burstenv.policies.scaling import SCALING_RULES
-from tests.cluster.play import random_faults
 from tests.cluster.small_clusters import random_requests, replica, requests_at
 from tests.cluster.test_faults import MODE, STEPS, fault
-from tests.random_examples import examples
 
 RULES = {rule.name: rule for rule in SCALING_RULES}
 COLD_S = 2.0
@@ -136,35 +132,6 @@ def test_a_cluster_that_may_scale_and_does_not_has_the_same_records():
             cluster.decide(0, ADMIT, at % 3)
     for name in ("status", "finish_s", "first_token_s", "replica"):
         assert plain.records(0)[name].tobytes() == scaled.records(0)[name].tobytes()
-
-
-@examples(40)
-@given(seed=st.integers(0, 2**20), rule=st.sampled_from([None, *RULES]), faults=st.booleans())
-def test_no_request_is_lost_and_no_block_either(seed, rule, faults):
-    """Whatever fails, is started and is stopped: every request is settled once, and empty replicas have all blocks."""
-    rng = np.random.default_rng(seed)
-    sizes = (30, 55, 90)
-    scaling = ScalingConfig(control_period_s=0.2, cold_start=0.3, drain_s=0.4, initial=2, replica_per_s=10.0)
-    specs = [replica(num_blocks=blocks, max_model_len=480) for blocks in sizes]
-    cluster = Cluster(specs, (MODE,), scaling=scaling, max_request_tokens=1600, max_defers=2)
-    if rule is not None:
-        cluster.scale_by(RULES[rule].code, list(RULES[rule].parameters.values()))
-    cluster.load(0, random_requests(rng, 80, 400, 4.0), seed, faults=random_faults(rng, 3, 7.0, 20 * faults))
-    cluster.next_epoch(0)
-    while not cluster.done(0):
-        if cluster.decision_kind(0) == DecisionKind.SCALE:
-            cluster.scale(0, int(rng.integers(4)))
-        else:
-            cluster.decide(0, int(rng.choice(3, p=[0.05, 0.85, 0.1])), int(rng.integers(3)))
-        cluster.next_epoch(0)
-        environment = cluster.state.environments[0]
-        settled = sum(int(environment[name]) for name in ("attained", "late", "rejected", "failed"))
-        under_way = np.isin(cluster.records(0)["status"], (1, 2, 3)).sum()
-        assert environment["offered"] == settled + under_way
-        for record, blocks in zip(cluster.state.replicas[0], sizes, strict=True):
-            assert 0 <= record["free_blocks"] <= blocks
-            assert record["running"] > 0 or record["free_blocks"] == blocks
-    assert np.isin(cluster.records(0)["status"], SETTLED).all()
 
 
 def test_an_undetected_crash_does_not_show_in_what_a_rule_asks_for():

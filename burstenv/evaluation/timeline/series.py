@@ -25,7 +25,7 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation.timeline.requests import answered, bars, course, drain
 from burstenv.workload import CLASSES
 
-FLEET = ("serving", "paid for", "slow", "wanted")  # what is counted of replicas that change
+FLEET = ("serving", "paid for", "slow", "wanted", "left out")  # what is counted of replicas that change
 MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
 MAX_BINS = 4000
 MAX_SEPARATE_REPLICAS = 8  # more are drawn as mean and range
@@ -66,7 +66,8 @@ class TimelineRecorder:
             serves = (replicas["status"] == ACTIVE) | (replicas["status"] == DRAINING)
             slow = serves & (replicas["slowdown"] > 0.0)
             now_s = float(state.environments["now_s"][self.i])
-            counted = serves, replicas["paid"], slow, replicas["wanted"]  # as FLEET says
+            left_out = state.logs(self.i)[:, int(state.environments["viewer"][self.i])]["left_out"] != 0
+            counted = serves, replicas["paid"], slow, replicas["wanted"], left_out  # as FLEET says
             self._fleet.append((now_s, *(int(one.sum()) for one in counted)))
         used = 1.0 - free / self._num_blocks
         self._rows.append(
