@@ -18,6 +18,7 @@ from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import failures
 from burstenv.evaluation.simulate import simulate
+from burstenv.evaluation.timeline.series import FLEET
 from burstenv.policies import load_policy, parse_composite
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
 from burstenv.policies.lookahead.policy import Lookahead
@@ -141,7 +142,7 @@ def test_a_replay_has_the_faults_it_is_given(small_scenario):
     result = simulate(scenario.trace, None, "always/jsq/vllm", scenario, timeline=True, **given)
     assert result.metrics["faults"] > 0
     assert 0.0 < result.metrics["availability"] < 1.0
-    assert result.timeline.fleet.shape[1] == 5
+    assert result.timeline.fleet.shape[1] == 1 + len(FLEET)
     assert result.timeline.fleet[:, 1].min() < 4
     again = simulate(scenario.trace, None, "always/jsq/vllm", scenario, **given)
     assert again.metrics == result.metrics
