@@ -226,6 +226,11 @@ class GatewayLog:
     def _unanswered(self, replica: int) -> list[Sent]:
         return [s for s in self.requests.values() if s.replica == replica and s.first_token_s is None]
 
+    def recent(self, replica: int) -> tuple[RecentMean, RecentMean]:
+        """Return the recent means of a replica's TTFT and of its time per output token."""
+        of = self._replicas[replica]
+        return of.ttft, of.tpot
+
     def known(self, replica: int, now_s: float) -> Known:
         """Return what the log says of a replica."""
         of = self._replicas[replica]

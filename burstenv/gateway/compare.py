@@ -13,6 +13,7 @@ from typing import Any
 
 from burstenv.envs.recorded import recorded_episode
 from burstenv.files import write_atomic
+from burstenv.gateway.agreement import MORE, ONE, TIE
 from burstenv.gateway.engines.control import forget_prefixes
 from burstenv.gateway.engines.folder import Engines
 from burstenv.gateway.load import Planned, plan_of, send_all, summary
@@ -88,8 +89,8 @@ class Comparison:
         """Return the comparison as a Markdown table with a sentence for each load."""
         lines = [
             "| load | policy | attained: real / same decisions / own | TTFT mean | TPOT mean | E2E mean | equal "
-            "decisions |",
-            "|---|---|---|---|---|---|---|",
+            "decisions: on the log / simulated | simulated others: ties / one apart / more |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
             replay = row.replay
@@ -100,7 +101,8 @@ class Comparison:
                 cells.append(" / ".join(f"{1000 * world[name]:,.{digits}f}" for world in worlds) + " ms")
             spread = replay.spread["ttft_s_mean"]
             cells[1] += f" (+/- {1000 * spread:.0f})" if spread > 0.0 else ""
-            cells = [f"{row.load:g}", f"`{row.policy}`", *cells, f"{100 * replay.agreement:.1f} %"]
+            shares = [f"{100 * found.share:.1f}" for found in (replay.on_log, replay.in_simulator)]
+            cells = [f"{row.load:g}", f"`{row.policy}`", *cells, " / ".join(shares) + " %", _causes(replay)]
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
         for load in dict.fromkeys(row.load for row in self.rows):
@@ -110,6 +112,11 @@ class Comparison:
                 f"in both worlds stand in the same order."
             )
         return lines
+
+
+def _causes(replay: Replay) -> str:
+    causes = replay.in_simulator.causes
+    return " / ".join(str(causes[name]) for name in (TIE, ONE, MORE))
 
 
 def compare(
@@ -222,8 +229,10 @@ def page(found: Comparison, command: str) -> str:
         f"measured with one request at a time, are taken off every real TTFT. Three figures stand side by side: of "
         f"the real servers, of the simulator where the gateway's decisions are carried out, and of the simulator where "
         f"the policy decides itself (mean of {REPLAYS} random streams; +/- their standard deviation where it draws "
-        f"lots). A decision is equal if the policy, asked in the simulated state with the same random numbers, chooses "
-        f"what it chose at the gateway.",
+        f"lots). A decision is equal if the policy, asked again with the same random numbers, chooses what it chose at "
+        f"the gateway: once on what the gateway's log recorded, once in the simulated state after the same decisions. "
+        f"Those that differ there lie between replicas with equally many requests in flight (ties), one more, or more "
+        f"than one more.",
         "",
         *found.lines(),
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class Decided:
     took_s: float
     stream: int
     failed: bool = False
+
+    def told(self, world: LiveWorld) -> dict[str, Any]:
+        """Return the line of the log: the decision and what it was made from."""
+        chosen = [self.admission, self.replica if self.admission == "admit" else 0]
+        return {"at_s": world.now_s(), "chose": chosen, "stream": f"{self.stream:x}", **world.seen()}
 
 
 class Decider:

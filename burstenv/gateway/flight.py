@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from burstenv.gateway.incoming import CHAT, Incoming
 from burstenv.gateway.ledger import Ledger
@@ -31,12 +32,10 @@ class Flight:
         tokens: Output tokens so far, counted by events; at the end by the engine's usage, if it tells.
         started: Whether anything of the answer has been sent to the client.
         defers: Deferrals so far.
-        tries: Engines it was sent to so far.
         upstream: The task that relays its answer.
         aborted: Why the gateway ended that task; empty otherwise.
-        stream: State of the policy's random stream before the decision.
-        decided_s: When the policy decided about it last.
-        replicas: The replicas it was sent to.
+        decisions: What the policy decided about it and what it saw, as the log has it.
+        sent: Where it was sent to: replica, when, when that ended (None: it has not) [s].
         told_prompt_tokens: Length of the prompt as the engine tells it; None: it does not.
     """
 
@@ -51,12 +50,10 @@ class Flight:
     tokens: int = 0
     started: bool = False
     defers: int = 0
-    tries: int = 0
     upstream: asyncio.Task[Outcome] | None = None
     aborted: str = ""
-    stream: int = 0
-    decided_s: float = math.nan
-    replicas: list[int] = field(default_factory=list)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    sent: list[list[Any]] = field(default_factory=list)
     told_prompt_tokens: int | None = None
     _tail: bytes = b""
     _events: int = 0
@@ -64,9 +61,18 @@ class Flight:
     def send(self, replica: int, ledger: Ledger, now_s: float) -> None:
         """Note that it is sent to a replica."""
         self.replica, self.sent_s, self.last_byte_s = replica, now_s, now_s
-        self.tries += 1
-        self.replicas.append(replica)
+        self.sent.append([replica, round(now_s, 6), None])
         ledger.send(self.incoming.prompt_tokens, now_s)
+
+    def leave(self, ledger: Ledger, now_s: float, whole: bool) -> None:
+        """Note that its replica is done with it; ``whole``: with a complete answer."""
+        self.sent[-1][2] = round(now_s, 6)
+        ledger.end(self.incoming.prompt_tokens, self.tokens, self.began, now_s, self.tpot_s if whole else math.nan)
+
+    @property
+    def tries(self) -> int:
+        """Engines it was sent to so far."""
+        return len(self.sent)
 
     def note(self, chunk: bytes, now_s: float, ledger: Ledger) -> int:
         """Note a part of a streamed answer; return how many tokens it brought.

@@ -261,14 +261,15 @@ class Gateway:
         for r in failed:
             self.world.set_available(r, False)
         decided = self.decider.decide()
+        flight.decisions.append(decided.told(self.world))
         for r in failed:
             self.world.set_available(r, self.backends.all[r].available)
         if decided.failed:
             self.metrics.policy_errors.inc()
         self.metrics.decision.observe(decided.took_s)
-        flight.stream, flight.decided_s = decided.stream, self.now_s()
         if decided.admission == "defer" and not self.world.may_defer(flight.number):
             decided.admission = "reject"  # its client has been kept waiting long enough
+            flight.decisions[-1]["done"] = ["reject", 0]
         prompt = flight.incoming.prompt_tokens
         if decided.admission == "admit" and (
             decided.replica in failed or not self.world.accepts(decided.replica, prompt)
@@ -276,6 +277,7 @@ class Gateway:
             decided.replica = next(
                 r for r in range(len(self.backends.all)) if r not in failed and self.world.accepts(r, prompt)
             )
+            flight.decisions[-1]["done"] = ["admit", decided.replica]
         return decided
 
     async def _wait(self, flight: Flight, gone: asyncio.Future[None]) -> bool:
@@ -316,7 +318,7 @@ class Gateway:
             if told is not None:
                 ledger.context_tokens += (told - flight.tokens) if flight.began else 0
                 flight.tokens = told
-            ledger.end(flight.incoming.prompt_tokens, flight.tokens, flight.began, self.now_s(), flight.tpot_s)
+            flight.leave(ledger, self.now_s(), _is_whole(task))
             if prompt is not None:
                 flight.told_prompt_tokens = prompt
         if left or (not task.cancelled() and isinstance(task.exception(), ConnectionError)):
@@ -385,6 +387,14 @@ class Gateway:
         flight = Flight(incoming, self.world.arrive(incoming, now_s), now_s)
         self.world.note_decision(0, 0)
         self._end(flight, "rejected", 429)
+
+
+def _is_whole(task: asyncio.Task[Outcome]) -> bool:
+    """Return whether a relay ended with a complete answer."""
+    if not task.done() or task.cancelled() or task.exception() is not None:
+        return False
+    outcome = task.result()
+    return outcome.answered and not outcome.problem
 
 
 async def _gone(receive: Receive) -> None:

@@ -2,7 +2,15 @@
 
 The first line describes the gateway, a line with ``policy`` and ``at_s`` notes a new policy, every other line is one
 request, written when it is over. Times are in seconds since the gateway began. ``blocks`` are the numbers of its
-prompt's full KV blocks as runs [first, count]: prompts that begin alike begin with the same numbers.
+prompt's full KV blocks as runs [first, count]: prompts that begin alike begin with the same numbers. ``sent`` is where
+it was sent: [replica, when, when that ended]. ``read_prompt_tokens`` is the length of the prompt as the policy saw it,
+``prompt_tokens`` as the engine told it.
+
+``decisions`` are those of the policy: what it ``chose``, what was ``done`` where that is something else (it may not
+defer again, or chose a replica that had just failed), the state of its random stream, and what it saw that does not
+follow from the other lines, for each replica: ``context_tokens`` of the answers under way, the ``metrics`` read last,
+the ``cached_blocks`` of this prompt, and ``longest_tokens``, the longest request that it takes, where that is not what
+the cluster says (0: it takes none).
 """
 
 from __future__ import annotations
@@ -35,17 +43,16 @@ def row_of(flight: Flight, outcome: str, status: int, now_s: float) -> dict[str,
         "outcome": outcome,
         "status": status,
         "replica": flight.replica if flight.tries else None,
-        "replicas": flight.replicas,
+        "sent": flight.sent,
         "defers": flight.defers,
         "streamed": incoming.streamed,
-        "decided_s": _rounded(flight.decided_s),
-        "sent_s": _rounded(flight.sent_s),
+        "decisions": flight.decisions,
         "first_token_s": _rounded(flight.first_token_s),
         "finish_s": _rounded(flight.last_byte_s) if served else round(now_s, 6),
-        "predicted_tokens": round(incoming.predicted_tokens, 3),
+        "predicted_tokens": incoming.predicted_tokens,
+        "read_prompt_tokens": incoming.prompt_tokens,
         "ttft_slo_s": incoming.ttft_slo_s,
         "tpot_slo_s": incoming.tpot_slo_s,
-        "stream": f"{flight.stream:x}",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from burstenv.cluster.gateway_log import RecentMean
@@ -27,6 +28,18 @@ class Metrics:
     kv_used: float = 0.0
     preemptions: int = 0
     sent: int = 0
+
+    def told(self) -> list[float | None]:
+        """Return the numbers as the log has them, in the order of the attributes; None: never read."""
+        read_s = round(self.read_s, 6) if math.isfinite(self.read_s) else None
+        return [read_s, self.waiting, self.running, self.kv_used, self.preemptions, self.sent]
+
+    @classmethod
+    def read(cls, told: Sequence[float | None]) -> Metrics:
+        """Return the metrics that the log has."""
+        read_s, waiting, running, kv_used, preemptions, sent = (0 if value is None else value for value in told)
+        read_s = -math.inf if told[0] is None else float(read_s)
+        return cls(read_s, int(waiting), int(running), float(kv_used), int(preemptions), int(sent))
 
 
 @dataclass(slots=True)

@@ -3,15 +3,13 @@
 Two kinds of replays. In the first the policy decides as it would have in the simulator; its metrics stand beside the
 measured ones. Where a policy draws lots, between equal replicas for example, one replay is one of many: the metrics are
 means over several random streams, with their spread. In the second every decision of the log is carried out: its
-metrics tell how far off the simulated engines are, whatever the policy makes of it. At each decision the policy is
-asked what it would have chosen in the simulated state, from the same random numbers: the share of equal answers is the
-agreement.
+metrics tell how far off the simulated engines are, whatever the policy makes of it. How far the decisions agree says
+:mod:`burstenv.gateway.agreement`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.cluster import Cluster, request_array
-from burstenv.cluster.gateway import ADMISSION_NAMES, ADMIT, DEFER
 from burstenv.engine.enums import ATTAINED, LATE, REJECTED
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.envs.token_streams import share_prefixes
 from burstenv.errors import BurstenvError
+from burstenv.gateway.agreement import Agreement, Recorded, agreement_in_simulator
 from burstenv.gateway.scene import scene_for_gateway
 from burstenv.policies import load_policy
 from burstenv.workload import CLASSES
@@ -49,9 +47,8 @@ class Replay:
         spread: Their standard deviations over these.
         same_decisions: The same where the logged decisions are carried out.
         later_s: Median time by which first tokens came later than there [s].
-        decisions: Decisions compared.
-        equal: Those in which the policy would have chosen the same.
-        differences: (what was done, what would have been): how often, the most frequent first.
+        on_log: How the policy's decisions agree on what the log recorded.
+        in_simulator: How they agree in the simulator, where the logged decisions are carried out.
     """
 
     policy: str
@@ -62,14 +59,8 @@ class Replay:
     spread: dict[str, float]
     same_decisions: dict[str, float]
     later_s: float
-    decisions: int
-    equal: int
-    differences: list[tuple[str, str, int]]
-
-    @property
-    def agreement(self) -> float:
-        """Share of equal decisions."""
-        return self.equal / max(1, self.decisions)
+    on_log: Agreement
+    in_simulator: Agreement
 
     def values(self) -> dict[str, Any]:
         """Return everything in plain values."""
@@ -86,9 +77,8 @@ class Replay:
             "errors_same_decisions": {
                 name: _error(name, self.measured[name], self.same_decisions[name]) for name in METRICS
             },
-            "decisions": self.decisions,
-            "agreement": self.agreement,
-            "differences": [{"done": a, "simulated": b, "times": count} for a, b, count in self.differences],
+            "decisions_on_log": self.on_log.values(),
+            "decisions_in_simulator": self.in_simulator.values(),
         }
 
     def lines(self) -> list[str]:
@@ -105,9 +95,8 @@ class Replay:
             if self.spread[name] > 0.0:
                 cells.append(f"+/- {_shown(name, self.spread[name])}")
             lines.append(" ".join(cells).rstrip())
-        lines.append(f"  decisions: {self.equal:,} of {self.decisions:,} equal ({100 * self.agreement:.1f} %)")
-        for done, chosen, count in self.differences[:5]:
-            lines.append(f"    {count:,} times {done}, in the simulator {chosen}")
+        lines += self.on_log.lines("on what the gateway recorded")
+        lines += self.in_simulator.lines("in the simulated state")
         if self.left_out:
             lines.append(f"  {self.left_out:,} requests that failed or were cancelled are not compared")
         return lines
@@ -165,7 +154,7 @@ def validate_log(
     found = [_metrics(_free(scene, log, requests, name, seed)[served]) for seed in range(REPLAYS)]
     values = {metric: np.array([metrics[metric] for metrics in found]) for metric in METRICS}
     forced = _cluster(scene, log, requests)
-    decisions, equal, differences = _agreement(forced, scene, name, rows)
+    in_simulator = agreement_in_simulator(forced, scene, name, rows)
     ends = forced.state.requests[0, : len(requests)][served]
     compared = [row for row, counts in zip(rows, served, strict=True) if counts]
     return Replay(
@@ -174,7 +163,7 @@ def validate_log(
         simulated={metric: float(seen.mean()) for metric, seen in values.items()},
         spread={metric: float(seen.std()) for metric, seen in values.items()},
         same_decisions=_metrics(ends), later_s=_later_s(compared, ends) - front_end_s,
-        decisions=decisions, equal=equal, differences=differences,
+        on_log=Recorded(scene, log, _under(log), name).run(), in_simulator=in_simulator,
     )  # fmt: skip
 
 
@@ -201,14 +190,19 @@ def _played(path: Path, log: GatewayLog) -> tuple[list[dict[str, Any]], int]:
     Those that an engine had begun to serve and that failed, or whose client left, are among them, as far as they came:
     they took the engines' time.
     """
-    until_s = log.policies[1][0] if len(log.policies) > 1 else math.inf
-    under = [row for row in log.rows if row["arrival_s"] < until_s]
+    under = _under(log)
     ended = (*SERVED, "rejected")
-    decided = [row for row in under if row.get("decided_s") is not None]
-    rows = [row for row in decided if row["outcome"] in ended or row.get("replica") is not None]
+    decided = [row for row in under if row["decisions"]]
+    rows = [row for row in decided if row["outcome"] in ended or row["sent"]]
     if not any(row["outcome"] in ended for row in rows):
         raise BurstenvError(f"{path}: no request was answered or rejected by the policy")
     return rows, len(under) - len(rows)
+
+
+def _under(log: GatewayLog) -> list[dict[str, Any]]:
+    """Return the requests under the first policy."""
+    until_s = log.policies[1][0] if len(log.policies) > 1 else math.inf
+    return [row for row in log.rows if row["arrival_s"] < until_s]
 
 
 def _requests(log: GatewayLog, rows: list[dict[str, Any]]) -> np.ndarray:
@@ -291,40 +285,3 @@ def _table(attainment: float, rejected: float, ttft_s: Floats, tpot_s: Floats, e
 
     numbers = (attainment, rejected, mean(ttft_s), p90(ttft_s), mean(tpot_s), p90(tpot_s), mean(e2e_s))
     return dict(zip(METRICS, numbers, strict=True))
-
-
-def _agreement(
-    cluster: Cluster, scene: Scenario, policy: str, rows: list[dict[str, Any]]
-) -> tuple[int, int, list[tuple[str, str, int]]]:
-    """Carry out the decisions of a log; return how many there were, how many the policy shares, and the others."""
-    player = player_of(load_policy(policy), cluster, 0, scene.sight)
-    memory = cluster.state.memories[0]
-    mode = int(cluster.state.replicas[0, 0]["mode"])
-    equal, decisions = 0, 0
-    differences: Counter[tuple[str, str]] = Counter()
-    while True:
-        number = cluster.next_epoch(0)
-        if cluster.done(0):
-            break
-        if number < 0:
-            cluster.decide(0, ADMIT, 0, mode)  # a tick
-            continue
-        row = rows[number]
-        if int(cluster.state.requests["defers"][0, number]) < int(row.get("defers") or 0):
-            cluster.decide(0, DEFER, 0, mode)
-            continue
-        memory["rng"] = np.uint64(int(str(row.get("stream") or "1"), 16))
-        admission, replica, _ = player.decision()
-        first = row.get("replicas") or [row.get("replica")]
-        done = (ADMISSION_NAMES.index("reject"), 0) if row["outcome"] == "rejected" else (ADMIT, int(first[0] or 0))
-        decisions += 1
-        if admission == done[0] and (admission != ADMIT or replica == done[1]):
-            equal += 1
-        else:
-            differences[_named(*done), _named(admission, replica)] += 1
-        cluster.decide(0, done[0], done[1], mode)
-    return decisions, equal, [(a, b, count) for (a, b), count in differences.most_common()]
-
-
-def _named(admission: int, replica: int) -> str:
-    return f"replica {replica}" if admission == ADMIT else ("rejected", "", "deferred")[admission]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -44,6 +45,8 @@ def run(gateway: Gateway, policy: str) -> None:
                 backlog=BACKLOG,
             )
         )
+        gc.collect()
+        gc.freeze()  # what lives as long as the gateway: looking through it again and again would hold all streams up
         server.run(sockets=[listener])
     if not server.started:
         raise BurstenvError("the gateway could not begin; the lines above say why")

@@ -7,6 +7,7 @@ module is the only place where such records are filled from a real gateway.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,7 @@ class LiveWorld:
         self._replicas["mode"] = scenario.mode_names.index(mode)
         self._replicas["token_budget"] = state.modes["token_budget"][:, scenario.mode_names.index(mode)]
         self._longest = state.specs["max_model_len"].copy()
+        self._own_longest = self._longest.copy()
         self._num_blocks = state.specs["num_blocks"].copy()
         self._block_size = int(state.specs["block_size"][0])
         self._numbers = np.zeros(7)
@@ -167,7 +169,11 @@ class LiveWorld:
 
     def set_available(self, replica: int, available: bool) -> None:
         """Let policies see whether a replica takes requests: one that does not has no room for any."""
-        self._state.specs["max_model_len"][replica] = self._longest[replica] if available else 0
+        self.show_longest(replica, int(self._longest[replica]) if available else 0)
+
+    def show_longest(self, replica: int, tokens: int) -> None:
+        """Let policies see the longest request that a replica takes, 0 for none."""
+        self._state.specs["max_model_len"][replica] = tokens
 
     def shorten(self, replica: int, max_model_len: int) -> None:
         """Note the longest request that a replica's engine takes, where that is less than the cluster says."""
@@ -227,6 +233,23 @@ class LiveWorld:
         log["head_s"] = ledger.head_s
         for name, mean in (("ttft", ledger.ttft), ("tpot", ledger.tpot)):
             log[f"{name}_total"], log[f"{name}_weight"], log[f"{name}_at_s"] = mean.total, mean.weight, mean.at_s
+
+    def now_s(self) -> float:
+        """Return the time of the present decision [s]."""
+        return round(float(self._environment["now_s"]), 6)
+
+    def seen(self) -> dict[str, Any]:
+        """Return what :meth:`show` wrote that does not follow from what happened to requests; see the journal."""
+        seen: dict[str, Any] = {
+            "context_tokens": [ledger.context_tokens for ledger in self.ledgers],
+            "metrics": [ledger.metrics.told() for ledger in self.ledgers],
+        }
+        if self.cached is not None:
+            seen["cached_blocks"] = self._hits.tolist()
+        longest = self._state.specs["max_model_len"]
+        if (longest != self._own_longest).any():
+            seen["longest_tokens"] = longest.tolist()
+        return seen
 
     # -- room ---------------------------------------------------------------------------------------
 

@@ -145,6 +145,5 @@ class Advice:
         flight, now_s = self.flight, self._advisor.now_s()
         if not flight.began:
             flight.last_byte_s = now_s
-        ledger = self._advisor.world.ledgers[self.replica]
-        ledger.end(self.incoming.prompt_tokens, flight.tokens, flight.began, now_s, flight.tpot_s)
+        flight.leave(self._advisor.world.ledgers[self.replica], now_s, whole)
         self._advisor.world.settle(self.number, flight.outcome() if whole else "failed", now_s)

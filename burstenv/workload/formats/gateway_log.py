@@ -16,7 +16,7 @@ from burstenv.workload.formats.csv_table import open_table
 from burstenv.workload.formats.prefix_tree import Recognised, recognise
 from burstenv.workload.trace import CLASSES, MAX_TOKENS, MODELS, OTHER_MODEL, Trace
 
-MARK, VERSION = "burstenv_gateway_log", 1
+MARK, VERSION = "burstenv_gateway_log", 2
 SERVED = ("attained", "late")
 OUTCOMES = (*SERVED, "rejected", "failed", "cancelled")
 
