@@ -52,6 +52,7 @@ async def bench(
     engines: list[StandIn] | None = None,
     tokenizer: Path | None = None,
     kv_events: Sequence[str] = (),
+    mode: str | None = None,
     **limits: Any,
 ) -> AsyncIterator[Bench]:
     """Run a gateway."""
@@ -65,8 +66,9 @@ async def bench(
             if not engine.url:
                 await stack.enter_async_context(engine.running_on())
         gateway = Gateway(
-            scene, policy, [e.url for e in behind], scene.mode_names[0], config, reader, log, kv_events=kv_events
-        )
+            scene, policy, [e.url for e in behind], mode or scene.mode_names[0], config, reader, log,
+            kv_events=kv_events,
+        )  # fmt: skip
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from burstenv.cli import main
-from burstenv.cluster import request_array
+from burstenv.cluster import Cluster, request_array
 from burstenv.cluster.gateway import ADMISSION_NAMES
 from burstenv.engine.enums import ATTAINED, REJECTED
 from burstenv.envs.play.policy import player_of
@@ -20,7 +20,7 @@ from burstenv.gateway.endless import text_of
 from burstenv.gateway.prefixes import BlockNumbers, block_keys
 from burstenv.gateway.replay import validate_log
 from burstenv.gateway.scene import scene_for_gateway
-from burstenv.policies import load_policy
+from burstenv.policies import View, load_policy
 from burstenv.workload.formats.gateway_log import MARK, VERSION
 
 COUNT = 150
@@ -52,7 +52,7 @@ def write_log(
     numbers = BlockNumbers()
     engine.load(0, requests, seed=3)
     player = player_of(load_policy(policy), engine, 0, scene.sight)
-    said: dict[int, tuple[int, int, int]] = {}
+    said: dict[int, tuple[dict[str, Any], int, int]] = {}
     while True:
         number = engine.next_epoch(0)
         if engine.done(0):
@@ -60,13 +60,13 @@ def write_log(
         if number < 0:
             engine.decide(0, 1)
             continue
-        stream = int(engine.state.memories[0]["rng"])
+        seen = _seen(engine)
         admission, replica, mode = player.decision()
-        said[number] = (stream, admission, replica)
+        said[number] = (seen, admission, replica)
         engine.decide(0, admission, replica, mode)
     rows = []
     for k, record in enumerate(engine.state.requests[0, :COUNT]):
-        stream, admission, replica = said[k]
+        seen, admission, replica = said[k]
         rejected = ADMISSION_NAMES[admission] == "reject"
         assert (int(record["status"]) == REJECTED) == rejected
         served = {
@@ -78,18 +78,33 @@ def write_log(
                 "arrival_s": float(record["arrival_s"]), "prompt_tokens": int(prompt[k]),
                 "output_tokens": 0 if rejected else int(output[k]), "class": "conversation", "model": "m",
                 "outcome": "rejected" if rejected else "attained" if record["status"] == ATTAINED else "late",
-                "replica": None if rejected else replica, "replicas": [] if rejected else [replica], "defers": 0,
-                "decided_s": float(record["arrival_s"]), "predicted_tokens": float(output[k]),
-                "ttft_slo_s": 1.5, "tpot_slo_s": 0.04, "stream": f"{stream:x}",
+                "replica": None if rejected else replica, "defers": 0, "predicted_tokens": float(output[k]),
+                "read_prompt_tokens": int(prompt[k]), "ttft_slo_s": 1.5, "tpot_slo_s": 0.04,
+                "decisions": [{**seen, "chose": [ADMISSION_NAMES[admission], 0 if rejected else replica]}],
+                "sent": [] if rejected else [[replica, float(record["arrival_s"]), served["finish_s"]]],
                 "session_id": "" if session[k] < 0 else f"s{session[k]}",
                 **({"blocks": numbers.runs(block_keys(_prompt(requests[k]), 16))} if shared else {}),
-                **({"first_token_s": None, "finish_s": None} if rejected else served),
+                **({"first_token_s": None, "finish_s": float(record["arrival_s"])} if rejected else served),
             }
         )  # fmt: skip
-    about = {MARK: VERSION, "policy": policy, "scenario": "default", "mode": "vllm", "seed": 3}
+    about = {
+        MARK: VERSION, "policy": policy, "scenario": "default", "mode": "vllm", "seed": 3, "cached_prefixes": "events",
+    }  # fmt: skip
     lines = [about, *rows[::-1]]  # a gateway writes them as they end, in another order than they came
     path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
     return rows
+
+
+def _seen(engine: Cluster) -> dict[str, Any]:
+    """Return what a gateway in front of simulated engines sees at a decision, as its log has it."""
+    view, count = View(engine, 0, engine.mode_names, {}, False), engine.num_replicas
+    return {
+        "at_s": float(engine.state.environments["now_s"][0]),
+        "stream": f"{int(engine.state.memories[0]['rng']):x}",
+        "context_tokens": [engine.known(0, r).context_tokens for r in range(count)],
+        "metrics": [[None, 0, 0, 0.0, 0, 0]] * count,
+        "cached_blocks": [view.replicas[r].prefix_hit_tokens // 16 for r in range(count)],
+    }
 
 
 def _prompt(request: np.void) -> list[int]:
@@ -112,7 +127,10 @@ def _prompt(request: np.void) -> list[int]:
 def test_what_the_simulator_did_is_found_again(policy: str, front_end_s: float, shared: bool, tmp_path: Path) -> None:
     rows = write_log(tmp_path / "log.jsonl", policy, front_end_s, shared=shared)
     found = validate_log(tmp_path / "log.jsonl", front_end_s=front_end_s)
-    assert (found.requests, found.decisions, found.equal) == (COUNT, COUNT, COUNT)
+    assert found.requests == COUNT
+    assert (found.in_simulator.decisions, found.in_simulator.equal) == (COUNT, COUNT)
+    if front_end_s == 0.0:  # otherwise the log is not what the policy saw
+        assert (found.on_log.decisions, found.on_log.equal) == (COUNT, COUNT)
     assert found.measured == pytest.approx(found.same_decisions, rel=1e-5)
     draws = "round-robin" not in policy  # between equal replicas
     assert (max(found.spread.values()) > 0.0) == draws
@@ -127,11 +145,14 @@ def test_other_decisions_and_another_cluster_are_told(tmp_path: Path) -> None:
     rows = write_log(log, "always/jsq/vllm")
     text = log.read_text()
     first, second = rows[0]["replica"], (rows[0]["replica"] + 1) % 4
-    log.write_text(text.replace(f'"replicas":[{first}]', f'"replicas":[{second}]'))
-    found = validate_log(log)
+    log.write_text(text.replace(f'"sent":[[{first},', f'"sent":[[{second},'))  # sent elsewhere than the policy chose
+    found = validate_log(log).in_simulator
     assert found.equal < COUNT
-    assert any(done == f"replica {second}" for done, _, _ in found.differences)
-    assert "in the simulator" in "\n".join(found.lines())
+    assert any(done == f"replica {second}" for done, _ in found.differences)
+    assert sum(found.causes.values()) == COUNT - found.equal
+    log.write_text(text.replace(f'"chose":["admit",{first}]', f'"chose":["admit",{second}]'))
+    found = validate_log(log).on_log
+    assert found.equal == COUNT - found.differences[f"replica {second}", f"replica {first}"] < COUNT
     log.write_text(text)
     slower = validate_log(log, cluster="llama-2-13b-a100-x4")
     assert slower.same_decisions["tpot_s_mean"] > 1.1 * slower.measured["tpot_s_mean"]
@@ -156,10 +177,12 @@ def test_the_command_prints_errors_and_agreement(tmp_path: Path, capsys: pytest.
     write_log(log, "always/jsq/vllm")
     assert main(["validate", str(log), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["agreement"] == 1.0
+    assert told["decisions_on_log"]["share"] == told["decisions_in_simulator"]["share"] == 1.0
     assert told["errors_same_decisions"]["tpot_s_mean"] == pytest.approx(0.0, abs=1e-3)
     assert main(["validate", str(log)]) == 0
-    assert "150 of 150 equal (100.0 %)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "decisions on what the gateway recorded: 150 of 150 equal (100.0 %)" in printed
+    assert "decisions in the simulated state: 150 of 150 equal (100.0 %)" in printed
     assert main(["validate", str(log), "--gpu", "h100"]) == 1
     assert "--cluster says what the engines are" in capsys.readouterr().err
     assert main(["validate", str(log), "--front-end-ms", "-1"]) == 1
