@@ -7,7 +7,7 @@ from pathlib import Path
 
 from burstenv.errors import BurstenvError, unknown_name
 
-ENDING, CARD_ENDING = ".npz", ".md"
+ENDING, ONNX_ENDING, CARD_ENDING = ".npz", ".onnx", ".md"
 
 
 def pretrained_folder() -> Path:

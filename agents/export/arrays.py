@@ -17,11 +17,10 @@ from burstenv.errors import BurstenvError
 from burstenv.policies.network.description import check_network
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import FORMAT, KINDS, Network
-from burstenv.pretrained import ENDING
+from burstenv.pretrained import ENDING, ONNX_ENDING
 
 ACTING = ("mlp_extractor.", "action_net.")  # weights of the actor; the critic's are not exported
 CRITIC = "mlp_extractor.value_net."
-ONNX_ENDING = ".onnx"
 
 
 def acting_weights(policy: Any) -> dict[str, np.ndarray]:

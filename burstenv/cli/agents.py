@@ -19,7 +19,7 @@ def register(commands: Commands) -> None:
         sub,
         "export",
         _export,
-        "Write a trained agent as one small file; `agent:FILE.npz` runs it.",
+        "Write a trained agent as one small file; `agent:FILE` runs it.",
         example="burstenv agents export runs/demo --out demo.npz",
     )
     export.add_argument("trained", type=Path, metavar="RUN", help="run folder or checkpoint of `train`")
@@ -28,7 +28,7 @@ def register(commands: Commands) -> None:
         type=output_file(".npz", ".onnx"),
         required=True,
         metavar="FILE",
-        help="an .npz file, or an .onnx file for other runtimes",
+        help="an .npz file, or an .onnx file, which other runtimes read too",
     )
 
     card = add_command(
@@ -92,8 +92,8 @@ def _results(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     path = agents_module("export.arrays").export_agent(arguments.trained, arguments.out)
     size_kb = path.stat().st_size / 1000.0
-    use = f"; use it as agent:{path}" if path.suffix == ".npz" else ""
-    emit(arguments, {"path": str(path), "bytes": path.stat().st_size}, [f"{path}: {size_kb:.1f} kB{use}"])
+    told = f"{path}: {size_kb:.1f} kB; use it as agent:{path}"
+    emit(arguments, {"path": str(path), "bytes": path.stat().st_size}, [told])
     return 0
 
 

@@ -80,7 +80,7 @@ class TokenCounter:
                 self._special[name] = value
         if isinstance(text, str):
             environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-            environment.globals["raise_exception"] = _refuse
+            environment.globals["raise_exception"] = _raise
             self._template = environment.from_string(text)
 
     def read(self, asked: dict[str, Any], chat: bool) -> Tokens | None:
@@ -132,5 +132,5 @@ def _texts(content: Any) -> list[str]:
     return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
 
 
-def _refuse(message: str) -> None:
+def _raise(message: str) -> None:
     raise TemplateError(message)

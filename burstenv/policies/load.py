@@ -33,8 +33,8 @@ def load_policy(text: str) -> Policy:
         text: ``admission/routing/batching``; look-ahead over one, such as ``lookahead(futures=8):always/jsq/vllm``; the
             name of a Python policy, such as ``mine`` or ``mine(cap=3)``; ``mine.py``, a file with one policy in it;
             ``mine.py:NAME``, a file and a name in it, or a composite:
-            ``mine.py:short-only/jsq/vllm``; or ``agent:NAME``, a shipped agent, and ``agent:FILE.npz``, an exported
-            one.
+            ``mine.py:short-only/jsq/vllm``; or ``agent:NAME``, a shipped agent, and ``agent:FILE.npz`` or
+            ``agent:FILE.onnx``, an exported one.
 
     Returns:
         A policy; this function also reads its ``name`` once its file has been loaded.

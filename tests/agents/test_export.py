@@ -240,7 +240,7 @@ def test_a_card_needs_an_evaluation_of_the_agent(run, report, tmp_path, capsys):
     assert "took no part in this evaluation; its agents: other-seed0" in capsys.readouterr().err
 
 
-def test_onnx_gives_the_same_logits(run, scenario, tmp_path):
+def test_onnx_gives_the_same_logits_and_decisions(run, exported, scenario, tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra burstenv[onnx]")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra burstenv[onnx]")
     path = tmp_path / "tiny.onnx"
@@ -254,6 +254,12 @@ def test_onnx_gives_the_same_logits(run, scenario, tmp_path):
         with torch.no_grad():
             expected = logits(agent.policy, torch.from_numpy(x)).numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    random = np.random.default_rng(0)
+    observations = random.normal(size=(2000, scenario.observation_layout.size)).astype(np.float32)
+    masks = random.random((2000, 9)) < 0.8
+    policies = load_policy(f"agent:{exported}"), load_policy(f"agent:{path}")
+    one, other = (policy.act(observations, masks) for policy in policies)
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", pretrained.shipped_agents())

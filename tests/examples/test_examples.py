@@ -21,6 +21,7 @@ CASES = {
     "record_minari.py": (["minari", "jax", "h5py"], ["--episodes", "1", "--scenario", "SMALL"], "1 episodes"),
     "wandb_logging.py": (["wandb", "stable_baselines3"], ["--steps", "16384"], "logged to "),
     "mlflow_logging.py": (["mlflow", "stable_baselines3"], ["--steps", "16384"], "logged as "),
+    "ray_router.py": (["ray.serve"], ["always/jsq/vllm", "mixed-x2"], "15 tokens from "),
     "watch.py": (["PIL", "moviepy"], ["--steps", "20", "--scenario", "SMALL"], "timeline.html"),
 }
 

@@ -156,3 +156,45 @@ def test_a_policy_routes_litellms_requests() -> None:
             await ask(rejecting)
 
     asyncio.run(asyncio.wait_for(test(), 300.0))
+
+
+def test_a_policy_routes_the_requests_of_a_ray_serve_deployment() -> None:
+    serve = pytest.importorskip("ray.serve")
+    import ray
+    from ray.serve.config import RequestRouterConfig
+    from ray.serve.exceptions import BackPressureError
+
+    router = "burstenv.gateway.plugins.ray_router:PolicyRouter"
+
+    @serve.deployment(num_replicas=2, max_ongoing_requests=20)
+    class Model:
+        def __init__(self) -> None:
+            self.replica = serve.get_replica_context().replica_tag
+
+        async def chat(self, asked: dict[str, Any]) -> str:
+            await asyncio.sleep(0.2 if asked["max_tokens"] == 9 else 0.0)
+            return str(self.replica)
+
+    def deployed(name: str, policy: str) -> Any:
+        config = RequestRouterConfig(
+            request_router_class=router, request_router_kwargs={"policy": policy, "cluster": "mixed-x2"}
+        )
+        options = {"request_router_config": config, "ray_actor_options": {"num_cpus": 0}}
+        return serve.run(Model.options(**options).bind(), name=name, route_prefix=None).chat
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        chat = deployed("turns", "always/round-robin/vllm")
+        told = [chat.remote({**BODY, "max_tokens": 1}).result(timeout_s=300) for _ in range(6)]
+        assert told[:2] * 3 == told
+        assert told[0] != told[1]
+        chat = deployed("emptiest", "always/jsq/vllm")
+        chat.remote({**BODY, "max_tokens": 1}).result(timeout_s=300)
+        at_once = [chat.remote(BODY) for _ in range(8)]
+        told = [answer.result(timeout_s=300) for answer in at_once]
+        assert sorted(told.count(name) for name in set(told)) == [4, 4]  # never one more on either
+        with pytest.raises(BackPressureError):
+            deployed("none", "never/jsq/vllm").remote(BODY).result(timeout_s=300)
+    finally:
+        serve.shutdown()
+        ray.shutdown()

@@ -13,6 +13,7 @@ from burstenv._jit.decorators import entry
 from burstenv.cluster import Cluster
 from burstenv.cluster.clock import begin, next_epoch
 from burstenv.cluster.gateway import apply_decision
+from burstenv.cluster.state import ClusterState
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.envs.action import ActionLayout, decide_with, write_mask
 from burstenv.envs.exchange import settings_of
@@ -98,27 +99,12 @@ class NetworkPlayer:
     """
 
     def __init__(self, policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight):
-        state, count = cluster.state, cluster.num_replicas
-        observed = ObservationLayout(count, tuple(cluster.mode_names), sight.observation)
-        policy.network.check(observed.features(), count, sight.where)
-        if not sight.capacity_per_s > 0.0:
-            raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of its observation")
-        environment = policy.environment
-        layout = ActionLayout.build(environment["decide"], environment["action"], count, len(observed.mode_names))
-        admission, routing, mode = (environment[part] for part in ("admission", "routing", "batching"))
-        fixed = composite_of(admission, routing, mode or observed.mode_names[0])
-        fixed.check_log(cluster)
-        self._state, self._i = state, i
-        num_logits, size = sum(layout.sizes), observed.size
-        settings = settings_of(
-            fixed.record(observed.mode_names), {"capacity_per_s": float(sight.capacity_per_s)}, layout.flags(),
-            observed.flags(),
-        )  # fmt: skip
+        self._state, self._i = cluster.state, i
+        seat = seat_of(policy, cluster, i, sight)
+        num_logits, size = seat.mask.shape[1], seat.observation.shape[1]
+        scratch = policy.network.scratch_size(cluster.num_replicas, num_logits, size)
         self._given = (
-            settings, _links(cluster, i) if sight.observation.sessions else no_links(1),
-            np.zeros((1, len(layout.sizes)), np.int64), np.zeros((1, size), np.float32),
-            np.zeros((1, num_logits), np.int8), *policy.network.packed,
-            np.zeros(policy.network.scratch_size(count, num_logits, size), np.float32), policy.sizes(count),
+            *seat, *policy.network.packed, np.zeros(scratch, np.float32), policy.sizes(cluster.num_replicas),
             bool(policy.sampled), i,
         )  # fmt: skip
         self._sessions = bool(sight.observation.sessions)
@@ -139,13 +125,42 @@ class NetworkPlayer:
         return self._run(max_decisions) if max_decisions > 0 else 0
 
     def _run(self, max_decisions: int) -> int:
-        links, length = self._given[1], int(self._state.environments["num_requests"][self._i])
-        if self._sessions and links.shape[1] < length:
-            raise BurstenvError(
-                f"this player was made for an episode of {links.shape[1]} requests, and {length} are loaded now; make "
-                f"another one"
-            )
+        if self._sessions:
+            check_length(self._given[1], self._state, self._i)
         return int(network_rollout(*self._state.arrays(), *self._given, self._decision, np.int64(max_decisions)))
+
+
+def seat_of(policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight) -> Seat:
+    """Return the arrays that a policy exchanges with a cluster, one row each; see ``NetworkPlayer`` for its errors."""
+    count = cluster.num_replicas
+    observed = ObservationLayout(count, tuple(cluster.mode_names), sight.observation)
+    policy.network.check(observed.features(), count, sight.where)
+    if not sight.capacity_per_s > 0.0:
+        raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of its observation")
+    environment = policy.environment
+    layout = ActionLayout.build(environment["decide"], environment["action"], count, len(observed.mode_names))
+    admission, routing, mode = (environment[part] for part in ("admission", "routing", "batching"))
+    fixed = composite_of(admission, routing, mode or observed.mode_names[0])
+    fixed.check_log(cluster)
+    settings = settings_of(
+        fixed.record(observed.mode_names), {"capacity_per_s": float(sight.capacity_per_s)}, layout.flags(),
+        observed.flags(),
+    )  # fmt: skip
+    return Seat(
+        settings, _links(cluster, i) if sight.observation.sessions else no_links(1),
+        np.zeros((1, len(layout.sizes)), np.int64), np.zeros((1, observed.size), np.float32),
+        np.zeros((1, sum(layout.sizes)), np.int8),
+    )  # fmt: skip
+
+
+def check_length(links: np.ndarray, state: ClusterState, i: int) -> None:
+    """Raise a one-sentence error if a longer episode is loaded than a player was made for."""
+    length = int(state.environments["num_requests"][i])
+    if links.shape[1] < length:
+        raise BurstenvError(
+            f"this player was made for an episode of {links.shape[1]} requests, and {length} are loaded now; make "
+            f"another one"
+        )
 
 
 def _links(cluster: Cluster, i: int) -> np.ndarray:

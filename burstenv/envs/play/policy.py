@@ -12,14 +12,13 @@ import numpy as np
 from burstenv.cluster import Cluster
 from burstenv.cluster.gateway import ADMIT
 from burstenv.envs.observation.settings import Sight
-from burstenv.envs.step import UNLIMITED, rollout
+from burstenv.envs.play.stepping import EVERY, run_by_steps
+from burstenv.envs.step import rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
 from burstenv.policies.decide import choose_admission_at, choose_replica_at, policy_decision
 from burstenv.policies.health import left_out_at
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
-
-EVERY = int(UNLIMITED)
 
 
 class Player(Protocol):
@@ -59,6 +58,7 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         cluster.scale_by(*(cluster.scaling_rule if scaler is None else (scaler.rule.code, scaler.parameters)), i=i)
     if isinstance(policy, NetworkPolicy):
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
+        from burstenv.envs.play.other_network import OtherNetworkPlayer
 
         if sight is None:
             raise BurstenvError(f"{policy.name}: an agent needs a scenario that defines its observation")
@@ -66,7 +66,7 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
             from burstenv.envs.play.fleet import FleetPlayer
 
             return FleetPlayer(policy, cluster, i, sight)
-        return NetworkPlayer(policy, cluster, i, sight)
+        return (NetworkPlayer if policy.compiled else OtherNetworkPlayer)(policy, cluster, i, sight)
     if isinstance(policy, PythonPolicy):
         return _PythonPlayer(policy, cluster, i)
     if isinstance(policy, LookaheadPolicy):
@@ -125,16 +125,7 @@ class _SteppingPlayer:
         raise NotImplementedError
 
     def run(self, max_decisions: int = EVERY) -> int:
-        cluster, i = self._cluster, self._i
-        environment = cluster.state.environments[i]
-        if environment["decisions"] == 0 and environment["offered"] == 0:
-            cluster.next_epoch(i)
-        decisions = 0
-        while not cluster.done(i) and decisions < max_decisions:
-            cluster.decide(i, *self.decision())
-            cluster.next_epoch(i)
-            decisions += 1
-        return decisions
+        return run_by_steps(self._cluster, self._i, self.decision, max_decisions)
 
 
 class _PythonPlayer(_SteppingPlayer):

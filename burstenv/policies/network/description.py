@@ -79,6 +79,11 @@ def check_network(description: Mapping[str, Any], arrays: Mapping[str, NDArray[A
         arrays: Weights by name.
         where: Name of the file in errors.
     """
+    _check_weights(check_description(description, where), arrays, where)
+
+
+def check_description(description: Mapping[str, Any], where: str) -> Description:
+    """Return a description, or raise a one-sentence error unless it agrees with itself."""
     told = parse(Description, description, where)
     acting = told.environment
     if "scaling" in acting.decide:
@@ -110,7 +115,7 @@ def check_network(description: Mapping[str, Any], arrays: Mapping[str, NDArray[A
         parse_composite(f"{acting.admission}/{acting.routing}/{told.modes[0]}")
     except BurstenvError as error:
         raise BurstenvError(f"{where}: environment: {error}") from None
-    _check_weights(told, arrays, where)
+    return told
 
 
 def _check_scaler(told: Description, where: str) -> None:

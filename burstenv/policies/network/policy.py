@@ -15,7 +15,7 @@ from burstenv.cluster.records import MEMORY
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.network.inference import choose_all, forward_all
 from burstenv.policies.network.weights import Network
-from burstenv.pretrained import ENDING, shipped_agents
+from burstenv.pretrained import ENDING, ONNX_ENDING, shipped_agents
 
 PREFIX, SAMPLED, DETERMINISTIC = "agent:", "(sampled)", "(deterministic)"
 _WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<way>\((?:sampled|deterministic)\))?$", re.DOTALL)
@@ -175,18 +175,18 @@ def way_of(name: str) -> str:
 
 
 def load_network_policy(text: str) -> NetworkPolicy:
-    """Return the agent of a user's text: ``agent:NAME`` or ``agent:FILE.npz``.
+    """Return the agent of a user's text: ``agent:NAME``, ``agent:FILE.npz`` or ``agent:FILE.onnx``.
 
     The suffix ``(sampled)`` samples choices, ``(deterministic)`` takes the most probable ones; without a suffix the
     agent has its default. An agent from a file takes the file's name.
 
     Raises:
-        BurstenvError: If the agent does not exist, or the file is no agent.
+        BurstenvError: If the agent does not exist, the file is no agent, or an ONNX file has no runtime.
     """
     match = _WRITTEN.match(text)
     assert match is not None
     written = match["agent"]
-    if written.endswith(ENDING):
+    if written.endswith((ENDING, ONNX_ENDING)):
         path = Path(written).expanduser()
         name = path.stem
         _loaded[name] = path
@@ -196,6 +196,14 @@ def load_network_policy(text: str) -> NetworkPolicy:
         if name not in known:
             raise unknown_name("agent", name, known)
         path = known[name]
-    policy = NetworkPolicy(Network.load(path), f"{PREFIX}{name}")
+    policy = _read(path, f"{PREFIX}{name}")
     other = SAMPLED if not policy.sampled else DETERMINISTIC
     return policy.twin() if match["way"] == other else policy
+
+
+def _read(path: Path, name: str) -> NetworkPolicy:
+    if path.suffix != ONNX_ENDING:
+        return NetworkPolicy(Network.load(path), name)
+    from burstenv.policies.network.onnx import OnnxNetwork, OnnxPolicy  # its runtime is an extra
+
+    return OnnxPolicy(OnnxNetwork.load(path), name)

@@ -90,11 +90,7 @@ class Network:
         description = parse_json(text.tobytes(), f"{path}: description")
         if not isinstance(description, dict):
             raise BurstenvError(f"{path}: its description is no mapping")
-        if description.get("format") != FORMAT:
-            raise BurstenvError(
-                f"{path}: is an agent of format {shortly(description.get('format'))}, this version reads {FORMAT}; "
-                "export it again"
-            )
+        check_format(description, path)
         check_network(description, arrays, str(path))
         return cls(description, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
@@ -174,6 +170,15 @@ class Network:
         per_replica = sum(sizes) + 6 * widest + 1
         fixed = 2 * compared + sum(sizes) + 5 * widest + shared + outputs
         return num_logits + observation_size + fixed + num_replicas * per_replica + num_replicas
+
+
+def check_format(description: Mapping[str, Any], path: str | Path) -> None:
+    """Raise a one-sentence error on an agent of another format."""
+    if description.get("format") != FORMAT:
+        raise BurstenvError(
+            f"{path}: is an agent of format {shortly(description.get('format'))}, this version reads {FORMAT}; "
+            "export it again"
+        )
 
 
 def check_features(
