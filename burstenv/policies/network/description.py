@@ -88,8 +88,7 @@ def check_description(description: Mapping[str, Any], where: str) -> Description
     acting = told.environment
     if "scaling" in acting.decide:
         _check_scaler(told, where)
-        _check_weights(told, arrays, where)
-        return
+        return told
     if acting.action not in ("flat", "multi") or acting.observation != "flat" or acting.scaling is not None:
         raise BurstenvError(f"{where}: action count or offset, observation fleet and scaling need decide [scaling]")
     if not told.features.replica:
