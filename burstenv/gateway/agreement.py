@@ -26,6 +26,7 @@ from burstenv.envs.scenario import Scenario
 from burstenv.gateway.decider import Decider
 from burstenv.gateway.incoming import Incoming
 from burstenv.gateway.ledger import Metrics
+from burstenv.gateway.sight import Sight
 from burstenv.gateway.world import LiveWorld
 from burstenv.policies import load_policy
 from burstenv.workload import CLASSES
@@ -105,6 +106,7 @@ def _decision(admission: int, replica: int) -> tuple[int, int]:
 def agreement_in_simulator(cluster: Cluster, scene: Scenario, policy: str, rows: Sequence[Row]) -> Agreement:
     """Carry out the decisions of a log's requests in a cluster that has them loaded, and ask the policy at each."""
     player = player_of(load_policy(policy), cluster, 0, scene.sight)
+    sight = Sight(cluster, rows)
     memory = cluster.state.memories[0]
     mode = int(cluster.state.replicas[0, 0]["mode"])
     found = Agreement()
@@ -120,12 +122,12 @@ def agreement_in_simulator(cluster: Cluster, scene: Scenario, policy: str, rows:
             cluster.decide(0, DEFER, 0, mode)
             continue
         memory["rng"] = np.uint64(int(row["decisions"][-1]["stream"], 16))
-        admission, replica, _ = player.decision()
+        admission, replica, _ = sight.ask(player, number)
         done = (ADMIT, int(row["sent"][0][0])) if row["sent"] else (ADMISSION_NAMES.index("reject"), 0)
         found.note(
             done, _decision(admission, replica), [cluster.known(0, r).in_flight for r in range(len(scene.specs))]
         )
-        cluster.decide(0, *done, mode)
+        sight.decide(*done, mode)
 
 
 # -- on the log --------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ def _events(rows: Sequence[Row]) -> list[tuple[float, int, int, int]]:
     for k, row in enumerate(rows):
         events.append((row["arrival_s"], ARRIVES, k, 0))
         events += [(decision["at_s"], DECIDES, k, n) for n, decision in enumerate(row["decisions"])]
-        for n, (_, sent_s, ended_s) in enumerate(row["sent"]):
+        for n, (_, sent_s, ended_s, _) in enumerate(row["sent"]):
             events += [(sent_s, IS_SENT, k, n), (row["finish_s"] if ended_s is None else ended_s, LEAVES, k, n)]
         if row["first_token_s"] is not None:
             events.append((row["first_token_s"], BEGINS, k, 0))
@@ -216,6 +218,9 @@ class Recorded:
         self._show(told, now_s)
         self._memory["rng"] = np.uint64(int(told["stream"], 16))
         decided = self._decider.decide()
+        for r, ledger in enumerate(world.ledgers):
+            if ledger.ttft is not self._log.recent(r)[0]:  # a health rule has taken the replica back
+                self._log.forget_latencies(r)
         chosen = _decision(ADMISSION_NAMES.index(decided.admission), decided.replica)
         self.agreement.note(_said(told["chose"]), chosen, [ledger.in_flight for ledger in world.ledgers])
         admission, replica = _said(told.get("done") or told["chose"])
@@ -239,6 +244,7 @@ class Recorded:
             ledger.context_tokens = told["context_tokens"][r]
             ledger.last_sent_s, ledger.head_s = now_s - known.since_sent_s, now_s - known.since_head_s
             ledger.ttft, ledger.tpot = self._log.recent(r)
+            ledger.failures, ledger.failed, ledger.failed_s, ledger.served, *_ = self._log.outcomes(r)
             ledger.metrics = Metrics.read(told["metrics"][r])
             self._told[r].blocks = (told.get("cached_blocks") or [0] * len(self._told))[r]
             self._world.show_longest(r, longest[r])
@@ -256,6 +262,8 @@ class Recorded:
     def _leaves(self, row: Row, k: int, n: int, now_s: float) -> None:
         if row["outcome"] in SERVED and row["first_token_s"] is not None and n + 1 == len(row["sent"]):
             self._log.answered(k, row["finish_s"])
+        elif row["sent"][n][3]:
+            self._log.lost(k, now_s)
         else:
             self._log.ended(k)
 

@@ -35,7 +35,7 @@ class Flight:
         upstream: The task that relays its answer.
         aborted: Why the gateway ended that task; empty otherwise.
         decisions: What the policy decided about it and what it saw, as the log has it.
-        sent: Where it was sent to: replica, when, when that ended (None: it has not) [s].
+        sent: Where it was sent to: replica, when, when that ended (None: it has not) [s], whether the engine failed it.
         told_prompt_tokens: Length of the prompt as the engine tells it; None: it does not.
     """
 
@@ -61,13 +61,18 @@ class Flight:
     def send(self, replica: int, ledger: Ledger, now_s: float) -> None:
         """Note that it is sent to a replica."""
         self.replica, self.sent_s, self.last_byte_s = replica, now_s, now_s
-        self.sent.append([replica, round(now_s, 6), None])
+        self.sent.append([replica, round(now_s, 6), None, False])
         ledger.send(self.incoming.prompt_tokens, now_s)
 
     def leave(self, ledger: Ledger, now_s: float, whole: bool) -> None:
         """Note that its replica is done with it; ``whole``: with a complete answer."""
         self.sent[-1][2] = round(now_s, 6)
         ledger.end(self.incoming.prompt_tokens, self.tokens, self.began, now_s, self.tpot_s if whole else math.nan)
+
+    def fail(self, ledger: Ledger, now_s: float) -> None:
+        """Note that its replica gave no answer, or no whole one."""
+        self.sent[-1][3] = True
+        ledger.fail(now_s)
 
     @property
     def tries(self) -> int:

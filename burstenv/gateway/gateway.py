@@ -326,12 +326,12 @@ class Gateway:
         if not task.cancelled():
             outcome = task.result()
             if outcome.status >= 500 or (outcome.status == 200 and outcome.problem):
-                ledger.fail(self.now_s())
+                flight.fail(ledger, self.now_s())
             if outcome.again and outcome.status == 502:
                 self.backends.note_failure(backend, outcome.problem, outcome.unreachable)
             return outcome
         problem, flight.aborted = flight.aborted, ""  # the gateway itself ended it
-        ledger.fail(self.now_s())
+        flight.fail(ledger, self.now_s())
         if not flight.started:
             # One that is out will not answer; one that is slow may be computing, and another would do it again.
             return Outcome(504, problem, again=not backend.available)

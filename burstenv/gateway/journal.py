@@ -3,8 +3,8 @@
 The first line describes the gateway, a line with ``policy`` and ``at_s`` notes a new policy, every other line is one
 request, written when it is over. Times are in seconds since the gateway began. ``blocks`` are the numbers of its
 prompt's full KV blocks as runs [first, count]: prompts that begin alike begin with the same numbers. ``sent`` is where
-it was sent: [replica, when, when that ended]. ``read_prompt_tokens`` is the length of the prompt as the policy saw it,
-``prompt_tokens`` as the engine told it.
+it was sent: [replica, when, when that ended, whether the engine failed it]. ``read_prompt_tokens`` is the length of the
+prompt as the policy saw it, ``prompt_tokens`` as the engine told it.
 
 ``decisions`` are those of the policy: what it ``chose``, what was ``done`` where that is something else (it may not
 defer again, or chose a replica that had just failed), the state of its random stream, and what it saw that does not

@@ -25,6 +25,7 @@ from burstenv.envs.token_streams import share_prefixes
 from burstenv.errors import BurstenvError
 from burstenv.gateway.agreement import Agreement, Recorded, agreement_in_simulator
 from burstenv.gateway.scene import scene_for_gateway
+from burstenv.gateway.sight import Sight
 from burstenv.policies import load_policy
 from burstenv.workload import CLASSES
 from burstenv.workload.formats.gateway_log import SERVED, GatewayLog, read_gateway_log
@@ -151,7 +152,7 @@ def validate_log(
     rows, left_out = _played(path, log)
     served = np.array([row["outcome"] in SERVED or row["outcome"] == "rejected" for row in rows])
     requests = _requests(log, rows)
-    found = [_metrics(_free(scene, log, requests, name, seed)[served]) for seed in range(REPLAYS)]
+    found = [_metrics(_free(scene, log, requests, rows, name, seed)[served]) for seed in range(REPLAYS)]
     values = {metric: np.array([metrics[metric] for metrics in found]) for metric in METRICS}
     forced = _cluster(scene, log, requests)
     in_simulator = agreement_in_simulator(forced, scene, name, rows)
@@ -176,10 +177,17 @@ def _later_s(rows: list[dict[str, Any]], ends: np.ndarray) -> float:
     return float(np.median(later)) if len(later) else 0.0
 
 
-def _free(scene: Scenario, log: GatewayLog, requests: np.ndarray, policy: str, seed: int) -> np.ndarray:
+def _free(
+    scene: Scenario, log: GatewayLog, requests: np.ndarray, rows: list[dict[str, Any]], policy: str, seed: int
+) -> np.ndarray:
     """Return the requests after a replay in which the policy decides, (n,) REQUEST."""
     cluster = _cluster(scene, log, requests, seed)
-    player_of(load_policy(policy), cluster, 0, scene.sight).run()
+    player, sight = player_of(load_policy(policy), cluster, 0, scene.sight), Sight(cluster, rows)
+    while True:
+        number = cluster.next_epoch(0)
+        if cluster.done(0):
+            break
+        sight.decide(*sight.ask(player, number))
     cluster.check_livelock(0)
     return cluster.state.requests[0, : len(requests)]
 

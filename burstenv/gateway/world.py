@@ -28,6 +28,7 @@ from burstenv.gateway.kernels import (
 )
 from burstenv.gateway.ledger import Ledger
 from burstenv.gateway.prefixes import CachedBlocks
+from burstenv.gateway.sight import show_replica
 from burstenv.gateway.turns import Turns
 
 OUTCOMES = {"attained": ATTAINED, "late": LATE, "rejected": REJECTED, "failed": FAILED, "cancelled": ABANDONED}
@@ -191,20 +192,9 @@ class LiveWorld:
         """Write what the gateway knows of the replicas where policies and observations read it."""
         oldest_s = np.inf
         for r, ledger in enumerate(self.ledgers):
-            replica, metrics = self._replicas[r], ledger.metrics
-            waiting, unanswered = ledger.waiting, ledger.unanswered
-            queued = -(-ledger.unanswered_tokens // self._block_size)
-            total = int(self._num_blocks[r])
-            used = round(metrics.kv_used * total)
-            replica["seen_waiting"] = waiting
-            replica["seen_running"] = ledger.in_flight - waiting
-            replica["seen_waiting_tokens"] = ledger.unanswered_tokens
-            replica["seen_waiting_blocks"] = queued * waiting // unanswered if unanswered else 0
-            replica["seen_context_tokens"] = ledger.context_tokens
-            replica["seen_free_blocks"] = max(0, total - used)
-            replica["seen_preemptions"] = metrics.preemptions
+            show_replica(self._replicas[r], ledger, int(self._num_blocks[r]), self._block_size)
             self._show_log(self._logs[r], ledger)
-            oldest_s = min(oldest_s, metrics.read_s)
+            oldest_s = min(oldest_s, ledger.metrics.read_s)
         self._environment["shown_s"] = max(0.0, oldest_s)
         if self.cached is not None:
             blocks = self._blocks.get(self._at_gateway, [])

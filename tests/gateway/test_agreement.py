@@ -17,6 +17,7 @@ pytest.importorskip("prometheus_client")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burstenv.cluster import Cluster, request_array
 from burstenv.cluster.gateway_log import GatewayLog
 from burstenv.config import shipped
 from burstenv.gateway.agreement import MORE, ONE, TIE, Agreement
@@ -24,6 +25,8 @@ from burstenv.gateway.endless import text_of
 from burstenv.gateway.engines.tiny_model import write_model
 from burstenv.gateway.ledger import Ledger
 from burstenv.gateway.replay import validate_log
+from burstenv.gateway.scene import scene_for_gateway
+from burstenv.gateway.sight import SHOWN, Sight
 from burstenv.policies import load_policy
 from tests.gateway.harness import bench, run
 from tests.gateway.stand_in import StandIn
@@ -49,6 +52,8 @@ COUNT = 60
         ("queue-cap(limit=2)/expected-ttft(source=log)/vllm", None),
         ("always/kv-router/vllm", None),
         ("defers-long/jsq/vllm", None),
+        ("always/jsq+circuit-breaker(failures=1,open_s=0.05)/vllm", None),
+        ("always/jsq+outlier-ejection(base_s=0.05)/vllm", None),
         ("agent:joint-v3", "sarathi-512"),
     ],
 )
@@ -96,6 +101,56 @@ def test_asked_again_on_its_log_a_policy_decides_the_same(policy: str, mode: str
     assert any(len(row["sent"]) > 1 for row in rows)  # moved to another engine
     if "defers" in policy:
         assert any(decision["chose"][0] == "defer" for row in rows for decision in row["decisions"])
+
+
+class _Looks:
+    """A player that notes what it is shown of replica 0, and takes it."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster, self.shown = cluster, []  # type: ignore[var-annotated]
+
+    def decision(self) -> tuple[int, int, int]:
+        replica, environment = self.cluster.state.replicas[0, 0], self.cluster.state.environments[0]
+        names = (
+            "seen_waiting", "seen_running", "seen_prefill_tokens", "seen_waiting_tokens", "seen_context_tokens",
+            "seen_free_blocks",
+        )  # fmt: skip
+        self.shown.append([*(int(replica[name]) for name in names), float(environment["shown_s"])])
+        return 1, 0, 0
+
+    def run(self, max_decisions: int = 0) -> int:
+        raise NotImplementedError
+
+
+def test_a_simulated_engine_is_shown_as_a_real_one_is() -> None:
+    """Its metrics are as old as the real ones were; tokens that vLLM does not export are those of the log."""
+    scene = scene_for_gateway("default", "mixed-x2", "always/jsq/vllm")
+    cluster = scene.make_cluster(1, 4)
+    cluster.see_stale(0.0, 0.0, False)
+    cluster.see_log()
+    times = [0.0, 0.001, 1.0, 1.001]
+    cluster.load(0, request_array(times, [1500] * 4, [500] * 4))
+    ages_s = [0.0, 0.0, 0.0, 0.0015]  # the last metrics were read before the third request came
+    rows = [
+        {"arrival_s": t, "decisions": [{"at_s": t, "metrics": [[t - age_s, 0, 0, 0.0, 0, 0]] * 2}]}
+        for t, age_s in zip(times, ages_s, strict=True)
+    ]
+    sight, player, total = Sight(cluster, rows), _Looks(cluster), scene.specs[0].num_blocks
+    for k in range(4):
+        assert cluster.next_epoch(0) == k
+        before = cluster.state.replicas[0][list(SHOWN)].copy()
+        decision = sight.ask(player, k)
+        assert (cluster.state.replicas[0][list(SHOWN)] == before).all()  # the engine goes on with its own
+        context = cluster.known(0, 0).context_tokens
+        sight.decide(*decision)
+    waiting, running, prefill, tokens, _, free, _ = zip(*player.shown, strict=True)
+    assert (waiting, running) == ((0, 1, 0, 1), (0, 0, 2, 2))
+    assert (prefill, tokens) == ((0, 0, 0, 0), (0, 1500, 0, 1500))  # those of unanswered prompts
+    assert [row[4] for row in player.shown] == [0, 0, player.shown[2][4], context]
+    assert context >= player.shown[2][4] > 3000
+    assert (free[0], free[3]) == (total, total)  # as of the second request, when nothing was computed yet
+    assert free[2] <= total - 2 * 1500 // 16
+    assert [row[6] for row in player.shown] == pytest.approx([0.0, 0.001, 1.0, 0.9995])
 
 
 @examples(60)

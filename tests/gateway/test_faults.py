@@ -24,7 +24,7 @@ def test_an_engine_that_breaks_before_its_first_token_is_replaced() -> None:
             assert (status, headers["x-burstenv-replica"]) == (200, "1")
             assert len(events(body)) == 4  # three tokens, once, and the end
             row = b.gateway.finished[-1]
-            assert ([r for r, _, _ in row["sent"]], row["outcome"]) == ([0, 1], "attained")
+            assert ([r for r, *_ in row["sent"]], row["outcome"]) == ([0, 1], "attained")
             assert all(ledger.in_flight == 0 for ledger in b.gateway.world.ledgers)
 
     run(test())
@@ -123,7 +123,7 @@ def test_requests_that_an_engine_hangs_on_move_when_it_is_taken_out() -> None:
             status, headers, body = await hanging
             assert (status, headers["x-burstenv-replica"]) == (200, "1")
             assert len(events(body)) == 3
-            assert [r for r, _, _ in b.gateway.finished[-1]["sent"]] == [0, 1]
+            assert [r for r, *_ in b.gateway.finished[-1]["sent"]] == [0, 1]
             assert b.gateway.world.ledgers[0].in_flight == 0
 
     run(test())

@@ -81,7 +81,7 @@ def write_log(
                 "replica": None if rejected else replica, "defers": 0, "predicted_tokens": float(output[k]),
                 "read_prompt_tokens": int(prompt[k]), "ttft_slo_s": 1.5, "tpot_slo_s": 0.04,
                 "decisions": [{**seen, "chose": [ADMISSION_NAMES[admission], 0 if rejected else replica]}],
-                "sent": [] if rejected else [[replica, float(record["arrival_s"]), served["finish_s"]]],
+                "sent": [] if rejected else [[replica, float(record["arrival_s"]), served["finish_s"], False]],
                 "session_id": "" if session[k] < 0 else f"s{session[k]}",
                 **({"blocks": numbers.runs(block_keys(_prompt(requests[k]), 16))} if shared else {}),
                 **({"first_token_s": None, "finish_s": float(record["arrival_s"])} if rejected else served),
