@@ -55,6 +55,10 @@ def register(commands: Commands) -> None:
         "GPU-hours (default: net where replicas scale, otherwise score)",
     )  # fmt: skip
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
+    sub.add_argument(
+        "--scalers", type=int, metavar="TRIALS", help="also tune every scaling rule alone, beside the best composite's "
+        "other parts, with so many trials each",
+    )  # fmt: skip
     sub.add_argument("--grid", action="store_true", help="try every combination of the template instead")
     sub.add_argument(
         "--settings", type=int, default=1, help="with --grid: settings of parameters besides the default "
@@ -89,7 +93,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.workers import available_cores
 
     if arguments.grid:
-        refuse_options(arguments, "with --grid, which tries every composite", "trials", "seed")
+        refuse_options(arguments, "with --grid, which tries every composite", "trials", "seed", "scalers")
     else:
         refuse_options(arguments, "without --grid", "settings")
     load_policy_files(arguments)
@@ -119,6 +123,10 @@ def _tune(arguments: argparse.Namespace) -> int:
             arguments.split, arguments.metric, arguments.seed,
         )  # fmt: skip
         tuned = tune(scenario, plan, journal, workers, progress)
+        if arguments.scalers is not None:
+            from burstenv.evaluation.tuning.scalers import tune_scalers
+
+            tuned = tune_scalers(scenario, tuned, arguments.scalers, journal, workers, progress)
     tuned.write(arguments.out)
     held = coverage(scenario)
     lines = coverage_sentences(held)
@@ -132,6 +140,8 @@ def _tune(arguments: argparse.Namespace) -> int:
             f"{percent(found.attainment)}, by tokens {percent(found.token_weighted_attainment)}, the best of "
             f"{found.candidates} composites on {len(tuned.seeds)} {tuned.split} episodes"
         )
+    for found in tuned.scalers or ():
+        lines.append(f"  {percent(found.net)} net, {percent(found.score)}, {found.gpu_hours:.3g} GPU-h: {found.policy}")
     result = {**tuned.model_dump(mode="json"), "coverage": held, "paths": paths}
     emit(arguments, result, [*lines, *(f"{name}: {path}" for name, path in paths.items())])
     return 0

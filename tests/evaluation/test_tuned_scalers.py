@@ -11,6 +11,7 @@ from burstenv.config import read_yaml, shipped
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.tuning.grid import run_grid
+from burstenv.evaluation.tuning.scalers import scaling_rules, tune_scalers, without_scaler
 from burstenv.evaluation.tuning.scorer import Scorer
 from burstenv.evaluation.tuning.search import TuningPlan, tune
 from burstenv.evaluation.tuning.search_space import SearchSpace
@@ -111,3 +112,22 @@ def test_net_needs_a_price(capsys):
     command = ["tune", "--scenario", "one-replica", "--metric", "net", "--policy", "*/jsq/vllm"]
     assert main(command) == 1
     assert "metric net needs a scenario with scaling" in capsys.readouterr().err
+
+
+def test_every_scaler_is_tuned_beside_the_same_front(scenario, tmp_path):
+    pytest.importorskip("optuna")
+    tuned = tune(scenario, TuningPlan("queue-cap(limit=30)/*/vllm/static", [1.0], 6, 3), progress=False)
+    found = tune_scalers(scenario, tuned, 4, tmp_path, progress=False)
+    assert tune_scalers(scenario, tuned, 4, tmp_path, progress=False) == found  # from the journal
+    front = without_scaler(parse_composite(tuned.policies[0].policy))
+    assert found.scalers is not None
+    assert {without_scaler(parse_composite(one.policy)) for one in found.scalers} == {front}
+    assert {parse_composite(one.policy).scaling.rule.name for one in found.scalers} == set(scaling_rules(scenario))
+    assert [one.net for one in found.scalers] == sorted((one.net for one in found.scalers), reverse=True)
+    scorer = Scorer(scenario, "validation", 1.0, range(3))
+    for one in found.scalers:  # no worse than its published constants, which are tried first
+        rule = parse_composite(one.policy).scaling.rule.name
+        assert one.net >= round(scorer.score(load_policy(f"{front}/{rule}")).value("net"), 6)
+    assert found.policies[0].net == max(found.scalers[0].net, tuned.policies[0].net)
+    found.write(tmp_path / "t.yaml")
+    assert load_tuned(tmp_path / "t.yaml", scenario.config.name) == found

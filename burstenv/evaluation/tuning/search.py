@@ -139,8 +139,8 @@ def tune(
             kept = None
             if journal is not None:
                 kept = stack.enter_context(Journal(Path(journal) / f"load-{load:g}.jsonl", fixed, scores=dict))
-            advance = stack.enter_context(_progress(f"load {load:g}", plan.trials, place, progress))
-            return place, _search(scenario, plan, space, load, kept, advance)
+            advance = stack.enter_context(show_progress(f"load {load:g}", plan.trials, place, progress))
+            return place, search_load(scenario, plan, space, load, kept, advance)
 
     if workers > 1:  # compile once, not in every worker
         Scorer(scenario, plan.split, loads[0], [0]).score(load_policy(f"always/jsq/{scenario.mode_names[0]}"))
@@ -161,16 +161,35 @@ def tune(
     )
 
 
-def _search(
-    scenario: Scenario, plan: TuningPlan, space: SearchSpace, load: float, journal: Journal | None, advance: Any
+def search_load(
+    scenario: Scenario,
+    plan: TuningPlan,
+    space: SearchSpace,
+    load: float,
+    journal: Journal | None,
+    advance: Any,
+    first: Sequence[str] = (),
 ) -> TunedPolicy:
+    """Search for the best policy of a space at one load.
+
+    Args:
+        scenario: The scenario.
+        plan: The plan of the search, with its metric.
+        space: The policies.
+        load: Share of capacity.
+        journal: Of its finished trials; None: none.
+        advance: Called with the number of trials done.
+        first: Policies tried first; none: the default ladder's.
+    """
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     scorer = Scorer(scenario, plan.split, load, range(plan.episodes))
     known: dict[str, Scored] = {}
     study = optuna.create_study(direction="maximize")
-    known_good = [p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names]
-    if space.scaling and scenario.scaling is not None:
+    known_good = list(first) or [
+        p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names
+    ]
+    if space.scaling and scenario.scaling is not None and not first:
         known_good = [f"{policy}/{scenario.scaling.rule}" for policy in known_good]
     for guess in space.first_guesses(known_good):
         study.enqueue_trial(guess)
@@ -226,7 +245,8 @@ def _optuna() -> Any:
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int, place: int, wanted: bool | None) -> Iterator[Any]:
+def show_progress(what: str, total: int, place: int, wanted: bool | None) -> Iterator[Any]:
+    """Give a function that advances a progress bar; it does nothing without a bar."""
     bar = None
     if sys.stderr.isatty() if wanted is None else wanted:
         with contextlib.suppress(ImportError):

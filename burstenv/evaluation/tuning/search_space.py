@@ -48,6 +48,7 @@ class SearchSpace:
         scaling: Rules for the number of replicas; none: the scenario's own decides.
         health: Rules beside the routing rule; none: every replica is a choice.
         log: Whether the scenario's gateway has its own log, which rules may then be tuned to read.
+        fixed: Components whose parameters stay as the template says.
     """
 
     template: str
@@ -57,6 +58,7 @@ class SearchSpace:
     scaling: tuple[RuleChoice, ...] = ()
     health: tuple[RuleChoice, ...] = ()
     log: bool = False
+    fixed: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -116,14 +118,14 @@ class SearchSpace:
         batching: tuple[str, ...] = (parts[2],)
         if parts[2] == ANYTHING:
             batching = tuple(modes_without(modes, without) if without else modes)
-        return cls(template, batching=batching, log=log, **choices)
+        return cls(template, batching=batching, log=log, fixed=(), **choices)
 
     @property
     def has_choice(self) -> bool:
         """Whether there are parameters or rules to search."""
         options = (*self._rules.values(), self.batching)
         several = any(len(choices) > 1 for choices in options)
-        return several or any(self._searched(choice) for rules in self._rules.values() for choice in rules)
+        return several or any(self._searched(name, choice) for name, rules in self._rules.items() for choice in rules)
 
     @property
     def _rules(self) -> dict[str, tuple[RuleChoice, ...]]:
@@ -131,8 +133,10 @@ class SearchSpace:
         found = {"admission": self.admission, "routing": self.routing}
         return found | {name: getattr(self, name) for name in ("scaling", "health") if getattr(self, name)}
 
-    def _searched(self, choice: RuleChoice) -> list[Parameter]:
+    def _searched(self, component: str, choice: RuleChoice) -> list[Parameter]:
         """Return the parameters of a rule that a search varies."""
+        if component in self.fixed:
+            return []
         return [p for p in choice.rule.declared if p != SOURCE or self.log]
 
     def suggest(self, trial: Any) -> str:
@@ -142,8 +146,8 @@ class SearchSpace:
             names = [choice.rule.name for choice in choices]
             name = names[0] if len(names) == 1 else trial.suggest_categorical(component, names)
             choice = choices[names.index(name)]
-            values = {p.name: _suggested(trial, f"{name}.{p.name}", p) for p in self._searched(choice)}
-            parts[component] = _written(choice.rule, values)
+            values = {p.name: _suggested(trial, f"{name}.{p.name}", p) for p in self._searched(component, choice)}
+            parts[component] = _written(choice.rule, {**choice.named, **values})
         parts["batching"] = self.batching[0]
         if len(self.batching) > 1:
             parts["batching"] = trial.suggest_categorical("batching", list(self.batching))
@@ -163,7 +167,7 @@ class SearchSpace:
                 inside = inside and choice.rule.name in names
                 if len(names) > 1:
                     values[component] = choice.rule.name
-                for p in self._searched(choice):
+                for p in self._searched(component, choice):
                     value, where = choice.named[p.name], p.range
                     inside = inside and where.low <= value <= where.high
                     key = f"{choice.rule.name}.{p.name}"
@@ -189,7 +193,7 @@ class SearchSpace:
             if len(getattr(self, component)) > 1:
                 moves.append((component, None))
         for component in self._rules:
-            moves += [(component, parameter) for parameter in self._searched(_part(composite, component))]
+            moves += [(component, parameter) for parameter in self._searched(component, _part(composite, component))]
         if not moves:
             return None
         component, parameter = moves[int(rng.integers(len(moves)))]

@@ -54,6 +54,8 @@ class TunedPolicies(Config):
         tuner_seed: Seed of the search.
         burstenv: Version of the tuning run.
         policies: The best policy of each load.
+        scalers: Every scaling rule tuned beside the best policy's other parts at the scenario's load, best first; those
+            that know the future are no policies to deploy. None without them.
     """
 
     scenario: str
@@ -68,6 +70,7 @@ class TunedPolicies(Config):
     tuner_seed: int = 0
     burstenv: str
     policies: Annotated[list[TunedPolicy], Field(min_length=1)]
+    scalers: list[TunedPolicy] | None = None
 
     def at(self, load: float) -> str:
         """Return the policy tuned at a load, or at the nearest one."""
