@@ -10,6 +10,7 @@ from burstenv.cli.main import main
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.bound.headroom import measure_headroom
 from burstenv.evaluation.tuning.grid import run_grid
 from burstenv.evaluation.tuning.scalers import scaling_rules, tune_scalers, without_scaler
 from burstenv.evaluation.tuning.scorer import Scorer
@@ -131,3 +132,20 @@ def test_every_scaler_is_tuned_beside_the_same_front(scenario, tmp_path):
     assert found.policies[0].net == max(found.scalers[0].net, tuned.policies[0].net)
     found.write(tmp_path / "t.yaml")
     assert load_tuned(tmp_path / "t.yaml", scenario.config.name) == found
+
+
+def test_headroom_where_replicas_scale_is_of_worth_less_the_price(scenario):
+    pytest.importorskip("optuna")
+    known = load_scenario(
+        scenario.config.model_dump(mode="json")
+        | {"scaling": {**scenario.config.scaling.model_dump(mode="json"), "replica_per_s": 1.0}}
+    )
+    one = measure_headroom(known, episodes=2, workers=1)
+    steps = one.by_name
+    assert list(steps) == ["round-robin", "jsq", "best", "foresight"]  # no bound is known
+    assert steps["foresight"].policy.split("/")[3].startswith("oracle-scaling")
+    assert steps["foresight"].policy.split("/")[:3] == steps["best"].policy.split("/")[:3]
+    assert one.room.gain == pytest.approx(steps["foresight"].net - steps["best"].net)
+    scores = Scorer(known, "test", known.config.load, range(2)).score(load_policy(steps["best"].policy))
+    assert steps["best"].net == pytest.approx(scores.value("net"))
+    assert any("GPU-h" in line for line in one.lines())

@@ -32,12 +32,13 @@ from burstenv.evaluation.episode_lists import fixed_count
 from burstenv.evaluation.episodes import draw_episode
 from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.evaluation.tuning.judgements import judgement
-from burstenv.evaluation.tuning.scorer import Scorer
+from burstenv.evaluation.tuning.scalers import SCALER_TRIALS, without_scaler
+from burstenv.evaluation.tuning.scorer import Scorer, headline
 from burstenv.evaluation.tuning.search import TRIALS, TuningPlan, tune
 from burstenv.evaluation.tuning.tuned_policies import scenario_digest, shipped_tuned
 from burstenv.evaluation.workers import run_tasks
 from burstenv.files import write_atomic
-from burstenv.policies import load_policy
+from burstenv.policies import load_policy, parse_composite
 
 DEFAULTS = ("always/round-robin/vllm", "always/jsq/vllm")
 CANDIDATES = (
@@ -53,6 +54,7 @@ CANDIDATES = (
 FOLDER = "headroom"  # of configs/, by scenario
 HORIZON_S = 20.0
 PASSES = 1
+CLAIRVOYANT = "oracle-scaling"  # foresight where replicas scale
 WITHOUT = "without "
 SHOWN = ("round-robin", "jsq", "best", "foresight", "bound")  # in a table of many scenarios
 REPLICAS = 4  # tried by foresight for each request
@@ -68,6 +70,8 @@ class Step(Config):
         score: By worth, mean over episodes.
         attainment: By count.
         token_weighted_attainment: By tokens.
+        net: The score less the price of the GPU-hours, where replicas scale; gains are then of it.
+        gpu_hours: Of an episode, likewise.
         gain: Mean paired difference from the step before; from round robin for the first three, and for those without
             a judgement from ``best``.
         low: Lower end of the gain's 95 % interval; None for the bound, and with too few days.
@@ -79,13 +83,22 @@ class Step(Config):
     score: float
     attainment: float | None = None
     token_weighted_attainment: float | None = None
+    net: float | None = None
+    gpu_hours: float | None = None
     gain: float
     low: float | None
     high: float | None
 
     @property
+    def headline(self) -> float:
+        """What gains are of: ``net`` where replicas scale, otherwise the score."""
+        return self.score if self.net is None else self.net
+
+    @property
     def beside(self) -> str:
-        """Its shares by count and by tokens, which stand beside the score."""
+        """Its shares by count and by tokens, which stand beside the score; where replicas scale score and GPU-hours."""
+        if self.net is not None:
+            return f"({100 * self.score:.1f} %, {self.gpu_hours:.2f} GPU-h)"
         if self.attainment is None or self.token_weighted_attainment is None:
             return ""
         return f"({100 * self.attainment:.1f} %, {100 * self.token_weighted_attainment:.1f} %)"
@@ -163,7 +176,7 @@ class Headroom(Config):
         for step in self.steps:
             what = step.policy if step.name != "best" else f"{step.policy} ({tuned})"
             lines.append(
-                f"  {step.name:<16} {100 * step.score:5.1f} %  {step.shown:<22} {step.beside:<20} {what}".rstrip()
+                f"  {step.name:<16} {100 * step.headline:5.1f} %  {step.shown:<22} {step.beside:<20} {what}".rstrip()
             )
         return lines
 
@@ -219,7 +232,7 @@ def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str,
     known = [p for p in CANDIDATES if load_policy(p).modes[0] in scenario.mode_names]
     if not known:
         known = [f"{p.rpartition('/')[0]}/{scenario.mode_names[0]}" for p in CANDIDATES]
-    return max(known, key=lambda policy: scorer.score(load_policy(policy)).value("score")), False, unused
+    return max(known, key=lambda policy: scorer.score(load_policy(policy)).value(headline(scenario))), False, unused
 
 
 def _knowing_composite(scenario: Scenario, load: float, trials: int) -> str:
@@ -231,6 +244,20 @@ def _knowing_composite(scenario: Scenario, load: float, trials: int) -> str:
         plan = TuningPlan(template=template, loads=[load], trials=share, episodes=episodes)
         found += tune(scenario, plan, progress=False).policies
     return max(found, key=lambda one: one.score).policy
+
+
+def _clairvoyant_scaler(scenario: Scenario, load: float, best: str) -> str:
+    """Return the best composite with the scaling rule that knows the arrivals to come, tuned as the others."""
+    front = without_scaler(parse_composite(best))
+    tuned, _ = shipped_tuned(scenario.config, scenario.trace)
+    for one in () if tuned is None or load != scenario.config.load else tuned.scalers or ():
+        if one.policy.startswith(f"{front}/{CLAIRVOYANT}"):
+            return one.policy
+    plan = TuningPlan(
+        template=f"{front}/{CLAIRVOYANT}", loads=[load], trials=SCALER_TRIALS,
+        episodes=fixed_count(scenario.config, "validation"),
+    )  # fmt: skip
+    return tune(scenario, plan, progress=False).at(load)
 
 
 def measure_headroom(
@@ -272,7 +299,9 @@ def measure_headroom(
     mode = "vllm" if "vllm" in scenario.mode_names else scenario.mode_names[0]
     defaults = [f"{policy.rpartition('/')[0]}/{mode}" for policy in DEFAULTS]
     foresight = f"oracle-lookahead(horizon_s={horizon_s:g},passes={passes},replicas={REPLICAS}):{best}"
-    if scenario.faults is not None:
+    if scenario.scaling is not None:
+        foresight = _clairvoyant_scaler(scenario, load, best)
+    elif scenario.faults is not None:
         foresight = _knowing_composite(scenario, load, trials)
     runner = _Runner(scenario, split, load)
     if workers > 1 or without:
@@ -281,7 +310,8 @@ def measure_headroom(
     named = {"round-robin": defaults[0], "jsq": defaults[1], "best": best}
     named |= {f"{WITHOUT}{name}": blind[name] for name in dict.fromkeys(without)}
     named["foresight"] = foresight
-    if config.clients.closed_loop is None:  # without a bound where arrivals depend on the policy
+    # Without a bound where arrivals depend on the policy, and none is known of worth less the price of GPU-hours.
+    if config.clients.closed_loop is None and scenario.scaling is None:
         named["bound"] = ""
     # The slow ones first: a slow task at the end would leave the other workers idle.
     slow_first = [foresight, *(policy for policy in dict.fromkeys(named.values()) if policy != foresight)]
@@ -303,7 +333,8 @@ def measure_headroom(
 def _steps(
     named: dict[str, str], found: dict[str, dict[int, dict[str, float]]], days: NDArray[np.int64]
 ) -> tuple[Step, ...]:
-    scores = {name: np.array([found[p][k]["score"] for k in range(len(days))]) for name, p in named.items()}
+    of = "net" if "net" in found[named["best"]][0] else "score"
+    scores = {name: np.array([found[p][k][of] for k in range(len(days))]) for name, p in named.items()}
     before = "round-robin"
     steps = []
     for name, policy in named.items():
@@ -334,6 +365,6 @@ def table(measured: Sequence[Headroom]) -> list[str]:
     ]
     for one in measured:
         steps = one.by_name
-        cells = " | ".join(f"{100 * steps[name].score:.1f}" if name in steps else "-" for name in SHOWN)
+        cells = " | ".join(f"{100 * steps[name].headline:.1f}" if name in steps else "-" for name in SHOWN)
         lines.append(f"| {one.scenario} | {one.load:g} | {cells} | {one.room.shown} |")
     return lines

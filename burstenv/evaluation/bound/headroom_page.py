@@ -20,7 +20,7 @@ def write_headroom_page(measured: Sequence[Headroom], path: Path) -> None:
     names = [name for name in SHOWN if any(name in one.by_name for one in ranked)]
     rows = []
     for one in ranked:
-        scores = [f"{100 * one.by_name[name].score:.1f}" if name in one.by_name else "n/a" for name in names]
+        scores = [f"{100 * one.by_name[name].headline:.1f}" if name in one.by_name else "n/a" for name in names]
         rows.append([one.scenario, f"{one.load:g}", *scores, one.room.shown, one.by_name["best"].policy])
     columns = ["scenario", "load", *(f"{name} [%]" for name in names), "room [points]", "best composite"]
     facts = (
@@ -50,13 +50,13 @@ def _steps(measured: Sequence[Headroom]) -> Picture:
     for k, one in enumerate(measured):
         y, steps = _BAND * k, one.by_name
         parts.append(f'<text class="name" x="6" y="{y + 12:g}">{escape(one.scenario)}</text>')
-        ends = [number(place(steps[name].score)) for name in ("best", "foresight")]
+        ends = [number(place(steps[name].headline)) for name in ("best", "foresight")]
         parts.append(f'<path class="interval s1" d="M{ends[0]} {y + 21:g}H{ends[1]}"/>')
         for name, style in SHOWN.items():
             if name in steps:
-                told = f"{one.scenario}: {name} {100 * steps[name].score:.1f} %"
+                told = f"{one.scenario}: {name} {100 * steps[name].headline:.1f} %"
                 parts.append(
-                    f'<circle class="dot {style}" cx="{number(place(steps[name].score))}" cy="{y + 21:g}" r="4.5">'
+                    f'<circle class="dot {style}" cx="{number(place(steps[name].headline))}" cy="{y + 21:g}" r="4.5">'
                     f"<title>{escape(told)}</title></circle>"
                 )
     parts.append(f'<text class="label" x="{WIDTH / 2:g}" y="{bottom + 30:g}" text-anchor="middle">score</text>')

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burstenv.cluster import ClusterConfig, resolve_cluster
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.config import load, shipped
 from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.evaluation.bound.headroom import WITHOUT, Headroom, shipped_headroom
@@ -17,6 +18,7 @@ from burstenv.evaluation.tuning.judgements import JUDGEMENTS
 from burstenv.evaluation.tuning.tuned_policies import FOLDER as TUNED
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.files import write_atomic
+from burstenv.policies import parse_composite
 from burstenv.workload import CLASSES
 
 PAGE = Path("docs/scenarios.md")
@@ -53,6 +55,10 @@ score of foresight is achievable, so the headroom is at least its gain; no polic
 the best composite that knows faults and speeds (`oracle-health`, `oracle-speed`), tuned with the budget of the other
 one; it does not know the requests to come. Scores in %, in brackets attainment and token-weighted attainment; gains in
 points of the score, 95 % intervals by days.
+
+Where replicas [scale](scaling.md), the figures are *net*: the score less the scenario's price of the GPU-hours, as a
+share of the offered worth, in brackets score and GPU-hours of an episode. Foresight is then the best composite with a
+scaling rule that knows the arrivals to come, `oracle-scaling`, tuned as the others, and no bound is known.
 """
 BESIDE = "attainment, by tokens"
 ROOM = 0.05  # required between the best composite and foresight in at least half of the suite
@@ -165,6 +171,8 @@ def _facts(config: ScenarioConfig) -> str:
     if config.clients.retries is not None:
         retries = config.clients.retries
         lines.append(f"- clients retry up to {retries.max_retries} times after {' or '.join(retries.after)}")
+    if config.scaling is not None:
+        lines.append(_scaled(config.scaling, _replicas(config)))
     if config.faults is not None:
         lines.append(f"- faults `{config.faults if isinstance(config.faults, str) else config.faults.name}`")
     measured = shipped_headroom(config)
@@ -173,15 +181,53 @@ def _facts(config: ScenarioConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _scaled(scaling: ScalingConfig, replicas: int) -> str:
+    boot = f"{scaling.cold_start} cold starts"
+    if not isinstance(scaling.cold_start, str):
+        boot = f"cold starts of {scaling.cold_start:g} s"
+    return (
+        f"- {scaling.least} to {scaling.most or replicas} replicas serve, by default as `{scaling.rule}` asks for "
+        f"every {scaling.control_period_s:g} s; {boot}; a GPU-hour costs {scaling.price_per_gpu_h:g} mean requests"
+    )
+
+
 def _tuned(config: ScenarioConfig) -> str:
     found = _tuned_of(config)
     if found is None:
         return ""
+    if config.scaling is not None:
+        return _tuned_scalers(found)
     rows = [
         [f"{p.load:g}", f"`{p.policy}`", _percent(p.default_score), _percent(p.score), _beside(p), str(p.trials)]
         for p in found.policies
     ]
     return _table(["load", "best tuned composite", "`always/jsq/vllm`", "score", BESIDE, "trials"], rows)
+
+
+def _tuned_scalers(found: TunedPolicies) -> str:
+    """Return the best composites where replicas scale, then every scaling rule beside the same other parts."""
+    rows = [
+        [
+            f"{p.load:g}", f"`{p.policy}`", _percent(p.default_net), _percent(p.net), _percent(p.score),
+            f"{p.gpu_hours:.2f}", str(p.trials),
+        ]
+        for p in found.policies
+    ]  # fmt: skip
+    head = ["load", "best tuned composite", "`always/jsq/vllm`, net", "net", "score", "GPU-h", "trials"]
+    text = _table(head, rows)
+    if not found.scalers:
+        return text
+    rows = []
+    for p in found.scalers:
+        knows = " (knows the arrivals to come)" if parse_composite(p.policy).oracle else ""
+        rule = str(parse_composite(p.policy).scaling)
+        rows.append([f"`{rule}`{knows}", _percent(p.net), _percent(p.score), f"{p.gpu_hours:.2f}", str(p.trials)])
+    said = (
+        f"\nEvery scaling rule, tuned alone beside the other parts of the best composite "
+        f"({found.scalers[0].trials} trials each, the first with its published constants), on the same validation "
+        f"episodes at load {found.scalers[0].load:g}:\n\n"
+    )
+    return text + said + _table(["scaling rule", "net", "score", "GPU-h", "trials"], rows)
 
 
 def _tuned_of(config: ScenarioConfig) -> TunedPolicies | None:
