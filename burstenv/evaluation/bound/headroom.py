@@ -32,7 +32,7 @@ from burstenv.evaluation.episode_lists import fixed_count
 from burstenv.evaluation.episodes import draw_episode
 from burstenv.evaluation.statistics.intervals import paired_difference
 from burstenv.evaluation.tuning.judgements import judgement
-from burstenv.evaluation.tuning.scalers import SCALER_TRIALS, without_scaler
+from burstenv.evaluation.tuning.scalers import SCALER_TRIALS, tune_scaler, without_scaler
 from burstenv.evaluation.tuning.scorer import Scorer, headline
 from burstenv.evaluation.tuning.search import TRIALS, TuningPlan, tune
 from burstenv.evaluation.tuning.tuned_policies import scenario_digest, shipped_tuned
@@ -257,7 +257,7 @@ def _clairvoyant_scaler(scenario: Scenario, load: float, best: str) -> str:
         template=f"{front}/{CLAIRVOYANT}", loads=[load], trials=SCALER_TRIALS,
         episodes=fixed_count(scenario.config, "validation"),
     )  # fmt: skip
-    return tune(scenario, plan, progress=False).at(load)
+    return tune_scaler(scenario, plan).policy
 
 
 def measure_headroom(

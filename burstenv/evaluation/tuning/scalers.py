@@ -38,6 +38,15 @@ def scaling_rules(scenario: Scenario) -> list[str]:
     return [rule.name for rule in SCALING_RULES if knows_rate or rule.code not in NEED_RATE]
 
 
+def tune_scaler(
+    scenario: Scenario, plan: TuningPlan, journal: Journal | None = None, advance: Any = lambda done: None
+) -> TunedPolicy:
+    """Tune the scaling rule of a plan's template at its load; the template's other parts stay as they are."""
+    log, modes = scenario.config.observation.log, scenario.mode_names
+    space = replace(SearchSpace.of(plan.template, modes, log, scaling=scenario.scaling), fixed=FRONT)
+    return search_load(scenario, plan, space, plan.loads[0], journal, advance, [plan.template])
+
+
 @checked(trials=whole(1), workers=whole(1, 1_024))
 def tune_scalers(
     scenario: Scenario,
@@ -77,15 +86,13 @@ def tune_scalers(
 
     def search(place: int) -> tuple[int, TunedPolicy]:
         template = f"{front}/{names[place]}"
-        log, modes = scenario.config.observation.log, scenario.mode_names
-        space = replace(SearchSpace.of(template, modes, log, scaling=scenario.scaling), fixed=FRONT)
         with contextlib.ExitStack() as stack:
             kept: Journal | None = None
             if journal is not None:
                 path = Path(journal) / f"scaler-{names[place]}.jsonl"
                 kept = stack.enter_context(Journal(path, {**fixed, "template": template}, scores=dict))
             advance: Any = stack.enter_context(show_progress(names[place], trials, place, progress))
-            return place, search_load(scenario, plan, space, load, kept, advance, [template])
+            return place, tune_scaler(scenario, replace(plan, template=template), kept, advance)
 
     found = [one for _, one in sorted(run_tasks(search, range(len(names)), workers), key=lambda pair: pair[0])]
     found.sort(key=lambda one: -_value(one, tuned.metric))
