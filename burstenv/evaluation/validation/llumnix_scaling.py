@@ -1,9 +1,9 @@
 """Llumnix' sweep of scaling thresholds again: instances against the slowest prefills, for two signals.
 
-Sun et al., "Llumnix: dynamic scheduling for large language model serving", OSDI'24, figure 15; published points from the
-artifact (``65_auto_scaling/plot/plot.py``). Sixteen A10 with LLaMA-7B, 13,616 KV tokens each; 10,000 requests at 2/s with
-Gamma gaps (coefficient of variation 2), prompts and outputs of the power law "L" with mean 512 (their table 1), at most
-6,000 tokens; decisions every 10 s, an instance starts in 5 s. Both sides dispatch by freeness.
+Sun et al., "Llumnix: dynamic scheduling for large language model serving", OSDI'24, figure 15; published points from
+the artifact (``65_auto_scaling/plot/plot.py``). Sixteen A10 with LLaMA-7B, 13,616 KV tokens each; 10,000 requests at
+2/s with Gamma gaps (coefficient of variation 2), prompts and outputs of the power law "L" with mean 512 (their table
+1), at most 6,000 tokens; decisions every 10 s, an instance starts in 5 s. Both sides dispatch by freeness.
 
 ``python -m burstenv.evaluation.validation.llumnix_scaling`` writes docs/llumnix-scaling.md and its picture.
 """
@@ -169,10 +169,11 @@ _TEXT = """\
 # Llumnix' scaling sweep
 
 Llumnix (OSDI'24, figure 15) scales by the *pooled freeness* of its instances, (free blocks - blocks of the queues) /
-requests, and compares it with INFaaS++, which scales by load. Each point of the figure is one threshold: the mean number
-of instances, and the 99th percentile of prefill. The setting is theirs: sixteen A10 with LLaMA-7B and 13,616 KV tokens,
-10,000 requests at 2/s with Gamma gaps of coefficient of variation 2, power-law prompts and outputs with mean 512 each,
-decisions every 10 s, instances that start in 5 s. Left their published points, right ours, means over {seeds} traces.
+requests, and compares it with INFaaS++, which scales by load. Each point of the figure is one threshold: the mean
+number of instances, and the 99th percentile of prefill. The setting is theirs: sixteen A10 with LLaMA-7B and 13,616 KV
+tokens, 10,000 requests at 2/s with Gamma gaps of coefficient of variation 2, power-law prompts and outputs with mean
+512 each, decisions every 10 s, instances that start in 5 s. Left their published points, right ours, means over {seeds}
+traces.
 
 ![instances against the 99th percentile of prefill, published and simulated](llumnix-scaling.svg)
 
@@ -182,7 +183,9 @@ At equal P99 of prefill, by interpolation:
 |---|---|---:|---:|---:|
 {compared}
 
-{verdict}
+The knee is where the paper has it in kind: below a number of instances the P99 of prefill rises steeply, and above it
+more instances buy little. Beyond the knee both signals cost about the same here; at it and before, a threshold of
+freeness sees a queue that forms, which a share of memory in use does not tell from a memory that is merely well used.
 
 | signal | threshold | instances | P99 prefill [s] |
 |---|---:|---:|---:|
