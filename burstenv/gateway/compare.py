@@ -229,7 +229,8 @@ def page(found: Comparison, command: str) -> str:
         f"measured with one request at a time, are taken off every real TTFT. Three figures stand side by side: of "
         f"the real servers, of the simulator where the gateway's decisions are carried out, and of the simulator where "
         f"the policy decides itself (mean of {REPLAYS} random streams; +/- their standard deviation where it draws "
-        f"lots). It sees of the simulated engines what a gateway sees of real ones. A decision is equal if the policy, asked again with the same random numbers, chooses what it chose at "
+        f"lots). It sees of the simulated engines what a gateway sees of real ones. "
+        f"A decision is equal if the policy, asked again with the same random numbers, chooses what it chose at "
         f"the gateway: once on what the gateway's log recorded, once in the simulated state after the same decisions. "
         f"Those that differ there lie between replicas with equally many requests in flight (ties), one more, or more "
         f"than one more.",
