@@ -28,7 +28,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 def _token() -> bytes:
-    return b'data: {"choices":[{"index":0,"text":"%.6f "}]}\n\n' % time.monotonic()
+    return b'data: {"object":"text_completion","choices":[{"index":0,"text":"%.6f "}]}\n\n' % time.monotonic()
 
 
 async def _answer(asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:
