@@ -19,7 +19,9 @@ from burstenv.cli.task import add_task_arguments, changed_scenario, task_of
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
+    from burstenv.envs.scenario import Scenario
     from burstenv.evaluation.fleet_plan import FleetPlan, FleetSize
+    from burstenv.evaluation.role_plan import RoleSplit
 
 
 def register(commands: Commands) -> None:
@@ -49,6 +51,9 @@ def register(commands: Commands) -> None:
         metavar="N",
         help="replicas that crash in each episode (default: none)",
     )
+    sub.add_argument(
+        "--roles", type=int, metavar="N", help="in place of a size: every split of N replicas into prefill and decode"
+    )
     sub.add_argument("--most", type=int, default=64, help="largest fleet tried (default: %(default)s)")
     sub.add_argument("--split", default="test", help="train, validation or test (default: %(default)s)")
     sub.add_argument("--episodes", type=int, default=27, help="episodes on each fleet (default: %(default)s)")
@@ -66,9 +71,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     rate_per_s = arguments.rate_per_s
     if arguments.load is not None:
         rate_per_s = arguments.load * scenario.capacity_per_s(arguments.split)
+    policy = arguments.policy or f"always/jsq/{scenario.mode_names[0]}"
+    if arguments.roles is not None:
+        return _roles(arguments, scenario, policy, rate_per_s)
     plans = plan_fleet(
-        scenario, arguments.policy or f"always/jsq/{scenario.mode_names[0]}", rate_per_s, arguments.share,
-        arguments.failures, arguments.most, arguments.split, arguments.episodes,
+        scenario, policy, rate_per_s, arguments.share, arguments.failures, arguments.most, arguments.split,
+        arguments.episodes,
     )  # fmt: skip
     lines: list[str] = []
     for plan in plans:
@@ -80,6 +88,30 @@ def _plan(arguments: argparse.Namespace) -> int:
         lines += ["", f"page: {arguments.out}"]
     emit(arguments, [plan.to_dict() for plan in plans], lines)
     return 0
+
+
+def _roles(arguments: argparse.Namespace, scenario: Scenario, policy: str, rate_per_s: float | None) -> int:
+    from burstenv.evaluation.role_plan import plan_roles
+
+    if arguments.failures or arguments.out is not None:
+        raise BurstenvError(
+            "--roles plays fleets that serve for ever, and prints a table: leave out --failures and --out"
+        )
+    splits = plan_roles(scenario, policy, arguments.roles, rate_per_s, arguments.split, arguments.episodes)
+    best = max(splits, key=lambda one: one.fleet.attainment.mean)
+    lines = [
+        f"best: {_named(best)}, {percent(best.fleet.attainment.mean)} attainment under {policy} "
+        f"({arguments.episodes} {arguments.split} episodes)",
+        *aligned([["roles", *HEAD[1:]], *([_named(one), *_row(one.fleet)[1:]] for one in splits)]),
+    ]
+    emit(arguments, [one.to_dict() for one in splits], lines)
+    return 0
+
+
+def _named(split: RoleSplit) -> str:
+    if split.prefill == 0:
+        return f"{split.fleet.replicas} mixed"
+    return f"{split.prefill} prefill, {split.decode} decode"
 
 
 def answer(plan: FleetPlan) -> str:
@@ -108,6 +140,10 @@ def _row(size: FleetSize) -> list[str]:
 
 
 def _table(plan: FleetPlan) -> list[str]:
-    table = rows(plan)
+    return aligned(rows(plan))
+
+
+def aligned(table: list[list[str]]) -> list[str]:
+    """Return the lines of a table, its columns to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.rjust, row, widths)) for row in table]

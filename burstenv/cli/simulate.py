@@ -239,7 +239,8 @@ def _lines(result: Simulation) -> list[str]:
     if "migrations" in m:
         lines.append(
             f"migrations: begun {m['migrations_begun']:,}   done {m['migrations']:,}   moved {m['moved_gb']:.3g} GB   "
-            f"requests stood still for {m['still_s']:.3g} s"
+            f"requests stood still for {m['still_s']:.3g} s   handed over {m['handed_over']:,}   stayed "
+            f"{m['stayed']:,}"
         )
     if m["failed"]:
         lines.append(

@@ -41,25 +41,27 @@ def catch_up_all(world):
 
 @outlined
 def _advance_together(world, now_s):
-    """Apply what ends at an instant on all replicas; only if no session goes on there, start what starts then."""
+    """Apply what ends at an instant on all replicas, then start what starts, unless a session goes on at that instant.
+
+    It does where a replica's start rejects a turn as hopeless, too: the replicas that follow start later.
+    """
     replicas = world.replicas
     for r in range(len(replicas)):
         if replicas[r].wake_s <= now_s:
             advance_replica(engine_of(world, r), now_s, True)
     after_s = np.nextafter(now_s, np.inf)
-    if world.environment.ended == 0:
-        for r in range(len(replicas)):
-            if replicas[r].wake_s <= now_s:
-                advance_replica(engine_of(world, r), after_s, True)
+    for r in range(len(replicas)):
+        if world.environment.ended == 0 and replicas[r].wake_s <= now_s:
+            advance_replica(engine_of(world, r), after_s, True)
 
 
-@detached(lambda state: state.gateway["closed_loop"].any(), lambda state: (world_type(state), types.float64))
+@detached(lambda state: state.gateway["stops_at_ends"].any(), lambda state: (world_type(state), types.float64))
 def advance_to_ends(world, until_s):
-    """With a closed loop: run the replicas up to the first end of a turn that has a next one, if before ``until_s``.
+    """Run the replicas up to the first end of a turn that has a next one, or of a prompt, if before ``until_s``.
 
-    The next turn may be sent before anything else happens, so no replica may be moved past that instant. Replicas do
-    not affect each other before. So the one with the earliest ``wake_s``, before which nothing ends on it, is moved
-    alone: up to the ``wake_s`` of the one that follows, or to the end of such a turn.
+    The next turn may be sent, and the prefilled request placed, before anything else happens, so no replica may be
+    moved past that instant. Replicas do not affect each other before. So the one with the earliest ``wake_s``, before
+    which nothing ends on it, is moved alone: up to the ``wake_s`` of the one that follows, or to such an end.
     """
     environment, gateway, replicas = world.environment, world.gateway, world.replicas
     while environment.ended == 0:

@@ -8,7 +8,7 @@ Off unless a scenario asks for it (``gateway.clients``). ``docs/clients.md`` say
 * With a closed loop the next turn of a session is sent when the answer to the turn before ends, plus think time.
 
 Deadlines, and when a request is sent, are events of the cluster (``cluster/events.py``); the functions here carry them
-out. A turn that ends is noted where it ends (``engine/lifecycle.py``); :func:`sessions_go_on` foresees the turns that
+out. A turn that ends is noted where it ends (``engine/lifecycle.py``); :func:`go_on_from_ends` foresees the turns that
 follow.
 """
 
@@ -20,12 +20,22 @@ from numba import types
 from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import catch_up
-from burstenv.cluster.events import DEADLINE, SEND, foresee
+from burstenv.cluster.events import DEADLINE, PLACE, SEND, foresee
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
-from burstenv.engine.enums import ABANDONED, AT_GATEWAY, ATTAINED, FAILED, LATE, LENGTH_CAPPED, REJECTED, WAITING
+from burstenv.engine.enums import (
+    ABANDONED,
+    AT_GATEWAY,
+    ATTAINED,
+    FAILED,
+    LATE,
+    LENGTH_CAPPED,
+    REJECTED,
+    TRANSFERRING,
+    WAITING,
+)
 from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import arrive, never_send, reach_gateway, settle, take_away
 from burstenv.engine.records import CLIENT, FAILS_UPSTREAM, FOLLOWS, WATCHED
@@ -200,12 +210,17 @@ def _go_on(world, request_id):
         turn = arena[client_of(world, turn) + NEXT_TURN]
 
 
-@detached(lambda state: state.gateway["closed_loop"].any(), lambda state: (world_type(state),))
-def sessions_go_on(world):
-    """Foresee the turns that follow those that have ended since the last call."""
+@detached(lambda state: state.gateway["stops_at_ends"].any(), lambda state: (world_type(state),))
+def go_on_from_ends(world):
+    """Foresee what follows the turns that have ended since the last call, and the prompts of prefill replicas."""
     environment = world.environment
     for k in range(environment.ended):
-        _go_on(world, np.int64(world.arena[world.gateway.ended_base + k]))
+        request_id = np.int64(world.arena[world.gateway.ended_base + k])
+        request = world.requests[request_id]
+        if request.status == TRANSFERRING:
+            foresee(world, world.replicas[request.replica].clock_s, PLACE, request_id)
+        else:
+            _go_on(world, request_id)
     environment.ended = 0
 
 

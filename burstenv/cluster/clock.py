@@ -11,14 +11,16 @@ import numpy as np
 from burstenv._jit.decorators import kernel, merged, outlined
 from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import advance_cluster, advance_to_ends
-from burstenv.cluster.clients import follows, give_up, send, sessions_go_on
+from burstenv.cluster.clients import follows, give_up, go_on_from_ends, send
 from burstenv.cluster.events import (
     ARRIVAL,
     DEADLINE,
     FAULT,
+    HAND_OVER,
     KIND,
     LAST_OF_CHANGES,
     MIGRATE,
+    PLACE,
     RETURN,
     SCALE,
     SILENCE,
@@ -33,6 +35,7 @@ from burstenv.cluster.events import (
 from burstenv.cluster.faults.handlers import change, note_drained
 from burstenv.cluster.faults.silence import take_back
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
+from burstenv.cluster.placement import look_again, place_by_rule
 from burstenv.cluster.scaling.control import control
 from burstenv.cluster.seats import seat
 from burstenv.cluster.stuck import fail_the_rest, gives_up, is_stuck
@@ -59,6 +62,7 @@ def next_epoch(world, lazily):
     world.environment.at_gateway = NO_REQUEST
     if world.gateway.transfers:
         world.environment.migrating = 0
+        world.environment.placing = 0
     if world.gateway.changes:
         world.environment.scaling = 0
     _next_epoch(world, lazily)
@@ -77,12 +81,12 @@ def _next_epoch(world, lazily):
     environment, gateway = world.environment, world.gateway
     while True:
         if environment.ended > 0:
-            sessions_go_on(world)
+            go_on_from_ends(world)
         arrival_s = _next_arrival_s(world)
         until_s = min(arrival_s, next_event_s(world), environment.last_decision_s + environment.tick_s)
         if gateway.transfers:
             until_s = min(until_s, environment.transfer_s, environment.migrate_s)
-        if gateway.closed_loop:
+        if gateway.stops_at_ends:
             advance_to_ends(world, until_s)
             if environment.ended > 0:
                 continue
@@ -120,6 +124,16 @@ def _next_epoch(world, lazily):
         decay_rates(world, until_s)
         if kind == TRANSFER:
             take_step(world)
+            continue
+        if kind == HAND_OVER:
+            look_again(world)
+            continue
+        if kind == PLACE:
+            seat(world, gateway_of(world, subject))
+            environment.at_gateway, environment.placing = subject, 1
+            if world.memory.placed_by_caller:
+                return
+            place_by_rule(world)
             continue
         if kind == MIGRATE:
             if _foresee_migration(world):

@@ -46,6 +46,7 @@ from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
 from burstenv.cluster.gateway_constants import write_clients, write_recovery, write_scaling, write_transfers
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.output_lengths import LengthModel
+from burstenv.cluster.placement import FEWEST_REQUESTS
 from burstenv.cluster.requests import number_streams as number_streams
 from burstenv.cluster.requests import request_array as request_array
 from burstenv.cluster.scaling.codes import BY_CALLER as SCALED_BY_CALLER
@@ -131,7 +132,8 @@ class Cluster(DirectReplicas):
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
         if scaling is not None and recovery is None:
             recovery = scaling.recovery
-        self._draws_clients = recovery is not None and clients is None
+        self.hands_over = any(spec.role == "prefill" for spec in specs)
+        self._draws_clients = clients is None and (recovery is not None or self.hands_over)
         self.clients = ClientsConfig() if self._draws_clients else clients  # requests that come back are counted there
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
         self.knows_prefixes = True  # whether KV events, which tell the cached blocks, can be had
@@ -141,8 +143,13 @@ class Cluster(DirectReplicas):
         if transfers is not None and any(spec.prefix_caching for spec in self.specs):
             raise BurstenvError("transfers need replicas without prefix caching: keys of blocks do not move yet")
         check_no_migration(recovery is not None, scaling is not None, transfers is not None)
+        if transfers is None and any(spec.role != "mixed" for spec in self.specs):
+            raise BurstenvError(
+                "replicas with roles hand requests over: they need transfers, the cost of moving KV blocks"
+            )
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
+        self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, ()
         self.recovery = recovery
         whole(fault_room, "fault_room", 0, MOST_FAULTS)
         layout = layout_of(
@@ -169,6 +176,8 @@ class Cluster(DirectReplicas):
             write_clients(gateway, self.clients)
         if transfers is not None:
             write_transfers(gateway, transfers)
+            if self.hands_over:
+                gateway["hands_over"] = gateway["stops_at_ends"] = 1
         if migrate_period_s is not None:
             if transfers is None:
                 raise BurstenvError("migrate_period_s needs transfers: what it takes to move KV blocks")
@@ -184,6 +193,8 @@ class Cluster(DirectReplicas):
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct = [None] * num_envs
+        self.stop_to_place(True)
+        self.place_by(*self.placement_rule)
 
     def set_worth(self, values: Sequence[float], by_tokens: float = 0.0, output_weight: float = 1.0) -> None:
         """Set what agents and look-ahead know of worth, see :mod:`burstenv.envs.worth`.
@@ -241,6 +252,24 @@ class Cluster(DirectReplicas):
         memories = self.state.memories if i is None else self.state.memories[i : i + 1]
         memories["migration"] = rule
         memories["migration_parameters"][:, : len(parameters)] = parameters
+
+    def place_by(self, rule: int, parameters: Sequence[float], i: int | None = None) -> None:
+        """Let a rule say where prefilled requests decode: of cluster ``i`` in its episode, or of all from now on."""
+        if i is None:
+            self.placement_rule = rule, tuple(parameters)
+        memories = self.state.memories if i is None else self.state.memories[i : i + 1]
+        memories["placement"] = rule
+        memories["placement_parameters"][:, : len(parameters)] = parameters
+
+    def stop_to_place(self, stops: bool, i: int | None = None) -> None:
+        """Let :meth:`next_epoch` stop where a prefilled request is to decode, or let the rule decide at once.
+
+        Of a decision there the replica counts. For cluster ``i`` in its episode, or for all from now on.
+        """
+        if i is None:
+            self._stops_to_place = stops
+        memories = self.state.memories if i is None else self.state.memories[i : i + 1]
+        memories["placed_by_caller"] = stops
 
     @property
     def scales(self) -> bool:
@@ -329,6 +358,9 @@ class Cluster(DirectReplicas):
         check_requests(self.state.arrays(), i, num_requests, direct)
         if self.migrates:  # a policy of the episode before may have brought its own rule
             self.migrate_by(*self.migration_rule, i=i)
+        if self.hands_over:
+            self.place_by(*self.placement_rule, i=i)
+            self.stop_to_place(self._stops_to_place, i=i)
         if self.scales:
             self.scale_by(*self.scaling_rule, i=i, advises=self.scaling_advises)
         self.rewind(i, num_requests, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,10 @@ MAX_TENSOR_PARALLEL = 128  # more GPUs than any replica has
 MAX_TIME_S = 1e6  # eleven days, far beyond an episode
 
 
+Role = Literal["mixed", "prefill", "decode"]
+ROLES = get_args(Role)
+
+
 class ReplicaConfig(EngineSettings):
     """``count`` equal replicas: a model on ``tensor_parallel`` GPUs of one type.
 
@@ -45,6 +49,7 @@ class ReplicaConfig(EngineSettings):
     hardware: str
     tensor_parallel: Annotated[int, Field(ge=1, le=MAX_TENSOR_PARALLEL)] = 1
     count: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
+    role: Role = "mixed"  # prefill: requests decode elsewhere; decode: they come prefilled
     link: str | None = None  # between the GPUs, a name in configs/links or a YAML file; None: the hardware's
     weights: Literal["fp8"] | None = None  # None: as the model is
     kv_cache: Literal["fp8"] | None = None
@@ -124,6 +129,11 @@ class ClusterConfig(EngineSettings):
         count = sum(replica.count for replica in self.replicas)
         if count > MAX_REPLICAS:
             raise ValueError(f"a cluster has at most {MAX_REPLICAS:,} replicas, this one {count:,}")
+        roles = {replica.role for replica in self.replicas}
+        if roles != {"mixed"} and self.transfers is None:
+            raise ValueError("replicas with roles hand requests over; say under transfers: what that takes")
+        if roles == {"prefill"} or roles == {"decode"}:
+            raise ValueError(f"all replicas have role {roles.pop()}: no request could be computed and decoded")
         return self
 
 
@@ -134,6 +144,7 @@ class ReplicaSpec(Config):
     model: str
     hardware: str
     tensor_parallel: int
+    role: Role = "mixed"
     num_blocks: Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)]
     max_model_len: TokenCount
@@ -147,6 +158,7 @@ class ReplicaSpec(Config):
     default_max_num_batched_tokens: TokenCount
     default_max_num_seqs: SeqCount
     kv_bytes_per_token: Annotated[int, Field(ge=0)] = 0
+    layers: Annotated[int, Field(ge=1)] = 1  # of the model
     copy_bytes_per_s: Annotated[float, Field(gt=0.0)] = 25e9  # of KV blocks to other replicas, and from them
     latency: LatencyConfig
     latency_source: str = ""  # which entry of configs/latency, or that it is a roofline
@@ -262,6 +274,7 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 "model": replica.model,
                 "hardware": replica.hardware,
                 "tensor_parallel": replica.tensor_parallel,
+                "role": replica.role,
                 "num_blocks": blocks,
                 "block_size": block_size,
                 "max_model_len": replica.max_model_len or min(MAX_TOKENS, blocks * block_size),
@@ -273,6 +286,7 @@ def resolve_cluster(cluster: ClusterConfig) -> tuple[ReplicaSpec, ...]:
                 "default_max_num_batched_tokens": settings.max_num_batched_tokens,
                 "default_max_num_seqs": settings.max_num_seqs,
                 "kv_bytes_per_token": model.kv_bytes_per_token,
+                "layers": model.layers,
                 "copy_bytes_per_s": copy_bytes_per_s,
                 "latency": latency,
                 "latency_source": source,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
+from burstenv.cluster.cluster_config import ROLES, ModeConfig, ReplicaSpec
 from burstenv.cluster.state import ClusterState
 from burstenv.engine.arena import ArenaLayout
 from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, MEMORY_NAMES, ORDER_NAMES
@@ -43,6 +43,8 @@ def constants_of(spec: ReplicaSpec, modes: Sequence[ModeConfig], transfers: bool
         "long_prefill_threshold": spec.long_prefill_token_threshold,
         "depth": 2 if spec.asynchronous else 1,
         "gpus": spec.tensor_parallel,
+        "role": ROLES.index(spec.role),
+        "layers": spec.layers,
         "kv_bytes_per_token": spec.kv_bytes_per_token,
         "copy_bytes_per_s": spec.copy_bytes_per_s,
     }

@@ -48,6 +48,8 @@ class DirectReplicas(Readings):
 
     def _drive(self, i: int, direct: bool) -> None:
         """Note how cluster ``i`` gets its requests; one that took both ways would be served twice."""
+        if direct and self.state.gateway["hands_over"][0]:
+            raise BurstenvError("replicas with roles hand requests over through the gateway: next_epoch and decide")
         if self._direct[i] is None:
             self._direct[i] = direct
         elif self._direct[i] != direct:

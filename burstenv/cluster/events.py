@@ -34,22 +34,24 @@ class EventKind(IntEnum):
     METRICS_READ = 1  # reading number n: the published state of every replica is read
     METRICS_SHOWN = 2  # reading number n reaches the gateway
     TRANSFER = 3  # in place number n: the next step of KV blocks on the move
-    FAULT = 4  # row number n of the episode's faults: a replica crashes, hangs, starts, ...
-    THAW = 5  # of a replica: its hang is over
-    DETECTION = 6  # of a replica: the gateway learns that it is down
-    LOSS = 7  # of a replica: a warning or the time for draining is over
-    RESTART = 8  # of a replica: it begins to boot
-    READY = 9  # of a replica: it is booted
-    PACE_ENDS = 10  # of a replica: its slow spell is over
-    SCALE = 11  # number n: replicas may be started or stopped
-    DEADLINE = 12  # of a request: its client gives up, if it is kept waiting
-    SILENCE = 13  # of a request: its gateway takes it back, if its replica has not begun with it for so long
-    RETURN = 14  # a request that was deferred or taken back, or whose replica was lost, is decided about again
-    SEND = 15  # a request is sent again, or as the next turn of its session
-    ARRIVAL = 16  # a request is sent for the first time, when the trace says
-    MIGRATE = 17  # number n: a request may migrate
-    TICK = 18  # so long without a decision
-    ITERATION_STARTS = 19  # of a replica
+    PLACE = 4  # of a request: it is prefilled, and is to decode on another replica
+    HAND_OVER = 5  # prefilled requests that wait for free blocks look for them again
+    FAULT = 6  # row number n of the episode's faults: a replica crashes, hangs, starts, ...
+    THAW = 7  # of a replica: its hang is over
+    DETECTION = 8  # of a replica: the gateway learns that it is down
+    LOSS = 9  # of a replica: a warning or the time for draining is over
+    RESTART = 10  # of a replica: it begins to boot
+    READY = 11  # of a replica: it is booted
+    PACE_ENDS = 12  # of a replica: its slow spell is over
+    SCALE = 13  # number n: replicas may be started or stopped
+    DEADLINE = 14  # of a request: its client gives up, if it is kept waiting
+    SILENCE = 15  # of a request: its gateway takes it back, if its replica has not begun with it for so long
+    RETURN = 16  # a request that was deferred or taken back, or whose replica was lost, is decided about again
+    SEND = 17  # a request is sent again, or as the next turn of its session
+    ARRIVAL = 18  # a request is sent for the first time, when the trace says
+    MIGRATE = 19  # number n: a request may migrate
+    TICK = 20  # so long without a decision
+    ITERATION_STARTS = 21  # of a replica
 
 
 class DecisionKind(IntEnum):
@@ -59,9 +61,12 @@ class DecisionKind(IntEnum):
     TICK = 1  # batching modes alone: no request is at the gateway
     MIGRATE = 2  # whether a request moves from one replica to another
     SCALE = 3  # which replicas are to serve
+    PLACE_DECODE = 4  # where a prefilled request decodes
 
 
-TRANSFER, FAULT, THAW, DETECTION, LOSS, RESTART, READY, PACE_ENDS = range(EventKind.TRANSFER, EventKind.PACE_ENDS + 1)
+TRANSFER, PLACE, HAND_OVER, FAULT, THAW, DETECTION, LOSS, RESTART, READY, PACE_ENDS = range(
+    EventKind.TRANSFER, EventKind.PACE_ENDS + 1
+)
 LAST_OF_CHANGES = PACE_ENDS  # kinds from FAULT up to this one change a replica from outside
 SCALE = int(EventKind.SCALE)
 DEADLINE, SILENCE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.DEADLINE, EventKind.TICK + 1)
@@ -116,9 +121,9 @@ def put_event(world, place, time_s, kind, subject, generation):
 @kernel
 def _generation(world, kind, subject):
     """Return the present generation of the subject of an event."""
-    if kind > SCALE:
+    if kind > SCALE or kind == PLACE:
         return generation_of(world, subject)
-    if kind in (FAULT, SCALE):
+    if kind in (HAND_OVER, FAULT, SCALE):
         return 0
     replica = world.replicas[subject]
     if kind == LOSS:

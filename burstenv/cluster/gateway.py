@@ -6,12 +6,15 @@ is the matter of :mod:`burstenv.cluster.clock`.
 
 from __future__ import annotations
 
+import numpy as np
+
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import reject, reset_clients
 from burstenv.cluster.events import RETURN, SCALE, foresee
 from burstenv.cluster.faults.handlers import reset_faults
 from burstenv.cluster.faults.silence import watch
+from burstenv.cluster.placement import place
 from burstenv.cluster.records import reset_memory
 from burstenv.cluster.scaling.resize import reset_scaling
 from burstenv.cluster.scaling.samples import take_sample
@@ -60,8 +63,9 @@ def apply_decision(world, admission, replica_index, mode):
     """Carry out one decision for the request at the gateway (for none, at a tick).
 
     The chosen replica's batching mode is set in either case, unless it was set less than
-    ``batching_period_s`` ago. A deferral beyond the scenario's limit is a rejection: the client has
-    been kept waiting long enough. So is an admission to a replica that is known to take no requests.
+    ``batching_period_s`` ago. Of a decision about a prefilled request only the replica counts, where it decodes.
+    A deferral beyond the scenario's limit is a rejection: the client has been kept waiting long enough. So is an
+    admission to a replica that is known to take no requests.
     """
     environment, gateway, requests = world.environment, world.gateway, world.requests
     unveil(world)
@@ -72,6 +76,9 @@ def apply_decision(world, admission, replica_index, mode):
     environment.decisions += 1
     request_id = environment.at_gateway
     if request_id == NO_REQUEST:
+        return
+    if gateway.hands_over and environment.placing:
+        place(world, np.int64(replica_index))
         return
     environment.at_gateway = NO_REQUEST
     request = requests[request_id]

@@ -15,7 +15,7 @@ def write_clients(gateway: np.ndarray, clients: ClientsConfig) -> None:
     """Say what the senders of requests do."""
     gateway["clients"] = 1
     if clients.closed_loop is not None:
-        gateway["closed_loop"] = 1
+        gateway["closed_loop"] = gateway["stops_at_ends"] = 1
         gateway["session_goes_on"] = clients.closed_loop.after_failure == "go_on"
     if clients.retries is not None:
         gateway["retry_after"] = sum(AFTER[cause] for cause in set(clients.retries.after))
@@ -35,6 +35,12 @@ def write_transfers(gateway: np.ndarray, transfers: TransfersConfig) -> None:
     gateway["transfer_timeout_s"] = transfers.timeout_s
     for name in ("base", "orchestration", "downtime"):
         gateway[f"transfer_{name}_s"] = getattr(transfers, f"{name}_ms") * 1e-3
+    hand_over = transfers.hand_over
+    for name in ("orchestration", "retry"):
+        gateway[f"hand_over_{name}_s"] = getattr(hand_over, f"{name}_ms") * 1e-3
+    gateway["hand_over_spare_tokens"] = hand_over.spare_tokens
+    gateway["hand_over_local"] = hand_over.when_full == "local"
+    gateway["hand_over_layerwise"] = hand_over.layerwise
 
 
 def write_scaling(gateway: np.ndarray, scaling: ScalingConfig, replicas: int) -> None:

@@ -25,6 +25,7 @@ _WHOLE = [field.type == "int" for field in fields(Known)]
 FAULT_COUNTS = ("faults", "faulted", "failovers", "resends", "discarded_tokens", "refilled_tokens")
 TRANSFER_COUNTS = (
     "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
+    "handed_over", "stayed",
 )  # fmt: skip
 
 
@@ -68,6 +69,8 @@ class Readings:
             return DecisionKind.MIGRATE
         if environment["scaling"]:
             return DecisionKind.SCALE
+        if environment["placing"]:
+            return DecisionKind.PLACE_DECODE
         return DecisionKind.TICK if environment["at_gateway"] == NO_REQUEST else DecisionKind.ADMIT_AND_ROUTE
 
     def known(self, i: int, replica: int, gateway: int = 0) -> Known:
@@ -153,7 +156,8 @@ class Readings:
         """Return what became of the migrations of cluster ``i`` so far; None where KV blocks stay where they are.
 
         ``migrations_begun``, ``migrations`` (done), ``aborted_CAUSE`` for each :class:`AbortCause`, ``moved_gb`` (sent
-        or on the way [GB]), ``still_s`` (sum of the times in which requests stood still [s]).
+        or on the way [GB]), ``still_s`` (sum of the times in which requests stood still [s]),
+        ``handed_over`` (prefilled requests that decoded elsewhere), ``stayed`` (those that decoded where they were).
         """
         environment = self.state.environments[place(i, self.num_envs, "i")]
         if self.transfers is None:
@@ -161,6 +165,7 @@ class Readings:
         numbers = (
             int(environment["migrations_begun"]), int(environment["migrations"]), *environment["aborted"].tolist(),
             float(environment["moved_bytes"]) * 1e-9, float(environment["still_s"]),
+            int(environment["handed_over"]), int(environment["stayed"]),
         )  # fmt: skip
         return dict(zip(TRANSFER_COUNTS, numbers, strict=True))
 

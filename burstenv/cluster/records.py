@@ -20,6 +20,7 @@ GATEWAY = record(
         ("output_weight", "f8"),  # of an output token beside a prompt token
         ("clients", "i1"),  # whether they do anything but send and wait
         ("closed_loop", "i1"),  # turns of a session follow the answer to the turn before
+        ("stops_at_ends", "i1"),  # the cluster looks at a turn's end, or a prompt's, before anything else happens
         ("gateways", "i4"),  # K
         ("split", "i1"),  # how requests are split among them: EVENLY or BY_HASH
         ("relays", "i1"),  # answers pass through the gateway
@@ -33,7 +34,7 @@ GATEWAY = record(
         ("event_base", "i8"),  # the event queue
         ("event_room", "i8"),  # most entries of it
         ("arrival_base", "i8"),  # requests in the order of their first arrival at the gateway
-        ("ended_base", "i8"),  # turns that ended, whose sessions have not gone on yet
+        ("ended_base", "i8"),  # requests that the cluster has not looked at since their turn or prompt ended
         ("client_base", "i8"),  # a CLIENT for each request
         # The clients, see cluster/clients.py.
         ("session_goes_on", "i1"),  # after a turn that was not answered, too
@@ -56,6 +57,12 @@ GATEWAY = record(
         ("transfer_slowdown", "f8"),
         ("transfer_timeout_s", "f8"),
         ("migrate_period_s", "f8"),  # between decisions about migrations; 0: there are none
+        ("hands_over", "i1"),  # a replica prefills for others
+        ("hand_over_orchestration_s", "f8"),
+        ("hand_over_retry_s", "f8"),  # from one look for free blocks to the next
+        ("hand_over_spare_tokens", "i4"),  # left free beside the prompt
+        ("hand_over_local", "i1"),  # without free blocks a request decodes where it is
+        ("hand_over_layerwise", "i1"),
         ("transfer_places", "i4"),  # most transfers at once
         ("transfer_base", "i8"),  # the first one, in the arena
         ("transfer_size", "i8"),  # from each to the next
@@ -102,6 +109,12 @@ MEMORY = record(
         # Who decides about migrations, see cluster/migration.py.
         ("migration", "i4"),  # BY_CALLER or a rule
         ("migration_parameters", "f8", (4,)),
+        # Who decides where prefilled requests decode, see cluster/placement.py.
+        ("placed_by_caller", "i1"),
+        ("placement", "i4"),  # a rule
+        ("placement_parameters", "f8", (2,)),
+        ("placement_turn", "i4"),  # of its round robin
+        ("whole", "i1"),  # the request at the gateway is to be computed and decoded on one replica
         # Who decides about the number of replicas, see cluster/scaling/rules.py.
         ("scaling", "i4"),  # BY_CALLER or a rule
         ("scaling_parameters", "f8", (MAX_SCALING_PARAMETERS,)),
@@ -140,6 +153,8 @@ def reset_memory(memory, seed):
     memory.round_robin = 0
     memory.take_back_s = 0.0
     memory.most_resends = 0
+    memory.placement_turn = 0
+    memory.whole = 0
     memory.bucket_tokens = -1.0
     memory.bucket_s = 0.0
     memory.concurrency_limit = -1.0

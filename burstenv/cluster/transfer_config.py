@@ -7,7 +7,7 @@ Mooncake's measurements (vllm-v1-pd-performance.md), vLLM RFC #50913.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,20 @@ from burstenv.config import Config
 from burstenv.hardware.gpus_and_models import Positive
 
 Milliseconds = Annotated[float, Field(ge=0.0, le=1e6)]
+
+
+class HandOverConfig(Config):
+    """How a request that a prefill replica has prefilled comes to the replica where it decodes.
+
+    The gateway chooses that replica when the prompt is computed. The copy begins as soon as the replica has free blocks
+    for the prompt, and both ends for another transfer; until it ends, the prefill replica holds its own blocks.
+    """
+
+    orchestration_ms: Milliseconds = 20.0  # beside the copy: vLLM RFC #50913 measures 20 to 150 for NIXL
+    when_full: Literal["wait", "local"] = "wait"  # for blocks where it is to decode, or decode where the prompt is
+    retry_ms: Annotated[float, Field(gt=0.0, le=1e6)] = 10.0  # from one look for free blocks to the next
+    spare_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # left free beside the prompt; SGLang: 512
+    layerwise: bool = False  # each layer is sent as soon as it is computed
 
 
 class TransfersConfig(Config):
@@ -33,9 +47,10 @@ class TransfersConfig(Config):
     live: bool = True  # migrations copy while the request decodes; otherwise it stands still from beginning to end
     last_stage_blocks: Annotated[int, Field(ge=1, le=1_000_000)] = 16  # left to copy: then the request stands still
     max_stages: Annotated[int, Field(ge=2, le=1_000)] = 3  # of a live migration, the last one included
-    at_once: Annotated[int, Field(ge=1, le=8)] = 1  # transfers that a replica takes part in
+    at_once: Annotated[int, Field(ge=1, le=64)] = 1  # transfers that a replica takes part in
     timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 100.0  # of a transfer: Llumnix
     gb_per_s: Positive | None = None  # of each replica in each direction; None: the link's
+    hand_over: HandOverConfig = HandOverConfig()  # where replicas have roles
 
 
 class AbortCause(IntEnum):

@@ -9,12 +9,45 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from burstenv._jit.decorators import detached, kernel, merged, outlined
+from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.advance import catch_up
-from burstenv.cluster.transfer_config import AbortCause, Phase, Pick
+from burstenv.cluster.hand_overs import may_join, reset_hand_overs
+from burstenv.cluster.transfer_config import AbortCause, Pick
+from burstenv.cluster.transfer_stages import (
+    BEGUN_S,
+    COPYING,
+    DESTINATION,
+    DUE_S,
+    FREE,
+    HAND_OVER,
+    HELD_BLOCKS,
+    JOINING,
+    LAST,
+    LEAVING,
+    LEFT_S,
+    PHASE,
+    PREEMPTIONS,
+    PREPARING,
+    REQUEST,
+    RESERVED_BLOCKS,
+    RETURNING,
+    SENT_TOKENS,
+    SINCE_S,
+    SOURCE,
+    STAGE,
+    begin_stage,
+    begin_transfer,
+    destination_of,
+    end_transfer,
+    fits,
+    is_busy,
+    is_moving,
+    source_of,
+    transfer_at,
+)
+from burstenv.cluster.transfer_times import time_anew
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.enums import (
     ABORT_CAUSES,
     ATTAINED,
@@ -25,7 +58,6 @@ from burstenv.engine.enums import (
 )
 from burstenv.engine.gateway_log import log_moved
 from burstenv.engine.queues import blocks_of, full_blocks
-from burstenv.engine.records import TRANSFER
 from burstenv.engine.transfer_ends import (
     begin_leaving,
     cancel,
@@ -40,52 +72,19 @@ from burstenv.engine.transfer_ends import (
     stay,
 )
 
-DUE_S, BEGUN_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S = (
-    TRANSFER.fields[name][1] // 4  # type: ignore[index]
-    for name in ("due_s", "begun_s", "left_s", "left_bytes", "since_s", "byte_s")
-)
-PHASE, REQUEST, SOURCE, DESTINATION, PREEMPTIONS, STAGE, LAST, SENT_TOKENS, RESERVED_BLOCKS, HELD_BLOCKS = (
-    TRANSFER.fields[name][1] // 4  # type: ignore[index]
-    for name in (
-        "phase", "request", "source", "destination", "preemptions", "stage", "last", "sent_tokens", "reserved_blocks",
-        "held_blocks",
-    )
-)  # fmt: skip
-_FREE, _PREPARING, _COPYING, _LEAVING, _JOINING, _RETURNING = (int(phase) for phase in Phase)
 _SHORTEST, _NEWEST, _LONGEST = (int(pick) for pick in Pick)
 _FINISHED, _PREEMPTED, _BLOCKS, _SLOT, _STAGES, _TIMEOUT = (int(cause) for cause in AbortCause)
 assert len(AbortCause) == ABORT_CAUSES
-
-
-@kernel
-def transfer_at(world, place):
-    """Return where the numbers of a transfer begin in the arena."""
-    return world.gateway.transfer_base + world.gateway.transfer_size * place
 
 
 # -- begin ---------------------------------------------------------------------------------------------
 
 
 @kernel
-def _is_moving(world, request_id):
-    for place in range(world.gateway.transfer_places):
-        at = transfer_at(world, place)
-        if world.arena[at + PHASE] != _FREE and world.arena[at + REQUEST] == request_id:
-            return True
-    return False
-
-
-@kernel
 def is_way(world, source, destination):
     """Return whether requests may move from a replica to another one: both can hold them, and are not busy."""
-    replicas, here, there = world.replicas, world.specs[source], world.specs[destination]
-    return (
-        source != destination
-        and here.model_code == there.model_code
-        and here.max_model_len <= there.max_model_len
-        and replicas[source].transfers < world.gateway.transfers_at_once
-        and replicas[destination].transfers < world.gateway.transfers_at_once
-    )
+    busy = is_busy(world, source) or is_busy(world, destination)
+    return source != destination and fits(world, source, destination) and not busy
 
 
 @outlined
@@ -96,7 +95,7 @@ def chosen(world, source, pick):
     request_id = np.int64(engine.replica.running_head)
     while request_id != NO_REQUEST:
         request = requests[request_id]
-        if decodes(engine, request) and not _is_moving(world, request_id):
+        if decodes(engine, request) and not is_moving(world, request_id):
             own = np.int64(kv_tokens(engine, request))
             better = best == NO_REQUEST or request.priority > most_urgent
             if not better and request.priority == most_urgent:
@@ -107,21 +106,13 @@ def chosen(world, source, pick):
     return best
 
 
-@kernel
-def _free_place(world):
-    place = 0
-    while world.arena[transfer_at(world, place) + PHASE] != _FREE:
-        place += 1
-    return place
-
-
 @detached(
     lambda state: state.gateway["transfers"].any(),
     lambda state: (world_type(state), types.int64, types.int64, types.int64),
 )
 def migrate(world, source, destination, pick):
     """Begin to migrate a request; where that cannot be, nothing changes."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
+    environment, gateway = world.environment, world.gateway
     now_s = environment.now_s
     if not is_way(world, source, destination):
         return
@@ -132,46 +123,20 @@ def migrate(world, source, destination, pick):
     if request_id == NO_REQUEST:
         return
     request, size = world.requests[request_id], here.spec.block_size
-    at = transfer_at(world, _free_place(world))
     tokens = full_blocks(kv_tokens(here, request), size) * size if gateway.transfer_live else 0
-    blocks = reserve(there, tokens, 0, now_s)
+    blocks = reserve(there, tokens, 0, 0, now_s)
     if blocks < 0:
         return
-    arena[at + PHASE] = _PREPARING
-    arena[at + REQUEST] = request_id
-    arena[at + SOURCE] = source
-    arena[at + DESTINATION] = destination
-    arena[at + PREEMPTIONS] = request.preemptions
-    arena[at + STAGE] = 1
-    arena[at + LAST] = 0
-    arena[at + SENT_TOKENS] = 0
-    arena[at + RESERVED_BLOCKS] = blocks
-    arena[at + HELD_BLOCKS] = 0
-    put_real(arena, at + BEGUN_S, now_s)
-    here.replica.transfers += 1
-    there.replica.transfers += 1
-    environment.transfers += 1
+    at = begin_transfer(world, request_id, source, destination, blocks)
     environment.migrations_begun += 1
     if gateway.transfer_live:
-        _begin_stage(world, at, tokens, gateway.transfer_orchestration_s)
+        begin_stage(world, at, tokens, gateway.transfer_orchestration_s)
     else:
         _leave(world, at)
-    _time_anew(world)
+    time_anew(world)
 
 
 # -- stages --------------------------------------------------------------------------------------------
-
-
-@kernel
-def _begin_stage(world, at, tokens, further_s):
-    """Send the KV up to ``tokens`` tokens."""
-    environment, arena = world.environment, world.arena
-    left_bytes = float(tokens - arena[at + SENT_TOKENS]) * world.specs[arena[at + SOURCE]].kv_bytes_per_token
-    put_real(arena, at + LEFT_BYTES, left_bytes)
-    environment.moved_bytes += left_bytes
-    arena[at + SENT_TOKENS] = tokens
-    arena[at + PHASE] = _PREPARING
-    put_real(arena, at + DUE_S, environment.now_s + (world.gateway.transfer_base_s + further_s))
 
 
 @kernel
@@ -186,28 +151,18 @@ def _why_lost(world, at):
     return _PREEMPTED
 
 
-@merged
-def _source(world, at):
-    return engine_of(world, world.arena[at + SOURCE])
-
-
-@merged
-def _destination(world, at):
-    return engine_of(world, world.arena[at + DESTINATION])
-
-
 @outlined
 def _stage_ends(world, at):
     gateway, arena, now_s = world.gateway, world.arena, world.environment.now_s
     if arena[at + LAST] > 0:
-        arena[at + PHASE] = _JOINING
-        put_real(arena, at + DUE_S, next_schedule_s(_destination(world, at), now_s))
+        arena[at + PHASE] = JOINING
+        put_real(arena, at + DUE_S, next_schedule_s(destination_of(world, at), now_s))
         return
     cause = _why_lost(world, at)
     if cause >= 0:
         _give_up(world, at, cause)
         return
-    here = _source(world, at)
+    here = source_of(world, at)
     request, size = world.requests[arena[at + REQUEST]], here.spec.block_size
     tokens = kv_tokens(here, request)
     if blocks_of(tokens - arena[at + SENT_TOKENS], size) <= gateway.transfer_last_blocks:
@@ -219,7 +174,7 @@ def _stage_ends(world, at):
         return
     tokens = full_blocks(tokens, size) * size
     if _reserve(world, at, tokens):
-        _begin_stage(world, at, tokens, 0.0)
+        begin_stage(world, at, tokens, 0.0)
 
 
 @kernel
@@ -227,7 +182,7 @@ def _reserve(world, at, tokens):
     """Reserve for a further stage, or give the transfer up; return whether it goes on."""
     arena = world.arena
     reserved = np.int64(arena[at + RESERVED_BLOCKS])
-    blocks = reserve(_destination(world, at), tokens, reserved, world.environment.now_s)
+    blocks = reserve(destination_of(world, at), tokens, reserved, 0, world.environment.now_s)
     if blocks < 0:
         _give_up(world, at, _BLOCKS)
         return False
@@ -238,9 +193,9 @@ def _reserve(world, at, tokens):
 @kernel
 def _leave(world, at):
     arena = world.arena
-    arena[at + PHASE] = _LEAVING
+    arena[at + PHASE] = LEAVING
     request = world.requests[arena[at + REQUEST]]
-    put_real(arena, at + DUE_S, begin_leaving(_source(world, at), request, world.environment.now_s))
+    put_real(arena, at + DUE_S, begin_leaving(source_of(world, at), request, world.environment.now_s))
 
 
 @outlined
@@ -250,7 +205,7 @@ def _last_stage(world, at):
     if cause >= 0:
         _give_up(world, at, cause)
         return
-    here = _source(world, at)
+    here = source_of(world, at)
     request_id = np.int64(arena[at + REQUEST])
     tokens = np.int64(kv_tokens(here, world.requests[request_id]))
     if not _reserve(world, at, tokens):
@@ -261,7 +216,7 @@ def _last_stage(world, at):
     further_s = gateway.transfer_downtime_s
     if not gateway.transfer_live:
         further_s += gateway.transfer_orchestration_s
-    _begin_stage(world, at, tokens, further_s)
+    begin_stage(world, at, tokens, further_s)
 
 
 @kernel
@@ -272,18 +227,25 @@ def _count_still(world, at):
 @outlined
 def _join(world, at):
     arena, now_s = world.arena, world.environment.now_s
-    there = _destination(world, at)
+    there = destination_of(world, at)
+    handed_over = arena[at + HAND_OVER] > 0
+    if handed_over and not may_join(world, at):
+        return
     if there.replica.running >= there.limits.max_num_seqs:
         _give_up(world, at, _SLOT)
         return
     blocks = np.int64(arena[at + RESERVED_BLOCKS])
     there.replica.reserved_blocks -= blocks
-    log_moved(_source(world, at), there, np.int64(arena[at + REQUEST]))
+    if not handed_over:
+        log_moved(source_of(world, at), there, np.int64(arena[at + REQUEST]))
     join(there, np.int64(arena[at + REQUEST]), np.int64(arena[at + DESTINATION]), blocks, now_s)
-    let_go(_source(world, at), np.int64(arena[at + HELD_BLOCKS]), now_s)
-    world.environment.migrations += 1
+    let_go(source_of(world, at), np.int64(arena[at + HELD_BLOCKS]), now_s)
+    if handed_over:
+        world.environment.handed_over += 1
+    else:
+        world.environment.migrations += 1
     _count_still(world, at)
-    _end(world, at)
+    end_transfer(world, at)
 
 
 # -- giving up -----------------------------------------------------------------------------------------
@@ -293,22 +255,24 @@ def _join(world, at):
 def _give_up(world, at, cause):
     """Free the blocks at the destination; a request that stands still goes back."""
     arena, now_s = world.arena, world.environment.now_s
-    cancel(_destination(world, at), np.int64(arena[at + RESERVED_BLOCKS]), now_s)
+    cancel(destination_of(world, at), np.int64(arena[at + RESERVED_BLOCKS]), now_s)
     arena[at + RESERVED_BLOCKS] = 0
     world.environment.aborted[cause] += 1
-    here = _source(world, at)
+    here = source_of(world, at)
+    if arena[at + HAND_OVER] > 0:
+        log_moved(destination_of(world, at), here, np.int64(arena[at + REQUEST]))
     if arena[at + LAST] > 0:
-        arena[at + PHASE] = _RETURNING
+        arena[at + PHASE] = RETURNING
         put_real(arena, at + DUE_S, next_schedule_s(here, now_s))
         return
     stay(here, world.requests[arena[at + REQUEST]], now_s)
-    _end(world, at)
+    end_transfer(world, at)
 
 
 @outlined
 def _return(world, at):
     arena, now_s = world.arena, world.environment.now_s
-    here, blocks = _source(world, at), np.int64(arena[at + HELD_BLOCKS])
+    here, blocks = source_of(world, at), np.int64(arena[at + HELD_BLOCKS])
     request_id = np.int64(arena[at + REQUEST])
     here.replica.held_blocks -= blocks
     if here.replica.running < here.limits.max_num_seqs:
@@ -316,77 +280,7 @@ def _return(world, at):
     else:
         preempt_returning(here, request_id, blocks, now_s)
     _count_still(world, at)
-    _end(world, at)
-
-
-@kernel
-def _end(world, at):
-    arena = world.arena
-    arena[at + PHASE] = _FREE
-    _source(world, at).replica.transfers -= 1
-    _destination(world, at).replica.transfers -= 1
-    world.environment.transfers -= 1
-
-
-# -- time ----------------------------------------------------------------------------------------------
-
-
-@kernel
-def _sharing(world, end, replica):
-    """Return the number of copies that a replica sends (``end`` is SOURCE) or receives (DESTINATION)."""
-    arena, count = world.arena, 0
-    for place in range(world.gateway.transfer_places):
-        at = transfer_at(world, place)
-        if arena[at + PHASE] == _COPYING and arena[at + end] == replica:
-            count += 1
-    return count
-
-
-@kernel
-def _copy_on(world, at):
-    """Bring a copy up to now, and time the rest by its present share of the bandwidth."""
-    arena, specs, now_s = world.arena, world.specs, world.environment.now_s
-    source, destination = arena[at + SOURCE], arena[at + DESTINATION]
-    byte_s = max(
-        _sharing(world, SOURCE, source) / specs[source].copy_bytes_per_s,
-        _sharing(world, DESTINATION, destination) / specs[destination].copy_bytes_per_s,
-    )
-    left_bytes, since_s = real_at(arena, at + LEFT_BYTES), real_at(arena, at + SINCE_S)
-    if now_s > since_s:
-        left_bytes = max(0.0, left_bytes - (now_s - since_s) / real_at(arena, at + BYTE_S))
-        put_real(arena, at + LEFT_BYTES, left_bytes)
-        put_real(arena, at + SINCE_S, now_s)
-    put_real(arena, at + BYTE_S, byte_s)
-    put_real(arena, at + DUE_S, now_s + left_bytes * byte_s)
-
-
-@outlined
-def _time_anew(world):
-    """Share the bandwidth among the copies under way, foresee the next step of all transfers, set the pace."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
-    now_s = environment.now_s
-    environment.transfer_s = np.inf
-    for place in range(gateway.transfer_places):
-        at = transfer_at(world, place)
-        phase = arena[at + PHASE]
-        if phase == _FREE:
-            continue
-        if phase == _COPYING:
-            _copy_on(world, at)
-        due_s = real_at(arena, at + DUE_S)
-        if phase != _JOINING and phase != _RETURNING:
-            due_s = min(due_s, real_at(arena, at + BEGUN_S) + gateway.transfer_timeout_s)
-        due_s = max(now_s, due_s)
-        if due_s < environment.transfer_s:
-            environment.transfer_s = due_s
-            environment.transfer_place = place
-    for r in range(len(world.replicas)):
-        engine = engine_of(world, r)
-        pace = 1.0 + (gateway.transfer_slowdown if engine.replica.transfers > 0 else 0.0)
-        if engine.replica.slowdown != pace - 1.0:
-            catch_up(engine, now_s)
-            interrupt_run(engine)
-            engine.replica.slowdown = pace - 1.0
+    end_transfer(world, at)
 
 
 @detached(lambda state: state.gateway["transfers"].any(), lambda state: (world_type(state),))
@@ -395,24 +289,24 @@ def take_step(world):
     environment, gateway, arena = world.environment, world.gateway, world.arena
     now_s = environment.now_s
     at = transfer_at(world, environment.transfer_place)
-    catch_up(_source(world, at), now_s)
-    catch_up(_destination(world, at), now_s)
+    catch_up(source_of(world, at), now_s)
+    catch_up(destination_of(world, at), now_s)
     phase = arena[at + PHASE]
-    settled = phase in (_JOINING, _RETURNING)
+    settled = phase in (JOINING, RETURNING)
     if not settled and now_s >= real_at(arena, at + BEGUN_S) + gateway.transfer_timeout_s:
         _give_up(world, at, _TIMEOUT)
-    elif phase == _PREPARING:
-        arena[at + PHASE] = _COPYING
+    elif phase == PREPARING:
+        arena[at + PHASE] = COPYING
         put_real(arena, at + SINCE_S, now_s)
-    elif phase == _COPYING:
+    elif phase == COPYING:
         _stage_ends(world, at)
-    elif phase == _LEAVING:
+    elif phase == LEAVING:
         _last_stage(world, at)
-    elif phase == _JOINING:
+    elif phase == JOINING:
         _join(world, at)
     else:
         _return(world, at)
-    _time_anew(world)
+    time_anew(world)
 
 
 @outlined
@@ -420,7 +314,7 @@ def reset_transfers(world):
     """Forget all transfers, as an episode begins."""
     environment, gateway = world.environment, world.gateway
     for place in range(gateway.transfer_places):
-        world.arena[transfer_at(world, place) + PHASE] = _FREE
+        world.arena[transfer_at(world, place) + PHASE] = FREE
     environment.transfer_s = np.inf
     environment.transfers = 0
     environment.migrate_number = 1
@@ -432,3 +326,4 @@ def reset_transfers(world):
         environment.aborted[cause] = 0
     environment.moved_bytes = 0.0
     environment.still_s = 0.0
+    reset_hand_overs(world)

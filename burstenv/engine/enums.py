@@ -33,6 +33,11 @@ DRAINING = 3  # serves the requests that it has, and takes no others
 DOWN = 4  # crashed, hung or lost; the gateway learns of it later
 REPLICA_STATE_NAMES = ("active", "off", "booting", "draining", "down")
 
+# Roles of a replica.
+MIXED_ROLE = 0  # computes prompts and decodes
+PREFILL = 1  # computes prompts: requests decode elsewhere
+DECODE = 2  # decodes requests that come prefilled, and whole requests where a rule sends it some
+
 # Queue orders of a batching mode. The last two run in the general engine.
 FCFS = 0  # first come, first served; a preempted request goes to the head
 SHORTEST_PROMPT = 1

@@ -14,7 +14,16 @@ from burstenv._jit.decorators import detached, kernel
 from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.block_keys import publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
-from burstenv.engine.enums import AS_NEEDED, LIVELOCK_PREEMPTIONS, MIXED, NO_REQUEST, PREFILL_FIRST, PRIORITY, RUNNING
+from burstenv.engine.enums import (
+    AS_NEEDED,
+    LIVELOCK_PREEMPTIONS,
+    MIXED,
+    NO_REQUEST,
+    PREFILL,
+    PREFILL_FIRST,
+    PRIORITY,
+    RUNNING,
+)
 from burstenv.engine.fair_queueing import count_output, count_prompt
 from burstenv.engine.iterations import next_iteration
 from burstenv.engine.lifecycle import bring_token, finish, run
@@ -35,6 +44,7 @@ from burstenv.engine.queues import (
 from burstenv.engine.records import BLOCKS, DECODES, LEAVES, STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
 from burstenv.engine.timing import at_pace_s, iteration_time_s
+from burstenv.engine.transfer_ends import hand_out
 from burstenv.engine.world import engine_type
 
 
@@ -44,6 +54,12 @@ def _publish_known(engine, request_id, tokens, iteration):
     if engine.spec.prefix_caching:
         known = tokens_to_compute(engine.requests[request_id])
         publish_full_blocks(engine, request_id, min(tokens, known), iteration)
+
+
+@kernel
+def _only_prefills(engine, request):
+    """Return whether a running request will leave with its next token."""
+    return engine.spec.role == PREFILL and engine.arena[sequence_of(engine, request) + DECODES] == 0
 
 
 @kernel
@@ -94,7 +110,9 @@ def _schedule_running(engine, budget, threshold):
         following = request.next
         in_flight = request.in_flight_tokens
         last = request.prompt_tokens + request.target_tokens
-        on_its_way = in_flight > 0 and request.computed_tokens + 2 - in_flight >= last  # its last token
+        on_its_way = in_flight > 0 and (
+            request.computed_tokens + 2 - in_flight >= last or _only_prefills(engine, request)
+        )  # its last token here
         leaves = engine.gateway.transfers and arena[sequence_of(engine, request) + LEAVES] > 0
         if on_its_way or leaves:
             request_id = following
@@ -295,6 +313,7 @@ def _apply(engine):
         if not running:
             replica.waiting_blocks += blocks_of(tokens_to_compute(request), spec.block_size)
         replica.preemptions_without_token = 0
+        hands_out = running and _only_prefills(engine, request)
         if running:  # a block may have waited for this token to get its key
             if engine.gateway.transfers:
                 arena[sequence_of(engine, request) + DECODES] = 1
@@ -308,6 +327,8 @@ def _apply(engine):
             else:
                 queue_discard(engine, request_id)
             finish(engine, request_id, now_s)
+        elif hands_out:
+            hand_out(engine, request_id)
 
 
 @kernel

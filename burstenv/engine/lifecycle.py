@@ -166,13 +166,19 @@ def never_send(world, request):
 
 
 @kernel
+def note_end(world, request_id):
+    """Note a request whose turn or prompt has ended, for the cluster to look at before anything else happens."""
+    world.arena[world.gateway.ended_base + world.environment.ended] = request_id
+    world.environment.ended += 1
+
+
+@kernel
 def _end_turn(world, request_id):
     """Make the events of a request's last attempt stale, and note a turn that has a next one."""
-    environment, gateway = world.environment, world.gateway
+    gateway = world.gateway
     _end_attempt(world, request_id)
     if gateway.closed_loop and world.arena[_client_number(world, request_id, NEXT_TURN)] >= 0:
-        world.arena[gateway.ended_base + environment.ended] = request_id
-        environment.ended += 1
+        note_end(world, request_id)
 
 
 @kernel

@@ -180,6 +180,7 @@ REPLICA = record(
         ("transfers", "i4"),  # it takes part in
         ("freeness", "f8"),  # when it was last looked at, see cluster/migration.py
         ("paired", "i1"),  # in a migration considered then
+        ("full", "i1"),  # a prefilled request has found no free blocks on it, see cluster/hand_overs.py
         # Where replicas fail, start or stop, see cluster/faults/handlers.py.
         ("status", "i1"),
         ("known", "i1"),  # the status that the gateway knows of
@@ -214,7 +215,7 @@ ENVIRONMENT = record(
         ("viewer", "i4"),  # which of several gateways decides
         ("deferred", "i4"),  # number of deferred requests
         ("events", "i4"),  # entries of the event queue
-        ("ended", "i4"),  # ended turns whose next turn is still to be scheduled
+        ("ended", "i4"),  # ended turns with a next one, and prefilled requests, that the cluster has not looked at
         ("done", "i1"),
         ("tick_s", "f8"),  # longest time without a decision; infinity: none
         ("last_decision_s", "f8"),
@@ -278,6 +279,14 @@ ENVIRONMENT = record(
         ("aborted", "i4", (ABORT_CAUSES,)),  # of those, given up, by cause
         ("moved_bytes", "f8"),
         ("still_s", "f8"),  # sum of the times in which requests stood still
+        # Prefilled requests, see cluster/hand_overs.py.
+        ("placing", "i1"),  # the decision is about where one decodes
+        ("placed", "i4"),  # wait to move
+        ("placed_first", "i4"),  # of those, a linked list
+        ("placed_last", "i4"),
+        ("looks_again", "i1"),  # at a time that is foreseen
+        ("handed_over", "i4"),
+        ("stayed", "i4"),  # decoded where they were prefilled
         # Faults, see cluster/faults/handlers.py.
         ("num_faults", "i4"),  # rows of the episode
         ("faults", "i4"),  # that hit a replica so far
@@ -428,6 +437,7 @@ TRANSFER = np.dtype(
         ("sent_tokens", "i4"),  # at the destination, or on their way
         ("reserved_blocks", "i4"),
         ("held_blocks", "i4"),
+        ("hand_over", "i4"),  # of a prefilled request
     ]
 )
 FOLLOWS = 1  # it is sent at the end of the turn before

@@ -33,6 +33,8 @@ SPEC = record(
         ("block_size", "i4"),
         ("max_model_len", "i4"),  # [tokens]
         ("model_code", "i4"),  # which of the cluster's models
+        ("role", "i1"),  # MIXED_ROLE, PREFILL or DECODE
+        ("layers", "i4"),  # of the model
         ("kv_bytes_per_token", "f8"),
         ("copy_bytes_per_s", "f8"),  # of KV blocks to other replicas, and from them
         ("cold_start_s", "f8"),  # mean duration of a boot

@@ -13,7 +13,7 @@ from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import start_decoding, stop_decoding
 from burstenv.engine.enums import NO_REQUEST, RUNNING
 from burstenv.engine.iterations import is_set_back, next_iteration
-from burstenv.engine.lifecycle import run_on, stand_still
+from burstenv.engine.lifecycle import note_end, run_on, stand_still
 from burstenv.engine.prefix_cache import open_sequence, sequence_of
 from burstenv.engine.published import publish, publish_general
 from burstenv.engine.queues import (
@@ -72,15 +72,20 @@ def _changed(engine, now_s):
 
 
 @outlined
-def reserve(engine, tokens, reserved, now_s):
+def reserve(engine, tokens, reserved, spare_tokens, now_s):
     """Reserve the blocks for a request's first ``tokens`` tokens, beyond the ``reserved`` ones that it has.
 
     Returns:
-        The number of blocks reserved now, -1 if too few are free. The first reservation leaves the headroom free.
+        The number of blocks reserved now, -1 if too few are free. The first reservation leaves the headroom free,
+        and blocks for ``spare_tokens`` tokens.
     """
     replica, spec = engine.replica, engine.spec
     interrupt_run(engine)
-    headroom = engine.limits.headroom_blocks if reserved == 0 and replica.running > 0 else 0
+    headroom = 0
+    if reserved == 0:
+        headroom = blocks_of(spare_tokens, spec.block_size)
+        if replica.running > 0:
+            headroom += engine.limits.headroom_blocks
     missing = max(0, blocks_of(tokens, spec.block_size) - reserved)
     if missing + headroom > replica.free_blocks:
         return -1
@@ -153,14 +158,11 @@ def stay(engine, request, now_s):
     _changed(engine, now_s)
 
 
-@outlined
-def lift_out(engine, request_id, now_s):
-    """Take a leaving request out of the batch; return the number of its blocks, which are held."""
+@kernel
+def _hold(engine, request_id):
+    """Take a request out of the running list; return the number of its blocks, which are held."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     request = engine.requests[request_id]
-    interrupt_run(engine)
-    if request.decoding:
-        stop_decoding(engine, request_id)
     running_remove(engine, request_id)
     stand_still(request)
     blocks = np.int64(blocks_of(request.computed_tokens, spec.block_size))
@@ -169,6 +171,25 @@ def lift_out(engine, request_id, now_s):
         arena[spec.slot_base + replica.free_slots] = request.place
         replica.free_slots += 1
     replica.held_blocks += blocks
+    return blocks
+
+
+@outlined
+def hand_out(engine, request_id):
+    """Take a request out of the batch, to decode elsewhere, as the token that follows its prompt is out."""
+    _hold(engine, request_id)
+    engine.replica.blocked = 0
+    note_end(engine, request_id)
+
+
+@outlined
+def lift_out(engine, request_id, now_s):
+    """Take a leaving request out of the batch; return the number of its blocks, which are held."""
+    request = engine.requests[request_id]
+    interrupt_run(engine)
+    if request.decoding:
+        stop_decoding(engine, request_id)
+    blocks = _hold(engine, request_id)
     _changed(engine, now_s)
     return blocks
 

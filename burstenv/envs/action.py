@@ -24,7 +24,7 @@ from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, may_defer
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.decide import choose_admission, choose_replica
-from burstenv.policies.estimates import is_choice, tokens_to_hold
+from burstenv.policies.estimates import is_legal, tokens_to_hold
 
 COMPONENTS = ("admission", "routing", "batching")
 
@@ -147,6 +147,7 @@ def write_mask(world, exchange):
     At a tick every choice is legal (only the mode matters). A replica is legal if it holds the prompt and the whole
     predicted answer or, without such a replica, if it accepts the prompt; one that is known to be off, booting,
     draining or down takes no request. If none accepts it, every replica is marked as legal, but admission is not.
+    A prefilled request may decode on replicas of another role than prefill, or stay; it is admitted already.
     """
     settings, mask = exchange.settings, exchange.mask
     count, num_modes = world.modes.shape
@@ -156,23 +157,23 @@ def write_mask(world, exchange):
         for k in range(len(mask)):
             mask[k] = 1
         return
-    request = world.requests[request_id]
+    request, placing = world.requests[request_id], world.environment.placing > 0
     tokens = tokens_to_hold(world, request)
     fitting = 0
     for r in range(count):
-        if is_choice(world, r, tokens):
+        if is_legal(world, r, tokens):
             fitting += 1
     if settings.decides_admission:
-        mask[REJECT] = 1
+        mask[REJECT] = 0 if placing else 1
         if settings.flat:
             at = 1
         else:
             mask[ADMIT] = 1 if fitting > 0 else 0
-            mask[DEFER] = 1 if may_defer(world, request) else 0
+            mask[DEFER] = 1 if may_defer(world, request) and not placing else 0
             at = 3
     if settings.decides_routing:
         for r in range(count):
-            legal = is_choice(world, r, tokens) or (fitting == 0 and not settings.flat)
+            legal = is_legal(world, r, tokens) or (fitting == 0 and not settings.flat)
             mask[at + r] = 1 if legal else 0
         at += count
     if settings.decides_batching:

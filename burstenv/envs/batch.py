@@ -112,6 +112,8 @@ class EnvironmentBatch:
         self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
         self.policy.check_log(self.cluster)
+        if self.cluster.hands_over:
+            self.cluster.stop_to_place("routing" in self.layout.decide)
         self.scenario_key = scenario_key(self.scenario)
         self.observation_layout = self.scenario.observation_layout
         self.observation_size = self.observation_layout.size

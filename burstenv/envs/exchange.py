@@ -26,6 +26,7 @@ SETTINGS = np.dtype(
         ("stale", "i1"),  # the replicas' metrics are old, and their age is observed
         ("forecast", "i1"),
         ("sessions", "i1"),
+        ("roles", "i1"),
         ("log", "i1"),  # the gateway's own log is observed
     ],
     align=True,

@@ -40,6 +40,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
 from burstenv.policies.composite import parse_rule
 from burstenv.policies.migration import MIGRATION_RULES
+from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.scaling import SCALING_RULES
 from burstenv.workload import (
     CLASSES,
@@ -111,7 +112,12 @@ class Scenario:
         self.migration = config.migration
         self.scaling = config.scaling
         self.recovery = recovery_of(config.name, self.faults, self.scaling)
-        check_no_migration(self.faults is not None, self.scaling is not None, self.migration is not None)
+        self.hands_over = any(spec.role == "prefill" for spec in self.specs)
+        if self.hands_over:
+            config = config.model_copy(update={"observation": config.observation.model_copy(update={"roles": True})})
+        moves = self.migration is not None or self.hands_over
+        check_no_migration(self.faults is not None, self.scaling is not None, moves)
+        self.placement_rule = parse_rule(config.placement.rule, "placement rule", PLACEMENT_RULES)
         if self.scaling is not None:
             self.scaling.numbers(len(self.specs))
             self.scaling_rule = parse_rule(self.scaling.rule, "scaling rule", SCALING_RULES)
@@ -333,7 +339,7 @@ class Scenario:
             clients=config.acting_clients,
             gateways=config.gateways,
             split=config.split,
-            transfers=None if self.migration is None else self.transfers,
+            transfers=self.transfers if self.migration is not None or self.hands_over else None,
             migrate_period_s=None if self.migration is None else self.migration.period_s,
             recovery=self.recovery,
             fault_room=0 if faults is None else fault_room(faults, self.specs, horizon_s),
@@ -343,6 +349,9 @@ class Scenario:
             cluster.scale_by(self.scaling_rule.rule.code, self.scaling_rule.parameters)
         if self.migration is not None:
             cluster.migrate_by(self.migration_rule.rule.code, self.migration_rule.parameters)
+        if self.hands_over:
+            cluster.place_by(self.placement_rule.rule.code, self.placement_rule.parameters)
+            cluster.stop_to_place(False)
         values = [config.slo[name].value for name in CLASSES]
         cluster.set_worth(values, config.worth.tokens, config.worth.output_weight)
         seen = config.observation

@@ -15,6 +15,7 @@ from burstenv.envs.observation.features import ObservationConfig
 from burstenv.envs.predictors import PredictorConfig
 from burstenv.envs.worth import WorthConfig
 from burstenv.policies.migration import MigrationConfig
+from burstenv.policies.placement import PlacementConfig
 from burstenv.workload import CLASSES, SPLITS, EpisodeConfig
 from burstenv.workload.workload_config import WorkloadConfig
 
@@ -66,6 +67,7 @@ class ScenarioConfig(Config):
     split: Literal["evenly", "hash"] = "evenly"  # of requests: in turn, or by a hash of the session
     faults: str | FaultsConfig | None = None  # a name in configs/faults or a YAML file; None: replicas serve for ever
     migration: MigrationConfig | None = None  # None: requests stay where they are sent
+    placement: PlacementConfig = PlacementConfig()  # of prefilled requests, where the cluster's replicas have roles
     scaling: ScalingConfig | None = None  # None: the number of replicas does not change by decisions
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
 

@@ -168,36 +168,53 @@ class _Fleets:
         return FaultsConfig(name=f"{self._failures} lost", script=lost)
 
     def _play(self, size: int) -> FleetSize:
-        config, faults = self._scenario.config, self._faults(size)
-        changes = {"replicas": [self._kind.model_copy(update={"count": size})]}
-        fleet = Scenario(
-            config.model_copy(
-                update={
-                    "cluster": self._cluster.model_copy(update=changes),
-                    "faults": config.faults if faults is None else faults,
-                    "scaling": None,
-                }
-            ),
-            measure=False,
-        )
-        clusters = fleet.make_cluster()
-        attained, offered = np.zeros((2, self._episodes))
-        days, ttft_s, tpot_s = [], [], []
-        for seed in range(self._episodes):
-            requests, drawn = self._scenario.episode(self._split, seed, self._rate_per_s)
-            clients = self._scenario.clients_of(requests, drawn, seed)
-            now = fleet.faults_of(drawn, seed)
-            clusters.load(0, requests, seed, clients, faults=now)
-            player_of(self._policy, clusters, 0, self._scenario.sight).run()
-            environment = clusters.state.environments[0]
-            attained[seed], offered[seed] = environment["attained"], environment["offered"]
-            days.append(self._scenario.sampler(self._split).block_of(seed))
-            latencies = latencies_s(clusters.records(0))
-            ttft_s.append(latencies["ttft_s"])
-            tpot_s.append(latencies["tpot_s"])
-        gpus = sum(spec.tensor_parallel for spec in fleet.specs)
-        share = ratio_estimate(attained, offered, days, level=LEVEL).stated()
-        return FleetSize(size, gpus, share, _p99(ttft_s), _p99(tpot_s), 24.0 * gpus)
+        groups = [self._kind.model_copy(update={"count": size})]
+        return play_fleet(
+            self._scenario, self._cluster, groups, self._policy, self._split, self._rate_per_s, self._episodes,
+            self._faults(size),
+        )  # fmt: skip
+
+
+def play_fleet(
+    scenario: Scenario, cluster: ClusterConfig, groups: list[ReplicaConfig], policy: Policy, split: str,
+    rate_per_s: float, episodes: int, faults: FaultsConfig | None = None,
+) -> FleetSize:  # fmt: skip
+    """Play a scenario's episodes on other replicas.
+
+    Args:
+        scenario: The scenario; its number of replicas does not change while an episode is played.
+        cluster: Its cluster.
+        groups: The replicas in place of the cluster's.
+        policy: The policy.
+        split: Split whose episodes are played.
+        rate_per_s: Their mean arrival rate.
+        episodes: Their number.
+        faults: In place of the scenario's own.
+    """
+    config = scenario.config
+    changes = {
+        "cluster": cluster.model_copy(update={"replicas": groups}),
+        "faults": config.faults if faults is None else faults,
+        "scaling": None,
+    }
+    fleet = Scenario(config.model_copy(update=changes), measure=False)
+    clusters = fleet.make_cluster()
+    attained, offered = np.zeros((2, episodes))
+    days, ttft_s, tpot_s = [], [], []
+    for seed in range(episodes):
+        requests, drawn = scenario.episode(split, seed, rate_per_s)
+        clients = scenario.clients_of(requests, drawn, seed)
+        clusters.load(0, requests, seed, clients, faults=fleet.faults_of(drawn, seed))
+        player_of(policy, clusters, 0, scenario.sight).run()
+        environment = clusters.state.environments[0]
+        attained[seed], offered[seed] = environment["attained"], environment["offered"]
+        days.append(scenario.sampler(split).block_of(seed))
+        latencies = latencies_s(clusters.records(0))
+        ttft_s.append(latencies["ttft_s"])
+        tpot_s.append(latencies["tpot_s"])
+    gpus = sum(spec.tensor_parallel for spec in fleet.specs)
+    share = ratio_estimate(attained, offered, days, level=LEVEL).stated()
+    return FleetSize(len(fleet.specs), gpus, share, _p99(ttft_s), _p99(tpot_s), 24.0 * gpus)
 
 
 def _p99(values: Sequence[NDArray[np.float64]]) -> float | None:

@@ -128,7 +128,7 @@ def episode_metrics(
     ``attempts`` ... ``unsent``         where clients act: see ``Cluster.client_counts``; every request is counted
                                         once in all of the above, however often it was sent; unsent ones nowhere
     ``faults`` ... ``boots``            where replicas fail or are scaled: see ``Cluster.fault_counts``
-    ``migrations`` ... ``still_s``      where requests migrate: see ``Cluster.transfer_counts``
+    ``migrations`` ... ``stayed``       where KV blocks move: see ``Cluster.transfer_counts``
     ==================================  =================================================================
 
     Args:

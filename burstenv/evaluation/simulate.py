@@ -263,7 +263,16 @@ def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
     """Return the facts beside a timeline."""
     shares = {"score": m["score"], "attainment": m["attainment"], "busy": m["busy_share"]}
     outcomes = ("offered", "attained", "late", "rejected", "failed")
-    counts = (*outcomes, *CLIENT_COUNTS, *FAULT_COUNTS, "migrations_begun", "migrations", "preemptions")
+    counts = (
+        *outcomes,
+        *CLIENT_COUNTS,
+        *FAULT_COUNTS,
+        "migrations_begun",
+        "migrations",
+        "handed_over",
+        "stayed",
+        "preemptions",
+    )
     return {
         "policy": policy,
         "requests/s": "n/a" if m["rate_per_s"] is None else f"{m['rate_per_s']:.3g}",

@@ -1,9 +1,10 @@
 """Composites by name: ``admission/routing/batching``, such as ``queue-cap(limit=64)/lmetric/vllm``.
 
 A health rule may stand beside the routing rule, which then chooses among the replicas that it leaves:
-``always/jsq+outlier-ejection(factor=3)/vllm``. Where requests may migrate a fourth part says by which rule, such as
-``always/freeness/vllm/llumnix(low=5)``. Where the number of replicas may change it says by which rule, such as
-``always/jsq/vllm/kpa(target=20)``.
+``always/jsq+outlier-ejection(factor=3)/vllm``. Further parts say by which rule requests migrate, such as
+``always/freeness/vllm/llumnix(low=5)``; by which rule the number of replicas changes, such as
+``always/jsq/vllm/kpa(target=20)``; by which rule prefilled requests are placed, such as
+``always/lmetric/vllm/dynamo(queue=8)``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from burstenv.policies.batching import batching_rule, canonical_mode
 from burstenv.policies.health_rules import ANY, HEALTH_RULES, RETRY
 from burstenv.policies.known_load import BOTH, LOG
 from burstenv.policies.migration import MIGRATION_RULES
+from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.records import POLICY
 from burstenv.policies.registry import admission_rules, routing_rules
 from burstenv.policies.rule import SOURCE, Rule, by_name
@@ -91,19 +93,20 @@ def parse_parameters(rule: Rule, text: str | None) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Composite:
-    """A hand-written policy: rules for admission and routing, a batching mode, perhaps health, migration or scaling."""
+    """A hand-written policy: rules for admission and routing, a batching mode, perhaps rules for what else there is."""
 
     admission: RuleChoice
     routing: RuleChoice
     batching: str
     migration: RuleChoice | None = None  # None: as the scenario says
     scaling: RuleChoice | None = None  # likewise
+    placement: RuleChoice | None = None  # of prefilled requests, likewise
     health: RuleChoice | None = None  # None: every replica that takes requests is a choice
 
     @property
     def name(self) -> str:
         """The name that parses back to this policy."""
-        parts = self.admission, self.routed, self.batching, self.migration, self.scaling
+        parts = self.admission, self.routed, self.batching, self.migration, self.scaling, self.placement
         return "/".join(str(part) for part in parts if part is not None)
 
     @property
@@ -213,19 +216,27 @@ def composite_of(admission: str, routing: str, batching: str) -> Composite:
     )
 
 
+_FURTHER = {"migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES}
+_FURTHER_RULES = tuple(rule for rules in _FURTHER.values() for rule in rules)
+
+
 def parse_composite(text: str) -> Composite:
-    """Read ``admission/routing/batching``, perhaps with a fourth part: a migration rule or a scaling rule.
+    """Read ``admission/routing/batching``, perhaps with further parts: a migration, scaling or placement rule.
 
     Raises:
-        BurstenvError: If the number of parts is not three or four, or one of them is unknown.
+        BurstenvError: If a part is missing, unknown or there twice.
     """
     parts = text.split("/")
-    if len(parts) not in (3, 4):
+    if len(parts) < 3:
         raise BurstenvError(
             f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
-            f"and may have a fourth, a migration or scaling rule"
+            f"and may have further ones: a migration, scaling or placement rule"
         )
-    fourth = parse_rule(parts[3], "migration or scaling rule", MIGRATION_RULES + SCALING_RULES) if parts[3:] else None
-    scales = fourth is not None and fourth.rule in SCALING_RULES
-    whole = composite_of(*parts[:3])
-    return replace(whole, scaling=fourth) if scales else replace(whole, migration=fourth)
+    further: dict[str, RuleChoice] = {}
+    for part in parts[3:]:
+        choice = parse_rule(part, "migration, scaling or placement rule", _FURTHER_RULES)
+        kind = next(kind for kind, rules in _FURTHER.items() if choice.rule in rules)
+        if kind in further:
+            raise BurstenvError(f"policy {text!r} has two {kind} rules: {further[kind]} and {choice}; leave one out")
+        further[kind] = choice
+    return replace(composite_of(*parts[:3]), **further)  # type: ignore[arg-type]  # all are RuleChoice fields

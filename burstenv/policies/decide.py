@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from burstenv._jit.decorators import entry, kernel
 from burstenv.cluster.gateway import ADMIT
+from burstenv.cluster.placement import choose_place, stays_whole
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_hits import prefix_hit_tokens
+from burstenv.engine.queues import tokens_to_compute
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
 from burstenv.policies.health import judge
@@ -24,6 +28,11 @@ def choose_replica(policy, world):
     environment = world.environment
     if environment.at_gateway == NO_REQUEST:
         return environment.decisions % len(world.replicas)
+    if world.gateway.hands_over:
+        request = world.requests[environment.at_gateway]
+        if environment.placing:
+            return choose_place(world, np.int64(request.replica), np.int64(world.memory.placement))
+        world.memory.whole = stays_whole(world, np.int64(tokens_to_compute(request)))
     judged = judge(policy.health, policy.health_parameters, world)
     return route(policy.routing, policy.routing_source, policy.routing_parameters, world, judged)
 
@@ -32,7 +41,7 @@ def choose_replica(policy, world):
 def choose_admission(policy, world, replica):
     """Return the admission rule's decision about the request at the gateway and its chosen replica."""
     environment = world.environment
-    if environment.at_gateway == NO_REQUEST:
+    if environment.at_gateway == NO_REQUEST or environment.placing:
         return ADMIT
     return admit(policy.admission, policy.admission_source, policy.admission_parameters, world, replica)
 

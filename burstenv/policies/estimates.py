@@ -13,6 +13,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.gateway import takes_requests
+from burstenv.cluster.placement import has_role
 from burstenv.engine.enums import DOWN, NO_REQUEST
 from burstenv.engine.gateway_log import own_log, recent_tpot_s
 from burstenv.engine.queues import blocks_of, tokens_to_compute
@@ -55,7 +56,18 @@ def ttft_left_s(environment, request):
 
 @kernel
 def is_choice(world, r, tokens):
-    """Return whether a replica holds ``tokens`` tokens of a request and is known to take requests."""
+    """Return whether a replica holds ``tokens`` tokens of a request, is known to take requests, and has the role."""
+    return is_legal(world, r, tokens) and (not world.gateway.hands_over or has_role(world, r))
+
+
+@kernel
+def is_legal(world, r, tokens):
+    """Return whether a decision may send a request of ``tokens`` tokens to a replica: it holds and takes the request.
+
+    A prompt may go to a replica of any role, a prefilled request to those that decode, or stay.
+    """
+    if world.gateway.hands_over and world.environment.placing and not has_role(world, r):
+        return False
     return tokens <= world.specs[r].max_model_len and takes_requests(world, world.replicas[r])
 
 

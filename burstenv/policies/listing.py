@@ -7,6 +7,7 @@ from burstenv.policies.batching import BATCHING_RULES, BatchingRule
 from burstenv.policies.health_rules import HEALTH_RULES
 from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
 from burstenv.policies.migration import MIGRATION_RULES
+from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.registry import admission_rules, python_policies, routing_rules
 from burstenv.policies.rule import Parameter, Range, Rule
 from burstenv.policies.scaling import SCALING_RULES
@@ -20,6 +21,7 @@ TITLES = {
     "batching": "Batching modes",
     "migration": "Migration rules",
     "scaling": "Scaling rules",
+    "placement": "Placement rules",
     "lookahead": "Look-ahead",
     "policy": "Policies in Python",
 }
@@ -35,6 +37,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
         "batching": BATCHING_RULES,
         "migration": MIGRATION_RULES,
         "scaling": SCALING_RULES,
+        "placement": PLACEMENT_RULES,
         "lookahead": LOOKAHEAD_RULES,
         "policy": tuple(policy.rule for policy in python_policies().values()),
     }

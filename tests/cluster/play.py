@@ -165,7 +165,7 @@ class Play:
                 return
             assert at_gateway == self.reference.at_gateway
             assert self.cluster.decision_kind(1) == kind
-            assert (at_gateway < 0) == (kind != DecisionKind.ADMIT_AND_ROUTE)
+            assert (at_gateway < 0) == (kind not in (DecisionKind.ADMIT_AND_ROUTE, DecisionKind.PLACE_DECODE))
             if look is not None:
                 look(at_gateway)
             if kind == DecisionKind.MIGRATE:
@@ -253,6 +253,8 @@ class Play:
         assert found["migrations"] == transfers.counts["done"]
         for cause in AbortCause:
             assert found[f"aborted_{cause.name.lower()}"] == transfers.counts[cause], cause
+        assert found["handed_over"] == transfers.counts["handed_over"]
+        assert found["stayed"] == transfers.counts["stayed"]
         assert math.isclose(found["moved_gb"], transfers.moved_bytes * 1e-9, rel_tol=1e-9)
         assert math.isclose(found["still_s"], transfers.still_s, rel_tol=1e-9, abs_tol=1e-9)
 

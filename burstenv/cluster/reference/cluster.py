@@ -31,11 +31,11 @@ from burstenv.cluster.faults.rows import Faults
 from burstenv.cluster.gateway_log import GatewayLog
 from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
+from burstenv.cluster.reference.hand_overs import ReferenceHandOvers
 from burstenv.cluster.reference.lifecycle import Lifecycle
 from burstenv.cluster.reference.replicas import ReferenceReplicas
 from burstenv.cluster.reference.scaling import ReferenceScaling, sent_first
 from burstenv.cluster.reference.telemetry import ReferenceTelemetry
-from burstenv.cluster.reference.transfers import ReferenceTransfers
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.engine.enums import ABANDONED, ACTIVE, FAILED, FAULTED, NO_REQUEST, REJECTED, UNSEEN, WAITING
@@ -44,7 +44,9 @@ from burstenv.engine.reference.transfer_ends import TransferringReplica
 
 REJECT, ADMIT, DEFER = range(3)
 _OF_REPLICAS = (EventKind.ITERATION_STARTS, EventKind.ITERATION_ENDS)
-_OF_REQUESTS = (EventKind.DEADLINE, EventKind.SILENCE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL)
+_OF_REQUESTS = (
+    EventKind.PLACE, EventKind.DEADLINE, EventKind.SILENCE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL,
+)  # fmt: skip
 _OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
 _OF_TICKS = (*_OF_METRICS, EventKind.TICK, EventKind.MIGRATE, EventKind.SCALE)
 _OF_CHANGES = range(EventKind.FAULT, EventKind.PACE_ENDS + 1)
@@ -64,6 +66,7 @@ def engine_limits(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
         prefix_caching=spec.prefix_caching,
         asynchronous=spec.asynchronous,
         validate_requests=spec.validate_requests,
+        prefills_only=spec.role == "prefill",
         **resolved,
     )
 
@@ -116,7 +119,7 @@ class ReferenceCluster:
         scaling: ScalingConfig | None = None,
     ):
         check_no_migration(recovery is not None or faults is not None, scaling is not None, transfers is not None)
-        self._specs, self._modes = specs, modes
+        self.specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
         self._batching_period_s = batching_period_s
         self._stuck_ticks = 0
@@ -126,6 +129,7 @@ class ReferenceCluster:
         self.now_s = 0.0
         self.decisions = 0
         self.at_gateway = NO_REQUEST  # the request that is decided about
+        self.placing = False  # it is prefilled: where it decodes
         self.viewer = 0  # the gateway that decides; at a tick the first one
         self.take_back_s = 0.0  # after which a request is taken back from a silent replica; 0: never
         self.most_resends = 0
@@ -140,7 +144,7 @@ class ReferenceCluster:
         clients = clients or draw_clients(config, requests, 0)
         self._clients = ReferenceClients(config, clients, seed, self.lifecycle, self._queue)
         self.telemetry = ReferenceTelemetry(self.replicas, self.logs, self._queue, **(metrics or {}))
-        self.transfers = ReferenceTransfers(
+        self.transfers = ReferenceHandOvers(
             transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self.foresee
         )
         self._migrate_period_s = migrate_period_s
@@ -162,6 +166,8 @@ class ReferenceCluster:
             EventKind.SEND: self._send,
             EventKind.ARRIVAL: self._send,
             EventKind.TRANSFER: lambda place: self.transfers.handle(place, self.now_s),
+            EventKind.PLACE: self._place,
+            EventKind.HAND_OVER: self._look_again,
             EventKind.MIGRATE: self._migrate,
             EventKind.SCALE: self._scale,
             EventKind.TICK: self._tick,
@@ -173,7 +179,7 @@ class ReferenceCluster:
 
     def next_epoch(self) -> DecisionKind | None:
         """Go on to the next decision; returns what it is about, or None when the episode is over."""
-        self.at_gateway = NO_REQUEST
+        self.at_gateway, self.placing = NO_REQUEST, False
         while not self.lifecycle.over:
             event = self._queue.pop()
             if event is None:
@@ -196,9 +202,12 @@ class ReferenceCluster:
     def decide(self, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Carry out a decision: about the request at the gateway, if there is one, and a replica's batching mode."""
         self._set_mode(replica, mode)
-        k, self.at_gateway = self.at_gateway, NO_REQUEST
         self.decisions += 1
         self._foresee_tick()
+        if self.placing:
+            self.place(replica)
+            return
+        k, self.at_gateway = self.at_gateway, NO_REQUEST
         if k == NO_REQUEST:
             return
         if admission == ADMIT and self.life.lives[replica].known == ACTIVE:
@@ -224,13 +233,18 @@ class ReferenceCluster:
         """Begin to migrate a request of a replica, if that can be; see :class:`ReferenceTransfers`."""
         return self.transfers.migrate(source, destination, pick, self.now_s)
 
+    def place(self, replica: int) -> None:
+        """Let the prefilled request that is decided about decode on a replica."""
+        k, self.at_gateway, self.placing = self.at_gateway, NO_REQUEST, False
+        self.transfers.place(k, replica, self.now_s)
+
     # -- decisions -------------------------------------------------------------------------------------
 
     def _set_mode(self, r: int, mode: int) -> None:
         if mode == self._mode_of[r] or self.now_s < self._mode_since_s[r] + self._batching_period_s:
             return
         self._mode_of[r], self._mode_since_s[r] = mode, self.now_s
-        self.replicas[r].set_limits(engine_limits(self._specs[r], self._modes[mode]), self.now_s)
+        self.replicas[r].set_limits(engine_limits(self.specs[r], self._modes[mode]), self.now_s)
         self.foresee(r)
 
     def _admit(self, k: int, r: int) -> None:
@@ -296,6 +310,8 @@ class ReferenceCluster:
                     self.lifecycle.bring_token(share.id, iteration.end_s)
             for k in iteration.finished:
                 self._clients.answer(k, self.now_s)
+            for k in iteration.handed_out:
+                self._queue.push(self.now_s, EventKind.PLACE, k)
         self.life.note_drained(r)
 
     def lose_requests(self, r: int) -> None:
@@ -358,6 +374,13 @@ class ReferenceCluster:
             return None
         self.at_gateway = k
         return DecisionKind.ADMIT_AND_ROUTE
+
+    def _place(self, k: int) -> DecisionKind:
+        self.at_gateway, self.placing = k, True
+        return DecisionKind.PLACE_DECODE
+
+    def _look_again(self, _: int) -> None:
+        self.transfers.look_again(self._queue.holds_any_but(_OF_TICKS), self.now_s)
 
     def _migrate(self, number: int) -> DecisionKind | None:
         goes_on = self._queue.holds_any_but(_OF_TICKS)

@@ -119,6 +119,10 @@ class Lifecycle:
         self.requests[k].replica = replica
         self._logs[self.gateway(k)].moved(k, replica)
 
+    def place(self, k: int, replica: int) -> None:
+        """Note at which replica a prefilled request is to decode, before its KV is there."""
+        self._logs[self.gateway(k)].moved(k, replica)
+
     def leave_replica(self, k: int, now_s: float, keeps_outputs: bool) -> None:
         """Return a request to the gateway from a replica that is lost, with its outputs or to generate them again."""
         self._logs[self.gateway(k)].lost(k, now_s)

@@ -50,6 +50,7 @@ class Transfer:
     byte_s: float = 0.0  # time that each takes since then
     since_s: float = 0.0
     left_s: float = math.nan  # when the request left the batch
+    hand_over: bool = False  # of a request that was prefilled, see hand_overs.py
 
 
 class ReferenceTransfers:
@@ -113,10 +114,18 @@ class ReferenceTransfers:
 
     def is_way(self, source: int, destination: int) -> bool:
         """Return whether requests may move from a replica to another one: both can hold them, and are not busy."""
+        busy = any(self._is_busy(end) for end in (source, destination))
+        return source != destination and self._fits(source, destination) and not busy
+
+    def _fits(self, source: int, destination: int) -> bool:
         spec, target = self._specs[source], self._specs[destination]
-        fits = spec.model == target.model and spec.max_model_len <= target.max_model_len
-        busy = any(self._at(end) >= self._config.at_once for end in (source, destination))
-        return source != destination and fits and not busy
+        return spec.model == target.model and spec.max_model_len <= target.max_model_len
+
+    def _is_moving(self, k: int) -> bool:
+        return any(transfer.request == k for transfer in self.under_way)
+
+    def _is_busy(self, replica: int) -> bool:
+        return self._at(replica) >= self._config.at_once
 
     def chosen(self, source: int, pick: Pick) -> ReferenceRequest | None:
         """Return the request of a replica that would migrate."""
@@ -225,7 +234,7 @@ class ReferenceTransfers:
             return
         self._lifecycle.move(transfer.request, transfer.destination)
         self._replicas[transfer.source].cancel(request, now_s)
-        self.counts["done"] += 1
+        self.counts["handed_over" if transfer.hand_over else "done"] += 1
         self.still_s += now_s - transfer.left_s
         self._end(transfer)
 

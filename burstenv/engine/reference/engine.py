@@ -225,8 +225,9 @@ class ReferenceReplica:
             request = self.running[index]
             in_flight = request.in_flight_tokens
             last = request.prompt_tokens + request.target_tokens
-            if request.id in self.leaving or (in_flight and request.computed_tokens + 2 - in_flight >= last):
-                index += 1  # it leaves the batch, or its last token is on its way
+            on_its_way = in_flight and (request.computed_tokens + 2 - in_flight >= last or self._only_prefills(request))
+            if request.id in self.leaving or on_its_way:
+                index += 1  # it leaves the batch, or its last token here is on its way
                 continue
             tokens = request.known_tokens + in_flight - request.computed_tokens
             if 0 < threshold < tokens:
@@ -310,6 +311,7 @@ class ReferenceReplica:
             self._preemptions_without_token = 0
             if request.first_token_s is None:
                 request.first_token_s = self.clock_s
+            hands_out = request.status == "running" and self._only_prefills(request)
             if request.status == "running":  # a block may have waited for this token to get its key
                 request.decodes = True
                 self._publish(request, request.computed_tokens - request.in_flight_tokens)
@@ -326,6 +328,9 @@ class ReferenceReplica:
                 self.pool.release(request.blocks)
                 request.blocks = []
                 iteration.finished.append(request.id)
+            elif hands_out:
+                self._hand_out(request)
+                iteration.handed_out.append(request.id)
         iteration.free_after_update = self.pool.free
         if iteration.scheduled or iteration.preempted:
             self.iterations.append(iteration)
@@ -359,6 +364,13 @@ class ReferenceReplica:
             if self.pool.is_published(request.blocks[index]):
                 break
             self.pool.publish(request.blocks[index], request.block_key(index, size))
+
+    def _only_prefills(self, request: ReferenceRequest) -> bool:
+        """Return whether a running request will leave with its next token."""
+        return self.limits.prefills_only and not request.decodes
+
+    def _hand_out(self, request: ReferenceRequest) -> None:
+        raise NotImplementedError("only a replica that KV blocks leave, see transfer_ends.py, has this role")
 
     def _victim(self) -> ReferenceRequest:
         if self.limits.order != "priority":

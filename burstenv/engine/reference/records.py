@@ -23,6 +23,7 @@ class EngineLimits:
     prefix_caching: bool = False
     asynchronous: bool = False
     validate_requests: bool = True  # reject prompts that leave no room for an output, cut outputs at the model length
+    prefills_only: bool = False  # a request leaves with the token that follows its prompt, see transfer_ends.py
     # Rules of batching modes that are not vLLM V1's, see engine/reference/modes.py.
     drops_hopeless: bool = False
     batch: str = "mixed"  # mixed | prefill-first | whole-prompts
@@ -102,4 +103,5 @@ class Iteration:
     running: list[int]
     waiting: list[int]
     finished: list[int] = field(default_factory=list)
+    handed_out: list[int] = field(default_factory=list)  # to decode elsewhere
     free_after_update: int = 0

@@ -3,6 +3,8 @@
 * The destination reserves blocks before they are copied. Blocks that it has cached are shared instead.
 * A request leaves the batch between two iterations: from the moment that is asked for, no further iteration takes it,
   and it is out when those in flight have ended. Its blocks are held for it.
+* A replica that only prefills takes a request out of its batch with the token that follows the prompt; its blocks are
+  held for it until it decodes elsewhere, or joins the batch again to decode here.
 * A request joins a batch behind the requests that decode, before those that still compute their prompts. It has the KV
   of all its tokens but the newest, as one that has just decoded.
 """
@@ -43,18 +45,23 @@ class TransferringReplica(PublishingReplica):
 
     # -- the destination -------------------------------------------------------------------------------
 
-    def reserve(self, request: ReferenceRequest, tokens: int, now_s: float) -> int | None:
+    @property
+    def full(self) -> bool:
+        """Whether the batch has no room for another request."""
+        return len(self.running) >= self.limits.max_num_seqs
+
+    def reserve(self, request: ReferenceRequest, tokens: int, now_s: float, spare_tokens: int = 0) -> int | None:
         """Reserve the blocks for a request's first ``tokens`` tokens, beyond those that are reserved for it.
 
         Returns:
             The number of tokens that need not be copied, because the blocks were cached; None: too few are free.
-            The first reservation leaves the mode's headroom free.
+            The first reservation leaves the mode's headroom free, and blocks for ``spare_tokens`` tokens.
         """
         size = self.limits.block_size
         blocks = self.set_aside.get(request.id, [])
         hits, headroom = [], 0
         if not blocks:
-            headroom = self.limits.headroom_blocks if self.running else 0
+            headroom = (self.limits.headroom_blocks if self.running else 0) + self._blocks(spare_tokens)
             if self.limits.prefix_caching:
                 hits = self.pool.cached_prefix([request.block_key(k, size) for k in range(tokens // size)])
         missing = max(0, self._blocks(tokens) - len(blocks) - len(hits))
@@ -76,7 +83,7 @@ class TransferringReplica(PublishingReplica):
 
     def join(self, request: ReferenceRequest, now_s: float) -> bool:
         """Add a request to the batch with the blocks that are set aside for it; return False if the batch is full."""
-        if len(self.running) >= self.limits.max_num_seqs:
+        if self.full:
             return False
         place = next((k for k, r in enumerate(self.running) if not r.decodes), len(self.running))
         self._take_in(request, place)
@@ -100,13 +107,20 @@ class TransferringReplica(PublishingReplica):
 
     def lift_out(self, request: ReferenceRequest, now_s: float) -> None:
         """Take a leaving request out of the batch; its blocks are held."""
-        self.leaving.discard(request.id)
         self.running.remove(request)
+        self._hold(request)
+        self._changed(now_s)
+
+    def _hand_out(self, request: ReferenceRequest) -> None:
+        self.running.remove(request)
+        self._hold(request)
+
+    def _hold(self, request: ReferenceRequest) -> None:
+        self.leaving.discard(request.id)
         del self.requests[request.id]
         request.status = "transferring"
         self.set_aside[request.id] = request.blocks
         request.blocks = []
-        self._changed(now_s)
 
     def preempt_returning(self, request: ReferenceRequest, now_s: float) -> None:
         """Preempt a request that comes back to a full batch."""

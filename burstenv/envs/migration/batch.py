@@ -74,6 +74,11 @@ class MigrationBatch(ControlBatch):
                 f"scenario {self.scenario.config.name!r} has no migration; use one with it and two replicas at least, "
                 f"such as fragmentation"
             )
+        if self.cluster.hands_over:
+            raise BurstenvError(
+                f"scenario {self.scenario.config.name!r} has prefill replicas, whose requests move on their own; this "
+                f"environment needs mixed ones"
+            )
         self.cluster.migrate_by(BY_CALLER, ())
         self._pick = PICKS.index(pick)
         count = self.cluster.num_replicas

@@ -8,7 +8,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.classes import class_value
 from burstenv.cluster.gateway import may_defer
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import DECODE, NO_REQUEST, PREFILL
 from burstenv.engine.gateway_log import (
     context_tokens,
     in_flight,
@@ -21,13 +21,13 @@ from burstenv.engine.gateway_log import (
 )
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.envs.observation.arrivals import observe_recent
-from burstenv.envs.observation.features import CLUSTER, FORECAST, LIMIT, LOGGED, PREFIX, REPLICA, REQUEST, TURN
+from burstenv.envs.observation.features import CLUSTER, FORECAST, LIMIT, LOGGED, PREFIX, REPLICA, REQUEST, ROLE, TURN
 from burstenv.envs.observation.sessions import observe_prefix, observe_turn
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, fits, ttft_left_s
 from burstenv.policies.known_load import by_log, by_metrics
 
 G0, Q0, F0 = len(CLUSTER), len(REQUEST), len(REPLICA)
-FORECASTS, TURNS, LOGGEDS, PREFIXES = len(FORECAST), len(TURN), len(LOGGED), len(PREFIX)
+FORECASTS, TURNS, LOGGEDS, PREFIXES, ROLES = len(FORECAST), len(TURN), len(LOGGED), len(PREFIX), len(ROLE)
 
 
 @kernel
@@ -144,6 +144,9 @@ def observe(world, exchange, elapsed_s):
         for k in range(Q0 + (TURNS if sessions else 0)):
             out[at + k] = 0.0
     at += Q0 + (TURNS if sessions else 0)
+    if settings.roles:
+        out[at] = environment.placing
+        at += 1
 
     demand = np.float32(0.0)
     waiting = 0.0
@@ -163,6 +166,11 @@ def observe(world, exchange, elapsed_s):
                 for k in range(PREFIXES):
                     out[at + k] = 0.0
             at += PREFIXES
+        if settings.roles:
+            out[at + ROLE.prefills] = world.specs[r].role == PREFILL
+            out[at + ROLE.decodes] = world.specs[r].role == DECODE
+            out[at + ROLE.has_kv] = environment.placing > 0 and request.replica == r
+            at += ROLES
         for m in range(num_modes):
             out[at + m] = 0.0
         out[at + engine.replica.mode] = 1.0

@@ -35,6 +35,7 @@ class ObservationConfig(Config):
         forecast: Recent arrival counts by horizon, and the burstiness of arrivals.
         sessions: The request's place in its conversation and, with prefix caching, the cached part of its prompt per
             replica.
+        roles: The replicas' roles, and where the KV of a prefilled request is; always, where a cluster has roles.
         log: The gateway's own log of each replica, and estimates from it: what it sent there and, since answers pass
             through it, what has come back. Always fresh. Without it decisions see the replicas' metrics alone, and
             rules that are asked to read the log are an error.
@@ -50,6 +51,7 @@ class ObservationConfig(Config):
 
     forecast: bool = False
     sessions: bool = False
+    roles: bool = False
     log: bool = False
     relays: bool = True
     delay_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
@@ -150,6 +152,9 @@ SESSION_REQUEST_FEATURES = (
     Feature("previous_settled", "1", "1", 1.0, LOG, "1 if the turn before has been answered or rejected"),
     Feature("since_previous", "s", "60", LIMIT, LOG, "time since that"),
 )
+ROLE_REQUEST_FEATURES = (
+    Feature("prefilled", "1", "1", 1.0, KNOWN, "1 if the request is prefilled, and the decision is where it decodes"),
+)
 REPLICA_FEATURES = (
     Feature(
         "fits", "1", "1", 1.0, KNOWN,
@@ -195,12 +200,18 @@ SESSION_REPLICA_FEATURES = (
     Feature("had_previous", "1", "1", 1.0, LOG, "1 if the turn before was sent to this replica"),
 )
 
+ROLE_REPLICA_FEATURES = (
+    Feature("prefills", "1", "1", 1.0, KNOWN, "1 if the replica hands requests over once they are prefilled"),
+    Feature("decodes", "1", "1", 1.0, KNOWN, "1 if the replica is there for requests that come prefilled"),
+    Feature("has_kv", "1", "1", 1.0, LOG, "1 if the prefilled request's KV is on this replica"),
+)
+
 # The position of each number within its group, for the encoder.
-CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX = (
+CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX, ROLE = (
     positions(feature.name for feature in group)
     for group in (
         CLUSTER_FEATURES, FORECAST_FEATURES, REQUEST_FEATURES, SESSION_REQUEST_FEATURES, REPLICA_FEATURES,
-        LOG_REPLICA_FEATURES, SESSION_REPLICA_FEATURES,
+        LOG_REPLICA_FEATURES, SESSION_REPLICA_FEATURES, ROLE_REPLICA_FEATURES,
     )
 )  # fmt: skip
 
@@ -232,14 +243,16 @@ class ObservationLayout:
     @property
     def request_features(self) -> tuple[Feature, ...]:
         """Features of the request at the gateway, in order."""
-        return REQUEST_FEATURES + (SESSION_REQUEST_FEATURES if self.config.sessions else ())
+        turns = SESSION_REQUEST_FEATURES if self.config.sessions else ()
+        return REQUEST_FEATURES + turns + (ROLE_REQUEST_FEATURES if self.config.roles else ())
 
     @property
     def replica_features(self) -> tuple[Feature, ...]:
         """Features of every replica, in order; those of the batching modes are the last."""
         modes = tuple(_mode_feature(mode) for mode in self.mode_names)
         logged = LOG_REPLICA_FEATURES if self.config.log else ()
-        return REPLICA_FEATURES + logged + (SESSION_REPLICA_FEATURES if self.config.sessions else ()) + modes
+        prefixes = SESSION_REPLICA_FEATURES if self.config.sessions else ()
+        return REPLICA_FEATURES + logged + prefixes + (ROLE_REPLICA_FEATURES if self.config.roles else ()) + modes
 
     @property
     def num_cluster(self) -> int:
@@ -264,7 +277,7 @@ class ObservationLayout:
     def flags(self) -> dict[str, float]:
         """Return the flags of the optional features, fields of SETTINGS."""
         config = self.config
-        names = ("forecast", "sessions", "log")
+        names = ("forecast", "sessions", "roles", "log")
         return {"stale": config.period_s > 0.0, **{name: getattr(config, name) for name in names}}
 
     def features(self) -> dict[str, list[str]]:
@@ -312,6 +325,7 @@ def feature_table() -> str:
     at += len(REQUEST_FEATURES)
     add("request", SESSION_REQUEST_FEATURES, "sessions, as on default")
     at += len(SESSION_REQUEST_FEATURES)
+    add("request", ROLE_REQUEST_FEATURES, "roles", placed=False)
     own = 0
     for features, only in (
         (REPLICA_FEATURES, ""), (LOG_REPLICA_FEATURES, "log, as on default"),
@@ -319,6 +333,7 @@ def feature_table() -> str:
     ):  # fmt: skip
         add("replica", features, only, first=own)
         own += len(features)
+    add("replica", ROLE_REPLICA_FEATURES, "roles", placed=False)
     mode = _mode_feature("m")
     last = f"+ {own} + m"
     rows.append((last, "replica.mode=m", mode.unit, mode.scale, "0", "1", mode.source, "1 if mode m is in force"))

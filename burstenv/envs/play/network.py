@@ -103,6 +103,8 @@ class NetworkPlayer:
         seat = seat_of(policy, cluster, i, sight)
         num_logits, size = seat.mask.shape[1], seat.observation.shape[1]
         scratch = policy.network.scratch_size(cluster.num_replicas, num_logits, size)
+        if cluster.hands_over:
+            cluster.stop_to_place("routing" in policy.environment["decide"], i=i)
         self._given = (
             *seat, *policy.network.packed, np.zeros(scratch, np.float32), policy.sizes(cluster.num_replicas),
             bool(policy.sampled), i,

@@ -56,6 +56,11 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         raise BurstenvError(f"policy {policy.name}: this scenario has no scaling; leave out {scaler}")
     if cluster.scales:
         cluster.scale_by(*(cluster.scaling_rule if scaler is None else (scaler.rule.code, scaler.parameters)), i=i)
+    placer = policy.placement if isinstance(policy, Composite) else None
+    if placer is not None and not cluster.hands_over:
+        raise BurstenvError(f"policy {policy.name}: this scenario has no prefill replicas; leave out {placer}")
+    if cluster.hands_over:
+        cluster.place_by(*(cluster.placement_rule if placer is None else (placer.rule.code, placer.parameters)), i=i)
     if isinstance(policy, NetworkPolicy):
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
         from burstenv.envs.play.other_network import OtherNetworkPlayer

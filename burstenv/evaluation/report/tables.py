@@ -211,6 +211,8 @@ _FAULT_COLUMNS: _Columns = {
 }
 _TRANSFER_COLUMNS: _Columns = {
     "migrations": ("migrations", lambda count, row: f"{count:,}"),
+    "handed_over": ("handed over", lambda count, row: percent(count / row["offered"])),
+    "stayed": ("stayed", lambda count, row: percent(count / row["offered"])),
     "moved_gb": ("moved [GB]", lambda count, row: number(count, 1)),
 }
 

@@ -1,0 +1,150 @@
+"""Where a prefilled request decodes, compiled: what the decision does, and the rules that make it.
+
+``memory.placement`` holds the rule, declared in ``policies/placement.py``; with ``memory.placed_by_caller`` the agent
+decides. ``cluster/reference/placement.py`` says the rules in plain Python. A rule reads the gateway's log, and where
+decisions do not see that, the metrics.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from burstenv._jit.decorators import detached, kernel, outlined
+from burstenv.cluster.advance import catch_up
+from burstenv.cluster.hand_overs import append, keep
+from burstenv.cluster.stuck import is_stuck
+from burstenv.cluster.telemetry import unveil, veil
+from burstenv.cluster.transfer_stages import fits
+from burstenv.cluster.transfer_times import time_anew
+from burstenv.cluster.world import engine_of, world_type
+from burstenv.engine.enums import ACTIVE, DECODE, NO_REQUEST, PREFILL
+from burstenv.engine.gateway_log import context_tokens, in_flight, log_moved, own_log, unanswered
+
+ROUND_ROBIN, FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV = range(4)
+LOCAL_TOKENS, QUEUE = range(2)  # parameters
+
+
+@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state), types.int64))
+def place(world, destination):
+    """Let the prefilled request that is decided about decode on a replica; where that cannot be, it stays."""
+    environment = world.environment
+    request_id = np.int64(environment.at_gateway)
+    environment.at_gateway, environment.placing = NO_REQUEST, 0
+    source = np.int64(world.requests[request_id].replica)
+    takes = world.specs[destination].role != PREFILL and fits(world, source, destination)
+    chosen = destination if takes else source
+    if chosen != source:
+        log_moved(engine_of(world, source), engine_of(world, chosen), request_id)
+    append(world, request_id, chosen)
+    time_anew(world)
+
+
+@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state),))
+def look_again(world):
+    """Let the requests that wait look for blocks; if nothing else is to come, they stay."""
+    environment = world.environment
+    environment.looks_again = 0
+    if is_stuck(world):
+        request_id = np.int64(environment.placed_first)
+        while request_id != NO_REQUEST:
+            keep(world, request_id)
+            request_id = np.int64(world.requests[request_id].next)
+    time_anew(world)
+
+
+# -- rules -----------------------------------------------------------------------------------------------
+
+
+@kernel
+def _may_decode(world, source, r):
+    """Return whether prefilled requests of a replica may decode on another one, as far as the gateway knows."""
+    known = not world.gateway.changes or world.replicas[r].known == ACTIVE
+    return world.specs[r].role != PREFILL and known and fits(world, source, r)
+
+
+@kernel
+def _score(world, rule, r):
+    engine = engine_of(world, r)
+    if rule == LEAST_KV:
+        return 1.0 - engine.replica.seen_free_blocks / engine.spec.num_blocks
+    if not world.gateway.knows_log:
+        if rule == FEWEST_TOKENS:
+            return float(engine.replica.seen_context_tokens + engine.replica.seen_waiting_tokens)
+        return float(engine.replica.seen_waiting + engine.replica.seen_running)
+    log = own_log(engine)
+    if rule == FEWEST_TOKENS:
+        return float(context_tokens(engine, log))
+    return float(in_flight(engine, log))
+
+
+@outlined
+def choose_place(world, source, rule):
+    """Return the replica on which a request that is, or would be, prefilled on ``source`` decodes by a rule.
+
+    Of equals the first; ``source`` if no replica takes it. The present decision must see what it may see.
+    """
+    memory, count = world.memory, len(world.replicas)
+    if rule == ROUND_ROBIN:
+        for k in range(count):
+            r = (memory.placement_turn + k) % count
+            if _may_decode(world, source, r):
+                memory.placement_turn = (r + 1) % count
+                return r
+        return source
+    best, least = source, np.inf
+    for r in range(count):
+        if _may_decode(world, source, r):
+            score = _score(world, rule, r)
+            if score < least:
+                best, least = r, score
+    return best
+
+
+@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state),))
+def place_by_rule(world):
+    """Decide by the rule about the prefilled request; the cluster must be as it is, without a veil."""
+    for r in range(len(world.replicas)):
+        catch_up(engine_of(world, r), world.environment.now_s)
+    veil(world)
+    source = np.int64(world.requests[world.environment.at_gateway].replica)
+    chosen = choose_place(world, source, np.int64(world.memory.placement))
+    unveil(world)
+    place(world, chosen)
+
+
+@kernel
+def _prompts_in_queue(world):
+    """Return the prompts that wait for a prefill replica, by the log: those unanswered, but one on each."""
+    waiting = np.int64(0)
+    for r in range(len(world.replicas)):
+        if world.specs[r].role == PREFILL:
+            engine = engine_of(world, r)
+            if world.gateway.knows_log:
+                waiting += max(0, unanswered(engine, own_log(engine)) - 1)
+            else:
+                waiting += engine.replica.seen_waiting
+    return waiting
+
+
+@outlined
+def stays_whole(world, tokens):
+    """Return whether a rule wants the request at the gateway, of ``tokens`` tokens to compute, on one replica.
+
+    So Dynamo and llm-d save the transfer of short prompts, and Dynamo and Splitwise prompts from a long queue.
+    """
+    parameters = world.memory.placement_parameters
+    return tokens <= parameters[LOCAL_TOKENS] or _prompts_in_queue(world) >= parameters[QUEUE]
+
+
+@kernel
+def has_role(world, r):
+    """Return whether a replica's role allows the present decision to send the request there, by the rules' choice.
+
+    A prompt goes to replicas that prefill, or, if it is to stay whole, to those that decode. A prefilled request
+    goes to those that decode, or stays.
+    """
+    role = world.specs[r].role
+    if world.environment.placing:
+        return role != PREFILL or world.requests[world.environment.at_gateway].replica == r
+    return role != PREFILL if world.memory.whole else role != DECODE

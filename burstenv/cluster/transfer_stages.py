@@ -1,0 +1,120 @@
+"""The numbers of a transfer of KV blocks in the arena, and what its steps have in common, compiled."""
+
+from __future__ import annotations
+
+from burstenv._jit.decorators import kernel, merged
+from burstenv._jit.floats import put_real
+from burstenv.cluster.transfer_config import Phase
+from burstenv.cluster.world import engine_of
+from burstenv.engine.records import TRANSFER
+
+DUE_S, BEGUN_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S = (
+    TRANSFER.fields[name][1] // 4  # type: ignore[index]
+    for name in ("due_s", "begun_s", "left_s", "left_bytes", "since_s", "byte_s")
+)
+(
+    PHASE, REQUEST, SOURCE, DESTINATION, PREEMPTIONS, STAGE, LAST, SENT_TOKENS, RESERVED_BLOCKS, HELD_BLOCKS, HAND_OVER,
+) = (
+    TRANSFER.fields[name][1] // 4  # type: ignore[index]
+    for name in (
+        "phase", "request", "source", "destination", "preemptions", "stage", "last", "sent_tokens", "reserved_blocks",
+        "held_blocks", "hand_over",
+    )
+)  # fmt: skip
+FREE, PREPARING, COPYING, LEAVING, JOINING, RETURNING = (int(phase) for phase in Phase)
+
+
+@kernel
+def transfer_at(world, place):
+    """Return where the numbers of a transfer begin in the arena."""
+    return world.gateway.transfer_base + world.gateway.transfer_size * place
+
+
+@kernel
+def free_place(world):
+    """Return the first place without a transfer; there must be one."""
+    place = 0
+    while world.arena[transfer_at(world, place) + PHASE] != FREE:
+        place += 1
+    return place
+
+
+@merged
+def source_of(world, at):
+    """Return the replica that a transfer's blocks leave."""
+    return engine_of(world, world.arena[at + SOURCE])
+
+
+@merged
+def destination_of(world, at):
+    """Return the replica that they come to."""
+    return engine_of(world, world.arena[at + DESTINATION])
+
+
+@kernel
+def begin_stage(world, at, tokens, further_s):
+    """Send the KV up to ``tokens`` tokens."""
+    environment, arena = world.environment, world.arena
+    left_bytes = float(tokens - arena[at + SENT_TOKENS]) * world.specs[arena[at + SOURCE]].kv_bytes_per_token
+    put_real(arena, at + LEFT_BYTES, left_bytes)
+    environment.moved_bytes += left_bytes
+    arena[at + SENT_TOKENS] = tokens
+    arena[at + PHASE] = PREPARING
+    put_real(arena, at + DUE_S, environment.now_s + (world.gateway.transfer_base_s + further_s))
+
+
+@kernel
+def begin_transfer(world, request_id, source, destination, blocks):
+    """Note a transfer for which ``blocks`` blocks are reserved; return where its numbers begin."""
+    environment, arena = world.environment, world.arena
+    at = transfer_at(world, free_place(world))
+    arena[at + REQUEST] = request_id
+    arena[at + SOURCE] = source
+    arena[at + DESTINATION] = destination
+    arena[at + PREEMPTIONS] = world.requests[request_id].preemptions
+    arena[at + STAGE] = 1
+    arena[at + LAST] = 0
+    arena[at + SENT_TOKENS] = 0
+    arena[at + RESERVED_BLOCKS] = blocks
+    arena[at + HELD_BLOCKS] = 0
+    arena[at + HAND_OVER] = 0
+    put_real(arena, at + BEGUN_S, environment.now_s)
+    world.replicas[source].transfers += 1
+    if destination != source:
+        world.replicas[destination].transfers += 1
+    environment.transfers += 1
+    return at
+
+
+@kernel
+def end_transfer(world, at):
+    """Forget a transfer that is done, or was given up."""
+    arena, replicas = world.arena, world.replicas
+    arena[at + PHASE] = FREE
+    replicas[arena[at + SOURCE]].transfers -= 1
+    if arena[at + DESTINATION] != arena[at + SOURCE]:
+        replicas[arena[at + DESTINATION]].transfers -= 1
+    world.environment.transfers -= 1
+
+
+@kernel
+def fits(world, source, destination):
+    """Return whether a replica can hold the requests of another one."""
+    here, there = world.specs[source], world.specs[destination]
+    return here.model_code == there.model_code and here.max_model_len <= there.max_model_len
+
+
+@kernel
+def is_busy(world, replica):
+    """Return whether a replica takes part in as many transfers as it may."""
+    return world.replicas[replica].transfers >= world.gateway.transfers_at_once
+
+
+@kernel
+def is_moving(world, request_id):
+    """Return whether a request takes part in a transfer."""
+    for place in range(world.gateway.transfer_places):
+        at = transfer_at(world, place)
+        if world.arena[at + PHASE] != FREE and world.arena[at + REQUEST] == request_id:
+            return True
+    return False

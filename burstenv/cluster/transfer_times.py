@@ -1,0 +1,87 @@
+"""The times of transfers of KV blocks, compiled: shares of the bandwidth, the next step, the pace of both ends."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.floats import put_real, real_at
+from burstenv.cluster.advance import catch_up
+from burstenv.cluster.hand_overs import begin_waiting
+from burstenv.cluster.transfer_stages import (
+    BEGUN_S,
+    BYTE_S,
+    COPYING,
+    DESTINATION,
+    DUE_S,
+    FREE,
+    JOINING,
+    LEFT_BYTES,
+    PHASE,
+    RETURNING,
+    SINCE_S,
+    SOURCE,
+    transfer_at,
+)
+from burstenv.cluster.world import engine_of
+from burstenv.engine.decode_run import interrupt_run
+
+
+@kernel
+def _sharing(world, end, replica):
+    """Return the number of copies that a replica sends (``end`` is SOURCE) or receives (DESTINATION)."""
+    arena, count = world.arena, 0
+    for place in range(world.gateway.transfer_places):
+        at = transfer_at(world, place)
+        if arena[at + PHASE] == COPYING and arena[at + end] == replica:
+            count += 1
+    return count
+
+
+@kernel
+def _copy_on(world, at):
+    """Bring a copy up to now, and time the rest by its present share of the bandwidth."""
+    arena, specs, now_s = world.arena, world.specs, world.environment.now_s
+    source, destination = arena[at + SOURCE], arena[at + DESTINATION]
+    byte_s = max(
+        _sharing(world, SOURCE, source) / specs[source].copy_bytes_per_s,
+        _sharing(world, DESTINATION, destination) / specs[destination].copy_bytes_per_s,
+    )
+    left_bytes, since_s = real_at(arena, at + LEFT_BYTES), real_at(arena, at + SINCE_S)
+    if now_s > since_s:
+        left_bytes = max(0.0, left_bytes - (now_s - since_s) / real_at(arena, at + BYTE_S))
+        put_real(arena, at + LEFT_BYTES, left_bytes)
+        put_real(arena, at + SINCE_S, now_s)
+    put_real(arena, at + BYTE_S, byte_s)
+    put_real(arena, at + DUE_S, now_s + left_bytes * byte_s)
+
+
+@outlined
+def time_anew(world):
+    """Share the bandwidth among the copies under way, foresee the next step of all transfers, set the pace."""
+    environment, gateway, arena = world.environment, world.gateway, world.arena
+    if gateway.hands_over:
+        begin_waiting(world)
+    now_s = environment.now_s
+    environment.transfer_s = np.inf
+    for place in range(gateway.transfer_places):
+        at = transfer_at(world, place)
+        phase = arena[at + PHASE]
+        if phase == FREE:
+            continue
+        if phase == COPYING:
+            _copy_on(world, at)
+        due_s = real_at(arena, at + DUE_S)
+        if phase != JOINING and phase != RETURNING:
+            due_s = min(due_s, real_at(arena, at + BEGUN_S) + gateway.transfer_timeout_s)
+        due_s = max(now_s, due_s)
+        if due_s < environment.transfer_s:
+            environment.transfer_s = due_s
+            environment.transfer_place = place
+    for r in range(len(world.replicas)):
+        engine = engine_of(world, r)
+        pace = 1.0 + (gateway.transfer_slowdown if engine.replica.transfers > 0 else 0.0)
+        if engine.replica.slowdown != pace - 1.0:
+            catch_up(engine, now_s)
+            interrupt_run(engine)
+            engine.replica.slowdown = pace - 1.0
