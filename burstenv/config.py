@@ -95,8 +95,8 @@ def _first_problem(kind: type[Config], error: ValidationError, where: str) -> st
     problem = problems[0]
     if problem["type"].endswith("_type"):  # a field of several forms: report the error of the form that matched best
         beside = [p for p in problems if p["loc"][: len(problem["loc"]) - 1] == problem["loc"][:-1]]
-        problem = max(beside, key=lambda p: len(p["loc"]))
-    path = ".".join(str(part) for part in problem["loc"] if "[" not in str(part)) or "(top level)"
+        problem = max(beside, key=lambda p: (len(p["loc"]), not p["type"].endswith("_type")))
+    path = ".".join(str(part) for part in problem["loc"] if not _is_form(part)) or "(top level)"
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(kind, problem["loc"][:-1])
         listed = f"; valid keys: {', '.join(valid)}" if valid else ""
@@ -110,6 +110,11 @@ def _first_problem(kind: type[Config], error: ValidationError, where: str) -> st
     if not problem["loc"]:
         return f"{where}: {message}"
     return f"{where}: {path}: {message[:1].lower()}{message[1:]}, got {shortly(problem.get('input'))}"
+
+
+def _is_form(part: int | str) -> bool:
+    """Return whether a part of an error's place is no key, but one of several forms of a value."""
+    return "[" in str(part) or str(part).endswith("Config")
 
 
 _SHORT = reprlib.Repr()
