@@ -29,7 +29,7 @@ def values():
     values = copy.deepcopy(read_yaml(shipped("scenarios")["disaggregated"]))
     values["episode"] |= {"duration_s": 8, "max_total_tokens": 4096}
     values["capacity_per_s"] = dict.fromkeys(("train", "validation", "test"), 30.0)
-    values["cluster"] = copy.deepcopy(read_yaml(shipped("clusters")["llama-3-8b-h100-2p2d"]))
+    values["cluster"] = copy.deepcopy(read_yaml(shipped("clusters")["llama-2-13b-a100-1p3d"]))
     for group in values["cluster"]["replicas"]:
         group["num_blocks"] = 600
     return values
