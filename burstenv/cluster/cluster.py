@@ -93,7 +93,8 @@ class Cluster(DirectReplicas):
         gateways: K, the number of gateways. Each has its own log and sees no other's.
         split: How requests are split among them: ``evenly`` in turn, or by ``hash`` of the session (of the request
             without one).
-        transfers: What it takes to move KV blocks from one replica to another; None: they stay.
+        transfers: What it takes to move KV blocks from one replica to another; None: they stay, or, where replicas
+            have roles, move as ``TransfersConfig()`` says.
         migrate_period_s: Time from one decision about a migration to the next [s]; None: there is none.
         recovery: What follows when replicas fail, start or stop; None: they serve for ever. Otherwise an episode may
             have ``Faults``.
@@ -140,13 +141,11 @@ class Cluster(DirectReplicas):
         whole(gateways, "gateways", 1, MOST_GATEWAYS)
         if split not in SPLIT_NAMES:
             raise unknown_name("split of requests among gateways", str(split), SPLIT_NAMES)
+        if transfers is None and any(spec.role != "mixed" for spec in self.specs):
+            transfers = TransfersConfig()
         if transfers is not None and any(spec.prefix_caching for spec in self.specs):
             raise BurstenvError("transfers need replicas without prefix caching: keys of blocks do not move yet")
         check_no_migration(recovery is not None, scaling is not None, transfers is not None)
-        if transfers is None and any(spec.role != "mixed" for spec in self.specs):
-            raise BurstenvError(
-                "replicas with roles hand requests over: they need transfers, the cost of moving KV blocks"
-            )
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
         self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, ()

@@ -151,7 +151,10 @@ def run_grid(
         raise BurstenvError(f"a grid needs at least 1 episode and 0 settings, got {episodes} and {settings}")
     log = scenario.config.observation.log
     faults = scenario.faults is not None
-    policies = SearchSpace.of(template, scenario.mode_names, log, "", scenario.scaling, faults).grid(settings)
+    policies = SearchSpace.of(
+        template, scenario.mode_names, log, "", scenario.scaling, faults, scenario.migration is not None,
+        scenario.hands_over,
+    ).grid(settings)  # fmt: skip
     levels = list(dict.fromkeys(float(load) for load in loads)) or [scenario.config.load]
     rows: list[Row] = []
     offered: dict[str, list[int]] = {}

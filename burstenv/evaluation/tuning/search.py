@@ -119,8 +119,9 @@ def tune(
         raise BurstenvError(f"metric net needs a scenario with scaling; {scenario.config.name} has none, use score")
     log = scenario.config.observation.log
     space = SearchSpace.of(
-        plan.template, scenario.mode_names, log, plan.without, scenario.scaling, scenario.faults is not None
-    )
+        plan.template, scenario.mode_names, log, plan.without, scenario.scaling, scenario.faults is not None,
+        scenario.migration is not None, scenario.hands_over,
+    )  # fmt: skip
     if not space.has_choice:
         raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")
     loads = list(dict.fromkeys(float(load) for load in plan.loads)) or [scenario.config.load]

@@ -27,12 +27,16 @@ from burstenv.policies import (
 )
 from burstenv.policies.composite import parts_of_routing
 from burstenv.policies.health_rules import ANY, HEALTH_RULES
+from burstenv.policies.migration import MIGRATION_RULES
+from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.rule import SOURCE
 from burstenv.policies.scaling import SCALING_RULES
 
 ANYTHING = "*"
 _STEP = 0.15  # of a parameter's range, by which a neighbour differs
-_COMPONENTS = ("admission", "routing", "batching", "scaling")  # in the order of a policy's name
+FURTHER = {"migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES}  # parts after three
+_COMPONENTS = ("admission", "routing", "batching", *FURTHER)  # in the order of a policy's name
+_UNNAMED = {"health": HEALTH_RULES[ANY], "migration": MIGRATION_RULES[0], "placement": PLACEMENT_RULES[1]}
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class SearchSpace:
     """The policies of a template.
 
     Attributes:
-        template: The user's text: ``admission/routing/batching``, ``*`` for any, with ``/scaling`` where replicas
-            scale; ``all`` is ``*`` everywhere. A health rule may stand beside the routing rule: ``always/*+*/vllm``.
+        template: The user's text: ``admission/routing/batching``, ``*`` for any, with ``/migration``, ``/scaling`` and
+            ``/placement``, in this order, where the scenario has them; ``all`` is ``*`` everywhere. A health rule may
+            stand beside the routing rule: ``always/*+*/vllm``.
         admission: Rules to choose from, each with its parameters in the template.
         routing: The same for routing.
         batching: Batching modes to choose from.
-        scaling: Rules for the number of replicas; none: the scenario's own decides.
+        migration: Rules for migrations; none: the scenario's own decides.
+        scaling: Likewise for the number of replicas.
+        placement: Likewise for where prefilled requests decode.
         health: Rules beside the routing rule; none: every replica is a choice.
         log: Whether the scenario's gateway has its own log, which rules may then be tuned to read.
         fixed: Components whose parameters stay as the template says.
@@ -55,7 +62,9 @@ class SearchSpace:
     admission: tuple[RuleChoice, ...]
     routing: tuple[RuleChoice, ...]
     batching: tuple[str, ...]
+    migration: tuple[RuleChoice, ...] = ()
     scaling: tuple[RuleChoice, ...] = ()
+    placement: tuple[RuleChoice, ...] = ()
     health: tuple[RuleChoice, ...] = ()
     log: bool = False
     fixed: tuple[str, ...] = ()
@@ -69,6 +78,8 @@ class SearchSpace:
         without: str = "",
         scaling: ScalingConfig | None = None,
         faults: bool = False,
+        migrates: bool = False,
+        hands_over: bool = False,
     ) -> SearchSpace:
         """Read a template.
 
@@ -81,28 +92,34 @@ class SearchSpace:
             without: A judgement, one of ``judgements.JUDGEMENTS``, whose rules and modes ``*`` leaves out; empty: none.
             scaling: That of the scenario; None: its replicas do not scale.
             faults: Whether its replicas fail: any routing rule then has any health rule beside it, given a log.
+            migrates: Whether its requests migrate.
+            hands_over: Whether its replicas have roles.
 
         Raises:
-            BurstenvError: If it does not have three parts, or four where replicas scale, or one of them is unknown.
+            BurstenvError: If it has neither three parts nor all that the scenario has, or one of them is unknown.
         """
-        count = 3 if scaling is None else 4
+        there = {"migration": migrates, "scaling": scaling is not None, "placement": hands_over}
+        further = [kind for kind, is_there in there.items() if is_there]
+        count = 3 + len(further)
         parts = [ANYTHING] * count if template == "all" else [part.strip() for part in template.split("/")]
         if len(parts) != 3 and len(parts) != count:
-            fourth = "" if scaling is None else ", perhaps a fourth, scaling, such as kv-threshold/*/edf-512/kpa"
+            such = "/".join(FURTHER[kind][1].name for kind in further)
+            more = (
+                f", perhaps followed by {'/'.join(further)}, such as kv-threshold/*/edf-512/{such}" if further else ""
+            )
             raise BurstenvError(
                 f"template {template!r} needs three parts, admission/routing/batching, such as kv-threshold/*/edf-512"
-                f"{fourth}, or all"
+                f"{more}, or all"
             )
         routing, watched = parts_of_routing(parts[1])
         if watched is None and routing == ANYTHING and faults and log:
             watched = ANYTHING
         named = {"admission": parts[0], "routing": routing}
-        named |= ({"scaling": parts[3]} if parts[3:] else {}) | ({} if watched is None else {"health": watched.strip()})
+        named |= dict(zip(further, parts[3:], strict=False)) | ({} if watched is None else {"health": watched.strip()})
         choices: dict[str, tuple[RuleChoice, ...]] = {}
         for kind, part in named.items():
             rules = {
-                "admission": admission_rules(), "routing": routing_rules(), "scaling": SCALING_RULES,
-                "health": HEALTH_RULES,
+                "admission": admission_rules(), "routing": routing_rules(), "health": HEALTH_RULES, **FURTHER,
             }[kind]  # fmt: skip
             if kind == "scaling" and scaling is not None and scaling.replica_per_s is None:
                 rules = tuple(rule for rule in rules if rule.code not in NEED_RATE)
@@ -131,7 +148,7 @@ class SearchSpace:
     def _rules(self) -> dict[str, tuple[RuleChoice, ...]]:
         """The rules to choose from by component."""
         found = {"admission": self.admission, "routing": self.routing}
-        return found | {name: getattr(self, name) for name in ("scaling", "health") if getattr(self, name)}
+        return found | {name: getattr(self, name) for name in (*FURTHER, "health") if getattr(self, name)}
 
     def _searched(self, component: str, choice: RuleChoice) -> list[Parameter]:
         """Return the parameters of a rule that a search varies."""
@@ -160,7 +177,8 @@ class SearchSpace:
             composite = parse_composite(text)
             values: dict[str, Any] = {}
             inside = composite.batching in self.batching and (composite.scaling is not None) == bool(self.scaling)
-            inside = inside and (composite.health is None or bool(self.health))
+            for kind in _UNNAMED:
+                inside = inside and (getattr(composite, kind) is None or bool(getattr(self, kind)))
             for component, choices in self._rules.items() if inside else ():
                 choice: RuleChoice = _part(composite, component)
                 names = [known.rule.name for known in choices]
@@ -230,10 +248,9 @@ def _joined(parts: dict[str, str]) -> str:
 
 
 def _part(composite: Composite, component: str) -> Any:
-    """Return a part of a composite; without a health rule that is ``any``."""
-    if component == "health" and composite.health is None:
-        return _default(HEALTH_RULES[ANY])
-    return getattr(composite, component)
+    """Return a part of a composite; one that it does not name is the rule of ``_UNNAMED``."""
+    found = getattr(composite, component)
+    return _default(_UNNAMED[component]) if found is None else found
 
 
 def _default(rule: Rule) -> RuleChoice:
