@@ -32,7 +32,10 @@ CLIENTS = ClientsConfig(
     closed_loop={"after_failure": "go_on"},
 )
 STEPS_OF_SCALING = ScalingConfig(control_period_s=0.5, cold_start=0.0, drain_s=0.5)
-STEPS_OF_TRANSFERS = TransfersConfig(base_ms=250.0, orchestration_ms=0.0, downtime_ms=0.0, slowdown=0.0, at_once=2)
+STEPS_OF_TRANSFERS = TransfersConfig(
+    base_ms=250.0, orchestration_ms=0.0, downtime_ms=0.0, slowdown=0.0, at_once=2,
+    hand_over={"orchestration_ms": 0.0, "retry_ms": 250.0},
+)  # fmt: skip
 
 
 def test_the_queue_goes_by_time_then_kind_then_subject_and_drops_what_is_stale():
@@ -95,7 +98,8 @@ def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None, faults:
     previous = np.where(rng.random(n) < 0.4, np.arange(n) - 1, -1).astype(np.int32)
     think_s = np.where(previous >= 0, rng.choice([0.0, STEP_S], n), np.nan)
     clients = draw_clients(CLIENTS, requests, seed, previous, think_s, rng.random(n) < 0.1)
-    specs = [replica(num_blocks=20, latency=STEPS, asynchronous=asynchronous) for _ in range(2)]
+    roles = ("prefill", "decode") if seed // 2 % 2 and not faults else ("mixed", "mixed")
+    specs = [replica(num_blocks=20, latency=STEPS, asynchronous=asynchronous, role=role) for role in roles]
     metrics = {"period_s": 0.5, "delay_s": float(rng.choice([0.0, 0.25, 0.5])), "count_sent": True}
     play = LoggedPlay(
         rng, specs, MODES, requests, CLIENTS, clients, metrics, (0.15, 0.6, 0.25), defer_s=0.25, tick_s=tick_s,
@@ -112,14 +116,15 @@ def stepped_episode(seed: int, asynchronous: bool, tick_s: float | None, faults:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_both_clusters_agree_when_everything_happens_at_once(asynchronous):
-    """Every pair of kinds meets at some instant, but one: a return is a decision, after which the tick is stale."""
+    """Every pair of kinds meets at some instant, but two: returns and places are decisions; the tick is stale then."""
     met: set[tuple[EventKind, EventKind]] = set()
-    for seed in range(40):
+    for seed in range(80):
         play = stepped_episode(seed, asynchronous, 0.25 if seed % 2 else 0.5)
         for kinds in play.reference.kinds.values():
             met |= set(itertools.combinations(sorted(set(kinds)), 2))
     kinds = [kind for kind in EventKind if kind not in CHANGES]
-    assert met == set(itertools.combinations(kinds, 2)) - {(EventKind.RETURN, EventKind.TICK)}
+    decisions = (EventKind.PLACE, EventKind.RETURN)
+    assert met == set(itertools.combinations(kinds, 2)) - {(kind, EventKind.TICK) for kind in decisions}
 
 
 def test_both_clusters_agree_when_replicas_change_while_everything_happens():
@@ -129,6 +134,7 @@ def test_both_clusters_agree_when_replicas_change_while_everything_happens():
         play = stepped_episode(seed, bool(seed % 2), 0.25 if seed % 3 else 0.5, 25)
         for kinds in play.reference.kinds.values():
             met |= set(itertools.combinations(sorted(set(kinds)), 2))
-    others = [kind for kind in EventKind if kind not in (*CHANGES, EventKind.TRANSFER, EventKind.MIGRATE)]
+    moves = (EventKind.TRANSFER, EventKind.PLACE, EventKind.HAND_OVER, EventKind.MIGRATE)
+    others = [kind for kind in EventKind if kind not in (*CHANGES, *moves)]
     expected = {tuple(sorted(pair)) for pair in itertools.product(CHANGES, others)}
     assert expected - met == set()
