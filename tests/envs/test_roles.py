@@ -65,12 +65,12 @@ def test_legal_places_of_a_prefilled_request(values):
         mask = info["action_mask"]
         if kind == DecisionKind.PLACE_DECODE:
             own = int(cluster.state.requests[0, cluster.at_gateway(0)]["replica"])
-            assert mask.tolist() == [0, 1, 0, own == 0, own == 1, 1, 1]
+            assert mask.tolist() == [0, 1, 0, own == 0, 1, 1, 1]
             assert [told[f"replica{r}.has_kv"] for r in range(4)] == [own == r for r in range(4)]
         elif kind == DecisionKind.ADMIT_AND_ROUTE:
             assert mask[3:].all()
-        assert [told[f"replica{r}.prefills"] for r in range(4)] == [1, 1, 0, 0]
-        assert [told[f"replica{r}.decodes"] for r in range(4)] == [0, 0, 1, 1]
+        assert [told[f"replica{r}.prefills"] for r in range(4)] == [1, 0, 0, 0]
+        assert [told[f"replica{r}.decodes"] for r in range(4)] == [0, 1, 1, 1]
         seen.add(kind)
         action = np.array([1, rng.choice(np.flatnonzero(mask[3:]))])
         observation, _, done, _, info = env.step(action)
@@ -99,7 +99,7 @@ def test_one_that_does_not_route_leaves_places_to_the_rule(values):
     assert handed_over == np.count_nonzero(records["output_tokens"] > 1)  # the others end with their prompt
     cluster.load(0, requests, seed)
     player_of(load_policy("always/jsq/vllm/dynamo(local_tokens=300,queue=1000)"), cluster).run()
-    whole = np.isin(cluster.records(0)["replica"], [2, 3]) & (records["prompt_tokens"] <= 300)
+    whole = np.isin(cluster.records(0)["replica"], [1, 2, 3]) & (records["prompt_tokens"] <= 300)
     assert cluster.transfer_counts(0)["handed_over"] == np.count_nonzero(
         (records["prompt_tokens"] > 300) & (records["output_tokens"] > 1)
     )
