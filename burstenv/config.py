@@ -95,7 +95,8 @@ def _first_problem(kind: type[Config], error: ValidationError, where: str) -> st
     problem = problems[0]
     if problem["type"].endswith("_type"):  # a field of several forms: report the error of the form that matched best
         beside = [p for p in problems if p["loc"][: len(problem["loc"]) - 1] == problem["loc"][:-1]]
-        problem = max(beside, key=lambda p: (len(p["loc"]), not p["type"].endswith("_type")))
+        text = problem["loc"][-1:] == ("str",)  # a name, in place of which there are values
+        problem = max(beside, key=lambda p: (len(p["loc"]), text and not p["type"].endswith("_type")))
     path = ".".join(str(part) for part in problem["loc"] if not _is_form(part)) or "(top level)"
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(kind, problem["loc"][:-1])

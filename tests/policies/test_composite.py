@@ -135,8 +135,9 @@ def test_record_carries_codes_and_parameters():
         ("queue-cap(limit=3/jsq/vllm", "unknown admission rule"),
         ("queue-cap(limit=3))/jsq/vllm", "unknown admission rule"),
         ("always/jsq", "needs three parts"),
-        ("always/jsq/vllm/extra", "unknown migration or scaling rule 'extra'; valid"),
-        ("always/jsq/vllm/none/extra", "needs three parts"),
+        ("always/jsq/vllm/extra", "unknown migration, scaling or placement rule 'extra'; valid"),
+        ("always/jsq/vllm/none/extra", "unknown migration, scaling or placement rule 'extra'"),
+        ("always/jsq/vllm/none/llumnix", "has two migration rules"),
         ("", "needs three parts"),
     ],
 )
