@@ -8,8 +8,7 @@ import pytest
 from burstenv.cluster import STATUS_NAMES, request_array
 from burstenv.envs.play.policy import player_of
 from burstenv.evaluation.metrics import episode_metrics
-from burstenv.policies import load_policy
-from burstenv.policies.registry import routing_rules
+from burstenv.policies import ROUTING_RULES, load_policy
 from burstenv.policies.view import View
 from tests.cluster.small_clusters import loaded, replica
 
@@ -22,20 +21,22 @@ def long_answers(n: int = 24) -> np.ndarray:
     return requests
 
 
-@pytest.mark.parametrize("rule", [rule.name for rule in routing_rules()])
+@pytest.mark.parametrize("rule", [rule.name for rule in ROUTING_RULES])
 def test_every_rule_sends_an_answer_to_a_replica_that_holds_all_of_it(rule):
     cluster = loaded(long_answers(), [replica(prefix_caching=True, **size) for size in SIZES])
+    cluster.see_log()
     player_of(load_policy(f"always/{rule}/vllm"), cluster, 0).run()
     assert (cluster.records(0)["replica"] == 1).all()
     assert cluster.state.environments[0]["length_capped"] == 0
 
 
-@pytest.mark.parametrize("rule", [rule.name for rule in routing_rules()])
+@pytest.mark.parametrize("rule", [rule.name for rule in ROUTING_RULES])
 def test_without_a_replica_for_the_answer_those_that_accept_the_prompt_are_choices(rule):
     requests = long_answers()
     requests["prompt_tokens"] = 400
     requests["predicted_tokens"] = requests["output_tokens"] = 2000
     cluster = loaded(requests, [replica(**size) for size in SIZES])
+    cluster.see_log()
     player_of(load_policy(f"always/{rule}/vllm"), cluster, 0).run()
     assert (cluster.records(0)["replica"] == 1).all()
     assert cluster.state.environments[0]["length_capped"] == len(requests)

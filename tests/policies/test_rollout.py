@@ -14,7 +14,7 @@ from tests.cluster.small_clusters import assert_same_records
 
 @pytest.fixture(scope="module")
 def scenario(small_scenario):
-    return load_scenario(small_scenario)
+    return load_scenario(small_scenario | {"observation": {"log": True}})  # some rules read nothing else
 
 
 def compiled(scenario, policy, requests, seed):

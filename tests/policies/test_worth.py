@@ -7,16 +7,15 @@ import pytest
 
 from burstenv.cluster import Cluster, ModeConfig
 from burstenv.envs.play.policy import player_of
-from burstenv.policies import Lookahead, load_policy, named_mode
+from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, Lookahead, load_policy, named_mode
 from burstenv.policies.batching import BATCHING_RULES
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
-from burstenv.policies.registry import admission_rules, routing_rules
 from tests.cluster.small_clusters import FAST, random_requests, replica
 
 MODES: list[ModeConfig] = [named_mode(rule.name) for rule in BATCHING_RULES]
 BASES = [
-    *(f"{rule.name}/least-kv/vllm" for rule in admission_rules()),
-    *(f"size-aware-kv/{rule.name}/vllm" for rule in routing_rules()),
+    *(f"{rule.name}/least-kv/vllm" for rule in ADMISSION_RULES),
+    *(f"size-aware-kv/{rule.name}/vllm" for rule in ROUTING_RULES),
     *(f"aimd/random/{mode.name}" for mode in MODES),
 ]
 
@@ -25,6 +24,7 @@ BASES = [
 def cluster() -> Cluster:
     specs = [replica(num_blocks=60, max_model_len=640), replica(num_blocks=90, max_model_len=640, latency=FAST)]
     cluster = Cluster(specs, MODES, num_envs=2, num_requests=90, max_defers=2)
+    cluster.see_log()
     return cluster
 
 
