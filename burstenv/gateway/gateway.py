@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SWEEP_S = 0.25  # between two looks at the time-outs
 CLIENT_LEFT = 499  # as other servers log it; it is not sent
+IDLE_S = 3.0  # an engine's connection idle for longer is not used again: vLLM closes it after 5 s
 REMEMBERED = 600  # finished requests that the dashboard shows
 
 
@@ -126,7 +127,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Connect to the engines."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
         self._session = aiohttp.ClientSession(
             connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=1 << 16
         )

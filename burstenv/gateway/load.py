@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +35,8 @@ from burstenv.workload import CLASSES, EpisodeRequests
 LATE_S = 0.010  # a request sent later than this after its time is counted as late
 EARLY = "the answer ended early"  # without an error that says why
 DONE = b"data: [DONE]"
+IDLE_S = 3.0  # a connection idle for longer is not used again: vLLM closes it after 5 s, and a request on it is lost
+_USAGE = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ async def send_all(
     Raises:
         BurstenvError: If nothing answers at the address.
     """
-    connector = aiohttp.TCPConnector(limit=0, force_close=False)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
     async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as client:
@@ -216,9 +219,8 @@ async def _send(
         sent.problem = type(error).__name__
     finally:
         sent.whole = DONE in tail[-64:]
-        at = tail.rfind(b'"completion_tokens":')
-        told = tail[at + 20 : at + 32].split(b",")[0].strip() if at >= 0 else b""
-        sent.output_tokens = int(told) if told.isdigit() else max(0, events - 2 * sent.whole)
+        told = _USAGE.findall(tail)  # an event may bring several tokens
+        sent.output_tokens = int(told[-1]) if told else max(0, events - 2 * sent.whole)
         if not sent.whole and not sent.problem and sent.status == 200:
             sent.problem = _told_error(tail) or EARLY
         ttft_s, tpot_s = sent.first_token_s - sent.at_s, tpot_of(sent)

@@ -16,6 +16,9 @@ from burstenv.gateway.app import Application
 from burstenv.gateway.gateway import Gateway
 
 BACKLOG = 2048
+KEEP_ALIVE_S = (
+    75  # an idle client's connection, longer than clients keep them: one closed as it is used loses a request
+)
 
 
 def run(gateway: Gateway, policy: str) -> None:
@@ -43,6 +46,7 @@ def run(gateway: Gateway, policy: str) -> None:
                 server_header=False,
                 timeout_graceful_shutdown=max(1, round(config.drain_s)),
                 backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
         gc.collect()

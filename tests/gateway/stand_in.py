@@ -24,6 +24,7 @@ class StandIn:
         self.first_gate: asyncio.Event | None = None  # and the first for this
         self.break_after: int | None = None  # tokens, after which the connection is cut
         self.chunk = "x"
+        self.tokens_of_event = 1
         self.left = asyncio.Event()  # set when a client leaves in mid-stream
         self.waiting = self.running = 0
         self.kv_used = 0.25
@@ -62,7 +63,7 @@ class StandIn:
         if self.status != 200:
             return web.Response(status=self.status, text=self.error_body, content_type="application/json")
         count = int(body.get("max_tokens") or 4)
-        usage = {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
+        usage = {"prompt_tokens": 3, "total_tokens": 3 + count, "completion_tokens": count}  # in vLLM's order
         if not body.get("stream"):
             if self.first_gate is not None:
                 await self.first_gate.wait()
@@ -75,7 +76,7 @@ class StandIn:
                 await self.first_gate.wait()
             if chat:
                 await response.write(_event({"choices": [{"delta": {"role": "assistant"}}]}))
-            for k in range(count):
+            for k in range(0, count, self.tokens_of_event):
                 if k == 1 and self.gate is not None:
                     await self.gate.wait()
                 if self.break_after is not None and k == self.break_after:

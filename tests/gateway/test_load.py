@@ -63,6 +63,20 @@ def test_a_trace_reaches_the_engines_as_it_is(tmp_path: Path) -> None:
     run(test())
 
 
+def test_tokens_are_those_of_the_usage_where_an_event_brings_several() -> None:
+    async def test() -> None:
+        planned = plan_of(recorded_episode(_trace(), SCENE, 0), SCENE, 0)
+        engine = StandIn()
+        engine.tokens_of_event = 3
+        async with bench(engines=[engine], cluster="llama-2-13b-a100-x1") as b:
+            results = await send_all(planned, b.url)
+            rows = sorted(b.gateway.finished, key=lambda row: row["arrival_s"])
+        asked = [request.output_tokens for request in planned]
+        assert [sent.output_tokens for sent in results] == [row["output_tokens"] for row in rows] == asked
+
+    run(test())
+
+
 def test_what_fails_is_counted_and_nothing_twice() -> None:
     async def test() -> None:
         planned = plan_of(recorded_episode(_trace(), SCENE, 0), SCENE, 0)
