@@ -71,6 +71,10 @@ def register(commands: Commands) -> None:
         "--scaler", metavar="RULE", help="scaling rule, such as kpa(target=20); of a scenario without scaling all "
         "replicas serve at the begin (default: the scenario's)",
     )  # fmt: skip
+    sub.add_argument(
+        "--health", metavar="RULE", help="health rule beside the routing rule of every policy, such as "
+        "timeout(limit_s=2) (default: the policy's)",
+    )  # fmt: skip
     sub.add_argument("--faults", metavar="NAME", help="shipped faults or YAML file (default: the scenario's)")
     sub.add_argument(
         "--speed", type=float, default=1.0, help="compress time: divide arrival times by this (default: %(default)s)"
@@ -124,9 +128,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from burstenv.config import load
     from burstenv.envs.recorded import Oversize
     from burstenv.evaluation.simulate import scene_of, simulate, write_records
+    from burstenv.policies.composite import with_health
 
     load_policy_files(arguments)
     policies = list(dict.fromkeys(arguments.policy)) or [DEFAULT]
+    if arguments.health is not None:
+        policies = [with_health(policy, arguments.health) for policy in policies]
     for option, given in (("--requests-out", arguments.requests_out), ("--timeline", arguments.timeline)):
         if given is not None and len(policies) > 1:
             raise BurstenvError(f"{option} is of one replay; give one --policy, got {len(policies)}")

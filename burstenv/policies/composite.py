@@ -207,13 +207,29 @@ def composite_of(admission: str, routing: str, batching: str) -> Composite:
         BurstenvError: If a rule is unknown; :meth:`Composite.check` does for the mode.
     """
     routing, watched = parts_of_routing(routing)
-    health = None if watched is None else parse_rule(watched, "health rule", HEALTH_RULES)
     return Composite(
         admission=parse_rule(admission, "admission rule", admission_rules()),
         routing=parse_rule(routing, "routing rule", routing_rules()),
         batching=canonical_mode(batching),
-        health=None if health is not None and health.rule.code == ANY else health,
+        health=None if watched is None else _health_rule(watched),
     )
+
+
+def with_health(text: str, health: str) -> str:
+    """Return a composite's name with a health rule beside its routing rule, in place of the one that it has.
+
+    Raises:
+        BurstenvError: If the policy is no composite, or the rule is unknown.
+    """
+    if "/" not in text or ":" in text:
+        raise BurstenvError(f"policy {text} has no routing rule for a health rule to stand beside; leave out {health}")
+    return replace(parse_composite(text), health=_health_rule(health)).name
+
+
+def _health_rule(text: str) -> RuleChoice | None:
+    """Read a health rule; None for ``any``."""
+    choice = parse_rule(text, "health rule", HEALTH_RULES)
+    return None if choice.rule.code == ANY else choice
 
 
 _FURTHER = {"migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES}

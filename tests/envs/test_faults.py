@@ -93,6 +93,24 @@ def test_a_known_fault_is_masked_and_an_action_beside_the_mask_is_a_rejection(sm
     assert batch.counts(0)["failovers"] > 0
 
 
+@pytest.mark.parametrize(("routing", "avoids"), [("random", False), ("random+timeout(limit_s=0.5)", True)])
+def test_an_agent_may_have_a_health_rule_beside_it(small_scenario, routing, avoids):
+    """The agent admits; the replica that hangs from 3.0 on gets requests until it has been silent for half a second."""
+    values = one_fault(small_scenario, "hang", 60.0)
+    values["observation"] = {**values.get("observation", {}), "log": True}
+    batch = EnvironmentBatch(1, scenario=values, load=2.0, decide=("admission",), routing=routing)
+    batch.reset(0, np.random.default_rng(0))
+    while not batch.cluster.done(0):
+        batch.actions[:] = 1
+        batch.step()
+        if batch.cluster.state.environments["now_s"][0] > 10.0:
+            break
+    records = batch.cluster.records(0)
+    late = records[(records["arrival_s"] > 5.0) & (records["arrival_s"] < 10.0)]
+    assert len(late) > 10
+    assert ((late["replica"] == 1).sum() == 0) == avoids
+
+
 def test_a_batch_of_two_threads_and_a_snapshot_go_on_alike(small_scenario):
     values = with_faults(small_scenario, **OFTEN)
     one, two = (EnvironmentBatch(3, scenario=values, load=2.0, num_threads=n) for n in (1, 2))

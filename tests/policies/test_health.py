@@ -17,6 +17,7 @@ from burstenv.engine.enums import ACTIVE
 from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import load_policy, parse_composite, routing_rule
+from burstenv.policies.composite import with_health
 from burstenv.policies.health import left_out_at
 from burstenv.policies.health_rules import RETRY
 from burstenv.policies.plain_health import PlainHealth
@@ -192,6 +193,15 @@ def test_a_health_rule_stands_beside_the_routing_rule():
     assert not parse_composite("always/jsq+timeout/vllm").oracle
     bases = load_policy("oracle-lookahead(horizon_s=5):always/jsq+timeout(limit_s=3)/vllm+always/kv-router/vllm").bases
     assert [base.name for base in bases] == ["always/jsq+timeout(limit_s=3)/vllm", "always/kv-router/vllm"]
+
+
+def test_a_health_rule_takes_the_place_of_another():
+    assert with_health("always/jsq/vllm", "timeout(limit_s=2)") == "always/jsq+timeout(limit_s=2)/vllm"
+    assert with_health("always/jsq+retry/vllm/kpa", "timeout") == "always/jsq+timeout/vllm/kpa"
+    assert with_health("always/jsq+retry/vllm", "any") == "always/jsq/vllm"
+    for text in ("agent:joint-v1", "mine.py:mine", "lookahead(futures=2):always/jsq/vllm"):
+        with pytest.raises(BurstenvError, match="no routing rule for a health rule"):
+            with_health(text, "timeout")
 
 
 @pytest.mark.parametrize(
