@@ -6,8 +6,8 @@ Every policy plays the same held-out episodes at the scenario's own load, and ev
 interval by blocks of days. ``best`` is the policy tuned and shipped for the scenario, otherwise the best of
 ``CANDIDATES`` on validation episodes. Foresight is look-ahead in the true future over the best composite. Its
 score is achievable, so the measured headroom is never too large; a better use of foresight may find more. Where
-replicas fail, which look-ahead does not simulate, foresight is the best composite that knows faults and speeds as they
-are, tuned with the same budget.
+replicas fail, which look-ahead does not simulate, foresight is the best composite on validation episodes that may know
+faults and speeds as they are: the best composite, with the rule ``oracle-health`` or without, or one tuned anew.
 ``configs/headroom/`` holds the measurements of the shipped scenarios, the source of docs/scenarios.md.
 """
 
@@ -39,6 +39,7 @@ from burstenv.evaluation.tuning.tuned_policies import scenario_digest, shipped_t
 from burstenv.evaluation.workers import run_tasks
 from burstenv.files import write_atomic
 from burstenv.policies import load_policy, parse_composite
+from burstenv.policies.composite import with_health
 
 DEFAULTS = ("always/round-robin/vllm", "always/jsq/vllm")
 CANDIDATES = (
@@ -235,15 +236,16 @@ def best_composite(scenario: Scenario, load: float, episodes: int) -> tuple[str,
     return max(known, key=lambda policy: scorer.score(load_policy(policy)).value(headline(scenario))), False, unused
 
 
-def _knowing_composite(scenario: Scenario, load: float, trials: int) -> str:
-    """Return the best composite tuned with the knowledge of faults and speeds; the templates share the trials."""
+def _knowing_composite(scenario: Scenario, load: float, trials: int, best: str) -> str:
+    """Return the best composite that may know faults and speeds; the templates share the trials."""
     episodes = fixed_count(scenario.config, "validation")
-    found = []
+    found = [best, *(with_health(best, f"oracle-health(factor={factor})") for factor in (1.5, 5))]
     for template in KNOWING:
         share = max(1, trials // len(KNOWING))
         plan = TuningPlan(template=template, loads=[load], trials=share, episodes=episodes)
-        found += tune(scenario, plan, progress=False).policies
-    return max(found, key=lambda one: one.score).policy
+        found.append(tune(scenario, plan, progress=False).at(load))
+    scorer = Scorer(scenario, "validation", load, range(episodes))
+    return max(found, key=lambda policy: scorer.score(load_policy(policy)).value("score"))
 
 
 def _clairvoyant_scaler(scenario: Scenario, load: float, best: str) -> str:
@@ -302,7 +304,7 @@ def measure_headroom(
     if scenario.scaling is not None:
         foresight = _clairvoyant_scaler(scenario, load, best)
     elif scenario.faults is not None:
-        foresight = _knowing_composite(scenario, load, trials)
+        foresight = _knowing_composite(scenario, load, trials, best)
     runner = _Runner(scenario, split, load)
     if workers > 1 or without:
         runner(_Task(best, 0))  # compiled and drawn before workers are forked

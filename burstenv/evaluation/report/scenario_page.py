@@ -52,9 +52,8 @@ the scenario's load: round robin with vLLM's defaults, the best composite tuned 
 that composite improved by simulation of each choice in the true future ([`oracle-lookahead`](lookahead.md)). The
 score of foresight is achievable, so the headroom is at least its gain; no policy exceeds the *bound*
 (`evaluation/bound/upper_bound.py`). Where replicas [fail](faults.md), which look-ahead does not simulate, foresight is
-the best composite that knows faults and speeds (`oracle-health`, `oracle-speed`), tuned with the budget of the other
-one; it does not know the requests to come. Scores in %, in brackets attainment and token-weighted attainment; gains in
-points of the score, 95 % intervals by days.
+the best composite that may know faults and speeds (`oracle-health`, `oracle-speed`), and not the requests to come.
+Scores in %, in brackets attainment and token-weighted attainment; gains in points of the score, 95 % intervals by days.
 
 Where replicas [scale](scaling.md), the figures are *net*: the score less the scenario's price of the GPU-hours, as a
 share of the offered worth, in brackets score and GPU-hours of an episode. Foresight is then the best composite with a
