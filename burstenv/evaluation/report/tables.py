@@ -208,6 +208,7 @@ _FAULT_COLUMNS: _Columns = {
     "availability": ("available", lambda count, row: percent(count)),
     "failed_injected": ("ended by a fault", lambda count, row: percent(count / row["offered"])),
     "failovers": ("came back", lambda count, row: percent(count / row["offered"])),
+    "resends": ("taken back", lambda count, row: percent(count / row["offered"])),
 }
 _TRANSFER_COLUMNS: _Columns = {
     "migrations": ("migrations", lambda count, row: f"{count:,}"),
