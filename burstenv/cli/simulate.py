@@ -240,7 +240,8 @@ def _lines(result: Simulation) -> list[str]:
         lines.append(
             f"replicas: faults {m['faults']:,}   available {percent(m['availability'])} of {m['replica_s']:,.0f} s   "
             f"boots {m['boots']:,}   "
-            f"requests that came back {m['failovers']:,}   taken back {m['resends']:,}   tokens lost {m['refilled_tokens']:,}   streamed twice "
+            f"requests that came back {m['failovers']:,}   taken back {m['resends']:,}   "
+            f"tokens lost {m['refilled_tokens']:,}   streamed twice "
             f"{m['discarded_tokens']:,}"
         )
     if "migrations" in m:

@@ -124,6 +124,7 @@ class Headroom(Config):
         episodes: Number of episodes, from seed 0 on.
         horizon_s: Horizon of foresight [s].
         passes: Plans per episode.
+        trials: Budget of the composite that may know faults; None: they do not happen, and foresight looks ahead.
         tuned: Whether ``best`` was tuned for the scenario.
         unused: Reason why a shipped composite is not ``best``; empty if it is.
         steps: From the defaults up.
@@ -137,6 +138,7 @@ class Headroom(Config):
     episodes: int
     horizon_s: float
     passes: int
+    trials: int | None = None
     tuned: bool
     unused: str = ""
     steps: tuple[Step, ...]
@@ -156,7 +158,11 @@ class Headroom(Config):
         """The command that measures it again."""
         return (
             f"burstenv scenarios {self.scenario} --headroom --episodes {self.episodes} "
-            f"--horizon {self.horizon_s:g} --passes {self.passes}"
+            + (
+                f"--horizon {self.horizon_s:g} --passes {self.passes}"
+                if self.trials is None
+                else f"--trials {self.trials}"
+            )
             + "".join(f" --without {name.removeprefix(WITHOUT)}" for name in self.by_name if name.startswith(WITHOUT))
         )
 
@@ -327,7 +333,8 @@ def measure_headroom(
             progress(done, len(tasks))
     return Headroom(
         scenario=config.name, version=config.version, scenario_sha256=scenario_digest(config), split=split, load=load,
-        episodes=episodes, horizon_s=horizon_s, passes=passes, tuned=tuned, unused=unused,
+        episodes=episodes, horizon_s=horizon_s, passes=passes, trials=None if scenario.faults is None else trials,
+        tuned=tuned, unused=unused,
         steps=_steps(named, found, days),
     )  # fmt: skip
 

@@ -95,12 +95,13 @@ def _headroom(configs: Sequence[ScenarioConfig]) -> str:
         return ""
     rows = [_room_of(one) for one in found]
     head = ["scenario", "episodes", "round robin", "best tuned", "foresight", "bound", "tuning adds", "foresight adds"]
-    wide = sum(one.room.gain >= ROOM for one in found)
+    ahead = [one for one in found if one.trials is None]
+    wide = sum(one.room.gain >= ROOM for one in ahead)
     missing = [config.name for config in configs if shipped_headroom(config) is None]
     without = f" Not measured: {', '.join(missing)}." if missing else ""
     lines = [
-        f"{wide} of {len(found)} scenarios have {100 * ROOM:g} points or more between the best tuned composite and "
-        f"foresight.{without}\n",
+        f"{wide} of {len(ahead)} scenarios without faults have {100 * ROOM:g} points or more between the best tuned "
+        f"composite and foresight.{without}\n",
         "Each scenario's section has the command of its row; with `--out configs/headroom` it writes the data of\n"
         "this table. `make headroom` measures all rows again, 9 episodes each.\n",
     ]
