@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const KEPT_S = 120, WIDTH = 440, HEIGHT = 200, LEFT = 34, BOTTOM = 18, TOP = 8;
+  const KEPT_S = 120, WIDTH = 440, HEIGHT = 200, LEFT = 44, BOTTOM = 18, TOP = 8;
   const at = (id) => document.getElementById(id);
   const history = [];
   const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`);

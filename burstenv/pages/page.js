@@ -73,7 +73,8 @@
   const hint = (box) => {
     const wide = box.scrollWidth > box.clientWidth + 2;
     box.parentElement.classList.toggle("more", wide && box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
-    box.parentElement.nextElementSibling.hidden = !wide;
+    const after = box.parentElement.nextElementSibling;
+    if (after?.matches(".hint")) after.hidden = !wide;
   };
   for (const box of boxes) box.addEventListener("scroll", () => hint(box), { passive: true });
   const hints = () => boxes.forEach(hint);

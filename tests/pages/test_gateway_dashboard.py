@@ -78,6 +78,8 @@ def test_the_dashboard_shows_the_gateway(browser: Any) -> None:
     assert page.locator("#last tr").count() == 4
     assert "125 ms" in page.locator("#last tr").first.text_content()
     page.wait_for_function("document.querySelectorAll('#load path.line').length === 2")  # at the second answer
+    assert page.locator("#load").is_visible()
+    assert page.locator("#kv").is_visible()
     page.wait_for_function("document.getElementById('state').textContent.startsWith('no answer')")
     assert set(asked) <= {f"{HERE}/dashboard", f"{HERE}/dashboard/state"}
     assert wrong == []
