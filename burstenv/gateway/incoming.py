@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from burstenv.gateway.lengths import OutputLengths
@@ -84,6 +85,7 @@ class Reader:
     longest_tokens: int
     block_size: int = 16
     _sessions: dict[str, int] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)  # long bodies are read in other threads
 
     def read(self, path: str, headers: Mapping[str, str], body: bytes) -> Incoming:
         """Return the request of a body.
@@ -149,13 +151,14 @@ class Reader:
         """Return the number of a conversation; the names of the last 100,000 are remembered."""
         if not name:
             return -1
-        number = self._sessions.pop(name, None)
-        if number is None:
-            number = self._next = getattr(self, "_next", -1) + 1
-        self._sessions[name] = number  # now the last
-        if len(self._sessions) > 100_000:
-            self._sessions.pop(next(iter(self._sessions)))
-        return number
+        with self._lock:
+            number = self._sessions.pop(name, None)
+            if number is None:
+                number = self._next = getattr(self, "_next", -1) + 1
+            self._sessions[name] = number  # now the last
+            if len(self._sessions) > 100_000:
+                self._sessions.pop(next(iter(self._sessions)))
+            return number
 
 
 def _number(headers: Mapping[str, str], name: str) -> float | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -97,6 +99,36 @@ def test_wrong_requests_are_answered_in_one_sentence_and_reach_no_engine() -> No
     run(test())
 
 
+def test_a_body_that_does_not_say_its_size_is_limited_as_it_comes() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 1000
+
+    async def test() -> None:
+        async with bench(max_body_bytes=30_000) as b:
+            async with b.client.post(b.url + "/v1/completions", data=parts()) as answer:
+                assert answer.status == 413
+                assert "30000 bytes" in (await answer.json())["error"]["message"]
+            assert all(not engine.seen for engine in b.engines)
+
+    run(test())
+
+
+def test_other_machines_need_the_token_for_everything_and_change_no_policy_without_one() -> None:
+    async def test() -> None:
+        async with bench(host="0.0.0.0", token="secret") as b:
+            for path in ("/health", "/metrics", "/dashboard", "/dashboard/state", "/v1/models"):
+                assert (await b.get(path))[0] == 401, path
+                async with b.client.get(b.url + path, headers={"Authorization": "Bearer secret"}) as answer:
+                    assert answer.status == 200, path
+        async with bench(host="0.0.0.0") as b:  # as with --public
+            async with b.client.post(b.url + "/policy", json={"policy": "never/jsq/vllm"}) as answer:
+                assert answer.status == 403
+            assert (await b.post())[0] == 200
+
+    run(test())
+
+
 def test_a_rejected_request_is_told_when_to_come_again() -> None:
     async def test() -> None:
         async with bench("never/jsq/vllm", retry_after_s=2.5) as b:
@@ -181,6 +213,26 @@ def test_a_slow_reader_holds_the_engine_back() -> None:
             assert whole.count(b"data: ") >= 1990
             assert whole.endswith(b"data: [DONE]\n\n")
             await until(lambda: b.gateway.counts == {"attained": 1})
+
+    run(test())
+
+
+def test_long_prompts_are_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with bench() as b:
+            read, threads = b.gateway.reader.read, []
+
+            def noted(*given: Any) -> Any:
+                threads.append(threading.current_thread() is threading.main_thread())
+                return read(*given)
+
+            monkeypatch.setattr(b.gateway.reader, "read", noted)
+            for prompt in ("a" * 100, "a" * 10_000, "a" * 15_000):
+                assert (await b.post(prompt=prompt, headers={"X-Session-ID": "s"}))[0] == 200
+            assert [row["prompt_tokens"] for row in b.gateway.finished] == [3, 3, 3]  # as the engine says
+            assert [row["read_prompt_tokens"] for row in b.gateway.finished] == [25, 2500, 3750]
+            assert (await b.post(prompt="a" * 40_000))[0] == 400  # its error comes through
+            assert threads == [True, True, True, False]
 
     run(test())
 
