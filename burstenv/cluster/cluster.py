@@ -148,7 +148,7 @@ class Cluster(DirectReplicas):
         check_no_migration(recovery is not None, scaling is not None, transfers is not None)
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
-        self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, ()
+        self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf)
         self.recovery = recovery
         whole(fault_room, "fault_room", 0, MOST_FAULTS)
         layout = layout_of(

@@ -138,10 +138,11 @@ Under asynchronous scheduling the iteration that follows is part of that state, 
 replicas that hold the prompt and the whole predicted answer; where none does, among those that accept the prompt.
 `burstenv policies NAME` prints a rule. A *health rule* may stand beside the routing rule, with a plus:
 `always/jsq+outlier-ejection(factor=3)/vllm`. It leaves replicas out that fare badly by the gateway's log, and the
-routing rule chooses among the others; where none of them would hold the request, none is left out. Where requests may
-[migrate](transfers.md) or the [number of replicas](scaling.md) may change, a fourth part says by which rule, such as
-`always/freeness/vllm/llumnix(low=5)` or `always/jsq/vllm/kpa(target=20)`. Policies that simulate every choice are on a
-separate page: [look-ahead](lookahead.md).
+routing rule chooses among the others; where none of them would hold the request, none is left out. Further parts
+say by which rule requests [migrate](transfers.md), the [number of replicas](scaling.md) changes and [prefilled
+requests](disaggregation.md) are placed: `always/freeness/vllm/llumnix(low=5)`, `always/jsq/vllm/kpa(target=20)`,
+`always/jsq/vllm/dynamo(queue=8)`. Policies that simulate every choice are on a separate page:
+[look-ahead](lookahead.md).
 
 ## Your own heuristic
 

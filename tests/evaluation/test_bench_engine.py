@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import load_cluster
+from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.evaluation.bench.engine import CLUSTER, PLAIN, VLLM, Replay, poisson_requests, session_requests
 from burstenv.evaluation.bench.figures import page, row
 
@@ -26,6 +27,19 @@ def test_stepping_gives_the_records_of_the_replay(engine):
         np.testing.assert_array_equal(fast[name], stepped[name])
     for name in ("first_token_s", "finish_s"):
         np.testing.assert_allclose(fast[name], stepped[name], rtol=1e-9)
+
+
+def test_replicas_with_roles_and_migrations_are_timed_at_work():
+    requests = poisson_requests(400, 12.0)
+    specs = [spec.model_copy(update={"num_blocks": 400, **PLAIN}) for spec in load_cluster(CLUSTER)[:3]]
+    roles = [spec.model_copy(update={"role": "decode" if k else "prefill"}) for k, spec in enumerate(specs)]
+    apart = Replay(roles, requests, "always/lmetric/vllm", transfers=TransfersConfig(at_once=32))
+    assert apart.rate_per_s() > 0
+    several = np.count_nonzero(apart.cluster.records(0)["output_tokens"] > 1)
+    assert apart.cluster.transfer_counts(0)["handed_over"] == several
+    moving = Replay(specs, requests, "always/lmetric/vllm/llumnix", transfers=TransfersConfig(), migrate_period_s=0.1)
+    assert moving.rate_per_s() > 0
+    assert moving.cluster.transfer_counts(0)["migrations"] > 10
 
 
 def test_sessions_go_on_from_their_last_total():

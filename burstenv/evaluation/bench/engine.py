@@ -14,6 +14,9 @@ import numpy as np
 
 from burstenv.cluster import Cluster, load_cluster, request_array
 from burstenv.cluster.cluster_config import ReplicaSpec
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.faults.rows import FaultKind, Faults
+from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, ReferenceRequest
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.evaluation.bench.figures import median_rate, row
@@ -23,6 +26,8 @@ CLUSTER = "llama-2-7b-a100-x8"
 RATE_PER_S = 1.6  # of one replica, about half of its saturated rate
 SMALL_CACHE_BLOCKS = 1500  # of a replica made to run out of KV blocks
 PREEMPTING_RATE_PER_S = 54.0  # of eight of those under vLLM's defaults: a tenth of the requests is preempted
+MOVING_RATE_PER_S = 24.0  # of eight of those where KV blocks move or replicas fail
+CRASHES = 20  # in such a run
 GROUP = "Engine"
 PLAIN = {"asynchronous": False, "prefix_caching": False}
 VLLM = {"asynchronous": True, "prefix_caching": True}  # vLLM's defaults
@@ -68,23 +73,37 @@ class Replay:
         requests: (n,) REQUEST.
         policy: A composite.
         max_request_tokens: Longest request; needed with prefix caching.
+        faults: How replicas fail; None: they serve for ever.
+        settings: Of the cluster: ``transfers``, ``migrate_period_s``, ``recovery``.
     """
 
     def __init__(
-        self, specs: Sequence[ReplicaSpec], requests: np.ndarray, policy: str, max_request_tokens: int | None = None
+        self,
+        specs: Sequence[ReplicaSpec],
+        requests: np.ndarray,
+        policy: str,
+        max_request_tokens: int | None = None,
+        faults: Faults | None = None,
+        **settings: Any,
     ):
         self.requests, self.policy, self._max_request_tokens = requests, policy, max_request_tokens
-        self.cluster = Cluster(specs, num_requests=len(requests), max_request_tokens=max_request_tokens)
-        self._record = parse_composite(policy).record(self.cluster.mode_names)
+        self.cluster = Cluster(specs, num_requests=len(requests), max_request_tokens=max_request_tokens, **settings)
+        chosen = parse_composite(policy)
+        self._record, self._faults = chosen.record(self.cluster.mode_names), faults
+        self.cluster.stop_to_place(False)
+        if chosen.migration is not None:
+            self.cluster.migrate_by(chosen.migration.rule.code, chosen.migration.parameters)
 
     def _run(self) -> None:
         rollout(*self.cluster.state.arrays(), self._record, 0, UNLIMITED)
 
     def rate_per_s(self) -> float:
         """Return requests replayed per second."""
-        self.cluster.load(0, self.requests[:100])
+        self.cluster.load(0, self.requests[:100], faults=self._faults)
         self._run()  # compile
-        return median_rate(len(self.requests), self._run, lambda: self.cluster.load(0, self.requests))
+        return median_rate(
+            len(self.requests), self._run, lambda: self.cluster.load(0, self.requests, faults=self._faults)
+        )
 
     def stepped(self, count: int) -> Replay:
         """Return the first ``count`` requests on the general engine, which runs one iteration at a time.
@@ -150,6 +169,31 @@ def bench_engine(scale: float = 1.0) -> Iterator[dict[str, Any]]:
     yield row(GROUP, "a fiftieth of the requests", fewer.rate_per_s(), "requests/s", "1 replica", first["value"])
     yield row(GROUP, "100 clusters in turn", _many_clusters(specs, count), "requests/s", "1 replica", first["value"])
     yield from _vllm_defaults(specs, scale)
+    yield from _changing(specs, scale)
+
+
+def _changing(specs: list[ReplicaSpec], scale: float) -> Iterator[dict[str, Any]]:
+    """Measure migration, prefill and decode apart, and faults beside the same replicas without them."""
+    count = max(2_000, int(200_000 * scale))
+    small = [spec.model_copy(update={"num_blocks": SMALL_CACHE_BLOCKS}) for spec in specs]
+    requests = poisson_requests(count, MOVING_RATE_PER_S)
+    plain = Replay(small, requests, "always/lmetric/vllm").rate_per_s()
+    roles = [spec.model_copy(update={"role": "prefill" if k < 2 else "decode"}) for k, spec in enumerate(small)]
+    last_s = float(requests["arrival_s"][-1])
+    crash = {"kind": FaultKind.CRASH, "detect_s": 10.0, "repair_s": 60.0, "boot_s": 60.0}
+    faults = Faults.of(
+        crash | {"time_s": last_s * (k + 0.5) / CRASHES, "replica": k % len(small)} for k in range(CRASHES)
+    )
+    routed = "always/lmetric/vllm"
+    many, one = TransfersConfig(at_once=32), TransfersConfig()
+    for name, replay in (
+        ("2 prefill, 6 decode", Replay(roles, requests, routed, transfers=many)),
+        ("migration every 0.1 s", Replay(small, requests, f"{routed}/llumnix", transfers=one, migrate_period_s=0.1)),
+        (f"{CRASHES} crashes", Replay(small, requests, routed, faults=faults, recovery=RecoveryConfig())),
+    ):
+        rate = replay.rate_per_s()
+        described = _described(f"8 replicas, {name}", replay.figures())
+        yield row(GROUP, described, rate, "requests/s", "none of it", plain)
 
 
 def _reference_rate(replay: Replay, scale: float) -> float:
