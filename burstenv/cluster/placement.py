@@ -104,11 +104,13 @@ def choose_place(world, source, rule):
 @detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state),))
 def place_by_rule(world):
     """Decide by the rule about the prefilled request; the cluster must be as it is, without a veil."""
-    for r in range(len(world.replicas)):
-        catch_up(engine_of(world, r), world.environment.now_s)
+    rule = np.int64(world.memory.placement)
+    if rule in (FEWEST_TOKENS, LEAST_KV):  # in the middle of a decode run only context and KV use change
+        for r in range(len(world.replicas)):
+            catch_up(engine_of(world, r), world.environment.now_s)
     veil(world)
     source = np.int64(world.requests[world.environment.at_gateway].replica)
-    chosen = choose_place(world, source, np.int64(world.memory.placement))
+    chosen = choose_place(world, source, rule)
     unveil(world)
     place(world, chosen)
 

@@ -113,8 +113,12 @@ def is_busy(world, replica):
 @kernel
 def is_moving(world, request_id):
     """Return whether a request takes part in a transfer."""
-    for place in range(world.gateway.transfer_places):
+    left, place = world.environment.transfers, 0
+    while left > 0:
         at = transfer_at(world, place)
-        if world.arena[at + PHASE] != FREE and world.arena[at + REQUEST] == request_id:
-            return True
+        place += 1
+        if world.arena[at + PHASE] != FREE:
+            left -= 1
+            if world.arena[at + REQUEST] == request_id:
+                return True
     return False

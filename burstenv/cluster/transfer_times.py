@@ -28,24 +28,31 @@ from burstenv.engine.decode_run import interrupt_run
 
 
 @kernel
-def _sharing(world, end, replica):
-    """Return the number of copies that a replica sends (``end`` is SOURCE) or receives (DESTINATION)."""
-    arena, count = world.arena, 0
-    for place in range(world.gateway.transfer_places):
+def _count_copies(world):
+    """Count the copies that each replica sends and receives."""
+    arena, replicas = world.arena, world.replicas
+    for r in range(len(replicas)):
+        replicas[r].sending = 0
+        replicas[r].receiving = 0
+    left, place = world.environment.transfers, 0
+    while left > 0:
         at = transfer_at(world, place)
-        if arena[at + PHASE] == COPYING and arena[at + end] == replica:
-            count += 1
-    return count
+        place += 1
+        if arena[at + PHASE] != FREE:
+            left -= 1
+        if arena[at + PHASE] == COPYING:
+            replicas[arena[at + SOURCE]].sending += 1
+            replicas[arena[at + DESTINATION]].receiving += 1
 
 
 @kernel
 def _copy_on(world, at):
     """Bring a copy up to now, and time the rest by its present share of the bandwidth."""
-    arena, specs, now_s = world.arena, world.specs, world.environment.now_s
+    arena, replicas, specs, now_s = world.arena, world.replicas, world.specs, world.environment.now_s
     source, destination = arena[at + SOURCE], arena[at + DESTINATION]
     byte_s = max(
-        _sharing(world, SOURCE, source) / specs[source].copy_bytes_per_s,
-        _sharing(world, DESTINATION, destination) / specs[destination].copy_bytes_per_s,
+        replicas[source].sending / specs[source].copy_bytes_per_s,
+        replicas[destination].receiving / specs[destination].copy_bytes_per_s,
     )
     left_bytes, since_s = real_at(arena, at + LEFT_BYTES), real_at(arena, at + SINCE_S)
     if now_s > since_s:
@@ -64,11 +71,16 @@ def time_anew(world):
         begin_waiting(world)
     now_s = environment.now_s
     environment.transfer_s = np.inf
-    for place in range(gateway.transfer_places):
+    _count_copies(world)
+    left, next_place = environment.transfers, 0
+    while left > 0:
+        place = next_place
+        next_place += 1
         at = transfer_at(world, place)
         phase = arena[at + PHASE]
         if phase == FREE:
             continue
+        left -= 1
         if phase == COPYING:
             _copy_on(world, at)
         due_s = real_at(arena, at + DUE_S)

@@ -178,6 +178,8 @@ REPLICA = record(
         ("reserved_blocks", "i4"),  # for requests that come
         ("held_blocks", "i4"),  # for requests that have left the batch, until they are elsewhere
         ("transfers", "i4"),  # it takes part in
+        ("sending", "i4"),  # copies, and those that it receives
+        ("receiving", "i4"),
         ("freeness", "f8"),  # when it was last looked at, see cluster/migration.py
         ("paired", "i1"),  # in a migration considered then
         ("full", "i1"),  # a prefilled request has found no free blocks on it, see cluster/hand_overs.py
