@@ -14,7 +14,7 @@ from burstenv.cluster.gateway import REJECT
 from burstenv.cluster.world import world_of
 from burstenv.engine.enums import ATTAINED, REJECTED
 from burstenv.policies.lookahead.clone import copy_cluster, is_over
-from burstenv.policies.lookahead.search import FUTURE, MISSED, SERVED, TURNED, UNKNOWN
+from burstenv.policies.lookahead.search import FUTURE, MISSED, REJECTION, SERVED, UNKNOWN
 from burstenv.policies.lookahead.steps import REWARD, UNPLANNED, code_of, decide_by, decision_of
 from burstenv.policies.lookahead.trials import (
     choice_of,
@@ -37,7 +37,7 @@ def note_fates(search, low, end):
         if status == ATTAINED:
             search.fates[k] = SERVED
         elif status == REJECTED:
-            search.fates[k] = TURNED
+            search.fates[k] = REJECTION
 
 
 @kernel
@@ -148,7 +148,7 @@ def foresee(search, low):
     whole = np.inf
     if search.reward[REWARD.worth] == 1.0:
         whole = best + search.scratch.environments[len(search.scratch.environments) - 1].lost_worth
-    rejected = search.fates[number] == TURNED
+    rejected = search.fates[number] == REJECTION
     make_shortlist(world, search.settings.replicas, replica, search.shortlist)
     for p in range(len(policies)):
         for c in range(len(world.replicas) + 1):

@@ -340,11 +340,11 @@ class Lookahead:
 
     def _remember(self, i: int) -> None:
         """Make the ends of the requests of a played episode those of the plan."""
-        from burstenv.policies.lookahead.search import MISSED, SERVED, TURNED
+        from burstenv.policies.lookahead.search import MISSED, REJECTION, SERVED
 
         count = int(self._cluster.state.environments["num_requests"][i])
         status = self._cluster.state.requests[i, :count]["status"]
-        self._fates[i, :count] = np.where(status == ATTAINED, SERVED, np.where(status == REJECTED, TURNED, MISSED))
+        self._fates[i, :count] = np.where(status == ATTAINED, SERVED, np.where(status == REJECTED, REJECTION, MISSED))
         self._covered[i] = np.inf
 
     def _run_best(self, i: int) -> int:

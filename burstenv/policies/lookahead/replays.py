@@ -19,7 +19,7 @@ from burstenv.engine.lifecycle import arrive
 from burstenv.engine.replica import advance_replica, enqueue
 from burstenv.policies.lookahead.clone import copy_cluster, copy_replica, copy_request, is_over
 from burstenv.policies.lookahead.foresight import attempt, cheaper_missed, is_late, troubled
-from burstenv.policies.lookahead.search import FUTURE, MISSED, SERVED, SUM, TURNED
+from burstenv.policies.lookahead.search import FUTURE, MISSED, REJECTION, SERVED, SUM
 from burstenv.policies.lookahead.steps import REWARD, UNPLANNED, code_of, decide_by, decision_of
 from burstenv.policies.lookahead.trials import choice_of, close_at, first_beyond, make_shortlist
 
@@ -152,7 +152,7 @@ def _admit_rejected(search, low, number, end, mode, earned):
     if best > 0.0:
         if best_k >= 0:
             plan[best_k] = code_of(REJECT, choice_of(best_code) - 1, mode)
-            search.fates[best_k] = TURNED
+            search.fates[best_k] = REJECTION
         _settle_fates(search, choice_of(best_code) - 1, low, number, end)
     return best_code
 
@@ -185,7 +185,7 @@ def _move_admitted(search, low, number, end, mode, earned):
     plan[number] = best_code
     if best > 0.0:
         _settle_fates(search, own, low, number, end)
-        search.fates[number] = TURNED
+        search.fates[number] = REJECTION
         if choice_of(best_code) > 0:
             _settle_fates(search, choice_of(best_code) - 1, low, number, end)
     return best_code

@@ -8,7 +8,7 @@ import numpy as np
 
 FUTURE = 0  # cluster of the scratch state: the true future, or the first sampled one; the last cluster is for trials
 SUM, SQUARES = 0, 1  # rows of the moments
-UNKNOWN, SERVED, TURNED, MISSED = 0, 1, 2, 3  # fates: not simulated, attained, rejected, lost in another way
+UNKNOWN, SERVED, REJECTION, MISSED = 0, 1, 2, 3  # fates: not simulated, attained, rejected, lost in another way
 
 LOOKAHEAD = np.dtype(
     [
