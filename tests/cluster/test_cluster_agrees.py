@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burstenv.cluster import STATUS_NAMES, ClientsConfig, ModeConfig
@@ -74,6 +74,9 @@ def test_a_cluster_is_what_is_written_down(seed, engine, tick_s, batching_period
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
 )
+@example(
+    100_000, PATIENCE[2], RETRIES[2], LOOPS[2], "asynchronous", None, METRICS[0]
+)  # withdrawn with a chunk in flight
 def test_clients_are_what_is_written_down(seed, patience, retries, loop, engine, tick_s, metrics):
     config = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
     play(seed, config, engine, tick_s=tick_s, metrics=metrics)

@@ -122,7 +122,7 @@ POLICIES = [
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_return_is_the_score_under_every_rule_and_mode(small_scenario, policy):
-    scenario = scenario_of(small_scenario, modes=MODES)
+    scenario = scenario_of(small_scenario, modes=MODES, observation={"log": True})
     batch, total, metrics = played(scenario, policy)
     assert total > 0.0 or policy.startswith("never")
     assert total / metrics["offered"] == metrics["score"] == batch.episode_metrics(0)["score"]

@@ -104,6 +104,7 @@ def of_policies() -> Iterator[tuple[str, str]]:
     for k, policy in enumerate(policies()):
         engine = list(ENGINES)[k % len(ENGINES)]
         cluster = crowded(engine, clients=k % 2 == 1)
+        cluster.see_log()
         player_of(load_policy(policy), cluster, 0).run()
         yield f"{policy} on {engine}", digest_of(cluster.records(0), np.float64(cluster.state.environments["now_s"]))
 

@@ -302,9 +302,9 @@ class ReferenceReplica:
         """Apply the results of an iteration, at its end."""
         self.clock_s = max(self.clock_s, iteration.end_s)
         for share in iteration.scheduled:
-            request = self.requests[share.id]
-            if not share.samples:
+            if not share.samples:  # it may have been preempted and withdrawn since
                 continue
+            request = self.requests[share.id]
             request.in_flight_tokens -= 1
             request.produced_tokens += 1
             self._counters.count_output(self.limits, request)
