@@ -31,8 +31,7 @@ def _draw(plan: FleetPlan) -> Picture:
     plot.line([0.0, max(sizes) + 1.0], [plan.share, plan.share], "other", f"asked for: {100 * plan.share:g} %")
     for size in plan.sizes:
         share = size.attainment
-        if share.low is not None and share.high is not None:
-            plot.whisker(size.replicas, share.low, share.high, "s0")
+        plot.whisker(size.replicas, share.low, share.high, "s0")
     plot.line(sizes, [size.attainment.mean for size in plan.sizes], "s0", plan.policy, markers=True)
     if plan.replicas is not None:
         plot.rule(plan.replicas, f"{plan.replicas} replicas")

@@ -123,8 +123,10 @@ class Plot:
                 x, y = number(self.to_x(a)), number(self.to_y(b))
                 self.parts.append(f'<circle class="dot {style}" cx="{x}" cy="{y}" r="3.2">{told}</circle>')
 
-    def whisker(self, x: float, low: float, high: float, style: str) -> None:
-        """Draw an interval."""
+    def whisker(self, x: float, low: float | None, high: float | None, style: str) -> None:
+        """Draw an interval; nothing without both ends."""
+        if low is None or high is None:
+            return
         self.parts.append(
             f'<path class="whisker {style}" d="M{number(self.to_x(x))} {number(self.to_y(low))}'
             f'V{number(self.to_y(high))}"/>'

@@ -171,8 +171,7 @@ def _over_load(result: EvaluationResult, metric: str) -> Picture:
         plot.line(loads, [load * unit_per_s for load in loads], "reference", "offered")
     for name, style in looks(result).items():
         for load, row in zip(loads, values[name], strict=True):
-            if row[f"{metric}_low"] is not None:
-                plot.whisker(load, row[f"{metric}_low"], row[f"{metric}_high"], style)
+            plot.whisker(load, row[f"{metric}_low"], row[f"{metric}_high"], style)
         plot.line(loads, [row[metric] for row in values[name]], style, name, markers=True)
     title = "Goodput against load" if goodput else "Score against load"
     caption = f"Bars: 95 % intervals.{' Dashed: what was offered.' if goodput else ''}{_of(result)}"
@@ -226,8 +225,7 @@ def _burstiness(result: EvaluationResult) -> Picture:
     for place, (name, style) in enumerate(looks(result).items()):
         shift = 0.05 * (place - (len(names) - 1) / 2)
         for k in held:
-            if rows[name][k]["low"] is not None:
-                plot.whisker(k + shift, rows[name][k]["low"], rows[name][k]["high"], style)
+            plot.whisker(k + shift, rows[name][k]["low"], rows[name][k]["high"], style)
         plot.line([k + shift for k in held], [rows[name][k]["attainment"] for k in held], style, name, markers=True)
     caption = (
         "Thirds of the episodes; in brackets the index of dispersion of their arrivals per second, which is 1 for a "
