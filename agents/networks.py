@@ -28,11 +28,14 @@ from torch import nn
 
 from burstenv.agents.config import AgentConfig
 from burstenv.envs.action import ActionLayout
+from burstenv.envs.fleet.batch import OFFSETS
 from burstenv.envs.observation.features import LIMIT, ObservationLayout
 from burstenv.policies.network.description import action_heads as network_heads
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 SET_NETWORKS = ("shared", "attention")
+NO_OFFSET = 2.0  # logit of no offset before training, the others' being about 0: two draws of three
+NO_OFFSET_EVOLVED = 0.3  # small enough for a perturbation of the weights to overcome
 FIRST_REJECTION = 0.2  # probability of rejection before training, in the flat form
 
 
@@ -182,6 +185,13 @@ class SetPolicy(_OverReplicas, ActorCriticPolicy):
 
 class MaskableSetPolicy(_OverReplicas, MaskableActorCriticPolicy):
     """MaskablePPO's policy on a set network."""
+
+
+def begin_as_the_rule(config: AgentConfig, policy: Any) -> None:
+    """Let an untrained actor of offsets prefer none: training begins at the rule itself, and explores around it."""
+    if config.action == "offset" and isinstance(policy, ActorCriticPolicy):
+        with torch.no_grad():
+            policy.action_net.bias[OFFSETS] = NO_OFFSET_EVOLVED if config.evolves else NO_OFFSET
 
 
 def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[MaskableActorCriticPolicy]:

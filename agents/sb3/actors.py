@@ -10,20 +10,16 @@ import torch
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from sb3_contrib.qrdqn.policies import QRDQNPolicy
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import make_batch
-from burstenv.agents.networks import logits
+from burstenv.agents.networks import begin_as_the_rule, logits
 from burstenv.agents.sb3.algorithms import policy_of
-from burstenv.envs.fleet.batch import OFFSETS
 from burstenv.envs.scenario import Scenario
 from burstenv.policies.network.policy import choose, random_stream
-
-PREFERENCE = 0.3  # logit of no offset before training; all others are about 0
 
 
 def build_untrained(config: AgentConfig, scenario: Scenario) -> Any:
@@ -33,13 +29,6 @@ def build_untrained(config: AgentConfig, scenario: Scenario) -> Any:
     policy = kind(batch.observation_space(), batch.action_space(), lambda _: 0.0, **arguments)
     begin_as_the_rule(config, policy)
     return policy
-
-
-def begin_as_the_rule(config: AgentConfig, policy: Any) -> None:
-    """Let an untrained actor of offsets prefer none: training begins with the rule itself."""
-    if config.action == "offset" and isinstance(policy, ActorCriticPolicy):
-        with torch.no_grad():
-            policy.action_net.bias[OFFSETS] = PREFERENCE
 
 
 class Actor:

@@ -26,7 +26,7 @@ from burstenv.agents.algorithm_config import (
     TD3Config,
 )
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.networks import ACTIVATIONS, policy_arguments, policy_class
+from burstenv.agents.networks import ACTIVATIONS, begin_as_the_rule, policy_arguments, policy_class
 from burstenv.agents.sb3.rollout_buffers import (
     TimedMaskableRolloutBuffer,
     TimedRecurrentRolloutBuffer,
@@ -73,6 +73,7 @@ def make_model(config: AgentConfig, venv: Any, learning_rate: Any, seed: int) ->
         policy, venv, learning_rate=learning_rate, gamma=config.gamma, policy_kwargs=arguments, seed=seed,
         device="cpu", verbose=0, **_settings(config, venv),
     )  # fmt: skip
+    begin_as_the_rule(config, model.policy)
     install_buffer(config, model)
     return model
 

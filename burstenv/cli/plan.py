@@ -14,6 +14,7 @@ from burstenv.cli.common import (
     load_policy_files,
     output_file,
     percent,
+    refuse_options,
 )
 from burstenv.cli.task import add_task_arguments, changed_scenario, task_of
 from burstenv.errors import BurstenvError
@@ -57,12 +58,24 @@ def register(commands: Commands) -> None:
     sub.add_argument("--most", type=int, default=64, help="largest fleet tried (default: %(default)s)")
     sub.add_argument("--split", default="test", help="train, validation or test (default: %(default)s)")
     sub.add_argument("--episodes", type=int, default=27, help="episodes on each fleet (default: %(default)s)")
+    sub.add_argument(
+        "--scalers", action="store_true", help="instead compare scaling rules at equal cost: each over its knob, on a "
+        "scenario with scaling; by default those tuned and shipped for it",
+    )  # fmt: skip
+    sub.add_argument(
+        "--scaler", action="append", default=[], metavar="POLICY", help="with --scalers: a composite with a scaling "
+        "rule, or an agent that decides about replicas; may be repeated, differences are to the first",
+    )  # fmt: skip
     sub.add_argument("--out", type=output_file(".html"), metavar="FILE.html", help="write a page with a picture")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.fleet_plan import plan_fleet
 
+    if arguments.scalers:
+        refuse_options(arguments, "with --scalers", "policy", "rate_per_s", "share", "failures", "most")
+        return _scalers(arguments)
+    refuse_options(arguments, "without --scalers", "scaler")
     if arguments.rate_per_s is not None and arguments.load is not None:
         raise BurstenvError("give one of --rate-per-s and --load")
     load_policy_files(arguments)
@@ -112,6 +125,23 @@ def _named(split: RoleSplit) -> str:
     if split.prefill == 0:
         return f"{split.fleet.replicas} mixed"
     return f"{split.prefill} prefill, {split.decode} decode"
+
+
+def _scalers(arguments: argparse.Namespace) -> int:
+    from burstenv.evaluation.scaler_front import scaler_front
+    from burstenv.evaluation.scaler_front_page import HEAD as COLUMNS
+    from burstenv.evaluation.scaler_front_page import facts, write_front_page
+    from burstenv.evaluation.scaler_front_page import rows as rows_of
+
+    load_policy_files(arguments)
+    check_names(changed_scenario(arguments), arguments.scaler, arguments.split)
+    front = scaler_front(task_of(arguments), arguments.scaler, arguments.load, arguments.split, arguments.episodes)
+    lines = [facts(front), "", *aligned([COLUMNS, *rows_of(front)])]
+    if arguments.out is not None:
+        write_front_page(front, arguments.out)
+        lines += ["", f"page: {arguments.out}"]
+    emit(arguments, front.to_dict(), lines)
+    return 0
 
 
 def answer(plan: FleetPlan) -> str:
