@@ -73,7 +73,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.fleet_plan import plan_fleet
 
     if arguments.scalers:
-        refuse_options(arguments, "with --scalers", "policy", "rate_per_s", "share", "failures", "most")
+        refuse_options(arguments, "with --scalers", "policy", "rate_per_s", "share", "failures", "most", "roles")
         return _scalers(arguments)
     refuse_options(arguments, "without --scalers", "scaler")
     if arguments.rate_per_s is not None and arguments.load is not None:
