@@ -18,6 +18,7 @@ from burstenv.pages.figure_files import standalone
 from burstenv.pages.listing import Listing, write_listing
 from burstenv.pages.svg import Picture, Plot
 
+EPISODES = 9  # of the page, as headroom is measured
 PAGE, PICTURE, SCENARIO = Path("docs/scalers.md"), Path("docs/scalers.svg"), "diurnal"
 HEAD = ["rule", "GPU-hours", "score", "score at equal cost [points]", "GPU-hours at equal score"]
 
@@ -92,7 +93,7 @@ def page(front: ScalerFront) -> str:
         "compared at equal cost and at equal score.",
         "",
         "```bash",
-        f"burstenv plan --scenario {front.scenario} --scalers --out front.html",
+        f"burstenv plan --scenario {front.scenario} --scalers --episodes {front.episodes} --out front.html",
         "```",
         "",
         facts(front).replace(front.reference, f"`{front.reference}`"),
@@ -113,7 +114,7 @@ def page(front: ScalerFront) -> str:
 def main(policies: Sequence[str]) -> int:
     """Write the page and its picture."""
     scenario = load_scenario(SCENARIO)
-    front = scaler_front(scenario, [*shipped_scalers(scenario), *policies])
+    front = scaler_front(scenario, [*shipped_scalers(scenario), *policies], episodes=EPISODES)
     write_atomic(PAGE, page(front))
     write_atomic(PICTURE, standalone(draw(front)))
     print(f"{PAGE}\n{PICTURE}")
