@@ -47,6 +47,19 @@ def facts(front: ScalerFront) -> str:
     )
 
 
+def said(front: ScalerFront) -> str:
+    """Return how far the reference is from the rule next to it, and from one that knows the arrivals, as a sentence."""
+    first = front.curves[0].rule
+    others = {c.rule: c.oracle for c in front.curves if c.rule != first and c.rule in front.at_equal_score}
+    text = f"At the score of `{first}`"
+    for oracle, what in ((False, "the next rule"), (True, "one that knows the arrivals to come")):
+        names = [name for name, knows in others.items() if knows == oracle]
+        if names:
+            near = min(names, key=lambda name: front.at_equal_score[name].mean)
+            text += f", {what}, `{near}`, costs {_shown(front.at_equal_score[near])} GPU-hours"
+    return text + f" beside {front.cost:.2f}."
+
+
 def write_front_page(front: ScalerFront, path: Path) -> None:
     """Write the page as HTML, atomically."""
     picture = draw(front)
@@ -103,6 +116,8 @@ def page(front: ScalerFront) -> str:
         f"| {' | '.join(HEAD)} |",
         f"|{'---|' * len(HEAD)}",
         *(f"| {' | '.join(row)} |" for row in rows(front)),
+        "",
+        said(front),
         "",
         "Between two settings of a rule, episodes are mixed linearly; *not reached*: its curve does not come to that",
         "cost or score. How many replicas serve beside the load over time is drawn by `burstenv simulate --timeline`",
