@@ -37,7 +37,7 @@ def scaled():
 
 def cut_short(**changes):
     values = load_agent_config("fleet").model_dump()
-    values["algorithm"] |= {"pairs": 2, "episodes": 1, "sigma": 0.5}
+    values["algorithm"] = {"name": "evolution", "pairs": 2, "episodes": 1, "sigma": 0.5}
     values |= {
         "admission": "always",
         "routing": "jsq",
