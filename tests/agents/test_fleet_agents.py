@@ -43,6 +43,7 @@ def cut_short(**changes):
         "routing": "jsq",
         "batching": "vllm",
         "scaling": RULE,
+        "load": None,
         "num_envs": 4,
         "total_steps": 120,
         "net_arch": [8],
