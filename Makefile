@@ -77,6 +77,7 @@ notebooks: setup
 
 tuned: setup
 	set -e; for s in $(SCENARIOS); do $(TUNE) --scenario $$s --out configs/tuned/$$s.yaml; done
+	$(TUNE) --scenario diurnal --scalers 20 --out configs/tuned/diurnal.yaml
 	$(TUNE) --scenario replicas-16 --episodes 9 --out configs/tuned/replicas-16.yaml
 	$(TUNE) --scenario replicas-64 --load 1.5 --episodes 4 --out configs/tuned/replicas-64.yaml
 	rm -rf configs/tuned/*.trials
