@@ -23,7 +23,7 @@ from burstenv.policies import Composite, parse_composite
 from burstenv.policies.scaling import SCALING_RULES
 
 FRONT = ("admission", "routing", "health")  # stay as they are while a scaler is tuned
-SCALER_TRIALS = 60  # of each rule by default, and of those of the shipped files
+SCALER_TRIALS = 20  # of each rule by default, and of those of the shipped file
 
 
 def without_scaler(policy: Composite) -> str:
