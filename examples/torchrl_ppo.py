@@ -1,6 +1,7 @@
-"""TorchRL on BurstGPT-Admission-v0: the environment through ``GymWrapper``, PPO from TorchRL's own parts.
+"""TorchRL: an environment through ``GymWrapper``, PPO from TorchRL's own parts.
 
     python examples/torchrl_ppo.py
+    python examples/torchrl_ppo.py --env-id BurstGPT-Fleet-v0
 
 The default takes twenty seconds; for a good policy raise --frames. Needs
 TorchRL 0.14 or newer: pip install torchrl.
@@ -17,7 +18,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SamplerWithoutReplacement
-from torchrl.envs import Compose, GymWrapper, InitTracker, RewardSum, TransformedEnv
+from torchrl.envs import Compose, GymWrapper, InitTracker, RewardScaling, RewardSum, TransformedEnv
 from torchrl.modules import MaskedCategorical, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
@@ -25,6 +26,14 @@ from torchrl.objectives.value import GAE
 import burstenv  # noqa: F401  registers the environments
 
 SMALL = str(Path(__file__).with_name("small.yaml"))
+
+
+# Arguments of the environment, factor on its rewards, and discount. An agent of the fleet asks for more or fewer
+# replicas than the rule of the scenario.
+SETTINGS = {
+    "BurstGPT-Admission-v0": ({"scenario": SMALL, "load": 2.0, "reward": "dense"}, 1.0, 0.99),
+    "BurstGPT-Fleet-v0": ({"action": "offset", "observation": "fleet", "load": 0.75}, 0.02, 0.95),
+}
 
 
 class MaskInObservation(gym.ObservationWrapper):
@@ -44,18 +53,19 @@ class MaskInObservation(gym.ObservationWrapper):
 
 
 def main() -> None:
-    """Train for a few batches; print the attained requests of each."""
+    """Train for a few batches; print the reward of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env-id", default="BurstGPT-Admission-v0")
-    parser.add_argument("--scenario", default=SMALL)
+    parser.add_argument("--env-id", choices=SETTINGS, default="BurstGPT-Admission-v0")
     parser.add_argument("--frames", type=int, default=12_000)
     parser.add_argument("--frames-per-batch", type=int, default=4_000)
     args = parser.parse_args()
+    arguments, scale, gamma = SETTINGS[args.env_id]
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
-    made = MaskInObservation(gym.make(args.env_id, scenario=args.scenario, load=2.0, reward="dense"))
-    env = TransformedEnv(GymWrapper(made, categorical_action_encoding=True), Compose(InitTracker(), RewardSum()))
+    made = MaskInObservation(gym.make(args.env_id, **arguments))
+    transforms = Compose(InitTracker(), RewardSum(), RewardScaling(0.0, scale))
+    env = TransformedEnv(GymWrapper(made, categorical_action_encoding=True), transforms)
     env.set_seed(0)
     size, choices = made.observation_space["observation"].shape[0], int(made.action_space.n)  # type: ignore[index]
 
@@ -76,7 +86,7 @@ def main() -> None:
         return_log_prob=True,
     )
     critic = ValueOperator(nn.Sequential(nn.Linear(size, 64), nn.Tanh(), nn.Linear(64, 1)), in_keys=["observation"])
-    advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic)
+    advantage = GAE(gamma=gamma, lmbda=0.95, value_network=critic)
     loss = ClipPPOLoss(actor, critic, clip_epsilon=0.2)
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3)
     buffer = ReplayBuffer(
@@ -95,7 +105,7 @@ def main() -> None:
                 nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
                 optimizer.step()
         ended = batch["next", "episode_reward"][batch["next", "done"]]
-        print(f"{len(ended)} episodes ended, {ended.mean().item():.1f} attained requests each", flush=True)
+        print(f"{len(ended)} episodes ended, reward {ended.mean().item():,.1f} each", flush=True)
     collector.shutdown()
 
 

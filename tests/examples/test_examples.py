@@ -24,6 +24,21 @@ CASES = {
     "ray_router.py": (["ray.serve"], ["always/jsq/vllm", "mixed-x2"], "15 tokens from "),
     "watch.py": (["PIL", "moviepy"], ["--steps", "20", "--scenario", "SMALL"], "timeline.html"),
 }
+# The same files on another environment.
+FLEET = ["--env-id", "BurstGPT-Fleet-v0"]
+FLEETS = {
+    "ppo_cleanrl.py": (
+        ["torch"], [*FLEET, "--total-timesteps", "3200", "--num-envs", "4", "--num-steps", "200", "--episodes", "1"],
+        r"\n +3,200 steps  attainment [\d.]+%.*\ntrained: ",
+    ),
+    "sb3_algorithms.py": (
+        ["stable_baselines3"], [*FLEET, "--algorithm", "PPO", "--steps", "2048"],
+        "PPO: .* worth less the price of GPU-hours per episode",
+    ),
+    "torchrl_ppo.py": (
+        ["torchrl"], [*FLEET, "--frames", "1000", "--frames-per-batch", "1000"], "[1-9] episodes ended, reward "
+    ),
+}  # fmt: skip
 
 # In front of running engines, without an end of their own; tests/gateway/test_plugins.py tries what they are made of.
 SERVE = {"endpoint_picker.py", "litellm_router.py"}
@@ -34,6 +49,12 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def skip_without(name, modules):
+    missing = [module for module in modules if not installed(module)]
+    if missing:
+        pytest.skip(f"examples/{name} needs {', '.join(missing)}, which is not installed")
 
 
 def run(name, arguments, tmp_path):
@@ -58,10 +79,16 @@ def test_every_example_has_a_test_and_a_line():
 @pytest.mark.parametrize("name", CASES)
 def test_runs(name, tmp_path):
     modules, arguments, expected = CASES[name]
-    missing = [module for module in modules if not installed(module)]
-    if missing:
-        pytest.skip(f"examples/{name} needs {', '.join(missing)}, which is not installed")
+    skip_without(name, modules)
     assert expected in run(name, arguments, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLEETS)
+def test_runs_on_a_fleet(name, tmp_path):
+    modules, arguments, expected = FLEETS[name]
+    skip_without(name, modules)
+    assert re.search(expected, run(name, arguments, tmp_path))
 
 
 @pytest.mark.slow
@@ -69,5 +96,5 @@ def test_ppo_in_one_file_learns(tmp_path):
     """With its own settings it attains more than admitting everything, which attains 34 %."""
     pytest.importorskip("torch")
     out = run("ppo_cleanrl.py", [], tmp_path)
-    after = float(re.search(r"trained: ([\d.]+)% of the requests attained, [\d.]+% before", out).group(1))
+    after = float(re.search(r"\ntrained: ([\d.]+)% of the requests attained", out).group(1))
     assert after > 50.0

@@ -113,7 +113,9 @@ class FleetEnv(BurstGPTEnv):
     ## Vectorized environment
 
     ``gym.make_vec("BurstGPT-Fleet-v0", num_envs=64)`` gives :class:`burstenv.envs.fleet.env.FleetVectorEnv`, a native
-    batch: one compiled call steps all environments.
+    batch: one compiled call steps all environments. ``burstenv train --agent fleet`` trains on it, as do
+    ``ppo_cleanrl.py``, ``sb3_algorithms.py`` and ``torchrl_ppo.py`` in ``examples/`` with
+    ``--env-id BurstGPT-Fleet-v0``.
 
     ## Version History
 
