@@ -113,15 +113,15 @@ def _full_tokens(engine, request):
     """Return the tokens whose full blocks have keys, of a decoder with a step in the iteration that is being scheduled.
 
     First those computed by iterations that have ended, then all; then the iteration that computes the rest. Under
-    asynchronous scheduling the last token is not back: its block gets its key in the next iteration.
+    asynchronous scheduling the last token is not back, unless the iteration before left the decoder out: its block gets
+    its key in the next iteration.
     """
     replica, spec = engine.replica, engine.spec
     tokens = request.computed_tokens + replica.decode_step
     coming = next_iteration(engine)
-    if spec.depth == 1:
+    if spec.depth == 1 or is_left_out(request, coming - 1):
         return tokens, tokens + 1, coming
-    on_its_way = 0 if is_left_out(request, coming - 1) else 1
-    return tokens - on_its_way, tokens, coming - 1
+    return tokens - 1, tokens, coming - 1
 
 
 @kernel
