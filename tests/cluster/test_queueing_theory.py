@@ -24,8 +24,11 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import Cluster, HingeLatency, ModeConfig, request_array
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.envs.play.policy import player_of
 from burstenv.policies import load_policy
+from burstenv.policies.rule import by_name
+from burstenv.policies.scaling import SCALING_RULES
 from tests.cluster.small_clusters import replica
 
 TOKEN_S = 0.01
@@ -160,6 +163,32 @@ def test_random_routing_makes_queues_of_their_own():
     for r in range(replicas):
         own_s, own_error_s = estimate(waits(records[records["replica"] == r]))
         assert abs(own_s - expected_s) < 4 * own_error_s
+
+
+def test_a_number_of_replicas_that_changes_is_as_many_queues_each_time():
+    """Each of two replicas, then of four that start at once, then of two again is M/M/1 with its share of the arrivals."""
+    n, rho = 300_000, 0.8
+    rng = np.random.default_rng(1)
+    arrival_s = np.cumsum(rng.exponential(MEAN_S / (2 * rho), n))
+    requests = request_array(arrival_s, np.ones(n, int), outputs("geometric", rng, n))
+    specs = [replica(num_blocks=40_000, latency=CONSTANT)] * 4
+    mode = ModeConfig(name="m", max_num_batched_tokens=8192, max_num_seqs=1)
+    cluster = Cluster(specs, (mode,), num_requests=n, scaling=ScalingConfig(initial=2, cold_start=0.0, drain_s=1e8))
+    cluster.load(0, requests)
+    player = player_of(load_policy("always/random/m/static(replicas=2)"), cluster)
+    code = by_name(SCALING_RULES)["static"].code
+    for number in (2, 4, 2):
+        cluster.scale_by(code, [float(number)], i=0)
+        player.run(n // 3)
+    player.run()
+    records = cluster.records(0)
+    for part, number in zip(np.array_split(records, 3), (2, 4, 2), strict=True):
+        own = 2 * rho / number
+        expected_s = own * MEAN_S / (1 - own)
+        wait_s, error_s = estimate(waits(part))
+        assert error_s < 0.08 * expected_s
+        assert abs(wait_s - expected_s) < 4 * error_s
+        assert len(set(part["replica"][len(part) // 10 :])) == number
 
 
 @pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
