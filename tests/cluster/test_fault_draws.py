@@ -14,8 +14,10 @@ from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
 from burstenv.cluster.faults.rows import FaultKind
 from burstenv.config import load, shipped
+from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
-from tests.cluster.small_clusters import replica, requests_at
+from burstenv.policies import load_policy
+from tests.cluster.small_clusters import assert_same_records, random_requests, replica, requests_at
 
 SPECS = [replica(), replica(tensor_parallel=2), replica()]
 
@@ -38,6 +40,21 @@ def test_availability_is_mtbf_over_mtbf_plus_mttr():
     mean, error = np.mean(shares), np.std(shares) / np.sqrt(len(shares))
     assert error < 0.005
     assert mean == pytest.approx(180.0 / (180.0 + 10.0 + 30.0 + 20.0), abs=3 * error + 0.004)  # it begins up
+
+
+def test_next_to_no_hazard_is_no_fault_and_changes_nothing():
+    faults = config(hazards=[{"kind": "crash", "mtbf_s": 1e9}])
+    rng = np.random.default_rng(0)
+    requests = random_requests(rng, 200, 400, 20.0)
+    played = []
+    for recovery in (None, faults.recovery):
+        drawn = None if recovery is None else draw_faults(faults, SPECS, 20.0, 0)
+        assert drawn is None or len(drawn) == 0
+        cluster = Cluster(SPECS, (ModeConfig(name="vllm"),), recovery=recovery)
+        cluster.load(0, requests, 3, faults=drawn)
+        player_of(load_policy("always/jsq/vllm"), cluster).run()
+        played.append(cluster.records(0))
+    assert_same_records(*played)
 
 
 def test_a_rate_for_a_gpu_counts_the_gpus():

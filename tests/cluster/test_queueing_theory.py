@@ -166,7 +166,7 @@ def test_random_routing_makes_queues_of_their_own():
 
 
 def test_a_number_of_replicas_that_changes_is_as_many_queues_each_time():
-    """Each of two replicas, then of four that start at once, then of two again is M/M/1 with its share of the arrivals."""
+    """Each of two replicas, then of four, then of two again is M/M/1 with its share of the arrivals."""
     n, rho = 300_000, 0.8
     rng = np.random.default_rng(1)
     arrival_s = np.cumsum(rng.exponential(MEAN_S / (2 * rho), n))
