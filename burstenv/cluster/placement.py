@@ -139,7 +139,7 @@ def stays_whole(world, tokens):
     return tokens <= parameters[LOCAL_TOKENS] or _prompts_in_queue(world) >= parameters[QUEUE]
 
 
-@kernel
+@outlined
 def has_role(world, r):
     """Return whether a replica's role allows the present decision to send the request there, by the rules' choice.
 

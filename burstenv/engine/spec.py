@@ -33,8 +33,6 @@ SPEC = record(
         ("block_size", "i4"),
         ("max_model_len", "i4"),  # [tokens]
         ("model_code", "i4"),  # which of the cluster's models
-        ("role", "i1"),  # MIXED_ROLE, PREFILL or DECODE
-        ("layers", "i4"),  # of the model
         ("kv_bytes_per_token", "f8"),
         ("copy_bytes_per_s", "f8"),  # of KV blocks to other replicas, and from them
         ("cold_start_s", "f8"),  # mean duration of a boot
@@ -46,6 +44,8 @@ SPEC = record(
         ("chunked_prefill", "i1"),
         ("depth", "i1"),  # iterations in flight at most: 2 under asynchronous scheduling
         ("long_prefill_threshold", "i4"),  # [tokens], 0: none
+        ("role", "i1"),  # MIXED_ROLE, PREFILL or DECODE
+        ("layers", "i4"),  # of the model
         ("phase_base", "i8"),  # B counts: decoders by (KV tokens - decode_step) modulo the block size
         ("finish_base", "i8"),  # heap of decoders, by the decode step at which they finish: steps and ids in turn
         ("live_base", "i8"),  # heap of waiting requests

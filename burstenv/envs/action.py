@@ -157,7 +157,7 @@ def write_mask(world, exchange):
         for k in range(len(mask)):
             mask[k] = 1
         return
-    request, placing = world.requests[request_id], world.environment.placing > 0
+    request, placing = world.requests[request_id], world.gateway.hands_over and world.environment.placing
     tokens = tokens_to_hold(world, request)
     fitting = 0
     for r in range(count):

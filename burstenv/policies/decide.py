@@ -41,7 +41,7 @@ def choose_replica(policy, world):
 def choose_admission(policy, world, replica):
     """Return the admission rule's decision about the request at the gateway and its chosen replica."""
     environment = world.environment
-    if environment.at_gateway == NO_REQUEST or environment.placing:
+    if environment.at_gateway == NO_REQUEST or (world.gateway.hands_over and environment.placing):
         return ADMIT
     return admit(policy.admission, policy.admission_source, policy.admission_parameters, world, replica)
 

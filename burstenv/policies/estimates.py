@@ -57,7 +57,8 @@ def ttft_left_s(environment, request):
 @kernel
 def is_choice(world, r, tokens):
     """Return whether a replica holds ``tokens`` tokens of a request, is known to take requests, and has the role."""
-    return is_legal(world, r, tokens) and (not world.gateway.hands_over or has_role(world, r))
+    holds = tokens <= world.specs[r].max_model_len and takes_requests(world, world.replicas[r])
+    return has_role(world, np.int64(r)) if holds and world.gateway.hands_over else holds
 
 
 @kernel
@@ -66,8 +67,8 @@ def is_legal(world, r, tokens):
 
     A prompt may go to a replica of any role, a prefilled request to those that decode, or stay.
     """
-    if world.gateway.hands_over and world.environment.placing and not has_role(world, r):
-        return False
+    if world.gateway.hands_over and world.environment.placing:
+        return is_choice(world, r, tokens)
     return tokens <= world.specs[r].max_model_len and takes_requests(world, world.replicas[r])
 
 
