@@ -129,6 +129,10 @@ class ClusterConfig(EngineSettings):
         count = sum(replica.count for replica in self.replicas)
         if count > MAX_REPLICAS:
             raise ValueError(f"a cluster has at most {MAX_REPLICAS:,} replicas, this one {count:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> ClusterConfig:
         roles = {replica.role for replica in self.replicas}
         if roles != {"mixed"} and self.transfers is None:
             raise ValueError("replicas with roles hand requests over; say under transfers: what that takes")

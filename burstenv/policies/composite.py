@@ -232,8 +232,8 @@ def _health_rule(text: str) -> RuleChoice | None:
     return None if choice.rule.code == ANY else choice
 
 
-_FURTHER = {"migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES}
-_FURTHER_RULES = tuple(rule for rules in _FURTHER.values() for rule in rules)
+FURTHER_PARTS = {"migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES}
+_FURTHER_RULES = tuple(rule for rules in FURTHER_PARTS.values() for rule in rules)
 
 
 def parse_composite(text: str) -> Composite:
@@ -251,7 +251,7 @@ def parse_composite(text: str) -> Composite:
     further: dict[str, RuleChoice] = {}
     for part in parts[3:]:
         choice = parse_rule(part, "migration, scaling or placement rule", _FURTHER_RULES)
-        kind = next(kind for kind, rules in _FURTHER.items() if choice.rule in rules)
+        kind = next(kind for kind, rules in FURTHER_PARTS.items() if choice.rule in rules)
         if kind in further:
             raise BurstenvError(f"policy {text!r} has two {kind} rules: {further[kind]} and {choice}; leave one out")
         further[kind] = choice

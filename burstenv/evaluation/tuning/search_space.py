@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.cluster.migration import NO_MIGRATION
+from burstenv.cluster.placement import FEWEST_REQUESTS
 from burstenv.cluster.scaling.codes import NEED_RATE
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.errors import BurstenvError, unknown_name
@@ -25,18 +27,20 @@ from burstenv.policies import (
     parse_rule,
     routing_rules,
 )
-from burstenv.policies.composite import parts_of_routing
+from burstenv.policies.composite import FURTHER_PARTS, parts_of_routing
 from burstenv.policies.health_rules import ANY, HEALTH_RULES
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.rule import SOURCE
-from burstenv.policies.scaling import SCALING_RULES
 
 ANYTHING = "*"
 _STEP = 0.15  # of a parameter's range, by which a neighbour differs
-FURTHER = {"migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES}  # parts after three
-_COMPONENTS = ("admission", "routing", "batching", *FURTHER)  # in the order of a policy's name
-_UNNAMED = {"health": HEALTH_RULES[ANY], "migration": MIGRATION_RULES[0], "placement": PLACEMENT_RULES[1]}
+_COMPONENTS = ("admission", "routing", "batching", *FURTHER_PARTS)  # in the order of a policy's name
+_UNNAMED = {
+    "health": HEALTH_RULES[ANY],
+    "migration": MIGRATION_RULES[NO_MIGRATION],
+    "placement": PLACEMENT_RULES[FEWEST_REQUESTS],
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class SearchSpace:
         count = 3 + len(further)
         parts = [ANYTHING] * count if template == "all" else [part.strip() for part in template.split("/")]
         if len(parts) != 3 and len(parts) != count:
-            such = "/".join(FURTHER[kind][1].name for kind in further)
+            such = "/".join(FURTHER_PARTS[kind][1].name for kind in further)
             more = (
                 f", perhaps followed by {'/'.join(further)}, such as kv-threshold/*/edf-512/{such}" if further else ""
             )
@@ -119,7 +123,7 @@ class SearchSpace:
         choices: dict[str, tuple[RuleChoice, ...]] = {}
         for kind, part in named.items():
             rules = {
-                "admission": admission_rules(), "routing": routing_rules(), "health": HEALTH_RULES, **FURTHER,
+                "admission": admission_rules(), "routing": routing_rules(), "health": HEALTH_RULES, **FURTHER_PARTS,
             }[kind]  # fmt: skip
             if kind == "scaling" and scaling is not None and scaling.replica_per_s is None:
                 rules = tuple(rule for rule in rules if rule.code not in NEED_RATE)
@@ -148,7 +152,7 @@ class SearchSpace:
     def _rules(self) -> dict[str, tuple[RuleChoice, ...]]:
         """The rules to choose from by component."""
         found = {"admission": self.admission, "routing": self.routing}
-        return found | {name: getattr(self, name) for name in (*FURTHER, "health") if getattr(self, name)}
+        return found | {name: getattr(self, name) for name in (*FURTHER_PARTS, "health") if getattr(self, name)}
 
     def _searched(self, component: str, choice: RuleChoice) -> list[Parameter]:
         """Return the parameters of a rule that a search varies."""
