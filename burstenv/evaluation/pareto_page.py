@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from burstenv.errors import BurstenvError
 from burstenv.pages.listing import Listing, write_listing
+from burstenv.pages.palette import series
 from burstenv.pages.svg import Picture, Plot
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def write_pareto_page(results: Sequence[Simulation], rows: Sequence[Sequence[str
     drawn = _points(results, LATENCY)
     if not drawn:
         raise BurstenvError("no policy finished a request, so there is nothing to draw")
-    looks = {one.policy: f"s{k % 8}" for k, one in enumerate(results)}
+    looks = {one.policy: series(k) for k, one in enumerate(results)}
     pictures = [_draw(drawn, looks, "Score against latency", "99th percentile of TTFT [s]")]
     facts = (
         f"{results[0].metrics['offered']:,} requests on cluster {results[0].cluster} under {len(results)} policies; "

@@ -16,6 +16,7 @@ from burstenv.evaluation.statistics.intervals import Estimate
 from burstenv.files import write_atomic
 from burstenv.pages.figure_files import standalone
 from burstenv.pages.listing import Listing, write_listing
+from burstenv.pages.palette import series
 from burstenv.pages.svg import Picture, Plot
 
 EPISODES = 9  # of the page, as headroom is measured
@@ -78,7 +79,7 @@ def draw(front: ScalerFront) -> Picture:
     plot = Plot((0.9 * min(xs), 1.05 * max(xs)), (low, 1.0), "GPU-hours", "score", percent_y=True)
     legend = []
     for k, curve in enumerate(front.curves):
-        style = "reference" if curve.oracle else f"s{k % 8}"
+        style = "reference" if curve.oracle else series(k)
         name = f"{curve.rule} (knows the arrivals)" if curve.oracle else curve.rule
         plot.line([p.cost for p in curve.points], [p.mean_score for p in curve.points], style, name, markers=True)
         legend.append((style if curve.oracle else f"box {style}", name))

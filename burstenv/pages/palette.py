@@ -34,6 +34,11 @@ COLOURS: dict[str, tuple[str, str]] = {
 SERIES = 8  # c0 to c7
 
 
+def series(number: int) -> str:
+    """Return the style of a series of a picture; from the ninth on the colours come again, thin and outlined."""
+    return f"s{number % SERIES}" + (" again" if number >= SERIES else "")
+
+
 def variables() -> str:
     """Return the colours as variables of a style sheet, which follow the theme."""
     declared = "".join(f" --{name}: light-dark({light}, {dark});" for name, (light, dark) in COLOURS.items())
