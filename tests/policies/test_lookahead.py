@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from burstenv.cluster import ClientsConfig, Cluster, ModeConfig, draw_clients
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.faults.rows import RECOVERIES
 from burstenv.engine.enums import REJECTED, RUNNING
 from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import Lookahead, load_policy
+from tests.cluster.play import random_faults
 from tests.cluster.small_clusters import FAST, random_requests, replica
 
 BASE = "size-aware-kv/expected-ttft/vllm"
@@ -108,6 +111,46 @@ def test_foresight_never_loses_to_its_base_when_it_sees_to_the_end(kind):
         assert gain >= 0
         gained += gain
     assert gained > 0
+
+
+HEALTHY = "always/jsq+retry(after_s=0.2,hold_s=1)/vllm"  # takes requests back from silent replicas
+
+
+def failing(seed: int, recovery: str, policy: str, decisions: int | None = None) -> Cluster:
+    """A cluster whose replicas fail, start and stop, ``decisions`` into the episode under a policy, or at its end."""
+    requests, specs = episode(seed), [*CLUSTERS["asynchronous"], *CLUSTERS["caching"]]
+    cluster = Cluster(specs, MODES, num_requests=len(requests), recovery=RecoveryConfig(requests=recovery))
+    cluster.see_log()
+    cluster.load(0, requests, seed=1, faults=random_faults(np.random.default_rng(seed), len(specs), 4.0, 12))
+    player = player_of(load_policy(policy), cluster, 0)
+    player.run() if decisions is None else player.run(decisions)
+    return cluster
+
+
+@pytest.mark.parametrize("base", [BASE, HEALTHY])
+@pytest.mark.parametrize("recovery", RECOVERIES)
+def test_foresight_knows_the_faults_to_come(recovery, base):
+    """Its copies fail as the cluster does, and the requests of lost replicas come back in them."""
+    came_back = gained = 0
+    oracle = f"oracle-lookahead({FOREVER}):{base}"
+    for seed in range(4):
+        for decisions in (1, 60, 130):
+            cluster = failing(seed, recovery, base, decisions)
+            values, _ = Lookahead(cluster, oracle).ask()
+            attained, door = float(cluster.state.environments["attained_worth"][0]), cluster.at_gateway(0)
+            player = player_of(load_policy(base), cluster, 0)
+            player.run(1)
+            taken = cluster.state.requests[0, door]
+            own = 0 if taken["status"] == REJECTED else 1 + int(taken["replica"])
+            player.run()
+            by_base = float(cluster.state.environments["attained_worth"][0])
+            assert attained + values[0, own] == by_base
+        cluster = failing(seed, recovery, oracle)
+        gained += float(cluster.state.environments["attained_worth"][0]) - by_base
+        counts = cluster.fault_counts(0)
+        came_back += counts["failovers"] + counts["resends"]
+    assert gained > 0
+    assert came_back > 0 or recovery == "fail"
 
 
 def test_the_causal_one_does_not_see_the_future():
@@ -259,3 +302,5 @@ def test_unsupported_scenarios_are_an_error():
     with pytest.raises(BurstenvError, match="answer to the turn before"):
         Lookahead(loops, f"lookahead:{BASE}")
     Lookahead(loops, f"oracle-lookahead:{BASE}")
+    with pytest.raises(BurstenvError, match="does not sample the faults"):
+        Lookahead(failing(3, "fail", BASE, 1), f"lookahead:{BASE}")

@@ -6,8 +6,8 @@ Every policy plays the same held-out episodes at the scenario's own load, and ev
 interval by blocks of days. ``best`` is the policy tuned and shipped for the scenario, otherwise the best of
 ``CANDIDATES`` on validation episodes. Foresight is look-ahead in the true future over the best composite. Its
 score is achievable, so the measured headroom is never too large; a better use of foresight may find more. Where
-replicas fail, which look-ahead does not simulate, foresight is the best composite on validation episodes that may know
-faults and speeds as they are: the best composite, with the rule ``oracle-health`` or without, or one tuned anew.
+replicas fail, foresight is the best composite on validation episodes that may know faults and speeds as they are, but
+not what is to come: the best composite, with the rule ``oracle-health`` or without, or one tuned anew.
 ``configs/headroom/`` holds the measurements of the shipped scenarios, the source of docs/scenarios.md.
 """
 
@@ -124,7 +124,7 @@ class Headroom(Config):
         episodes: Number of episodes, from seed 0 on.
         horizon_s: Horizon of foresight [s].
         passes: Plans per episode.
-        trials: Budget of the composite that may know faults; None: they do not happen, and foresight looks ahead.
+        trials: Budget of the composite that may know faults; None: there are none, and foresight looks ahead.
         tuned: Whether ``best`` was tuned for the scenario.
         unused: Reason why a shipped composite is not ``best``; empty if it is.
         steps: From the defaults up.

@@ -51,8 +51,8 @@ The headroom is the possible gain, before and after tuning of heuristics. Every 
 the scenario's load: round robin with vLLM's defaults, the best composite tuned on validation days, and *foresight*,
 that composite improved by simulation of each choice in the true future ([`oracle-lookahead`](lookahead.md)). The
 score of foresight is achievable, so the headroom is at least its gain; no policy exceeds the *bound*
-(`evaluation/bound/upper_bound.py`). Where replicas [fail](faults.md), which look-ahead does not simulate, foresight is
-the best composite that may know faults and speeds (`oracle-health`, `oracle-speed`), and not the requests to come.
+(`evaluation/bound/upper_bound.py`). Where replicas [fail](faults.md), foresight is the best composite that may know
+faults and speeds (`oracle-health`, `oracle-speed`), and not what is to come; `oracle-lookahead` reaches more there.
 Scores in %, in brackets attainment and token-weighted attainment; gains in points of the score, 95 % intervals by days.
 
 Where replicas [scale](scaling.md), the figures are *net*: the score less the scenario's price of the GPU-hours, as a

@@ -20,7 +20,7 @@ from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import tokens_to_hold
 from burstenv.policies.lookahead.clone import copies, copy_cluster
-from burstenv.policies.lookahead.policy import check_serves_for_ever
+from burstenv.policies.lookahead.policy import check_not_scaled
 from burstenv.policies.lookahead.search import FUTURE, Bench
 from burstenv.policies.lookahead.steps import REWARDS, UNPLANNED, code_of
 from burstenv.policies.lookahead.trials import close_at, first_beyond, first_needed, first_open, try_out
@@ -76,8 +76,8 @@ class ChoiceWorth:
         horizon_s: Simulated time of arrivals; these requests run to their end [s].
 
     Raises:
-        BurstenvError: If the clusters lack the base's mode, hide the log that it reads, or may lose replicas, or if a
-            rule of it is in Python.
+        BurstenvError: If the clusters lack the base's mode, hide the log that it reads or scale their replicas, or
+            if a rule of it is in Python.
 
     Attributes:
         values: (N, 1 + R) of the last call: the worth of rejection, and of each replica, within the horizon
@@ -86,7 +86,7 @@ class ChoiceWorth:
     """
 
     def __init__(self, cluster: Cluster, base: Composite, horizon_s: float):
-        check_serves_for_ever(cluster)
+        check_not_scaled(cluster)
         base.check_log(cluster)
         self._cluster = cluster
         self._base = base.record(cluster.mode_names)

@@ -14,7 +14,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.heap import BACKWARDS
 from burstenv.cluster.records import MEMORY
 from burstenv.cluster.state import ClusterState
-from burstenv.engine.arena import CLIENT_NUMBERS
+from burstenv.engine.arena import CLIENT_NUMBERS, FAULT_NUMBERS
 from burstenv.engine.enums import ATTAINED, AWAY, TRANSFERRING
 from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
 from burstenv.engine.records import ENTRY, ENVIRONMENT, EVENT, NUMBERS_OF_A_SEQUENCE, REPLICA, REQUEST
@@ -142,6 +142,8 @@ def copy_cluster(source, i, target, j, low, high):
     _copy(arena, own.event_base, into, other.event_base, EVENT * environment.events)
     if own.transfers:
         _copy(arena, own.transfer_base, into, other.transfer_base, own.transfer_places * own.transfer_size)
+    if own.changes:
+        _copy(arena, own.fault_base, into, other.fault_base, FAULT_NUMBERS * environment.num_faults)
     if own.clients:
         first, length = low * CLIENT_NUMBERS, (high - low) * CLIENT_NUMBERS
         _copy(arena, own.ended_base, into, other.ended_base, environment.ended)

@@ -23,6 +23,7 @@ from burstenv.policies.lookahead.trials import (
     first_beyond,
     make_shortlist,
     note,
+    planned,
     try_out,
 )
 
@@ -128,8 +129,8 @@ def foresee(search, low):
     number, until_s = environment.at_gateway, environment.now_s + horizon_s
     code = decide_by(policies[0], world)
     _, replica, mode = decision_of(code)
-    if plan[number] != UNPLANNED:
-        code = np.int64(plan[number])
+    if planned(world, plan) != UNPLANNED:
+        code = planned(world, plan)
         if environment.now_s + 0.5 * horizon_s <= search.covered[0] and not troubled(search, low, number, until_s):
             return code
     beyond, end = first_beyond(world, until_s), environment.num_requests

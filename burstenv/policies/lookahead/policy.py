@@ -132,12 +132,10 @@ class LookaheadPolicy:
             base.record(mode_names)
 
 
-def check_serves_for_ever(cluster: Cluster) -> None:
-    """Raise a one-sentence error where replicas may fail or be scaled: a copy of a cluster lacks what is to come."""
-    if cluster.recovery is not None:
-        raise BurstenvError(
-            "look-ahead simulates replicas that serve for ever; in this scenario they fail or are scaled (faults)"
-        )
+def check_not_scaled(cluster: Cluster) -> None:
+    """Raise a one-sentence error where replicas are scaled: a copy of a cluster, without arrivals, never ends."""
+    if cluster.scaling is not None:
+        raise BurstenvError("look-ahead simulates as many replicas as there are; in this scenario they are scaled")
 
 
 def is_lookahead(text: str) -> bool:
@@ -193,8 +191,8 @@ class Lookahead:
         policy: A look-ahead, or its text.
 
     Raises:
-        BurstenvError: If the clusters lack a mode, if their replicas fail or are scaled, or if a causal look-ahead
-            meets sessions in a closed loop.
+        BurstenvError: If the clusters lack a mode, if their replicas are scaled, or if a causal look-ahead meets
+            replicas that fail or sessions in a closed loop.
     """
 
     def __init__(self, cluster: Cluster, policy: LookaheadPolicy | str):
@@ -210,7 +208,12 @@ class Lookahead:
                 f"{CAUSAL} does not sample turns that wait for the answer to the turn before, as in this scenario; "
                 f"{CLAIRVOYANT} works there, as a yardstick"
             )
-        check_serves_for_ever(cluster)
+        if self._causal and cluster.recovery is not None:
+            raise BurstenvError(
+                f"{CAUSAL} does not sample the faults of replicas, as in this scenario; {CLAIRVOYANT} works there, "
+                f"as a yardstick"
+            )
+        check_not_scaled(cluster)
         self._policies = np.concatenate([base.record(cluster.mode_names) for base in self.policy.bases])
         self._settings = _settings(self.policy, cluster.clients)
         self._lengths = _lengths_of(cluster).tables()

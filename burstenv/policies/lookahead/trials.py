@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.cluster.clients import follows
-from burstenv.cluster.events import SUBJECT, entry_at
+from burstenv.cluster.clients import FAILOVERS, RESENDS, client_of, follows
+from burstenv.cluster.events import DEADLINE, FAULT, KIND, SUBJECT, entry_at
 from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
@@ -48,9 +48,34 @@ def first_open(world, low):
 @outlined
 def first_needed(world, low):
     """Return the number of the first request that a copy needs: from ``low`` on, or with an event in the queue."""
+    arena = world.arena
     for k in range(world.environment.events):
-        low = min(low, world.arena[entry_at(world, k) + SUBJECT])
+        at = entry_at(world, k)
+        if not FAULT <= arena[at + KIND] < DEADLINE:  # those are of replicas
+            low = min(low, arena[at + SUBJECT])
     return low
+
+
+@kernel
+def planned(world, plan):
+    """Return the plan's decision about the request at the gateway, ``UNPLANNED`` without one.
+
+    A plan holds the first decision about each request. One that comes back from a lost or silent replica is decided
+    about anew.
+    """
+    number = world.environment.at_gateway
+    if number == NO_REQUEST or _came_back(world, number):
+        return np.int64(UNPLANNED)
+    return np.int64(plan[number])
+
+
+@kernel
+def _came_back(world, number):
+    """Return whether a replica has had the request before and was lost, or silent."""
+    if not world.gateway.changes:
+        return False
+    client = client_of(world, number)
+    return world.arena[client + FAILOVERS] + world.arena[client + RESENDS] > 0
 
 
 @outlined
@@ -89,17 +114,16 @@ def _play(world, policy, plan, trial, code, most_lost):
     environment = world.environment
     lazily = not policy.sees_cache
     while True:
-        if environment.at_gateway != NO_REQUEST:
-            trial[environment.at_gateway] = code
+        number = environment.at_gateway
+        if number != NO_REQUEST and not _came_back(world, number):
+            trial[number] = code
         carry_out(world, code)
         if environment.lost_worth >= most_lost:
             return False
         go_on(world, lazily)
         if environment.done:
             return True
-        code = np.int64(UNPLANNED)
-        if environment.at_gateway != NO_REQUEST:
-            code = np.int64(plan[environment.at_gateway])
+        code = planned(world, plan)
         if code == UNPLANNED:
             code = decide_by(policy, world)
 
