@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT = "always/jsq/vllm"
+MOST_GROUPS = 30  # of classes and tenants, in lines
 Shown = Callable[[Any], str]
 COLUMNS: tuple[tuple[str, str, Shown], ...] = (
     ("score", "score", percent),
@@ -158,7 +159,8 @@ def _simulate(arguments: argparse.Namespace) -> int:
     ]  # fmt: skip
     result = results[0]
     if arguments.requests_out is not None:
-        write_records(result.records, arguments.requests_out)
+        classes = scene.config.class_names
+        write_records(result.records, arguments.requests_out, classes, result.tenants)
     if result.timeline is not None:
         from burstenv.evaluation.timeline.page import write_timeline
 
@@ -257,6 +259,7 @@ def _lines(result: Simulation) -> list[str]:
         )
     each = "" if m["gpu_s_per_attained"] is None else f", {m['gpu_s_per_attained']:.3g} GPU-s for an attained request"
     lines.append(f"{m['gpus']} GPU{'s' * (m['gpus'] > 1)}: {m['gpu_hours']:.3g} GPU-hours{each}")
+    lines += _by_class_and_tenant(result)
     if m["itl_s_mean"] is not None:
         lines.append(f"inter-token latency, mean over all tokens: {m['itl_s_mean']:.4g} s")
     for name, label in (("queue_s", "queue"), ("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("e2e_s", "E2E")):
@@ -264,6 +267,47 @@ def _lines(result: Simulation) -> list[str]:
             parts = [f"{q} {m[f'{name}_{q}']:.4g} s" for q in ("mean", "p50", "p90", "p99")]
             lines.append(f"{label:<6}" + "   ".join(parts))
     return lines
+
+
+def _ignores_priorities(policy: str) -> bool:
+    """Return whether a policy is a composite whose batching mode does not order by priority."""
+    from burstenv.policies import named_mode
+
+    parts = policy.split("/")
+    return len(parts) >= 3 and ":" not in policy and named_mode(parts[2]).order != "priority"
+
+
+def _by_class_and_tenant(result: Simulation) -> list[str]:
+    """Return a line for each class, priority and tenant of a replay with several, and how fair it was to tenants."""
+    m = result.metrics
+    lines = [
+        f"{title:<22} offered {m[f'{group}_offered']:,}   attainment {percent(m[f'{group}_attainment'])}   "
+        f"longest wait {m[f'{group}_longest_wait_s']:.4g} s"
+        for group, title in _shown_groups(result)
+    ]
+    for row in m.get("by_priority", ()):
+        p99 = (
+            "" if row["ttft_s_p99"] is None else f"   TTFT p50 {row['ttft_s_p50']:.4g} s, p99 {row['ttft_s_p99']:.4g} s"
+        )
+        lines.append(
+            f"{'priority ' + str(row['priority']):<22} offered {row['offered']:,}   attainment "
+            f"{percent(row['attainment'])}   longest wait {row['longest_wait_s']:.4g} s{p99}"
+        )
+    if m.get("jain_index") is not None:
+        gap = "none" if m["service_gap"] is None else f"{m['service_gap']:,.0f} tokens"
+        lines.append(f"tenants: greatest service gap {gap}   Jain index of their scores {m['jain_index']:.3f}")
+    return lines
+
+
+def _shown_groups(result: Simulation) -> list[tuple[str, str]]:
+    """Return the groups with longest waits that hold requests, and their titles; none if all are of one class."""
+    from burstenv.evaluation.metrics import group_title
+
+    m = result.metrics
+    groups = [
+        key.removesuffix("_longest_wait_s") for key, wait in m.items() if key.endswith("_longest_wait_s") and wait
+    ]
+    return [(group, group_title(group)) for group in groups[:MOST_GROUPS]] if len(groups) > 1 else []
 
 
 def _comparison(results: list[Simulation]) -> list[str]:
@@ -327,6 +371,8 @@ def _conditions(result: Simulation) -> list[str]:
         names = m["unmatched_models"]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         lines.append(f"models of the trace that no replica runs: {shown}; every replica serves every request")
+    if m["by_priority"] and _ignores_priorities(result.policy):
+        lines.append("the requests' priorities are not used: the batching mode `priority` orders by them")
     if result.added_modes:
         lines.append(
             f"batching mode {', '.join(result.added_modes)} is not among the scenario's; added for this replay"

@@ -15,6 +15,7 @@ from burstenv.cluster.clients import follows
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.scaling.config import ScalingConfig
+from burstenv.cluster.tenants import TenantTable
 from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.config import shortly
@@ -23,6 +24,7 @@ from burstenv.errors import BurstenvError
 
 MOST_DEFERS = 127  # counted in eight bits
 LEAST_STEP_S = 1e-6  # of anything that repeats itself
+MOST_CLASSES = 127  # numbered in eight bits
 MOST_TOKENS = 2**30  # prompt and output together, counted in 32 bits
 _RULES = (
     ("arrival_s", "a finite number of at least 0, and not below that of the request before"),
@@ -32,7 +34,7 @@ _RULES = (
     ("ttft_slo_s", "a number of at least 0"),
     ("tpot_slo_s", "a number of at least 0"),
     ("worth", "a finite number"),
-    ("class_code", "0 (conversation) or 1 (api)"),
+    ("class_code", "the number of a class: 0 (conversation), 1 (api), or as the scenario has them"),
     ("prefix_tokens", "at least 0"),
     ("stream", "at least 0 on a cluster with prefix caching"),
     ("prefix_stream", "at least 0 on a cluster with prefix caching"),
@@ -105,7 +107,7 @@ def _first_wrong(
             return row, 5
         if not -np.inf < request.worth < np.inf:
             return row, 6
-        if request.class_code != 0 and request.class_code != 1:
+        if not 0 <= request.class_code < world.gateway.num_classes:
             return row, 7
         if request.prefix_tokens < 0:
             return row, 8
@@ -137,6 +139,7 @@ def check_parts(**parts: Any) -> None:
     """Refuse optional parts of a cluster, by name, that are no configurations."""
     kinds = {
         "clients": ClientsConfig, "transfers": TransfersConfig, "recovery": RecoveryConfig, "scaling": ScalingConfig,
+        "tenants": TenantTable,
     }  # fmt: skip
     for name, part in parts.items():
         if not isinstance(part, kinds[name] | None):

@@ -19,6 +19,7 @@ from burstenv._jit.decorators import announce_first_use
 from burstenv.arguments import checked
 from burstenv.cluster.checks import (
     LEAST_STEP_S,
+    MOST_CLASSES,
     check_array,
     check_clients,
     check_parts,
@@ -53,11 +54,13 @@ from burstenv.cluster.scaling.codes import BY_CALLER as SCALED_BY_CALLER
 from burstenv.cluster.scaling.codes import NEED_RATE
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.state import ClusterState
+from burstenv.cluster.tenants import TenantTable, write_tenants
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.config import load
 from burstenv.engine.records import FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.spec import SPLIT_NAMES
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.workload import CLASSES
 
 MOST_GATEWAYS = 1_024
 VLLM_MODE = ModeConfig(name="vllm")  # the engine's own defaults on its hardware
@@ -100,6 +103,8 @@ class Cluster(DirectReplicas):
             have ``Faults``.
         fault_room: Most of them in an episode.
         scaling: How the number of replicas changes by decisions; None: it does not. Without ``recovery`` its own holds.
+        num_classes: Number of classes of requests.
+        tenants: The tenants that requests may belong to; None: they have none.
     """
 
     def __init__(
@@ -121,9 +126,14 @@ class Cluster(DirectReplicas):
         recovery: RecoveryConfig | None = None,
         fault_room: int = 64,
         scaling: ScalingConfig | None = None,
+        num_classes: int = 2,
+        tenants: TenantTable | None = None,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
-        check_parts(clients=clients, transfers=transfers, recovery=recovery, scaling=scaling)
+        check_parts(clients=clients, transfers=transfers, recovery=recovery, scaling=scaling, tenants=tenants)
+        whole(num_classes, "num_classes", 1, MOST_CLASSES)
+        self.class_names: tuple[str, ...] = CLASSES  # by code
+        self.tenants = tenants
         if max_request_tokens is not None:
             whole(max_request_tokens, "max_request_tokens", 1)
         self.specs = tuple(specs)
@@ -161,6 +171,8 @@ class Cluster(DirectReplicas):
             changes=recovery is not None,
             fault_room=0 if recovery is None else fault_room,
             samples=0 if scaling is None else scaling.samples,
+            num_classes=num_classes,
+            tenants=0 if tenants is None else len(tenants.names),
         )
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
@@ -302,6 +314,7 @@ class Cluster(DirectReplicas):
         clients: Clients | None = None,
         direct: bool = False,
         faults: Faults | None = None,
+        tenant: np.ndarray | None = None,
     ) -> None:
         """Give cluster ``i`` the requests of an episode and empty it.
 
@@ -312,6 +325,7 @@ class Cluster(DirectReplicas):
             clients: What the clients of these requests will do, where the cluster was made with ``clients``.
             direct: Every request will be handed over by :meth:`submit`; they need not be sorted.
             faults: How replicas fail, start and stop by themselves, where the cluster was made with ``recovery``.
+            tenant: (n,) numbers of the tenants, where the cluster was made with some; None: all are the first one's.
 
         Raises:
             BurstenvError: On requests, clients or faults that the engine cannot play, with the first row that is wrong.
@@ -319,7 +333,7 @@ class Cluster(DirectReplicas):
         check_array(requests)
         # As bytes: NumPy would copy records field by field, which takes thirty times as long.
         self.room_for(i, len(requests)).view(np.uint8)[...] = np.ascontiguousarray(requests).view(np.uint8)
-        self.begin(i, len(requests), seed, clients, direct, faults)
+        self.begin(i, len(requests), seed, clients, direct, faults, tenant)
 
     def room_for(self, i: int, num_requests: int) -> np.ndarray:
         """Return where cluster ``i``'s next episode is to be written before :meth:`begin`, (num_requests,) REQUEST."""
@@ -336,6 +350,7 @@ class Cluster(DirectReplicas):
         clients: Clients | None = None,
         direct: bool = False,
         faults: Faults | None = None,
+        tenant: np.ndarray | None = None,
     ) -> None:
         """Start cluster ``i`` on the ``num_requests`` requests that were written into its state; see :meth:`load`."""
         announce_first_use()
@@ -350,6 +365,7 @@ class Cluster(DirectReplicas):
             number_streams(requests)
             self._check_tables(requests)
         self._write_clients(i, num_requests, clients)
+        write_tenants(self.state, i, num_requests, tenant)
         count = 0 if faults is None else len(faults)
         self.state.environments["num_faults"][i] = count
         if faults is not None:

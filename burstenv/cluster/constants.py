@@ -66,12 +66,13 @@ def write_constants(state: ClusterState, specs: Sequence[ReplicaSpec], modes: Se
 def layout_of(
     specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig], max_request_tokens: int | None, clients: bool,
     gateways: int, transfers: int = 0, changes: bool = False, fault_room: int = 0,
-    samples: int = 0,
+    samples: int = 0, num_classes: int = 2, tenants: int = 0,
 ) -> ArenaLayout:  # fmt: skip
     """Return how an environment's integers are divided.
 
     ``clients`` do more than send and wait; a replica takes part in ``transfers`` transfers of KV blocks at most;
     ``changes``: replicas fail, start or stop, by ``fault_room`` rows at most. ``samples`` of the load are kept.
+    Requests are of ``num_classes`` classes and ``tenants`` tenants.
     """
     max_num_seqs = max(spec.resolve(mode)["max_num_seqs"] for spec in specs for mode in modes)
     count, block_size = len(specs), specs[0].block_size
@@ -82,6 +83,7 @@ def layout_of(
         return ArenaLayout(
             count, block_size, max_num_seqs, general, clients=clients, awaits=awaits, gateways=gateways,
             transfers=count * transfers, changes=changes, fault_room=fault_room, samples=samples,
+            num_classes=num_classes, tenants=tenants,
         )  # fmt: skip
     longest = max(spec.max_model_len for spec in caching)
     blocks = max(spec.num_blocks for spec in caching)
@@ -89,4 +91,5 @@ def layout_of(
     return ArenaLayout(
         count, block_size, max_num_seqs, True, span_count(blocks, max_num_seqs), bucket_count(blocks), table, clients,
         gateways=gateways, transfers=count * transfers, changes=changes, fault_room=fault_room, samples=samples,
+        num_classes=num_classes, tenants=tenants,
     )  # fmt: skip

@@ -53,6 +53,13 @@ class Readings:
         """R."""
         return len(self.specs)
 
+    def tenant_of(self, i: int) -> np.ndarray | None:
+        """Return the tenant of each request of cluster ``i``'s episode, (n,) numbers; None where there are none."""
+        i = place(i, self.num_envs, "i")
+        if self.state.layout.tenants == 0:
+            return None
+        return self.state.parts(i).tenants[: self.state.environments["num_requests"][i], 0].copy()
+
     def done(self, i: int) -> bool:
         """Return whether every request of cluster ``i``'s episode is settled."""
         return bool(self.state.environments[place(i, self.num_envs, "i")]["done"])

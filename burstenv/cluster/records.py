@@ -86,6 +86,11 @@ GATEWAY = record(
         ("sample_base", "i8"),  # the load at the decisions so far, in the arena
         ("samples", "i4"),  # of them, kept
     ],
+    [  # Tenants, see cluster/flow.py.
+        ("tenants", "i4"),  # T
+        ("tenant_base", "i8"),  # in the arena
+        ("tenancy_base", "i8"),  # of each request, in the arena
+    ],
 )
 
 MAX_SCALING_PARAMETERS = 7  # of one rule

@@ -20,7 +20,7 @@ from burstenv._jit.decorators import make_ready
 from burstenv.cluster.records import CLASS, GATEWAY, MEMORY
 from burstenv.cluster.world import Arrays
 from burstenv.engine.arena import ArenaLayout, Parts, copy_row
-from burstenv.engine.records import CACHE_LINE, ENTRY, ENVIRONMENT, REPLICA, REPLICA_LOG, REQUEST
+from burstenv.engine.records import CACHE_LINE, ENTRY, ENVIRONMENT, REPLICA, REPLICA_LOG, REQUEST, TENANT
 from burstenv.engine.spec import MODE, SPEC
 
 
@@ -133,6 +133,8 @@ class ClusterState:
         if layout.changes:
             gateway["fault_base"] = layout.fault_base
         gateway["sample_base"], gateway["samples"] = layout.sample_base, layout.samples
+        gateway["tenants"], gateway["tenant_base"] = layout.tenants, layout.tenant_base
+        gateway["tenancy_base"] = layout.tenancy_base(room)
 
     # -- parts of a row ------------------------------------------------------------------------------
 
@@ -147,6 +149,11 @@ class ClusterState:
     def classes(self, i: int) -> np.ndarray:
         """Return the classes of environment ``i``'s requests, (C,) CLASS, a view."""
         return self.arenas[i, : self.layout.num_classes * CLASS.itemsize // 4].view(CLASS)
+
+    def tenants(self, i: int) -> np.ndarray:
+        """Return the tenants of environment ``i``, (T,) TENANT, a view."""
+        layout = self.layout
+        return self.arenas[i, layout.tenant_base :][: layout.tenants * TENANT.itemsize // 4].view(TENANT)
 
     def logs(self, i: int) -> np.ndarray:
         """Return the gateways' logs of environment ``i``, (R, K) REPLICA_LOG, a view."""

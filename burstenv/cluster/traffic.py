@@ -34,7 +34,7 @@ def count_traffic(world, request):
     environment.rate_fast_per_s += 1.0 / FAST_WINDOW_S
     environment.token_rate_per_s += request.prompt_tokens / FAST_WINDOW_S
     environment.rate_slow_per_s += 1.0 / SLOW_WINDOW_S
-    environment.api_share += 0.05 * (request.class_code - environment.api_share)
+    environment.api_share += 0.05 * ((request.class_code == 1) - environment.api_share)
 
 
 @kernel

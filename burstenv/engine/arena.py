@@ -23,6 +23,7 @@ from burstenv.engine.records import (
     OWN,
     REPLICA_LOG,
     SAMPLE,
+    TENANT,
     TRANSFER,
 )
 
@@ -32,6 +33,9 @@ NEXT_TURN, GENERATION = (CLIENT.fields[name][1] // 4 for name in ("next_turn", "
 FAULT_NUMBERS = FAULT.itemsize // 4  # integers of a FAULT
 SAMPLE_NUMBERS = SAMPLE.itemsize // 4  # integers of a SAMPLE
 EVENTS_OF_A_REPLICA = 8  # room for them; four hold at most: of its status two, of a loss, of its pace
+TENANT_NUMBERS = TENANT.itemsize // 4  # integers of a TENANT
+NUMBERS_OF_A_TENANCY = 2  # integers of each request: its tenant, and the outputs that were counted of it
+EVENTS_OF_THE_QUEUE = 4  # room for looks at the gateway's queue; one holds at most
 SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit
 
 
@@ -44,12 +48,14 @@ class Parts(NamedTuple):
         events: (V, EVENT), the event queue; entries after its end are unused.
         lists: (L, E) ids, if clients act; entries after an end are unused.
         clients: (E,) CLIENT, or (0,).
+        tenants: (E, 2), or (0, 2): of each request, the number of its tenant and what ``cluster/flow.py`` has counted.
     """
 
     heaps: np.ndarray
     events: np.ndarray
     lists: np.ndarray
     clients: np.ndarray
+    tenants: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class ArenaLayout:
         changes: Whether replicas fail, start or stop.
         fault_room: Most FAULTs of an episode.
         samples: SAMPLEs that are kept; 0 if the number of replicas does not change by decisions.
+        tenants: T; 0 where requests have none.
     """
 
     num_replicas: int
@@ -89,6 +96,7 @@ class ArenaLayout:
     changes: bool = False
     fault_room: int = 0
     samples: int = 0
+    tenants: int = 0
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every section of one replica, in order."""
@@ -158,9 +166,14 @@ class ArenaLayout:
         return self.fault_base + whole_lines(FAULT_NUMBERS * self.fault_room)
 
     @property
+    def tenant_base(self) -> int:
+        """Start of the tenants, after the load at decisions."""
+        return self.sample_base + whole_lines(SAMPLE_NUMBERS * self.samples)
+
+    @property
     def fixed(self) -> int:
         """Number of integers that do not grow with the episode: the growing sections follow them."""
-        return self.sample_base + whole_lines(SAMPLE_NUMBERS * self.samples)
+        return self.tenant_base + whole_lines(TENANT_NUMBERS * self.tenants)
 
     @property
     def events_of_each(self) -> int:
@@ -170,7 +183,7 @@ class ArenaLayout:
     def event_room(self, num_requests: int) -> int:
         """Return V, the most entries of the event queue."""
         of_replicas = EVENTS_OF_A_REPLICA * (self.num_replicas + 1) if self.changes else 0
-        return self.events_of_each * num_requests + of_replicas
+        return self.events_of_each * num_requests + of_replicas + (EVENTS_OF_THE_QUEUE if self.tenants else 0)
 
     def _of_each_request(self) -> tuple[int, int]:
         """Return the number of lists of ids, and of further integers for each request."""
@@ -179,6 +192,7 @@ class ArenaLayout:
     def length(self, num_requests: int) -> int:
         """Return A, the integers of a row with room for ``num_requests`` requests, in whole cache lines."""
         lists, numbers = self._of_each_request()
+        numbers += NUMBERS_OF_A_TENANCY if self.tenants else 0
         return whole_lines(self.list_base(0, num_requests) + (lists + numbers) * num_requests)
 
     def heap_base(self, r: int, num_requests: int) -> int:
@@ -197,6 +211,10 @@ class ArenaLayout:
         """Return the start of the clients, which follow the lists."""
         return self.list_base(self._of_each_request()[0], num_requests)
 
+    def tenancy_base(self, num_requests: int) -> int:
+        """Return the start of what is known of each request's tenant, after the clients."""
+        return self.client_base(num_requests) + self._of_each_request()[1] * num_requests
+
     def faults(self, row: np.ndarray) -> np.ndarray:
         """Return the faults of a row, (F,) FAULT, a view; those after the episode's are unused."""
         return row[self.fault_base : self.fault_base + FAULT_NUMBERS * self.fault_room].view(FAULT)
@@ -205,11 +223,14 @@ class ArenaLayout:
         """Return the parts of a row, (A,) int32, with room for ``num_requests`` requests."""
         lists, numbers = self._of_each_request()
         a, b, c = self.event_base(num_requests), self.list_base(0, num_requests), self.list_base(lists, num_requests)
+        d = self.tenancy_base(num_requests)
+        tenancies = NUMBERS_OF_A_TENANCY * num_requests if self.tenants else 0
         return Parts(
             row[self.fixed : a].reshape(self.num_replicas, num_requests, ENTRY),
             row[a:b].reshape(-1, EVENT),
             row[b:c].reshape(lists, num_requests),
             row[c : c + numbers * num_requests].view(CLIENT) if numbers else row[:0].view(CLIENT),
+            row[d : d + tenancies].reshape(-1, NUMBERS_OF_A_TENANCY),
         )
 
 
@@ -257,3 +278,4 @@ def copy_row(
     mine.events[:events] = theirs.events[:events]
     mine.lists[:, :length] = theirs.lists[:, :length]
     mine.clients[:length] = theirs.clients[:length]
+    mine.tenants[:length] = theirs.tenants[:length]

@@ -420,6 +420,20 @@ SAMPLE = np.dtype(
     ]
 )
 
+# A tenant: numbers in the arena, if requests have any. See cluster/flow.py.
+TENANT = np.dtype(
+    [
+        ("weight", "f8"),
+        ("lifted", "f8"),  # what lifts after idleness have added to its counter
+        ("deficit", "f8"),  # of deficit round robin [tokens of service]
+        ("prompt_tokens", "i8"),  # of its requests, dispatched
+        ("output_tokens", "i8"),  # of its requests, generated
+        ("turn", "i8"),  # number of its last dispatch
+        ("waiting", "i4"),  # requests in the gateway's queue
+        ("unused", "i4"),
+    ]
+)
+
 # One transfer of KV blocks: numbers in the arena.
 TRANSFER = np.dtype(
     [

@@ -219,7 +219,7 @@ class EnvironmentBatch:
         load = options.get("load", self.load)
         load = drawn_load if load is None else float(load)
         rate_per_s = float(options.get("rate_per_s", load * self.capacity_per_s(split)))
-        drawn = self.scenario.sampler(split).sample(seed, rate_per_s)
+        drawn = self.scenario.draw(split, seed, rate_per_s)
         self.play(i, drawn, seed, {**drawn.metadata, "split": split, "load": load, "rate_per_s": rate_per_s})
 
     def set_default(self, i: int, name: str, value: Any) -> None:
@@ -246,7 +246,7 @@ class EnvironmentBatch:
         requests = self.cluster.room_for(i, len(drawn))
         self.scenario.write_requests(requests, drawn, seed, self.privileged, predictor)
         clients, faults = self.scenario.clients_of(requests, drawn, seed), self.scenario.faults_of(drawn, seed)
-        self.cluster.begin(i, len(drawn), seed, clients, faults=faults)
+        self.cluster.begin(i, len(drawn), seed, clients, faults=faults, tenant=self.scenario.tenants_of(drawn))
         self._begun(i, drawn.session, description)
 
     @checked()
@@ -258,9 +258,10 @@ class EnvironmentBatch:
         description: dict[str, Any],
         clients: Clients | None = None,
         faults: Faults | None = None,
+        tenant: np.ndarray | None = None,
     ) -> None:
-        """Start an episode of given requests, (n,) REQUEST, of their clients and faults, in environment ``i``."""
-        self.cluster.load(i, requests, seed, clients, faults=faults)
+        """Start an episode of given requests, (n,) REQUEST, of their clients, faults, tenants, in environment ``i``."""
+        self.cluster.load(i, requests, seed, clients, faults=faults, tenant=tenant)
         self._begun(i, requests["session"], description)
 
     def _begun(self, i: int, session: np.ndarray, description: dict[str, Any]) -> None:
@@ -441,9 +442,9 @@ class EnvironmentBatch:
         at_gateway = self.cluster.at_gateway(i)
         if at_gateway >= 0:
             r = state.requests[i, at_gateway]
-            kind = "API" if r["class_code"] else "conversation"
+            kind = self.scenario.config.class_names[int(r["class_code"])]
             door = (
-                f"{kind} request {at_gateway}: {int(r['prompt_tokens'])} prompt tokens, "
+                f"{'API' if kind == 'api' else kind} request {at_gateway}: {int(r['prompt_tokens'])} prompt tokens, "
                 f"~{float(r['predicted_tokens']):.0f} output tokens"
             )
         elif e["done"]:

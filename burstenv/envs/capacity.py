@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import Policy, load_policy
-from burstenv.workload import CLASSES
 
 if TYPE_CHECKING:
     from burstenv.envs.scenario import Scenario
@@ -46,7 +45,8 @@ class AttainedAt:
             attained, offered = np.zeros((2, self._episodes), np.int64)
             for seed in range(self._episodes):
                 requests, drawn = self._scenario.episode(self._split, seed, rate_per_s)
-                self._cluster.load(0, requests, seed, self._scenario.clients_of(requests, drawn, seed))
+                clients, tenant = self._scenario.clients_of(requests, drawn, seed), self._scenario.tenants_of(drawn)
+                self._cluster.load(0, requests, seed, clients, tenant=tenant)
                 player_of(self._policy, self._cluster, 0, self._scenario.sight).run()
                 attained[seed] = self._cluster.state.environments[0]["attained"]
                 offered[seed] = self._cluster.state.environments[0]["offered"]
@@ -86,11 +86,12 @@ def _too_slow(scenario: Scenario, class_code: NDArray[Any]) -> str:
         (spec.latency.iteration_s(0, 0, 1, 1, 1), f"{spec.model} on {spec.hardware}") for spec in scenario.specs
     )
     for code in np.unique(class_code).tolist():
-        tpot_s = scenario.config.slo[CLASSES[code]].tpot_s
+        name = scenario.config.class_names[code]
+        tpot_s = scenario.config.slo[name].tpot_s
         if tpot_s < shortest_s:
             return (
                 f"the shortest iteration of {fastest} is {1000 * shortest_s:.3g} ms, the TPOT objective of "
-                f"{CLASSES[code]} {1000 * tpot_s:.3g} ms"
+                f"{name} {1000 * tpot_s:.3g} ms"
             )
     return ""
 

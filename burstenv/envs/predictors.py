@@ -73,7 +73,7 @@ class LengthPredictor:
 
     Attributes:
         config: Its parameters.
-        class_mean: Mean output of each class [tokens], shape (len(CLASSES),).
+        class_mean: Mean output of each class [tokens], shape (classes,).
         bucket_mean: Mean output of each bucket [tokens], shape (buckets,).
     """
 
@@ -83,15 +83,19 @@ class LengthPredictor:
 
     @classmethod
     def fitted(
-        cls, config: PredictorConfig, output_tokens: NDArray[np.integer], class_code: NDArray[np.integer]
+        cls,
+        config: PredictorConfig,
+        output_tokens: NDArray[np.integer],
+        class_code: NDArray[np.integer],
+        classes: int = len(CLASSES),
     ) -> LengthPredictor:
-        """Return a predictor fitted to the requests of a training split, shape (n,) each.
+        """Return a predictor fitted to the requests of a training split, shape (n,) each, of so many classes.
 
         A class without requests in the split gets the mean of all; a bucket without any, the middle between its edges.
         """
         output = np.asarray(output_tokens, np.float64)
         overall = float(output.mean()) if len(output) else 1.0
-        of_class = [output[class_code == code] for code in range(len(CLASSES))]
+        of_class = [output[class_code == code] for code in range(classes)]
         edges = np.array([0, *config.edges_tokens, 2 * config.edges_tokens[-1]], np.float64)
         bucket = np.searchsorted(config.edges_tokens, output, side="right")
         of_bucket = [output[bucket == k] for k in range(len(edges) - 1)]

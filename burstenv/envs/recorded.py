@@ -14,6 +14,7 @@ import numpy as np
 from burstenv.errors import BurstenvError
 from burstenv.workload import EpisodeRequests, Trace
 from burstenv.workload.conversations import link_turns, think_times
+from burstenv.workload.episodes.requests import names_of
 from burstenv.workload.shaping.rates import scale_to_rate, stretch
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def recorded_episode(
                 f"{source}: no request arrives in the window of {duration_s:g} s; take a longer one or another seed"
             )
     session, previous = link_turns(played.session)
-    return EpisodeRequests(
+    drawn = EpisodeRequests(
         arrival_s=(played.arrival_s - played.arrival_s[0]) / speed,
         prompt_tokens=played.prompt_tokens,
         output_tokens=played.output_tokens,
@@ -82,6 +83,9 @@ def recorded_episode(
         priority=played.priority,
         prefix_id=played.prefix_id,
         prefix_tokens=played.prefix_tokens,
+        own_class=played.own_class,
+        tenant=played.tenant,
+        names=names_of(trace),
         metadata={
             "source": source,
             "seed": seed,
@@ -91,6 +95,7 @@ def recorded_episode(
             "first_arrival_s": float(played.arrival_s[0]),
         },
     )
+    return scenario.population.assign(drawn, seed)
 
 
 def within_limit(trace: Trace, scenario: Scenario, oversize: Oversize | None = None) -> tuple[Trace, int]:

@@ -11,7 +11,7 @@ from burstenv._jit.decorators import entry, kernel
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.token_streams import write_streams
 from burstenv.envs.worth import set_worths
-from burstenv.workload import CLASSES, EpisodeRequests
+from burstenv.workload import EpisodeRequests
 
 if TYPE_CHECKING:
     from burstenv.envs.scenario_config import ScenarioConfig
@@ -53,19 +53,23 @@ class Terms(NamedTuple):
         values: By class, (classes,).
         by_tokens: Share of a request's worth by tokens.
         output_weight: Of an output token beside a prompt token.
+        priorities: By class, (classes,); NaN: those of the trace.
     """
 
     objectives: NDArray[np.float64]
     values: NDArray[np.float64]
     by_tokens: float
     output_weight: float
+    priorities: NDArray[np.float64]
 
 
 def terms_of(config: ScenarioConfig) -> Terms:
     """Return the terms of a scenario."""
-    slo = [config.slo[name] for name in CLASSES]
+    slo = [config.slo[name] for name in config.class_names]
+    priorities = np.array([np.nan if s.priority is None else s.priority for s in slo])
     objectives = np.array([[s.ttft_base_s, s.ttft_per_token_s, s.tpot_s] for s in slo])
-    return Terms(objectives, np.array([s.value for s in slo]), config.worth.tokens, config.worth.output_weight)
+    values = np.array([s.value for s in slo])
+    return Terms(objectives, values, config.worth.tokens, config.worth.output_weight, priorities)
 
 
 def write_requests(
@@ -81,7 +85,10 @@ def write_requests(
     """
     requests.view(np.uint8)[...] = 0
     columns = drawn.arrival_s, drawn.prompt_tokens, drawn.output_tokens, drawn.session, drawn.class_code
-    _write_all(requests, *terms, *map(np.ascontiguousarray, columns), predicted_tokens)
+    _write_all(requests, *terms[:4], *map(np.ascontiguousarray, columns), predicted_tokens)
     if drawn.priority.any():  # most traces have neither priorities nor shared prefixes
         requests["priority"] = drawn.priority
+    if not np.isnan(terms.priorities).all():
+        own = terms.priorities[drawn.class_code]
+        requests["priority"] = np.where(np.isnan(own), drawn.priority, own)
     write_streams(requests, drawn)

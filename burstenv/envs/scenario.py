@@ -29,9 +29,11 @@ from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
 from burstenv.cluster.faults.rows import Faults
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.scaling.config import ScalingConfig
+from burstenv.cluster.tenants import TenantTable
 from burstenv.config import load
 from burstenv.envs.observation.features import ObservationLayout
 from burstenv.envs.observation.settings import Sight
+from burstenv.envs.population.population import Population
 from burstenv.envs.predictors import LengthPredictor
 from burstenv.envs.recorded import same_requests
 from burstenv.envs.requests import terms_of, write_requests
@@ -43,7 +45,6 @@ from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.scaling import SCALING_RULES
 from burstenv.workload import (
-    CLASSES,
     SPLITS,
     DayRange,
     EpisodeRequests,
@@ -72,12 +73,12 @@ def recovery_of(name: str, faults: FaultsConfig | None, scaling: ScalingConfig |
     return next(iter(said or given), None)
 
 
-def check_services(faults: FaultsConfig) -> None:
+def check_services(faults: FaultsConfig, classes: Sequence[str]) -> None:
     """Raise on pools of spells for a service that no trace has."""
     pools = {} if faults.spells is None else faults.spells.pools or {}
     for name in pools:
-        if name not in (*MODELS, *CLASSES):
-            raise unknown_name(f"model or class in spells.pools of faults {faults.name!r}", name, (*MODELS, *CLASSES))
+        if name not in (*MODELS, *classes):
+            raise unknown_name(f"model or class in spells.pools of faults {faults.name!r}", name, (*MODELS, *classes))
 
 
 class Scenario:
@@ -93,6 +94,7 @@ class Scenario:
         config: The scenario, with ``capacity_per_s`` filled in.
         specs: The replicas.
         modes: The batching modes.
+        population: The classes and tenants of its requests.
         faults: How replicas fail; None: they serve for ever.
         scaling: How their number changes by decisions; None: it does not.
         recovery: What follows when replicas fail, start or stop; None: they do not.
@@ -107,7 +109,7 @@ class Scenario:
         faults = config.faults
         self.faults = load(FaultsConfig, "faults", faults) if isinstance(faults, str) else faults
         if self.faults is not None:
-            check_services(self.faults)
+            check_services(self.faults, config.class_names)
         self.transfers = cluster.transfers
         self.migration = config.migration
         self.scaling = config.scaling
@@ -152,11 +154,19 @@ class Scenario:
         capacity = None if own else config.capacity_per_s
         self.config = config.model_copy(update={"capacity_per_s": capacity, "episode": episode})
         self._terms = terms_of(self.config)
+        self.population = Population(self.config)
         self._capacity_on: dict[tuple[int, str], tuple[Trace, float]] = {}  # by identity of a foreign trace, and split
         if measure:
             _ = self.samplers  # a trace that cannot be read or cut is an error now
             if capacity is None:
                 self._measure(SPLITS)
+
+    def _tenants(self) -> TenantTable | None:
+        """Return the tenants that clusters have room for; None without any."""
+        population = self.population
+        if population.of_trace and not population.tenant_names:
+            population.see(self.trace)
+        return TenantTable(tuple(population.tenant_names), population.weights) if population.tenant_names else None
 
     @cached_property
     def trace(self) -> Trace:
@@ -172,6 +182,7 @@ class Scenario:
     def samplers(self) -> dict[str, EpisodeSampler]:
         """The sampler of each split's episodes."""
         episode = self.config.episode
+        self.population.see(self.trace)
         return {split: EpisodeSampler(self.trace, self._days[split], episode, split=split) for split in SPLITS}
 
     @checked()
@@ -183,26 +194,27 @@ class Scenario:
         """
         if not self.config.predictor.learns or same_requests(trace, self.trace):
             return self.predictor
-        output, code = trace.output_tokens, trace.log_type
+        output, code = trace.output_tokens, self.population.codes(trace, np.ones(len(trace), bool))
         with contextlib.suppress(BurstenvError):
             days = split_for_episodes(trace, DEFAULT_FRACTIONS, 0, self.config.episode)["train"]
             train = (trace.arrival_s >= days.start_s) & (trace.arrival_s < days.end_s)
             output, code = output[train], code[train]
-        return LengthPredictor.fitted(self.config.predictor, output, code)
+        return LengthPredictor.fitted(self.config.predictor, output, code, len(self.config.class_names))
 
     @cached_property
     def _training(self) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
         """Output lengths and classes of the training split."""
         days = self._days["train"]
         train = (self.trace.arrival_s >= days.start_s) & (self.trace.arrival_s < days.end_s)
-        return self.trace.output_tokens[train], self.trace.log_type[train]
+        return self.trace.output_tokens[train], self.population.codes(self.trace, train)
 
     @cached_property
     def predictor(self) -> LengthPredictor:
         """The predictor of output lengths."""
         config = self.config.predictor
         nothing = np.zeros(0, np.int32), np.zeros(0, np.int8)
-        return LengthPredictor.fitted(config, *(self._training if config.learns else nothing))
+        seen = self._training if config.learns else nothing
+        return LengthPredictor.fitted(config, *seen, len(self.config.class_names))
 
     def _measure(self, splits: Sequence[str]) -> None:
         from burstenv.envs.capacity import measure_capacity_per_s  # needs a Scenario
@@ -225,7 +237,7 @@ class Scenario:
         predictor, config = self.predictor, self.config.predictor
         return LengthModel.of(
             config.kind,
-            [output[code == k] if (code == k).any() else output for k in range(len(CLASSES))],
+            [output[code == k] if (code == k).any() else output for k in range(len(self.config.class_names))],
             config.sigma,
             config.accuracy,
             np.asarray(config.edges_tokens, np.float64),
@@ -344,7 +356,10 @@ class Scenario:
             recovery=self.recovery,
             fault_room=0 if faults is None else fault_room(faults, self.specs, horizon_s),
             scaling=scaling,
+            num_classes=len(config.class_names),
+            tenants=self._tenants(),
         )
+        cluster.class_names = config.class_names
         if scaling is not None:
             cluster.scale_by(self.scaling_rule.rule.code, self.scaling_rule.parameters)
         if self.migration is not None:
@@ -352,7 +367,7 @@ class Scenario:
         if self.hands_over:
             cluster.place_by(self.placement_rule.rule.code, self.placement_rule.parameters)
             cluster.stop_to_place(False)
-        values = [config.slo[name].value for name in CLASSES]
+        values = [config.slo[name].value for name in config.class_names]
         cluster.set_worth(values, config.worth.tokens, config.worth.output_weight)
         seen = config.observation
         cluster.lengths = self.lengths
@@ -360,6 +375,10 @@ class Scenario:
         if seen.log:
             cluster.see_log(seen.relays)
         return cluster
+
+    def draw(self, split: str, seed: int, rate_per_s: float) -> EpisodeRequests:
+        """Draw the requests of an episode of a split, with the classes and tenants of the scenario."""
+        return self.population.draw(self.sampler(split), seed, rate_per_s)
 
     @checked(rate_per_s=number(above=0.0))
     def episode(
@@ -376,7 +395,7 @@ class Scenario:
         Returns:
             The requests in the engine's format, (n,) REQUEST, and as drawn.
         """
-        drawn = self.sampler(split).sample(seed, rate_per_s)
+        drawn = self.draw(split, seed, rate_per_s)
         return self.requests_from(drawn, seed, privileged), drawn
 
     @checked(requests=array(REQUEST, dimensions=1))
@@ -409,8 +428,13 @@ class Scenario:
         if self.config.episode.upstream_failures == "recorded" and "day" in drawn.metadata:
             rows = np.flatnonzero(drawn.upstream_failed)
             models, classes = drawn.model[rows].tolist(), drawn.class_code[rows].tolist()
-            failed = FailedRows(drawn.arrival_s[rows], [MODELS[k] for k in models], [CLASSES[k] for k in classes])
+            names = self.config.class_names
+            failed = FailedRows(drawn.arrival_s[rows], [MODELS[k] for k in models], [names[k] for k in classes])
         return draw_faults(self.faults, self.specs, float(drawn.metadata.get("duration_s", last_s)), seed, failed)
+
+    def tenants_of(self, drawn: EpisodeRequests) -> NDArray[np.int32] | None:
+        """Return the tenant of each request of an episode, to be loaded with it; None where there are none."""
+        return drawn.tenant if self.population.tenant_names else None
 
     @checked()
     def requests_from(self, drawn: EpisodeRequests, seed: int, privileged: bool = False) -> np.ndarray:

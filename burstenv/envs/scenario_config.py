@@ -12,6 +12,7 @@ from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.config import Config
 from burstenv.envs.observation.features import ObservationConfig
+from burstenv.envs.population.config import MOST_CLASSES, NAMES_BY, ClassesConfig, Name, TenantsConfig
 from burstenv.envs.predictors import PredictorConfig
 from burstenv.envs.worth import WorthConfig
 from burstenv.policies.migration import MigrationConfig
@@ -33,6 +34,8 @@ class SloConfig(Config):
     ttft_per_token_s: Annotated[float, Field(ge=0.0, le=1e3)] = 0.0
     tpot_s: Objective
     value: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0  # factor of its requests' worth
+    # Of its requests, lower is more urgent, in place of the trace's own priorities; None: those of the trace.
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] | None = None
 
     def __str__(self) -> str:
         per_token = f" + {1000 * self.ttft_per_token_s:g} ms per prompt token" if self.ttft_per_token_s else ""
@@ -53,7 +56,9 @@ class ScenarioConfig(Config):
     capacity_per_s: dict[str, Annotated[float, Field(ge=1e-3, le=1e6)]] | None = (
         None  # by split; None: measured on first use
     )
-    slo: dict[str, SloConfig]
+    slo: Annotated[dict[Name, SloConfig], Field(min_length=1, max_length=MOST_CLASSES)]  # by class
+    classes: ClassesConfig = ClassesConfig()
+    tenants: TenantsConfig | None = None  # None: requests have none
     worth: WorthConfig = WorthConfig()
     modes: Annotated[list[str | ModeConfig], Field(min_length=1, max_length=256)] = ["vllm"]
     predictor: PredictorConfig = PredictorConfig()
@@ -70,6 +75,11 @@ class ScenarioConfig(Config):
     placement: PlacementConfig = PlacementConfig()  # of prefilled requests, where the cluster's replicas have roles
     scaling: ScalingConfig | None = None  # None: the number of replicas does not change by decisions
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, by code."""
+        return CLASSES if self.classes.by == "log-type" else tuple(self.slo)
 
     @property
     def acting_clients(self) -> ClientsConfig | None:
@@ -90,16 +100,24 @@ class ScenarioConfig(Config):
                 )
         return self
 
-    @field_validator("slo")
-    @classmethod
-    def _every_class(cls, slo: dict[str, SloConfig]) -> dict[str, SloConfig]:
-        for name in slo:
-            if name not in CLASSES:
-                raise ValueError(f"unknown class {name!r}; valid: {', '.join(CLASSES)}")
-        missing = [name for name in CLASSES if name not in slo]
+    @model_validator(mode="after")
+    def _every_class_has_objectives(self) -> ScenarioConfig:
+        by = self.classes.by
+        mixed = [] if self.classes.mix is None else [*self.classes.mix]
+        for tenant in () if self.tenants is None else self.tenants.of.values():
+            if tenant.classes is not None and by != "mix":
+                raise ValueError(f"classes of a tenant need classes by: mix, these are by: {by}")
+            mixed += [*(tenant.classes or ())]
+        if by in NAMES_BY:
+            for name in self.slo:
+                if name not in NAMES_BY[by]:
+                    valid = ", ".join(NAMES_BY[by])
+                    other = "; classes.by says where others come from" if by == "log-type" else ""
+                    raise ValueError(f"slo: unknown class {name!r}; valid: {valid}{other}")
+        missing = [name for name in (CLASSES if by == "log-type" else mixed) if name not in self.slo]
         if missing:
-            raise ValueError(f"objectives for class {missing[0]!r} are missing")
-        return slo
+            raise ValueError(f"slo: objectives for class {missing[0]!r} are missing")
+        return self
 
     @field_validator("capacity_per_s")
     @classmethod

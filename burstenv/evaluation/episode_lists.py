@@ -65,8 +65,9 @@ class EpisodeList(Config):
 def episode_columns(episode: Episode) -> Columns:
     """Return all inputs of an episode's policies, as columns of times and of whole numbers.
 
-    Of the requests: arrival, objectives, lengths, predicted length, class and session; of active clients: patience and
-    think time, order of turns, and failures before the cluster; of faults: all there is.
+    Of the requests: arrival, objectives, lengths, predicted length, class and session, and where there are any tenant
+    and priority; of active clients: patience and think time, order of turns, and failures before the cluster; of
+    faults: all there is.
     """
     requests = episode.requests
     times = [requests[name] for name in ("arrival_s", "ttft_slo_s", "tpot_slo_s")]
@@ -77,6 +78,10 @@ def episode_columns(episode: Episode) -> Columns:
         clients = episode.clients
         times += [clients.patience_s, clients.think_s]
         numbers += [clients.previous, clients.upstream_failed]
+    if episode.tenant is not None:
+        numbers.append(episode.tenant)
+    if requests["priority"].any():
+        numbers.append(requests["priority"])
     if episode.faults is not None:
         numbers.append(np.full(len(requests), _of_faults(episode.faults)))
     return times, numbers

@@ -33,6 +33,7 @@ class Episode:
         model: Codes into ``MODELS``, (n,) int8.
         clients: Behaviour of their clients; None: send and wait.
         faults: How replicas fail; None: they serve for ever.
+        tenant: Number of each request's tenant, (n,); None: there are none.
     """
 
     load: float
@@ -44,6 +45,7 @@ class Episode:
     model: NDArray[np.int8]
     clients: Clients | None = None
     faults: Faults | None = None
+    tenant: NDArray[np.int32] | None = None
 
     @cached_property
     def foreseen(self) -> NDArray[Any]:
@@ -75,7 +77,8 @@ def draw_episode(scenario: Scenario, split: str, load: float, seed: int, rate_pe
     duration_s = float(scenario.config.episode.duration_s)
     day, clients = int(drawn.metadata["day"]), scenario.clients_of(requests, drawn, seed)
     faults = scenario.faults_of(drawn, seed)
-    return Episode(load, seed, day, rate_per_s, duration_s, requests, drawn.model, clients, faults)
+    tenant = scenario.tenants_of(drawn)
+    return Episode(load, seed, day, rate_per_s, duration_s, requests, drawn.model, clients, faults, tenant)
 
 
 class EpisodeStore:

@@ -204,7 +204,8 @@ def play_fleet(
     for seed in range(episodes):
         requests, drawn = scenario.episode(split, seed, rate_per_s)
         clients = scenario.clients_of(requests, drawn, seed)
-        clusters.load(0, requests, seed, clients, faults=fleet.faults_of(drawn, seed))
+        tenant = scenario.tenants_of(drawn)
+        clusters.load(0, requests, seed, clients, faults=fleet.faults_of(drawn, seed), tenant=tenant)
         player_of(policy, clusters, 0, scenario.sight).run()
         environment = clusters.state.environments[0]
         attained[seed], offered[seed] = environment["attained"], environment["offered"]

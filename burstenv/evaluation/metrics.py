@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,25 +13,38 @@ from burstenv.cluster.readings import CLIENT_COUNTS, FAULT_COUNTS, TRANSFER_COUN
 from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, FAULTED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.fairness import jain_index, longest_waits_s, service_gap
 from burstenv.workload import CLASSES
 from burstenv.workload.describe import rate_per_s
 from burstenv.workload.trace import MODELS
 
 if TYPE_CHECKING:
     from burstenv.cluster import Cluster
+    from burstenv.cluster.tenants import TenantTable
 
 LOSSES = ("rejected", "failed", "preempted", "late_first_token", "slow_tokens")  # cause of a lost request
 FAILURES = ("upstream", "organic", "injected")  # cause of a failed request
 MODEL_GROUPS = tuple(f"model_{name.lower().replace('-', '')}" for name in MODELS)
+TENANT_PREFIX = "tenant_"  # before a tenant's name in the name of its group
 PROMPT_EDGES_TOKENS = (200, 600, 1200, 2000, 3000)  # a bucket holds lower < prompt tokens <= upper
 PROMPT_BUCKETS = ("0_200", "200_600", "600_1200", "1200_2000", "2000_3000", "over_3000")
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
 _PERCENTILES = (50, 90, 99)
 
 
-def groups() -> tuple[str, ...]:
-    """Return the names of the groups with separate counts of offered and attained requests."""
-    return (*CLASSES, *MODEL_GROUPS, *(f"prompt_{bucket}" for bucket in PROMPT_BUCKETS))
+def groups(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the groups that metrics have separate counts of: classes, tenants, models, prompt lengths."""
+    return tuple(key.removesuffix("_offered") for key in row if key.endswith("_offered"))
+
+
+def group_title(group: str) -> str:
+    """Return what a group of requests is called in a report."""
+    if group in MODEL_GROUPS:
+        return MODELS[MODEL_GROUPS.index(group)]
+    if group.removeprefix("prompt_") in PROMPT_BUCKETS:
+        low, _, high = group.removeprefix("prompt_").partition("_")
+        return f">{high}" if low == "over" else f"{low}-{high}"
+    return group.replace(TENANT_PREFIX, "tenant ", 1) if group.startswith(TENANT_PREFIX) else group
 
 
 @checked(prompt_tokens=array(kinds="iuf"))
@@ -74,7 +87,8 @@ def metrics_of(
     """Return :func:`episode_metrics` of the finished episode of cluster ``i``, with all that it counts."""
     return episode_metrics(
         records, duration_s, cluster.kv_use(i), episode_return, model,
-        cluster.client_counts(i), cluster.fault_counts(i), cluster.transfer_counts(i),
+        cluster.client_counts(i), cluster.fault_counts(i), cluster.transfer_counts(i), cluster.class_names,
+        cluster.tenants, cluster.tenant_of(i),
     )  # fmt: skip
 
 
@@ -96,6 +110,9 @@ def episode_metrics(
     client_counts: Mapping[str, int] | None = None,
     fault_counts: Mapping[str, float] | None = None,
     transfer_counts: Mapping[str, float] | None = None,
+    class_names: Sequence[str] = CLASSES,
+    tenants: TenantTable | None = None,
+    tenant: NDArray[Any] | None = None,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None for undefined ones (no such request).
 
@@ -115,7 +132,9 @@ def episode_metrics(
                                         ``total_tokens_per_s``
     ``cached_tokens``                   prompt tokens found in prefix caches when requests were first scheduled
     ``prefix_hit_rate``                 cached tokens / prompt tokens of the requests that were scheduled
-    ``<group>_offered`` ...             the same counts and share by class, model and prompt bucket (``groups``)
+    ``<group>_offered`` ...             the same counts and share by class, tenant, model and prompt bucket (``groups``)
+    ``<group>_longest_wait_s``          of each class and tenant, from arrival to first scheduling, or to its end
+    ``service_gap``, ``jain_index``     with tenants: see ``fairness.service_gap``, and Jain's index of their scores
     ``lost_<why>``                      lost requests by ``LOSSES``, see ``losses``
     ``burstiness``                      variance / mean of the arrivals in each second (1 for Poisson)
     ``ttft_s_mean``, ``_p50`` ...       latencies over finished requests, see ``latencies_s``
@@ -140,6 +159,9 @@ def episode_metrics(
         client_counts: The result of ``Cluster.client_counts``; None: clients that only send and wait.
         fault_counts: The result of ``Cluster.fault_counts``; None: replicas serve for ever.
         transfer_counts: The result of ``Cluster.transfer_counts``; None: KV blocks stay where they are.
+        class_names: Of the classes, by code.
+        tenants: The tenants that requests may belong to; None: they have none.
+        tenant: The number of each request's tenant, (n,).
 
     Raises:
         BurstenvError: If a request is not settled, or the rewards contradict the records.
@@ -147,6 +169,7 @@ def episode_metrics(
     if client_counts is not None and client_counts["unsent"]:
         sent = records["status"] != UNSENT
         records, model = records[sent], None if model is None else model[sent]
+        tenant = None if tenant is None else tenant[sent]
     status = records["status"]
     attained = status == ATTAINED
     abandoned = int((status == ABANDONED).sum())
@@ -190,7 +213,7 @@ def episode_metrics(
     metrics["burstiness"] = burstiness(records["arrival_s"], duration_s)
     for counted in (client_counts, fault_counts, transfer_counts):
         metrics.update(counted or {})
-    metrics.update(_by_group(records, attained, model))
+    metrics.update(_by_group(records, attained, model, class_names, tenants, tenant))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None
         points = np.percentile(values, _PERCENTILES).tolist() if len(values) else [None] * len(_PERCENTILES)
@@ -272,17 +295,26 @@ def burstiness(arrival_s: NDArray[Any], duration_s: float) -> float | None:
 
 
 def _by_group(
-    records: NDArray[Any], attained: NDArray[np.bool_], model: NDArray[Any] | None
+    records: NDArray[Any],
+    attained: NDArray[np.bool_],
+    model: NDArray[Any] | None,
+    class_names: Sequence[str],
+    tenants: TenantTable | None,
+    tenant: NDArray[Any] | None,
 ) -> dict[str, float | int | None]:
-    """Count offered and attained requests by class, model and prompt bucket."""
+    """Count offered and attained requests by class, tenant, model and prompt bucket, and say how fair it was."""
     bucket = prompt_bucket(records["prompt_tokens"])
     if model is None:
         model = np.full(len(records), len(MODELS) - 1)
-    codes = (
-        (CLASSES, records["class_code"]),
-        (MODEL_GROUPS, model),
-        ([f"prompt_{b}" for b in PROMPT_BUCKETS], bucket),
-    )
+    codes: list[tuple[Sequence[str], NDArray[Any]]] = [(class_names, records["class_code"])]
+    if tenants is not None and tenant is not None:
+        codes.append(([TENANT_PREFIX + name for name in tenants.names], tenant))
+    waits = {
+        f"{name}_longest_wait_s": wait
+        for names, code in codes
+        for name, wait in zip(names, longest_waits_s(records, code, len(names)), strict=True)
+    }
+    codes += [(MODEL_GROUPS, model), ([f"prompt_{b}" for b in PROMPT_BUCKETS], bucket)]
     found: dict[str, float | int | None] = {}
     for names, code in codes:
         offered_of = np.bincount(code, minlength=len(names))
@@ -291,6 +323,13 @@ def _by_group(
             found[f"{name}_offered"] = offered
             found[f"{name}_attained"] = met
             found[f"{name}_attainment"] = share(met, offered)
+    found.update(waits)
+    if tenants is not None and tenant is not None:
+        worth, count = records["worth"].astype(np.float64), len(tenants.names)
+        offered_of = np.bincount(tenant, worth, minlength=count)
+        attained_of = np.bincount(tenant[attained], worth[attained], minlength=count)
+        found["service_gap"] = service_gap(records, tenant, tenants.weights)
+        found["jain_index"] = jain_index((attained_of / np.maximum(offered_of, 1e-12))[offered_of > 0.0].tolist())
     return found
 
 

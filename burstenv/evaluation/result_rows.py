@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from burstenv.errors import BurstenvError
-from burstenv.evaluation.metrics import LATENCIES, LOSSES, groups
+from burstenv.evaluation.metrics import LATENCIES, LOSSES, MODEL_GROUPS, PROMPT_BUCKETS, groups
 
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 Maybe = Number | None
@@ -32,6 +32,7 @@ class _Row(_Strict):
 
 
 _make: Any = create_model
+_GROUPS = (*MODEL_GROUPS, *(f"prompt_{bucket}" for bucket in PROMPT_BUCKETS))  # and, beside them, classes and tenants
 
 
 def _row(name: str, **types: Any) -> Any:
@@ -63,8 +64,8 @@ _Summary = _row(
         for metric in ("score", "attainment", "token_weighted_attainment", "goodput_per_s") for end in ("low", "high")
     },
     **dict.fromkeys(("preemptions_per_finished", "max_replica_share", "kv_use_mean", "kv_use_max"), Maybe),
-    **{f"{group}_offered": Count for group in groups()},
-    **{f"{group}_attainment": Share | None for group in groups()},
+    **{f"{group}_offered": Count for group in _GROUPS},
+    **{f"{group}_attainment": Share | None for group in _GROUPS},
     **{f"{name}_{part}": Maybe for name in LATENCIES for part in ("mean", "p50", "p90", "p99")},
 )  # fmt: skip
 _Best = _row("Best", load=Load, policy=str, candidates=Count, beforehand=bool)
@@ -235,7 +236,14 @@ def check_result(values: dict[str, Any], where: str) -> None:
 
 
 def _shape(found: _Result) -> str:
-    """Return the first inconsistency between lists; empty without one."""
+    """Return the first inconsistency between lists, or of a class or tenant; empty without one."""
+    for k, summary in enumerate(found.summary):
+        values: dict[str, Any] = summary.model_extra  # type: ignore[attr-defined]
+        for group in groups(values):
+            offered, attainment = values[f"{group}_offered"], values.get(f"{group}_attainment", "")
+            share = attainment is None or (isinstance(attainment, float | int) and 0.0 <= attainment <= 1.0)
+            if not isinstance(offered, int) or offered < 0 or not share:
+                return f"summary.{k}: {group}_offered must be a count, and {group}_attainment a share or null"
     for k, pairs in enumerate(found.pairs):
         count = len(pairs.policies)
         for key in ("mean", "low", "high"):

@@ -22,6 +22,7 @@ from burstenv.envs.recorded import Oversize, recorded_episode, within_limit
 from burstenv.envs.scenario import ROOM_TOKENS, Scenario
 from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.fairness import by_priority
 from burstenv.evaluation.metrics import metrics_of, share
 from burstenv.evaluation.offered_load import saturated_rate_per_s
 from burstenv.evaluation.policy import is_privileged
@@ -34,11 +35,12 @@ from burstenv.workload.shaping.rates import SCALINGS
 from burstenv.workload.trace import MODELS, OTHER_MODEL
 
 CAPACITY_SPLIT = "test"  # whose capacity is the unit of load, as in an evaluation
+MOST_PRIORITIES = 20  # whose requests have figures of their own
 CHUNK_DECISIONS = 100_000  # between two reports of progress
 RECORD_COLUMNS = (
     "id", "class", "prompt_tokens", "output_tokens", "status", "replica", "arrival_s", "first_scheduled_s",
     "first_token_s", "finish_s", "ttft_s", "tpot_s", "e2e_s", "preemptions", "recomputed_tokens",
-    "cached_tokens", "generated_tokens",
+    "cached_tokens", "generated_tokens", "priority",
 )  # fmt: skip
 
 
@@ -48,7 +50,7 @@ class Simulation:
 
     ``records`` are on the clock of the replay, which begins with the first arrival; ``metrics["first_arrival_s"]`` is
     that instant on the trace's clock. ``scenario`` is the scenario used, ``added_modes`` lists the modes added to it,
-    ``engines`` describes the replicas' engines.
+    ``engines`` describes the replicas' engines, ``tenants`` names the tenant of each request, where there are any.
     """
 
     metrics: dict[str, Any]
@@ -59,6 +61,7 @@ class Simulation:
     scenario: ScenarioConfig | None = None
     added_modes: tuple[str, ...] = ()
     engines: str = ""
+    tenants: list[str] | None = None
 
 
 @checked(
@@ -117,6 +120,7 @@ def simulate(
         Metrics and records. Besides those of :func:`burstenv.evaluation.metrics.episode_metrics` the metrics hold
         ``span_s``, ``end_s``, ``rate_per_s`` (arrivals over their span; None for a single instant), ``busy_share``
         (share of the replicas' time in iterations, until the end), ``preemptions``, ``iterations``,
+        ``by_priority`` (see ``fairness.by_priority``; the most urgent, ``MOST_PRIORITIES`` at most),
         ``dropped_oversize``, ``max_total_tokens``, ``first_arrival_s``, ``unmatched_models`` (models of the trace that
         no replica runs), and on request ``capacity_per_s`` and ``saturated_rate_per_s``.
 
@@ -130,6 +134,7 @@ def simulate(
     scene, cluster_name, moved = scene_of(scenario, cluster)
     oversize = oversize or ("cut" if moved else None)
     rate, measured = _asked_rate(trace, scene, oversize, asked)
+    scene.population.see(trace)
     drawn = recorded_episode(
         trace, scene, seed, oversize=oversize, rate_per_s=rate, scaling=scaling or "superpose",
         duration_s=duration_s, speed=speed,
@@ -149,7 +154,8 @@ def simulate(
     requests = engine.room_for(0, len(drawn))  # filled in place: memory holds all of BurstGPT only once
     scene.write_requests(requests, drawn, seed, is_privileged(played) and sight is not None, predictor)
     faults = scene.faults_of(drawn, seed)
-    engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed), faults=faults)
+    tenant = scene.tenants_of(drawn)
+    engine.begin(0, len(drawn), seed, scene.clients_of(requests, drawn, seed), faults=faults, tenant=tenant)
     source = str(drawn.metadata["source"]).rsplit("/", 1)[-1]
     facts = {name: drawn.metadata[name] for name in ("dropped_oversize", "max_total_tokens", "first_arrival_s")}
     del drawn
@@ -159,9 +165,13 @@ def simulate(
     seen = (
         None
         if recorder is None
-        else recorder.finish(requests, f"{source} on cluster {cluster_name}", _facts(metrics, played.name))
+        else recorder.finish(
+            requests, f"{source} on cluster {cluster_name}", _facts(metrics, played.name), engine.class_names
+        )
     )
-    return Simulation(metrics, requests, cluster_name, played.name, seen, scene.config, added, engines_of(scene.specs))
+    engines = engines_of(scene.specs)
+    tenants = None if tenant is None else [scene.population.tenant_names[k] for k in tenant.tolist()]
+    return Simulation(metrics, requests, cluster_name, played.name, seen, scene.config, added, engines, tenants)
 
 
 def scene_of(
@@ -197,6 +207,7 @@ def _metrics(engine: Cluster, requests: np.ndarray) -> dict[str, Any]:
     metrics["busy_share"] = share(float(replicas["busy_s"].sum()), engine.num_replicas * (end_s - first_s))
     metrics["preemptions"] = int(replicas["preemptions"].sum())
     metrics["iterations"] = int(replicas["iterations"].sum())
+    metrics["by_priority"] = by_priority(sent)[:MOST_PRIORITIES]
     whole_s = sum(spec.tensor_parallel for spec in engine.specs) * (end_s - first_s)
     gpu_s = float(metrics.get("gpu_s", whole_s))  # replicas that change cost some of the time
     return {**metrics, **_for_engineers(sent, engine.specs, gpu_s, metrics["attained"])}
@@ -298,11 +309,16 @@ def _run(
     engine.check_livelock(0)
 
 
-def write_records(records: np.ndarray, path: Path) -> None:
-    """Write per-request records as CSV, atomically; times in full precision, blank if undefined."""
+def write_records(
+    records: np.ndarray, path: Path, classes: Sequence[str] = CLASSES, tenants: Sequence[str] | None = None
+) -> None:
+    """Write per-request records as CSV, atomically; times in full precision, blank if undefined.
+
+    ``classes`` are the names of the classes by code; ``tenants``, if there are any, those of each request's tenant.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RECORD_COLUMNS)
+    writer.writerow([*RECORD_COLUMNS, *(["tenant"] if tenants is not None else [])])
     ttft_s = records["first_token_s"] - records["arrival_s"]
     e2e_s = records["finish_s"] - records["arrival_s"]
     gaps = records["target_tokens"] - 1
@@ -311,7 +327,7 @@ def write_records(records: np.ndarray, path: Path) -> None:
     unserved = np.isnan(records["first_token_s"])
     columns = [
         np.arange(len(records)).tolist(),
-        [CLASSES[c] for c in records["class_code"].tolist()],
+        [classes[c] for c in records["class_code"].tolist()],
         records["prompt_tokens"].tolist(),
         records["output_tokens"].tolist(),
         [STATUS_NAMES[s] for s in records["status"].tolist()],
@@ -327,6 +343,8 @@ def write_records(records: np.ndarray, path: Path) -> None:
         records["recomputed_tokens"].tolist(),
         ["" if c < 0 else c for c in records["cached_tokens"].tolist()],
         records["produced_tokens"].tolist(),
+        records["priority"].tolist(),
+        *([tenants] if tenants is not None else []),
     ]
     writer.writerows(zip(*columns, strict=True))
     write_atomic(path, text.getvalue())

@@ -59,9 +59,10 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
     """Return one row per policy and load, in order of appearance.
 
     ``score``, ``attainment``, ``token_weighted_attainment`` and ``goodput_per_s`` are means over episodes with
-    ``_low`` and ``_high`` (None with too few days); counts are sums; attainment by class and prompt
+    ``_low`` and ``_high`` (None with too few days); counts are sums; attainment by class, tenant and prompt
     bucket is pooled over episodes (attained of all offered, None without any); latencies cover all finished requests of
-    all episodes; the others are means over the episodes that define them.
+    all episodes; longest waits and service gaps are the greatest of any episode; the others are means over the episodes
+    that define them.
     """
     summary = []
     latency = {(row["policy"], row["load"]): row for row in distributions}
@@ -72,17 +73,19 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
             estimate = block_bootstrap([row[name] for row in rows], days).stated()
             out.update({name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high})
         out.update({name: sum(row[name] for row in rows) for name in _COUNTS if name in rows[0]})
-        for name in MEANS:
+        for name in (*MEANS, *(["jain_index"] if "jain_index" in rows[0] else [])):
             values = [row[name] for row in rows if row[name] is not None]
             out[name] = float(np.mean(values)) if values else None
         if "availability" in rows[0]:  # the share of all the time that costs
             out["availability"] = share(sum(row["availability"] * row["replica_s"] for row in rows), out["replica_s"])
         out["kv_use_max"] = max(row["kv_use_max"] for row in rows)
         out.update({f"lost_{why}_share": share(out[f"lost_{why}"], out["offered"]) for why in LOSSES})
-        for group in groups():
+        for group in groups(rows[0]):
             offered, attained = (sum(row[f"{group}_{count}"] for row in rows) for count in ("offered", "attained"))
             out[f"{group}_offered"] = offered
             out[f"{group}_attainment"] = share(attained, offered)
+        for name in (key for key in rows[0] if key.endswith("_longest_wait_s") or key == "service_gap"):
+            out[name] = max((row[name] for row in rows if row[name] is not None), default=None)
         found = latency[policy, load]
         for name in LATENCIES:
             out[f"{name}_mean"] = found[f"{name}_mean"]
@@ -147,8 +150,8 @@ def compare(episodes: Sequence[Row], reference: str, best: Sequence[Row]) -> lis
 def compare_groups(episodes: Sequence[Row], best: Sequence[Row]) -> list[Row]:
     """Return the comparison of every policy with the best heuristic within each group of requests or episodes.
 
-    Groups are the classes, models and prompt lengths of ``metrics.groups``, pooled over episodes, and the terciles of
-    the episodes' burstiness at each load (``BURSTINESS_BUCKETS``).
+    Groups are the classes, tenants, models and prompt lengths of ``metrics.groups``, pooled over episodes, and the
+    terciles of the episodes' burstiness at each load (``BURSTINESS_BUCKETS``).
 
     Returns:
         Rows of ``policy``, ``load``, ``other``, ``group``, ``offered`` requests, ``attainment`` with ``low`` and
@@ -160,7 +163,7 @@ def compare_groups(episodes: Sequence[Row], best: Sequence[Row]) -> list[Row]:
     rows = []
     for (policy, load), mine in by_policy.items():
         theirs = by_policy[best_at[load], load]
-        for group in groups():
+        for group in groups(mine[0]):
             pairs = [
                 (a["day"], a[f"{group}_attained"], b[f"{group}_attained"], a[f"{group}_offered"])
                 for a, b in zip(mine, theirs, strict=True)

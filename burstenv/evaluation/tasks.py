@@ -117,7 +117,7 @@ def run_alone(
     for episode in episodes:
         foresees = isinstance(policy, NetworkPolicy) and is_privileged(policy)
         requests = episode.foreseen if foresees else episode.requests
-        cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults)
+        cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults, tenant=episode.tenant)
         player_of(policy, cluster, 0, sight).run()
         records = cluster.records(0)
         yield episode, records, metrics_of(cluster, 0, records, episode.duration_s, model=episode.model)
@@ -129,7 +129,7 @@ def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[
     for i, episode in enumerate(episodes):
         requests = episode.foreseen if is_privileged(agent) else episode.requests
         description = {"split": split, "seed": episode.seed, "load": episode.load}
-        batch.start(i, requests, episode.seed, description, episode.clients, episode.faults)
+        batch.start(i, requests, episode.seed, description, episode.clients, episode.faults, episode.tenant)
     returns = np.zeros(batch.num_envs)  # (N,)
     running = np.flatnonzero(~batch.done)  # indices of the unfinished episodes
     if isinstance(agent, RememberingAgent):

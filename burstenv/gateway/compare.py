@@ -163,7 +163,7 @@ def compare(
     rows = []
     for load in loads:
         if trace is None:
-            drawn = scene.sampler("test").sample(seed, load * unit)
+            drawn = scene.draw("test", seed, load * unit)
         else:
             drawn = recorded_episode(
                 trace, scene, seed, oversize="drop", rate_per_s=load * unit, duration_s=duration_s

@@ -17,6 +17,7 @@ from burstenv.cluster.requests import request_array
 from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, LATE, REJECTED
 from burstenv.engine.records import REQUEST
 from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
 from burstenv.gateway.incoming import Incoming
 from burstenv.gateway.kernels import (
     arrive_at,
@@ -30,6 +31,7 @@ from burstenv.gateway.ledger import Ledger
 from burstenv.gateway.prefixes import CachedBlocks
 from burstenv.gateway.sight import show_replica
 from burstenv.gateway.turns import Turns
+from burstenv.workload import CLASSES
 
 OUTCOMES = {"attained": ATTAINED, "late": LATE, "rejected": REJECTED, "failed": FAILED, "cancelled": ABANDONED}
 
@@ -67,7 +69,11 @@ class LiveWorld:
         self.cluster.see_log()  # answers pass through a gateway, whatever the scenario's own does
         self.cluster.load(0, request_array(np.zeros(room), np.ones(room), np.ones(room)), seed)
         self.ledgers = [Ledger() for _ in self.cluster.specs]
-        self._slo = [scenario.config.slo[name] for name in ("conversation", "api")]
+        if scenario.config.class_names != CLASSES:
+            raise BurstenvError(
+                f"scenario {scenario.config.name!r} has classes of its own; the gateway knows {' and '.join(CLASSES)}"
+            )
+        self._slo = [scenario.config.slo[name] for name in CLASSES]
         state = self.cluster.state
         self._state = state
         self._environment = state.environments[0]

@@ -238,7 +238,7 @@ BATCHING_RULES = (
         ModeConfig(name="priority", order="priority"),
         "vllm with the priority of each request: the smallest goes first, and the largest is preempted first.",
         "vLLM V1 with `--scheduling-policy priority`; the engine reproduces its recorded schedules.",
-        "Priorities come from the trace (column `priority`); equal ones are ordered by arrival.",
+        "Priorities come from the trace (column `priority`) or the class (`slo`); equal ones are ordered by arrival.",
     ),
     BatchingRule(
         ModeConfig(name="longest-prompt", order="longest-prompt"),

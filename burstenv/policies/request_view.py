@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from burstenv.errors import BurstenvError
-
-CLASS_NAMES = ("conversation", "api")  # by class code, as in traces
 
 
 class RequestView:
     """The request at the gateway."""
 
-    def __init__(self, record: Any, now_s: float, max_defers: int, oracle: bool):
+    def __init__(self, record: Any, now_s: float, max_defers: int, oracle: bool, class_names: Sequence[str]):
         self._record = record
         self._now_s = now_s
         self._max_defers = max_defers
         self._oracle = oracle
+        self._class_names = class_names
 
     @property
     def prompt_tokens(self) -> int:
@@ -45,8 +45,13 @@ class RequestView:
 
     @property
     def class_name(self) -> str:
-        """``conversation`` or ``api``."""
-        return CLASS_NAMES[int(self._record["class_code"])]
+        """``conversation`` or ``api``, or a class of the scenario."""
+        return self._class_names[int(self._record["class_code"])]
+
+    @property
+    def priority(self) -> int:
+        """Its priority; lower is more urgent."""
+        return int(self._record["priority"])
 
     @property
     def session(self) -> int | None:

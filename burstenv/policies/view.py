@@ -208,7 +208,8 @@ class View:
         self.request: RequestView | None = None
         if at_gateway != NO_REQUEST:
             max_defers = int(state.gateway["max_defers"][0])
-            self.request = RequestView(state.requests[i, at_gateway], self.now_s, max_defers, oracle)
+            names = cluster.class_names
+            self.request = RequestView(state.requests[i, at_gateway], self.now_s, max_defers, oracle, names)
         self.replicas = tuple(ReplicaView(self, r) for r in range(cluster.num_replicas))
 
     def leave_out(self, replicas: Sequence[int]) -> None:

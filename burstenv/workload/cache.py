@@ -23,7 +23,7 @@ from burstenv.files import replacing
 from burstenv.workload.official.data_directory import cache_folder
 from burstenv.workload.trace import COLUMNS, FAILURE_COLUMNS, Failures, Trace
 
-FORMAT_VERSION = 3  # increment it when the layout of the files changes
+FORMAT_VERSION = 4  # increment it when the layout of the files changes
 DEFAULT_LIMIT_GIB = 10.0
 _HASHED_AT_ONCE = 1 << 20
 

@@ -89,6 +89,9 @@ class Trace:
         prefix_id: Number of the shared prefix that the prompt begins with, -1 for none, int32. Requests of
             equal number begin with the same tokens, as far as both prefixes reach.
         prefix_tokens: Length of that prefix, 0 where there is none, int32. A shorter prompt is a part of it.
+        own_class: Codes into ``metadata["classes"]``, the classes that the source names itself; -1 where it names none,
+            int32. Those that are only called conversation or api stand in ``log_type`` alone.
+        tenant: Codes into ``metadata["tenants"]``, -1 for none, int32.
         failures: The rows without a response.
         metadata: The source of the trace and all counts, changes and omissions.
     """
@@ -106,6 +109,8 @@ class Trace:
     metadata: dict[str, Any] = field(default_factory=dict)
     prefix_id: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
     prefix_tokens: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    own_class: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    tenant: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         if not isinstance(self.arrival_s, np.ndarray) or self.arrival_s.dtype.kind != "f" or self.arrival_s.ndim != 1:
@@ -114,7 +119,7 @@ class Trace:
                 "Trace.from_columns takes lists and checks their values"
             )
         rows = self.arrival_s.shape
-        _fill(self, rows[0], {"prefix_id": np.int32(-1), "prefix_tokens": np.int32(0)})
+        _fill(self, rows[0], {name: np.int32(0 if name == "prefix_tokens" else -1) for name in _LATER_COLUMNS})
         for name, values in self._columns().items():
             if not isinstance(values, np.ndarray) or values.shape != rows or values.dtype.kind not in "iuf":
                 raise BurstenvError(
@@ -138,6 +143,8 @@ class Trace:
         elapsed_s: ArrayLike | None = None,
         prefix_id: ArrayLike | None = None,
         prefix_tokens: ArrayLike | None = None,
+        own_class: ArrayLike | None = None,
+        tenant: ArrayLike | None = None,
         failures: Failures | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Trace:
@@ -155,6 +162,8 @@ class Trace:
             elapsed_s: Recorded elapsed times; default NaN.
             prefix_id: Numbers of shared prefixes, -1 for none; default none.
             prefix_tokens: Their lengths; default 0.
+            own_class: Codes into ``metadata["classes"]``, -1 for none; default none.
+            tenant: Codes into ``metadata["tenants"]``, -1 for none; default none.
             failures: Rows without a response; default none.
             metadata: Copied; ``requests`` and ``failures`` are added.
 
@@ -217,6 +226,8 @@ class Trace:
             elapsed_s=elapsed,
             prefix_id=prefixes,
             prefix_tokens=shared,
+            own_class=column("own_class", own_class, -1, np.int32, -1, _known(metadata, "classes") - 1),
+            tenant=column("tenant", tenant, -1, np.int32, -1, _known(metadata, "tenants") - 1),
             failures=failed,
             metadata={**(metadata or {}), "requests": n, "failures": len(failed)},
         )
@@ -287,6 +298,10 @@ class Trace:
         frame = pandas.DataFrame(self._columns())
         frame["model"] = pandas.Categorical(np.array(MODELS)[self.model], categories=list(MODELS))
         frame["log_type"] = pandas.Categorical(np.array(LOG_TYPES)[self.log_type], categories=list(LOG_TYPES))
+        for column, names in NAMED.items():
+            frame[column] = pandas.Categorical.from_codes(
+                getattr(self, column), categories=self.metadata.get(names, [])
+            )
         return frame
 
     @classmethod
@@ -309,7 +324,17 @@ class Trace:
                 if unknown:
                     raise unknown_name(f"{name} in the table", unknown[0], labels)
                 columns[name] = values.map({label: code for code, label in enumerate(labels)}).to_numpy()
-        return cls.from_columns(**columns, metadata={"source": "table"})
+        import pandas
+
+        metadata: dict[str, Any] = {"source": "table"}
+        for column, names in NAMED.items():
+            if column in columns:
+                given = pandas.Categorical(frame[column])
+                columns[column], metadata[names] = (
+                    given.codes.astype(np.int32),
+                    [str(name) for name in given.categories],
+                )
+        return cls.from_columns(**columns, metadata=metadata)
 
     def _columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in COLUMNS}
@@ -334,7 +359,11 @@ COLUMNS: tuple[str, ...] = (
     "elapsed_s",
     "prefix_id",
     "prefix_tokens",
+    "own_class",
+    "tenant",
 )
+_LATER_COLUMNS = COLUMNS[-4:]  # that a trace may be made without
+NAMED = {"own_class": "classes", "tenant": "tenants"}  # columns of codes, and the names behind them in the metadata
 FAILURE_COLUMNS: tuple[str, ...] = ("arrival_s", "model", "log_type", "prompt_tokens", "session", "elapsed_s")
 
 
@@ -364,6 +393,11 @@ def _numbers(name: str, values: ArrayLike) -> NDArray[Any]:
     if column.dtype.kind not in "iufb" and column.size:
         raise BurstenvError(f"trace: column {name!r} must be numbers, got {shortly(values)}")
     return column
+
+
+def _known(metadata: Mapping[str, Any] | None, names: str) -> int:
+    """Return how many names the metadata have for the codes of a column."""
+    return len((metadata or {}).get(names, ()))
 
 
 def _check(good: NDArray[np.bool_], name: str, values: NDArray[Any], need: str) -> None:

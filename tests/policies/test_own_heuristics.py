@@ -13,8 +13,6 @@ from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationPlan, evaluate
 from burstenv.policies import PythonPolicy, load_policy, load_policy_file
-from burstenv.policies.request_view import CLASS_NAMES
-from burstenv.workload import CLASSES
 from tests.cluster.small_clusters import assert_same_records
 
 MINE = """
@@ -156,10 +154,6 @@ def test_parameters_set_a_tuners_range(mine):
     rule = load_policy("own-cap/jsq/vllm").admission.rule
     assert rule.ranges["limit"] == (1.0, 128.0, "log")
     assert load_policy("own-policy").rule.ranges["limit"] == (4.0, 64.0, "log")
-
-
-def test_class_names_are_those_of_traces():
-    assert tuple(CLASSES) == CLASS_NAMES
 
 
 def written(tmp_path: Path, body: str) -> Path:

@@ -74,8 +74,6 @@ def _value(cell: str, kind: str, blank: bool) -> Any:
         return cell
     if kind == "label":
         return cell if cell in LABELS else None
-    if kind == "class":
-        return cell if cell in ("conversation", "api") else None
     if len(cell) > 400 or not _DECIMAL.fullmatch(cell):
         return None
     value = Fraction(cell)
@@ -103,7 +101,7 @@ SCHEMAS: dict[str, tuple[str, dict[str, str], Callable[[random.Random, int], lis
     "plain": (
         PLAIN + ",session_id,priority",
         {"arrival_s": "time", "prompt_tokens": "positive", "output_tokens": "positive", "session_id": "text?!",
-         "priority": "whole?!", "class": "class?!"},
+         "priority": "whole?!", "class": "text?!", "tenant": "text?!"},
         lambda r, t: [repr(t / 7), str(r.randrange(1, 900)), str(r.randrange(1, 90)),
                       r.choice(["", "s1", "s2"]), r.choice(["", "-3", "7"])],
     ),

@@ -168,8 +168,6 @@ def test_a_bad_cell_far_down_a_file_names_its_row(write: Write) -> None:
 def test_plain_schema_refuses_an_output_of_no_tokens(write: Write) -> None:
     with pytest.raises(BurstenvError, match="row 1: column 'output_tokens': need a whole number from 1"):
         read_trace(write(PLAIN, "0,3,0"))
-    with pytest.raises(BurstenvError, match="row 1: column 'class': unknown value 'batch'; valid: conversation, api"):
-        read_trace(write(PLAIN + ",class", "0,3,1,batch"))
 
 
 def test_a_missing_column_is_named_with_what_was_found(write: Write) -> None:

@@ -295,7 +295,7 @@ def _observe_queue(world, exchange):
             out[at + SLOT.waited] = clip(waited_s)
             out[at + SLOT.prompt] = clip(request.prompt_tokens / 1000.0)
             out[at + SLOT.predicted_output] = clip(request.predicted_tokens / 500.0)
-            out[at + SLOT.is_api] = request.class_code
+            out[at + SLOT.is_api] = request.class_code == 1
             out[at + SLOT.ttft_left] = clip((request.ttft_slo_s - waited_s) / request.ttft_slo_s)
             out[at + SLOT.blocks_needed] = clip(needed / max(1.0, float(free)))
             out[at + SLOT.fits] = 1.0 if may_join else 0.0

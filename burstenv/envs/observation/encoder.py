@@ -98,7 +98,7 @@ def _observe_request(out, at, world, request, left_s):
     out[at + REQUEST.present] = 1.0
     out[at + REQUEST.prompt] = clip(request.prompt_tokens * (1.0 / 1000.0))
     out[at + REQUEST.predicted_output] = clip(request.predicted_tokens * (1.0 / 500.0))
-    out[at + REQUEST.is_api] = request.class_code
+    out[at + REQUEST.is_api] = request.class_code == 1
     out[at + REQUEST.ttft_slo] = clip(request.ttft_slo_s * 0.5)
     out[at + REQUEST.tpot_slo] = clip(request.tpot_slo_s * 10.0)
     out[at + REQUEST.ttft_left] = clip(min(1.0, left_s / request.ttft_slo_s))

@@ -15,7 +15,6 @@ import numpy as np
 from burstenv.engine.enums import ATTAINED, AWAY, REJECTED, SETTLED, STATUS_NAMES
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.errors import BurstenvError
-from burstenv.workload import CLASSES
 
 WIDTH, HEIGHT = 960, 540
 RECENT_S = 60.0  # window of the recent attainment
@@ -65,6 +64,7 @@ class ClusterPicture:
         self._then_s = 0.0  # of the frame before
         self._before = -1  # request at the gateway in the previous frame
         self._image, self._draw_on, _ = need_pillow()
+        self._classes = batch.scenario.config.class_names
 
     def frame(self) -> np.ndarray:
         """Return the environment's present state, (540, 960, 3) uint8."""
@@ -151,7 +151,7 @@ class ClusterPicture:
         prompt, predicted = int(request["prompt_tokens"]), float(request["predicted_tokens"])
         longest = float(self.batch.scenario.config.episode.max_total_tokens or 4096)
         self._d.ellipse((32, top + 14, 46, top + 28), fill=colour)
-        self._text(56, top + 21, f"{CLASSES[code]} request {number}", 15)
+        self._text(56, top + 21, f"{self._classes[code]} request {number}", 15)
         self._bar(32, top + 40, 340, 10, [(prompt / longest, colour), (predicted / longest, _lighter(colour))])
         self._text(32, top + 61, f"{prompt:,} prompt + about {predicted:,.0f} output tokens", 13)
         ttft_slo_s = float(request["ttft_slo_s"])

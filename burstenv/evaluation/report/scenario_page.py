@@ -19,7 +19,6 @@ from burstenv.evaluation.tuning.tuned_policies import FOLDER as TUNED
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
 from burstenv.files import write_atomic
 from burstenv.policies import parse_composite
-from burstenv.workload import CLASSES
 
 PAGE = Path("docs/scenarios.md")
 _INTRODUCTION = """\
@@ -149,10 +148,11 @@ def _facts(config: ScenarioConfig) -> str:
     ]
     if config.capacity_per_s is not None:
         lines.append("- capacity " + ", ".join(f"{v:g}/s ({k})" for k, v in config.capacity_per_s.items()))
-    for name in CLASSES:
+    for name in config.class_names:
         slo = config.slo[name]
-        if episode.mix is None or episode.mix.get(name, 0.0) > 0.0:
+        if config.classes.by != "log-type" or episode.mix is None or episode.mix.get(name, 0.0) > 0.0:
             worth = "" if slo.value == 1.0 else f", value {slo.value:g}"
+            worth += "" if slo.priority is None else f", priority {slo.priority}"
             lines.append(
                 f"- {name}: TTFT {slo.ttft_base_s:g} s + {1000 * slo.ttft_per_token_s:g} ms per prompt token, TPOT "
                 f"{1000 * slo.tpot_s:g} ms{worth}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
-from burstenv.evaluation.metrics import PROMPT_EDGES_TOKENS, groups
+from burstenv.evaluation.metrics import group_title, groups
 from burstenv.evaluation.report.looks import OTHER, looks
 from burstenv.evaluation.report.text import (
     ABSENT,
@@ -23,7 +22,6 @@ from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.sign_flips import least_blocks
 from burstenv.evaluation.summary import BURSTINESS_BUCKETS
 from burstenv.workload import CLASSES
-from burstenv.workload.trace import MODELS
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,8 @@ def tables(result: EvaluationResult) -> dict[str, list[Table]]:
         found["scores"].append(_over_load(result))
     found["scores"].append(_outcomes(result, load))
     found["groups"] = [_by_group(result, load), _group_differences(result, load)]
+    if "jain_index" in result.ranking(load)[0] or tuple(result.provenance["scenario"]["slo"]) != CLASSES:
+        found["groups"].append(_fairness(result, load))
     found["latency"] = [_latency(result, load)]
     found["pairs"] = [_pairs(result, load)]
     if result.seeds:
@@ -178,8 +178,7 @@ def _over_load(result: EvaluationResult) -> Table:
 
 def _by_group(result: EvaluationResult, load: float) -> Table:
     first = result.ranking(load)[0]  # every policy is offered the same requests
-    names = [*CLASSES, *MODELS, *_bucket_titles()]
-    shown = [(title, group) for title, group in zip(names, groups(), strict=True) if first[f"{group}_offered"]]
+    shown = [(group_title(group), group) for group in groups(first) if first[f"{group}_offered"]]
     columns = [f"{title} ({percent(first[f'{group}_offered'] / first['offered'])})" for title, group in shown]
 
     def cells(row: Row) -> list[Cell]:
@@ -189,12 +188,28 @@ def _by_group(result: EvaluationResult, load: float) -> Table:
     return Table(f"By class, model and prompt tokens at load {load:g}", caption, columns, _lines(result, load, cells))
 
 
-def _bucket_titles() -> list[str]:
-    edges = [0, *PROMPT_EDGES_TOKENS]
-    between = [f"{low}-{high}" for low, high in pairwise(edges)]
-    return [*between, f">{edges[-1]}"]
+def _fairness(result: EvaluationResult, load: float) -> Table:
+    first = result.ranking(load)[0]
+    waits = [key for key in first if key.endswith("_longest_wait_s")]
+    waits = [key for key in waits if first.get(f"{key.removesuffix('_longest_wait_s')}_offered")]
+    tenants = "jain_index" in first
+
+    def cells(row: Row) -> list[Cell]:
+        found = [Cell(seconds(row.get(key))) for key in waits]
+        return found + ([Cell(number(row.get(key), digits)) for key, digits in _OF_TENANTS] if tenants else [])
+
+    columns = [f"{group_title(key.removesuffix('_longest_wait_s'))} [s]" for key in waits]
+    columns += ["service gap [tokens]", "Jain index"] if tenants else []
+    caption = "The longest wait of any request of each class and tenant, from its arrival until it was first scheduled."
+    if tenants:
+        caption += (
+            " The service gap is how far one tenant got ahead of another while both had requests waiting, in prompt "
+            "tokens + 2 x output tokens over weight; Jain's index of the tenants' scores is 1 if all are equal."
+        )
+    return Table(f"Longest waits and fairness at load {load:g}", caption, columns, _lines(result, load, cells))
 
 
+_OF_TENANTS = (("service_gap", 0), ("jain_index", 3))
 _Columns = dict[str, tuple[str, Callable[[Any, Row], str]]]  # heading and text by count
 _CLIENT_COLUMNS: _Columns = {
     "abandoned": ("abandoned", lambda count, row: percent(count / row["offered"])),
@@ -282,7 +297,8 @@ def _latency(result: EvaluationResult, load: float) -> Table:
 def _group_differences(result: EvaluationResult, load: float) -> Table:
     best = result.best_at(load)["policy"]
     first = result.ranking(load)[0]["policy"]
-    titles = dict(zip(groups(), [*CLASSES, *MODELS, *_bucket_titles()], strict=True))
+    row = result.ranking(load)[0]
+    titles = {group: group_title(group) for group in groups(row)}
     shown = [(f"{name} episodes", name) for name in BURSTINESS_BUCKETS]
     shown += [(title, group) for group, title in titles.items() if not group.startswith("prompt_")]
     shown = [(title, group) for title, group in shown if result.group(first, load, group)["offered"]]

@@ -67,6 +67,7 @@ def _data(timeline: Timeline) -> dict[str, Any]:
     time_s = timeline.time_s - start_s
     digits = max(0, 3 - int(np.floor(np.log10(max(width_s, 1e-9)))))
     return {
+        "classes": timeline.classes,
         "start": start_s,
         "width": width_s,
         "bins": bins,

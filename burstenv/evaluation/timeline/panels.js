@@ -1,7 +1,7 @@
 // Panels over one time axis: what each shows, and how it is drawn.
 const to = data.separate ? data.replicas.map((name, r) => ["to_" + r, "c" + r, "to " + name]) : [["to_0", "c0", "routed"]];
 const panels = [
-  { title: "Arrivals", unit: "requests/s", draw: stacked, series: [["conversation", "c0", "conversation"], ["api", "c1", "api"]] },
+  { title: "Arrivals", unit: "requests/s", draw: stacked, series: data.classes.map((name, k) => [name, "c" + k % 8, name]) },
   { title: "Decisions", unit: "per s", draw: stacked, series: [...to, ["deferred", "late", "deferred"], ["rejected", "rejected", "rejected"]] },
   ...(data.fleet.length ? [{ title: "Replicas", unit: "", draw: lines, lines: data.fleet, top: data.replicas.length }] : []),
   { title: "Waiting requests", unit: "", draw: data.separate ? piled : lines, lines: data.waiting },

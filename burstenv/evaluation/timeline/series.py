@@ -9,7 +9,7 @@ records show no request on a replica, zeros are inserted: a line must not extend
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,13 +80,16 @@ class TimelineRecorder:
         )
 
     @checked(records=array(REQUEST, dimensions=1))
-    def finish(self, records: np.ndarray, title: str, facts: dict[str, Any]) -> Timeline:
+    def finish(
+        self, records: np.ndarray, title: str, facts: dict[str, Any], classes: Sequence[str] = CLASSES
+    ) -> Timeline:
         """Return the timeline of the finished episode.
 
         Args:
             records: The requests with their outcomes, (n,) REQUEST.
             title: Its title.
             facts: Figures to print beside it, by label.
+            classes: Names of the classes, by code.
 
         Raises:
             BurstenvError: If there are no requests.
@@ -123,7 +126,8 @@ class TimelineRecorder:
             course=course(records),
             bars=bars(records, len(self.names)),
             fleet=np.array(self._fleet).reshape(-1, 1 + len(FLEET)),
-            **_binned(records, len(self.names)),
+            classes=list(classes),
+            **_binned(records, len(self.names), classes),
         )
 
 
@@ -145,9 +149,10 @@ class Timeline:
         bars: Requests on replicas, see :func:`timeline.requests.bars`.
         fleet: Where replicas fail or are scaled: time, and how many serve, cost, serve slowly, and are wanted, (., 5).
         edges_s: Edges of the bins, (B + 1,).
-        counts: By bin, (B,) int each: ``conversation`` and ``api`` arrivals; ``attained`` and ``settled`` requests
-            by arrival; ``to_0``, ``to_1``, ... requests routed to each replica, and ``deferred``, the number of
-            deferrals, both by arrival; ``rejected`` and ``failed`` by their own time.
+        classes: Names of the classes.
+        counts: By bin, (B,) int each: arrivals of each class; ``attained`` and ``settled`` requests by arrival;
+            ``to_0``, ``to_1``, ... requests routed to each replica, and ``deferred``, the number of deferrals, both by
+            arrival; ``rejected`` and ``failed`` by their own time.
     """
 
     title: str
@@ -163,6 +168,7 @@ class Timeline:
     bars: dict[str, Any]
     fleet: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(FLEET))))
     edges_s: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    classes: list[str] = field(default_factory=lambda: list(CLASSES))
     counts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def preemptions_by_bin(self) -> np.ndarray:
@@ -172,7 +178,7 @@ class Timeline:
         return np.bincount(place, weights=new, minlength=len(self.edges_s) - 1).astype(np.int64)
 
 
-def _binned(records: np.ndarray, replicas: int) -> dict[str, Any]:
+def _binned(records: np.ndarray, replicas: int, classes: Sequence[str]) -> dict[str, Any]:
     """Count the records in bins from the first arrival to the last finish."""
     arrival_s, status = records["arrival_s"], records["status"]
     finish_s = np.where(np.isnan(records["finish_s"]), arrival_s, records["finish_s"])
@@ -185,7 +191,7 @@ def _binned(records: np.ndarray, replicas: int) -> dict[str, Any]:
         place = ((times_s - start_s) * (bins / (end_s - start_s))).astype(np.int64)
         return np.bincount(np.clip(place, 0, bins - 1), weights, minlength=bins).astype(np.int64)
 
-    counts = {name: count(arrival_s[records["class_code"] == code]) for code, name in enumerate(CLASSES)}
+    counts = {name: count(arrival_s[records["class_code"] == code]) for code, name in enumerate(classes)}
     counts["attained"] = count(arrival_s[status == ATTAINED])
     counts["settled"] = count(arrival_s[status >= ATTAINED])
     for r in range(replicas):
@@ -244,4 +250,5 @@ def play(env: gym.Env, act: Callable[[Any, dict[str, Any]], Any], seed: int | No
         **{name: str(described[name]) for name in ("split", "day", "seed", "load") if name in described},
     }
     name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    return recorder.finish(batch.cluster.records(0), f"An episode of {name}, {batch.scenario.config.name}", facts)
+    title = f"An episode of {name}, {batch.scenario.config.name}"
+    return recorder.finish(batch.cluster.records(0), title, facts, batch.cluster.class_names)

@@ -80,7 +80,9 @@ class Scorer:
         self.cluster = scenario.make_cluster(len(episodes), int(self.offered.max()))
         self._tokens = []
         for i, episode in enumerate(episodes):
-            self.cluster.load(i, episode.requests, episode.seed, episode.clients, faults=episode.faults)
+            self.cluster.load(
+                i, episode.requests, episode.seed, episode.clients, faults=episode.faults, tenant=episode.tenant
+            )
             tokens = episode.requests["prompt_tokens"].astype(np.float64) + episode.requests["output_tokens"]
             self._tokens.append(tokens / tokens.sum())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from burstenv.workload.trace import NAMED, Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +36,14 @@ class EpisodeRequests:
         prefix_id: Number of the shared prefix that the prompt begins with, -1 for none, int32; default none. Copies
             of a day share it.
         prefix_tokens: Length of that prefix, 0 where there is none, int32.
+        own_class: Codes into ``names["classes"]``, -1 where the trace names none, int32; default none.
+        tenant: Codes into ``names["tenants"]``, -1 for none, int32; default none. A scenario with tenants replaces them
+            by its own numbers.
         metadata: ``split``, ``day``, ``seed``, ``scaling``, ``duration_s``, ``rate_per_s`` (asked for),
             ``requests`` and, by class, ``copies`` and ``target_rate_per_s``; with recorded failures also their
             number, ``upstream_failed``. ``dropped_oversize`` counts the rows of the split, or of the trace that is
             played, that are longer than the scenario allows.
+        names: The classes and tenants that the trace names itself.
     """
 
     arrival_s: NDArray[np.float64]
@@ -53,11 +60,22 @@ class EpisodeRequests:
     priority: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
     prefix_id: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
     prefix_tokens: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    own_class: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    tenant: NDArray[np.int32] = field(default=None)  # type: ignore[arg-type]
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, default in (("priority", 0), ("prefix_id", -1), ("prefix_tokens", 0)):
+        for name, default in _DEFAULTS.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, np.full(len(self), default, np.int32))
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+
+_DEFAULTS = {"priority": 0, "prefix_id": -1, "prefix_tokens": 0, "own_class": -1, "tenant": -1}
+
+
+def names_of(trace: Trace) -> dict[str, Sequence[str]]:
+    """Return the names of classes and tenants that a trace has."""
+    return {kind: trace.metadata[kind] for kind in NAMED.values() if kind in trace.metadata}

@@ -12,12 +12,12 @@ from burstenv.errors import BurstenvError
 from burstenv.workload.conversations import link_turns, think_after
 from burstenv.workload.episodes.config import EpisodeConfig
 from burstenv.workload.episodes.day_table import DayTable, Integers, day_table
-from burstenv.workload.episodes.requests import EpisodeRequests
+from burstenv.workload.episodes.requests import EpisodeRequests, names_of
 from burstenv.workload.failures.upstream import FailureTable, GatheredFailures, failure_table
 from burstenv.workload.shaping.detie import detied
 from burstenv.workload.shaping.scaling import keep_sessions, lay_over, squeezed
 from burstenv.workload.splits import MIN_BLOCK_REQUESTS, DayRange
-from burstenv.workload.trace import CLASSES, Trace
+from burstenv.workload.trace import CLASSES, NAMED, Trace
 
 __all__ = ["EpisodeConfig", "EpisodeRequests", "EpisodeSampler"]
 
@@ -71,6 +71,7 @@ class EpisodeSampler:
         self._further: tuple[str, ...] = ("priority",) if trace.priority.any() else ()
         if trace.prefix_tokens.any():
             self._further += ("prefix_id", "prefix_tokens")
+        self._further += tuple(name for name in NAMED if (getattr(trace, name) >= 0).any())
         self._elapsed_recorded = not np.isnan(trace.elapsed_s[low:high]).all()
         self.mix = _mix(trace, rows, config, where)
         self._range = days
@@ -297,6 +298,7 @@ class EpisodeSampler:
                 "dropped_oversize": self.metadata["dropped_oversize"],
             },
             **{name: getattr(trace, name)[rows] for name in self._further},
+            names=names_of(trace),
         )
 
     def _rows_of_day(self, day: int) -> NDArray[np.int64]:

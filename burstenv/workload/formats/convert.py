@@ -123,6 +123,8 @@ def _left_out(trace: Trace, to: Target, exact_times: bool, block_tokens: int) ->
         f"{len(trace.failures):,} failures": to != "burstgpt" and len(trace.failures) > 0,
         "the models": to != "burstgpt" and bool((trace.model != OTHER_MODEL).any()),
         "the classes": to == "mooncake" and bool(trace.log_type.any()),
+        "the classes of other names": to != "plain" and bool((trace.own_class >= 0).any()),
+        "the tenants": to != "plain" and bool((trace.tenant >= 0).any()),
         "the names of other models": to == "burstgpt" and bool(trace.metadata.get("other_models")),
         "the elapsed times": to != "burstgpt" and not np.isnan(trace.elapsed_s).all(),
         "the priorities": to != "plain" and bool(trace.priority.any()),

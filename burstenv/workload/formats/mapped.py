@@ -12,6 +12,7 @@ import numpy as np
 from burstenv.errors import BurstenvError
 from burstenv.workload.formats.burstgpt import clock_metadata, served_and_failed
 from burstenv.workload.formats.csv_table import Column, read_table
+from burstenv.workload.formats.names import named_columns
 from burstenv.workload.trace import CLASSES, MAX_TOKENS, MODELS, OTHER_MODEL, Trace
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
@@ -20,7 +21,7 @@ _INT32_MAX = 2**31 - 1
 _DAY_NS = 86_400 * 10**9
 
 REQUIRED = ("arrival_s", "prompt_tokens", "output_tokens")
-TARGETS = (*REQUIRED, "session_id", "prefix_id", "prefix_tokens", "priority", "class", "model", "elapsed_s")
+TARGETS = (*REQUIRED, "session_id", "prefix_id", "prefix_tokens", "priority", "class", "tenant", "model", "elapsed_s")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def read_mapped(
     served = output > 0
     if not served.any():
         raise BurstenvError(f"{file}: all {table.rows} rows have 0 output tokens, so there is no request")
-    log_type = table.codes(source.get("class", ""), CLASSES)
+    named, names = named_columns(table, source.get("class", ""), source.get("tenant", ""))
     model = table.codes(source["model"]) if "model" in source else None
     if model is not None:
         model = _models(model, table.names[source["model"]], metadata)
@@ -116,6 +117,7 @@ def read_mapped(
         "zero_prompts": int(np.count_nonzero(served & (prompt == 0))),
         "ignored_columns": list(table.ignored),
         "jitter_seed": None,
+        **names,
     }
     elapsed = table.columns.pop(source.get("elapsed_s", ""), None)
     prefix = table.codes(source.get("prefix_id", ""))
@@ -126,7 +128,7 @@ def read_mapped(
     return served_and_failed(
         arrival, prompt, output, served, metadata,
         model=model,
-        log_type=None if log_type is None else np.maximum(log_type, 0),
+        **named,
         session=table.codes(source.get("session_id", "")),
         priority=table.columns.pop(source.get("priority", ""), None),
         elapsed_s=None if elapsed is None else elapsed.astype(np.float32),
@@ -191,7 +193,8 @@ def _columns(columns: Mapping[str, str], time_unit: TimeUnit) -> tuple[Column, .
         "prefix_id": {"kind": "key", "blank": True},
         "prefix_tokens": {"kind": "whole", "blank": True, "high": MAX_TOKENS},
         "priority": {"kind": "whole", "blank": True, "low": -_INT32_MAX, "high": _INT32_MAX},
-        "class": {"kind": "label", "blank": True, "labels": CLASSES},
+        "class": {"kind": "text", "blank": True},
+        "tenant": {"kind": "text", "blank": True},
         "model": {"kind": "text", "blank": True},
         "elapsed_s": {"kind": "seconds", "blank": True},
     }

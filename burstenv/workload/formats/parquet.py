@@ -12,7 +12,7 @@ import numpy as np
 from burstenv.errors import BurstenvError
 from burstenv.files import writing
 from burstenv.workload.formats.parquet_table import damaged, open_parquet, pyarrow
-from burstenv.workload.trace import CLASSES, COLUMNS, FAILURE_COLUMNS, MODELS, Failures, Trace
+from burstenv.workload.trace import CLASSES, COLUMNS, FAILURE_COLUMNS, MODELS, NAMED, Failures, Trace
 
 _KEY = b"burstenv"
 _ROW_GROUP = 1 << 20
@@ -40,7 +40,7 @@ def write_parquet(trace: Trace, path: str | Path) -> None:
         if name in FAILURE_COLUMNS:
             added = getattr(failures, name)
         else:
-            added = np.full(len(failures), -1 if name == "prefix_id" else 0, dtype=values.dtype)
+            added = np.full(len(failures), -1 if name in ("prefix_id", *NAMED) else 0, dtype=values.dtype)
         values = np.concatenate([values, added])[order]
         if name in ("model", "log_type"):
             names = pa.array(MODELS if name == "model" else CLASSES)

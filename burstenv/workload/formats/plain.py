@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from burstenv.errors import BurstenvError
 from burstenv.workload.formats.burstgpt import clock_metadata
 from burstenv.workload.formats.csv_table import Column, read_table
-from burstenv.workload.trace import CLASSES, MAX_TOKENS, Trace
+from burstenv.workload.formats.names import named_columns
+from burstenv.workload.trace import MAX_TOKENS, Trace
 
 _INT32_MAX = 2**31 - 1
 
@@ -21,7 +20,8 @@ PLAIN_COLUMNS: tuple[Column, ...] = (
     Column("priority", "whole", required=False, blank=True, low=-_INT32_MAX, high=_INT32_MAX),
     Column("prefix_id", "key", required=False, blank=True),
     Column("prefix_tokens", "whole", required=False, blank=True, high=MAX_TOKENS),
-    Column("class", "label", required=False, blank=True, labels=CLASSES),
+    Column("class", "text", required=False, blank=True),
+    Column("tenant", "text", required=False, blank=True),
 )
 
 
@@ -29,7 +29,8 @@ def read_plain(path: str | Path, *, sort: bool = False) -> Trace:
     """Read a file of the plain schema.
 
     Columns ``arrival_s, prompt_tokens, output_tokens[, session_id, priority, prefix_id, prefix_tokens,
-    class]``; a blank ``session_id`` means none, a blank ``priority`` 0, a blank ``class`` conversation.
+    class, tenant]``; a blank ``session_id`` or ``tenant`` means none, a blank ``priority`` 0, a blank ``class``
+    conversation. Classes of other names than conversation and api are the trace's own.
     ``prefix_tokens`` is how many tokens the request begins with of the shared prefix ``prefix_id`` (a shorter
     prompt is a part of it); a blank or 0 of either means no shared prefix. ``sort`` sorts the rows by time instead
     of an error where they are not.
@@ -41,7 +42,7 @@ def read_plain(path: str | Path, *, sort: bool = False) -> Trace:
     table = read_table(file, PLAIN_COLUMNS, sort=sort)
     stamp = table.pop("arrival_s")
     prompt = table.pop("prompt_tokens")
-    class_code = table.codes("class", CLASSES)
+    named, names = named_columns(table, "class", "tenant")
     prefix, shared = table.codes("prefix_id"), table.columns.pop("prefix_tokens", None)
     if (prefix is None) != (shared is None):
         there, lacking = ("prefix_tokens", "prefix_id") if prefix is None else ("prefix_id", "prefix_tokens")
@@ -53,7 +54,9 @@ def read_plain(path: str | Path, *, sort: bool = False) -> Trace:
         stamp,
         prompt,
         table.pop("output_tokens"),
-        log_type=None if class_code is None else np.maximum(class_code, 0),
+        log_type=named.get("log_type"),
+        own_class=named.get("own_class"),
+        tenant=named.get("tenant"),
         session=table.codes("session_id"),
         priority=table.columns.pop("priority", None),
         prefix_id=prefix,
@@ -66,5 +69,6 @@ def read_plain(path: str | Path, *, sort: bool = False) -> Trace:
             **clock_metadata(stamp, table.out_of_order),
             "ignored_columns": list(table.ignored),
             "jitter_seed": None,
+            **names,
         },
     )

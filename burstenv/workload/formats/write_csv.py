@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from burstenv.arguments import checked
 from burstenv.files import writing
-from burstenv.workload.trace import CLASSES, LOG_TYPES, MODELS, Trace
+from burstenv.workload.formats.names import class_texts, texts
+from burstenv.workload.trace import LOG_TYPES, MODELS, Trace
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -73,7 +74,7 @@ def write_burstgpt(trace: Trace, path: str | Path, *, exact_times: bool = False)
 def write_plain(trace: Trace, path: str | Path) -> None:
     """Write a trace in the plain schema, times in full precision.
 
-    ``session_id``, ``priority``, ``prefix_id`` with ``prefix_tokens``, and ``class`` are written where the
+    ``session_id``, ``priority``, ``prefix_id`` with ``prefix_tokens``, ``class`` and ``tenant`` are written where the
     trace has any. The schema has no models, elapsed times and failures.
 
     Args:
@@ -84,10 +85,11 @@ def write_plain(trace: Trace, path: str | Path) -> None:
         BurstenvError: When the file cannot be written.
     """
     sessions, priorities = bool((trace.session >= 0).any()), bool(trace.priority.any())
-    prefixes, classes = bool((trace.prefix_id >= 0).any()), bool(trace.log_type.any())
+    prefixes, tenants = bool((trace.prefix_id >= 0).any()), bool((trace.tenant >= 0).any())
+    classes = bool(trace.log_type.any() or (trace.own_class >= 0).any())
     header = ["arrival_s", "prompt_tokens", "output_tokens"]
     header += ["session_id"] * sessions + ["priority"] * priorities
-    header += ["prefix_id", "prefix_tokens"] * prefixes + ["class"] * classes
+    header += ["prefix_id", "prefix_tokens"] * prefixes + ["class"] * classes + ["tenant"] * tenants
 
     def rows(part: slice) -> Iterator[str]:
         cells: list[Any] = [
@@ -103,10 +105,17 @@ def write_plain(trace: Trace, path: str | Path) -> None:
             cells.append(["" if p < 0 else f"p{p}" for p in trace.prefix_id[part].tolist()])
             cells.append(map(str, trace.prefix_tokens[part].tolist()))
         if classes:
-            cells.append([CLASSES[code] for code in trace.log_type[part].tolist()])
+            cells.append(map(quoted, class_texts(trace, part)))
+        if tenants:
+            cells.append(map(quoted, texts(trace, "tenant", part)))
         return map(",".join, zip(*cells, strict=True))
 
     _write(path, header, range(len(trace)), rows)
+
+
+def quoted(name: str) -> str:
+    """Return a name as a cell of a CSV file."""
+    return f'"{name.replace(chr(34), chr(34) * 2)}"' if set(name) & set(',"\n\r') else name
 
 
 def _write(path: str | Path, header: list[str], order: Any, rows: Any) -> None:

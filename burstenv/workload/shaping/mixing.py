@@ -11,7 +11,7 @@ import numpy as np
 from burstenv.arguments import checked, each, number, optional
 from burstenv.errors import BurstenvError
 from burstenv.workload.shaping.scaling import extent_s, session_names, superpose, thin
-from burstenv.workload.trace import COLUMNS, DAY_S, Failures, Trace
+from burstenv.workload.trace import COLUMNS, DAY_S, NAMED, Failures, Trace
 
 
 @checked(rates_per_s=optional(each(number(above=0.0), 1)), shares=optional(each(number(above=0.0), 1)))
@@ -64,7 +64,7 @@ def mix(
             factor = rate_per_s * (end_s - start_s) / max(len(trace), 1)
             scaled.append(thin(trace, factor, seed + k) if 0 < factor <= 1 else superpose(trace, factor, seed + k))
         cut = scaled
-    columns, failures = _merged(cut)
+    columns, failures, names = _merged(cut)
     sources = [str(trace.metadata.get("source", "trace")) for trace in traces]
     steps = [f"mix of {len(traces)} traces over {end_s - start_s:g} s: kept {[len(trace) for trace in cut]} requests"]
     metadata = {
@@ -73,12 +73,20 @@ def mix(
         "requests": len(columns["arrival_s"]),
         "failures": len(failures),
         "steps": steps,
+        **names,
     }
     return Trace(**columns, failures=failures, metadata=metadata)
 
 
-def _merged(traces: Sequence[Trace]) -> tuple[dict[str, Any], Failures]:
-    """Return columns and failures of all traces by arrival, numbers of sessions and shared prefixes kept apart."""
+def _merged(traces: Sequence[Trace]) -> tuple[dict[str, Any], Failures, dict[str, list[str]]]:
+    """Return columns and failures of all traces by arrival, numbers of sessions and shared prefixes kept apart.
+
+    Classes and tenants of one name are one; their names come last.
+    """
+    names: dict[str, list[str]] = {
+        kind: list(dict.fromkeys(name for trace in traces for name in trace.metadata.get(kind, ())))
+        for kind in NAMED.values()
+    }
     parts: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     sessions = prefixes = 0
@@ -95,6 +103,9 @@ def _merged(traces: Sequence[Trace]) -> tuple[dict[str, Any], Failures]:
             highest = int(part["prefix_id"].max(initial=-1))
             part["prefix_id"] = np.where(part["prefix_id"] >= 0, part["prefix_id"] + np.int32(prefixes), np.int32(-1))
             prefixes += 1 + highest
+        for column, kind in NAMED.items():
+            own = trace.metadata.get(kind, ())
+            part[column] = np.array([*(names[kind].index(name) for name in own), -1], np.int32)[part[column]]
         parts.append(part)
         failed.append(fails)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -104,4 +115,5 @@ def _merged(traces: Sequence[Trace]) -> tuple[dict[str, Any], Failures]:
     return (
         {name: values[order] for name, values in columns.items()},
         Failures(**{name: values[failed_order] for name, values in failures.items()}),
+        {kind: found for kind, found in names.items() if found},
     )

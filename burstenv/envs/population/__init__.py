@@ -1,0 +1,1 @@
+"""The classes and tenants of a scenario's requests."""
