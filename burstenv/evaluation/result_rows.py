@@ -242,8 +242,11 @@ def _shape(found: _Result) -> str:
         for group in groups(values):
             offered, attainment = values[f"{group}_offered"], values.get(f"{group}_attainment", "")
             share = attainment is None or (isinstance(attainment, float | int) and 0.0 <= attainment <= 1.0)
-            if not isinstance(offered, int) or offered < 0 or not share:
+            counted = isinstance(offered, float | int) and offered >= 0 and offered == int(offered)
+            if not counted or not share:
                 return f"summary.{k}: {group}_offered must be a count, and {group}_attainment a share or null"
+    if sorted(pairs.load for pairs in found.pairs) != sorted(found.loads):
+        return "pairs: need one entry for each load"
     for k, pairs in enumerate(found.pairs):
         count = len(pairs.policies)
         for key in ("mean", "low", "high"):
