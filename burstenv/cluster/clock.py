@@ -32,7 +32,8 @@ from burstenv.cluster.events import (
     holds,
     next_event_s,
 )
-from burstenv.cluster.faults.handlers import change, note_drained
+from burstenv.cluster.faults.draining import note_drained
+from burstenv.cluster.faults.handlers import change
 from burstenv.cluster.faults.silence import take_back
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
 from burstenv.cluster.placement import look_again, place_by_rule

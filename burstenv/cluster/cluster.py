@@ -42,7 +42,7 @@ from burstenv.cluster.entries import (
     reset_at,
     scale_at,
 )
-from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
+from burstenv.cluster.faults.recovery import RecoveryConfig, check_drain
 from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
 from burstenv.cluster.gateway_constants import write_clients, write_recovery, write_scaling, write_transfers
 from burstenv.cluster.migration import BY_CALLER
@@ -153,9 +153,7 @@ class Cluster(DirectReplicas):
             raise unknown_name("split of requests among gateways", str(split), SPLIT_NAMES)
         if transfers is None and any(spec.role != "mixed" for spec in self.specs):
             transfers = TransfersConfig()
-        if transfers is not None and any(spec.prefix_caching for spec in self.specs):
-            raise BurstenvError("transfers need replicas without prefix caching: keys of blocks do not move yet")
-        check_no_migration(recovery is not None, scaling is not None, transfers is not None)
+        check_drain(recovery, transfers is not None)
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
         self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf)

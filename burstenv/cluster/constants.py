@@ -76,12 +76,15 @@ def layout_of(
     """
     max_num_seqs = max(spec.resolve(mode)["max_num_seqs"] for spec in specs for mode in modes)
     count, block_size = len(specs), specs[0].block_size
+    # Each transfer has two ends. A replica that only prefills holds as many requests as it runs before it admits no
+    # more, and those then leave too, see engine/reference/transfer_ends.py.
+    set_aside = transfers + (2 * max_num_seqs if transfers and any(spec.role == "prefill" for spec in specs) else 0)
     caching = [spec for spec in specs if spec.prefix_caching]
     if not caching:
         general = any(needs_general_engine(spec, modes, transfers > 0) for spec in specs)
         awaits = any(spec.asynchronous for spec in specs)
         return ArenaLayout(
-            count, block_size, max_num_seqs, general, clients=clients, awaits=awaits, gateways=gateways,
+            count, block_size, max_num_seqs, general, set_aside, clients=clients, awaits=awaits, gateways=gateways,
             transfers=count * transfers, changes=changes, fault_room=fault_room, samples=samples,
             num_classes=num_classes, tenants=tenants,
         )  # fmt: skip
@@ -89,7 +92,8 @@ def layout_of(
     blocks = max(spec.num_blocks for spec in caching)
     table = -(-min(longest, max_request_tokens or longest) // block_size)
     return ArenaLayout(
-        count, block_size, max_num_seqs, True, span_count(blocks, max_num_seqs), bucket_count(blocks), table, clients,
+        count, block_size, max_num_seqs, True, set_aside, span_count(blocks, max_num_seqs + set_aside),
+        bucket_count(blocks), table, clients,
         gateways=gateways, transfers=count * transfers, changes=changes, fault_room=fault_room, samples=samples,
         num_classes=num_classes, tenants=tenants,
     )  # fmt: skip

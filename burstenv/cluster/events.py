@@ -27,7 +27,6 @@ class EventKind(IntEnum):
     causes happens at that instant too, even if its kind comes earlier in this order: a client without think time
     sends its next turn right after an iteration starts that rejects its turn before as hopeless.
 
-    A cluster moves KV blocks, or its replicas change (FAULT to SCALE), not both.
     """
 
     ITERATION_ENDS = 0  # of a replica: tokens come out, requests finish

@@ -38,6 +38,7 @@ def write_transfers(gateway: np.ndarray, transfers: TransfersConfig) -> None:
     hand_over = transfers.hand_over
     for name in ("orchestration", "retry"):
         gateway[f"hand_over_{name}_s"] = getattr(hand_over, f"{name}_ms") * 1e-3
+    gateway["hand_over_lease_s"] = hand_over.lease_s
     gateway["hand_over_spare_tokens"] = hand_over.spare_tokens
     gateway["hand_over_local"] = hand_over.when_full == "local"
     gateway["hand_over_layerwise"] = hand_over.layerwise
@@ -57,4 +58,5 @@ def write_recovery(gateway: np.ndarray, recovery: RecoveryConfig) -> None:
     gateway["changes"] = 1
     gateway["recovery"] = RECOVERIES.index(recovery.requests)
     gateway["failover_limit"] = recovery.limit
+    gateway["drains"] = recovery.drain == "migrate"
     gateway["warm_pace"], gateway["warm_s"] = recovery.warm_factor, recovery.warm_s

@@ -11,12 +11,12 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.advance import catch_up
-from burstenv.cluster.events import HAND_OVER as LOOK_AGAIN
-from burstenv.cluster.events import foresee
+from burstenv.cluster.clients import FAILOVERS, client_of
 from burstenv.cluster.transfer_stages import (
     DUE_S,
     HAND_OVER,
     HELD_BLOCKS,
+    HELD_PLACE,
     LAST,
     LEFT_BYTES,
     LEFT_S,
@@ -27,12 +27,14 @@ from burstenv.cluster.transfer_stages import (
     destination_of,
     is_busy,
     is_moving,
+    note_reserved,
+    stands_still,
 )
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import NO_PLACE, NO_REQUEST
 from burstenv.engine.gateway_log import log_moved
 from burstenv.engine.queues import blocks_of, tokens_to_compute
-from burstenv.engine.transfer_ends import next_schedule_s, reserve
+from burstenv.engine.transfer_ends import held_place, next_schedule_s, reserve
 
 
 @kernel
@@ -51,7 +53,7 @@ def append(world, request_id, destination):
 
 
 @kernel
-def _take_out(world, request_id, before):
+def take_out(world, request_id, before):
     """Take a request that waits out of the list; ``before`` is the one before it, or NO_REQUEST."""
     environment, requests = world.environment, world.requests
     following = requests[request_id].next
@@ -75,25 +77,28 @@ def keep(world, request_id):
 
 
 @outlined
-def _begin(world, request_id, blocks):
-    """Begin to move a request for which ``blocks`` blocks are reserved, or to take it back into the batch."""
+def _begin(world, request_id, blocks, hit_tokens, place):
+    """Begin to move a request for which :func:`reserve` has reserved blocks, or to take it back into the batch."""
     environment, gateway, arena = world.environment, world.gateway, world.arena
     request, now_s = world.requests[request_id], environment.now_s
     source, destination = np.int64(request.replica), np.int64(request.previous)
     tokens = np.int64(tokens_to_compute(request) - 1)
     spec = world.specs[source]
-    at = begin_transfer(world, request_id, source, destination, blocks)
+    at = begin_transfer(world, request_id, source, destination)
     arena[at + HAND_OVER] = 1
     arena[at + LAST] = 1
     arena[at + HELD_BLOCKS] = blocks_of(tokens, spec.block_size)
+    arena[at + HELD_PLACE] = held_place(engine_of(world, source), request)
     put_real(arena, at + LEFT_S, now_s)
     if destination == source:
         environment.stayed += 1
         arena[at + PHASE] = RETURNING
         put_real(arena, at + DUE_S, next_schedule_s(engine_of(world, source), now_s))
         return
+    note_reserved(world, at, blocks, hit_tokens, place)
     begin_stage(world, at, tokens, gateway.hand_over_orchestration_s)
-    if gateway.hand_over_layerwise and request.preemptions == 0:
+    elsewhere = arena[client_of(world, request_id) + FAILOVERS] > 0
+    if gateway.hand_over_layerwise and request.preemptions == 0 and not elsewhere:
         sent = (now_s - request.first_scheduled_s) * (spec.layers - 1) / spec.layers * spec.copy_bytes_per_s
         left_bytes = real_at(arena, at + LEFT_BYTES)
         put_real(arena, at + LEFT_BYTES, max(left_bytes / spec.layers, left_bytes - sent))
@@ -114,29 +119,27 @@ def begin_waiting(world):
         following = np.int64(request.next)
         source, destination = np.int64(request.replica), np.int64(request.previous)
         busy = is_busy(world, source) or is_busy(world, destination) or is_moving(world, request_id)
-        waits = world.replicas[destination].full > 0 or busy
-        blocks = np.int64(0)
+        still = stands_still(world, source) or stands_still(world, destination)
+        waits = world.replicas[destination].full > 0 or busy or still
+        blocks, hit_tokens, place = np.int64(0), np.int64(0), np.int64(NO_PLACE)
         if not waits:
             catch_up(engine_of(world, source), now_s)
             if destination != source:
                 there = engine_of(world, destination)
                 catch_up(there, now_s)
-                blocks = reserve(there, tokens_to_compute(request) - 1, 0, gateway.hand_over_spare_tokens, now_s)
+                tokens, spare_tokens = tokens_to_compute(request) - 1, gateway.hand_over_spare_tokens
+                blocks, hit_tokens, place = reserve(there, request, tokens, 0, spare_tokens, now_s)
                 if blocks < 0 and gateway.hand_over_local:
                     keep(world, request_id)
-                    blocks = np.int64(0)
                 elif blocks < 0:
                     there.replica.full = 1
                     waits = True
         if waits:
             before = request_id
         else:
-            _take_out(world, request_id, before)
-            _begin(world, request_id, blocks)
+            take_out(world, request_id, before)
+            _begin(world, request_id, blocks, hit_tokens, place)
         request_id = following
-    if environment.placed > 0 and not environment.looks_again:
-        environment.looks_again = 1
-        foresee(world, now_s + gateway.hand_over_retry_s, LOOK_AGAIN, 0)
 
 
 @kernel

@@ -10,9 +10,10 @@ import numpy as np
 
 from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv.cluster.advance import catch_up
-from burstenv.cluster.transfers import chosen, is_way, migrate
+from burstenv.cluster.departures import chosen, is_way
+from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import ACTIVE, DRAINING, NO_REQUEST
 from burstenv.engine.queues import blocks_of, queue_head, tokens_to_compute
 from burstenv.engine.transfer_ends import kv_tokens
 
@@ -101,15 +102,16 @@ def migrate_by_rule(world):
     for r in range(len(world.replicas)):
         engine = engine_of(world, r)
         catch_up(engine, now_s)
-        engine.replica.freeness = freeness(engine, rule, 0, 0)
-        engine.replica.paired = 0
+        known = engine.replica.known
+        engine.replica.freeness = -np.inf if known == DRAINING else freeness(engine, rule, 0, 0)
+        engine.replica.paired = known != ACTIVE and known != DRAINING  # it does not serve
     while True:
         source, destination = _pair(world, low, high)
         if source < 0 or destination < 0:
             return
         world.replicas[source].paired = 1
         world.replicas[destination].paired = 1
-        if rule == LLUMNIX_BALANCED:
+        if rule == LLUMNIX_BALANCED and world.replicas[source].known == ACTIVE:
             if not is_way(world, source, destination):
                 continue
             if not _evens_out(world, source, destination, rule, low, pick):

@@ -15,14 +15,22 @@ from burstenv.cluster.advance import catch_up
 from burstenv.cluster.hand_overs import append, keep
 from burstenv.cluster.stuck import is_stuck
 from burstenv.cluster.telemetry import unveil, veil
-from burstenv.cluster.transfer_stages import fits
+from burstenv.cluster.transfer_stages import fits, takes_requests
 from burstenv.cluster.transfer_times import time_anew
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.enums import ACTIVE, DECODE, NO_REQUEST, PREFILL
+from burstenv.engine.enums import DECODE, NO_REQUEST, PREFILL
 from burstenv.engine.gateway_log import context_tokens, in_flight, log_moved, own_log, unanswered
+from burstenv.engine.prefix_hits import prefix_hit_tokens
+from burstenv.engine.queues import tokens_to_compute
 
 ROUND_ROBIN, FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV = range(4)
 LOCAL_TOKENS, QUEUE = range(2)  # parameters
+
+
+@kernel
+def _may_decode(world, source, r):
+    """Return whether prefilled requests of a replica may decode on another one, as far as the gateway knows."""
+    return world.specs[r].role != PREFILL and takes_requests(world, r) and fits(world, source, r)
 
 
 @detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state), types.int64))
@@ -32,7 +40,7 @@ def place(world, destination):
     request_id = np.int64(environment.at_gateway)
     environment.at_gateway, environment.placing = NO_REQUEST, 0
     source = np.int64(world.requests[request_id].replica)
-    takes = world.specs[destination].role != PREFILL and fits(world, source, destination)
+    takes = _may_decode(world, source, destination)
     chosen = destination if takes else source
     if chosen != source:
         log_moved(engine_of(world, source), engine_of(world, chosen), request_id)
@@ -40,27 +48,23 @@ def place(world, destination):
     time_anew(world)
 
 
-@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state),))
+@detached(lambda state: state.gateway["transfers"].any(), lambda state: (world_type(state),))
 def look_again(world):
     """Let the requests that wait look for blocks; if nothing else is to come, they stay."""
     environment = world.environment
-    environment.looks_again = 0
-    if is_stuck(world):
+    stuck = is_stuck(world)
+    environment.looks_again = stuck  # then looking again would change nothing
+    if stuck and environment.placed > 0:
         request_id = np.int64(environment.placed_first)
         while request_id != NO_REQUEST:
             keep(world, request_id)
             request_id = np.int64(world.requests[request_id].next)
     time_anew(world)
+    if stuck:
+        environment.looks_again = 0
 
 
 # -- rules -----------------------------------------------------------------------------------------------
-
-
-@kernel
-def _may_decode(world, source, r):
-    """Return whether prefilled requests of a replica may decode on another one, as far as the gateway knows."""
-    known = not world.gateway.changes or world.replicas[r].known == ACTIVE
-    return world.specs[r].role != PREFILL and known and fits(world, source, r)
 
 
 @kernel
@@ -129,14 +133,36 @@ def _prompts_in_queue(world):
     return waiting
 
 
-@outlined
-def stays_whole(world, tokens):
-    """Return whether a rule wants the request at the gateway, of ``tokens`` tokens to compute, on one replica.
+@kernel
+def _any_prefills(world):
+    """Return whether any replica takes prompts to compute them for others, as far as the gateway knows."""
+    count = 0
+    for r in range(len(world.replicas)):
+        count += world.specs[r].role != DECODE and takes_requests(world, r)
+    return count > 0
 
-    So Dynamo and llm-d save the transfer of short prompts, and Dynamo and Splitwise prompts from a long queue.
+
+@kernel
+def _least_to_compute(world, request_id):
+    """Return the fewest tokens of a request that a replica which decodes would have to compute."""
+    hits = np.int64(0)
+    for r in range(len(world.replicas)):
+        if world.specs[r].role != PREFILL and takes_requests(world, r):
+            hits = max(hits, np.int64(prefix_hit_tokens(engine_of(world, r), request_id)))
+    return np.int64(tokens_to_compute(world.requests[request_id])) - hits
+
+
+@outlined
+def stays_whole(world, request_id):
+    """Return whether a rule wants the request at the gateway on one replica.
+
+    So Dynamo and llm-d save the transfer of prompts with few tokens that are not cached, and Dynamo and Splitwise
+    prompts from a long queue. Without a replica that computes prompts for others all stay whole.
     """
-    parameters = world.memory.placement_parameters
-    return tokens <= parameters[LOCAL_TOKENS] or _prompts_in_queue(world) >= parameters[QUEUE]
+    local_tokens, queue = world.memory.placement_parameters[LOCAL_TOKENS], world.memory.placement_parameters[QUEUE]
+    if not _any_prefills(world) or _prompts_in_queue(world) >= queue:
+        return True
+    return local_tokens > 0.0 and _least_to_compute(world, request_id) <= local_tokens
 
 
 @outlined

@@ -59,6 +59,7 @@ GATEWAY = record(
         ("migrate_period_s", "f8"),  # between decisions about migrations; 0: there are none
         ("hands_over", "i1"),  # a replica prefills for others
         ("hand_over_orchestration_s", "f8"),
+        ("hand_over_lease_s", "f8"),  # then one is given up
         ("hand_over_retry_s", "f8"),  # from one look for free blocks to the next
         ("hand_over_spare_tokens", "i4"),  # left free beside the prompt
         ("hand_over_local", "i1"),  # without free blocks a request decodes where it is
@@ -71,6 +72,7 @@ GATEWAY = record(
         ("changes", "i1"),  # whether they fail, start or stop
         ("recovery", "i1"),  # what becomes of the requests of a lost one: a code of RECOVERIES
         ("failover_limit", "i4"),  # how often a request may go to another one
+        ("drains", "i1"),  # requests move away from replicas that drain
         ("warm_pace", "f8"),  # of the GPU after a boot,
         ("warm_s", "f8"),  # for so long
         ("fault_base", "i8"),  # the faults of the episode, in the arena

@@ -112,6 +112,7 @@ class ClusterState:
         self.specs["log_base"] = layout.log_base + r * layout.of_logs
         self.specs["block_size"] = layout.block_size
         self.specs["flight_size"] = layout.max_num_seqs
+        self.specs["slots"] = layout.slots
         self.specs["bucket_count"] = layout.buckets
         self.specs["table_size"] = layout.table_size
         self.specs["live_base"] = [layout.heap_base(k, room) for k in range(count)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.events import any_to_come
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import FAILED, RUNNING, UNSEEN, WAITING
+from burstenv.engine.enums import FAILED, RUNNING, TRANSFERRING, UNSEEN, WAITING
 from burstenv.engine.lifecycle import leave_flight, never_send, settle
 from burstenv.engine.published import publish_withdrawn
 from burstenv.engine.queues import queue_discard
@@ -27,7 +29,10 @@ def fail_the_rest(world):
             publish_withdrawn(engine, request)
             leave_flight(engine, request_id)
             settle(world, request_id, FAILED, now_s)
-        elif request.status == RUNNING:  # of a replica in livelock, past its model length, or down for ever
+        elif request.status in (
+            RUNNING,
+            TRANSFERRING,
+        ):  # in livelock, past its model length, or down for ever
             leave_flight(engine_of(world, request.replica), request_id)
             settle(world, request_id, FAILED, now_s)
         elif request.status == UNSEEN and gateway.clients:  # the turn before it was never answered
@@ -40,7 +45,9 @@ def fail_the_rest(world):
 def is_stuck(world):
     """Return whether nothing is to come but ticks: no arrival, no other event, no iteration of any replica."""
     environment = world.environment
-    if environment.next_arrival < environment.num_requests or any_to_come(world) or environment.transfers > 0:
+    if environment.next_arrival < environment.num_requests or any_to_come(world):
+        return False
+    if world.gateway.transfers and environment.transfer_s < np.inf:
         return False
     for r in range(len(world.replicas)):
         replica = world.replicas[r]

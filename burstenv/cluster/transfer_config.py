@@ -28,6 +28,7 @@ class HandOverConfig(Config):
     when_full: Literal["wait", "local"] = "wait"  # for blocks where it is to decode, or decode where the prompt is
     retry_ms: Annotated[float, Field(gt=0.0, le=1e6)] = 10.0  # from one look for free blocks to the next
     spare_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # left free beside the prompt; SGLang: 512
+    lease_s: Annotated[float, Field(gt=0.0, le=1e6)] = 30.0  # then a copy is given up: vLLM's NIXL connector
     layerwise: bool = False  # each layer is sent as soon as it is computed
 
 
@@ -48,7 +49,7 @@ class TransfersConfig(Config):
     last_stage_blocks: Annotated[int, Field(ge=1, le=1_000_000)] = 16  # left to copy: then the request stands still
     max_stages: Annotated[int, Field(ge=2, le=1_000)] = 3  # of a live migration, the last one included
     at_once: Annotated[int, Field(ge=1, le=64)] = 1  # transfers that a replica takes part in
-    timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 100.0  # of a transfer: Llumnix
+    timeout_s: Annotated[float, Field(gt=0.0, le=1e6)] = 100.0  # of a migration: Llumnix
     gb_per_s: Positive | None = None  # of each replica in each direction; None: the link's
     hand_over: HandOverConfig = HandOverConfig()  # where replicas have roles
 
@@ -62,6 +63,7 @@ class AbortCause(IntEnum):
     SLOT = 3  # the destination runs as many requests as it may
     STAGES = 4  # the request grew faster than it was copied
     TIMEOUT = 5
+    LOST = 6  # the source or the destination failed, or its time for draining was over
 
 
 class Pick(IntEnum):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, merged
-from burstenv._jit.floats import put_real
+from burstenv._jit.floats import put_real, real_at
+from burstenv.cluster.faults.draining import note_one_drained
 from burstenv.cluster.transfer_config import Phase
 from burstenv.cluster.world import engine_of
+from burstenv.engine.enums import ACTIVE, NO_PLACE
 from burstenv.engine.records import TRANSFER
 
 DUE_S, BEGUN_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S = (
@@ -13,12 +15,13 @@ DUE_S, BEGUN_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S = (
     for name in ("due_s", "begun_s", "left_s", "left_bytes", "since_s", "byte_s")
 )
 (
-    PHASE, REQUEST, SOURCE, DESTINATION, PREEMPTIONS, STAGE, LAST, SENT_TOKENS, RESERVED_BLOCKS, HELD_BLOCKS, HAND_OVER,
+    PHASE, REQUEST, SOURCE, DESTINATION, PREEMPTIONS, STAGE, LAST, SENT_TOKENS, RESERVED_BLOCKS, RESERVED_PLACE,
+    HELD_BLOCKS, HELD_PLACE, HAND_OVER,
 ) = (
     TRANSFER.fields[name][1] // 4  # type: ignore[index]
     for name in (
         "phase", "request", "source", "destination", "preemptions", "stage", "last", "sent_tokens", "reserved_blocks",
-        "held_blocks", "hand_over",
+        "reserved_place", "held_blocks", "held_place", "hand_over",
     )
 )  # fmt: skip
 FREE, PREPARING, COPYING, LEAVING, JOINING, RETURNING = (int(phase) for phase in Phase)
@@ -64,8 +67,8 @@ def begin_stage(world, at, tokens, further_s):
 
 
 @kernel
-def begin_transfer(world, request_id, source, destination, blocks):
-    """Note a transfer for which ``blocks`` blocks are reserved; return where its numbers begin."""
+def begin_transfer(world, request_id, source, destination):
+    """Note a transfer; return where its numbers begin."""
     environment, arena = world.environment, world.arena
     at = transfer_at(world, free_place(world))
     arena[at + REQUEST] = request_id
@@ -75,8 +78,10 @@ def begin_transfer(world, request_id, source, destination, blocks):
     arena[at + STAGE] = 1
     arena[at + LAST] = 0
     arena[at + SENT_TOKENS] = 0
-    arena[at + RESERVED_BLOCKS] = blocks
+    arena[at + RESERVED_BLOCKS] = 0
+    arena[at + RESERVED_PLACE] = NO_PLACE
     arena[at + HELD_BLOCKS] = 0
+    arena[at + HELD_PLACE] = NO_PLACE
     arena[at + HAND_OVER] = 0
     put_real(arena, at + BEGUN_S, environment.now_s)
     world.replicas[source].transfers += 1
@@ -87,14 +92,40 @@ def begin_transfer(world, request_id, source, destination, blocks):
 
 
 @kernel
+def note_reserved(world, at, blocks, hit_tokens, place):
+    """Note what :func:`reserve` has reserved at the destination of a transfer."""
+    arena = world.arena
+    arena[at + RESERVED_BLOCKS] += blocks
+    arena[at + SENT_TOKENS] = max(arena[at + SENT_TOKENS], hit_tokens)
+    if place != NO_PLACE:
+        arena[at + RESERVED_PLACE] = place
+
+
+@kernel
 def end_transfer(world, at):
     """Forget a transfer that is done, or was given up."""
-    arena, replicas = world.arena, world.replicas
+    arena, replicas, now_s = world.arena, world.replicas, world.environment.now_s
+    source, destination = arena[at + SOURCE], arena[at + DESTINATION]
     arena[at + PHASE] = FREE
-    replicas[arena[at + SOURCE]].transfers -= 1
-    if arena[at + DESTINATION] != arena[at + SOURCE]:
-        replicas[arena[at + DESTINATION]].transfers -= 1
+    replicas[source].transfers -= 1
+    if destination != source:
+        replicas[destination].transfers -= 1
     world.environment.transfers -= 1
+    if world.gateway.changes:
+        note_one_drained(replicas[source], now_s)
+        note_one_drained(replicas[destination], now_s)
+
+
+@kernel
+def count_still(world, at):
+    """Count the time in which the request of a transfer stood still."""
+    world.environment.still_s += world.environment.now_s - real_at(world.arena, at + LEFT_S)
+
+
+@kernel
+def takes_requests(world, replica):
+    """Return whether a replica serves, as far as the gateway knows, and takes requests."""
+    return not world.gateway.changes or world.replicas[replica].known == ACTIVE
 
 
 @kernel
@@ -108,6 +139,12 @@ def fits(world, source, destination):
 def is_busy(world, replica):
     """Return whether a replica takes part in as many transfers as it may."""
     return world.replicas[replica].transfers >= world.gateway.transfers_at_once
+
+
+@kernel
+def stands_still(world, replica):
+    """Return whether a replica makes no progress, which the gateway may not know."""
+    return world.gateway.changes and world.replicas[replica].frozen > 0
 
 
 @kernel

@@ -7,6 +7,9 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.advance import catch_up
+from burstenv.cluster.departures import any_emptied, begin_drains
+from burstenv.cluster.events import HAND_OVER as LOOK_AGAIN
+from burstenv.cluster.events import foresee
 from burstenv.cluster.hand_overs import begin_waiting
 from burstenv.cluster.transfer_stages import (
     BEGUN_S,
@@ -15,12 +18,15 @@ from burstenv.cluster.transfer_stages import (
     DESTINATION,
     DUE_S,
     FREE,
+    HAND_OVER,
     JOINING,
+    LEAVING,
     LEFT_BYTES,
     PHASE,
     RETURNING,
     SINCE_S,
     SOURCE,
+    stands_still,
     transfer_at,
 )
 from burstenv.cluster.world import engine_of
@@ -28,8 +34,25 @@ from burstenv.engine.decode_run import interrupt_run
 
 
 @kernel
+def limit_s(world, at):
+    """Return when a copy is given up [s]."""
+    hand_over = world.arena[at + HAND_OVER] > 0
+    longest_s = world.gateway.hand_over_lease_s if hand_over else world.gateway.transfer_timeout_s
+    return real_at(world.arena, at + BEGUN_S) + longest_s
+
+
+@kernel
+def _is_held_up(world, at):
+    """Return whether a transfer waits for a replica that stands still."""
+    arena, phase = world.arena, world.arena[at + PHASE]
+    if phase in (COPYING, LEAVING, RETURNING) and stands_still(world, arena[at + SOURCE]):
+        return True
+    return phase in (COPYING, JOINING) and stands_still(world, arena[at + DESTINATION])
+
+
+@kernel
 def _count_copies(world):
-    """Count the copies that each replica sends and receives."""
+    """Count the copies under way that each replica sends and receives."""
     arena, replicas = world.arena, world.replicas
     for r in range(len(replicas)):
         replicas[r].sending = 0
@@ -40,7 +63,7 @@ def _count_copies(world):
         place += 1
         if arena[at + PHASE] != FREE:
             left -= 1
-        if arena[at + PHASE] == COPYING:
+        if arena[at + PHASE] == COPYING and not _is_held_up(world, at):
             replicas[arena[at + SOURCE]].sending += 1
             replicas[arena[at + DESTINATION]].receiving += 1
 
@@ -59,8 +82,19 @@ def _copy_on(world, at):
         left_bytes = max(0.0, left_bytes - (now_s - since_s) / real_at(arena, at + BYTE_S))
         put_real(arena, at + LEFT_BYTES, left_bytes)
         put_real(arena, at + SINCE_S, now_s)
+    if _is_held_up(world, at):
+        put_real(arena, at + BYTE_S, np.inf)
+        return
     put_real(arena, at + BYTE_S, byte_s)
     put_real(arena, at + DUE_S, now_s + left_bytes * byte_s)
+
+
+@kernel
+def pace_of(world, r):
+    """Return how many times as long the GPU's part of an iteration takes on a replica."""
+    replica, gateway = world.replicas[r], world.gateway
+    pace = 1.0 + (gateway.transfer_slowdown if replica.transfers > 0 else 0.0)
+    return replica.base_pace * replica.spell_pace * pace if gateway.changes else pace
 
 
 @outlined
@@ -69,7 +103,12 @@ def time_anew(world):
     environment, gateway, arena = world.environment, world.gateway, world.arena
     if gateway.hands_over:
         begin_waiting(world)
+    if gateway.drains:
+        begin_drains(world)
     now_s = environment.now_s
+    if not environment.looks_again and (environment.placed > 0 or (gateway.drains and any_emptied(world))):
+        environment.looks_again = 1
+        foresee(world, now_s + gateway.hand_over_retry_s, LOOK_AGAIN, 0)
     environment.transfer_s = np.inf
     _count_copies(world)
     left, next_place = environment.transfers, 0
@@ -83,16 +122,16 @@ def time_anew(world):
         left -= 1
         if phase == COPYING:
             _copy_on(world, at)
-        due_s = real_at(arena, at + DUE_S)
+        due_s = np.inf if _is_held_up(world, at) else real_at(arena, at + DUE_S)
         if phase != JOINING and phase != RETURNING:
-            due_s = min(due_s, real_at(arena, at + BEGUN_S) + gateway.transfer_timeout_s)
+            due_s = min(due_s, limit_s(world, at))
         due_s = max(now_s, due_s)
         if due_s < environment.transfer_s:
             environment.transfer_s = due_s
             environment.transfer_place = place
     for r in range(len(world.replicas)):
         engine = engine_of(world, r)
-        pace = 1.0 + (gateway.transfer_slowdown if engine.replica.transfers > 0 else 0.0)
+        pace = pace_of(world, r)
         if engine.replica.slowdown != pace - 1.0:
             catch_up(engine, now_s)
             interrupt_run(engine)

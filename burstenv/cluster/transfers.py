@@ -10,18 +10,20 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel, outlined
-from burstenv._jit.floats import put_real, real_at
+from burstenv._jit.floats import put_real
 from burstenv.cluster.advance import catch_up
+from burstenv.cluster.departures import begin_migration, leave
+from burstenv.cluster.events import PLACE, foresee
 from burstenv.cluster.hand_overs import may_join, reset_hand_overs
-from burstenv.cluster.transfer_config import AbortCause, Pick
+from burstenv.cluster.transfer_config import AbortCause
 from burstenv.cluster.transfer_stages import (
-    BEGUN_S,
     COPYING,
     DESTINATION,
     DUE_S,
     FREE,
     HAND_OVER,
     HELD_BLOCKS,
+    HELD_PLACE,
     JOINING,
     LAST,
     LEAVING,
@@ -31,37 +33,35 @@ from burstenv.cluster.transfer_stages import (
     PREPARING,
     REQUEST,
     RESERVED_BLOCKS,
+    RESERVED_PLACE,
     RETURNING,
     SENT_TOKENS,
     SINCE_S,
     SOURCE,
     STAGE,
     begin_stage,
-    begin_transfer,
+    count_still,
     destination_of,
     end_transfer,
-    fits,
-    is_busy,
-    is_moving,
+    note_reserved,
     source_of,
     transfer_at,
 )
-from burstenv.cluster.transfer_times import time_anew
-from burstenv.cluster.world import engine_of, world_type
+from burstenv.cluster.transfer_times import limit_s, time_anew
+from burstenv.cluster.world import world_type
 from burstenv.engine.enums import (
     ABORT_CAUSES,
     ATTAINED,
     LATE,
     LENGTH_CAPPED,
-    NO_REQUEST,
+    NO_PLACE,
     RUNNING,
 )
 from burstenv.engine.gateway_log import log_moved
 from burstenv.engine.queues import blocks_of, full_blocks
 from burstenv.engine.transfer_ends import (
-    begin_leaving,
     cancel,
-    decodes,
+    held_place,
     join,
     kv_tokens,
     let_go,
@@ -72,38 +72,8 @@ from burstenv.engine.transfer_ends import (
     stay,
 )
 
-_SHORTEST, _NEWEST, _LONGEST = (int(pick) for pick in Pick)
-_FINISHED, _PREEMPTED, _BLOCKS, _SLOT, _STAGES, _TIMEOUT = (int(cause) for cause in AbortCause)
+_FINISHED, _PREEMPTED, _BLOCKS, _SLOT, _STAGES, _TIMEOUT, _LOST = (int(cause) for cause in AbortCause)
 assert len(AbortCause) == ABORT_CAUSES
-
-
-# -- begin ---------------------------------------------------------------------------------------------
-
-
-@kernel
-def is_way(world, source, destination):
-    """Return whether requests may move from a replica to another one: both can hold them, and are not busy."""
-    busy = is_busy(world, source) or is_busy(world, destination)
-    return source != destination and fits(world, source, destination) and not busy
-
-
-@outlined
-def chosen(world, source, pick):
-    """Return the request of a replica that would migrate, NO_REQUEST for none; the replica must be caught up."""
-    engine, requests = engine_of(world, source), world.requests
-    best, most_urgent, tokens = np.int64(NO_REQUEST), np.int64(0), np.int64(0)
-    request_id = np.int64(engine.replica.running_head)
-    while request_id != NO_REQUEST:
-        request = requests[request_id]
-        if decodes(engine, request) and not is_moving(world, request_id):
-            own = np.int64(kv_tokens(engine, request))
-            better = best == NO_REQUEST or request.priority > most_urgent
-            if not better and request.priority == most_urgent:
-                better = pick == _NEWEST or (own < tokens if pick == _SHORTEST else own > tokens)
-            if better:
-                best, most_urgent, tokens = request_id, np.int64(request.priority), own
-        request_id = np.int64(request.next)
-    return best
 
 
 @detached(
@@ -112,28 +82,8 @@ def chosen(world, source, pick):
 )
 def migrate(world, source, destination, pick):
     """Begin to migrate a request; where that cannot be, nothing changes."""
-    environment, gateway = world.environment, world.gateway
-    now_s = environment.now_s
-    if not is_way(world, source, destination):
-        return
-    here, there = engine_of(world, source), engine_of(world, destination)
-    catch_up(here, now_s)
-    catch_up(there, now_s)
-    request_id = chosen(world, source, pick)
-    if request_id == NO_REQUEST:
-        return
-    request, size = world.requests[request_id], here.spec.block_size
-    tokens = full_blocks(kv_tokens(here, request), size) * size if gateway.transfer_live else 0
-    blocks = reserve(there, tokens, 0, 0, now_s)
-    if blocks < 0:
-        return
-    at = begin_transfer(world, request_id, source, destination, blocks)
-    environment.migrations_begun += 1
-    if gateway.transfer_live:
-        begin_stage(world, at, tokens, gateway.transfer_orchestration_s)
-    else:
-        _leave(world, at)
-    time_anew(world)
+    if begin_migration(world, source, destination, pick):
+        time_anew(world)
 
 
 # -- stages --------------------------------------------------------------------------------------------
@@ -160,17 +110,17 @@ def _stage_ends(world, at):
         return
     cause = _why_lost(world, at)
     if cause >= 0:
-        _give_up(world, at, cause)
+        give_up(world, at, cause)
         return
     here = source_of(world, at)
     request, size = world.requests[arena[at + REQUEST]], here.spec.block_size
     tokens = kv_tokens(here, request)
     if blocks_of(tokens - arena[at + SENT_TOKENS], size) <= gateway.transfer_last_blocks:
-        _leave(world, at)
+        leave(world, at)
         return
     arena[at + STAGE] += 1
     if arena[at + STAGE] >= gateway.transfer_max_stages:
-        _give_up(world, at, _STAGES)
+        give_up(world, at, _STAGES)
         return
     tokens = full_blocks(tokens, size) * size
     if _reserve(world, at, tokens):
@@ -181,21 +131,14 @@ def _stage_ends(world, at):
 def _reserve(world, at, tokens):
     """Reserve for a further stage, or give the transfer up; return whether it goes on."""
     arena = world.arena
-    reserved = np.int64(arena[at + RESERVED_BLOCKS])
-    blocks = reserve(destination_of(world, at), tokens, reserved, 0, world.environment.now_s)
+    request, reserved = world.requests[arena[at + REQUEST]], np.int64(arena[at + RESERVED_BLOCKS])
+    there, now_s = destination_of(world, at), world.environment.now_s
+    blocks, hit_tokens, place = reserve(there, request, tokens, reserved, 0, now_s)
     if blocks < 0:
-        _give_up(world, at, _BLOCKS)
+        give_up(world, at, _BLOCKS)
         return False
-    arena[at + RESERVED_BLOCKS] = reserved + blocks
+    note_reserved(world, at, blocks, hit_tokens, place)
     return True
-
-
-@kernel
-def _leave(world, at):
-    arena = world.arena
-    arena[at + PHASE] = LEAVING
-    request = world.requests[arena[at + REQUEST]]
-    put_real(arena, at + DUE_S, begin_leaving(source_of(world, at), request, world.environment.now_s))
 
 
 @outlined
@@ -203,7 +146,7 @@ def _last_stage(world, at):
     gateway, arena, now_s = world.gateway, world.arena, world.environment.now_s
     cause = _why_lost(world, at)
     if cause >= 0:
-        _give_up(world, at, cause)
+        give_up(world, at, cause)
         return
     here = source_of(world, at)
     request_id = np.int64(arena[at + REQUEST])
@@ -211,17 +154,13 @@ def _last_stage(world, at):
     if not _reserve(world, at, tokens):
         return
     arena[at + HELD_BLOCKS] = lift_out(here, request_id, now_s)
+    arena[at + HELD_PLACE] = held_place(here, world.requests[request_id])
     arena[at + LAST] = 1
     put_real(arena, at + LEFT_S, now_s)
     further_s = gateway.transfer_downtime_s
     if not gateway.transfer_live:
         further_s += gateway.transfer_orchestration_s
     begin_stage(world, at, tokens, further_s)
-
-
-@kernel
-def _count_still(world, at):
-    world.environment.still_s += world.environment.now_s - real_at(world.arena, at + LEFT_S)
 
 
 @outlined
@@ -232,35 +171,49 @@ def _join(world, at):
     if handed_over and not may_join(world, at):
         return
     if there.replica.running >= there.limits.max_num_seqs:
-        _give_up(world, at, _SLOT)
+        give_up(world, at, _SLOT)
         return
-    blocks = np.int64(arena[at + RESERVED_BLOCKS])
+    request_id, blocks = np.int64(arena[at + REQUEST]), np.int64(arena[at + RESERVED_BLOCKS])
     there.replica.reserved_blocks -= blocks
     if not handed_over:
-        log_moved(source_of(world, at), there, np.int64(arena[at + REQUEST]))
-    join(there, np.int64(arena[at + REQUEST]), np.int64(arena[at + DESTINATION]), blocks, now_s)
-    let_go(source_of(world, at), np.int64(arena[at + HELD_BLOCKS]), now_s)
+        log_moved(source_of(world, at), there, request_id)
+    join(there, request_id, np.int64(arena[at + DESTINATION]), np.int64(arena[at + RESERVED_PLACE]), blocks, now_s)
+    let_go(source_of(world, at), np.int64(arena[at + HELD_PLACE]), np.int64(arena[at + HELD_BLOCKS]), now_s)
     if handed_over:
         world.environment.handed_over += 1
     else:
         world.environment.migrations += 1
-    _count_still(world, at)
+    count_still(world, at)
     end_transfer(world, at)
 
 
 # -- giving up -----------------------------------------------------------------------------------------
 
 
-@outlined
-def _give_up(world, at, cause):
-    """Free the blocks at the destination; a request that stands still goes back."""
-    arena, now_s = world.arena, world.environment.now_s
-    cancel(destination_of(world, at), np.int64(arena[at + RESERVED_BLOCKS]), now_s)
+@kernel
+def give_back_reserved(world, at):
+    """Free the blocks at the destination of a transfer."""
+    arena = world.arena
+    place, blocks = np.int64(arena[at + RESERVED_PLACE]), np.int64(arena[at + RESERVED_BLOCKS])
+    cancel(destination_of(world, at), place, blocks, world.environment.now_s)
     arena[at + RESERVED_BLOCKS] = 0
+    arena[at + RESERVED_PLACE] = NO_PLACE
+
+
+@outlined
+def give_up(world, at, cause):
+    """Free the blocks at the destination; a request that stands still goes back, or is decided about again."""
+    arena, now_s = world.arena, world.environment.now_s
+    give_back_reserved(world, at)
     world.environment.aborted[cause] += 1
     here = source_of(world, at)
     if arena[at + HAND_OVER] > 0:
         log_moved(destination_of(world, at), here, np.int64(arena[at + REQUEST]))
+    if arena[at + HAND_OVER] > 0 and cause == _LOST:
+        count_still(world, at)
+        end_transfer(world, at)
+        foresee(world, now_s, PLACE, np.int64(arena[at + REQUEST]))
+        return
     if arena[at + LAST] > 0:
         arena[at + PHASE] = RETURNING
         put_real(arena, at + DUE_S, next_schedule_s(here, now_s))
@@ -272,29 +225,30 @@ def _give_up(world, at, cause):
 @outlined
 def _return(world, at):
     arena, now_s = world.arena, world.environment.now_s
-    here, blocks = source_of(world, at), np.int64(arena[at + HELD_BLOCKS])
+    here, blocks, place = source_of(world, at), np.int64(arena[at + HELD_BLOCKS]), np.int64(arena[at + HELD_PLACE])
     request_id = np.int64(arena[at + REQUEST])
     here.replica.held_blocks -= blocks
+    here.replica.held -= 1
     if here.replica.running < here.limits.max_num_seqs:
-        join(here, request_id, np.int64(arena[at + SOURCE]), blocks, now_s)
+        join(here, request_id, np.int64(arena[at + SOURCE]), place, blocks, now_s)
     else:
-        preempt_returning(here, request_id, blocks, now_s)
-    _count_still(world, at)
+        preempt_returning(here, request_id, place, blocks, now_s)
+    count_still(world, at)
     end_transfer(world, at)
 
 
 @detached(lambda state: state.gateway["transfers"].any(), lambda state: (world_type(state),))
 def take_step(world):
     """Carry out the next step of the transfers, which is due now."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
+    environment, arena = world.environment, world.arena
     now_s = environment.now_s
     at = transfer_at(world, environment.transfer_place)
     catch_up(source_of(world, at), now_s)
     catch_up(destination_of(world, at), now_s)
     phase = arena[at + PHASE]
     settled = phase in (JOINING, RETURNING)
-    if not settled and now_s >= real_at(arena, at + BEGUN_S) + gateway.transfer_timeout_s:
-        _give_up(world, at, _TIMEOUT)
+    if not settled and now_s >= limit_s(world, at):
+        give_up(world, at, _TIMEOUT)
     elif phase == PREPARING:
         arena[at + PHASE] = COPYING
         put_real(arena, at + SINCE_S, now_s)

@@ -67,6 +67,7 @@ class ArenaLayout:
         block_size: B, [tokens].
         max_num_seqs: S.
         general: Whether any replica runs under the general engine or with prefix caching.
+        set_aside: Most requests with KV blocks set aside on a replica, beside those that run.
         spans: Most spans of KV blocks; 0 without prefix caching.
         buckets: Hash buckets.
         table_size: Most blocks of one request, with prefix caching.
@@ -85,6 +86,7 @@ class ArenaLayout:
     block_size: int
     max_num_seqs: int
     general: bool = False
+    set_aside: int = 0
     spans: int = 0
     buckets: int = 0
     table_size: int = 0
@@ -98,9 +100,13 @@ class ArenaLayout:
     samples: int = 0
     tenants: int = 0
 
+    @property
+    def slots(self) -> int:
+        """Slots among the sequences of a replica."""
+        return self.max_num_seqs + self.set_aside if self.general else 0
+
     def sizes(self) -> dict[str, int]:
         """Return the length of every section of one replica, in order."""
-        sequences = self.max_num_seqs if self.general else 0
         return {
             "phase": self.block_size,  # counts
             "finish": 2 * self.max_num_seqs,  # decode steps and request ids in turn
@@ -108,9 +114,9 @@ class ArenaLayout:
             "span": NUMBERS_OF_A_SPAN * (self.spans + 1) if self.spans else 0,
             "bucket": self.buckets,  # spans
             "lost": NUMBERS_OF_A_SPAN * LOST if self.spans else 0,
-            "slot": sequences,
-            "sequence": sequences * NUMBERS_OF_A_SEQUENCE,
-            "table": 2 * sequences * self.table_size,
+            "slot": self.slots,
+            "sequence": self.slots * NUMBERS_OF_A_SEQUENCE,
+            "table": 2 * self.slots * self.table_size,
             "share": SHARE_NUMBERS,
         }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.engine.iterations import is_left_out, next_iteration
+from burstenv.engine.iterations import is_left_out, is_set_back, next_iteration
 from burstenv.engine.kv_cache import (
     BEGIN,
     CHAIN,
@@ -125,10 +125,22 @@ def _full_tokens(engine, request):
 
 
 @kernel
-def update_stream(engine, stream):
-    """Bring the spans of decoders of a stream up to date, in an iteration that is being scheduled and has all of them.
+def _tokens_scheduled(engine, request):
+    """Return what :func:`_full_tokens` does of a decoder of a synchronous replica while no iteration is scheduled."""
+    replica = engine.replica
+    set_back = is_set_back(engine, request)
+    tokens = request.computed_tokens + replica.decode_step + set_back
+    if replica.in_flight == 0 or set_back:
+        return tokens, tokens, ENDED
+    return tokens, tokens + 1, next_iteration(engine) - 1
 
-    Some move to the end of the bucket, and are met there again.
+
+@kernel
+def update_stream(engine, stream, schedules):
+    """Bring the spans of decoders of a stream up to date.
+
+    Some move to the end of the bucket, and are met there again. ``schedules``: in an iteration that is being scheduled
+    and has all of them; otherwise between the events of a synchronous replica.
     """
     spec, arena, requests = engine.spec, engine.arena, engine.requests
     span = arena[bucket_of(engine, stream)]
@@ -140,19 +152,24 @@ def update_stream(engine, stream):
             continue
         sequence = sequence_of(engine, requests[owner])
         if not arena[sequence + CONTESTED]:  # all its next blocks are of this stream
-            ended, tokens, iteration = _full_tokens(engine, requests[owner])
+            if schedules:
+                ended, tokens, iteration = _full_tokens(engine, requests[owner])
+            else:
+                ended, tokens, iteration = _tokens_scheduled(engine, requests[owner])
             _grow_span(engine, sequence, full_blocks(ended, spec.block_size), ENDED)
             _grow_span(engine, sequence, full_blocks(tokens, spec.block_size), iteration)
 
 
 @kernel
-def open_span(engine, request_id, stream, begin):
-    """Let a running request compute blocks of a stream from ``begin`` on; return their span."""
+def open_span(engine, request_id, stream, begin, iteration):
+    """Let a running request add blocks of a stream from ``begin`` on; return their span.
+
+    ``iteration`` is the number of the one that computes the first of them, or ``ENDED``.
+    """
     arena, requests = engine.arena, engine.requests
     request = requests[request_id]
-    computes = not request.decoding and request.in_flight_tokens == 0  # full blocks in the iteration being scheduled
-    if computes:
-        update_stream(engine, stream)
+    if not request.decoding and request.in_flight_tokens == 0:  # some are full at once
+        update_stream(engine, stream, iteration != ENDED)
     span = arena[bucket_of(engine, stream)]
     while span != NO_SPAN:
         at = span_at(engine, span)
@@ -175,7 +192,7 @@ def _grow_from_prefix(engine, request_id, sequence, shared, full, iteration):
     if full >= shared:  # the next block has tokens of its own
         before = span_at(engine, arena[sequence + LAST_SPAN])
         arena[before + OWNER] = NO_REQUEST
-        arena[before + FOLLOWING] = open_span(engine, request_id, requests[request_id].stream, shared)
+        arena[before + FOLLOWING] = open_span(engine, request_id, requests[request_id].stream, shared, iteration)
         _grow_span(engine, sequence, full, iteration)
 
 

@@ -72,8 +72,9 @@ CLIENT_NAMES = ("class", "session")  # the units of fairness
 CLIENTS = 16  # counters of a replica; sessions share the first 15 by number modulo 15
 
 NO_REQUEST = -1  # no request
+NO_PLACE = -1  # no slot among the sequences
 LIVELOCK_PREEMPTIONS = 1_000  # this number without a token in between: the real scheduler would also never end
-ABORT_CAUSES = 6  # see AbortCause of cluster/transfer_config.py
+ABORT_CAUSES = 7  # see AbortCause of cluster/transfer_config.py
 SEEN_FIELDS = 8  # published numbers of a replica
 SEEN_FREE_BLOCKS = 2  # the position of one of them
 HORIZONS_S = (1.0, 10.0, 60.0)  # of the recent arrival counts

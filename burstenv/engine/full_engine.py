@@ -44,7 +44,7 @@ from burstenv.engine.queues import (
 from burstenv.engine.records import BLOCKS, DECODES, LEAVES, STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
 from burstenv.engine.timing import at_pace_s, iteration_time_s
-from burstenv.engine.transfer_ends import hand_out
+from burstenv.engine.transfer_ends import hand_out, holds_most
 from burstenv.engine.world import engine_type
 
 
@@ -173,7 +173,7 @@ def _schedule_waiting(engine, budget, threshold):
         return
     coming = next_iteration(engine)
     whole = not spec.chunked_prefill or limits.batch != MIXED
-    while replica.waiting > 0 and budget > 0 and replica.running < limits.max_num_seqs:
+    while replica.waiting > 0 and budget > 0 and replica.running < limits.max_num_seqs and not holds_most(engine):
         request_id = queue_head(engine, replica.clock_s)
         request = requests[request_id]
         hits, revived = cached_blocks(engine, request)

@@ -255,7 +255,7 @@ def leave_replica(engine, request_id, now_s, keeps_outputs):
     environment, request = engine.environment, engine.requests[request_id]
     log_lost(engine, request_id, now_s)
     leave_flight(engine, request_id)
-    if request.status == RUNNING:
+    if request.status in (RUNNING, TRANSFERRING):
         environment.refilled_tokens += request.prompt_tokens + request.produced_tokens
     come_back(request)
     if not keeps_outputs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.block_keys import open_span, sequence_at, sequence_of, settle_contest, shared_blocks, update_stream
 from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.iterations import next_iteration
 from burstenv.engine.kv_cache import (
     BEGIN,
     CHAIN,
@@ -82,22 +83,37 @@ def _let_go(engine, span, begin, end):
 
 
 @kernel
-def _give_back_spans(engine, sequence, place, blocks):
-    """Give up all spans of a request with ``blocks`` blocks; those after the spans have no key."""
+def close_spans(engine, sequence):
+    """Let a request add no more blocks; return the number of those with a key."""
     replica, arena = engine.replica, engine.arena
     replica.contested -= arena[sequence + CONTESTED]
     last = arena[sequence + LAST_SPAN]
     at = span_at(engine, last)
     end = arena[at + END]
-    replica.free_blocks += blocks - end
     arena[at + OWNER] = NO_REQUEST
     if arena[at + BEGIN] == end:
         forget_span(engine, last)
+    return end
+
+
+@kernel
+def give_up_spans(engine, place, end, blocks):
+    """Give up the ``blocks`` blocks of a slot, of which those before ``end`` have keys."""
+    replica, arena, sequence = engine.replica, engine.arena, sequence_at(engine, place)
+    replica.free_blocks += blocks - end
     _let_go(engine, arena[sequence + FIRST_SPAN], arena[sequence + FOUND_BLOCKS], end)
     table = _table_at(engine, place)
     for k in range(arena[sequence + FOUND_SPANS] - 1, -1, -1):
         begin = arena[table + 2 * k - 1] if k > 0 else 0
         _let_go(engine, arena[table + 2 * k], begin, arena[table + 2 * k + 1])
+
+
+@kernel
+def free_slot(engine, place):
+    """Free a slot among the sequences."""
+    replica = engine.replica
+    engine.arena[engine.spec.slot_base + replica.free_slots] = place
+    replica.free_slots += 1
 
 
 @outlined
@@ -106,13 +122,12 @@ def give_back_blocks(engine, request, blocks):
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     if spec.prefix_caching:
         sequence = sequence_of(engine, request)
-        _give_back_spans(engine, sequence, request.place, blocks)
+        give_up_spans(engine, request.place, close_spans(engine, sequence), blocks)
         if arena[sequence + CONTESTED]:
             settle_contest(engine, request.stream)
     else:
         replica.free_blocks += blocks
-    arena[spec.slot_base + replica.free_slots] = request.place
-    replica.free_slots += 1
+    free_slot(engine, request.place)
 
 
 # -- sharing a cached prefix -----------------------------------------------------------------------------
@@ -126,10 +141,10 @@ def _next_place(engine):
 
 
 @kernel
-def _find_spans(engine, stream, first, last, spans):
+def _find_spans(engine, stream, first, last, spans, schedules):
     """Note the spans with the blocks first published at the places ``first`` to ``last`` of a stream.
 
-    ``spans`` are noted already.
+    ``spans`` are noted already. ``schedules`` is that of :func:`update_stream`.
 
     Returns:
         The first place without a block, the number of the found blocks that are free, and that of the noted spans.
@@ -138,7 +153,7 @@ def _find_spans(engine, stream, first, last, spans):
     table = _table_at(engine, _next_place(engine))
     free = 0
     if first < last:
-        update_stream(engine, stream)
+        update_stream(engine, stream, schedules)
     while first < last:
         end = last
         span = arena[bucket_of(engine, stream)]
@@ -162,17 +177,25 @@ def _find_spans(engine, stream, first, last, spans):
     return first, free, spans
 
 
-@outlined
-def _find_prefix(engine, request):
-    arena, spec = engine.arena, engine.spec
-    most = full_blocks(tokens_to_compute(request) - 1, spec.block_size)
+@kernel
+def find_blocks(engine, request, most, schedules):
+    """Return how many of the request's first ``most`` blocks are cached, and the number of these in the free list.
+
+    Notes them in the table of the next slot. ``schedules`` is that of :func:`update_stream`.
+    """
+    arena = engine.arena
     shared = min(shared_blocks(engine, request), most)
-    hits, free, spans = _find_spans(engine, request.prefix_stream, 0, shared, 0)
+    hits, free, spans = _find_spans(engine, request.prefix_stream, 0, shared, 0, schedules)
     if hits == shared:
-        hits, further, spans = _find_spans(engine, request.stream, shared, most, spans)
+        hits, further, spans = _find_spans(engine, request.stream, shared, most, spans, schedules)
         free += further
     arena[sequence_at(engine, _next_place(engine)) + FOUND_SPANS] = spans
     return hits, free
+
+
+@outlined
+def _find_prefix(engine, request):
+    return find_blocks(engine, request, full_blocks(tokens_to_compute(request) - 1, engine.spec.block_size), True)
 
 
 @kernel
@@ -209,30 +232,50 @@ def _hold_found_spans(engine, sequence, place):
         begin = end
 
 
+@kernel
+def take_slot(engine, hits):
+    """Take the next slot among the sequences, with a hold of the ``hits`` blocks just found; return it."""
+    replica, spec, arena = engine.replica, engine.spec, engine.arena
+    place = _next_place(engine)
+    replica.free_slots -= 1
+    sequence = sequence_at(engine, place)
+    arena[sequence + STEP_TOKENS] = 0
+    arena[sequence + BLOCKS] = hits
+    arena[sequence + FOUND_BLOCKS] = hits
+    arena[sequence + CONTESTED] = 0
+    if engine.gateway.transfers:
+        arena[sequence + DECODES] = 0
+        arena[sequence + LEAVES] = 0
+    if spec.prefix_caching:
+        _hold_found_spans(engine, sequence, place)
+    return place
+
+
+@kernel
+def number_admission(engine, place):
+    """Number the admission of the request in a slot, after all others."""
+    engine.arena[sequence_at(engine, place) + ADMISSION] = engine.replica.admissions
+    engine.replica.admissions += 1
+
+
+@kernel
+def stream_at(engine, request, blocks):
+    """Return the stream that the request's block after ``blocks`` blocks belongs to."""
+    return request.stream if blocks >= shared_blocks(engine, request) else request.prefix_stream
+
+
 @outlined
 def open_sequence(engine, request_id, hits):
     """Give a request at its admission a slot, and a hold of the ``hits`` blocks just found.
 
     For the general engine and with prefix caching; otherwise requests have no slot.
     """
-    replica, spec, arena, request = engine.replica, engine.spec, engine.arena, engine.requests[request_id]
-    place = _next_place(engine)
-    replica.free_slots -= 1
-    request.place = place
-    sequence = sequence_at(engine, place)
-    arena[sequence + STEP_TOKENS] = 0
-    arena[sequence + BLOCKS] = hits
-    arena[sequence + FOUND_BLOCKS] = hits
-    arena[sequence + ADMISSION] = replica.admissions
-    arena[sequence + CONTESTED] = 0
-    if engine.gateway.transfers:
-        arena[sequence + DECODES] = 0
-        arena[sequence + LEAVES] = 0
-    replica.admissions += 1
-    if spec.prefix_caching:
-        _hold_found_spans(engine, sequence, place)
-        stream = request.stream if hits >= shared_blocks(engine, request) else request.prefix_stream
-        arena[sequence + FIRST_SPAN] = open_span(engine, request_id, stream, hits)
+    arena, request = engine.arena, engine.requests[request_id]
+    request.place = take_slot(engine, hits)
+    number_admission(engine, request.place)
+    if engine.spec.prefix_caching:
+        first = open_span(engine, request_id, stream_at(engine, request, hits), hits, next_iteration(engine))
+        arena[sequence_of(engine, request) + FIRST_SPAN] = first
 
 
 @kernel
@@ -241,7 +284,7 @@ def may_be_fed(engine, request, hits):
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     if not spec.prefix_caching or (hits + 1) * spec.block_size >= tokens_to_compute(request):
         return False
-    stream = request.stream if hits >= shared_blocks(engine, request) else request.prefix_stream
+    stream = stream_at(engine, request, hits)
     span = arena[bucket_of(engine, stream)]
     while span != NO_SPAN:
         at = span_at(engine, span)

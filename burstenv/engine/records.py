@@ -80,10 +80,11 @@ FOUND_BLOCKS = 3  # KV blocks found cached at that admission
 FOUND_SPANS = 4  # their spans, which its table has
 FIRST_SPAN, LAST_SPAN = 5, 6  # of the blocks that it computes
 CONTESTED = 7  # another running request may compute the same blocks
-# In the place of spans, where KV blocks move to other replicas: a token came out since the admission; no further
-# iteration takes it (general engine).
-DECODES, LEAVES = FIRST_SPAN, LAST_SPAN
-NUMBERS_OF_A_SEQUENCE = 8
+KEYED_BLOCKS = LAST_SPAN  # in its place while the blocks are set aside, see engine/set_aside.py: those with keys
+# Where KV blocks move to other replicas: a token came out since the admission; no further iteration takes it (general
+# engine).
+DECODES, LEAVES = 8, 9
+NUMBERS_OF_A_SEQUENCE = 10
 
 REPLICA = record(
     [  # Read by every decision.
@@ -177,6 +178,7 @@ REPLICA = record(
         # KV blocks on the move, see cluster/transfers.py.
         ("reserved_blocks", "i4"),  # for requests that come
         ("held_blocks", "i4"),  # for requests that have left the batch, until they are elsewhere
+        ("held", "i4"),  # those requests
         ("transfers", "i4"),  # it takes part in
         ("sending", "i4"),  # copies, and those that it receives
         ("receiving", "i4"),
@@ -452,7 +454,9 @@ TRANSFER = np.dtype(
         ("last", "i4"),  # the request stands still
         ("sent_tokens", "i4"),  # at the destination, or on their way
         ("reserved_blocks", "i4"),
+        ("reserved_place", "i4"),  # their slot among the sequences of the destination; -1: none
         ("held_blocks", "i4"),
+        ("held_place", "i4"),  # likewise at the source
         ("hand_over", "i4"),  # of a prefilled request
     ]
 )

@@ -51,12 +51,15 @@ def empty_engine(engine):
     replica.flight_sequences = 0
     replica.ending_context = 0
     replica.busy_until_s = 0.0
+    replica.reserved_blocks = 0
+    replica.held_blocks = 0
+    replica.held = 0
     if spec.prefix_caching:
         reset_spans(engine)
     if spec.prefix_caching or spec.general:
-        for slot in range(spec.flight_size):
+        for slot in range(spec.slots):
             arena[spec.slot_base + slot] = slot
-        replica.free_slots = spec.flight_size
+        replica.free_slots = spec.slots
 
 
 @kernel
@@ -91,8 +94,6 @@ def reset_replica(engine):
     replica.seen_iterations = 0
     replica.livelocked = 0
     replica.livelock_id = NO_REQUEST
-    replica.reserved_blocks = 0
-    replica.held_blocks = 0
     replica.transfers = 0
     replica.freeness = np.inf
     replica.paired = 0

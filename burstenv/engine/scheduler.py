@@ -36,7 +36,7 @@ from burstenv.engine.queues import (
 )
 from burstenv.engine.records import ADMISSION, CONTESTED
 from burstenv.engine.timing import at_pace_s, iteration_time_s
-from burstenv.engine.transfer_ends import hand_out
+from burstenv.engine.transfer_ends import hand_out, holds_most
 
 
 @kernel
@@ -356,7 +356,7 @@ def start_iteration(engine):
     replica.blocked = 0
     if replica.preemptions == preemptions_before:
         while replica.waiting > 0 and budget > 0:
-            if replica.running >= limits.max_num_seqs:
+            if replica.running >= limits.max_num_seqs or holds_most(engine):
                 replica.blocked = 1
                 break
             request_id = queue_head(engine, now_s)

@@ -58,6 +58,7 @@ SPEC = record(
         ("bucket_count", "i4"),
         ("sequence_base", "i8"),  # numbers of each running request, see NUMBERS_OF_A_SEQUENCE
         ("slot_base", "i8"),  # stack of the free slots among the sequences
+        ("slots", "i4"),  # their number
         ("table_base", "i8"),  # tables of the cached spans that running requests found
         ("table_size", "i4"),
         ("log_base", "i8"),  # the first gateway's log of the replica

@@ -1,7 +1,7 @@
 """The two ends of a transfer of KV blocks, compiled: what a replica sets aside, hands over and takes in.
 
-The rules are those of :mod:`burstenv.engine.reference.transfer_ends`, with the same function names, for replicas
-without prefix caching: only the number of blocks counts. They must have been brought up to ``now_s``.
+The rules are those of :mod:`burstenv.engine.reference.transfer_ends`, with the same function names. Replicas must have
+been brought up to ``now_s``. The slots of blocks that are set aside are those of :mod:`burstenv.engine.set_aside`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.block_keys import sequence_at, sequence_of
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import start_decoding, stop_decoding
-from burstenv.engine.enums import NO_REQUEST, RUNNING
+from burstenv.engine.enums import NO_PLACE, NO_REQUEST, PREFILL, RUNNING
 from burstenv.engine.iterations import is_set_back, next_iteration
+from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.lifecycle import note_end, run_on, stand_still
-from burstenv.engine.prefix_cache import open_sequence, sequence_of
+from burstenv.engine.prefix_cache import number_admission
 from burstenv.engine.published import publish, publish_general
 from burstenv.engine.queues import (
     blocks_of,
@@ -24,6 +26,7 @@ from burstenv.engine.queues import (
     tokens_to_compute,
 )
 from burstenv.engine.records import BLOCKS, DECODES, LEAVES
+from burstenv.engine.set_aside import find_copied, give_up_aside, has_slots, keep_aside, resume, set_aside
 
 
 @kernel
@@ -72,34 +75,40 @@ def _changed(engine, now_s):
 
 
 @outlined
-def reserve(engine, tokens, reserved, spare_tokens, now_s):
+def reserve(engine, request, tokens, reserved, spare_tokens, now_s):
     """Reserve the blocks for a request's first ``tokens`` tokens, beyond the ``reserved`` ones that it has.
 
     Returns:
         The number of blocks reserved now, -1 if too few are free. The first reservation leaves the headroom free,
         and blocks for ``spare_tokens`` tokens.
+        The number of tokens that need not be copied, because their blocks were cached.
+        The slot of the blocks if they are the first ones, or NO_PLACE.
     """
     replica, spec = engine.replica, engine.spec
     interrupt_run(engine)
-    headroom = 0
+    headroom, hits, revived = 0, 0, 0
     if reserved == 0:
         headroom = blocks_of(spare_tokens, spec.block_size)
         if replica.running > 0:
             headroom += engine.limits.headroom_blocks
-    missing = max(0, blocks_of(tokens, spec.block_size) - reserved)
-    if missing + headroom > replica.free_blocks:
-        return -1
-    replica.free_blocks -= missing
-    replica.reserved_blocks += missing
+        hits, revived = find_copied(engine, request, tokens)
+    missing = max(0, blocks_of(tokens, spec.block_size) - reserved - hits)
+    if missing + revived + headroom > replica.free_blocks:
+        return np.int64(-1), np.int64(0), np.int64(NO_PLACE)
+    place = np.int64(NO_PLACE)
+    if reserved == 0 and hits + missing > 0 and has_slots(engine):
+        place = np.int64(set_aside(engine, hits))
+    take_blocks(engine, missing, ENDED)
+    replica.reserved_blocks += hits + missing
     _changed(engine, now_s)
-    return missing
+    return np.int64(hits + missing), np.int64(hits * spec.block_size), place
 
 
 @outlined
-def cancel(engine, blocks, now_s):
-    """Free ``blocks`` blocks that are reserved."""
+def cancel(engine, place, blocks, now_s):
+    """Free ``blocks`` blocks that are reserved, and their slot."""
     interrupt_run(engine)
-    engine.replica.free_blocks += blocks
+    give_up_aside(engine, place, blocks)
     engine.replica.reserved_blocks -= blocks
     _changed(engine, now_s)
 
@@ -117,19 +126,32 @@ def _first_without_token(engine):
 
 
 @outlined
-def join(engine, request_id, r, blocks, now_s):
-    """Add a request to the batch of replica number ``r`` with ``blocks`` blocks; the batch must not be full."""
-    spec, arena = engine.spec, engine.arena
+def _take_in(engine, request_id, place, blocks):
+    """Give a request in the batch the blocks that are set aside for it; later requests count as admitted later."""
+    spec, arena, requests = engine.spec, engine.arena, engine.requests
+    requests[request_id].place = place
+    arena[sequence_at(engine, place) + BLOCKS] = blocks
+    arena[sequence_at(engine, place) + DECODES] = 1
+    arena[sequence_at(engine, place) + LEAVES] = 0
+    if spec.prefix_caching:
+        later_id = np.int64(request_id)
+        while later_id != NO_REQUEST:
+            number_admission(engine, requests[later_id].place)
+            later_id = np.int64(requests[later_id].next)
+        resume(engine, request_id)
+
+
+@outlined
+def join(engine, request_id, r, place, blocks, now_s):
+    """Add a request to the batch of replica number ``r`` with the ``blocks`` blocks in a slot; it must not be full."""
     request = engine.requests[request_id]
     interrupt_run(engine)
     running_insert(engine, request_id, _first_without_token(engine))
     run_on(request, r)
     request.computed_tokens = tokens_to_compute(request) - 1
-    if spec.general:
-        open_sequence(engine, request_id, 0)
-        arena[sequence_of(engine, request) + BLOCKS] = blocks
-        arena[sequence_of(engine, request) + DECODES] = 1
-    else:
+    if has_slots(engine):
+        _take_in(engine, request_id, place, blocks)
+    if not engine.spec.general:
         start_decoding(engine, request_id)
     _changed(engine, now_s)
 
@@ -137,16 +159,22 @@ def join(engine, request_id, r, blocks, now_s):
 # -- the source ----------------------------------------------------------------------------------------
 
 
+@kernel
+def leaves_s(engine, now_s):
+    """Return when a request that leaves is out of the batch: as the iterations in flight have ended [s]."""
+    replica = engine.replica
+    if replica.in_flight == 0:
+        return now_s
+    return replica.busy_until_s if engine.spec.general else replica.iteration_end_s
+
+
 @outlined
 def begin_leaving(engine, request, now_s):
     """Schedule a request no further; return when it will be out [s]."""
-    replica, spec = engine.replica, engine.spec
     interrupt_run(engine)
-    if spec.general:
+    if engine.spec.general:
         engine.arena[sequence_of(engine, request) + LEAVES] = 1
-    if replica.in_flight == 0:
-        return now_s
-    return replica.busy_until_s if spec.general else replica.iteration_end_s
+    return leaves_s(engine, now_s)
 
 
 @outlined
@@ -160,7 +188,7 @@ def stay(engine, request, now_s):
 
 @kernel
 def _hold(engine, request_id):
-    """Take a request out of the running list; return the number of its blocks, which are held."""
+    """Take a request out of the running list; return the number of its blocks, which are held in its slot."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     request = engine.requests[request_id]
     running_remove(engine, request_id)
@@ -168,10 +196,23 @@ def _hold(engine, request_id):
     blocks = np.int64(blocks_of(request.computed_tokens, spec.block_size))
     if spec.general:
         blocks = np.int64(arena[sequence_of(engine, request) + BLOCKS])
-        arena[spec.slot_base + replica.free_slots] = request.place
-        replica.free_slots += 1
+    if spec.prefix_caching:
+        keep_aside(engine, request_id)
     replica.held_blocks += blocks
+    replica.held += 1
     return blocks
+
+
+@kernel
+def held_place(engine, request):
+    """Return the slot of a request that has left the batch, or NO_PLACE."""
+    return np.int64(request.place) if has_slots(engine) else np.int64(NO_PLACE)
+
+
+@kernel
+def holds_most(engine):
+    """Return whether a replica that only prefills holds as many requests as it may run: it admits no more then."""
+    return engine.spec.role == PREFILL and engine.replica.held >= engine.limits.max_num_seqs
 
 
 @outlined
@@ -195,21 +236,22 @@ def lift_out(engine, request_id, now_s):
 
 
 @outlined
-def let_go(engine, blocks, now_s):
-    """Free ``blocks`` blocks that were held for a request that runs elsewhere now."""
+def let_go(engine, place, blocks, now_s):
+    """Free ``blocks`` blocks in a slot that were held for a request that runs elsewhere now."""
     interrupt_run(engine)
-    engine.replica.free_blocks += blocks
+    give_up_aside(engine, place, blocks)
     engine.replica.held_blocks -= blocks
+    engine.replica.held -= 1
     _changed(engine, now_s)
 
 
 @outlined
-def preempt_returning(engine, request_id, blocks, now_s):
-    """Preempt a request that comes back to a full batch, and free its blocks."""
+def preempt_returning(engine, request_id, place, blocks, now_s):
+    """Preempt a request that comes back to a full batch, and free its blocks in a slot."""
     replica, spec = engine.replica, engine.spec
     request = engine.requests[request_id]
     interrupt_run(engine)
-    replica.free_blocks += blocks
+    give_up_aside(engine, place, blocks)
     request.recomputed_tokens += tokens_to_compute(request) - 1
     request.computed_tokens = 0
     request.preemptions += 1

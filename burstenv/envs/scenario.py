@@ -25,7 +25,7 @@ from burstenv.cluster import (
 )
 from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
-from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
+from burstenv.cluster.faults.recovery import RecoveryConfig, check_drain
 from burstenv.cluster.faults.rows import Faults
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.scaling.config import ScalingConfig
@@ -98,6 +98,7 @@ class Scenario:
         faults: How replicas fail; None: they serve for ever.
         scaling: How their number changes by decisions; None: it does not.
         recovery: What follows when replicas fail, start or stop; None: they do not.
+        moves: Whether KV blocks move from one replica to another.
     """
 
     @checked()
@@ -117,8 +118,9 @@ class Scenario:
         self.hands_over = any(spec.role == "prefill" for spec in self.specs)
         if self.hands_over:
             config = config.model_copy(update={"observation": config.observation.model_copy(update={"roles": True})})
-        moves = self.migration is not None or self.hands_over
-        check_no_migration(self.faults is not None, self.scaling is not None, moves)
+        check_drain(self.recovery, self.transfers is not None)
+        drains = self.recovery is not None and self.recovery.drain == "migrate"
+        self.moves = self.migration is not None or self.hands_over or drains
         self.placement_rule = parse_rule(config.placement.rule, "placement rule", PLACEMENT_RULES)
         if self.scaling is not None:
             self.scaling.numbers(len(self.specs))
@@ -351,7 +353,7 @@ class Scenario:
             clients=config.acting_clients,
             gateways=config.gateways,
             split=config.split,
-            transfers=self.transfers if self.migration is not None or self.hands_over else None,
+            transfers=self.transfers if self.moves else None,
             migrate_period_s=None if self.migration is None else self.migration.period_s,
             recovery=self.recovery,
             fault_room=0 if faults is None else fault_room(faults, self.specs, horizon_s),

@@ -10,7 +10,6 @@ from burstenv.cluster.placement import choose_place, stays_whole
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_hits import prefix_hit_tokens
-from burstenv.engine.queues import tokens_to_compute
 from burstenv.policies.admission import admit
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, kv_demand, kv_demand_with
 from burstenv.policies.health import judge
@@ -32,7 +31,7 @@ def choose_replica(policy, world):
         request = world.requests[environment.at_gateway]
         if environment.placing:
             return choose_place(world, np.int64(request.replica), np.int64(world.memory.placement))
-        world.memory.whole = stays_whole(world, np.int64(tokens_to_compute(request)))
+        world.memory.whole = stays_whole(world, np.int64(environment.at_gateway))
     judged = judge(policy.health, policy.health_parameters, world)
     return route(policy.routing, policy.routing_source, policy.routing_parameters, world, judged)
 

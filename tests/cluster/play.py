@@ -10,8 +10,10 @@ import numpy as np
 
 from burstenv.cluster import STATUS_NAMES, Clients, ClientsConfig, Cluster, ModeConfig, ReplicaSpec, draw_clients
 from burstenv.cluster.events import DecisionKind
-from burstenv.cluster.faults.rows import FaultKind, Faults
+from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.faults.rows import RECOVERIES, FaultKind, Faults
 from burstenv.cluster.reference.cluster import ReferenceCluster
+from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import AbortCause, Pick
 from burstenv.engine import enums
 from tests.cluster.small_clusters import random_requests
@@ -54,6 +56,29 @@ def random_faults(rng: np.random.Generator, num_replicas: int, span_s: float, co
         }
         for k in range(count)
     )
+
+
+CHANGES = ("none", "none", "faults", "many faults", "scaling", "scaling and faults")
+
+
+def changing(rng: np.random.Generator, kind: str, num_replicas: int, span_s: float) -> dict[str, Any]:
+    """Return the settings of a cluster whose replicas change in one of CHANGES, for an episode of so long."""
+    if kind == "none":
+        return {}
+    recovery = RecoveryConfig(
+        requests=str(rng.choice(RECOVERIES)), limit=int(rng.choice([1, 3])), drain=str(rng.choice(["wait", "migrate"])),
+        warm_factor=2.0, warm_s=float(rng.choice([0.0, 0.5])),
+    )  # fmt: skip
+    settings: dict[str, Any] = {}
+    if kind != "scaling":
+        settings["faults"] = random_faults(rng, num_replicas, span_s, 20 if kind == "many faults" else 5)
+    if "scaling" in kind:
+        settings["scaling"] = ScalingConfig(
+            control_period_s=0.4, cold_start=0.3, drain_s=float(rng.choice([0.5, 3.0])), initial=2, recovery=recovery
+        )
+    else:
+        settings["recovery"] = recovery
+    return settings
 
 
 def episode(
@@ -120,7 +145,7 @@ class Play:
         most_resends: int = 2,
         **settings: Any,
     ):
-        self.rng, self.odds = rng, odds
+        self.rng, self.odds, self.faults = rng, odds, faults
         settings = {"defer_s": 0.3, "max_defers": 2} | settings
         # Environment 1 of 2, so that nothing works by starting at index 0; made too small, so that it grows.
         self.cluster = Cluster(

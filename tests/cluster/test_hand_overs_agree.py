@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from burstenv.cluster import ClientsConfig
 from burstenv.cluster.transfer_config import TransfersConfig
-from tests.cluster.play import LOOPS, METRICS, PATIENCE, Play, episode
+from tests.cluster.play import CHANGES, LOOPS, METRICS, PATIENCE, Play, changing, episode
 from tests.cluster.small_clusters import replica
 from tests.cluster.test_cluster_agrees import MODES
 from tests.cluster.test_transfers_agree import MOVING, QUICK, SIZES, SLOW, Conserved
@@ -23,7 +23,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"at_once": 4},
     {"at_once": 1, "hand_over": {"retry_ms": 3.0, "orchestration_ms": 0.0}},
     {"at_once": 8, "slowdown": 0.3, "hand_over": {"when_full": "local", "spare_tokens": 100}},
-    {"at_once": 3, "timeout_s": 0.12, "hand_over": {"layerwise": True}},
+    {"at_once": 3, "hand_over": {"layerwise": True, "lease_s": 0.12}},
     {"at_once": 2, "base_ms": 0.0, "slowdown": 0.0, "hand_over": {"orchestration_ms": 0.0}},
 ]
 
@@ -36,6 +36,7 @@ def play(
     link: dict[str, Any],
     roles: tuple[str, ...],
     migrates: bool = False,
+    changes: str = "none",
     **settings: Any,
 ) -> Play:
     """Play and compare one episode of three unequal replicas with random decisions about where requests decode."""
@@ -45,7 +46,9 @@ def play(
         replica(**size, **engine, **link, role=role, layers=8, max_model_len=longest)
         for size, role in zip(SIZES, roles, strict=True)
     ]
-    requests, clients = episode(rng, config, 70, longest - 80, float(rng.choice([1.5, 4.0])), 60)
+    span_s = float(rng.choice([1.5, 4.0]))
+    requests, clients = episode(rng, config, 70, longest - 80, span_s, 60)
+    settings |= changing(rng, changes, len(SIZES), span_s + 3.0)
     result = Play(
         rng, specs, MODES, requests, config, clients, odds=(0.05, 0.9, 0.05), transfers=TransfersConfig(**transfers),
         migrate_period_s=0.05 if migrates else None, **settings,
@@ -64,14 +67,17 @@ def play(
     link=st.sampled_from([SLOW, QUICK]),
     roles=st.sampled_from(ROLES),
     migrates=st.booleans(),
+    changes=st.sampled_from(CHANGES),
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
 )
-def test_hand_overs_are_what_is_written_down(seed, config, engine, transfers, link, roles, migrates, tick_s, metrics):
-    play(seed, config, engine, transfers, link, roles, migrates, tick_s=tick_s, metrics=metrics)
+def test_hand_overs_are_what_is_written_down(
+    seed, config, engine, transfers, link, roles, migrates, changes, tick_s, metrics
+):
+    play(seed, config, engine, transfers, link, roles, migrates, changes, tick_s=tick_s, metrics=metrics)
 
 
-@pytest.mark.parametrize("engine", [{}, {"asynchronous": True}])
+@pytest.mark.parametrize("engine", [{}, {"asynchronous": True}, {"prefix_caching": True}])
 def test_the_cases_above_are_hard_ones(engine):
     """Requests are handed over, stay, are preempted after both, and are given up on the way."""
     seen: Counter[str] = Counter()

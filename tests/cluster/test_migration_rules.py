@@ -17,7 +17,7 @@ from burstenv.cluster.reference.migration import migrate_by_rule
 from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.policies import parse_composite
 from burstenv.policies.migration import MIGRATION_RULES
-from tests.cluster.play import Play, episode
+from tests.cluster.play import CHANGES, Play, changing, episode
 from tests.cluster.small_clusters import LATENCY, VLLM, replica, requests_at
 from tests.cluster.test_cluster_agrees import MODES
 from tests.cluster.test_transfers_agree import MOVING, QUICK, SIZES
@@ -41,14 +41,17 @@ class RuledPlay(Play):
     make_reference = RuledCluster
 
 
-def play(seed: int, name: str, engine: dict[str, Any], low: float, high: float, pick: int) -> Play:
+def play(
+    seed: int, name: str, engine: dict[str, Any], low: float, high: float, pick: int, changes: str = "none"
+) -> Play:
     """Play and compare one episode of three replicas, two of them alike."""
     rng = np.random.default_rng(seed)
     specs = [replica(**SIZES[k], **engine, **QUICK, max_model_len=640) for k in (0, 0, 2)]
     requests, _ = episode(rng, None, 70, 560, float(rng.choice([1.5, 4.0])), 60)
     result = RuledPlay(
-        rng, specs, MODES, requests, odds=(0.05, 0.95, 0.0), transfers=TransfersConfig(), migrate_period_s=0.05
-    )
+        rng, specs, MODES, requests, odds=(0.05, 0.95, 0.0), transfers=TransfersConfig(), migrate_period_s=0.05,
+        **changing(rng, changes, 3, 6.0),
+    )  # fmt: skip
     parameters = [low, high, float(pick)]
     result.cluster.migrate_by(RULES[name].code, parameters)
     result.reference.rule = RULES[name].code, parameters
@@ -65,9 +68,10 @@ def play(seed: int, name: str, engine: dict[str, Any], low: float, high: float, 
     low=st.sampled_from([0.0, 3.0, 10.0]),
     high=st.sampled_from([0.0, 3.0, 20.0]),
     pick=st.integers(0, 2),
+    changes=st.sampled_from(CHANGES),
 )
-def test_rules_are_what_is_written_down(seed, name, engine, low, high, pick):
-    play(seed, name, engine, low, high, pick)
+def test_rules_are_what_is_written_down(seed, name, engine, low, high, pick, changes):
+    play(seed, name, engine, low, high, pick, changes)
 
 
 def test_every_rule_but_none_migrates():

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.reference.cluster import ReferenceCluster
-from burstenv.cluster.reference.placement import choose_place
+from burstenv.cluster.reference.placement import choose_place, stays_whole
 from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
+from burstenv.policies.decide import choose_replica_at
 from burstenv.policies.placement import PLACEMENT_RULES
-from tests.cluster.play import METRICS, Play, episode
+from tests.cluster.play import CHANGES, METRICS, Play, changing, episode
 from tests.cluster.small_clusters import replica
 from tests.cluster.test_cluster_agrees import MODES
 from tests.cluster.test_hand_overs_agree import ROLES
@@ -46,7 +47,9 @@ class RuledPlay(Play):
     make_reference = RuledCluster
 
 
-def play(seed: int, name: str, engine: dict, roles: tuple[str, ...], metrics: dict, log: bool) -> Play:
+def play(
+    seed: int, name: str, engine: dict, roles: tuple[str, ...], metrics: dict, log: bool, changes: str = "none"
+) -> Play:
     """Play and compare one episode of three unequal replicas with roles."""
     rng = np.random.default_rng(seed)
     specs = [
@@ -55,14 +58,23 @@ def play(seed: int, name: str, engine: dict, roles: tuple[str, ...], metrics: di
     ]
     requests, _ = episode(rng, None, 70, 560, float(rng.choice([1.5, 4.0])), 60)
     result = RuledPlay(
-        rng, specs, MODES, requests, odds=(0.05, 0.95, 0.0), transfers=TransfersConfig(at_once=4), metrics=metrics
-    )
-    result.cluster.place_by(RULES[name].code, list(RULES[name].parameters.values()))
+        rng, specs, MODES, requests, odds=(0.05, 0.95, 0.0), transfers=TransfersConfig(at_once=4), metrics=metrics,
+        **changing(rng, changes, len(SIZES), 6.0),
+    )  # fmt: skip
+    parameters = list(RULES[name].parameters.values())
+    result.cluster.place_by(RULES[name].code, parameters)
     result.cluster.stop_to_place(False)
     result.cluster.state.gateway["knows_log"] = log
-    result.cluster.load(1, requests, 7)
+    result.cluster.load(1, requests, 7, faults=result.faults)
     result.reference.rule, result.reference.knows_log = RULES[name].code, log
-    result.run()
+    policy = parse_composite("always/jsq/vllm").record(["vllm"])
+
+    def compare_whole(at_gateway: int) -> None:
+        if at_gateway >= 0:
+            choose_replica_at(*result.cluster.state.arrays(), policy, 1)
+            assert result.cluster.state.memories["whole"][1] == stays_whole(result.reference, *parameters[:2], log)
+
+    result.run(compare_whole)
     result.compare_outcomes()
     return result
 
@@ -75,9 +87,10 @@ def play(seed: int, name: str, engine: dict, roles: tuple[str, ...], metrics: di
     roles=st.sampled_from(ROLES),
     metrics=st.sampled_from([one for one in METRICS if not one["count_sent"]]),
     log=st.booleans(),
+    changes=st.sampled_from(CHANGES),
 )
-def test_rules_are_what_is_written_down(seed, name, engine, roles, metrics, log):
-    play(seed, name, engine, roles, metrics, log)
+def test_rules_are_what_is_written_down(seed, name, engine, roles, metrics, log, changes):
+    play(seed, name, engine, roles, metrics, log, changes)
 
 
 def test_rules_choose_differently_and_all_hand_over():

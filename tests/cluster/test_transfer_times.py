@@ -120,8 +120,6 @@ def test_wrong_settings_are_one_sentence():
     cluster.next_epoch(0)
     with pytest.raises(BurstenvError, match="about a migration"):
         cluster.decide(0, 1, 0)
-    with pytest.raises(BurstenvError, match="without prefix caching"):
-        Cluster([replica(prefix_caching=True)] * 2, transfers=TransfersConfig())
     still = Cluster([replica()])
     with pytest.raises(BurstenvError, match="without transfers"):
         still.migrate(0, 0, 0)

@@ -14,14 +14,14 @@ from burstenv.cluster import ClientsConfig
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.transfer_config import AbortCause, Pick, TransfersConfig
-from tests.cluster.play import LOOPS, METRICS, PATIENCE, Play, episode
+from tests.cluster.play import CHANGES, LOOPS, METRICS, PATIENCE, Play, changing, episode
 from tests.cluster.small_clusters import FAST, replica, requests_at
 from tests.cluster.test_cluster_agrees import ENGINES, MODES
 from tests.cluster.test_published_state import Look
 from tests.random_examples import examples
 
 SIZES: list[dict[str, Any]] = [{"num_blocks": 40}, {"num_blocks": 55, "latency": FAST}, {"num_blocks": 90}]
-MOVING = [engine for engine in ENGINES.values() if not engine.get("prefix_caching")]
+MOVING = list(ENGINES.values())
 SLOW = {"kv_bytes_per_token": 500_000, "copy_bytes_per_s": 5e8}  # 100 tokens in 0.1 s: an iteration takes 0.02 s
 QUICK = {"kv_bytes_per_token": 100_000, "copy_bytes_per_s": 1e10}
 CONFIGS: list[dict[str, Any]] = [
@@ -53,13 +53,16 @@ def play(
     engine: dict[str, Any],
     transfers: dict[str, Any],
     link: dict[str, Any],
+    changes: str = "none",
     **settings: Any,
 ) -> Play:
     """Play and compare one episode of three unequal replicas with random migrations."""
     rng = np.random.default_rng(seed)
     longest = min(size["num_blocks"] for size in SIZES) * 16
     specs = [replica(**size, **engine, **link, max_model_len=longest) for size in SIZES]
-    requests, clients = episode(rng, config, 70, longest - 80, float(rng.choice([1.5, 4.0])), 60)
+    span_s = float(rng.choice([1.5, 4.0]))
+    requests, clients = episode(rng, config, 70, longest - 80, span_s, 60)
+    settings |= changing(rng, changes, len(SIZES), span_s + 3.0)
     result = Play(
         rng, specs, MODES, requests, config, clients, odds=(0.05, 0.9, 0.05), transfers=TransfersConfig(**transfers),
         migrate_period_s=float(rng.choice([0.02, 0.07])), **settings,
@@ -77,12 +80,13 @@ def play(
     engine=st.sampled_from(MOVING),
     transfers=st.sampled_from(CONFIGS),
     link=st.sampled_from([SLOW, QUICK]),
+    changes=st.sampled_from(CHANGES),
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
 )
-@example(2**20, ClientsConfig(patience=PATIENCE[2]), {}, {}, QUICK, None, METRICS[0])  # a held-back decoder moves
-def test_transfers_are_what_is_written_down(seed, config, engine, transfers, link, tick_s, metrics):
-    play(seed, config, engine, transfers, link, tick_s=tick_s, metrics=metrics)
+@example(2**20, ClientsConfig(patience=PATIENCE[2]), {}, {}, QUICK, "none", None, METRICS[0])  # a held-back one moves
+def test_transfers_are_what_is_written_down(seed, config, engine, transfers, link, changes, tick_s, metrics):
+    play(seed, config, engine, transfers, link, changes, tick_s=tick_s, metrics=metrics)
 
 
 def test_the_reference_shares_what_the_destination_has_cached():
@@ -101,13 +105,13 @@ def test_the_reference_shares_what_the_destination_has_cached():
     assert all(end.free_blocks == end.limits.num_blocks for end in cluster.replicas)
 
 
-@pytest.mark.parametrize("engine", [{}, {"asynchronous": True}])
+@pytest.mark.parametrize("engine", [{}, {"asynchronous": True}, {"prefix_caching": True}])
 def test_the_cases_above_are_hard_ones(engine):
     """Migrations are done, and given up for every cause; requests that stood still go back, and are preempted there."""
     seen: Counter[str] = Counter()
     for seed in range(6):
-        for transfers in CONFIGS:
-            counts = play(seed, None, engine, transfers, SLOW).cluster.transfer_counts(1)
+        for k, transfers in enumerate(CONFIGS):
+            counts = play(seed, None, engine, transfers, SLOW, CHANGES[k]).cluster.transfer_counts(1)
             seen.update({name: int(number) for name, number in counts.items()})
     assert seen["migrations"] >= 100, seen
     for cause in AbortCause:

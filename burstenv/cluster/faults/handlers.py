@@ -13,9 +13,12 @@ from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import AFTER_FAULT, FAILOVERS, client_of, unserved
 from burstenv.cluster.events import DETECTION, FAULT, LOSS, PACE_ENDS, READY, RESTART, RETURN, THAW, foresee
+from burstenv.cluster.faults.draining import note_drained, note_one_drained, turn_off
 from burstenv.cluster.faults.rows import FAIL, RETRY, FaultKind
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import decay_rates
+from burstenv.cluster.transfer_losses import follow_changes, forsake, go_on, lose
+from burstenv.cluster.transfer_times import pace_of
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine import records
 from burstenv.engine.arena import FAULT_NUMBERS
@@ -53,6 +56,8 @@ def _lose(world, request_id, now_s):
 def _lose_requests(world, r, now_s):
     """Take all requests out of a replica that is lost, and forget its KV cache."""
     engine = engine_of(world, r)
+    if world.gateway.transfers:
+        lose(world, r)
     keeps_outputs = world.gateway.recovery != RETRY
     request_id = take_out(engine, now_s, keeps_outputs)
     while request_id != NO_REQUEST:
@@ -62,15 +67,6 @@ def _lose_requests(world, r, now_s):
 
 
 # -- the status of a replica -----------------------------------------------------------------------------
-
-
-@outlined
-def _turn_off(replica, now_s):
-    change_status(replica, OFF, now_s)
-    replica.known = OFF
-    replica.paid = 0
-    replica.warned = 0
-    replica.loss_generation += 1
 
 
 @outlined
@@ -102,6 +98,8 @@ def _begin_draining(world, r, limit_s):
     replica = world.replicas[r]
     replica.known = DRAINING
     replica.loss_generation += 1
+    if world.gateway.transfers:
+        forsake(world, r)
     foresee(world, limit_s, LOSS, r)
 
 
@@ -126,26 +124,12 @@ def stop(world, r, drain_s, now_s):
     replica = world.replicas[r]
     replica.wanted = 0
     if replica.status == BOOTING or (replica.status == DOWN and replica.known == DOWN):
-        _turn_off(replica, now_s)
+        turn_off(replica, now_s)
     elif replica.known == ACTIVE:
         _begin_draining(world, r, now_s + drain_s)
         if replica.status == ACTIVE:
             change_status(replica, DRAINING, now_s)
-            _note_drained(replica, now_s)
-
-
-@kernel
-def _note_drained(replica, now_s):
-    if replica.status == DRAINING and not replica.warned and replica.running == 0 and replica.waiting == 0:
-        _turn_off(replica, now_s)
-
-
-@outlined
-def note_drained(world):
-    """Turn the replicas off that were to drain and have; each since its last request left."""
-    replicas = world.replicas
-    for r in range(len(replicas)):
-        _note_drained(replicas[r], max(replicas[r].clock_s, replicas[r].since_s))
+            note_one_drained(replica, now_s)
 
 
 # -- events ----------------------------------------------------------------------------------------------
@@ -168,7 +152,7 @@ def _slow_down(world, r, pace, duration_s, now_s):
     catch_up(engine_of(world, r), now_s)
     replica.pace_generation += 1
     replica.spell_pace = pace
-    set_pace(engine_of(world, r), replica.base_pace * pace)
+    set_pace(engine_of(world, r), pace_of(world, r))
     foresee(world, now_s + duration_s, PACE_ENDS, r)
 
 
@@ -205,7 +189,7 @@ def _fault(world, row, now_s):
         stop(world, r, real_at(arena, at + _DURATION_S), now_s)
     elif kind == _PACE:
         replica.base_pace = real_at(arena, at + _FACTOR)
-        set_pace(engine_of(world, r), replica.base_pace * replica.spell_pace)
+        set_pace(engine_of(world, r), pace_of(world, r))
     elif kind == _SLOW:
         if _is_up(replica):
             environment.faults += 1
@@ -225,6 +209,8 @@ def _thaw(world, r, now_s):
     replica = world.replicas[r]
     change_status(replica, replica.known, now_s)
     thaw(engine_of(world, r), now_s)
+    if world.gateway.transfers:
+        go_on(world, r)
 
 
 @outlined
@@ -238,7 +224,7 @@ def _await_restart(world, r, restart_s, now_s):
         replica.known = DOWN
         foresee(world, max(restart_s, replica.restart_s), RESTART, r)
     else:
-        _turn_off(replica, now_s)
+        turn_off(replica, now_s)
 
 
 @outlined
@@ -291,6 +277,8 @@ def change(world, kind, subject, now_s):
         _ready(world, subject, now_s)
     else:
         _slow_down(world, subject, 1.0, np.inf, now_s)
+    if world.gateway.transfers:
+        follow_changes(world)
 
 
 @outlined

@@ -26,7 +26,7 @@ import numpy as np
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.events import DecisionKind, EventKind
-from burstenv.cluster.faults.recovery import RecoveryConfig, check_no_migration
+from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import Faults
 from burstenv.cluster.gateway_log import GatewayLog
 from burstenv.cluster.reference.clients import ReferenceClients
@@ -118,7 +118,6 @@ class ReferenceCluster:
         faults: Faults | None = None,
         scaling: ScalingConfig | None = None,
     ):
-        check_no_migration(recovery is not None or faults is not None, scaling is not None, transfers is not None)
         self.specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
         self._batching_period_s = batching_period_s
@@ -145,8 +144,9 @@ class ReferenceCluster:
         self._clients = ReferenceClients(config, clients, seed, self.lifecycle, self._queue)
         self.telemetry = ReferenceTelemetry(self.replicas, self.logs, self._queue, **(metrics or {}))
         self.transfers = ReferenceHandOvers(
-            transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self.foresee
-        )
+            transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self.foresee,
+            self.life.lives, self.life.note_drained, transfers is not None and self._recovery.drain == "migrate",
+        )  # fmt: skip
         self._migrate_period_s = migrate_period_s
         self._foresee_migration(1)
         self.scaling: ReferenceScaling | None = None
@@ -197,7 +197,10 @@ class ReferenceCluster:
             return None  # it is being computed, or was: its client stays
         if event.kind not in _OF_METRICS:  # readings change nothing: an episode ends without the last of them
             self.now_s = event.time_s
-        return self._handlers[event.kind](event.subject)
+        decision = self._handlers[event.kind](event.subject)
+        if event.kind in _OF_CHANGES:
+            self.transfers.time_anew(self.now_s)
+        return decision
 
     def decide(self, admission: int, replica: int = 0, mode: int = 0) -> None:
         """Carry out a decision: about the request at the gateway, if there is one, and a replica's batching mode."""
@@ -316,6 +319,7 @@ class ReferenceCluster:
 
     def lose_requests(self, r: int) -> None:
         """Empty a replica that is lost: its requests come back to the gateway at once, or fail."""
+        self.transfers.lose(r, self.now_s)
         for engine in self.replicas[r].clear():
             k, request = engine.id, self.lifecycle.requests[engine.id]
             self.lifecycle.leave_replica(k, self.now_s, keeps_outputs=self._recovery.requests != "retry")

@@ -13,9 +13,11 @@ The specification of ``cluster/hand_overs.py``. The rules:
 * The move is the last stage of a transfer: the request stands still, all its KV is copied but what its destination has
   cached. Layer by layer a part has been sent before the last layer is computed: left are at least the last layer's
   bytes, and otherwise all but what the link carries during the prefill of the other layers. A prefill that was
-  preempted counts for nothing.
-* At its destination a request waits for room in the batch. After ``timeout_s`` of copying it is given up, and decodes
+  preempted, or lost with a replica before, counts for nothing.
+* At its destination a request waits for room in the batch. After ``lease_s`` of copying it is given up, and decodes
   where it is.
+* A request whose destination is lost, or drains before the copy begins, is decided about again. Nothing begins to move
+  to a replica that stands still, or from it.
 * The gateway's log counts a request where it is to decode from the decision on.
 """
 
@@ -27,6 +29,7 @@ from typing import Any
 from burstenv.cluster.events import EventKind
 from burstenv.cluster.reference.transfers import ReferenceTransfers, Transfer
 from burstenv.cluster.transfer_config import AbortCause, Phase
+from burstenv.engine.enums import ACTIVE
 from burstenv.engine.reference.transfer_ends import kv_tokens
 
 
@@ -50,19 +53,41 @@ class ReferenceHandOvers(ReferenceTransfers):
     def place(self, k: int, destination: int, now_s: float) -> None:
         """Let a prefilled request decode on a replica; where that cannot be, it stays."""
         source = self._lifecycle.requests[k].replica
-        takes = self._specs[destination].role != "prefill" and self._fits(source, destination)
+        serves = self._lives[destination].known == ACTIVE
+        takes = serves and self._specs[destination].role != "prefill" and self._fits(source, destination)
         placed = Placed(k, source, destination if takes else source)
         self._lifecycle.place(k, placed.destination)
         self.waiting.append(placed)
-        self._time_anew(now_s)
+        self.time_anew(now_s)
 
     def look_again(self, goes_on: bool, now_s: float) -> None:
         """Let the requests that wait look for blocks; if nothing else is to come, they stay."""
-        self._looks_again = False
+        self._looks_again = not goes_on  # then looking again would change nothing
         if not goes_on:
             for placed in self.waiting:
                 self._keep(placed)
-        self._time_anew(now_s)
+        self.time_anew(now_s)
+        self._looks_again = self._looks_again and goes_on
+
+    def lose(self, replica: int, now_s: float) -> None:
+        """End all that a lost replica takes part in, which still has the requests that it loses."""
+        for transfer in self.under_way:
+            if transfer.source == replica and transfer.hand_over:
+                self._lifecycle.place(transfer.request, replica)  # the replica that is to blame
+        super().lose(replica, now_s)
+        for placed in list(self.waiting):
+            if placed.source == replica:
+                self._keep(placed)
+                self.waiting.remove(placed)
+        self.forsake(replica, now_s)
+
+    def forsake(self, replica: int, now_s: float) -> None:
+        """Let the requests that wait to move to a replica which serves no longer be decided about again."""
+        for placed in list(self.waiting):
+            if placed.destination == replica and placed.source != replica:
+                self._keep(placed)
+                self.waiting.remove(placed)
+                self._queue.push(now_s, EventKind.PLACE, placed.request)
 
     def _keep(self, placed: Placed) -> None:
         placed.destination = placed.source
@@ -72,7 +97,8 @@ class ReferenceHandOvers(ReferenceTransfers):
         """Begin to move the requests that can."""
         full: set[int] = set()
         for placed in list(self.waiting):
-            busy = self._is_busy(placed.source) or self._is_busy(placed.destination) or self._is_moving(placed.request)
+            ends = (placed.source, placed.destination)
+            busy = any(self._is_busy(end) or self._lives[end].frozen for end in ends) or self._is_moving(placed.request)
             if placed.destination in full or busy:
                 continue
             hits: int | None = 0
@@ -89,7 +115,9 @@ class ReferenceHandOvers(ReferenceTransfers):
                     continue
             self.waiting.remove(placed)
             self._begin(placed, hits or 0, now_s)
-        if self.waiting and not self._looks_again:
+        self._begin_drains(now_s)
+        emptied = any(self._is_emptied(r) for r in range(len(self._replicas)))
+        if (self.waiting or emptied) and not self._looks_again:
             self._looks_again = True
             self._queue.push(now_s + self._config.hand_over.retry_ms * 1e-3, EventKind.HAND_OVER)
 
@@ -105,7 +133,8 @@ class ReferenceHandOvers(ReferenceTransfers):
             transfer.due_s = self._replicas[source].next_schedule_s(now_s)
             return
         self._begin_stage(transfer, hits, kv_tokens(request), self._config.hand_over.orchestration_ms, now_s)
-        if self._config.hand_over.layerwise and request.preemptions == 0:
+        elsewhere = self._lifecycle.requests[placed.request].failovers > 0
+        if self._config.hand_over.layerwise and request.preemptions == 0 and not elsewhere:
             assert request.first_scheduled_s is not None
             layers, bytes_per_s = self._specs[source].layers, self._specs[source].copy_bytes_per_s
             sent = (now_s - request.first_scheduled_s) * (layers - 1) / layers * bytes_per_s
@@ -126,7 +155,15 @@ class ReferenceHandOvers(ReferenceTransfers):
         if transfer.hand_over:
             self._lifecycle.place(transfer.request, transfer.source)
         super()._give_up(transfer, cause, now_s)
+        if transfer.hand_over and cause == AbortCause.LOST:
+            self.still_s += now_s - transfer.left_s
+            self._end(transfer)
+            self._queue.push(now_s, EventKind.PLACE, transfer.request)
 
-    def _time_anew(self, now_s: float) -> None:
+    def _limit_s(self, transfer: Transfer) -> float:
+        return transfer.begun_s + self._config.hand_over.lease_s if transfer.hand_over else super()._limit_s(transfer)
+
+    def time_anew(self, now_s: float) -> None:
+        """Let requests begin to move that can, and time all transfers anew."""
         self._begin_waiting(now_s)
-        super()._time_anew(now_s)
+        super().time_anew(now_s)

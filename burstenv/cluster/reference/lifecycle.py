@@ -127,7 +127,7 @@ class Lifecycle:
         """Return a request to the gateway from a replica that is lost, with its outputs or to generate them again."""
         self._logs[self.gateway(k)].lost(k, now_s)
         request = self.requests[k]
-        if request.engine.status == "running":
+        if request.engine.status in ("running", "transferring"):
             self.counts["refilled_tokens"] += request.engine.known_tokens
         request.engine.status = "lost"
         request.status = enums.AT_GATEWAY

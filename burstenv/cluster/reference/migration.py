@@ -3,6 +3,8 @@
 * The freeness of a replica is (free blocks - blocks that the queue asks for) / requests. In the form of the artifact
   the whole queue asks, and counts as one request; in that of the paper only its first request asks, and the running
   ones share. Without requests it is infinite.
+* A replica that drains has a freeness of minus infinity: it is the first source. One that does not serve, by what the
+  gateway knows, takes no part.
 * Replicas with less than ``low`` are sources, those with more than ``high`` destinations. The source with the least is
   paired with the destination with the most, and so on. In each pair one request begins to migrate, if it can.
 * The balanced form demands besides that the two come closer, and that the destination stays above ``low``.
@@ -15,6 +17,7 @@ import math
 from burstenv.cluster.migration import HIGH, LLUMNIX_BALANCED, LLUMNIX_PAPER, LOW, NO_MIGRATION, PICK
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.transfer_config import Pick
+from burstenv.engine.enums import ACTIVE, DRAINING
 from burstenv.engine.reference.published import Published, blocks_for
 from burstenv.engine.reference.transfer_ends import TransferringReplica, kv_tokens
 
@@ -40,17 +43,20 @@ def migrate_by_rule(cluster: ReferenceCluster, rule: int, parameters: list[float
         return
     low, high, pick = parameters[LOW], parameters[HIGH], Pick(int(parameters[PICK]))
     seen = [replica.published() for replica in cluster.replicas]
+    known = [life.known for life in cluster.life.lives]
     values = [freeness(*pair, rule) for pair in zip(cluster.replicas, seen, strict=True)]
+    values = [-math.inf if known[r] == DRAINING else value for r, value in enumerate(values)]
     sources = sorted((value, r) for r, value in enumerate(values) if value < low)
     destinations = sorted((-value, r) for r, value in enumerate(values) if value > high)
-    taken: set[int] = set()  # below both thresholds and above: with high < low a replica may be on both lists
+    taken = {r for r, status in enumerate(known) if status not in (ACTIVE, DRAINING)}
+    # And those that are in a pair: with high < low a replica may be on both lists.
     while True:
         source = next((r for _, r in sources if r not in taken), None)
         destination = next((r for _, r in destinations if r not in taken), None)
         if source is None or destination is None:
             return
         taken |= {source, destination}
-        if rule == LLUMNIX_BALANCED:
+        if rule == LLUMNIX_BALANCED and known[source] == ACTIVE:
             request = cluster.transfers.chosen(source, pick)
             if request is None or not cluster.transfers.is_way(source, destination):
                 continue

@@ -1,10 +1,13 @@
 """Where a prefilled request decodes, in plain Python: the rules of ``cluster/placement.py``.
 
-* Candidates are the replicas of another role than prefill that can hold the request. Of those the one with the fewest
+* Candidates are the replicas of another role than prefill that can hold the request and are active, by what the gateway
+  knows. Of those the one with the fewest
   requests in flight, the fewest tokens (prompts and outputs of the requests with a first token) or the least KV in use
   is chosen, of equals the first; or each in turn.
-* A prompt of at most ``local_tokens`` tokens, and every prompt while at least ``queue`` prompts wait for the prefill
-  replicas, is computed where it decodes. By the log all unanswered prompts of a prefill replica wait but one.
+* A prompt with at most ``local_tokens`` tokens to compute, on the replica of another role than prefill that has most of
+  it cached, is computed where it decodes; so is every prompt while at least ``queue`` prompts wait for the prefill
+  replicas, or while all replicas that could compute it for others are known to be down. By the log all unanswered
+  prompts of a prefill replica wait but one.
 * Requests and tokens are those of the gateway's log or, where decisions do not see it, of the metrics.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from burstenv.cluster.placement import FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV, ROUND_ROBIN
 from burstenv.cluster.reference.cluster import ReferenceCluster
+from burstenv.engine.enums import ACTIVE
 
 
 def choose_place(cluster: ReferenceCluster, source: int, rule: int, turn: int, knows_log: bool) -> tuple[int, int]:
@@ -27,8 +31,11 @@ def choose_place(cluster: ReferenceCluster, source: int, rule: int, turn: int, k
     specs, count = cluster.specs, len(cluster.specs)
     here = specs[source]
     may = [
-        spec.role != "prefill" and spec.model == here.model and here.max_model_len <= spec.max_model_len
-        for spec in specs
+        spec.role != "prefill"
+        and spec.model == here.model
+        and here.max_model_len <= spec.max_model_len
+        and life.known == ACTIVE
+        for spec, life in zip(specs, cluster.life.lives, strict=True)
     ]
     candidates = [r for r in range(count) if may[r]]
     if not candidates:
@@ -48,11 +55,17 @@ def choose_place(cluster: ReferenceCluster, source: int, rule: int, turn: int, k
     return min(candidates, key=scores[rule]), turn
 
 
-def stays_whole(cluster: ReferenceCluster, tokens: int, local_tokens: float, queue: float, knows_log: bool) -> bool:
-    """Return whether a prompt of ``tokens`` tokens, at the gateway now, is computed where it decodes."""
+def stays_whole(cluster: ReferenceCluster, local_tokens: float, queue: float, knows_log: bool) -> bool:
+    """Return whether the prompt at the gateway is computed where it decodes."""
     seen, log = cluster.telemetry.seen(), cluster.logs[cluster.viewer]
+    request = cluster.lifecycle.requests[cluster.at_gateway].engine
+    active = [r for r, life in enumerate(cluster.life.lives) if life.known == ACTIVE]
+    if all(cluster.specs[r].role == "decode" for r in active):
+        return True
+    decoding = [r for r in active if cluster.specs[r].role != "prefill"]
+    hits = max((cluster.replicas[r].hit_tokens(request) for r in decoding), default=0)
     waiting = 0
     for r, spec in enumerate(cluster.specs):
         if spec.role == "prefill":
             waiting += max(0, log.known(r, cluster.now_s).unanswered - 1) if knows_log else seen[r].waiting
-    return tokens <= local_tokens or waiting >= queue
+    return (local_tokens > 0.0 and request.known_tokens - hits <= local_tokens) or waiting >= queue

@@ -8,8 +8,9 @@ The rules:
   decided about again, or fails. The replica is repaired, boots for ``boot_s``, and serves again, with an empty cache.
 * A spot replica is warned: it takes no further requests, serves those that it has, and is lost when the warning is
   over. Its replacement begins to boot ``repair_s`` after the warning, but not before.
-* A replica that is stopped drains: it takes no requests and is off when its last one leaves, or when its time for that
-  is over. Started again before, it stays. Started when it is off, it boots.
+* A replica that is stopped drains: it takes no requests and is off when its last one leaves, the last one that moves to
+  it or from it included, or when its time for that is over. Started again before, it stays. Started when it is off, it
+  boots.
 * A slow spell or a pace changes how long the GPU takes, from the next iteration on. A later spell replaces one under
   way; spell and pace multiply.
 * A fault hits a replica that is up, and is nothing on another one: one that is off, down or booting, or, of a warning,
@@ -146,6 +147,7 @@ class ReferenceReplicas:
         life = self.lives[r]
         life.known = DRAINING
         life.loss_generation += 1
+        self._cluster.transfers.forsake(r, self._now_s)
         self._queue.push(limit_s, EventKind.LOSS, r)
 
     def start(self, r: int, boot_s: float) -> None:
@@ -176,7 +178,8 @@ class ReferenceReplicas:
     def note_drained(self, r: int) -> None:
         """Turn a replica off that was to drain and has."""
         life, replica = self.lives[r], self._cluster.replicas[r]
-        if life.status == DRAINING and not life.warned and not replica.running and not replica.waiting:
+        has_work = replica.running or replica.waiting or self._cluster.transfers.takes_part(r)
+        if life.status == DRAINING and not life.warned and not has_work:
             self._turn_off(r)
 
     def _await_restart(self, r: int, restart_s: float) -> None:
@@ -236,6 +239,7 @@ class ReferenceReplicas:
         life.change(life.known, self._now_s)
         life.frozen = False
         self._cluster.replicas[r].delay(self._now_s - life.stopped_s, self._now_s)
+        self._cluster.transfers.go_on(r, self._now_s)
         self._cluster.foresee(r)
         self.note_drained(r)
 

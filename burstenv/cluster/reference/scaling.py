@@ -99,6 +99,7 @@ class ReferenceScaling:
             self._cluster.life.start(r, self._cold_s[r] * (1.0 + BOOT_SPREAD * (2.0 * u - 1.0)))
         else:
             self._cluster.life.stop(r, self._config.drain_s)
+        self._cluster.transfers.time_anew(self._cluster.now_s)
 
     def requests_on(self, r: int) -> int:
         """Return the requests in flight on a replica, by the logs of all gateways."""

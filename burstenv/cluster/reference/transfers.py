@@ -12,6 +12,13 @@ The rules, which are those of Llumnix' migration coordinator:
 * The source holds its blocks to the end, and keeps full ones as its prefix cache. A transfer that is given up frees the
   blocks at the destination; a request that stood still goes back to the source's batch, or, if that is full by now, is
   preempted there.
+* While a replica stands still, no transfer with it begins. A copy stands still with either end; a request that is to
+  leave, or to go back, with the source; one that is to join with the destination. The gateway learns nothing from it.
+* A transfer is given up when an end is lost. Without its source the request is lost; without its destination it goes on
+  at the source.
+* Requests begin to move to active replicas only, but from those that drain, too. With ``drain: migrate`` those do so by
+  themselves: the shortest decoding request moves to the replica with the most free blocks that can take it, as long as
+  that goes.
 * A stage takes a fixed time, and then bytes / bandwidth. The bandwidth of a replica is shared evenly among the copies
   that it sends, and apart from them among those that it receives. Each begin and end of a copy times the others anew.
 """
@@ -27,7 +34,9 @@ from burstenv.cluster.cluster_config import ReplicaSpec
 from burstenv.cluster.events import EventKind
 from burstenv.cluster.reference.event_queue import EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
+from burstenv.cluster.reference.replicas import ReplicaLife
 from burstenv.cluster.transfer_config import AbortCause, Phase, Pick, TransfersConfig
+from burstenv.engine.enums import ACTIVE, DRAINING
 from burstenv.engine.reference.records import ReferenceRequest
 from burstenv.engine.reference.transfer_ends import TransferringReplica, kv_tokens
 
@@ -63,6 +72,9 @@ class ReferenceTransfers:
         lifecycle: The requests.
         queue: The events to come.
         changed: Foresees the next event of a replica that something was changed at.
+        lives: The status of each replica.
+        ended: Notes that a replica takes part in one transfer less.
+        drains: Whether requests move away from replicas that drain.
     """
 
     def __init__(
@@ -73,9 +85,13 @@ class ReferenceTransfers:
         lifecycle: Lifecycle,
         queue: EventQueue,
         changed: Callable[[int], None],
+        lives: Sequence[ReplicaLife],
+        ended: Callable[[int], None],
+        drains: bool,
     ):
         self._config, self._specs, self._replicas = config, specs, replicas
         self._lifecycle, self._queue, self._changed = lifecycle, queue, changed
+        self._lives, self._ended, self._drains = lives, ended, drains
         self.places: list[Transfer | None] = [None] * (len(replicas) * config.at_once)
         self.generations = [0] * len(self.places)
         self.counts: Counter[str | AbortCause] = Counter()
@@ -90,8 +106,14 @@ class ReferenceTransfers:
 
     def migrate(self, source: int, destination: int, pick: Pick, now_s: float) -> bool:
         """Begin to migrate a request; return False, with nothing changed, where that cannot be."""
-        request = self.chosen(source, pick)
-        if request is None or not self.is_way(source, destination):
+        begins = self._begin_migration(source, destination, pick, now_s)
+        if begins:
+            self.time_anew(now_s)
+        return begins
+
+    def _begin_migration(self, source: int, destination: int, pick: Pick, now_s: float) -> bool:
+        request, still = self.chosen(source, pick), any(self._lives[end].frozen for end in (source, destination))
+        if request is None or still or not self.is_way(source, destination):
             return False
         size = self._specs[source].block_size
         tokens = kv_tokens(request) // size * size if self._config.live else 0
@@ -106,16 +128,20 @@ class ReferenceTransfers:
             self._begin_stage(transfer, hits, tokens, self._config.orchestration_ms, now_s)
         else:
             self._leave(transfer, now_s)
-        self._time_anew(now_s)
         return True
+
+    def takes_part(self, replica: int) -> bool:
+        """Return whether a replica takes part in a transfer, or holds blocks of a request that is to move."""
+        return self._at(replica) > 0 or bool(self._replicas[replica].held)
 
     def _at(self, replica: int) -> int:
         return sum(replica in (transfer.source, transfer.destination) for transfer in self.under_way)
 
     def is_way(self, source: int, destination: int) -> bool:
-        """Return whether requests may move from a replica to another one: both can hold them, and are not busy."""
+        """Return whether requests may move from a replica to another one: both serve, fit, and are not busy."""
         busy = any(self._is_busy(end) for end in (source, destination))
-        return source != destination and self._fits(source, destination) and not busy
+        serve = self._lives[source].known in (ACTIVE, DRAINING) and self._lives[destination].known == ACTIVE
+        return source != destination and serve and self._fits(source, destination) and not busy
 
     def _fits(self, source: int, destination: int) -> bool:
         spec, target = self._specs[source], self._specs[destination]
@@ -155,7 +181,7 @@ class ReferenceTransfers:
         transfer = self.places[place]
         assert transfer is not None
         settled = transfer.phase in (Phase.JOINING, Phase.RETURNING)
-        if not settled and now_s >= transfer.begun_s + self._config.timeout_s:
+        if not settled and now_s >= self._limit_s(transfer):
             self._give_up(transfer, AbortCause.TIMEOUT, now_s)
         elif transfer.phase == Phase.PREPARING:
             transfer.phase, transfer.since_s = Phase.COPYING, now_s
@@ -167,7 +193,11 @@ class ReferenceTransfers:
             self._join(transfer, now_s)
         else:
             self._return(transfer, now_s)
-        self._time_anew(now_s)
+        self.time_anew(now_s)
+
+    def _limit_s(self, transfer: Transfer) -> float:
+        """Return when a copy is given up [s]."""
+        return transfer.begun_s + self._config.timeout_s
 
     def _lost(self, transfer: Transfer) -> AbortCause | None:
         """Return why the request of a transfer is no longer at the source, if so."""
@@ -264,18 +294,69 @@ class ReferenceTransfers:
         place = self.places.index(transfer)
         self.places[place] = None
         self.generations[place] += 1
-        self._changed(transfer.source)
-        self._changed(transfer.destination)
+        for end in (transfer.source, transfer.destination):
+            self._changed(end)
+            self._ended(end)
 
     def _request(self, transfer: Transfer) -> ReferenceRequest:
         return self._lifecycle.requests[transfer.request].engine
 
+    # -- replicas that change --------------------------------------------------------------------------
+
+    def lose(self, replica: int, now_s: float) -> None:
+        """End the transfers of a lost replica, which still has the requests that it loses."""
+        for transfer in self.under_way:
+            if transfer.source == replica:
+                if transfer.phase != Phase.RETURNING:
+                    self.counts[AbortCause.LOST] += 1
+                    self._replicas[transfer.destination].cancel(self._request(transfer), now_s)
+                if transfer.last:
+                    self.still_s += now_s - transfer.left_s
+                self._end(transfer)
+            elif transfer.destination == replica and transfer.phase != Phase.RETURNING:
+                self._give_up(transfer, AbortCause.LOST, now_s)
+
+    def go_on(self, replica: int, now_s: float) -> None:
+        """Go on with the transfers of a replica that stood still."""
+        end = self._replicas[replica]
+        for transfer in self.under_way:
+            if transfer.phase == Phase.LEAVING and transfer.source == replica:
+                transfer.due_s = end.in_flight[-1].end_s if end.in_flight else now_s
+            elif transfer.phase in (Phase.RETURNING, Phase.JOINING) and self._still_with(transfer) == [replica]:
+                transfer.due_s = end.next_schedule_s(now_s)
+
+    def _still_with(self, transfer: Transfer) -> list[int]:
+        """Return the replicas that a transfer stands still with."""
+        if transfer.phase == Phase.COPYING:
+            return [transfer.source, transfer.destination]
+        if transfer.phase in (Phase.LEAVING, Phase.RETURNING):
+            return [transfer.source]
+        return [transfer.destination] if transfer.phase == Phase.JOINING else []
+
+    def _stands_still(self, transfer: Transfer) -> bool:
+        return any(self._lives[end].frozen for end in self._still_with(transfer))
+
+    def _is_emptied(self, replica: int) -> bool:
+        """Return whether requests are to move away from a replica."""
+        life, end = self._lives[replica], self._replicas[replica]
+        return self._drains and life.known == DRAINING and not life.frozen and bool(end.running or end.waiting)
+
+    def _begin_drains(self, now_s: float) -> None:
+        """Begin to move requests away from the replicas that drain."""
+        for source in range(len(self._replicas)):
+            while self._is_emptied(source):
+                ways = [r for r, spec in enumerate(self._specs) if spec.role != "prefill" and self.is_way(source, r)]
+                best = max(ways, key=lambda r: (self._replicas[r].free_blocks, -r), default=source)
+                if not self._begin_migration(source, best, Pick.SHORTEST, now_s):
+                    break
+
     # -- time ------------------------------------------------------------------------------------------
 
-    def _time_anew(self, now_s: float) -> None:
+    def time_anew(self, now_s: float) -> None:
         """Share the bandwidth among the copies under way, foresee the next event of each transfer, set the pace."""
-        copies = [transfer for transfer in self.under_way if transfer.phase == Phase.COPYING]
-        for transfer in copies:
+        copying = [transfer for transfer in self.under_way if transfer.phase == Phase.COPYING]
+        copies = [transfer for transfer in copying if not self._stands_still(transfer)]
+        for transfer in copying:
             sending = sum(other.source == transfer.source for other in copies)
             receiving = sum(other.destination == transfer.destination for other in copies)
             byte_s = max(
@@ -285,14 +366,17 @@ class ReferenceTransfers:
             if now_s > transfer.since_s:
                 transfer.left_bytes = max(0.0, transfer.left_bytes - (now_s - transfer.since_s) / transfer.byte_s)
                 transfer.since_s = now_s
+            if transfer not in copies:
+                transfer.byte_s = transfer.due_s = math.inf
+                continue
             transfer.byte_s = byte_s
             transfer.due_s = now_s + transfer.left_bytes * byte_s
         for transfer in self.under_way:
             place = self.places.index(transfer)
             self.generations[place] += 1
-            due_s = transfer.due_s
+            due_s = math.inf if self._stands_still(transfer) else transfer.due_s
             if transfer.phase not in (Phase.JOINING, Phase.RETURNING):
-                due_s = min(due_s, transfer.begun_s + self._config.timeout_s)
+                due_s = min(due_s, self._limit_s(transfer))
             self._queue.push(max(now_s, due_s), EventKind.TRANSFER, place)
         for r, replica in enumerate(self._replicas):
-            replica.pace = 1.0 + (self._config.slowdown if self._at(r) else 0.0)
+            replica.copy_pace = 1.0 + (self._config.slowdown if self._at(r) else 0.0)

@@ -8,7 +8,7 @@ from numba import types
 from burstenv._jit.decorators import detached
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.events import SCALE, foresee
-from burstenv.cluster.faults.handlers import note_drained
+from burstenv.cluster.faults.draining import note_drained
 from burstenv.cluster.scaling.codes import BY_CALLER
 from burstenv.cluster.scaling.resize import num_wanted, resize
 from burstenv.cluster.scaling.rules import after_delay, asked_by_rule

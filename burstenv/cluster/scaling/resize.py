@@ -11,6 +11,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.clients import uniform
 from burstenv.cluster.cold_start import BOOT_SPREAD
 from burstenv.cluster.faults.handlers import start, stop
+from burstenv.cluster.transfer_losses import follow_changes
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import ACTIVE, DRAINING, OFF
 from burstenv.engine.gateway_log import in_flight, log_of_gateway
@@ -56,6 +57,8 @@ def want(world, r, wanted):
         start(world, r, _boot_s(world, r), environment.now_s)
     else:
         stop(world, r, world.gateway.drain_s, environment.now_s)
+    if world.gateway.transfers:
+        follow_changes(world)
 
 
 @kernel

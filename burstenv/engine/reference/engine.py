@@ -61,7 +61,8 @@ class ReferenceReplica:
         self._counters = TokenCounters()
         self._admitting = False  # under a deferral bound: until the queue is empty
         self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
-        self.pace = 1.0  # the GPU's part of an iteration takes so many times as long
+        self.pace = 1.0  # the GPU's part of an iteration takes so many times as long,
+        self.copy_pace = 1.0  # and so many times while KV blocks come or go
 
     def _empty_pool(self) -> BlockPool:
         return BlockPool(self.limits.num_blocks)
@@ -108,6 +109,7 @@ class ReferenceReplica:
         for request in lost:
             del self.requests[request.id]
             request.computed_tokens = request.in_flight_tokens = 0
+            request.decodes = False
             request.blocks = []
         return lost
 
@@ -264,7 +266,7 @@ class ReferenceReplica:
         if not self._opens():
             return
         whole = not limits.chunked_prefill or limits.batch != "mixed"
-        while self.waiting and budget > 0 and len(self.running) < limits.max_num_seqs:
+        while self.waiting and budget > 0 and self._may_admit():
             request = self._head()
             hits = self._cached_prefix(request)
             cached_tokens = len(hits) * limits.block_size
@@ -364,6 +366,10 @@ class ReferenceReplica:
             if self.pool.is_published(request.blocks[index]):
                 break
             self.pool.publish(request.blocks[index], request.block_key(index, size))
+
+    def _may_admit(self) -> bool:
+        """Return whether the batch has room for another request."""
+        return len(self.running) < self.limits.max_num_seqs
 
     def _only_prefills(self, request: ReferenceRequest) -> bool:
         """Return whether a running request will leave with its next token."""
@@ -475,4 +481,4 @@ class ReferenceReplica:
             decode_context_tokens=sum(s.computed_before + 1 for s in decodes),
             sequences=len(scheduled),
         )
-        return time_s + (self.pace - 1.0) * (time_s - self.latency.host_s(len(scheduled)))
+        return time_s + (self.pace * self.copy_pace - 1.0) * (time_s - self.latency.host_s(len(scheduled)))

@@ -4,7 +4,8 @@
 * A request leaves the batch between two iterations: from the moment that is asked for, no further iteration takes it,
   and it is out when those in flight have ended. Its blocks are held for it.
 * A replica that only prefills takes a request out of its batch with the token that follows the prompt; its blocks are
-  held for it until it decodes elsewhere, or joins the batch again to decode here.
+  held for it until it decodes elsewhere, or joins the batch again to decode here. While it holds as many as it may run,
+  it admits no more.
 * A request joins a batch behind the requests that decode, before those that still compute their prompts. It has the KV
   of all its tokens but the newest, as one that has just decoded.
 """
@@ -26,7 +27,17 @@ class TransferringReplica(PublishingReplica):
 
     def __init__(self, limits: EngineLimits, latency: IterationLatency):
         self.set_aside: dict[int, list[int]] = {}  # by request: blocks reserved for it, or held for it while it is out
+        self.held: dict[int, ReferenceRequest] = {}  # those that are out
         super().__init__(limits, latency)
+
+    def clear(self) -> list[ReferenceRequest]:
+        """Lose all requests and blocks, those that are set aside too."""
+        held = list(self.held.values())
+        for request in held:
+            request.computed_tokens, request.decodes = 0, False
+        self.set_aside, self.held = {}, {}
+        self.leaving.clear()
+        return [*super().clear(), *held]
 
     def _in_use(self) -> set[int]:
         return super()._in_use() | {block for blocks in self.set_aside.values() for block in blocks}
@@ -42,6 +53,10 @@ class TransferringReplica(PublishingReplica):
     def next_schedule_s(self, now_s: float) -> float:
         """Return when the replica can schedule an iteration next: now, or when its oldest one in flight ends [s]."""
         return now_s if len(self.in_flight) < self._depth else self.in_flight[0].end_s
+
+    def _may_admit(self) -> bool:
+        holds_most = self.limits.prefills_only and len(self.held) >= self.limits.max_num_seqs
+        return super()._may_admit() and not holds_most
 
     # -- the destination -------------------------------------------------------------------------------
 
@@ -77,8 +92,9 @@ class TransferringReplica(PublishingReplica):
         return len(hits) * size
 
     def cancel(self, request: ReferenceRequest, now_s: float) -> None:
-        """Free the blocks that are reserved for a request."""
+        """Free the blocks that are set aside for a request."""
         self.pool.release(self.set_aside.pop(request.id, []))
+        self.held.pop(request.id, None)
         self._changed(now_s)
 
     def join(self, request: ReferenceRequest, now_s: float) -> bool:
@@ -120,6 +136,7 @@ class TransferringReplica(PublishingReplica):
         del self.requests[request.id]
         request.status = "transferring"
         self.set_aside[request.id] = request.blocks
+        self.held[request.id] = request
         request.blocks = []
 
     def preempt_returning(self, request: ReferenceRequest, now_s: float) -> None:
@@ -133,6 +150,7 @@ class TransferringReplica(PublishingReplica):
         self.requests[request.id] = request
         request.status, request.decodes = "running", True
         request.blocks = self.set_aside.pop(request.id)
+        self.held.pop(request.id, None)
         request.computed_tokens = kv_tokens(request)
 
     def _changed(self, now_s: float) -> None:

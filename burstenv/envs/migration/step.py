@@ -12,10 +12,11 @@ from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_e
 from burstenv._jit.positions import positions
 from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.clock import next_epoch
+from burstenv.cluster.departures import chosen, is_way
 from burstenv.cluster.gateway import apply_decision
 from burstenv.cluster.migration import LLUMNIX, LLUMNIX_PAPER, freeness, waiting_demand
 from burstenv.cluster.transfer_config import Pick
-from burstenv.cluster.transfers import chosen, is_way, migrate
+from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.replica import set_mode
