@@ -215,7 +215,7 @@ def _features(config: AgentConfig, scenario: Scenario) -> dict[str, list[str]]:
     """Return the names of what an agent observes, by group."""
     if config.scales:
         return fleet_features()
-    return scenario.observation_layout.features()
+    return scenario.observed(config.advised).features()
 
 
 def _heads(layout: ActionLayout | FleetLayout) -> list[int]:

@@ -118,7 +118,10 @@ class TD3Config(_Continuous):
 
 
 class EvolutionConfig(Config):
-    """Evolution strategies (Salimans et al. 2017): antithetic pairs, rank-shaped, Adam on the estimated gradient."""
+    """Evolution strategies (Salimans et al. 2017): antithetic pairs, rank-shaped, Adam on the estimated gradient.
+
+    They climb the score as it is judged, of the most probable choices, and read no reward.
+    """
 
     name: Literal["evolution"] = "evolution"
     pairs: Annotated[int, Field(ge=1, le=100_000)] = 16  # each a random direction and its opposite
@@ -128,6 +131,7 @@ class EvolutionConfig(Config):
     schedule: Schedule = "linear"
     weight_decay: NotNegative = 0.0
     common_arrivals: bool = True  # all candidates of a generation play the same episodes
+    num_threads: Annotated[int, Field(ge=1, le=1_024)] = 1  # the result does not depend on it
 
 
 AlgorithmConfig = Annotated[

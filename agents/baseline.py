@@ -46,7 +46,7 @@ def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
         best = None if tuned is None else parse_composite(tuned.at(scenario.config.load))
         without = {"admission": "always", "routing": "jsq", "batching": scenario.mode_names[0], "scaling": None}
         for part in asked:
-            found = without[part] if best is None else getattr(best, part)
+            found = without[part] if best is None else getattr(best, "routed" if part == "routing" else part)
             changed[part] = None if found is None else str(found)
     return config.model_copy(update=changed)
 

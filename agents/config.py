@@ -137,6 +137,9 @@ class AgentConfig(Config):
     # Whether a trained policy-gradient agent samples its choices, as in training, or takes the most probable one.
     sampled: bool = True
     privileged: bool = False  # show true output lengths
+    # Show the decision of the rules `admission` and `routing` about the request. Untrained, the agent decides as they
+    # do: it learns to correct them. Needs action flat, and network shared or attention.
+    advised: bool = False
     # Share of capacity; None: each episode draws one of the train_loads; "judged": the scenario's evaluation load.
     load: Load | Literal["judged"] | None = None
     interval_s: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0  # of the interval environment (sac and td3)
@@ -189,6 +192,10 @@ class AgentConfig(Config):
                 raise ValueError("an agent that decides scaling decides nothing else, and takes no sac or td3")
             if self.warm_start is not None or self.common_arrivals is not None:
                 raise ValueError("an agent that decides scaling has no warm_start and no common_arrivals")
+        if self.advised and (self.action != "flat" or self.network == "mlp"):
+            raise ValueError("advised needs action 'flat', and network 'shared' or 'attention'")
+        if self.advised and self.warm_start is not None:
+            raise ValueError("an advised agent begins as its rules and has no warm_start")
         if self.continuous or self.scales or isinstance(algorithm, (RecurrentPPOConfig, *Q_LEARNING)):
             if self.network != "mlp":
                 what = "decide [scaling]" if self.scales else f"algorithm {name}"
@@ -267,6 +274,7 @@ class AgentConfig(Config):
             "routing": self.routing,
             "batching": self.batching,
             "privileged": self.privileged,
+            **({"advised": True} if self.advised else {}),
         }
 
     @property

@@ -13,6 +13,7 @@ from burstenv.agents.config import AgentConfig
 from burstenv.agents.progress import Progress
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.validate import Acts, Score, Validator, described
+from burstenv.policies import NetworkPolicy
 
 
 class Finished(Exception):
@@ -39,7 +40,7 @@ class LearningRate:
 class Learner(Protocol):
     """A policy in training."""
 
-    def actor(self) -> Acts:
+    def actor(self) -> Acts | NetworkPolicy:
         """Return the present policy, for validation."""
 
     def save(self, file: Any) -> None:

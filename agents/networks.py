@@ -37,6 +37,9 @@ SET_NETWORKS = ("shared", "attention")
 NO_OFFSET = 2.0  # logit of no offset before training, the others' being about 0: two draws of three
 NO_OFFSET_EVOLVED = 0.3  # small enough for a perturbation of the weights to overcome
 FIRST_REJECTION = 0.2  # probability of rejection before training, in the flat form
+# The logits of an untrained advised agent, which are the rules' decision: of rejection, for a margin of 1 (the tanh of
+# the margin is scaled); and of a replica, for the worst score and for being the rule's choice.
+MARGIN_LOGIT, SCORE_LOGIT, CHOICE_LOGIT = 4.0, 4.0, 0.1
 
 
 def _mlp(inputs: int, hidden: list[int], activation: type[nn.Module]) -> nn.Sequential:
@@ -119,6 +122,27 @@ class SetExtractor(nn.Module):
         if -1 in self.heads:
             nn.init.constant_(self.pooled_logits.bias, math.log(FIRST_REJECTION / (1.0 - FIRST_REJECTION)))
 
+    def begin_as_advised(self, margin: int, choice: int, score: int) -> None:
+        """Start as the rules that advise, whose decision is observed; everything learned is 0 at first.
+
+        Args:
+            margin: Position of ``rule_margin`` among the shared features.
+            choice: Position of ``rule_choice`` among those of a replica.
+            score: Position of ``rule_score`` there.
+        """
+        context, width = self.context[0], self.replica_logit.in_features
+        with torch.no_grad():
+            for module in (self.pooled_logits, self.replica_logit, self.relative_logit):
+                for parameter in module.parameters():
+                    parameter.zero_()
+            context.weight[:2] = 0.0  # two hidden numbers carry the margin: one rises with it, one falls
+            context.bias[:2] = 0.0
+            for k, sign in enumerate((1.0, -1.0)):
+                context.weight[k, 2 * width + margin] = sign
+                self.pooled_logits.weight[0, k] = -0.5 * sign * MARGIN_LOGIT
+            self.relative_logit.weight[0, choice] = CHOICE_LOGIT
+            self.relative_logit.weight[0, score] = -SCORE_LOGIT
+
     def _encode(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return replica codes, (B, R, H), relative features, (B, R, 2 C), and the context, (B, H)."""
         shared = observations[:, : self.shared_features]
@@ -187,8 +211,16 @@ class MaskableSetPolicy(_OverReplicas, MaskableActorCriticPolicy):
     """MaskablePPO's policy on a set network."""
 
 
-def begin_as_the_rule(config: AgentConfig, policy: Any) -> None:
-    """Let an untrained actor of offsets prefer none: training begins at the rule itself, and explores around it."""
+def begin_as_the_rule(config: AgentConfig, policy: Any, observed: ObservationLayout) -> None:
+    """Let an untrained agent that corrects a rule decide as the rule does: training begins there.
+
+    An actor of offsets prefers none, and explores around the rule.
+    """
+    if config.advised:
+        features = observed.features()
+        shared, own = features["cluster"] + features["request"], features["replica"]
+        places = shared.index("rule_margin"), own.index("rule_choice"), own.index("rule_score")
+        policy.mlp_extractor.begin_as_advised(*places)
     if config.action == "offset" and isinstance(policy, ActorCriticPolicy):
         with torch.no_grad():
             policy.action_net.bias[OFFSETS] = NO_OFFSET_EVOLVED if config.evolves else NO_OFFSET

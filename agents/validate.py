@@ -10,12 +10,14 @@ import numpy as np
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import make_batch
+from burstenv.agents.stage import Stage, judged_score, price_of
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.scenario import Scenario
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.evaluation.episode_lists import changed_seeds
+from burstenv.evaluation.episodes import Episode
 from burstenv.evaluation.statistics.intervals import Estimate, paired_difference
-from burstenv.policies import parse_composite
+from burstenv.policies import NetworkPolicy, parse_composite
 
 
 class Acts(Protocol):
@@ -84,6 +86,8 @@ class Validator:
         self._episodes = config.validation.episodes
         self._scales = config.scales
         changed_seeds(scenario, "validation", range(self._episodes))
+        self._stage = Stage(scenario)
+        self._drawn: list[Episode] = []  # for exported agents
         self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 
     def _reset(self, batch: EnvironmentBatch) -> None:
@@ -93,19 +97,16 @@ class Validator:
             batch.reset(i, random, {"episode": episode, "load": self.loads[load]})
 
     def _score(self, batch: EnvironmentBatch) -> Score:
-        e = batch.cluster.state.environments
         shape = (len(self.loads), self._episodes)
         days = np.array([episode.get("day", episode["seed"]) for episode in batch.episodes])
-        share = e["attained_worth"] / np.maximum(1e-9, e["offered_worth"])
-        scaling = self._scenario.scaling
-        if self._scales and scaling is not None:
-            counted = [batch.cluster.fault_counts(i) for i in range(batch.num_envs)]
-            gpu_hours = np.array([0.0 if one is None else one["gpu_s"] / 3600.0 for one in counted])
-            share = share - scaling.price_per_gpu_h * gpu_hours / np.maximum(1e-9, e["offered_worth"])
+        price = price_of(self._scenario, self._scales)
+        share = np.array([judged_score(batch.cluster, i, price) for i in range(batch.num_envs)])
         return Score(self.loads, share.reshape(shape), days.reshape(shape))
 
-    def judge(self, agent: Acts) -> Score:
-        """Return an agent's scores."""
+    def judge(self, agent: Acts | NetworkPolicy) -> Score:
+        """Return an agent's scores; those of an exported one are played in compiled code."""
+        if isinstance(agent, NetworkPolicy):
+            return self._judge_compiled(agent)
         batch = self._batch
         self._reset(batch)
         active = np.flatnonzero(~batch.done)
@@ -118,6 +119,15 @@ class Validator:
                 agent.keep(np.flatnonzero(going_on))
                 active = active[going_on]
         return self._score(batch)
+
+    def _judge_compiled(self, policy: NetworkPolicy) -> Score:
+        if not self._drawn:
+            pairs = [(load, seed) for load in self.loads for seed in range(self._episodes)]
+            self._drawn = [self._stage.draw("validation", load, seed) for load, seed in pairs]
+        outcomes = self._stage.play([(policy, episode) for episode in self._drawn])
+        shape = (len(self.loads), self._episodes)
+        scores = np.array([played.score for played in outcomes])
+        return Score(self.loads, scores.reshape(shape), np.array([e.day for e in self._drawn]).reshape(shape))
 
     def judge_composites(self, policies: Mapping[float, str]) -> Score:
         """Return the scores of one composite for each load, on the same episodes."""

@@ -1,8 +1,8 @@
 """Evolution strategies: random perturbations of the actor's weights, and steps towards the good ones.
 
 After Salimans et al., "Evolution strategies as a scalable alternative to reinforcement learning" (2017): antithetic
-pairs, ranks in place of scores, Adam on the estimated gradient. All candidates of a generation act at once: their
-weights are stacked and the network is mapped over them.
+pairs, ranks in place of scores, Adam on the estimated gradient. It climbs the score as it is judged, of the most
+probable choices: whole episodes are played in compiled code, under the exported form of each candidate.
 """
 
 from __future__ import annotations
@@ -14,28 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.save_util import save_to_zip_file
-from torch.func import functional_call, vmap
 
+from burstenv.agents.agent import describe_agent
 from burstenv.agents.algorithm_config import EvolutionConfig
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.environments import load_range_at, make_batch
-from burstenv.agents.networks import logits
+from burstenv.agents.environments import load_range_at
+from burstenv.agents.export.arrays import acting_weights, network_of
 from burstenv.agents.random_state import random_state, restore_random_state
-from burstenv.agents.sb3.actors import Actor, build_untrained
+from burstenv.agents.sb3.actors import build_untrained
 from burstenv.agents.sb3.histograms import weight_histograms
+from burstenv.agents.stage import Stage, mean_scores
 from burstenv.envs.batch import TRAIN_SEEDS
 from burstenv.envs.scenario import Scenario
-
-
-class _Logits(torch.nn.Module):
-    """The actor of a policy, as a module of its own whose call gives the logits."""
-
-    def __init__(self, policy: Any):
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        return logits(self.policy, observations)
+from burstenv.evaluation.episodes import Episode
+from burstenv.policies.network.policy import NetworkPolicy
+from burstenv.policies.network.weights import Network
 
 
 class EvolutionLearner:
@@ -61,24 +54,28 @@ class EvolutionLearner:
         self.policy.set_training_mode(False)
         self.steps = 0
         self._generation = 0
-        self._module = _Logits(self.policy)
-        self._names = [name for name, _ in self._module.named_parameters()]
-        count = 2 * self._settings.pairs * self._settings.episodes
-        self._batches = [make_batch(config, scenario, count, "train", reward=config.reward) for scenario in scenarios]
+        told = describe_agent(config, scenarios[0], seed)
+        exported = network_of(config, self.policy, told, config.name)
+        assert exported is not None
+        self._description = exported.description
+        self._scenarios = scenarios
+        self._stages = [Stage(scenario, self._settings.num_threads) for scenario in scenarios]
         self._facts: dict[str, float | None] = {}
         self.take_policy()
 
     def take_policy(self) -> None:
         """Go on from the policy's present weights."""
-        self._center = torch.nn.utils.parameters_to_vector(self._module.parameters()).detach().double().numpy()
+        arrays = acting_weights(self.policy)
+        self._shapes = {name: array.shape for name, array in arrays.items()}
+        self._center = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float64)
         self._first = np.zeros_like(self._center)  # Adam's moments
         self._second = np.zeros_like(self._center)
 
     # -- what the monitor asks for -------------------------------------------------------------------
 
-    def actor(self) -> Actor:
+    def actor(self) -> NetworkPolicy:
         """Return the policy as it stands."""
-        return Actor(self.policy, self._batches[0].layout.sizes, self._config.action == "flat")
+        return self._candidate(self._center)
 
     def save(self, file: Any) -> None:
         """Write a checkpoint as Stable-Baselines3 lays it out."""
@@ -125,17 +122,14 @@ class EvolutionLearner:
         self._generation += 1
         directions = self._random.standard_normal((settings.pairs, len(self._center)))
         shifts = settings.sigma * np.concatenate([directions, -directions])  # (2 pairs, W)
-        returns, scores = self._play(self._center + shifts, spent)
-        better = rank_shaped(returns)
+        scores = self._play(self._center + shifts, spent)
+        better = rank_shaped(scores)
         pairs = settings.pairs
         gradient = (better[:pairs] - better[pairs:]) @ directions / (2 * pairs * settings.sigma)
         gradient -= settings.weight_decay * self._center
         self._ascend(gradient, learning_rate)
-        with torch.no_grad():
-            center = torch.from_numpy(self._center.astype(np.float32))
-            torch.nn.utils.vector_to_parameters(center, self._module.parameters())
-        self._facts["score_mean"] = float(scores.mean())
-        self._facts["score_spread"] = float(scores.std())
+        put_acting_weights(self.policy, self._arrays(self._center))
+        self._facts = {"score_mean": float(scores.mean()), "score_spread": float(scores.std())}
 
     def _ascend(self, gradient: np.ndarray, learning_rate: float) -> None:
         """Take a step of Adam (Kingma and Ba 2015) uphill."""
@@ -145,63 +139,50 @@ class EvolutionLearner:
         second = self._second / (1.0 - 0.999**self._generation)
         self._center = self._center + learning_rate * first / (np.sqrt(second) + 1e-8)
 
-    def _play(self, candidates: np.ndarray, spent: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return each candidate's mean return and score, (P,), over its episodes."""
-        batch = self._batches[self._generation % len(self._batches)]
-        count, episodes = len(candidates), self._settings.episodes
-        self._open(batch, spent, episodes)
-        weights = self._stacked(candidates)
-        module, names = self._module, self._names
-        buffers = dict(module.named_buffers())
+    def _arrays(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the weights of one vector, (W,), by name."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes.values()])
+        parts = np.split(weights.astype(np.float32), ends[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
-        def one(own: dict[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
-            return functional_call(module, {**own, **buffers}, (seen,))
+    def _candidate(self, weights: np.ndarray) -> NetworkPolicy:
+        return NetworkPolicy(Network(self._description, self._arrays(weights)), self._config.name, sampled=False)
 
-        ask = vmap(one, randomness="error")
-        stacked = dict(zip(names, weights, strict=True))
-        returns = np.zeros(batch.num_envs)
-        decisions = 0
-        sizes = batch.layout.sizes
-        while not batch.done.all():
-            decisions += int((~batch.done).sum())
-            seen = torch.from_numpy(batch.observations).unflatten(0, (count, episodes))
-            with torch.no_grad():
-                scores = ask(stacked, seen).flatten(0, 1).numpy()
-            scores = np.where(batch.masks.astype(bool), scores, -np.inf)
-            at = 0
-            for k, size in enumerate(sizes):
-                batch.actions[:, k] = scores[:, at : at + size].argmax(1)
-                at += size
-            batch.step()
-            returns += batch.rewards
-        self.steps += decisions
-        self._facts = {"reward_per_decision": float(returns.sum() / max(1, decisions))}
-        e = batch.cluster.state.environments
-        reached = e["attained_worth"] / np.maximum(1e-9, e["offered_worth"])
-        offered = np.maximum(1, e["offered"])
-        shape = (count, episodes)
-        return (returns / offered).reshape(shape).mean(1), reached.reshape(shape).mean(1)
-
-    def _open(self, batch: Any, spent: float, episodes: int) -> None:
-        """Begin an episode everywhere; the same ones for all candidates if arrivals are common."""
-        drawn = {}
-        span = load_range_at(self._config, spent)
-        loads = batch.scenario.config.train_loads
-        for i in range(batch.num_envs):
+    def _play(self, candidates: np.ndarray, spent: float) -> np.ndarray:
+        """Return each candidate's mean score, (P,), over its episodes."""
+        place = self._generation % len(self._scenarios)
+        episodes = self._draw(self._scenarios[place], self._stages[place], spent)
+        pairs = self._settings.pairs
+        tasks = []
+        for k, weights in enumerate(candidates):
             # Both of a pair play the same episodes; otherwise their difference would be noise.
-            pair = (i // episodes) % self._settings.pairs
-            key = (0 if self._settings.common_arrivals else pair, i % episodes)
-            if key not in drawn:
+            policy, own = self._candidate(weights), episodes[0 if self._settings.common_arrivals else k % pairs]
+            tasks += [(policy, episode) for episode in own]
+        outcomes = self._stages[place].play(tasks)
+        self.steps += sum(played.decisions for played in outcomes)
+        return mean_scores(outcomes, len(candidates))
+
+    def _draw(self, scenario: Scenario, stage: Stage, spent: float) -> list[list[Episode]]:
+        """Draw the episodes of a generation: the same for all pairs if arrivals are common, else for each pair."""
+        span, loads = load_range_at(self._config, spent), scenario.config.train_loads
+        drawn: list[list[Episode]] = []
+        for _ in range(1 if self._settings.common_arrivals else self._settings.pairs):
+            own = []
+            for _ in range(self._settings.episodes):
                 load = float(self._random.choice(loads)) if span is None else float(self._random.uniform(*span))
                 load = self._config.settled_load or load
-                drawn[key] = {"episode": int(self._random.integers(TRAIN_SEEDS)), "load": load}
-            batch.reset(i, self._random, drawn[key])
+                own.append(stage.draw("train", load, int(self._random.integers(TRAIN_SEEDS))))
+            drawn.append(own)
+        return drawn
 
-    def _stacked(self, candidates: np.ndarray) -> list[torch.Tensor]:
-        flat = torch.from_numpy(candidates.astype(np.float32))
-        shapes = [parameter.shape for parameter in self._module.parameters()]
-        parts = flat.split([shape.numel() for shape in shapes], dim=1)
-        return [part.reshape(len(flat), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+def put_acting_weights(policy: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Write the actor's weights into a policy of Stable-Baselines3; the inverse of ``acting_weights``."""
+    with torch.no_grad():
+        for name, tensor in policy.state_dict().items():
+            own = arrays.get(name.removeprefix("mlp_extractor."))
+            if own is not None:
+                tensor.copy_(torch.from_numpy(own))
 
 
 def rank_shaped(scores: np.ndarray) -> np.ndarray:

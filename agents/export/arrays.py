@@ -11,6 +11,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from burstenv.agents.agent import LearnedAgent, load_agent
+from burstenv.agents.config import AgentConfig
 from burstenv.arguments import checked
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
@@ -34,15 +35,26 @@ def acting_weights(policy: Any) -> dict[str, np.ndarray]:
 
 def export_network(agent: LearnedAgent) -> Network | None:
     """Return a loaded agent as plain arrays; None if the compiled inference does not support its network."""
-    config, told = agent.config, agent.description
-    if not isinstance(agent.policy, ActorCriticPolicy | MaskableActorCriticPolicy):
+    return network_of(agent.config, agent.policy, agent.description, agent.name)
+
+
+def network_of(config: AgentConfig, policy: Any, told: dict[str, Any], name: str) -> Network | None:
+    """Return a policy as plain arrays; None if the compiled inference does not support its network.
+
+    Args:
+        config: The agent's.
+        policy: Of Stable-Baselines3.
+        told: Its description, see ``describe_agent``.
+        name: Its name in reports.
+    """
+    if not isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy):
         return None
-    if isinstance(agent.policy, RecurrentActorCriticPolicy) or config.network not in KINDS:
+    if isinstance(policy, RecurrentActorCriticPolicy) or config.network not in KINDS:
         return None
     network = Network(
         {
             "format": FORMAT,
-            "name": agent.name,
+            "name": name,
             "network": config.network,
             "activation": config.activation,
             "heads": list(told["heads"]),
@@ -56,9 +68,9 @@ def export_network(agent: LearnedAgent) -> Network | None:
             "burstenv": told["burstenv"],
             "config": config.model_dump(mode="json"),
         },
-        acting_weights(agent.policy),
+        acting_weights(policy),
     )
-    check_network(network.description, network.arrays, f"agent {agent.name}")
+    check_network(network.description, network.arrays, f"agent {name}")
     return network
 
 

@@ -27,7 +27,7 @@ def build_untrained(config: AgentConfig, scenario: Scenario) -> Any:
     batch = make_batch(config, scenario, 1, "validation")
     kind, arguments = policy_of(config, batch.layout, batch.observation_layout)
     policy = kind(batch.observation_space(), batch.action_space(), lambda _: 0.0, **arguments)
-    begin_as_the_rule(config, policy)
+    begin_as_the_rule(config, policy, batch.observation_layout)
     return policy
 
 

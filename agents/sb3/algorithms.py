@@ -73,7 +73,7 @@ def make_model(config: AgentConfig, venv: Any, learning_rate: Any, seed: int) ->
         policy, venv, learning_rate=learning_rate, gamma=config.gamma, policy_kwargs=arguments, seed=seed,
         device="cpu", verbose=0, **_settings(config, venv),
     )  # fmt: skip
-    begin_as_the_rule(config, model.policy)
+    begin_as_the_rule(config, model.policy, venv.batch.observation_layout)
     install_buffer(config, model)
     return model
 

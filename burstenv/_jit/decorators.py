@@ -61,6 +61,11 @@ def entry(function: Callable[..., Any]) -> Callable[..., Any]:
     return _entry(function, **_WITHOUT_MEMORY)
 
 
+def long_entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile an entry that runs for long: other threads of Python go on meanwhile."""
+    return _entry(function, nogil=True, **_WITHOUT_MEMORY)
+
+
 def threaded_entry(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile an entry with its ``numba.prange`` loops spread over threads."""
     return _entry(function, parallel=True, **_OPTIONS)

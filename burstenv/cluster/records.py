@@ -102,6 +102,7 @@ MEMORY = record(
     [
         ("rng", "u8"),  # stream of random numbers
         ("round_robin", "i4"),  # whose turn it is
+        ("advised_replica", "i4"),  # what the rules chose that advise an agent, see envs/observation/advice.py
         # Token bucket, see policies/admission.py.
         ("bucket_tokens", "f8"),
         ("bucket_s", "f8"),
@@ -158,6 +159,7 @@ def reset_memory(memory, seed):
     """Forget what policies remember, as an episode of a seed begins."""
     memory.rng = seed
     memory.round_robin = 0
+    memory.advised_replica = 0
     memory.take_back_s = 0.0
     memory.most_resends = 0
     memory.placement_turn = 0

@@ -35,6 +35,15 @@ def decided(environment: dict[str, Any]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
+def check_advised(advised: bool, flat: bool) -> None:
+    """Raise a one-sentence error if an agent is to see the rules' decision but not to take all of it."""
+    if advised and not flat:
+        raise BurstenvError(
+            "advised shows the decision of the rules for admission and routing to an agent that takes both: it needs "
+            "decide=('admission', 'routing') and action='flat'"
+        )
+
+
 class JointActions(gym.spaces.MultiDiscrete):
     """A ``MultiDiscrete`` space that also samples by ``info["action_mask"]``, the components' masks side by side."""
 
@@ -124,7 +133,9 @@ def decide_with(world, exchange):
     k = 0
     if settings.flat:
         choice = min(max(action[0], 0), count)
-        return (ADMIT if choice > 0 else REJECT), max(choice - 1, 0), mode
+        if choice > 0:
+            return ADMIT, choice - 1, mode
+        return REJECT, np.int64(world.memory.advised_replica if settings.advised else 0), mode
     if settings.decides_admission:
         admission = min(max(action[k], 0), 2)
         k += 1

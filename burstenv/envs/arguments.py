@@ -74,7 +74,7 @@ def _wrong(name: str, value: Any) -> str:
     if name == "load":
         share = value is None or (_is_number(value) and 0.0 < float(value) < 1e3)
         return "" if share else "a share of capacity above 0, such as 1.5, or None"
-    if name == "privileged":
+    if name in ("privileged", "advised"):
         return "" if isinstance(value, bool) else "True or False"
     if name == "trace":
         return "" if value is None or isinstance(value, str | Path) else "the path of a file, or None"

@@ -15,7 +15,7 @@ from burstenv.cluster import Clients, Cluster
 from burstenv.cluster.faults.rows import Faults
 from burstenv.config import shortly
 from burstenv.engine.enums import UNSENT
-from burstenv.envs.action import ActionLayout
+from burstenv.envs.action import ActionLayout, check_advised
 from burstenv.envs.arguments import check_arguments, check_flat, check_place, places_checked
 from burstenv.envs.exchange import settings_of
 from burstenv.envs.observation.features import LIMIT
@@ -58,6 +58,7 @@ class EnvironmentBatch:
         observation: ``flat`` (one vector) or ``dict`` (cluster, request, replicas).
         reward: A name of :mod:`burstenv.envs.reward`, or another of :mod:`burstenv.envs.own_reward`.
         privileged: Show true output lengths in place of predictions.
+        advised: Show the agent the decision of the rules ``admission`` and ``routing``; with action ``flat``.
         num_threads: 1, or more to spread a batch over threads.
 
     Raises:
@@ -79,13 +80,15 @@ class EnvironmentBatch:
         observation: str = "flat",
         reward: RewardChoice = "worth",
         privileged: bool = False,
+        advised: bool = False,
         num_threads: int = 1,
     ):
         check_arguments(
             {
                 "num_envs": num_envs, "scenario": scenario, "trace": trace, "split": split, "load": load,
                 "decide": decide, "admission": admission, "routing": routing, "batching": batching, "action": action,
-                "observation": observation, "reward": reward, "privileged": privileged, "num_threads": num_threads,
+                "observation": observation, "reward": reward, "privileged": privileged, "advised": advised,
+                "num_threads": num_threads,
             }
         )  # fmt: skip
         if split not in SPLITS:
@@ -105,6 +108,7 @@ class EnvironmentBatch:
         # One scale for every split: a policy sees the same numbers for the same traffic.
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
+        check_advised(advised, self.layout.flat)
         self._reward = PaidReward(reward)
         self.reward_name = self._reward.name
         self.pays_vector = self._reward.is_vector
@@ -115,7 +119,7 @@ class EnvironmentBatch:
         if self.cluster.hands_over:
             self.cluster.stop_to_place("routing" in self.layout.decide)
         self.scenario_key = scenario_key(self.scenario)
-        self.observation_layout = self.scenario.observation_layout
+        self.observation_layout = self.scenario.observed(advised)
         self.observation_size = self.observation_layout.size
         self.settings = settings_of(
             self.policy.record(names), {"capacity_per_s": self._scale}, self.layout.flags(),

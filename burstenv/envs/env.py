@@ -110,6 +110,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | observation | str            | ``"flat"``                           | flat or dict                         |
     | reward      | str            | ``"worth"``                          | name, weights or a function          |
     | privileged  | bool           | ``False``                            | show true output lengths             |
+    | advised     | bool           | ``False``                            | show the rules' decision; needs flat |
     | render_mode | str or None    | ``None``                             | ansi, rgb_array or human             |
 
     ``reset(options={...})`` selects the episode:
@@ -160,13 +161,14 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         observation: str = "flat",
         reward: RewardChoice = "worth",
         privileged: bool = False,
+        advised: bool = False,
         render_mode: str | None = None,
         **unknown: Any,
     ):
         arguments = {
             "scenario": scenario, "trace": trace, "split": split, "load": load, "decide": decide,
             "admission": admission, "routing": routing, "batching": batching, "action": action,
-            "observation": observation, "reward": reward, "privileged": privileged,
+            "observation": observation, "reward": reward, "privileged": privileged, "advised": advised,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
 

@@ -28,6 +28,7 @@ SETTINGS = np.dtype(
         ("sessions", "i1"),
         ("roles", "i1"),
         ("log", "i1"),  # the gateway's own log is observed
+        ("advised", "i1"),  # the decision of the rules is observed
     ],
     align=True,
 )

@@ -253,7 +253,12 @@ class Scenario:
     @property
     def observation_layout(self) -> ObservationLayout:
         """The numbers of an observation of this scenario, and their positions."""
-        return ObservationLayout(len(self.specs), self.mode_names, self.config.observation)
+        return self.observed()
+
+    @checked()
+    def observed(self, advised: bool = False) -> ObservationLayout:
+        """Return :attr:`observation_layout`, with the features of an agent that two rules advise."""
+        return ObservationLayout(len(self.specs), self.mode_names, self.config.observation, advised)
 
     @checked(split=one_of(*SPLITS))
     def capacity_per_s(self, split: str) -> float:

@@ -28,7 +28,7 @@ AUTORESET_MODES = {
 }
 SHARED_ARGUMENTS = (
     "scenario", "trace", "split", "load", "decide", "admission", "routing", "batching", "action", "observation",
-    "reward", "privileged",
+    "reward", "privileged", "advised",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPoli
 
 # Arguments of the environment that an agent may set; the evaluation sets the others.
 ENVIRONMENT_KEYS = (
-    "decide", "admission", "routing", "batching", "action", "observation", "privileged", "reward",
+    "decide", "admission", "routing", "batching", "action", "observation", "privileged", "advised", "reward",
     "interval_s", "max_admission",  # the first makes it act in the interval environment
     "scaling",  # the rule that an agent adds offsets to, if it decides scaling
 )  # fmt: skip

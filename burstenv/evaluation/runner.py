@@ -160,7 +160,8 @@ def evaluate(
             raise hidden_log(f"policy {policy.name}")
     for policy in part.policies:
         if isinstance(policy, NetworkPolicy):
-            features = fleet_features() if policy.scales else scenario.observation_layout.features()
+            advised = bool(policy.environment.get("advised"))
+            features = fleet_features() if policy.scales else scenario.observed(advised).features()
             count = len(scenario.specs)
             policy.network.check(features, count, scenario.config.name)
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from burstenv.cluster.gateway import ADMISSION_NAMES
-from burstenv.envs.observation.features import ObservationLayout
 from burstenv.envs.play.policy import Player, player_of
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.policy import is_privileged
@@ -141,7 +140,7 @@ def _check_network(policy: NetworkPolicy, world: LiveWorld, mode: str) -> None:
     if fixed != mode:
         raise _not_in_force(policy.name, fixed, mode)
     _check_rules(parse_composite(f"{environment['admission']}/{environment['routing']}/{fixed}"), world)
-    layout = ObservationLayout(len(scenario.specs), scenario.mode_names, scenario.config.observation)
+    layout = scenario.observed(bool(environment.get("advised")))
     policy.network.check(layout.features(), len(scenario.specs), scenario.config.name)
 
 

@@ -34,7 +34,7 @@ from burstenv.policies.estimates import (
 from burstenv.policies.known_load import load_of
 from burstenv.policies.rule import parameters_of
 
-_CAP, _BUCKET, _DEADLINE, _THRESHOLD, _SIZE, _SATURATION, _EARLY, _AIMD, _TIER = (
+CAP, _BUCKET, DEADLINE, THRESHOLD, SIZE, SATURATION, EARLY, _AIMD, _TIER = (
     parameters_of(ADMISSION_RULES, name)
     for name in (
         "queue-cap", "token-bucket", "predicted-deadline", "kv-threshold", "size-aware-kv", "kv-saturation",
@@ -62,20 +62,21 @@ def _take_tokens(parameters, world, tokens):
 
 
 @kernel
-def _size_aware_limit(parameters, prompt_tokens, output_tokens):
-    tightened = parameters[_SIZE.limit] - parameters[_SIZE.prompt] * prompt_tokens / 1000.0
-    return tightened - parameters[_SIZE.output] * output_tokens / 1000.0
+def size_aware_limit(parameters, prompt_tokens, output_tokens):
+    """Return the largest KV demand at which size-aware-kv admits a request."""
+    tightened = parameters[SIZE.limit] - parameters[SIZE.prompt] * prompt_tokens / 1000.0
+    return tightened - parameters[SIZE.output] * output_tokens / 1000.0
 
 
 @kernel
-def _saturation(source, parameters, world):
+def saturation(source, parameters, world):
     """Return the mean over the replicas that take requests of max(waiting / `queue`, KV use / `kv`)."""
     count, total = 0, 0.0
     for r in range(len(world.replicas)):
         if takes_requests(world, world.replicas[r]):
             engine = engine_of(world, r)
-            load, full = load_of(engine, source), parameters[_SATURATION.kv]
-            total += max(load.waiting / parameters[_SATURATION.queue], kv_used(engine, load) / full)
+            load, full = load_of(engine, source), parameters[SATURATION.kv]
+            total += max(load.waiting / parameters[SATURATION.queue], kv_used(engine, load) / full)
             count += 1
     return total / count if count > 0 else np.inf
 
@@ -84,20 +85,26 @@ def _saturation(source, parameters, world):
 def _within_forecast(parameters, engine, load, request):
     """Return whether the TTFT, and the TPOT at the time of the first token, are expected to be in time."""
     ttft_s = expected_ttft_s(engine, load, request)
-    if ttft_s > parameters[_EARLY.ttft_slack] * ttft_left_s(engine.environment, request):
+    if ttft_s > parameters[EARLY.ttft_slack] * ttft_left_s(engine.environment, request):
         return False
-    forecast_s = forecast_iteration_s(engine, load, request, ttft_s, parameters[_EARLY.decode_s])
-    return forecast_s <= parameters[_EARLY.tpot_slack] * request.tpot_slo_s
+    forecast_s = forecast_iteration_s(engine, load, request, ttft_s, parameters[EARLY.decode_s])
+    return forecast_s <= parameters[EARLY.tpot_slack] * request.tpot_slo_s
+
+
+@kernel
+def requests_inside(source, world):
+    """Return the requests in the cluster, as a source of load knows them."""
+    inside = np.int64(0)
+    for r in range(len(world.replicas)):
+        inside += outstanding(load_of(engine_of(world, r), source))
+    return inside
 
 
 @kernel
 def _within_concurrency(source, parameters, world):
     """Return whether the cluster has room under its limit, after moving the limit if a window is over."""
-    environment, memory, replicas = world.environment, world.memory, world.replicas
-    inside = np.int64(0)
-    for r in range(len(replicas)):
-        inside += outstanding(load_of(engine_of(world, r), source))
-    count = len(replicas)
+    environment, memory = world.environment, world.memory
+    inside, count = requests_inside(source, world), len(world.replicas)
     relayed, relayed_in_time = first_tokens(world)
     if memory.concurrency_limit < 0.0:
         memory.concurrency_limit = parameters[_AIMD.start] * count
@@ -130,14 +137,14 @@ def _accept_otherwise(rule, source, parameters, world, request, chosen):
     """Return whether one of the rules beyond the first seven admits."""
     engine = engine_of(world, chosen)
     if rule == KV_SATURATION:
-        return _saturation(source, parameters, world) < parameters[_SATURATION.limit]
+        return saturation(source, parameters, world) < parameters[SATURATION.limit]
     if rule == EARLY_REJECTION:
         return _within_forecast(parameters, engine, load_of(engine, source), request)
     if rule == AIMD:
         return _within_concurrency(source, parameters, world)
     if rule == TIER_SHEDDING:
         return _keeps_tier(source, parameters, world, request)
-    limit = _size_aware_limit(parameters, request.prompt_tokens, request.output_tokens)  # ORACLE_SIZE_AWARE_KV
+    limit = size_aware_limit(parameters, request.prompt_tokens, request.output_tokens)  # ORACLE_SIZE_AWARE_KV
     return kv_demand_with(engine, load_of(engine, source), request) <= limit
 
 
@@ -154,16 +161,16 @@ def admit(rule, source, parameters, world, chosen):
     if rule == NEVER:
         accepted = False
     elif rule == QUEUE_CAP:
-        accepted = load_of(engine, source).waiting < parameters[_CAP.limit]
+        accepted = load_of(engine, source).waiting < parameters[CAP.limit]
     elif rule == TOKEN_BUCKET:
         accepted = _take_tokens(parameters, world, request.prompt_tokens)
     elif rule == PREDICTED_DEADLINE:
         ttft_s = expected_ttft_s(engine, load_of(engine, source), request)
-        accepted = ttft_s <= parameters[_DEADLINE.slack] * ttft_left_s(environment, request)
+        accepted = ttft_s <= parameters[DEADLINE.slack] * ttft_left_s(environment, request)
     elif rule == KV_THRESHOLD:
-        accepted = kv_demand(engine, load_of(engine, source)) <= parameters[_THRESHOLD.limit]
+        accepted = kv_demand(engine, load_of(engine, source)) <= parameters[THRESHOLD.limit]
     elif rule == SIZE_AWARE_KV:
-        limit = _size_aware_limit(parameters, request.prompt_tokens, request.predicted_tokens)
+        limit = size_aware_limit(parameters, request.prompt_tokens, request.predicted_tokens)
         accepted = kv_demand_with(engine, load_of(engine, source), request) <= limit
     elif rule != ALWAYS:
         accepted = _accept_otherwise(rule, source, parameters, world, request, chosen)

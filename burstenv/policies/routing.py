@@ -108,7 +108,8 @@ def _further_score(rule, source, parameters, engine, index, request_id):
 
 
 @kernel
-def _score(rule, source, parameters, engine, index, request_id):
+def score(rule, source, parameters, engine, index, request_id):
+    """Return a replica's score by a rule that is an argmin; smaller is better."""
     if rule >= LEAST_TOKENS:
         return _further_score(rule, source, parameters, engine, index, request_id)
     load = load_of(engine, source)
@@ -125,13 +126,13 @@ def _score(rule, source, parameters, engine, index, request_id):
 
 
 @kernel
-def _is_choice(world, r, tokens, judged):
+def is_allowed(world, r, tokens, judged):
     """Return whether a replica holds ``tokens`` tokens, takes requests and, if ``judged``, is not left out."""
     return is_choice(world, r, tokens) and not (judged and is_left_out(world, r))
 
 
 @outlined
-def _plain_rule(rule, source, parameters, world, judged):
+def plain_rule(rule, source, parameters, world, judged):
     """Return the rule that decides now, for rules that depend on the request or on the balance of loads."""
     environment, requests = world.environment, world.requests
     request_id = environment.at_gateway
@@ -143,7 +144,7 @@ def _plain_rule(rule, source, parameters, world, judged):
     least, most, hits = np.inf, 0.0, 0
     tokens = tokens_to_hold(world, request)
     for r in range(len(world.specs)):
-        if _is_choice(world, r, tokens, judged):
+        if is_allowed(world, r, tokens, judged):
             requests_there = float(outstanding(load_of(engine_of(world, r), source)))
             least, most = min(least, requests_there), max(most, requests_there)
             hits = max(hits, prefix_hit_tokens(engine_of(world, r), request_id))
@@ -159,7 +160,7 @@ def _fitting_from(world, request, start, judged):
     tokens = tokens_to_hold(world, request)
     for k in range(count):
         r = (start + k) % count
-        if _is_choice(world, r, tokens, judged):
+        if is_allowed(world, r, tokens, judged):
             return r
     return start % count
 
@@ -171,7 +172,7 @@ def _random_fitting(world, request, other_than, judged):
     chosen = other_than
     candidates = 0
     for r in range(len(world.specs)):
-        if r != other_than and _is_choice(world, r, tokens, judged):
+        if r != other_than and is_allowed(world, r, tokens, judged):
             candidates += 1
             if next_random(world.memory) * candidates < 1.0:
                 chosen = r
@@ -199,18 +200,18 @@ def route(rule, source, parameters, world, judged):
         second_load, first_load = load_of(engine_of(world, second), source), load_of(engine_of(world, first), source)
         return second if outstanding(second_load) < outstanding(first_load) else first
     if rule >= LEAST_TOKENS:
-        rule = _plain_rule(rule, source, parameters, world, judged)
+        rule = plain_rule(rule, source, parameters, world, judged)
     best = 0
     best_score = np.inf
     ties = 0
     tokens = tokens_to_hold(world, request)
     for r in range(count):
-        if not _is_choice(world, r, tokens, judged):
+        if not is_allowed(world, r, tokens, judged):
             continue
-        score = _score(rule, source, parameters, engine_of(world, r), r, environment.at_gateway)
-        if score < best_score:
-            best, best_score, ties = r, score, 1
-        elif score == best_score:
+        own_score = score(rule, source, parameters, engine_of(world, r), r, environment.at_gateway)
+        if own_score < best_score:
+            best, best_score, ties = r, own_score, 1
+        elif own_score == best_score:
             ties += 1
             if next_random(world.memory) * ties < 1.0:
                 best = r

@@ -20,14 +20,28 @@ from burstenv.engine.gateway_log import (
     unanswered_tokens,
 )
 from burstenv.engine.queues import blocks_of, tokens_to_compute
+from burstenv.envs.observation.advice import observe_advice
 from burstenv.envs.observation.arrivals import observe_recent
-from burstenv.envs.observation.features import CLUSTER, FORECAST, LIMIT, LOGGED, PREFIX, REPLICA, REQUEST, ROLE, TURN
+from burstenv.envs.observation.features import (
+    ADVICE,
+    ADVISED,
+    CLUSTER,
+    FORECAST,
+    LIMIT,
+    LOGGED,
+    PREFIX,
+    REPLICA,
+    REQUEST,
+    ROLE,
+    TURN,
+)
 from burstenv.envs.observation.sessions import observe_prefix, observe_turn
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, fits, ttft_left_s
 from burstenv.policies.known_load import by_log, by_metrics
 
 G0, Q0, F0 = len(CLUSTER), len(REQUEST), len(REPLICA)
 FORECASTS, TURNS, LOGGEDS, PREFIXES, ROLES = len(FORECAST), len(TURN), len(LOGGED), len(PREFIX), len(ROLE)
+ADVICES, ADVISEDS = len(ADVICE), len(ADVISED)
 
 
 @kernel
@@ -147,6 +161,10 @@ def observe(world, exchange, elapsed_s):
     if settings.roles:
         out[at] = environment.placing
         at += 1
+    at_advice = at
+    if settings.advised:
+        at += ADVICES
+    first = at_advised = at
 
     demand = np.float32(0.0)
     waiting = 0.0
@@ -171,10 +189,16 @@ def observe(world, exchange, elapsed_s):
             out[at + ROLE.decodes] = world.specs[r].role == DECODE
             out[at + ROLE.has_kv] = environment.placing > 0 and request.replica == r
             at += ROLES
+        at_advised = at
+        if settings.advised:
+            at += ADVISEDS
         for m in range(num_modes):
             out[at + m] = 0.0
         out[at + engine.replica.mode] = 1.0
         at += num_modes
+    if settings.advised:
+        stride = (at - first) // count
+        observe_advice(out, at_advice, at_advised - (count - 1) * stride, stride, settings, world)
     per_count = 1.0 / count
     out[CLUSTER.kv_demand_mean] = clip(demand * per_count)
     out[CLUSTER.waiting_mean] = clip(waiting * per_count * (1.0 / 16.0))

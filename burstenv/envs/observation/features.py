@@ -17,6 +17,7 @@ from burstenv._jit.positions import positions
 from burstenv.config import Config
 
 LIMIT = 8.0  # features are clipped to [-LIMIT, LIMIT]
+NO_CHOICE = 4.0  # of a routing rule: so much worse than its worst choice that its logit weighs nothing
 
 # Sources of the numbers in a real deployment.
 LOG = "gateway's log"  # what it sent and relayed: never stale
@@ -25,6 +26,7 @@ SCRAPED = "engine metrics"  # e.g. vLLM's /metrics; may be stale, see Observatio
 KNOWN = "deployment"  # hardware, model and limits, all constant
 EVENTS = "KV events"  # blocks that an engine has cached, as it publishes them (vLLM's kv_events); never stale
 ESTIMATE = "estimate"  # computed from the ones above: burstenv/policies/estimates.py
+RULE = "rule"  # of the environment's rules for admission and routing, which see nothing else
 CLOCK = "clock"
 
 
@@ -200,6 +202,22 @@ SESSION_REPLICA_FEATURES = (
     Feature("had_previous", "1", "1", 1.0, LOG, "1 if the turn before was sent to this replica"),
 )
 
+ADVICE_REQUEST_FEATURES = (
+    Feature("rule_admits", "1", "1", 1.0, RULE, "1 if the rule admits the request, and at a tick"),
+    Feature(
+        "rule_margin", "1", "limit", LIMIT, RULE,
+        "distance to the admission rule's limit: above 0 it admits, below 0 it rejects; 1 for a rule without one",
+        -LIMIT,
+    ),
+)  # fmt: skip
+ADVICE_REPLICA_FEATURES = (
+    Feature("rule_choice", "1", "1", 1.0, RULE, "1 if the routing rule chooses this replica"),
+    Feature(
+        "rule_score", "1", "1", NO_CHOICE, RULE,
+        "0 for the best score of the routing rule, and up to 1 for worse ones: the difference to the best, as a share "
+        f"of the two together; {NO_CHOICE:g} if the replica is no choice",
+    ),
+)  # fmt: skip
 ROLE_REPLICA_FEATURES = (
     Feature("prefills", "1", "1", 1.0, KNOWN, "1 if the replica hands requests over once they are prefilled"),
     Feature("decodes", "1", "1", 1.0, KNOWN, "1 if the replica is there for requests that come prefilled"),
@@ -207,11 +225,12 @@ ROLE_REPLICA_FEATURES = (
 )
 
 # The position of each number within its group, for the encoder.
-CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX, ROLE = (
+CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX, ROLE, ADVICE, ADVISED = (
     positions(feature.name for feature in group)
     for group in (
         CLUSTER_FEATURES, FORECAST_FEATURES, REQUEST_FEATURES, SESSION_REQUEST_FEATURES, REPLICA_FEATURES,
-        LOG_REPLICA_FEATURES, SESSION_REPLICA_FEATURES, ROLE_REPLICA_FEATURES,
+        LOG_REPLICA_FEATURES, SESSION_REPLICA_FEATURES, ROLE_REPLICA_FEATURES, ADVICE_REQUEST_FEATURES,
+        ADVICE_REPLICA_FEATURES,
     )
 )  # fmt: skip
 
@@ -228,11 +247,13 @@ class ObservationLayout:
         num_replicas: R.
         mode_names: The scenario's batching modes.
         config: The optional features.
+        advised: Whether the decision of the rules for admission and routing is shown.
     """
 
     num_replicas: int
     mode_names: tuple[str, ...]
     config: ObservationConfig = DEFAULT_OBSERVATION
+    advised: bool = False
 
     @property
     def cluster_features(self) -> tuple[Feature, ...]:
@@ -244,7 +265,8 @@ class ObservationLayout:
     def request_features(self) -> tuple[Feature, ...]:
         """Features of the request at the gateway, in order."""
         turns = SESSION_REQUEST_FEATURES if self.config.sessions else ()
-        return REQUEST_FEATURES + turns + (ROLE_REQUEST_FEATURES if self.config.roles else ())
+        roles = ROLE_REQUEST_FEATURES if self.config.roles else ()
+        return REQUEST_FEATURES + turns + roles + (ADVICE_REQUEST_FEATURES if self.advised else ())
 
     @property
     def replica_features(self) -> tuple[Feature, ...]:
@@ -252,7 +274,9 @@ class ObservationLayout:
         modes = tuple(_mode_feature(mode) for mode in self.mode_names)
         logged = LOG_REPLICA_FEATURES if self.config.log else ()
         prefixes = SESSION_REPLICA_FEATURES if self.config.sessions else ()
-        return REPLICA_FEATURES + logged + prefixes + (ROLE_REPLICA_FEATURES if self.config.roles else ()) + modes
+        roles = ROLE_REPLICA_FEATURES if self.config.roles else ()
+        advice = ADVICE_REPLICA_FEATURES if self.advised else ()
+        return REPLICA_FEATURES + logged + prefixes + roles + advice + modes
 
     @property
     def num_cluster(self) -> int:
@@ -278,7 +302,8 @@ class ObservationLayout:
         """Return the flags of the optional features, fields of SETTINGS."""
         config = self.config
         names = ("forecast", "sessions", "roles", "log")
-        return {"stale": config.period_s > 0.0, **{name: getattr(config, name) for name in names}}
+        flags = {name: getattr(config, name) for name in names}
+        return {"stale": config.period_s > 0.0, "advised": self.advised, **flags}
 
     def features(self) -> dict[str, list[str]]:
         """Return the names of the features by group: ``cluster``, ``request`` and ``replica``."""
@@ -326,6 +351,7 @@ def feature_table() -> str:
     add("request", SESSION_REQUEST_FEATURES, "sessions, as on default")
     at += len(SESSION_REQUEST_FEATURES)
     add("request", ROLE_REQUEST_FEATURES, "roles", placed=False)
+    add("request", ADVICE_REQUEST_FEATURES, "advised=True", placed=False)
     own = 0
     for features, only in (
         (REPLICA_FEATURES, ""), (LOG_REPLICA_FEATURES, "log, as on default"),
@@ -334,6 +360,7 @@ def feature_table() -> str:
         add("replica", features, only, first=own)
         own += len(features)
     add("replica", ROLE_REPLICA_FEATURES, "roles", placed=False)
+    add("replica", ADVICE_REPLICA_FEATURES, "advised=True", placed=False)
     mode = _mode_feature("m")
     last = f"+ {own} + m"
     rows.append((last, "replica.mode=m", mode.unit, mode.scale, "0", "1", mode.source, "1 if mode m is in force"))

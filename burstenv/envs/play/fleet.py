@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from burstenv._jit.decorators import entry
+from burstenv._jit.decorators import long_entry
 from burstenv.cluster import Cluster
 from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.scaling.codes import BY_CALLER
@@ -34,7 +34,7 @@ class Seat(NamedTuple):
     mask: Any
 
 
-@entry
+@long_entry
 def fleet_rollout(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
     settings, actions, observations, masks, numbers, weights, values, sizes, sampled, form, offsets, i, max_decisions,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from burstenv._jit.decorators import entry
+from burstenv._jit.decorators import long_entry
 from burstenv.cluster import Cluster
 from burstenv.cluster.clock import begin, next_epoch
 from burstenv.cluster.gateway import apply_decision
@@ -38,7 +38,7 @@ class Seat(NamedTuple):
     mask: Any
 
 
-@entry
+@long_entry
 def network_rollout(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
     settings, links, actions, observations, masks, numbers, weights, values, sizes, sampled, i, out, max_decisions,
@@ -135,7 +135,8 @@ class NetworkPlayer:
 def seat_of(policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight) -> Seat:
     """Return the arrays that a policy exchanges with a cluster, one row each; see ``NetworkPlayer`` for its errors."""
     count = cluster.num_replicas
-    observed = ObservationLayout(count, tuple(cluster.mode_names), sight.observation)
+    advised = bool(policy.environment.get("advised"))
+    observed = ObservationLayout(count, tuple(cluster.mode_names), sight.observation, advised)
     policy.network.check(observed.features(), count, sight.where)
     if not sight.capacity_per_s > 0.0:
         raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of its observation")

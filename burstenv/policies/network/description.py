@@ -44,6 +44,7 @@ class ActingEnvironment(Config):
     routing: Text = "jsq"
     batching: Text | None = None
     privileged: bool = False
+    advised: bool = False  # sees the decision of the rules for admission and routing
     reward: Text | None = None
 
 
@@ -94,6 +95,8 @@ def check_description(description: Mapping[str, Any], where: str) -> Description
     if not told.features.replica:
         raise BurstenvError(f"{where}: features.replica is empty")
     flat = acting.action == "flat"
+    if acting.advised and not flat:
+        raise BurstenvError(f"{where}: environment.advised needs action flat")
     if flat and set(acting.decide) != {"admission", "routing"}:
         raise BurstenvError(f"{where}: environment.action flat needs decide [admission, routing], got {acting.decide}")
     heads = action_heads(acting.decide, flat, len(told.modes))

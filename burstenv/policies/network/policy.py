@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,23 @@ class NetworkPolicy:
         name: Its name in reports.
         sampled: Whether it samples; None: its default.
         environment: Keyword arguments of its ``EnvironmentBatch``.
-        digest: Its identity, for a journal.
     """
 
     network: Network
     name: str
     sampled: bool | None = None
     environment: dict[str, Any] = field(init=False)
-    digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.environment = dict(self.network.description["environment"])
-        self.digest = self.network.digest
         if self.sampled is None:
             self.sampled = bool(self.network.description.get("sampled", False))
         self._stream = random_stream()
+
+    @cached_property
+    def digest(self) -> str:
+        """Its identity, for a journal."""
+        return self.network.digest
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -1,0 +1,85 @@
+"""Whole episodes under exported networks, in compiled code: what evolution and validation play."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from burstenv.cluster import Cluster
+from burstenv.envs.play.policy import player_of
+from burstenv.envs.scenario import Scenario
+from burstenv.evaluation.episodes import Episode, draw_episode
+from burstenv.policies.network.policy import NetworkPolicy
+
+
+class Played(NamedTuple):
+    """One episode's outcome: its score as it is judged, and the number of decisions."""
+
+    score: float
+    decisions: int
+
+
+def judged_score(cluster: Cluster, i: int, price_per_gpu_h: float = 0.0) -> float:
+    """Return the score of the episode in cluster ``i``: the attained share of its worth, less the price of GPU-hours.
+
+    Args:
+        cluster: The clusters.
+        i: Index of the cluster.
+        price_per_gpu_h: In requests; 0 for agents that do not decide about replicas.
+    """
+    environment = cluster.state.environments[i]
+    worth, offered = float(environment["attained_worth"]), max(1e-9, float(environment["offered_worth"]))
+    counted = cluster.fault_counts(i) if price_per_gpu_h else None
+    gpu_hours = 0.0 if counted is None else counted["gpu_s"] / 3600.0
+    return (worth - price_per_gpu_h * gpu_hours) / offered
+
+
+def price_of(scenario: Scenario, scales: bool) -> float:
+    """Return the price of a GPU-hour in an agent's score [requests]: 0 unless it decides about replicas."""
+    return scenario.scaling.price_per_gpu_h if scales and scenario.scaling is not None else 0.0
+
+
+class Stage:
+    """Clusters of one scenario in which networks play, one for each thread.
+
+    Args:
+        scenario: The scenario.
+        num_threads: Episodes at a time; the results do not depend on it.
+    """
+
+    def __init__(self, scenario: Scenario, num_threads: int = 1):
+        self._scenario = scenario
+        self._clusters = [scenario.make_cluster() for _ in range(num_threads)]
+        self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+
+    def draw(self, split: str, load: float, seed: int) -> Episode:
+        """Draw an episode at a share of capacity."""
+        return draw_episode(self._scenario, split, load, seed, load * self._scenario.capacity_per_s(split))
+
+    def play(self, tasks: Sequence[tuple[NetworkPolicy, Episode]]) -> list[Played]:
+        """Play episodes, each under a network, and return their outcomes in the same order."""
+        if self._pool is None:
+            return [self._one(self._clusters[0], *task) for task in tasks]
+        count = len(self._clusters)
+
+        def part(k: int) -> list[Played]:
+            return [self._one(self._clusters[k], *task) for task in tasks[k::count]]
+
+        outcomes: list[Any] = [None] * len(tasks)
+        for k, played in enumerate(self._pool.map(part, range(count))):
+            outcomes[k::count] = played
+        return outcomes
+
+    def _one(self, cluster: Cluster, policy: NetworkPolicy, episode: Episode) -> Played:
+        requests = episode.foreseen if policy.oracle else episode.requests
+        cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults)
+        decisions = player_of(policy, cluster, 0, self._scenario.sight).run()
+        return Played(judged_score(cluster, 0, price_of(self._scenario, policy.scales)), decisions)
+
+
+def mean_scores(outcomes: Sequence[Played], count: int) -> np.ndarray:
+    """Return the mean score of each of ``count`` networks that played equally many episodes in a row, (count,)."""
+    return np.array([played.score for played in outcomes]).reshape(count, -1).mean(1)
