@@ -131,7 +131,6 @@ class EvolutionConfig(Config):
     schedule: Schedule = "linear"
     weight_decay: NotNegative = 0.0
     common_arrivals: bool = True  # all candidates of a generation play the same episodes
-    num_threads: Annotated[int, Field(ge=1, le=1_024)] = 1  # the result does not depend on it
 
 
 AlgorithmConfig = Annotated[

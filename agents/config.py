@@ -161,6 +161,7 @@ class AgentConfig(Config):
     # Budget: the first one spent ends the run.
     total_steps: Annotated[int, Field(ge=1, le=1_000_000_000_000)] = 5_000_000
     minutes: Positive | None = None  # of wall time; such runs are not reproducible to the bit
+    num_threads: Annotated[int, Field(ge=1, le=1_024)] = 1  # of compiled episodes; the result does not depend on it
 
     stagger: bool = True  # start in the middle of the first episodes, to cover all their phases
     curriculum: CurriculumConfig | None = None

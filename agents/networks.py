@@ -269,3 +269,25 @@ def build_policy(
 def logits(policy: ActorCriticPolicy | MaskableActorCriticPolicy, observations: torch.Tensor) -> torch.Tensor:
     """Return the action logits of all components side by side, (B, A), for observations, (B, O)."""
     return policy.action_net(policy.mlp_extractor.forward_actor(observations))
+
+
+_ACTING = ("mlp_extractor.", "action_net.")  # weights of the actor
+_CRITIC = "mlp_extractor.value_net."
+
+
+def acting_weights(policy: Any) -> dict[str, np.ndarray]:
+    """Return the actor's weights of a Stable-Baselines3 policy, by name, float32, without the critic's."""
+    return {
+        name.removeprefix("mlp_extractor."): tensor.detach().cpu().numpy().astype(np.float32)
+        for name, tensor in policy.state_dict().items()
+        if name.startswith(_ACTING) and not name.startswith(_CRITIC)
+    }
+
+
+def put_acting_weights(policy: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Write the actor's weights into a policy; the inverse of :func:`acting_weights`."""
+    with torch.no_grad():
+        for name, tensor in policy.state_dict().items():
+            own = arrays.get(name.removeprefix("mlp_extractor."))
+            if own is not None:
+                tensor.copy_(torch.from_numpy(own))

@@ -39,7 +39,7 @@ from burstenv.errors import BurstenvError
 
 METRICS = ("validation/score", "validation/ahead_points")  # beside the hyperparameters in TensorBoard
 AS_TEXT = ("stdout", "log", "csv", "json")  # outputs that hold no histograms and no hyperparameters
-MAY_CHANGE = ("total_steps", "minutes", "checkpoint_every_steps", "description")  # when a run is resumed
+MAY_CHANGE = ("total_steps", "minutes", "checkpoint_every_steps", "description", "num_threads")  # when a run is resumed
 
 
 @dataclass(frozen=True)

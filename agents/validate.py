@@ -86,7 +86,7 @@ class Validator:
         self._episodes = config.validation.episodes
         self._scales = config.scales
         changed_seeds(scenario, "validation", range(self._episodes))
-        self._stage = Stage(scenario)
+        self._stage = Stage(scenario, config.num_threads)
         self._drawn: list[Episode] = []  # for exported agents
         self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 

@@ -19,7 +19,8 @@ from burstenv.agents.agent import describe_agent
 from burstenv.agents.algorithm_config import EvolutionConfig
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import load_range_at
-from burstenv.agents.export.arrays import acting_weights, network_of
+from burstenv.agents.export.arrays import network_of
+from burstenv.agents.networks import acting_weights, put_acting_weights
 from burstenv.agents.random_state import random_state, restore_random_state
 from burstenv.agents.sb3.actors import build_untrained
 from burstenv.agents.sb3.histograms import weight_histograms
@@ -59,7 +60,7 @@ class EvolutionLearner:
         assert exported is not None
         self._description = exported.description
         self._scenarios = scenarios
-        self._stages = [Stage(scenario, self._settings.num_threads) for scenario in scenarios]
+        self._stages = [Stage(scenario, config.num_threads) for scenario in scenarios]
         self._facts: dict[str, float | None] = {}
         self.take_policy()
 
@@ -167,22 +168,14 @@ class EvolutionLearner:
         span, loads = load_range_at(self._config, spent), scenario.config.train_loads
         drawn: list[list[Episode]] = []
         for _ in range(1 if self._settings.common_arrivals else self._settings.pairs):
-            own = []
-            for _ in range(self._settings.episodes):
-                load = float(self._random.choice(loads)) if span is None else float(self._random.uniform(*span))
+            own, dealt = [], self._random.permutation(len(loads))
+            for k in range(self._settings.episodes):
+                # Loads in turn, not at random: an uneven share of hard episodes would hide what is good at each.
+                load = float(loads[dealt[k % len(loads)]]) if span is None else float(self._random.uniform(*span))
                 load = self._config.settled_load or load
                 own.append(stage.draw("train", load, int(self._random.integers(TRAIN_SEEDS))))
             drawn.append(own)
         return drawn
-
-
-def put_acting_weights(policy: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Write the actor's weights into a policy of Stable-Baselines3; the inverse of ``acting_weights``."""
-    with torch.no_grad():
-        for name, tensor in policy.state_dict().items():
-            own = arrays.get(name.removeprefix("mlp_extractor."))
-            if own is not None:
-                tensor.copy_(torch.from_numpy(own))
 
 
 def rank_shaped(scores: np.ndarray) -> np.ndarray:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from burstenv.agents.agent import LearnedAgent, load_agent
 from burstenv.agents.config import AgentConfig
+from burstenv.agents.networks import acting_weights
 from burstenv.arguments import checked
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
@@ -19,18 +19,6 @@ from burstenv.policies.network.description import check_network
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import FORMAT, KINDS, Network
 from burstenv.pretrained import ENDING, ONNX_ENDING
-
-ACTING = ("mlp_extractor.", "action_net.")  # weights of the actor; the critic's are not exported
-CRITIC = "mlp_extractor.value_net."
-
-
-def acting_weights(policy: Any) -> dict[str, np.ndarray]:
-    """Return the actor's weights of a Stable-Baselines3 policy, by name, float32."""
-    return {
-        name.removeprefix("mlp_extractor."): tensor.detach().cpu().numpy().astype(np.float32)
-        for name, tensor in policy.state_dict().items()
-        if name.startswith(ACTING) and not name.startswith(CRITIC)
-    }
 
 
 def export_network(agent: LearnedAgent) -> Network | None:

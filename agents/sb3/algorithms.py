@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
+from sb3_contrib import QRDQN, RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.qrdqn.policies import QRDQNPolicy
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DQN, SAC, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
@@ -32,9 +32,10 @@ from burstenv.agents.sb3.rollout_buffers import (
     TimedRecurrentRolloutBuffer,
     TimedRolloutBuffer,
 )
+from burstenv.agents.sb3.segments import RecordingMaskablePPO, RecordingPPO, SegmentRecorder, records_segments
 
 CLASSES = {
-    "ppo": PPO, "maskable-ppo": MaskablePPO, "recurrent-ppo": RecurrentPPO, "a2c": A2C,
+    "ppo": RecordingPPO, "maskable-ppo": RecordingMaskablePPO, "recurrent-ppo": RecurrentPPO, "a2c": A2C,
     "dqn": DQN, "qr-dqn": QRDQN, "sac": SAC, "td3": TD3,
 }  # fmt: skip
 _OTHER_POLICIES = {
@@ -75,6 +76,8 @@ def make_model(config: AgentConfig, venv: Any, learning_rate: Any, seed: int) ->
     )  # fmt: skip
     begin_as_the_rule(config, model.policy, venv.batch.observation_layout)
     install_buffer(config, model)
+    if isinstance(config.algorithm, PPOConfig) and records_segments(config, venv):
+        model.recorder = SegmentRecorder(config, venv, config.algorithm.n_steps)
     return model
 
 

@@ -21,6 +21,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.envs.play.segments import Segments
 
 
 class _Timed:
@@ -48,6 +49,26 @@ class _Timed:
         self.requests[self.pos] = self._venv.decided_request
         self.ordinals[self.pos] = self._venv.decided_ordinal
         super().add(*args, **kwargs)  # type: ignore[misc]
+
+    def fill(self: Any, segments: Segments, rewards: np.ndarray, starts: np.ndarray, ordinals: np.ndarray) -> None:
+        """Take a whole rollout at once, as compiled code has recorded it.
+
+        Args:
+            segments: Of T steps of N environments.
+            rewards: (T, N), scaled.
+            starts: (T, N) bool, whether the step is the first of its episode.
+            ordinals: (T, N) number of the episode in its environment.
+        """
+        self.observations[:] = segments.observations
+        self.actions[:] = segments.actions.reshape(self.actions.shape)
+        self.rewards[:] = rewards
+        self.episode_starts[:] = starts
+        self.values[:] = segments.values
+        self.log_probs[:] = segments.log_probabilities
+        if hasattr(self, "action_masks"):
+            self.action_masks[:] = segments.masks
+        self.elapsed_s[:], self.requests[:], self.ordinals[:] = segments.elapsed_s, segments.requests, ordinals
+        self.pos, self.full = self.buffer_size, True
 
     def compute_returns_and_advantage(self: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
         last = last_values.detach().cpu().numpy().ravel()

@@ -142,8 +142,7 @@ class SB3VecEnv(VecEnv):
         self._returns += batch.rewards
         self._steps += 1
         dones = batch.done
-        scale = self.reward_scale if self.scale is None else self.scale.after(batch.rewards, dones)
-        rewards = (batch.rewards * scale).astype(np.float32)
+        rewards = (batch.rewards * self.factor_after(batch.rewards, dones)).astype(np.float32)
         truncated = None
         if self._max_steps is not None:
             truncated = (self._steps >= self._max_steps) & ~dones
@@ -155,6 +154,28 @@ class SB3VecEnv(VecEnv):
                 infos[i] = self._final_info(int(i), truncated is not None and bool(truncated[i]))
                 self._reset_one(int(i))
         return batch.shaped(batch.observations), rewards, dones, infos
+
+    def factor_after(self, rewards: np.ndarray, dones: np.ndarray) -> float:
+        """Return the factor of a step's rewards, (N,), after their spread has been taken into account."""
+        return self.reward_scale if self.scale is None else self.scale.after(rewards, dones)
+
+    def ordinal(self, i: int) -> int:
+        """Return the number of earlier episodes of environment ``i``."""
+        return int(self._ordinal[i])
+
+    def played(self, i: int, reward: float, steps: int, over: bool) -> dict[str, Any] | None:
+        """Account for steps of environment ``i`` that were played elsewhere, and begin another episode if one is over.
+
+        Returns:
+            The info of the episode that is over, as a step gives it.
+        """
+        self._returns[i] += reward
+        self._steps[i] += steps
+        if not over:
+            return None
+        info = self._final_info(i, False)
+        self._reset_one(i)
+        return info
 
     def _final_info(self, i: int, truncated: bool) -> dict[str, Any]:
         metrics = self.batch.episode_metrics(i)

@@ -151,6 +151,12 @@ class EnvironmentBatch:
         """Rewards of the last step, (N,) float64, or (N, 4) with the vector reward; read-only."""
         return self._reward.of(self.components) if self._reward.function is None else self._own_rewards
 
+    def rewards_of(self, components: np.ndarray) -> np.ndarray:
+        """Return the rewards of components, (n, 7), as :attr:`rewards` has them."""
+        if self._reward.function is not None:
+            raise BurstenvError("a reward that is a function is paid at the step itself, not from components")
+        return self._reward.of(components)
+
     def reward_of(self, i: int) -> Any:
         """Return environment ``i``'s reward of the last step: a float, or (4,) float32 with the vector reward."""
         if i.__class__ is not int or not 0 <= i < len(self.components):  # asked for at every step

@@ -30,7 +30,7 @@ def _publish(world, exchange, elapsed_s):
 
 
 @merged
-def _step(world, exchange):
+def step_one(world, exchange):
     """Step one environment; return the elapsed time [s]."""
     environment = world.environment
     before_s = environment.now_s
@@ -57,7 +57,7 @@ def step_batch(
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
     for i in range(len(environments)):
         bring_near(arrays, i)
-        elapsed_s[i] = _step(world_of(arrays, i), exchange_of(outputs, i))
+        elapsed_s[i] = step_one(world_of(arrays, i), exchange_of(outputs, i))
 
 
 @threaded_entry
@@ -69,7 +69,7 @@ def step_batch_threads(
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
     for i in numba.prange(len(environments)):
-        elapsed_s[i] = _step(world_of(arrays, i), exchange_of(outputs, i))
+        elapsed_s[i] = step_one(world_of(arrays, i), exchange_of(outputs, i))
 
 
 @entry

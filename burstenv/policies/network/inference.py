@@ -196,7 +196,7 @@ def _forward_mlp(numbers, weights, observation, logits, work):
 
 @outlined
 def _forward_set(numbers, weights, observation, count, logits, work):
-    """Write the logits of a network over ``count`` replicas."""
+    """Write the logits of a network over ``count`` replicas; return the last output of the context."""
     own, compared = numbers[REPLICA], numbers[COMPARED]
     num_layers, relu = numbers[NUM_LAYERS], numbers[RELU]
     shared, replicas = observation[: numbers[SHARED]], observation[numbers[SHARED] :]
@@ -286,11 +286,14 @@ def _forward_set(numbers, weights, observation, count, logits, work):
         if size <= 0:
             _copy(scores, logits[at : at + count])
             at += count
+    return decided[numbers[OUTPUTS] - 1]
 
 
 @kernel
 def forward(numbers, weights, values, observation, count, num_logits):
     """Write the logits for an observation to the beginning of ``values``.
+
+    Returns the last output of the context, float32, which is the critic's where ``with_critic`` has packed one.
 
     Args:
         numbers: int64, see ``Network.packed``.
@@ -302,8 +305,8 @@ def forward(numbers, weights, values, observation, count, num_logits):
     """
     if numbers[KIND] == MLP:
         _forward_mlp(numbers, weights, observation, values[:num_logits], values[num_logits:])
-    else:
-        _forward_set(numbers, weights, observation, count, values[:num_logits], values[num_logits:])
+        return _ZERO
+    return _forward_set(numbers, weights, observation, count, values[:num_logits], values[num_logits:])
 
 
 @kernel
@@ -368,6 +371,18 @@ def choose(values, mask, sizes, flat, sampled, memory, action):
             choice = _first_of_best(values, mask, begin, end)
         action[k] = choice - begin
         begin = end
+
+
+@kernel
+def log_probability(values, mask, sizes, action):
+    """Return the logarithm of the probability with which :func:`choose` samples an action, (C,)."""
+    begin, total = 0, 0.0
+    for k in range(sizes.shape[0]):
+        end = begin + sizes[k]
+        highest = values[_first_of_best(values, mask, begin, end)]
+        total += values[begin + action[k]] - highest - math.log(_weight_of(values, mask, begin, end, highest))
+        begin = end
+    return total
 
 
 @entry

@@ -116,6 +116,17 @@ class Network:
             return self._packed_mlp(relu)
         return self._packed_set(relu)
 
+    def with_critic(self, weight: Floats, bias: Floats) -> Network:
+        """Return the network with one more output of the context, the critic's; for rollouts alone.
+
+        Args:
+            weight: (1, H) of the critic.
+            bias: (1,)
+        """
+        more = {"pooled_logits.weight": weight, "pooled_logits.bias": bias}
+        joined = {name: np.concatenate([self.arrays[name], part]) for name, part in more.items()}
+        return Network(self.description, {**self.arrays, **joined})
+
     def _layers(self, name: str) -> list[tuple[Floats, Floats]]:
         """Return (weights, bias) of the layers of a sequence with activations between them."""
         places = sorted(int(key.split(".")[-2]) for key in self.arrays if key.startswith(name) and key.endswith("bias"))
