@@ -10,8 +10,10 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from burstenv.agents.agent import LearnedAgent, describe_agent
-from burstenv.agents.algorithm_config import PPOConfig
+from burstenv.agents.algorithm_config import EvolutionConfig, PPOConfig
 from burstenv.agents.config import AgentConfig
+from burstenv.agents.environments import training_environments
+from burstenv.agents.evolution.strategies import EvolutionLearner
 from burstenv.agents.export.arrays import compiled
 from burstenv.agents.networks import build_policy
 from burstenv.agents.sb3.algorithms import make_model
@@ -110,7 +112,8 @@ def bench_ppo(scale: float = 1.0) -> list[dict[str, Any]]:
     Args:
         scale: 1 for the full measurement, less for a quick one.
     """
-    measured = ppo_frames_per_s(load_scenario("default"), steps=max(32_768, int(524_288 * scale)))
+    scenario = load_scenario("default")
+    measured = ppo_frames_per_s(scenario, steps=max(32_768, int(524_288 * scale)))
     frames_per_s, share = float(measured["frames_per_s"]), float(measured["environment_share"])
     return [
         row(
@@ -122,6 +125,40 @@ def bench_ppo(scale: float = 1.0) -> list[dict[str, Any]]:
             float(measured["null_frames_per_s"]),
         ),
         row("Training", "environment's share of PPO's time", 100.0 * share, "%", "target", 15.0),
+        *_bench_compiled(scenario, scale),
+    ]
+
+
+def _bench_compiled(scenario: Scenario, scale: float, num_threads: int = 2) -> list[dict[str, Any]]:
+    """Measure PPO with compiled rollouts, and evolution strategies, on a network shared by 4 replicas."""
+    algorithm = PPOConfig(batch_size=8192, n_epochs=1)
+    config = AgentConfig(
+        network="shared", net_arch=[32, 32], batching="edf-256", load=1.5, algorithm=algorithm, num_threads=num_threads
+    )
+    model = make_model(config, training_environments(config, [scenario], 0), algorithm.learning_rate, 0)
+    model.learn(1)  # starts the episodes, compiles, warms up
+    frames = config.num_envs * algorithm.n_steps
+    repeats = max(1, int(8 * scale))
+
+    def rollouts() -> None:
+        for _ in range(repeats):
+            model.recorder.record(model.policy)
+
+    def updates() -> None:
+        model.learn(repeats * frames, reset_num_timesteps=False)
+
+    evolving = config.model_copy(update={"algorithm": EvolutionConfig(pairs=max(1, int(8 * scale)), episodes=2)})
+    learner = EvolutionLearner(evolving, [scenario], 0)
+    learner.update(0.01, 0.0)
+    before, start_s = learner.steps, time.perf_counter()
+    learner.update(0.01, 0.0)
+    evolved_per_s = (learner.steps - before) / (time.perf_counter() - start_s)
+    what = f"shared 32 x 32, 4 replicas, {num_threads} threads"
+    recorded_per_s, learned_per_s = median_rate(repeats * frames, rollouts), median_rate(repeats * frames, updates)
+    return [
+        row("Training", f"compiled rollouts, {what}", recorded_per_s, "decisions/s", "target", 300_000.0),
+        row("Training", f"PPO on compiled rollouts, {what}", learned_per_s, "decisions/s", "target", 100_000.0),
+        row("Training", f"evolution strategies, {what}", evolved_per_s, "decisions/s", "target", 300_000.0),
     ]
 
 

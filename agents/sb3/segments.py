@@ -125,7 +125,7 @@ class _Recording:
         return [*super()._excluded_save_params(), "recorder"]  # type: ignore[misc]
 
     def collect_rollouts(self: Any, env: Any, callback: Any, rollout_buffer: Any, *rest: Any, **others: Any) -> bool:
-        """Fill the buffer with one segment of every environment; callbacks are told once, not at each step."""
+        """Fill the buffer with one segment of every environment; callbacks are told of its steps afterwards."""
         if self.recorder is None:
             return super().collect_rollouts(env, callback, rollout_buffer, *rest, **others)  # type: ignore[misc]
         self.policy.set_training_mode(False)
@@ -134,11 +134,12 @@ class _Recording:
         recorder, segments = self.recorder, self.recorder.segments
         infos = recorder.record(self.policy)
         plain, learned = recorder.rewards()
-        env.last_reward = float(plain.mean())
-        self.num_timesteps += plain.size
-        callback.update_locals(locals())
-        if not callback.on_step():
-            return False
+        for rewards in plain:
+            env.last_reward = float(rewards.mean())
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
         self._update_info_buffer(infos, np.ones(len(infos), bool))
         starts = np.concatenate([np.asarray(self._last_episode_starts, bool)[None], segments.ends[:-1]])
         rollout_buffer.fill(segments, learned, starts, recorder.ordinals)
