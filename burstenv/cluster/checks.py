@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from burstenv._jit.decorators import entry
+from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.client_config import Clients, ClientsConfig
 from burstenv.cluster.clients import follows
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
@@ -140,6 +141,7 @@ def check_parts(**parts: Any) -> None:
     kinds = {
         "clients": ClientsConfig, "transfers": TransfersConfig, "recovery": RecoveryConfig, "scaling": ScalingConfig,
         "tenants": TenantTable,
+        "background": BackgroundConfig,
     }  # fmt: skip
     for name, part in parts.items():
         if not isinstance(part, kinds[name] | None):

@@ -17,6 +17,7 @@ import numpy as np
 
 from burstenv._jit.decorators import announce_first_use
 from burstenv.arguments import checked
+from burstenv.cluster.background_config import BackgroundConfig, check_background_alone, works_of
 from burstenv.cluster.checks import (
     LEAST_STEP_S,
     MOST_CLASSES,
@@ -32,10 +33,11 @@ from burstenv.cluster.checks import (
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.cold_start import cold_start_s
-from burstenv.cluster.constants import layout_of, write_constants
+from burstenv.cluster.constants import layout_of, write_constants, write_works
 from burstenv.cluster.constants import needs_general_engine as needs_general_engine
 from burstenv.cluster.direct import DirectReplicas
 from burstenv.cluster.entries import (
+    background_at,
     decide_at,
     migrate_at,
     next_epoch_at,
@@ -44,7 +46,13 @@ from burstenv.cluster.entries import (
 )
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_drain
 from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
-from burstenv.cluster.gateway_constants import write_clients, write_recovery, write_scaling, write_transfers
+from burstenv.cluster.gateway_constants import (
+    write_background,
+    write_clients,
+    write_recovery,
+    write_scaling,
+    write_transfers,
+)
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.placement import FEWEST_REQUESTS
@@ -57,6 +65,7 @@ from burstenv.cluster.state import ClusterState
 from burstenv.cluster.tenants import TenantTable, write_tenants
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.config import load
+from burstenv.engine.background_rule import BackgroundRule
 from burstenv.engine.records import FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.spec import SPLIT_NAMES
 from burstenv.errors import BurstenvError, unknown_name
@@ -105,6 +114,8 @@ class Cluster(DirectReplicas):
         scaling: How the number of replicas changes by decisions; None: it does not. Without ``recovery`` its own holds.
         num_classes: Number of classes of requests.
         tenants: The tenants that requests may belong to; None: they have none.
+        background: The fine-tuning that replicas do in the slack of inference; None: they do none. The KV blocks that
+            it takes are left out of the specs already, see ``without_memory``.
     """
 
     def __init__(
@@ -128,9 +139,13 @@ class Cluster(DirectReplicas):
         scaling: ScalingConfig | None = None,
         num_classes: int = 2,
         tenants: TenantTable | None = None,
+        background: BackgroundConfig | None = None,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
-        check_parts(clients=clients, transfers=transfers, recovery=recovery, scaling=scaling, tenants=tenants)
+        check_parts(
+            clients=clients, transfers=transfers, recovery=recovery, scaling=scaling, tenants=tenants,
+            background=background,
+        )  # fmt: skip
         whole(num_classes, "num_classes", 1, MOST_CLASSES)
         self.class_names: tuple[str, ...] = CLASSES  # by code
         self.tenants = tenants
@@ -154,6 +169,10 @@ class Cluster(DirectReplicas):
         if transfers is None and any(spec.role != "mixed" for spec in self.specs):
             transfers = TransfersConfig()
         check_drain(recovery, transfers is not None)
+        check_background_alone(
+            background is not None, scaling=scaling is not None, faults=recovery is not None,
+            transfers=transfers is not None,
+        )  # fmt: skip
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
         self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf)
@@ -171,6 +190,7 @@ class Cluster(DirectReplicas):
             samples=0 if scaling is None else scaling.samples,
             num_classes=num_classes,
             tenants=0 if tenants is None else len(tenants.names),
+            background=background is not None,
         )
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
@@ -199,6 +219,12 @@ class Cluster(DirectReplicas):
         if scaling is not None:
             write_scaling(gateway, scaling, self.num_replicas)
             self.state.specs["cold_start_s"] = [cold_start_s(scaling.cold_start, spec) for spec in self.specs]
+        self.background = background
+        self.background_rule = BackgroundRule()
+        if background is not None:
+            write_background(gateway, background)
+            write_works(self.state, works_of(background, self.specs))
+        self._begin_background_by(self.background_rule, None)
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct = [None] * num_envs
@@ -304,6 +330,33 @@ class Cluster(DirectReplicas):
         memories["advises"] = advises
         memories["scaling_parameters"][:, : len(parameters)] = parameters
 
+    def background_by(self, rule: BackgroundRule, i: int | None = None) -> None:
+        """Let replicas work on their job by a rule: those of cluster ``i`` in its episode, or of all from now on."""
+        if i is None:
+            self.background_rule = rule
+        self._begin_background_by(rule, i)
+        if i is not None:
+            for replica in range(self.num_replicas):
+                self.set_background(i, replica, rule)
+
+    def _begin_background_by(self, rule: BackgroundRule, i: int | None) -> None:
+        memories = self.state.memories if i is None else self.state.memories[i : i + 1]
+        memories["deferral_bound_s"], memories["background_tokens"] = rule.bound_s, rule.tokens
+        memories["background_target_s"], memories["background_allowance_s"] = rule.target_s, rule.allowance_s
+        memories["background_flags"] = rule.flags
+
+    def set_background(self, i: int, replica: int, rule: BackgroundRule) -> None:
+        """Change when one replica of cluster ``i`` works on its job: between two steps, and from the next iteration on.
+
+        Raises:
+            BurstenvError: If the cluster was made without a job.
+        """
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        if self.background is None:
+            raise BurstenvError("this cluster was made without a background job")
+        numbers = float(rule.bound_s), int(rule.tokens), float(rule.target_s), float(rule.allowance_s), int(rule.flags)
+        background_at(*self.state.arrays(), i, replica, *numbers)
+
     def load(
         self,
         i: int,
@@ -376,6 +429,8 @@ class Cluster(DirectReplicas):
             self.stop_to_place(self._stops_to_place, i=i)
         if self.scales:
             self.scale_by(*self.scaling_rule, i=i, advises=self.scaling_advises)
+        if self.background is not None:
+            self._begin_background_by(self.background_rule, i)
         self.rewind(i, num_requests, seed)
         self._direct[i] = True if direct else None
 

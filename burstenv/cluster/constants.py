@@ -8,6 +8,7 @@ from typing import Any
 from burstenv.cluster.cluster_config import ROLES, ModeConfig, ReplicaSpec
 from burstenv.cluster.state import ClusterState
 from burstenv.engine.arena import ArenaLayout
+from burstenv.engine.background_rule import BackgroundWork
 from burstenv.engine.enums import BATCH_NAMES, CLIENT_NAMES, MEMORY_NAMES, ORDER_NAMES
 from burstenv.engine.kv_cache import bucket_count, span_count
 
@@ -63,16 +64,35 @@ def write_constants(state: ClusterState, specs: Sequence[ReplicaSpec], modes: Se
                 state.modes[name][r, m] = value if names is None else names.index(value)
 
 
+def write_works(state: ClusterState, works: Sequence[BackgroundWork | None]) -> None:
+    """Write the fine-tuning job of every replica, if it has one, into a state."""
+    for r, work in enumerate(works):
+        state.specs["background"][r] = work is not None
+        if work is None:
+            continue
+        for name, value in {
+            "step_tokens": work.step_tokens,
+            "step_work_tokens": work.work_tokens,
+            "step_pieces": work.pieces,
+            "step_backward_s": work.backward_s,
+            "unit_s": work.unit_s,
+            "job_units": work.units,
+            "job_pairs": work.pairs,
+        }.items():
+            state.specs[name][r] = value
+
+
 def layout_of(
     specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig], max_request_tokens: int | None, clients: bool,
     gateways: int, transfers: int = 0, changes: bool = False, fault_room: int = 0,
-    samples: int = 0, num_classes: int = 2, tenants: int = 0,
+    samples: int = 0, num_classes: int = 2, tenants: int = 0, background: bool = False,
 ) -> ArenaLayout:  # fmt: skip
     """Return how an environment's integers are divided.
 
     ``clients`` do more than send and wait; a replica takes part in ``transfers`` transfers of KV blocks at most;
     ``changes``: replicas fail, start or stop, by ``fault_room`` rows at most. ``samples`` of the load are kept.
     Requests are of ``num_classes`` classes and ``tenants`` tenants.
+    ``background``: a replica works on a fine-tuning job.
     """
     max_num_seqs = max(spec.resolve(mode)["max_num_seqs"] for spec in specs for mode in modes)
     count, block_size = len(specs), specs[0].block_size
@@ -86,7 +106,7 @@ def layout_of(
         return ArenaLayout(
             count, block_size, max_num_seqs, general, set_aside, clients=clients, awaits=awaits, gateways=gateways,
             transfers=count * transfers, changes=changes, fault_room=fault_room, samples=samples,
-            num_classes=num_classes, tenants=tenants,
+            num_classes=num_classes, tenants=tenants, background=background,
         )  # fmt: skip
     longest = max(spec.max_model_len for spec in caching)
     blocks = max(spec.num_blocks for spec in caching)
@@ -95,5 +115,5 @@ def layout_of(
         count, block_size, max_num_seqs, True, set_aside, span_count(blocks, max_num_seqs + set_aside),
         bucket_count(blocks), table, clients,
         gateways=gateways, transfers=count * transfers, changes=changes, fault_room=fault_room, samples=samples,
-        num_classes=num_classes, tenants=tenants,
+        num_classes=num_classes, tenants=tenants, background=background,
     )  # fmt: skip

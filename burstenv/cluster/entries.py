@@ -6,14 +6,23 @@ Their first arguments are those of ``Arrays``.
 from __future__ import annotations
 
 from burstenv._jit.decorators import entry
+from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision, reset_cluster
 from burstenv.cluster.scaling.resize import want_replicas
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
+from burstenv.engine.background import tokens_trained, units_apart
 from burstenv.engine.gateway_log import log_of_gateway, write_known
-from burstenv.engine.replica import advance_replica, enqueue, finish_replica, set_mode, start_replica
+from burstenv.engine.replica import (
+    advance_replica,
+    enqueue,
+    finish_replica,
+    set_background,
+    set_mode,
+    start_replica,
+)
 
 
 @entry
@@ -123,3 +132,29 @@ def known_at(
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     engine = engine_of(world, r)
     write_known(engine, log_of_gateway(engine, number), out)
+
+
+@entry
+def background_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, bound_s, tokens, target_s,
+    allowance_s, flags
+):  # fmt: skip
+    """Put a rule in force by which replica number ``r`` of cluster ``i`` works on its fine-tuning job."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    engine, now_s = engine_of(world, r), world.environment.now_s
+    catch_up(engine, now_s)
+    set_background(engine, bound_s, tokens, target_s, allowance_s, flags, now_s)
+
+
+@entry
+def trained_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, out
+):  # fmt: skip
+    """Write the tokens that each replica of cluster ``i`` has trained, and its time of steps apart: (R, 2)."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    now_s = world.environment.now_s
+    for r in range(len(world.replicas)):
+        if world.specs[r].background:
+            engine = engine_of(world, r)
+            out[r, 0] = tokens_trained(engine, now_s)
+            out[r, 1] = world.replicas[r].training_s + units_apart(engine, now_s) * world.specs[r].unit_s

@@ -23,6 +23,7 @@ from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
 from burstenv.cluster.transfers import reset_transfers
 from burstenv.cluster.world import engine_of
+from burstenv.engine.background import set_background_rule
 from burstenv.engine.enums import ACTIVE, FAILED, NO_REQUEST, REJECTED
 from burstenv.engine.gateway_log import reset_logs
 from burstenv.engine.lifecycle import settle
@@ -99,6 +100,20 @@ def apply_decision(world, admission, replica_index, mode):
         settle(world, request_id, REJECTED, environment.now_s)
 
 
+@kernel
+def begin_background(world, r):
+    """Put the rule by which replicas work on their job in force on one of them."""
+    memory = world.memory
+    set_background_rule(
+        world.replicas[r],
+        memory.deferral_bound_s,
+        memory.background_tokens,
+        memory.background_target_s,
+        memory.background_allowance_s,
+        memory.background_flags,
+    )
+
+
 @outlined
 def reset_cluster(world, num_requests, seed):
     """Empty the cluster and rewind its episode of ``num_requests`` requests to the first arrival."""
@@ -106,6 +121,8 @@ def reset_cluster(world, num_requests, seed):
     for r in range(len(world.replicas)):
         world.replicas[r].mode = 0
         reset_replica(engine_of(world, r))
+        if world.gateway.background:
+            begin_background(world, r)
     for k in range(num_requests):
         reset_request(world.requests[k])
     if world.gateway.clients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.client_config import AFTER, ClientsConfig
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import RECOVERIES
@@ -60,3 +61,10 @@ def write_recovery(gateway: np.ndarray, recovery: RecoveryConfig) -> None:
     gateway["failover_limit"] = recovery.limit
     gateway["drains"] = recovery.drain == "migrate"
     gateway["warm_pace"], gateway["warm_s"] = recovery.warm_factor, recovery.warm_s
+
+
+def write_background(gateway: np.ndarray, background: BackgroundConfig) -> None:
+    """Say that replicas work on a fine-tuning job in the slack."""
+    gateway["background"] = 1
+    gateway["background_deadline_s"] = np.inf if background.deadline_s is None else background.deadline_s
+    gateway["background_worth"] = background.worth_per_ktoken * 1e-3

@@ -10,7 +10,7 @@ import numpy as np
 from burstenv.cluster.checks import place
 from burstenv.cluster.client_config import ClientsConfig
 from burstenv.cluster.cluster_config import ReplicaSpec
-from burstenv.cluster.entries import known_at
+from burstenv.cluster.entries import known_at, trained_at
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.gateway_log import Known
@@ -94,6 +94,12 @@ class Readings:
         record = self.state.replicas[place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")]
         runs = record["in_flight"] == self.state.specs["depth"][replica] or record["under_way"]
         return float(record["iteration_end_s"] if runs else record["clock_s"])
+
+    def trained(self, i: int) -> np.ndarray:
+        """Return what each replica of cluster ``i`` has trained [tokens], and its time of steps apart [s]: (R, 2)."""
+        out = np.zeros((self.num_replicas, 2))
+        trained_at(*self.state.arrays(), place(i, self.num_envs, "i"), out)
+        return out
 
     def kv_use(self, i: int) -> tuple[float, float]:
         """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""

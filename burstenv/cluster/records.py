@@ -93,6 +93,12 @@ GATEWAY = record(
         ("tenant_base", "i8"),  # in the arena
         ("tenancy_base", "i8"),  # of each request, in the arena
     ],
+    [  # Fine-tuning in the slack, see engine/background.py.
+        ("background", "i1"),  # whether a replica does any
+        ("background_deadline_s", "f8"),  # by which the job is wanted; infinity: none
+        ("background_worth", "f8"),  # of a token
+        ("backward_base", "i8"),  # the backward passes before each request came, in the arena
+    ],
 )
 
 MAX_SCALING_PARAMETERS = 7  # of one rule
@@ -133,6 +139,12 @@ MEMORY = record(
         ("trend", "i4"),  # 1: more replicas are wanted in each decision since `trend_s`, -1: fewer, 0: neither
         ("trend_s", "f8"),
         ("scaled_s", "f8"),  # when the number was changed last
+        # When replicas work on a fine-tuning job at the begin of an episode: the fields of a BackgroundRule.
+        ("deferral_bound_s", "f8"),
+        ("background_target_s", "f8"),
+        ("background_allowance_s", "f8"),
+        ("background_tokens", "i4"),
+        ("background_flags", "i4"),
         # An admission rate that an agent sets: see envs/interval/step.py.
         ("admission_rate_per_s", "f8"),  # infinity: every request is admitted
         ("admission_credit", "f8"),  # requests that may be admitted at once

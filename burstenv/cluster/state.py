@@ -128,6 +128,7 @@ class ClusterState:
             gateway["arrival_base"] = layout.list_base(0, room)
             gateway["ended_base"] = layout.list_base(1, room)
             gateway["client_base"] = layout.client_base(room)
+        gateway["backward_base"] = layout.backward_base(room)
         gateway["transfer_places"] = layout.transfers
         gateway["transfer_base"] = layout.transfer_base
         gateway["transfer_size"] = layout.of_transfer

@@ -49,6 +49,7 @@ class Parts(NamedTuple):
         lists: (L, E) ids, if clients act; entries after an end are unused.
         clients: (E,) CLIENT, or (0,).
         tenants: (E, 2), or (0, 2): of each request, the number of its tenant and what ``cluster/flow.py`` has counted.
+        backward: (E,) float64, the backward passes on its replica before each request came; or (0,).
     """
 
     heaps: np.ndarray
@@ -56,6 +57,7 @@ class Parts(NamedTuple):
     lists: np.ndarray
     clients: np.ndarray
     tenants: np.ndarray
+    backward: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class ArenaLayout:
         fault_room: Most FAULTs of an episode.
         samples: SAMPLEs that are kept; 0 if the number of replicas does not change by decisions.
         tenants: T; 0 where requests have none.
+        background: Whether a replica works on a fine-tuning job.
     """
 
     num_replicas: int
@@ -99,6 +102,7 @@ class ArenaLayout:
     fault_room: int = 0
     samples: int = 0
     tenants: int = 0
+    background: bool = False
 
     @property
     def slots(self) -> int:
@@ -197,9 +201,7 @@ class ArenaLayout:
 
     def length(self, num_requests: int) -> int:
         """Return A, the integers of a row with room for ``num_requests`` requests, in whole cache lines."""
-        lists, numbers = self._of_each_request()
-        numbers += NUMBERS_OF_A_TENANCY if self.tenants else 0
-        return whole_lines(self.list_base(0, num_requests) + (lists + numbers) * num_requests)
+        return whole_lines(self.backward_base(num_requests) + 2 * self.background * num_requests)
 
     def heap_base(self, r: int, num_requests: int) -> int:
         """Return the start of the heap of a replica's queue."""
@@ -220,6 +222,10 @@ class ArenaLayout:
     def tenancy_base(self, num_requests: int) -> int:
         """Return the start of what is known of each request's tenant, after the clients."""
         return self.client_base(num_requests) + self._of_each_request()[1] * num_requests
+    def backward_base(self, num_requests: int) -> int:
+        """Return the start of the backward passes before each request, after the tenants at an even place."""
+        end = self.tenancy_base(num_requests) + (NUMBERS_OF_A_TENANCY * num_requests if self.tenants else 0)
+        return end + end % 2
 
     def faults(self, row: np.ndarray) -> np.ndarray:
         """Return the faults of a row, (F,) FAULT, a view; those after the episode's are unused."""
@@ -231,12 +237,14 @@ class ArenaLayout:
         a, b, c = self.event_base(num_requests), self.list_base(0, num_requests), self.list_base(lists, num_requests)
         d = self.tenancy_base(num_requests)
         tenancies = NUMBERS_OF_A_TENANCY * num_requests if self.tenants else 0
+        e = self.backward_base(num_requests)
         return Parts(
             row[self.fixed : a].reshape(self.num_replicas, num_requests, ENTRY),
             row[a:b].reshape(-1, EVENT),
             row[b:c].reshape(lists, num_requests),
             row[c : c + numbers * num_requests].view(CLIENT) if numbers else row[:0].view(CLIENT),
             row[d : d + tenancies].reshape(-1, NUMBERS_OF_A_TENANCY),
+            row[e : e + 2 * self.background * num_requests].view(np.float64),
         )
 
 
@@ -285,3 +293,5 @@ def copy_row(
     mine.lists[:, :length] = theirs.lists[:, :length]
     mine.clients[:length] = theirs.clients[:length]
     mine.tenants[:length] = theirs.tenants[:length]
+    if layout.background:
+        mine.backward[:length] = theirs.backward[:length]

@@ -13,7 +13,16 @@ import math
 
 import numpy as np
 
-from burstenv._jit.decorators import kernel
+from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.background import (
+    allowance_left_s,
+    backward_pass_s,
+    count_shared,
+    shared_time_s,
+    tokens_to_share,
+    units_of_shared,
+)
+from burstenv.engine.background_rule import WHOLE_STEPS
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_taken, phase_due, steps_with_blocks
 from burstenv.engine.enums import NO_REQUEST
@@ -21,7 +30,13 @@ from burstenv.engine.finish_heap import next_finish_step
 from burstenv.engine.iterations import next_iteration
 from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.queues import next_demotion_s, phase_of
-from burstenv.engine.timing import at_pace_s, decode_context_cost_s, decode_fixed_cost_s
+from burstenv.engine.timing import (
+    at_pace_s,
+    decode_context_cost_s,
+    decode_fixed_cost_s,
+    mixed_context_cost_s,
+    mixed_steps_alike,
+)
 
 # The state of a decode run after an advance.
 UNDER_WAY = 0  # it continues: the iteration that has begun is an ordinary one
@@ -60,6 +75,38 @@ def may_open_run(engine):
     )
 
 
+@outlined
+def share_run(engine, steps):
+    """Let the iterations of the run that is being opened share the job's work; return how many it has then.
+
+    All share as many tokens. They do while the job has so many left, an iteration is no longer than its target, and its
+    time grows with the context as at first.
+    """
+    replica, spec = engine.replica, engine.spec
+    decoding, context = np.int64(replica.decoding), np.int64(replica.decode_context_tokens)
+    tokens = tokens_to_share(engine, decoding, 0, 0, decoding, context, decoding)
+    replica.run_shared_tokens = tokens
+    if tokens == 0:
+        return steps
+    left = np.int64(spec.job_units) - np.int64(replica.trained_units)
+    steps = min(steps, left // units_of_shared(engine, tokens))
+    if steps == 0:  # less is left than one of them takes
+        return steps
+    slope_s = mixed_context_cost_s(engine, decoding, context)
+    slope_s += replica.slowdown * slope_s
+    first_s = shared_time_s(engine, tokens, 0, 0, decoding, context, decoding)
+    growth_s = slope_s * decoding
+    steps = min(steps, mixed_steps_alike(engine, decoding, context))
+    backward_s = backward_pass_s(engine)
+    if backward_s > 0.0 and replica.background_allowance_s < np.inf:
+        steps = min(steps, np.int64(math.ceil(allowance_left_s(engine) / backward_s)))
+    if not replica.background_flags & WHOLE_STEPS and replica.background_target_s < np.inf and growth_s > 0.0:
+        steps = min(steps, 1 + np.int64(min((replica.background_target_s - first_s) / growth_s, 1e9)))
+    replica.run_first_s = first_s + backward_s
+    replica.run_growth_s = growth_s
+    return steps
+
+
 @kernel
 def open_run(engine):
     """Begin a decode run at the clock; return False if its first iteration is not an ordinary one."""
@@ -79,6 +126,10 @@ def open_run(engine):
     fixed_s = at_pace_s(engine, decode_fixed_cost_s(engine, decoding), decoding)
     replica.run_first_s = fixed_s + slope_s * replica.decode_context_tokens
     replica.run_growth_s = slope_s * decoding
+    if spec.background:
+        steps = share_run(engine, steps)
+        if steps == 0:
+            return False
     replica.run_from_s = replica.clock_s if spec.depth == 1 else replica.busy_until_s
     replica.run_done = 0
     replica.run_steps = steps
@@ -150,6 +201,8 @@ def follow_run(engine, until_s):
         replica.decode_step += steps
         replica.decode_context_tokens += steps * replica.decoding
         replica.iterations += steps
+        if spec.background and replica.run_shared_tokens > 0:
+            count_shared(engine, replica.run_shared_tokens, steps)
         replica.run_done = upto
         replica.clock_s = run_boundary_s(engine, upto)
         if spec.depth > 1:
@@ -179,6 +232,8 @@ def interrupt_run(engine):
         replica.under_way = 0
         take_blocks(engine, arena[spec.phase_base + phase_due(engine)], next_iteration(engine))
         replica.iterations += 1
+        if spec.background and replica.run_shared_tokens > 0:
+            count_shared(engine, replica.run_shared_tokens, 1)
         replica.flight_first_prefill = NO_REQUEST
         duration_s = replica.iteration_end_s - replica.clock_s
         if spec.depth > 1:

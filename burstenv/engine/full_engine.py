@@ -12,6 +12,15 @@ from numba import types
 
 from burstenv._jit.decorators import detached, kernel
 from burstenv.engine.admission import blocks_to_admit
+from burstenv.engine.background import (
+    backward_pass_s,
+    count_shared,
+    may_train,
+    shared_time_s,
+    tokens_to_share,
+    train,
+)
+from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
 from burstenv.engine.enums import (
@@ -173,7 +182,10 @@ def _schedule_waiting(engine, budget, threshold):
         return
     coming = next_iteration(engine)
     whole = not spec.chunked_prefill or limits.batch != MIXED
-    while replica.waiting > 0 and budget > 0 and replica.running < limits.max_num_seqs and not holds_most(engine):
+    most = limits.max_num_seqs
+    if spec.background and replica.background_flags & ONE_BY_ONE:
+        most = min(most, replica.running + 1)
+    while replica.waiting > 0 and budget > 0 and replica.running < most and not holds_most(engine):
         request_id = queue_head(engine, replica.clock_s)
         request = requests[request_id]
         hits, revived = cached_blocks(engine, request)
@@ -234,7 +246,7 @@ def _schedule(engine):
             budget = _schedule_running(engine, budget, threshold)
             preempted = replica.preemptions > preemptions_before
 
-    prefill_tokens = prefill_attention = decodes = context = sequences = samples = 0
+    prefill_tokens = prefill_attention = decodes = context = sequences = samples = used = 0
     flight = (replica.first_flight + replica.in_flight) % 2
     flight_base = spec.flight_base + flight * spec.flight_size
     request_id = replica.running_head
@@ -245,6 +257,7 @@ def _schedule(engine):
         if tokens > 0:
             computed = request.computed_tokens
             sequences += 1
+            used += tokens
             if tokens == 1 and computed >= request.prompt_tokens:
                 decodes += 1
                 context += computed + 1
@@ -264,6 +277,13 @@ def _schedule(engine):
     if sequences > 0:
         duration_s = iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context, sequences)
         duration_s = at_pace_s(engine, duration_s, sequences)
+        if spec.background:
+            shared = tokens_to_share(engine, used, prefill_tokens, prefill_attention, decodes, context, sequences)
+            if shared > 0:
+                duration_s = backward_pass_s(engine) + shared_time_s(
+                    engine, shared, prefill_tokens, prefill_attention, decodes, context, sequences
+                )
+                count_shared(engine, shared, 1)
     start_s = max(replica.clock_s, replica.busy_until_s)
     replica.busy_until_s = start_s + duration_s
     count_busy(engine, duration_s, replica.free_blocks)
@@ -367,13 +387,22 @@ def advance_general(engine, until_s, turns_stop):
     known = environment.ended
     replica.wake_s = np.inf
     while not replica.livelocked:
-        if replica.in_flight < spec.depth and (replica.running > 0 or replica.waiting > 0):
+        trains = replica.training != 0 or (may_train(engine) and not _brings_something(engine))
+        if replica.in_flight < spec.depth and (replica.running > 0 or replica.waiting > 0 or trains):
             if replica.clock_s >= until_s:
                 replica.wake_s = replica.clock_s
                 break
+            if trains:
+                if not train(engine, until_s):
+                    break
+                if replica.waiting == 0 or replica.clock_s >= until_s:
+                    continue
             scheduled = start_general(engine, until_s)
             if replica.livelocked:
                 break
+            if trains and not scheduled:
+                replica.unservable = 1
+                continue
             if not scheduled and replica.in_flight == 0:
                 break  # until something changes
             if scheduled and replica.in_flight < spec.depth:

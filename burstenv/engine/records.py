@@ -206,6 +206,23 @@ REPLICA = record(
         ("base_pace", "f8"),  # times by which its GPU is slower than its latency says
         ("spell_pace", "f8"),  # and further times, for a spell
     ],
+    [  # Fine-tuning in the slack, see engine/background.py: the job's progress, then the rule in force.
+        ("trained_units", "i8"),  # of the job's work, without the steps that run apart
+        ("training_from_s", "f8"),  # they began,
+        ("training_changed_s", "f8"),  # and something changed last
+        ("oldest_s", "f8"),  # arrival of the oldest waiting request; minus infinity: one has run before
+        ("training_s", "f8"),  # time of steps apart that are over
+        ("backward_s", "f8"),  # of the backward passes of shared steps
+        ("least_backward_s", "f8"),  # before any request of the replica came; it may be more
+        ("deferral_bound_s", "f8"),
+        ("background_target_s", "f8"),
+        ("background_allowance_s", "f8"),
+        ("background_tokens", "i4"),
+        ("run_shared_tokens", "i4"),  # of each iteration of the open decode run
+        ("background_flags", "i1"),
+        ("training", "i1"),  # steps run apart
+        ("unservable", "i1"),  # nothing that waits can be scheduled, and nothing has changed since
+    ],
 )
 REPLICA_HOT = REPLICA.fields["flight0_end_s"][1]  # type: ignore[index]  # the bytes before the rest
 assert REPLICA_HOT % CACHE_LINE == 0

@@ -18,6 +18,15 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel, outlined
+from burstenv.engine.background import (
+    find_oldest,
+    may_train,
+    note_backward_before,
+    note_change,
+    note_waiting,
+    set_background_rule,
+    train,
+)
 from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_run, interrupt_run, may_open_run, open_run
 from burstenv.engine.enums import FAILED
 from burstenv.engine.full_engine import advance_general, finish_general, oldest_end_s, start_general
@@ -33,6 +42,13 @@ from burstenv.engine.queues import (
 )
 from burstenv.engine.scheduler import finish_decoders, finish_iteration, start_iteration
 from burstenv.engine.world import engine_type, in_mode
+
+
+@kernel
+def _trains(engine):
+    """Return whether steps of the job run apart, or may begin to: nothing runs, and nothing is on its way."""
+    replica = engine.replica
+    return replica.training != 0 or (may_train(engine) and (replica.in_flight == 0 or replica.flight_sequences == 0))
 
 
 @detached(lambda state: True, lambda state: (engine_type(state), types.float64, types.boolean))
@@ -63,13 +79,19 @@ def advance_replica(engine, until_s, turns_stop):
             before = environment.ended
             finish_iteration(engine)
             answered = environment.ended > before
-        if replica.running == 0 and replica.waiting == 0:
+        trains = spec.background != 0 and _trains(engine)
+        if replica.running == 0 and replica.waiting == 0 and not trains:
             replica.in_flight = 0  # asynchronous scheduling leaves one without work
             replica.wake_s = np.inf
             break
         if replica.clock_s >= until_s or (turns_stop and answered):
             replica.wake_s = replica.clock_s
             break
+        if trains:
+            if not train(engine, until_s):
+                break
+            if replica.waiting == 0 or replica.clock_s >= until_s:
+                continue
         if replica.run_steps > 0 or (may_open_run(engine) and open_run(engine)):
             became = follow_run(engine, until_s)
             if became == UNDER_WAY:
@@ -85,6 +107,9 @@ def advance_replica(engine, until_s, turns_stop):
             drop_hopeless(engine)
         if not start_iteration(engine):
             replica.in_flight = 0
+            if trains:
+                replica.unservable = 1
+                continue
             replica.wake_s = np.inf  # until something changes
             break
     publish(engine)
@@ -133,7 +158,9 @@ def _wake(engine, now_s):
     """
     replica, spec = engine.replica, engine.spec
     interrupt_run(engine)
-    if replica.in_flight < spec.depth:
+    if spec.background and replica.training:
+        note_change(engine, now_s)
+    elif replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
 
 
@@ -145,7 +172,7 @@ def enqueue(engine, request_id, now_s):
     output is cut at that length (status ``LENGTH_CAPPED`` at its end). Outputs that another replica produced count as
     a part of the prompt.
     """
-    spec, requests = engine.spec, engine.requests
+    replica, spec, requests = engine.replica, engine.spec, engine.requests
     request = requests[request_id]
     request.target_tokens = request.output_tokens
     if spec.validate_requests:
@@ -156,6 +183,10 @@ def enqueue(engine, request_id, now_s):
     _wake(engine, now_s)
     enter_flight(engine, request_id, now_s)
     queue_push(engine, request_id, False)
+    if spec.background:
+        note_backward_before(engine, request_id)
+        if replica.training:
+            note_waiting(engine, request)
     publish_handed_over(engine, request)
 
 
@@ -172,7 +203,10 @@ def withdraw(engine, request_id, now_s):
         replica.blocked = 0
     queue_discard(engine, request_id)
     leave_flight(engine, request_id)
-    if not replica.under_way and replica.in_flight < spec.depth:
+    if spec.background and replica.training:
+        note_change(engine, now_s)
+        find_oldest(engine)
+    elif not replica.under_way and replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
         replica.wake_s = min(replica.wake_s, replica.clock_s)  # the head of the queue may change with time
     publish_withdrawn(engine, request)
@@ -204,3 +238,10 @@ def set_token_budget(engine, token_budget, now_s):
     _wake(engine, now_s)
     replica.token_budget = token_budget
     replica.blocked = 0
+
+
+@outlined
+def set_background(engine, bound_s, tokens, target_s, allowance_s, flags, now_s):
+    """Change at ``now_s`` when the replica works on its job: between two steps, and from the next iteration on."""
+    _wake(engine, now_s)
+    set_background_rule(engine.replica, bound_s, tokens, target_s, allowance_s, flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel
+from burstenv.engine.background import reset_background
 from burstenv.engine.enums import ACTIVE, BINS, CLIENTS, HORIZONS_S, NO_REQUEST, SEEN_FIELDS, SEEN_FREE_BLOCKS
 from burstenv.engine.kv_cache import reset_spans
 
@@ -98,6 +99,8 @@ def reset_replica(engine):
     replica.freeness = np.inf
     replica.paired = 0
     _reset_status(replica)
+    if spec.background:
+        reset_background(replica)
 
 
 @kernel

@@ -15,6 +15,8 @@ from burstenv.engine.asynchronous import (
     lose_token,
     publish_last_step,
 )
+from burstenv.engine.background import backward_pass_s, count_shared, shared_time_s, tokens_to_share
+from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_decoder, publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_due, context_of, hold_back, start_decoding, stop_decoding
@@ -355,9 +357,14 @@ def start_iteration(engine):
     # 3. Waiting requests, head first without overtaking; none in a step that preempted.
     replica.blocked = 0
     if replica.preemptions == preemptions_before:
+        most = limits.max_num_seqs
+        if spec.background and replica.background_flags & ONE_BY_ONE:
+            most = min(most, replica.running + 1)
         while replica.waiting > 0 and budget > 0:
             if replica.running >= limits.max_num_seqs or holds_most(engine):
                 replica.blocked = 1
+                break
+            if replica.running >= most:
                 break
             request_id = queue_head(engine, now_s)
             request = requests[request_id]
@@ -398,6 +405,16 @@ def start_iteration(engine):
             engine, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
         duration_s = at_pace_s(engine, duration_s, sequences)
+        if spec.background:
+            used = replica.token_budget - budget
+            tokens = tokens_to_share(
+                engine, used, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
+            )
+            if tokens > 0:
+                duration_s = backward_pass_s(engine) + shared_time_s(
+                    engine, tokens, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
+                )
+                count_shared(engine, tokens, 1)
     count_busy(engine, duration_s, replica.free_blocks)
     replica.iterations += worked
     put_in_flight(engine, duration_s, decodes, sequences)

@@ -63,6 +63,14 @@ SPEC = record(
         ("table_size", "i4"),
         ("log_base", "i8"),  # the first gateway's log of the replica
         ("share_base", "i8"),  # shares of the traffic, if an agent sets them: see envs/interval/shares.py
+        ("background", "i1"),  # it works on a fine-tuning job in the slack: the fields of BackgroundWork
+        ("step_tokens", "i4"),
+        ("step_work_tokens", "i4"),
+        ("step_pieces", "i4"),
+        ("step_backward_s", "f8"),
+        ("unit_s", "f8"),
+        ("job_units", "i8"),
+        ("job_pairs", "i4"),
     ],
     [  # Latency tables, as in hardware/latency/tables.py: knots used, their positions, the values there [s].
         ("dense_knots", "i4"),

@@ -130,6 +130,50 @@ def decode_context_cost_s(engine, decodes):
 
 
 @kernel
+def mixed_context_cost_s(engine, decodes, context_tokens):
+    """Return the time that a context token adds to an iteration of decodes and prefill tokens, near ``context_tokens``.
+
+    It is the same for as many further iterations as :func:`mixed_steps_alike` says.
+    """
+    spec = engine.spec
+    if spec.latency_kind == _HINGE:
+        return spec.h4_s
+    return _tables_mixed_context_s(engine, decodes, context_tokens)
+
+
+@outlined
+def _tables_mixed_context_s(engine, decodes, context_tokens):
+    spec = engine.spec
+    mean_context = context_tokens / decodes
+    knots = spec.mixed_context_tokens
+    if mean_context < knots[0]:
+        return 0.0
+    k = _segment(spec.mixed_decodes, spec.mixed_knots, decodes)
+    w = _along(spec.mixed_decodes, k, decodes)
+    c = _segment(knots, spec.mixed_context_knots, mean_context)
+    at = k * _CONTEXT_KNOTS + c
+    below_s = spec.mixed_s[at + 1] - spec.mixed_s[at]
+    above_s = spec.mixed_s[at + _CONTEXT_KNOTS + 1] - spec.mixed_s[at + _CONTEXT_KNOTS]
+    return (below_s + w * (above_s - below_s)) / (knots[c + 1] - knots[c]) / decodes
+
+
+@kernel
+def mixed_steps_alike(engine, decodes, context_tokens):
+    """Return how many iterations take, one after the other, a time that grows with the context as in the first."""
+    spec = engine.spec
+    if spec.latency_kind == _HINGE:
+        return 2**30
+    mean_context = context_tokens / decodes
+    knots, count = spec.mixed_context_tokens, spec.mixed_context_knots
+    if mean_context >= knots[count - 2]:
+        return 2**30
+    following = 0
+    while knots[following] <= mean_context:
+        following += 1
+    return 1 + int(knots[following] - mean_context)
+
+
+@kernel
 def at_pace_s(engine, time_s, sequences):
     """Return how long an iteration of ``time_s`` takes at the replica's present pace: the host is as fast as ever."""
     replica, spec = engine.replica, engine.spec

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.cluster.background_config import BackgroundConfig, works_of
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.events import DecisionKind, EventKind
@@ -38,7 +39,9 @@ from burstenv.cluster.reference.scaling import ReferenceScaling, sent_first
 from burstenv.cluster.reference.telemetry import ReferenceTelemetry
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
+from burstenv.engine.background_rule import BackgroundRule
 from burstenv.engine.enums import ABANDONED, ACTIVE, FAILED, FAULTED, NO_REQUEST, REJECTED, UNSEEN, WAITING
+from burstenv.engine.reference.background import ReferenceJob
 from burstenv.engine.reference.engine import EngineLimits
 from burstenv.engine.reference.transfer_ends import TransferringReplica
 
@@ -94,6 +97,8 @@ class ReferenceCluster:
         recovery: What follows when replicas fail, start or stop.
         faults: How they do so by themselves; None: they serve for ever.
         scaling: How their number changes by decisions; None: it does not.
+        background: The fine-tuning that replicas do in the slack; None: they do none.
+        background_rule: When they do it; None: on an idle replica.
     """
 
     def __init__(
@@ -117,6 +122,8 @@ class ReferenceCluster:
         recovery: RecoveryConfig | None = None,
         faults: Faults | None = None,
         scaling: ScalingConfig | None = None,
+        background: BackgroundConfig | None = None,
+        background_rule: BackgroundRule | None = None,
     ):
         self.specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
@@ -139,6 +146,9 @@ class ReferenceCluster:
         self._recovery = recovery or (RecoveryConfig() if scaling is None else scaling.recovery)
         self.life = ReferenceReplicas(self, self._queue, self._recovery)
         self.life.begin(faults)
+        for replica, spec, work in zip(self.replicas, specs, works_of(background, specs), strict=True):
+            if background is not None and work is not None:
+                replica.job = ReferenceJob(work, spec.latency, background_rule or BackgroundRule())
         config = config or ClientsConfig()
         clients = clients or draw_clients(config, requests, 0)
         self._clients = ReferenceClients(config, clients, seed, self.lifecycle, self._queue)
@@ -156,6 +166,8 @@ class ReferenceCluster:
             self._control_period_s = scaling.control_period_s
         self._foresee_control(1)
         self._foresee_tick()
+        for r in range(len(specs)):
+            self.foresee(r)
         self._handlers: dict[EventKind, Callable[[int], DecisionKind | None]] = {
             EventKind.ITERATION_ENDS: self._iteration_ends,
             EventKind.METRICS_READ: self._metrics_read,
@@ -250,6 +262,11 @@ class ReferenceCluster:
         self.replicas[r].set_limits(engine_limits(self.specs[r], self._modes[mode]), self.now_s)
         self.foresee(r)
 
+    def set_background(self, r: int, rule: BackgroundRule) -> None:
+        """Change when a replica works on its job."""
+        self.replicas[r].set_background(rule, self.now_s)
+        self.foresee(r)
+
     def _admit(self, k: int, r: int) -> None:
         request = self.lifecycle.requests[k]
         self.lifecycle.admit(k, r)
@@ -281,13 +298,18 @@ class ReferenceCluster:
         self._generation_of_replica[r] += 1
         if self.life.lives[r].frozen:
             return
-        if self.replicas[r].may_schedule:
+        replica = self.replicas[r]
+        if not replica.trains and (replica.may_schedule or replica.may_train):
             self._queue.push(self.now_s, EventKind.ITERATION_STARTS, r)
         else:
             self._foresee_end(r)
 
     def _foresee_end(self, r: int) -> None:
-        if self.replicas[r].in_flight:
+        """Foresee the end of an iteration, or of the steps that run apart."""
+        replica = self.replicas[r]
+        if replica.trains and replica.job:
+            self._queue.push(replica.job.goes_on_s(replica.limits, replica.waiting), EventKind.ITERATION_ENDS, r)
+        elif self.replicas[r].in_flight:
             self._queue.push(self.replicas[r].in_flight[0].end_s, EventKind.ITERATION_ENDS, r)
 
     def _iteration_ends(self, r: int) -> None:

@@ -23,8 +23,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from burstenv.engine.background_rule import ONE_BY_ONE, BackgroundRule
 from burstenv.engine.enums import LIVELOCK_PREEMPTIONS
 from burstenv.engine.livelock import livelock
+from burstenv.engine.reference.background import ReferenceJob
 from burstenv.engine.reference.kv_cache import BlockPool
 from burstenv.engine.reference.modes import TokenCounters, leaves_room, level
 from burstenv.engine.reference.records import EngineLimits, Iteration, ReferenceRequest, Scheduled
@@ -63,6 +65,7 @@ class ReferenceReplica:
         self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
         self.pace = 1.0  # the GPU's part of an iteration takes so many times as long,
         self.copy_pace = 1.0  # and so many times while KV blocks come or go
+        self.job: ReferenceJob | None = None  # what it works on in the slack, see background.py
 
     def _empty_pool(self) -> BlockPool:
         return BlockPool(self.limits.num_blocks)
@@ -82,6 +85,7 @@ class ReferenceReplica:
                 return
             request.target_tokens = min(request.output_tokens, self.limits.max_model_len - request.prompt_tokens)
         self._wake(now_s)
+        request.backward_before_s = self.job.backward_s if self.job else 0.0
         request.status = "waiting"
         self.requests[request.id] = request
         self._welcome(request)
@@ -131,10 +135,22 @@ class ReferenceReplica:
     def advance(self, until_s: float) -> None:
         """Apply every iteration that ends by ``until_s``; schedule none at or after it."""
         while True:
-            if self.may_schedule:
+            if self.job and self.job.end_s is not None:
+                if self.job.end_s > until_s:
+                    return
+                self.clock_s = self.job.end()
+            if self.may_schedule or self.may_train:
                 if self.clock_s >= until_s:
                     return
+                if self.may_train and self.job and self.job.holds(self.limits, self.waiting, self.clock_s):
+                    while self.in_flight:  # iterations without work
+                        self._apply(self.in_flight.popleft())
+                    self.job.begin(self.clock_s)
+                    continue
                 if not self._schedule():
+                    if self.may_train and self.job:
+                        self.job.unservable = True
+                        continue
                     if not self.in_flight:
                         return  # nothing can be scheduled, and nothing in flight can change that
                 elif len(self.in_flight) < self._depth:
@@ -152,6 +168,11 @@ class ReferenceReplica:
 
     def _wake(self, now_s: float) -> None:
         """Apply a change at ``now_s``: an engine that is idle, or had nothing to schedule, checks its queue then."""
+        if self.job:
+            self.job.unservable = False
+            self.job.catch_up(now_s)
+            if self.job.end_s is not None:
+                return  # what is under way ends first
         if len(self.in_flight) < self._depth:
             self.clock_s = max(self.clock_s, now_s)
 
@@ -164,6 +185,24 @@ class ReferenceReplica:
     def may_schedule(self) -> bool:
         """Whether there are requests, and room for another iteration in flight."""
         return len(self.in_flight) < self._depth and bool(self.running or self.waiting)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a step of the job runs apart, which has to end before anything else."""
+        return self.job is not None and self.job.end_s is not None
+
+    @property
+    def may_train(self) -> bool:
+        """Whether a step of the job may run apart: nothing runs, and nothing is on its way."""
+        if self.job is None or self.running or len(self.in_flight) == self._depth:
+            return False
+        return self.job.may_run and not any(iteration.scheduled for iteration in self.in_flight)
+
+    def set_background(self, rule: BackgroundRule, now_s: float) -> None:
+        """Change at ``now_s`` when the replica works on its job: between two steps, and from the next iteration on."""
+        assert self.job is not None
+        self._wake(now_s)
+        self.job.rule = rule
 
     @property
     def free_blocks(self) -> int:
@@ -202,7 +241,7 @@ class ReferenceReplica:
             request.computed_tokens = share.computed_before + share.tokens
             request.in_flight_tokens += share.samples
         start_s = max(self.clock_s, self._busy_until_s)
-        self._busy_until_s = start_s + self._duration_s(scheduled)
+        self._busy_until_s = start_s + self._shared_s(scheduled)
         self.in_flight.append(
             Iteration(
                 scheduled_s=self.clock_s,
@@ -266,7 +305,8 @@ class ReferenceReplica:
         if not self._opens():
             return
         whole = not limits.chunked_prefill or limits.batch != "mixed"
-        while self.waiting and budget > 0 and self._may_admit():
+        most = len(self.running) + 1 if self._one_by_one else limits.max_num_seqs
+        while self.waiting and budget > 0 and len(self.running) < most and self._may_admit():
             request = self._head()
             hits = self._cached_prefix(request)
             cached_tokens = len(hits) * limits.block_size
@@ -468,17 +508,34 @@ class ReferenceReplica:
             samples=before + tokens == request.known_tokens + request.in_flight_tokens,
         )
 
-    def _duration_s(self, scheduled: list[Scheduled]) -> float:
-        """Return the iteration's time; a step that only preempts takes none."""
+    @property
+    def _one_by_one(self) -> bool:
+        return self.job is not None and bool(self.job.rule.flags & ONE_BY_ONE)
+
+    def _shared_s(self, scheduled: list[Scheduled]) -> float:
+        """Return the iteration's time with the work of the job that it shares, which then counts."""
+        if self.job is None or not scheduled:
+            return self._duration_s(scheduled)
+        tokens = self.job.share(
+            self.limits, scheduled, [*self.running, *self.waiting], lambda n: self._duration_s(scheduled, n)
+        )
+        return self._duration_s(scheduled, tokens) + (self.job.take(tokens) if tokens else 0.0)
+
+    def _duration_s(self, scheduled: list[Scheduled], shared_tokens: int = 0) -> float:
+        """Return the iteration's time, with so many tokens of the job; a step that only preempts takes none."""
         if not scheduled:
             return 0.0
         prefills = [s for s in scheduled if not s.decode]
         decodes = [s for s in scheduled if s.decode]
+        attention = sum(s.tokens * s.computed_before + s.tokens * (s.tokens + 1) // 2 for s in prefills)
+        if shared_tokens and self.job:
+            attention += shared_tokens * self.job.work.pairs
+        sequences = len(scheduled) + (shared_tokens > 0)
         time_s = self.latency.iteration_s(
-            prefill_tokens=sum(s.tokens for s in prefills),
-            prefill_attention=sum(s.tokens * s.computed_before + s.tokens * (s.tokens + 1) // 2 for s in prefills),
+            prefill_tokens=sum(s.tokens for s in prefills) + shared_tokens,
+            prefill_attention=attention,
             decodes=len(decodes),
             decode_context_tokens=sum(s.computed_before + 1 for s in decodes),
-            sequences=len(scheduled),
+            sequences=sequences,
         )
-        return time_s + (self.pace * self.copy_pace - 1.0) * (time_s - self.latency.host_s(len(scheduled)))
+        return time_s + (self.pace * self.copy_pace - 1.0) * (time_s - self.latency.host_s(sequences))

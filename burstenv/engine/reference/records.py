@@ -59,6 +59,7 @@ class ReferenceRequest:
     cached_tokens: int | None = None  # prefix hit at the first admission
     preemptions: int = 0
     recomputed_tokens: int = 0
+    backward_before_s: float = 0.0  # backward passes on its replica before it came, see background.py
     first_scheduled_s: float | None = None
     first_token_s: float | None = None
     finish_s: float | None = None

@@ -1,0 +1,145 @@
+"""Fine-tuning in the slack: the compiled cluster equals the reference cluster, and both keep the rules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from burstenv.cluster import ClientsConfig, ReplicaSpec
+from burstenv.cluster.background_config import BackgroundConfig
+from burstenv.config import parse
+from burstenv.engine.background_rule import (
+    DECODES_ALONE,
+    LOOKS_AHEAD,
+    ONE_BY_ONE,
+    PAUSED,
+    WHOLE_STEPS,
+    BackgroundRule,
+)
+from burstenv.hardware.latency.entry import load_latency
+from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode
+from tests.cluster.small_clusters import replica
+from tests.cluster.test_cluster_agrees import ENGINES, MODES, SIZES
+from tests.random_examples import examples
+
+BOUNDS_S = [PAUSED, 0.0, 0.1, 0.5, math.inf]
+FLAGS = [0, DECODES_ALONE, ONE_BY_ONE, LOOKS_AHEAD, WHOLE_STEPS, WHOLE_STEPS + ONE_BY_ONE, DECODES_ALONE + LOOKS_AHEAD]
+
+
+def random_rule(rng: np.random.Generator) -> BackgroundRule:
+    """Draw a rule of any kind."""
+    return BackgroundRule(
+        bound_s=float(rng.choice(BOUNDS_S, p=[0.1, 0.35, 0.2, 0.25, 0.1])),
+        tokens=int(rng.choice([0, 16, 100, 512])),
+        target_s=float(rng.choice([math.inf, math.inf, 0.03, 0.045])),
+        allowance_s=float(rng.choice([math.inf, 0.1, 1.0])),
+        flags=int(rng.choice(FLAGS)),
+    )
+
+
+def play(seed: int, config: ClientsConfig | None, engine: str, tables: bool = False, **settings: Any) -> Play:
+    """Play and compare one episode of three unequal replicas, two or three of them with a job."""
+    rng = np.random.default_rng(seed)
+    changes: dict[str, Any] = {"latency": load_latency("llama-3.1-8b_rtx-4090_tp1")} if tables else {}
+    specs: list[ReplicaSpec] = [replica(**{**size, **changes}, layers=3, **ENGINES[engine]) for size in SIZES]
+    span_s = float(rng.choice([1.5, 6.0]))
+    requests, clients = episode(rng, config, int(rng.choice([20, 90])), 700, span_s, 60)
+    tokens = rng.choice([0.0, 700.0, 5000.0])
+    background = parse(
+        BackgroundConfig,
+        {
+            "step_tokens": int(rng.choice([48, 256])),
+            "cost": float(rng.choice([1.0, 2.0, 2.66])),
+            "interruptible": str(rng.choice(["step", "layer"])),
+            "replicas": None if rng.random() < 0.5 else [0, 2],
+            "tokens": tokens or None,
+        },
+        "background",
+    )
+    result = BackgroundPlay(rng, specs, MODES, requests, config, clients, background=background, **settings)
+    result.begin()
+    result.run(result.look)
+    result.compare_outcomes()
+    result.compare_background()
+    return result
+
+
+class BackgroundPlay(Play):
+    """One episode on both clusters, with rules that change at decisions."""
+
+    changes = 0.15  # share of the decisions at which a rule changes
+
+    def begin(self) -> None:
+        """Let every replica begin with a rule of its own."""
+        for r in range(self.cluster.num_replicas):
+            self._set(r)
+
+    def _set(self, r: int) -> None:
+        if self.reference.replicas[r].job is not None:
+            rule = random_rule(self.rng)
+            self.cluster.set_background(1, r, rule)
+            self.reference.set_background(r, rule)
+
+    def look(self, at_gateway: int) -> None:
+        """Compare the progress, and perhaps change a rule."""
+        self.compare_background()
+        if self.rng.random() < self.changes:
+            self._set(int(self.rng.integers(self.cluster.num_replicas)))
+
+    def compare_background(self) -> None:
+        """Compare the work done so far."""
+        now_s, trained = self.reference.now_s, self.cluster.trained(1)
+        for r, its in enumerate(self.reference.replicas):
+            if its.job is None:
+                assert trained[r].tolist() == [0.0, 0.0]
+                continue
+            work = its.job.work
+            expected = its.job.units_at(now_s) * work.step_tokens / work.step_units
+            assert math.isclose(trained[r, 0], expected, rel_tol=1e-12), (r, trained[r, 0], expected, now_s)
+
+
+@examples(150)
+@given(
+    seed=st.integers(0, 2**20),
+    engine=st.sampled_from(list(ENGINES)),
+    tables=st.booleans(),
+    tick_s=st.sampled_from([None, 0.4]),
+    metrics=st.sampled_from(METRICS),
+)
+def test_background_work_is_what_is_written_down(seed, engine, tables, tick_s, metrics):
+    play(seed, None, engine, tables, tick_s=tick_s, metrics=metrics)
+
+
+@examples(100)
+@given(
+    seed=st.integers(0, 2**20),
+    patience=st.sampled_from(PATIENCE),
+    retries=st.sampled_from(RETRIES),
+    loop=st.sampled_from(LOOPS),
+    engine=st.sampled_from(list(ENGINES)),
+    tick_s=st.sampled_from([None, 0.4]),
+)
+def test_background_work_beside_clients_is_what_is_written_down(seed, patience, retries, loop, engine, tick_s):
+    config = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
+    play(seed, config, engine, tick_s=tick_s)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_all_of_it_happens(engine):
+    """Work apart and shared, jobs that end, jobs that do not, requests that wait for ever."""
+    apart = shared = ended = failed = 0
+    for seed in range(12):
+        result = play(seed, None, engine)
+        for its in result.reference.replicas:
+            if its.job is not None:
+                apart += its.job.apart_s > 0.0
+                shared += its.job.units * its.job.work.unit_s > its.job.apart_s + 1e-9
+                ended += its.job.units == its.job.work.units
+        failed += int(result.environment["failed"])
+    assert min(apart, shared, ended) >= 3
+    assert failed >= 3
