@@ -58,15 +58,21 @@ class DirectReplicas(Readings):
                 f"both ways in one episode"
             )
 
+    def _check_by_hand(self) -> None:
+        if self.state.gateway["background"][0]:
+            raise BurstenvError("replicas with a background job are not moved iteration by iteration: use advance")
+
     def start(self, i: int, replica: int) -> None:
         """Put the iteration that is scheduled at the replica's clock in flight, so that it can be looked at."""
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        self._check_by_hand()
         start_at(*self.state.arrays(), i, replica)
         self.check_livelock(i)
 
     def finish(self, i: int, replica: int) -> None:
         """Apply the replica's oldest iteration in flight, at its end, and schedule none."""
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        self._check_by_hand()
         finish_at(*self.state.arrays(), i, replica)
         self.check_livelock(i)
 

@@ -23,6 +23,7 @@ from burstenv.cluster import (
     draw_clients,
     resolve_cluster,
 )
+from burstenv.cluster.background_config import check_background_alone, without_memory
 from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_drain
@@ -40,6 +41,7 @@ from burstenv.envs.requests import terms_of, write_requests
 from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
+from burstenv.policies.background import BACKGROUND_RULES, background_rule
 from burstenv.policies.composite import parse_rule
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
@@ -99,6 +101,7 @@ class Scenario:
         scaling: How their number changes by decisions; None: it does not.
         recovery: What follows when replicas fail, start or stop; None: they do not.
         moves: Whether KV blocks move from one replica to another.
+        background: Their fine-tuning job, whose memory is taken from ``specs``; None: they have none.
     """
 
     @checked()
@@ -121,6 +124,14 @@ class Scenario:
         check_drain(self.recovery, self.transfers is not None)
         drains = self.recovery is not None and self.recovery.drain == "migrate"
         self.moves = self.migration is not None or self.hands_over or drains
+        self.background = config.background
+        if self.background is not None:
+            check_background_alone(
+                True, scaling=self.scaling is not None, faults=self.faults is not None, transfers=self.moves
+            )
+            self.specs = without_memory(self.background, self.specs)
+            tuner = parse_rule(self.background.rule, "background rule", BACKGROUND_RULES)
+            self.background_rule = background_rule(tuner.rule.code, tuner.named)
         self.placement_rule = parse_rule(config.placement.rule, "placement rule", PLACEMENT_RULES)
         if self.scaling is not None:
             self.scaling.numbers(len(self.specs))
@@ -365,8 +376,11 @@ class Scenario:
             scaling=scaling,
             num_classes=len(config.class_names),
             tenants=self._tenants(),
+            background=self.background,
         )
         cluster.class_names = config.class_names
+        if self.background is not None:
+            cluster.background_by(self.background_rule)
         if scaling is not None:
             cluster.scale_by(self.scaling_rule.rule.code, self.scaling_rule.parameters)
         if self.migration is not None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from burstenv.cluster import ClientsConfig, ClusterConfig, ModeConfig
+from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.cluster import MOST_GATEWAYS
 from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.scaling.config import ScalingConfig
@@ -74,6 +75,7 @@ class ScenarioConfig(Config):
     migration: MigrationConfig | None = None  # None: requests stay where they are sent
     placement: PlacementConfig = PlacementConfig()  # of prefilled requests, where the cluster's replicas have roles
     scaling: ScalingConfig | None = None  # None: the number of replicas does not change by decisions
+    background: BackgroundConfig | None = None  # a fine-tuning job in the slack; None: replicas have none
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
 
     @property

@@ -4,7 +4,8 @@ A health rule may stand beside the routing rule, which then chooses among the re
 ``always/jsq+outlier-ejection(factor=3)/vllm``. Further parts say by which rule requests migrate, such as
 ``always/freeness/vllm/llumnix(low=5)``; by which rule the number of replicas changes, such as
 ``always/jsq/vllm/kpa(target=20)``; by which rule prefilled requests are placed, such as
-``always/lmetric/vllm/dynamo(queue=8)``.
+``always/lmetric/vllm/dynamo(queue=8)``; by which rule replicas fine-tune in the slack, such as
+``always/jsq/vllm/dcb(bound=0.5)``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from burstenv.cluster import Cluster
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.background import BACKGROUND_RULES
 from burstenv.policies.batching import batching_rule, canonical_mode
 from burstenv.policies.health_rules import ANY, HEALTH_RULES, RETRY
 from burstenv.policies.known_load import BOTH, LOG
@@ -101,12 +103,14 @@ class Composite:
     migration: RuleChoice | None = None  # None: as the scenario says
     scaling: RuleChoice | None = None  # likewise
     placement: RuleChoice | None = None  # of prefilled requests, likewise
+    background: RuleChoice | None = None  # likewise
     health: RuleChoice | None = None  # None: every replica that takes requests is a choice
 
     @property
     def name(self) -> str:
         """The name that parses back to this policy."""
-        parts = self.admission, self.routed, self.batching, self.migration, self.scaling, self.placement
+        further = (getattr(self, kind) for kind in FURTHER_PARTS)
+        parts = self.admission, self.routed, self.batching, *further
         return "/".join(str(part) for part in parts if part is not None)
 
     @property
@@ -130,7 +134,8 @@ class Composite:
     def floor(self) -> bool:
         """Whether a part of it is bad on purpose."""
         mode = batching_rule(self.batching)
-        return self.admission.rule.floor or self.routing.rule.floor or (mode is not None and mode.floor)
+        rules = self.admission, self.routing, self.background
+        return any(choice is not None and choice.rule.floor for choice in rules) or (mode is not None and mode.floor)
 
     @property
     def reads_log(self) -> bool:
@@ -232,12 +237,15 @@ def _health_rule(text: str) -> RuleChoice | None:
     return None if choice.rule.code == ANY else choice
 
 
-FURTHER_PARTS = {"migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES}
+FURTHER_PARTS = {
+    "migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES,
+    "background": BACKGROUND_RULES,
+}  # fmt: skip
 _FURTHER_RULES = tuple(rule for rules in FURTHER_PARTS.values() for rule in rules)
 
 
 def parse_composite(text: str) -> Composite:
-    """Read ``admission/routing/batching``, perhaps with further parts: a migration, scaling or placement rule.
+    """Read ``admission/routing/batching``, perhaps with further parts: rules of ``FURTHER_PARTS``.
 
     Raises:
         BurstenvError: If a part is missing, unknown or there twice.
@@ -246,11 +254,11 @@ def parse_composite(text: str) -> Composite:
     if len(parts) < 3:
         raise BurstenvError(
             f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
-            f"and may have further ones: a migration, scaling or placement rule"
+            f"and may have further ones: a migration, scaling, placement or background rule"
         )
     further: dict[str, RuleChoice] = {}
     for part in parts[3:]:
-        choice = parse_rule(part, "migration, scaling or placement rule", _FURTHER_RULES)
+        choice = parse_rule(part, "migration, scaling, placement or background rule", _FURTHER_RULES)
         kind = next(kind for kind, rules in FURTHER_PARTS.items() if choice.rule in rules)
         if kind in further:
             raise BurstenvError(f"policy {text!r} has two {kind} rules: {further[kind]} and {choice}; leave one out")

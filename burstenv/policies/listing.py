@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from burstenv.errors import unknown_name
+from burstenv.policies.background import BACKGROUND_RULES
 from burstenv.policies.batching import BATCHING_RULES, BatchingRule
 from burstenv.policies.health_rules import HEALTH_RULES
 from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
@@ -22,6 +23,7 @@ TITLES = {
     "migration": "Migration rules",
     "scaling": "Scaling rules",
     "placement": "Placement rules",
+    "background": "Background rules",
     "lookahead": "Look-ahead",
     "policy": "Policies in Python",
 }
@@ -38,6 +40,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
         "migration": MIGRATION_RULES,
         "scaling": SCALING_RULES,
         "placement": PLACEMENT_RULES,
+        "background": BACKGROUND_RULES,
         "lookahead": LOOKAHEAD_RULES,
         "policy": tuple(policy.rule for policy in python_policies().values()),
     }
@@ -139,9 +142,10 @@ replicas that hold the prompt and the whole predicted answer; where none does, a
 `burstenv policies NAME` prints a rule. A *health rule* may stand beside the routing rule, with a plus:
 `always/jsq+outlier-ejection(factor=3)/vllm`. It leaves replicas out that fare badly by the gateway's log, and the
 routing rule chooses among the others; where none of them would hold the request, none is left out. Further parts
-say by which rule requests [migrate](transfers.md), the [number of replicas](scaling.md) changes and [prefilled
-requests](disaggregation.md) are placed: `always/freeness/vllm/llumnix(low=5)`, `always/jsq/vllm/kpa(target=20)`,
-`always/jsq/vllm/dynamo(queue=8)`. Policies that simulate every choice are on a separate page:
+say by which rule requests [migrate](transfers.md), the [number of replicas](scaling.md) changes, [prefilled
+requests](disaggregation.md) are placed and replicas [fine-tune in the slack](background.md):
+`always/freeness/vllm/llumnix(low=5)`, `always/jsq/vllm/kpa(target=20)`, `always/jsq/vllm/dynamo(queue=8)`,
+`always/jsq/vllm/dcb(bound=0.5)`. Policies that simulate every choice are on a separate page:
 [look-ahead](lookahead.md).
 
 ## Your own heuristic

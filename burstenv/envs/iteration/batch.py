@@ -94,6 +94,8 @@ class IterationBatch(ControlBatch):
             wrong = "its clients do more than send and wait; leave patience, retries and closed loops out"
         elif self.cluster.recovery is not None:
             wrong = "its replica may fail; leave faults out"
+        elif self.cluster.background is not None:
+            wrong = "its replica fine-tunes between iterations; leave background out"
         elif mode.order != "fcfs":
             wrong = f"batching mode {mode.name!r} orders the queue by {mode.order}; choose one whose order is fcfs"
         if wrong:

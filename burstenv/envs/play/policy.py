@@ -16,6 +16,7 @@ from burstenv.envs.play.stepping import EVERY, run_by_steps
 from burstenv.envs.step import rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
+from burstenv.policies.background import background_rule
 from burstenv.policies.decide import choose_admission_at, choose_replica_at, policy_decision
 from burstenv.policies.health import left_out_at
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
@@ -61,6 +62,12 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         raise BurstenvError(f"policy {policy.name}: this scenario has no prefill replicas; leave out {placer}")
     if cluster.hands_over:
         cluster.place_by(*(cluster.placement_rule if placer is None else (placer.rule.code, placer.parameters)), i=i)
+    tuner = policy.background if isinstance(policy, Composite) else None
+    if tuner is not None and cluster.background is None:
+        raise BurstenvError(f"policy {policy.name}: this scenario has no background job; leave out {tuner}")
+    if cluster.background is not None:
+        own = None if tuner is None else background_rule(tuner.rule.code, tuner.named)
+        cluster.background_by(own or cluster.background_rule, i)
     if isinstance(policy, NetworkPolicy):
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
         from burstenv.envs.play.other_network import OtherNetworkPlayer

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster import Cluster, load_cluster, request_array
+from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.cluster_config import ReplicaSpec
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import FaultKind, Faults
@@ -21,6 +22,7 @@ from burstenv.engine.reference.engine import EngineLimits, ReferenceReplica, Ref
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.evaluation.bench.figures import median_rate, row
 from burstenv.policies import parse_composite
+from burstenv.policies.background import background_rule
 
 CLUSTER = "llama-2-7b-a100-x8"
 RATE_PER_S = 1.6  # of one replica, about half of its saturated rate
@@ -74,7 +76,7 @@ class Replay:
         policy: A composite.
         max_request_tokens: Longest request; needed with prefix caching.
         faults: How replicas fail; None: they serve for ever.
-        settings: Of the cluster: ``transfers``, ``migrate_period_s``, ``recovery``.
+        settings: Of the cluster: ``transfers``, ``migrate_period_s``, ``recovery``, ``background``.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class Replay:
         self.requests, self.policy, self._max_request_tokens = requests, policy, max_request_tokens
         self.cluster = Cluster(specs, num_requests=len(requests), max_request_tokens=max_request_tokens, **settings)
         chosen = parse_composite(policy)
+        if chosen.background is not None:
+            self.cluster.background_by(background_rule(chosen.background.rule.code, chosen.background.named))
         self._record, self._faults = chosen.record(self.cluster.mode_names), faults
         self.cluster.stop_to_place(False)
         if chosen.migration is not None:
@@ -173,7 +177,7 @@ def bench_engine(scale: float = 1.0) -> Iterator[dict[str, Any]]:
 
 
 def _changing(specs: list[ReplicaSpec], scale: float) -> Iterator[dict[str, Any]]:
-    """Measure migration, prefill and decode apart, and faults beside the same replicas without them."""
+    """Measure migration, roles, faults and fine-tuning in the slack beside the same replicas without them."""
     count = max(2_000, int(200_000 * scale))
     small = [spec.model_copy(update={"num_blocks": SMALL_CACHE_BLOCKS}) for spec in specs]
     requests = poisson_requests(count, MOVING_RATE_PER_S)
@@ -193,6 +197,12 @@ def _changing(specs: list[ReplicaSpec], scale: float) -> Iterator[dict[str, Any]
     ):
         rate = replay.rate_per_s()
         described = _described(f"8 replicas, {name}", replay.figures())
+        yield row(GROUP, described, rate, "requests/s", "none of it", plain)
+    background = BackgroundConfig(interruptible="layer")
+    for rule in ("idle-only", "dcb", "slack(tokens=128,target=inf)", "token-budget"):
+        replay = Replay(small, requests, f"{routed}/{rule}", background=background)
+        rate = replay.rate_per_s()
+        described = _described(f"8 replicas that fine-tune by {rule}", replay.figures())
         yield row(GROUP, described, rate, "requests/s", "none of it", plain)
 
 
@@ -250,6 +260,7 @@ import json, resource, sys, time
 from burstenv.cluster import Cluster, load_cluster, request_array
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.policies import parse_composite
+from burstenv.policies.background import background_rule
 from burstenv.workload.generator import generate
 from burstenv.workload.workload_config import load_workload
 config = load_workload("burstgpt-default")

@@ -153,7 +153,7 @@ def run_grid(
     faults = scenario.faults is not None
     policies = SearchSpace.of(
         template, scenario.mode_names, log, "", scenario.scaling, faults, scenario.migration is not None,
-        scenario.hands_over,
+        scenario.hands_over, scenario.background is not None,
     ).grid(settings)  # fmt: skip
     levels = list(dict.fromkeys(float(load) for load in loads)) or [scenario.config.load]
     rows: list[Row] = []

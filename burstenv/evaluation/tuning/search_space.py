@@ -27,6 +27,7 @@ from burstenv.policies import (
     parse_rule,
     routing_rules,
 )
+from burstenv.policies.background import BACKGROUND_RULES, IDLE_ONLY
 from burstenv.policies.composite import FURTHER_PARTS, parts_of_routing
 from burstenv.policies.health_rules import ANY, HEALTH_RULES
 from burstenv.policies.migration import MIGRATION_RULES
@@ -40,6 +41,7 @@ _UNNAMED = {
     "health": HEALTH_RULES[ANY],
     "migration": MIGRATION_RULES[NO_MIGRATION],
     "placement": PLACEMENT_RULES[FEWEST_REQUESTS],
+    "background": BACKGROUND_RULES[IDLE_ONLY],
 }
 
 
@@ -48,15 +50,16 @@ class SearchSpace:
     """The policies of a template.
 
     Attributes:
-        template: The user's text: ``admission/routing/batching``, ``*`` for any, with ``/migration``, ``/scaling`` and
-            ``/placement``, in this order, where the scenario has them; ``all`` is ``*`` everywhere. A health rule may
-            stand beside the routing rule: ``always/*+*/vllm``.
+        template: The user's text: ``admission/routing/batching``, ``*`` for any, with ``/migration``, ``/scaling``,
+            ``/placement`` and ``/background``, in this order, where the scenario has them; ``all`` is ``*`` everywhere.
+            A health rule may stand beside the routing rule: ``always/*+*/vllm``.
         admission: Rules to choose from, each with its parameters in the template.
         routing: The same for routing.
         batching: Batching modes to choose from.
         migration: Rules for migrations; none: the scenario's own decides.
         scaling: Likewise for the number of replicas.
         placement: Likewise for where prefilled requests decode.
+        background: Likewise for when replicas fine-tune.
         health: Rules beside the routing rule; none: every replica is a choice.
         log: Whether the scenario's gateway has its own log, which rules may then be tuned to read.
         fixed: Components whose parameters stay as the template says.
@@ -69,6 +72,7 @@ class SearchSpace:
     migration: tuple[RuleChoice, ...] = ()
     scaling: tuple[RuleChoice, ...] = ()
     placement: tuple[RuleChoice, ...] = ()
+    background: tuple[RuleChoice, ...] = ()
     health: tuple[RuleChoice, ...] = ()
     log: bool = False
     fixed: tuple[str, ...] = ()
@@ -84,6 +88,7 @@ class SearchSpace:
         faults: bool = False,
         migrates: bool = False,
         hands_over: bool = False,
+        background: bool = False,
     ) -> SearchSpace:
         """Read a template.
 
@@ -98,11 +103,13 @@ class SearchSpace:
             faults: Whether its replicas fail: any routing rule then has any health rule beside it, given a log.
             migrates: Whether its requests migrate.
             hands_over: Whether its replicas have roles.
+            background: Whether they have a fine-tuning job.
 
         Raises:
             BurstenvError: If it has neither three parts nor all that the scenario has, or one of them is unknown.
         """
         there = {"migration": migrates, "scaling": scaling is not None, "placement": hands_over}
+        there["background"] = background
         further = [kind for kind, is_there in there.items() if is_there]
         count = 3 + len(further)
         parts = [ANYTHING] * count if template == "all" else [part.strip() for part in template.split("/")]
