@@ -44,6 +44,10 @@ COLUMNS: tuple[tuple[str, str, Shown], ...] = (
     ("rejected", "rejected", "{:,}".format),
     ("preemptions", "preemptions", "{:,}".format),
 )
+OF_BACKGROUND: tuple[tuple[str, str, Shown], ...] = (
+    ("net", "net", percent),
+    ("trained/s", "background_tokens_per_s", "{:,.1f}".format),
+)
 
 
 def register(commands: Commands) -> None:
@@ -71,6 +75,10 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--scaler", metavar="RULE", help="scaling rule, such as kpa(target=20); of a scenario without scaling all "
         "replicas serve at the begin (default: the scenario's)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--background", metavar="RULE", help="background rule, such as dcb(bound=0.5); of a scenario without a job "
+        "every replica gets one without an end (default: the scenario's)",
     )  # fmt: skip
     sub.add_argument(
         "--health", metavar="RULE", help="health rule beside the routing rule of every policy, such as "
@@ -124,6 +132,7 @@ def register(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
+    from burstenv.cluster.background_config import BackgroundConfig
     from burstenv.cluster.faults.config import FaultsConfig
     from burstenv.cluster.scaling.config import ScalingConfig
     from burstenv.config import load
@@ -146,6 +155,9 @@ def _simulate(arguments: argparse.Namespace) -> int:
     if arguments.scaler is not None:
         scaling = ScalingConfig() if config.scaling is None else config.scaling
         config = config.model_copy(update={"scaling": scaling.model_copy(update={"rule": arguments.scaler})})
+    if arguments.background is not None:
+        job = BackgroundConfig() if config.background is None else config.background
+        config = config.model_copy(update={"background": job.model_copy(update={"rule": arguments.background})})
     trace = read_trace_or_workload(arguments.trace, arguments)
     scene, _, moved = scene_of(config, arguments.cluster)  # once: a capacity is measured once for all policies
     oversize: Oversize | None = arguments.oversize or ("cut" if moved else None)
@@ -252,6 +264,17 @@ def _lines(result: Simulation) -> list[str]:
             f"requests stood still for {m['still_s']:.3g} s   handed over {m['handed_over']:,}   stayed "
             f"{m['stayed']:,}"
         )
+    if "background_tokens" in m:
+        wanted = m["background_progress"]
+        lines.append(
+            f"background: trained {m['background_tokens']:,.0f} tokens   "
+            f"{m['background_tokens_per_s']:,.1f} tokens/s   "
+            f"{m['background_tokens_per_gpu_h']:,.0f} tokens/GPU-hour   "
+            f"in steps apart {percent(m['background_apart_share'])} of the time"
+            + ("" if wanted is None else f"   {percent(wanted)} of the job")
+            + {None: "", 1.0: ", in time", 0.0: ", not by the deadline"}[m["background_deadline_met"]]
+            + f"   net {percent(m['net'])}"
+        )
     if m["failed"]:
         lines.append(
             f"failed: upstream {m['failed_upstream']:,}   organic {m['failed_organic']:,}   injected "
@@ -328,9 +351,10 @@ def _comparison(results: list[Simulation]) -> list[str]:
 
 def _table(results: list[Simulation]) -> list[list[str]]:
     """Return the head and a row for each policy, best score first."""
-    rows = [["policy", *(title for title, _, _ in COLUMNS)]]
+    columns = [*COLUMNS, *(OF_BACKGROUND if "background_tokens" in results[0].metrics else ())]
+    rows = [["policy", *(title for title, _, _ in columns)]]
     for one in sorted(results, key=lambda result: -(result.metrics["score"] or 0.0)):
-        values = [(one.metrics[name], shown) for _, name, shown in COLUMNS]
+        values = [(one.metrics[name], shown) for _, name, shown in columns]
         rows.append([one.policy, *("n/a" if value is None else shown(value) for value, shown in values)])
     return rows
 

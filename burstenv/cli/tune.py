@@ -52,7 +52,8 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--metric", choices=("score", "attainment", "token_weighted_attainment", "net"), metavar="NAME",
         help="maximised: score, attainment, token_weighted_attainment, or net, the score less the price of the "
-        "GPU-hours (default: net where replicas scale, otherwise score)",
+        "GPU-hours or with the worth of the tokens trained (default: net where replicas scale or fine-tune, otherwise "
+        "score)",
     )  # fmt: skip
     sub.add_argument("--seed", type=int, default=0, help="seed of the search (default: %(default)s)")
     sub.add_argument(

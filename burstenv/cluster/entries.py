@@ -5,15 +5,18 @@ Their first arguments are those of ``Arrays``.
 
 from __future__ import annotations
 
+import numpy as np
+
 from burstenv._jit.decorators import entry
 from burstenv.cluster.advance import catch_up
+from burstenv.cluster.background import background_worth
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision, reset_cluster
 from burstenv.cluster.scaling.resize import want_replicas
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.background import tokens_trained, units_apart
+from burstenv.engine.background import job_done_s, tokens_trained, units_apart
 from burstenv.engine.gateway_log import log_of_gateway, write_known
 from burstenv.engine.replica import (
     advance_replica,
@@ -150,11 +153,23 @@ def background_at(
 def trained_at(
     environments, memories, replicas, arenas, requests, gateway, specs, modes, i, out
 ):  # fmt: skip
-    """Write the tokens that each replica of cluster ``i`` has trained, and its time of steps apart: (R, 2)."""
+    """Write what each replica of cluster ``i`` has trained, (R, 3): tokens, time of steps apart and time of the end."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     now_s = world.environment.now_s
     for r in range(len(world.replicas)):
+        out[r, 2] = np.inf
         if world.specs[r].background:
             engine = engine_of(world, r)
             out[r, 0] = tokens_trained(engine, now_s)
             out[r, 1] = world.replicas[r].training_s + units_apart(engine, now_s) * world.specs[r].unit_s
+            out[r, 2] = job_done_s(engine, now_s)
+
+
+@entry
+def background_worth_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i
+):  # fmt: skip
+    """Return the worth of the tokens that the replicas of cluster ``i`` have trained."""
+    return background_worth(
+        world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    )

@@ -10,6 +10,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.advance import catch_up
+from burstenv.cluster.background import begin_background
 from burstenv.cluster.clients import reject, reset_clients
 from burstenv.cluster.events import RETURN, SCALE, foresee
 from burstenv.cluster.faults.handlers import reset_faults
@@ -23,7 +24,6 @@ from burstenv.cluster.telemetry import note_sent, unveil
 from burstenv.cluster.traffic import forget_traffic
 from burstenv.cluster.transfers import reset_transfers
 from burstenv.cluster.world import engine_of
-from burstenv.engine.background import set_background_rule
 from burstenv.engine.enums import ACTIVE, FAILED, NO_REQUEST, REJECTED
 from burstenv.engine.gateway_log import reset_logs
 from burstenv.engine.lifecycle import settle
@@ -98,20 +98,6 @@ def apply_decision(world, admission, replica_index, mode):
         reject(world, request_id, environment.now_s)
     else:
         settle(world, request_id, REJECTED, environment.now_s)
-
-
-@kernel
-def begin_background(world, r):
-    """Put the rule by which replicas work on their job in force on one of them."""
-    memory = world.memory
-    set_background_rule(
-        world.replicas[r],
-        memory.deferral_bound_s,
-        memory.background_tokens,
-        memory.background_target_s,
-        memory.background_allowance_s,
-        memory.background_flags,
-    )
 
 
 @outlined

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
+from burstenv.cluster.background_config import BackgroundConfig, works_of
 from burstenv.cluster.checks import place
 from burstenv.cluster.client_config import ClientsConfig
 from burstenv.cluster.cluster_config import ReplicaSpec
-from burstenv.cluster.entries import known_at, trained_at
+from burstenv.cluster.entries import background_worth_at, known_at, trained_at
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.gateway_log import Known
 from burstenv.cluster.state import ClusterState
 from burstenv.cluster.transfer_config import AbortCause, TransfersConfig
+from burstenv.engine.background_rule import ENDLESS
 from burstenv.engine.enums import ACTIVE, DRAINING, FIRST_SCANNED, NO_REQUEST, PRIORITY
 from burstenv.engine.records import ENTRY_ID
 from burstenv.errors import BurstenvError
@@ -23,6 +26,10 @@ from burstenv.errors import BurstenvError
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
 _WHOLE = [field.type == "int" for field in fields(Known)]
 FAULT_COUNTS = ("faults", "faulted", "failovers", "resends", "discarded_tokens", "refilled_tokens")
+BACKGROUND_COUNTS = (
+    "background_tokens", "background_tokens_per_s", "background_tokens_per_gpu_h", "background_apart_share",
+    "background_progress", "background_deadline_met", "background_worth",
+)  # fmt: skip
 TRANSFER_COUNTS = (
     "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
     "handed_over", "stayed",
@@ -37,6 +44,7 @@ class Readings:
     clients: ClientsConfig | None
     transfers: TransfersConfig | None
     recovery: RecoveryConfig | None
+    background: BackgroundConfig | None
 
     @property
     def modes(self) -> np.ndarray:
@@ -96,10 +104,45 @@ class Readings:
         return float(record["iteration_end_s"] if runs else record["clock_s"])
 
     def trained(self, i: int) -> np.ndarray:
-        """Return what each replica of cluster ``i`` has trained [tokens], and its time of steps apart [s]: (R, 2)."""
-        out = np.zeros((self.num_replicas, 2))
+        """Return what each replica of cluster ``i`` has trained so far, (R, 3).
+
+        Tokens, time of steps apart [s], and when its job was done [s]; infinity: it is not, or there is none.
+        """
+        out = np.zeros((self.num_replicas, 3))
         trained_at(*self.state.arrays(), place(i, self.num_envs, "i"), out)
         return out
+
+    def background_counts(self, i: int) -> dict[str, float | None] | None:
+        """Return what became of the fine-tuning job of cluster ``i`` so far; None where there is none.
+
+        ``background_tokens`` (trained), ``background_tokens_per_s``, ``background_tokens_per_gpu_h`` (of the replicas
+        with a job), ``background_apart_share`` (of their time, with steps apart), ``background_progress`` (share of the
+        tokens that are wanted; None: the job has no end), ``background_deadline_met`` (1 or 0; None: there is no
+        deadline, or it is to come), ``background_worth`` (of all tokens; 1 is a mean request).
+        """
+        i = place(i, self.num_envs, "i")
+        if self.background is None:
+            return None
+        now_s, works = float(self.state.environments["now_s"][i]), works_of(self.background, self.specs)
+        own = np.array([work is not None for work in works])
+        wanted = [
+            math.inf if w is None or w.units >= ENDLESS else w.units / w.step_units * w.step_tokens for w in works
+        ]
+        trained = self.trained(i)[own]
+        tokens, gpus = float(trained[:, 0].sum()), int(self.state.specs["gpus"][own].sum())
+        total = sum(each for each, there in zip(wanted, own, strict=True) if there)
+        deadline_s, done_s = self.background.deadline_s, float(trained[:, 2].max())
+        met = None if deadline_s is None or min(done_s, now_s) > deadline_s >= now_s else float(done_s <= deadline_s)
+        numbers = (
+            tokens,
+            tokens / max(now_s, 1e-9),
+            tokens / max(now_s * gpus / 3600.0, 1e-9),
+            float(trained[:, 1].sum()) / max(now_s * len(trained), 1e-9),
+            None if total == math.inf else tokens / total,
+            met,
+            float(background_worth_at(*self.state.arrays(), i)),
+        )
+        return dict(zip(BACKGROUND_COUNTS, numbers, strict=True))
 
     def kv_use(self, i: int) -> tuple[float, float]:
         """Return the share of cluster ``i``'s KV blocks in use: mean over replicas and time so far, and the peak."""

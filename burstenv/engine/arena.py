@@ -222,6 +222,7 @@ class ArenaLayout:
     def tenancy_base(self, num_requests: int) -> int:
         """Return the start of what is known of each request's tenant, after the clients."""
         return self.client_base(num_requests) + self._of_each_request()[1] * num_requests
+
     def backward_base(self, num_requests: int) -> int:
         """Return the start of the backward passes before each request, after the tenants at an even place."""
         end = self.tenancy_base(num_requests) + (NUMBERS_OF_A_TENANCY * num_requests if self.tenants else 0)

@@ -33,6 +33,7 @@ def reset_background(replica):
     replica.training = 0
     replica.unservable = 0
     replica.training_s = 0.0
+    replica.job_done_s = np.inf
     replica.backward_s = 0.0
     replica.least_backward_s = 0.0
     replica.run_shared_tokens = 0
@@ -168,6 +169,8 @@ def train(engine, until_s):
         return False
     replica.training_s += (units - replica.trained_units) * spec.unit_s
     replica.trained_units = units
+    if units == spec.job_units:
+        replica.job_done_s = end_s
     replica.training = 0
     replica.unservable = 0
     if replica.waiting > 0:
@@ -290,6 +293,8 @@ def count_shared(engine, tokens, iterations):
     units = units_of_shared(engine, np.int64(tokens)) * iterations
     replica.trained_units = min(np.int64(spec.job_units), np.int64(replica.trained_units) + units)
     replica.backward_s += iterations * backward_pass_s(engine)
+    if replica.trained_units == spec.job_units:
+        replica.job_done_s = replica.clock_s
 
 
 @kernel
@@ -300,6 +305,15 @@ def units_done(engine, now_s):
     if replica.under_way and replica.run_shared_tokens > 0:
         units += units_of_shared(engine, np.int64(replica.run_shared_tokens))
     return min(units, np.int64(engine.spec.job_units))
+
+
+@kernel
+def job_done_s(engine, now_s):
+    """Return when the job was done; infinity: it is not [s]."""
+    replica, spec = engine.replica, engine.spec
+    if replica.training and replica.trained_units + units_apart(engine, now_s) == spec.job_units:
+        return replica.training_from_s + (spec.job_units - replica.trained_units) * spec.unit_s
+    return replica.job_done_s
 
 
 @kernel

@@ -201,10 +201,10 @@ def follow_run(engine, until_s):
         replica.decode_step += steps
         replica.decode_context_tokens += steps * replica.decoding
         replica.iterations += steps
-        if spec.background and replica.run_shared_tokens > 0:
-            count_shared(engine, replica.run_shared_tokens, steps)
         replica.run_done = upto
         replica.clock_s = run_boundary_s(engine, upto)
+        if spec.background and replica.run_shared_tokens > 0:
+            count_shared(engine, replica.run_shared_tokens, steps)
         if spec.depth > 1:
             replica.ended_iterations += steps
             replica.coming_tokens = replica.decoding

@@ -212,6 +212,7 @@ REPLICA = record(
         ("training_changed_s", "f8"),  # and something changed last
         ("oldest_s", "f8"),  # arrival of the oldest waiting request; minus infinity: one has run before
         ("training_s", "f8"),  # time of steps apart that are over
+        ("job_done_s", "f8"),  # infinity until then
         ("backward_s", "f8"),  # of the backward passes of shared steps
         ("least_backward_s", "f8"),  # before any request of the replica came; it may be more
         ("deferral_bound_s", "f8"),

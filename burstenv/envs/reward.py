@@ -5,7 +5,8 @@
                     the scenario says otherwise) when it finishes within both objectives (the default). The
                     undiscounted return of an episode, divided by the offered requests, is the score of the report
                     (where clients end sessions early: by the worth of the requests that they sent). *Gamed by*
-                    starving requests that are already late, because they count nothing.
+                    starving requests that are already late, because they count nothing. Where replicas fine-tune in
+                    the slack, and so does ``dense``, plus the worth of the tokens trained.
 ``dense``           The same episode sum, paid earlier: half the worth at a first token in time, half at a finish
                     within both objectives, minus half where a first token in time is followed by a miss. *Gamed* as
                     worth; discounted, also by admitting requests that start in time and then decode too slowly: the
@@ -39,6 +40,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel
 from burstenv._jit.positions import positions
+from burstenv.cluster.background import background_worth
 from burstenv.cluster.traffic import request_s
 from burstenv.cluster.world import engine_of
 from burstenv.engine.decode_run import run_elapsed_s
@@ -107,8 +109,9 @@ def pay(world, exchange):
     """Write the growth of every component since its last payment."""
     environment = world.environment
     attained = environment.attained
-    _pay(exchange, PLACE.worth, environment.attained_worth)
-    _pay(exchange, PLACE.dense, 0.5 * (environment.attained_worth + environment.in_time_worth))
+    besides = background_worth(world) if world.gateway.background else 0.0
+    _pay(exchange, PLACE.worth, environment.attained_worth + besides)
+    _pay(exchange, PLACE.dense, 0.5 * (environment.attained_worth + environment.in_time_worth) + besides)
     _pay(exchange, PLACE.attainment, float(attained))
     _pay(exchange, PLACE.token_weighted, environment.attained_tokens * 1e-3)
     _pay(exchange, PLACE.goodput_per_gpu, attained / float(world.gateway.gpus))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burstenv.arguments import array, checked, each, holding, number, optional
-from burstenv.cluster.readings import CLIENT_COUNTS, FAULT_COUNTS, TRANSFER_COUNTS
+from burstenv.cluster.readings import BACKGROUND_COUNTS, CLIENT_COUNTS, FAULT_COUNTS, TRANSFER_COUNTS
 from burstenv.engine.enums import ABANDONED, ATTAINED, FAILED, FAULTED, LATE, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
@@ -88,7 +88,7 @@ def metrics_of(
     return episode_metrics(
         records, duration_s, cluster.kv_use(i), episode_return, model,
         cluster.client_counts(i), cluster.fault_counts(i), cluster.transfer_counts(i), cluster.class_names,
-        cluster.tenants, cluster.tenant_of(i),
+        cluster.tenants, cluster.tenant_of(i), cluster.background_counts(i),
     )  # fmt: skip
 
 
@@ -100,6 +100,7 @@ def metrics_of(
     client_counts=optional(holding(*CLIENT_COUNTS)),
     fault_counts=optional(holding(*FAULT_COUNTS)),
     transfer_counts=optional(holding(*TRANSFER_COUNTS)),
+    background_counts=optional(holding(*BACKGROUND_COUNTS)),
 )
 def episode_metrics(
     records: NDArray[Any],
@@ -113,6 +114,7 @@ def episode_metrics(
     class_names: Sequence[str] = CLASSES,
     tenants: TenantTable | None = None,
     tenant: NDArray[Any] | None = None,
+    background_counts: Mapping[str, float | None] | None = None,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None for undefined ones (no such request).
 
@@ -142,12 +144,15 @@ def episode_metrics(
     ``preemptions_per_finished``        preemptions / finished requests
     ``max_replica_share``               share of the finished requests served by the busiest replica
     ``kv_use_mean``, ``kv_use_max``     share of the cluster's KV blocks in use, over time
-    ``episode_return``                  undiscounted ``worth`` reward: the worth of the attained requests
+    ``episode_return``                  undiscounted ``worth`` reward: the worth of the attained requests, and of the
+                                        tokens trained
     ``offered_worth``                   of the offered requests: their number, except where clients end sessions early
     ``attempts`` ... ``unsent``         where clients act: see ``Cluster.client_counts``; every request is counted
                                         once in all of the above, however often it was sent; unsent ones nowhere
     ``faults`` ... ``boots``            where replicas fail or are scaled: see ``Cluster.fault_counts``
     ``migrations`` ... ``stayed``       where KV blocks move: see ``Cluster.transfer_counts``
+    ``background_tokens`` ...           where replicas fine-tune in the slack: see ``Cluster.background_counts``
+    ``net``                             likewise: worth of the attained requests and of these tokens / offered worth
     ==================================  =================================================================
 
     Args:
@@ -162,6 +167,7 @@ def episode_metrics(
         class_names: Of the classes, by code.
         tenants: The tenants that requests may belong to; None: they have none.
         tenant: The number of each request's tenant, (n,).
+        background_counts: The result of ``Cluster.background_counts``; None: replicas have no fine-tuning job.
 
     Raises:
         BurstenvError: If a request is not settled, or the rewards contradict the records.
@@ -185,10 +191,11 @@ def episode_metrics(
     if unsettled:
         raise BurstenvError(f"the episode is not over: {unsettled} of {counts['offered']} requests not settled")
     attained_worth, offered_worth = worth_of(records, attained), worth_of(records)
-    if episode_return is not None and episode_return != attained_worth:
+    paid_worth = attained_worth + float((background_counts or {}).get("background_worth") or 0.0)
+    if episode_return is not None and episode_return != paid_worth:
         raise BurstenvError(
             f"the environment paid {episode_return!r} over the episode, the attained requests of its records are worth "
-            f"{attained_worth!r}; these must be equal"
+            f"{paid_worth!r}; these must be equal"
         )
     tokens = records["prompt_tokens"] + records["output_tokens"]
     finished = counts["attained"] + counts["late"] - abandoned
@@ -204,15 +211,17 @@ def episode_metrics(
         "rejection_share": share(counts["rejected"], counts["offered"]),
         "preemptions_per_finished": share(int(records["preemptions"].sum()), finished),
         "max_replica_share": share(int(np.bincount(served_by).max()), finished) if finished else None,
-        "episode_return": attained_worth,
+        "episode_return": paid_worth,
         "offered_worth": offered_worth,
     }
     if kv_use is not None:
         metrics["kv_use_mean"], metrics["kv_use_max"] = kv_use
     metrics.update({f"lost_{why}": count for why, count in losses(records).items()})
     metrics["burstiness"] = burstiness(records["arrival_s"], duration_s)
-    for counted in (client_counts, fault_counts, transfer_counts):
+    for counted in (client_counts, fault_counts, transfer_counts, background_counts):
         metrics.update(counted or {})
+    if background_counts is not None:
+        metrics["net"] = share(paid_worth, offered_worth)
     metrics.update(_by_group(records, attained, model, class_names, tenants, tenant))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None

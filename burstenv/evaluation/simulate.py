@@ -289,6 +289,7 @@ def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
         "requests/s": "n/a" if m["rate_per_s"] is None else f"{m['rate_per_s']:.3g}",
         **{name: "n/a" if value is None else f"{value:.1%}" for name, value in shares.items()},
         **{name: f"{m[name]:,}" for name in counts if name in m},
+        **({"tokens trained": f"{m['background_tokens']:,.0f}"} if "background_tokens" in m else {}),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv.cluster.readings import CLIENT_COUNTS, FAULT_COUNTS, TRANSFER_COUNTS
+from burstenv.cluster.readings import BACKGROUND_COUNTS, CLIENT_COUNTS, FAULT_COUNTS, TRANSFER_COUNTS
 from burstenv.evaluation.metrics import FAILURES, LATENCIES, LOSSES, groups, share
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.statistics.comparisons import adjusted_p_values, pairwise, ranks
@@ -73,7 +73,7 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
             estimate = block_bootstrap([row[name] for row in rows], days).stated()
             out.update({name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high})
         out.update({name: sum(row[name] for row in rows) for name in _COUNTS if name in rows[0]})
-        for name in (*MEANS, *(["jain_index"] if "jain_index" in rows[0] else [])):
+        for name in (*MEANS, *(name for name in ("jain_index", "net", *BACKGROUND_COUNTS) if name in rows[0])):
             values = [row[name] for row in rows if row[name] is not None]
             out[name] = float(np.mean(values)) if values else None
         if "availability" in rows[0]:  # the share of all the time that costs

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burstenv.cluster import ClusterConfig, resolve_cluster
+from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.config import load, shipped
 from burstenv.envs.scenario_config import ScenarioConfig
@@ -54,6 +55,7 @@ score of foresight is achievable, so the headroom is at least its gain; no polic
 faults and speeds (`oracle-health`, `oracle-speed`), and not what is to come; `oracle-lookahead` reaches more there.
 Scores in %, in brackets attainment and token-weighted attainment; gains in points of the score, 95 % intervals by days.
 
+Where replicas [fine-tune in the slack](background.md), *net* is the score with the worth of the tokens trained.
 Where replicas [scale](scaling.md), the figures are *net*: the score less the scenario's price of the GPU-hours, as a
 share of the offered worth, in brackets score and GPU-hours of an episode. Foresight is then the best composite with a
 scaling rule that knows the arrivals to come, `oracle-scaling`, tuned as the others, and no bound is known.
@@ -173,6 +175,8 @@ def _facts(config: ScenarioConfig) -> str:
         lines.append(f"- clients retry up to {retries.max_retries} times after {' or '.join(retries.after)}")
     if config.scaling is not None:
         lines.append(_scaled(config.scaling, _replicas(config)))
+    if config.background is not None:
+        lines.append(_fine_tunes(config.background))
     if config.faults is not None:
         lines.append(f"- faults `{config.faults if isinstance(config.faults, str) else config.faults.name}`")
     measured = shipped_headroom(config)
@@ -191,10 +195,34 @@ def _scaled(scaling: ScalingConfig, replicas: int) -> str:
     )
 
 
+def _fine_tunes(job: BackgroundConfig) -> str:
+    wanted = "without an end" if job.tokens is None else f"of {job.tokens:,.0f} tokens"
+    where = "a layer" if job.interruptible == "layer" else "a step"
+    return (
+        f"- replicas [fine-tune](background.md) in the slack, a job {wanted} in steps of {job.step_tokens:,} tokens, "
+        f"by default as `{job.rule}` says; a request waits for the end of {where}; 1,000 tokens are worth "
+        f"{job.worth_per_ktoken:g} mean requests"
+    )
+
+
+def _tuned_beside_a_job(found: TunedPolicies) -> str:
+    rows = [
+        [
+            f"{p.load:g}", f"`{p.policy}`", _percent(p.default_net), _percent(p.net), _percent(p.score),
+            f"{p.background_tokens_per_s:,.0f}", str(p.trials),
+        ]
+        for p in found.policies
+    ]  # fmt: skip
+    head = ["load", "best tuned composite", "`always/jsq/vllm`, net", "net", "score", "trained tokens/s", "trials"]
+    return _table(head, rows)
+
+
 def _tuned(config: ScenarioConfig) -> str:
     found = _tuned_of(config)
     if found is None:
         return ""
+    if config.background is not None:
+        return _tuned_beside_a_job(found)
     if config.scaling is not None:
         return _tuned_scalers(found)
     rows = [

@@ -231,6 +231,14 @@ _TRANSFER_COLUMNS: _Columns = {
     "stayed": ("stayed", lambda count, row: percent(count / row["offered"])),
     "moved_gb": ("moved [GB]", lambda count, row: number(count, 1)),
 }
+_BACKGROUND_COLUMNS: _Columns = {
+    "net": ("net", lambda count, row: percent(count)),
+    "background_tokens_per_s": ("trained [tokens/s]", lambda count, row: number(count, 1)),
+    "background_tokens_per_gpu_h": ("trained [tokens/GPU-h]", lambda count, row: number(count, 0)),
+    "background_apart_share": ("in steps apart", lambda count, row: percent(count)),
+    "background_progress": ("of the job", lambda count, row: percent(count)),
+    "background_deadline_met": ("in time", lambda count, row: percent(count)),
+}
 
 
 def _outcomes(result: EvaluationResult, load: float) -> Table:
@@ -251,6 +259,7 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
     further = {
         **(_CLIENT_COLUMNS if clients else {}), **(_FAULT_COLUMNS if faults else {}),
         **(_TRANSFER_COLUMNS if "migrations" in counted else {}),
+        **{name: shown for name, shown in _BACKGROUND_COLUMNS.items() if counted.get(name) is not None},
     }  # fmt: skip
     columns = [
         "late",
@@ -274,6 +283,8 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
         )
     if faults:
         caption += " Available is the share of the time that costs; a request came back each time its replica was lost."
+    if "background_tokens" in counted:
+        caption += " Net is the score with the worth of the tokens that replicas trained in the slack of inference."
     return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))
 
 

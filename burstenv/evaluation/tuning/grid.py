@@ -89,11 +89,14 @@ class Grid:
             raise BurstenvError(f"{path}: is no grid of burstenv tune --grid") from None
 
     def best(self, metric: str | None = None) -> TunedPolicies:
-        """Return the best composite of each load; None: by ``net`` where replicas scale, otherwise by ``score``."""
+        """Return the best composite of each load; None: by ``net`` where there is one, otherwise by ``score``."""
         if metric is None:
             metric = "net" if "net" in self.rows[0] else "score"
         if metric not in self.rows[0]:
-            raise BurstenvError(f"metric {metric} needs a scenario with scaling; {self.scenario} has none, use score")
+            raise BurstenvError(
+                f"metric {metric} needs a scenario with scaling or a background job; {self.scenario} has none, use "
+                f"score"
+            )
         found = []
         for load in self.loads:
             rows = [row for row in self.rows if row["load"] == load]

@@ -15,7 +15,7 @@ from burstenv.evaluation.episodes import draw_episode
 from burstenv.policies import Policy
 
 METRICS = ("score", "attainment", "token_weighted_attainment")
-OF_COST = ("net", "gpu_hours")  # further ones where replicas scale
+OF_COST = ("net", "gpu_hours", "background_tokens_per_s")  # further ones, where replicas scale or fine-tune
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Scores:
         attainment: Attained share of the requests, (E,).
         token_weighted_attainment: Attained share of their tokens, (E,).
         gpu_hours: GPU-hours that cost, (E,); None where replicas do not scale.
-        net: Score less the scenario's price of the GPU-hours, as a share of the offered worth, (E,): the return of
-            ``BurstGPT-Fleet-v0`` / offered worth; None likewise.
+        net: Score less the scenario's price of the GPU-hours, or with the worth of the tokens trained, as a share of
+            the offered worth, (E,): the return of the environment / offered worth; None where replicas do neither.
+        background_tokens_per_s: Tokens trained in the slack, (E,); None where replicas have no job.
     """
 
     attained: NDArray[np.int64]
@@ -40,19 +41,24 @@ class Scores:
     token_weighted_attainment: NDArray[np.float64]
     gpu_hours: NDArray[np.float64] | None = None
     net: NDArray[np.float64] | None = None
+    background_tokens_per_s: NDArray[np.float64] | None = None
 
     def value(self, metric: str) -> float:
         """Return the mean over episodes of one of ``METRICS``, or of ``OF_COST``, as in reports."""
         return float(getattr(self, metric).mean())
 
     def means(self) -> dict[str, float]:
-        """Return all of ``METRICS``, and where replicas scale of ``OF_COST``."""
-        return {metric: self.value(metric) for metric in (*METRICS, *(OF_COST if self.net is not None else ()))}
+        """Return all of ``METRICS``, and those of ``OF_COST`` that there are."""
+        there = [metric for metric in OF_COST if getattr(self, metric) is not None]
+        return {metric: self.value(metric) for metric in (*METRICS, *there)}
 
 
 def headline(scenario: Scenario) -> str:
-    """Return the metric that policies are tuned for: the score, less the price of the GPU-hours if replicas scale."""
-    return "score" if scenario.scaling is None else "net"
+    """Return the metric that policies are tuned for.
+
+    The score, less the price of the GPU-hours if replicas scale; if they fine-tune, with the worth of the tokens.
+    """
+    return "score" if scenario.scaling is None and scenario.background is None else "net"
 
 
 class Scorer:
@@ -90,7 +96,7 @@ class Scorer:
         """Run a policy on every episode."""
         cluster, count = self.cluster, len(self.seeds)
         attained, rejected, offered = np.zeros((3, count), np.int64)
-        score, token_share, gpu_hours, net = np.zeros((4, count))
+        score, token_share, gpu_hours, net, trained = np.zeros((5, count))
         for i, (seed, drawn) in enumerate(zip(self.seeds, self.offered.tolist(), strict=True)):
             cluster.rewind(i, drawn, seed)
             player_of(policy, cluster, i, self._sight).run()
@@ -106,5 +112,12 @@ class Scorer:
                 assert counted is not None
                 gpu_hours[i] = counted["gpu_s"] / 3600.0
                 net[i] = score[i] - self._price * gpu_hours[i] / environment["offered_worth"]
-        cost = () if self._price is None else (gpu_hours, net)
-        return Scores(attained, rejected, score, attained / offered, token_share, *cost)
+            background = cluster.background_counts(i)
+            if background is not None:
+                trained[i] = background["background_tokens_per_s"]
+                net[i] = score[i] + (background["background_worth"] or 0.0) / environment["offered_worth"]
+        scales, tunes = self._price is not None, cluster.background is not None
+        return Scores(
+            attained, rejected, score, attained / offered, token_share, gpu_hours if scales else None,
+            net if scales or tunes else None, trained if tunes else None,
+        )  # fmt: skip

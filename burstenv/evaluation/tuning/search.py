@@ -52,8 +52,8 @@ class TuningPlan:
         trials: Number of policies tried at each load.
         episodes: Episodes per policy.
         split: Their split; ``test`` is an error.
-        metric: One of ``METRICS``, or ``net``, the score less the price of the GPU-hours; None: ``net`` where replicas
-            scale, otherwise ``score``.
+        metric: One of ``METRICS``, or ``net``, the score less the price of the GPU-hours, or with the worth of the
+            tokens trained; None: ``net`` where replicas scale or fine-tune, otherwise ``score``.
         seed: Seed of the search.
         without: A judgement that the policies lack, one of ``judgements.JUDGEMENTS``; empty: none.
     """
@@ -115,8 +115,10 @@ def tune(
     _optuna()
     if plan.metric is None:
         plan = replace(plan, metric=headline(scenario))
-    if plan.metric == "net" and scenario.scaling is None:
-        raise BurstenvError(f"metric net needs a scenario with scaling; {scenario.config.name} has none, use score")
+    if plan.metric == "net" and headline(scenario) != "net":
+        raise BurstenvError(
+            f"metric net needs a scenario with scaling or a background job; {scenario.config.name} has none, use score"
+        )
     log = scenario.config.observation.log
     space = SearchSpace.of(
         plan.template, scenario.mode_names, log, plan.without, scenario.scaling, scenario.faults is not None,
@@ -192,6 +194,8 @@ def search_load(
     ]
     if space.scaling and scenario.scaling is not None and not first:
         known_good = [f"{policy}/{scenario.scaling.rule}" for policy in known_good]
+    if space.background and not first:
+        known_good += [f"{policy}/{rule}" for policy in known_good for rule in ("slack", "idle-only")]
     for guess in space.first_guesses(known_good):
         study.enqueue_trial(guess)
     best: str | None = None

@@ -30,8 +30,9 @@ class TunedPolicy(Config):
     score: float  # on the tuning episodes, so too high; as the next two
     attainment: float | None = None
     token_weighted_attainment: float | None = None
-    net: float | None = None  # score less the price of the GPU-hours, where replicas scale
-    gpu_hours: float | None = None  # of an episode, likewise
+    net: float | None = None  # score less the price of the GPU-hours, or with the worth of the tokens trained
+    gpu_hours: float | None = None  # of an episode, where replicas scale
+    background_tokens_per_s: float | None = None  # trained, where they fine-tune in the slack
     default_score: float | None = None  # of the baseline, on the same episodes
     default_net: float | None = None
     trials: int
@@ -50,7 +51,8 @@ class TunedPolicies(Config):
         seeds: Seeds of the episodes.
         method: ``optuna`` or ``grid``.
         template: Template of the search.
-        metric: The maximised metric; ``net`` is the score less the price of the GPU-hours.
+        metric: The maximised metric; ``net`` is the score less the price of the GPU-hours, or with the worth of the
+            tokens trained.
         tuner_seed: Seed of the search.
         burstenv: Version of the tuning run.
         policies: The best policy of each load.
