@@ -96,7 +96,7 @@ class BackgroundPlay(Play):
         now_s, trained = self.reference.now_s, self.cluster.trained(1)
         for r, its in enumerate(self.reference.replicas):
             if its.job is None:
-                assert trained[r].tolist() == [0.0, 0.0]
+                assert trained[r].tolist() == [0.0, 0.0, math.inf]
                 continue
             work = its.job.work
             expected = its.job.units_at(now_s) * work.step_tokens / work.step_units
