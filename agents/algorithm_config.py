@@ -127,9 +127,12 @@ class EvolutionConfig(Config):
     pairs: Annotated[int, Field(ge=1, le=100_000)] = 16  # each a random direction and its opposite
     episodes: Annotated[int, Field(ge=1, le=100_000)] = 4  # that each candidate plays
     sigma: Positive = 0.05  # standard deviation of the directions
+    # Of the directions and the steps in hidden layers, as a share of those in the last ones: there are thirty times as
+    # many weights, and chance would move them more than the score does.
+    hidden: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
     learning_rate: Rate = 0.02
     schedule: Schedule = "linear"
-    weight_decay: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0  # towards the first weights
     common_arrivals: bool = True  # all candidates of a generation play the same episodes
 
 

@@ -1,4 +1,4 @@
-"""Whole episodes under exported networks, in compiled code: what evolution and validation play."""
+"""Whole episodes in compiled code, under exported networks and composites: what evolution and validation play."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from burstenv.cluster import Cluster
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import Episode, draw_episode
-from burstenv.policies.network.policy import NetworkPolicy
+from burstenv.policies import Composite, NetworkPolicy
 
 
 class Played(NamedTuple):
@@ -43,7 +43,7 @@ def price_of(scenario: Scenario, scales: bool) -> float:
 
 
 class Stage:
-    """Clusters of one scenario in which networks play, one for each thread.
+    """Clusters of one scenario in which policies play, one for each thread.
 
     Args:
         scenario: The scenario.
@@ -59,8 +59,8 @@ class Stage:
         """Draw an episode at a share of capacity."""
         return draw_episode(self._scenario, split, load, seed, load * self._scenario.capacity_per_s(split))
 
-    def play(self, tasks: Sequence[tuple[NetworkPolicy, Episode]]) -> list[Played]:
-        """Play episodes, each under a network, and return their outcomes in the same order."""
+    def play(self, tasks: Sequence[tuple[Composite | NetworkPolicy, Episode]]) -> list[Played]:
+        """Play episodes, each under a policy, and return their outcomes in the same order."""
         if self._pool is None:
             return [self._one(self._clusters[0], *task) for task in tasks]
         count = len(self._clusters)
@@ -73,13 +73,15 @@ class Stage:
             outcomes[k::count] = played
         return outcomes
 
-    def _one(self, cluster: Cluster, policy: NetworkPolicy, episode: Episode) -> Played:
-        requests = episode.foreseen if policy.oracle else episode.requests
+    def _one(self, cluster: Cluster, policy: Composite | NetworkPolicy, episode: Episode) -> Played:
+        foresees = isinstance(policy, NetworkPolicy) and policy.oracle
+        scales = isinstance(policy, NetworkPolicy) and policy.scales
+        requests = episode.foreseen if foresees else episode.requests
         cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults)
         decisions = player_of(policy, cluster, 0, self._scenario.sight).run()
-        return Played(judged_score(cluster, 0, price_of(self._scenario, policy.scales)), decisions)
+        return Played(judged_score(cluster, 0, price_of(self._scenario, scales)), decisions)
 
 
 def mean_scores(outcomes: Sequence[Played], count: int) -> np.ndarray:
-    """Return the mean score of each of ``count`` networks that played equally many episodes in a row, (count,)."""
+    """Return the mean score of each of ``count`` policies that played equally many episodes in a row, (count,)."""
     return np.array([played.score for played in outcomes]).reshape(count, -1).mean(1)

@@ -31,6 +31,8 @@ from burstenv.evaluation.episodes import Episode
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import Network
 
+_LAST = ("action_net.", "pooled_logits.", "replica_logit.", "relative_logit.")  # layers whose outputs are logits
+
 
 class EvolutionLearner:
     """A policy in training.
@@ -69,6 +71,9 @@ class EvolutionLearner:
         arrays = acting_weights(self.policy)
         self._shapes = {name: array.shape for name, array in arrays.items()}
         self._center = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float64)
+        self._start = self._center.copy()
+        scales = [1.0 if name.startswith(_LAST) else self._settings.hidden for name in arrays]
+        self._scale = np.repeat(scales, [array.size for array in arrays.values()])  # (W,) of directions and steps
         self._first = np.zeros_like(self._center)  # Adam's moments
         self._second = np.zeros_like(self._center)
 
@@ -92,7 +97,7 @@ class EvolutionLearner:
 
     def state(self) -> dict[str, Any]:
         """Return weights, moments and random streams."""
-        kept = ("_center", "_first", "_second", "steps", "_generation", "_facts")
+        kept = ("_center", "_start", "_first", "_second", "steps", "_generation", "_facts")
         weights = io.BytesIO()
         torch.save(self.policy.state_dict(), weights)
         return {
@@ -107,7 +112,7 @@ class EvolutionLearner:
         self.policy.load_state_dict(torch.load(io.BytesIO(state["weights"]), weights_only=True))
         self._random.bit_generator.state = state["stream"]
         restore_random_state(state["random"])
-        for name in ("_center", "_first", "_second", "steps", "_generation", "_facts"):
+        for name in ("_center", "_start", "_first", "_second", "steps", "_generation", "_facts"):
             setattr(self, name, state[name])
 
     # -- one generation ------------------------------------------------------------------------------
@@ -122,12 +127,12 @@ class EvolutionLearner:
         settings = self._settings
         self._generation += 1
         directions = self._random.standard_normal((settings.pairs, len(self._center)))
-        shifts = settings.sigma * np.concatenate([directions, -directions])  # (2 pairs, W)
+        shifts = settings.sigma * self._scale * np.concatenate([directions, -directions])  # (2 pairs, W)
         scores = self._play(self._center + shifts, spent)
         better = rank_shaped(scores)
         pairs = settings.pairs
         gradient = (better[:pairs] - better[pairs:]) @ directions / (2 * pairs * settings.sigma)
-        gradient -= settings.weight_decay * self._center
+        gradient -= settings.weight_decay * (self._center - self._start)
         self._ascend(gradient, learning_rate)
         put_acting_weights(self.policy, self._arrays(self._center))
         self._facts = {"score_mean": float(scores.mean()), "score_spread": float(scores.std())}
@@ -138,7 +143,7 @@ class EvolutionLearner:
         self._second = 0.999 * self._second + 0.001 * gradient**2
         first = self._first / (1.0 - 0.9**self._generation)
         second = self._second / (1.0 - 0.999**self._generation)
-        self._center = self._center + learning_rate * first / (np.sqrt(second) + 1e-8)
+        self._center = self._center + learning_rate * self._scale * first / (np.sqrt(second) + 1e-8)
 
     def _arrays(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return the weights of one vector, (W,), by name."""
