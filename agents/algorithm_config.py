@@ -126,7 +126,10 @@ class EvolutionConfig(Config):
     name: Literal["evolution"] = "evolution"
     pairs: Annotated[int, Field(ge=1, le=100_000)] = 16  # each a random direction and its opposite
     episodes: Annotated[int, Field(ge=1, le=100_000)] = 4  # that each candidate plays
-    sigma: Positive = 0.05  # standard deviation of the directions
+    sigma: Positive = 0.05  # standard deviation of the directions, at first
+    # It grows where the candidates' scores differ by less than the first number (their standard deviation) and shrinks
+    # where they differ by more than the second; the learning rate goes with it.
+    spread: Annotated[list[NotNegative], Field(min_length=2, max_length=2)] = [0.005, 0.02]
     # Of the directions and the steps in hidden layers, as a share of those in the last ones: there are thirty times as
     # many weights, and chance would move them more than the score does.
     hidden: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25

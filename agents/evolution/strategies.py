@@ -31,6 +31,7 @@ from burstenv.evaluation.episodes import Episode
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import Network
 
+SIGMA_STEP, SIGMA_ENDS = 1.2, 20.0  # factor of a change of sigma, and of all of them together
 _LAST = ("action_net.", "pooled_logits.", "replica_logit.", "relative_logit.")  # layers whose outputs are logits
 
 
@@ -72,6 +73,7 @@ class EvolutionLearner:
         self._shapes = {name: array.shape for name, array in arrays.items()}
         self._center = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float64)
         self._start = self._center.copy()
+        self._sigma = self._settings.sigma
         scales = [1.0 if name.startswith(_LAST) else self._settings.hidden for name in arrays]
         self._scale = np.repeat(scales, [array.size for array in arrays.values()])  # (W,) of directions and steps
         self._first = np.zeros_like(self._center)  # Adam's moments
@@ -88,7 +90,7 @@ class EvolutionLearner:
         save_to_zip_file(file, data={"num_timesteps": self.steps}, params={"policy": self.policy.state_dict()})
 
     def facts(self) -> dict[str, float | None]:
-        """Return reward per decision, and mean and spread of the candidates' scores."""
+        """Return reward per decision, and mean and spread of the candidates' scores, and sigma."""
         return self._facts
 
     def histograms(self) -> dict[str, torch.Tensor]:
@@ -97,7 +99,7 @@ class EvolutionLearner:
 
     def state(self) -> dict[str, Any]:
         """Return weights, moments and random streams."""
-        kept = ("_center", "_start", "_first", "_second", "steps", "_generation", "_facts")
+        kept = ("_center", "_start", "_sigma", "_first", "_second", "steps", "_generation", "_facts")
         weights = io.BytesIO()
         torch.save(self.policy.state_dict(), weights)
         return {
@@ -112,7 +114,7 @@ class EvolutionLearner:
         self.policy.load_state_dict(torch.load(io.BytesIO(state["weights"]), weights_only=True))
         self._random.bit_generator.state = state["stream"]
         restore_random_state(state["random"])
-        for name in ("_center", "_start", "_first", "_second", "steps", "_generation", "_facts"):
+        for name in ("_center", "_start", "_sigma", "_first", "_second", "steps", "_generation", "_facts"):
             setattr(self, name, state[name])
 
     # -- one generation ------------------------------------------------------------------------------
@@ -127,15 +129,20 @@ class EvolutionLearner:
         settings = self._settings
         self._generation += 1
         directions = self._random.standard_normal((settings.pairs, len(self._center)))
-        shifts = settings.sigma * self._scale * np.concatenate([directions, -directions])  # (2 pairs, W)
+        shifts = self._sigma * self._scale * np.concatenate([directions, -directions])  # (2 pairs, W)
         scores = self._play(self._center + shifts, spent)
         better = rank_shaped(scores)
         pairs = settings.pairs
-        gradient = (better[:pairs] - better[pairs:]) @ directions / (2 * pairs * settings.sigma)
+        gradient = (better[:pairs] - better[pairs:]) @ directions / (2 * pairs * self._sigma)
         gradient -= settings.weight_decay * (self._center - self._start)
-        self._ascend(gradient, learning_rate)
+        self._ascend(gradient, learning_rate * self._sigma / settings.sigma)
         put_acting_weights(self.policy, self._arrays(self._center))
-        self._facts = {"score_mean": float(scores.mean()), "score_spread": float(scores.std())}
+        spread = float(scores.std())
+        self._facts = {"score_mean": float(scores.mean()), "score_spread": spread, "sigma": self._sigma}
+        least, most = settings.spread
+        if not least <= spread <= most:
+            self._sigma *= SIGMA_STEP if spread < least else 1.0 / SIGMA_STEP
+            self._sigma = min(SIGMA_ENDS * settings.sigma, max(settings.sigma / SIGMA_ENDS, self._sigma))
 
     def _ascend(self, gradient: np.ndarray, learning_rate: float) -> None:
         """Take a step of Adam (Kingma and Ba 2015) uphill."""
