@@ -163,6 +163,9 @@ class AgentConfig(Config):
     minutes: Positive | None = None  # of wall time; such runs are not reproducible to the bit
     num_threads: Annotated[int, Field(ge=1, le=1_024)] = 1  # of compiled episodes; the result does not depend on it
 
+    # A run folder or a checkpoint of the same network and rules, whose weights training begins with: such as evolution
+    # after PPO.
+    begin_with: str | None = None
     stagger: bool = True  # start in the middle of the first episodes, to cover all their phases
     curriculum: CurriculumConfig | None = None
     common_arrivals: CommonArrivalsConfig | None = None
@@ -203,6 +206,8 @@ class AgentConfig(Config):
                 raise ValueError(f"{what} needs network: mlp")
             if self.warm_start is not None:
                 raise ValueError(f"algorithm {name} has no warm_start")
+        if self.begin_with is not None and self.warm_start is not None:
+            raise ValueError("begin_with takes the weights of another run, which a warm_start would overwrite")
         if self.lessons is not None and (self.warm_start is None or self.action != "flat"):
             raise ValueError("lessons need action 'flat' and a warm_start with a teacher")
         if self.continuous:

@@ -15,7 +15,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import HParam, KVWriter, Logger, configure
 
-from burstenv.agents.agent import describe_agent, read_description
+from burstenv.agents.agent import begin_with, describe_agent, read_description
 from burstenv.agents.baseline import (
     TUNED,
     references,
@@ -205,6 +205,8 @@ def _learn(
         model = learner.model
         monitor.restore(state["monitor"], model.num_timesteps)
     model.set_logger(logger)
+    if state is None:
+        begin_with(config, model.policy, scenarios[0])
     if state is None and config.warm_start is not None:
         prepare(config, model.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
     callback = CallbackList([TrainingCallback(config, monitor, learner, venv), *callbacks])
@@ -236,6 +238,9 @@ def _evolve(
     if state is not None:
         learner.restore(state["learner"])
         monitor.restore(state["monitor"], learner.steps)
+    elif config.begin_with is not None:
+        begin_with(config, learner.policy, scenarios[0])
+        learner.take_policy()
     elif config.warm_start is not None:
         venv = training_environments(config, scenarios, seed)
         prepare(config, learner.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from burstenv.agents.agent import describe_agent
+from burstenv.agents.agent import describe_agent, load_agent
 from burstenv.agents.baseline import settled
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.export.arrays import network_of
 from burstenv.agents.sb3.actors import build_untrained
 from burstenv.agents.stage import Stage
+from burstenv.agents.train import train
 from burstenv.config import read_yaml, shipped
 from burstenv.engine.enums import REJECTED
 from burstenv.envs.batch import EnvironmentBatch
@@ -153,3 +154,24 @@ def test_a_recipe_that_cannot_be_advised(changes, said):
 def test_advice_is_for_agents_that_decide_both(default):
     with pytest.raises(BurstenvError, match="action='flat'"):
         EnvironmentBatch(1, default, advised=True)
+
+
+def test_a_run_begins_with_the_weights_of_another(default, tmp_path):
+    """PPO, then evolution from its weights: the first validation of the second run is the last of the first."""
+    rules = {**of_rules(RULES[0]), "load": 1.5, "validation": {"episodes": 2, "every_steps": 10**9}}
+    first = {
+        **ADVISED, **rules, "name": "ppo", "num_envs": 8, "total_steps": 2048,
+        "algorithm": {"name": "ppo", "n_steps": 128, "batch_size": 256, "learning_rate": 0.01},
+    }  # fmt: skip
+    ppo = train(AgentConfig.model_validate(first), default, tmp_path / "ppo", progress=False)
+    second = {**ADVISED, **rules, "name": "es", "begin_with": str(ppo.last), "total_steps": 1}
+    second["algorithm"] = {"name": "evolution", "pairs": 1, "episodes": 1}
+    evolved = train(AgentConfig.model_validate(second), default, tmp_path / "es", progress=False)
+    before = load_agent(ppo.last, default)
+    assert not np.array_equal(before.policy.state_dict()["mlp_extractor.pooled_logits.bias"], np.zeros(1))
+    assert evolved.log[0]["validation"] == {"1.5": pytest.approx(ppo.log[-1]["validation"]["1.5"], abs=1e-9)}
+    with pytest.raises(BurstenvError, match="another network"):
+        train(AgentConfig.model_validate({**second, "net_arch": [9]}), default, tmp_path / "wrong", progress=False)
+    other = AgentConfig.model_validate({**second, **of_rules(RULES[3])})
+    with pytest.raises(BurstenvError, match="this recipe in"):
+        train(other, default, tmp_path / "other", progress=False)

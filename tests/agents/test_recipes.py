@@ -45,7 +45,7 @@ def test_a_recipe_trains_and_its_agent_is_loaded(scenario, tmp_path, name):
     assert len(result.log) >= 2
     assert all(np.isfinite(value) for record in result.log for value in record["validation"].values())
     agent = load_agent(result.folder, scenario)
-    assert Validator(config, scenario).judge(agent).by_load() == result.validation
+    assert Validator(agent.config, scenario).judge(agent).by_load() == result.validation
 
 
 @pytest.mark.parametrize("name", ["sac", "recurrent-ppo"])
