@@ -130,9 +130,6 @@ class EvolutionConfig(Config):
     # It grows where the candidates' scores differ by less than the first number (their standard deviation) and shrinks
     # where they differ by more than the second; the learning rate goes with it.
     spread: Annotated[list[NotNegative], Field(min_length=2, max_length=2)] = [0.005, 0.02]
-    # Of the directions and the steps in hidden layers, as a share of those in the last ones: there are thirty times as
-    # many weights, and chance would move them more than the score does.
-    hidden: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
     learning_rate: Rate = 0.02
     schedule: Schedule = "linear"
     weight_decay: NotNegative = 0.0  # towards the first weights

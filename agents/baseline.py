@@ -7,11 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.stage import Stage, mean_scores
 from burstenv.config import shipped
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, difference, load_tuned, shipped_tuned
-from burstenv.policies import Composite, parse_composite
+from burstenv.policies import parse_composite
 
 TUNED = "tuned"
 _PARTS = ("admission", "routing", "batching", "scaling")
@@ -36,10 +35,8 @@ def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
 def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
     """Return the configuration with ``load: judged`` and all that is ``tuned`` replaced by their values.
 
-    The parts are those of the composite that was tuned at the evaluation load. An advised agent begins with them. For
-    one with another load they are those of the composite for it, for one that meets several loads those of the
-    composite that is best over them. A scenario without tuned composites gets ``always``, ``jsq``, its first mode and
-    its own scaling rule.
+    The parts are those of the composite that was tuned at the evaluation load. A scenario without tuned composites gets
+    ``always``, ``jsq``, its first mode and its own scaling rule.
     """
     changed: dict[str, Any] = {}
     if config.load == "judged":
@@ -47,25 +44,12 @@ def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
     asked = [part for part in _PARTS if getattr(config, part) == TUNED]
     if asked:
         tuned = tuned_policies(scenario)
-        best = None if tuned is None else _best(tuned, config, scenario)
+        best = None if tuned is None else parse_composite(tuned.at(scenario.config.load))
         without = {"admission": "always", "routing": "jsq", "batching": scenario.mode_names[0], "scaling": None}
         for part in asked:
             found = without[part] if best is None else getattr(best, "routed" if part == "routing" else part)
             changed[part] = None if found is None else str(found)
     return config.model_copy(update=changed)
-
-
-def _best(tuned: TunedPolicies, config: AgentConfig, scenario: Scenario) -> Composite:
-    """Return the tuned composite that an agent starts from; that of the evaluation load, if it does not."""
-    if not config.advised or config.load is not None:
-        load = config.load if config.advised and isinstance(config.load, float) else scenario.config.load
-        return parse_composite(tuned.at(load))
-    loads = scenario.config.train_loads
-    known = [parse_composite(name) for name in dict.fromkeys(tuned.at(load) for load in loads)]
-    stage = Stage(scenario)
-    episodes = [stage.draw("validation", load, k) for load in loads for k in range(config.validation.episodes)]
-    outcomes = stage.play([(policy, episode) for policy in known for episode in episodes])
-    return known[int(mean_scores(outcomes, len(known)).argmax())]
 
 
 def rests_on_tuned(config: AgentConfig) -> bool:

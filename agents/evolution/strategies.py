@@ -32,7 +32,6 @@ from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import Network
 
 SIGMA_STEP, SIGMA_ENDS = 1.2, 20.0  # factor of a change of sigma, and of all of them together
-_LAST = ("action_net.", "pooled_logits.", "replica_logit.", "relative_logit.")  # layers whose outputs are logits
 
 
 class EvolutionLearner:
@@ -74,8 +73,6 @@ class EvolutionLearner:
         self._center = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float64)
         self._start = self._center.copy()
         self._sigma = self._settings.sigma
-        scales = [1.0 if name.startswith(_LAST) else self._settings.hidden for name in arrays]
-        self._scale = np.repeat(scales, [array.size for array in arrays.values()])  # (W,) of directions and steps
         self._first = np.zeros_like(self._center)  # Adam's moments
         self._second = np.zeros_like(self._center)
 
@@ -129,7 +126,7 @@ class EvolutionLearner:
         settings = self._settings
         self._generation += 1
         directions = self._random.standard_normal((settings.pairs, len(self._center)))
-        shifts = self._sigma * self._scale * np.concatenate([directions, -directions])  # (2 pairs, W)
+        shifts = self._sigma * np.concatenate([directions, -directions])  # (2 pairs, W)
         scores = self._play(self._center + shifts, spent)
         better = rank_shaped(scores)
         pairs = settings.pairs
@@ -150,7 +147,7 @@ class EvolutionLearner:
         self._second = 0.999 * self._second + 0.001 * gradient**2
         first = self._first / (1.0 - 0.9**self._generation)
         second = self._second / (1.0 - 0.999**self._generation)
-        self._center = self._center + learning_rate * self._scale * first / (np.sqrt(second) + 1e-8)
+        self._center = self._center + learning_rate * first / (np.sqrt(second) + 1e-8)
 
     def _arrays(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return the weights of one vector, (W,), by name."""

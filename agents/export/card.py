@@ -88,8 +88,13 @@ def _training(agent: Any, log: Sequence[dict[str, Any]]) -> str:
         f"{told['num_replicas']} replicas, train split, seed {told['seed']}.",
         f"- Algorithm: {config.algorithm.name}; network: {config.network} {' x '.join(map(str, config.net_arch))}"
         + (f", {weights:,} actor weights." if weights else "."),
-        f"- Reward: {config.reward}; fixed: {_fixed(config, told)}.",
+        f"- {'Climbs the judged score' if config.evolves else f'Reward: {config.reward}'}; "
+        f"fixed: {_fixed(config, told)}.",
     ]
+    if config.advised:
+        lines.append(f"- Advised by, and before training equal to, `{config.admission}/{config.routing}`.")
+    if config.begin_with is not None:
+        lines.append(f"- Begins with the weights of `{config.begin_with}`.")
     if config.warm_start is not None:
         teacher = config.warm_start.policy
         teachers = "the best tuned composite of each load" if teacher == TUNED else teacher
