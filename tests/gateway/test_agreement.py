@@ -55,6 +55,7 @@ COUNT = 60
         ("always/jsq+circuit-breaker(failures=1,open_s=0.05)/vllm", None),
         ("always/jsq+outlier-ejection(base_s=0.05)/vllm", None),
         ("agent:joint-v3", "sarathi-512"),
+        ("agent:joint-v4", "vllm"),
     ],
 )
 def test_asked_again_on_its_log_a_policy_decides_the_same(policy: str, mode: str | None, tmp_path: Path) -> None:

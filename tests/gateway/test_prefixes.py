@@ -169,10 +169,11 @@ def test_policies_see_the_cached_part_of_the_prompt_at_the_gateway(stream: int, 
     assert decided.replica == 1 or expected <= 0.3 * tokens
 
 
-def test_an_agent_with_session_features_acts() -> None:
+@pytest.mark.parametrize(("agent", "mode"), [("joint-v3(deterministic)", "sarathi-512"), ("joint-v4", "vllm")])
+def test_an_agent_with_session_features_acts(agent: str, mode: str) -> None:
     tables = [SentBlocks(1000), SentBlocks(1000)]
     world = _world(tables)
-    decider = Decider("agent:joint-v3(deterministic)", world, "sarathi-512")
+    decider = Decider(f"agent:{agent}", world, mode)
     for k in range(4):
         number = world.arrive(_asked(9, 300 + 100 * k, session=5), 1.0 + k)
         decided = decider.decide()
