@@ -134,7 +134,11 @@ def _tune(arguments: argparse.Namespace) -> int:
     for found in tuned.policies:
         default = "" if found.default_score is None else f" (always/jsq: {percent(found.default_score)})"
         cost = ""
-        if found.net is not None:
+        if found.background_tokens_per_s is not None:
+            cost = (
+                f" beside {found.background_tokens_per_s:,.0f} tokens/s trained, with their worth {percent(found.net)}"
+            )
+        elif found.net is not None:
             cost = f" for {found.gpu_hours:.3g} GPU-hours an episode, net of their price {percent(found.net)}"
         lines.append(
             f"load {found.load:g}: {found.policy}, score {percent(found.score)}{default}{cost}, attainment "

@@ -195,6 +195,15 @@ def units_apart(engine, now_s):
     return max(np.int64(0), (begun + np.int64(done)) // size * size - begun)
 
 
+@kernel
+def next_step_s(engine, now_s):
+    """Return when the step, or layer, that is under way at ``now_s`` ends, of those that run apart [s]."""
+    replica, spec = engine.replica, engine.spec
+    begun, size = np.int64(replica.trained_units), np.int64(spec.step_work_tokens)
+    units = ((begun + units_apart(engine, now_s)) // size + 1) * size
+    return replica.training_from_s + (min(units, np.int64(spec.job_units)) - begun) * spec.unit_s
+
+
 # -- shared iterations -------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """The action space: the agent's components, their form, and the legal actions.
 
-Components are admission (0 reject, 1 admit, 2 defer), routing (a replica) and batching (a mode of the
-chosen replica). With one component left the space is ``Discrete``; with admission and routing in the
-flat form it is ``Discrete(1 + R)``: reject, or a replica.
+Components are admission (0 reject, 1 admit, 2 defer), routing (a replica), batching (a mode of the chosen replica) and,
+where replicas fine-tune in the slack, background (a deferral bound and a token budget of the chosen replica, see
+:mod:`burstenv.envs.background_levels`). With one component left the space is ``Discrete``; with admission and routing
+in the flat form it is ``Discrete(1 + R)``: reject, or a replica.
 
 An illegal action never raises. A replica that can never serve the request rejects it; one that cannot hold the whole
 answer cuts it (both count as failed). A deferral beyond the limit is a rejection, and so is a replica that is known to
@@ -22,16 +23,18 @@ import numpy as np
 from burstenv._jit.decorators import kernel
 from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, may_defer
 from burstenv.engine.enums import NO_REQUEST
+from burstenv.envs.background_levels import LEVELS, set_level
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.decide import choose_admission, choose_replica
 from burstenv.policies.estimates import is_legal, tokens_to_hold
 
-COMPONENTS = ("admission", "routing", "batching")
+COMPONENTS = ("admission", "routing", "batching", "background")
+DEFAULT_COMPONENTS = ("admission", "routing", "batching")
 
 
 def decided(environment: dict[str, Any]) -> tuple[str, ...]:
     """Return what an agent decides, by the arguments of its environment."""
-    given = environment.get("decide", COMPONENTS)
+    given = environment.get("decide", DEFAULT_COMPONENTS)
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -81,7 +84,7 @@ class ActionLayout:
         """Check and build a layout.
 
         Args:
-            decide: The agent's components, any of ``admission``, ``routing``, ``batching``.
+            decide: The agent's components, any of ``admission``, ``routing``, ``batching``, ``background``.
             form: ``"multi"``, or ``"flat"`` for admission and routing in one ``Discrete(1 + R)``.
             num_replicas: R.
             num_modes: M.
@@ -107,7 +110,9 @@ class ActionLayout:
         """Number of choices of each component of the action."""
         if self.flat:
             return (1 + self.num_replicas,)
-        all_sizes = {"admission": 3, "routing": self.num_replicas, "batching": self.num_modes}
+        all_sizes = {
+            "admission": 3, "routing": self.num_replicas, "batching": self.num_modes, "background": LEVELS,
+        }  # fmt: skip
         return tuple(all_sizes[name] for name in self.decide)
 
     def space(self) -> gym.spaces.Discrete | gym.spaces.MultiDiscrete:
@@ -125,7 +130,8 @@ class ActionLayout:
 def decide_with(world, exchange):
     """Return (admission, replica, mode): the agent's components, and those of the rules for the others.
 
-    A rule sees the earlier decisions: an admission rule sees the replica that the agent chose.
+    A rule sees the earlier decisions: an admission rule sees the replica that the agent chose. An agent's choice for
+    the fine-tuning job of that replica is carried out at once.
     """
     settings, action = exchange.settings, exchange.action
     count, num_modes = world.modes.shape
@@ -148,6 +154,9 @@ def decide_with(world, exchange):
         admission = choose_admission(settings, world, replica)
     if settings.decides_batching:
         mode = min(max(action[k], 0), num_modes - 1)
+        k += 1
+    if settings.decides_background:
+        set_level(world, replica, action[k])
     return admission, replica, mode
 
 
@@ -190,3 +199,7 @@ def write_mask(world, exchange):
     if settings.decides_batching:
         for m in range(num_modes):
             mask[at + m] = 1
+        at += num_modes
+    if settings.decides_background:
+        for k in range(LEVELS):
+            mask[at + k] = 1

@@ -85,7 +85,7 @@ def _wrong(name: str, value: Any) -> str:
         names = isinstance(value, str) or (
             isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
         )
-        return "" if names else "a name or several of admission, routing, batching"
+        return "" if names else "a name or several of admission, routing, batching, background"
     return ""
 
 

@@ -109,6 +109,11 @@ class EnvironmentBatch:
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
         check_advised(advised, self.layout.flat)
+        if "background" in self.layout.decide and self.scenario.background is None:
+            raise BurstenvError(
+                f"scenario {self.scenario.config.name!r} has no background job; use one with it, such as "
+                f"finetune-in-slack, or leave background out of decide"
+            )
         self._reward = PaidReward(reward)
         self.reward_name = self._reward.name
         self.pays_vector = self._reward.is_vector
@@ -426,6 +431,7 @@ class EnvironmentBatch:
             "preemptions": int(self.cluster.state.replicas["preemptions"][i].sum()),
             "kv_use_mean": self.cluster.kv_use(i)[0],
             **(self.cluster.transfer_counts(i) or {}),
+            **(self.cluster.background_counts(i) or {}),
             "duration_s": float(e["now_s"]),
             **{k: self.episodes[i][k] for k in ("split", "day", "seed", "load") if k in self.episodes[i]},
         }

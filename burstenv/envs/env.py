@@ -40,6 +40,10 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | 1   | routing   | the replica                                                         |
     | 2   | batching  | the mode of that replica from now on (budget, cap, order, headroom) |
 
+    Where replicas fine-tune in the slack (``background`` in the scenario), ``decide`` may also have ``background``: a
+    ``Discrete(40)`` of that replica, 5 b + k for deferral bound b of (-1: no step apart, 0, 0.1, 0.25, 0.5, 1, 2 s,
+    infinity) and k of (0, 64, 128, 256, 512) prefill tokens of the job in an iteration; see ``docs/background.md``.
+
     ``decide`` leaves the other components to named heuristics and shrinks the space: a single component is a
     ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a replica.
     ``info["action_mask"]`` (int8, the form of ``env.action_space.sample(mask=...)``) and
@@ -102,7 +106,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | trace       | str or None    | ``None``                             | trace in place of the workload       |
     | split       | str            | ``"train"``                          | train, validation or test            |
     | load        | float or None  | ``None``                             | share of capacity; None: train_loads |
-    | decide      | sequence       | admission, routing, batching         | the agent's decisions                |
+    | decide      | sequence       | admission, routing, batching         | the agent's decisions; background    |
     | admission   | str            | ``"always"``                         | rule, if the agent does not decide   |
     | routing     | str            | ``"jsq"``                            | rule, if the agent does not decide   |
     | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |

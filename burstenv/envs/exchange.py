@@ -22,11 +22,13 @@ SETTINGS = np.dtype(
         ("decides_admission", "i1"),
         ("decides_routing", "i1"),
         ("decides_batching", "i1"),
+        ("decides_background", "i1"),
         ("flat", "i1"),  # admission and routing are one choice
         ("stale", "i1"),  # the replicas' metrics are old, and their age is observed
         ("forecast", "i1"),
         ("sessions", "i1"),
         ("roles", "i1"),
+        ("background", "i1"),
         ("log", "i1"),  # the gateway's own log is observed
         ("advised", "i1"),  # the decision of the rules is observed
     ],

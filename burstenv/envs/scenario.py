@@ -126,6 +126,8 @@ class Scenario:
         self.moves = self.migration is not None or self.hands_over or drains
         self.background = config.background
         if self.background is not None:
+            seen = config.observation.model_copy(update={"background": True})
+            config = config.model_copy(update={"observation": seen})
             check_background_alone(
                 True, scaling=self.scaling is not None, faults=self.faults is not None, transfers=self.moves
             )

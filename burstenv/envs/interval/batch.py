@@ -73,7 +73,7 @@ class IntervalBatch(ControlBatch):
             if not spec.chunked_prefill or self.scenario.modes[mode].batch != "mixed":
                 lowest[r] = limits["token_budget"][r, mode]
         self.budgets = np.stack([lowest, highest], axis=1).astype(np.int64)  # (R, 2) [tokens]
-        widths = {"admission": 1, "routing": replicas, "batching": replicas}
+        widths = {"admission": 1, "routing": replicas, "batching": replicas, "background": 2 * replicas}
         width = sum(widths[part] for part in self.layout.decide)
         self.actions = np.zeros((num_envs, width))  # (N, C) float64
         self.observation_size += len(INTERVAL_FEATURES) + replicas * len(SHARE_FEATURES)
@@ -87,7 +87,9 @@ class IntervalBatch(ControlBatch):
     def action_names(self) -> list[str]:
         """Return the name of every number of an action."""
         names = ["admission"] if "admission" in self.layout.decide else []
-        for part, name in (("routing", "weight"), ("batching", "budget")):
+        for part, name in (
+            ("routing", "weight"), ("batching", "budget"), ("background", "bound"), ("background", "shared"),
+        ):  # fmt: skip
             if part in self.layout.decide:
                 names += [f"replica{r}.{name}" for r in range(len(self.scenario.specs))]
         return names
@@ -129,6 +131,7 @@ class IntervalBatch(ControlBatch):
             "admission": "all admitted" if np.isinf(rate_per_s) else f"at most {rate_per_s:.3g} admitted/s",
             "routing": f"weights {_each(100 * shares)} %",
             "batching": f"budgets {_each(budgets)} tokens",
+            "background": f"shares {_each(self.cluster.state.replicas[i]['background_tokens'])} tokens of the job",
         }
         return ", ".join(texts[part] for part in self.layout.decide)
 

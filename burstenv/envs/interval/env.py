@@ -41,6 +41,10 @@ class IntervalEnv(BurstGPTEnv):
     modes (at least the mode's own if prompts are computed in one piece). Queue order, limit of sequences and KV
     headroom stay those of the mode ``batching``. ``env.unwrapped.batch.budgets`` holds the limits.
 
+    Where replicas fine-tune in the slack (``background`` in the scenario), ``decide`` may also have ``background``: 2 R
+    further numbers, first each replica's deferral bound, then its token budget; equal parts of [-1, 1] are the choices
+    of ``BurstGPT-v0``.
+
     ``decide`` leaves parts to the named rules, as in ``BurstGPT-v0``, and removes their numbers from the action. A rule
     decides about every request separately and may defer; a request that an admission rule rejects has used its
     replica's turn. No action is illegal, so there are no masks.

@@ -19,6 +19,7 @@ from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.replica import set_mode, set_token_budget
+from burstenv.envs.background_levels import BOUNDS_S, BUDGETS_TOKENS, set_levels
 from burstenv.envs.exchange import ALL, OPEN, Outputs, exchange_of
 from burstenv.envs.interval.shares import begin_shares, set_weight, share_out, weight_of
 from burstenv.envs.observation.encoder import clip, observe
@@ -32,6 +33,7 @@ INTERVAL_FEATURES = (
 )  # fmt: skip
 SHARE_FEATURES = ("weight", "budget")  # of each replica
 INTERVAL, SHARE = positions(INTERVAL_FEATURES), positions(SHARE_FEATURES)
+BOUNDS, BUDGETS = len(BOUNDS_S), len(BUDGETS_TOKENS)
 LENGTH, SHARE_LENGTH = len(INTERVAL), len(SHARE)
 
 
@@ -113,6 +115,12 @@ def _set(world, exchange, control):
             lowest, highest = float(control.budgets[r, 0]), float(control.budgets[r, 1])
             budget = lowest * math.exp(_share(action[at + r]) * math.log(highest / lowest))
             set_token_budget(engine_of(world, r), int(budget + 0.5), world.environment.now_s)
+        at += count
+    if settings.decides_background:
+        for r in range(count):
+            bound = min(int(_share(action[at + r]) * BOUNDS), BOUNDS - 1)
+            budget = min(int(_share(action[at + count + r]) * BUDGETS), BUDGETS - 1)
+            set_levels(world, r, bound, budget)
 
 
 @merged

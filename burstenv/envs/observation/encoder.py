@@ -22,17 +22,20 @@ from burstenv.engine.gateway_log import (
 from burstenv.engine.queues import blocks_of, tokens_to_compute
 from burstenv.envs.observation.advice import observe_advice
 from burstenv.envs.observation.arrivals import observe_recent
+from burstenv.envs.observation.background import observe_job, observe_training
 from burstenv.envs.observation.features import (
     ADVICE,
     ADVISED,
     CLUSTER,
     FORECAST,
+    JOB,
     LIMIT,
     LOGGED,
     PREFIX,
     REPLICA,
     REQUEST,
     ROLE,
+    TRAINING,
     TURN,
 )
 from burstenv.envs.observation.sessions import observe_prefix, observe_turn
@@ -41,7 +44,7 @@ from burstenv.policies.known_load import by_log, by_metrics
 
 G0, Q0, F0 = len(CLUSTER), len(REQUEST), len(REPLICA)
 FORECASTS, TURNS, LOGGEDS, PREFIXES, ROLES = len(FORECAST), len(TURN), len(LOGGED), len(PREFIX), len(ROLE)
-ADVICES, ADVISEDS = len(ADVICE), len(ADVISED)
+ADVICES, ADVISEDS, JOBS, TRAININGS = len(ADVICE), len(ADVISED), len(JOB), len(TRAINING)
 
 
 @kernel
@@ -140,6 +143,9 @@ def observe(world, exchange, elapsed_s):
     if settings.forecast:
         observe_recent(out, at, world, settings.capacity_per_s)
         at += FORECASTS
+    if settings.background:
+        observe_job(out, at, world)
+        at += JOBS
 
     request_id = environment.at_gateway
     present = request_id != NO_REQUEST
@@ -189,6 +195,9 @@ def observe(world, exchange, elapsed_s):
             out[at + ROLE.decodes] = world.specs[r].role == DECODE
             out[at + ROLE.has_kv] = environment.placing > 0 and request.replica == r
             at += ROLES
+        if settings.background:
+            observe_training(out, at, engine)
+            at += TRAININGS
         at_advised = at
         if settings.advised:
             at += ADVISEDS

@@ -28,6 +28,7 @@ EVENTS = "KV events"  # blocks that an engine has cached, as it publishes them (
 ESTIMATE = "estimate"  # computed from the ones above: burstenv/policies/estimates.py
 RULE = "rule"  # of the environment's rules for admission and routing, which see nothing else
 CLOCK = "clock"
+JOB_LOG = "job's log"  # progress and settings of a fine-tuning job, which its own loop tells; never stale
 
 
 class ObservationConfig(Config):
@@ -38,6 +39,7 @@ class ObservationConfig(Config):
         sessions: The request's place in its conversation and, with prefix caching, the cached part of its prompt per
             replica.
         roles: The replicas' roles, and where the KV of a prefilled request is; always, where a cluster has roles.
+        background: The fine-tuning job of the replicas; always, where a scenario has one.
         log: The gateway's own log of each replica, and estimates from it: what it sent there and, since answers pass
             through it, what has come back. Always fresh. Without it decisions see the replicas' metrics alone, and
             rules that are asked to read the log are an error.
@@ -54,6 +56,7 @@ class ObservationConfig(Config):
     forecast: bool = False
     sessions: bool = False
     roles: bool = False
+    background: bool = False
     log: bool = False
     relays: bool = True
     delay_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
@@ -224,13 +227,30 @@ ROLE_REPLICA_FEATURES = (
     Feature("has_kv", "1", "1", 1.0, LOG, "1 if the prefilled request's KV is on this replica"),
 )
 
+JOB_FEATURES = (
+    Feature(
+        "job_left", "1", "1", 1.0, JOB_LOG, "share of the tokens that are wanted, not trained yet; 1 without an end"
+    ),
+    Feature(
+        "deadline_left", "s", "300", LIMIT, CLOCK, "time until they are wanted; the greatest without a deadline", -LIMIT
+    ),
+)
+TRAINING_FEATURES = (
+    Feature("trains", "1", "1", 1.0, JOB_LOG, "1 if steps of the job run apart"),
+    Feature("step_left", "s", "1", LIMIT, JOB_LOG, "then: time until the step, or layer, under way ends"),
+    Feature("held", "s", "1", LIMIT, LOG, "then: age of the oldest request that waits"),
+    Feature("step", "s", "1", LIMIT, KNOWN, "time of a step, or layer, alone on the replica"),
+    Feature("bound", "s", "1", LIMIT, JOB_LOG, "deferral bound in force; -1: no step runs apart", -1.0),
+    Feature("shared", "tokens", "512", LIMIT, JOB_LOG, "most prefill tokens of the job in an iteration of inference"),
+)
+
 # The position of each number within its group, for the encoder.
-CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX, ROLE, ADVICE, ADVISED = (
+CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX, ROLE, ADVICE, ADVISED, JOB, TRAINING = (
     positions(feature.name for feature in group)
     for group in (
         CLUSTER_FEATURES, FORECAST_FEATURES, REQUEST_FEATURES, SESSION_REQUEST_FEATURES, REPLICA_FEATURES,
         LOG_REPLICA_FEATURES, SESSION_REPLICA_FEATURES, ROLE_REPLICA_FEATURES, ADVICE_REQUEST_FEATURES,
-        ADVICE_REPLICA_FEATURES,
+        ADVICE_REPLICA_FEATURES, JOB_FEATURES, TRAINING_FEATURES,
     )
 )  # fmt: skip
 
@@ -259,7 +279,8 @@ class ObservationLayout:
     def cluster_features(self) -> tuple[Feature, ...]:
         """Features of the cluster, in order."""
         stale = STALE_FEATURES if self.config.period_s > 0.0 else ()
-        return CLUSTER_FEATURES + stale + (FORECAST_FEATURES if self.config.forecast else ())
+        forecast = FORECAST_FEATURES if self.config.forecast else ()
+        return CLUSTER_FEATURES + stale + forecast + (JOB_FEATURES if self.config.background else ())
 
     @property
     def request_features(self) -> tuple[Feature, ...]:
@@ -275,8 +296,9 @@ class ObservationLayout:
         logged = LOG_REPLICA_FEATURES if self.config.log else ()
         prefixes = SESSION_REPLICA_FEATURES if self.config.sessions else ()
         roles = ROLE_REPLICA_FEATURES if self.config.roles else ()
+        training = TRAINING_FEATURES if self.config.background else ()
         advice = ADVICE_REPLICA_FEATURES if self.advised else ()
-        return REPLICA_FEATURES + logged + prefixes + roles + advice + modes
+        return REPLICA_FEATURES + logged + prefixes + roles + training + advice + modes
 
     @property
     def num_cluster(self) -> int:
@@ -301,7 +323,7 @@ class ObservationLayout:
     def flags(self) -> dict[str, float]:
         """Return the flags of the optional features, fields of SETTINGS."""
         config = self.config
-        names = ("forecast", "sessions", "roles", "log")
+        names = ("forecast", "sessions", "roles", "log", "background")
         flags = {name: getattr(config, name) for name in names}
         return {"stale": config.period_s > 0.0, "advised": self.advised, **flags}
 
@@ -346,6 +368,7 @@ def feature_table() -> str:
     add("cluster", STALE_FEATURES, "delay_s or scrape_period_s, as on default")
     at += len(STALE_FEATURES)
     add("cluster", FORECAST_FEATURES, "forecast", placed=False)
+    add("cluster", JOB_FEATURES, "a background job", placed=False)
     add("request", REQUEST_FEATURES)
     at += len(REQUEST_FEATURES)
     add("request", SESSION_REQUEST_FEATURES, "sessions, as on default")
@@ -360,6 +383,7 @@ def feature_table() -> str:
         add("replica", features, only, first=own)
         own += len(features)
     add("replica", ROLE_REPLICA_FEATURES, "roles", placed=False)
+    add("replica", TRAINING_FEATURES, "a background job", placed=False)
     add("replica", ADVICE_REPLICA_FEATURES, "advised=True", placed=False)
     mode = _mode_feature("m")
     last = f"+ {own} + m"

@@ -62,10 +62,11 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         raise BurstenvError(f"policy {policy.name}: this scenario has no prefill replicas; leave out {placer}")
     if cluster.hands_over:
         cluster.place_by(*(cluster.placement_rule if placer is None else (placer.rule.code, placer.parameters)), i=i)
-    tuner = policy.background if isinstance(policy, Composite) else None
+    named = policy.bases[0] if isinstance(policy, LookaheadPolicy) else policy
+    tuner = named.background if isinstance(named, Composite) else None
     if tuner is not None and cluster.background is None:
         raise BurstenvError(f"policy {policy.name}: this scenario has no background job; leave out {tuner}")
-    if cluster.background is not None:
+    if cluster.background is not None and cluster.state.environments["decisions"][i] == 0:
         own = None if tuner is None else background_rule(tuner.rule.code, tuner.named)
         cluster.background_by(own or cluster.background_rule, i)
     if isinstance(policy, NetworkPolicy):

@@ -71,8 +71,10 @@ class Step(Config):
         score: By worth, mean over episodes.
         attainment: By count.
         token_weighted_attainment: By tokens.
-        net: The score less the price of the GPU-hours, where replicas scale; gains are then of it.
-        gpu_hours: Of an episode, likewise.
+        net: The score less the price of the GPU-hours, where replicas scale, or with the worth of the tokens trained,
+            where they fine-tune; gains are then of it.
+        gpu_hours: Of an episode, where replicas scale.
+        background_tokens_per_s: Trained, where replicas fine-tune.
         gain: Mean paired difference from the step before; from round robin for the first three, and for those without
             a judgement from ``best``.
         low: Lower end of the gain's 95 % interval; None for the bound, and with too few days.
@@ -86,18 +88,24 @@ class Step(Config):
     token_weighted_attainment: float | None = None
     net: float | None = None
     gpu_hours: float | None = None
+    background_tokens_per_s: float | None = None
     gain: float
     low: float | None
     high: float | None
 
     @property
     def headline(self) -> float:
-        """What gains are of: ``net`` where replicas scale, otherwise the score."""
+        """What gains are of: ``net`` where there is one, otherwise the score."""
         return self.score if self.net is None else self.net
 
     @property
     def beside(self) -> str:
-        """Its shares by count and by tokens, which stand beside the score; where replicas scale score and GPU-hours."""
+        """Its shares by count and by tokens, which stand beside the score.
+
+        Where replicas scale the score and GPU-hours, where they fine-tune the score and tokens trained.
+        """
+        if self.background_tokens_per_s is not None:
+            return f"({100 * self.score:.1f} %, {self.background_tokens_per_s:,.0f} tokens/s)"
         if self.net is not None:
             return f"({100 * self.score:.1f} %, {self.gpu_hours:.2f} GPU-h)"
         if self.attainment is None or self.token_weighted_attainment is None:
@@ -318,8 +326,9 @@ def measure_headroom(
     named = {"round-robin": defaults[0], "jsq": defaults[1], "best": best}
     named |= {f"{WITHOUT}{name}": blind[name] for name in dict.fromkeys(without)}
     named["foresight"] = foresight
-    # Without a bound where arrivals depend on the policy, and none is known of worth less the price of GPU-hours.
-    if config.clients.closed_loop is None and scenario.scaling is None:
+    # Without a bound where arrivals depend on the policy, and none is known of worth less the price of GPU-hours, or
+    # with that of tokens trained.
+    if config.clients.closed_loop is None and headline(scenario) == "score":
         named["bound"] = ""
     # The slow ones first: a slow task at the end would leave the other workers idle.
     slow_first = [foresight, *(policy for policy in dict.fromkeys(named.values()) if policy != foresight)]

@@ -76,6 +76,7 @@ def _data(timeline: Timeline) -> dict[str, Any]:
         "waiting": _lines(timeline, time_s, timeline.waiting, digits, 0),
         "kv": _lines(timeline, time_s, 100.0 * timeline.kv_used, digits, 1),
         "fleet": _fleet(timeline, start_s, digits),
+        "trained": _trained(timeline, start_s, digits),
         **{name: _course(points, start_s, digits) for name, points in timeline.course.items()},
         "bars": _bars(timeline.bars, start_s, digits),
     }
@@ -89,6 +90,20 @@ def _fleet(timeline: Timeline, start_s: float, digits: int) -> list[Any]:
     return [
         {"name": name, "t": times, "v": timeline.fleet[:, 1 + k].astype(int).tolist()} for k, name in enumerate(FLEET)
     ]
+
+
+def _trained(timeline: Timeline, start_s: float, digits: int) -> list[Any]:
+    """Return the lines of tokens trained per second between two readings; none where replicas have no job."""
+    apart = np.flatnonzero(np.diff(timeline.trained[:, 0], prepend=-1.0) > 0.0)  # some readings are of one instant
+    if len(apart) < 2:
+        return []
+    rows = timeline.trained[apart]
+    times = np.round(rows[1:, 0] - start_s, digits).tolist()
+    per_s = np.diff(rows[:, 1:], axis=0) / np.diff(rows[:, 0])[:, None]
+    named = list(zip(timeline.replicas, per_s.T, strict=True))
+    if len(named) > MAX_SEPARATE_REPLICAS:
+        named = [("mean of replicas", per_s.mean(axis=1))]
+    return [{"name": name, "t": times, "v": np.round(values, 1).tolist()} for name, values in named]
 
 
 def _course(points: list[list[float]], start_s: float, digits: int) -> list[Any]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from burstenv.arguments import array, checked
 from burstenv.cluster import ClusterState
+from burstenv.cluster.entries import trained_at
 from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
 from burstenv.engine.enums import ACTIVE, ATTAINED, DRAINING, FAILED, FAULTED, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.engine.records import REQUEST
@@ -45,6 +46,7 @@ class TimelineRecorder:
         self.i = i
         self._rows: list[tuple[float, np.ndarray, np.ndarray, int]] = []
         self._fleet: list[tuple[float, ...]] = []  # if replicas change
+        self._trained: list[np.ndarray] = []  # time and tokens of each replica, if they fine-tune
         self._num_blocks = np.ones(len(names))
         self._block_size = 1
 
@@ -69,6 +71,10 @@ class TimelineRecorder:
             left_out = state.logs(self.i)[:, int(state.environments["viewer"][self.i])]["left_out"] != 0
             counted = serves, replicas["paid"], slow, replicas["wanted"], left_out  # as FLEET says
             self._fleet.append((now_s, *(int(one.sum()) for one in counted)))
+        if state.gateway["background"][0]:
+            trained = np.zeros((len(self.names), 3))
+            trained_at(*state.arrays(), self.i, trained)
+            self._trained.append(np.append(state.environments["now_s"][self.i], trained[:, 0]))
         used = 1.0 - free / self._num_blocks
         self._rows.append(
             (
@@ -126,6 +132,7 @@ class TimelineRecorder:
             course=course(records),
             bars=bars(records, len(self.names)),
             fleet=np.array(self._fleet).reshape(-1, 1 + len(FLEET)),
+            trained=np.array(self._trained).reshape(-1, 1 + len(self.names)),
             classes=list(classes),
             **_binned(records, len(self.names), classes),
         )
@@ -148,6 +155,7 @@ class Timeline:
         course: Latencies as shares of their objectives over time, see :func:`timeline.requests.course`.
         bars: Requests on replicas, see :func:`timeline.requests.bars`.
         fleet: Where replicas fail or are scaled: time, and how many serve, cost, serve slowly, and are wanted, (., 5).
+        trained: Where replicas fine-tune: time, and the tokens that each has trained so far, (., 1 + R).
         edges_s: Edges of the bins, (B + 1,).
         classes: Names of the classes.
         counts: By bin, (B,) int each: arrivals of each class; ``attained`` and ``settled`` requests by arrival;
@@ -167,6 +175,7 @@ class Timeline:
     course: dict[str, list[list[float]]]
     bars: dict[str, Any]
     fleet: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(FLEET))))
+    trained: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
     edges_s: np.ndarray = field(default_factory=lambda: np.zeros(1))
     classes: list[str] = field(default_factory=lambda: list(CLASSES))
     counts: dict[str, np.ndarray] = field(default_factory=dict)
