@@ -161,6 +161,13 @@ def _scores(row: Row) -> str:
     return f"{percent(row['score'])} {percent_interval(row['score_low'], row['score_high'])}"
 
 
+def _trained(row: Row) -> str:
+    """Return what a policy trained in the slack, where replicas fine-tune."""
+    if row.get("background_tokens_per_s") is None:
+        return ""
+    return f"net {percent(row['net']):>7}  trained {row['background_tokens_per_s']:>8,.0f} tokens/s  "
+
+
 def _shares(row: Row) -> str:
     return (
         f"attainment {percent(row['attainment'])}, token-weighted attainment "
@@ -349,6 +356,6 @@ def summary_lines(result: EvaluationResult) -> list[str]:
             lines.append(
                 f"  {row['policy']:<{width}}  score {_scores(row):<22}  attainment {percent(row['attainment']):>7}  "
                 f"by tokens {percent(row['token_weighted_attainment']):>7}  "
-                f"rejects {percent(row['rejection_share']):>7}  {'  '.join(against)}"
+                f"{_trained(row)}rejects {percent(row['rejection_share']):>7}  {'  '.join(against)}"
             )
     return lines
