@@ -14,11 +14,13 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster import ClientsConfig, Cluster, draw_clients
+from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.output_lengths import LengthModel
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.play.policy import player_of
 from burstenv.policies import ADMISSION_RULES, ROUTING_RULES, load_policy, named_mode
+from burstenv.policies.background import BACKGROUND_RULES
 from burstenv.policies.batching import BATCHING_RULES
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
 from burstenv.workload import SPLITS
@@ -62,6 +64,7 @@ ENVIRONMENTS = [
     *((env_id, short_scenario(gym.spec(env_id).kwargs.get("scenario", "default"))) for env_id in IDS),
     ("BurstGPT-v0", short_scenario("stale", observation=OBSERVED)),
     ("BurstGPT-v0", short_scenario("retrying", clients={"closed_loop": {}, "retries": {"max_retries": 1}})),
+    ("BurstGPT-v0", short_scenario("finetune-in-slack")),
 ]
 
 
@@ -79,13 +82,16 @@ def of_environments() -> Iterator[tuple[str, str]]:
         yield f"{env_id} of {scenario['name']}", digest_of(*seen, env.unwrapped.batch.cluster.records(0))
 
 
-def crowded(engine: str, clients: bool = False, plain: bool = False, span_s: float = 1.0) -> Cluster:
+def crowded(
+    engine: str, clients: bool = False, plain: bool = False, span_s: float = 1.0, job: BackgroundConfig | None = None
+) -> Cluster:
     """Two small replicas that must preempt, and an episode of theirs."""
     requests = random_requests(np.random.default_rng(7), 60 if plain else 30, 400, span_s)
     specs = [replica(num_blocks=40, **ENGINES[engine]), replica(num_blocks=90, latency=FAST, **ENGINES[engine])]
     drawn = draw_clients(CLIENTS, requests, 3) if clients else None
     modes = PLAIN_MODES if plain else MODES
-    cluster = Cluster(specs, modes, num_envs=1, num_requests=len(requests), clients=CLIENTS if clients else None)
+    acting = CLIENTS if clients else None
+    cluster = Cluster(specs, modes, num_envs=1, num_requests=len(requests), clients=acting, background=job)
     cluster.load(0, requests, 1, drawn)
     return cluster
 
@@ -126,6 +132,16 @@ def of_the_fast_engine() -> Iterator[tuple[str, str]]:
         yield f"{name}, clients {clients}", digest_of(cluster.records(0), worth.values)
 
 
+def of_background() -> Iterator[tuple[str, str]]:
+    """An episode under every rule of fine-tuning in the slack, on engines in turn, some with decode runs."""
+    for k, rule in enumerate(rule.name for rule in BACKGROUND_RULES):
+        engine = list(ENGINES)[k % len(ENGINES)]
+        job = BackgroundConfig(interruptible="layer" if k % 2 else "step", step_tokens=64, tokens_per_replica=5000)
+        cluster = crowded(engine, plain=k % 4 < 2, span_s=3.0, job=job)
+        player_of(load_policy(f"always/jsq/vllm/{rule}"), cluster, 0).run()
+        yield f"{rule} on {engine}", digest_of(cluster.records(0), cluster.trained(0))
+
+
 def of_networks() -> Iterator[tuple[str, str]]:
     """A shipped agent in its scenario, for some decisions."""
     batch = EnvironmentBatch(1, short_scenario("blind"), load=2.5)
@@ -136,7 +152,7 @@ def of_networks() -> Iterator[tuple[str, str]]:
 
 def digests() -> dict[str, str]:
     """Return all digests by name."""
-    return dict([*of_environments(), *of_policies(), *of_the_fast_engine(), *of_networks()])
+    return dict([*of_environments(), *of_policies(), *of_the_fast_engine(), *of_background(), *of_networks()])
 
 
 if __name__ == "__main__":

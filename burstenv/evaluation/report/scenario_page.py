@@ -39,7 +39,7 @@ their requests. `evaluate`, `tune` and the validation of agents use these, and s
 gives others.
 
 **Tuned composites** are data, too: `configs/tuned/` holds the best composite found with a budget of 600 trials (150
-where replicas fail) on the validation episodes at each training load. `make tuned` searches all of them again and draws
+where replicas fail, 300 where they fine-tune) on the validation episodes at each training load. `make tuned` searches all of them again and draws
 the episode lists.
 """
 
