@@ -39,8 +39,8 @@ their requests. `evaluate`, `tune` and the validation of agents use these, and s
 gives others.
 
 **Tuned composites** are data, too: `configs/tuned/` holds the best composite found with a budget of 600 trials (150
-where replicas fail, 300 where they fine-tune) on the validation episodes at each training load. `make tuned` searches all of them again and draws
-the episode lists.
+where replicas fail, 300 where they fine-tune) on the validation episodes at each training load. `make tuned` searches
+all of them again and draws the episode lists.
 """
 
 
@@ -55,7 +55,9 @@ score of foresight is achievable, so the headroom is at least its gain; no polic
 faults and speeds (`oracle-health`, `oracle-speed`), and not what is to come; `oracle-lookahead` reaches more there.
 Scores in %, in brackets attainment and token-weighted attainment; gains in points of the score, 95 % intervals by days.
 
-Where replicas [fine-tune in the slack](background.md), *net* is the score with the worth of the tokens trained.
+Where replicas [fine-tune in the slack](background.md), gains are of the *net*, the score with the worth of the tokens
+trained; in brackets score and tokens per second.
+
 Where replicas [scale](scaling.md), the figures are *net*: the score less the scenario's price of the GPU-hours, as a
 share of the offered worth, in brackets score and GPU-hours of an episode. Foresight is then the best composite with a
 scaling rule that knows the arrivals to come, `oracle-scaling`, tuned as the others, and no bound is known.
