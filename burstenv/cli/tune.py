@@ -35,8 +35,8 @@ def register(commands: Commands) -> None:
         "--policy",
         default="all",
         metavar="TEMPLATE",
-        help="admission/routing/batching with * for any, such as 'kv-threshold/*/edf-512', and /migration, /scaling "
-        "and /placement where the scenario has them, such as 'always/jsq/vllm/*'; all: any composite",
+        help="admission/routing/batching with * for any, such as 'kv-threshold/*/edf-512', and /migration, /scaling, "
+        "/placement and /flow where the scenario has them, such as 'always/jsq/vllm/*'; all: any composite",
     )
     sub.add_argument(
         "--load", action="append", type=float, default=[], help="share of capacity; may be repeated (default: the "

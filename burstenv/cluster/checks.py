@@ -15,6 +15,7 @@ from burstenv.cluster.client_config import Clients, ClientsConfig
 from burstenv.cluster.clients import follows
 from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.faults.recovery import RecoveryConfig
+from burstenv.cluster.flow_config import FlowConfig
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.tenants import TenantTable
 from burstenv.cluster.transfer_config import TransfersConfig
@@ -140,8 +141,7 @@ def check_parts(**parts: Any) -> None:
     """Refuse optional parts of a cluster, by name, that are no configurations."""
     kinds = {
         "clients": ClientsConfig, "transfers": TransfersConfig, "recovery": RecoveryConfig, "scaling": ScalingConfig,
-        "tenants": TenantTable,
-        "background": BackgroundConfig,
+        "tenants": TenantTable, "background": BackgroundConfig, "flow": FlowConfig,
     }  # fmt: skip
     for name, part in parts.items():
         if not isinstance(part, kinds[name] | None):

@@ -14,6 +14,12 @@ def class_value(world, code):
 
 
 @kernel
+def is_best_effort(world, code):
+    """Return whether requests of a class fill slack alone, see ``cluster/flow.py``."""
+    return real_at(world.arena, CLASS_NUMBERS * code + 2) > 0.0
+
+
+@kernel
 def tokens_so_far(world, most):
     """Return the mean tokens of the last ``most`` requests that have arrived, outputs by prediction and weight."""
     environment, total = world.environment, 0.0

@@ -21,6 +21,7 @@ from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.events import DEADLINE, PLACE, SEND, foresee
+from burstenv.cluster.flow_queue import leave_queue
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of, world_type
@@ -178,6 +179,7 @@ def give_up(world, request_id, now_s):
     if not np.isnan(request.first_token_s):
         return  # it is being answered, or came back from a lost replica in the middle of its answer
     if request.status == AT_GATEWAY:
+        leave_queue(world, request_id)
         seat(world, gateway_of(world, request_id))
         environment.deferred -= 1
     elif request.status == WAITING and request.in_flight_tokens == 0:

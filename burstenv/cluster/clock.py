@@ -19,6 +19,7 @@ from burstenv.cluster.events import (
     HAND_OVER,
     KIND,
     LAST_OF_CHANGES,
+    LOOK,
     MIGRATE,
     PLACE,
     RETURN,
@@ -35,6 +36,7 @@ from burstenv.cluster.events import (
 from burstenv.cluster.faults.draining import note_drained
 from burstenv.cluster.faults.handlers import change
 from burstenv.cluster.faults.silence import take_back
+from burstenv.cluster.flow import enter_queue, look
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
 from burstenv.cluster.placement import look_again, place_by_rule
 from burstenv.cluster.scaling.control import control
@@ -93,7 +95,7 @@ def _next_epoch(world, lazily):
                 continue
         if gateway.scrape_period_s > 0.0:
             scrape_until(world, until_s)
-        advance_cluster(world, until_s, lazily or _is_deadline(world, until_s))
+        advance_cluster(world, until_s, (lazily and not gateway.queues) or _is_deadline(world, until_s))
         if environment.ended > 0:
             continue  # a next turn may be sent at this very instant
         if gateway.changes:
@@ -129,6 +131,11 @@ def _next_epoch(world, lazily):
         if kind == HAND_OVER:
             look_again(world)
             continue
+        if kind == LOOK:
+            look(world)
+            if environment.at_gateway != NO_REQUEST:
+                return
+            continue
         if kind == PLACE:
             seat(world, gateway_of(world, subject))
             environment.at_gateway, environment.placing = subject, 1
@@ -158,6 +165,8 @@ def _next_epoch(world, lazily):
             send(world, subject, until_s)
         else:
             _arrive(world, subject, until_s)
+        if gateway.queues and environment.at_gateway != NO_REQUEST:
+            enter_queue(world)
         if environment.at_gateway != NO_REQUEST:
             return
 

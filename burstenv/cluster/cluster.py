@@ -46,6 +46,7 @@ from burstenv.cluster.entries import (
 )
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_drain
 from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
+from burstenv.cluster.flow_config import AT_ONCE, FlowConfig
 from burstenv.cluster.gateway_constants import (
     write_background,
     write_clients,
@@ -62,7 +63,7 @@ from burstenv.cluster.scaling.codes import BY_CALLER as SCALED_BY_CALLER
 from burstenv.cluster.scaling.codes import NEED_RATE
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.state import ClusterState
-from burstenv.cluster.tenants import TenantTable, write_tenants
+from burstenv.cluster.tenants import TenantTable, table_size, write_table, write_tenants
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.config import load
 from burstenv.engine.background_rule import BackgroundRule
@@ -116,6 +117,7 @@ class Cluster(DirectReplicas):
         tenants: The tenants that requests may belong to; None: they have none.
         background: The fine-tuning that replicas do in the slack of inference; None: they do none. The KV blocks that
             it takes are left out of the specs already, see ``without_memory``.
+        flow: The gateway's queue; None: requests are decided about as they arrive.
     """
 
     def __init__(
@@ -140,15 +142,17 @@ class Cluster(DirectReplicas):
         num_classes: int = 2,
         tenants: TenantTable | None = None,
         background: BackgroundConfig | None = None,
+        flow: FlowConfig | None = None,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
         check_parts(
             clients=clients, transfers=transfers, recovery=recovery, scaling=scaling, tenants=tenants,
-            background=background,
+            background=background, flow=flow,
         )  # fmt: skip
         whole(num_classes, "num_classes", 1, MOST_CLASSES)
         self.class_names: tuple[str, ...] = CLASSES  # by code
         self.tenants = tenants
+        self.flow = flow
         if max_request_tokens is not None:
             whole(max_request_tokens, "max_request_tokens", 1)
         self.specs = tuple(specs)
@@ -159,7 +163,7 @@ class Cluster(DirectReplicas):
         if scaling is not None and recovery is None:
             recovery = scaling.recovery
         self.hands_over = any(spec.role == "prefill" for spec in specs)
-        self._draws_clients = clients is None and (recovery is not None or self.hands_over)
+        self._draws_clients = clients is None and (recovery is not None or self.hands_over or flow is not None)
         self.clients = ClientsConfig() if self._draws_clients else clients  # requests that come back are counted there
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
         self.knows_prefixes = True  # whether KV events, which tell the cached blocks, can be had
@@ -189,8 +193,8 @@ class Cluster(DirectReplicas):
             fault_room=0 if recovery is None else fault_room,
             samples=0 if scaling is None else scaling.samples,
             num_classes=num_classes,
-            tenants=0 if tenants is None else len(tenants.names),
             background=background is not None,
+            tenants=table_size(tenants, flow is not None),
         )
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
@@ -225,6 +229,12 @@ class Cluster(DirectReplicas):
             write_background(gateway, background)
             write_works(self.state, works_of(background, self.specs))
         self._begin_background_by(self.background_rule, None)
+        self.flow_rule: tuple[int, tuple[float, ...]] = AT_ONCE, ()
+        write_table(self.state, tenants)
+        if flow is not None:
+            if gateways > 1:
+                raise BurstenvError("a queue at the gateway needs one gateway; its counters are not shared by several")
+            gateway["queues"], gateway["look_s"] = 1, flow.look_s
         self.state.environments["tick_s"] = np.inf if tick_s is None else tick_s
         self.set_worth([1.0] * self.state.layout.num_classes)
         self._direct = [None] * num_envs
@@ -305,6 +315,24 @@ class Cluster(DirectReplicas):
             self._stops_to_place = stops
         memories = self.state.memories if i is None else self.state.memories[i : i + 1]
         memories["placed_by_caller"] = stops
+
+    @property
+    def queues(self) -> bool:
+        """Whether requests may wait at the gateway."""
+        return self.flow is not None
+
+    def flow_by(self, rule: int, parameters: Sequence[float], i: int | None = None) -> None:
+        """Let a rule say which request the gateway dispatches next: of cluster ``i`` in its episode, or of all."""
+        if i is None:
+            self.flow_rule = rule, tuple(parameters)
+        memories = self.state.memories if i is None else self.state.memories[i : i + 1]
+        memories["flow"] = rule
+        memories["flow_parameters"][:, : len(parameters)] = parameters
+
+    def fill_slack(self, best_effort: Sequence[bool]) -> None:
+        """Say of each class whether its requests are best effort: they wait at the gateway and fill slack alone."""
+        for i in range(self.num_envs):
+            self.state.classes(i)["best_effort"] = best_effort
 
     @property
     def scales(self) -> bool:
@@ -427,6 +455,8 @@ class Cluster(DirectReplicas):
         if self.hands_over:
             self.place_by(*self.placement_rule, i=i)
             self.stop_to_place(self._stops_to_place, i=i)
+        if self.queues:
+            self.flow_by(*self.flow_rule, i=i)
         if self.scales:
             self.scale_by(*self.scaling_rule, i=i, advises=self.scaling_advises)
         if self.background is not None:

@@ -46,11 +46,12 @@ class EventKind(IntEnum):
     DEADLINE = 14  # of a request: its client gives up, if it is kept waiting
     SILENCE = 15  # of a request: its gateway takes it back, if its replica has not begun with it for so long
     RETURN = 16  # a request that was deferred or taken back, or whose replica was lost, is decided about again
-    SEND = 17  # a request is sent again, or as the next turn of its session
-    ARRIVAL = 18  # a request is sent for the first time, when the trace says
-    MIGRATE = 19  # number n: a request may migrate
-    TICK = 20  # so long without a decision
-    ITERATION_STARTS = 21  # of a replica
+    LOOK = 17  # at the gateway's queue: whether a request may be dispatched
+    SEND = 18  # a request is sent again, or as the next turn of its session
+    ARRIVAL = 19  # a request is sent for the first time, when the trace says
+    MIGRATE = 20  # number n: a request may migrate
+    TICK = 21  # so long without a decision
+    ITERATION_STARTS = 22  # of a replica
 
 
 class DecisionKind(IntEnum):
@@ -68,7 +69,7 @@ TRANSFER, PLACE, HAND_OVER, FAULT, THAW, DETECTION, LOSS, RESTART, READY, PACE_E
 )
 LAST_OF_CHANGES = PACE_ENDS  # kinds from FAULT up to this one change a replica from outside
 SCALE = int(EventKind.SCALE)
-DEADLINE, SILENCE, RETURN, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.DEADLINE, EventKind.TICK + 1)
+DEADLINE, SILENCE, RETURN, LOOK, SEND, ARRIVAL, MIGRATE, TICK = range(EventKind.DEADLINE, EventKind.TICK + 1)
 KIND, SUBJECT, GENERATION = 2, 3, 4  # places in an entry, behind the time
 
 
@@ -120,6 +121,8 @@ def put_event(world, place, time_s, kind, subject, generation):
 @kernel
 def _generation(world, kind, subject):
     """Return the present generation of the subject of an event."""
+    if kind == LOOK:
+        return np.int64(world.environment.look_number)
     if kind > SCALE or kind == PLACE:
         return generation_of(world, subject)
     if kind in (HAND_OVER, FAULT, SCALE):

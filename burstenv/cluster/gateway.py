@@ -15,6 +15,8 @@ from burstenv.cluster.clients import reject, reset_clients
 from burstenv.cluster.events import RETURN, SCALE, foresee
 from burstenv.cluster.faults.handlers import reset_faults
 from burstenv.cluster.faults.silence import watch
+from burstenv.cluster.flow import charge
+from burstenv.cluster.flow_queue import reset_flow
 from burstenv.cluster.placement import place
 from burstenv.cluster.records import reset_memory
 from burstenv.cluster.scaling.resize import reset_scaling
@@ -86,6 +88,8 @@ def apply_decision(world, admission, replica_index, mode):
     if admission == ADMIT and takes_requests(world, world.replicas[replica_index]):
         request.replica = replica_index
         enqueue(engine, request_id, environment.now_s)
+        if gateway.queues and request.status != FAILED:
+            charge(world, np.int64(request_id))
         if gateway.count_sent and request.status != FAILED:
             note_sent(engine, request)
         if gateway.changes and world.memory.take_back_s > 0.0 and request.status != FAILED:
@@ -139,6 +143,8 @@ def reset_cluster(world, num_requests, seed):
     environment.lost_worth = 0.0
     environment.decisions = 0
     reset_logs(world)
+    if world.gateway.queues:
+        reset_flow(world)
     environment.transfers = 0
     if world.gateway.transfers:
         reset_transfers(world)

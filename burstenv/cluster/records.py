@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel
+from burstenv.cluster.flow_config import FLOW_PARAMETERS
 from burstenv.engine.records import record
 
 # What does not change while an episode is played; shared by all environments.
@@ -92,6 +93,8 @@ GATEWAY = record(
         ("tenants", "i4"),  # T
         ("tenant_base", "i8"),  # in the arena
         ("tenancy_base", "i8"),  # of each request, in the arena
+        ("queues", "i1"),  # requests may wait at the gateway, see cluster/flow.py
+        ("look_s", "f8"),  # from one look at the queue to the next
     ],
     [  # Fine-tuning in the slack, see engine/background.py.
         ("background", "i1"),  # whether a replica does any
@@ -129,6 +132,9 @@ MEMORY = record(
         ("placement_parameters", "f8", (2,)),
         ("placement_turn", "i4"),  # of its round robin
         ("whole", "i1"),  # the request at the gateway is to be computed and decoded on one replica
+        # Who decides about the order of requests at the gateway, see cluster/flow.py.
+        ("flow", "i4"),  # a rule
+        ("flow_parameters", "f8", (FLOW_PARAMETERS,)),
         # Who decides about the number of replicas, see cluster/scaling/rules.py.
         ("scaling", "i4"),  # BY_CALLER or a rule
         ("scaling_parameters", "f8", (MAX_SCALING_PARAMETERS,)),
@@ -162,6 +168,7 @@ MEMORY = record(
 CLASS = np.dtype(
     [
         ("value", "f8"),  # factor of its requests' worth
+        ("best_effort", "f8"),  # 1 if its requests fill slack alone
     ]
 )
 

@@ -17,8 +17,6 @@ from burstenv.errors import BurstenvError
 if TYPE_CHECKING:
     from burstenv.cluster.state import ClusterState
 
-ONE = "all"  # the tenant of every request where a cluster is told of none
-
 
 @dataclass(frozen=True, eq=False)
 class TenantTable:
@@ -35,6 +33,17 @@ class TenantTable:
     def __post_init__(self) -> None:
         if not self.names or np.shape(self.weights) != (len(self.names),) or not (np.asarray(self.weights) > 0).all():
             raise BurstenvError(f"tenants need a weight above 0 for each of {len(self.names)} names, at least one")
+
+
+def table_size(table: TenantTable | None, queues: bool) -> int:
+    """Return how many tenants a cluster has room for; with a queue at the gateway at least one."""
+    return int(queues) if table is None else len(table.names)
+
+
+def write_table(state: ClusterState, table: TenantTable | None) -> None:
+    """Write the weights of the tenants."""
+    for i in range(len(state.environments)):
+        state.tenants(i)["weight"] = 1.0 if table is None else table.weights
 
 
 def write_tenants(state: ClusterState, i: int, num_requests: int, tenant: Any) -> None:

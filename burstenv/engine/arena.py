@@ -27,7 +27,7 @@ from burstenv.engine.records import (
     TRANSFER,
 )
 
-CLASS_NUMBERS = 2  # integers of a CLASS
+CLASS_NUMBERS = 4  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
 NEXT_TURN, GENERATION = (CLIENT.fields[name][1] // 4 for name in ("next_turn", "generation"))  # type: ignore[index]
 FAULT_NUMBERS = FAULT.itemsize // 4  # integers of a FAULT

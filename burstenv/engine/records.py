@@ -317,6 +317,16 @@ ENVIRONMENT = record(
         ("resends", "i4"),  # requests that a gateway took back from a silent replica
         ("discarded_tokens", "i8"),  # outputs that were streamed and are generated again
         ("refilled_tokens", "i8"),  # tokens whose KV was lost with a replica
+        # The gateway's queue, see cluster/flow.py.
+        ("queued", "i4"),  # requests in it
+        ("queued_first", "i4"),  # of those, a linked list
+        ("queued_last", "i4"),
+        ("look_number", "i4"),  # of the look that is foreseen
+        ("look_s", "f8"),  # its time; infinity: none is
+        ("dispatches", "i8"),
+        ("last_tenant", "i4"),  # that a request was dispatched of
+        ("oldest", "i4"),  # all requests before this one are settled and counted
+        ("fill_tokens", "f8"),  # of best-effort requests in flight
         # The number of replicas, see cluster/scaling.
         ("control", "i8"),  # number of the last decision about it
         ("scaling", "i1"),  # the decision is about it
@@ -445,12 +455,12 @@ TENANT = np.dtype(
     [
         ("weight", "f8"),
         ("lifted", "f8"),  # what lifts after idleness have added to its counter
-        ("deficit", "f8"),  # of deficit round robin [tokens of service]
+        ("granted", "f8"),  # service that deficit round robin has granted
         ("prompt_tokens", "i8"),  # of its requests, dispatched
         ("output_tokens", "i8"),  # of its requests, generated
         ("turn", "i8"),  # number of its last dispatch
         ("waiting", "i4"),  # requests in the gateway's queue
-        ("unused", "i4"),
+        ("chosen", "i4"),  # it has a request that may be dispatched now
     ]
 )
 

@@ -31,6 +31,8 @@ SETTINGS = np.dtype(
         ("background", "i1"),
         ("log", "i1"),  # the gateway's own log is observed
         ("advised", "i1"),  # the decision of the rules is observed
+        ("classes", "i4"),  # that are told apart
+        ("tenants", "i4"),
     ],
     align=True,
 )

@@ -32,7 +32,7 @@ from burstenv.cluster.output_lengths import LengthModel
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.tenants import TenantTable
 from burstenv.config import load
-from burstenv.envs.observation.features import ObservationLayout
+from burstenv.envs.observation.features import MOST_SEEN, ObservationConfig, ObservationLayout
 from burstenv.envs.observation.settings import Sight
 from burstenv.envs.population.population import Population
 from burstenv.envs.predictors import LengthPredictor
@@ -43,10 +43,12 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
 from burstenv.policies.background import BACKGROUND_RULES, background_rule
 from burstenv.policies.composite import parse_rule
+from burstenv.policies.flow import FLOW_RULES
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.scaling import SCALING_RULES
 from burstenv.workload import (
+    CLASSES,
     SPLITS,
     DayRange,
     EpisodeRequests,
@@ -81,6 +83,18 @@ def check_services(faults: FaultsConfig, classes: Sequence[str]) -> None:
     for name in pools:
         if name not in (*MODELS, *classes):
             raise unknown_name(f"model or class in spells.pools of faults {faults.name!r}", name, (*MODELS, *classes))
+
+
+def _seen_groups(config: ScenarioConfig) -> ObservationConfig:
+    """Return what is observed, with the classes and tenants that the gateway's log tells apart."""
+    seen, changes = config.observation, {}
+    if seen.log and seen.relays:
+        if config.class_names != CLASSES and len(config.class_names) <= MOST_SEEN:
+            changes["classes"] = list(config.class_names)
+        names = Population(config).tenant_names
+        if 1 < len(names) <= MOST_SEEN:
+            changes["tenants"] = list(names)
+    return seen.model_copy(update=changes)
 
 
 class Scenario:
@@ -121,6 +135,7 @@ class Scenario:
         self.hands_over = any(spec.role == "prefill" for spec in self.specs)
         if self.hands_over:
             config = config.model_copy(update={"observation": config.observation.model_copy(update={"roles": True})})
+        config = config.model_copy(update={"observation": _seen_groups(config)})
         check_drain(self.recovery, self.transfers is not None)
         drains = self.recovery is not None and self.recovery.drain == "migrate"
         self.moves = self.migration is not None or self.hands_over or drains
@@ -135,6 +150,12 @@ class Scenario:
             tuner = parse_rule(self.background.rule, "background rule", BACKGROUND_RULES)
             self.background_rule = background_rule(tuner.rule.code, tuner.named)
         self.placement_rule = parse_rule(config.placement.rule, "placement rule", PLACEMENT_RULES)
+        if config.flow is not None:
+            self.flow_rule = parse_rule(config.flow.rule, "flow rule", FLOW_RULES)
+        elif any(slo.best_effort for slo in config.slo.values()):
+            raise BurstenvError(
+                f"scenario {config.name!r}: best-effort classes wait in a queue at the gateway; give flow"
+            )
         if self.scaling is not None:
             self.scaling.numbers(len(self.specs))
             self.scaling_rule = parse_rule(self.scaling.rule, "scaling rule", SCALING_RULES)
@@ -379,10 +400,14 @@ class Scenario:
             num_classes=len(config.class_names),
             tenants=self._tenants(),
             background=self.background,
+            flow=config.flow,
         )
         cluster.class_names = config.class_names
         if self.background is not None:
             cluster.background_by(self.background_rule)
+        if config.flow is not None:
+            cluster.flow_by(self.flow_rule.rule.code, self.flow_rule.parameters)
+            cluster.fill_slack([config.slo[name].best_effort for name in config.class_names])
         if scaling is not None:
             cluster.scale_by(self.scaling_rule.rule.code, self.scaling_rule.parameters)
         if self.migration is not None:

@@ -10,6 +10,7 @@ from burstenv.cluster import ClientsConfig, ClusterConfig, ModeConfig
 from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.cluster import MOST_GATEWAYS
 from burstenv.cluster.faults.config import FaultsConfig
+from burstenv.cluster.flow_config import FlowConfig
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.config import Config
 from burstenv.envs.observation.features import ObservationConfig
@@ -37,6 +38,7 @@ class SloConfig(Config):
     value: Annotated[float, Field(ge=1e-6, le=1e6)] = 1.0  # factor of its requests' worth
     # Of its requests, lower is more urgent, in place of the trace's own priorities; None: those of the trace.
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] | None = None
+    best_effort: bool = False  # its requests wait in the gateway's queue and fill slack alone
 
     def __str__(self) -> str:
         per_token = f" + {1000 * self.ttft_per_token_s:g} ms per prompt token" if self.ttft_per_token_s else ""
@@ -74,6 +76,7 @@ class ScenarioConfig(Config):
     faults: str | FaultsConfig | None = None  # a name in configs/faults or a YAML file; None: replicas serve for ever
     migration: MigrationConfig | None = None  # None: requests stay where they are sent
     placement: PlacementConfig = PlacementConfig()  # of prefilled requests, where the cluster's replicas have roles
+    flow: FlowConfig | None = None  # None: requests are decided about as they arrive
     scaling: ScalingConfig | None = None  # None: the number of replicas does not change by decisions
     background: BackgroundConfig | None = None  # a fine-tuning job in the slack; None: replicas have none
     headroom: str = ""  # measured room above the baseline, as a sentence with its command
@@ -95,6 +98,8 @@ class ScenarioConfig(Config):
             seen = self.observation
             if seen.forecast:
                 raise ValueError("observation.forecast counts the arrivals at one gateway; leave it out with several")
+            if self.flow is not None:
+                raise ValueError("flow: the queue at the gateway needs one gateway; leave it out with several")
             if seen.count_sent and seen.period_s > 0.0:
                 raise ValueError(
                     "observation.count_sent adds one gateway's requests to metrics that all of several gateways read; "

@@ -73,6 +73,11 @@ class LiveWorld:
             raise BurstenvError(
                 f"scenario {scenario.config.name!r} has classes of its own; the gateway knows {' and '.join(CLASSES)}"
             )
+        if scenario.config.flow is not None or scenario.config.tenants is not None:
+            raise BurstenvError(
+                f"scenario {scenario.config.name!r} has tenants or a queue at the gateway, which the gateway in front "
+                "of real engines does not have; leave tenants and flow out"
+            )
         self._slo = [scenario.config.slo[name] for name in CLASSES]
         state = self.cluster.state
         self._state = state

@@ -5,7 +5,8 @@ A health rule may stand beside the routing rule, which then chooses among the re
 ``always/freeness/vllm/llumnix(low=5)``; by which rule the number of replicas changes, such as
 ``always/jsq/vllm/kpa(target=20)``; by which rule prefilled requests are placed, such as
 ``always/lmetric/vllm/dynamo(queue=8)``; by which rule replicas fine-tune in the slack, such as
-``always/jsq/vllm/dcb(bound=0.5)``.
+``always/jsq/vllm/dcb(bound=0.5)``; and in which order requests leave the gateway's queue, such as
+``always/jsq/vllm/vtc-queue(in_flight=32)``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from burstenv.cluster import Cluster
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.background import BACKGROUND_RULES
 from burstenv.policies.batching import batching_rule, canonical_mode
+from burstenv.policies.flow import FLOW_RULES
 from burstenv.policies.health_rules import ANY, HEALTH_RULES, RETRY
 from burstenv.policies.known_load import BOTH, LOG
 from burstenv.policies.migration import MIGRATION_RULES
@@ -104,6 +106,7 @@ class Composite:
     scaling: RuleChoice | None = None  # likewise
     placement: RuleChoice | None = None  # of prefilled requests, likewise
     background: RuleChoice | None = None  # likewise
+    flow: RuleChoice | None = None  # of the gateway's queue, likewise
     health: RuleChoice | None = None  # None: every replica that takes requests is a choice
 
     @property
@@ -240,6 +243,7 @@ def _health_rule(text: str) -> RuleChoice | None:
 FURTHER_PARTS = {
     "migration": MIGRATION_RULES, "scaling": SCALING_RULES, "placement": PLACEMENT_RULES,
     "background": BACKGROUND_RULES,
+    "flow": FLOW_RULES,
 }  # fmt: skip
 _FURTHER_RULES = tuple(rule for rules in FURTHER_PARTS.values() for rule in rules)
 
@@ -254,11 +258,11 @@ def parse_composite(text: str) -> Composite:
     if len(parts) < 3:
         raise BurstenvError(
             f"policy {text!r} needs three parts, admission/routing/batching, such as always/lmetric/vllm, "
-            f"and may have further ones: a migration, scaling, placement or background rule"
+            f"and may have further ones: a migration, scaling, placement, background or flow rule"
         )
     further: dict[str, RuleChoice] = {}
     for part in parts[3:]:
-        choice = parse_rule(part, "migration, scaling, placement or background rule", _FURTHER_RULES)
+        choice = parse_rule(part, "migration, scaling, placement, background or flow rule", _FURTHER_RULES)
         kind = next(kind for kind, rules in FURTHER_PARTS.items() if choice.rule in rules)
         if kind in further:
             raise BurstenvError(f"policy {text!r} has two {kind} rules: {further[kind]} and {choice}; leave one out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from burstenv.errors import unknown_name
 from burstenv.policies.background import BACKGROUND_RULES
 from burstenv.policies.batching import BATCHING_RULES, BatchingRule
+from burstenv.policies.flow import FLOW_RULES
 from burstenv.policies.health_rules import HEALTH_RULES
 from burstenv.policies.lookahead.policy import RULES as LOOKAHEAD_RULES
 from burstenv.policies.migration import MIGRATION_RULES
@@ -24,6 +25,7 @@ TITLES = {
     "scaling": "Scaling rules",
     "placement": "Placement rules",
     "background": "Background rules",
+    "flow": "Queue rules at the gateway",
     "lookahead": "Look-ahead",
     "policy": "Policies in Python",
 }
@@ -41,6 +43,7 @@ def catalogue() -> dict[str, tuple[Entry, ...]]:
         "scaling": SCALING_RULES,
         "placement": PLACEMENT_RULES,
         "background": BACKGROUND_RULES,
+        "flow": FLOW_RULES,
         "lookahead": LOOKAHEAD_RULES,
         "policy": tuple(policy.rule for policy in python_policies().values()),
     }

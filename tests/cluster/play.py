@@ -12,6 +12,7 @@ from burstenv.cluster import STATUS_NAMES, Clients, ClientsConfig, Cluster, Mode
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import RECOVERIES, FaultKind, Faults
+from burstenv.cluster.flow_config import AT_ONCE
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import AbortCause, Pick
@@ -124,6 +125,9 @@ class Play:
         faults: How replicas fail, start and stop.
         take_back_s: After which a request is taken back from a silent replica; 0: never.
         most_resends: How often that happens to one.
+        queue: The rule of the gateway's queue and its parameters, where there is one.
+        tenant: The number of each request's tenant.
+        best_effort: Of each class, whether its requests fill slack alone.
         settings: Of both clusters: ``tick_s``, ``batching_period_s``, ...
     """
 
@@ -143,6 +147,9 @@ class Play:
         faults: Faults | None = None,
         take_back_s: float = 0.0,
         most_resends: int = 2,
+        queue: tuple[int, Sequence[float]] = (AT_ONCE, ()),
+        tenant: np.ndarray | None = None,
+        best_effort: Sequence[bool] = (False, False),
         **settings: Any,
     ):
         self.rng, self.odds, self.faults = rng, odds, faults
@@ -155,7 +162,12 @@ class Play:
         self.cluster.see_log(relays)
         self.cluster.load(0, requests[:5], 0, config and draw_clients(config, requests[:5], 0))
         self.cluster.next_epoch(0)
-        self.cluster.load(1, requests, 7, clients, faults=faults)
+        reference = {}
+        if settings.get("flow") is not None:
+            self.cluster.flow_by(*queue)
+            self.cluster.fill_slack(best_effort)
+            reference = {"queue": queue, "tenant": tenant, "best_effort": best_effort}
+        self.cluster.load(1, requests, 7, clients, faults=faults, tenant=tenant)
         seed = int(self.environment["client_seed"]) if self.cluster.clients is not None else 0
         self.reference = self.make_reference(
             specs,
@@ -168,6 +180,7 @@ class Play:
             relays=relays,
             faults=faults,
             **settings,
+            **reference,
         )
 
         memory = self.cluster.state.memories[1]

@@ -29,15 +29,18 @@ from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
 from burstenv.cluster.events import DecisionKind, EventKind
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import Faults
+from burstenv.cluster.flow_config import AT_ONCE, FlowConfig
 from burstenv.cluster.gateway_log import GatewayLog
 from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
+from burstenv.cluster.reference.flow import Fullness, ReferenceFlow
 from burstenv.cluster.reference.hand_overs import ReferenceHandOvers
 from burstenv.cluster.reference.lifecycle import Lifecycle
 from burstenv.cluster.reference.replicas import ReferenceReplicas
 from burstenv.cluster.reference.scaling import ReferenceScaling, sent_first
 from burstenv.cluster.reference.telemetry import ReferenceTelemetry
 from burstenv.cluster.scaling.config import ScalingConfig
+from burstenv.cluster.tenants import TenantTable
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.engine.background_rule import BackgroundRule
 from burstenv.engine.enums import ABANDONED, ACTIVE, FAILED, FAULTED, NO_REQUEST, REJECTED, UNSEEN, WAITING
@@ -99,6 +102,11 @@ class ReferenceCluster:
         scaling: How their number changes by decisions; None: it does not.
         background: The fine-tuning that replicas do in the slack; None: they do none.
         background_rule: When they do it; None: on an idle replica.
+        flow: The gateway's queue; None: requests are decided about as they arrive.
+        queue: The rule that holds there, and its parameters.
+        tenants: The tenants; None: there is one.
+        tenant: Number of each request's tenant; None: all are the first one's.
+        best_effort: Of each class, whether its requests fill slack alone.
     """
 
     def __init__(
@@ -124,6 +132,11 @@ class ReferenceCluster:
         scaling: ScalingConfig | None = None,
         background: BackgroundConfig | None = None,
         background_rule: BackgroundRule | None = None,
+        flow: FlowConfig | None = None,
+        queue: tuple[int, Sequence[float]] = (AT_ONCE, ()),
+        tenants: TenantTable | None = None,
+        tenant: Sequence[int] | None = None,
+        best_effort: Sequence[bool] = (False, False),
     ):
         self.specs, self._modes = specs, modes
         self._defer_s, self._max_defers, self._tick_s = defer_s, max_defers, tick_s
@@ -165,6 +178,13 @@ class ReferenceCluster:
             self.scaling = ReferenceScaling(self, scaling, specs, seed, sent_first(clients.previous))
             self._control_period_s = scaling.control_period_s
         self._foresee_control(1)
+        self._look_s, self._look_number, self._next_look_s = 0.0 if flow is None else flow.look_s, 0, math.inf
+        self.flow: ReferenceFlow | None = None
+        if flow is not None:
+            weights = [1.0] if tenants is None else tenants.weights.tolist()
+            of = [0] * len(requests) if tenant is None else tenant
+            every = self.lifecycle.requests
+            self.flow = ReferenceFlow(queue[0], queue[1], weights, of, best_effort, every, len(specs))
         self._foresee_tick()
         for r in range(len(specs)):
             self.foresee(r)
@@ -175,6 +195,7 @@ class ReferenceCluster:
             EventKind.DEADLINE: self._deadline,
             EventKind.SILENCE: self._take_back,
             EventKind.RETURN: self._return,
+            EventKind.LOOK: self._look,
             EventKind.SEND: self._send,
             EventKind.ARRIVAL: self._send,
             EventKind.TRANSFER: lambda place: self.transfers.handle(place, self.now_s),
@@ -242,6 +263,8 @@ class ReferenceCluster:
             return self.lifecycle.requests[subject].generation
         if kind == EventKind.TRANSFER:
             return self.transfers.generations[subject]
+        if kind == EventKind.LOOK:
+            return self._look_number
         return self.decisions if kind == EventKind.TICK else 0
 
     def migrate(self, source: int, destination: int, pick: Pick) -> bool:
@@ -274,6 +297,8 @@ class ReferenceCluster:
         if request.engine.status == "rejected":  # no room for an output
             self._clients.settle(k, FAILED, self.now_s)
             return
+        if self.flow is not None:
+            self.flow.charge(k)
         self.lifecycle.accepted(k, self.now_s)
         self.telemetry.sent(r, request.engine.prompt_tokens, request.engine.known_tokens)
         self.foresee(r)
@@ -367,6 +392,8 @@ class ReferenceCluster:
             self.replicas[request.replica].withdraw(request.engine, self.now_s)
             self.foresee(request.replica)
             self.life.note_drained(request.replica)
+        elif self.flow is not None:
+            self.flow.leave(k)
         self._clients.attempt_failed(k, "abandonment", ABANDONED, self.now_s)
 
     def _watch(self, k: int) -> None:
@@ -398,8 +425,53 @@ class ReferenceCluster:
     def _send(self, k: int) -> DecisionKind | None:
         if not self._clients.send(k, self.now_s):
             return None
+        if self.flow is not None and self.flow.queues:
+            self.flow.hold(k)
+            return self._release()
         self.at_gateway = k
         return DecisionKind.ADMIT_AND_ROUTE
+
+    def _look(self, _: int) -> DecisionKind | None:
+        self._next_look_s = math.inf
+        return self._release()
+
+    def _look_at(self, time_s: float) -> None:
+        """Foresee the next look at the queue, in place of the one that was foreseen before."""
+        self._look_number += 1
+        self._next_look_s = time_s
+        self._queue.push(time_s, EventKind.LOOK)
+
+    def _release(self) -> DecisionKind | None:
+        """Decide about the next request of the queue, if one may be dispatched."""
+        assert self.flow is not None
+        if not self.flow.queue:
+            return None
+        looks = self._next_look_s < math.inf
+        k = self.flow.dispatch(self._fullness(), lambda: not looks and not self._queue.holds_any_but(_OF_TICKS))
+        if k is None:
+            if not looks:
+                self._look_at(self.now_s + self._look_s)
+            return None
+        if self.flow.queue:
+            self._look_at(self.now_s)
+        elif looks:
+            self._look_number += 1
+            self._next_look_s = math.inf
+        self.at_gateway = k
+        return DecisionKind.ADMIT_AND_ROUTE
+
+    def _fullness(self) -> list[Fullness]:
+        """Return how full the replicas that take requests are, as a decision would see it."""
+        log, seen = self.logs[0], self.telemetry.seen()
+        return [
+            Fullness(
+                log.known(r, self.now_s).in_flight,
+                log.known(r, self.now_s).unanswered,
+                (spec.num_blocks - seen[r].free_blocks) / spec.num_blocks,
+            )
+            for r, spec in enumerate(self.specs)
+            if self.life.lives[r].known == ACTIVE
+        ]
 
     def _place(self, k: int) -> DecisionKind:
         self.at_gateway, self.placing = k, True

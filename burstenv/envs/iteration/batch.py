@@ -92,6 +92,8 @@ class IterationBatch(ControlBatch):
             wrong = "it has several gateways, and the scheduler of one engine none; leave gateways out"
         elif config.acting_clients is not None:
             wrong = "its clients do more than send and wait; leave patience, retries and closed loops out"
+        elif self.cluster.queues:
+            wrong = "it has a queue at the gateway, and the scheduler of one engine is behind it; leave flow out"
         elif self.cluster.recovery is not None:
             wrong = "its replica may fail; leave faults out"
         elif self.cluster.background is not None:

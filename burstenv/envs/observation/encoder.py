@@ -38,6 +38,7 @@ from burstenv.envs.observation.features import (
     TRAINING,
     TURN,
 )
+from burstenv.envs.observation.groups import PER_GROUP, observe_groups, observe_membership
 from burstenv.envs.observation.sessions import observe_prefix, observe_turn
 from burstenv.policies.estimates import decode_iteration_s, expected_ttft_s, fits, ttft_left_s
 from burstenv.policies.known_load import by_log, by_metrics
@@ -146,6 +147,10 @@ def observe(world, exchange, elapsed_s):
     if settings.background:
         observe_job(out, at, world)
         at += JOBS
+    groups = settings.classes + settings.tenants
+    if groups > 0:
+        observe_groups(out, at, world, settings.classes, settings.tenants)
+        at += PER_GROUP * groups
 
     request_id = environment.at_gateway
     present = request_id != NO_REQUEST
@@ -167,6 +172,9 @@ def observe(world, exchange, elapsed_s):
     if settings.roles:
         out[at] = environment.placing
         at += 1
+    if groups > 0:
+        observe_membership(out, at, world, request_id, settings.classes, settings.tenants)
+        at += groups
     at_advice = at
     if settings.advised:
         at += ADVICES

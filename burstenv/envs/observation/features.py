@@ -7,6 +7,7 @@ router in front of the engines knows it. Values are divided by a scale that make
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from burstenv.config import Config
 
 LIMIT = 8.0  # features are clipped to [-LIMIT, LIMIT]
 NO_CHOICE = 4.0  # of a routing rule: so much worse than its worst choice that its logit weighs nothing
+MOST_SEEN = 16  # classes, and tenants, that are told apart
 
 # Sources of the numbers in a real deployment.
 LOG = "gateway's log"  # what it sent and relayed: never stale
@@ -40,6 +42,8 @@ class ObservationConfig(Config):
             replica.
         roles: The replicas' roles, and where the KV of a prefilled request is; always, where a cluster has roles.
         background: The fine-tuning job of the replicas; always, where a scenario has one.
+        classes: Classes that are told apart; a scenario with others than conversation and api fills them in.
+        tenants: Likewise tenants, where a scenario has no more than ``MOST_SEEN`` of them.
         log: The gateway's own log of each replica, and estimates from it: what it sent there and, since answers pass
             through it, what has come back. Always fresh. Without it decisions see the replicas' metrics alone, and
             rules that are asked to read the log are an error.
@@ -57,6 +61,8 @@ class ObservationConfig(Config):
     sessions: bool = False
     roles: bool = False
     background: bool = False
+    classes: Annotated[list[str], Field(max_length=MOST_SEEN)] = []
+    tenants: Annotated[list[str], Field(max_length=MOST_SEEN)] = []
     log: bool = False
     relays: bool = True
     delay_s: Annotated[float, Field(ge=0.0, le=1e6)] = 0.0
@@ -255,6 +261,27 @@ CLUSTER, FORECAST, REQUEST, TURN, REPLICA, LOGGED, PREFIX, ROLE, ADVICE, ADVISED
 )  # fmt: skip
 
 
+def _group_features(kind: str, names: Sequence[str]) -> tuple[Feature, ...]:
+    """Return the features of each class or tenant, in the order of ``observation/groups.py``."""
+    found = []
+    for name in names:
+        of = f"{kind} {name}"
+        found += [
+            Feature(f"backlog:{kind}={name}", "requests", "16", LIMIT, LOG, f"requests of {of} without a first token"),
+            Feature(
+                f"served:{kind}={name}", "1", "1", 1.0, LOG, f"share of {of} in prompt + 2 x output tokens answered"
+            ),
+            Feature(
+                f"in_time:{kind}={name}", "1", "1", 1.0, LOG, f"share of the requests of {of} so far with TTFT in time"
+            ),
+        ]
+    return tuple(found)
+
+
+def _member_features(kind: str, names: Sequence[str]) -> tuple[Feature, ...]:
+    return tuple(Feature(f"{kind}={name}", "1", "1", 1.0, TRACE, f"1 if it is of {kind} {name}") for name in names)
+
+
 def _mode_feature(mode: str) -> Feature:
     return Feature(f"mode={mode}", "1", "1", 1.0, KNOWN, f"1 if batching mode {mode} is in force")
 
@@ -280,14 +307,17 @@ class ObservationLayout:
         """Features of the cluster, in order."""
         stale = STALE_FEATURES if self.config.period_s > 0.0 else ()
         forecast = FORECAST_FEATURES if self.config.forecast else ()
-        return CLUSTER_FEATURES + stale + forecast + (JOB_FEATURES if self.config.background else ())
+        job = JOB_FEATURES if self.config.background else ()
+        groups = _group_features("class", self.config.classes) + _group_features("tenant", self.config.tenants)
+        return CLUSTER_FEATURES + stale + forecast + job + groups
 
     @property
     def request_features(self) -> tuple[Feature, ...]:
         """Features of the request at the gateway, in order."""
         turns = SESSION_REQUEST_FEATURES if self.config.sessions else ()
         roles = ROLE_REQUEST_FEATURES if self.config.roles else ()
-        return REQUEST_FEATURES + turns + roles + (ADVICE_REQUEST_FEATURES if self.advised else ())
+        groups = _member_features("class", self.config.classes) + _member_features("tenant", self.config.tenants)
+        return REQUEST_FEATURES + turns + roles + groups + (ADVICE_REQUEST_FEATURES if self.advised else ())
 
     @property
     def replica_features(self) -> tuple[Feature, ...]:
@@ -325,7 +355,8 @@ class ObservationLayout:
         config = self.config
         names = ("forecast", "sessions", "roles", "log", "background")
         flags = {name: getattr(config, name) for name in names}
-        return {"stale": config.period_s > 0.0, "advised": self.advised, **flags}
+        counts = {"classes": len(config.classes), "tenants": len(config.tenants)}
+        return {"stale": config.period_s > 0.0, "advised": self.advised, **flags, **counts}
 
     def features(self) -> dict[str, list[str]]:
         """Return the names of the features by group: ``cluster``, ``request`` and ``replica``."""

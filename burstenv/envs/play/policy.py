@@ -69,6 +69,11 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
     if cluster.background is not None and cluster.state.environments["decisions"][i] == 0:
         own = None if tuner is None else background_rule(tuner.rule.code, tuner.named)
         cluster.background_by(own or cluster.background_rule, i)
+    flow = policy.flow if isinstance(policy, Composite) else None
+    if flow is not None and not cluster.queues:
+        raise BurstenvError(f"policy {policy.name}: this scenario has no queue at the gateway; leave out {flow}")
+    if cluster.queues:
+        cluster.flow_by(*(cluster.flow_rule if flow is None else (flow.rule.code, flow.parameters)), i=i)
     if isinstance(policy, NetworkPolicy):
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
         from burstenv.envs.play.other_network import OtherNetworkPlayer

@@ -157,6 +157,7 @@ def run_grid(
     policies = SearchSpace.of(
         template, scenario.mode_names, log, "", scenario.scaling, faults, scenario.migration is not None,
         scenario.hands_over, scenario.background is not None,
+        scenario.config.flow is not None,
     ).grid(settings)  # fmt: skip
     levels = list(dict.fromkeys(float(load) for load in loads)) or [scenario.config.load]
     rows: list[Row] = []

@@ -123,6 +123,7 @@ def tune(
     space = SearchSpace.of(
         plan.template, scenario.mode_names, log, plan.without, scenario.scaling, scenario.faults is not None,
         scenario.migration is not None, scenario.hands_over, scenario.background is not None,
+        scenario.config.flow is not None,
     )  # fmt: skip
     if not space.has_choice:
         raise BurstenvError(f"policy {plan.template} has no parameter to tune; try {plan.template.split('/')[0]}/*/*")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.cluster.flow_config import AT_ONCE
 from burstenv.cluster.migration import NO_MIGRATION
 from burstenv.cluster.placement import FEWEST_REQUESTS
 from burstenv.cluster.scaling.codes import NEED_RATE
@@ -29,6 +30,7 @@ from burstenv.policies import (
 )
 from burstenv.policies.background import BACKGROUND_RULES, IDLE_ONLY
 from burstenv.policies.composite import FURTHER_PARTS, parts_of_routing
+from burstenv.policies.flow import FLOW_RULES
 from burstenv.policies.health_rules import ANY, HEALTH_RULES
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
@@ -42,6 +44,7 @@ _UNNAMED = {
     "migration": MIGRATION_RULES[NO_MIGRATION],
     "placement": PLACEMENT_RULES[FEWEST_REQUESTS],
     "background": BACKGROUND_RULES[IDLE_ONLY],
+    "flow": FLOW_RULES[AT_ONCE],
 }
 
 
@@ -51,8 +54,8 @@ class SearchSpace:
 
     Attributes:
         template: The user's text: ``admission/routing/batching``, ``*`` for any, with ``/migration``, ``/scaling``,
-            ``/placement`` and ``/background``, in this order, where the scenario has them; ``all`` is ``*`` everywhere.
-            A health rule may stand beside the routing rule: ``always/*+*/vllm``.
+            ``/placement``, ``/background`` and ``/flow``, in this order, where the scenario has them; ``all`` is ``*``
+            everywhere. A health rule may stand beside the routing rule: ``always/*+*/vllm``.
         admission: Rules to choose from, each with its parameters in the template.
         routing: The same for routing.
         batching: Batching modes to choose from.
@@ -60,6 +63,7 @@ class SearchSpace:
         scaling: Likewise for the number of replicas.
         placement: Likewise for where prefilled requests decode.
         background: Likewise for when replicas fine-tune.
+        flow: Likewise for the gateway's queue.
         health: Rules beside the routing rule; none: every replica is a choice.
         log: Whether the scenario's gateway has its own log, which rules may then be tuned to read.
         fixed: Components whose parameters stay as the template says.
@@ -73,6 +77,7 @@ class SearchSpace:
     scaling: tuple[RuleChoice, ...] = ()
     placement: tuple[RuleChoice, ...] = ()
     background: tuple[RuleChoice, ...] = ()
+    flow: tuple[RuleChoice, ...] = ()
     health: tuple[RuleChoice, ...] = ()
     log: bool = False
     fixed: tuple[str, ...] = ()
@@ -89,6 +94,7 @@ class SearchSpace:
         migrates: bool = False,
         hands_over: bool = False,
         background: bool = False,
+        queues: bool = False,
     ) -> SearchSpace:
         """Read a template.
 
@@ -104,12 +110,14 @@ class SearchSpace:
             migrates: Whether its requests migrate.
             hands_over: Whether its replicas have roles.
             background: Whether they have a fine-tuning job.
+            queues: Whether requests may wait at its gateway.
 
         Raises:
             BurstenvError: If it has neither three parts nor all that the scenario has, or one of them is unknown.
         """
         there = {"migration": migrates, "scaling": scaling is not None, "placement": hands_over}
         there["background"] = background
+        there["flow"] = queues
         further = [kind for kind, is_there in there.items() if is_there]
         count = 3 + len(further)
         parts = [ANYTHING] * count if template == "all" else [part.strip() for part in template.split("/")]
