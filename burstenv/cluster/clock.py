@@ -36,7 +36,7 @@ from burstenv.cluster.events import (
 from burstenv.cluster.faults.draining import note_drained
 from burstenv.cluster.faults.handlers import change
 from burstenv.cluster.faults.silence import take_back
-from burstenv.cluster.flow import enter_queue, look
+from burstenv.cluster.flow import counts_outputs, enter_queue, look
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
 from burstenv.cluster.placement import look_again, place_by_rule
 from burstenv.cluster.scaling.control import control
@@ -95,7 +95,7 @@ def _next_epoch(world, lazily):
                 continue
         if gateway.scrape_period_s > 0.0:
             scrape_until(world, until_s)
-        advance_cluster(world, until_s, (lazily and not gateway.queues) or _is_deadline(world, until_s))
+        advance_cluster(world, until_s, (lazily and not counts_outputs(world)) or _is_deadline(world, until_s))
         if environment.ended > 0:
             continue  # a next turn may be sent at this very instant
         if gateway.changes:

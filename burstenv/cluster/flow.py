@@ -96,6 +96,12 @@ def count_outputs(world):
             environment.oldest = k + 1
 
 
+@kernel
+def counts_outputs(world):
+    """Return whether a rule looks at what the replicas have brought, so that none may be left behind."""
+    return world.gateway.queues and world.memory.flow != AT_ONCE
+
+
 @detached(lambda state: state.gateway["queues"].any(), lambda state: (world_type(state), types.int64))
 def charge(world, request_id):
     """Charge a request's prompt to its tenant, as it is admitted."""

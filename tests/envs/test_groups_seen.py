@@ -46,6 +46,7 @@ def expected(env: Any, now_s: float) -> dict[str, float]:
             found[f"cluster.backlog:{kind}={name}"] = min(8.0, np.count_nonzero(waits & own) / 16.0)
             found[f"cluster.served:{kind}={name}"] = tokens[own].sum() / max(1.0, tokens.sum())
             found[f"cluster.in_time:{kind}={name}"] = np.count_nonzero(in_time & own) / max(1, (began & own).sum())
+            found[f"cluster.share:{kind}={name}"] = (began & own).sum() / max(1, began.sum())
             found[f"request.{kind}={name}"] = float(door >= 0 and code[door] == k)
     return found
 

@@ -274,6 +274,7 @@ def _group_features(kind: str, names: Sequence[str]) -> tuple[Feature, ...]:
             Feature(
                 f"in_time:{kind}={name}", "1", "1", 1.0, LOG, f"share of the requests of {of} so far with TTFT in time"
             ),
+            Feature(f"share:{kind}={name}", "1", "1", 1.0, LOG, f"share of {of} in the requests so far"),
         ]
     return tuple(found)
 

@@ -15,8 +15,8 @@ from burstenv.engine.enums import AT_GATEWAY, ATTAINED, AWAY, LATE, LENGTH_CAPPE
 from burstenv.envs.observation.features import LIMIT
 
 OUTPUT_PRICE = 2.0  # of an output token beside a prompt token, as VTC has it
-PER_GROUP = 3  # numbers of each class and tenant: BACKLOG, SERVED, IN_TIME
-BACKLOG, SERVED, IN_TIME = range(PER_GROUP)
+PER_GROUP = 4  # numbers of each class and tenant
+BACKLOG, SERVED, IN_TIME, SHARE = range(PER_GROUP)
 
 
 @outlined
@@ -24,12 +24,12 @@ def observe_groups(out, at, world, classes, tenants):
     """Write the features of ``classes`` classes and then of ``tenants`` tenants, from place ``at`` on.
 
     For each: requests without a first token / 16; its share of the service of all answers, a prompt token counting 1
-    and an output token 2; the share of its requests with a first token, or ended without one, that had it in time.
+    and an output token 2; the share of its requests with a first token, or ended without one, that had it in time; its
+    share of all such requests.
     """
     environment, requests = world.environment, world.requests
     groups = classes + tenants
-    total = 0.0
-    ended = np.zeros(groups)
+    total, began = 0.0, 0
     for k in range(PER_GROUP * groups):
         out[at + k] = 0.0
     for k in range(environment.num_requests):
@@ -42,6 +42,7 @@ def observe_groups(out, at, world, classes, tenants):
         answered = request.status in (ATTAINED, LATE, LENGTH_CAPPED) and not math.isnan(request.first_token_s)
         tokens = request.prompt_tokens + OUTPUT_PRICE * request.produced_tokens if answered else 0.0
         total += tokens
+        began += not waits
         for part in range(2):
             group = np.int64(request.class_code)
             if part == 1:
@@ -54,7 +55,7 @@ def observe_groups(out, at, world, classes, tenants):
             if waits:
                 out[place + BACKLOG] += 1.0 / 16.0
                 continue
-            ended[group] += 1.0
+            out[place + SHARE] += 1.0
             if request.first_token_s - request.arrival_s <= request.ttft_slo_s:
                 out[place + IN_TIME] += 1.0
             out[place + SERVED] += tokens
@@ -62,7 +63,8 @@ def observe_groups(out, at, world, classes, tenants):
         place = at + PER_GROUP * number
         out[place + BACKLOG] = min(LIMIT, out[place + BACKLOG])
         out[place + SERVED] /= max(1.0, total)
-        out[place + IN_TIME] /= max(1.0, ended[number])
+        out[place + IN_TIME] /= max(1.0, out[place + SHARE])
+        out[place + SHARE] /= max(1, began)
 
 
 @outlined
