@@ -34,13 +34,15 @@ class Judgement:
         """Return whether a policy without it may use a rule or mode.
 
         Args:
-            component: ``admission``, ``routing`` or ``batching``.
+            component: ``admission``, ``routing``, ``batching`` or ``flow``.
             name: Of the rule or mode.
         """
         if self.name == "locality":
             return component != "routing" or name not in _BY_LOCALITY
         if self.name == "balance":
             return component != "routing" or name in _BLIND_TO_LOAD
+        if component == "flow":
+            return name == "at-once"  # the others may put the more urgent first
         if component == "batching":
             mode = named_mode(name)
             by_class = mode.order == "fair" and mode.fair_by == "class"
