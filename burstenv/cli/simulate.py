@@ -385,7 +385,7 @@ def _conditions(result: Simulation) -> list[str]:
             "output, before any scaling; --oversize reject plays them",
         )
     mix = config.episode.mix
-    if mix is not None:
+    if mix is not None and config.classes.by == "log-type":
         shares = {name: m[f"{name}_offered"] / max(1, m["offered"]) for name in mix}
         if any(abs(shares[name] - mix[name]) > 0.01 for name in mix):
             theirs = ", ".join(f"{name} {percent(share)}" for name, share in mix.items())

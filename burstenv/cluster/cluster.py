@@ -175,7 +175,7 @@ class Cluster(DirectReplicas):
         check_drain(recovery, transfers is not None)
         check_background_alone(
             background is not None, scaling=scaling is not None, faults=recovery is not None,
-            transfers=transfers is not None,
+            transfers=transfers is not None, flow=flow is not None,
         )  # fmt: skip
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said

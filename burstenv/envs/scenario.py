@@ -144,8 +144,9 @@ class Scenario:
             seen = config.observation.model_copy(update={"background": True})
             config = config.model_copy(update={"observation": seen})
             check_background_alone(
-                True, scaling=self.scaling is not None, faults=self.faults is not None, transfers=self.moves
-            )
+                True, scaling=self.scaling is not None, faults=self.faults is not None, transfers=self.moves,
+                flow=config.flow is not None,
+            )  # fmt: skip
             self.specs = without_memory(self.background, self.specs)
             tuner = parse_rule(self.background.rule, "background rule", BACKGROUND_RULES)
             self.background_rule = background_rule(tuner.rule.code, tuner.named)

@@ -161,6 +161,13 @@ def _facts(config: ScenarioConfig) -> str:
                 f"- {name}: TTFT {slo.ttft_base_s:g} s + {1000 * slo.ttft_per_token_s:g} ms per prompt token, TPOT "
                 f"{1000 * slo.tpot_s:g} ms{worth}"
             )
+    if config.tenants is not None:
+        of = ", ".join(
+            f"{name} {100 * tenant.share:g} %" if tenant.share else name for name, tenant in config.tenants.of.items()
+        )
+        lines.append(f"- tenants by {config.tenants.by}: {of or 'as they come'}")
+    if config.flow is not None:
+        lines.append(f"- a queue at the gateway; its rule where a policy names none: `{config.flow.rule}`")
     if seen.period_s > 0.0:
         sent = "adds the requests sent since" if seen.count_sent else "does not count the requests sent since"
         lines.append(f"- the router reads metrics every {seen.period_s:g} s, {seen.delay_s:g} s late, and {sent}")
