@@ -11,24 +11,20 @@ import argparse
 
 import numpy as np
 
-from burstenv.cluster import ClusterConfig
-from burstenv.config import load, parse
-from burstenv.envs.scenario_config import ScenarioConfig
-from burstenv.evaluation.simulate import simulate
-from burstenv.workload import Trace
+import burstenv
 
 OBJECTIVES = {"ttft_base_s": 60.0, "tpot_s": 1.0}
 POLICIES = {"each replica": "always/jsq/vtc(seqs=8)", "the gateway": "always/jsq/vllm(seqs=8)/vtc-queue(in_flight=8)"}
 
 
-def traffic(replicas: int, seed: int) -> Trace:
+def traffic(replicas: int, seed: int) -> burstenv.Trace:
     """Return the requests of both tenants: 110 and 10 for each replica."""
     rng = np.random.default_rng(seed)
     many, few = rng.uniform(0.0, 1.0, 110 * replicas), rng.uniform(0.0, 30.0, 10 * replicas)
     arrival_s, tenant = np.concatenate([many, few]), np.repeat([0, 1], [len(many), len(few)])
     order = np.argsort(arrival_s)
     names = {"tenants": ["many", "few"], "classes": ["many", "few"]}
-    return Trace.from_columns(
+    return burstenv.Trace.from_columns(
         arrival_s[order], np.full(len(order), 400), rng.integers(100, 300, len(order)), tenant=tenant[order],
         own_class=tenant[order], metadata=names,
     )  # fmt: skip
@@ -36,15 +32,21 @@ def traffic(replicas: int, seed: int) -> Trace:
 
 def gap(replicas: int, policy: str, seed: int) -> float:
     """Return the greatest service gap [tokens of service]."""
-    base = load(ScenarioConfig, "scenarios", "default").model_dump()
-    changes = {
-        "slo": {"many": OBJECTIVES, "few": OBJECTIVES}, "classes": {"by": "trace"}, "tenants": {"by": "trace"},
-        "flow": {"rule": "at-once"}, "capacity_per_s": None,
-    }  # fmt: skip
-    scenario = parse(ScenarioConfig, {**base, **changes}, "example")
-    one = {"model": "llama-2-13b", "hardware": "a100-80g", "count": replicas}
-    cluster = parse(ClusterConfig, {"name": f"{replicas}", "replicas": [one]}, "example")
-    return float(simulate(traffic(replicas, seed), cluster, policy, scenario).metrics["service_gap"])
+    scenario = {
+        "name": "service-gap",
+        "cluster": {
+            "name": f"{replicas}",
+            "replicas": [{"model": "llama-2-13b", "hardware": "a100-80g", "count": replicas}],
+        },
+        "workload": "burstgpt-default",
+        "slo": {"many": OBJECTIVES, "few": OBJECTIVES},
+        "classes": {"by": "trace"},
+        "tenants": {"by": "trace"},
+        "flow": {"rule": "at-once"},
+        "observation": {"log": True, "scrape_period_s": 0.1, "delay_s": 0.05},
+    }
+    played = burstenv.ScenarioConfig.model_validate(scenario)
+    return float(burstenv.simulate(traffic(replicas, seed), None, policy, played).metrics["service_gap"])
 
 
 def main() -> None:
