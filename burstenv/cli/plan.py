@@ -124,7 +124,8 @@ def _roles(arguments: argparse.Namespace, scenario: Scenario, policy: str, rate_
 def _named(split: RoleSplit) -> str:
     if split.prefill == 0:
         return f"{split.fleet.replicas} mixed"
-    return f"{split.prefill} prefill, {split.decode} decode"
+    flexible = f", {split.flexible} flexible" if split.flexible else ""
+    return f"{split.prefill} prefill, {split.decode} decode{flexible}"
 
 
 def _scalers(arguments: argparse.Namespace) -> int:

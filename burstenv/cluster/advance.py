@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from burstenv._jit.decorators import detached, merged, outlined
+from burstenv._jit.decorators import detached, kernel, merged, outlined
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.iterations import runs_beyond
 from burstenv.engine.replica import advance_replica
+from burstenv.engine.transfer_ends import hands_out
 
 
 @merged
@@ -31,12 +32,27 @@ def catch_up(engine, until_s):
 
 
 @merged
+def bring_up(engine, until_s):
+    """Bring a replica up to ``until_s`` that was left behind, whatever has happened on it since."""
+    replica = engine.replica
+    if replica.wake_s <= until_s or (replica.run_steps > 0 and not runs_beyond(engine, until_s)):
+        advance_replica(engine, until_s, False)
+
+
+@merged
 def catch_up_all(world):
     """Bring every replica that was left alone up to the present."""
     unveil(world)
     for r in range(len(world.replicas)):
         catch_up(engine_of(world, r), world.environment.now_s)
     veil(world)
+
+
+@kernel
+def _makes_ends(world, r):
+    """Return whether anything may happen at once when a request ends on a replica, or a prompt."""
+    gateway = world.gateway
+    return gateway.closed_loop or gateway.switches_roles or hands_out(world.replicas[r])
 
 
 @outlined
@@ -47,11 +63,11 @@ def _advance_together(world, now_s):
     """
     replicas = world.replicas
     for r in range(len(replicas)):
-        if replicas[r].wake_s <= now_s:
+        if replicas[r].wake_s <= now_s and _makes_ends(world, r):
             advance_replica(engine_of(world, r), now_s, True)
     after_s = np.nextafter(now_s, np.inf)
     for r in range(len(replicas)):
-        if world.environment.ended == 0 and replicas[r].wake_s <= now_s:
+        if world.environment.ended == 0 and replicas[r].wake_s <= now_s and _makes_ends(world, r):
             advance_replica(engine_of(world, r), after_s, True)
 
 
@@ -60,7 +76,8 @@ def advance_to_ends(world, until_s):
     """Run the replicas up to the first end of a turn that has a next one, or of a prompt, if before ``until_s``.
 
     The next turn may be sent, and the prefilled request placed, before anything else happens, so no replica may be
-    moved past that instant. Replicas do not affect each other before. So the one with the earliest ``wake_s``, before
+    moved past that instant. Replicas do not affect each other before, and without a closed loop those that compute no
+    prompts for others affect none at all: they are left alone here. So the one with the earliest ``wake_s``, before
     which nothing ends on it, is moved alone: up to the ``wake_s`` of the one that follows, or to such an end.
     """
     environment, gateway, replicas = world.environment, world.gateway, world.replicas
@@ -68,10 +85,11 @@ def advance_to_ends(world, until_s):
         first, first_s, second_s = 0, np.inf, until_s
         for r in range(len(replicas)):
             wake_s = replicas[r].wake_s
-            if wake_s < first_s:
-                first, first_s, second_s = r, wake_s, min(first_s, second_s)
-            else:
-                second_s = min(wake_s, second_s)
+            if wake_s < second_s and _makes_ends(world, r):
+                if wake_s < first_s:
+                    first, first_s, second_s = r, wake_s, min(first_s, second_s)
+                else:
+                    second_s = wake_s
         if first_s >= until_s:
             break
         if gateway.scrape_period_s > 0.0:

@@ -95,7 +95,12 @@ def _next_epoch(world, lazily):
                 continue
         if gateway.scrape_period_s > 0.0:
             scrape_until(world, until_s)
-        advance_cluster(world, until_s, (lazily and not counts_outputs(world)) or _is_deadline(world, until_s))
+        is_step = gateway.transfers and environment.transfer_s == until_s
+        if is_step and not gateway.changes and arrival_s < np.inf:  # the episode goes on, and no replica is turned off
+            environment.now_s = until_s
+            take_step(world)  # it brings both ends up to now, and looks at no other replica
+            continue
+        advance_cluster(world, until_s, (lazily and not counts_outputs(world)) or _is_no_decision(world, until_s))
         if environment.ended > 0:
             continue  # a next turn may be sent at this very instant
         if gateway.changes:
@@ -124,13 +129,13 @@ def _next_epoch(world, lazily):
                 return
             continue
         environment.now_s = until_s
-        decay_rates(world, until_s)
         if kind == TRANSFER:
             take_step(world)
             continue
         if kind == HAND_OVER:
             look_again(world)
             continue
+        decay_rates(world, until_s)
         if kind == LOOK:
             look(world)
             if environment.at_gateway != NO_REQUEST:
@@ -184,10 +189,19 @@ def _next_arrival_s(world):
 
 
 @kernel
-def _is_deadline(world, now_s):
-    """Return whether the first event of an instant is a deadline: decisions, which look at replicas, come later."""
+def _is_no_decision(world, now_s):
+    """Return whether the first event of an instant looks at no replica but those that it catches up with.
+
+    Decisions, which do, come later. A rule that says where a request decodes catches up with those that it looks at.
+    """
+    environment, arena = world.environment, world.arena
+    if world.gateway.transfers and environment.transfer_s == now_s:
+        return True
     at = entry_at(world, 0)
-    return world.environment.events > 0 and world.arena[at + KIND] == DEADLINE and real_at(world.arena, at) == now_s
+    if environment.events == 0 or real_at(arena, at) != now_s:
+        return False
+    kind = arena[at + KIND]
+    return kind in (DEADLINE, HAND_OVER) or (kind == PLACE and not world.memory.placed_by_caller)
 
 
 @kernel

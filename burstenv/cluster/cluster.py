@@ -31,7 +31,7 @@ from burstenv.cluster.checks import (
     whole,
 )
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
-from burstenv.cluster.cluster_config import ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
+from burstenv.cluster.cluster_config import HAND_OUT, ROLES, ClusterConfig, ModeConfig, ReplicaSpec, resolve_cluster
 from burstenv.cluster.cold_start import cold_start_s
 from burstenv.cluster.constants import layout_of, write_constants, write_works
 from burstenv.cluster.constants import needs_general_engine as needs_general_engine
@@ -43,6 +43,7 @@ from burstenv.cluster.entries import (
     next_epoch_at,
     reset_at,
     scale_at,
+    set_role_at,
 )
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_drain
 from burstenv.cluster.faults.rows import MOST_FAULTS, Faults, check_faults
@@ -118,6 +119,7 @@ class Cluster(DirectReplicas):
         background: The fine-tuning that replicas do in the slack of inference; None: they do none. The KV blocks that
             it takes are left out of the specs already, see ``without_memory``.
         flow: The gateway's queue; None: requests are decided about as they arrive.
+        switches_roles: Whether roles change, by :meth:`set_role`.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Cluster(DirectReplicas):
         tenants: TenantTable | None = None,
         background: BackgroundConfig | None = None,
         flow: FlowConfig | None = None,
+        switches_roles: bool = False,
     ):
         check_settings(specs, modes, num_envs, num_requests, defer_s, max_defers, tick_s, batching_period_s)
         check_parts(
@@ -162,7 +165,7 @@ class Cluster(DirectReplicas):
             raise BurstenvError(f"all replicas of a cluster need one block_size, got {sorted(block_sizes)}")
         if scaling is not None and recovery is None:
             recovery = scaling.recovery
-        self.hands_over = any(spec.role == "prefill" for spec in specs)
+        self.hands_over = switches_roles or any(spec.role in HAND_OUT for spec in specs)
         self._draws_clients = clients is None and (recovery is not None or self.hands_over or flow is not None)
         self.clients = ClientsConfig() if self._draws_clients else clients  # requests that come back are counted there
         self.lengths: Callable[[], LengthModel] | None = None  # what look-ahead may believe about output lengths
@@ -170,7 +173,7 @@ class Cluster(DirectReplicas):
         whole(gateways, "gateways", 1, MOST_GATEWAYS)
         if split not in SPLIT_NAMES:
             raise unknown_name("split of requests among gateways", str(split), SPLIT_NAMES)
-        if transfers is None and any(spec.role != "mixed" for spec in self.specs):
+        if transfers is None and (switches_roles or any(spec.role != "mixed" for spec in self.specs)):
             transfers = TransfersConfig()
         check_drain(recovery, transfers is not None)
         check_background_alone(
@@ -179,7 +182,7 @@ class Cluster(DirectReplicas):
         )  # fmt: skip
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
-        self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf)
+        self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf, 1.0)
         self.recovery = recovery
         whole(fault_room, "fault_room", 0, MOST_FAULTS)
         layout = layout_of(
@@ -195,6 +198,7 @@ class Cluster(DirectReplicas):
             num_classes=num_classes,
             background=background is not None,
             tenants=table_size(tenants, flow is not None),
+            hands_over=self.hands_over,
         )
         self.state = ClusterState.allocate(num_envs, num_requests, len(modes), layout)
         write_constants(self.state, self.specs, modes)
@@ -211,6 +215,7 @@ class Cluster(DirectReplicas):
             write_transfers(gateway, transfers)
             if self.hands_over:
                 gateway["hands_over"] = gateway["stops_at_ends"] = 1
+                gateway["switches_roles"] = switches_roles
         if migrate_period_s is not None:
             if transfers is None:
                 raise BurstenvError("migrate_period_s needs transfers: what it takes to move KV blocks")
@@ -532,6 +537,19 @@ class Cluster(DirectReplicas):
         begun = int(self.state.environments["migrations_begun"][i])
         migrate_at(*self.state.arrays(), i, source, destination, int(place(pick, len(Pick), "pick")))
         return int(self.state.environments["migrations_begun"][i]) > begun
+
+    def set_role(self, i: int, replica: int, role: str) -> None:
+        """Let a replica of cluster ``i`` have another role, one of ROLES, from its next iteration on.
+
+        Requests that it decodes stay. Prompts that it has are computed there; where they decode is decided if it hands
+        requests out when the last part of them is scheduled. Each episode begins with the roles of the specifications.
+        """
+        i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
+        if role not in ROLES:
+            raise unknown_name("role", str(role), ROLES)
+        if not self.state.gateway["switches_roles"][0]:
+            raise BurstenvError("this cluster was made with fixed roles: make it with switches_roles=True")
+        set_role_at(*self.state.arrays(), i, replica, ROLES.index(role))
 
     def scale(self, i: int, replicas: int | Sequence[bool]) -> None:
         """Ask for a number of replicas of cluster ``i``, or say of each, R of them, whether it is to serve.

@@ -35,7 +35,8 @@ MAX_TENSOR_PARALLEL = 128  # more GPUs than any replica has
 MAX_TIME_S = 1e6  # eleven days, far beyond an episode
 
 
-Role = Literal["mixed", "prefill", "decode"]
+Role = Literal["mixed", "prefill", "decode", "flexible"]
+HAND_OUT: tuple[Role, ...] = ("prefill", "flexible")  # the gateway decides where requests decode that these prefill
 ROLES = get_args(Role)
 
 
@@ -49,7 +50,7 @@ class ReplicaConfig(EngineSettings):
     hardware: str
     tensor_parallel: Annotated[int, Field(ge=1, le=MAX_TENSOR_PARALLEL)] = 1
     count: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
-    role: Role = "mixed"  # prefill: requests decode elsewhere; decode: they come prefilled
+    role: Role = "mixed"  # prefill: requests decode elsewhere; decode: they come prefilled; flexible: both
     link: str | None = None  # between the GPUs, a name in configs/links or a YAML file; None: the hardware's
     weights: Literal["fp8"] | None = None  # None: as the model is
     kv_cache: Literal["fp8"] | None = None

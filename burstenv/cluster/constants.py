@@ -85,20 +85,21 @@ def write_works(state: ClusterState, works: Sequence[BackgroundWork | None]) -> 
 def layout_of(
     specs: Sequence[ReplicaSpec], modes: Sequence[ModeConfig], max_request_tokens: int | None, clients: bool,
     gateways: int, transfers: int = 0, changes: bool = False, fault_room: int = 0,
-    samples: int = 0, num_classes: int = 2, tenants: int = 0, background: bool = False,
+    samples: int = 0, num_classes: int = 2, tenants: int = 0, background: bool = False, hands_over: bool = False,
 ) -> ArenaLayout:  # fmt: skip
     """Return how an environment's integers are divided.
 
     ``clients`` do more than send and wait; a replica takes part in ``transfers`` transfers of KV blocks at most;
     ``changes``: replicas fail, start or stop, by ``fault_room`` rows at most. ``samples`` of the load are kept.
+    ``hands_over``: requests may decode elsewhere than they were prefilled.
     Requests are of ``num_classes`` classes and ``tenants`` tenants.
     ``background``: a replica works on a fine-tuning job.
     """
     max_num_seqs = max(spec.resolve(mode)["max_num_seqs"] for spec in specs for mode in modes)
     count, block_size = len(specs), specs[0].block_size
-    # Each transfer has two ends. A replica that only prefills holds as many requests as it runs before it admits no
-    # more, and those then leave too, see engine/reference/transfer_ends.py.
-    set_aside = transfers + (2 * max_num_seqs if transfers and any(spec.role == "prefill" for spec in specs) else 0)
+    # Each transfer has two ends. A replica that hands requests out holds as many as it runs before it admits no more,
+    # and those then leave too, see engine/reference/transfer_ends.py.
+    set_aside = transfers + (2 * max_num_seqs if hands_over else 0)
     caching = [spec for spec in specs if spec.prefix_caching]
     if not caching:
         general = any(needs_general_engine(spec, modes, transfers > 0) for spec in specs)

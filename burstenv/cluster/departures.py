@@ -9,7 +9,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real
-from burstenv.cluster.advance import catch_up
+from burstenv.cluster.advance import bring_up
 from burstenv.cluster.transfer_config import Pick
 from burstenv.cluster.transfer_stages import (
     DUE_S,
@@ -82,8 +82,8 @@ def begin_migration(world, source, destination, pick):
     if still or not is_way(world, source, destination):
         return False
     here, there = engine_of(world, source), engine_of(world, destination)
-    catch_up(here, now_s)
-    catch_up(there, now_s)
+    bring_up(here, now_s)
+    bring_up(there, now_s)
     request_id = chosen(world, source, pick)
     if request_id == NO_REQUEST:
         return False
@@ -126,9 +126,9 @@ def _emptiest(world, source):
     """Return the replica with the most free blocks of those that requests may move to; ``source`` for none."""
     best, most = np.int64(source), np.int64(-1)
     for r in range(len(world.replicas)):
-        if world.specs[r].role != PREFILL and is_way(world, source, r):
+        if world.replicas[r].role != PREFILL and is_way(world, source, r):
             engine = engine_of(world, r)
-            catch_up(engine, world.environment.now_s)
+            bring_up(engine, world.environment.now_s)
             interrupt_run(engine)
             if engine.replica.free_blocks > most:
                 best, most = np.int64(r), np.int64(engine.replica.free_blocks)

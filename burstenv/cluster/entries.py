@@ -12,6 +12,7 @@ from burstenv.cluster.advance import catch_up
 from burstenv.cluster.background import background_worth
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision, reset_cluster
+from burstenv.cluster.roles import set_role
 from burstenv.cluster.scaling.resize import want_replicas
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.cluster.transfers import migrate
@@ -70,6 +71,15 @@ def scale_at(
     want_replicas(world, number, wanted)
     if veiled:
         veil(world)
+
+
+@entry
+def set_role_at(
+    environments, memories, replicas, arenas, requests, gateway, specs, modes, i, r, role
+):  # fmt: skip
+    """Let a replica of cluster ``i`` have another role."""
+    world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
+    set_role(world, r, role)
 
 
 @entry

@@ -10,7 +10,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
-from burstenv.cluster.advance import catch_up
+from burstenv.cluster.advance import bring_up
 from burstenv.cluster.clients import FAILOVERS, client_of
 from burstenv.cluster.transfer_stages import (
     DUE_S,
@@ -84,6 +84,7 @@ def _begin(world, request_id, blocks, hit_tokens, place):
     source, destination = np.int64(request.replica), np.int64(request.previous)
     tokens = np.int64(tokens_to_compute(request) - 1)
     spec = world.specs[source]
+    bring_up(engine_of(world, source), now_s)
     at = begin_transfer(world, request_id, source, destination)
     arena[at + HAND_OVER] = 1
     arena[at + LAST] = 1
@@ -106,12 +107,10 @@ def _begin(world, request_id, blocks, hit_tokens, place):
 
 @outlined
 def begin_waiting(world):
-    """Begin to move the requests that can."""
+    """Begin to move the requests that can; there must be some that wait."""
     environment, gateway, requests = world.environment, world.gateway, world.requests
     now_s = environment.now_s
     before, request_id = np.int64(NO_REQUEST), np.int64(environment.placed_first)
-    if environment.placed == 0:
-        return
     for r in range(len(world.replicas)):
         world.replicas[r].full = 0
     while request_id != NO_REQUEST:
@@ -123,10 +122,9 @@ def begin_waiting(world):
         waits = world.replicas[destination].full > 0 or busy or still
         blocks, hit_tokens, place = np.int64(0), np.int64(0), np.int64(NO_PLACE)
         if not waits:
-            catch_up(engine_of(world, source), now_s)
+            there = engine_of(world, destination)
+            bring_up(there, now_s)
             if destination != source:
-                there = engine_of(world, destination)
-                catch_up(there, now_s)
                 tokens, spare_tokens = tokens_to_compute(request) - 1, gateway.hand_over_spare_tokens
                 blocks, hit_tokens, place = reserve(there, request, tokens, 0, spare_tokens, now_s)
                 if blocks < 0 and gateway.hand_over_local:

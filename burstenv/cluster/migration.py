@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import detached, kernel, outlined
+from burstenv.cluster.adaptive_roles import adapt
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.departures import chosen, is_way
 from burstenv.cluster.transfers import migrate
@@ -17,7 +18,7 @@ from burstenv.engine.enums import ACTIVE, DRAINING, NO_REQUEST
 from burstenv.engine.queues import blocks_of, queue_head, tokens_to_compute
 from burstenv.engine.transfer_ends import kv_tokens
 
-BY_CALLER, NO_MIGRATION, LLUMNIX, LLUMNIX_PAPER, LLUMNIX_BALANCED = range(5)
+BY_CALLER, NO_MIGRATION, LLUMNIX, LLUMNIX_PAPER, LLUMNIX_BALANCED, LLUMNIX_ADAPTIVE = range(6)
 LOW, HIGH, PICK = range(3)  # parameters of the rules of Llumnix
 
 
@@ -96,6 +97,9 @@ def migrate_by_rule(world):
     memory, now_s = world.memory, world.environment.now_s
     rule = memory.migration
     if rule == NO_MIGRATION:
+        return
+    if rule == LLUMNIX_ADAPTIVE:
+        adapt(world)
         return
     low, high = memory.migration_parameters[LOW], memory.migration_parameters[HIGH]
     pick = np.int64(memory.migration_parameters[PICK])

@@ -11,26 +11,22 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel, outlined
+from burstenv.cluster.adaptive_roles import decoding, may_decode, pack
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.hand_overs import append, keep
 from burstenv.cluster.stuck import is_stuck
 from burstenv.cluster.telemetry import unveil, veil
-from burstenv.cluster.transfer_stages import fits, takes_requests
+from burstenv.cluster.transfer_stages import takes_requests
 from burstenv.cluster.transfer_times import time_anew
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.enums import DECODE, NO_REQUEST, PREFILL
+from burstenv.engine.enums import DECODE, FLEXIBLE, NO_REQUEST, PREFILL
 from burstenv.engine.gateway_log import context_tokens, in_flight, log_moved, own_log, unanswered
 from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.engine.queues import tokens_to_compute
+from burstenv.engine.transfer_ends import hands_out
 
-ROUND_ROBIN, FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV = range(4)
-LOCAL_TOKENS, QUEUE = range(2)  # parameters
-
-
-@kernel
-def _may_decode(world, source, r):
-    """Return whether prefilled requests of a replica may decode on another one, as far as the gateway knows."""
-    return world.specs[r].role != PREFILL and takes_requests(world, r) and fits(world, source, r)
+ROUND_ROBIN, FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV, BIN_PACKING = range(5)
+LOCAL_TOKENS, QUEUE, FILL = range(3)  # parameters
 
 
 @detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state), types.int64))
@@ -40,7 +36,7 @@ def place(world, destination):
     request_id = np.int64(environment.at_gateway)
     environment.at_gateway, environment.placing = NO_REQUEST, 0
     source = np.int64(world.requests[request_id].replica)
-    takes = _may_decode(world, source, destination)
+    takes = may_decode(world, source, destination)
     chosen = destination if takes else source
     if chosen != source:
         log_moved(engine_of(world, source), engine_of(world, chosen), request_id)
@@ -92,13 +88,15 @@ def choose_place(world, source, rule):
     if rule == ROUND_ROBIN:
         for k in range(count):
             r = (memory.placement_turn + k) % count
-            if _may_decode(world, source, r):
+            if may_decode(world, source, r):
                 memory.placement_turn = (r + 1) % count
                 return r
         return source
+    if rule == BIN_PACKING:
+        return pack(world, source, np.int64(world.environment.at_gateway))
     best, least = source, np.inf
     for r in range(count):
-        if _may_decode(world, source, r):
+        if may_decode(world, source, r):
             score = _score(world, rule, r)
             if score < least:
                 best, least = r, score
@@ -109,7 +107,7 @@ def choose_place(world, source, rule):
 def place_by_rule(world):
     """Decide by the rule about the prefilled request; the cluster must be as it is, without a veil."""
     rule = np.int64(world.memory.placement)
-    if rule in (FEWEST_TOKENS, LEAST_KV):  # in the middle of a decode run only context and KV use change
+    if rule in (FEWEST_TOKENS, LEAST_KV, BIN_PACKING):  # in the middle of a decode run only context and KV use change
         for r in range(len(world.replicas)):
             catch_up(engine_of(world, r), world.environment.now_s)
     veil(world)
@@ -124,7 +122,7 @@ def _prompts_in_queue(world):
     """Return the prompts that wait for a prefill replica, by the log: those unanswered, but one on each."""
     waiting = np.int64(0)
     for r in range(len(world.replicas)):
-        if world.specs[r].role == PREFILL:
+        if hands_out(world.replicas[r]):
             engine = engine_of(world, r)
             if world.gateway.knows_log:
                 waiting += max(0, unanswered(engine, own_log(engine)) - 1)
@@ -138,7 +136,7 @@ def _any_prefills(world):
     """Return whether any replica takes prompts to compute them for others, as far as the gateway knows."""
     count = 0
     for r in range(len(world.replicas)):
-        count += world.specs[r].role != DECODE and takes_requests(world, r)
+        count += world.replicas[r].role != DECODE and takes_requests(world, r)
     return count > 0
 
 
@@ -147,7 +145,7 @@ def _least_to_compute(world, request_id):
     """Return the fewest tokens of a request that a replica which decodes would have to compute."""
     hits = np.int64(0)
     for r in range(len(world.replicas)):
-        if world.specs[r].role != PREFILL and takes_requests(world, r):
+        if world.replicas[r].role != PREFILL and takes_requests(world, r):
             hits = max(hits, np.int64(prefix_hit_tokens(engine_of(world, r), request_id)))
     return np.int64(tokens_to_compute(world.requests[request_id])) - hits
 
@@ -169,10 +167,12 @@ def stays_whole(world, request_id):
 def has_role(world, r):
     """Return whether a replica's role allows the present decision to send the request there, by the rules' choice.
 
-    A prompt goes to replicas that prefill, or, if it is to stay whole, to those that decode. A prefilled request
-    goes to those that decode, or stays.
+    A prompt goes to replicas that prefill, or, if it is to stay whole, to those that decode; to flexible ones without
+    decoding requests, as long as there are any. A prefilled request goes to those that decode, or stays.
     """
-    role = world.specs[r].role
+    role = world.replicas[r].role
     if world.environment.placing:
         return role != PREFILL or world.requests[world.environment.at_gateway].replica == r
-    return role != PREFILL if world.memory.whole else role != DECODE
+    if world.memory.whole:
+        return role != PREFILL
+    return role != DECODE and not (role == FLEXIBLE and world.memory.apart and decoding(world, r)[0] > 0)

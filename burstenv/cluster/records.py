@@ -59,6 +59,7 @@ GATEWAY = record(
         ("transfer_timeout_s", "f8"),
         ("migrate_period_s", "f8"),  # between decisions about migrations; 0: there are none
         ("hands_over", "i1"),  # a replica prefills for others
+        ("switches_roles", "i1"),  # roles change
         ("hand_over_orchestration_s", "f8"),
         ("hand_over_lease_s", "f8"),  # then one is given up
         ("hand_over_retry_s", "f8"),  # from one look for free blocks to the next
@@ -125,13 +126,14 @@ MEMORY = record(
         ("most_resends", "i4"),  # of one request
         # Who decides about migrations, see cluster/migration.py.
         ("migration", "i4"),  # BY_CALLER or a rule
-        ("migration_parameters", "f8", (4,)),
+        ("migration_parameters", "f8", (5,)),
         # Who decides where prefilled requests decode, see cluster/placement.py.
         ("placed_by_caller", "i1"),
         ("placement", "i4"),  # a rule
-        ("placement_parameters", "f8", (2,)),
+        ("placement_parameters", "f8", (3,)),
         ("placement_turn", "i4"),  # of its round robin
         ("whole", "i1"),  # the request at the gateway is to be computed and decoded on one replica
+        ("apart", "i1"),  # a flexible replica with decoding requests is to take no prompts
         # Who decides about the order of requests at the gateway, see cluster/flow.py.
         ("flow", "i4"),  # a rule
         ("flow_parameters", "f8", (FLOW_PARAMETERS,)),
@@ -183,6 +185,7 @@ def reset_memory(memory, seed):
     memory.most_resends = 0
     memory.placement_turn = 0
     memory.whole = 0
+    memory.apart = 0
     memory.bucket_tokens = -1.0
     memory.bucket_s = 0.0
     memory.concurrency_limit = -1.0

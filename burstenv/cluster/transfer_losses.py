@@ -11,6 +11,7 @@ from numba import types
 
 from burstenv._jit.decorators import detached, kernel
 from burstenv._jit.floats import put_real
+from burstenv.cluster.advance import bring_up
 from burstenv.cluster.events import PLACE, foresee
 from burstenv.cluster.hand_overs import keep, take_out
 from burstenv.cluster.transfer_config import AbortCause
@@ -63,6 +64,10 @@ def _both(state):
     return state.gateway["transfers"].any() and state.gateway["changes"].any()
 
 
+def _turns_away(state):
+    return _both(state) or state.gateway["switches_roles"].any()
+
+
 @detached(_both, lambda state: (world_type(state), types.int64))
 def lose(world, r):
     """End all that a lost replica takes part in, before its requests are taken out."""
@@ -71,6 +76,9 @@ def lose(world, r):
         at = transfer_at(world, place)
         if arena[at + PHASE] == FREE:
             continue
+        if arena[at + SOURCE] == r or arena[at + DESTINATION] == r:
+            bring_up(source_of(world, at), environment.now_s)
+            bring_up(destination_of(world, at), environment.now_s)
         if arena[at + SOURCE] == r:
             _lose_source(world, at)
         elif arena[at + DESTINATION] == r and arena[at + PHASE] != RETURNING:
@@ -108,7 +116,7 @@ def _forsake(world, r):
         request_id = following
 
 
-@detached(_both, lambda state: (world_type(state), types.int64))
+@detached(_turns_away, lambda state: (world_type(state), types.int64))
 def forsake(world, r):
     """Let the requests that wait to move to a replica which serves no longer be decided about again."""
     _forsake(world, r)
@@ -127,7 +135,7 @@ def go_on(world, r):
             put_real(arena, at + DUE_S, next_schedule_s(engine, now_s))
 
 
-@detached(_both, lambda state: (world_type(state),))
+@detached(_turns_away, lambda state: (world_type(state),))
 def follow_changes(world):
     """Time all transfers anew after a replica has changed."""
     time_anew(world)

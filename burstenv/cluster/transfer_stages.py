@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from burstenv._jit.decorators import kernel, merged
+from burstenv._jit.decorators import kernel, merged, outlined
 from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.faults.draining import note_one_drained
 from burstenv.cluster.transfer_config import Phase
 from burstenv.cluster.world import engine_of
+from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.enums import ACTIVE, NO_PLACE
 from burstenv.engine.records import TRANSFER
 
@@ -55,6 +56,28 @@ def destination_of(world, at):
 
 
 @kernel
+def pace_of(world, r):
+    """Return how many times as long the GPU's part of an iteration takes on a replica."""
+    replica, gateway = world.replicas[r], world.gateway
+    pace = 1.0 + (gateway.transfer_slowdown if replica.transfers > 0 else 0.0)
+    return replica.base_pace * replica.spell_pace * pace if gateway.changes else pace
+
+
+@outlined
+def _set_slowdown(engine, slowdown):
+    interrupt_run(engine)
+    engine.replica.slowdown = slowdown
+
+
+@kernel
+def keep_pace(world, r):
+    """Let a replica, which is up to now, take as long as its transfers make it, from the next iteration on."""
+    slowdown = pace_of(world, r) - 1.0
+    if world.replicas[r].slowdown != slowdown:
+        _set_slowdown(engine_of(world, r), slowdown)
+
+
+@kernel
 def begin_stage(world, at, tokens, further_s):
     """Send the KV up to ``tokens`` tokens."""
     environment, arena = world.environment, world.arena
@@ -85,8 +108,10 @@ def begin_transfer(world, request_id, source, destination):
     arena[at + HAND_OVER] = 0
     put_real(arena, at + BEGUN_S, environment.now_s)
     world.replicas[source].transfers += 1
+    keep_pace(world, source)
     if destination != source:
         world.replicas[destination].transfers += 1
+        keep_pace(world, destination)
     environment.transfers += 1
     return at
 
@@ -108,8 +133,10 @@ def end_transfer(world, at):
     source, destination = arena[at + SOURCE], arena[at + DESTINATION]
     arena[at + PHASE] = FREE
     replicas[source].transfers -= 1
+    keep_pace(world, source)
     if destination != source:
         replicas[destination].transfers -= 1
+        keep_pace(world, destination)
     world.environment.transfers -= 1
     if world.gateway.changes:
         note_one_drained(replicas[source], now_s)

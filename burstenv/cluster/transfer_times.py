@@ -1,4 +1,4 @@
-"""The times of transfers of KV blocks, compiled: shares of the bandwidth, the next step, the pace of both ends."""
+"""The times of transfers of KV blocks, compiled: shares of the bandwidth, and the next step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
-from burstenv.cluster.advance import catch_up
 from burstenv.cluster.departures import any_emptied, begin_drains
 from burstenv.cluster.events import HAND_OVER as LOOK_AGAIN
 from burstenv.cluster.events import foresee
@@ -29,8 +28,6 @@ from burstenv.cluster.transfer_stages import (
     stands_still,
     transfer_at,
 )
-from burstenv.cluster.world import engine_of
-from burstenv.engine.decode_run import interrupt_run
 
 
 @kernel
@@ -52,20 +49,22 @@ def _is_held_up(world, at):
 
 @kernel
 def _count_copies(world):
-    """Count the copies under way that each replica sends and receives."""
+    """Count the copies under way that each end of a transfer sends and receives."""
     arena, replicas = world.arena, world.replicas
-    for r in range(len(replicas)):
-        replicas[r].sending = 0
-        replicas[r].receiving = 0
-    left, place = world.environment.transfers, 0
-    while left > 0:
-        at = transfer_at(world, place)
-        place += 1
-        if arena[at + PHASE] != FREE:
+    for turn in range(2):
+        left, place = world.environment.transfers, 0
+        while left > 0:
+            at = transfer_at(world, place)
+            place += 1
+            if arena[at + PHASE] == FREE:
+                continue
             left -= 1
-        if arena[at + PHASE] == COPYING and not _is_held_up(world, at):
-            replicas[arena[at + SOURCE]].sending += 1
-            replicas[arena[at + DESTINATION]].receiving += 1
+            if turn == 0:
+                replicas[arena[at + SOURCE]].sending = 0
+                replicas[arena[at + DESTINATION]].receiving = 0
+            elif arena[at + PHASE] == COPYING and not _is_held_up(world, at):
+                replicas[arena[at + SOURCE]].sending += 1
+                replicas[arena[at + DESTINATION]].receiving += 1
 
 
 @kernel
@@ -89,19 +88,11 @@ def _copy_on(world, at):
     put_real(arena, at + DUE_S, now_s + left_bytes * byte_s)
 
 
-@kernel
-def pace_of(world, r):
-    """Return how many times as long the GPU's part of an iteration takes on a replica."""
-    replica, gateway = world.replicas[r], world.gateway
-    pace = 1.0 + (gateway.transfer_slowdown if replica.transfers > 0 else 0.0)
-    return replica.base_pace * replica.spell_pace * pace if gateway.changes else pace
-
-
 @outlined
 def time_anew(world):
-    """Share the bandwidth among the copies under way, foresee the next step of all transfers, set the pace."""
+    """Share the bandwidth among the copies under way, and foresee the next step of all transfers."""
     environment, gateway, arena = world.environment, world.gateway, world.arena
-    if gateway.hands_over:
+    if gateway.hands_over and environment.placed > 0:
         begin_waiting(world)
     if gateway.drains:
         begin_drains(world)
@@ -129,10 +120,3 @@ def time_anew(world):
         if due_s < environment.transfer_s:
             environment.transfer_s = due_s
             environment.transfer_place = place
-    for r in range(len(world.replicas)):
-        engine = engine_of(world, r)
-        pace = pace_of(world, r)
-        if engine.replica.slowdown != pace - 1.0:
-            catch_up(engine, now_s)
-            interrupt_run(engine)
-            engine.replica.slowdown = pace - 1.0

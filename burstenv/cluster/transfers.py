@@ -11,7 +11,7 @@ from numba import types
 
 from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv._jit.floats import put_real
-from burstenv.cluster.advance import catch_up
+from burstenv.cluster.advance import bring_up
 from burstenv.cluster.departures import begin_migration, leave
 from burstenv.cluster.events import PLACE, foresee
 from burstenv.cluster.hand_overs import may_join, reset_hand_overs
@@ -101,7 +101,7 @@ def _why_lost(world, at):
     return _PREEMPTED
 
 
-@outlined
+@kernel
 def _stage_ends(world, at):
     gateway, arena, now_s = world.gateway, world.arena, world.environment.now_s
     if arena[at + LAST] > 0:
@@ -163,7 +163,7 @@ def _last_stage(world, at):
     begin_stage(world, at, tokens, further_s)
 
 
-@outlined
+@kernel
 def _join(world, at):
     arena, now_s = world.arena, world.environment.now_s
     there = destination_of(world, at)
@@ -243,11 +243,14 @@ def take_step(world):
     environment, arena = world.environment, world.arena
     now_s = environment.now_s
     at = transfer_at(world, environment.transfer_place)
-    catch_up(source_of(world, at), now_s)
-    catch_up(destination_of(world, at), now_s)
     phase = arena[at + PHASE]
-    settled = phase in (JOINING, RETURNING)
-    if not settled and now_s >= limit_s(world, at):
+    timed_out = phase not in (JOINING, RETURNING) and now_s >= limit_s(world, at)
+    arrives = phase == COPYING and arena[at + LAST] > 0
+    if timed_out or not (phase == PREPARING or arrives):
+        bring_up(source_of(world, at), now_s)
+    if timed_out or phase != PREPARING:
+        bring_up(destination_of(world, at), now_s)
+    if timed_out:
         give_up(world, at, _TIMEOUT)
     elif phase == PREPARING:
         arena[at + PHASE] = COPYING

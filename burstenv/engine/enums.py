@@ -37,6 +37,7 @@ REPLICA_STATE_NAMES = ("active", "off", "booting", "draining", "down")
 MIXED_ROLE = 0  # computes prompts and decodes
 PREFILL = 1  # computes prompts: requests decode elsewhere
 DECODE = 2  # decodes requests that come prefilled, and whole requests where a rule sends it some
+FLEXIBLE = 3  # computes prompts as PREFILL, and decodes requests that come prefilled
 
 # Queue orders of a batching mode. The last two run in the general engine.
 FCFS = 0  # first come, first served; a preempted request goes to the head

@@ -28,7 +28,6 @@ from burstenv.engine.enums import (
     LIVELOCK_PREEMPTIONS,
     MIXED,
     NO_REQUEST,
-    PREFILL,
     PREFILL_FIRST,
     PRIORITY,
     RUNNING,
@@ -50,10 +49,10 @@ from burstenv.engine.queues import (
     running_remove,
     tokens_to_compute,
 )
-from burstenv.engine.records import BLOCKS, DECODES, LEAVES, STEP_TOKENS
+from burstenv.engine.records import BLOCKS, DECODES, HANDS_OUT, LEAVES, STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
 from burstenv.engine.timing import at_pace_s, iteration_time_s
-from burstenv.engine.transfer_ends import hand_out, holds_most
+from burstenv.engine.transfer_ends import hand_out, hands_out, holds_most
 from burstenv.engine.world import engine_type
 
 
@@ -68,7 +67,10 @@ def _publish_known(engine, request_id, tokens, iteration):
 @kernel
 def _only_prefills(engine, request):
     """Return whether a running request will leave with its next token."""
-    return engine.spec.role == PREFILL and engine.arena[sequence_of(engine, request) + DECODES] == 0
+    if not engine.gateway.hands_over:
+        return False
+    sequence = sequence_of(engine, request)
+    return engine.arena[sequence + HANDS_OUT] > 0 and engine.arena[sequence + DECODES] == 0
 
 
 @kernel
@@ -266,6 +268,8 @@ def _schedule(engine):
                 prefill_attention += tokens * computed + tokens * (tokens + 1) // 2
             request.computed_tokens = computed + tokens
             if request.computed_tokens == tokens_to_compute(request) + request.in_flight_tokens:
+                if engine.gateway.hands_over and request.in_flight_tokens == 0:
+                    arena[sequence_of(engine, request) + HANDS_OUT] = hands_out(replica)
                 request.in_flight_tokens += 1
                 arena[flight_base + samples] = request_id
                 samples += 1

@@ -36,6 +36,7 @@ from burstenv.engine.records import (
     FIRST_SPAN,
     FOUND_BLOCKS,
     FOUND_SPANS,
+    HANDS_OUT,
     LAST_SPAN,
     LEAVES,
     STEP_TOKENS,
@@ -246,6 +247,7 @@ def take_slot(engine, hits):
     if engine.gateway.transfers:
         arena[sequence + DECODES] = 0
         arena[sequence + LEAVES] = 0
+        arena[sequence + HANDS_OUT] = 0
     if spec.prefix_caching:
         _hold_found_spans(engine, sequence, place)
     return place

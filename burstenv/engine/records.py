@@ -84,7 +84,8 @@ KEYED_BLOCKS = LAST_SPAN  # in its place while the blocks are set aside, see eng
 # Where KV blocks move to other replicas: a token came out since the admission; no further iteration takes it (general
 # engine).
 DECODES, LEAVES = 8, 9
-NUMBERS_OF_A_SEQUENCE = 10
+HANDS_OUT = 10  # likewise: it leaves the batch with the token that follows its prompt
+NUMBERS_OF_A_SEQUENCE = 11
 
 REPLICA = record(
     [  # Read by every decision.
@@ -127,6 +128,7 @@ REPLICA = record(
         ("running_tail", "i4"),
         ("admissions", "i4"),
         ("prefill_id", "i4"),  # the request in mid-prefill; always the tail of `running`
+        ("flight_hands_out", "i1"),  # its requests leave with the token that follows their prompt
         ("flight_first_prefill", "i4"),  # first prefilling request in flight; the rest follow it in `running`
         ("waiting", "i4"),
         ("waiting_head", "i4"),
@@ -179,6 +181,7 @@ REPLICA = record(
         ("reserved_blocks", "i4"),  # for requests that come
         ("held_blocks", "i4"),  # for requests that have left the batch, until they are elsewhere
         ("held", "i4"),  # those requests
+        ("role", "i1"),  # what it computes for others: at first that of its specification
         ("transfers", "i4"),  # it takes part in
         ("sending", "i4"),  # copies, and those that it receives
         ("receiving", "i4"),

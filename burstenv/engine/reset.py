@@ -32,6 +32,7 @@ def empty_engine(engine):
     replica.running_tail = NO_REQUEST
     replica.prefill_id = NO_REQUEST
     replica.flight_first_prefill = NO_REQUEST
+    replica.flight_hands_out = 0
     replica.waiting = 0
     replica.waiting_head = NO_REQUEST
     replica.waiting_tail = NO_REQUEST
@@ -95,6 +96,7 @@ def reset_replica(engine):
     replica.seen_iterations = 0
     replica.livelocked = 0
     replica.livelock_id = NO_REQUEST
+    replica.role = spec.role
     replica.transfers = 0
     replica.freeness = np.inf
     replica.paired = 0

@@ -20,7 +20,7 @@ from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_decoder, publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_due, context_of, hold_back, start_decoding, stop_decoding
-from burstenv.engine.enums import NO_REQUEST, PREFILL, RUNNING
+from burstenv.engine.enums import NO_REQUEST, RUNNING
 from burstenv.engine.finish_heap import next_finish_step, next_finisher
 from burstenv.engine.iterations import is_left_out, last_ended_iteration, next_iteration
 from burstenv.engine.kv_cache import ENDED, take_blocks
@@ -38,7 +38,7 @@ from burstenv.engine.queues import (
 )
 from burstenv.engine.records import ADMISSION, CONTESTED
 from burstenv.engine.timing import at_pace_s, iteration_time_s
-from burstenv.engine.transfer_ends import hand_out, holds_most
+from burstenv.engine.transfer_ends import hand_out, hands_out, holds_most
 
 
 @kernel
@@ -243,7 +243,7 @@ def _advance_newest(engine, now_s):
             bring_token(engine, request_id, now_s)
             if request.produced_tokens >= request.target_tokens:
                 _finish(engine, request_id, now_s)
-            elif spec.role == PREFILL:
+            elif replica.flight_hands_out:
                 hand_out(engine, request_id)
             else:
                 start_decoding(engine, request_id)
@@ -332,6 +332,8 @@ def start_iteration(engine):
     late_context = 0
     sequences = decodes
     replica.flight_first_prefill = NO_REQUEST
+    if engine.gateway.hands_over:
+        replica.flight_hands_out = hands_out(replica)
 
     # 2. The request in mid-prefill, which is the tail of the running list.
     if replica.prefill_id != NO_REQUEST and budget > 0:

@@ -12,7 +12,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.block_keys import sequence_at, sequence_of
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import start_decoding, stop_decoding
-from burstenv.engine.enums import NO_PLACE, NO_REQUEST, PREFILL, RUNNING
+from burstenv.engine.enums import FLEXIBLE, NO_PLACE, NO_REQUEST, PREFILL, RUNNING
 from burstenv.engine.iterations import is_set_back, next_iteration
 from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.lifecycle import note_end, run_on, stand_still
@@ -49,8 +49,7 @@ def kv_tokens(engine, request):
 def next_schedule_s(engine, now_s):
     """Return when the replica can schedule an iteration next: now, or when its oldest one in flight ends [s]."""
     replica, spec = engine.replica, engine.spec
-    interrupt_run(engine)
-    if replica.in_flight < spec.depth:
+    if replica.in_flight + replica.under_way < spec.depth:
         return now_s
     if not spec.general:
         return replica.iteration_end_s
@@ -211,8 +210,14 @@ def held_place(engine, request):
 
 @kernel
 def holds_most(engine):
-    """Return whether a replica that only prefills holds as many requests as it may run: it admits no more then."""
-    return engine.spec.role == PREFILL and engine.replica.held >= engine.limits.max_num_seqs
+    """Return whether a replica holds as many requests as it may run: it admits no more then."""
+    return engine.gateway.transfers and engine.replica.held >= engine.limits.max_num_seqs
+
+
+@kernel
+def hands_out(replica):
+    """Return whether requests leave a replica with the token that follows their prompt, to decode where one says."""
+    return replica.role == PREFILL or replica.role == FLEXIBLE
 
 
 @outlined

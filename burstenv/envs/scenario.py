@@ -24,6 +24,7 @@ from burstenv.cluster import (
     resolve_cluster,
 )
 from burstenv.cluster.background_config import check_background_alone, without_memory
+from burstenv.cluster.cluster_config import HAND_OUT
 from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
 from burstenv.cluster.faults.recovery import RecoveryConfig, check_drain
@@ -132,7 +133,12 @@ class Scenario:
         self.migration = config.migration
         self.scaling = config.scaling
         self.recovery = recovery_of(config.name, self.faults, self.scaling)
-        self.hands_over = any(spec.role == "prefill" for spec in self.specs)
+        switches = self.scaling is not None and self.scaling.roles
+        if switches and self.transfers is None:
+            raise BurstenvError(
+                f"scenario {config.name!r}: scaling.roles needs a cluster with transfers, which {cluster.name!r} is not"
+            )
+        self.hands_over = switches or any(spec.role in HAND_OUT for spec in self.specs)
         if self.hands_over:
             config = config.model_copy(update={"observation": config.observation.model_copy(update={"roles": True})})
         config = config.model_copy(update={"observation": _seen_groups(config)})
@@ -398,6 +404,7 @@ class Scenario:
             recovery=self.recovery,
             fault_room=0 if faults is None else fault_room(faults, self.specs, horizon_s),
             scaling=scaling,
+            switches_roles=self.scaling is not None and self.scaling.roles,
             num_classes=len(config.class_names),
             tenants=self._tenants(),
             background=self.background,

@@ -26,11 +26,13 @@ class RoleSplit:
         prefill: Replicas that prefill; 0: all are mixed.
         decode: Replicas that decode requests which come prefilled.
         fleet: What it reaches.
+        flexible: Replicas that do either.
     """
 
     prefill: int
     decode: int
     fleet: FleetSize
+    flexible: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -53,6 +55,8 @@ def plan_roles(
     episodes: int = EPISODES,
 ) -> list[RoleSplit]:
     """Play every split of equal replicas into prefill and decode ones, and all of them mixed, which comes first.
+
+    Where the cluster has flexible replicas, a fleet of one prefill, one decode and else flexible ones is last.
 
     Args:
         scenario: Traffic, objectives, clients and information; the replicas are of its cluster's one kind, transfers as
@@ -82,11 +86,14 @@ def plan_roles(
         cluster = cluster.model_copy(update={"transfers": TransfersConfig(at_once=AT_ONCE)})
     mixed = replace(played, placement=None) if isinstance(played, Composite) else played
     found = []
-    for prefill in range(replicas):
-        numbers = {"prefill": prefill, "decode": replicas - prefill} if prefill else {"mixed": replicas}
+    splits = [{"prefill": prefill, "decode": replicas - prefill} for prefill in range(1, replicas)]
+    if replicas > 2 and any(group.role == "flexible" for group in cluster.replicas):
+        splits.append({"prefill": 1, "decode": 1, "flexible": replicas - 2})
+    for numbers in [{"mixed": replicas}, *splits]:
         groups = [
             cluster.replicas[0].model_copy(update={"count": count, "role": role}) for role, count in numbers.items()
         ]
-        fleet = play_fleet(scenario, cluster, groups, played if prefill else mixed, split, rate_per_s, episodes)
-        found.append(RoleSplit(prefill, numbers.get("decode", 0), fleet))
+        chosen = mixed if "mixed" in numbers else played
+        fleet = play_fleet(scenario, cluster, groups, chosen, split, rate_per_s, episodes)
+        found.append(RoleSplit(numbers.get("prefill", 0), numbers.get("decode", 0), fleet, numbers.get("flexible", 0)))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import entry, kernel
+from burstenv.cluster.adaptive_roles import any_without_decodes
 from burstenv.cluster.gateway import ADMIT
 from burstenv.cluster.placement import choose_place, stays_whole
 from burstenv.cluster.world import Arrays, engine_of, world_of
@@ -28,10 +29,11 @@ def choose_replica(policy, world):
     if environment.at_gateway == NO_REQUEST:
         return environment.decisions % len(world.replicas)
     if world.gateway.hands_over:
-        request = world.requests[environment.at_gateway]
         if environment.placing:
-            return choose_place(world, np.int64(request.replica), np.int64(world.memory.placement))
+            source = np.int64(world.requests[environment.at_gateway].replica)
+            return choose_place(world, source, np.int64(world.memory.placement))
         world.memory.whole = stays_whole(world, np.int64(environment.at_gateway))
+        world.memory.apart = any_without_decodes(world)
     judged = judge(policy.health, policy.health_parameters, world)
     return route(policy.routing, policy.routing_source, policy.routing_parameters, world, judged)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 from pydantic import Field
 
-from burstenv.cluster.migration import LLUMNIX, LLUMNIX_BALANCED, LLUMNIX_PAPER, NO_MIGRATION
+from burstenv.cluster.migration import LLUMNIX, LLUMNIX_ADAPTIVE, LLUMNIX_BALANCED, LLUMNIX_PAPER, NO_MIGRATION
 from burstenv.config import Config
 from burstenv.policies.rule import Parameter, Range, Rule
 
@@ -18,6 +19,7 @@ class MigrationConfig(Config):
     period_s: Annotated[float, Field(ge=1e-3, le=1e6)] = 0.1  # between two decisions
 
 
+_PICK = Parameter("pick", 0.0, Range(0.0, 2.0, "integer"), "which request: 0 the shortest, 1 the newest, 2 the longest")
 _SOURCE = "Llumnix (Sun et al., OSDI'24)"
 
 
@@ -25,9 +27,7 @@ def _parameters(pick: float) -> tuple[Parameter, ...]:
     return (
         Parameter("low", 3.0, Range(0.0, 20.0), "freeness below which a replica gives a request away, in blocks", -1e3),
         Parameter("high", 3.0, Range(0.0, 40.0), "freeness above which a replica takes one, in blocks", -1e3),
-        Parameter(
-            "pick", pick, Range(0.0, 2.0, "integer"), "which request: 0 the shortest, 1 the newest, 2 the longest"
-        ),
+        dataclasses.replace(_PICK, default=pick),
     )
 
 
@@ -58,6 +58,23 @@ MIGRATION_RULES = (
         "`balanced` of llumnix/global_scheduler (2025).",
         "",
         _parameters(0.0),
+        sees_cache=True,
+    ),
+    Rule(
+        LLUMNIX_ADAPTIVE,
+        "llumnix-adaptive",
+        "From the replica with the longest iterations, and from the flexible one with the shortest, which may compute "
+        "prompts then.",
+        "Llumnix v1, adaptive prefill and decode (adaptive_pd_scheduling.md): mitigation at 0.95 of the objective, "
+        "consolidation below 0.60, each to the fullest replica below 0.85, every 0.1 s.",
+        "Times are those of iterations in which all decode, not an interpolated profile.",
+        (
+            Parameter("low", 0.6, Range(0.0, 0.8), "share of the objective below which a flexible replica is emptied"),
+            Parameter("high", 0.95, Range(0.7, 1.2), "share from which one request leaves", most=10.0),
+            _PICK,
+            Parameter("fill", 0.85, Range(0.5, 1.0), "share up to which a replica is filled", most=10.0),
+            Parameter("tpot_s", 0.05, Range(0.01, 0.5, "log"), "the objective on the time per token [s]", most=100.0),
+        ),
         sees_cache=True,
     ),
 )

@@ -6,7 +6,7 @@ where they decode.
 
 from __future__ import annotations
 
-from burstenv.cluster.placement import FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV, ROUND_ROBIN
+from burstenv.cluster.placement import BIN_PACKING, FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV, ROUND_ROBIN
 from burstenv.config import Config
 from burstenv.policies.rule import Parameter, Range, Rule
 
@@ -19,7 +19,7 @@ class PlacementConfig(Config):
     rule: str = "distserve"  # that decides where nothing else does, such as dynamo(local_tokens=500)
 
 
-def _parameters(local_tokens: float, queue: float) -> tuple[Parameter, ...]:
+def _parameters(local_tokens: float, queue: float, *further: Parameter) -> tuple[Parameter, ...]:
     return (
         Parameter(
             "local_tokens", local_tokens, Range(0.0, 4_000.0),
@@ -29,6 +29,7 @@ def _parameters(local_tokens: float, queue: float) -> tuple[Parameter, ...]:
             "queue", queue, Range(1.0, 64.0, "log"),
             "with so many prompts waiting for the prefill replicas, so are all others", most=1e9,
         ),
+        *further,
     )  # fmt: skip
 
 
@@ -75,6 +76,21 @@ PLACEMENT_RULES = (
         "The gateway decides for the decode replica; its queue holds the prompts unanswered by prefill replicas, but "
         "one on each.",
         _parameters(1_000.0, 2.0),
+        sees_cache=True,
+    ),
+    Rule(
+        BIN_PACKING,
+        "bin-packing",
+        "The replica with the longest iterations that stay below `fill` of the objective on the time per token; "
+        "without one, a flexible replica turns from prompts to decoding.",
+        "Llumnix v1, adaptive prefill and decode (adaptive_pd_scheduling.md): 0.85 of the objective.",
+        "Times are those of iterations in which all decode, not an interpolated profile. Its other half is the "
+        "migration rule llumnix-adaptive.",
+        _parameters(
+            0.0,
+            _NEVER,
+            Parameter("fill", 0.85, Range(0.5, 1.0), "share of it, and of the KV, up to which one is full", most=10.0),
+        ),
         sees_cache=True,
     ),
     Rule(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster import STATUS_NAMES, Clients, ClientsConfig, Cluster, ModeConfig, ReplicaSpec, draw_clients
+from burstenv.cluster.cluster_config import ROLES
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import RECOVERIES, FaultKind, Faults
@@ -169,6 +170,7 @@ class Play:
             reference = {"queue": queue, "tenant": tenant, "best_effort": best_effort}
         self.cluster.load(1, requests, 7, clients, faults=faults, tenant=tenant)
         seed = int(self.environment["client_seed"]) if self.cluster.clients is not None else 0
+        settings.pop("switches_roles", None)
         self.reference = self.make_reference(
             specs,
             modes,
@@ -212,6 +214,11 @@ class Play:
             if kind == DecisionKind.SCALE:
                 self._scale()
                 continue
+            if self.cluster.state.gateway["switches_roles"][0] and self.rng.random() < 0.1:
+                role = ROLES[int(self.rng.integers(len(ROLES)))]
+                r = int(self.rng.integers(self.cluster.num_replicas))
+                self.cluster.set_role(1, r, role)
+                self.reference.set_role(r, role)
             admission = int(self.rng.choice(3, p=self.odds))
             replica, mode = (
                 int(self.rng.integers(k)) for k in (self.cluster.num_replicas, len(self.cluster.mode_names))

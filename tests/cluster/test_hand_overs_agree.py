@@ -18,7 +18,13 @@ from tests.cluster.test_cluster_agrees import MODES
 from tests.cluster.test_transfers_agree import MOVING, QUICK, SIZES, SLOW, Conserved
 from tests.random_examples import examples
 
-ROLES = [("prefill", "decode", "decode"), ("prefill", "prefill", "decode"), ("prefill", "mixed", "decode")]
+ROLES = [
+    ("prefill", "decode", "decode"),
+    ("prefill", "prefill", "decode"),
+    ("prefill", "mixed", "decode"),
+    ("prefill", "flexible", "decode"),
+    ("flexible", "flexible", "flexible"),
+]
 CONFIGS: list[dict[str, Any]] = [
     {"at_once": 4},
     {"at_once": 1, "hand_over": {"retry_ms": 3.0, "orchestration_ms": 0.0}},
@@ -37,6 +43,7 @@ def play(
     roles: tuple[str, ...],
     migrates: bool = False,
     changes: str = "none",
+    switches: bool = False,
     **settings: Any,
 ) -> Play:
     """Play and compare one episode of three unequal replicas with random decisions about where requests decode."""
@@ -51,7 +58,7 @@ def play(
     settings |= changing(rng, changes, len(SIZES), span_s + 3.0)
     result = Play(
         rng, specs, MODES, requests, config, clients, odds=(0.05, 0.9, 0.05), transfers=TransfersConfig(**transfers),
-        migrate_period_s=0.05 if migrates else None, **settings,
+        migrate_period_s=0.05 if migrates else None, switches_roles=switches, **settings,
     )  # fmt: skip
     result.run(Conserved(result))
     result.compare_outcomes()
@@ -68,13 +75,14 @@ def play(
     roles=st.sampled_from(ROLES),
     migrates=st.booleans(),
     changes=st.sampled_from(CHANGES),
+    switches=st.booleans(),
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
 )
 def test_hand_overs_are_what_is_written_down(
-    seed, config, engine, transfers, link, roles, migrates, changes, tick_s, metrics
+    seed, config, engine, transfers, link, roles, migrates, changes, switches, tick_s, metrics
 ):
-    play(seed, config, engine, transfers, link, roles, migrates, changes, tick_s=tick_s, metrics=metrics)
+    play(seed, config, engine, transfers, link, roles, migrates, changes, switches, tick_s=tick_s, metrics=metrics)
 
 
 @pytest.mark.parametrize("engine", [{}, {"asynchronous": True}, {"prefix_caching": True}])

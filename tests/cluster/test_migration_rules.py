@@ -42,17 +42,26 @@ class RuledPlay(Play):
 
 
 def play(
-    seed: int, name: str, engine: dict[str, Any], low: float, high: float, pick: int, changes: str = "none"
+    seed: int,
+    name: str,
+    engine: dict[str, Any],
+    low: float,
+    high: float,
+    pick: int,
+    changes: str = "none",
+    role: str = "mixed",
 ) -> Play:
     """Play and compare one episode of three replicas, two of them alike."""
     rng = np.random.default_rng(seed)
-    specs = [replica(**SIZES[k], **engine, **QUICK, max_model_len=640) for k in (0, 0, 2)]
+    specs = [replica(**SIZES[k], **engine, **QUICK, role=role, max_model_len=640) for k in (0, 0, 2)]
     requests, _ = episode(rng, None, 70, 560, float(rng.choice([1.5, 4.0])), 60)
     result = RuledPlay(
         rng, specs, MODES, requests, odds=(0.05, 0.95, 0.0), transfers=TransfersConfig(), migrate_period_s=0.05,
         **changing(rng, changes, 3, 6.0),
     )  # fmt: skip
     parameters = [low, high, float(pick)]
+    if name == "llumnix-adaptive":
+        parameters = [low / 20.0, high / 10.0, float(pick), 0.85, 0.03]
     result.cluster.migrate_by(RULES[name].code, parameters)
     result.reference.rule = RULES[name].code, parameters
     result.run()
@@ -69,16 +78,17 @@ def play(
     high=st.sampled_from([0.0, 3.0, 20.0]),
     pick=st.integers(0, 2),
     changes=st.sampled_from(CHANGES),
+    role=st.sampled_from(["mixed", "flexible"]),
 )
-def test_rules_are_what_is_written_down(seed, name, engine, low, high, pick, changes):
-    play(seed, name, engine, low, high, pick, changes)
+def test_rules_are_what_is_written_down(seed, name, engine, low, high, pick, changes, role):
+    play(seed, name, engine, low, high, pick, changes, role)
 
 
 def test_every_rule_but_none_migrates():
     done: Counter[str] = Counter()
     for seed in range(3):
         for name in RULES:
-            done[name] += play(seed, name, {}, 3.0, 3.0, 0).cluster.transfer_counts(1)["migrations"]
+            done[name] += play(seed, name, {}, 3.0, 3.0, 0, role="flexible").cluster.transfer_counts(1)["migrations"]
     assert done["none"] == 0
     assert all(done[name] > 5 for name in RULES if name != "none"), done
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from burstenv.cluster.events import DecisionKind
 from burstenv.cluster.reference.cluster import ReferenceCluster
-from burstenv.cluster.reference.placement import choose_place, stays_whole
+from burstenv.cluster.reference.placement import choose_place, stays_whole, takes_prompts
 from burstenv.cluster.transfer_config import TransfersConfig
+from burstenv.engine.enums import ACTIVE
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
 from burstenv.policies.decide import choose_replica_at
@@ -33,12 +34,13 @@ class RuledCluster(ReferenceCluster):
     rule = 0
     turn = 0
     knows_log = True
+    fill = 0.85
 
     def _place(self, k: int) -> DecisionKind | None:
         super()._place(k)
         self.viewer = self.lifecycle.gateway(k)
         source = self.lifecycle.requests[k].replica
-        chosen, self.turn = choose_place(self, source, self.rule, self.turn, self.knows_log)
+        chosen, self.turn = choose_place(self, source, self.rule, self.turn, self.knows_log, self.fill)
         self.place(chosen)
         return None
 
@@ -71,8 +73,17 @@ def play(
 
     def compare_whole(at_gateway: int) -> None:
         if at_gateway >= 0:
-            choose_replica_at(*result.cluster.state.arrays(), policy, 1)
-            assert result.cluster.state.memories["whole"][1] == stays_whole(result.reference, *parameters[:2], log)
+            chosen = choose_replica_at(*result.cluster.state.arrays(), policy, 1)
+            whole = stays_whole(result.reference, *parameters[:2], log)
+            assert result.cluster.state.memories["whole"][1] == whole
+            lives = result.reference.life.lives
+            allowed = [
+                r
+                for r, role in enumerate(result.reference.roles)
+                if lives[r].known == ACTIVE
+                and (role != "prefill" if whole else takes_prompts(result.reference, r, log))
+            ]
+            assert chosen in allowed or not allowed
 
     result.run(compare_whole)
     result.compare_outcomes()

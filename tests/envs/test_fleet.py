@@ -165,3 +165,34 @@ def test_a_rule_without_offsets_is_an_error(values):
         gym.make(ID, scenario=values, action="offset", scaling="nope")
     with pytest.raises(BurstenvError, match="scaling must be a name or None"):
         gym.make(ID, scenario=values, action="offset", scaling=3)
+
+
+def test_roles_are_an_action(values):
+    """Without prefill replicas no request moves; with them all do that have more than one token."""
+    switching = copy.deepcopy(values)
+    switching["cluster"]["transfers"] = {"link": "ethernet-400g", "at_once": 32}
+    switching["scaling"] |= {"initial": 4, "roles": True}
+    handed_over = {}
+    for roles in ((1, 1, 1, 1), (2, 3, 3, 3), (4, 4, 4, 4)):
+        env = gym.make(ID, scenario=switching, action="roles", routing="least-tokens")
+        assert env.action_space == gym.spaces.MultiDiscrete([5] * 4)
+        env.reset(seed=3, options={"rate_per_s": RATE_PER_S})
+        done = False
+        while not done:
+            _, _, done, _, _ = env.step(np.array(roles))
+        cluster = env.unwrapped.batch.cluster
+        handed_over[roles] = cluster.transfer_counts(0)["handed_over"]
+        assert cluster.state.replicas[0]["role"].tolist() == [role - 1 for role in roles]
+    assert handed_over[1, 1, 1, 1] == 0
+    assert handed_over[2, 3, 3, 3] > 20
+    assert handed_over[4, 4, 4, 4] > 0
+
+
+def test_roles_as_an_action_need_a_scenario_with_them(values):
+    with pytest.raises(BurstenvError, match=r"scaling\.roles: true"):
+        gym.make(ID, scenario=values, action="roles")
+    wrong = copy.deepcopy(values)
+    wrong["cluster"]["transfers"] = None
+    wrong["scaling"] |= {"roles": True}
+    with pytest.raises(BurstenvError, match=r"scaling\.roles needs a cluster with transfers"):
+        gym.make(ID, scenario=wrong, action="roles")

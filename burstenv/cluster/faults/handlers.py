@@ -18,7 +18,7 @@ from burstenv.cluster.faults.rows import FAIL, RETRY, FaultKind
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import decay_rates
 from burstenv.cluster.transfer_losses import follow_changes, forsake, go_on, lose
-from burstenv.cluster.transfer_times import pace_of
+from burstenv.cluster.transfer_stages import pace_of
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine import records
 from burstenv.engine.arena import FAULT_NUMBERS

@@ -25,7 +25,7 @@ import numpy as np
 
 from burstenv.cluster.background_config import BackgroundConfig, works_of
 from burstenv.cluster.client_config import Clients, ClientsConfig, draw_clients
-from burstenv.cluster.cluster_config import ModeConfig, ReplicaSpec
+from burstenv.cluster.cluster_config import HAND_OUT, ModeConfig, ReplicaSpec, Role
 from burstenv.cluster.events import DecisionKind, EventKind
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import Faults
@@ -72,7 +72,6 @@ def engine_limits(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
         prefix_caching=spec.prefix_caching,
         asynchronous=spec.asynchronous,
         validate_requests=spec.validate_requests,
-        prefills_only=spec.role == "prefill",
         **resolved,
     )
 
@@ -154,6 +153,9 @@ class ReferenceCluster:
         self.most_resends = 0
         self.logs = [GatewayLog(len(specs), relays) for _ in range(gateways)]
         self.replicas = [TransferringReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
+        self.roles: list[Role] = [spec.role for spec in specs]
+        for replica, role in zip(self.replicas, self.roles, strict=True):
+            replica.hands_out = role in HAND_OUT
         self.lifecycle = Lifecycle(requests, self.logs, split)
         self._queue = EventQueue(self._generation)
         self._recovery = recovery or (RecoveryConfig() if scaling is None else scaling.recovery)
@@ -168,7 +170,8 @@ class ReferenceCluster:
         self.telemetry = ReferenceTelemetry(self.replicas, self.logs, self._queue, **(metrics or {}))
         self.transfers = ReferenceHandOvers(
             transfers or TransfersConfig(), specs, self.replicas, self.lifecycle, self._queue, self.foresee,
-            self.life.lives, self.life.note_drained, transfers is not None and self._recovery.drain == "migrate",
+            self.life.lives, self.roles, self.life.note_drained,
+            transfers is not None and self._recovery.drain == "migrate",
         )  # fmt: skip
         self._migrate_period_s = migrate_period_s
         self._foresee_migration(1)
@@ -270,6 +273,15 @@ class ReferenceCluster:
     def migrate(self, source: int, destination: int, pick: Pick) -> bool:
         """Begin to migrate a request of a replica, if that can be; see :class:`ReferenceTransfers`."""
         return self.transfers.migrate(source, destination, pick, self.now_s)
+
+    def set_role(self, r: int, role: Role) -> None:
+        """Let a replica have another role, from its next iteration on."""
+        if role == self.roles[r]:
+            return
+        self.roles[r], self.replicas[r].hands_out = role, role in HAND_OUT
+        if role == "prefill":
+            self.transfers.forsake(r, self.now_s)
+        self.transfers.time_anew(self.now_s)
 
     def place(self, replica: int) -> None:
         """Let the prefilled request that is decided about decode on a replica."""

@@ -54,7 +54,7 @@ class ReferenceHandOvers(ReferenceTransfers):
         """Let a prefilled request decode on a replica; where that cannot be, it stays."""
         source = self._lifecycle.requests[k].replica
         serves = self._lives[destination].known == ACTIVE
-        takes = serves and self._specs[destination].role != "prefill" and self._fits(source, destination)
+        takes = serves and self._roles[destination] != "prefill" and self._fits(source, destination)
         placed = Placed(k, source, destination if takes else source)
         self._lifecycle.place(k, placed.destination)
         self.waiting.append(placed)

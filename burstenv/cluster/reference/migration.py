@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 
-from burstenv.cluster.migration import HIGH, LLUMNIX_BALANCED, LLUMNIX_PAPER, LOW, NO_MIGRATION, PICK
+from burstenv.cluster.migration import HIGH, LLUMNIX_ADAPTIVE, LLUMNIX_BALANCED, LLUMNIX_PAPER, LOW, NO_MIGRATION, PICK
+from burstenv.cluster.reference.adaptive_roles import adapt
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.cluster.transfer_config import Pick
 from burstenv.engine.enums import ACTIVE, DRAINING
@@ -40,6 +41,9 @@ def freeness(
 def migrate_by_rule(cluster: ReferenceCluster, rule: int, parameters: list[float]) -> None:
     """Begin the migrations that a rule asks for now."""
     if rule == NO_MIGRATION:
+        return
+    if rule == LLUMNIX_ADAPTIVE:
+        adapt(cluster, parameters)
         return
     low, high, pick = parameters[LOW], parameters[HIGH], Pick(int(parameters[PICK]))
     seen = [replica.published() for replica in cluster.replicas]

@@ -13,12 +13,16 @@
 
 from __future__ import annotations
 
-from burstenv.cluster.placement import FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV, ROUND_ROBIN
+from burstenv.cluster.cluster_config import HAND_OUT
+from burstenv.cluster.placement import BIN_PACKING, FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV, ROUND_ROBIN
+from burstenv.cluster.reference.adaptive_roles import any_without_decodes, decoding, may_decode, pack
 from burstenv.cluster.reference.cluster import ReferenceCluster
 from burstenv.engine.enums import ACTIVE
 
 
-def choose_place(cluster: ReferenceCluster, source: int, rule: int, turn: int, knows_log: bool) -> tuple[int, int]:
+def choose_place(
+    cluster: ReferenceCluster, source: int, rule: int, turn: int, knows_log: bool, fill: float = 1.0
+) -> tuple[int, int]:
     """Return the replica where a request of a prefill replica decodes, and whose turn it is next.
 
     Args:
@@ -27,17 +31,12 @@ def choose_place(cluster: ReferenceCluster, source: int, rule: int, turn: int, k
         rule: A code of ``cluster/placement.py``.
         turn: Whose turn it is in a round robin.
         knows_log: Whether decisions see the gateway's log.
+        fill: Parameter of the rule BIN_PACKING.
     """
     specs, count = cluster.specs, len(cluster.specs)
-    here = specs[source]
-    may = [
-        spec.role != "prefill"
-        and spec.model == here.model
-        and here.max_model_len <= spec.max_model_len
-        and life.known == ACTIVE
-        for spec, life in zip(specs, cluster.life.lives, strict=True)
-    ]
-    candidates = [r for r in range(count) if may[r]]
+    if rule == BIN_PACKING:
+        return pack(cluster, source, fill, knows_log), turn
+    candidates = [r for r in range(count) if may_decode(cluster, source, r)]
     if not candidates:
         return source, turn
     if rule == ROUND_ROBIN:
@@ -60,12 +59,19 @@ def stays_whole(cluster: ReferenceCluster, local_tokens: float, queue: float, kn
     seen, log = cluster.telemetry.seen(), cluster.logs[cluster.viewer]
     request = cluster.lifecycle.requests[cluster.at_gateway].engine
     active = [r for r, life in enumerate(cluster.life.lives) if life.known == ACTIVE]
-    if all(cluster.specs[r].role == "decode" for r in active):
+    if all(cluster.roles[r] == "decode" for r in active):
         return True
-    decoding = [r for r in active if cluster.specs[r].role != "prefill"]
-    hits = max((cluster.replicas[r].hit_tokens(request) for r in decoding), default=0)
+    hits = max((cluster.replicas[r].hit_tokens(request) for r in active if cluster.roles[r] != "prefill"), default=0)
     waiting = 0
-    for r, spec in enumerate(cluster.specs):
-        if spec.role == "prefill":
+    for r, role in enumerate(cluster.roles):
+        if role in HAND_OUT:
             waiting += max(0, log.known(r, cluster.now_s).unanswered - 1) if knows_log else seen[r].waiting
     return (local_tokens > 0.0 and request.known_tokens - hits <= local_tokens) or waiting >= queue
+
+
+def takes_prompts(cluster: ReferenceCluster, r: int, knows_log: bool) -> bool:
+    """Return whether rules send prompts to a replica that do not stay whole."""
+    role = cluster.roles[r]
+    if role != "flexible" or not any_without_decodes(cluster, knows_log):
+        return role != "decode"
+    return decoding(cluster, r, knows_log)[0] == 0

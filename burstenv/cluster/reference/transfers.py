@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from burstenv.cluster.cluster_config import ReplicaSpec
+from burstenv.cluster.cluster_config import ReplicaSpec, Role
 from burstenv.cluster.events import EventKind
 from burstenv.cluster.reference.event_queue import EventQueue
 from burstenv.cluster.reference.lifecycle import Lifecycle
@@ -73,6 +73,7 @@ class ReferenceTransfers:
         queue: The events to come.
         changed: Foresees the next event of a replica that something was changed at.
         lives: The status of each replica.
+        roles: Its present role.
         ended: Notes that a replica takes part in one transfer less.
         drains: Whether requests move away from replicas that drain.
     """
@@ -86,12 +87,13 @@ class ReferenceTransfers:
         queue: EventQueue,
         changed: Callable[[int], None],
         lives: Sequence[ReplicaLife],
+        roles: Sequence[Role],
         ended: Callable[[int], None],
         drains: bool,
     ):
         self._config, self._specs, self._replicas = config, specs, replicas
         self._lifecycle, self._queue, self._changed = lifecycle, queue, changed
-        self._lives, self._ended, self._drains = lives, ended, drains
+        self._lives, self._roles, self._ended, self._drains = lives, roles, ended, drains
         self.places: list[Transfer | None] = [None] * (len(replicas) * config.at_once)
         self.generations = [0] * len(self.places)
         self.counts: Counter[str | AbortCause] = Counter()
@@ -345,7 +347,7 @@ class ReferenceTransfers:
         """Begin to move requests away from the replicas that drain."""
         for source in range(len(self._replicas)):
             while self._is_emptied(source):
-                ways = [r for r, spec in enumerate(self._specs) if spec.role != "prefill" and self.is_way(source, r)]
+                ways = [r for r, role in enumerate(self._roles) if role != "prefill" and self.is_way(source, r)]
                 best = max(ways, key=lambda r: (self._replicas[r].free_blocks, -r), default=source)
                 if not self._begin_migration(source, best, Pick.SHORTEST, now_s):
                     break

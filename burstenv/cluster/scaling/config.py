@@ -34,6 +34,7 @@ class ScalingConfig(Config):
     cold_start: ColdStart = "typical"
     drain_s: Annotated[float, Field(ge=0.0, le=1e8)] = 900.0  # longest time of draining, as Dynamo's
     replica_per_s: Annotated[float, Field(gt=0.0, le=1e6)] | None = None  # requests that one serves in time
+    roles: bool = False  # decisions may change the roles of the replicas, too; the cluster needs transfers
     price_per_gpu_h: Annotated[float, Field(ge=0.0, le=1e9)] = 0.0  # in worth: 1 is a mean request
     recovery: RecoveryConfig = RecoveryConfig()
 

@@ -63,6 +63,7 @@ class ReferenceReplica:
         self._counters = TokenCounters()
         self._admitting = False  # under a deferral bound: until the queue is empty
         self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
+        self.hands_out = False  # requests leave with the token that follows their prompt, see transfer_ends.py
         self.pace = 1.0  # the GPU's part of an iteration takes so many times as long,
         self.copy_pace = 1.0  # and so many times while KV blocks come or go
         self.job: ReferenceJob | None = None  # what it works on in the slack, see background.py
@@ -239,6 +240,8 @@ class ReferenceReplica:
         for share in scheduled:
             request = self.requests[share.id]
             request.computed_tokens = share.computed_before + share.tokens
+            if share.samples and request.in_flight_tokens == 0:
+                request.hands_out = self.hands_out
             request.in_flight_tokens += share.samples
         start_s = max(self.clock_s, self._busy_until_s)
         self._busy_until_s = start_s + self._shared_s(scheduled)
@@ -413,7 +416,7 @@ class ReferenceReplica:
 
     def _only_prefills(self, request: ReferenceRequest) -> bool:
         """Return whether a running request will leave with its next token."""
-        return self.limits.prefills_only and not request.decodes
+        return request.hands_out and not request.decodes
 
     def _hand_out(self, request: ReferenceRequest) -> None:
         raise NotImplementedError("only a replica that KV blocks leave, see transfer_ends.py, has this role")

@@ -23,7 +23,6 @@ class EngineLimits:
     prefix_caching: bool = False
     asynchronous: bool = False
     validate_requests: bool = True  # reject prompts that leave no room for an output, cut outputs at the model length
-    prefills_only: bool = False  # a request leaves with the token that follows its prompt, see transfer_ends.py
     # Rules of batching modes that are not vLLM V1's, see engine/reference/modes.py.
     drops_hopeless: bool = False
     batch: str = "mixed"  # mixed | prefill-first | whole-prompts
@@ -55,6 +54,7 @@ class ReferenceRequest:
     in_flight_tokens: int = 0  # sampled, and not back yet (asynchronous scheduling)
     computed_tokens: int = 0
     decodes: bool = False  # runs, and a token came out since it was admitted
+    hands_out: bool = False  # it leaves with the token that follows its prompt, see transfer_ends.py
     blocks: list[int] = field(default_factory=list)
     cached_tokens: int | None = None  # prefix hit at the first admission
     preemptions: int = 0

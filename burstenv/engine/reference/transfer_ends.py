@@ -3,9 +3,9 @@
 * The destination reserves blocks before they are copied. Blocks that it has cached are shared instead.
 * A request leaves the batch between two iterations: from the moment that is asked for, no further iteration takes it,
   and it is out when those in flight have ended. Its blocks are held for it.
-* A replica that only prefills takes a request out of its batch with the token that follows the prompt; its blocks are
-  held for it until it decodes elsewhere, or joins the batch again to decode here. While it holds as many as it may run,
-  it admits no more.
+* A replica that hands requests out takes one out of its batch with the token that follows the prompt, if it did so when
+  the iteration was scheduled that brings the token; its blocks are held for it until it decodes elsewhere, or joins the
+  batch again to decode here. While a replica holds as many requests as it may run, it admits no more.
 * A request joins a batch behind the requests that decode, before those that still compute their prompts. It has the KV
   of all its tokens but the newest, as one that has just decoded.
 """
@@ -55,8 +55,7 @@ class TransferringReplica(PublishingReplica):
         return now_s if len(self.in_flight) < self._depth else self.in_flight[0].end_s
 
     def _may_admit(self) -> bool:
-        holds_most = self.limits.prefills_only and len(self.held) >= self.limits.max_num_seqs
-        return super()._may_admit() and not holds_most
+        return super()._may_admit() and len(self.held) < self.limits.max_num_seqs
 
     # -- the destination -------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from burstenv.cluster.cluster_config import ROLES
 from burstenv.cluster.scaling.codes import BY_CALLER
 from burstenv.envs.action import JointActions
 from burstenv.envs.arguments import check_arguments, check_flat, places_checked
@@ -16,6 +17,7 @@ from burstenv.envs.fleet.step import (
     BY_COUNT,
     BY_OFFSET,
     BY_REPLICA,
+    BY_ROLE,
     FLEET_FEATURES,
     REPLICA_FEATURES,
     step_fleet,
@@ -28,7 +30,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.composite import parse_rule
 from burstenv.policies.scaling import SCALING_RULES
 
-ACTIONS = {"replicas": BY_REPLICA, "count": BY_COUNT, "offset": BY_OFFSET}
+ACTIONS = {"replicas": BY_REPLICA, "count": BY_COUNT, "offset": BY_OFFSET, "roles": BY_ROLE}
 OFFSETS = 3  # most replicas more, or fewer, than a rule asks for
 FLEET_ALONE = "fleet"  # the observation: features of the whole fleet and no others
 NET = "net"  # the reward: worth less the price of the GPU-hours that cost
@@ -41,7 +43,7 @@ def fleet_features() -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class FleetLayout:
-    """An action that says of each replica whether it is to serve, how many are, or how many more than a rule says."""
+    """An action: which replicas are to serve, how many, how many more than a rule says, or which in which role."""
 
     num_replicas: int
     least: int
@@ -60,6 +62,10 @@ class FleetLayout:
         scaling, count = scenario.scaling, len(scenario.specs)
         if scaling is None:
             raise BurstenvError(f"scenario {scenario.config.name!r} has no scaling; use one with it, such as diurnal")
+        if action == "roles" and not scaling.roles:
+            raise BurstenvError(
+                f"scenario {scenario.config.name!r} has fixed roles; action roles needs scaling.roles: true"
+            )
         least, most, _ = scaling.numbers(count)
         return cls(count, least, most, ACTIONS[action])
 
@@ -68,11 +74,13 @@ class FleetLayout:
         """Number of choices of each component of the action."""
         if self.form == BY_OFFSET:
             return (2 * OFFSETS + 1,)
-        return (self.most - self.least + 1,) if self.form == BY_COUNT else (2,) * self.num_replicas
+        if self.form == BY_COUNT:
+            return (self.most - self.least + 1,)
+        return (1 + len(ROLES) if self.form == BY_ROLE else 2,) * self.num_replicas
 
     def space(self) -> gym.spaces.Discrete | JointActions:
         """Return the action space of one environment."""
-        if self.form != BY_REPLICA:
+        if self.form in (BY_COUNT, BY_OFFSET):
             return gym.spaces.Discrete(self.sizes[0])
         return JointActions(list(self.sizes))
 
@@ -83,8 +91,8 @@ class FleetBatch(ControlBatch):
 
     Args:
         num_envs: N.
-        action: ``replicas``, which are to serve, ``count``, how many, or ``offset``, how many more or fewer than
-            ``scaling`` asks for.
+        action: ``replicas``, which are to serve, ``count``, how many, ``offset``, how many more or fewer than
+            ``scaling`` asks for, or ``roles``, which are to serve in which role.
         scaling: With ``offset``, the rule, such as ``kpa(target=6)``; None: the scenario's.
         admission: Rule for admission.
         routing: Rule for routing.

@@ -28,7 +28,9 @@ class FleetEnv(BurstGPTEnv):
     ``scaling.most`` the number is brought within them: those that drain or are off are started in order, those with the
     fewest requests are stopped. With ``action="count"`` it is ``Discrete(most - least + 1)``, the number of replicas
     less ``least``, chosen in the same way. With ``action="offset"`` it is ``Discrete(7)``: three fewer to three more
-    than the rule ``scaling`` asks for; 3 is the rule itself.
+    than the rule ``scaling`` asks for; 3 is the rule itself. With ``action="roles"``, which needs ``scaling.roles`` of
+    the scenario, it is ``MultiDiscrete([5] * R)``: 0 for a replica that is not to serve, else 1 mixed, 2 prefill,
+    3 decode, 4 flexible. A role holds from the replica's next iteration on; what it decodes stays.
 
     Every action is legal: ``info["action_mask"]`` and ``env.unwrapped.action_masks()`` are all ones.
 
@@ -98,7 +100,7 @@ class FleetEnv(BurstGPTEnv):
     | trace       | str or None    | ``None``     | trace in place of the workload                          |
     | split       | str            | ``"train"``  | train, validation or test                               |
     | load        | float or None  | ``None``     | share of capacity; None: train_loads                    |
-    | action      | str            | ``"replicas"``| replicas (each on or off), count (how many) or offset  |
+    | action      | str            | ``"replicas"``| replicas (each on or off), count, offset or roles      |
     | scaling     | str or None    | ``None``     | rule that offset adds to; None: the scenario's          |
     | admission   | str            | ``"always"`` | rule for admission                                      |
     | routing     | str            | ``"jsq"``    | rule for routing                                        |

@@ -13,6 +13,7 @@ from burstenv._jit.positions import positions
 from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.clock import next_epoch
 from burstenv.cluster.gateway import apply_decision
+from burstenv.cluster.roles import set_role
 from burstenv.cluster.scaling.codes import LINEAR
 from burstenv.cluster.scaling.forecast import forecast
 from burstenv.cluster.scaling.resize import num_wanted, requests_on, resize, want
@@ -29,7 +30,8 @@ from burstenv.envs.reward import pay
 from burstenv.policies.decide import decide
 
 RATE_WINDOWS_S = (10.0, 60.0, 180.0)
-BY_REPLICA, BY_COUNT, BY_OFFSET = range(3)  # what an action says: which replicas, how many, how many more
+# What an action says: which replicas, how many, how many more, which replicas in which role.
+BY_REPLICA, BY_COUNT, BY_OFFSET, BY_ROLE = range(4)
 
 # Further features of this environment's observation; for units and scales see the docstring of FleetEnv.
 FLEET_FEATURES = (
@@ -131,7 +133,7 @@ def act_on_fleet(world, action, form, offsets):
     Args:
         world: The cluster.
         action: (C,) int64.
-        form: BY_REPLICA, BY_COUNT or BY_OFFSET.
+        form: BY_REPLICA, BY_COUNT, BY_OFFSET or BY_ROLE.
         offsets: Choices below that of no offset.
     """
     unveil(world)  # the replica to stop is chosen as in a cluster without an agent
@@ -142,6 +144,8 @@ def act_on_fleet(world, action, form, offsets):
         resize(world, np.int64(world.memory.advice) + np.int64(action[0]) - offsets)
         return
     for r in range(len(world.replicas)):
+        if form == BY_ROLE and action[r] > 0:
+            set_role(world, np.int64(r), np.int64(action[r] - 1))
         want(world, r, np.int64(1) if action[r] > 0 else np.int64(0))
     resize(world, num_wanted(world))
 
@@ -190,7 +194,7 @@ def step_fleet(
     Args are those of ``Arrays`` and ``Outputs``, in this order, and:
 
     elapsed_s: (N,) float64, the step's time in the cluster, written.
-    form: What an action says: BY_REPLICA, BY_COUNT or BY_OFFSET.
+    form: What an action says: BY_REPLICA, BY_COUNT, BY_OFFSET or BY_ROLE.
     offsets: With BY_OFFSET, the choices below that of no offset.
     only: The environment to open or show; unused if ``what`` is ALL.
     what: ALL, OPEN or SHOW.

@@ -8,7 +8,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.classes import class_value
 from burstenv.cluster.gateway import may_defer
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import DECODE, NO_REQUEST, PREFILL
+from burstenv.engine.enums import DECODE, FLEXIBLE, NO_REQUEST, PREFILL
 from burstenv.engine.gateway_log import (
     context_tokens,
     in_flight,
@@ -199,8 +199,8 @@ def observe(world, exchange, elapsed_s):
                     out[at + k] = 0.0
             at += PREFIXES
         if settings.roles:
-            out[at + ROLE.prefills] = world.specs[r].role == PREFILL
-            out[at + ROLE.decodes] = world.specs[r].role == DECODE
+            out[at + ROLE.prefills] = engine.replica.role == PREFILL or engine.replica.role == FLEXIBLE
+            out[at + ROLE.decodes] = engine.replica.role == DECODE or engine.replica.role == FLEXIBLE
             out[at + ROLE.has_kv] = environment.placing > 0 and request.replica == r
             at += ROLES
         if settings.background:

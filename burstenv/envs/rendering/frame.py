@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from burstenv.cluster.cluster_config import ROLES
 from burstenv.engine.enums import ATTAINED, AWAY, REJECTED, SETTLED, STATUS_NAMES
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.errors import BurstenvError
@@ -22,7 +23,7 @@ HISTORY = 240  # points of its course over that window, for any number of frames
 
 _PAPER, _INK, _SOFT, _LINE, _PANEL = "#ffffff", "#1b1f24", "#5f6873", "#d5dae0", "#f4f6f8"
 _OF_CLASS = ("#0072b2", "#d55e00")  # conversation, api
-_KV, _KV_QUEUED, _BATCH, _QUEUE = "#0072b2", "#8cc4e8", "#009e73", "#e69f00"
+_KV, _KV_ASIDE, _KV_QUEUED, _BATCH, _QUEUE = "#0072b2", "#56b4e9", "#8cc4e8", "#009e73", "#e69f00"
 _OUTCOMES = (
     ("attained", "#009e73"),
     ("late", "#e69f00"),
@@ -190,6 +191,20 @@ class ClusterPicture:
         queued = float(replica["seen_waiting_blocks"]) / blocks
         return used, queued, int(replica["seen_running"]), int(replica["seen_waiting"])
 
+    def _kv(self, r: int, used: float, queued: float) -> list[tuple[float, str]]:
+        """Return the shares of a KV cache: in use by the batch, set aside for requests on the move, queued for."""
+        replica = self.batch.cluster.state.replicas[self.i, r]
+        blocks = int(replica["reserved_blocks"]) + int(replica["held_blocks"])
+        aside = min(used, blocks / self.batch.scenario.specs[r].num_blocks)
+        return [(used - aside, _KV), (aside, _KV_ASIDE), (queued, _KV_QUEUED)]
+
+    def _moves(self, r: int) -> str:
+        """Return a replica's role, where roles differ, and the transfers that it takes part in."""
+        cluster = self.batch.cluster
+        replica = cluster.state.replicas[self.i, r]
+        role = f", {ROLES[int(replica['role'])]}" if cluster.hands_over else ""
+        return role + (f", {int(replica['transfers'])} on the move" if replica["transfers"] else "")
+
     def _wide(self, r: int, x: float, y: float, width: float, height: float) -> None:
         """Draw one replica as a row: name and mode, KV cache, batch, queue."""
         used, queued, running, waiting = self._shares(r)
@@ -197,8 +212,8 @@ class ClusterPicture:
         mode = self.batch.scenario.mode_names[int(self.batch.cluster.state.replicas[self.i, r]["mode"])]
         name = self.batch.scenario.specs[r].name.replace(":", "  ", 1).replace("@", " on ", 1)
         self._text(x + 8, middle - 10, self._fitted(name, 255, 14), 14)
-        self._text(x + 25, middle + 10, mode, 13, _SOFT)
-        self._bar(x + 280, middle - 4, 330, 16, [(used, _KV), (queued, _KV_QUEUED)])
+        self._text(x + 25, middle + 10, self._fitted(mode + self._moves(r), 240, 13), 13, _SOFT)
+        self._bar(x + 280, middle - 4, 330, 16, self._kv(r, used, queued))
         self._text(x + 280, middle - 15, f"KV cache {used:.0%} used", 13, _SOFT)
         if queued > 0:
             self._text(x + 610, middle - 15, f"{queued:+.0%} queued for", 13, _SOFT, "rm")
@@ -217,7 +232,7 @@ class ClusterPicture:
         self._text(x + 22, middle, str(r), size, anchor="rm")
         room = 92 if width > 200 else 62
         self._bar(x + 30, middle - min(8, height / 3), width - 34 - room, min(16, 2 * height / 3),
-                  [(used, _KV), (queued, _KV_QUEUED)])  # fmt: skip
+                  self._kv(r, used, queued))  # fmt: skip
         counts = f"{running} run, {waiting} wait" if width > 200 else f"{running} / {waiting}"
         self._text(x + width, middle, counts, size, _SOFT, "rm")
 

@@ -21,7 +21,7 @@ function first(times, t) { // index of the first time at or after t
   while (low < high) { const mid = (low + high) >> 1; times[mid] < t ? (low = mid + 1) : (high = mid); }
   return low;
 }
-for (const lines of [data.waiting, data.kv, data.fleet, data.trained]) for (const line of lines) { // their integrals, for means over any stretch
+for (const lines of [data.waiting, data.kv, data.fleet, data.moves, data.aside, data.trained]) for (const line of lines) { // their integrals, for means over any stretch
   line.area = new Float64Array(line.t.length);
   for (let k = 1; k < line.t.length; k++)
     line.area[k] = line.area[k - 1] + 0.5 * (line.v[k] + line.v[k - 1]) * (line.t[k] - line.t[k - 1]);

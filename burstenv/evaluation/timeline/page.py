@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.arguments import checked
-from burstenv.evaluation.timeline.series import FLEET, MAX_SEPARATE_REPLICAS, Timeline
+from burstenv.evaluation.timeline.series import FLEET, MAX_SEPARATE_REPLICAS, MOVES, Timeline
 from burstenv.files import write_atomic
 from burstenv.pages.page import render
 
@@ -76,6 +76,8 @@ def _data(timeline: Timeline) -> dict[str, Any]:
         "waiting": _lines(timeline, time_s, timeline.waiting, digits, 0),
         "kv": _lines(timeline, time_s, 100.0 * timeline.kv_used, digits, 1),
         "fleet": _fleet(timeline, start_s, digits),
+        "moves": _moves(timeline, start_s, digits, slice(0, 2)),
+        "aside": _moves(timeline, start_s, digits, slice(2, 4)),
         "trained": _trained(timeline, start_s, digits),
         **{name: _course(points, start_s, digits) for name, points in timeline.course.items()},
         "bars": _bars(timeline.bars, start_s, digits),
@@ -89,6 +91,18 @@ def _fleet(timeline: Timeline, start_s: float, digits: int) -> list[Any]:
     times = np.round(timeline.fleet[:, 0] - start_s, digits).tolist()
     return [
         {"name": name, "t": times, "v": timeline.fleet[:, 1 + k].astype(int).tolist()} for k, name in enumerate(FLEET)
+    ]
+
+
+def _moves(timeline: Timeline, start_s: float, digits: int, which: slice) -> list[Any]:
+    """Return the lines of some of MOVES; none where KV blocks stay where they are."""
+    if not len(timeline.moves):
+        return []
+    times = np.round(timeline.moves[:, 0] - start_s, digits).tolist()
+    columns = timeline.moves[:, 1:].T[which]
+    return [
+        {"name": name, "t": times, "v": np.round(values, 2).tolist()}
+        for name, values in zip(MOVES[which], columns, strict=True)
     ]
 
 

@@ -27,6 +27,8 @@ from burstenv.evaluation.timeline.requests import answered, bars, course, drain
 from burstenv.workload import CLASSES
 
 FLEET = ("serving", "paid for", "slow", "wanted", "left out")  # what is counted of replicas that change
+# What is counted where KV blocks move: requests, then KV blocks set aside as a share of all.
+MOVES = ("on the move", "wait to move", "reserved for requests that come", "held for requests that left")
 MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
 MAX_BINS = 4000
 MAX_SEPARATE_REPLICAS = 8  # more are drawn as mean and range
@@ -46,6 +48,7 @@ class TimelineRecorder:
         self.i = i
         self._rows: list[tuple[float, np.ndarray, np.ndarray, int]] = []
         self._fleet: list[tuple[float, ...]] = []  # if replicas change
+        self._moves: list[tuple[float, ...]] = []  # if KV blocks move
         self._trained: list[np.ndarray] = []  # time and tokens of each replica, if they fine-tune
         self._num_blocks = np.ones(len(names))
         self._block_size = 1
@@ -71,6 +74,11 @@ class TimelineRecorder:
             left_out = state.logs(self.i)[:, int(state.environments["viewer"][self.i])]["left_out"] != 0
             counted = serves, replicas["paid"], slow, replicas["wanted"], left_out  # as FLEET says
             self._fleet.append((now_s, *(int(one.sum()) for one in counted)))
+        if state.gateway["transfers"][0]:
+            environment, blocks = state.environments[self.i], 0.01 * float(self._num_blocks.sum())
+            aside = (float(replicas[name].sum()) / blocks for name in ("reserved_blocks", "held_blocks"))
+            counts = int(environment["transfers"]), int(environment["placed"])
+            self._moves.append((float(environment["now_s"]), *counts, *aside))
         if state.gateway["background"][0]:
             trained = np.zeros((len(self.names), 3))
             trained_at(*state.arrays(), self.i, trained)
@@ -131,6 +139,7 @@ class TimelineRecorder:
             idle_s=[_idle(records, r) for r in range(len(self.names))],
             course=course(records),
             bars=bars(records, len(self.names)),
+            moves=np.array(self._moves).reshape(-1, 1 + len(MOVES)),
             fleet=np.array(self._fleet).reshape(-1, 1 + len(FLEET)),
             trained=np.array(self._trained).reshape(-1, 1 + len(self.names)),
             classes=list(classes),
@@ -155,6 +164,8 @@ class Timeline:
         course: Latencies as shares of their objectives over time, see :func:`timeline.requests.course`.
         bars: Requests on replicas, see :func:`timeline.requests.bars`.
         fleet: Where replicas fail or are scaled: time, and how many serve, cost, serve slowly, and are wanted, (., 5).
+        moves: Where KV blocks move: time, requests on the move and waiting for it, shares of the KV blocks that are
+            reserved and held [%], (., 5).
         trained: Where replicas fine-tune: time, and the tokens that each has trained so far, (., 1 + R).
         edges_s: Edges of the bins, (B + 1,).
         classes: Names of the classes.
@@ -175,6 +186,7 @@ class Timeline:
     course: dict[str, list[list[float]]]
     bars: dict[str, Any]
     fleet: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(FLEET))))
+    moves: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(MOVES))))
     trained: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
     edges_s: np.ndarray = field(default_factory=lambda: np.zeros(1))
     classes: list[str] = field(default_factory=lambda: list(CLASSES))

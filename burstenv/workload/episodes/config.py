@@ -21,6 +21,9 @@ class EpisodeConfig(Config):
             consecutive requests: the variation of counts stays, think times and burst lengths shrink by the factor of
             the compression. ``thin`` keeps a share of one day's conversations; loads above the day's own are an error.
         mix: Share of the requests by class, with sum 1; None keeps the composition of the split.
+        mix_at_end: The rates by class at the end of the episode, as shares of the whole rate at its begin: they change
+            evenly from ``mix`` to these. A sum other than 1 changes the whole rate too; its mean over the episode is
+            kept. Superposed conversations are thinned by the time of their first request. None: they stay.
         max_total_tokens: Longest request, prompt plus output tokens; None for no limit.
         oversize: Treatment of longer ones: an error, or ``drop``, which leaves them out and counts them.
         upstream_failures: ``none`` leaves the recorded failures out. ``recorded`` adds each failure in the window as a
@@ -31,6 +34,7 @@ class EpisodeConfig(Config):
     duration_s: float = Field(default=180.0, ge=1e-3, le=1e8)
     scaling: Literal["superpose", "compress", "thin"] = "superpose"
     mix: dict[str, float] | None = None
+    mix_at_end: dict[str, float] | None = None
     max_total_tokens: int | None = Field(default=None, ge=2, le=1 << 24)
     oversize: Literal["error", "drop"] = "error"
     upstream_failures: Literal["none", "recorded"] = "none"
@@ -46,6 +50,16 @@ class EpisodeConfig(Config):
         if min(mix.values(), default=0.0) < 0 or abs(sum(mix.values()) - 1.0) > 1e-6:
             raise ValueError("shares by class must be at least 0 and have sum 1")
         return mix
+
+    @model_validator(mode="after")
+    def _drifts_where_it_can(self) -> EpisodeConfig:
+        if self.mix_at_end is None:
+            return self
+        if self.mix is None or self.scaling != "superpose" or self.upstream_failures != "none":
+            raise ValueError("mix_at_end needs mix, scaling: superpose and upstream_failures: none")
+        if set(self.mix_at_end) != set(self.mix) or min(*self.mix.values(), *self.mix_at_end.values()) <= 0.0:
+            raise ValueError("mix_at_end must have the classes of mix, and both shares above 0")
+        return self
 
     @model_validator(mode="after")
     def _within_a_day(self) -> EpisodeConfig:

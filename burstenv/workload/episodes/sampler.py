@@ -15,7 +15,7 @@ from burstenv.workload.episodes.day_table import DayTable, Integers, day_table
 from burstenv.workload.episodes.requests import EpisodeRequests, names_of
 from burstenv.workload.failures.upstream import FailureTable, GatheredFailures, failure_table
 from burstenv.workload.shaping.detie import detied
-from burstenv.workload.shaping.scaling import keep_sessions, lay_over, squeezed
+from burstenv.workload.shaping.scaling import keep_drifting, keep_sessions, lay_over, squeezed
 from burstenv.workload.splits import MIN_BLOCK_REQUESTS, DayRange
 from burstenv.workload.trace import CLASSES, NAMED, Trace
 
@@ -137,14 +137,17 @@ class EpisodeSampler:
             cut_copies,  # brings in the compiler, which a trace alone does not need
         )
 
+        drift = self.config.mix_at_end
+        begin_per_s = rate_per_s if drift is None else 2.0 * rate_per_s / (1.0 + sum(drift.values()))
         times, rows, threads = [], [], []
         failed = GatheredFailures(seed) if self.config.upstream_failures == "recorded" else None
         copies: dict[str, float] = {}
         targets: dict[str, float] = {}
         next_thread = 0
         for k, ((name, share), table) in enumerate(zip(self.mix.items(), self._tables_of(day), strict=True)):
-            target = share * rate_per_s
-            wanted = target / table.rate_per_s
+            later = share if drift is None else drift[name]
+            target = share * begin_per_s
+            wanted = max(target, later * begin_per_s) / table.rate_per_s
             if wanted > 1 and self.config.scaling == "thin":
                 raise BurstenvError(
                     f"day {day} carries {table.rate_per_s:.4g} {name} requests/s, thinning cannot raise it to "
@@ -156,6 +159,10 @@ class EpisodeSampler:
             if wanted < 1:  # less than one copy: thin it by whole conversations
                 kept = keep_sessions(thread, wanted, random)
                 time, row, thread = time[kept], row[kept], thread[kept]
+            if later != share:
+                kept = keep_drifting(time, thread, (share, later), self.config.duration_s, random)
+                time, row, thread = time[kept], row[kept], thread[kept]
+                target = 0.5 * (share + later) * begin_per_s
             next_thread += count * table.threads
             times.append(time)
             rows.append(row)

@@ -206,6 +206,41 @@ def keep_sessions(thread: Integers, share: float, random: np.random.Generator) -
     return drawn
 
 
+def keep_drifting(
+    time_s: NDArray[np.float64],
+    thread: Integers,
+    shares: tuple[float, float],
+    window_s: float,
+    random: np.random.Generator,
+) -> NDArray[np.bool_]:
+    """Thin a window so that what stays of it changes evenly from one share to another.
+
+    Each conversation, and each request without one, stays with the probability at its first request, as a share of the
+    greater one.
+
+    Args:
+        time_s: Of each request in the window, shape ``(n,)``.
+        thread: Conversation of each request, -1 for none, shape ``(n,)``.
+        shares: At the begin and at the end of the window; one at least is above 0.
+        window_s: Length of the window, seconds.
+        random: Source of randomness.
+
+    Returns:
+        What stays, shape ``(n,)``.
+    """
+    begin_s = time_s.copy()
+    talking = thread >= 0
+    names, of = np.unique(thread[talking], return_inverse=True)
+    first_s = np.full(len(names), np.inf)
+    np.minimum.at(first_s, of, time_s[talking])
+    begin_s[talking] = first_s[of]
+    drawn = random.random(len(thread))
+    drawn[talking] = random.random(len(names))[of]
+    share: NDArray[np.float64] = shares[0] + (shares[1] - shares[0]) * begin_s / window_s
+    kept: NDArray[np.bool_] = drawn * max(shares) < share
+    return kept
+
+
 def lay_over(
     time_s: NDArray[np.float64], offset_s: NDArray[np.float64], window_s: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
