@@ -197,7 +197,7 @@ memory that is merely well used, and at thresholds of 1 its P99 is three times a
 *Pooled freeness* is `llumnix-scaling(low=T,high=T+50)`, *load* `wva-tokens(kv=1,up=T,down=0.6 T)`: the KV blocks in use
 and asked for by the queues, as a share of those of the instances. Both dispatch by `freeness`.
 
-Differences from the figure: a cluster that scales cannot migrate requests here yet; the iteration times are a roofline
+Differences from the figure: no request migrates in these runs; the iteration times are a roofline
 of the A10, not a measurement; INFaaS++ is read as "load with the queue", for its own thresholds are not published; the
 lengths are interpolated between the published quantiles.
 """
