@@ -110,9 +110,13 @@ def load_tuned(name: str | Path, scenario: str) -> TunedPolicies:
 def scenario_digest(config: ScenarioConfig) -> str:
     """Return the SHA-256 of what a scenario's configuration sets, apart from its description.
 
-    A setting at its default is left out: one that is added later changes no digest.
+    A setting at its default is left out: one that is added later changes no digest. So are the classes and tenants that
+    a scenario fills in for its observation.
     """
     values = config.model_dump(mode="json", exclude_defaults=True, exclude={"description", "headroom"})
+    seen = {name: value for name, value in values.pop("observation", {}).items() if name not in ("classes", "tenants")}
+    if seen:
+        values["observation"] = seen
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
