@@ -66,7 +66,7 @@ from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.state import ClusterState
 from burstenv.cluster.tenants import TenantTable, table_size, write_table, write_tenants
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
-from burstenv.config import load
+from burstenv.config import load, shortly
 from burstenv.engine.background_rule import BackgroundRule
 from burstenv.engine.records import FAILS_UPSTREAM, FOLLOWS
 from burstenv.engine.spec import SPLIT_NAMES
@@ -365,6 +365,8 @@ class Cluster(DirectReplicas):
 
     def background_by(self, rule: BackgroundRule, i: int | None = None) -> None:
         """Let replicas work on their job by a rule: those of cluster ``i`` in its episode, or of all from now on."""
+        if not isinstance(rule, BackgroundRule):
+            raise BurstenvError(f"rule must be a BackgroundRule, got {shortly(rule)}")
         if i is None:
             self.background_rule = rule
         self._begin_background_by(rule, i)
@@ -387,6 +389,8 @@ class Cluster(DirectReplicas):
         i, replica = place(i, self.num_envs, "i"), place(replica, self.num_replicas, "replica")
         if self.background is None:
             raise BurstenvError("this cluster was made without a background job")
+        if not isinstance(rule, BackgroundRule):
+            raise BurstenvError(f"rule must be a BackgroundRule, got {shortly(rule)}")
         numbers = float(rule.bound_s), int(rule.tokens), float(rule.target_s), float(rule.allowance_s), int(rule.flags)
         background_at(*self.state.arrays(), i, replica, *numbers)
 

@@ -332,6 +332,20 @@ def tokens_trained(engine, now_s):
     return units_done(engine, now_s) * (spec.step_tokens / (float(spec.step_work_tokens) * spec.step_pieces))
 
 
+@outlined
+def share_iteration(
+    engine, duration_s, used_tokens, prefill_tokens, prefill_attention, decodes, context, sequences
+):  # fmt: skip
+    """Let an iteration of ``duration_s`` share the job's work; return how long it takes then [s]."""
+    tokens = tokens_to_share(engine, used_tokens, prefill_tokens, prefill_attention, decodes, context, sequences)
+    if tokens == 0:
+        return duration_s
+    count_shared(engine, tokens, 1)
+    return backward_pass_s(engine) + shared_time_s(
+        engine, tokens, prefill_tokens, prefill_attention, decodes, context, sequences
+    )
+
+
 @kernel
 def set_background_rule(replica, bound_s, tokens, target_s, allowance_s, flags):
     """Write when a replica works on its job."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+
+from burstenv.errors import BurstenvError
 
 WHOLE_STEPS = 1  # what an iteration shares is the forward pass of a whole step; the backward pass follows it alone
 DECODES_ALONE = 2  # an iteration that computes a part of a prompt shares none
 ONE_BY_ONE = 4  # an iteration admits one request at most
 LOOKS_AHEAD = 8  # a request is due if it would be after the next step
+ALL_FLAGS = 15  # the sum of all
+MOST_SHARED_TOKENS = 1_000_000  # more than an iteration has
 
 QUANTUM_TOKENS = 16  # tokens of a shared iteration under a target time are a multiple of this
 PAUSED = -1.0  # the deferral bound of a replica that runs no steps apart
@@ -27,6 +32,9 @@ class BackgroundRule:
         allowance_s: With ``WHOLE_STEPS``: once backward passes have delayed a request for so long, iterations share no
             more steps until it has its answer [s].
         flags: A sum of ``WHOLE_STEPS``, ``DECODES_ALONE``, ``ONE_BY_ONE`` and ``LOOKS_AHEAD``.
+
+    Raises:
+        BurstenvError: On a value out of range.
     """
 
     bound_s: float = 0.0
@@ -34,6 +42,20 @@ class BackgroundRule:
     target_s: float = math.inf
     allowance_s: float = math.inf
     flags: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("bound_s", 0.0), ("target_s", 1e-6), ("allowance_s", 0.0)):
+            value = getattr(self, name)
+            right = isinstance(value, Real) and not isinstance(value, bool) and float(value) >= least
+            if not right and not (name == "bound_s" and value == PAUSED):
+                more = f", or {PAUSED:g}: no step runs apart" if name == "bound_s" else ""
+                raise BurstenvError(
+                    f"{name} of a background rule must be a number of at least {least:g} s{more}, got {value!r}"
+                )
+        for name, most in (("tokens", MOST_SHARED_TOKENS), ("flags", ALL_FLAGS)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) <= most:
+                raise BurstenvError(f"{name} of a background rule must be a whole number of 0 to {most}, got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,7 @@ from numba import types
 
 from burstenv._jit.decorators import detached, kernel
 from burstenv.engine.admission import blocks_to_admit
-from burstenv.engine.background import (
-    backward_pass_s,
-    count_shared,
-    may_train,
-    shared_time_s,
-    tokens_to_share,
-    train,
-)
+from burstenv.engine.background import may_train, share_iteration, train
 from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
@@ -282,12 +275,9 @@ def _schedule(engine):
         duration_s = iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context, sequences)
         duration_s = at_pace_s(engine, duration_s, sequences)
         if spec.background:
-            shared = tokens_to_share(engine, used, prefill_tokens, prefill_attention, decodes, context, sequences)
-            if shared > 0:
-                duration_s = backward_pass_s(engine) + shared_time_s(
-                    engine, shared, prefill_tokens, prefill_attention, decodes, context, sequences
-                )
-                count_shared(engine, shared, 1)
+            duration_s = share_iteration(
+                engine, duration_s, used, prefill_tokens, prefill_attention, decodes, context, sequences
+            )
     start_s = max(replica.clock_s, replica.busy_until_s)
     replica.busy_until_s = start_s + duration_s
     count_busy(engine, duration_s, replica.free_blocks)

@@ -79,11 +79,13 @@ def advance_replica(engine, until_s, turns_stop):
             before = environment.ended
             finish_iteration(engine)
             answered = environment.ended > before
-        trains = spec.background != 0 and _trains(engine)
-        if replica.running == 0 and replica.waiting == 0 and not trains:
-            replica.in_flight = 0  # asynchronous scheduling leaves one without work
-            replica.wake_s = np.inf
-            break
+        trains = False
+        if replica.running == 0:
+            trains = spec.background != 0 and _trains(engine)
+            if replica.waiting == 0 and not trains:
+                replica.in_flight = 0  # asynchronous scheduling leaves one without work
+                replica.wake_s = np.inf
+                break
         if replica.clock_s >= until_s or (turns_stop and answered):
             replica.wake_s = replica.clock_s
             break

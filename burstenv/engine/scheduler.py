@@ -15,7 +15,7 @@ from burstenv.engine.asynchronous import (
     lose_token,
     publish_last_step,
 )
-from burstenv.engine.background import backward_pass_s, count_shared, shared_time_s, tokens_to_share
+from burstenv.engine.background import share_iteration
 from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_decoder, publish_full_blocks, sequence_of
 from burstenv.engine.counters import count_busy
@@ -359,14 +359,9 @@ def start_iteration(engine):
     # 3. Waiting requests, head first without overtaking; none in a step that preempted.
     replica.blocked = 0
     if replica.preemptions == preemptions_before:
-        most = limits.max_num_seqs
-        if spec.background and replica.background_flags & ONE_BY_ONE:
-            most = min(most, replica.running + 1)
         while replica.waiting > 0 and budget > 0:
             if replica.running >= limits.max_num_seqs or holds_most(engine):
                 replica.blocked = 1
-                break
-            if replica.running >= most:
                 break
             request_id = queue_head(engine, now_s)
             request = requests[request_id]
@@ -394,6 +389,8 @@ def start_iteration(engine):
                 prefill_attention += chunk * cached + chunk * (chunk + 1) // 2
             sequences += 1
             budget -= chunk
+            if spec.background and replica.background_flags & ONE_BY_ONE:
+                break
 
     worked = sequences > 0 or replica.preemptions > preemptions_before
     if not worked and (replica.in_flight == 0 or replica.flight_sequences == 0):
@@ -409,14 +406,9 @@ def start_iteration(engine):
         duration_s = at_pace_s(engine, duration_s, sequences)
         if spec.background:
             used = replica.token_budget - budget
-            tokens = tokens_to_share(
-                engine, used, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
+            duration_s = share_iteration(
+                engine, duration_s, used, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
             )
-            if tokens > 0:
-                duration_s = backward_pass_s(engine) + shared_time_s(
-                    engine, tokens, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
-                )
-                count_shared(engine, tokens, 1)
     count_busy(engine, duration_s, replica.free_blocks)
     replica.iterations += worked
     put_in_flight(engine, duration_s, decodes, sequences)

@@ -16,6 +16,7 @@ from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.config import parse
+from burstenv.engine.background_rule import BackgroundRule
 from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
 from burstenv.policies import load_policy
@@ -181,6 +182,30 @@ def test_the_job_takes_memory_from_the_cache():
 def test_a_job_that_is_said_wrongly(given, message):
     with pytest.raises(BurstenvError, match=message):
         parse(BackgroundConfig, given, "background")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bound_s": -0.5}, "bound_s .* at least 0 s, or -1: no step runs apart, got -0.5"),
+        ({"bound_s": math.nan}, "bound_s"),
+        ({"bound_s": "soon"}, "bound_s"),
+        ({"target_s": 0.0}, "target_s .* at least 1e-06 s, got 0.0"),
+        ({"tokens": -1}, "tokens .* whole number of 0 to 1000000, got -1"),
+        ({"tokens": 2.5}, "tokens"),
+        ({"flags": 16}, "flags"),
+    ],
+)
+def test_a_rule_that_is_out_of_range(given, message):
+    with pytest.raises(BurstenvError, match=message):
+        BackgroundRule(**given)
+
+
+def test_what_is_no_rule():
+    cluster: Any = Cluster([replica()], background=job())
+    for call in (lambda: cluster.set_background(0, 0, 0.5), lambda: cluster.background_by("dcb")):
+        with pytest.raises(BurstenvError, match="rule must be a BackgroundRule"):
+            call()
 
 
 def test_what_a_job_cannot_have_beside_it():
