@@ -394,7 +394,7 @@ def advance_general(engine, until_s, turns_stop):
             scheduled = start_general(engine, until_s)
             if replica.livelocked:
                 break
-            if trains and not scheduled:
+            if not scheduled and may_train(engine):
                 replica.unservable = 1
                 continue
             if not scheduled and replica.in_flight == 0:

@@ -109,7 +109,7 @@ def advance_replica(engine, until_s, turns_stop):
             drop_hopeless(engine)
         if not start_iteration(engine):
             replica.in_flight = 0
-            if trains:
+            if may_train(engine):
                 replica.unservable = 1
                 continue
             replica.wake_s = np.inf  # until something changes
