@@ -91,15 +91,6 @@ def note_waiting(engine, request):
 
 
 @kernel
-def note_change(engine, now_s):
-    """Note a change at ``now_s`` while steps run apart: they go on at least to the next place after it."""
-    replica = engine.replica
-    replica.unservable = 0
-    replica.training_changed_s = now_s
-    replica.wake_s = replica.clock_s
-
-
-@kernel
 def _due_s(engine):
     """Return when inference is to go on with what waits [s]."""
     replica, spec = engine.replica, engine.spec
@@ -145,6 +136,34 @@ def end_of_training_s(engine):
     return _end_of_training(engine)[0]
 
 
+@kernel
+def _end_training(engine, end_s, units):
+    """Count the work of steps apart that have ended."""
+    replica, spec = engine.replica, engine.spec
+    replica.training_s += (units - replica.trained_units) * spec.unit_s
+    replica.trained_units = units
+    if units == spec.job_units:
+        replica.job_done_s = end_s
+    replica.training = 0
+    replica.unservable = 0
+
+
+@outlined
+def note_change(engine, now_s):
+    """Note a change at ``now_s`` while steps run apart: they go on at least to the next place after it.
+
+    Where they were paused, and nothing waited, they may have ended before.
+    """
+    replica = engine.replica
+    end_s, units = _end_of_training(engine)
+    if replica.waiting == 0 and end_s <= now_s:
+        _end_training(engine, end_s, units)
+        replica.clock_s = now_s
+    replica.unservable = 0
+    replica.training_changed_s = now_s
+    replica.wake_s = replica.clock_s
+
+
 @outlined
 def train(engine, until_s):
     """Run steps apart from the clock on, up to ``until_s``; return whether they have ended, or there are none.
@@ -164,17 +183,14 @@ def train(engine, until_s):
         replica.training_from_s = replica.clock_s
         replica.training_changed_s = replica.clock_s
     end_s, units = _end_of_training(engine)
+    if replica.waiting == 0:  # nothing goes on before something changes
+        replica.wake_s = np.inf
+        return False
     if end_s >= until_s:
         replica.wake_s = end_s
         return False
-    replica.training_s += (units - replica.trained_units) * spec.unit_s
-    replica.trained_units = units
-    if units == spec.job_units:
-        replica.job_done_s = end_s
-    replica.training = 0
-    replica.unservable = 0
-    if replica.waiting > 0:
-        replica.clock_s = max(end_s, replica.training_changed_s)
+    _end_training(engine, end_s, units)
+    replica.clock_s = max(end_s, replica.training_changed_s)
     return True
 
 
