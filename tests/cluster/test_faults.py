@@ -11,8 +11,6 @@ import pytest
 from burstenv.cluster import ADMIT, STATUS_NAMES, Cluster, ModeConfig
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import FaultKind, Faults
-from burstenv.cluster.reference.cluster import ReferenceCluster
-from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.engine.enums import REPLICA_STATE_NAMES
 from burstenv.errors import BurstenvError
 from tests.cluster.small_clusters import LATENCY, replica, requests_at
@@ -235,17 +233,3 @@ def test_rows_that_are_no_faults_are_an_error(row, wrong):
 def test_the_faults_of_an_episode_are_faults():
     with pytest.raises(BurstenvError, match=r"must be Faults or None, got \[\]"):
         Cluster([replica()], recovery=RecoveryConfig()).load(0, requests_at(0.0), faults=[])
-
-
-@pytest.mark.parametrize(
-    "given", [{"recovery": RecoveryConfig()}, {"faults": Faults.of([])}], ids=["recovery", "faults"]
-)
-def test_neither_cluster_has_both_faults_and_transfers(given):
-    specs, moves = [replica()] * 2, {"transfers": TransfersConfig(), "migrate_period_s": 0.1}
-    ReferenceCluster(specs, (MODE,), requests_at(0.0), **moves)
-    with pytest.raises(BurstenvError, match="leave out `faults` or `migration`"):
-        ReferenceCluster(specs, (MODE,), requests_at(0.0), **moves, **given)
-    if "recovery" in given:  # a compiled cluster is told its faults with each episode
-        Cluster(specs, (MODE,), **moves)
-        with pytest.raises(BurstenvError, match="leave out `faults` or `migration`"):
-            Cluster(specs, (MODE,), **moves, **given)
