@@ -173,11 +173,15 @@ def test_what_cannot_be_played_with_faults_says_so(small_scenario):
     values["episode"]["upstream_failures"] = "recorded"
     batch = EnvironmentBatch(1, scenario=values)
     batch.reset(0, np.random.default_rng(0))
+    with pytest.raises(BurstenvError, match="lookahead does not sample the faults of replicas"):
+        Lookahead(batch.cluster, "lookahead:always/jsq/vllm")
+    Lookahead(batch.cluster, "oracle-lookahead:always/jsq/vllm")
+    scaled = load_scenario("diurnal").make_cluster()
     for look_ahead in (
-        lambda: Lookahead(batch.cluster, "lookahead:always/jsq/vllm"),
-        lambda: ChoiceWorth(batch.cluster, parse_composite("always/jsq/vllm"), 5.0),
+        lambda: Lookahead(scaled, "oracle-lookahead:always/jsq/vllm"),
+        lambda: ChoiceWorth(scaled, parse_composite("always/jsq/vllm"), 5.0),
     ):
-        with pytest.raises(BurstenvError, match="look-ahead simulates replicas that serve for ever"):
+        with pytest.raises(BurstenvError, match="in this scenario they are scaled"):
             look_ahead()
     with pytest.raises(BurstenvError, match=r"unknown model or class in spells\.pools of faults 'test' 'GPT4'"):
         load_scenario(with_faults(small_scenario, spells={"pools": {"GPT4": [0]}}))
@@ -196,8 +200,10 @@ def test_spells_begin_at_failed_rows(small_scenario):
     assert found
 
 
-def test_a_scenario_has_faults_or_migration():
+def test_a_scenario_may_have_faults_and_migration():
     values = load(ScenarioConfig, "scenarios", "fragmentation").model_dump(mode="json")
-    with pytest.raises(BurstenvError, match="leave out `faults` or `migration`"):
-        load_scenario({**values, "faults": "crash"})
-    load_scenario({**values, "faults": "crash", "migration": None})
+    metrics = simulate(
+        load_scenario(values).trace, None, "always/freeness/vllm/llumnix", load_scenario({**values, "faults": "crash"}),
+        duration_s=30.0, load=0.8,
+    ).metrics  # fmt: skip
+    assert metrics["faults"] > 0

@@ -123,8 +123,6 @@ def test_wrong_arguments_are_one_sentence(values):
         FleetBatch(1, scenario="default")
     with pytest.raises(BurstenvError, match="unknown scaling rule 'kap'"):
         load_scenario(values | {"scaling": {"rule": "kap"}})
-    with pytest.raises(BurstenvError, match="leave out `scaling` or `migration`"):
-        load_scenario(values | {"migration": {}})
     with pytest.raises(BurstenvError, match=r"leave out kpa"):
         player_of(load_policy("always/jsq/vllm/kpa"), load_scenario("default").make_cluster())
 

@@ -40,7 +40,7 @@ def observe_training(out, at, engine):
         return
     if replica.training:
         out[at + TRAINING.trains] = 1.0
-        out[at + TRAINING.step_left] = np.float32(min(LIMIT, next_step_s(engine, now_s) - now_s))
+        out[at + TRAINING.step_left] = np.float32(min(LIMIT, max(0.0, next_step_s(engine, now_s) - now_s)))
         if replica.waiting > 0:
             out[at + TRAINING.held] = np.float32(min(LIMIT, now_s - replica.oldest_s))
     out[at + TRAINING.step] = np.float32(min(LIMIT, spec.step_work_tokens * spec.unit_s))
