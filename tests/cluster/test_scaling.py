@@ -176,5 +176,5 @@ def test_a_composite_may_name_a_scaling_rule():
     assert policy.migration is None
     assert policy.scaling.named["target"] == 20.0
     assert parse_composite("always/jsq/vllm/oracle-scaling").oracle
-    with pytest.raises(BurstenvError, match="unknown migration, scaling or placement rule 'kap'"):
+    with pytest.raises(BurstenvError, match="unknown migration, scaling, placement, background or flow rule 'kap'"):
         parse_composite("always/jsq/vllm/kap")
