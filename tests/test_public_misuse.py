@@ -70,7 +70,7 @@ RIGHT: dict[str, set[str]] = {
         "evaluate.folder", "evaluate.ray", "tune.journal", "train.out_dir", "train.progress", "write_report.folder",
         "write_leaderboard.path", "EvaluationResult.to_json.path", "export_agent.out")},
     **{f"LearnedAgent.{part}": {"free text", "free dict"} for part in ("name", "first_mode", "description")},
-    **{f"Trace.{name}": {"None"} for name in ("prefix_id", "prefix_tokens")},  # None: none
+    **{f"Trace.{name}": {"None"} for name in ("prefix_id", "prefix_tokens", "own_class", "tenant")},  # None: none
     **{f"{name}.metadata": {"free dict"} for name in ("Trace", "Trace.from_columns")},
     "EnvironmentBatch.reward": {"type"}, "TuningPlan.template": {"free text"}, "TuningPlan.without": {"empty"},
     "TimelineRecorder.finish.title": {"free text"}, "TimelineRecorder.finish.facts": {"free dict"},
@@ -88,6 +88,9 @@ OTHERWISE |= {  # these always refuse
 }
 OTHERWISE |= {(name, "step_arguments") for name in BATCHES}  # takes none
 OTHERWISE.add(("Scenario", "faults_of"))  # tests/envs/test_faults.py
+OTHERWISE |= {("Scenario", method) for method in ("draw", "observed", "tenants_of")}  # tests/envs/test_population.py
+OTHERWISE |= {(name, "rewards_of") for name in BATCHES}  # of compiled rollouts: tests/agents
+OTHERWISE |= {("SB3VecEnv", method) for method in ("factor_after", "ordinal", "played")}  # likewise
 METHODS_ELSEWHERE = {"Agent", "BurstenvError", "View", "LearnedAgent", "Cluster"}
 WITHOUT_CALL = {
     # constants, an error, a protocol; and what the package makes and hands out

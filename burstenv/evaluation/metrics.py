@@ -172,6 +172,8 @@ def episode_metrics(
     Raises:
         BurstenvError: If a request is not settled, or the rewards contradict the records.
     """
+    if tenant is not None and tenants is None:
+        raise BurstenvError("tenant must be None without tenants: their names say what its numbers mean")
     if client_counts is not None and client_counts["unsent"]:
         sent = records["status"] != UNSENT
         records, model = records[sent], None if model is None else model[sent]
