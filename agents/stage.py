@@ -12,6 +12,7 @@ from burstenv.cluster import Cluster
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import Episode, draw_episode
+from burstenv.evaluation.tasks import load_episode
 from burstenv.policies import Composite, NetworkPolicy
 
 
@@ -74,10 +75,8 @@ class Stage:
         return outcomes
 
     def _one(self, cluster: Cluster, policy: Composite | NetworkPolicy, episode: Episode) -> Played:
-        foresees = isinstance(policy, NetworkPolicy) and policy.oracle
         scales = isinstance(policy, NetworkPolicy) and policy.scales
-        requests = episode.foreseen if foresees else episode.requests
-        cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults)
+        load_episode(cluster, policy, episode)
         decisions = player_of(policy, cluster, 0, self._scenario.sight).run()
         return Played(judged_score(cluster, 0, price_of(self._scenario, scales)), decisions)
 

@@ -33,6 +33,8 @@ from burstenv.policies.network.weights import Network
 
 SIGMA_STEP, SIGMA_ENDS = 1.2, 20.0  # factor of a change of sigma, and of all of them together
 
+_KEPT = ("_center", "_start", "_sigma", "_first", "_second", "steps", "_generation", "_facts")  # in a state
+
 
 class EvolutionLearner:
     """A policy in training.
@@ -87,7 +89,7 @@ class EvolutionLearner:
         save_to_zip_file(file, data={"num_timesteps": self.steps}, params={"policy": self.policy.state_dict()})
 
     def facts(self) -> dict[str, float | None]:
-        """Return reward per decision, and mean and spread of the candidates' scores, and sigma."""
+        """Return mean and spread of the candidates' scores in the last generation, and sigma."""
         return self._facts
 
     def histograms(self) -> dict[str, torch.Tensor]:
@@ -96,11 +98,10 @@ class EvolutionLearner:
 
     def state(self) -> dict[str, Any]:
         """Return weights, moments and random streams."""
-        kept = ("_center", "_start", "_sigma", "_first", "_second", "steps", "_generation", "_facts")
         weights = io.BytesIO()
         torch.save(self.policy.state_dict(), weights)
         return {
-            **{name: getattr(self, name) for name in kept},
+            **{name: getattr(self, name) for name in _KEPT},
             "weights": weights.getvalue(),
             "stream": self._random.bit_generator.state,
             "random": random_state(),
@@ -111,7 +112,7 @@ class EvolutionLearner:
         self.policy.load_state_dict(torch.load(io.BytesIO(state["weights"]), weights_only=True))
         self._random.bit_generator.state = state["stream"]
         restore_random_state(state["random"])
-        for name in ("_center", "_start", "_sigma", "_first", "_second", "steps", "_generation", "_facts"):
+        for name in _KEPT:
             setattr(self, name, state[name])
 
     # -- one generation ------------------------------------------------------------------------------

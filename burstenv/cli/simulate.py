@@ -292,12 +292,18 @@ def _lines(result: Simulation) -> list[str]:
     return lines
 
 
-def _ignores_priorities(policy: str) -> bool:
-    """Return whether a policy is a composite whose batching mode does not order by priority."""
-    from burstenv.policies import named_mode
+def _ignores_priorities(result: Simulation) -> bool:
+    """Return whether a composite was played that orders requests by priority neither in batches nor at the gateway."""
+    from burstenv.policies import Composite, load_policy, named_mode, parse_rule
+    from burstenv.policies.flow import FLOW_RULES
 
-    parts = policy.split("/")
-    return len(parts) >= 3 and ":" not in policy and named_mode(parts[2]).order != "priority"
+    policy = load_policy(result.policy)
+    if not isinstance(policy, Composite) or named_mode(policy.batching).order == "priority":
+        return False
+    flow = policy.flow
+    if flow is None and result.scenario is not None and result.scenario.flow is not None:
+        flow = parse_rule(result.scenario.flow.rule, "flow rule", FLOW_RULES)
+    return flow is None or not flow.named.get("bands", 0.0)
 
 
 def _by_class_and_tenant(result: Simulation) -> list[str]:
@@ -327,9 +333,8 @@ def _shown_groups(result: Simulation) -> list[tuple[str, str]]:
     from burstenv.evaluation.metrics import group_title
 
     m = result.metrics
-    groups = [
-        key.removesuffix("_longest_wait_s") for key, wait in m.items() if key.endswith("_longest_wait_s") and wait
-    ]
+    waits = {key.removesuffix("_longest_wait_s"): m[key] for key in m if key.endswith("_longest_wait_s")}
+    groups = [group for group, wait_s in waits.items() if wait_s is not None]
     return [(group, group_title(group)) for group in groups[:MOST_GROUPS]] if len(groups) > 1 else []
 
 
@@ -395,8 +400,11 @@ def _conditions(result: Simulation) -> list[str]:
         names = m["unmatched_models"]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         lines.append(f"models of the trace that no replica runs: {shown}; every replica serves every request")
-    if m["by_priority"] and _ignores_priorities(result.policy):
-        lines.append("the requests' priorities are not used: the batching mode `priority` orders by them")
+    if m["by_priority"] and _ignores_priorities(result):
+        lines.append(
+            "the requests' priorities are not used: the batching mode `priority` orders by them, and so do the bands "
+            "of a queue at the gateway"
+        )
     if result.added_modes:
         lines.append(
             f"batching mode {', '.join(result.added_modes)} is not among the scenario's; added for this replay"

@@ -36,7 +36,8 @@ def register(commands: Commands) -> None:
         default="all",
         metavar="TEMPLATE",
         help="admission/routing/batching with * for any, such as 'kv-threshold/*/edf-512', and /migration, /scaling, "
-        "/placement and /flow where the scenario has them, such as 'always/jsq/vllm/*'; all: any composite",
+        "/placement, /background and /flow where the scenario has them, such as 'always/jsq/vllm/*'; all: any "
+        "composite",
     )
     sub.add_argument(
         "--load", action="append", type=float, default=[], help="share of capacity; may be repeated (default: the "

@@ -29,7 +29,7 @@ from burstenv.cluster.transfer_stages import (
 from burstenv.cluster.world import engine_of
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.enums import DRAINING, NO_REQUEST, PREFILL
-from burstenv.engine.queues import full_blocks
+from burstenv.engine.queues import blocks_of, full_blocks
 from burstenv.engine.transfer_ends import begin_leaving, decodes, kv_tokens, reserve
 
 _SHORTEST, _NEWEST, _LONGEST = (int(pick) for pick in Pick)
@@ -73,9 +73,21 @@ def leave(world, at):
     put_real(arena, at + DUE_S, begin_leaving(source_of(world, at), request, world.environment.now_s))
 
 
+@kernel
+def _has_room(there, tokens):
+    """Return whether a request with KV of so many tokens could join the batch of a replica now."""
+    replica = there.replica
+    headroom = there.limits.headroom_blocks if replica.running > 0 else 0
+    fits_blocks = blocks_of(tokens, there.spec.block_size) + headroom <= replica.free_blocks
+    return replica.running < there.limits.max_num_seqs and fits_blocks
+
+
 @outlined
-def begin_migration(world, source, destination, pick):
-    """Begin to migrate a request; return whether one begins, otherwise nothing changes."""
+def begin_migration(world, source, destination, pick, whole):
+    """Begin to migrate a request; return whether one begins, otherwise nothing changes.
+
+    ``whole``: only where the destination has room for all of its KV.
+    """
     environment, gateway = world.environment, world.gateway
     now_s = environment.now_s
     still = stands_still(world, source) or stands_still(world, destination)
@@ -88,6 +100,8 @@ def begin_migration(world, source, destination, pick):
     if request_id == NO_REQUEST:
         return False
     request, size = world.requests[request_id], here.spec.block_size
+    if whole and not _has_room(there, kv_tokens(here, request)):
+        return False
     tokens = full_blocks(kv_tokens(here, request), size) * size if gateway.transfer_live else 0
     blocks, hit_tokens, place = reserve(there, request, tokens, 0, 0, now_s)
     if blocks < 0:
@@ -137,8 +151,8 @@ def _emptiest(world, source):
 
 @outlined
 def begin_drains(world):
-    """Begin to move requests away from the replicas that drain."""
+    """Begin to move requests away from the replicas that drain, to where they fit now."""
     for source in range(len(world.replicas)):
         while _is_emptied(world, source):
-            if not begin_migration(world, source, _emptiest(world, source), _SHORTEST):
+            if not begin_migration(world, source, _emptiest(world, source), _SHORTEST, True):
                 break

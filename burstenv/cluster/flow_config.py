@@ -13,6 +13,7 @@ AT_ONCE, FCFS, ROUND_ROBIN, VTC, DRR = range(5)  # codes of rules, declared in p
 BANDS, DETECTOR, IN_FLIGHT, QUEUE, KV, FILL, FILL_TOKENS, QUANTUM = range(8)
 FLOW_PARAMETERS = 8
 CONCURRENCY, UTILISATION = range(2)  # detectors of saturation
+OUTPUT_PRICE = 2.0  # of an output token; a prompt token has 1: VTC (Sheng et al., OSDI'24)
 
 
 class FlowConfig(Config):

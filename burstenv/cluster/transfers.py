@@ -82,7 +82,7 @@ assert len(AbortCause) == ABORT_CAUSES
 )
 def migrate(world, source, destination, pick):
     """Begin to migrate a request; where that cannot be, nothing changes."""
-    if begin_migration(world, source, destination, pick):
+    if begin_migration(world, source, destination, pick, False):
         time_anew(world)
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from burstenv.cluster.flow_config import OUTPUT_PRICE
 from burstenv.engine.enums import ATTAINED
 from burstenv.engine.records import REQUEST
 
-OUTPUT_PRICE = 2.0  # of an output token; a prompt token has 1
 INSTANTS = 4_000  # at most, at which service is compared
 COMPARED = 40  # tenants with the most requests, whose service is compared
 Numbers = NDArray[np.float64]
@@ -80,6 +80,8 @@ def service_gap(records: NDArray[np.void], tenant: NDArray[np.integer], weights:
 
     Over every stretch of time in which two tenants both had requests waiting, the difference of the service that they
     received; the greatest of all pairs and stretches, as VTC bounds it. None if no two tenants ever waited at once.
+    Service is divided by weight. Of more than ``COMPARED`` tenants those with the most requests are compared, at
+    ``INSTANTS`` instants at most: the gap may be too small then.
 
     Args:
         records: (n,) REQUEST, all of them settled.

@@ -110,14 +110,19 @@ class Arena:
             yield from _run_agent(self.store.scenario, self.store.split, policy, episodes)
 
 
+def load_episode(cluster: Cluster, policy: Heuristic | NetworkPolicy, episode: Episode) -> None:
+    """Load an episode into the first of a batch of clusters; a privileged network is told the true output lengths."""
+    foresees = isinstance(policy, NetworkPolicy) and is_privileged(policy)
+    requests = episode.foreseen if foresees else episode.requests
+    cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults, tenant=episode.tenant)
+
+
 def run_alone(
     cluster: Cluster, policy: Heuristic | NetworkPolicy, episodes: Sequence[Episode], sight: Sight | None = None
 ) -> Iterator[Outcome]:
     """Yield episodes under a heuristic or an exported agent, one by one, with their records and metrics."""
     for episode in episodes:
-        foresees = isinstance(policy, NetworkPolicy) and is_privileged(policy)
-        requests = episode.foreseen if foresees else episode.requests
-        cluster.load(0, requests, episode.seed, episode.clients, faults=episode.faults, tenant=episode.tenant)
+        load_episode(cluster, policy, episode)
         player_of(policy, cluster, 0, sight).run()
         records = cluster.records(0)
         yield episode, records, metrics_of(cluster, 0, records, episode.duration_s, model=episode.model)

@@ -34,7 +34,7 @@ from burstenv.policies.estimates import (
 from burstenv.policies.known_load import load_of
 from burstenv.policies.rule import parameters_of
 
-CAP, _BUCKET, DEADLINE, THRESHOLD, SIZE, SATURATION, EARLY, _AIMD, _TIER = (
+CAP, _BUCKET, DEADLINE, THRESHOLD, _SIZE, SATURATION, EARLY, _AIMD, _TIER = (
     parameters_of(ADMISSION_RULES, name)
     for name in (
         "queue-cap", "token-bucket", "predicted-deadline", "kv-threshold", "size-aware-kv", "kv-saturation",
@@ -64,8 +64,8 @@ def _take_tokens(parameters, world, tokens):
 @kernel
 def size_aware_limit(parameters, prompt_tokens, output_tokens):
     """Return the largest KV demand at which size-aware-kv admits a request."""
-    tightened = parameters[SIZE.limit] - parameters[SIZE.prompt] * prompt_tokens / 1000.0
-    return tightened - parameters[SIZE.output] * output_tokens / 1000.0
+    tightened = parameters[_SIZE.limit] - parameters[_SIZE.prompt] * prompt_tokens / 1000.0
+    return tightened - parameters[_SIZE.output] * output_tokens / 1000.0
 
 
 @kernel

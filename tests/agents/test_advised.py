@@ -19,6 +19,7 @@ from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.tasks import load_episode
 from burstenv.policies import NetworkPolicy, parse_composite
 from tests.agents.test_compiled import same
 
@@ -65,7 +66,7 @@ def of_rules(text: str) -> dict:
 
 def records(scenario, policy, episode):
     cluster = scenario.make_cluster()
-    cluster.load(0, episode.requests, episode.seed, episode.clients, faults=episode.faults)
+    load_episode(cluster, policy, episode)
     decisions = player_of(policy, cluster, 0, scenario.sight).run()
     return decisions, cluster.records(0).copy()
 
@@ -92,7 +93,7 @@ def test_whatever_the_network(default, changes):
     assert_equal(default, untrained(default, **of_rules(RULES[0]), **changes), RULES[0], 2.0)
 
 
-@pytest.mark.parametrize("name", ["unequal", "gateways-4", "stale", "retrying", "crash", "replicas-16"])
+@pytest.mark.parametrize("name", ["unequal", "gateways-4", "stale", "retrying", "crash", "replicas-16", "tenants"])
 def test_it_begins_as_the_best_tuned_composite(name):
     scenario = short(name)
     agent = untrained(scenario, admission="tuned", routing="tuned", batching="tuned", load="judged")

@@ -166,7 +166,7 @@ def test_a_rule_without_offsets_is_an_error(values):
 
 
 def test_roles_are_an_action(values):
-    """Without prefill replicas no request moves; with them all do that have more than one token."""
+    """Without prefill replicas no request moves; with them, or flexible ones, requests do."""
     switching = copy.deepcopy(values)
     switching["cluster"]["transfers"] = {"link": "ethernet-400g", "at_once": 32}
     switching["scaling"] |= {"initial": 4, "roles": True}

@@ -6,7 +6,8 @@
   ``look_s``. If nothing else is to come, it dispatches all the same.
 * Saturation is a mean over the replicas that take requests: of requests in flight over a limit, or of the greater of
   prompts waiting and KV in use, each over its limit. At 1 nothing is dispatched; requests of a best-effort class are
-  only dispatched below ``fill``, and while fewer than ``fill_tokens`` of them are in flight for each replica.
+  only dispatched below ``fill``, and while fewer than ``fill_tokens`` tokens of theirs, prompts and predicted
+  outputs, are in flight for each replica.
 * With ``bands`` the smallest priority goes first, strictly. Within a band: the first to arrive; the tenant whose last
   dispatch is longest ago; the tenant with the smallest counter (VTC); tenants in turn, each as long as it has a deficit
   above 0, which grows by the quantum when none has one and shrinks by the service received (deficit round robin). Among
@@ -32,6 +33,7 @@ from burstenv.cluster.flow_config import (
     FILL_TOKENS,
     IN_FLIGHT,
     KV,
+    OUTPUT_PRICE,
     QUANTUM,
     QUEUE,
     ROUND_ROBIN,
@@ -40,9 +42,8 @@ from burstenv.cluster.flow_config import (
 from burstenv.cluster.reference.lifecycle import ClusterRequest
 from burstenv.engine import enums
 
-OUTPUT_PRICE = 2.0
 _ON_A_REPLICA = (enums.WAITING, enums.RUNNING, enums.TRANSFERRING)
-_NOT_ON_A_REPLICA = (enums.UNSEEN, enums.AT_GATEWAY, enums.AWAY, enums.UNSENT)
+_WITHOUT_OUTPUT = (enums.UNSEEN, enums.AT_GATEWAY, enums.AWAY, enums.UNSENT)
 
 
 @dataclass
@@ -125,7 +126,7 @@ class ReferenceFlow:
         """Count the output tokens that have come since they were last counted, and the best-effort tokens in flight."""
         self._fill_tokens = 0.0
         for k, request in enumerate(self._requests):
-            if request.status in _NOT_ON_A_REPLICA:
+            if request.status in _WITHOUT_OUTPUT:
                 continue
             streamed = request.engine.produced_tokens
             new = streamed - self._counted[k]

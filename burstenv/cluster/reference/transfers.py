@@ -113,9 +113,21 @@ class ReferenceTransfers:
             self.time_anew(now_s)
         return begins
 
-    def _begin_migration(self, source: int, destination: int, pick: Pick, now_s: float) -> bool:
+    def _has_room(self, destination: int, request: ReferenceRequest) -> bool:
+        """Return whether a request, with all its KV, could join the batch of a replica now."""
+        end = self._replicas[destination]
+        blocks = -(-kv_tokens(request) // end.limits.block_size)
+        headroom = end.limits.headroom_blocks if end.running else 0
+        return len(end.running) < end.limits.max_num_seqs and blocks + headroom <= end.free_blocks
+
+    def _begin_migration(
+        self, source: int, destination: int, pick: Pick, now_s: float, whole: bool = False
+    ) -> bool:  # fmt: skip
+        """Begin one, or return False; ``whole``: only where the destination has room for all of the request's KV."""
         request, still = self.chosen(source, pick), any(self._lives[end].frozen for end in (source, destination))
         if request is None or still or not self.is_way(source, destination):
+            return False
+        if whole and not self._has_room(destination, request):
             return False
         size = self._specs[source].block_size
         tokens = kv_tokens(request) // size * size if self._config.live else 0
@@ -344,12 +356,15 @@ class ReferenceTransfers:
         return self._drains and life.known == DRAINING and not life.frozen and bool(end.running or end.waiting)
 
     def _begin_drains(self, now_s: float) -> None:
-        """Begin to move requests away from the replicas that drain."""
+        """Begin to move requests away from the replicas that drain, to where they fit now.
+
+        One that was given up for want of room would otherwise begin again at the same instant, without end.
+        """
         for source in range(len(self._replicas)):
             while self._is_emptied(source):
                 ways = [r for r, role in enumerate(self._roles) if role != "prefill" and self.is_way(source, r)]
                 best = max(ways, key=lambda r: (self._replicas[r].free_blocks, -r), default=source)
-                if not self._begin_migration(source, best, Pick.SHORTEST, now_s):
+                if not self._begin_migration(source, best, Pick.SHORTEST, now_s, whole=True):
                     break
 
     # -- time ------------------------------------------------------------------------------------------

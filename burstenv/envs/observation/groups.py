@@ -10,11 +10,11 @@ import math
 import numpy as np
 
 from burstenv._jit.decorators import outlined
+from burstenv.cluster.flow_config import OUTPUT_PRICE
 from burstenv.cluster.flow_queue import tenant_of
 from burstenv.engine.enums import AT_GATEWAY, ATTAINED, AWAY, LATE, LENGTH_CAPPED, RUNNING, UNSEEN, UNSENT, WAITING
 from burstenv.envs.observation.features import LIMIT
 
-OUTPUT_PRICE = 2.0  # of an output token beside a prompt token, as VTC has it
 PER_GROUP = 4  # numbers of each class and tenant
 BACKLOG, SERVED, IN_TIME, SHARE = range(PER_GROUP)
 

@@ -260,7 +260,6 @@ import json, resource, sys, time
 from burstenv.cluster import Cluster, load_cluster, request_array
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.policies import parse_composite
-from burstenv.policies.background import background_rule
 from burstenv.workload.generator import generate
 from burstenv.workload.workload_config import load_workload
 config = load_workload("burstgpt-default")

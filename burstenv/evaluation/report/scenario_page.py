@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from burstenv.cluster import ClusterConfig, resolve_cluster
@@ -214,16 +214,16 @@ def _fine_tunes(job: BackgroundConfig) -> str:
     )
 
 
-def _tuned_beside_a_job(found: TunedPolicies) -> str:
+def _tuned_net(found: TunedPolicies, unit: str, brought: Callable[[TunedPolicy], str]) -> str:
+    """Return the best composites by their net score, with what else they cost or brought."""
     rows = [
         [
-            f"{p.load:g}", f"`{p.policy}`", _percent(p.default_net), _percent(p.net), _percent(p.score),
-            f"{p.background_tokens_per_s:,.0f}", str(p.trials),
+            f"{p.load:g}", f"`{p.policy}`", _percent(p.default_net), _percent(p.net), _percent(p.score), brought(p),
+            str(p.trials),
         ]
         for p in found.policies
     ]  # fmt: skip
-    head = ["load", "best tuned composite", "`always/jsq/vllm`, net", "net", "score", "trained tokens/s", "trials"]
-    return _table(head, rows)
+    return _table(["load", "best tuned composite", "`always/jsq/vllm`, net", "net", "score", unit, "trials"], rows)
 
 
 def _tuned(config: ScenarioConfig) -> str:
@@ -231,7 +231,7 @@ def _tuned(config: ScenarioConfig) -> str:
     if found is None:
         return ""
     if config.background is not None:
-        return _tuned_beside_a_job(found)
+        return _tuned_net(found, "trained tokens/s", lambda p: f"{p.background_tokens_per_s:,.0f}")
     if config.scaling is not None:
         return _tuned_scalers(found)
     rows = [
@@ -243,15 +243,7 @@ def _tuned(config: ScenarioConfig) -> str:
 
 def _tuned_scalers(found: TunedPolicies) -> str:
     """Return the best composites where replicas scale, then every scaling rule beside the same other parts."""
-    rows = [
-        [
-            f"{p.load:g}", f"`{p.policy}`", _percent(p.default_net), _percent(p.net), _percent(p.score),
-            f"{p.gpu_hours:.2f}", str(p.trials),
-        ]
-        for p in found.policies
-    ]  # fmt: skip
-    head = ["load", "best tuned composite", "`always/jsq/vllm`, net", "net", "score", "GPU-h", "trials"]
-    text = _table(head, rows)
+    text = _tuned_net(found, "GPU-h", lambda p: f"{p.gpu_hours:.2f}")
     if not found.scalers:
         return text
     rows = []

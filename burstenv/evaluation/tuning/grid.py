@@ -95,7 +95,7 @@ class Grid:
         if metric not in self.rows[0]:
             raise BurstenvError(
                 f"metric {metric} needs a scenario with scaling or a background job; {self.scenario} has none, use "
-                f"score"
+                "score"
             )
         found = []
         for load in self.loads:
