@@ -22,8 +22,8 @@ from tests.random_examples import examples
 
 SIZES: list[dict[str, Any]] = [{"num_blocks": 40}, {"num_blocks": 55, "latency": FAST}, {"num_blocks": 90}]
 MOVING = list(ENGINES.values())
-# 100 tokens in 0.1 s: an iteration takes 0.02 s. Not in whole milliseconds: a copy that ends when a control period does,
-# but for rounding, would come before it or after it.
+# 100 tokens in 0.1 s: an iteration takes 0.02 s. Not in whole milliseconds: a copy that ends when a control period
+# does, but for rounding, would come before it or after it.
 SLOW = {"kv_bytes_per_token": 500_000, "copy_bytes_per_s": 4.937e8}
 QUICK = {"kv_bytes_per_token": 100_000, "copy_bytes_per_s": 1e10}
 CONFIGS: list[dict[str, Any]] = [
