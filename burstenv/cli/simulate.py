@@ -19,6 +19,7 @@ from burstenv.cli.common import (
     read_trace_or_workload,
 )
 from burstenv.cli.task import add_changes, changed_config
+from burstenv.cluster.transfer_config import given_up
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _lines(result: Simulation) -> list[str]:
         lines.append(
             f"migrations: begun {m['migrations_begun']:,}   done {m['migrations']:,}   moved {m['moved_gb']:.3g} GB   "
             f"requests stood still for {m['still_s']:.3g} s   handed over {m['handed_over']:,}   stayed "
-            f"{m['stayed']:,}"
+            f"{m['stayed']:,}   given up {given_up(m)}"
         )
     if "background_tokens" in m:
         wanted = m["background_progress"]

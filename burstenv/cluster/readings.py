@@ -31,7 +31,7 @@ BACKGROUND_COUNTS = (
     "background_progress", "background_deadline_met", "background_worth",
 )  # fmt: skip
 TRANSFER_COUNTS = (
-    "migrations_begun", "migrations", *(f"aborted_{cause.name.lower()}" for cause in AbortCause), "moved_gb", "still_s",
+    "migrations_begun", "migrations", *(cause.counted_as for cause in AbortCause), "moved_gb", "still_s",
     "handed_over", "stayed",
 )  # fmt: skip
 

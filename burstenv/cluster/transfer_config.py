@@ -6,6 +6,7 @@ Mooncake's measurements (vllm-v1-pd-performance.md), vLLM RFC #50913.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Annotated, Literal
 
@@ -64,6 +65,40 @@ class AbortCause(IntEnum):
     STAGES = 4  # the request grew faster than it was copied
     TIMEOUT = 5
     LOST = 6  # the source or the destination failed, or its time for draining was over
+
+    @property
+    def counted_as(self) -> str:
+        """The name of its number among a cluster's counts."""
+        return f"aborted_{self.name.lower()}"
+
+    @property
+    def text(self) -> str:
+        """It in a few words, for pages and pictures."""
+        return _CAUSE_TEXTS[self]
+
+
+_CAUSE_TEXTS = {
+    AbortCause.FINISHED: "finished",
+    AbortCause.PREEMPTED: "preempted",
+    AbortCause.BLOCKS: "no free blocks",
+    AbortCause.SLOT: "batch full",
+    AbortCause.STAGES: "too many stages",
+    AbortCause.TIMEOUT: "timeout",
+    AbortCause.LOST: "replica lost",
+}
+
+
+def given_up(counts: Mapping[str, float]) -> str:
+    """Return the transfers that were given up as text, by cause, the most frequent first.
+
+    Args:
+        counts: With the numbers of ``Cluster.transfer_counts``.
+    """
+    numbers = {cause: int(counts[cause.counted_as]) for cause in AbortCause if counts[cause.counted_as]}
+    if not numbers:
+        return "0"
+    causes = sorted(numbers, key=lambda cause: -numbers[cause])
+    return f"{sum(numbers.values()):,} ({', '.join(f'{cause.text} {numbers[cause]:,}' for cause in causes)})"
 
 
 class Pick(IntEnum):

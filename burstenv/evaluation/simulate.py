@@ -15,6 +15,7 @@ from burstenv.arguments import checked, number, optional
 from burstenv.cluster import STATUS_NAMES, Cluster, ClusterConfig
 from burstenv.cluster.cluster_config import ReplicaSpec, engines_of
 from burstenv.cluster.readings import CLIENT_COUNTS, FAULT_COUNTS
+from burstenv.cluster.transfer_config import given_up
 from burstenv.config import load as load_config
 from burstenv.engine.enums import ATTAINED, LATE, UNSENT
 from burstenv.envs.play.policy import Player, player_of
@@ -289,6 +290,7 @@ def _facts(m: dict[str, Any], policy: str) -> dict[str, str]:
         "requests/s": "n/a" if m["rate_per_s"] is None else f"{m['rate_per_s']:.3g}",
         **{name: "n/a" if value is None else f"{value:.1%}" for name, value in shares.items()},
         **{name: f"{m[name]:,}" for name in counts if name in m},
+        **({"transfers given up": given_up(m)} if "migrations" in m else {}),
         **({"tokens trained": f"{m['background_tokens']:,.0f}"} if "background_tokens" in m else {}),
     }
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from burstenv.cli.main import main
+from burstenv.cluster.transfer_config import AbortCause
+from burstenv.config import read_yaml, shipped
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 from burstenv.evaluation.report.tables import tables
@@ -75,4 +77,24 @@ def test_a_replay_counts_its_migrations(tmp_path, capsys):
     rows = "".join(f"{k},100,10\n" for k in range(8))
     (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
     assert main(["simulate", str(tmp_path / "trace.csv"), "--scenario", "fragmentation"]) == 0
-    assert "migrations: begun 0   done 0   moved 0 GB" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "migrations: begun 0   done 0   moved 0 GB" in shown
+    assert "given up 0" in shown
+
+
+def test_a_report_says_why_transfers_were_given_up():
+    """Too little bandwidth: many end before the copy does. The table adds up what the episodes counted."""
+    policy = "always/jsq/vllm/llumnix(low=20,high=20)"
+    cluster = {**read_yaml(shipped("clusters")["llama-2-7b-a10-x4"]), "transfers": {"gb_per_s": 0.1}}
+    scenario = load_scenario({**read_yaml(shipped("scenarios")["fragmentation"]), "cluster": cluster})
+    result = evaluate(EvaluationPlan(scenario=scenario, loads=[1.5], episodes=2, policies=[policy]), progress=False)
+    shown = next(table for table in tables(result)["scores"] if table.title.startswith("Transfers given up"))
+    line = next(line for line in shown.lines if line.policy == policy)
+    cells = {column: int(cell.text) for column, cell in zip(shown.columns, line.cells, strict=True)}
+    mine = [episode for episode in result.episodes if episode["policy"] == policy]
+    causes = {cause.text: sum(episode[cause.counted_as] for episode in mine) for cause in AbortCause}
+    assert cells == {
+        "migrations": sum(episode["migrations"] for episode in mine), "given up": sum(causes.values()), **causes,
+    }  # fmt: skip
+    assert causes["finished"] >= 10
+    assert causes["finished"] < cells["given up"]

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from burstenv.cluster.migration import BY_CALLER
-from burstenv.cluster.transfer_config import Pick
+from burstenv.cluster.transfer_config import Pick, given_up
 from burstenv.envs.arguments import check_flat, places_checked
 from burstenv.envs.control_batch import ControlBatch
 from burstenv.envs.migration.step import (
@@ -129,7 +129,7 @@ class MigrationBatch(ControlBatch):
         """Describe the migrations of environment ``i`` so far."""
         counts = self.cluster.transfer_counts(i) or {}
         under_way = int(self.cluster.state.environments["transfers"][i])
-        return f"{counts['migrations']} migrations done, {under_way} under way"
+        return f"migrations: done {counts['migrations']:,}, given up {given_up(counts)}, under way {under_way}"
 
     def step_arguments(self) -> tuple[Any, ...]:
         """Return the arguments of every kernel of the batch, and which request of a replica migrates."""

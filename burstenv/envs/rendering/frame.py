@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.cluster.cluster_config import ROLES
+from burstenv.cluster.transfer_config import given_up
 from burstenv.engine.enums import ATTAINED, AWAY, REJECTED, SETTLED, STATUS_NAMES
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.errors import BurstenvError
@@ -247,6 +248,11 @@ class ClusterPicture:
         self._text(24, top + 20, f"attainment, last {RECENT_S:.0f} s: {shown}", 14)
         self._sparkline(24, top + 36, 250, 44, (at_s - now_s) / RECENT_S + 1.0, course)
         self._text(310, top + 20, f"{counts['offered']:,} requests offered so far", 14)
+        moved = self.batch.cluster.transfer_counts(self.i)
+        if moved is not None:
+            done = int(moved["migrations"]) + int(moved["handed_over"])
+            text = self._fitted(f"transfers done {done:,}, given up {given_up(moved)}", 420, 13)
+            self._text(WIDTH - 24, top + 20, text, 13, _SOFT, "rm")
         self._bar(310, top + 36, 626, 16, [(counts[name] / offered, colour) for name, colour in _OUTCOMES])
         x = 310.0
         for name, colour in _OUTCOMES:

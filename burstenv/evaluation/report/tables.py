@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from burstenv.cluster.transfer_config import AbortCause
 from burstenv.evaluation.metrics import group_title, groups
 from burstenv.evaluation.report.looks import OTHER, looks
 from burstenv.evaluation.report.text import (
@@ -81,6 +82,8 @@ def tables(result: EvaluationResult) -> dict[str, list[Table]]:
     if len(result.loads) > 1:
         found["scores"].append(_over_load(result))
     found["scores"].append(_outcomes(result, load))
+    if "migrations" in result.ranking(load)[0]:
+        found["scores"].append(_given_up(result, load))
     found["groups"] = [_by_group(result, load), _group_differences(result, load)]
     if "jain_index" in result.ranking(load)[0] or tuple(result.provenance["scenario"]["slo"]) != CLASSES:
         found["groups"].append(_fairness(result, load))
@@ -286,6 +289,22 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
     if "background_tokens" in counted:
         caption += " Net is the score with the worth of the tokens that replicas trained in the slack of inference."
     return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))
+
+
+def _given_up(result: EvaluationResult, load: float) -> Table:
+    """Return how many transfers were given up, and why."""
+
+    def cells(row: Row) -> list[Cell]:
+        numbers = [int(row[cause.counted_as]) for cause in AbortCause]
+        return [Cell(f"{number:,}") for number in (row["migrations"], sum(numbers), *numbers)]
+
+    columns = ["migrations", "given up", *(cause.text for cause in AbortCause)]
+    caption = (
+        "Transfers of KV blocks between replicas that were given up, by cause: the request finished or was preempted "
+        "at its source; its destination had no free blocks, or a full batch; it grew faster than it was copied; the "
+        "copy took too long; one of the two replicas was lost. Beside them the migrations that were done."
+    )
+    return Table(f"Transfers given up at load {load:g}", caption, columns, _lines(result, load, cells))
 
 
 def _latency(result: EvaluationResult, load: float) -> Table:

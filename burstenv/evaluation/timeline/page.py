@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from burstenv.arguments import checked
-from burstenv.evaluation.timeline.series import FLEET, MAX_SEPARATE_REPLICAS, MOVES, Timeline
+from burstenv.evaluation.timeline.series import ENDS, FLEET, MAX_SEPARATE_REPLICAS, MOVES, Timeline
 from burstenv.files import write_atomic
 from burstenv.pages.page import render
 
 PACKAGE = "burstenv.evaluation.timeline"
+_END = "transfers: "  # before the names of bins that count how they end
 
 
 @checked()
@@ -61,6 +62,8 @@ def _data(timeline: Timeline) -> dict[str, Any]:
     start_s, width_s = float(timeline.edges_s[0]), float(timeline.edges_s[1] - timeline.edges_s[0])
     bins = {name: values.tolist() for name, values in timeline.counts.items()}
     bins["preempted"] = timeline.preemptions_by_bin().tolist()
+    ended = {name: counts for name, counts in timeline.ends_by_bin().items() if counts.any()}
+    bins |= {_END + name: counts.tolist() for name, counts in ended.items()}
     separate = len(timeline.replicas) <= MAX_SEPARATE_REPLICAS
     if not separate:
         bins["to_0"] = np.sum([bins.pop(name) for name in list(bins) if name.startswith("to_")], axis=0).tolist()
@@ -78,6 +81,7 @@ def _data(timeline: Timeline) -> dict[str, Any]:
         "fleet": _fleet(timeline, start_s, digits),
         "moves": _moves(timeline, start_s, digits, slice(0, 2)),
         "aside": _moves(timeline, start_s, digits, slice(2, 4)),
+        "ends": [[_END + name, f"c{ENDS.index(name)}", name] for name in ended],
         "trained": _trained(timeline, start_s, digits),
         **{name: _course(points, start_s, digits) for name, points in timeline.course.items()},
         "bars": _bars(timeline.bars, start_s, digits),

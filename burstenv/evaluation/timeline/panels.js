@@ -7,6 +7,7 @@ const panels = [
   { title: "Waiting requests", unit: "", draw: data.separate ? piled : lines, lines: data.waiting },
   { title: "KV cache in use", unit: "%", draw: lines, lines: data.kv, top: 100 },
   ...(data.moves.length ? [{ title: "Requests that move", unit: "", draw: lines, lines: data.moves }] : []),
+  ...(data.ends.length ? [{ title: "Transfers that end", unit: "per s", draw: stacked, series: data.ends }] : []),
   ...(data.aside.length ? [{ title: "KV blocks set aside", unit: "%", draw: lines, lines: data.aside }] : []),
   ...(data.trained.length ? [{ title: "Fine-tuning", unit: "tokens/s", draw: lines, lines: data.trained }] : []),
   { title: "Preemptions and failures", unit: "per s", draw: stacked, series: [["preempted", "preempted", "preempted"], ["failed", "failed", "failed"]] },

@@ -20,6 +20,7 @@ from burstenv.arguments import array, checked
 from burstenv.cluster import ClusterState
 from burstenv.cluster.entries import trained_at
 from burstenv.cluster.telemetry import FREE_BLOCKS, WAITING
+from burstenv.cluster.transfer_config import AbortCause, given_up
 from burstenv.engine.enums import ACTIVE, ATTAINED, DRAINING, FAILED, FAULTED, LENGTH_CAPPED, REJECTED, UNSENT
 from burstenv.engine.records import REQUEST
 from burstenv.errors import BurstenvError
@@ -29,6 +30,8 @@ from burstenv.workload import CLASSES
 FLEET = ("serving", "paid for", "slow", "wanted", "left out")  # what is counted of replicas that change
 # What is counted where KV blocks move: requests, then KV blocks set aside as a share of all.
 MOVES = ("on the move", "wait to move", "reserved for requests that come", "held for requests that left")
+# How transfers end, counted so far: done, or given up for one of the causes.
+ENDS = ("done", *(f"given up: {cause.text}" for cause in AbortCause))
 MAX_SAMPLES = 4000  # readings of the state, for any length of the replay
 MAX_BINS = 4000
 MAX_SEPARATE_REPLICAS = 8  # more are drawn as mean and range
@@ -49,6 +52,7 @@ class TimelineRecorder:
         self._rows: list[tuple[float, np.ndarray, np.ndarray, int]] = []
         self._fleet: list[tuple[float, ...]] = []  # if replicas change
         self._moves: list[tuple[float, ...]] = []  # if KV blocks move
+        self._ends: list[tuple[float, ...]] = []  # likewise
         self._trained: list[np.ndarray] = []  # time and tokens of each replica, if they fine-tune
         self._num_blocks = np.ones(len(names))
         self._block_size = 1
@@ -79,6 +83,8 @@ class TimelineRecorder:
             aside = (float(replicas[name].sum()) / blocks for name in ("reserved_blocks", "held_blocks"))
             counts = int(environment["transfers"]), int(environment["placed"])
             self._moves.append((float(environment["now_s"]), *counts, *aside))
+            done = int(environment["migrations"]) + int(environment["handed_over"])
+            self._ends.append((float(environment["now_s"]), done, *environment["aborted"].tolist()))
         if state.gateway["background"][0]:
             trained = np.zeros((len(self.names), 3))
             trained_at(*state.arrays(), self.i, trained)
@@ -140,6 +146,7 @@ class TimelineRecorder:
             course=course(records),
             bars=bars(records, len(self.names)),
             moves=np.array(self._moves).reshape(-1, 1 + len(MOVES)),
+            ends=np.array(self._ends).reshape(-1, 1 + len(ENDS)),
             fleet=np.array(self._fleet).reshape(-1, 1 + len(FLEET)),
             trained=np.array(self._trained).reshape(-1, 1 + len(self.names)),
             classes=list(classes),
@@ -166,6 +173,7 @@ class Timeline:
         fleet: Where replicas fail or are scaled: time, and how many serve, cost, serve slowly, and are wanted, (., 5).
         moves: Where KV blocks move: time, requests on the move and waiting for it, shares of the KV blocks that are
             reserved and held [%], (., 5).
+        ends: Likewise: time, transfers done so far, and those given up so far by ``AbortCause``, (., 9).
         trained: Where replicas fine-tune: time, and the tokens that each has trained so far, (., 1 + R).
         edges_s: Edges of the bins, (B + 1,).
         classes: Names of the classes.
@@ -187,6 +195,7 @@ class Timeline:
     bars: dict[str, Any]
     fleet: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(FLEET))))
     moves: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(MOVES))))
+    ends: np.ndarray = field(default_factory=lambda: np.zeros((0, 1 + len(ENDS))))
     trained: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
     edges_s: np.ndarray = field(default_factory=lambda: np.zeros(1))
     classes: list[str] = field(default_factory=lambda: list(CLASSES))
@@ -194,8 +203,15 @@ class Timeline:
 
     def preemptions_by_bin(self) -> np.ndarray:
         """Return the preemptions between readings, counted in the bin of the later one, (B,) int64."""
-        new = np.diff(self.preemptions, prepend=0)
-        place = np.clip(np.searchsorted(self.edges_s, self.time_s, side="right") - 1, 0, len(self.edges_s) - 2)
+        return self._by_bin(self.time_s, self.preemptions)
+
+    def ends_by_bin(self) -> dict[str, np.ndarray]:
+        """Return how transfers ended between readings, by ``ENDS``, in the bin of the later one, (B,) int64 each."""
+        return {name: self._by_bin(self.ends[:, 0], self.ends[:, 1 + k]) for k, name in enumerate(ENDS)}
+
+    def _by_bin(self, time_s: np.ndarray, so_far: np.ndarray) -> np.ndarray:
+        new = np.diff(so_far, prepend=0)
+        place = np.clip(np.searchsorted(self.edges_s, time_s, side="right") - 1, 0, len(self.edges_s) - 2)
         return np.bincount(place, weights=new, minlength=len(self.edges_s) - 1).astype(np.int64)
 
 
@@ -268,6 +284,7 @@ def play(env: gym.Env, act: Callable[[Any, dict[str, Any]], Any], seed: int | No
         "attainment": f"{metrics['attainment']:.1%}",
         "return": f"{total:g}",
         **{name: f"{metrics[name]:,}" for name in ("offered", "attained", "late", "rejected", "failed", "preemptions")},
+        **({"transfers given up": given_up(metrics)} if "migrations" in metrics else {}),
         **{name: str(described[name]) for name in ("split", "day", "seed", "load") if name in described},
     }
     name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
