@@ -101,13 +101,15 @@ def _work(background: BackgroundConfig, spec: ReplicaSpec, tokens: float | None)
     pieces = 2 * spec.layers if background.interruptible == "layer" else 1
     pairs = work_tokens * ((background.sequence_tokens + 1) // 2)
     units = ENDLESS if tokens is None else math.ceil(tokens * work_tokens * pieces / background.step_tokens)
+    step_s = spec.latency.iteration_s(work_tokens, pairs, 0, 0, 1)
     return BackgroundWork(
         step_tokens=background.step_tokens,
         work_tokens=work_tokens,
         pieces=pieces,
         sequence_tokens=background.sequence_tokens,
-        step_s=spec.latency.iteration_s(work_tokens, pairs, 0, 0, 1),
+        step_s=step_s,
         units=units,
+        gpu_share=1.0 - spec.latency.host_s(1) / step_s,
     )
 
 

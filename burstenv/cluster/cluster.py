@@ -174,10 +174,7 @@ class Cluster(RulesInForce):
         if transfers is None and (switches_roles or any(spec.role != "mixed" for spec in self.specs)):
             transfers = TransfersConfig()
         check_drain(recovery, transfers is not None)
-        check_background_alone(
-            background is not None, scaling=scaling is not None, faults=recovery is not None,
-            transfers=transfers is not None, flow=flow is not None,
-        )  # fmt: skip
+        check_background_alone(background is not None, transfers=transfers is not None)
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
         self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf, 1.0)

@@ -76,6 +76,7 @@ def write_works(state: ClusterState, works: Sequence[BackgroundWork | None]) -> 
             "step_pieces": work.pieces,
             "step_backward_s": work.backward_s,
             "unit_s": work.unit_s,
+            "step_gpu_share": work.gpu_share,
             "job_units": work.units,
             "job_pairs": work.pairs,
         }.items():

@@ -17,7 +17,7 @@ from burstenv.cluster.scaling.resize import want_replicas
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.background import job_done_s, tokens_trained, units_apart
+from burstenv.engine.background import job_done_s, tokens_lost, tokens_trained, unit_s, units_apart
 from burstenv.engine.gateway_log import log_of_gateway, write_known
 from burstenv.engine.replica import (
     advance_replica,
@@ -163,7 +163,7 @@ def background_at(
 def trained_at(
     environments, memories, replicas, arenas, requests, gateway, specs, modes, i, out
 ):  # fmt: skip
-    """Write what each replica of cluster ``i`` has trained, (R, 3): tokens, time of steps apart and time of the end."""
+    """Write what each replica of cluster ``i`` has trained, (R, 4), see :meth:`Readings.trained`."""
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     now_s = world.environment.now_s
     for r in range(len(world.replicas)):
@@ -171,8 +171,9 @@ def trained_at(
         if world.specs[r].background:
             engine = engine_of(world, r)
             out[r, 0] = tokens_trained(engine, now_s)
-            out[r, 1] = world.replicas[r].training_s + units_apart(engine, now_s) * world.specs[r].unit_s
+            out[r, 1] = world.replicas[r].training_s + units_apart(engine, now_s) * unit_s(engine)
             out[r, 2] = job_done_s(engine, now_s)
+            out[r, 3] = tokens_lost(engine)
 
 
 @entry

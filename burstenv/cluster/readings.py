@@ -28,7 +28,7 @@ _WHOLE = [field.type == "int" for field in fields(Known)]
 FAULT_COUNTS = ("faults", "faulted", "failovers", "resends", "discarded_tokens", "refilled_tokens")
 BACKGROUND_COUNTS = (
     "background_tokens", "background_tokens_per_s", "background_tokens_per_gpu_h", "background_apart_share",
-    "background_progress", "background_deadline_met", "background_worth",
+    "background_progress", "background_deadline_met", "background_worth", "background_lost_tokens",
 )  # fmt: skip
 TRANSFER_COUNTS = (
     "migrations_begun", "migrations", *(cause.counted_as for cause in AbortCause), "moved_gb", "still_s",
@@ -104,11 +104,12 @@ class Readings:
         return float(record["iteration_end_s"] if runs else record["clock_s"])
 
     def trained(self, i: int) -> np.ndarray:
-        """Return what each replica of cluster ``i`` has trained so far, (R, 3).
+        """Return what each replica of cluster ``i`` has trained so far, (R, 4).
 
-        Tokens, time of steps apart [s], and when its job was done [s]; infinity: it is not, or there is none.
+        Tokens, time of steps apart [s], when its job was done [s] (infinity: it is not, or there is none), and the
+        tokens that it had trained beyond whole steps and lost when it failed or was off; the first are without them.
         """
-        out = np.zeros((self.num_replicas, 3))
+        out = np.zeros((self.num_replicas, 4))
         trained_at(*self.state.arrays(), place(i, self.num_envs, "i"), out)
         return out
 
@@ -116,9 +117,10 @@ class Readings:
         """Return what became of the fine-tuning job of cluster ``i`` so far; None where there is none.
 
         ``background_tokens`` (trained), ``background_tokens_per_s``, ``background_tokens_per_gpu_h`` (of the replicas
-        with a job), ``background_apart_share`` (of their time, with steps apart), ``background_progress`` (share of the
-        tokens that are wanted; None: the job has no end), ``background_deadline_met`` (1 or 0; None: there is no
-        deadline, or it is to come), ``background_worth`` (of all tokens; 1 is a mean request).
+        with a job, as far as they cost), ``background_apart_share`` (of that time, with steps apart),
+        ``background_progress`` (share of the tokens that are wanted; None: the job has no end),
+        ``background_deadline_met`` (1 or 0; None: there is no deadline, or it is to come), ``background_worth`` (of all
+        tokens; 1 is a mean request), ``background_lost_tokens`` (trained, and lost with a replica).
         """
         i = place(i, self.num_envs, "i")
         if self.background is None:
@@ -129,18 +131,24 @@ class Readings:
             math.inf if w is None or w.units >= ENDLESS else w.units / w.step_units * w.step_tokens for w in works
         ]
         trained = self.trained(i)[own]
-        tokens, gpus = float(trained[:, 0].sum()), int(self.state.specs["gpus"][own].sum())
+        tokens, gpus = float(trained[:, 0].sum()), self.state.specs["gpus"][own]
+        replica_s, gpu_s = now_s * len(trained), now_s * int(gpus.sum())
+        if self.recovery is not None:
+            record = self.state.replicas[i][own]
+            paid_s = record["paid_s"] + record["paid"] * (now_s - record["since_s"])
+            replica_s, gpu_s = float(paid_s.sum()), float((paid_s * gpus).sum())
         total = sum(each for each, there in zip(wanted, own, strict=True) if there)
         deadline_s, done_s = self.background.deadline_s, float(trained[:, 2].max())
         met = None if deadline_s is None or min(done_s, now_s) > deadline_s >= now_s else float(done_s <= deadline_s)
         numbers = (
             tokens,
             tokens / max(now_s, 1e-9),
-            tokens / max(now_s * gpus / 3600.0, 1e-9),
-            float(trained[:, 1].sum()) / max(now_s * len(trained), 1e-9),
+            tokens / max(gpu_s / 3600.0, 1e-9),
+            float(trained[:, 1].sum()) / max(replica_s, 1e-9),
             None if total == math.inf else tokens / total,
             met,
             float(background_worth_at(*self.state.arrays(), i)),
+            float(trained[:, 3].sum()),
         )
         return dict(zip(BACKGROUND_COUNTS, numbers, strict=True))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from burstenv._jit.decorators import kernel, merged, outlined
+from burstenv._jit.decorators import kernel, merged
 from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.faults.draining import note_one_drained
 from burstenv.cluster.transfer_config import Phase
 from burstenv.cluster.world import engine_of
-from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.enums import ACTIVE, NO_PLACE
+from burstenv.engine.outage import set_slowdown
 from burstenv.engine.records import TRANSFER
 
 DUE_S, BEGUN_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S = (
@@ -63,18 +63,12 @@ def pace_of(world, r):
     return replica.base_pace * replica.spell_pace * pace if gateway.changes else pace
 
 
-@outlined
-def _set_slowdown(engine, slowdown):
-    interrupt_run(engine)
-    engine.replica.slowdown = slowdown
-
-
 @kernel
 def keep_pace(world, r):
     """Let a replica, which is up to now, take as long as its transfers make it, from the next iteration on."""
     slowdown = pace_of(world, r) - 1.0
     if world.replicas[r].slowdown != slowdown:
-        _set_slowdown(engine_of(world, r), slowdown)
+        set_slowdown(engine_of(world, r), slowdown, world.environment.now_s)
 
 
 @kernel
@@ -139,8 +133,8 @@ def end_transfer(world, at):
         keep_pace(world, destination)
     world.environment.transfers -= 1
     if world.gateway.changes:
-        note_one_drained(replicas[source], now_s)
-        note_one_drained(replicas[destination], now_s)
+        note_one_drained(world, source, now_s)
+        note_one_drained(world, destination, now_s)
 
 
 @kernel

@@ -1,7 +1,8 @@
 """Fine-tuning in the slack of a replica, compiled; its rules are those of :mod:`burstenv.engine.reference.background`.
 
 Steps that run apart are one event, however many they are: they begin at a time, a unit of work always takes as long,
-and they end at the first place where they can be interrupted once the oldest waiting request is due. Iterations that
+and they end at the first place where they can be interrupted once the oldest waiting request is due. Another pace, or a
+time in which the replica stands still, moves the time at which they would have begun. Iterations that
 share work with requests are advanced in decode runs: their number of tokens is the same until a request ends, the job
 is done, or the iteration would become longer than its target.
 """
@@ -30,6 +31,10 @@ _ENDLESS = np.int64(ENDLESS)
 def reset_background(replica):
     """Begin the job of a replica; the rule in force stays."""
     replica.trained_units = 0
+    replica.lost_units = 0
+    replica.newest_units = 0
+    replica.older_units = 0
+    replica.halted = 0
     replica.training = 0
     replica.unservable = 0
     replica.training_s = 0.0
@@ -43,12 +48,25 @@ def reset_background(replica):
 
 
 @kernel
+def _stretch(engine):
+    """Return how many times as long the job's work takes at the replica's present pace."""
+    return 1.0 + engine.replica.slowdown * engine.spec.step_gpu_share
+
+
+@kernel
+def unit_s(engine):
+    """Return the time that a unit takes apart, at the replica's present pace [s]."""
+    return engine.spec.unit_s * _stretch(engine)
+
+
+@kernel
 def may_train(engine):
     """Return whether work is left, and steps may run apart while nothing runs."""
     replica, spec = engine.replica, engine.spec
     return (
         spec.background != 0
         and replica.running == 0
+        and not replica.halted
         and replica.deferral_bound_s >= 0.0
         and replica.trained_units < spec.job_units
     )
@@ -109,7 +127,7 @@ def _end_of_training(engine):
     """Return when steps apart end, if nothing changes, and the units done by then; infinity: they do not [s]."""
     replica, spec = engine.replica, engine.spec
     begun, job_units = np.int64(replica.trained_units), np.int64(spec.job_units)
-    stops = replica.deferral_bound_s < 0.0
+    stops = replica.deferral_bound_s < 0.0 or replica.halted != 0
     if not stops and (replica.waiting == 0 or replica.unservable):
         return np.inf, begun
     due_s = -np.inf if stops else _due_s(engine)
@@ -118,16 +136,16 @@ def _end_of_training(engine):
         units = job_units
     else:
         size = np.int64(spec.step_work_tokens)
-        needed = max(0.0, (due_s - replica.training_from_s) / spec.unit_s)
+        needed = max(0.0, (due_s - replica.training_from_s) / unit_s(engine))
         units = job_units
         if needed < job_units - begun:
             units = (begun + np.int64(needed)) // size * size
-            while units <= begun or replica.training_from_s + (units - begun) * spec.unit_s < due_s:
+            while units <= begun or replica.training_from_s + (units - begun) * unit_s(engine) < due_s:
                 units += size
             units = min(units, job_units)
     if units == _ENDLESS:
         return np.inf, begun
-    return replica.training_from_s + (units - begun) * spec.unit_s, units
+    return replica.training_from_s + (units - begun) * unit_s(engine), units
 
 
 @kernel
@@ -140,7 +158,7 @@ def end_of_training_s(engine):
 def _end_training(engine, end_s, units):
     """Count the work of steps apart that have ended."""
     replica, spec = engine.replica, engine.spec
-    replica.training_s += (units - replica.trained_units) * spec.unit_s
+    replica.training_s += (units - replica.trained_units) * unit_s(engine)
     replica.trained_units = units
     if units == spec.job_units:
         replica.job_done_s = end_s
@@ -155,11 +173,13 @@ def note_change(engine, now_s):
     Where they were paused, and nothing waited, they may have ended before.
     """
     replica = engine.replica
+    replica.unservable = 0
+    if replica.frozen:
+        return  # what is under way goes on when the replica does
     end_s, units = _end_of_training(engine)
     if replica.waiting == 0 and end_s <= now_s:
         _end_training(engine, end_s, units)
         replica.clock_s = now_s
-    replica.unservable = 0
     replica.training_changed_s = now_s
     replica.wake_s = replica.clock_s
 
@@ -202,10 +222,12 @@ def units_apart(engine, now_s):
         return np.int64(0)
     begun, size = np.int64(replica.trained_units), np.int64(spec.step_work_tokens)
     end_s, units = _end_of_training(engine)
+    if replica.frozen:
+        now_s = min(now_s, replica.stopped_s)
     if now_s >= end_s:
         return units - begun
     most = np.int64(spec.job_units) - begun
-    done = max(0.0, (now_s - replica.training_from_s) / spec.unit_s)
+    done = max(0.0, (now_s - replica.training_from_s) / unit_s(engine))
     if done >= most:
         return most
     return max(np.int64(0), (begun + np.int64(done)) // size * size - begun)
@@ -217,7 +239,89 @@ def next_step_s(engine, now_s):
     replica, spec = engine.replica, engine.spec
     begun, size = np.int64(replica.trained_units), np.int64(spec.step_work_tokens)
     units = ((begun + units_apart(engine, now_s)) // size + 1) * size
-    return replica.training_from_s + (min(units, np.int64(spec.job_units)) - begun) * spec.unit_s
+    return replica.training_from_s + (min(units, np.int64(spec.job_units)) - begun) * unit_s(engine)
+
+
+# -- another pace, and losses ------------------------------------------------------------------------------------------
+
+
+@kernel
+def _count_apart(engine, now_s):
+    """Count the steps and layers that have ended by ``now_s`` of those that run apart, and end them if all have."""
+    replica, spec = engine.replica, engine.spec
+    end_s, units = _end_of_training(engine)
+    done = units_apart(engine, now_s)
+    if replica.trained_units + done == spec.job_units:
+        units = np.int64(spec.job_units)
+        end_s = replica.training_from_s + done * unit_s(engine)
+    if end_s <= now_s:
+        _end_training(engine, end_s, units)
+        replica.clock_s = now_s
+        return
+    replica.training_s += done * unit_s(engine)
+    replica.training_from_s += done * unit_s(engine)
+    replica.trained_units += done
+
+
+@kernel
+def _present_s(replica, now_s):
+    return replica.stopped_s if replica.frozen else now_s
+
+
+@outlined
+def stop_training(engine, now_s):
+    """Count what was done apart when the replica stands still from ``now_s`` on."""
+    if engine.replica.training:
+        _count_apart(engine, now_s)
+
+
+@outlined
+def delay_training(engine, still_s, now_s):
+    """Go on at ``now_s`` after ``still_s`` without progress."""
+    replica = engine.replica
+    if replica.training:
+        replica.training_from_s += still_s
+        replica.training_changed_s = now_s
+
+
+@outlined
+def change_pace(engine, slowdown, now_s):
+    """Let the replica have another pace from ``now_s`` on, which stretches the rest of a step apart."""
+    replica = engine.replica
+    at_s, before = _present_s(replica, now_s), _stretch(engine)
+    if replica.training:
+        _count_apart(engine, at_s)
+    replica.slowdown = slowdown
+    if replica.training:
+        part_s = at_s - replica.training_from_s
+        stretched_s = part_s * _stretch(engine) / before
+        replica.training_from_s = at_s - stretched_s
+        replica.training_s += part_s - stretched_s  # the whole step will be counted as if it ran at the present pace
+        replica.training_changed_s = at_s
+
+
+@outlined
+def lose_step(engine, now_s):
+    """Lose what is not a whole step, and the work of iterations in flight, as the replica is lost or off."""
+    replica, spec = engine.replica, engine.spec
+    at_s = _present_s(replica, now_s)
+    if replica.training:
+        _count_apart(engine, at_s)
+    if replica.training:
+        replica.training_s += at_s - replica.training_from_s
+        replica.training = 0
+    done = np.int64(replica.trained_units)
+    kept = done
+    if replica.in_flight > 0:
+        kept -= replica.newest_units
+    if replica.in_flight > 1:
+        kept -= replica.older_units
+    if kept < spec.job_units:
+        kept -= kept % (np.int64(spec.step_work_tokens) * np.int64(spec.step_pieces))
+        replica.job_done_s = np.inf
+    replica.trained_units = kept
+    replica.lost_units += done - kept
+    replica.unservable = 0
 
 
 # -- shared iterations -------------------------------------------------------------------------------------------------
@@ -271,7 +375,7 @@ def shared_time_s(engine, tokens, prefill_tokens, prefill_attention, decodes, co
 def backward_pass_s(engine):
     """Return the time of the backward pass that follows a shared iteration [s]."""
     replica, spec = engine.replica, engine.spec
-    return spec.step_backward_s if replica.background_flags & WHOLE_STEPS else 0.0
+    return spec.step_backward_s * _stretch(engine) if replica.background_flags & WHOLE_STEPS else 0.0
 
 
 @outlined
@@ -281,7 +385,7 @@ def tokens_to_share(engine, used_tokens, prefill_tokens, prefill_attention, deco
     flags, pieces = replica.background_flags, np.int64(spec.step_pieces)
     left = np.int64(spec.job_units) - np.int64(replica.trained_units)
     room = np.int64(replica.token_budget) - used_tokens
-    if left <= 0 or (flags & DECODES_ALONE and prefill_tokens > 0):
+    if left <= 0 or replica.halted or (flags & DECODES_ALONE and prefill_tokens > 0):
         return np.int64(0)
     if flags & WHOLE_STEPS:
         whole = left >= np.int64(spec.step_work_tokens) * pieces and room >= spec.step_tokens
@@ -313,13 +417,19 @@ def units_of_shared(engine, tokens):
 
 @kernel
 def count_shared(engine, tokens, iterations):
-    """Count the work of so many iterations that share ``tokens`` each."""
+    """Count the work of so many iterations that share ``tokens`` each, and note that of the newest two."""
     replica, spec = engine.replica, engine.spec
-    units = units_of_shared(engine, np.int64(tokens)) * iterations
-    replica.trained_units = min(np.int64(spec.job_units), np.int64(replica.trained_units) + units)
-    replica.backward_s += iterations * backward_pass_s(engine)
-    if replica.trained_units == spec.job_units:
-        replica.job_done_s = replica.clock_s
+    before, units = np.int64(replica.trained_units), np.int64(0)
+    if tokens > 0:
+        units = units_of_shared(engine, np.int64(tokens))
+        replica.trained_units = min(np.int64(spec.job_units), before + units * iterations)
+        replica.backward_s += iterations * backward_pass_s(engine)
+        if replica.trained_units == spec.job_units:
+            replica.job_done_s = replica.clock_s
+    if iterations == 1:
+        units = np.int64(replica.trained_units) - before
+    replica.older_units = replica.newest_units if iterations == 1 else units
+    replica.newest_units = units
 
 
 @kernel
@@ -333,11 +443,18 @@ def units_done(engine, now_s):
 
 
 @kernel
+def tokens_lost(engine):
+    """Return the tokens that were trained and lost with the replica."""
+    spec = engine.spec
+    return engine.replica.lost_units * (spec.step_tokens / (float(spec.step_work_tokens) * spec.step_pieces))
+
+
+@kernel
 def job_done_s(engine, now_s):
     """Return when the job was done; infinity: it is not [s]."""
     replica, spec = engine.replica, engine.spec
     if replica.training and replica.trained_units + units_apart(engine, now_s) == spec.job_units:
-        return replica.training_from_s + (spec.job_units - replica.trained_units) * spec.unit_s
+        return replica.training_from_s + (spec.job_units - replica.trained_units) * unit_s(engine)
     return replica.job_done_s
 
 
@@ -353,10 +470,12 @@ def share_iteration(
     engine, duration_s, used_tokens, prefill_tokens, prefill_attention, decodes, context, sequences
 ):  # fmt: skip
     """Let an iteration of ``duration_s`` share the job's work; return how long it takes then [s]."""
-    tokens = tokens_to_share(engine, used_tokens, prefill_tokens, prefill_attention, decodes, context, sequences)
+    tokens = np.int64(0)
+    if sequences > 0:
+        tokens = tokens_to_share(engine, used_tokens, prefill_tokens, prefill_attention, decodes, context, sequences)
+    count_shared(engine, tokens, 1)
     if tokens == 0:
         return duration_s
-    count_shared(engine, tokens, 1)
     return backward_pass_s(engine) + shared_time_s(
         engine, tokens, prefill_tokens, prefill_attention, decodes, context, sequences
     )

@@ -72,6 +72,7 @@ class BackgroundWork:
         sequence_tokens: Length of the sequences that it trains.
         step_s: Duration of a step alone on the replica [s].
         units: Of the whole job; ``ENDLESS``: it has no end.
+        gpu_share: Share of a step's time that a slower GPU stretches; the rest is the host's.
     """
 
     step_tokens: int
@@ -80,6 +81,7 @@ class BackgroundWork:
     sequence_tokens: int
     step_s: float
     units: int
+    gpu_share: float = 1.0
 
     @property
     def step_units(self) -> int:

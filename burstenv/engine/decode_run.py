@@ -203,7 +203,7 @@ def follow_run(engine, until_s):
         replica.iterations += steps
         replica.run_done = upto
         replica.clock_s = run_boundary_s(engine, upto)
-        if spec.background and replica.run_shared_tokens > 0:
+        if spec.background:
             count_shared(engine, replica.run_shared_tokens, steps)
         if spec.depth > 1:
             replica.ended_iterations += steps
@@ -232,7 +232,7 @@ def interrupt_run(engine):
         replica.under_way = 0
         take_blocks(engine, arena[spec.phase_base + phase_due(engine)], next_iteration(engine))
         replica.iterations += 1
-        if spec.background and replica.run_shared_tokens > 0:
+        if spec.background:
             count_shared(engine, replica.run_shared_tokens, 1)
         replica.flight_first_prefill = NO_REQUEST
         duration_s = replica.iteration_end_s - replica.clock_s

@@ -274,10 +274,10 @@ def _schedule(engine):
     if sequences > 0:
         duration_s = iteration_time_s(engine, prefill_tokens, prefill_attention, decodes, context, sequences)
         duration_s = at_pace_s(engine, duration_s, sequences)
-        if spec.background:
-            duration_s = share_iteration(
-                engine, duration_s, used, prefill_tokens, prefill_attention, decodes, context, sequences
-            )
+    if spec.background:
+        duration_s = share_iteration(
+            engine, duration_s, used, prefill_tokens, prefill_attention, decodes, context, sequences
+        )
     start_s = max(replica.clock_s, replica.busy_until_s)
     replica.busy_until_s = start_s + duration_s
     count_busy(engine, duration_s, replica.free_blocks)

@@ -10,6 +10,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.asynchronous import lose_token
+from burstenv.engine.background import change_pace, delay_training, lose_step, stop_training
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import stop_decoding
 from burstenv.engine.enums import NO_REQUEST
@@ -26,6 +27,8 @@ def freeze(engine, now_s):
     """Stop all progress at ``now_s``, the replica's present time; the iteration in flight does not end."""
     replica = engine.replica
     interrupt_run(engine)
+    if engine.spec.background:
+        stop_training(engine, now_s)
     replica.frozen = 1
     replica.stopped_s = now_s
     replica.wake_s = np.inf
@@ -42,9 +45,19 @@ def thaw(engine, now_s):
         replica.flight0_end_s += still_s
         replica.flight1_end_s += still_s
         replica.busy_until_s += still_s
+    if spec.background:
+        delay_training(engine, still_s, now_s)
     if replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
     replica.wake_s = replica.clock_s
+
+
+@outlined
+def lose_work(engine, now_s):
+    """Lose what the replica's job has trained beyond whole steps; before its requests are taken out."""
+    interrupt_run(engine)
+    if engine.spec.background:
+        lose_step(engine, now_s)
 
 
 @kernel
@@ -98,8 +111,9 @@ def clear(engine):
 
 
 @outlined
-def set_pace(engine, pace):
-    """Let the GPU take ``pace`` times as long, from the next iteration on."""
-    replica = engine.replica
+def set_slowdown(engine, slowdown, now_s):
+    """Let the GPU take longer by this share, from the next iteration on."""
     interrupt_run(engine)
-    replica.slowdown = pace - 1.0
+    if engine.spec.background and engine.replica.slowdown != slowdown:
+        change_pace(engine, slowdown, now_s)
+    engine.replica.slowdown = slowdown

@@ -211,6 +211,9 @@ REPLICA = record(
     ],
     [  # Fine-tuning in the slack, see engine/background.py: the job's progress, then the rule in force.
         ("trained_units", "i8"),  # of the job's work, without the steps that run apart
+        ("lost_units", "i8"),  # done, and lost with the replica
+        ("newest_units", "i8"),  # of the iteration that was scheduled last, and of the one before
+        ("older_units", "i8"),
         ("training_from_s", "f8"),  # they began,
         ("training_changed_s", "f8"),  # and something changed last
         ("oldest_s", "f8"),  # arrival of the oldest waiting request; minus infinity: one has run before
@@ -224,6 +227,7 @@ REPLICA = record(
         ("background_tokens", "i4"),
         ("run_shared_tokens", "i4"),  # of each iteration of the open decode run
         ("background_flags", "i1"),
+        ("halted", "i1"),  # the replica is not active: no step begins
         ("training", "i1"),  # steps run apart
         ("unservable", "i1"),  # nothing that waits can be scheduled, and nothing has changed since
     ],

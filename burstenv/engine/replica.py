@@ -247,3 +247,12 @@ def set_background(engine, bound_s, tokens, target_s, allowance_s, flags, now_s)
     """Change at ``now_s`` when the replica works on its job: between two steps, and from the next iteration on."""
     _wake(engine, now_s)
     set_background_rule(engine.replica, bound_s, tokens, target_s, allowance_s, flags)
+
+
+@outlined
+def let_train(engine, active, now_s):
+    """Let the job, if there is one, go on at ``now_s``, or halt: no further step begins."""
+    replica = engine.replica
+    if engine.spec.background and replica.halted == active:
+        _wake(engine, now_s)
+        replica.halted = not active

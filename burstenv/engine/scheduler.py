@@ -404,11 +404,11 @@ def start_iteration(engine):
             engine, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
         )
         duration_s = at_pace_s(engine, duration_s, sequences)
-        if spec.background:
-            used = replica.token_budget - budget
-            duration_s = share_iteration(
-                engine, duration_s, used, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
-            )
+    if spec.background:
+        used = replica.token_budget - budget
+        duration_s = share_iteration(
+            engine, duration_s, used, prefill_tokens, prefill_attention, decodes + late_decodes, context, sequences
+        )
     count_busy(engine, duration_s, replica.free_blocks)
     replica.iterations += worked
     put_in_flight(engine, duration_s, decodes, sequences)

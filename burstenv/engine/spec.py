@@ -69,6 +69,7 @@ SPEC = record(
         ("step_pieces", "i4"),
         ("step_backward_s", "f8"),
         ("unit_s", "f8"),
+        ("step_gpu_share", "f8"),
         ("job_units", "i8"),
         ("job_pairs", "i4"),
     ],

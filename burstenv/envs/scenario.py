@@ -149,10 +149,7 @@ class Scenario:
         if self.background is not None:
             seen = config.observation.model_copy(update={"background": True})
             config = config.model_copy(update={"observation": seen})
-            check_background_alone(
-                True, scaling=self.scaling is not None, faults=self.faults is not None, transfers=self.moves,
-                flow=config.flow is not None,
-            )  # fmt: skip
+            check_background_alone(True, transfers=self.moves)
             self.specs = without_memory(self.background, self.specs)
             tuner = parse_rule(self.background.rule, "background rule", BACKGROUND_RULES)
             self.background_rule = background_rule(tuner.rule.code, tuner.named)

@@ -89,6 +89,7 @@ def metrics_of(
         records, duration_s, cluster.kv_use(i), episode_return, model,
         cluster.client_counts(i), cluster.fault_counts(i), cluster.transfer_counts(i), cluster.class_names,
         cluster.tenants, cluster.tenant_of(i), cluster.background_counts(i),
+        0.0 if cluster.scaling is None else cluster.scaling.price_per_gpu_h,
     )  # fmt: skip
 
 
@@ -101,6 +102,7 @@ def metrics_of(
     fault_counts=optional(holding(*FAULT_COUNTS)),
     transfer_counts=optional(holding(*TRANSFER_COUNTS)),
     background_counts=optional(holding(*BACKGROUND_COUNTS)),
+    price_per_gpu_h=number(least=0.0),
 )
 def episode_metrics(
     records: NDArray[Any],
@@ -115,6 +117,7 @@ def episode_metrics(
     tenants: TenantTable | None = None,
     tenant: NDArray[Any] | None = None,
     background_counts: Mapping[str, float | None] | None = None,
+    price_per_gpu_h: float = 0.0,
 ) -> dict[str, float | int | None]:
     """Return the metrics of a finished episode; None for undefined ones (no such request).
 
@@ -152,7 +155,8 @@ def episode_metrics(
     ``faults`` ... ``boots``            where replicas fail or are scaled: see ``Cluster.fault_counts``
     ``migrations`` ... ``stayed``       where KV blocks move: see ``Cluster.transfer_counts``
     ``background_tokens`` ...           where replicas fine-tune in the slack: see ``Cluster.background_counts``
-    ``net``                             likewise: worth of the attained requests and of these tokens / offered worth
+    ``net``                             likewise: worth of the attained requests and of these tokens, less the price
+                                        of the GPU-hours where replicas scale / offered worth
     ==================================  =================================================================
 
     Args:
@@ -168,6 +172,7 @@ def episode_metrics(
         tenants: The tenants that requests may belong to; None: they have none.
         tenant: The number of each request's tenant, (n,).
         background_counts: The result of ``Cluster.background_counts``; None: replicas have no fine-tuning job.
+        price_per_gpu_h: What a GPU-hour costs in ``net`` where replicas scale; 1 is a mean request.
 
     Raises:
         BurstenvError: If a request is not settled, or the rewards contradict the records.
@@ -223,7 +228,8 @@ def episode_metrics(
     for counted in (client_counts, fault_counts, transfer_counts, background_counts):
         metrics.update(counted or {})
     if background_counts is not None:
-        metrics["net"] = share(paid_worth, offered_worth)
+        cost = price_per_gpu_h * (fault_counts or {}).get("gpu_s", 0.0) / 3600.0
+        metrics["net"] = share(paid_worth - cost, offered_worth)
     metrics.update(_by_group(records, attained, model, class_names, tenants, tenant))
     for name, values in latencies_s(records).items():
         metrics[f"{name}_mean"] = float(values.mean()) if len(values) else None

@@ -63,12 +63,14 @@ def random_faults(rng: np.random.Generator, num_replicas: int, span_s: float, co
 CHANGES = ("none", "none", "faults", "many faults", "scaling", "scaling and faults")
 
 
-def changing(rng: np.random.Generator, kind: str, num_replicas: int, span_s: float) -> dict[str, Any]:
+def changing(
+    rng: np.random.Generator, kind: str, num_replicas: int, span_s: float, drains: Sequence[str] = ("wait", "migrate")
+) -> dict[str, Any]:
     """Return the settings of a cluster whose replicas change in one of CHANGES, for an episode of so long."""
     if kind == "none":
         return {}
     recovery = RecoveryConfig(
-        requests=str(rng.choice(RECOVERIES)), limit=int(rng.choice([1, 3])), drain=str(rng.choice(["wait", "migrate"])),
+        requests=str(rng.choice(RECOVERIES)), limit=int(rng.choice([1, 3])), drain=str(rng.choice(drains)),
         warm_factor=2.0, warm_s=float(rng.choice([0.0, 0.5])),
     )  # fmt: skip
     settings: dict[str, Any] = {}

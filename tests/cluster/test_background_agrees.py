@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from burstenv.cluster import ClientsConfig, ReplicaSpec
 from burstenv.cluster.background_config import BackgroundConfig
+from burstenv.cluster.flow_config import FlowConfig
 from burstenv.config import parse
 from burstenv.engine.background_rule import (
     DECODES_ALONE,
@@ -21,10 +22,13 @@ from burstenv.engine.background_rule import (
     WHOLE_STEPS,
     BackgroundRule,
 )
+from burstenv.engine.enums import DRAINING
 from burstenv.hardware.latency.entry import load_latency
-from tests.cluster.play import LOOPS, METRICS, PATIENCE, RETRIES, Play, episode
+from tests.cluster.play import CHANGES, LOOPS, METRICS, PATIENCE, RETRIES, Play, changing, episode
 from tests.cluster.small_clusters import replica
 from tests.cluster.test_cluster_agrees import ENGINES, MODES, SIZES
+from tests.cluster.test_flow_agrees import RULES as QUEUES
+from tests.cluster.test_flow_agrees import random_queue
 from tests.random_examples import examples
 
 BOUNDS_S = [PAUSED, 0.0, 0.1, 0.5, math.inf]
@@ -42,13 +46,16 @@ def random_rule(rng: np.random.Generator) -> BackgroundRule:
     )
 
 
-def play(seed: int, config: ClientsConfig | None, engine: str, tables: bool = False, **settings: Any) -> Play:
-    """Play and compare one episode of three unequal replicas, two or three of them with a job."""
+def play(
+    seed: int, config: ClientsConfig | None, engine: str, tables: bool = False, change: str = "none", **settings: Any
+) -> BackgroundPlay:
+    """Play and compare one episode of three unequal replicas, two or three of them with a job, that change or not."""
     rng = np.random.default_rng(seed)
     changes: dict[str, Any] = {"latency": load_latency("llama-3.1-8b_rtx-4090_tp1")} if tables else {}
     specs: list[ReplicaSpec] = [replica(**{**size, **changes}, layers=3, **ENGINES[engine]) for size in SIZES]
     span_s = float(rng.choice([1.5, 6.0]))
     requests, clients = episode(rng, config, int(rng.choice([20, 90])), 700, span_s, 60)
+    settings |= changing(rng, change, len(specs), span_s + 3.0, ["wait"])
     tokens = rng.choice([0.0, 700.0, 5000.0])
     background = parse(
         BackgroundConfig,
@@ -94,6 +101,7 @@ class BackgroundPlay(Play):
     def compare_background(self) -> None:
         """Compare the work done so far."""
         now_s, trained = self.reference.now_s, self.cluster.trained(1)
+        records = self.cluster.state.replicas[1]
         for r, its in enumerate(self.reference.replicas):
             if its.job is None:
                 assert trained[r].tolist() == [0.0, 0.0, math.inf]
@@ -101,6 +109,8 @@ class BackgroundPlay(Play):
             work = its.job.work  # the end of a step may be at this instant, but for rounding
             before, after = (its.job.units_at(now_s + by) * work.step_tokens / work.step_units for by in (-1e-9, 1e-9))
             assert before * (1.0 - 1e-12) <= trained[r, 0] <= after * (1.0 + 1e-12), (r, trained[r, 0], before, now_s)
+            if records[r]["status"] != DRAINING:  # it may be off since its last request left, if that is all
+                assert records[r]["lost_units"] == its.job.lost_units, r
 
 
 @examples(150)
@@ -128,6 +138,37 @@ def test_background_work_is_what_is_written_down(seed, engine, tables, tick_s, m
 def test_background_work_beside_clients_is_what_is_written_down(seed, patience, retries, loop, engine, tick_s):
     config = ClientsConfig(patience=patience, retries=retries, closed_loop=loop)
     play(seed, config, engine, tick_s=tick_s)
+
+
+@examples(150)
+@given(
+    seed=st.integers(0, 2**20),
+    engine=st.sampled_from(list(ENGINES)),
+    change=st.sampled_from(CHANGES[2:]),
+    clients=st.booleans(),
+    tick_s=st.sampled_from([None, 0.4]),
+    metrics=st.sampled_from(METRICS),
+)
+def test_background_work_on_replicas_that_change_is_what_is_written_down(
+    seed, engine, change, clients, tick_s, metrics
+):
+    config = ClientsConfig(patience=PATIENCE[2], closed_loop=LOOPS[1]) if clients else None
+    play(seed, config, engine, change=change, tick_s=tick_s, metrics=metrics)
+
+
+@examples(60)
+@given(
+    seed=st.integers(0, 2**20),
+    engine=st.sampled_from(list(ENGINES)),
+    rule=st.sampled_from(QUEUES),
+    change=st.sampled_from(CHANGES),
+    clients=st.booleans(),
+    metrics=st.sampled_from(METRICS),
+)
+def test_background_work_behind_a_queue_is_what_is_written_down(seed, engine, rule, change, clients, metrics):
+    config = ClientsConfig(patience=PATIENCE[2], closed_loop=LOOPS[1]) if clients else None
+    queue = random_queue(np.random.default_rng(seed), rule)
+    play(seed, config, engine, change=change, metrics=metrics, flow=FlowConfig(look_s=0.05), queue=queue)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -56,6 +56,15 @@ class Counters:
         ]
 
 
+def random_queue(rng: np.random.Generator, rule: int) -> tuple[int, tuple[float, ...]]:
+    """Draw the parameters of a rule; return both."""
+    return rule, (
+        float(rng.integers(2)), float(rng.choice([CONCURRENCY, UTILISATION])), float(rng.choice([0.5, 2.0, 5.0])),
+        float(rng.choice([0.5, 2.0, 5.0])), float(rng.choice([0.3, 0.8])), float(rng.choice([0.2, 0.6, 1.0])),
+        float(rng.choice([200.0, 1e9])), float(rng.choice([1.0, 300.0, 5_000.0])),
+    )  # fmt: skip
+
+
 def play(seed: int, config: ClientsConfig | None, engine: str, rule: int, faults: int = 0, **settings: Any) -> Play:
     """Play and compare one episode of three unequal replicas under random parameters of a rule."""
     rng = np.random.default_rng(seed)
@@ -65,16 +74,12 @@ def play(seed: int, config: ClientsConfig | None, engine: str, rule: int, faults
     if rng.random() < 0.5:
         requests["priority"] = rng.integers(0, 3, len(requests))
     weights = rng.choice([0.5, 1.0, 2.0, 3.0], int(rng.integers(1, 6)))
-    parameters = (
-        float(rng.integers(2)), float(rng.choice([CONCURRENCY, UTILISATION])), float(rng.choice([0.5, 2.0, 5.0])),
-        float(rng.choice([0.5, 2.0, 5.0])), float(rng.choice([0.3, 0.8])), float(rng.choice([0.2, 0.6, 1.0])),
-        float(rng.choice([200.0, 1e9])), float(rng.choice([1.0, 300.0, 5_000.0])),
-    )  # fmt: skip
+    queue = random_queue(rng, rule)
     if faults:
         settings["faults"] = random_faults(rng, len(specs), span_s + 3.0, faults)
     result = Play(
         rng, specs, MODES, requests, config, clients, flow=FlowConfig(look_s=float(rng.choice([0.01, 0.13]))),
-        tenants=TenantTable(tuple("abcdef"[: len(weights)]), weights), queue=(rule, parameters),
+        tenants=TenantTable(tuple("abcdef"[: len(weights)]), weights), queue=queue,
         tenant=rng.integers(0, len(weights), len(requests)), best_effort=(False, bool(rng.integers(2))), **settings,
     )  # fmt: skip
     look = Counters(result)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.cluster.world import engine_of
+from burstenv.engine.background import lose_step
 from burstenv.engine.enums import DRAINING, OFF
 from burstenv.engine.lifecycle import change_status
 
 
 @outlined
-def turn_off(replica, now_s):
-    """Let a replica be off."""
+def turn_off(world, r, now_s):
+    """Let a replica without requests be off."""
+    replica = world.replicas[r]
+    if world.specs[r].background:
+        lose_step(engine_of(world, r), now_s)
+        replica.halted = 1
     change_status(replica, OFF, now_s)
     replica.known = OFF
     replica.paid = 0
@@ -18,16 +24,20 @@ def turn_off(replica, now_s):
 
 
 @kernel
-def note_one_drained(replica, now_s):
+def note_one_drained(world, r, now_s):
     """Turn a replica off that was to drain and has: no request runs or waits there, moves to it or away."""
+    replica = world.replicas[r]
     requests = replica.running + replica.waiting + replica.held + replica.transfers
     if replica.status == DRAINING and not replica.warned and requests == 0:
-        turn_off(replica, now_s)
+        turn_off(world, r, now_s)
 
 
 @outlined
 def note_drained(world):
     """Turn the replicas off that were to drain and have; each since its last request left."""
-    replicas = world.replicas
-    for r in range(len(replicas)):
-        note_one_drained(replicas[r], max(replicas[r].clock_s, replicas[r].since_s))
+    for r in range(len(world.replicas)):
+        replica = world.replicas[r]
+        since_s = max(replica.clock_s, replica.since_s)
+        if replica.training:
+            since_s = max(since_s, replica.training_changed_s)
+        note_one_drained(world, r, since_s)

@@ -25,7 +25,8 @@ from burstenv.engine.arena import FAULT_NUMBERS
 from burstenv.engine.enums import ACTIVE, BOOTING, DOWN, DRAINING, FAULTED, NO_REQUEST, OFF
 from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import change_status
-from burstenv.engine.outage import clear, freeze, set_pace, take_out, thaw
+from burstenv.engine.outage import clear, freeze, lose_work, set_slowdown, take_out, thaw
+from burstenv.engine.replica import let_train
 
 _TIME_S, _DURATION_S, _DETECT_S, _REPAIR_S, _BOOT_S, _FACTOR, _REPLICA, _KIND, _ELSEWHERE = (
     records.FAULT.fields[name][1] // 4  # type: ignore[index]
@@ -58,6 +59,7 @@ def _lose_requests(world, r, now_s):
     engine = engine_of(world, r)
     if world.gateway.transfers:
         lose(world, r)
+    lose_work(engine, now_s)
     keeps_outputs = world.gateway.recovery != RETRY
     request_id = take_out(engine, now_s, keeps_outputs)
     while request_id != NO_REQUEST:
@@ -69,10 +71,19 @@ def _lose_requests(world, r, now_s):
 # -- the status of a replica -----------------------------------------------------------------------------
 
 
+@kernel
+def _change_status(world, r, status, now_s):
+    """Let a replica have another status that it does not stand still in."""
+    if world.specs[r].background:
+        catch_up(engine_of(world, r), now_s)
+        let_train(engine_of(world, r), status == ACTIVE, now_s)
+    change_status(world.replicas[r], status, now_s)
+
+
 @outlined
 def _boot(world, r, now_s):
     replica = world.replicas[r]
-    change_status(replica, BOOTING, now_s)
+    _change_status(world, r, BOOTING, now_s)
     replica.known = BOOTING
     replica.paid = 1
     replica.boots += 1
@@ -115,7 +126,7 @@ def start(world, r, boot_s, now_s):
         replica.loss_generation += 1
         replica.known = ACTIVE
         if replica.status == DRAINING:
-            change_status(replica, ACTIVE, now_s)
+            _change_status(world, r, ACTIVE, now_s)
 
 
 @outlined
@@ -124,12 +135,12 @@ def stop(world, r, drain_s, now_s):
     replica = world.replicas[r]
     replica.wanted = 0
     if replica.status == BOOTING or (replica.status == DOWN and replica.known == DOWN):
-        turn_off(replica, now_s)
+        turn_off(world, r, now_s)
     elif replica.known == ACTIVE:
         _begin_draining(world, r, now_s + drain_s)
         if replica.status == ACTIVE:
-            change_status(replica, DRAINING, now_s)
-            note_one_drained(replica, now_s)
+            _change_status(world, r, DRAINING, now_s)
+            note_one_drained(world, r, now_s)
 
 
 # -- events ----------------------------------------------------------------------------------------------
@@ -138,7 +149,7 @@ def stop(world, r, drain_s, now_s):
 @outlined
 def _warn(world, r, at, now_s):
     replica, arena = world.replicas[r], world.arena
-    change_status(replica, DRAINING, now_s)
+    _change_status(world, r, DRAINING, now_s)
     replica.warned = 1
     replica.restart_s = now_s + real_at(arena, at + _REPAIR_S)
     replica.boot_s = real_at(arena, at + _BOOT_S)
@@ -152,7 +163,7 @@ def _slow_down(world, r, pace, duration_s, now_s):
     catch_up(engine_of(world, r), now_s)
     replica.pace_generation += 1
     replica.spell_pace = pace
-    set_pace(engine_of(world, r), pace_of(world, r))
+    set_slowdown(engine_of(world, r), pace_of(world, r) - 1.0, now_s)
     foresee(world, now_s + duration_s, PACE_ENDS, r)
 
 
@@ -189,7 +200,7 @@ def _fault(world, row, now_s):
         stop(world, r, real_at(arena, at + _DURATION_S), now_s)
     elif kind == _PACE:
         replica.base_pace = real_at(arena, at + _FACTOR)
-        set_pace(engine_of(world, r), pace_of(world, r))
+        set_slowdown(engine_of(world, r), pace_of(world, r) - 1.0, now_s)
     elif kind == _SLOW:
         if _is_up(replica):
             environment.faults += 1
@@ -207,8 +218,8 @@ def _fault(world, row, now_s):
 def _thaw(world, r, now_s):
     """End a hang that was not detected."""
     replica = world.replicas[r]
-    change_status(replica, replica.known, now_s)
     thaw(engine_of(world, r), now_s)
+    _change_status(world, r, replica.known, now_s)
     if world.gateway.transfers:
         go_on(world, r)
 
@@ -220,11 +231,11 @@ def _await_restart(world, r, restart_s, now_s):
     replica.warned = 0
     replica.loss_generation += 1
     if replica.wanted:
-        change_status(replica, DOWN, now_s)
+        _change_status(world, r, DOWN, now_s)
         replica.known = DOWN
         foresee(world, max(restart_s, replica.restart_s), RESTART, r)
     else:
-        turn_off(replica, now_s)
+        turn_off(world, r, now_s)
 
 
 @outlined
@@ -248,7 +259,7 @@ def _lose_replica(world, r, now_s):
 def _ready(world, r, now_s):
     replica, gateway = world.replicas[r], world.gateway
     clear(engine_of(world, r))
-    change_status(replica, ACTIVE, now_s)
+    _change_status(world, r, ACTIVE, now_s)
     replica.known = ACTIVE
     if gateway.warm_s > 0.0:
         _slow_down(world, r, gateway.warm_pace, gateway.warm_s, now_s)

@@ -379,6 +379,7 @@ class ReferenceCluster:
     def lose_requests(self, r: int) -> None:
         """Empty a replica that is lost: its requests come back to the gateway at once, or fail."""
         self.transfers.lose(r, self.now_s)
+        self.replicas[r].lose_step(self.now_s)
         for engine in self.replicas[r].clear():
             k, request = engine.id, self.lifecycle.requests[engine.id]
             self.lifecycle.leave_replica(k, self.now_s, keeps_outputs=self._recovery.requests != "retry")

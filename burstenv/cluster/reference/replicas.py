@@ -15,6 +15,7 @@ The rules:
   way; spell and pace multiply.
 * A fault hits a replica that is up, and is nothing on another one: one that is off, down or booting, or, of a warning,
   that drains. A fault that may hit any replica goes on from one that is not active to the next one that is.
+* A replica that is not active, or stands still, does not go on with its fine-tuning job.
 * Time costs from the begin of a boot until the replica is off, or until a spot replica is lost.
 """
 
@@ -120,15 +121,23 @@ class ReferenceReplicas:
 
     # -- the status of a replica -----------------------------------------------------------------------
 
+    def _change(self, r: int, status: int) -> None:
+        """Let a replica have another status that it does not stand still in."""
+        self.lives[r].change(status, self._now_s)
+        self._cluster.replicas[r].let_train(status == ACTIVE, self._now_s)
+        if self._cluster.replicas[r].job:
+            self._cluster.foresee(r)
+
     def _turn_off(self, r: int) -> None:
         life = self.lives[r]
-        life.change(OFF, self._now_s)
+        self._cluster.replicas[r].lose_step(self._now_s)
+        self._change(r, OFF)
         life.known, life.paid, life.warned = OFF, False, False
         life.loss_generation += 1
 
     def _boot(self, r: int) -> None:
         life = self.lives[r]
-        life.change(BOOTING, self._now_s)
+        self._change(r, BOOTING)
         life.known, life.paid = BOOTING, True
         life.boots += 1
         self._queue.push(self._now_s + life.boot_s, EventKind.READY, r)
@@ -137,6 +146,7 @@ class ReferenceReplicas:
         life = self.lives[r]
         life.change(DOWN, self._now_s)
         life.frozen, life.stopped_s = True, self._now_s
+        self._cluster.replicas[r].stand_still(self._now_s)
         life.repair_s, life.boot_s = float(fault["repair_s"]), float(fault["boot_s"])
         self._cluster.foresee(r)  # it does nothing
         if fault["kind"] == FaultKind.HANG:
@@ -161,7 +171,7 @@ class ReferenceReplicas:
             life.loss_generation += 1
             life.known = ACTIVE
             if life.status == DRAINING:
-                life.change(ACTIVE, self._now_s)
+                self._change(r, ACTIVE)
 
     def stop(self, r: int, drain_s: float) -> None:
         """Do not want a replica any longer: it drains, for ``drain_s`` at most, and is off."""
@@ -172,7 +182,7 @@ class ReferenceReplicas:
         elif life.known == ACTIVE:
             self._begin_draining(r, self._now_s + drain_s)
             if life.status == ACTIVE:
-                life.change(DRAINING, self._now_s)
+                self._change(r, DRAINING)
                 self.note_drained(r)
 
     def note_drained(self, r: int) -> None:
@@ -187,7 +197,7 @@ class ReferenceReplicas:
         life.warned = False
         life.loss_generation += 1
         if life.wanted:
-            life.change(DOWN, self._now_s)
+            self._change(r, DOWN)
             life.known = DOWN
             self._queue.push(max(restart_s, life.restart_s), EventKind.RESTART, r)
         else:
@@ -205,7 +215,7 @@ class ReferenceReplicas:
             self.stop(r, duration_s)
         elif kind == FaultKind.PACE:
             life.base_pace = factor
-            self._cluster.replicas[r].pace = factor * life.spell_pace
+            self._set_pace(r)
         elif kind == FaultKind.SLOW:
             if life.status in (ACTIVE, DRAINING):
                 self.faults += 1
@@ -213,7 +223,7 @@ class ReferenceReplicas:
         elif kind == FaultKind.SPOT:
             if life.status == ACTIVE:
                 self.faults += 1
-                life.change(DRAINING, self._now_s)
+                self._change(r, DRAINING)
                 life.warned = True
                 life.restart_s, life.boot_s = self._now_s + float(fault["repair_s"]), float(fault["boot_s"])
                 self._begin_draining(r, self._now_s + duration_s)
@@ -231,14 +241,20 @@ class ReferenceReplicas:
         life = self.lives[r]
         life.pace_generation += 1
         life.spell_pace = pace
-        self._cluster.replicas[r].pace = life.base_pace * pace
+        self._set_pace(r)
         self._queue.push(self._now_s + duration_s, EventKind.PACE_ENDS, r)
+
+    def _set_pace(self, r: int) -> None:
+        life = self.lives[r]
+        self._cluster.replicas[r].set_pace(self._now_s, pace=life.base_pace * life.spell_pace)
+        if self._cluster.replicas[r].job:
+            self._cluster.foresee(r)
 
     def _thaw(self, r: int) -> None:
         life = self.lives[r]
-        life.change(life.known, self._now_s)
         life.frozen = False
         self._cluster.replicas[r].delay(self._now_s - life.stopped_s, self._now_s)
+        self._change(r, life.known)
         self._cluster.transfers.go_on(r, self._now_s)
         self._cluster.foresee(r)
         self.note_drained(r)
@@ -259,7 +275,7 @@ class ReferenceReplicas:
     def _ready(self, r: int) -> None:
         life = self.lives[r]
         self._cluster.lose_requests(r)  # it has none, but what it had cached is gone
-        life.change(ACTIVE, self._now_s)
+        self._change(r, ACTIVE)
         life.known = ACTIVE
         if self._recovery.warm_s > 0.0:
             self._slow_down(r, self._recovery.warm_factor, self._recovery.warm_s)

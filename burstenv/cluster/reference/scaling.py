@@ -77,9 +77,10 @@ class ReferenceScaling:
         self._panic_until_s, self._panic_most = -1.0, 0
         self._trend, self._trend_s = 0, 0.0
         self._scaled_s = -math.inf
-        for life in self._lives[self._initial :]:
+        for life, replica in list(zip(self._lives, cluster.replicas, strict=True))[self._initial :]:
             life.status = life.known = OFF
             life.wanted = life.paid = False
+            replica.let_train(False, 0.0)
 
     # -- replicas --------------------------------------------------------------------------------------
 

@@ -125,3 +125,4 @@ def reset_scaling(world):
         replica.paid = 0
         replica.status = OFF
         replica.known = OFF
+        replica.halted = 1

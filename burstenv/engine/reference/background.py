@@ -11,6 +11,11 @@ The rules:
   iteration's budget. Under a target time their number is the greatest multiple of a quantum, found by bisection, with
   which the iteration is no longer than that.
 * Work that is shared counts when its iteration is scheduled, work apart when the step, or the layer, ends.
+* A slower pace of the replica stretches the rest of a step apart, and the backward passes that follow.
+* A replica that stands still makes no progress; what was under way goes on when the replica does. One that is not
+  active begins no step and shares none.
+* A replica that is lost, or off, has what it had trained in whole steps: the optimizer's state is saved after each. It
+  loses the iterations in flight and what it had of the next step. A job that was done stays done.
 """
 
 from __future__ import annotations
@@ -44,14 +49,28 @@ class ReferenceJob:
         self.units = 0  # done
         self.apart_s = 0.0  # time of steps apart
         self.backward_s = 0.0  # time of the backward passes of shared steps
+        self.lost_units = 0  # done, and lost with the replica
         self.end_s: float | None = None  # of the step, or layer, that is under way
         self.unservable = False  # nothing that waits can be scheduled, until something changes
-        self._piece = 0  # units of what is under way
+        self.halted = False  # the replica is not active
+        self._piece = 0  # units of what is under way,
+        self._begun_s = 0.0  # and when it began
+        self._pace = 1.0  # a unit takes so many times as long
+        self._stopped_s: float | None = None  # since when the replica stands still
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether one step apart may follow another."""
+        return self.rule.bound_s >= 0.0 and not self.halted
 
     @property
     def may_run(self) -> bool:
         """Whether work is left, and steps may run apart."""
-        return self.units < self.work.units and self.rule.bound_s >= 0.0
+        return self.units < self.work.units and self._goes_on
+
+    @property
+    def _unit_s(self) -> float:
+        return self.work.unit_s * self._pace
 
     # -- steps apart -----------------------------------------------------------------------------------
 
@@ -77,20 +96,20 @@ class ReferenceJob:
 
     def begin(self, now_s: float) -> None:
         """Begin a step, or go on with one, up to where it can be interrupted."""
-        self._piece = self._next_piece(self.units)
-        self.end_s = now_s + self._piece * self.work.unit_s
+        self._piece, self._begun_s = self._next_piece(self.units), now_s
+        self.end_s = now_s + self._piece * self._unit_s
 
     def end(self) -> float:
         """End what is under way; return when that is [s]."""
         assert self.end_s is not None
         self.units += self._piece
-        self.apart_s += self._piece * self.work.unit_s
+        self.apart_s += self.end_s - self._begun_s
         end_s, self.end_s = self.end_s, None
         return end_s
 
     def catch_up(self, now_s: float) -> None:
         """Run steps one after the other up to ``now_s``, at which something changes."""
-        while self.end_s is not None and self.end_s <= now_s:
+        while self.end_s is not None and self.end_s <= now_s and self._stopped_s is None:
             ended_s = self.end()
             if ended_s < now_s and self.may_run:
                 self.begin(ended_s)
@@ -101,22 +120,60 @@ class ReferenceJob:
         if not waiting or self.unservable:
             return math.inf
         units, end_s, due_s = self.units + self._piece, self.end_s, self._due_s(limits, waiting)
-        if self.work.units > 2**60 and due_s == math.inf and self.rule.bound_s >= 0.0:
+        if self.work.units > 2**60 and due_s == math.inf and self._goes_on:
             return math.inf
-        while units < self.work.units and self.rule.bound_s >= 0.0 and end_s < due_s:
+        while units < self.work.units and self._goes_on and end_s < due_s:
             piece = self._next_piece(units)
             units += piece
-            end_s += piece * self.work.unit_s
+            end_s += piece * self._unit_s
         return end_s
 
     def units_at(self, now_s: float) -> int:
         """Return the units done at ``now_s`` if nothing changes before."""
         units, end_s, piece = self.units, self.end_s, self._piece
+        now_s = now_s if self._stopped_s is None else min(now_s, self._stopped_s)
         while end_s is not None and end_s <= now_s:
             units += piece
-            piece = self._next_piece(units) if self.rule.bound_s >= 0.0 else 0
-            end_s = end_s + piece * self.work.unit_s if piece else None
+            piece = self._next_piece(units) if self._goes_on else 0
+            end_s = end_s + piece * self._unit_s if piece else None
         return units
+
+    # -- the replica's pace, and its losses ------------------------------------------------------------
+
+    def set_pace(self, pace: float, now_s: float) -> None:
+        """Let the GPU take ``pace`` times as long from ``now_s`` on."""
+        before, after = self._pace, 1.0 + (pace - 1.0) * self.work.gpu_share
+        if after == before:
+            return
+        self.catch_up(now_s)
+        self._pace = after
+        if self.end_s is not None:
+            at_s = now_s if self._stopped_s is None else self._stopped_s
+            self.end_s = at_s + (self.end_s - at_s) * after / before
+
+    def stand_still(self, now_s: float) -> None:
+        """Stop all progress."""
+        self.catch_up(now_s)
+        self._stopped_s = now_s
+
+    def delay(self, still_s: float) -> None:
+        """Go on after ``still_s`` without progress."""
+        self._stopped_s = None
+        if self.end_s is not None:
+            self.end_s += still_s
+            self._begun_s += still_s
+
+    def lose(self, cut_units: int, now_s: float) -> None:
+        """Lose what is not a whole step, and of the work so far ``cut_units`` whose iterations are in flight."""
+        self.catch_up(now_s)
+        if self.end_s is not None:
+            self.apart_s += (now_s if self._stopped_s is None else self._stopped_s) - self._begun_s
+        self.end_s = self._stopped_s = None
+        kept = self.units - cut_units
+        if kept < self.work.units:
+            kept -= kept % self.work.step_units
+        self.lost_units += self.units - kept
+        self.units = kept
 
     # -- shared iterations -----------------------------------------------------------------------------
 
@@ -136,7 +193,7 @@ class ReferenceJob:
             duration_s: Returns the time of the iteration with so many tokens of the job [s].
         """
         work, rule = self.work, self.rule
-        left = work.units - self.units
+        left = 0 if self.halted else work.units - self.units
         room = limits.max_num_batched_tokens - sum(share.tokens for share in scheduled)
         if left <= 0 or (rule.flags & DECODES_ALONE and not all(share.decode for share in scheduled)):
             return 0
@@ -160,7 +217,8 @@ class ReferenceJob:
         """Count the work of a shared iteration; return the time of the backward pass that follows it [s]."""
         if self.rule.flags & WHOLE_STEPS:
             self.units += self.work.step_units
-            self.backward_s += self.work.backward_s
-            return self.work.backward_s
+            backward_s = self.work.backward_s * self._pace
+            self.backward_s += backward_s
+            return backward_s
         self.units += min(tokens * self.work.pieces, self.work.units - self.units)
         return 0.0

@@ -64,8 +64,8 @@ class ReferenceReplica:
         self._admitting = False  # under a deferral bound: until the queue is empty
         self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
         self.hands_out = False  # requests leave with the token that follows their prompt, see transfer_ends.py
-        self.pace = 1.0  # the GPU's part of an iteration takes so many times as long,
-        self.copy_pace = 1.0  # and so many times while KV blocks come or go
+        self._pace = 1.0  # the GPU's part of an iteration takes so many times as long,
+        self._copy_pace = 1.0  # and so many times while KV blocks come or go
         self.job: ReferenceJob | None = None  # what it works on in the slack, see background.py
 
     def _empty_pool(self) -> BlockPool:
@@ -123,7 +123,21 @@ class ReferenceReplica:
         for iteration in self.in_flight:
             iteration.end_s += still_s
         self._busy_until_s += still_s if self.in_flight else 0.0
+        if self.job:
+            self.job.delay(still_s)
         self._wake(now_s)
+
+    def stand_still(self, now_s: float) -> None:
+        """Stop at ``now_s``; what is in flight does not end before :meth:`delay`."""
+        if self.job:
+            self.job.stand_still(now_s)
+
+    def set_pace(self, now_s: float, pace: float | None = None, copy_pace: float | None = None) -> None:
+        """Change at ``now_s`` how many times as long the GPU takes, and how many times more while KV blocks move."""
+        self._pace = self._pace if pace is None else pace
+        self._copy_pace = self._copy_pace if copy_pace is None else copy_pace
+        if self.job:
+            self.job.set_pace(self._pace * self._copy_pace, now_s)
 
     def set_limits(self, limits: EngineLimits, now_s: float) -> None:
         """Change the batching mode at ``now_s``, from the next iteration on; the waiting queue is sorted anew."""
@@ -205,6 +219,17 @@ class ReferenceReplica:
         self._wake(now_s)
         self.job.rule = rule
 
+    def let_train(self, active: bool, now_s: float) -> None:
+        """Let the job, if there is one, go on at ``now_s``, or halt: no further step begins."""
+        if self.job and self.job.halted == active:
+            self._wake(now_s)
+            self.job.halted = not active
+
+    def lose_step(self, now_s: float) -> None:
+        """Lose what the job, if there is one, has trained beyond whole steps."""
+        if self.job:
+            self.job.lose(sum(iteration.shared_units for iteration in self.in_flight), now_s)
+
     @property
     def free_blocks(self) -> int:
         """Free KV blocks, cached ones included."""
@@ -244,6 +269,7 @@ class ReferenceReplica:
                 request.hands_out = self.hands_out
             request.in_flight_tokens += share.samples
         start_s = max(self.clock_s, self._busy_until_s)
+        units = self.job.units if self.job else 0
         self._busy_until_s = start_s + self._shared_s(scheduled)
         self.in_flight.append(
             Iteration(
@@ -256,6 +282,7 @@ class ReferenceReplica:
                 free_after=self.pool.free,
                 running=[r.id for r in self.running],
                 waiting=[r.id for r in self.queue()],
+                shared_units=self.job.units - units if self.job else 0,
             )
         )
         return True
@@ -541,4 +568,4 @@ class ReferenceReplica:
             decode_context_tokens=sum(s.computed_before + 1 for s in decodes),
             sequences=sequences,
         )
-        return time_s + (self.pace * self.copy_pace - 1.0) * (time_s - self.latency.host_s(sequences))
+        return time_s + (self._pace * self._copy_pace - 1.0) * (time_s - self.latency.host_s(sequences))

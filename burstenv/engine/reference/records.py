@@ -105,4 +105,5 @@ class Iteration:
     waiting: list[int]
     finished: list[int] = field(default_factory=list)
     handed_out: list[int] = field(default_factory=list)  # to decode elsewhere
+    shared_units: int = 0  # of a fine-tuning job, see background.py
     free_after_update: int = 0

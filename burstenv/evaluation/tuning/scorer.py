@@ -29,7 +29,7 @@ class Scores:
         attainment: Attained share of the requests, (E,).
         token_weighted_attainment: Attained share of their tokens, (E,).
         gpu_hours: GPU-hours that cost, (E,); None where replicas do not scale.
-        net: Score less the scenario's price of the GPU-hours, or with the worth of the tokens trained, as a share of
+        net: Score less the scenario's price of the GPU-hours, and with the worth of the tokens trained, as a share of
             the offered worth, (E,): the return of the environment / offered worth; None where replicas do neither.
         background_tokens_per_s: Tokens trained in the slack, (E,); None where replicas have no job.
     """
@@ -107,15 +107,16 @@ class Scorer:
             token_share[i] = float(self._tokens[i] @ (status == ATTAINED))
             if offered[i] < drawn:  # turns of ended sessions
                 token_share[i] /= float(self._tokens[i] @ (status != UNSENT))
+            net[i] = score[i]
             if self._price is not None:
                 counted = cluster.fault_counts(i)
                 assert counted is not None
                 gpu_hours[i] = counted["gpu_s"] / 3600.0
-                net[i] = score[i] - self._price * gpu_hours[i] / environment["offered_worth"]
+                net[i] -= self._price * gpu_hours[i] / environment["offered_worth"]
             background = cluster.background_counts(i)
             if background is not None:
                 trained[i] = background["background_tokens_per_s"]
-                net[i] = score[i] + (background["background_worth"] or 0.0) / environment["offered_worth"]
+                net[i] += (background["background_worth"] or 0.0) / environment["offered_worth"]
         scales, tunes = self._price is not None, cluster.background is not None
         return Scores(
             attained, rejected, score, attained / offered, token_share, gpu_hours if scales else None,
