@@ -75,13 +75,6 @@ class BackgroundConfig(Config):
         return math.ceil(self.memory_gb * 1e9 / block_bytes) if block_bytes else 0
 
 
-def check_background_alone(background: bool, **others: bool) -> None:
-    """Raise on a cluster with a fine-tuning job and other parts that interrupt it in ways that are not defined yet."""
-    for name, there in others.items():
-        if background and there:
-            raise BurstenvError(f"a cluster with {name} cannot have a background job yet: leave out one of the two")
-
-
 def works_of(background: BackgroundConfig | None, specs: Sequence[ReplicaSpec]) -> list[BackgroundWork | None]:
     """Return the work of each replica's job; None for a replica without one.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from burstenv._jit.decorators import announce_first_use
 from burstenv.arguments import checked
-from burstenv.cluster.background_config import BackgroundConfig, check_background_alone, works_of
+from burstenv.cluster.background_config import BackgroundConfig, works_of
 from burstenv.cluster.checks import (
     LEAST_STEP_S,
     MOST_CLASSES,
@@ -174,7 +174,6 @@ class Cluster(RulesInForce):
         if transfers is None and (switches_roles or any(spec.role != "mixed" for spec in self.specs)):
             transfers = TransfersConfig()
         check_drain(recovery, transfers is not None)
-        check_background_alone(background is not None, transfers=transfers is not None)
         self.transfers = transfers
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
         self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf, 1.0)

@@ -7,7 +7,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.events import any_to_come
 from burstenv.cluster.world import engine_of
-from burstenv.engine.background import end_of_training_s
+from burstenv.engine.background import end_of_training_s, waits_for_step
 from burstenv.engine.enums import FAILED, RUNNING, TRANSFERRING, UNSEEN, WAITING
 from burstenv.engine.lifecycle import leave_flight, never_send, settle
 from burstenv.engine.published import publish_withdrawn
@@ -55,7 +55,7 @@ def is_stuck(world):
         if replica.frozen:
             continue  # its iteration does not end; the end of the outage, if it has one, is an event
         if replica.training:
-            if replica.waiting > 0 and end_of_training_s(engine_of(world, r)) < np.inf:
+            if waits_for_step(replica) and end_of_training_s(engine_of(world, r)) < np.inf:
                 return False
             continue  # what waits is held until the job is done, and it is never done
         if replica.in_flight or replica.under_way or replica.run_steps > 0:

@@ -112,7 +112,7 @@ def note_waiting(engine, request):
 def _due_s(engine):
     """Return when inference is to go on with what waits [s]."""
     replica, spec = engine.replica, engine.spec
-    if replica.oldest_s == -np.inf:
+    if replica.oldest_s == -np.inf or replica.running > 0:
         return -np.inf
     due_s = replica.oldest_s + replica.deferral_bound_s
     if replica.background_flags & LOOKS_AHEAD:
@@ -122,13 +122,19 @@ def _due_s(engine):
     return due_s
 
 
+@kernel
+def waits_for_step(replica):
+    """Return whether requests wait while steps run apart, or have joined from another replica."""
+    return replica.waiting + replica.running > 0
+
+
 @outlined
 def _end_of_training(engine):
     """Return when steps apart end, if nothing changes, and the units done by then; infinity: they do not [s]."""
     replica, spec = engine.replica, engine.spec
     begun, job_units = np.int64(replica.trained_units), np.int64(spec.job_units)
     stops = replica.deferral_bound_s < 0.0 or replica.halted != 0
-    if not stops and (replica.waiting == 0 or replica.unservable):
+    if not stops and (not waits_for_step(replica) or replica.unservable):
         return np.inf, begun
     due_s = -np.inf if stops else _due_s(engine)
     due_s = max(due_s, replica.training_changed_s)
@@ -177,7 +183,7 @@ def note_change(engine, now_s):
     if replica.frozen:
         return  # what is under way goes on when the replica does
     end_s, units = _end_of_training(engine)
-    if replica.waiting == 0 and end_s <= now_s:
+    if not waits_for_step(replica) and end_s <= now_s:
         _end_training(engine, end_s, units)
         replica.clock_s = now_s
     replica.training_changed_s = now_s
@@ -203,7 +209,7 @@ def train(engine, until_s):
         replica.training_from_s = replica.clock_s
         replica.training_changed_s = replica.clock_s
     end_s, units = _end_of_training(engine)
-    if replica.waiting == 0:  # nothing goes on before something changes
+    if not waits_for_step(replica):  # nothing goes on before something changes
         replica.wake_s = np.inf
         return False
     if end_s >= until_s:

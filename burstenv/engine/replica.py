@@ -86,6 +86,8 @@ def advance_replica(engine, until_s, turns_stop):
                 replica.in_flight = 0  # asynchronous scheduling leaves one without work
                 replica.wake_s = np.inf
                 break
+        elif spec.background:
+            trains = replica.training != 0  # a request has joined
         if replica.clock_s >= until_s or (turns_stop and answered):
             replica.wake_s = replica.clock_s
             break

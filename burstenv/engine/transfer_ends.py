@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.background import note_change, note_waiting
 from burstenv.engine.block_keys import sequence_at, sequence_of
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import start_decoding, stop_decoding
@@ -57,11 +58,21 @@ def next_schedule_s(engine, now_s):
 
 
 @kernel
+def _note_change(engine, now_s):
+    """Let steps of a fine-tuning job that run apart see the change; return whether there are any."""
+    replica = engine.replica
+    if not engine.spec.background or not replica.training:
+        return False
+    note_change(engine, now_s)
+    return replica.training != 0
+
+
+@kernel
 def _changed(engine, now_s):
     """Schedule again after a change of blocks or batch at ``now_s``, and publish it if no iteration began since."""
     replica, spec = engine.replica, engine.spec
     replica.blocked = 0
-    if replica.in_flight < spec.depth:
+    if not _note_change(engine, now_s) and replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
     if spec.general:
         if not replica.ahead:
@@ -145,6 +156,7 @@ def join(engine, request_id, r, place, blocks, now_s):
     """Add a request to the batch of replica number ``r`` with the ``blocks`` blocks in a slot; it must not be full."""
     request = engine.requests[request_id]
     interrupt_run(engine)
+    _note_change(engine, now_s)
     running_insert(engine, request_id, _first_without_token(engine))
     run_on(request, r)
     request.computed_tokens = tokens_to_compute(request) - 1
@@ -256,6 +268,7 @@ def preempt_returning(engine, request_id, place, blocks, now_s):
     replica, spec = engine.replica, engine.spec
     request = engine.requests[request_id]
     interrupt_run(engine)
+    _note_change(engine, now_s)
     give_up_aside(engine, place, blocks)
     request.recomputed_tokens += tokens_to_compute(request) - 1
     request.computed_tokens = 0
@@ -264,4 +277,6 @@ def preempt_returning(engine, request_id, place, blocks, now_s):
     request.left_at = 0 if seen else next_iteration(engine)
     replica.preemptions += 1
     queue_push(engine, request_id, True)
+    if spec.background and replica.training:
+        note_waiting(engine, request)
     _changed(engine, now_s)

@@ -23,7 +23,7 @@ from burstenv.cluster import (
     draw_clients,
     resolve_cluster,
 )
-from burstenv.cluster.background_config import check_background_alone, without_memory
+from burstenv.cluster.background_config import without_memory
 from burstenv.cluster.cluster_config import HAND_OUT
 from burstenv.cluster.faults.config import FaultsConfig
 from burstenv.cluster.faults.draw import FailedRows, draw_faults, fault_room
@@ -149,7 +149,6 @@ class Scenario:
         if self.background is not None:
             seen = config.observation.model_copy(update={"background": True})
             config = config.model_copy(update={"observation": seen})
-            check_background_alone(True, transfers=self.moves)
             self.specs = without_memory(self.background, self.specs)
             tuner = parse_rule(self.background.rule, "background rule", BACKGROUND_RULES)
             self.background_rule = background_rule(tuner.rule.code, tuner.named)

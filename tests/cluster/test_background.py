@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 
 from burstenv.cluster import Cluster, ReplicaSpec, request_array
 from burstenv.cluster.background_config import BackgroundConfig, without_memory, works_of
-from burstenv.cluster.faults.recovery import RecoveryConfig
-from burstenv.cluster.scaling.config import ScalingConfig
-from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.config import parse
 from burstenv.engine.background_rule import BackgroundRule
 from burstenv.envs.play.policy import player_of
@@ -210,13 +207,6 @@ def test_what_is_no_rule():
 
 def test_what_a_job_cannot_have_beside_it():
     specs = [replica(), replica()]
-    for name, part in (
-        ("faults", {"recovery": RecoveryConfig()}),
-        ("scaling", {"scaling": ScalingConfig()}),
-        ("transfers", {"transfers": TransfersConfig()}),
-    ):
-        with pytest.raises(BurstenvError, match=f"a cluster with {name} cannot have a background job yet"):
-            Cluster(specs, background=job(), **part)
     with pytest.raises(BurstenvError, match="those of this cluster are 0 to 1"):
         Cluster(specs, background=job(replicas=[2]))
     with pytest.raises(BurstenvError, match="no longer fits"):

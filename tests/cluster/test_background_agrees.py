@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from burstenv.cluster import ClientsConfig, ReplicaSpec
 from burstenv.cluster.background_config import BackgroundConfig
 from burstenv.cluster.flow_config import FlowConfig
+from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.config import parse
 from burstenv.engine.background_rule import (
     DECODES_ALONE,
@@ -22,13 +23,16 @@ from burstenv.engine.background_rule import (
     WHOLE_STEPS,
     BackgroundRule,
 )
-from burstenv.engine.enums import DRAINING
 from burstenv.hardware.latency.entry import load_latency
 from tests.cluster.play import CHANGES, LOOPS, METRICS, PATIENCE, RETRIES, Play, changing, episode
 from tests.cluster.small_clusters import replica
 from tests.cluster.test_cluster_agrees import ENGINES, MODES, SIZES
 from tests.cluster.test_flow_agrees import RULES as QUEUES
 from tests.cluster.test_flow_agrees import random_queue
+from tests.cluster.test_hand_overs_agree import CONFIGS as HAND_OVERS
+from tests.cluster.test_hand_overs_agree import ROLES
+from tests.cluster.test_transfers_agree import CONFIGS as MIGRATIONS
+from tests.cluster.test_transfers_agree import SLOW as LINK
 from tests.random_examples import examples
 
 BOUNDS_S = [PAUSED, 0.0, 0.1, 0.5, math.inf]
@@ -47,15 +51,30 @@ def random_rule(rng: np.random.Generator) -> BackgroundRule:
 
 
 def play(
-    seed: int, config: ClientsConfig | None, engine: str, tables: bool = False, change: str = "none", **settings: Any
+    seed: int,
+    config: ClientsConfig | None,
+    engine: str,
+    tables: bool = False,
+    change: str = "none",
+    moving: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> BackgroundPlay:
     """Play and compare one episode of three unequal replicas, two or three of them with a job, that change or not."""
     rng = np.random.default_rng(seed)
     changes: dict[str, Any] = {"latency": load_latency("llama-3.1-8b_rtx-4090_tp1")} if tables else {}
-    specs: list[ReplicaSpec] = [replica(**{**size, **changes}, layers=3, **ENGINES[engine]) for size in SIZES]
+    sizes, longest = SIZES, 700
+    if moving is not None:
+        longest = min(size["num_blocks"] for size in SIZES) * 16
+        roles = moving.pop("roles")
+        sizes = [size | {"role": role} | LINK for size, role in zip(SIZES, roles, strict=True)]
+        changes["max_model_len"] = longest
+        settings |= moving
+        longest -= 80
+    specs: list[ReplicaSpec] = [replica(**{**size, **changes}, layers=3, **ENGINES[engine]) for size in sizes]
     span_s = float(rng.choice([1.5, 6.0]))
-    requests, clients = episode(rng, config, int(rng.choice([20, 90])), 700, span_s, 60)
-    settings |= changing(rng, change, len(specs), span_s + 3.0, ["wait"])
+    requests, clients = episode(rng, config, int(rng.choice([20, 90])), longest, span_s, 60)
+    drains = ["wait"] if moving is None else ["wait", "migrate"]
+    settings |= changing(rng, change, len(specs), span_s + 3.0, drains)
     tokens = rng.choice([0.0, 700.0, 5000.0])
     background = parse(
         BackgroundConfig,
@@ -101,16 +120,15 @@ class BackgroundPlay(Play):
     def compare_background(self) -> None:
         """Compare the work done so far."""
         now_s, trained = self.reference.now_s, self.cluster.trained(1)
-        records = self.cluster.state.replicas[1]
         for r, its in enumerate(self.reference.replicas):
             if its.job is None:
-                assert trained[r].tolist() == [0.0, 0.0, math.inf]
+                assert trained[r].tolist() == [0.0, 0.0, math.inf, 0.0]
                 continue
             work = its.job.work  # the end of a step may be at this instant, but for rounding
             before, after = (its.job.units_at(now_s + by) * work.step_tokens / work.step_units for by in (-1e-9, 1e-9))
             assert before * (1.0 - 1e-12) <= trained[r, 0] <= after * (1.0 + 1e-12), (r, trained[r, 0], before, now_s)
-            if records[r]["status"] != DRAINING:  # it may be off since its last request left, if that is all
-                assert records[r]["lost_units"] == its.job.lost_units, r
+            lost_tokens = its.job.lost_units * work.step_tokens / work.step_units
+            assert math.isclose(trained[r, 3], lost_tokens, rel_tol=1e-12), r
 
 
 @examples(150)
@@ -169,6 +187,29 @@ def test_background_work_behind_a_queue_is_what_is_written_down(seed, engine, ru
     config = ClientsConfig(patience=PATIENCE[2], closed_loop=LOOPS[1]) if clients else None
     queue = random_queue(np.random.default_rng(seed), rule)
     play(seed, config, engine, change=change, metrics=metrics, flow=FlowConfig(look_s=0.05), queue=queue)
+
+
+@examples(150)
+@given(
+    seed=st.integers(0, 2**20),
+    engine=st.sampled_from(list(ENGINES)),
+    change=st.sampled_from(CHANGES),
+    transfers=st.sampled_from([*MIGRATIONS, *HAND_OVERS]),
+    roles=st.sampled_from([("mixed", "mixed", "mixed"), *ROLES]),
+    migrates=st.booleans(),
+    switches=st.booleans(),
+    clients=st.booleans(),
+    metrics=st.sampled_from(METRICS),
+)
+def test_background_work_beside_transfers_is_what_is_written_down(
+    seed, engine, change, transfers, roles, migrates, switches, clients, metrics
+):
+    config = ClientsConfig(patience=PATIENCE[2], closed_loop=LOOPS[1]) if clients else None
+    moving = {
+        "transfers": TransfersConfig(**transfers), "roles": roles, "switches_roles": switches,
+        "migrate_period_s": 0.05 if migrates else None,
+    }  # fmt: skip
+    play(seed, config, engine, change=change, moving=moving, metrics=metrics)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -345,7 +345,8 @@ class ReferenceCluster:
         """Foresee the end of an iteration, or of the steps that run apart."""
         replica = self.replicas[r]
         if replica.trains and replica.job:
-            self._queue.push(replica.job.goes_on_s(replica.limits, replica.waiting), EventKind.ITERATION_ENDS, r)
+            goes_on_s = replica.job.goes_on_s(replica.limits, replica.waiting, bool(replica.running))
+            self._queue.push(goes_on_s, EventKind.ITERATION_ENDS, r)
         elif self.replicas[r].in_flight:
             self._queue.push(self.replicas[r].in_flight[0].end_s, EventKind.ITERATION_ENDS, r)
 

@@ -5,7 +5,7 @@ The rules:
 * A step runs apart while nothing runs and nothing is on its way. Waiting requests are held meanwhile: between two
   steps (or at a layer, where a step can be interrupted) inference goes on if the oldest of them has waited for the
   deferral bound, or if one of them has run before. It then goes on until the batch is empty. A step that was
-  interrupted is resumed where it stood.
+  interrupted is resumed where it stood. A request that joins from another replica waits for that place alone.
 * What cannot be scheduled holds no step up, until something changes.
 * An iteration of inference shares some of the job's work: prefill tokens after those of its requests, within the
   iteration's budget. Under a target time their number is the greatest multiple of a quantum, found by bisection, with
@@ -114,12 +114,13 @@ class ReferenceJob:
             if ended_s < now_s and self.may_run:
                 self.begin(ended_s)
 
-    def goes_on_s(self, limits: EngineLimits, waiting: Sequence[ReferenceRequest]) -> float:
-        """Return when inference goes on with what waits, if nothing changes; infinity: never [s]."""
+    def goes_on_s(self, limits: EngineLimits, waiting: Sequence[ReferenceRequest], running: bool) -> float:
+        """Return when inference goes on with what waits or has joined, if nothing changes; infinity: never [s]."""
         assert self.end_s is not None
-        if not waiting or self.unservable:
+        if not running and (not waiting or self.unservable):
             return math.inf
-        units, end_s, due_s = self.units + self._piece, self.end_s, self._due_s(limits, waiting)
+        units, end_s = self.units + self._piece, self.end_s
+        due_s = -math.inf if running else self._due_s(limits, waiting)
         if self.work.units > 2**60 and due_s == math.inf and self._goes_on:
             return math.inf
         while units < self.work.units and self._goes_on and end_s < due_s:
