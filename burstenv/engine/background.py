@@ -285,6 +285,7 @@ def stop_training(engine, now_s):
 def delay_training(engine, still_s, now_s):
     """Go on at ``now_s`` after ``still_s`` without progress."""
     replica = engine.replica
+    replica.unservable = 0
     if replica.training:
         replica.training_from_s += still_s
         replica.training_changed_s = now_s

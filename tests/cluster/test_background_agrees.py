@@ -167,6 +167,7 @@ def test_background_work_beside_clients_is_what_is_written_down(seed, patience, 
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
 )
+@example(377, "unchunked", "faults", False, None, METRICS[0])  # a hang of no time while nothing can be scheduled
 def test_background_work_on_replicas_that_change_is_what_is_written_down(
     seed, engine, change, clients, tick_s, metrics
 ):
