@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from burstenv.agents.config import AgentConfig
+from burstenv.agents.groups import sacrifice, worst
 from burstenv.agents.progress import Progress
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.validate import Acts, Score, Validator, described
@@ -101,7 +102,7 @@ class Monitor:
         self._before_s = 0.0
         self._start_s = time.perf_counter()
         self._started_at_steps = 0
-        self._best = -1.0
+        self._best = -np.inf
         self._without_better = 0
         self._next_validation = 0
         self._next_checkpoint = config.checkpoint_every_steps
@@ -182,7 +183,9 @@ class Monitor:
             return
         score = self._validator.judge(learner.actor())
         ahead, overall = score.ahead_of(self._reference), score.ahead_overall(self._reference)
-        better = score.mean > self._best
+        groups = score.groups_ahead_of(self._reference)
+        counted = score.mean - self._config.group_price * float(sacrifice(groups).mean())
+        better = counted > self._best
         record = {
             "steps": steps,
             "wall_s": round(self.wall_s, 2),
@@ -192,6 +195,7 @@ class Monitor:
             "reference_policy": {f"{load:g}": name for load, name in self._policies.items()},
             "ahead_points": {f"{load:g}": described(estimate) for load, estimate in ahead.items()},
             "ahead_points_overall": described(overall),
+            "worst_prompts": {f"{load:g}": worst(row) for load, row in zip(score.loads, groups, strict=True)},
             "best": better,
             "learning_rate": self._learning_rate(0.0),
             **learner.facts(),
@@ -205,7 +209,7 @@ class Monitor:
             self._record(name, values)
         self._without_better = 0 if better else self._without_better + 1
         if better:
-            self._best = score.mean
+            self._best = counted
             self._folder.write(self._folder.best, learner.save)
         self._folder.write_json(self._folder.log, self.records)
         self._progress.validated(record)

@@ -35,7 +35,9 @@ from burstenv.policies.network.description import action_heads as network_heads
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 SET_NETWORKS = ("shared", "attention")
 NO_OFFSET = 2.0  # logit of no offset before training, the others' being about 0: two draws of three
-NO_OFFSET_EVOLVED = 0.3  # small enough for a perturbation of the weights to overcome
+# Of an actor of offsets that evolves: the logit of offset k is a k h - k^2 / 2, so it chooses the whole number next to
+# a h, where h is its first hidden number, 0 before training. Small changes of the weights are small corrections.
+OFFSET_SLOPE = 3.0  # a
 FIRST_REJECTION = 0.2  # probability of rejection before training, in the flat form
 # The logits of an untrained advised agent, which are the rules' decision: of rejection, for a margin of 1 (the tanh of
 # the margin is scaled); and of a replica, for the worst score and for being the rule's choice.
@@ -223,7 +225,21 @@ def begin_as_the_rule(config: AgentConfig, policy: Any, observed: ObservationLay
         policy.mlp_extractor.begin_as_advised(*places)
     if config.action == "offset" and isinstance(policy, ActorCriticPolicy):
         with torch.no_grad():
-            policy.action_net.bias[OFFSETS] = NO_OFFSET_EVOLVED if config.evolves else NO_OFFSET
+            if config.evolves:
+                _begin_in_order(policy)
+            else:
+                policy.action_net.bias[OFFSETS] = NO_OFFSET
+
+
+def _begin_in_order(policy: ActorCriticPolicy) -> None:
+    """Let a plain actor of offsets choose the whole number next to its first hidden number, 0 at first."""
+    offsets = torch.arange(-OFFSETS, OFFSETS + 1, dtype=torch.float32)
+    last = [module for module in policy.mlp_extractor.policy_net if isinstance(module, nn.Linear)][-1]
+    last.weight[0], last.bias[0] = 0.0, 0.0
+    assert isinstance(policy.action_net, nn.Linear)
+    policy.action_net.weight.zero_()
+    policy.action_net.weight[:, 0] = OFFSET_SLOPE * offsets
+    policy.action_net.bias.copy_(-0.5 * offsets**2)
 
 
 def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[MaskableActorCriticPolicy]:

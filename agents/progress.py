@@ -153,6 +153,10 @@ def ahead_text(record: dict[str, Any]) -> str:
     means = "  ".join(f"{load}: {100 * value:.1f} %" for load, value in record["validation"].items())
     points = record["ahead_points_overall"]
     where = "ahead of" if points["mean"] >= 0 else "to"
+    behind = {load: group for load, group in record["worst_prompts"].items() if group[1] < -1.0}
+    if behind:
+        load = min(behind, key=lambda load: behind[load][1])
+        where = f"(prompts {behind[load][0]} at load {load}: {behind[load][1]:+.1f}) {where}"
     return f"{means}  {with_interval(points)} points {where} {reference_text(record)}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from burstenv.agents.groups import GroupCounts
 from burstenv.cluster import Cluster
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
@@ -17,10 +18,11 @@ from burstenv.policies import Composite, NetworkPolicy
 
 
 class Played(NamedTuple):
-    """One episode's outcome: its score as it is judged, and the number of decisions."""
+    """One episode's outcome: its score as it is judged, the number of decisions, and its prompt lengths if asked."""
 
     score: float
     decisions: int
+    groups: GroupCounts | None = None
 
 
 def judged_score(cluster: Cluster, i: int, price_per_gpu_h: float = 0.0) -> float:
@@ -49,9 +51,11 @@ class Stage:
     Args:
         scenario: The scenario.
         num_threads: Episodes at a time; the results do not depend on it.
+        counts_groups: Whether to count requests by prompt length.
     """
 
-    def __init__(self, scenario: Scenario, num_threads: int = 1):
+    def __init__(self, scenario: Scenario, num_threads: int = 1, counts_groups: bool = False):
+        self._counts_groups = counts_groups
         self._scenario = scenario
         self._clusters = [scenario.make_cluster() for _ in range(num_threads)]
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
@@ -78,7 +82,8 @@ class Stage:
         scales = isinstance(policy, NetworkPolicy) and policy.scales
         load_episode(cluster, policy, episode)
         decisions = player_of(policy, cluster, 0, self._scenario.sight).run()
-        return Played(judged_score(cluster, 0, price_of(self._scenario, scales)), decisions)
+        groups = GroupCounts.of(cluster.records(0)) if self._counts_groups else None
+        return Played(judged_score(cluster, 0, price_of(self._scenario, scales)), decisions, groups)
 
 
 def mean_scores(outcomes: Sequence[Played], count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import make_batch
+from burstenv.agents.groups import GroupCounts
 from burstenv.agents.stage import Stage, judged_score, price_of
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.scenario import Scenario
@@ -41,11 +42,13 @@ class Score:
         loads: Shares of capacity.
         scores: (L, E) by load and episode.
         blocks: (L, E) the day of each episode.
+        groups: Requests by load and prompt length, (L, B).
     """
 
     loads: tuple[float, ...]
     scores: np.ndarray
     blocks: np.ndarray
+    groups: GroupCounts
 
     @property
     def mean(self) -> float:
@@ -62,6 +65,10 @@ class Score:
             load: paired_difference(self.scores[k], other.scores[k], self.blocks[k])
             for k, load in enumerate(self.loads)
         }
+
+    def groups_ahead_of(self, other: Score) -> np.ndarray:
+        """Return the difference of the attained shares to another's by load and prompt length, (L, B)."""
+        return self.groups.ahead_of(other.groups)
 
     def ahead_overall(self, other: Score) -> Estimate:
         """Return the mean paired difference over all loads, with an interval by days."""
@@ -86,7 +93,7 @@ class Validator:
         self._episodes = config.validation.episodes
         self._scales = config.scales
         changed_seeds(scenario, "validation", range(self._episodes))
-        self._stage = Stage(scenario, config.num_threads)
+        self._stage = Stage(scenario, config.num_threads, counts_groups=True)
         self._drawn: list[Episode] = []  # for exported agents
         self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 
@@ -97,11 +104,17 @@ class Validator:
             batch.reset(i, random, {"episode": episode, "load": self.loads[load]})
 
     def _score(self, batch: EnvironmentBatch) -> Score:
-        shape = (len(self.loads), self._episodes)
         days = np.array([episode.get("day", episode["seed"]) for episode in batch.episodes])
         price = price_of(self._scenario, self._scales)
         share = np.array([judged_score(batch.cluster, i, price) for i in range(batch.num_envs)])
-        return Score(self.loads, share.reshape(shape), days.reshape(shape))
+        groups = GroupCounts.stacked([GroupCounts.of(batch.cluster.records(i)) for i in range(batch.num_envs)])
+        return self._of(share, days, groups)
+
+    def _of(self, scores: np.ndarray, days: np.ndarray, groups: GroupCounts) -> Score:
+        """Return the scores of episodes in order of load and seed, (L * E,)."""
+        shape = (len(self.loads), self._episodes)
+        by_load = GroupCounts(*(counts.reshape(*shape, -1) for counts in groups)).summed(1)
+        return Score(self.loads, scores.reshape(shape), days.reshape(shape), by_load)
 
     def judge(self, agent: Acts | NetworkPolicy) -> Score:
         """Return an agent's scores; those of an exported one are played in compiled code."""
@@ -125,9 +138,8 @@ class Validator:
             pairs = [(load, seed) for load in self.loads for seed in range(self._episodes)]
             self._drawn = [self._stage.draw("validation", load, seed) for load, seed in pairs]
         outcomes = self._stage.play([(policy, episode) for episode in self._drawn])
-        shape = (len(self.loads), self._episodes)
-        scores = np.array([played.score for played in outcomes])
-        return Score(self.loads, scores.reshape(shape), np.array([e.day for e in self._drawn]).reshape(shape))
+        groups = GroupCounts.stacked([played.groups for played in outcomes if played.groups is not None])
+        return self._of(np.array([played.score for played in outcomes]), np.array([e.day for e in self._drawn]), groups)
 
     def judge_composites(self, policies: Mapping[float, str]) -> Score:
         """Return the scores of one composite for each load, on the same episodes."""

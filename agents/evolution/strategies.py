@@ -17,9 +17,11 @@ from stable_baselines3.common.save_util import save_to_zip_file
 
 from burstenv.agents.agent import describe_agent
 from burstenv.agents.algorithm_config import EvolutionConfig
+from burstenv.agents.baseline import references
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import load_range_at
 from burstenv.agents.export.arrays import network_of
+from burstenv.agents.groups import GroupCounts, sacrifice
 from burstenv.agents.networks import acting_weights, put_acting_weights
 from burstenv.agents.random_state import random_state, restore_random_state
 from burstenv.agents.sb3.actors import build_untrained
@@ -28,6 +30,7 @@ from burstenv.agents.stage import Stage, mean_scores
 from burstenv.envs.batch import TRAIN_SEEDS
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import Episode
+from burstenv.policies import parse_composite
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import Network
 
@@ -64,7 +67,8 @@ class EvolutionLearner:
         assert exported is not None
         self._description = exported.description
         self._scenarios = scenarios
-        self._stages = [Stage(scenario, config.num_threads) for scenario in scenarios]
+        priced = config.group_price > 0.0
+        self._stages = [Stage(scenario, config.num_threads, counts_groups=priced) for scenario in scenarios]
         self._facts: dict[str, float | None] = {}
         self.take_policy()
 
@@ -160,7 +164,7 @@ class EvolutionLearner:
         return NetworkPolicy(Network(self._description, self._arrays(weights)), self._config.name, sampled=False)
 
     def _play(self, candidates: np.ndarray, spent: float) -> np.ndarray:
-        """Return each candidate's mean score, (P,), over its episodes."""
+        """Return each candidate's mean score, (P,), over its episodes, less the price of the groups it sacrifices."""
         place = self._generation % len(self._scenarios)
         episodes = self._draw(self._scenarios[place], self._stages[place], spent)
         pairs = self._settings.pairs
@@ -171,7 +175,23 @@ class EvolutionLearner:
             tasks += [(policy, episode) for episode in own]
         outcomes = self._stages[place].play(tasks)
         self.steps += sum(played.decisions for played in outcomes)
-        return mean_scores(outcomes, len(candidates))
+        scores = mean_scores(outcomes, len(candidates))
+        if self._config.group_price == 0.0:
+            return scores
+        counts = GroupCounts.stacked([played.groups for played in outcomes if played.groups is not None])
+        baseline = self._baseline_groups(place, [episode for _, episode in tasks])
+        lost = sacrifice(counts.ahead_of(baseline)).reshape(len(candidates), -1).mean(1)
+        return scores - self._config.group_price * lost
+
+    def _baseline_groups(self, place: int, episodes: Sequence[Episode]) -> GroupCounts:
+        """Return the counts of the baseline of each episode's load, (E, B), each different episode played once."""
+        different = {(episode.load, episode.seed): episode for episode in episodes}
+        policies = references(self._config, self._scenarios[place], [load for load, _ in different])
+        played = self._stages[place].play(
+            [(parse_composite(policies[episode.load]), episode) for episode in different.values()]
+        )
+        counts = {key: one.groups for key, one in zip(different, played, strict=True) if one.groups is not None}
+        return GroupCounts.stacked([counts[episode.load, episode.seed] for episode in episodes])
 
     def _draw(self, scenario: Scenario, stage: Stage, spent: float) -> list[list[Episode]]:
         """Draw the episodes of a generation: the same for all pairs if arrivals are common, else for each pair."""
