@@ -137,10 +137,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if not arguments.agent:
         refuse_options(arguments, "without --agent", "both_ways")
     load_policy_files(arguments)
-    policies = _policies(arguments.policy or ["ladder"])
+    asked = arguments.policy or ["ladder"]
     given = changed_scenario(arguments)
-    check_names(given, policies if arguments.policy else [], arguments.split)
+    check_names(given, [name for name in asked if name not in _LISTS], arguments.split)
     scenario = load_scenario(given, trace_of(arguments))
+    policies, left_out = _policies(asked, scenario)
     agents, groups = _agents(arguments.agent, scenario, arguments.both_ways)
     loads = arguments.load or scenario.config.train_loads
     chosen, tuning, unused = _tuned(arguments.tuned, scenario, loads)
@@ -154,7 +155,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         chosen=chosen,
         groups=groups,
         tuning=tuning,
-        unused=[*unused, *filter(None, [said_of_list(scenario.config)])],
+        unused=[*unused, *left_out, *filter(None, [said_of_list(scenario.config)])],
         capacity_split=arguments.capacity_split,
     )
     result = evaluate(
@@ -176,15 +177,32 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _policies(given: list[str]) -> list[str]:
-    """Return policies by name, ``ladder`` and ``suite`` written out."""
+_LISTS = ("ladder", "suite")  # names that stand for several policies
+
+
+def _policies(given: list[str], scenario: Any) -> tuple[list[str], list[str]]:
+    """Return policies by name, and what to say of others.
+
+    ``ladder`` and ``suite`` stand for those of theirs that the scenario can play.
+    """
+    from burstenv.evaluation.entrants import suits
     from burstenv.evaluation.tuning.tuned_policies import suite_composites
+    from burstenv.policies import parse_composite
     from burstenv.policies.baselines import DEFAULT_LADDER
 
     found: list[str] = []
+    said = []
     for name in given:
-        found += {"ladder": DEFAULT_LADDER, "suite": suite_composites()}.get(name, [name])
-    return list(dict.fromkeys(found))
+        if name not in _LISTS:
+            found.append(name)
+            continue
+        listed = DEFAULT_LADDER if name == "ladder" else suite_composites()
+        fitting = [policy for policy in listed if suits(parse_composite(policy), scenario)]
+        if len(fitting) < len(listed):
+            left = ", ".join(policy for policy in listed if policy not in fitting)
+            said.append(f"left out of {name}, for scenario {scenario.config.name} lacks what they need: {left}")
+        found += fitting
+    return list(dict.fromkeys(found)), said
 
 
 def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any], dict[str, list[str]]]:

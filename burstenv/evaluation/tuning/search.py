@@ -31,8 +31,9 @@ from burstenv.evaluation.tuning.judgements import JUDGEMENTS
 from burstenv.evaluation.tuning.scorer import METRICS, Scorer, headline
 from burstenv.evaluation.tuning.search_space import SearchSpace
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
+from burstenv.evaluation.entrants import suits
 from burstenv.evaluation.workers import run_tasks
-from burstenv.policies import load_policy
+from burstenv.policies import load_policy, parse_composite
 from burstenv.policies.baselines import DEFAULT_LADDER, STRONG
 from burstenv.workload import SPLITS
 
@@ -191,7 +192,7 @@ def search_load(
     known: dict[str, Scored] = {}
     study = optuna.create_study(direction="maximize")
     known_good = list(first) or [
-        p for p in (*DEFAULT_LADDER, *STRONG) if load_policy(p).modes[0] in scenario.mode_names
+        p for p in (*DEFAULT_LADDER, *STRONG) if suits(parse_composite(p), scenario)
     ]
     if space.scaling and scenario.scaling is not None and not first:
         known_good = [f"{policy}/{scenario.scaling.rule}" for policy in known_good]
