@@ -1,8 +1,8 @@
 """How far ahead of a scaling rule a forecast could be: how much of the arrivals to come the arrivals so far tell.
 
 A replica that is asked for now serves after its cold start. Each row forecasts the arrivals of a window that begins
-then. The last row knows the rate of every moment, but not the single arrivals: a Poisson process leaves that much. Run it
-with `python examples/forecast_room.py`.
+then. The last row knows the rate of every moment, but not the single arrivals: a Poisson process leaves that much. Run
+it with `python examples/forecast_room.py`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KEEP_CACHES = 3  # digests kept at any age: switching between versions does not recompile each time
 _KEEP_S = 7 * 86_400  # a cache used more recently may belong to a running process
+_MOST_CACHES = 20  # but no more than this: each edit of a kernel leaves a hundred megabytes or more
 
 
 def cache_home() -> Path:
@@ -63,12 +64,23 @@ def _folder_name() -> str:
     return name
 
 
+def _outlived(home: Path) -> list[Path]:
+    """Return the folders of machine code in ``home`` that are deleted."""
+    used_s = {path: path.stat().st_mtime for path in home.iterdir()}
+    newest = sorted(used_s, key=lambda path: used_s[path], reverse=True)
+    return [
+        path
+        for k, path in enumerate(newest)
+        if k >= _MOST_CACHES or (k >= _KEEP_CACHES and time.time() - used_s[path] > _KEEP_S)
+    ]
+
+
 @cache
 def cache_directory() -> Path:
     """Return this process's folder of machine code, and make it.
 
     Its parent is ``$NUMBA_CACHE_DIR/burstenv`` if that is set, otherwise ``kernels`` of :func:`cache_home`. Folders of
-    other digests there are deleted, except the newest three and those used within a week.
+    other digests there are deleted, except the newest three and, of the newest twenty, those used within a week.
     """
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     home = Path(chosen) / "burstenv" if chosen else cache_home() / "kernels"
@@ -76,9 +88,8 @@ def cache_directory() -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         os.utime(path)
-        for old in sorted(home.iterdir(), key=lambda p: p.stat().st_mtime)[:-_KEEP_CACHES]:
-            if time.time() - old.stat().st_mtime > _KEEP_S:
-                shutil.rmtree(old, ignore_errors=True)
+        for old in _outlived(home):
+            shutil.rmtree(old, ignore_errors=True)
         tempfile.TemporaryFile(dir=path).close()  # the folder may exist and be read-only
     except OSError:  # no writable home: compile into a private directory for this process's user
         path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))

@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import burstenv
-from burstenv._jit.cache import source_digest
+from burstenv._jit.cache import _outlived, source_digest
 
 PACKAGE = Path(burstenv.__file__).parent
 
@@ -59,6 +60,20 @@ def test_the_key_changes_with_every_source_file(copied):
     assert source_digest(package) == before == source_digest()
     (package / "errors.py").rename(package / "mistakes.py")
     assert source_digest(package) != before
+
+
+@pytest.mark.parametrize(
+    ("ages_h", "kept"),
+    [([0], 1), ([0, 1, 500], 3), ([0, 1, 2, 100, 500, 600], 4), ([300] * 6, 3), ([k / 10 for k in range(50)], 20)],
+)
+def test_folders_of_other_versions_go_by_age_and_number(tmp_path, ages_h, kept):
+    for k, age_h in enumerate(ages_h):
+        (tmp_path / f"{k}").mkdir()
+        used_s = time.time() - 3600.0 * age_h
+        os.utime(tmp_path / f"{k}", (used_s, used_s))
+    gone = {int(path.name) for path in _outlived(tmp_path)}
+    assert len(ages_h) - len(gone) == kept
+    assert not gone or min(ages_h[k] for k in gone) >= sorted(ages_h)[kept - 1]  # the newest stay
 
 
 @pytest.mark.parametrize("chosen", ["", "chosen"], ids=["own folder", "NUMBA_CACHE_DIR"])

@@ -23,6 +23,7 @@ from burstenv._jit.cache import source_digest
 from burstenv.arguments import check_fields, checked, each, number, one_of, optional, whole
 from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
+from burstenv.evaluation.entrants import suits
 from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.fingerprint import Fingerprint, trace_columns
 from burstenv.evaluation.journal import Journal
@@ -31,7 +32,6 @@ from burstenv.evaluation.tuning.judgements import JUDGEMENTS
 from burstenv.evaluation.tuning.scorer import METRICS, Scorer, headline
 from burstenv.evaluation.tuning.search_space import SearchSpace
 from burstenv.evaluation.tuning.tuned_policies import TunedPolicies, TunedPolicy, scenario_digest
-from burstenv.evaluation.entrants import suits
 from burstenv.evaluation.workers import run_tasks
 from burstenv.policies import load_policy, parse_composite
 from burstenv.policies.baselines import DEFAULT_LADDER, STRONG
@@ -191,9 +191,7 @@ def search_load(
     scorer = Scorer(scenario, plan.split, load, range(plan.episodes))
     known: dict[str, Scored] = {}
     study = optuna.create_study(direction="maximize")
-    known_good = list(first) or [
-        p for p in (*DEFAULT_LADDER, *STRONG) if suits(parse_composite(p), scenario)
-    ]
+    known_good = list(first) or [p for p in (*DEFAULT_LADDER, *STRONG) if suits(parse_composite(p), scenario)]
     if space.scaling and scenario.scaling is not None and not first:
         known_good = [f"{policy}/{scenario.scaling.rule}" for policy in known_good]
     if space.background and not first:
