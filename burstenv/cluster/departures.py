@@ -28,7 +28,7 @@ from burstenv.cluster.transfer_stages import (
 )
 from burstenv.cluster.world import engine_of
 from burstenv.engine.decode_run import interrupt_run
-from burstenv.engine.enums import DRAINING, NO_REQUEST, PREFILL
+from burstenv.engine.enums import DRAINING, NO_REQUEST, PREFILL, STANDS_STILL
 from burstenv.engine.queues import blocks_of, full_blocks
 from burstenv.engine.transfer_ends import begin_leaving, decodes, kv_tokens, reserve
 
@@ -74,6 +74,12 @@ def leave(world, at):
 
 
 @kernel
+def live_tokens(world, tokens, block_size):
+    """Return how many of so many tokens are at the destination after a stage in which the request decodes."""
+    return tokens if world.gateway.transfer_by_tokens else full_blocks(tokens, block_size) * block_size
+
+
+@kernel
 def _has_room(there, tokens):
     """Return whether a request with KV of so many tokens could join the batch of a replica now."""
     replica = there.replica
@@ -102,7 +108,7 @@ def begin_migration(world, source, destination, pick, whole):
     request, size = world.requests[request_id], here.spec.block_size
     if whole and not _has_room(there, kv_tokens(here, request)):
         return False
-    tokens = full_blocks(kv_tokens(here, request), size) * size if gateway.transfer_live else 0
+    tokens = live_tokens(world, kv_tokens(here, request), size) if gateway.transfer_live else 0
     blocks, hit_tokens, place = reserve(there, request, tokens, 0, 0, now_s)
     if blocks < 0:
         return False
@@ -123,7 +129,8 @@ def begin_migration(world, source, destination, pick, whole):
 def _is_emptied(world, r):
     """Return whether requests are to move away from a replica."""
     replica = world.replicas[r]
-    return replica.known == DRAINING and not replica.frozen and replica.running + replica.waiting > 0
+    still = replica.frozen == STANDS_STILL
+    return replica.known == DRAINING and not still and replica.running + replica.waiting > 0
 
 
 @kernel

@@ -30,6 +30,8 @@ def write_transfers(gateway: np.ndarray, transfers: TransfersConfig) -> None:
     gateway["transfers"] = 1
     gateway["transfers_at_once"] = transfers.at_once
     gateway["transfer_live"] = transfers.live
+    gateway["transfer_by_tokens"] = transfers.by == "tokens"
+    gateway["transfer_gap_tokens"] = transfers.gap_tokens
     gateway["transfer_last_blocks"] = transfers.last_stage_blocks
     gateway["transfer_max_stages"] = transfers.max_stages
     gateway["transfer_slowdown"] = transfers.slowdown

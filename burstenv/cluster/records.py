@@ -49,6 +49,8 @@ GATEWAY = record(
     [  # KV blocks on the move, see cluster/transfers.py.
         ("transfers", "i1"),  # whether there are any
         ("transfer_live", "i1"),
+        ("transfer_by_tokens", "i1"),  # migrations move tokens, whose KV is computed again
+        ("transfer_gap_tokens", "i4"),  # generated meanwhile, then the request stands still
         ("transfers_at_once", "i4"),  # that a replica takes part in
         ("transfer_last_blocks", "i4"),
         ("transfer_max_stages", "i4"),

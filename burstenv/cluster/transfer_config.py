@@ -39,6 +39,8 @@ class TransfersConfig(Config):
     A stage of a transfer takes ``base_ms`` + bytes / bandwidth. A replica's bandwidth is shared evenly by the transfers
     that it sends, and apart from these by those that it receives; the slower end counts. The first stage takes
     ``orchestration_ms`` more, the last stage of a migration, in which the request stands still, ``downtime_ms`` more.
+    With ``by: tokens`` migrations move no KV: in each stage the destination computes it again from the tokens, as in
+    ServerlessLLM (Fu et al., OSDI'24), in iterations of its own.
     """
 
     link: str = "ethernet-200g"  # between replicas: a name in configs/links or a YAML file
@@ -47,6 +49,8 @@ class TransfersConfig(Config):
     downtime_ms: Milliseconds = 14.0  # of a migration: with it, 256 to 8,192 tokens of LLaMA-7B stand still 18 to 30 ms
     slowdown: Annotated[float, Field(ge=0.0, le=10.0)] = 0.01  # of the iterations of both ends: Llumnix, at most 1 %
     live: bool = True  # migrations copy while the request decodes; otherwise it stands still from beginning to end
+    by: Literal["kv", "tokens"] = "kv"  # migrations copy KV blocks, or the destination computes them again from tokens
+    gap_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 20  # by tokens: generated meanwhile, then it stands still
     last_stage_blocks: Annotated[int, Field(ge=1, le=1_000_000)] = 16  # left to copy: then the request stands still
     max_stages: Annotated[int, Field(ge=2, le=1_000)] = 3  # of a live migration, the last one included
     at_once: Annotated[int, Field(ge=1, le=64)] = 1  # transfers that a replica takes part in
@@ -118,3 +122,4 @@ class Phase(IntEnum):
     LEAVING = 3  # the iterations of the source that the request takes part in
     JOINING = 4  # the next iteration of the destination
     RETURNING = 5  # the next iteration of the source, after a transfer that was given up
+    COMPUTING = 6  # an iteration of the destination that computes KV in place of a copy

@@ -10,19 +10,17 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel
-from burstenv._jit.floats import put_real
 from burstenv.cluster.advance import bring_up
 from burstenv.cluster.events import PLACE, foresee
 from burstenv.cluster.hand_overs import keep, take_out
+from burstenv.cluster.token_rounds import end_chunk, go_on_at
 from burstenv.cluster.transfer_config import AbortCause
 from burstenv.cluster.transfer_stages import (
+    COMPUTING,
     DESTINATION,
-    DUE_S,
     FREE,
     HAND_OVER,
-    JOINING,
     LAST,
-    LEAVING,
     PHASE,
     REQUEST,
     RETURNING,
@@ -39,7 +37,6 @@ from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.gateway_log import log_moved
 from burstenv.engine.queues import running_append
-from burstenv.engine.transfer_ends import leaves_s, next_schedule_s
 
 _LOST = int(AbortCause.LOST)
 
@@ -60,6 +57,16 @@ def _lose_source(world, at):
     end_transfer(world, at)
 
 
+@kernel
+def _interrupt(world, r, as_source):
+    """Interrupt what a replica computes for a request that comes, or another one for a request of its own."""
+    arena = world.arena
+    for place in range(world.gateway.transfer_places):
+        at = transfer_at(world, place)
+        if arena[at + PHASE] == COMPUTING and (arena[at + DESTINATION] == r or (as_source and arena[at + SOURCE] == r)):
+            end_chunk(world, at)
+
+
 def _both(state):
     return state.gateway["transfers"].any() and state.gateway["changes"].any()
 
@@ -68,10 +75,21 @@ def _turns_away(state):
     return _both(state) or state.gateway["switches_roles"].any()
 
 
+@detached(
+    lambda state: _both(state) and state.gateway["transfer_by_tokens"].any(),
+    lambda state: (world_type(state), types.int64),
+)
+def interrupt(world, r):
+    """Interrupt what a replica computes for a request that comes, as it comes to stand still."""
+    _interrupt(world, r, False)
+
+
 @detached(_both, lambda state: (world_type(state), types.int64))
 def lose(world, r):
     """End all that a lost replica takes part in, before its requests are taken out."""
     environment, arena, requests = world.environment, world.arena, world.requests
+    if world.gateway.transfer_by_tokens:
+        _interrupt(world, r, True)
     for place in range(world.gateway.transfer_places):
         at = transfer_at(world, place)
         if arena[at + PHASE] == FREE:
@@ -125,14 +143,7 @@ def forsake(world, r):
 @detached(_both, lambda state: (world_type(state), types.int64))
 def go_on(world, r):
     """Go on with the transfers of a replica that stood still."""
-    arena, now_s, engine = world.arena, world.environment.now_s, engine_of(world, r)
-    for place in range(world.gateway.transfer_places):
-        at = transfer_at(world, place)
-        phase, at_source = arena[at + PHASE], arena[at + SOURCE] == r
-        if phase == LEAVING and at_source:
-            put_real(arena, at + DUE_S, leaves_s(engine, now_s))
-        elif (phase == RETURNING and at_source) or (phase == JOINING and arena[at + DESTINATION] == r):
-            put_real(arena, at + DUE_S, next_schedule_s(engine, now_s))
+    go_on_at(world, r)
 
 
 @detached(_turns_away, lambda state: (world_type(state),))

@@ -7,7 +7,7 @@ from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.faults.draining import note_one_drained
 from burstenv.cluster.transfer_config import Phase
 from burstenv.cluster.world import engine_of
-from burstenv.engine.enums import ACTIVE, NO_PLACE
+from burstenv.engine.enums import ACTIVE, NO_PLACE, STANDS_STILL
 from burstenv.engine.outage import set_slowdown
 from burstenv.engine.records import TRANSFER
 
@@ -17,15 +17,15 @@ DUE_S, BEGUN_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S = (
 )
 (
     PHASE, REQUEST, SOURCE, DESTINATION, PREEMPTIONS, STAGE, LAST, SENT_TOKENS, RESERVED_BLOCKS, RESERVED_PLACE,
-    HELD_BLOCKS, HELD_PLACE, HAND_OVER,
+    HELD_BLOCKS, HELD_PLACE, HAND_OVER, COMPUTED_TOKENS, CHUNK_TOKENS,
 ) = (
     TRANSFER.fields[name][1] // 4  # type: ignore[index]
     for name in (
         "phase", "request", "source", "destination", "preemptions", "stage", "last", "sent_tokens", "reserved_blocks",
-        "reserved_place", "held_blocks", "held_place", "hand_over",
+        "reserved_place", "held_blocks", "held_place", "hand_over", "computed_tokens", "chunk_tokens",
     )
 )  # fmt: skip
-FREE, PREPARING, COPYING, LEAVING, JOINING, RETURNING = (int(phase) for phase in Phase)
+FREE, PREPARING, COPYING, LEAVING, JOINING, RETURNING, COMPUTING = (int(phase) for phase in Phase)
 
 
 @kernel
@@ -72,12 +72,21 @@ def keep_pace(world, r):
 
 
 @kernel
+def computes(world, at):
+    """Return whether the destination of a transfer computes the KV."""
+    return world.gateway.transfer_by_tokens > 0 and world.arena[at + HAND_OVER] == 0
+
+
+@kernel
 def begin_stage(world, at, tokens, further_s):
-    """Send the KV up to ``tokens`` tokens."""
+    """Send the KV up to ``tokens`` tokens, or the tokens."""
     environment, arena = world.environment, world.arena
-    left_bytes = float(tokens - arena[at + SENT_TOKENS]) * world.specs[arena[at + SOURCE]].kv_bytes_per_token
-    put_real(arena, at + LEFT_BYTES, left_bytes)
-    environment.moved_bytes += left_bytes
+    if computes(world, at):
+        arena[at + COMPUTED_TOKENS] = arena[at + SENT_TOKENS]
+    else:
+        left_bytes = float(tokens - arena[at + SENT_TOKENS]) * world.specs[arena[at + SOURCE]].kv_bytes_per_token
+        put_real(arena, at + LEFT_BYTES, left_bytes)
+        environment.moved_bytes += left_bytes
     arena[at + SENT_TOKENS] = tokens
     arena[at + PHASE] = PREPARING
     put_real(arena, at + DUE_S, environment.now_s + (world.gateway.transfer_base_s + further_s))
@@ -165,7 +174,7 @@ def is_busy(world, replica):
 @kernel
 def stands_still(world, replica):
     """Return whether a replica makes no progress, which the gateway may not know."""
-    return world.gateway.changes and world.replicas[replica].frozen > 0
+    return world.gateway.changes and world.replicas[replica].frozen == STANDS_STILL
 
 
 @kernel

@@ -10,6 +10,7 @@ from burstenv.cluster.departures import any_emptied, begin_drains
 from burstenv.cluster.events import HAND_OVER as LOOK_AGAIN
 from burstenv.cluster.events import foresee
 from burstenv.cluster.hand_overs import begin_waiting
+from burstenv.cluster.token_rounds import waits_for_chunk
 from burstenv.cluster.transfer_stages import (
     BEGUN_S,
     BYTE_S,
@@ -42,6 +43,8 @@ def limit_s(world, at):
 def _is_held_up(world, at):
     """Return whether a transfer waits for a replica that stands still."""
     arena, phase = world.arena, world.arena[at + PHASE]
+    if world.gateway.transfer_by_tokens and waits_for_chunk(world, at):
+        return True
     if phase in (COPYING, LEAVING, RETURNING) and stands_still(world, arena[at + SOURCE]):
         return True
     return phase in (COPYING, JOINING) and stands_still(world, arena[at + DESTINATION])

@@ -12,11 +12,15 @@ from numba import types
 from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv._jit.floats import put_real
 from burstenv.cluster.advance import bring_up
-from burstenv.cluster.departures import begin_migration, leave
+from burstenv.cluster.departures import begin_migration, leave, live_tokens
 from burstenv.cluster.events import PLACE, foresee
 from burstenv.cluster.hand_overs import may_join, reset_hand_overs
+from burstenv.cluster.token_rounds import begin_chunk, end_chunk
 from burstenv.cluster.transfer_config import AbortCause
 from burstenv.cluster.transfer_stages import (
+    CHUNK_TOKENS,
+    COMPUTED_TOKENS,
+    COMPUTING,
     COPYING,
     DESTINATION,
     DUE_S,
@@ -40,6 +44,7 @@ from burstenv.cluster.transfer_stages import (
     SOURCE,
     STAGE,
     begin_stage,
+    computes,
     count_still,
     destination_of,
     end_transfer,
@@ -58,7 +63,7 @@ from burstenv.engine.enums import (
     RUNNING,
 )
 from burstenv.engine.gateway_log import log_moved
-from burstenv.engine.queues import blocks_of, full_blocks
+from burstenv.engine.queues import blocks_of
 from burstenv.engine.transfer_ends import (
     cancel,
     held_place,
@@ -115,14 +120,19 @@ def _stage_ends(world, at):
     here = source_of(world, at)
     request, size = world.requests[arena[at + REQUEST]], here.spec.block_size
     tokens = kv_tokens(here, request)
-    if blocks_of(tokens - arena[at + SENT_TOKENS], size) <= gateway.transfer_last_blocks:
+    left = tokens - arena[at + SENT_TOKENS]
+    if computes(world, at):
+        close = left <= gateway.transfer_gap_tokens
+    else:
+        close = blocks_of(left, size) <= gateway.transfer_last_blocks
+    if close:
         leave(world, at)
         return
     arena[at + STAGE] += 1
     if arena[at + STAGE] >= gateway.transfer_max_stages:
         give_up(world, at, _STAGES)
         return
-    tokens = full_blocks(tokens, size) * size
+    tokens = live_tokens(world, tokens, size)
     if _reserve(world, at, tokens):
         begin_stage(world, at, tokens, 0.0)
 
@@ -204,6 +214,8 @@ def give_back_reserved(world, at):
 def give_up(world, at, cause):
     """Free the blocks at the destination; a request that stands still goes back, or is decided about again."""
     arena, now_s = world.arena, world.environment.now_s
+    if arena[at + PHASE] == COMPUTING:
+        end_chunk(world, at)
     give_back_reserved(world, at)
     world.environment.aborted[cause] += 1
     here = source_of(world, at)
@@ -246,23 +258,33 @@ def take_step(world):
     phase = arena[at + PHASE]
     timed_out = phase not in (JOINING, RETURNING) and now_s >= limit_s(world, at)
     arrives = phase == COPYING and arena[at + LAST] > 0
-    if timed_out or not (phase == PREPARING or arrives):
+    if timed_out or computes(world, at) or not (phase == PREPARING or arrives):
         bring_up(source_of(world, at), now_s)
-    if timed_out or phase != PREPARING:
+    if timed_out or phase != PREPARING or computes(world, at):
         bring_up(destination_of(world, at), now_s)
+    stage_ends = phase == COPYING and not timed_out
     if timed_out:
         give_up(world, at, _TIMEOUT)
+    elif phase == PREPARING and computes(world, at):
+        stage_ends = arena[at + COMPUTED_TOKENS] == arena[at + SENT_TOKENS]
+        if not stage_ends:
+            begin_chunk(world, at)
     elif phase == PREPARING:
         arena[at + PHASE] = COPYING
         put_real(arena, at + SINCE_S, now_s)
-    elif phase == COPYING:
-        _stage_ends(world, at)
+    elif phase == COMPUTING:
+        end_chunk(world, at)
+        arena[at + COMPUTED_TOKENS] += arena[at + CHUNK_TOKENS]
+        stage_ends = arena[at + COMPUTED_TOKENS] == arena[at + SENT_TOKENS]
+        put_real(arena, at + DUE_S, now_s + world.gateway.transfer_base_s)
     elif phase == LEAVING:
         _last_stage(world, at)
     elif phase == JOINING:
         _join(world, at)
-    else:
+    elif phase == RETURNING:
         _return(world, at)
+    if stage_ends:
+        _stage_ends(world, at)
     time_anew(world)
 
 

@@ -75,6 +75,7 @@ CLIENTS = 16  # counters of a replica; sessions share the first 15 by number mod
 NO_REQUEST = -1  # no request
 NO_PLACE = -1  # no slot among the sequences
 LIVELOCK_PREEMPTIONS = 1_000  # this number without a token in between: the real scheduler would also never end
+STANDS_STILL, COMPUTES_APART = 1, 2  # why a replica is frozen: crashed or hung, or see cluster/token_rounds.py
 ABORT_CAUSES = 7  # see AbortCause of cluster/transfer_config.py
 SEEN_FIELDS = 8  # published numbers of a replica
 SEEN_FREE_BLOCKS = 2  # the position of one of them

@@ -13,7 +13,7 @@ from burstenv.engine.asynchronous import lose_token
 from burstenv.engine.background import change_pace, delay_training, lose_step, stop_training
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import stop_decoding
-from burstenv.engine.enums import NO_REQUEST
+from burstenv.engine.enums import COMPUTES_APART, NO_REQUEST, STANDS_STILL
 from burstenv.engine.gateway_log import log_token
 from burstenv.engine.iterations import is_set_back
 from burstenv.engine.lifecycle import leave_replica
@@ -29,7 +29,7 @@ def freeze(engine, now_s):
     interrupt_run(engine)
     if engine.spec.background:
         stop_training(engine, now_s)
-    replica.frozen = 1
+    replica.frozen = STANDS_STILL
     replica.stopped_s = now_s
     replica.wake_s = np.inf
 
@@ -58,6 +58,20 @@ def lose_work(engine, now_s):
     interrupt_run(engine)
     if engine.spec.background:
         lose_step(engine, now_s)
+
+
+@kernel
+def compute_apart(engine, now_s):
+    """Let the batch stand still from ``now_s`` on, the replica's present time, while the GPU does something else."""
+    freeze(engine, now_s)
+    engine.replica.frozen = COMPUTES_APART
+
+
+@kernel
+def end_apart(engine, now_s):
+    """Let the batch go on at ``now_s``."""
+    engine.replica.busy_s += now_s - engine.replica.stopped_s
+    thaw(engine, now_s)
 
 
 @kernel

@@ -94,7 +94,7 @@ REPLICA = record(
         ("clock_s", "f8"),  # the last iteration boundary
         ("in_flight", "i1"),  # iterations scheduled and not applied yet
         ("under_way", "i1"),  # a decode iteration has started at the clock and is not yet recorded
-        ("frozen", "i1"),  # it makes no progress: crashed or hung
+        ("frozen", "i1"),  # it makes no progress: STANDS_STILL or COMPUTES_APART
         ("run_steps", "i8"),  # its length; 0: none is open
         ("run_done", "i8"),  # of those, committed
         ("run_first_s", "f8"),  # duration of its first iteration
@@ -493,6 +493,8 @@ TRANSFER = np.dtype(
         ("held_blocks", "i4"),
         ("held_place", "i4"),  # likewise at the source
         ("hand_over", "i4"),  # of a prefilled request
+        ("computed_tokens", "i4"),  # by tokens: at the destination, of `sent_tokens`
+        ("chunk_tokens", "i4"),  # that it computes now
     ]
 )
 FOLLOWS = 1  # it is sent at the end of the turn before

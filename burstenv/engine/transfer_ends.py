@@ -28,6 +28,7 @@ from burstenv.engine.queues import (
 )
 from burstenv.engine.records import BLOCKS, DECODES, LEAVES
 from burstenv.engine.set_aside import find_copied, give_up_aside, has_slots, keep_aside, resume, set_aside
+from burstenv.engine.timing import at_pace_s, iteration_time_s
 
 
 @kernel
@@ -165,6 +166,13 @@ def join(engine, request_id, r, place, blocks, now_s):
     if not engine.spec.general:
         start_decoding(engine, request_id)
     _changed(engine, now_s)
+
+
+@outlined
+def chunk_s(engine, tokens, computed):
+    """Return how long ``tokens`` tokens after ``computed`` ones take in an iteration of their own, at this pace [s]."""
+    attention = tokens * computed + tokens * (tokens + 1) // 2
+    return at_pace_s(engine, iteration_time_s(engine, tokens, attention, 0, 0, 1), 1)
 
 
 # -- the source ----------------------------------------------------------------------------------------

@@ -314,8 +314,9 @@ class Play:
             assert counts[name] == lifecycle.counts[name], name
         for r, life in enumerate(self.reference.life.lives):
             record = self.cluster.state.replicas[1, r]
-            for name in ("status", "known", "wanted", "warned", "paid", "frozen"):
+            for name in ("status", "known", "wanted", "warned", "paid"):
                 assert record[name] == getattr(life, name), (r, name)
+            assert record["frozen"] == (enums.STANDS_STILL if life.frozen else enums.COMPUTES_APART * life.computes), r
             for name in ("since_s", "up_s", "paid_s"):
                 assert math.isclose(float(record[name]), getattr(life, name), rel_tol=1e-9, abs_tol=1e-9), (r, name)
 

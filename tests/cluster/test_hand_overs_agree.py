@@ -31,6 +31,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"at_once": 8, "slowdown": 0.3, "hand_over": {"when_full": "local", "spare_tokens": 100}},
     {"at_once": 3, "hand_over": {"layerwise": True, "lease_s": 0.12}},
     {"at_once": 2, "base_ms": 0.0, "slowdown": 0.0, "hand_over": {"orchestration_ms": 0.0}},
+    {"at_once": 4, "by": "tokens", "gap_tokens": 2},
 ]
 
 

@@ -26,7 +26,7 @@ def steps_of(milliseconds: float) -> Any:
 
 def moved(kv_tokens: int, link: dict[str, Any], step_ms: float = 250.0, **transfers: Any) -> Cluster:
     """Serve one request on two idle replicas, and migrate it once, when ``kv_tokens`` tokens of KV are there."""
-    specs = [replica(num_blocks=4096, latency=steps_of(step_ms), **link) for _ in range(2)]
+    specs = [replica(**{"num_blocks": 4096, "latency": steps_of(step_ms), **link}) for _ in range(2)]
     config = TransfersConfig(**transfers)
     cluster = Cluster(specs, (MODE,), transfers=config, migrate_period_s=1.5e-3 * step_ms)
     # At the first decision after the first token an iteration is in flight: it adds a token.
@@ -83,6 +83,52 @@ def test_recomputing_8192_tokens_on_an_a10_takes_two_seconds():
     """Llumnix, figure 10; the roofline of the A10 has no measurement behind it."""
     spec = resolve_cluster(ClusterConfig(name="c", replicas=[ReplicaConfig(model="llama-2-7b", hardware="a10")]))[0]
     assert spec.latency.lone_prefill_s(8192) == pytest.approx(2.0, rel=0.25)
+
+
+def test_recomputing_in_place_of_a_copy_takes_two_seconds_too():
+    """The same figure as a blocking migration by tokens: what the destination computes, and no link."""
+    spec = resolve_cluster(ClusterConfig(name="c", replicas=[ReplicaConfig(model="llama-2-7b", hardware="a10")]))[0]
+    cluster = moved(8192, {"latency": spec.latency}, **FREE | {"by": "tokens", "live": False})
+    counts = cluster.transfer_counts(0)
+    assert counts["still_s"] == pytest.approx(2.0, rel=0.25)
+    assert counts["still_s"] == pytest.approx(spec.latency.lone_prefill_s(8192), rel=0.01)
+    assert counts["moved_gb"] == 0.0
+
+
+@pytest.mark.parametrize(("tokens", "rounds"), [(2_048, 2), (8_000, 2), (16_384, 3), (32_768, 3)])
+def test_two_or_three_rounds_of_tokens_suffice(tokens, rounds):
+    """50 us for each prompt token, steps of 25 ms: 8,000 tokens take 16 steps, fewer than ServerlessLLM's gap of 20."""
+    link = {"latency": LATENCY.model_copy(update=NO_TIME | {"h0_ms": 25.0, "h2_ms_per_token": 0.05})}
+    given = FREE | {"by": "tokens", "gap_tokens": 20}
+    cluster = moved(tokens, link, step_ms=25.0, **given, max_stages=rounds)
+    assert cluster.transfer_counts(0)["still_s"] <= 0.026  # the last round is one short iteration
+    if rounds > 2:
+        with pytest.raises(AssertionError):  # given up
+            moved(tokens, link, step_ms=25.0, **given, max_stages=rounds - 1)
+
+
+def test_tokens_are_computed_between_the_iterations_of_the_destination():
+    """A batch stands still while 1,000 tokens are computed, 250 at a time, with an iteration between two of them."""
+    latency = LATENCY.model_copy(update=NO_TIME | {"h0_ms": 100.0, "h2_ms_per_token": 1.0})  # 250 tokens: 0.25 s
+    specs = [replica(num_blocks=4096, latency=latency) for _ in range(2)]
+    mode = ModeConfig(name="one", max_num_batched_tokens=250, max_num_seqs=8)
+    config = TransfersConfig(**FREE | {"by": "tokens", "live": False, "base_ms": 1.0})
+    ends_s = []
+    for migrates in (False, True):
+        cluster = Cluster(specs, (mode,), transfers=config, migrate_period_s=1.55)
+        cluster.load(0, request_array(np.zeros(2), np.array([990, 1]), np.array([100, 30])))
+        for to in (0, 1):
+            cluster.next_epoch(0)
+            cluster.decide(0, 1, to)
+        begun = not migrates
+        while not cluster.done(0):
+            cluster.next_epoch(0)
+            begun = begun or cluster.migrate(0, 0, 1)
+        assert cluster.transfer_counts(0)["migrations"] == migrates
+        ends_s.append(cluster.records(0)["finish_s"][1])
+    # The prompt takes 0.99 s, then 6 steps end before the request can leave: 996 tokens, 1 ms each.
+    assert ends_s[0] == pytest.approx(3.0)
+    assert ends_s[1] == pytest.approx(3.0 + 0.996)
 
 
 def test_copies_share_the_bandwidth_of_both_ends():

@@ -33,6 +33,9 @@ CONFIGS: list[dict[str, Any]] = [
     {"at_once": 3, "slowdown": 0.5, "last_stage_blocks": 1},
     {"base_ms": 0.0, "orchestration_ms": 0.0, "downtime_ms": 0.0, "slowdown": 0.0},
     {"at_once": 2, "timeout_s": 0.12},
+    {"by": "tokens", "slowdown": 0.0},
+    {"by": "tokens", "gap_tokens": 1, "base_ms": 0.0, "at_once": 3},
+    {"by": "tokens", "live": False, "at_once": 2, "timeout_s": 0.3},
 ]
 
 

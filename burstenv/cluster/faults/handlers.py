@@ -17,7 +17,7 @@ from burstenv.cluster.faults.draining import note_drained, note_one_drained, tur
 from burstenv.cluster.faults.rows import FAIL, RETRY, FaultKind
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import decay_rates
-from burstenv.cluster.transfer_losses import follow_changes, forsake, go_on, lose
+from burstenv.cluster.transfer_losses import follow_changes, forsake, go_on, interrupt, lose
 from burstenv.cluster.transfer_stages import pace_of
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine import records
@@ -95,6 +95,8 @@ def _boot(world, r, now_s):
 def _go_down(world, r, at, now_s):
     """Let a replica stand still, unnoticed at first."""
     replica, arena = world.replicas[r], world.arena
+    if world.gateway.transfer_by_tokens:
+        interrupt(world, r)
     change_status(replica, DOWN, now_s)
     freeze(engine_of(world, r), now_s)
     replica.repair_s = real_at(arena, at + _REPAIR_S)

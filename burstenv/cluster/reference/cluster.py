@@ -333,7 +333,7 @@ class ReferenceCluster:
     def foresee(self, r: int) -> None:
         """Foresee the next event of a replica that something was changed at."""
         self._generation_of_replica[r] += 1
-        if self.life.lives[r].frozen:
+        if self.life.lives[r].frozen or self.life.lives[r].computes:
             return
         replica = self.replicas[r]
         if not replica.trains and (replica.may_schedule or replica.may_train):

@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from burstenv.cluster.events import EventKind
-from burstenv.cluster.reference.transfers import ReferenceTransfers, Transfer
+from burstenv.cluster.reference.token_rounds import ReferenceTokenRounds
+from burstenv.cluster.reference.transfers import Transfer
 from burstenv.cluster.transfer_config import AbortCause, Phase
 from burstenv.engine.enums import ACTIVE
 from burstenv.engine.reference.transfer_ends import kv_tokens
@@ -42,8 +43,8 @@ class Placed:
     destination: int
 
 
-class ReferenceHandOvers(ReferenceTransfers):
-    """The transfers of a cluster whose replicas have roles; the arguments are those of :class:`ReferenceTransfers`."""
+class ReferenceHandOvers(ReferenceTokenRounds):
+    """The transfers of a cluster whose replicas have roles; its arguments are those of :class:`ReferenceTransfers`."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)

@@ -48,6 +48,7 @@ class ReplicaLife:
     warned: bool = False  # of a spot loss
     paid: bool = True
     frozen: bool = False
+    computes: bool = False  # the KV of a request that comes, in an iteration of its own, see token_rounds.py
     generation: int = 0  # of the events of its status,
     loss_generation: int = 0  # of the end of a warning or of draining,
     pace_generation: int = 0  # and of the end of a slow spell
@@ -144,6 +145,7 @@ class ReferenceReplicas:
 
     def _go_down(self, r: int, fault: np.void) -> None:
         life = self.lives[r]
+        self._cluster.transfers.interrupt(r, self._now_s)
         life.change(DOWN, self._now_s)
         life.frozen, life.stopped_s = True, self._now_s
         self._cluster.replicas[r].stand_still(self._now_s)

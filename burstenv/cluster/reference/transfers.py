@@ -21,6 +21,8 @@ The rules, which are those of Llumnix' migration coordinator:
   that goes.
 * A stage takes a fixed time, and then bytes / bandwidth. The bandwidth of a replica is shared evenly among the copies
   that it sends, and apart from them among those that it receives. Each begin and end of a copy times the others anew.
+
+Where tokens move in place of KV blocks, ``token_rounds.py`` says what a stage is.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class Transfer:
     since_s: float = 0.0
     left_s: float = math.nan  # when the request left the batch
     hand_over: bool = False  # of a request that was prefilled, see hand_overs.py
+    computed_tokens: int = 0  # at the destination, of `sent_tokens`; see token_rounds.py
+    chunk_tokens: int = 0  # that it computes now
 
 
 class ReferenceTransfers:
@@ -98,6 +102,13 @@ class ReferenceTransfers:
         self.generations = [0] * len(self.places)
         self.counts: Counter[str | AbortCause] = Counter()
         self.moved_bytes = self.still_s = 0.0
+        self._steps: dict[Phase, Callable[[Transfer, float], None]] = {
+            Phase.PREPARING: self._begin_copy,
+            Phase.COPYING: self._stage_ends,
+            Phase.LEAVING: self._last_stage,
+            Phase.JOINING: self._join,
+            Phase.RETURNING: self._return,
+        }
 
     @property
     def under_way(self) -> list[Transfer]:
@@ -129,8 +140,7 @@ class ReferenceTransfers:
             return False
         if whole and not self._has_room(destination, request):
             return False
-        size = self._specs[source].block_size
-        tokens = kv_tokens(request) // size * size if self._config.live else 0
+        tokens = self._live_tokens(request, source) if self._config.live else 0
         hits = self._replicas[destination].reserve(request, tokens, now_s)
         if hits is None:
             return False
@@ -197,17 +207,22 @@ class ReferenceTransfers:
         settled = transfer.phase in (Phase.JOINING, Phase.RETURNING)
         if not settled and now_s >= self._limit_s(transfer):
             self._give_up(transfer, AbortCause.TIMEOUT, now_s)
-        elif transfer.phase == Phase.PREPARING:
-            transfer.phase, transfer.since_s = Phase.COPYING, now_s
-        elif transfer.phase == Phase.COPYING:
-            self._stage_ends(transfer, now_s)
-        elif transfer.phase == Phase.LEAVING:
-            self._last_stage(transfer, now_s)
-        elif transfer.phase == Phase.JOINING:
-            self._join(transfer, now_s)
         else:
-            self._return(transfer, now_s)
+            self._steps[transfer.phase](transfer, now_s)
         self.time_anew(now_s)
+
+    def _begin_copy(self, transfer: Transfer, now_s: float) -> None:
+        transfer.phase, transfer.since_s = Phase.COPYING, now_s
+
+    def _live_tokens(self, request: ReferenceRequest, source: int) -> int:
+        """Return the tokens that are at the destination after a stage in which the request decodes: its full blocks."""
+        size = self._specs[source].block_size
+        return kv_tokens(request) // size * size
+
+    def _is_close(self, transfer: Transfer) -> bool:
+        """Return whether so little is left that the request may stand still for it."""
+        left = kv_tokens(self._request(transfer)) - transfer.sent_tokens
+        return math.ceil(left / self._specs[transfer.source].block_size) <= self._config.last_stage_blocks
 
     def _limit_s(self, transfer: Transfer) -> float:
         """Return when a copy is given up [s]."""
@@ -230,15 +245,15 @@ class ReferenceTransfers:
         if cause is not None:
             self._give_up(transfer, cause, now_s)
             return
-        request, size = self._request(transfer), self._specs[transfer.source].block_size
-        if math.ceil((kv_tokens(request) - transfer.sent_tokens) / size) <= self._config.last_stage_blocks:
+        if self._is_close(transfer):
             self._leave(transfer, now_s)
             return
         transfer.stage += 1
         if transfer.stage >= self._config.max_stages:
             self._give_up(transfer, AbortCause.STAGES, now_s)
             return
-        tokens = kv_tokens(request) // size * size
+        request = self._request(transfer)
+        tokens = self._live_tokens(request, transfer.source)
         if self._reserve(transfer, request, tokens, now_s) is not None:
             self._begin_stage(transfer, 0, tokens, 0.0, now_s)
 
@@ -316,6 +331,9 @@ class ReferenceTransfers:
         return self._lifecycle.requests[transfer.request].engine
 
     # -- replicas that change --------------------------------------------------------------------------
+
+    def interrupt(self, replica: int, now_s: float) -> None:
+        """Interrupt what a replica computes for a request that comes, as it comes to stand still: nothing."""
 
     def lose(self, replica: int, now_s: float) -> None:
         """End the transfers of a lost replica, which still has the requests that it loses."""

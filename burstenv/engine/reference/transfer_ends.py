@@ -6,6 +6,7 @@
 * A replica that hands requests out takes one out of its batch with the token that follows the prompt, if it did so when
   the iteration was scheduled that brings the token; its blocks are held for it until it decodes elsewhere, or joins the
   batch again to decode here. While a replica holds as many requests as it may run, it admits no more.
+* Where tokens move in place of KV blocks, the destination computes their KV in iterations of its own.
 * A request joins a batch behind the requests that decode, before those that still compute their prompts. It has the KV
   of all its tokens but the newest, as one that has just decoded.
 """
@@ -13,8 +14,10 @@
 from __future__ import annotations
 
 from burstenv.engine.reference.published import PublishingReplica
-from burstenv.engine.reference.records import EngineLimits, ReferenceRequest
+from burstenv.engine.reference.records import EngineLimits, ReferenceRequest, Scheduled
 from burstenv.hardware.latency.hinge import IterationLatency
+
+NOT_RUNNING = -1  # id of a share of an iteration without a request of the replica
 
 
 def kv_tokens(request: ReferenceRequest) -> int:
@@ -107,6 +110,16 @@ class TransferringReplica(PublishingReplica):
         self._cached |= {self.pool.life(block) for block in new if self.pool.is_published(block)}
         self._changed(now_s)
         return True
+
+    def chunk(self, computed_tokens: int, tokens: int) -> tuple[int, float]:
+        """Return how many of a request's ``tokens`` the replica computes next, in an iteration of their own.
+
+        Returns:
+            The number of tokens, and how long it takes at the replica's present pace [s].
+        """
+        count = min(self.limits.max_num_batched_tokens, tokens - computed_tokens)
+        share = Scheduled(NOT_RUNNING, count, computed_tokens, "running", decode=False, samples=False)
+        return count, self._duration_s([share])
 
     # -- the source ------------------------------------------------------------------------------------
 
