@@ -111,11 +111,23 @@ def test_llumnix_points_are_compared_at_equal_latency():
 def test_a_small_sweep_makes_a_page():
     found = {
         name: [llumnix_scaling.Point(t, 10.0 - k, 1.0 + k) for k, (t, _) in enumerate(thresholds)]
-        for name, thresholds in llumnix_scaling.rules().items()
+        for name, thresholds in llumnix_scaling.policies().items()
     }
     text, svg = llumnix_scaling.page(found)
-    assert "| here | 1.5 s |" in text
+    assert "| here | 1.5 s | 9.42 | 9.42 | 9.42 | 9.42 | +0 % | +0 % |" in text
     assert svg.count("<svg") == 3
-    for thresholds in llumnix_scaling.rules().values():
-        for _, rule in thresholds:
-            assert parse_composite(f"always/freeness/vllm/{rule}").scaling is not None
+    for thresholds in llumnix_scaling.policies().values():
+        for _, policy in thresholds:
+            assert parse_composite(policy).scaling is not None
+
+
+def test_llumnix_needs_fewer_instances_than_its_baselines(monkeypatch):
+    """One threshold each, about the same P99 of prefill, or a longer one for the baselines: the published direction."""
+    monkeypatch.setattr(llumnix_scaling, "LOW", (30.0,))
+    monkeypatch.setattr(llumnix_scaling, "UP", (0.9,))
+    found = {name: points[0] for name, points in llumnix_scaling.sweep(1).items()}
+    llumnix = found.pop(llumnix_scaling.LLUMNIX)
+    assert llumnix.prefill_s < 1.5
+    for name, point in found.items():
+        assert point.instances > 1.02 * llumnix.instances, name
+        assert point.prefill_s > 0.95 * llumnix.prefill_s or name == llumnix_scaling.ALONE, name
