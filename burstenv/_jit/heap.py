@@ -78,6 +78,21 @@ def heap_push(arena, base, stride, size, key, request_id):
 
 
 @kernel
+def heap_rename(arena, base, stride, size, old, new):
+    """Let a request at any position of a heap of ``size`` entries have the id ``new``."""
+    position = 0
+    while arena[base + stride * position + ENTRY_ID] != old:
+        position += 1
+    key = real_at(arena, base + stride * position)
+    if position > 0:
+        at = base + stride * ((position - 1) >> 1)
+        if _before(key, new, real_at(arena, at), arena[at + ENTRY_ID]):
+            _sift_up(arena, base, stride, position, key, new)
+            return
+    _sift_down(arena, base, stride, size, position, key, new)
+
+
+@kernel
 def heap_remove(arena, base, stride, size, request_id):
     """Remove a request at any position from a heap of ``size`` entries (the caller counts)."""
     position = 0

@@ -256,6 +256,7 @@ def _lines(result: Simulation) -> list[str]:
             f"replicas: faults {m['faults']:,}   available {percent(m['availability'])} of {m['replica_s']:,.0f} s   "
             f"boots {m['boots']:,}   "
             f"requests that came back {m['failovers']:,}   taken back {m['resends']:,}   "
+            f"sent twice {m['hedges']:,} ({m['hedged_tokens']:,} tokens computed for nothing)   "
             f"tokens lost {m['refilled_tokens']:,}   streamed twice "
             f"{m['discarded_tokens']:,}"
         )

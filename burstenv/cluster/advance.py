@@ -52,7 +52,7 @@ def catch_up_all(world):
 def _makes_ends(world, r):
     """Return whether anything may happen at once when a request ends on a replica, or a prompt."""
     gateway = world.gateway
-    return gateway.closed_loop or gateway.switches_roles or hands_out(world.replicas[r])
+    return gateway.closed_loop or world.environment.copies > 0 or gateway.switches_roles or hands_out(world.replicas[r])
 
 
 @outlined
@@ -71,9 +71,14 @@ def _advance_together(world, now_s):
             advance_replica(engine_of(world, r), after_s, True)
 
 
-@detached(lambda state: state.gateway["stops_at_ends"].any(), lambda state: (world_type(state), types.float64))
+@detached(
+    lambda state: state.gateway["stops_at_ends"].any() or state.gateway["changes"].any(),
+    lambda state: (world_type(state), types.float64),
+)
 def advance_to_ends(world, until_s):
     """Run the replicas up to the first end of a turn that has a next one, or of a prompt, if before ``until_s``.
+
+    Or up to the first token of a request that has two copies.
 
     The next turn may be sent, and the prefilled request placed, before anything else happens, so no replica may be
     moved past that instant. Replicas do not affect each other before, and without a closed loop those that compute no
@@ -98,6 +103,9 @@ def advance_to_ends(world, until_s):
                 break
             second_s = min(second_s, (environment.scrape + 1) * gateway.scrape_period_s)
         if first_s < second_s:
+            before_s = np.nextafter(second_s, -np.inf)
+            if environment.copies > 0 and first_s < before_s:  # of two first tokens at one instant the first replica's
+                second_s = before_s
             advance_replica(engine_of(world, first), second_s, True)
         else:
             _advance_together(world, first_s)

@@ -21,11 +21,12 @@ from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.events import DEADLINE, PLACE, SEND, foresee
+from burstenv.cluster.faults.races import give_copy_up, is_computed_elsewhere
 from burstenv.cluster.flow_queue import leave_queue
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
+from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, KIND, NEXT_TURN
 from burstenv.engine.enums import (
     ABANDONED,
     AT_GATEWAY,
@@ -48,9 +49,9 @@ AFTER_ABANDONMENT = 2
 AFTER_UPSTREAM_FAILURE = 4
 AFTER_FAULT = 8
 
-PATIENCE_S, _THINK_S, SENT_S, KIND, ATTEMPTS, REFUSALS, FAILOVERS, RESENDS = (
+PATIENCE_S, _THINK_S, ATTEMPTS, REFUSALS, FAILOVERS, RESENDS = (
     CLIENT.fields[name][1] // 4  # type: ignore[index]
-    for name in ("patience_s", "think_s", "sent_s", "kind", "attempts", "refusals", "failovers", "resends")
+    for name in ("patience_s", "think_s", "attempts", "refusals", "failovers", "resends")
 )
 
 
@@ -182,10 +183,11 @@ def give_up(world, request_id, now_s):
         leave_queue(world, request_id)
         seat(world, gateway_of(world, request_id))
         environment.deferred -= 1
-    elif request.status == WAITING and request.in_flight_tokens == 0:
+    elif request.status == WAITING and request.in_flight_tokens == 0 and not is_computed_elsewhere(world, request_id):
         engine = engine_of(world, request.replica)
         catch_up(engine, now_s)
         withdraw(engine, request_id, now_s)
+        give_copy_up(world, request_id, now_s)
     else:
         return  # it is being computed, or is over
     environment.now_s = now_s

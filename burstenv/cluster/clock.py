@@ -35,6 +35,7 @@ from burstenv.cluster.events import (
 )
 from burstenv.cluster.faults.draining import note_drained
 from burstenv.cluster.faults.handlers import change
+from burstenv.cluster.faults.races import decide_races
 from burstenv.cluster.faults.silence import take_back
 from burstenv.cluster.flow import counts_outputs, enter_queue, look
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
@@ -68,6 +69,7 @@ def next_epoch(world, lazily):
         world.environment.placing = 0
     if world.gateway.changes:
         world.environment.scaling = 0
+        world.environment.hedging = 0
     _next_epoch(world, lazily)
     veil(world)
 
@@ -84,12 +86,15 @@ def _next_epoch(world, lazily):
     environment, gateway = world.environment, world.gateway
     while True:
         if environment.ended > 0:
-            go_on_from_ends(world)
+            if environment.copies > 0:
+                decide_races(world)
+            if gateway.stops_at_ends:
+                go_on_from_ends(world)
         arrival_s = _next_arrival_s(world)
         until_s = min(arrival_s, next_event_s(world), environment.last_decision_s + environment.tick_s)
         if gateway.transfers:
             until_s = min(until_s, environment.transfer_s, environment.migrate_s)
-        if gateway.stops_at_ends:
+        if gateway.stops_at_ends or environment.copies > 0:
             advance_to_ends(world, until_s)
             if environment.ended > 0:
                 continue
@@ -119,6 +124,8 @@ def _next_epoch(world, lazily):
             continue
         if kind == SILENCE:
             take_back(world, subject, until_s)
+            if environment.hedging:
+                return
             continue
         if FAULT <= kind <= LAST_OF_CHANGES:
             change(world, kind, subject, until_s)
@@ -254,6 +261,8 @@ def _close(world):
     """End the episode, every request of it being settled, at the end of the last iteration."""
     environment = world.environment
     environment.done = 1
+    if environment.copies > 0:  # cancelled ones leave
+        advance_cluster(world, np.inf, False)
     now_s = environment.now_s
     for r in range(len(world.replicas)):
         engine = engine_of(world, r)

@@ -175,6 +175,7 @@ class Cluster(RulesInForce):
             transfers = TransfersConfig()
         check_drain(recovery, transfers is not None)
         self.transfers = transfers
+        self.hedges = False  # whether a gateway may send requests a second time
         self.migration_rule: tuple[int, tuple[float, ...]] = BY_CALLER, ()  # that decides, where nothing else is said
         self.placement_rule: tuple[int, tuple[float, ...]] = FEWEST_REQUESTS, (0.0, np.inf, 1.0)
         self.recovery = recovery
@@ -281,6 +282,23 @@ class Cluster(RulesInForce):
         if not self.state.gateway["knows_log"][0]:
             raise hidden_log(reader)
 
+    def hold_copies(self, sender: str) -> None:
+        """Make room for a second copy of each request, as ``sender`` may send one; see ``cluster/faults/hedges.py``.
+
+        Raises:
+            BurstenvError: Where copies cannot be: replicas serve for ever, KV blocks move, or requests wait in a queue.
+        """
+        if self.recovery is None:
+            raise BurstenvError(
+                f"{sender} is for replicas that can fail, and those of this cluster serve for ever; leave it out, or "
+                f"give faults"
+            )
+        for there, name in ((self.transfers, "transfers of KV blocks"), (self.flow, "a queue at the gateway")):
+            if there is not None:
+                raise BurstenvError(f"{sender} sends requests to two replicas at once, which cannot go with {name}")
+        self.hedges = True
+        self.state.grow_requests(2 * self.state.environments["num_requests"].max())
+
     def load(
         self,
         i: int,
@@ -313,8 +331,9 @@ class Cluster(RulesInForce):
     def room_for(self, i: int, num_requests: int) -> np.ndarray:
         """Return where cluster ``i``'s next episode is to be written before :meth:`begin`, (num_requests,) REQUEST."""
         i = place(i, self.num_envs, "i")
-        if whole(num_requests, "num_requests", 0) > self.state.requests.shape[1]:
-            self.state.grow_requests(int(num_requests * 1.25) + 16)
+        rows = whole(num_requests, "num_requests", 0) * (1 + self.hedges)
+        if rows > self.state.requests.shape[1]:
+            self.state.grow_requests(int(rows * 1.25) + 16)
         return self.state.requests[i, :num_requests]
 
     def begin(

@@ -14,6 +14,7 @@ from burstenv.cluster.background import begin_background
 from burstenv.cluster.clients import reject, reset_clients
 from burstenv.cluster.events import RETURN, SCALE, foresee
 from burstenv.cluster.faults.handlers import reset_faults
+from burstenv.cluster.faults.hedges import send_copy
 from burstenv.cluster.faults.silence import watch
 from burstenv.cluster.flow import charge
 from burstenv.cluster.flow_queue import reset_flow
@@ -68,7 +69,7 @@ def apply_decision(world, admission, replica_index, mode):
     The chosen replica's batching mode is set in either case, unless it was set less than
     ``batching_period_s`` ago. Of a decision about a prefilled request only the replica counts, where it decodes.
     A deferral beyond the scenario's limit is a rejection: the client has been kept waiting long enough. So is an
-    admission to a replica that is known to take no requests.
+    admission to a replica that is known to take no requests. A second copy is sent if it is admitted, or else is not.
     """
     environment, gateway, requests = world.environment, world.gateway, world.requests
     unveil(world)
@@ -84,6 +85,10 @@ def apply_decision(world, admission, replica_index, mode):
         place(world, np.int64(replica_index))
         return
     environment.at_gateway = NO_REQUEST
+    if gateway.changes and environment.hedging:
+        if admission == ADMIT and takes_requests(world, world.replicas[replica_index]):
+            send_copy(world, request_id, replica_index)
+        return
     request = requests[request_id]
     if admission == ADMIT and takes_requests(world, world.replicas[replica_index]):
         request.replica = replica_index

@@ -200,6 +200,10 @@ class GatewayLog:
             tpot_s = (now_s - request.first_token_s) / (request.tokens - 1)
             self._replicas[request.replica].tpot.add(tpot_s, now_s)
 
+    def renamed(self, k: int, other: int) -> None:
+        """Note that a request in flight has another number from now on."""
+        self.requests[other] = self.requests.pop(k)
+
     def ended(self, k: int) -> None:
         """Note that a request in flight ends without a complete answer: rejected, failed, or its client has left."""
         self.requests.pop(k)

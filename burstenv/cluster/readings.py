@@ -25,7 +25,16 @@ from burstenv.errors import BurstenvError
 
 CLIENT_COUNTS = ("attempts", "refusals", "abandoned", "upstream_failed", "unsent")
 _WHOLE = [field.type == "int" for field in fields(Known)]
-FAULT_COUNTS = ("faults", "faulted", "failovers", "resends", "discarded_tokens", "refilled_tokens")
+FAULT_COUNTS = (
+    "faults",
+    "faulted",
+    "failovers",
+    "resends",
+    "hedges",
+    "hedged_tokens",
+    "discarded_tokens",
+    "refilled_tokens",
+)
 BACKGROUND_COUNTS = (
     "background_tokens", "background_tokens_per_s", "background_tokens_per_gpu_h", "background_apart_share",
     "background_progress", "background_deadline_met", "background_worth", "background_lost_tokens",
@@ -238,9 +247,11 @@ class Readings:
 
         ``faults`` (those that hit a replica), ``faulted`` (requests that a fault ended; the failed ones include
         them), ``failovers`` (requests that came back from a lost replica), ``resends`` (requests that a gateway took
-        back from a silent one), ``discarded_tokens`` (outputs streamed and generated again), ``refilled_tokens``
-        (tokens whose KV was lost), ``availability`` (share of the time that replicas could serve, of the time that
-        costs), ``replica_s`` (that time, of all replicas [s]), ``gpu_s`` (the same of their GPUs) and ``boots``.
+        back from a silent one), ``hedges`` (second copies of requests), ``hedged_tokens`` (those that the cancelled one
+        of two copies had computed, beyond a prefix that it found cached), ``discarded_tokens`` (outputs streamed and
+        generated again), ``refilled_tokens`` (tokens whose KV was lost), ``availability`` (share of the time that
+        replicas could serve, of the time that costs), ``replica_s`` (that time, of all replicas [s]), ``gpu_s`` (the
+        same of their GPUs) and ``boots``.
         """
         i = place(i, self.num_envs, "i")
         if self.recovery is None:

@@ -126,6 +126,7 @@ MEMORY = record(
         # When a request is taken back from a silent replica, see cluster/faults/silence.py.
         ("take_back_s", "f8"),  # 0: never
         ("most_resends", "i4"),  # of one request
+        ("hedges", "i1"),  # it is not taken back, but sent a second time
         # Who decides about migrations, see cluster/migration.py.
         ("migration", "i4"),  # BY_CALLER or a rule
         ("migration_parameters", "f8", (5,)),
@@ -185,6 +186,7 @@ def reset_memory(memory, seed):
     memory.advised_replica = 0
     memory.take_back_s = 0.0
     memory.most_resends = 0
+    memory.hedges = 0
     memory.placement_turn = 0
     memory.whole = 0
     memory.apart = 0

@@ -21,7 +21,7 @@ class Row:
         memory: (1,) MEMORY.
         replicas: (R,) REPLICA.
         arena: (A,) int32.
-        requests: (n,) REQUEST.
+        requests: (n,) REQUEST; (2 n,) with the second copies of requests, if any was sent.
         layout: Of the arena.
     """
 
@@ -50,7 +50,8 @@ def _copied(records: np.ndarray) -> np.ndarray:
 
 def take_row(state: ClusterState, i: int) -> Row:
     """Return cluster ``i``, independent of the state."""
-    length, room = int(state.environments["num_requests"][i]), state.requests.shape[1]
+    hedges = int(state.environments["hedges"][i]) > 0  # their copies are behind the requests
+    length, room = int(state.environments["num_requests"][i]) * (1 + hedges), state.requests.shape[1]
     arena = np.empty(state.layout.length(length), np.int32)
     copy_row(state.layout, state.arenas[i], room, arena, length, state.replicas[i]["hopeless_heap_size"].tolist())
     return Row(
@@ -61,12 +62,15 @@ def take_row(state: ClusterState, i: int) -> Row:
 
 def put_row(state: ClusterState, i: int, row: Row) -> None:
     """Make cluster ``i`` go on exactly as the one that was taken out; both must be built alike."""
-    length = len(row.requests)
-    if length > state.requests.shape[1]:
-        state.grow_requests(length)
+    length, count = len(row.requests), int(row.environment["num_requests"][0])
+    rows = count * (1 + state.layout.changes)  # where replicas fail a second copy of each may be sent
+    if rows > state.requests.shape[1]:
+        state.grow_requests(rows)
     as_bytes(state.environments[i : i + 1])[...] = as_bytes(row.environment)
     as_bytes(state.memories[i : i + 1])[...] = as_bytes(row.memory)
     as_bytes(state.replicas[i])[...] = as_bytes(row.replicas)
     as_bytes(state.requests[i, :length])[...] = as_bytes(row.requests)
     hopeless = row.replicas["hopeless_heap_size"].tolist()
     copy_row(state.layout, row.arena, length, state.arenas[i], state.requests.shape[1], hopeless)
+    if state.layout.changes:
+        state.parts(i).clients["kind"][length:rows] = 0  # of copies in another episode

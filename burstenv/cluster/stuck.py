@@ -6,9 +6,12 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.events import any_to_come
+from burstenv.cluster.faults.races import lose_copy
 from burstenv.cluster.world import engine_of
 from burstenv.engine.background import end_of_training_s, waits_for_step
+from burstenv.engine.copies import copy_of, is_hedged
 from burstenv.engine.enums import FAILED, RUNNING, TRANSFERRING, UNSEEN, WAITING
+from burstenv.engine.gateway_log import log_cancelled
 from burstenv.engine.lifecycle import leave_flight, never_send, settle
 from burstenv.engine.published import publish_withdrawn
 from burstenv.engine.queues import queue_discard
@@ -24,6 +27,10 @@ def fail_the_rest(world):
     environment.now_s = now_s
     for request_id in range(environment.num_requests):
         request = requests[request_id]
+        if environment.copies > 0 and is_hedged(world, request_id):
+            copy = copy_of(world, request_id)
+            log_cancelled(engine_of(world, requests[copy].replica), copy)
+            lose_copy(world, copy)
         if request.status == WAITING:
             engine = engine_of(world, request.replica)
             queue_discard(engine, request_id)

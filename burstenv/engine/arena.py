@@ -29,7 +29,10 @@ from burstenv.engine.records import (
 
 CLASS_NUMBERS = 4  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT
-NEXT_TURN, GENERATION = (CLIENT.fields[name][1] // 4 for name in ("next_turn", "generation"))  # type: ignore[index]
+NEXT_TURN, GENERATION, KIND, SENT_S = (
+    CLIENT.fields[name][1] // 4  # type: ignore[index]
+    for name in ("next_turn", "generation", "kind", "sent_s")
+)
 FAULT_NUMBERS = FAULT.itemsize // 4  # integers of a FAULT
 SAMPLE_NUMBERS = SAMPLE.itemsize // 4  # integers of a SAMPLE
 EVENTS_OF_A_REPLICA = 8  # room for them; four hold at most: of its status two, of a loss, of its pace

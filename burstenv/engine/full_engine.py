@@ -15,6 +15,7 @@ from burstenv.engine.admission import blocks_to_admit
 from burstenv.engine.background import may_train, share_iteration, train
 from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_full_blocks, sequence_of
+from burstenv.engine.cancelling import let_leave
 from burstenv.engine.counters import count_busy
 from burstenv.engine.enums import (
     AS_NEEDED,
@@ -343,6 +344,8 @@ def _apply(engine):
             finish(engine, request_id, now_s)
         elif hands_out:
             hand_out(engine, request_id)
+    if replica.leaving > 0:
+        let_leave(engine)
 
 
 @kernel

@@ -12,6 +12,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, put_whole, real_at, whole_at
 from burstenv._jit.positions import places_of
+from burstenv.engine.copies import origin_of
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
 from burstenv.engine.records import CLIENT, OWN, REPLICA_LOG, RESUMED
 from burstenv.engine.spec import EVENLY
@@ -31,6 +32,7 @@ _SENT_S, _KIND = (CLIENT.fields[name][1] // 4 for name in ("sent_s", "kind"))  #
 @outlined
 def _gateway_among(world, request_id):
     gateway = world.gateway
+    request_id = origin_of(world, request_id)
     if gateway.split == EVENLY:
         return request_id % gateway.gateways
     session = world.requests[request_id].session
@@ -187,6 +189,17 @@ def log_ended(engine, request_id):
     if np.isnan(request.first_token_s):
         arena[log + AT.unanswered] -= 1
         _add(arena, log + AT.unanswered_tokens, -request.prompt_tokens)
+
+
+@outlined
+def log_cancelled(engine, request_id):
+    """Note that a copy in flight ends whose token, if it brought one, was void."""
+    arena, request = engine.arena, engine.requests[request_id]
+    log = _log_of(engine, request_id)
+    arena[log + AT.in_flight] -= 1
+    arena[log + AT.unanswered] -= 1
+    _add(arena, log + AT.prompt_tokens, -request.prompt_tokens)
+    _add(arena, log + AT.unanswered_tokens, -request.prompt_tokens)
 
 
 @outlined

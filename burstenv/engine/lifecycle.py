@@ -14,8 +14,9 @@ import math
 
 import numpy as np
 
-from burstenv._jit.decorators import kernel
+from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
+from burstenv.engine.copies import end_copy, is_hedged, is_void, kind_at
 from burstenv.engine.enums import (
     ABANDONED,
     ACTIVE,
@@ -32,7 +33,16 @@ from burstenv.engine.enums import (
     UNSENT,
     WAITING,
 )
-from burstenv.engine.gateway_log import log_answered, log_ended, log_first_token, log_lost, log_sent, log_token
+from burstenv.engine.gateway_log import (
+    log_answered,
+    log_cancelled,
+    log_ended,
+    log_first_token,
+    log_lost,
+    log_sent,
+    log_token,
+)
+from burstenv.engine.records import CANCELLED
 
 
 @kernel
@@ -112,9 +122,15 @@ def count_token(world, request, now_s):
 @kernel
 def bring_token(engine, request_id, now_s):
     """Deliver one token of a request at ``now_s``."""
+    hedged = engine.environment.copies > 0
+    if hedged and is_void(engine, request_id):
+        engine.requests[request_id].produced_tokens += 1
+        return
     log_token(engine, request_id)
     if count_token(engine, engine.requests[request_id], now_s):
         log_first_token(engine, request_id, now_s)
+        if hedged and is_hedged(engine, request_id):  # the other copy is cancelled before anything else happens
+            note_end(engine, request_id)
 
 
 @kernel
@@ -211,6 +227,33 @@ def settle(world, request_id, status, now_s):
         environment.faulted += status == FAULTED
 
 
+@outlined
+def is_rejected_apart(engine, request_id):
+    """Return whether a replica that rejects a request has one of two copies: the other one goes on. Note that."""
+    if not is_hedged(engine, request_id):
+        return False
+    log_cancelled(engine, request_id)
+    note_end(engine, request_id)
+    return True
+
+
+@outlined
+def _ends_apart(engine, request_id, now_s):
+    """Note that one of two copies ends; return whether the request does not, or not yet."""
+    request = engine.requests[request_id]
+    if is_void(engine, request_id):
+        request.status = AWAY
+        if engine.arena[kind_at(engine, request_id)] & CANCELLED:
+            engine.replica.leaving -= 1
+            end_copy(engine, request_id)
+        return True
+    if is_hedged(engine, request_id):  # it does when the other copy is cancelled
+        request.produced_tokens = request.target_tokens
+        request.finish_s = now_s
+        return True
+    return False
+
+
 @kernel
 def finish(engine, request_id, now_s):
     """Settle a request with its last token at ``now_s``: attained, late, or cut at the model length.
@@ -218,6 +261,8 @@ def finish(engine, request_id, now_s):
     A request with a cut answer is not served, even if it was fast. Its session still continues.
     """
     request = engine.requests[request_id]
+    if engine.environment.copies > 0 and _ends_apart(engine, request_id, now_s):
+        return
     request.produced_tokens = request.target_tokens
     log_answered(engine, request_id, now_s)
     leave_flight(engine, request_id)

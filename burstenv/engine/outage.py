@@ -11,6 +11,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.asynchronous import lose_token
 from burstenv.engine.background import change_pace, delay_training, lose_step, stop_training
+from burstenv.engine.copies import end_copy, kind_at
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import stop_decoding
 from burstenv.engine.enums import COMPUTES_APART, NO_REQUEST, STANDS_STILL
@@ -19,6 +20,7 @@ from burstenv.engine.iterations import is_set_back
 from burstenv.engine.lifecycle import leave_replica
 from burstenv.engine.published import publish, publish_general
 from burstenv.engine.queues import queue_head, queue_remove, running_remove
+from burstenv.engine.records import CANCELLED
 from burstenv.engine.reset import empty_engine
 
 
@@ -85,6 +87,23 @@ def _stop_decoding(engine, request_id):
     if set_back:
         request.produced_tokens += 1
         log_token(engine, request_id)
+
+
+@outlined
+def drop_cancelled(engine):
+    """Forget the cancelled copies in the batch of a replica that is lost."""
+    replica, requests = engine.replica, engine.requests
+    interrupt_run(engine)
+    request_id = replica.running_head
+    while request_id != NO_REQUEST:
+        following = requests[request_id].next
+        if engine.arena[kind_at(engine, request_id)] & CANCELLED:
+            if requests[request_id].decoding:
+                _stop_decoding(engine, request_id)
+            running_remove(engine, request_id)
+            end_copy(engine, request_id)
+        request_id = following
+    replica.leaving = 0
 
 
 @outlined

@@ -131,6 +131,17 @@ def give_back_blocks(engine, request, blocks):
     free_slot(engine, request.place)
 
 
+@kernel
+def release(engine, request):
+    """Free the blocks of a request that leaves the batch of the fast engine."""
+    replica, spec = engine.replica, engine.spec
+    blocks = blocks_of(request.computed_tokens, spec.block_size)
+    if spec.prefix_caching:
+        give_back_blocks(engine, request, blocks)
+    else:
+        replica.free_blocks += blocks
+
+
 # -- sharing a cached prefix -----------------------------------------------------------------------------
 
 

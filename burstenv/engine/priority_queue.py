@@ -68,3 +68,15 @@ def priority_remove(arena, requests, base, size, request_id):
         _sift_up(arena, requests, base, position, moving)
     else:
         _sift_down(arena, requests, base, last, position, moving)
+
+
+@kernel
+def priority_rename(arena, requests, base, size, old, new):
+    """Let a request at any position of a queue of ``size`` entries have the id ``new``, with the same priority."""
+    position = 0
+    while arena[base + ENTRY * position + ENTRY_ID] != old:
+        position += 1
+    if position > 0 and _before(requests, new, arena[base + ENTRY * ((position - 1) >> 1) + ENTRY_ID]):
+        _sift_up(arena, requests, base, position, new)
+    else:
+        _sift_down(arena, requests, base, size, position, new)

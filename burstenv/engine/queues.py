@@ -25,7 +25,7 @@ from burstenv.engine.enums import (
     SHORTEST_PROMPT,
 )
 from burstenv.engine.fair_queueing import leave_scanned, scanned_head, welcome
-from burstenv.engine.lifecycle import leave_flight, settle, wait
+from burstenv.engine.lifecycle import is_rejected_apart, leave_flight, settle, wait
 from burstenv.engine.priority_queue import priority_push, priority_remove
 from burstenv.engine.records import ENTRY, ENTRY_ID
 from burstenv.engine.timing import iteration_time_s
@@ -64,7 +64,8 @@ def tokens_to_compute(request):
 
 
 @kernel
-def _is_list(order):
+def is_list(order):
+    """Return whether the queue of an order is a linked list."""
     return order == FCFS or order >= FIRST_SCANNED
 
 
@@ -130,7 +131,7 @@ def queue_push(engine, request_id, preempted):
     limits = engine.limits
     request = requests[request_id]
     wait(request)
-    if _is_list(limits.order):
+    if is_list(limits.order):
         if limits.order != FCFS:
             welcome(engine, request)
         _list_push(engine, request_id, preempted)
@@ -205,7 +206,7 @@ def is_queue_head(engine, request_id):
     """Return whether a waiting request is the first of its queue, as of the queue's last update."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
     limits = engine.limits
-    if _is_list(limits.order):
+    if is_list(limits.order):
         return replica.waiting_head == request_id
     if replica.live_heap_size > 0:
         return heap_first(arena, spec.live_base) == request_id
@@ -246,9 +247,11 @@ def drop_hopeless(engine):
                 return
         request_id = heap_first(arena, spec.live_base if live else spec.hopeless_base)
         queue_remove(engine, request_id)
+        replica.blocked = 0
+        if engine.environment.copies > 0 and is_rejected_apart(engine, request_id):
+            continue
         leave_flight(engine, request_id)
         settle(engine, request_id, REJECTED, replica.clock_s)
-        replica.blocked = 0
 
 
 @kernel
@@ -274,7 +277,7 @@ def queue_reorder(engine, before):
     waiting = replica.waiting
     base = spec.live_base
     if waiting > 0:  # gather all ids in the live heap's memory
-        if _is_list(before):
+        if is_list(before):
             request_id = replica.waiting_head
             for k in range(waiting):
                 arena[base + ENTRY * k + ENTRY_ID] = request_id
@@ -292,14 +295,14 @@ def queue_reorder(engine, before):
             request_id = arena[base + ENTRY * k + ENTRY_ID]
             request = requests[request_id]
             request.demoted = 0
-            if _is_list(order):
+            if is_list(order):
                 key = request.arrival_s + (ALREADY_STREAMING if request.preemptions > 0 else 0.0)
                 heap_push(arena, base, ENTRY, k, key, request_id)
                 replica.live_heap_size += 1
             else:
                 _heap_push(engine, request_id)
         replica.hopeless_heap_size = 0
-        if _is_list(order):
+        if is_list(order):
             while replica.live_heap_size > 0:
                 request_id = heap_first(arena, base)
                 heap_remove(arena, base, ENTRY, replica.live_heap_size, request_id)

@@ -141,6 +141,7 @@ REPLICA = record(
         ("iterations", "i8"),
         ("preemptions", "i8"),
         ("preemptions_without_token", "i4"),
+        ("leaving", "i4"),  # cancelled copies in the batch, see engine/copies.py
         ("livelocked", "i1"),
         ("used_block_s", "f8"),  # integral of the KV blocks in use over time
         ("most_used_blocks", "i4"),
@@ -272,6 +273,7 @@ ENVIRONMENT = record(
         ("arrived_s", "f8"),  # sum of the arrival times of offered requests
         ("settled_s", "f8"),  # sum of the times at which requests were settled
         ("veiled", "i1"),  # decisions see the stale metrics at the moment
+        ("copies", "i4"),  # second copies of requests on replicas, see cluster/faults/hedges.py
     ],
     [  # The rest.
         # Stale metrics, see cluster/telemetry.py.
@@ -322,6 +324,9 @@ ENVIRONMENT = record(
         ("faulted", "i4"),  # of the failed: requests that a fault ended
         ("failovers", "i4"),  # requests that came back to the gateway from a lost replica
         ("resends", "i4"),  # requests that a gateway took back from a silent replica
+        ("hedging", "i1"),  # the decision is about a second copy of the request at the gateway
+        ("hedges", "i4"),  # second copies that were sent
+        ("hedged_tokens", "i8"),  # that cancelled copies had computed
         ("discarded_tokens", "i8"),  # outputs that were streamed and are generated again
         ("refilled_tokens", "i8"),  # tokens whose KV was lost with a replica
         # The gateway's queue, see cluster/flow.py.
@@ -420,12 +425,12 @@ CLIENT = np.dtype(
         ("think_s", "f8"),  # from the end of the turn before to the sending
         ("sent_s", "f8"),  # when a gateway last sent the request to a replica
         ("next_turn", "i4"),  # number, within the episode, of the request that follows this one; -1: none
-        ("kind", "i4"),  # a sum of FOLLOWS, FAILS_UPSTREAM, RESUMED and WATCHED
+        ("kind", "i4"),  # a sum of FOLLOWS, FAILS_UPSTREAM, RESUMED and WATCHED; of a second copy, HEDGES or CANCELLED
         ("attempts", "i4"),  # times it was sent
         ("refusals", "i4"),
         ("generation", "i4"),  # attempts that are over; their events are stale
         ("failovers", "i4"),  # times that it came back from a lost replica
-        ("resends", "i4"),  # times that its gateway took it back from a silent one
+        ("resends", "i4"),  # times that its gateway took it back from a silent one, or sent a second copy of it
         ("unused", "i4"),
     ]
 )
@@ -501,3 +506,5 @@ FOLLOWS = 1  # it is sent at the end of the turn before
 FAILS_UPSTREAM = 2  # its first attempt does not reach the gateway
 RESUMED = 4  # it was sent with a part of its answer streamed before, by a replica that was lost
 WATCHED = 8  # a SILENCE of it is foreseen
+HEDGES = 16  # a second copy, and neither has brought a token
+CANCELLED = 32  # a second copy that leaves its replica as the iteration in flight ends

@@ -27,11 +27,13 @@ from burstenv.engine.background import (
     set_background_rule,
     train,
 )
+from burstenv.engine.cancelling import forget_tokens, lift
 from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_run, interrupt_run, may_open_run, open_run
-from burstenv.engine.enums import FAILED
+from burstenv.engine.enums import FAILED, RUNNING, WAITING
 from burstenv.engine.full_engine import advance_general, finish_general, oldest_end_s, start_general
+from burstenv.engine.gateway_log import log_cancelled
 from burstenv.engine.lifecycle import enter_flight, leave_flight, settle
-from burstenv.engine.published import publish, publish_handed_over, publish_withdrawn
+from burstenv.engine.published import publish, publish_general, publish_handed_over, publish_withdrawn
 from burstenv.engine.queues import (
     drop_hopeless,
     is_queue_head,
@@ -194,19 +196,15 @@ def enqueue(engine, request_id, now_s):
     publish_handed_over(engine, request)
 
 
-@outlined
-def withdraw(engine, request_id, now_s):
-    """Remove a waiting request from the replica at ``now_s``, the replica's present time.
-
-    The other waiting requests keep their order; the next iteration finds the queue without it.
-    """
+@kernel
+def _leave_queue(engine, request_id, now_s):
+    """Remove a waiting request; the others keep their order, and the next iteration finds the queue without it."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     request = requests[request_id]
     if is_queue_head(engine, request_id):  # the next one may fit
         interrupt_run(engine)
         replica.blocked = 0
     queue_discard(engine, request_id)
-    leave_flight(engine, request_id)
     if spec.background and replica.training:
         note_change(engine, now_s)
         find_oldest(engine)
@@ -214,6 +212,38 @@ def withdraw(engine, request_id, now_s):
         replica.clock_s = max(replica.clock_s, now_s)
         replica.wake_s = min(replica.wake_s, replica.clock_s)  # the head of the queue may change with time
     publish_withdrawn(engine, request)
+
+
+@outlined
+def withdraw(engine, request_id, now_s):
+    """Remove a waiting request from the replica at ``now_s``, the replica's present time."""
+    leave_flight(engine, request_id)
+    _leave_queue(engine, request_id, now_s)
+
+
+@outlined
+def cancel_copy(engine, request_id, now_s):
+    """Remove one of two copies at ``now_s``, the replica's present time, which has brought no token that counts.
+
+    Returns:
+        Whether it is in the batch until the oldest iteration in flight ends.
+    """
+    replica, spec, request = engine.replica, engine.spec, engine.requests[request_id]
+    log_cancelled(engine, request_id)
+    if request.status == WAITING:
+        _leave_queue(engine, request_id, now_s)
+        forget_tokens(engine, request_id)
+    elif request.status == RUNNING:
+        interrupt_run(engine)
+        if replica.in_flight == spec.depth:
+            return True
+        lift(engine, request_id)
+        replica.clock_s = max(replica.clock_s, now_s)
+        if not spec.general:
+            publish(engine)
+        elif not replica.ahead:
+            publish_general(engine)
+    return False
 
 
 @outlined

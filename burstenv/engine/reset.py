@@ -47,6 +47,7 @@ def empty_engine(engine):
     replica.admissions = 0
     replica.ahead = 0
     replica.preemptions_without_token = 0
+    replica.leaving = 0
     replica.first_flight = 0
     replica.awaited = 0
     replica.coming_tokens = 0

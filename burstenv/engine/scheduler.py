@@ -18,6 +18,7 @@ from burstenv.engine.asynchronous import (
 from burstenv.engine.background import share_iteration
 from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_decoder, publish_full_blocks, sequence_of
+from burstenv.engine.cancelling import let_leave
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_due, context_of, hold_back, start_decoding, stop_decoding
 from burstenv.engine.enums import NO_REQUEST, RUNNING
@@ -25,7 +26,7 @@ from burstenv.engine.finish_heap import next_finish_step, next_finisher
 from burstenv.engine.iterations import is_left_out, last_ended_iteration, next_iteration
 from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.lifecycle import bring_token, finish, run
-from burstenv.engine.prefix_cache import cached_blocks, give_back_blocks, may_be_fed, open_sequence
+from burstenv.engine.prefix_cache import cached_blocks, may_be_fed, open_sequence, release
 from burstenv.engine.published import publish
 from burstenv.engine.queues import (
     blocks_of,
@@ -42,24 +43,13 @@ from burstenv.engine.transfer_ends import hand_out, hands_out, holds_most
 
 
 @kernel
-def _release(engine, request):
-    """Free the blocks of a request that leaves the batch."""
-    replica, spec = engine.replica, engine.spec
-    blocks = blocks_of(request.computed_tokens, spec.block_size)
-    if spec.prefix_caching:
-        give_back_blocks(engine, request, blocks)
-    else:
-        replica.free_blocks += blocks
-
-
-@kernel
 def _finish(engine, request_id, now_s):
     """Settle a request after its last token, and free its blocks."""
     replica, spec, requests = engine.replica, engine.spec, engine.requests
     request = requests[request_id]
     if spec.prefix_caching:
         publish_full_blocks(engine, request_id, request.computed_tokens, ENDED)
-    _release(engine, request)
+    release(engine, request)
     running_remove(engine, request_id)
     replica.blocked = 0
     finish(engine, request_id, now_s)
@@ -121,7 +111,7 @@ def _evict_tail(engine):
             publish_last_step(engine, victim)
     elif victim == replica.prefill_id:
         replica.prefill_id = NO_REQUEST
-    _release(engine, request)
+    release(engine, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0
     request.preemptions += 1
@@ -303,6 +293,8 @@ def finish_iteration(engine):
         _deliver(engine, now_s)
     if newest:
         _advance_newest(engine, now_s)
+    if replica.leaving > 0:
+        let_leave(engine)
 
 
 @kernel

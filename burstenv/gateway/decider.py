@@ -16,7 +16,7 @@ from burstenv.evaluation.policy import is_privileged
 from burstenv.gateway.world import LiveWorld
 from burstenv.policies import Composite, LookaheadPolicy, NetworkPolicy, Policy, load_policy
 from burstenv.policies.composite import parse_composite
-from burstenv.policies.health_rules import RETRY
+from burstenv.policies.health_rules import HEDGE, RETRY
 
 if TYPE_CHECKING:
     from burstenv.envs.play.network import NetworkPlayer
@@ -116,7 +116,7 @@ def check_policy(policy: Policy, world: LiveWorld, mode: str) -> None:
 
 
 def _check_rules(policy: Composite, world: LiveWorld) -> None:
-    if policy.health is not None and policy.health.rule.code == RETRY:
+    if policy.health is not None and policy.health.rule.code in (RETRY, HEDGE):
         raise BurstenvError(
             f"policy {policy.name}: a gateway resends by itself, as its limits say (first_byte_s, retries); leave out "
             f"{policy.health.rule.name}, or take timeout"

@@ -22,7 +22,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies.background import BACKGROUND_RULES
 from burstenv.policies.batching import batching_rule, canonical_mode
 from burstenv.policies.flow import FLOW_RULES
-from burstenv.policies.health_rules import ANY, HEALTH_RULES, RETRY
+from burstenv.policies.health_rules import ANY, HEALTH_RULES, HEDGE, RETRY
 from burstenv.policies.known_load import BOTH, LOG
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
@@ -150,6 +150,8 @@ class Composite:
         """Raise a one-sentence error if a rule reads a log that decisions do not see, or needs faults."""
         if self.reads_log:
             cluster.check_log(f"policy {self.name}")
+        if self.health is not None and self.health.rule.code == HEDGE:
+            cluster.hold_copies(f"policy {self.name}: {self.health}")
         if self.health is not None and self.health.rule.code == RETRY and cluster.recovery is None:
             raise BurstenvError(
                 f"policy {self.name}: {self.health.rule.name} is for replicas that can fail, and those of this cluster "

@@ -20,6 +20,7 @@ from burstenv.policies.health_rules import (
     ANY,
     CIRCUIT_BREAKER,
     HEALTH_RULES,
+    HEDGE,
     OUTLIER_EJECTION,
     RETRY,
     TIMEOUT,
@@ -30,9 +31,9 @@ CLOSED, OPEN, ON_TRIAL = range(3)  # states of a circuit breaker
 LEAST_WEIGHT = 5.0  # of a recent mean that is compared
 LEAST_REPLICAS = 3  # that have one
 SWEEP_S = 1.0  # from one comparison to the next
-_TIMEOUT, _BREAKER, _OUTLIER, _RETRY, _ORACLE = (
+_TIMEOUT, _BREAKER, _OUTLIER, _RETRY, _HEDGE, _ORACLE = (
     parameters_of(HEALTH_RULES, name)
-    for name in ("timeout", "circuit-breaker", "outlier-ejection", "retry", "oracle-health")
+    for name in ("timeout", "circuit-breaker", "outlier-ejection", "retry", "hedge", "oracle-health")
 )
 
 
@@ -155,6 +156,8 @@ def _judge(rule, parameters, world):
             out = arena[log + AT.health] != 0
         elif rule == RETRY:
             out = _is_given_up(engine, parameters)
+        elif rule == HEDGE:
+            out = world.environment.hedging != 0 and request.replica == r
         else:
             stands_still = world.gateway.changes and replica.status == DOWN
             out = stands_still or 1.0 + replica.slowdown > parameters[_ORACLE.factor]
@@ -167,8 +170,15 @@ def _judge(rule, parameters, world):
 def judge(rule, parameters, world):
     """Mark the replicas that a health rule leaves out of a decision about a request; return whether the marks hold."""
     memory = world.memory
-    memory.take_back_s = parameters[_RETRY.after_s] if rule == RETRY else 0.0
-    memory.most_resends = int(parameters[_RETRY.limit]) if rule == RETRY else 0
+    memory.take_back_s = 0.0
+    memory.most_resends = 0
+    memory.hedges = rule == HEDGE
+    if rule == RETRY:
+        memory.take_back_s = parameters[_RETRY.after_s]
+        memory.most_resends = int(parameters[_RETRY.limit])
+    elif rule == HEDGE:
+        memory.take_back_s = parameters[_HEDGE.after_s]
+        memory.most_resends = int(parameters[_HEDGE.limit])
     return rule != ANY and _judge(rule, parameters, world)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from burstenv.policies.rule import Parameter, Range, Rule
 
-ANY, TIMEOUT, CIRCUIT_BREAKER, OUTLIER_EJECTION, RETRY, ORACLE_HEALTH = range(6)
+ANY, TIMEOUT, CIRCUIT_BREAKER, OUTLIER_EJECTION, RETRY, ORACLE_HEALTH, HEDGE = range(7)
 
 _LIMIT_S = Parameter(
     "limit_s", 5.0, Range(0.5, 30.0, "log"), "longest time without a first token, while a prompt is due, in seconds"
@@ -65,14 +65,26 @@ HEALTH_RULES = (
         "retry",
         "A request that has waited for its first token for `after_s` is taken back and sent elsewhere; its replica is "
         "left out for `hold_s`, or until a first token comes from there. A silent one is left out like by a `timeout`.",
-        "Hedged requests of The Tail at Scale (Dean and Barroso, CACM 2013), and retries of the SGLang router after a "
-        "timeout.",
-        "The first request is withdrawn as the second one is sent, instead of both being served. One whose prompt the "
-        "replica computes already stays there.",
+        "Retries of the SGLang router after a timeout.",
+        "One whose prompt the replica computes already stays there; `hedge` has it served twice.",
         (
             Parameter("after_s", 2.0, Range(0.3, 30.0, "log"), "time in a replica's queue, in seconds", least=1e-3),
             Parameter("hold_s", 10.0, Range(1.0, 120.0, "log"), "time for which its replica is left out, in seconds"),
             Parameter("limit", 1.0, Range(1.0, 5.0, "integer"), "of each request"),
+        ),
+        needs_log=True,
+    ),
+    Rule(
+        HEDGE,
+        "hedge",
+        "A request without a first token `after_s` after it was sent is sent a second time, to another replica. The "
+        "first of the two to bring a token goes on, and the other one is cancelled at once.",
+        "Hedged requests of The Tail at Scale (Dean and Barroso, CACM 2013): the second one after the 95th percentile "
+        "of the latency, for less than 5 % of additional load, and cancelled with the first answer.",
+        "The time is given, not a percentile. Of a batch the cancelled one leaves between two iterations.",
+        (
+            Parameter("after_s", 1.0, Range(0.1, 30.0, "log"), "time without a first token, in seconds", least=1e-3),
+            Parameter("limit", 1.0, Range(1.0, 5.0, "integer"), "of each request, if both replicas are lost"),
         ),
         needs_log=True,
     ),

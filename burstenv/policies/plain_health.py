@@ -34,13 +34,16 @@ class PlainHealth:
         self._memories = [_Memory() for _ in range(num_replicas)]
         self._swept_s = 0.0
 
-    def left_out(self, now_s: float, takes_requests: list[bool], is_choice: list[bool]) -> list[bool]:
+    def left_out(
+        self, now_s: float, takes_requests: list[bool], is_choice: list[bool], sent_to: int | None = None
+    ) -> list[bool]:
         """Return which replicas are left out of a decision about a request.
 
         Args:
             now_s: The time [s].
             takes_requests: Which replicas are known to take requests, R.
             is_choice: Which of them also hold the request, R.
+            sent_to: Where the request is already, if the decision is about a second copy of it.
         """
         count = len(self._memories)
         if self._name == "timeout":
@@ -49,6 +52,8 @@ class PlainHealth:
             out = [self._is_open(r, now_s) for r in range(count)]
         elif self._name == "retry":
             out = [self._is_given_up(r, now_s) for r in range(count)]
+        elif self._name == "hedge":
+            out = [r == sent_to for r in range(count)]
         else:
             self._eject(now_s, takes_requests)
             out = [memory.state == OPEN for memory in self._memories]

@@ -128,6 +128,7 @@ class Play:
         faults: How replicas fail, start and stop.
         take_back_s: After which a request is taken back from a silent replica; 0: never.
         most_resends: How often that happens to one.
+        sends_twice: Whether it is not taken back, but sent a second time.
         queue: The rule of the gateway's queue and its parameters, where there is one.
         tenant: The number of each request's tenant.
         best_effort: Of each class, whether its requests fill slack alone.
@@ -150,6 +151,7 @@ class Play:
         faults: Faults | None = None,
         take_back_s: float = 0.0,
         most_resends: int = 2,
+        sends_twice: bool = False,
         queue: tuple[int, Sequence[float]] = (AT_ONCE, ()),
         tenant: np.ndarray | None = None,
         best_effort: Sequence[bool] = (False, False),
@@ -163,6 +165,8 @@ class Play:
         )
         self.cluster.see_stale(**metrics)
         self.cluster.see_log(relays)
+        if sends_twice:
+            self.cluster.hold_copies("a test")
         self.cluster.load(0, requests[:5], 0, config and draw_clients(config, requests[:5], 0))
         self.cluster.next_epoch(0)
         reference = {}
@@ -190,6 +194,7 @@ class Play:
         memory = self.cluster.state.memories[1]
         memory["take_back_s"], memory["most_resends"] = take_back_s, most_resends
         self.reference.take_back_s, self.reference.most_resends = take_back_s, most_resends
+        memory["hedges"] = self.reference.sends_twice = sends_twice
 
     @property
     def environment(self) -> np.void:
@@ -310,8 +315,9 @@ class Play:
         assert counts is not None
         assert counts["faults"] == self.reference.life.faults
         assert counts["faulted"] == lifecycle.counts[enums.FAULTED]
-        for name in ("failovers", "resends", "discarded_tokens", "refilled_tokens"):
+        for name in ("failovers", "resends", "hedges", "discarded_tokens", "refilled_tokens"):
             assert counts[name] == lifecycle.counts[name], name
+        assert counts["hedged_tokens"] == self.reference.hedges.tokens
         for r, life in enumerate(self.reference.life.lives):
             record = self.cluster.state.replicas[1, r]
             for name in ("status", "known", "wanted", "warned", "paid"):

@@ -19,7 +19,7 @@ from burstenv.errors import BurstenvError
 from burstenv.policies import load_policy, parse_composite, routing_rule
 from burstenv.policies.composite import with_health
 from burstenv.policies.health import left_out_at
-from burstenv.policies.health_rules import RETRY
+from burstenv.policies.health_rules import HEDGE, RETRY
 from burstenv.policies.plain_health import PlainHealth
 from tests.cluster.play import Play, episode, random_faults
 from tests.cluster.small_clusters import FAST, replica, requests_at
@@ -34,6 +34,7 @@ RULES = (
     "outlier-ejection(factor=1.1,base_s=1,limit_s=0.5,most=0.5)",
     "outlier-ejection(factor=1.5,base_s=1,limit_s=2)",
     "retry(after_s=0.4,hold_s=1,limit=2)",
+    "hedge(after_s=0.2)",
 )
 
 
@@ -135,15 +136,17 @@ def play_both(
     )  # fmt: skip
     policy = parse_composite(f"always/random+{rule}/vllm")
     assert policy.health is not None
+    policy.check_log(play.cluster)
     record = policy.record(play.cluster.mode_names)
     plain = [PlainHealth(policy.health, log, len(specs)) for log in play.reference.logs]
     models = np.array([spec.max_model_len for spec in specs])
 
     def look(at_gateway: int) -> None:
         out = np.zeros(len(specs), np.bool_)
-        if policy.health is not None and policy.health.rule.code == RETRY:
+        if policy.health is not None and policy.health.rule.code in (RETRY, HEDGE):
             play.reference.take_back_s = policy.health.named["after_s"]
             play.reference.most_resends = int(policy.health.named["limit"])
+            play.reference.sends_twice = policy.health.rule.code == HEDGE
         left_out_at(*play.cluster.state.arrays(), record, 1, out)
         takes = [life.known == ACTIVE for life in play.reference.life.lives]
         request = play.cluster.state.requests[1, at_gateway]
@@ -152,7 +155,8 @@ def play_both(
         if not any(takes & (models >= whole)):
             whole = int(request["prompt_tokens"]) + produced + 1
         choices = (takes & (models >= whole)).tolist()
-        found = plain[play.reference.viewer].left_out(play.reference.now_s, takes, choices)
+        sent_to = play.reference.lifecycle.requests[at_gateway].replica if play.reference.hedging else None
+        found = plain[play.reference.viewer].left_out(play.reference.now_s, takes, choices, sent_to)
         assert out.tolist() == found
         judged.update(found)
 

@@ -14,6 +14,7 @@ from burstenv.cluster.advance import catch_up
 from burstenv.cluster.clients import AFTER_FAULT, FAILOVERS, client_of, unserved
 from burstenv.cluster.events import DETECTION, FAULT, LOSS, PACE_ENDS, READY, RESTART, RETURN, THAW, foresee
 from burstenv.cluster.faults.draining import note_drained, note_one_drained, turn_off
+from burstenv.cluster.faults.races import lose_copy
 from burstenv.cluster.faults.rows import FAIL, RETRY, FaultKind
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import decay_rates
@@ -22,10 +23,11 @@ from burstenv.cluster.transfer_stages import pace_of
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine import records
 from burstenv.engine.arena import FAULT_NUMBERS
+from burstenv.engine.copies import kind_at
 from burstenv.engine.enums import ACTIVE, BOOTING, DOWN, DRAINING, FAULTED, NO_REQUEST, OFF
 from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import change_status
-from burstenv.engine.outage import clear, freeze, lose_work, set_slowdown, take_out, thaw
+from burstenv.engine.outage import clear, drop_cancelled, freeze, lose_work, set_slowdown, take_out, thaw
 from burstenv.engine.replica import let_train
 
 _TIME_S, _DURATION_S, _DETECT_S, _REPAIR_S, _BOOT_S, _FACTOR, _REPLICA, _KIND, _ELSEWHERE = (
@@ -41,6 +43,8 @@ _CRASH, _HANG, _SLOW, _SPOT, _PACE, _START, _STOP = (int(kind) for kind in Fault
 @kernel
 def _lose(world, request_id, now_s):
     """Let a request that was taken out of a replica come back to the gateway at once, or fail."""
+    if lose_copy(world, request_id):
+        return
     environment, gateway, arena = world.environment, world.gateway, world.arena
     times = client_of(world, request_id) + FAILOVERS
     if gateway.recovery == FAIL or arena[times] >= gateway.failover_limit:
@@ -60,6 +64,8 @@ def _lose_requests(world, r, now_s):
     if world.gateway.transfers:
         lose(world, r)
     lose_work(engine, now_s)
+    if engine.replica.leaving > 0:
+        drop_cancelled(engine)
     keeps_outputs = world.gateway.recovery != RETRY
     request_id = take_out(engine, now_s, keeps_outputs)
     while request_id != NO_REQUEST:
@@ -304,5 +310,12 @@ def reset_faults(world):
     environment.resends = 0
     environment.discarded_tokens = 0
     environment.refilled_tokens = 0
+    environment.copies = 0
+    environment.hedging = 0
+    environment.hedges = 0
+    environment.hedged_tokens = 0
+    count = environment.num_requests
+    for copy in range(count, min(2 * count, len(world.requests))):
+        arena[kind_at(world, copy)] = 0
     if environment.num_faults > 0:
         foresee(world, real_at(arena, gateway.fault_base + _TIME_S), FAULT, 0)

@@ -2,7 +2,8 @@
 
 A policy may ask for it (``memory.take_back_s``). A request that has waited so long in a replica's queue since it was
 sent, without a first token, is withdrawn, comes back to its gateway and is decided about again. One that the replica
-has begun to compute stays. ``ReferenceCluster`` says the same in plain Python.
+has begun to compute stays. With ``memory.hedges`` it stays in any case, and a second copy of it is decided about, see
+``hedges.py``. ``ReferenceCluster`` says the same in plain Python.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from numba import types
 from burstenv._jit.decorators import detached, outlined
 from burstenv._jit.floats import real_at
 from burstenv.cluster.advance import catch_up
-from burstenv.cluster.clients import KIND, RESENDS, SENT_S, client_of
+from burstenv.cluster.clients import RESENDS, client_of
 from burstenv.cluster.events import RETURN, SILENCE, foresee
+from burstenv.cluster.faults.hedges import propose_copy
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import decay_rates
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.enums import WAITING
+from burstenv.engine.arena import KIND, SENT_S
+from burstenv.engine.enums import RUNNING, WAITING
 from burstenv.engine.gateway_log import gateway_of, log_lost
 from burstenv.engine.lifecycle import come_back
 from burstenv.engine.records import WATCHED
@@ -37,14 +40,19 @@ def watch(world, request_id):
 
 @detached(lambda state: state.gateway["changes"].any(), lambda state: (world_type(state), types.int64, types.float64))
 def take_back(world, request_id, now_s):
-    """Take a request back whose time is over; foresee it anew for one that was sent again since."""
+    """Take a request back whose time is over, or ask for a second copy; foresee it anew for one sent again since."""
     environment, memory, arena = world.environment, world.memory, world.arena
     request, client = world.requests[request_id], client_of(world, request_id)
     arena[client + KIND] &= ~WATCHED
-    if request.status != WAITING or not np.isnan(request.first_token_s) or memory.take_back_s <= 0.0:
+    if not np.isnan(request.first_token_s) or memory.take_back_s <= 0.0:
+        return
+    if request.status != WAITING and not (memory.hedges and request.status == RUNNING):
         return
     if real_at(arena, client + SENT_S) + memory.take_back_s > now_s:
         watch(world, request_id)
+        return
+    if memory.hedges:
+        propose_copy(world, request_id, now_s)
         return
     if request.in_flight_tokens > 0:
         return

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
 from burstenv.cluster.reference.flow import Fullness, ReferenceFlow
 from burstenv.cluster.reference.hand_overs import ReferenceHandOvers
+from burstenv.cluster.reference.hedges import ReferenceHedges
 from burstenv.cluster.reference.lifecycle import Lifecycle
 from burstenv.cluster.reference.replicas import ReferenceReplicas
 from burstenv.cluster.reference.scaling import ReferenceScaling, sent_first
@@ -151,6 +153,8 @@ class ReferenceCluster:
         self.viewer = 0  # the gateway that decides; at a tick the first one
         self.take_back_s = 0.0  # after which a request is taken back from a silent replica; 0: never
         self.most_resends = 0
+        self.sends_twice = False  # it is not taken back, but sent a second time
+        self.hedging = False  # that is decided about
         self.logs = [GatewayLog(len(specs), relays) for _ in range(gateways)]
         self.replicas = [TransferringReplica(engine_limits(spec, modes[0]), spec.latency) for spec in specs]
         self.roles: list[Role] = [spec.role for spec in specs]
@@ -158,6 +162,7 @@ class ReferenceCluster:
             replica.hands_out = role in HAND_OUT
         self.lifecycle = Lifecycle(requests, self.logs, split)
         self._queue = EventQueue(self._generation)
+        self.hedges = ReferenceHedges(self.replicas, self.lifecycle, self._changed)
         self._recovery = recovery or (RecoveryConfig() if scaling is None else scaling.recovery)
         self.life = ReferenceReplicas(self, self._queue, self._recovery)
         self.life.begin(faults)
@@ -215,7 +220,7 @@ class ReferenceCluster:
 
     def next_epoch(self) -> DecisionKind | None:
         """Go on to the next decision; returns what it is about, or None when the episode is over."""
-        self.at_gateway, self.placing = NO_REQUEST, False
+        self.at_gateway, self.placing, self.hedging = NO_REQUEST, False, False
         while not self.lifecycle.over:
             event = self._queue.pop()
             if event is None:
@@ -225,11 +230,14 @@ class ReferenceCluster:
             if decision is not None:
                 self.viewer = self.lifecycle.gateway(self.at_gateway) if self.at_gateway != NO_REQUEST else 0
                 return decision
+        for r, replica in enumerate(self.replicas):  # cancelled copies leave
+            if replica.cancelled and not self.life.lives[r].frozen:
+                replica.advance(math.inf)
         self.now_s = max(self.now_s, *(replica.clock_s for replica in self.replicas))
         return None
 
     def _handle(self, event: Event) -> DecisionKind | None:
-        if event.kind == EventKind.DEADLINE and not self.lifecycle.requests[event.subject].is_kept_waiting:
+        if event.kind == EventKind.DEADLINE and not self._is_kept_waiting(event.subject):
             return None  # it is being computed, or was: its client stays
         if event.kind not in _OF_METRICS:  # readings change nothing: an episode ends without the last of them
             self.now_s = event.time_s
@@ -248,6 +256,10 @@ class ReferenceCluster:
             return
         k, self.at_gateway = self.at_gateway, NO_REQUEST
         if k == NO_REQUEST:
+            return
+        if self.hedging:
+            if admission == ADMIT and self.life.lives[replica].known == ACTIVE:
+                self._send_copy(k, replica)
             return
         if admission == ADMIT and self.life.lives[replica].known == ACTIVE:
             self._admit(k, replica)
@@ -317,6 +329,11 @@ class ReferenceCluster:
         if self.take_back_s > 0.0:
             self._watch(k)
 
+    def _send_copy(self, k: int, r: int) -> None:
+        copy = self.hedges.send(k, r, self.now_s)
+        if copy is not None:
+            self.telemetry.sent(r, copy.prompt_tokens, copy.known_tokens)
+
     def _foresee_tick(self) -> None:
         if self._tick_s is not None:
             self._queue.push(self.now_s + self._tick_s, EventKind.TICK)
@@ -340,6 +357,11 @@ class ReferenceCluster:
             self._queue.push(self.now_s, EventKind.ITERATION_STARTS, r)
         else:
             self._foresee_end(r)
+
+    def _changed(self, r: int) -> None:
+        """Foresee the next event of a replica that a copy came to or left, and turn it off if it was to drain."""
+        self.foresee(r)
+        self.life.note_drained(r)
 
     def _foresee_end(self, r: int) -> None:
         """Foresee the end of an iteration, or of the steps that run apart."""
@@ -366,13 +388,16 @@ class ReferenceCluster:
         ended, rejected = len(replica.iterations), len(replica.rejected)
         replica.advance(until_s)
         for k in replica.rejected[rejected:]:
-            self._clients.settle(k, REJECTED, self.now_s)
+            if not self.hedges.reject(k):
+                self._clients.settle(k, REJECTED, self.now_s)
         for iteration in replica.iterations[ended:]:
             for share in iteration.scheduled:
-                if share.samples:
+                if share.samples and not self.hedges.is_void(share.id):
                     self.lifecycle.bring_token(share.id, iteration.end_s)
+                    self.hedges.decide(share.id, self.now_s)
             for k in iteration.finished:
-                self._clients.answer(k, self.now_s)
+                if not self.hedges.is_void(k):
+                    self._clients.answer(k, self.now_s)
             for k in iteration.handed_out:
                 self._queue.push(self.now_s, EventKind.PLACE, k)
         self.life.note_drained(r)
@@ -382,8 +407,12 @@ class ReferenceCluster:
         self.transfers.lose(r, self.now_s)
         self.replicas[r].lose_step(self.now_s)
         for engine in self.replicas[r].clear():
-            k, request = engine.id, self.lifecycle.requests[engine.id]
-            self.lifecycle.leave_replica(k, self.now_s, keeps_outputs=self._recovery.requests != "retry")
+            k = engine.id
+            leave = partial(self.lifecycle.leave_replica, k, self.now_s, self._recovery.requests != "retry")
+            if self.hedges.lose(engine, self.now_s, leave):
+                continue
+            leave()
+            request = self.lifecycle.requests[k]
             if self._recovery.requests == "fail" or request.failovers >= self._recovery.limit:
                 self._clients.attempt_failed(k, "fault", FAULTED, self.now_s)
             else:
@@ -399,9 +428,13 @@ class ReferenceCluster:
 
     # -- requests --------------------------------------------------------------------------------------
 
+    def _is_kept_waiting(self, k: int) -> bool:
+        return self.lifecycle.requests[k].is_kept_waiting and self.hedges.waits_for_none(k)
+
     def _deadline(self, k: int) -> None:
         """Let the client of a request go that is kept waiting."""
         request = self.lifecycle.requests[k]
+        self.hedges.give_up(k, self.now_s)
         if request.status == WAITING:
             self.replicas[request.replica].withdraw(request.engine, self.now_s)
             self.foresee(request.replica)
@@ -417,20 +450,27 @@ class ReferenceCluster:
             request.watched = True
             self._queue.push(self.lifecycle.sent_s(k) + self.take_back_s, EventKind.SILENCE, k)
 
-    def _take_back(self, k: int) -> None:
-        """Take a request back whose time is over; foresee it anew for one that was sent again since."""
+    def _take_back(self, k: int) -> DecisionKind | None:
+        """Take a request back whose time is over, or ask for a copy; foresee it anew for one sent again since."""
         request = self.lifecycle.requests[k]
         request.watched = False
-        if request.status != WAITING or not request.is_kept_waiting or self.take_back_s <= 0.0:
-            return
+        kept_waiting = request.engine.first_token_s is None if self.sends_twice else request.is_kept_waiting
+        if request.status != WAITING or not kept_waiting or self.take_back_s <= 0.0:
+            return None
         if self.lifecycle.sent_s(k) + self.take_back_s > self.now_s:
             self._watch(k)
-            return
+            return None
+        if self.sends_twice:
+            if not self.hedges.may_send(k):
+                return None
+            self.at_gateway, self.hedging = k, True
+            return DecisionKind.ADMIT_AND_ROUTE
         self.replicas[request.replica].withdraw(request.engine, self.now_s)
         self.foresee(request.replica)
         self.lifecycle.take_back(k, self.now_s)
         self.life.note_drained(request.replica)
         self._queue.push(self.now_s, EventKind.RETURN, k)
+        return None
 
     def _return(self, k: int) -> DecisionKind:
         self.at_gateway = k
@@ -522,6 +562,7 @@ class ReferenceCluster:
         """Fail the requests that can never be scheduled, and end the sessions whose turns they are."""
         self.now_s = max(self.now_s, *(replica.clock_s for replica in self.replicas))
         for k, request in enumerate(self.lifecycle.requests):
+            self.hedges.forget(k)
             if request.status == WAITING:
                 self.lifecycle.settle(k, FAILED, self.now_s)
             elif request.status == UNSEEN:

@@ -96,6 +96,7 @@ class Lifecycle:
 
     def gateway(self, k: int) -> int:
         """Return the gateway that a request comes to."""
+        k %= len(self._rows)  # of a second copy, the request
         return gateway_of(k, int(self._rows["session"][k]), len(self._logs), self._split)
 
     def admit(self, k: int, replica: int) -> None:
@@ -113,6 +114,39 @@ class Lifecycle:
     def bring_token(self, k: int, now_s: float) -> None:
         """Relay one token of a request."""
         self._logs[self.gateway(k)].token(k, now_s)
+
+    def copy(self, k: int) -> ReferenceRequest:
+        """Return a second copy of a request, as its replica will see it; its number is ``n + k``."""
+        engine = _engine_request(k, self._rows[k])
+        engine.id, engine.copy_of, engine.arrival_s = len(self._rows) + k, k, self.requests[k].arrival_s
+        self.requests[k].engine.copy_of = k
+        return engine
+
+    def send_copy(self, copy: ReferenceRequest, replica: int, now_s: float) -> None:
+        """Count a second copy that its replica has taken: it is in flight."""
+        request = self.requests[copy.id % len(self._rows)]
+        request.resends += 1
+        self.counts["hedges"] += 1
+        self._logs[self.gateway(copy.id)].sent(
+            copy.id, replica, copy.prompt_tokens, now_s, request.arrival_s, request.ttft_slo_s
+        )
+
+    def cancel(self, k: int) -> None:
+        """End the time in flight of a request, or of its second copy, while the other one goes on."""
+        self._logs[self.gateway(k)].ended(k)
+
+    def lose_copy(self, copy: ReferenceRequest, now_s: float) -> None:
+        """End the time in flight of a copy whose replica is lost."""
+        self._logs[self.gateway(copy.id)].lost(copy.id, now_s)
+        if copy.status == "running":
+            self.counts["refilled_tokens"] += copy.known_tokens
+
+    def go_on_with(self, copy: ReferenceRequest, replica: int) -> None:
+        """Let a second copy go on as the request, whose number it has from now on."""
+        k = copy.copy_of
+        assert k is not None
+        self._logs[self.gateway(k)].renamed(len(self._rows) + k, k)
+        self.requests[k].status, self.requests[k].replica, self.requests[k].engine = enums.WAITING, replica, copy
 
     def move(self, k: int, replica: int) -> None:
         """Note to which replica a request has moved."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from burstenv.engine.background_rule import ONE_BY_ONE, BackgroundRule
 from burstenv.engine.enums import LIVELOCK_PREEMPTIONS
@@ -35,6 +36,7 @@ from burstenv.hardware.latency.hinge import IterationLatency
 
 __all__ = ["EngineLimits", "Iteration", "ReferenceReplica", "ReferenceRequest", "Scheduled"]
 
+GONE = -1  # the number in shares of requests that were cancelled since
 STREAMING_FIRST = -1e12  # queue key of preempted requests with a user already reading
 
 
@@ -63,6 +65,8 @@ class ReferenceReplica:
         self._counters = TokenCounters()
         self._admitting = False  # under a deferral bound: until the queue is empty
         self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
+        self.cancelled: set[int] = set()  # copies in the batch, see cluster/reference/hedges.py
+        self.dropped: list[ReferenceRequest] = []  # cancelled copies that are gone
         self.hands_out = False  # requests leave with the token that follows their prompt, see transfer_ends.py
         self._pace = 1.0  # the GPU's part of an iteration takes so many times as long,
         self._copy_pace = 1.0  # and so many times while KV blocks come or go
@@ -100,6 +104,55 @@ class ReferenceReplica:
         request.status = "withdrawn"
         self._wake(now_s)
 
+    def cancel_copy(self, request: ReferenceRequest, now_s: float) -> bool:
+        """Remove one of two copies at ``now_s``, which has brought no token that counts.
+
+        Returns:
+            Whether it is in the batch until the oldest iteration in flight ends. No further iteration takes it then;
+            what the other one in flight computes of it is thrown away.
+        """
+        if request.status == "waiting":
+            self._forget_shares(request.id)
+            self.withdraw(request, now_s)
+            self.dropped.append(request)
+            return False
+        if len(self.in_flight) < self._depth:
+            self._drop(request)
+            self._wake(now_s)
+            return False
+        self.cancelled.add(request.id)
+        return True
+
+    def _drop(self, request: ReferenceRequest) -> None:
+        self.running.remove(request)
+        del self.requests[request.id]
+        self.pool.release(request.blocks)
+        request.blocks = []
+        request.status = "withdrawn"
+        self._forget_shares(request.id)
+        self.dropped.append(request)
+
+    def _forget_shares(self, k: int) -> None:
+        """Let the iterations in flight bring no token of a request that is gone."""
+        for iteration in self.in_flight:
+            iteration.scheduled = [
+                replace(share, id=GONE, samples=False) if share.id == k else share for share in iteration.scheduled
+            ]
+
+    def rename(self, k: int, other: int) -> None:
+        """Let request ``k`` have another number, in the iterations in flight and the last one, too."""
+        if k in self.requests:
+            self.requests[other] = self.requests.pop(k)
+            self.requests[other].id = other
+        if k in self.cancelled:
+            self.cancelled.remove(k)
+            self.cancelled.add(other)
+        for iteration in [*self.in_flight, *self.iterations[-2:]]:
+            iteration.finished = [other if number == k else number for number in iteration.finished]
+            iteration.scheduled = [
+                replace(share, id=other) if share.id == k else share for share in iteration.scheduled
+            ]
+
     def clear(self) -> list[ReferenceRequest]:
         """Lose all requests, the KV cache and the iterations in flight; return the requests."""
         lost = [*self.running, *self.waiting]
@@ -111,6 +164,7 @@ class ReferenceReplica:
         self._preemptions_without_token = 0
         self._counters = TokenCounters()
         self._admitting = False
+        self.cancelled = set()
         for request in lost:
             del self.requests[request.id]
             request.computed_tokens = request.in_flight_tokens = 0
@@ -403,6 +457,10 @@ class ReferenceReplica:
             elif hands_out:
                 self._hand_out(request)
                 iteration.handed_out.append(request.id)
+        self.dropped += [self.requests[k] for k in iteration.finished if k in self.cancelled]
+        for request in [request for request in self.running if request.id in self.cancelled]:
+            self._drop(request)
+        self.cancelled = set()
         iteration.free_after_update = self.pool.free
         if iteration.scheduled or iteration.preempted:
             self.iterations.append(iteration)

@@ -150,6 +150,20 @@ class PublishingReplica(ReferenceReplica):
         super().withdraw(request, now_s)
         self._queue_shown.pop(request.id, None)
 
+    def cancel_copy(self, request: ReferenceRequest, now_s: float) -> bool:
+        """Remove one of two copies; the state without one that ran is published if nothing was scheduled since."""
+        waits = request.status == "waiting"
+        leaves = super().cancel_copy(request, now_s)
+        if not waits and not leaves and not self._scheduled_since:
+            self._take()
+        return leaves
+
+    def rename(self, k: int, other: int) -> None:
+        """Let a request have another number, in the published queue, too."""
+        super().rename(k, other)
+        if k in self._queue_shown:
+            self._queue_shown[other] = self._queue_shown.pop(k)
+
     def clear(self) -> list[ReferenceRequest]:
         """Lose all requests and blocks, and publish that."""
         lost = super().clear()

@@ -47,6 +47,7 @@ class ReferenceRequest:
     ttft_slo_s: float = float("inf")
     session: Hashable = None  # requests of a session continue one stream of tokens
     class_code: int = 0
+    copy_of: int | None = None  # number of the request that has two copies, this being one of them
     prefix: Hashable = None  # stream of a shared prefix, the source of the first `prefix_tokens` tokens
     prefix_tokens: int = 0
     target_tokens: int = 0  # output tokens after the clamp to the model length
@@ -74,7 +75,8 @@ class ReferenceRequest:
         """Return the key of a block: of its tokens and all before them."""
         if (index + 1) * block_size <= self.prefix_tokens:
             return ("prefix", self.prefix, index)
-        stream = ("request", self.id) if self.session is None else ("session", self.session)
+        number = self.id if self.copy_of is None else self.copy_of
+        stream = ("request", number) if self.session is None else ("session", self.session)
         return (stream, self.prefix if self.prefix_tokens else None, self.prefix_tokens, index)
 
 

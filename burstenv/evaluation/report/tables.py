@@ -227,6 +227,7 @@ _FAULT_COLUMNS: _Columns = {
     "failed_injected": ("ended by a fault", lambda count, row: percent(count / row["offered"])),
     "failovers": ("came back", lambda count, row: percent(count / row["offered"])),
     "resends": ("taken back", lambda count, row: percent(count / row["offered"])),
+    "hedges": ("sent twice", lambda count, row: percent(count / row["offered"])),
 }
 _TRANSFER_COLUMNS: _Columns = {
     "migrations": ("migrations", lambda count, row: f"{count:,}"),

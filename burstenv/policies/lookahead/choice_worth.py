@@ -20,7 +20,7 @@ from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import tokens_to_hold
 from burstenv.policies.lookahead.clone import copies, copy_cluster
-from burstenv.policies.lookahead.policy import check_not_scaled
+from burstenv.policies.lookahead.policy import check_base, check_not_scaled
 from burstenv.policies.lookahead.search import FUTURE, Bench
 from burstenv.policies.lookahead.steps import REWARDS, UNPLANNED, code_of
 from burstenv.policies.lookahead.trials import close_at, first_beyond, first_needed, first_open, try_out
@@ -87,7 +87,7 @@ class ChoiceWorth:
 
     def __init__(self, cluster: Cluster, base: Composite, horizon_s: float):
         check_not_scaled(cluster)
-        base.check_log(cluster)
+        check_base(base, cluster)
         self._cluster = cluster
         self._base = base.record(cluster.mode_names)
         self._horizon_s = float(horizon_s)

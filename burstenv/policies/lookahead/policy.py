@@ -35,6 +35,7 @@ from burstenv.cluster.snapshot import put_row, take_row
 from burstenv.engine.enums import ATTAINED, NO_REQUEST, REJECTED
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import Composite, parse_composite, parse_parameters
+from burstenv.policies.health_rules import HEDGE
 from burstenv.policies.lookahead.steps import REWARDS
 from burstenv.policies.rule import Parameter, Range, Rule
 
@@ -132,6 +133,15 @@ class LookaheadPolicy:
             base.record(mode_names)
 
 
+def check_base(base: Composite, cluster: Cluster) -> None:
+    """Raise a one-sentence error where a base reads a log that is hidden, or sends requests a second time."""
+    if base.health is not None and base.health.rule.code == HEDGE:
+        raise BurstenvError(
+            f"policy {base.name}: look-ahead does not simulate second copies of requests; leave out hedge"
+        )
+    base.check_log(cluster)
+
+
 def check_not_scaled(cluster: Cluster) -> None:
     """Raise a one-sentence error where replicas are scaled: a copy of a cluster, without arrivals, never ends."""
     if cluster.scaling is not None:
@@ -199,7 +209,7 @@ class Lookahead:
         self.policy = parse_lookahead(policy) if isinstance(policy, str) else policy
         self.policy.check(cluster.mode_names)
         for base in self.policy.bases:
-            base.check_log(cluster)
+            check_base(base, cluster)
         self._cluster = cluster
         self._causal = not self.policy.rule.oracle
         self._stale = bool((cluster.state.gateway["scrape_period_s"] > 0.0).any())
