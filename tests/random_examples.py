@@ -16,3 +16,8 @@ def examples(usual: int) -> settings:
     if wanted is None:
         return settings(max_examples=usual, deadline=None, derandomize=True)
     return settings(max_examples=int(wanted), deadline=None, print_blob=True)
+
+
+def decisions(usual: int) -> int:
+    """How many decisions a property is played for; ``BURSTENV_DECISIONS=10000000`` says another number."""
+    return int(os.environ.get("BURSTENV_DECISIONS", usual))

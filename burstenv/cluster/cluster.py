@@ -297,7 +297,7 @@ class Cluster(RulesInForce):
             if there is not None:
                 raise BurstenvError(f"{sender} sends requests to two replicas at once, which cannot go with {name}")
         self.hedges = True
-        self.state.grow_requests(2 * self.state.environments["num_requests"].max())
+        self.state.grow_requests(2 * int(self.state.environments["num_requests"].max()))
 
     def load(
         self,

@@ -168,6 +168,7 @@ NEEDS = [
     ("always/kv-router/vllm", "default", "vllm", "prefix_hit"),
     ("always/jsq/sarathi-512", "default", "vllm", "batching mode sarathi-512"),
     ("always/jsq+retry/vllm", "default", "vllm", "resends by itself"),
+    ("always/jsq+hedge/vllm", "default", "vllm", "resends by itself"),
     ("oracle-size-aware-kv/jsq/vllm", "default", "vllm", "true output lengths"),
     ("lookahead(futures=2):always/jsq/vllm", "default", "vllm", "order of the engines' queues"),
     ("agent:joint-v1", "blind", "vllm", "batching mode sarathi-512"),

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from burstenv.cluster import ADMIT, Cluster, ModeConfig
 from burstenv.cluster.faults.recovery import RecoveryConfig
 from burstenv.cluster.faults.rows import RECOVERIES, FaultKind, Faults
+from burstenv.cluster.flow_config import FlowConfig
+from burstenv.cluster.transfer_config import TransfersConfig
 from burstenv.engine.enums import ACTIVE
 from burstenv.envs.play.policy import player_of
 from burstenv.errors import BurstenvError
@@ -20,6 +22,7 @@ from burstenv.policies import load_policy, parse_composite, routing_rule
 from burstenv.policies.composite import with_health
 from burstenv.policies.health import left_out_at
 from burstenv.policies.health_rules import HEDGE, RETRY
+from burstenv.policies.lookahead.policy import Lookahead
 from burstenv.policies.plain_health import PlainHealth
 from tests.cluster.play import Play, episode, random_faults
 from tests.cluster.small_clusters import FAST, replica, requests_at
@@ -90,6 +93,63 @@ def test_a_request_that_waits_at_a_silent_replica_is_served_elsewhere():
     healthy.see_log()
     with pytest.raises(BurstenvError, match="replicas that can fail"):
         player_of(load_policy("always/jsq+retry/vllm"), healthy, 0)
+
+
+def ttfts_s(policy: str, rows: list[dict[str, Any]]) -> tuple[np.ndarray, Cluster]:
+    """Play 20 requests a second for 30 s on four replicas; return each TTFT."""
+    cluster = Cluster([replica(latency=FAST)] * 4, (MODE,), recovery=RecoveryConfig())
+    cluster.see_log()
+    cluster.load(0, requests_at(*np.arange(600) / 20, prompt=60, output=12), faults=Faults.of(rows))
+    player_of(load_policy(policy), cluster, 0).run()
+    records = cluster.records(0)
+    return records["first_token_s"] - records["arrival_s"], cluster
+
+
+def test_a_request_is_sent_twice_and_the_first_answer_counts():
+    """A replica that hangs keeps none of its requests, computed ones included, longer than a second copy takes."""
+    hang = [fault(FaultKind.HANG, duration_s=15.0)]
+    plain_s, _ = ttfts_s("always/random/vllm", hang)
+    hedged_s, cluster = ttfts_s("always/random+hedge(after_s=0.5)/vllm", hang)
+    counts = cluster.fault_counts(0)
+    assert counts is not None
+    assert plain_s.max() > 10.0
+    usual_s = float(np.median(plain_s))
+    assert hedged_s.max() < 0.5 + 20 * usual_s + 0.5
+    assert counts["hedges"] >= (plain_s > 1.0).sum()
+    assert len(hedged_s) == 600 == cluster.state.environments["offered"][0]
+
+
+def test_copies_after_the_95th_percentile_are_a_twentieth_of_the_requests():
+    """As The Tail at Scale says; and no answer is later for them by more than an iteration."""
+    plain_s, _ = ttfts_s("always/random/vllm", [])
+    late_s = float(np.quantile(plain_s, 0.95))
+    hedged_s, cluster = ttfts_s(f"always/random+hedge(after_s={late_s})/vllm", [])
+    counts = cluster.fault_counts(0)
+    assert counts is not None
+    assert 0 < counts["hedges"] <= 0.06 * 600
+    assert np.quantile(hedged_s, 0.99) <= np.quantile(plain_s, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({}, "for replicas that can fail"),
+        ({"recovery": RecoveryConfig(), "transfers": TransfersConfig()}, "cannot go with transfers of KV blocks"),
+        ({"recovery": RecoveryConfig(), "flow": FlowConfig()}, "cannot go with a queue at the gateway"),
+    ],
+)
+def test_copies_need_a_cluster_that_can_have_them(settings, wrong):
+    cluster = Cluster([replica()] * 2, (MODE,), **settings)
+    cluster.see_log()
+    with pytest.raises(BurstenvError, match=wrong):
+        player_of(load_policy("always/jsq+hedge/vllm"), cluster, 0)
+
+
+def test_look_ahead_has_no_copies():
+    cluster = Cluster([replica()] * 2, (MODE,), recovery=RecoveryConfig())
+    cluster.see_log()
+    with pytest.raises(BurstenvError, match="does not simulate second copies"):
+        Lookahead(cluster, "oracle-lookahead:always/jsq+hedge/vllm")
 
 
 def test_an_outlier_is_left_out_for_its_time_and_judged_anew():

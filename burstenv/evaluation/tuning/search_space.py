@@ -31,7 +31,7 @@ from burstenv.policies import (
 from burstenv.policies.background import BACKGROUND_RULES, IDLE_ONLY
 from burstenv.policies.composite import FURTHER_PARTS, parts_of_routing
 from burstenv.policies.flow import FLOW_RULES
-from burstenv.policies.health_rules import ANY, HEALTH_RULES
+from burstenv.policies.health_rules import ANY, HEALTH_RULES, HEDGE
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
 from burstenv.policies.rule import SOURCE
@@ -144,6 +144,8 @@ class SearchSpace:
                 rules = tuple(rule for rule in rules if rule.code not in NEED_RATE)
             if part == ANYTHING:
                 left = [rule for rule in rules if not (rule.oracle or rule.floor or (rule.needs_log and not log))]
+                if kind == "health" and (migrates or hands_over or queues):  # requests are on one replica there
+                    left = [rule for rule in left if rule.code != HEDGE]
                 if without:
                     left = [rule for rule in left if judgement(without).leaves(kind, rule.name)]
                 choices[kind] = tuple(_default(rule) for rule in left)
