@@ -53,11 +53,17 @@ def is_void(world, request_id):
 
 
 @outlined
+def forget_copy(world, copy):
+    """Forget a copy that is on no replica any more."""
+    world.environment.copies -= 1
+    world.arena[kind_at(world, copy)] = 0
+    world.requests[copy].status = AWAY
+
+
+@outlined
 def end_copy(world, copy):
-    """Count a cancelled copy that is on no replica any more, and the tokens that it computed for nothing."""
+    """Forget a cancelled copy that has left its replica, and count the tokens that it computed for nothing."""
     environment, request = world.environment, world.requests[copy]
     found = max(np.int64(request.cached_tokens), 0)
     environment.hedged_tokens += max(np.int64(request.computed_tokens) + request.recomputed_tokens - found, 0)
-    environment.copies -= 1
-    world.arena[kind_at(world, copy)] = 0
-    request.status = AWAY
+    forget_copy(world, copy)

@@ -11,7 +11,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.asynchronous import lose_token
 from burstenv.engine.background import change_pace, delay_training, lose_step, stop_training
-from burstenv.engine.copies import end_copy, kind_at
+from burstenv.engine.copies import forget_copy, kind_at
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import stop_decoding
 from burstenv.engine.enums import COMPUTES_APART, NO_REQUEST, STANDS_STILL
@@ -101,7 +101,7 @@ def drop_cancelled(engine):
             if requests[request_id].decoding:
                 _stop_decoding(engine, request_id)
             running_remove(engine, request_id)
-            end_copy(engine, request_id)
+            forget_copy(engine, request_id)
         request_id = following
     replica.leaving = 0
 

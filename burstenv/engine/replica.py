@@ -53,6 +53,19 @@ def _trains(engine):
     return replica.training != 0 or (may_train(engine) and (replica.in_flight == 0 or replica.flight_sequences == 0))
 
 
+@outlined
+def _is_over(engine, until_s):
+    """Return whether the last iteration is, all of its requests cancelled; otherwise its end is the next event."""
+    replica = engine.replica
+    if replica.busy_until_s > until_s:
+        replica.wake_s = replica.busy_until_s
+        return False
+    replica.clock_s = replica.busy_until_s
+    replica.ended_iterations += 1
+    replica.flight_sequences = 0
+    return True
+
+
 @detached(lambda state: True, lambda state: (engine_type(state), types.float64, types.boolean))
 def advance_replica(engine, until_s, turns_stop):
     """Run the replica up to ``until_s``: iterations ending by then are applied.
@@ -85,6 +98,8 @@ def advance_replica(engine, until_s, turns_stop):
         if replica.running == 0:
             trains = spec.background != 0 and _trains(engine)
             if replica.waiting == 0 and not trains:
+                if replica.in_flight > 0 and replica.flight_sequences > 0 and not _is_over(engine, until_s):
+                    break
                 replica.in_flight = 0  # asynchronous scheduling leaves one without work
                 replica.wake_s = np.inf
                 break

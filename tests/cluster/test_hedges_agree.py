@@ -73,7 +73,7 @@ def play(
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
     gateways=st.sampled_from(GATEWAYS),
-    take_back_s=st.sampled_from([0.02, 0.1, 0.3]),
+    take_back_s=st.sampled_from([0.02, 0.11, 0.31]),
     most_resends=st.sampled_from([1, 3]),
 )
 def test_second_copies_are_what_is_written_down(

@@ -11,8 +11,8 @@ import numpy as np
 from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.copies import copy_of, end_copy, is_hedged, kind_at, origin_of
-from burstenv.engine.enums import AWAY, WAITING
+from burstenv.engine.copies import copy_of, end_copy, forget_copy, is_hedged, kind_at, origin_of
+from burstenv.engine.enums import WAITING
 from burstenv.engine.lifecycle import finish
 from burstenv.engine.records import CANCELLED
 from burstenv.engine.renaming import change_places, rename
@@ -77,9 +77,7 @@ def lose_copy(world, request_id):
     if request_id == origin:
         rename(engine_of(world, requests[copy].replica), copy, origin)
         change_places(world, origin, copy)
-    world.arena[kind_at(world, copy)] = 0
-    environment.copies -= 1
-    requests[copy].status = AWAY
+    forget_copy(world, copy)
     return True
 
 
