@@ -286,14 +286,19 @@ class Cluster(RulesInForce):
         """Make room for a second copy of each request, as ``sender`` may send one; see ``cluster/faults/hedges.py``.
 
         Raises:
-            BurstenvError: Where copies cannot be: replicas serve for ever, KV blocks move, or requests wait in a queue.
+            BurstenvError: Where copies cannot be: replicas serve for ever or train in the slack, KV blocks move, or
+                requests wait in a queue.
         """
         if self.recovery is None:
             raise BurstenvError(
                 f"{sender} is for replicas that can fail, and those of this cluster serve for ever; leave it out, or "
                 f"give faults"
             )
-        for there, name in ((self.transfers, "transfers of KV blocks"), (self.flow, "a queue at the gateway")):
+        for there, name in (
+            (self.transfers, "transfers of KV blocks"),
+            (self.flow, "a queue at the gateway"),
+            (self.background, "fine-tuning in the slack"),
+        ):
             if there is not None:
                 raise BurstenvError(f"{sender} sends requests to two replicas at once, which cannot go with {name}")
         self.hedges = True

@@ -144,7 +144,9 @@ class SearchSpace:
                 rules = tuple(rule for rule in rules if rule.code not in NEED_RATE)
             if part == ANYTHING:
                 left = [rule for rule in rules if not (rule.oracle or rule.floor or (rule.needs_log and not log))]
-                if kind == "health" and (migrates or hands_over or queues):  # requests are on one replica there
+                if kind == "health" and (
+                    migrates or hands_over or queues or background
+                ):  # requests are on one replica there
                     left = [rule for rule in left if rule.code != HEDGE]
                 if without:
                     left = [rule for rule in left if judgement(without).leaves(kind, rule.name)]
