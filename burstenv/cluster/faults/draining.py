@@ -25,9 +25,12 @@ def turn_off(world, r, now_s):
 
 @kernel
 def note_one_drained(world, r, now_s):
-    """Turn a replica off that was to drain and has: no request runs or waits there, moves to it or away."""
+    """Turn a replica off that was to drain and has: no request runs or waits there, moves to it or away.
+
+    Nor does it compute one that has been cancelled.
+    """
     replica = world.replicas[r]
-    requests = replica.running + replica.waiting + replica.held + replica.transfers
+    requests = replica.running + replica.waiting + replica.held + replica.transfers + replica.in_flight
     if replica.status == DRAINING and not replica.warned and requests == 0:
         turn_off(world, r, now_s)
 

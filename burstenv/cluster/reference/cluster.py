@@ -230,9 +230,10 @@ class ReferenceCluster:
             if decision is not None:
                 self.viewer = self.lifecycle.gateway(self.at_gateway) if self.at_gateway != NO_REQUEST else 0
                 return decision
-        for r, replica in enumerate(self.replicas):  # cancelled copies leave
-            if replica.cancelled and not self.life.lives[r].frozen:
-                replica.advance(math.inf)
+        if any(replica.cancelled for replica in self.replicas):  # they leave
+            for replica, life in zip(self.replicas, self.life.lives, strict=True):
+                if not life.frozen:
+                    replica.advance(math.inf)
         self.now_s = max(self.now_s, *(replica.clock_s for replica in self.replicas))
         return None
 

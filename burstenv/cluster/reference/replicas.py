@@ -190,7 +190,7 @@ class ReferenceReplicas:
     def note_drained(self, r: int) -> None:
         """Turn a replica off that was to drain and has."""
         life, replica = self.lives[r], self._cluster.replicas[r]
-        has_work = replica.running or replica.waiting or self._cluster.transfers.takes_part(r)
+        has_work = replica.running or replica.waiting or replica.in_flight or self._cluster.transfers.takes_part(r)
         if life.status == DRAINING and not life.warned and not has_work:
             self._turn_off(r)
 
