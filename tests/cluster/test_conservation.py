@@ -63,7 +63,8 @@ def test_so_many_decisions_lose_nothing():
             print(f"seed {seed}, {case}")
             raise
         episodes += 1
-    print(f"{played:,} decisions in {episodes:,} episodes")
+        if played >= wanted or episodes % 500 == 0:
+            print(f"{played:,} decisions in {episodes:,} episodes", flush=True)
 
 
 def check_one(
