@@ -122,7 +122,7 @@ class AgentConfig(Config):
 
     # Its decisions, and the rules for the others (keyword arguments of EnvironmentBatch).
     decide: Annotated[
-        list[Literal["admission", "routing", "batching", "scaling"]], Field(min_length=1, max_length=3)
+        list[Literal["admission", "routing", "batching", "background", "scaling"]], Field(min_length=1, max_length=4)
     ] = [
         "admission",
         "routing",
@@ -133,6 +133,9 @@ class AgentConfig(Config):
     admission: str = "always"
     routing: str = "jsq"
     batching: str | None = None  # None: the scenario's first mode
+    # The rule of a fine-tuning job; an agent that decides background begins with it, choice by choice. None: the
+    # scenario's.
+    background: str | None = None
     scaling: str | None = None  # the rule that offset adds to; None: the scenario's
     reward: str = "dense"
     # Whether a trained policy-gradient agent samples its choices, as in training, or takes the most probable one.
@@ -210,6 +213,8 @@ class AgentConfig(Config):
                 raise ValueError(f"{what} needs network: mlp")
             if self.warm_start is not None:
                 raise ValueError(f"algorithm {name} has no warm_start")
+        if "background" in self.decide and self.warm_start is not None:
+            raise ValueError("an agent that decides background begins at a rule and has no warm_start")
         if self.begin_with is not None and self.warm_start is not None:
             raise ValueError("begin_with takes the weights of another run, which a warm_start would overwrite")
         if self.lessons is not None and (self.warm_start is None or self.action != "flat"):
@@ -285,6 +290,7 @@ class AgentConfig(Config):
             "batching": self.batching,
             "privileged": self.privileged,
             **({"advised": True} if self.advised else {}),
+            **({} if self.background is None else {"background": self.background}),
         }
 
     @property

@@ -30,6 +30,9 @@ from burstenv.agents.config import AgentConfig
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.fleet.batch import OFFSETS
 from burstenv.envs.observation.features import LIMIT, ObservationLayout
+from burstenv.policies.background import BOUNDS_S, BUDGETS_TOKENS, BY_RULE, LEVELS
+from burstenv.policies.composite import named_background_rule
+from burstenv.policies.network.description import COMPONENTS
 from burstenv.policies.network.description import action_heads as network_heads
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -38,6 +41,10 @@ NO_OFFSET = 2.0  # logit of no offset before training, the others' being about 0
 # Of an actor of offsets that evolves: the logit of offset k is a k h - k^2 / 2, so it chooses the whole number next to
 # a h, where h is its first hidden number, 0 before training. Small changes of the weights are small corrections.
 OFFSET_SLOPE = 3.0  # a
+# Logits of the choices for a background job before training, those near its rule being 0: of the rule itself, the
+# same for one that evolves (small enough for a perturbation of the weights to overcome), and of a deferral bound far
+# from the rule's.
+BY_RULE_LOGIT, BY_RULE_EVOLVED, OTHER_BOUND = 2.0, 0.3, -1.0
 FIRST_REJECTION = 0.2  # probability of rejection before training, in the flat form
 # The logits of an untrained advised agent, which are the rules' decision: of rejection, for a margin of 1 (the tanh of
 # the margin is scaled); and of a replica, for the worst score and for being the rule's choice.
@@ -216,7 +223,7 @@ class MaskableSetPolicy(_OverReplicas, MaskableActorCriticPolicy):
 def begin_as_the_rule(config: AgentConfig, policy: Any, observed: ObservationLayout) -> None:
     """Let an untrained agent that corrects a rule decide as the rule does: training begins there.
 
-    An actor of offsets prefers none, and explores around the rule.
+    An actor of offsets prefers none, and explores around the rule; one that decides about a background job likewise.
     """
     if config.advised:
         features = observed.features()
@@ -229,6 +236,16 @@ def begin_as_the_rule(config: AgentConfig, policy: Any, observed: ObservationLay
                 _begin_in_order(policy)
             else:
                 policy.action_net.bias[OFFSETS] = NO_OFFSET
+    if "background" in config.decide and not config.continuous:
+        first = first_levels(config.background, BY_RULE_EVOLVED if config.evolves else BY_RULE_LOGIT)
+        parts = [name for name in COMPONENTS if name in config.decide]
+        at = sum({"admission": 3, "routing": 0, "batching": len(observed.mode_names)}[name] for name in parts[:-1])
+        with torch.no_grad():
+            if config.network in SET_NETWORKS:
+                policy.mlp_extractor.pooled_logits.bias[at : at + LEVELS] = first
+            elif isinstance(policy, ActorCriticPolicy):
+                at += observed.num_replicas if "routing" in parts else 0
+                policy.action_net.bias[at : at + LEVELS] = first
 
 
 def _begin_in_order(policy: ActorCriticPolicy) -> None:
@@ -240,6 +257,22 @@ def _begin_in_order(policy: ActorCriticPolicy) -> None:
     policy.action_net.weight.zero_()
     policy.action_net.weight[:, 0] = OFFSET_SLOPE * offsets
     policy.action_net.bias.copy_(-0.5 * offsets**2)
+
+
+def first_levels(rule: str | None, preferred: float) -> torch.Tensor:
+    """Return the logits of the choices for a background job before training, (LEVELS,).
+
+    The rule has the greatest. Budgets under its deferral bound, or that nearest to it, come next; those under another
+    bound are far from the rule.
+    """
+    logits = torch.zeros(LEVELS)
+    logits[BY_RULE] = preferred
+    if rule is not None:
+        bound_s = named_background_rule(rule).bound_s
+        nearest = min(BOUNDS_S, key=lambda other: (abs(other - bound_s) if other != bound_s else 0.0, other))
+        other = torch.tensor([bound != nearest for bound in BOUNDS_S for _ in BUDGETS_TOKENS])
+        logits[:BY_RULE][other] = OTHER_BOUND
+    return logits
 
 
 def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[MaskableActorCriticPolicy]:

@@ -28,6 +28,8 @@ class Played(NamedTuple):
 def judged_score(cluster: Cluster, i: int, price_per_gpu_h: float = 0.0) -> float:
     """Return the score of the episode in cluster ``i``: the attained share of its worth, less the price of GPU-hours.
 
+    Where replicas fine-tune in the slack, with the worth of the tokens trained.
+
     Args:
         cluster: The clusters.
         i: Index of the cluster.
@@ -35,6 +37,9 @@ def judged_score(cluster: Cluster, i: int, price_per_gpu_h: float = 0.0) -> floa
     """
     environment = cluster.state.environments[i]
     worth, offered = float(environment["attained_worth"]), max(1e-9, float(environment["offered_worth"]))
+    trained = cluster.background_counts(i)
+    if trained is not None:
+        worth += trained["background_worth"] or 0.0
     counted = cluster.fault_counts(i) if price_per_gpu_h else None
     gpu_hours = 0.0 if counted is None else counted["gpu_s"] / 3600.0
     return (worth - price_per_gpu_h * gpu_hours) / offered

@@ -13,8 +13,8 @@ from burstenv.agents.environments import make_batch
 from burstenv.agents.groups import GroupCounts
 from burstenv.agents.stage import Stage, judged_score, price_of
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
-from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.evaluation.episode_lists import changed_seeds
 from burstenv.evaluation.episodes import Episode
 from burstenv.evaluation.statistics.intervals import Estimate, paired_difference
@@ -36,7 +36,7 @@ class Acts(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """Scores on the validation episodes: attained shares of their worth, less the price of GPU-hours for a scaler.
+    """Scores on the validation episodes, as :func:`burstenv.agents.stage.judged_score` has them.
 
     Attributes:
         loads: Shares of capacity.
@@ -146,10 +146,7 @@ class Validator:
         batch = EnvironmentBatch(self._batch.num_envs, self._scenario, split="validation")
         self._reset(batch)
         for i in range(batch.num_envs):
-            policy = parse_composite(policies[self.loads[i // self._episodes]])
-            if policy.scaling is not None:
-                batch.cluster.scale_by(policy.scaling.rule.code, policy.scaling.parameters, i=i)
-            rollout(*batch.cluster.state.arrays(), policy.record(batch.scenario.mode_names), i, UNLIMITED)
+            player_of(parse_composite(policies[self.loads[i // self._episodes]]), batch.cluster, i).run()
         return self._score(batch)
 
 

@@ -115,6 +115,8 @@ def _fixed(config: Any, told: dict[str, Any]) -> str:
     parts = {
         "admission": config.admission, "routing": config.routing, "batching": config.batching or told["modes"][0],
     }  # fmt: skip
+    if config.background is not None:
+        parts["background"] = config.background
     if config.action == "offset":
         parts["the rule it adds to"] = config.scaling or told["scenario_config"]["scaling"]["rule"]
     fixed = [f"{part} `{rule}`" for part, rule in parts.items() if part not in config.decide]

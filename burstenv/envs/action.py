@@ -1,9 +1,9 @@
 """The action space: the agent's components, their form, and the legal actions.
 
 Components are admission (0 reject, 1 admit, 2 defer), routing (a replica), batching (a mode of the chosen replica) and,
-where replicas fine-tune in the slack, background (a deferral bound and a token budget of the chosen replica, see
-:mod:`burstenv.envs.background_levels`). With one component left the space is ``Discrete``; with admission and routing
-in the flat form it is ``Discrete(1 + R)``: reject, or a replica.
+where replicas fine-tune in the slack, background (a deferral bound and a token budget of the chosen replica, or a rule,
+see :mod:`burstenv.envs.background_levels`). With one component left the space is ``Discrete``; with admission and
+routing in the flat form it is ``Discrete(1 + R)``: reject, or a replica.
 
 An illegal action never raises. A replica that can never serve the request rejects it; one that cannot hold the whole
 answer cuts it (both count as failed). A deferral beyond the limit is a rejection, and so is a replica that is known to
@@ -23,8 +23,9 @@ import numpy as np
 from burstenv._jit.decorators import kernel
 from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, may_defer
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.envs.background_levels import LEVELS, set_level
+from burstenv.envs.background_levels import set_level
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.background import LEVELS
 from burstenv.policies.decide import choose_admission, choose_replica
 from burstenv.policies.estimates import is_legal, tokens_to_hold
 

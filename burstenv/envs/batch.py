@@ -29,7 +29,7 @@ from burstenv.envs.snapshot import Snapshot, scenario_key
 from burstenv.envs.step import publish, step_batch, step_batch_threads
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import Policy
-from burstenv.policies.composite import composite_of
+from burstenv.policies.composite import composite_of, named_background_rule
 from burstenv.workload import SPLITS, EpisodeRequests
 
 TRAIN_SEEDS = 2**31  # number of training episodes
@@ -54,6 +54,8 @@ class EnvironmentBatch:
         admission: Rule for admission if the agent does not decide it.
         routing: Rule for routing if the agent does not decide it.
         batching: Mode if the agent does not decide batching; None: the scenario's first.
+        background: Rule for the fine-tuning job if the agent does not decide background, and its last choice if it
+            does; None: the scenario's.
         action: ``multi`` or ``flat``.
         observation: ``flat`` (one vector) or ``dict`` (cluster, request, replicas).
         reward: A name of :mod:`burstenv.envs.reward`, or another of :mod:`burstenv.envs.own_reward`.
@@ -76,6 +78,7 @@ class EnvironmentBatch:
         admission: str = "always",
         routing: str = "jsq",
         batching: str | None = None,
+        background: str | None = None,
         action: str = "multi",
         observation: str = "flat",
         reward: RewardChoice = "worth",
@@ -86,9 +89,9 @@ class EnvironmentBatch:
         check_arguments(
             {
                 "num_envs": num_envs, "scenario": scenario, "trace": trace, "split": split, "load": load,
-                "decide": decide, "admission": admission, "routing": routing, "batching": batching, "action": action,
-                "observation": observation, "reward": reward, "privileged": privileged, "advised": advised,
-                "num_threads": num_threads,
+                "decide": decide, "admission": admission, "routing": routing, "batching": batching,
+                "background": background, "action": action, "observation": observation, "reward": reward,
+                "privileged": privileged, "advised": advised, "num_threads": num_threads,
             }
         )  # fmt: skip
         if split not in SPLITS:
@@ -109,11 +112,10 @@ class EnvironmentBatch:
         self._scale = self.scenario.capacity_per_s("train")
         self.layout = ActionLayout.build(decide, action, len(self.scenario.specs), len(names))
         check_advised(advised, self.layout.flat)
-        if "background" in self.layout.decide and self.scenario.background is None:
-            raise BurstenvError(
-                f"scenario {self.scenario.config.name!r} has no background job; use one with it, such as "
-                f"finetune-in-slack, or leave background out of decide"
-            )
+        if "background" in self.layout.decide:
+            self._need_job("decide")
+        if background is not None:
+            self._need_job("the arguments")
         self._reward = PaidReward(reward)
         self.reward_name = self._reward.name
         self.pays_vector = self._reward.is_vector
@@ -121,6 +123,8 @@ class EnvironmentBatch:
         self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
         self.policy.check_log(self.cluster)
+        if background is not None:
+            self.cluster.background_by(named_background_rule(background))
         if self.cluster.hands_over:
             self.cluster.stop_to_place("routing" in self.layout.decide)
         self.scenario_key = scenario_key(self.scenario)
@@ -143,6 +147,14 @@ class EnvironmentBatch:
         self._stepper: Callable[..., Any]
         self._stepped: np.ndarray | None = None  # the requests in the cached arguments
         self._players: dict[tuple[int, str], Player] = {}  # by environment and policy, for its episode
+
+    def _need_job(self, where: str) -> None:
+        """Raise if the scenario has no fine-tuning job."""
+        if self.scenario.background is None:
+            raise BurstenvError(
+                f"scenario {self.scenario.config.name!r} has no background job; use one with it, such as "
+                f"finetune-in-slack, or leave background out of {where}"
+            )
 
     # -- spaces ------------------------------------------------------------------------------------
 

@@ -41,8 +41,9 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | 2   | batching  | the mode of that replica from now on (budget, cap, order, headroom) |
 
     Where replicas fine-tune in the slack (``background`` in the scenario), ``decide`` may also have ``background``: a
-    ``Discrete(40)`` of that replica, 5 b + k for deferral bound b of (-1: no step apart, 0, 0.1, 0.25, 0.5, 1, 2 s,
-    infinity) and k of (0, 64, 128, 256, 512) prefill tokens of the job in an iteration; see ``docs/background.md``.
+    ``Discrete(41)`` of that replica, 5 b + k for deferral bound b of (-1: no step apart, 0, 0.1, 0.25, 0.5, 1, 2 s,
+    infinity) and k of (0, 64, 128, 256, 512) prefill tokens of the job in an iteration, and 40 for the rule
+    ``background`` of the arguments; see ``docs/background.md``.
 
     ``decide`` leaves the other components to named heuristics and shrinks the space: a single component is a
     ``Discrete``; ``decide=("admission", "routing"), action="flat"`` is ``Discrete(1 + R)``: reject, or a replica.
@@ -110,6 +111,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     | admission   | str            | ``"always"``                         | rule, if the agent does not decide   |
     | routing     | str            | ``"jsq"``                            | rule, if the agent does not decide   |
     | batching    | str or None    | ``None``                             | mode; None: the scenario's first     |
+    | background  | str or None    | ``None``                             | rule of the job; None: scenario's    |
     | action      | str            | ``"multi"``                          | multi or flat                        |
     | observation | str            | ``"flat"``                           | flat or dict                         |
     | reward      | str            | ``"worth"``                          | name, weights or a function          |
@@ -161,6 +163,7 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
         admission: str = "always",
         routing: str = "jsq",
         batching: str | None = None,
+        background: str | None = None,
         action: str = "multi",
         observation: str = "flat",
         reward: RewardChoice = "worth",
@@ -171,8 +174,9 @@ class BurstGPTEnv(Member, gym.Env[Any, Any]):
     ):
         arguments = {
             "scenario": scenario, "trace": trace, "split": split, "load": load, "decide": decide,
-            "admission": admission, "routing": routing, "batching": batching, "action": action,
-            "observation": observation, "reward": reward, "privileged": privileged, "advised": advised,
+            "admission": admission, "routing": routing, "batching": batching, "background": background,
+            "action": action, "observation": observation, "reward": reward, "privileged": privileged,
+            "advised": advised,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
 

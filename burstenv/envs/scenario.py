@@ -42,8 +42,7 @@ from burstenv.envs.requests import terms_of, write_requests
 from burstenv.envs.scenario_config import ScenarioConfig
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.policies import named_mode
-from burstenv.policies.background import BACKGROUND_RULES, background_rule
-from burstenv.policies.composite import parse_rule
+from burstenv.policies.composite import named_background_rule, parse_rule
 from burstenv.policies.flow import FLOW_RULES
 from burstenv.policies.migration import MIGRATION_RULES
 from burstenv.policies.placement import PLACEMENT_RULES
@@ -150,8 +149,7 @@ class Scenario:
             seen = config.observation.model_copy(update={"background": True})
             config = config.model_copy(update={"observation": seen})
             self.specs = without_memory(self.background, self.specs)
-            tuner = parse_rule(self.background.rule, "background rule", BACKGROUND_RULES)
-            self.background_rule = background_rule(tuner.rule.code, tuner.named)
+            self.background_rule = named_background_rule(self.background.rule)
         self.placement_rule = parse_rule(config.placement.rule, "placement rule", PLACEMENT_RULES)
         if config.flow is not None:
             self.flow_rule = parse_rule(config.flow.rule, "flow rule", FLOW_RULES)

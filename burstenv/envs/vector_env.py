@@ -27,8 +27,8 @@ AUTORESET_MODES = {
     "disabled": AutoresetMode.DISABLED,
 }
 SHARED_ARGUMENTS = (
-    "scenario", "trace", "split", "load", "decide", "admission", "routing", "batching", "action", "observation",
-    "reward", "privileged", "advised",
+    "scenario", "trace", "split", "load", "decide", "admission", "routing", "batching", "background", "action",
+    "observation", "reward", "privileged", "advised",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPoli
 ENVIRONMENT_KEYS = (
     "decide", "admission", "routing", "batching", "action", "observation", "privileged", "advised", "reward",
     "interval_s", "max_admission",  # the first makes it act in the interval environment
+    "background",  # the rule of a fine-tuning job, and a choice of an agent that decides about it
     "scaling",  # the rule that an agent adds offsets to, if it decides scaling
 )  # fmt: skip
 ORACLE_PREFIX = "oracle-"  # rules that use true output lengths

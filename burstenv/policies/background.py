@@ -119,6 +119,13 @@ BACKGROUND_RULES = (
     ),
 )
 
+# An agent's choices for the job of a replica: a bound and a budget, bound by bound, a budget after the other; then the
+# rule that its environment names.
+BOUNDS_S = (PAUSED, 0.0, 0.1, 0.25, 0.5, 1.0, 2.0, math.inf)  # deferral bounds; PAUSED: no step runs apart
+BUDGETS_TOKENS = (0, 64, 128, 256, 512)  # prefill tokens of the job in an iteration of inference
+BY_RULE = len(BOUNDS_S) * len(BUDGETS_TOKENS)
+LEVELS = BY_RULE + 1
+
 _MADE: dict[int, Callable[..., BackgroundRule]] = {
     PAUSED_RULE: lambda: BackgroundRule(PAUSED),
     IDLE_ONLY: BackgroundRule,

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from burstenv.cluster import Cluster
+from burstenv.engine.background_rule import BackgroundRule
 from burstenv.errors import BurstenvError, unknown_name
-from burstenv.policies.background import BACKGROUND_RULES
+from burstenv.policies.background import BACKGROUND_RULES, background_rule
 from burstenv.policies.batching import batching_rule, canonical_mode
 from burstenv.policies.flow import FLOW_RULES
 from burstenv.policies.health_rules import ANY, HEALTH_RULES, HEDGE, RETRY
@@ -270,3 +271,9 @@ def parse_composite(text: str) -> Composite:
             raise BurstenvError(f"policy {text!r} has two {kind} rules: {further[kind]} and {choice}; leave one out")
         further[kind] = choice
     return replace(composite_of(*parts[:3]), **further)  # type: ignore[arg-type]  # all are RuleChoice fields
+
+
+def named_background_rule(name: str) -> BackgroundRule:
+    """Return what the engine acts by under a rule as a user writes it, such as ``dcb(bound=0.5)``."""
+    tuner = parse_rule(name, "background rule", BACKGROUND_RULES)
+    return background_rule(tuner.rule.code, tuner.named)

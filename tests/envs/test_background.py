@@ -11,9 +11,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from burstenv.config import read_yaml, shipped
-from burstenv.envs.background_levels import BOUNDS_S, BUDGETS_TOKENS, LEVELS
+from burstenv.envs.fleet.batch import OFFSETS
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.metrics import metrics_of
+from burstenv.policies.background import BOUNDS_S, BUDGETS_TOKENS, BY_RULE
+from tests.cluster.small_clusters import assert_same_records
 
 ALL = ("admission", "routing", "batching", "background")
 FORMS = [
@@ -22,6 +24,10 @@ FORMS = [
     ("BurstGPT-v0", {"decide": ("background",), "observation": "dict"}),
     ("BurstGPT-Interval-v0", {"decide": ALL}),
     ("BurstGPT-Interval-v0", {"decide": ("background",), "routing": "lmetric"}),
+    ("BurstGPT-Fleet-v0", {"decide": ("scaling", "background"), "reward": "worth"}),
+    ("BurstGPT-Fleet-v0", {"decide": ("scaling", "background"), "action": "count", "reward": "worth"}),
+    ("BurstGPT-Fleet-v0", {"decide": ("background",), "scaling": "kpa(target=4)", "reward": "worth"}),
+    ("BurstGPT-Fleet-v0", {"decide": ("background",), "observation": "dict", "reward": "worth"}),
 ]
 
 
@@ -32,6 +38,7 @@ def values():
     values["episode"]["duration_s"] = 40
     values["capacity_per_s"] = dict.fromkeys(("train", "validation", "test"), 6.0)
     values["background"] |= {"tokens": 2e6, "deadline_s": 30.0, "step_tokens": 256}
+    values["scaling"] = {"control_period_s": 2, "initial": 4, "least": 2, "cold_start": 3}
     return values
 
 
@@ -53,7 +60,7 @@ def test_checkers_are_silent(values, env_id, form):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if form.get("observation") == "dict":
-            warnings.filterwarnings("ignore", message="Your observation replicas has an unconventional shape")
+            warnings.filterwarnings("ignore", message="Your observation (replicas|lives) has an unconventional shape")
         check_env(gym.make(env_id, scenario=values, **form).unwrapped, skip_render_check=True)
         checker.check_env(gym.make(env_id, scenario=values, **form).unwrapped)
 
@@ -91,16 +98,77 @@ def test_what_is_observed_of_a_job(values):
     assert any((at[f"replica{r}.held"] > 0.0).any() for r in range(6))
 
 
+RULE = {"background": "slack(bound=0.3,tokens=99,target=0.04)"}
+
+
+def is_in_force(record, choice):
+    """Return whether a replica works on its job as a choice says."""
+    bound_s, tokens, target_s = 0.3, 99, 0.04
+    if choice < BY_RULE:
+        bound, budget = divmod(choice, len(BUDGETS_TOKENS))
+        bound_s, tokens, target_s = BOUNDS_S[bound], BUDGETS_TOKENS[budget], np.inf
+    found = (record[name] for name in ("deferral_bound_s", "background_tokens", "background_target_s"))
+    return tuple(found) == (bound_s, tokens, target_s)
+
+
 def test_a_choice_is_put_in_force_on_the_chosen_replica(values):
-    env = gym.make("BurstGPT-v0", scenario=values, decide=("routing", "background"))
+    env = gym.make("BurstGPT-v0", scenario=values, decide=("routing", "background"), **RULE)
     env.reset(seed=0)
     replicas = env.unwrapped.batch.cluster.state.replicas
-    for choice in range(LEVELS):
-        replica = choice % 6
+    assert all(is_in_force(record, BY_RULE) for record in replicas[0])
+    for choice in range(BY_RULE + 1):
+        replica = choice % 4
         _, _, done, _, _ = env.step(np.array([replica, choice]))
         assert not done
-        assert replicas[0, replica]["deferral_bound_s"] == BOUNDS_S[choice // len(BUDGETS_TOKENS)]
-        assert replicas[0, replica]["background_tokens"] == BUDGETS_TOKENS[choice % len(BUDGETS_TOKENS)]
+        assert is_in_force(replicas[0, replica], choice)
+
+
+def test_choices_about_the_fleet_are_put_in_force_on_each_replica(values):
+    env = gym.make("BurstGPT-Fleet-v0", scenario=values, decide=("scaling", "background"), **RULE)
+    assert env.action_space.nvec.tolist() == [2] * 6 + [BY_RULE + 1] * 6
+    assert env.unwrapped.batch.action_names()[5:7] == ["replica 5", "background of replica 0"]
+    env.reset(seed=0)
+    replicas, rng = env.unwrapped.batch.cluster.state.replicas, np.random.default_rng(0)
+    for _ in range(15):
+        wanted, choices = rng.integers(2, size=6), rng.integers(BY_RULE + 1, size=6)
+        env.step(np.concatenate([wanted, choices]))
+        assert all(is_in_force(record, choice) for record, choice in zip(replicas[0], choices, strict=True))
+
+
+def test_a_fleet_whose_job_alone_is_decided_about_scales_by_the_rule(values):
+    """With the rule of the job chosen for every replica, the episode is that of the named rules."""
+    env = gym.make("BurstGPT-Fleet-v0", scenario=values, decide=("background",), scaling="kpa(target=2)", **RULE)
+    env.reset(seed=3)
+    done = False
+    while not done:
+        _, _, done, _, info = env.step(np.full(6, BY_RULE))
+    assert info["episode_metrics"]["boots"] > 0
+    batch = env.unwrapped.batch
+    requests, seed = batch.cluster.records(0), batch.episodes[0]["seed"]
+    again = gym.make("BurstGPT-Fleet-v0", scenario=values, action="offset", scaling="kpa(target=2)", **RULE)
+    again.reset(seed=3)
+    done = False
+    while not done:
+        _, _, done, _, _ = again.step(OFFSETS)
+    assert again.unwrapped.batch.episodes[0]["seed"] == seed
+    assert_same_records(requests, again.unwrapped.batch.cluster.records(0))
+
+
+def test_the_batch_is_its_environments(values):
+    form = {"decide": ("scaling", "background")}
+    envs = gym.make_vec("BurstGPT-Fleet-v0", num_envs=2, scenario=values, **form)
+    envs.reset(seed=[11, 12])
+    singles = [gym.make("BurstGPT-Fleet-v0", scenario=values, **form) for _ in range(2)]
+    for env, seed in zip(singles, (11, 12), strict=True):
+        env.reset(seed=seed)
+    envs.action_space.seed(5)
+    for _ in range(9):
+        actions = envs.action_space.sample()
+        seen, rewards, *_ = envs.step(actions)
+        for k, env in enumerate(singles):
+            observation, reward, *_ = env.step(actions[k])
+            assert np.array_equal(seen[k], observation)
+            assert rewards[k] == reward
 
 
 def test_the_past_does_not_depend_on_the_future(values):
@@ -144,3 +212,21 @@ def test_clones_go_on_alike(values):
 def test_where_there_is_no_job():
     with pytest.raises(BurstenvError, match="'default' has no background job; use one with it, such as finetune-in-"):
         gym.make("BurstGPT-v0", decide=("background",))
+    with pytest.raises(BurstenvError, match="leave background out of the arguments"):
+        gym.make("BurstGPT-v0", background="dcb")
+    with pytest.raises(BurstenvError, match="'diurnal' has no background job"):
+        gym.make("BurstGPT-Fleet-v0", decide=("scaling", "background"))
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"decide": ("scaling", "rolling")}, "unknown component in decide 'rolling'; "),
+        ({"decide": ()}, "decide is empty"),
+        ({"decide": ("background",), "observation": "fleet"}, "observation fleet shows nothing of the background job"),
+        ({"background": "dbc"}, "unknown background rule 'dbc'"),
+    ],
+)
+def test_forms_that_are_wrong(values, form, message):
+    with pytest.raises(BurstenvError, match=message):
+        gym.make("BurstGPT-Fleet-v0", scenario=values, **form)

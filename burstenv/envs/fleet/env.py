@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from burstenv.envs.env import BurstGPTEnv
@@ -31,6 +32,11 @@ class FleetEnv(BurstGPTEnv):
     than the rule ``scaling`` asks for; 3 is the rule itself. With ``action="roles"``, which needs ``scaling.roles`` of
     the scenario, it is ``MultiDiscrete([5] * R)``: 0 for a replica that is not to serve, else 1 mixed, 2 prefill,
     3 decode, 4 flexible. A role holds from the replica's next iteration on; what it decodes stays.
+
+    Where replicas fine-tune in the slack (``background`` in the scenario), ``decide=("scaling", "background")`` adds a
+    ``Discrete(41)`` for each replica: the choices of ``BurstGPT-v0``, 5 b + k for a deferral bound and a budget, 40 for
+    the rule ``background``. They hold until the next action, also while the replica is off or boots. With
+    ``decide=("background",)`` they are the whole action, and the rule ``scaling`` says how many replicas serve.
 
     Every action is legal: ``info["action_mask"]`` and ``env.unwrapped.action_masks()`` are all ones.
 
@@ -71,13 +77,14 @@ class FleetEnv(BurstGPTEnv):
     ``waiting`` are in the queues of the active replicas as last scraped, ``advice`` is the number that the rule of
     ``action="offset"`` asks for. With ``observation="fleet"`` these fourteen are all, for any number of replicas.
     ``booted`` is the share of a boot that is over, 1 for a replica that serves. A replica with an undetected fault
-    looks like any other. ``env.unwrapped.observation_names`` lists all names in order.
+    looks like any other. What is left of a fine-tuning job is ``cluster.job_left``, and ``replica.trains`` and the rows
+    after it say what each replica does for it. ``env.unwrapped.observation_names`` lists all names in order.
 
     ## Rewards
 
-    ``net``: worth of the attained requests less ``scaling.price_per_gpu_h`` of the scenario for each GPU-hour that
-    costs, idle replicas, boots and draining included. Any reward of ``BurstGPT-v0`` by name or weights, summed over the
-    step, can replace it; its component ``cost`` is minus the GPU-seconds that cost.
+    ``net``: worth of the attained requests, and of the tokens trained in the slack, less ``scaling.price_per_gpu_h`` of
+    the scenario for each GPU-hour that costs, idle replicas, boots and draining included. Any reward of ``BurstGPT-v0``
+    by name or weights, summed over the step, can replace it; its component ``cost`` is minus the GPU-seconds that cost.
 
     ## Starting State
 
@@ -100,11 +107,13 @@ class FleetEnv(BurstGPTEnv):
     | trace       | str or None    | ``None``     | trace in place of the workload                          |
     | split       | str            | ``"train"``  | train, validation or test                               |
     | load        | float or None  | ``None``     | share of capacity; None: train_loads                    |
+    | decide      | sequence       | scaling      | scaling, background or both                             |
     | action      | str            | ``"replicas"``| replicas (each on or off), count, offset or roles      |
-    | scaling     | str or None    | ``None``     | rule that offset adds to; None: the scenario's          |
+    | scaling     | str or None    | ``None``     | rule that offset adds to, or in force; None: scenario's |
     | admission   | str            | ``"always"`` | rule for admission                                      |
     | routing     | str            | ``"jsq"``    | rule for routing                                        |
     | batching    | str or None    | ``None``     | mode; None: the scenario's first                        |
+    | background  | str or None    | ``None``     | rule of the job; None: the scenario's                   |
     | observation | str            | ``"flat"``   | flat, dict or fleet                                     |
     | reward      | str, dict, ... | ``"net"``    | net: worth less the price; or as BurstGPT-v0            |
     | privileged  | bool           | ``False``    | show true output lengths to rules                       |
@@ -132,11 +141,13 @@ class FleetEnv(BurstGPTEnv):
         trace: str | None = None,
         split: str = "train",
         load: float | None = None,
+        decide: Sequence[str] = ("scaling",),
         action: str = "replicas",
         scaling: str | None = None,
         admission: str = "always",
         routing: str = "jsq",
         batching: str | None = None,
+        background: str | None = None,
         observation: str = "flat",
         reward: RewardChoice = NET,
         privileged: bool = False,
@@ -144,9 +155,9 @@ class FleetEnv(BurstGPTEnv):
         **unknown: Any,
     ):
         arguments = {
-            "scenario": scenario, "trace": trace, "split": split, "load": load, "action": action,
-            "scaling": scaling, "admission": admission, "routing": routing, "batching": batching,
-            "observation": observation, "reward": reward, "privileged": privileged,
+            "scenario": scenario, "trace": trace, "split": split, "load": load, "decide": decide,
+            "action": action, "scaling": scaling, "admission": admission, "routing": routing, "batching": batching,
+            "background": background, "observation": observation, "reward": reward, "privileged": privileged,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
 
@@ -155,4 +166,4 @@ class FleetVectorEnv(BurstGPTVectorEnv):
     """``num_envs`` environments of :class:`FleetEnv`, stepped together; see :class:`BurstGPTVectorEnv`."""
 
     batch_kind = FleetBatch
-    shared_arguments = (*(name for name in SHARED_ARGUMENTS if name != "decide"), "scaling")
+    shared_arguments = (*SHARED_ARGUMENTS, "scaling")

@@ -24,14 +24,16 @@ from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import ACTIVE, BOOTING, DOWN, DRAINING, OFF
 from burstenv.engine.lifecycle import settled
 from burstenv.engine.replica import set_mode
+from burstenv.envs.background_levels import set_level
 from burstenv.envs.exchange import ALL, OPEN, SHOW, Outputs, exchange_of
 from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
 from burstenv.policies.decide import decide
 
 RATE_WINDOWS_S = (10.0, 60.0, 180.0)
-# What an action says: which replicas, how many, how many more, which replicas in which role.
-BY_REPLICA, BY_COUNT, BY_OFFSET, BY_ROLE = range(4)
+# What an action says: which replicas, how many, how many more, which replicas in which role; nothing of them.
+BY_REPLICA, BY_COUNT, BY_OFFSET, BY_ROLE, BY_NAMED_RULE = range(5)
+NO_LEVELS = -1  # an action says nothing of the fine-tuning job
 
 # Further features of this environment's observation; for units and scales see the docstring of FleetEnv.
 FLEET_FEATURES = (
@@ -133,12 +135,15 @@ def act_on_fleet(world, action, form, offsets):
     Args:
         world: The cluster.
         action: (C,) int64.
-        form: BY_REPLICA, BY_COUNT, BY_OFFSET or BY_ROLE.
+        form: BY_REPLICA, BY_COUNT, BY_OFFSET, BY_ROLE or BY_NAMED_RULE.
         offsets: Choices below that of no offset.
     """
     unveil(world)  # the replica to stop is chosen as in a cluster without an agent
     if form == BY_COUNT:
         resize(world, np.int64(world.gateway.least_replicas) + max(np.int64(0), np.int64(action[0])))
+        return
+    if form == BY_NAMED_RULE:
+        resize(world, np.int64(world.memory.advice))
         return
     if form == BY_OFFSET:
         resize(world, np.int64(world.memory.advice) + np.int64(action[0]) - offsets)
@@ -163,7 +168,14 @@ def serve_until_decision(world, settings):
 
 
 @outlined
-def _decision(world, exchange, form, offsets, what):
+def _set_levels(world, action, at):
+    """Let each replica work on its fine-tuning job by its choice, from a place of the action on."""
+    for r in range(len(world.replicas)):
+        set_level(world, r, action[at + r])
+
+
+@outlined
+def _decision(world, exchange, form, offsets, levels_at, what):
     """Step one environment (``what`` is ALL), or open or show it; return the elapsed time [s]."""
     environment, settings = world.environment, exchange.settings
     before_s, attained, ended = environment.now_s, environment.attained, settled(world)
@@ -172,6 +184,8 @@ def _decision(world, exchange, form, offsets, what):
             set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], environment.now_s)
     if what == ALL and not environment.done:
         act_on_fleet(world, exchange.action, form, offsets)
+        if levels_at != NO_LEVELS:
+            _set_levels(world, exchange.action, levels_at)
     if what != SHOW and not environment.done:
         serve_until_decision(world, settings)
         catch_up_all(world)
@@ -187,15 +201,17 @@ def _decision(world, exchange, form, offsets, what):
 @entry
 def step_fleet(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
-    settings, links, actions, observations, masks, rewards, totals, elapsed_s, form, offsets, only, what,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, form, offsets, levels_at, only,
+    what,
 ):  # fmt: skip
     """Step every environment by a decision, or open or show one.
 
     Args are those of ``Arrays`` and ``Outputs``, in this order, and:
 
     elapsed_s: (N,) float64, the step's time in the cluster, written.
-    form: What an action says: BY_REPLICA, BY_COUNT, BY_OFFSET or BY_ROLE.
+    form: What an action says: BY_REPLICA, BY_COUNT, BY_OFFSET, BY_ROLE or BY_NAMED_RULE.
     offsets: With BY_OFFSET, the choices below that of no offset.
+    levels_at: Where the choices for the fine-tuning job begin, or NO_LEVELS.
     only: The environment to open or show; unused if ``what`` is ALL.
     what: ALL, OPEN or SHOW.
     """
@@ -203,16 +219,16 @@ def step_fleet(
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
     first, end = (0, len(environments)) if what == ALL else (only, only + 1)
     for i in range(first, end):
-        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, offsets, what)
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, offsets, levels_at, what)
 
 
 @threaded_entry
 def step_fleet_threads(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
-    settings, links, actions, observations, masks, rewards, totals, elapsed_s, form, offsets,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, form, offsets, levels_at,
 ):  # fmt: skip
     """Step every environment by a decision, environments spread over threads; same results."""
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
     for i in numba.prange(len(environments)):
-        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, offsets, ALL)
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, offsets, levels_at, ALL)

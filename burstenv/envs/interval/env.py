@@ -103,6 +103,7 @@ class IntervalEnv(BurstGPTEnv):
     | admission     | str            | ``"always"``                 | rule, if the agent does not set a rate       |
     | routing       | str            | ``"jsq"``                    | rule, if the agent sets no weights           |
     | batching      | str or None    | ``None``                     | mode; None: the scenario's first             |
+    | background    | str or None    | ``None``                     | rule of the job; None: the scenario's        |
     | interval_s    | float          | ``1.0``                      | time between two actions [s]                 |
     | max_admission | float          | ``3.0``                      | highest admission rate, as share of capacity |
     | observation   | str            | ``"flat"``                   | flat or dict                                 |
@@ -134,6 +135,7 @@ class IntervalEnv(BurstGPTEnv):
         admission: str = "always",
         routing: str = "jsq",
         batching: str | None = None,
+        background: str | None = None,
         interval_s: float = 1.0,
         max_admission: float = 3.0,
         observation: str = "flat",
@@ -144,8 +146,9 @@ class IntervalEnv(BurstGPTEnv):
     ):
         arguments = {
             "scenario": scenario, "trace": trace, "split": split, "load": load, "decide": decide,
-            "admission": admission, "routing": routing, "batching": batching, "interval_s": interval_s,
-            "max_admission": max_admission, "observation": observation, "reward": reward, "privileged": privileged,
+            "admission": admission, "routing": routing, "batching": batching, "background": background,
+            "interval_s": interval_s, "max_admission": max_admission, "observation": observation, "reward": reward,
+            "privileged": privileged,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
 

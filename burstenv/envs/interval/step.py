@@ -19,11 +19,12 @@ from burstenv.cluster.gateway import ADMIT, DEFER, REJECT, apply_decision
 from burstenv.cluster.world import Arrays, engine_of, world_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.replica import set_mode, set_token_budget
-from burstenv.envs.background_levels import BOUNDS_S, BUDGETS_TOKENS, set_levels
+from burstenv.envs.background_levels import set_levels
 from burstenv.envs.exchange import ALL, OPEN, Outputs, exchange_of
 from burstenv.envs.interval.shares import begin_shares, set_weight, share_out, weight_of
 from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
+from burstenv.policies.background import BOUNDS_S, BUDGETS_TOKENS
 from burstenv.policies.decide import choose_admission, choose_replica
 
 # Further features of this environment's observation; for units and scales see the docstring of

@@ -87,6 +87,7 @@ class MigrationEnv(BurstGPTEnv):
     | admission   | str            | ``"always"``        | rule for admission                                 |
     | routing     | str            | ``"freeness"``      | rule for routing                                   |
     | batching    | str or None    | ``None``            | mode; None: the scenario's first                   |
+    | background  | str or None    | ``None``            | rule of a fine-tuning job; None: the scenario's    |
     | pick        | str            | ``"shortest"``      | which request moves: shortest, newest or longest   |
     | observation | str            | ``"flat"``          | flat or dict                                       |
     | reward      | str, dict, ... | ``"worth"``         | name, weights or function, as BurstGPT-v0          |
@@ -116,6 +117,7 @@ class MigrationEnv(BurstGPTEnv):
         admission: str = "always",
         routing: str = "freeness",
         batching: str | None = None,
+        background: str | None = None,
         pick: str = "shortest",
         observation: str = "flat",
         reward: RewardChoice = "worth",
@@ -125,8 +127,8 @@ class MigrationEnv(BurstGPTEnv):
     ):
         arguments = {
             "scenario": scenario, "trace": trace, "split": split, "load": load, "admission": admission,
-            "routing": routing, "batching": batching, "pick": pick, "observation": observation, "reward": reward,
-            "privileged": privileged,
+            "routing": routing, "batching": batching, "background": background, "pick": pick,
+            "observation": observation, "reward": reward, "privileged": privileged,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
 

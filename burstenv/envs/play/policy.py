@@ -16,7 +16,7 @@ from burstenv.envs.play.stepping import EVERY, run_by_steps
 from burstenv.envs.step import rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
-from burstenv.policies.background import background_rule
+from burstenv.policies.composite import named_background_rule
 from burstenv.policies.decide import choose_admission_at, choose_replica_at, policy_decision
 from burstenv.policies.health import left_out_at
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
@@ -67,7 +67,8 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
     if tuner is not None and cluster.background is None:
         raise BurstenvError(f"policy {policy.name}: this scenario has no background job; leave out {tuner}")
     if cluster.background is not None and cluster.state.environments["decisions"][i] == 0:
-        own = None if tuner is None else background_rule(tuner.rule.code, tuner.named)
+        named_rule = policy.environment.get("background") if isinstance(policy, NetworkPolicy) else tuner
+        own = None if named_rule is None else named_background_rule(str(named_rule))
         cluster.background_by(own or cluster.background_rule, i)
     flow = policy.flow if isinstance(policy, Composite) else None
     if flow is not None and not cluster.queues:
@@ -75,6 +76,8 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
     if cluster.queues:
         cluster.flow_by(*(cluster.flow_rule if flow is None else (flow.rule.code, flow.parameters)), i=i)
     if isinstance(policy, NetworkPolicy):
+        if "background" in policy.environment["decide"] and cluster.background is None:
+            raise BurstenvError(f"{policy.name} decides about a background job, and this scenario has none")
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
         from burstenv.envs.play.other_network import OtherNetworkPlayer
 

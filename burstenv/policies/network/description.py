@@ -11,9 +11,10 @@ from pydantic import ConfigDict, Field
 
 from burstenv.config import Config, parse
 from burstenv.errors import BurstenvError
-from burstenv.policies.composite import parse_composite
+from burstenv.policies.background import LEVELS
+from burstenv.policies.composite import named_background_rule, parse_composite
 
-COMPONENTS = ("admission", "routing", "batching")
+COMPONENTS = ("admission", "routing", "batching", "background")
 MOST_REPLICAS = 100_000
 MOST_WEIGHT = 1e6  # a trained weight is below 100; logits stay finite
 
@@ -36,13 +37,16 @@ class ActingEnvironment(Config):
 
     model_config = ConfigDict(strict=True)
 
-    decide: Annotated[list[Literal["admission", "routing", "batching", "scaling"]], Field(min_length=1, max_length=3)]
+    decide: Annotated[
+        list[Literal["admission", "routing", "batching", "background", "scaling"]], Field(min_length=1, max_length=4)
+    ]
     action: Literal["flat", "multi", "count", "offset"]
     observation: Literal["flat", "fleet"] = "flat"
     scaling: Text | None = None
     admission: Text = "always"
     routing: Text = "jsq"
     batching: Text | None = None
+    background: Text | None = None
     privileged: bool = False
     advised: bool = False  # sees the decision of the rules for admission and routing
     reward: Text | None = None
@@ -57,7 +61,7 @@ class Description(Config):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     network: Literal["mlp", "shared", "attention"]
     activation: Literal["tanh", "relu"]
-    heads: Annotated[list[int], Field(min_length=1, max_length=3)]
+    heads: Annotated[list[int], Field(min_length=1, max_length=4)]
     sampled: bool = False
     environment: ActingEnvironment
     scenario: Text
@@ -68,7 +72,7 @@ class Description(Config):
 
 def action_heads(decide: Sequence[str], flat: bool, num_modes: int) -> list[int]:
     """Return the heads of a network: choices of each component, 0 for one per replica, -1 for the flat form."""
-    sizes = {"admission": 3, "routing": 0, "batching": num_modes}
+    sizes = {"admission": 3, "routing": 0, "batching": num_modes, "background": LEVELS}
     return [-1] if flat else [sizes[name] for name in COMPONENTS if name in decide]
 
 
@@ -115,6 +119,8 @@ def check_description(description: Mapping[str, Any], where: str) -> Description
         raise BurstenvError(f"{where}: environment.batching {acting.batching!r} is none of modes")
     try:
         parse_composite(f"{acting.admission}/{acting.routing}/{told.modes[0]}")
+        if acting.background is not None:
+            named_background_rule(acting.background)
     except BurstenvError as error:
         raise BurstenvError(f"{where}: environment: {error}") from None
     return told
