@@ -38,8 +38,13 @@ def values():
     values["episode"]["duration_s"] = 40
     values["capacity_per_s"] = dict.fromkeys(("train", "validation", "test"), 6.0)
     values["background"] |= {"tokens": 2e6, "deadline_s": 30.0, "step_tokens": 256}
-    values["scaling"] = {"control_period_s": 2, "initial": 4, "least": 2, "cold_start": 3}
     return values
+
+
+@pytest.fixture(scope="module")
+def scaled(values):
+    """The same, with a number of replicas that changes."""
+    return values | {"scaling": {"control_period_s": 2, "initial": 4, "least": 2, "cold_start": 3}}
 
 
 def play(env, seed=3):
@@ -55,7 +60,8 @@ def play(env, seed=3):
 
 
 @pytest.mark.parametrize(("env_id", "form"), FORMS, ids=str)
-def test_checkers_are_silent(values, env_id, form):
+def test_checkers_are_silent(values, scaled, env_id, form):
+    values = scaled if "Fleet" in env_id else values
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -66,8 +72,8 @@ def test_checkers_are_silent(values, env_id, form):
 
 
 @pytest.mark.parametrize(("env_id", "form"), FORMS, ids=str)
-def test_the_return_is_the_worth_of_requests_and_tokens(values, env_id, form):
-    env = gym.make(env_id, scenario=values, **form)
+def test_the_return_is_the_worth_of_requests_and_tokens(values, scaled, env_id, form):
+    env = gym.make(env_id, scenario=scaled if "Fleet" in env_id else values, **form)
     _, rewards, metrics = play(env)
     batch = env.unwrapped.batch
     assert metrics["background_tokens"] > 0
@@ -117,14 +123,14 @@ def test_a_choice_is_put_in_force_on_the_chosen_replica(values):
     replicas = env.unwrapped.batch.cluster.state.replicas
     assert all(is_in_force(record, BY_RULE) for record in replicas[0])
     for choice in range(BY_RULE + 1):
-        replica = choice % 4
+        replica = choice % 6
         _, _, done, _, _ = env.step(np.array([replica, choice]))
         assert not done
         assert is_in_force(replicas[0, replica], choice)
 
 
-def test_choices_about_the_fleet_are_put_in_force_on_each_replica(values):
-    env = gym.make("BurstGPT-Fleet-v0", scenario=values, decide=("scaling", "background"), **RULE)
+def test_choices_about_the_fleet_are_put_in_force_on_each_replica(scaled):
+    env = gym.make("BurstGPT-Fleet-v0", scenario=scaled, decide=("scaling", "background"), **RULE)
     assert env.action_space.nvec.tolist() == [2] * 6 + [BY_RULE + 1] * 6
     assert env.unwrapped.batch.action_names()[5:7] == ["replica 5", "background of replica 0"]
     env.reset(seed=0)
@@ -135,9 +141,9 @@ def test_choices_about_the_fleet_are_put_in_force_on_each_replica(values):
         assert all(is_in_force(record, choice) for record, choice in zip(replicas[0], choices, strict=True))
 
 
-def test_a_fleet_whose_job_alone_is_decided_about_scales_by_the_rule(values):
+def test_a_fleet_whose_job_alone_is_decided_about_scales_by_the_rule(scaled):
     """With the rule of the job chosen for every replica, the episode is that of the named rules."""
-    env = gym.make("BurstGPT-Fleet-v0", scenario=values, decide=("background",), scaling="kpa(target=2)", **RULE)
+    env = gym.make("BurstGPT-Fleet-v0", scenario=scaled, decide=("background",), scaling="kpa(target=2)", **RULE)
     env.reset(seed=3)
     done = False
     while not done:
@@ -145,7 +151,7 @@ def test_a_fleet_whose_job_alone_is_decided_about_scales_by_the_rule(values):
     assert info["episode_metrics"]["boots"] > 0
     batch = env.unwrapped.batch
     requests, seed = batch.cluster.records(0), batch.episodes[0]["seed"]
-    again = gym.make("BurstGPT-Fleet-v0", scenario=values, action="offset", scaling="kpa(target=2)", **RULE)
+    again = gym.make("BurstGPT-Fleet-v0", scenario=scaled, action="offset", scaling="kpa(target=2)", **RULE)
     again.reset(seed=3)
     done = False
     while not done:
@@ -154,11 +160,11 @@ def test_a_fleet_whose_job_alone_is_decided_about_scales_by_the_rule(values):
     assert_same_records(requests, again.unwrapped.batch.cluster.records(0))
 
 
-def test_the_batch_is_its_environments(values):
+def test_the_batch_is_its_environments(scaled):
     form = {"decide": ("scaling", "background")}
-    envs = gym.make_vec("BurstGPT-Fleet-v0", num_envs=2, scenario=values, **form)
+    envs = gym.make_vec("BurstGPT-Fleet-v0", num_envs=2, scenario=scaled, **form)
     envs.reset(seed=[11, 12])
-    singles = [gym.make("BurstGPT-Fleet-v0", scenario=values, **form) for _ in range(2)]
+    singles = [gym.make("BurstGPT-Fleet-v0", scenario=scaled, **form) for _ in range(2)]
     for env, seed in zip(singles, (11, 12), strict=True):
         env.reset(seed=seed)
     envs.action_space.seed(5)
@@ -227,6 +233,6 @@ def test_where_there_is_no_job():
         ({"background": "dbc"}, "unknown background rule 'dbc'"),
     ],
 )
-def test_forms_that_are_wrong(values, form, message):
+def test_forms_that_are_wrong(scaled, form, message):
     with pytest.raises(BurstenvError, match=message):
-        gym.make("BurstGPT-Fleet-v0", scenario=values, **form)
+        gym.make("BurstGPT-Fleet-v0", scenario=scaled, **form)
