@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.background import note_change, note_waiting
+from burstenv.engine.background import note_backward_before, note_change, note_waiting
 from burstenv.engine.block_keys import sequence_at, sequence_of
 from burstenv.engine.decode_run import interrupt_run
 from burstenv.engine.decoders import start_decoding, stop_decoding
@@ -160,6 +160,8 @@ def join(engine, request_id, r, place, blocks, now_s):
     _note_change(engine, now_s)
     running_insert(engine, request_id, _first_without_token(engine))
     run_on(request, r)
+    if engine.spec.background:
+        note_backward_before(engine, request_id)
     request.computed_tokens = tokens_to_compute(request) - 1
     if has_slots(engine):
         _take_in(engine, request_id, place, blocks)
@@ -285,6 +287,8 @@ def preempt_returning(engine, request_id, place, blocks, now_s):
     request.left_at = 0 if seen else next_iteration(engine)
     replica.preemptions += 1
     queue_push(engine, request_id, True)
-    if spec.background and replica.training:
-        note_waiting(engine, request)
+    if spec.background:
+        note_backward_before(engine, request_id)
+        if replica.training:
+            note_waiting(engine, request)
     _changed(engine, now_s)

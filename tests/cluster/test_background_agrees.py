@@ -168,6 +168,7 @@ def test_background_work_beside_clients_is_what_is_written_down(seed, patience, 
     metrics=st.sampled_from(METRICS),
 )
 @example(377, "unchunked", "faults", False, None, METRICS[0])  # a hang of no time while nothing can be scheduled
+@example(1303, "unchunked", "scaling and faults", False, None, METRICS[0])  # another pace of a replica that is stuck
 def test_background_work_on_replicas_that_change_is_what_is_written_down(
     seed, engine, change, clients, tick_s, metrics
 ):
@@ -201,6 +202,9 @@ def test_background_work_behind_a_queue_is_what_is_written_down(seed, engine, ru
     switches=st.booleans(),
     clients=st.booleans(),
     metrics=st.sampled_from(METRICS),
+)
+@example(  # a request moves that backward passes have delayed where it was
+    79, "prefix caching", "none", MIGRATIONS[3], ("prefill", "decode", "decode"), True, True, True, METRICS[0]
 )
 def test_background_work_beside_transfers_is_what_is_written_down(
     seed, engine, change, transfers, roles, migrates, switches, clients, metrics

@@ -248,8 +248,7 @@ class ReferenceReplicas:
 
     def _set_pace(self, r: int) -> None:
         life = self.lives[r]
-        self._cluster.replicas[r].set_pace(self._now_s, pace=life.base_pace * life.spell_pace)
-        if self._cluster.replicas[r].job:
+        if self._cluster.replicas[r].set_pace(self._now_s, pace=life.base_pace * life.spell_pace):
             self._cluster.foresee(r)
 
     def _thaw(self, r: int) -> None:

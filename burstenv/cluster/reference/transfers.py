@@ -414,6 +414,5 @@ class ReferenceTransfers:
                 due_s = min(due_s, self._limit_s(transfer))
             self._queue.push(max(now_s, due_s), EventKind.TRANSFER, place)
         for r, replica in enumerate(self._replicas):
-            replica.set_pace(now_s, copy_pace=1.0 + (self._config.slowdown if self._at(r) else 0.0))
-            if replica.job:
+            if replica.set_pace(now_s, copy_pace=1.0 + (self._config.slowdown if self._at(r) else 0.0)):
                 self._changed(r)

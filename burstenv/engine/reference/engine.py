@@ -186,12 +186,18 @@ class ReferenceReplica:
         if self.job:
             self.job.stand_still(now_s)
 
-    def set_pace(self, now_s: float, pace: float | None = None, copy_pace: float | None = None) -> None:
-        """Change at ``now_s`` how many times as long the GPU takes, and how many times more while KV blocks move."""
+    def set_pace(self, now_s: float, pace: float | None = None, copy_pace: float | None = None) -> bool:
+        """Change at ``now_s`` how many times as long the GPU takes, and how many times more while KV blocks move.
+
+        Returns:
+            Whether the end of a step that runs apart is to be foreseen anew.
+        """
+        trains = self.trains
         self._pace = self._pace if pace is None else pace
         self._copy_pace = self._copy_pace if copy_pace is None else copy_pace
         if self.job:
             self.job.set_pace(self._pace * self._copy_pace, now_s)
+        return trains
 
     def set_limits(self, limits: EngineLimits, now_s: float) -> None:
         """Change the batching mode at ``now_s``, from the next iteration on; the waiting queue is sorted anew."""

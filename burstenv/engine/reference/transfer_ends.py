@@ -161,6 +161,7 @@ class TransferringReplica(PublishingReplica):
         self.running.insert(place, request)
         self.requests[request.id] = request
         request.status, request.decodes = "running", True
+        request.backward_before_s = self.job.backward_s if self.job else 0.0
         request.blocks = self.set_aside.pop(request.id)
         self.held.pop(request.id, None)
         request.computed_tokens = kv_tokens(request)
