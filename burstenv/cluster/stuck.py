@@ -8,7 +8,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.events import any_to_come
 from burstenv.cluster.faults.races import lose_copy
 from burstenv.cluster.world import engine_of
-from burstenv.engine.background import end_of_training_s, waits_for_step
+from burstenv.engine.background import end_of_training_s, may_train, waits_for_step
 from burstenv.engine.copies import copy_of, is_hedged
 from burstenv.engine.enums import FAILED, RUNNING, TRANSFERRING, UNSEEN, WAITING
 from burstenv.engine.gateway_log import log_cancelled
@@ -67,8 +67,8 @@ def is_stuck(world):
             continue  # what waits is held until the job is done, and it is never done
         if replica.in_flight or replica.under_way or replica.run_steps > 0:
             return False
-        if replica.clock_s >= environment.now_s and replica.waiting + replica.running > 0:
-            return False  # an iteration may start at this very instant
+        if replica.clock_s >= environment.now_s and (waits_for_step(replica) or may_train(engine_of(world, r))):
+            return False  # an iteration, or a step, may start at this very instant
     return True
 
 

@@ -190,6 +190,7 @@ def test_background_work_on_replicas_that_change_is_what_is_written_down(
     clients=st.booleans(),
     metrics=st.sampled_from(METRICS),
 )
+@example(120, "unchunked", QUEUES[1], "none", False, METRICS[0])  # the queue is looked at as a step is about to begin
 def test_background_work_behind_a_queue_is_what_is_written_down(seed, engine, rule, change, clients, metrics):
     config = ClientsConfig(patience=PATIENCE[2], closed_loop=LOOPS[1]) if clients else None
     queue = random_queue(np.random.default_rng(seed), rule)
