@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numba
 from numba import types
 
+from burstenv._jit.compact import compact
 from burstenv._jit.decorators import merged
 from burstenv.engine.world import Engine
 
@@ -38,6 +39,7 @@ class Arrays(NamedTuple):
     modes: Any
 
 
+@compact
 class World(NamedTuple):
     """One environment of such a batch.
 

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numba
 from numba import types
 
+from burstenv._jit.compact import compact
 from burstenv._jit.decorators import merged
 
 
+@compact
 class Engine(NamedTuple):
     """One replica in its environment.
 
