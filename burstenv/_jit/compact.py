@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba import types
 from numba.core.datamodel import register_default
 from numba.core.datamodel.models import TupleModel
+from numba.np.numpy_support import as_dtype
 
 _COMPACT: set[type] = set()
 
@@ -48,8 +49,10 @@ class _CompactModel(TupleModel):
     def from_argument(self, builder: ir.IRBuilder, value: Sequence[Any]) -> ir.Value:
         tuple_ = ir.Constant(self.get_value_type(), ir.Undefined)
         for place, (kind, model) in enumerate(zip(self._members, self._models, strict=True)):
-            is_array = isinstance(kind, types.Array)
-            part = _array(model, kind, builder, *value[place]) if is_array else model.from_argument(builder, value[place])
+            if isinstance(kind, types.Array):
+                part = _array(model, kind, builder, *value[place])
+            else:
+                part = model.from_argument(builder, value[place])
             tuple_ = self.set(builder, tuple_, part, place)
         return tuple_
 
@@ -58,11 +61,13 @@ def _part(model: Any, name: str) -> Any:
     return model.get_model(model.get_field_position(name))
 
 
-def _array(model: Any, kind: types.Array, builder: ir.IRBuilder, data: ir.Value, lengths: Sequence[ir.Value]) -> ir.Value:
+def _array(
+    model: Any, kind: types.Array, builder: ir.IRBuilder, data: ir.Value, lengths: Sequence[ir.Value]
+) -> ir.Value:
     """Return the array at ``data`` of so many elements along each axis."""
     assert kind.layout == "C", f"an array of a compact tuple has no gaps, unlike {kind}"
     word = _part(model, "nitems").get_value_type()
-    itemsize = ir.Constant(word, kind.dtype.size if isinstance(kind.dtype, types.Record) else kind.dtype.bitwidth // 8)
+    itemsize = ir.Constant(word, as_dtype(kind.dtype).itemsize)
     strides = [itemsize]
     for length in reversed(lengths[1:]):
         strides.insert(0, builder.mul(strides[0], length))

@@ -17,7 +17,7 @@ from numba import types
 from burstenv._jit.blas import leave_blas_unimported
 from burstenv._jit.cache import bounds_are_checked, is_cold, keep_on_disk
 from burstenv._jit.interpreted import INTERPRETED, interpreted_entry
-from burstenv._jit.linking import Detached, InnerKernel
+from burstenv._jit.linking import Detached, EntryKernel, InnerKernel
 
 leave_blas_unimported()
 
@@ -79,7 +79,9 @@ def allocating_entry(function: Callable[..., Any]) -> Callable[..., Any]:
 def _entry(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     if INTERPRETED:
         return interpreted_entry(function)
-    return keep_on_disk(numba.njit(**options)(function))
+    dispatcher = numba.njit(**options)(function)
+    dispatcher.__class__ = EntryKernel
+    return keep_on_disk(dispatcher)
 
 
 DETACHED: list[Detached] = []  # all detached functions

@@ -55,6 +55,38 @@ class _LinkedOnly(JITCodeLibrary):
         return 0
 
 
+class _Whole(JITCodeLibrary):
+    """The code of an entry with all the kernels that it calls, which no other code calls.
+
+    So LLVM may change how they are called: it passes in registers what they use, and nothing else.
+    """
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == llvmlite.binding.Linkage.linkonce_odr:
+                function.linkage = llvmlite.binding.Linkage.internal
+        super()._optimize_final_module()
+
+
+def _compile_into(library: type, compile_: Callable[[Any], Any], signature: Any) -> Any:
+    """Compile a function for a signature into a library of a class."""
+    codegen = cpu_target.target_context.codegen()
+    usual = codegen._library_class
+    codegen._library_class = library
+    try:
+        return compile_(signature)
+    finally:
+        codegen._library_class = usual
+
+
+class EntryKernel(CPUDispatcher):
+    """A function that Python, or a pointer, calls, with all the kernels that it calls."""
+
+    def compile(self, signature: Any) -> Any:
+        """Compile, or load from disk."""
+        return _compile_into(_Whole, super().compile, signature)
+
+
 def _widened(argument: types.Type) -> types.Type:
     argument = types.unliteral(argument)
     if isinstance(argument, types.Integer) and argument.signed:
@@ -76,13 +108,7 @@ class InnerKernel(CPUDispatcher):
 
     def compile(self, signature: Any) -> Any:
         """Compile for the callers to link."""
-        codegen = cpu_target.target_context.codegen()
-        usual = codegen._library_class
-        codegen._library_class = _LinkedOnly
-        try:
-            return super().compile(signature)
-        finally:
-            codegen._library_class = usual
+        return _compile_into(_LinkedOnly, super().compile, signature)
 
 
 class Detached:

@@ -13,13 +13,21 @@ from burstenv.engine.replica import advance_replica
 from burstenv.engine.transfer_ends import hands_out
 
 
+@kernel
+def _is_due(replica, until_s):
+    """Return whether anything may happen on a replica by ``until_s``; nothing starts at that instant itself."""
+    if replica.wake_s > until_s:
+        return False
+    return replica.clock_s < until_s or replica.in_flight > 0 or replica.run_steps > 0
+
+
 @merged
 def advance_cluster(world, until_s, lazily):
     """Run every replica up to ``until_s``; ``lazily``, leave those alone of which only KV use and context change."""
     for r in range(len(world.replicas)):
         replica = world.replicas[r]
         engine = engine_of(world, r)
-        if replica.wake_s <= until_s if lazily else not runs_beyond(engine, until_s):
+        if _is_due(replica, until_s) if lazily else not runs_beyond(engine, until_s):
             advance_replica(engine, until_s, False)
 
 
@@ -35,7 +43,7 @@ def catch_up(engine, until_s):
 def bring_up(engine, until_s):
     """Bring a replica up to ``until_s`` that was left behind, whatever has happened on it since."""
     replica = engine.replica
-    if replica.wake_s <= until_s or (replica.run_steps > 0 and not runs_beyond(engine, until_s)):
+    if _is_due(replica, until_s) or (replica.run_steps > 0 and not runs_beyond(engine, until_s)):
         advance_replica(engine, until_s, False)
 
 
@@ -61,21 +69,18 @@ def _advance_together(world, now_s):
 
     It does where a replica's start rejects a turn as hopeless, too: the replicas that follow start later.
     """
-    replicas = world.replicas
-    for r in range(len(replicas)):
-        if replicas[r].wake_s <= now_s and _makes_ends(world, r):
+    gateway, replicas = world.gateway, world.replicas
+    for r in range(gateway.ends_from, gateway.ends_before):
+        if _is_due(replicas[r], now_s) and _makes_ends(world, r):
             advance_replica(engine_of(world, r), now_s, True)
     after_s = np.nextafter(now_s, np.inf)
-    for r in range(len(replicas)):
+    for r in range(gateway.ends_from, gateway.ends_before):
         if world.environment.ended == 0 and replicas[r].wake_s <= now_s and _makes_ends(world, r):
             advance_replica(engine_of(world, r), after_s, True)
 
 
-@detached(
-    lambda state: state.gateway["stops_at_ends"].any() or state.gateway["changes"].any(),
-    lambda state: (world_type(state), types.float64),
-)
-def advance_to_ends(world, until_s):
+@outlined
+def move_to_ends(world, until_s):
     """Run the replicas up to the first end of a turn that has a next one, or of a prompt, if before ``until_s``.
 
     Or up to the first token of a request that has two copies.
@@ -88,7 +93,7 @@ def advance_to_ends(world, until_s):
     environment, gateway, replicas = world.environment, world.gateway, world.replicas
     while environment.ended == 0:
         first, first_s, second_s = 0, np.inf, until_s
-        for r in range(len(replicas)):
+        for r in range(gateway.ends_from, gateway.ends_before):
             wake_s = replicas[r].wake_s
             if wake_s < second_s and _makes_ends(world, r):
                 if wake_s < first_s:
@@ -109,3 +114,12 @@ def advance_to_ends(world, until_s):
             advance_replica(engine_of(world, first), second_s, True)
         else:
             _advance_together(world, first_s)
+
+
+@detached(
+    lambda state: state.gateway["stops_at_ends"].any() or state.gateway["changes"].any(),
+    lambda state: (world_type(state), types.float64),
+)
+def advance_to_ends(world, until_s):
+    """Do the same as :func:`move_to_ends`, for those that call it without transfers."""
+    move_to_ends(world, until_s)

@@ -39,13 +39,13 @@ from burstenv.cluster.faults.races import decide_races
 from burstenv.cluster.faults.silence import take_back
 from burstenv.cluster.flow import counts_outputs, enter_queue, look
 from burstenv.cluster.migration import BY_CALLER, migrate_by_rule
-from burstenv.cluster.placement import look_again, place_by_rule
+from burstenv.cluster.placement import ask_where, look_again, place_by_rule
 from burstenv.cluster.scaling.control import control
 from burstenv.cluster.seats import seat
 from burstenv.cluster.stuck import fail_the_rest, gives_up, is_stuck
 from burstenv.cluster.telemetry import scrape_until, unveil, veil
 from burstenv.cluster.traffic import count_traffic, decay_rates
-from burstenv.cluster.transfers import take_step
+from burstenv.cluster.transfer_clock import take_one_step, take_steps
 from burstenv.cluster.world import engine_of
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.gateway_log import gateway_of
@@ -93,18 +93,19 @@ def _next_epoch(world, lazily):
         arrival_s = _next_arrival_s(world)
         until_s = min(arrival_s, next_event_s(world), environment.last_decision_s + environment.tick_s)
         if gateway.transfers:
-            until_s = min(until_s, environment.transfer_s, environment.migrate_s)
-        if gateway.stops_at_ends or environment.copies > 0:
-            advance_to_ends(world, until_s)
-            if environment.ended > 0:
-                continue
+            until_s = min(until_s, environment.migrate_s)
+        if gateway.transfers and not gateway.changes and arrival_s < np.inf:  # the episode goes on, none is turned off
+            take_steps(world, until_s)
+            until_s = min(until_s, next_event_s(world))
+        else:
+            if gateway.transfers:
+                until_s = min(until_s, environment.transfer_s)
+            if gateway.stops_at_ends or environment.copies > 0:
+                advance_to_ends(world, until_s)
+        if environment.ended > 0:
+            continue
         if gateway.scrape_period_s > 0.0:
             scrape_until(world, until_s)
-        is_step = gateway.transfers and environment.transfer_s == until_s
-        if is_step and not gateway.changes and arrival_s < np.inf:  # the episode goes on, and no replica is turned off
-            environment.now_s = until_s
-            take_step(world)  # it brings both ends up to now, and looks at no other replica
-            continue
         advance_cluster(world, until_s, (lazily and not counts_outputs(world)) or _is_no_decision(world, until_s))
         if environment.ended > 0:
             continue  # a next turn may be sent at this very instant
@@ -137,23 +138,22 @@ def _next_epoch(world, lazily):
             continue
         environment.now_s = until_s
         if kind == TRANSFER:
-            take_step(world)
+            take_one_step(world)
             continue
         if kind == HAND_OVER:
             look_again(world)
+            continue
+        if kind == PLACE:
+            ask_where(world, subject)
+            if world.memory.placed_by_caller:
+                return
+            place_by_rule(world)
             continue
         decay_rates(world, until_s)
         if kind == LOOK:
             look(world)
             if environment.at_gateway != NO_REQUEST:
                 return
-            continue
-        if kind == PLACE:
-            seat(world, gateway_of(world, subject))
-            environment.at_gateway, environment.placing = subject, 1
-            if world.memory.placed_by_caller:
-                return
-            place_by_rule(world)
             continue
         if kind == MIGRATE:
             if _foresee_migration(world):

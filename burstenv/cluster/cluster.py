@@ -49,6 +49,7 @@ from burstenv.cluster.flow_config import AT_ONCE, FlowConfig
 from burstenv.cluster.gateway_constants import (
     write_background,
     write_clients,
+    write_ends,
     write_recovery,
     write_scaling,
     write_transfers,
@@ -204,6 +205,7 @@ class Cluster(RulesInForce):
         gateway["split"] = SPLIT_NAMES.index(split)
         gateway["relays"] = 1
         gateway["gpus"] = sum(spec.tensor_parallel for spec in self.specs)
+        gateway["ends_before"] = self.num_replicas
         if self.clients is not None:
             write_clients(gateway, self.clients)
         if transfers is not None:
@@ -211,6 +213,8 @@ class Cluster(RulesInForce):
             if self.hands_over:
                 gateway["hands_over"] = gateway["stops_at_ends"] = 1
                 gateway["switches_roles"] = switches_roles
+                if not switches_roles and not gateway["closed_loop"][0] and recovery is None:
+                    write_ends(gateway, [spec.role in HAND_OUT for spec in self.specs])
         if migrate_period_s is not None:
             if transfers is None:
                 raise BurstenvError("migrate_period_s needs transfers: what it takes to move KV blocks")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from burstenv.cluster.background_config import BackgroundConfig
@@ -45,6 +47,12 @@ def write_transfers(gateway: np.ndarray, transfers: TransfersConfig) -> None:
     gateway["hand_over_spare_tokens"] = hand_over.spare_tokens
     gateway["hand_over_local"] = hand_over.when_full == "local"
     gateway["hand_over_layerwise"] = hand_over.layerwise
+
+
+def write_ends(gateway: np.ndarray, ends: Sequence[bool]) -> None:
+    """Say on which replicas the cluster looks at the end of a prompt before anything else happens."""
+    places = np.flatnonzero(ends)
+    gateway["ends_from"], gateway["ends_before"] = places[0], places[-1] + 1
 
 
 def write_scaling(gateway: np.ndarray, scaling: ScalingConfig, replicas: int) -> None:

@@ -22,6 +22,7 @@ from burstenv.cluster.transfer_stages import (
     LEFT_S,
     PHASE,
     RETURNING,
+    UNTIL_S,
     begin_stage,
     begin_transfer,
     destination_of,
@@ -87,6 +88,7 @@ def _begin(world, request_id, blocks, hit_tokens, place):
     bring_up(engine_of(world, source), now_s)
     at = begin_transfer(world, request_id, source, destination)
     arena[at + HAND_OVER] = 1
+    put_real(arena, at + UNTIL_S, now_s + gateway.hand_over_lease_s)
     arena[at + LAST] = 1
     arena[at + HELD_BLOCKS] = blocks_of(tokens, spec.block_size)
     arena[at + HELD_PLACE] = held_place(engine_of(world, source), request)
@@ -94,6 +96,7 @@ def _begin(world, request_id, blocks, hit_tokens, place):
     if destination == source:
         environment.stayed += 1
         arena[at + PHASE] = RETURNING
+        put_real(arena, at + UNTIL_S, np.inf)
         put_real(arena, at + DUE_S, next_schedule_s(engine_of(world, source), now_s))
         return
     note_reserved(world, at, blocks, hit_tokens, place)
@@ -111,8 +114,7 @@ def begin_waiting(world):
     environment, gateway, requests = world.environment, world.gateway, world.requests
     now_s = environment.now_s
     before, request_id = np.int64(NO_REQUEST), np.int64(environment.placed_first)
-    for r in range(len(world.replicas)):
-        world.replicas[r].full = 0
+    any_full = False
     while request_id != NO_REQUEST:
         request = requests[request_id]
         following = np.int64(request.next)
@@ -131,13 +133,16 @@ def begin_waiting(world):
                     keep(world, request_id)
                 elif blocks < 0:
                     there.replica.full = 1
-                    waits = True
+                    any_full = waits = True
         if waits:
             before = request_id
         else:
             take_out(world, request_id, before)
             _begin(world, request_id, blocks, hit_tokens, place)
         request_id = following
+    if any_full:
+        for r in range(len(world.replicas)):
+            world.replicas[r].full = 0
 
 
 @kernel

@@ -14,13 +14,15 @@ from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv.cluster.adaptive_roles import decoding, may_decode, pack
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.hand_overs import append, keep
+from burstenv.cluster.seats import seat
 from burstenv.cluster.stuck import is_stuck
 from burstenv.cluster.telemetry import unveil, veil
+from burstenv.cluster.traffic import decay_rates
 from burstenv.cluster.transfer_stages import takes_requests
-from burstenv.cluster.transfer_times import time_anew
+from burstenv.cluster.transfer_times import time_anew, time_placed
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.enums import DECODE, FLEXIBLE, NO_REQUEST, PREFILL
-from burstenv.engine.gateway_log import context_tokens, in_flight, log_moved, own_log, unanswered
+from burstenv.engine.gateway_log import context_tokens, gateway_of, in_flight, log_moved, own_log, unanswered
 from burstenv.engine.prefix_hits import prefix_hit_tokens
 from burstenv.engine.queues import tokens_to_compute
 from burstenv.engine.transfer_ends import hands_out
@@ -29,8 +31,8 @@ ROUND_ROBIN, FEWEST_REQUESTS, FEWEST_TOKENS, LEAST_KV, BIN_PACKING = range(5)
 LOCAL_TOKENS, QUEUE, FILL = range(3)  # parameters
 
 
-@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state), types.int64))
-def place(world, destination):
+@kernel
+def _place(world, destination):
     """Let the prefilled request that is decided about decode on a replica; where that cannot be, it stays."""
     environment = world.environment
     request_id = np.int64(environment.at_gateway)
@@ -41,7 +43,13 @@ def place(world, destination):
     if chosen != source:
         log_moved(engine_of(world, source), engine_of(world, chosen), request_id)
     append(world, request_id, chosen)
-    time_anew(world)
+    time_placed(world)
+
+
+@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state), types.int64))
+def place(world, destination):
+    """Let the prefilled request that is decided about decode on a replica; where that cannot be, it stays."""
+    _place(world, destination)
 
 
 @detached(lambda state: state.gateway["transfers"].any(), lambda state: (world_type(state),))
@@ -103,8 +111,17 @@ def choose_place(world, source, rule):
     return best
 
 
-@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state),))
-def place_by_rule(world):
+@kernel
+def ask_where(world, request_id):
+    """Let the next decision be about where a prefilled request decodes."""
+    environment = world.environment
+    decay_rates(world, environment.now_s)
+    seat(world, gateway_of(world, request_id))
+    environment.at_gateway, environment.placing = request_id, 1
+
+
+@kernel
+def decide_by_rule(world):
     """Decide by the rule about the prefilled request; the cluster must be as it is, without a veil."""
     rule = np.int64(world.memory.placement)
     if rule in (FEWEST_TOKENS, LEAST_KV, BIN_PACKING):  # in the middle of a decode run only context and KV use change
@@ -114,7 +131,13 @@ def place_by_rule(world):
     source = np.int64(world.requests[world.environment.at_gateway].replica)
     chosen = choose_place(world, source, rule)
     unveil(world)
-    place(world, chosen)
+    _place(world, chosen)
+
+
+@detached(lambda state: state.gateway["hands_over"].any(), lambda state: (world_type(state),))
+def place_by_rule(world):
+    """Decide by the rule about the prefilled request, as an event among others."""
+    decide_by_rule(world)
 
 
 @kernel

@@ -22,6 +22,8 @@ GATEWAY = record(
         ("clients", "i1"),  # whether they do anything but send and wait
         ("closed_loop", "i1"),  # turns of a session follow the answer to the turn before
         ("stops_at_ends", "i1"),  # the cluster looks at a turn's end, or a prompt's, before anything else happens
+        ("ends_from", "i4"),  # the first replica on which such an end may be,
+        ("ends_before", "i4"),  # and the number after that of the last one
         ("gateways", "i4"),  # K
         ("split", "i1"),  # how requests are split among them: EVENLY or BY_HASH
         ("relays", "i1"),  # answers pass through the gateway

@@ -11,9 +11,9 @@ from burstenv.engine.enums import ACTIVE, NO_PLACE, STANDS_STILL
 from burstenv.engine.outage import set_slowdown
 from burstenv.engine.records import TRANSFER
 
-DUE_S, BEGUN_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S = (
+DUE_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S, UNTIL_S = (
     TRANSFER.fields[name][1] // 4  # type: ignore[index]
-    for name in ("due_s", "begun_s", "left_s", "left_bytes", "since_s", "byte_s")
+    for name in ("due_s", "left_s", "left_bytes", "since_s", "byte_s", "until_s")
 )
 (
     PHASE, REQUEST, SOURCE, DESTINATION, PREEMPTIONS, STAGE, LAST, SENT_TOKENS, RESERVED_BLOCKS, RESERVED_PLACE,
@@ -96,7 +96,8 @@ def begin_stage(world, at, tokens, further_s):
 def begin_transfer(world, request_id, source, destination):
     """Note a transfer; return where its numbers begin."""
     environment, arena = world.environment, world.arena
-    at = transfer_at(world, free_place(world))
+    environment.begun_place = free_place(world)
+    at = transfer_at(world, environment.begun_place)
     arena[at + REQUEST] = request_id
     arena[at + SOURCE] = source
     arena[at + DESTINATION] = destination
@@ -109,7 +110,7 @@ def begin_transfer(world, request_id, source, destination):
     arena[at + HELD_BLOCKS] = 0
     arena[at + HELD_PLACE] = NO_PLACE
     arena[at + HAND_OVER] = 0
-    put_real(arena, at + BEGUN_S, environment.now_s)
+    put_real(arena, at + UNTIL_S, environment.now_s + world.gateway.transfer_timeout_s)
     world.replicas[source].transfers += 1
     keep_pace(world, source)
     if destination != source:

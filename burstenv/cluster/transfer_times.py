@@ -12,31 +12,24 @@ from burstenv.cluster.events import foresee
 from burstenv.cluster.hand_overs import begin_waiting
 from burstenv.cluster.token_rounds import waits_for_chunk
 from burstenv.cluster.transfer_stages import (
-    BEGUN_S,
     BYTE_S,
     COPYING,
     DESTINATION,
     DUE_S,
     FREE,
-    HAND_OVER,
     JOINING,
     LEAVING,
     LEFT_BYTES,
     PHASE,
+    PREPARING,
     RETURNING,
     SINCE_S,
     SOURCE,
+    UNTIL_S,
     stands_still,
     transfer_at,
 )
-
-
-@kernel
-def limit_s(world, at):
-    """Return when a copy is given up [s]."""
-    hand_over = world.arena[at + HAND_OVER] > 0
-    longest_s = world.gateway.hand_over_lease_s if hand_over else world.gateway.transfer_timeout_s
-    return real_at(world.arena, at + BEGUN_S) + longest_s
+from burstenv.engine.enums import NO_PLACE
 
 
 @kernel
@@ -51,23 +44,12 @@ def _is_held_up(world, at):
 
 
 @kernel
-def _count_copies(world):
-    """Count the copies under way that each end of a transfer sends and receives."""
+def _count_copy(world, at, one):
+    """Add ``one`` to the copies that the ends of this one send and receive, unless it stands still."""
     arena, replicas = world.arena, world.replicas
-    for turn in range(2):
-        left, place = world.environment.transfers, 0
-        while left > 0:
-            at = transfer_at(world, place)
-            place += 1
-            if arena[at + PHASE] == FREE:
-                continue
-            left -= 1
-            if turn == 0:
-                replicas[arena[at + SOURCE]].sending = 0
-                replicas[arena[at + DESTINATION]].receiving = 0
-            elif arena[at + PHASE] == COPYING and not _is_held_up(world, at):
-                replicas[arena[at + SOURCE]].sending += 1
-                replicas[arena[at + DESTINATION]].receiving += 1
+    if not _is_held_up(world, at):
+        replicas[arena[at + SOURCE]].sending += one
+        replicas[arena[at + DESTINATION]].receiving += one
 
 
 @kernel
@@ -91,35 +73,182 @@ def _copy_on(world, at):
     put_real(arena, at + DUE_S, now_s + left_bytes * byte_s)
 
 
+@kernel
+def _step_s(world, at):
+    """Return when a transfer takes its next step [s]."""
+    due_s = np.inf if _is_held_up(world, at) else real_at(world.arena, at + DUE_S)
+    return max(world.environment.now_s, min(due_s, real_at(world.arena, at + UNTIL_S)))
+
+
+@kernel
+def _foresee_step(world, step_s, place):
+    """Foresee a step among the next two; of equals that of the first place comes first."""
+    environment = world.environment
+    if step_s < environment.transfer_s or (step_s == environment.transfer_s and place < environment.transfer_place):
+        environment.second_s, environment.second_place = environment.transfer_s, environment.transfer_place
+        environment.transfer_s, environment.transfer_place = step_s, place
+    elif step_s < environment.second_s or (step_s == environment.second_s and place < environment.second_place):
+        environment.second_s, environment.second_place = step_s, place
+
+
 @outlined
-def time_anew(world):
-    """Share the bandwidth among the copies under way, and foresee the next step of all transfers."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
+def _time_copies(world, copies):
+    """Share the bandwidth among so many copies, which their ends have counted, and foresee their ends."""
+    arena = world.arena
+    left, place = copies, 0
+    while left > 0:
+        at = transfer_at(world, place)
+        if arena[at + PHASE] == COPYING:
+            left -= 1
+            _copy_on(world, at)
+            _foresee_step(world, _step_s(world, at), place)
+        place += 1
+    left, place = copies, 0
+    while left > 0:
+        at = transfer_at(world, place)
+        if arena[at + PHASE] == COPYING:
+            left -= 1
+            _count_copy(world, at, -1)
+        place += 1
+
+
+# -- a copy that begins alone ----------------------------------------------------------------------------
+
+
+@kernel
+def _alone_byte_s(world, at):
+    """Return the time that a byte takes in a copy without others at its ends [s]."""
+    arena, specs = world.arena, world.specs
+    source, destination = specs[arena[at + SOURCE]], specs[arena[at + DESTINATION]]
+    return max(1.0 / source.copy_bytes_per_s, 1.0 / destination.copy_bytes_per_s)
+
+
+@kernel
+def _none_stands_still(gateway):
+    """Return whether no transfer may ever wait for a replica that stands still."""
+    return not gateway.changes and not gateway.transfer_by_tokens
+
+
+@kernel
+def _foresee_start(world):
+    """Pass over the next step if it is the begin of a copy: foreseen are the one after it and the copy's end.
+
+    So it costs nothing. The copy must be alone, or it would change the shares of others. And nothing may wait to
+    move, for that looks at each step.
+    """
+    environment, arena = world.environment, world.arena
+    place, start_s = environment.transfer_place, environment.transfer_s
+    at = transfer_at(world, place)
+    is_start = arena[at + PHASE] == PREPARING and start_s < real_at(arena, at + UNTIL_S)
+    if is_start and start_s == real_at(arena, at + DUE_S) and start_s < environment.second_s:
+        end_s = start_s + real_at(arena, at + LEFT_BYTES) * _alone_byte_s(world, at)
+        environment.start_place = place
+        environment.transfer_s, environment.transfer_place = environment.second_s, environment.second_place
+        environment.second_s, environment.second_place = np.inf, NO_PLACE
+        _foresee_step(world, min(end_s, real_at(arena, at + UNTIL_S)), place)
+
+
+@kernel
+def start_foreseen(world):
+    """Begin the copy that :func:`_foresee_start` has passed over, if its time has come."""
+    environment, arena = world.environment, world.arena
+    if environment.start_place == NO_PLACE:
+        return
+    at = transfer_at(world, environment.start_place)
+    start_s, byte_s = real_at(arena, at + DUE_S), _alone_byte_s(world, at)
+    if start_s <= environment.now_s:
+        environment.start_place = NO_PLACE
+        environment.copying = 1
+        arena[at + PHASE] = COPYING
+        put_real(arena, at + SINCE_S, start_s)
+        put_real(arena, at + BYTE_S, byte_s)
+        put_real(arena, at + DUE_S, start_s + real_at(arena, at + LEFT_BYTES) * byte_s)
+
+
+# -- all transfers ---------------------------------------------------------------------------------------
+
+
+@kernel
+def _begin_those_that_can(world):
+    """Let requests begin to move that can; those that cannot look again."""
+    environment, gateway = world.environment, world.gateway
     if gateway.hands_over and environment.placed > 0:
         begin_waiting(world)
     if gateway.drains:
         begin_drains(world)
-    now_s = environment.now_s
     if not environment.looks_again and (environment.placed > 0 or (gateway.drains and any_emptied(world))):
         environment.looks_again = 1
-        foresee(world, now_s + gateway.hand_over_retry_s, LOOK_AGAIN, 0)
-    environment.transfer_s = np.inf
-    _count_copies(world)
-    left, next_place = environment.transfers, 0
+        foresee(world, environment.now_s + gateway.hand_over_retry_s, LOOK_AGAIN, 0)
+
+
+@outlined
+def _time_all(world):
+    """Share the bandwidth among the copies under way, and foresee the next steps of all transfers."""
+    environment, arena = world.environment, world.arena
+    environment.start_place = NO_PLACE
+    next_s, second_s, next_place, second_place = np.inf, np.inf, np.int64(NO_PLACE), np.int64(NO_PLACE)
+    copies = 0
+    left, place = environment.transfers, 0
     while left > 0:
-        place = next_place
-        next_place += 1
         at = transfer_at(world, place)
         phase = arena[at + PHASE]
-        if phase == FREE:
-            continue
-        left -= 1
-        if phase == COPYING:
-            _copy_on(world, at)
-        due_s = np.inf if _is_held_up(world, at) else real_at(arena, at + DUE_S)
-        if phase != JOINING and phase != RETURNING:
-            due_s = min(due_s, limit_s(world, at))
-        due_s = max(now_s, due_s)
-        if due_s < environment.transfer_s:
-            environment.transfer_s = due_s
-            environment.transfer_place = place
+        if phase != FREE:
+            left -= 1
+            if phase == COPYING:
+                copies += 1
+                _count_copy(world, at, 1)
+            else:
+                step_s = _step_s(world, at)
+                if step_s < next_s:
+                    second_s, second_place = next_s, next_place
+                    next_s, next_place = step_s, np.int64(place)
+                elif step_s < second_s:
+                    second_s, second_place = step_s, np.int64(place)
+        place += 1
+    environment.transfer_s, environment.transfer_place = next_s, next_place
+    environment.second_s, environment.second_place = second_s, second_place
+    environment.copying = copies
+    if copies > 0:
+        _time_copies(world, copies)
+    elif next_s < np.inf and environment.placed == 0 and _none_stands_still(world.gateway):
+        _foresee_start(world)
+
+
+@outlined
+def time_anew(world):
+    """Let requests begin to move that can, and time all transfers anew."""
+    start_foreseen(world)
+    _begin_those_that_can(world)
+    _time_all(world)
+
+
+@outlined
+def time_placed(world):
+    """Do the same after one more request waits to move: if it alone begins, it changes no other transfer."""
+    environment, gateway = world.environment, world.gateway
+    start_foreseen(world)
+    alone = environment.placed == 1 and environment.copying == 0 and _none_stands_still(gateway)
+    _begin_those_that_can(world)
+    if alone and environment.placed == 0:
+        place = np.int64(environment.begun_place)
+        step_s = _step_s(world, transfer_at(world, place))
+        if environment.start_place == NO_PLACE:
+            _foresee_step(world, step_s, place)
+            _foresee_start(world)
+            return
+        if step_s > real_at(world.arena, transfer_at(world, environment.start_place) + DUE_S):
+            _foresee_step(world, step_s, place)
+            return
+    _time_all(world)
+
+
+@kernel
+def time_join(world, at):
+    """Time a transfer that waits to join, after a copy that was foreseen from its begin; return whether that is all."""
+    environment = world.environment
+    step_s = _step_s(world, at)
+    if environment.placed > 0 or step_s >= environment.second_s:
+        return False
+    environment.copying = 0
+    environment.transfer_s = step_s
+    return True

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel, outlined
-from burstenv._jit.floats import put_real
+from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.advance import bring_up
 from burstenv.cluster.departures import begin_migration, leave, live_tokens
 from burstenv.cluster.events import PLACE, foresee
@@ -43,6 +43,7 @@ from burstenv.cluster.transfer_stages import (
     SINCE_S,
     SOURCE,
     STAGE,
+    UNTIL_S,
     begin_stage,
     computes,
     count_still,
@@ -52,8 +53,9 @@ from burstenv.cluster.transfer_stages import (
     source_of,
     transfer_at,
 )
-from burstenv.cluster.transfer_times import limit_s, time_anew
+from burstenv.cluster.transfer_times import start_foreseen, time_anew, time_join
 from burstenv.cluster.world import world_type
+from burstenv.engine.decode_run import run_schedule_s
 from burstenv.engine.enums import (
     ABORT_CAUSES,
     ATTAINED,
@@ -107,11 +109,22 @@ def _why_lost(world, at):
 
 
 @kernel
+def _foresee_schedule_s(engine, now_s):
+    """Return when a replica can schedule an iteration next [s]; a decode run that it is in goes on undisturbed."""
+    replica = engine.replica
+    if replica.run_steps > 0 and replica.wake_s > now_s:
+        return run_schedule_s(engine, now_s)
+    bring_up(engine, now_s)
+    return next_schedule_s(engine, now_s)
+
+
+@kernel
 def _stage_ends(world, at):
     gateway, arena, now_s = world.gateway, world.arena, world.environment.now_s
     if arena[at + LAST] > 0:
         arena[at + PHASE] = JOINING
-        put_real(arena, at + DUE_S, next_schedule_s(destination_of(world, at), now_s))
+        put_real(arena, at + UNTIL_S, np.inf)
+        put_real(arena, at + DUE_S, _foresee_schedule_s(destination_of(world, at), now_s))
         return
     cause = _why_lost(world, at)
     if cause >= 0:
@@ -228,6 +241,7 @@ def give_up(world, at, cause):
         return
     if arena[at + LAST] > 0:
         arena[at + PHASE] = RETURNING
+        put_real(arena, at + UNTIL_S, np.inf)
         put_real(arena, at + DUE_S, next_schedule_s(here, now_s))
         return
     stay(here, world.requests[arena[at + REQUEST]], now_s)
@@ -249,18 +263,19 @@ def _return(world, at):
     end_transfer(world, at)
 
 
-@detached(lambda state: state.gateway["transfers"].any(), lambda state: (world_type(state),))
+@outlined
 def take_step(world):
     """Carry out the next step of the transfers, which is due now."""
     environment, arena = world.environment, world.arena
     now_s = environment.now_s
+    foreseen = environment.start_place == environment.transfer_place  # from its begin on
+    start_foreseen(world)
     at = transfer_at(world, environment.transfer_place)
     phase = arena[at + PHASE]
-    timed_out = phase not in (JOINING, RETURNING) and now_s >= limit_s(world, at)
+    timed_out = now_s >= real_at(arena, at + UNTIL_S)
     arrives = phase == COPYING and arena[at + LAST] > 0
     if timed_out or computes(world, at) or not (phase == PREPARING or arrives):
         bring_up(source_of(world, at), now_s)
-    if timed_out or phase != PREPARING or computes(world, at):
         bring_up(destination_of(world, at), now_s)
     stage_ends = phase == COPYING and not timed_out
     if timed_out:
@@ -285,7 +300,8 @@ def take_step(world):
         _return(world, at)
     if stage_ends:
         _stage_ends(world, at)
-    time_anew(world)
+    if not (foreseen and arena[at + PHASE] == JOINING and time_join(world, at)):
+        time_anew(world)
 
 
 @outlined
@@ -295,6 +311,10 @@ def reset_transfers(world):
     for place in range(gateway.transfer_places):
         world.arena[transfer_at(world, place) + PHASE] = FREE
     environment.transfer_s = np.inf
+    environment.start_place = NO_PLACE
+    environment.copying = 0
+    environment.second_s = np.inf
+    environment.second_place = NO_PLACE
     environment.transfers = 0
     environment.migrate_number = 1
     environment.migrate_s = gateway.migrate_period_s if gateway.migrate_period_s > 0.0 else np.inf

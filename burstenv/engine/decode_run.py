@@ -222,10 +222,21 @@ def follow_run(engine, until_s):
 
 
 @kernel
+def run_schedule_s(engine, now_s):
+    """Return when an open run, which goes on beyond ``now_s``, schedules an iteration next: now, or later [s].
+
+    The run is not moved.
+    """
+    replica = engine.replica
+    upto = _steps_by(engine, min(now_s, replica.run_demotion_s))
+    scheduled_s = replica.clock_s if upto == replica.run_done else run_boundary_s(engine, upto)
+    return now_s if scheduled_s >= now_s else run_boundary_s(engine, upto + 1)
+
+
+@kernel
 def interrupt_run(engine):
     """Close the run before a change of later iterations; an iteration that has begun is put in flight."""
     replica, spec, arena = engine.replica, engine.spec, engine.arena
-    replica.wake_s = replica.clock_s
     if replica.run_steps > 0:
         close_run(engine)
     if replica.under_way:
@@ -243,3 +254,15 @@ def interrupt_run(engine):
             replica.flight_sequences = replica.decoding
         count_busy(engine, duration_s, replica.free_blocks)
         replica.in_flight += 1
+    replica.wake_s = replica.clock_s
+    if replica.in_flight == spec.depth and not spec.general:  # what is in flight changes no more
+        replica.wake_s = replica.iteration_end_s
+
+
+@kernel
+def rest_if_idle(engine):
+    """Note that nothing happens on a replica without requests, after a change of something else."""
+    replica, spec = engine.replica, engine.spec
+    idle = replica.running + replica.waiting + replica.in_flight == 0
+    if idle and not spec.general and not spec.background:
+        replica.wake_s = np.inf

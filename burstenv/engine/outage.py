@@ -12,7 +12,7 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.asynchronous import lose_token
 from burstenv.engine.background import change_pace, delay_training, lose_step, stop_training
 from burstenv.engine.copies import forget_copy, kind_at
-from burstenv.engine.decode_run import interrupt_run
+from burstenv.engine.decode_run import interrupt_run, rest_if_idle
 from burstenv.engine.decoders import stop_decoding
 from burstenv.engine.enums import COMPUTES_APART, NO_REQUEST, STANDS_STILL
 from burstenv.engine.gateway_log import log_token
@@ -147,6 +147,7 @@ def clear(engine):
 def set_slowdown(engine, slowdown, now_s):
     """Let the GPU take longer by this share, from the next iteration on."""
     interrupt_run(engine)
+    rest_if_idle(engine)
     if engine.spec.background and engine.replica.slowdown != slowdown:
         change_pace(engine, slowdown, now_s)
     engine.replica.slowdown = slowdown

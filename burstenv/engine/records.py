@@ -184,11 +184,11 @@ REPLICA = record(
         ("held", "i4"),  # those requests
         ("role", "i1"),  # what it computes for others: at first that of its specification
         ("transfers", "i4"),  # it takes part in
-        ("sending", "i4"),  # copies, and those that it receives
+        ("sending", "i4"),  # copies, and those that it receives: 0 but while they share the bandwidth
         ("receiving", "i4"),
         ("freeness", "f8"),  # when it was last looked at, see cluster/migration.py
         ("paired", "i1"),  # in a migration considered then
-        ("full", "i1"),  # a prefilled request has found no free blocks on it, see cluster/hand_overs.py
+        ("full", "i1"),  # a prefilled request has found no free blocks just now, see cluster/hand_overs.py
         # Where replicas fail, start or stop, see cluster/faults/handlers.py.
         ("status", "i1"),
         ("known", "i1"),  # the status that the gateway knows of
@@ -301,6 +301,11 @@ ENVIRONMENT = record(
         # KV blocks on the move, see cluster/transfers.py.
         ("transfer_s", "f8"),  # their next step; infinity: none
         ("transfer_place", "i4"),  # of that transfer
+        ("start_place", "i4"),  # of one whose copy begins before that step, alone; NO_PLACE: none
+        ("copying", "i4"),  # under way; without any, the step after the next one is known, too:
+        ("second_s", "f8"),
+        ("second_place", "i4"),
+        ("begun_place", "i4"),  # of the transfer that has begun last
         ("transfers", "i4"),  # under way
         ("migrate_s", "f8"),  # next time that a request may migrate; infinity: none
         ("migrate_number", "i8"),  # of that time
@@ -480,11 +485,11 @@ TENANT = np.dtype(
 TRANSFER = np.dtype(
     [
         ("due_s", "f8"),  # its next step
-        ("begun_s", "f8"),
         ("left_s", "f8"),  # when the request left the batch
         ("left_bytes", "f8"),  # of the stage, at `since_s`
         ("since_s", "f8"),
         ("byte_s", "f8"),  # time that each takes since then
+        ("until_s", "f8"),  # then it is given up; infinity: no longer
         ("phase", "i4"),  # a Phase of cluster/transfer_config.py
         ("request", "i4"),
         ("source", "i4"),

@@ -11,7 +11,7 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.background import note_backward_before, note_change, note_waiting
 from burstenv.engine.block_keys import sequence_at, sequence_of
-from burstenv.engine.decode_run import interrupt_run
+from burstenv.engine.decode_run import interrupt_run, rest_if_idle
 from burstenv.engine.decoders import start_decoding, stop_decoding
 from burstenv.engine.enums import FLEXIBLE, NO_PLACE, NO_REQUEST, PREFILL, RUNNING
 from burstenv.engine.iterations import is_set_back, next_iteration
@@ -75,6 +75,7 @@ def _changed(engine, now_s):
     replica.blocked = 0
     if not _note_change(engine, now_s) and replica.in_flight < spec.depth:
         replica.clock_s = max(replica.clock_s, now_s)
+    rest_if_idle(engine)
     if spec.general:
         if not replica.ahead:
             publish_general(engine)
