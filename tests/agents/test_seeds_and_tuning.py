@@ -77,13 +77,14 @@ def test_the_live_table_is_drawn(recipe):
     table.validated(
         {
             "steps": 500, "validation": {"1": 0.912}, "ahead_points": {"1": points}, "ahead_points_overall": points,
-            "reference_policy": {"1": "always/jsq/vllm"}, "best": True,
+            "reference_policy": {"1": "always/jsq/vllm"}, "best": True, "worst_prompts": {"1": ("0-200", -7.5)},
         }
     )  # fmt: skip
     table.close()
     text = out.getvalue()
     for part in ("tiny on small", "91.2 % (+1.2)", "best +1.2 +- 0.4", "always/jsq/vllm", "20,000 fps", "1:00 to go"):
         assert part in text
+    assert all(part in text for part in ("prompts of", "0-200", "-7.5"))
 
 
 def test_clock():

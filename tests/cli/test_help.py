@@ -118,7 +118,10 @@ def completions(line: str, folder: Path) -> set[str]:
         ("burstenv simulate x --scenario retr", {"retrying"}),
         ("burstenv simulate x --cluster default-x6", {"default-x64"}),
         ("burstenv simulate burstgpt-de", {"burstgpt-default"}),
-        ("burstenv simulate x --policy agent:joint-v", {"agent:joint-v1", "agent:joint-v3", "agent:joint-v4"}),
+        (
+            "burstenv simulate x --policy agent:joint-v",
+            {f"agent:joint-v{k}" for k in (1, 3, 4, 5)},
+        ),
         ("burstenv validate x --latency opt", {"opt-13b_a100-80g_tp1"}),
         ("burstenv train --agent recurr", {"recurrent-ppo"}),
         ("burstenv completion z", {"zsh"}),
