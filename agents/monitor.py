@@ -195,7 +195,7 @@ class Monitor:
             "reference_policy": {f"{load:g}": name for load, name in self._policies.items()},
             "ahead_points": {f"{load:g}": described(estimate) for load, estimate in ahead.items()},
             "ahead_points_overall": described(overall),
-            "worst_prompts": {f"{load:g}": worst(row) for load, row in zip(score.loads, groups, strict=True)},
+            "worst_prompts": {f"{load:g}": list(worst(row)) for load, row in zip(score.loads, groups, strict=True)},
             "best": better,
             "learning_rate": self._learning_rate(0.0),
             **learner.facts(),

@@ -19,7 +19,6 @@ from burstenv.cli.common import (
     read_trace_or_workload,
 )
 from burstenv.cli.task import add_changes, changed_config
-from burstenv.cluster.transfer_config import given_up
 from burstenv.errors import BurstenvError
 
 if TYPE_CHECKING:
@@ -228,6 +227,7 @@ def _traffic(result: Simulation) -> str:
 
 def _lines(result: Simulation) -> list[str]:
     """Return all there is to say of one replay."""
+    from burstenv.cluster.transfer_config import given_up
     from burstenv.workload.describe import span_text
 
     m = result.metrics

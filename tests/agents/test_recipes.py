@@ -21,6 +21,7 @@ SHORT = {
     "evolution": {"pairs": 2, "episodes": 1},
 }
 OFF_POLICY = {"buffer_size": 500, "learning_starts": 32, "batch_size": 16}
+OTHERS = {"fleet", "background-v1"}  # of other scenarios: test_fleet_agents, test_background_agents
 
 
 def cut_short(name: str) -> AgentConfig:
@@ -37,7 +38,7 @@ def cut_short(name: str) -> AgentConfig:
     return AgentConfig.model_validate(values)
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped("agents")) - {"fleet"}))  # it needs scaling, see test_fleet_agents
+@pytest.mark.parametrize("name", sorted(set(shipped("agents")) - OTHERS))
 def test_a_recipe_trains_and_its_agent_is_loaded(scenario, tmp_path, name):
     config = cut_short(name)
     result = train(config, scenario, tmp_path / "run", progress=False)

@@ -82,7 +82,7 @@ def test_clients_are_what_is_written_down(seed, patience, retries, loop, engine,
     play(seed, config, engine, tick_s=tick_s, metrics=metrics)
 
 
-@examples(200)
+@examples(100)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),

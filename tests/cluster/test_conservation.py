@@ -45,7 +45,7 @@ CASES: dict[str, list[Any]] = {
 }
 
 
-@examples(80)
+@examples(40)
 @given(seed=st.integers(0, 2**20), **{name: st.sampled_from(values) for name, values in CASES.items()})
 def test_no_request_is_lost_and_no_block_either(seed, **case):
     check_one(seed, **case)

@@ -22,7 +22,6 @@ CASES = {
     "wandb_logging.py": (["wandb", "stable_baselines3"], ["--steps", "16384"], "logged to "),
     "mlflow_logging.py": (["mlflow", "stable_baselines3"], ["--steps", "16384"], "logged as "),
     "ray_router.py": (["ray.serve"], ["always/jsq/vllm", "mixed-x2"], "15 tokens from "),
-    "forecast_room.py": ([], ["--episodes", "3"], "\narima"),
     "service_gap.py": ([], ["--replicas", "1", "2", "--draws", "1"], "\n       2  "),
     "watch.py": (["PIL", "moviepy"], ["--steps", "20", "--scenario", "SMALL"], "timeline.html"),
 }

@@ -2,7 +2,7 @@
 
 A replica that is asked for now serves after its cold start. Each row forecasts the arrivals of a window that begins
 then. The last row knows the rate of every moment, but not the single arrivals: a Poisson process leaves that much. Run
-it with `python examples/forecast_room.py`.
+it with `python -m burstenv.evaluation.validation.forecast_room`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import argparse
 
 import numpy as np
 
-import burstenv
 from burstenv.cluster.reference.forecast import arima, kalman
+from burstenv.envs.scenario import Scenario, load_scenario
 
 WINDOW_S, PAST = 30.0, 12  # arrivals are counted in such windows; the last twelve are known
 
 
-def counts(scenario: burstenv.Scenario, split: str, episodes: int, load: float) -> np.ndarray:
+def counts(scenario: Scenario, split: str, episodes: int, load: float) -> np.ndarray:
     """Return the arrivals in the windows of some episodes, (E, W)."""
     duration_s = scenario.config.episode.duration_s
     edges_s = np.arange(0.0, duration_s + 1e-6, WINDOW_S)
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--cold-start-s", type=float, default=45.0)
     arguments = parser.parse_args()
-    scenario = burstenv.load_scenario(arguments.scenario)
+    scenario = load_scenario(arguments.scenario)
     lead = round(arguments.cold_start_s / WINDOW_S)
     train, test = (
         examples(counts(scenario, split, arguments.episodes, scenario.config.load), lead) for split in ("train", "test")
