@@ -32,7 +32,6 @@ from burstenv.envs.fleet.batch import OFFSETS
 from burstenv.envs.observation.features import LIMIT, ObservationLayout
 from burstenv.policies.background import BOUNDS_S, BUDGETS_TOKENS, BY_RULE, LEVELS
 from burstenv.policies.composite import named_background_rule
-from burstenv.policies.network.description import COMPONENTS
 from burstenv.policies.network.description import action_heads as network_heads
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -238,13 +237,12 @@ def begin_as_the_rule(config: AgentConfig, policy: Any, observed: ObservationLay
                 policy.action_net.bias[OFFSETS] = NO_OFFSET
     if "background" in config.decide and not config.continuous:
         first = first_levels(config.background, BY_RULE_EVOLVED if config.evolves else BY_RULE_LOGIT)
-        parts = [name for name in COMPONENTS if name in config.decide]
-        at = sum({"admission": 3, "routing": 0, "batching": len(observed.mode_names)}[name] for name in parts[:-1])
+        at = sum(network_heads(config.decide, False, len(observed.mode_names))[:-1])  # background is the last
         with torch.no_grad():
             if config.network in SET_NETWORKS:
                 policy.mlp_extractor.pooled_logits.bias[at : at + LEVELS] = first
             elif isinstance(policy, ActorCriticPolicy):
-                at += observed.num_replicas if "routing" in parts else 0
+                at += observed.num_replicas if "routing" in config.decide else 0
                 policy.action_net.bias[at : at + LEVELS] = first
 
 

@@ -22,6 +22,8 @@ from burstenv.cli.common import (
 from burstenv.cli.task import add_task_arguments, changed_scenario, trace_of
 from burstenv.errors import BurstenvError
 
+_LISTS = ("ladder", "suite")  # names that stand for several policies
+
 
 def register(commands: Commands) -> None:
     """Add the subcommands of this module."""
@@ -177,9 +179,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_LISTS = ("ladder", "suite")  # names that stand for several policies
-
-
 def _policies(given: list[str], scenario: Any) -> tuple[list[str], list[str]]:
     """Return policies by name, and what to say of others.
 
@@ -192,12 +191,13 @@ def _policies(given: list[str], scenario: Any) -> tuple[list[str], list[str]]:
 
     found: list[str] = []
     said = []
+    cluster = scenario.make_cluster()
     for name in given:
         if name not in _LISTS:
             found.append(name)
             continue
         listed = DEFAULT_LADDER if name == "ladder" else suite_composites()
-        fitting = [policy for policy in listed if suits(parse_composite(policy), scenario)]
+        fitting = [policy for policy in listed if suits(parse_composite(policy), cluster)]
         if len(fitting) < len(listed):
             left = ", ".join(policy for policy in listed if policy not in fitting)
             said.append(f"left out of {name}, for scenario {scenario.config.name} lacks what they need: {left}")

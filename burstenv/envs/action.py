@@ -71,6 +71,22 @@ class JointActions(gym.spaces.MultiDiscrete):
         return super().sample(mask, probability)
 
 
+def chosen_components(decide: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the components that an agent decides, in the order of the known ones.
+
+    Raises:
+        BurstenvError: If there is none, or one is unknown.
+    """
+    named = (decide,) if isinstance(decide, str) else decide
+    for name in named:
+        if name not in known:
+            raise unknown_name("component in decide", str(name), known)
+    chosen = tuple(name for name in known if name in named)
+    if not chosen:
+        raise BurstenvError(f"decide is empty; the agent must decide at least one of {', '.join(known)}")
+    return chosen
+
+
 @dataclass(frozen=True)
 class ActionLayout:
     """The agent's components, and the form of its action."""
@@ -90,14 +106,7 @@ class ActionLayout:
             num_replicas: R.
             num_modes: M.
         """
-        if isinstance(decide, str):
-            decide = (decide,)
-        for name in decide:
-            if name not in COMPONENTS:
-                raise unknown_name("component in decide", str(name), COMPONENTS)
-        chosen = tuple(name for name in COMPONENTS if name in decide)
-        if not chosen:
-            raise BurstenvError(f"decide is empty; the agent must decide at least one of {', '.join(COMPONENTS)}")
+        chosen = chosen_components(decide, COMPONENTS)
         if form not in ("multi", "flat"):
             raise unknown_name("action form", form, ("multi", "flat"))
         if form == "flat" and chosen != ("admission", "routing"):

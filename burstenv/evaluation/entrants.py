@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from burstenv.envs.scenario import Scenario
+from burstenv.cluster import Cluster
+from burstenv.envs.play.parts import check_parts
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.policy import Agent, check_agent, described, fixed_components, is_privileged
 from burstenv.evaluation.result import Row
 from burstenv.evaluation.tasks import Policy as Contestant
 from burstenv.policies import Composite, Heuristic, NetworkPolicy, Policy, load_policy
-from burstenv.policies.composite import FURTHER_PARTS
-from burstenv.policies.health_rules import RETRY
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,15 @@ class LineUp:
     groups: dict[str, list[str]]
 
 
-def suits(policy: Composite, scenario: Scenario) -> bool:
-    """Return whether a composite can be played on a scenario: it has its batching mode, log and further rules."""
-    has = {
-        "migration": scenario.migration is not None,
-        "scaling": scenario.scaling is not None,
-        "placement": scenario.hands_over,
-        "background": scenario.background is not None,
-        "flow": scenario.config.flow is not None,
-    }
-    if any(getattr(policy, kind) is not None and not has[kind] for kind in FURTHER_PARTS):
+def suits(policy: Composite, cluster: Cluster) -> bool:
+    """Return whether a composite can be played in a cluster: it has its mode, its log and its further parts."""
+    try:
+        policy.check(cluster.mode_names)
+        check_parts(policy, cluster)
+        policy.check_log(cluster)
+    except BurstenvError:
         return False
-    retries = policy.health is not None and policy.health.rule.code == RETRY and scenario.recovery is None
-    blind = policy.reads_log and not scenario.config.observation.log
-    return set(policy.modes) <= set(scenario.mode_names) and not blind and not retries
+    return True
 
 
 def line_up(

@@ -16,14 +16,15 @@ from burstenv.policies.baselines import DEFAULT_LADDER
 SCENARIOS = ["blind", "crash", "diurnal", "finetune-in-slack", "disaggregated", "fragmentation", "offline-fill"]
 PARTS = [  # one with every further part, with a log and with what only replicas that fail can have
     "always/jsq/vllm/llumnix", "always/jsq/vllm/kpa", "always/jsq/vllm/slack", "always/jsq/vllm/fcfs-queue",
-    "always/jsq/vllm/distserve", "always/jsq(source=log)/vllm", "always/jsq+retry/vllm", "always/jsq/spf",
+    "always/jsq/vllm/distserve", "always/jsq(source=log)/vllm", "always/jsq+retry/vllm",
+    "always/jsq+hedge/vllm", "always/jsq/spf",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_what_suits_is_what_can_be_played(name):
     scenario = load_scenario(name)
-    cluster = scenario.make_cluster()
+    cluster, spare = scenario.make_cluster(), scenario.make_cluster()
     requests, _ = scenario.episode("train", 0, 1.0)
     cluster.load(0, requests, 0)
 
@@ -37,7 +38,7 @@ def test_what_suits_is_what_can_be_played(name):
 
     for text in dict.fromkeys((*DEFAULT_LADDER, *suite_composites(), *PARTS)):
         policy = parse_composite(text)
-        assert suits(policy, scenario) == plays(policy), text
+        assert suits(policy, spare) == plays(policy), text
 
 
 def test_evaluate_says_which_it_leaves_out(tmp_path, capsys):

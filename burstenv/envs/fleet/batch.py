@@ -11,7 +11,7 @@ import numpy as np
 
 from burstenv.cluster.cluster_config import ROLES
 from burstenv.cluster.scaling.codes import BY_CALLER
-from burstenv.envs.action import JointActions
+from burstenv.envs.action import JointActions, chosen_components
 from burstenv.envs.arguments import check_arguments, check_flat, places_checked
 from burstenv.envs.control_batch import ControlBatch
 from burstenv.envs.fleet.step import (
@@ -67,13 +67,7 @@ class FleetLayout:
         Raises:
             BurstenvError: If it has no scaling, or a component is unknown.
         """
-        named = (decide,) if isinstance(decide, str) else decide
-        for name in named:
-            if name not in COMPONENTS:
-                raise unknown_name("component in decide", str(name), COMPONENTS)
-        chosen = tuple(name for name in COMPONENTS if name in named)
-        if not chosen:
-            raise BurstenvError(f"decide is empty; the agent must decide at least one of {', '.join(COMPONENTS)}")
+        chosen = chosen_components(decide, COMPONENTS)
         scaling, count = scenario.scaling, len(scenario.specs)
         if scaling is None:
             raise BurstenvError(f"scenario {scenario.config.name!r} has no scaling; use one with it, such as diurnal")

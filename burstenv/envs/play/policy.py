@@ -12,11 +12,11 @@ import numpy as np
 from burstenv.cluster import Cluster
 from burstenv.cluster.gateway import ADMIT
 from burstenv.envs.observation.settings import Sight
+from burstenv.envs.play.parts import put_parts
 from burstenv.envs.play.stepping import EVERY, run_by_steps
 from burstenv.envs.step import rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import Composite, Lookahead, LookaheadPolicy, NetworkPolicy, Policy, PythonPolicy, View
-from burstenv.policies.composite import named_background_rule
 from burstenv.policies.decide import choose_admission_at, choose_replica_at, policy_decision
 from burstenv.policies.health import left_out_at
 from burstenv.policies.python_policy import Decision, admission_of, call, replica_of
@@ -47,34 +47,7 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         BurstenvError: If the cluster lacks the policy's batching mode or hides the log that it reads, or its features
             differ from an agent's training.
     """
-    rule = policy.migration if isinstance(policy, Composite) else None
-    if rule is not None and not cluster.migrates:
-        raise BurstenvError(f"policy {policy.name}: this scenario has no migration; leave out {rule}")
-    if cluster.migrates:
-        cluster.migrate_by(*(cluster.migration_rule if rule is None else (rule.rule.code, rule.parameters)), i=i)
-    scaler = policy.scaling if isinstance(policy, Composite) else None
-    if scaler is not None and not cluster.scales:
-        raise BurstenvError(f"policy {policy.name}: this scenario has no scaling; leave out {scaler}")
-    if cluster.scales:
-        cluster.scale_by(*(cluster.scaling_rule if scaler is None else (scaler.rule.code, scaler.parameters)), i=i)
-    placer = policy.placement if isinstance(policy, Composite) else None
-    if placer is not None and not cluster.hands_over:
-        raise BurstenvError(f"policy {policy.name}: this scenario has no prefill replicas; leave out {placer}")
-    if cluster.hands_over:
-        cluster.place_by(*(cluster.placement_rule if placer is None else (placer.rule.code, placer.parameters)), i=i)
-    named = policy.bases[0] if isinstance(policy, LookaheadPolicy) else policy
-    tuner = named.background if isinstance(named, Composite) else None
-    if tuner is not None and cluster.background is None:
-        raise BurstenvError(f"policy {policy.name}: this scenario has no background job; leave out {tuner}")
-    if cluster.background is not None and cluster.state.environments["decisions"][i] == 0:
-        named_rule = policy.environment.get("background") if isinstance(policy, NetworkPolicy) else tuner
-        own = None if named_rule is None else named_background_rule(str(named_rule))
-        cluster.background_by(own or cluster.background_rule, i)
-    flow = policy.flow if isinstance(policy, Composite) else None
-    if flow is not None and not cluster.queues:
-        raise BurstenvError(f"policy {policy.name}: this scenario has no queue at the gateway; leave out {flow}")
-    if cluster.queues:
-        cluster.flow_by(*(cluster.flow_rule if flow is None else (flow.rule.code, flow.parameters)), i=i)
+    put_parts(policy, cluster, i)
     if isinstance(policy, NetworkPolicy):
         if "background" in policy.environment["decide"] and cluster.background is None:
             raise BurstenvError(f"{policy.name} decides about a background job, and this scenario has none")

@@ -191,7 +191,7 @@ def search_load(
     scorer = Scorer(scenario, plan.split, load, range(plan.episodes))
     known: dict[str, Scored] = {}
     study = optuna.create_study(direction="maximize")
-    known_good = list(first) or [p for p in (*DEFAULT_LADDER, *STRONG) if suits(parse_composite(p), scenario)]
+    known_good = list(first) or [p for p in (*DEFAULT_LADDER, *STRONG) if suits(parse_composite(p), scorer.cluster)]
     if space.scaling and scenario.scaling is not None and not first:
         known_good = [f"{policy}/{scenario.scaling.rule}" for policy in known_good]
     if space.background and not first:
