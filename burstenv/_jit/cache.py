@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,12 @@ def cache_directory() -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         os.utime(path)
-        for old in _outlived(home):
-            shutil.rmtree(old, ignore_errors=True)
         tempfile.TemporaryFile(dir=path).close()  # the folder may exist and be read-only
     except OSError:  # no writable home: compile into a private directory for this process's user
-        path = Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
+        return Path(tempfile.mkdtemp(prefix="burstenv-kernels-"))
+    with suppress(OSError):  # another process may delete the same folders at this moment
+        for old in _outlived(home):
+            shutil.rmtree(old, ignore_errors=True)
     return path
 
 

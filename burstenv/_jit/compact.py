@@ -1,6 +1,6 @@
 """Tuples of arrays as arguments of compiled functions, without the numbers that follow from the rest.
 
-Numba passes every array as seven words or more, by pushes onto the stack: with two dozens of calls for one request they
+Numba passes every array as seven words or more, by pushes onto the stack: with two dozen calls for one request they
 took a quarter of the time of a replay. Of an array without gaps, its place and its shape say all.
 """
 

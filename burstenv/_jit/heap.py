@@ -72,6 +72,25 @@ def _sift_down(arena, base, stride, size, position, key, request_id):
 
 
 @kernel
+def _replace(arena, base, stride, size, position, key, request_id):
+    """Replace an entry and restore the heap's order."""
+    if position > 0:
+        at = base + stride * ((position - 1) >> 1)
+        if _before(key, request_id, real_at(arena, at), arena[at + ENTRY_ID]):
+            _sift_up(arena, base, stride, position, key, request_id)
+            return
+    _sift_down(arena, base, stride, size, position, key, request_id)
+
+
+@kernel
+def _position_of(arena, base, stride, request_id):
+    position = 0
+    while arena[base + stride * position + ENTRY_ID] != request_id:
+        position += 1
+    return position
+
+
+@kernel
 def heap_push(arena, base, stride, size, key, request_id):
     """Add a request to a heap of ``size`` entries (the caller counts)."""
     _sift_up(arena, base, stride, size, key, request_id)
@@ -80,32 +99,14 @@ def heap_push(arena, base, stride, size, key, request_id):
 @kernel
 def heap_rename(arena, base, stride, size, old, new):
     """Let a request at any position of a heap of ``size`` entries have the id ``new``."""
-    position = 0
-    while arena[base + stride * position + ENTRY_ID] != old:
-        position += 1
-    key = real_at(arena, base + stride * position)
-    if position > 0:
-        at = base + stride * ((position - 1) >> 1)
-        if _before(key, new, real_at(arena, at), arena[at + ENTRY_ID]):
-            _sift_up(arena, base, stride, position, key, new)
-            return
-    _sift_down(arena, base, stride, size, position, key, new)
+    position = _position_of(arena, base, stride, old)
+    _replace(arena, base, stride, size, position, real_at(arena, base + stride * position), new)
 
 
 @kernel
 def heap_remove(arena, base, stride, size, request_id):
     """Remove a request at any position from a heap of ``size`` entries (the caller counts)."""
-    position = 0
-    while arena[base + stride * position + ENTRY_ID] != request_id:
-        position += 1
-    last = size - 1
-    if position == last:
-        return
-    at = base + stride * last
-    key, moving = real_at(arena, at), arena[at + ENTRY_ID]
-    if position > 0:
-        at = base + stride * ((position - 1) >> 1)
-        if _before(key, moving, real_at(arena, at), arena[at + ENTRY_ID]):
-            _sift_up(arena, base, stride, position, key, moving)
-            return
-    _sift_down(arena, base, stride, last, position, key, moving)
+    position, last = _position_of(arena, base, stride, request_id), size - 1
+    if position < last:
+        at = base + stride * last
+        _replace(arena, base, stride, last, position, real_at(arena, at), arena[at + ENTRY_ID])

@@ -121,5 +121,5 @@ def move_to_ends(world, until_s):
     lambda state: (world_type(state), types.float64),
 )
 def advance_to_ends(world, until_s):
-    """Do the same as :func:`move_to_ends`, for those that call it without transfers."""
+    """Do the same as :func:`move_to_ends`, as a call of its own between two events."""
     move_to_ends(world, until_s)

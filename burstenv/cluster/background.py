@@ -6,7 +6,8 @@ import math
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.cluster.world import engine_of
-from burstenv.engine.background import set_background_rule, tokens_trained
+from burstenv.engine.background import set_background_rule
+from burstenv.engine.shared_iterations import tokens_trained
 
 _FRACTIONS = 2.0**20  # of a worth, so that sums of its growth are exact
 

@@ -26,7 +26,7 @@ from burstenv.cluster.flow_queue import leave_queue
 from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, KIND, NEXT_TURN
+from burstenv.engine.arena import GENERATION, KIND, NEXT_TURN, client_number
 from burstenv.engine.enums import (
     ABANDONED,
     AT_GATEWAY,
@@ -61,8 +61,7 @@ PATIENCE_S, _THINK_S, ATTEMPTS, REFUSALS, FAILOVERS, RESENDS = (
 @kernel
 def client_of(world, request_id):
     """Return where the numbers of a request's client begin in the arena."""
-    gateway = world.gateway
-    return gateway.client_base + request_id * CLIENT_NUMBERS
+    return client_number(world, request_id, 0)
 
 
 @kernel
@@ -231,9 +230,9 @@ def go_on_from_ends(world):
 @outlined
 def reset_clients(world, num_requests, seed):
     """Forget what the clients of an episode did."""
-    environment, gateway, arena = world.environment, world.gateway, world.arena
+    environment, arena = world.environment, world.arena
     for k in range(num_requests):
-        client = gateway.client_base + k * CLIENT_NUMBERS
+        client = client_of(world, k)
         arena[client + ATTEMPTS] = 0
         arena[client + REFUSALS] = 0
         arena[client + FAILOVERS] = 0

@@ -286,6 +286,18 @@ class Cluster(RulesInForce):
         if not self.state.gateway["knows_log"][0]:
             raise hidden_log(reader)
 
+    def check_faults(self, reader: str) -> None:
+        """Raise a one-sentence error unless replicas may fail, as ``reader`` expects.
+
+        Raises:
+            BurstenvError: If they serve for ever.
+        """
+        if self.recovery is None:
+            raise BurstenvError(
+                f"{reader} is for replicas that can fail, and those of this cluster serve for ever; leave it out, or "
+                f"give faults"
+            )
+
     def hold_copies(self, sender: str) -> None:
         """Make room for a second copy of each request, as ``sender`` may send one; see ``cluster/faults/hedges.py``.
 
@@ -293,11 +305,7 @@ class Cluster(RulesInForce):
             BurstenvError: Where copies cannot be: replicas serve for ever or train in the slack, KV blocks move, or
                 requests wait in a queue.
         """
-        if self.recovery is None:
-            raise BurstenvError(
-                f"{sender} is for replicas that can fail, and those of this cluster serve for ever; leave it out, or "
-                f"give faults"
-            )
+        self.check_faults(sender)
         for there, name in (
             (self.transfers, "transfers of KV blocks"),
             (self.flow, "a queue at the gateway"),

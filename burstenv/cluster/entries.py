@@ -17,7 +17,7 @@ from burstenv.cluster.scaling.resize import want_replicas
 from burstenv.cluster.telemetry import unveil, veil
 from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.background import job_done_s, tokens_lost, tokens_trained, unit_s, units_apart
+from burstenv.engine.background import unit_s, units_apart
 from burstenv.engine.gateway_log import log_of_gateway, write_known
 from burstenv.engine.replica import (
     advance_replica,
@@ -27,6 +27,7 @@ from burstenv.engine.replica import (
     set_mode,
     start_replica,
 )
+from burstenv.engine.shared_iterations import job_done_s, tokens_lost, tokens_trained
 
 
 @entry

@@ -72,12 +72,12 @@ class AbortCause(IntEnum):
 
     @property
     def counted_as(self) -> str:
-        """The name of its number among a cluster's counts."""
+        """The cause's key in ``Cluster.transfer_counts``."""
         return f"aborted_{self.name.lower()}"
 
     @property
     def text(self) -> str:
-        """It in a few words, for pages and pictures."""
+        """The cause in a few words, for pages and pictures."""
         return _CAUSE_TEXTS[self]
 
 
@@ -93,7 +93,7 @@ _CAUSE_TEXTS = {
 
 
 def given_up(counts: Mapping[str, float]) -> str:
-    """Return the transfers that were given up as text, by cause, the most frequent first.
+    """Return the transfers that were given up as text, by cause, the most frequent first; ``"0"`` if there are none.
 
     Args:
         counts: With the numbers of ``Cluster.transfer_counts``.

@@ -53,14 +53,18 @@ def _count_copy(world, at, one):
 
 
 @kernel
+def _byte_s(world, at, sending, receiving):
+    """Return the time of a byte in a copy, one of so many that its source sends and its destination receives [s]."""
+    arena, specs = world.arena, world.specs
+    source, destination = specs[arena[at + SOURCE]], specs[arena[at + DESTINATION]]
+    return max(sending / source.copy_bytes_per_s, receiving / destination.copy_bytes_per_s)
+
+
+@kernel
 def _copy_on(world, at):
     """Bring a copy up to now, and time the rest by its present share of the bandwidth."""
-    arena, replicas, specs, now_s = world.arena, world.replicas, world.specs, world.environment.now_s
-    source, destination = arena[at + SOURCE], arena[at + DESTINATION]
-    byte_s = max(
-        replicas[source].sending / specs[source].copy_bytes_per_s,
-        replicas[destination].receiving / specs[destination].copy_bytes_per_s,
-    )
+    arena, replicas, now_s = world.arena, world.replicas, world.environment.now_s
+    byte_s = _byte_s(world, at, replicas[arena[at + SOURCE]].sending, replicas[arena[at + DESTINATION]].receiving)
     left_bytes, since_s = real_at(arena, at + LEFT_BYTES), real_at(arena, at + SINCE_S)
     if now_s > since_s:
         left_bytes = max(0.0, left_bytes - (now_s - since_s) / real_at(arena, at + BYTE_S))
@@ -116,14 +120,6 @@ def _time_copies(world, copies):
 
 
 @kernel
-def _alone_byte_s(world, at):
-    """Return the time that a byte takes in a copy without others at its ends [s]."""
-    arena, specs = world.arena, world.specs
-    source, destination = specs[arena[at + SOURCE]], specs[arena[at + DESTINATION]]
-    return max(1.0 / source.copy_bytes_per_s, 1.0 / destination.copy_bytes_per_s)
-
-
-@kernel
 def _none_stands_still(gateway):
     """Return whether no transfer may ever wait for a replica that stands still."""
     return not gateway.changes and not gateway.transfer_by_tokens
@@ -141,7 +137,7 @@ def _foresee_start(world):
     at = transfer_at(world, place)
     is_start = arena[at + PHASE] == PREPARING and start_s < real_at(arena, at + UNTIL_S)
     if is_start and start_s == real_at(arena, at + DUE_S) and start_s < environment.second_s:
-        end_s = start_s + real_at(arena, at + LEFT_BYTES) * _alone_byte_s(world, at)
+        end_s = start_s + real_at(arena, at + LEFT_BYTES) * _byte_s(world, at, 1, 1)
         environment.start_place = place
         environment.transfer_s, environment.transfer_place = environment.second_s, environment.second_place
         environment.second_s, environment.second_place = np.inf, NO_PLACE
@@ -155,7 +151,7 @@ def start_foreseen(world):
     if environment.start_place == NO_PLACE:
         return
     at = transfer_at(world, environment.start_place)
-    start_s, byte_s = real_at(arena, at + DUE_S), _alone_byte_s(world, at)
+    start_s, byte_s = real_at(arena, at + DUE_S), _byte_s(world, at, 1, 1)
     if start_s <= environment.now_s:
         environment.start_place = NO_PLACE
         environment.copying = 1

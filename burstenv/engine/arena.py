@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from burstenv._jit.decorators import kernel
 from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
 from burstenv.engine.records import (
     CACHE_LINE,
@@ -40,6 +41,12 @@ TENANT_NUMBERS = TENANT.itemsize // 4  # integers of a TENANT
 NUMBERS_OF_A_TENANCY = 2  # integers of each request: its tenant, and the outputs that were counted of it
 EVENTS_OF_THE_QUEUE = 4  # room for looks at the gateway's queue; one holds at most
 SHARE_NUMBERS = 4  # integers of a replica's share of the traffic: weight and credit
+
+
+@kernel
+def client_number(world, request_id, place):
+    """Return the position of a number of a request's client in the arena."""
+    return world.gateway.client_base + request_id * CLIENT_NUMBERS + place
 
 
 class Parts(NamedTuple):

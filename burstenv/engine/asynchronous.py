@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.block_keys import publish_full_blocks
-from burstenv.engine.decoders import start_decoding
-from burstenv.engine.enums import RUNNING
+from burstenv.engine.decoders import start_decoding, stop_decoding
+from burstenv.engine.enums import NO_REQUEST, RUNNING
 from burstenv.engine.finish_heap import finish_later
 from burstenv.engine.gateway_log import log_held_back
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
@@ -62,6 +62,23 @@ def lose_token(engine, request_id):
     if request.in_flight_tokens == 0 and not is_left_out(request, last_ended_iteration(engine) + 1):
         await_token(engine, request_id)
     request.produced_tokens -= request.in_flight_tokens
+
+
+@kernel
+def stop_computing(engine, request_id):
+    """Let a running request compute no further: it decodes, or its prompt is computed; return whether it did either."""
+    replica, spec = engine.replica, engine.spec
+    if engine.requests[request_id].decoding:
+        stop_decoding(engine, request_id)
+        if spec.depth > 1:
+            lose_token(engine, request_id)
+        if spec.prefix_caching:
+            publish_last_step(engine, request_id)
+        return True
+    if request_id == replica.prefill_id:
+        replica.prefill_id = NO_REQUEST
+        return True
+    return False
 
 
 @outlined

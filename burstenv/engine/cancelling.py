@@ -7,10 +7,9 @@ what later ones have computed of it is thrown away.
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.asynchronous import lose_token, publish_last_step
+from burstenv.engine.asynchronous import stop_computing
 from burstenv.engine.block_keys import sequence_of
 from burstenv.engine.copies import end_copy, kind_at
-from burstenv.engine.decoders import stop_decoding
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_cache import give_back_blocks, release
 from burstenv.engine.queues import running_remove
@@ -48,15 +47,7 @@ def lift(engine, request_id):
     if spec.general:
         give_back_blocks(engine, request, engine.arena[sequence_of(engine, request) + BLOCKS])
     else:
-        if request.decoding:
-            stop_decoding(engine, request_id)
-            if spec.depth > 1:
-                lose_token(engine, request_id)
-            if spec.prefix_caching:
-                publish_last_step(engine, request_id)
-        elif request_id == replica.prefill_id:
-            replica.prefill_id = NO_REQUEST
-        elif request.in_flight_tokens > 0:  # its only token is on its way
+        if not stop_computing(engine, request_id) and request.in_flight_tokens > 0:  # its only token is on its way
             replica.ending_context -= request.computed_tokens + 1
         replica.coming_tokens -= request.in_flight_tokens
         release(engine, request)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.arena import CLIENT_NUMBERS, KIND
+from burstenv.engine.arena import KIND, client_number
 from burstenv.engine.enums import AWAY
 from burstenv.engine.records import HEDGES
 
@@ -32,7 +32,7 @@ def copy_of(world, request_id):
 @kernel
 def kind_at(world, request_id):
     """Return where the flags of a request, or of a copy, are in the arena."""
-    return world.gateway.client_base + request_id * CLIENT_NUMBERS + KIND
+    return client_number(world, request_id, KIND)
 
 
 @outlined

@@ -14,14 +14,6 @@ import math
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.background import (
-    allowance_left_s,
-    backward_pass_s,
-    count_shared,
-    shared_time_s,
-    tokens_to_share,
-    units_of_shared,
-)
 from burstenv.engine.background_rule import WHOLE_STEPS
 from burstenv.engine.counters import count_busy
 from burstenv.engine.decoders import blocks_taken, phase_due, steps_with_blocks
@@ -30,6 +22,14 @@ from burstenv.engine.finish_heap import next_finish_step
 from burstenv.engine.iterations import next_iteration
 from burstenv.engine.kv_cache import ENDED, take_blocks
 from burstenv.engine.queues import next_demotion_s, phase_of
+from burstenv.engine.shared_iterations import (
+    allowance_left_s,
+    backward_pass_s,
+    count_shared,
+    shared_time_s,
+    tokens_to_share,
+    units_of_shared,
+)
 from burstenv.engine.timing import (
     at_pace_s,
     decode_context_cost_s,

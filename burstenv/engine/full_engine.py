@@ -12,7 +12,7 @@ from numba import types
 
 from burstenv._jit.decorators import detached, kernel
 from burstenv.engine.admission import blocks_to_admit
-from burstenv.engine.background import may_train, share_iteration, train
+from burstenv.engine.background import may_train, train
 from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_full_blocks, sequence_of
 from burstenv.engine.cancelling import let_leave
@@ -45,6 +45,7 @@ from burstenv.engine.queues import (
 )
 from burstenv.engine.records import BLOCKS, DECODES, HANDS_OUT, LEAVES, STEP_TOKENS
 from burstenv.engine.reservation import leaves_room
+from burstenv.engine.shared_iterations import share_iteration
 from burstenv.engine.timing import at_pace_s, iteration_time_s
 from burstenv.engine.transfer_ends import hand_out, hands_out, holds_most
 from burstenv.engine.world import engine_type

@@ -12,9 +12,10 @@ import numpy as np
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, put_whole, real_at, whole_at
 from burstenv._jit.positions import places_of
-from burstenv.engine.copies import origin_of
+from burstenv.engine.arena import SENT_S, client_number
+from burstenv.engine.copies import kind_at, origin_of
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
-from burstenv.engine.records import CLIENT, OWN, REPLICA_LOG, RESUMED
+from burstenv.engine.records import OWN, REPLICA_LOG, RESUMED
 from burstenv.engine.spec import EVENLY
 
 RECENT_S = 10.0  # time scale of the moving averages, as in the reference
@@ -22,8 +23,6 @@ LOG_NUMBERS = REPLICA_LOG.itemsize // 4  # integers of one log
 AT = places_of(REPLICA_LOG)  # the position of each field among them
 OWN_NUMBERS = OWN.itemsize // 4  # integers of what is a gateway's own
 OWN_AT = places_of(OWN)
-_CLIENT_NUMBERS = CLIENT.itemsize // 4
-_SENT_S, _KIND = (CLIENT.fields[name][1] // 4 for name in ("sent_s", "kind"))  # type: ignore[index]
 
 
 # -- which log ---------------------------------------------------------------------------------------
@@ -91,7 +90,7 @@ def _sent_s(engine, request_id, request):
     """Return when a request was last sent to a replica [s]: when it arrived or, deferred, came back."""
     gateway = engine.gateway
     if gateway.clients:
-        return real_at(engine.arena, gateway.client_base + request_id * _CLIENT_NUMBERS + _SENT_S)
+        return real_at(engine.arena, client_number(engine, request_id, SENT_S))
     sent_s = request.arrival_s
     for _ in range(request.defers):
         sent_s += gateway.defer_s
@@ -105,7 +104,7 @@ def log_sent(engine, request_id, now_s):
     log = _log_of(engine, request_id)
     request = engine.requests[request_id]
     if gateway.clients:
-        put_real(arena, gateway.client_base + request_id * _CLIENT_NUMBERS + _SENT_S, now_s)
+        put_real(arena, client_number(engine, request_id, SENT_S), now_s)
     put_real(arena, log + AT.sent_s, now_s)
     arena[log + AT.in_flight] += 1
     _add(arena, log + AT.prompt_tokens, request.prompt_tokens)
@@ -121,7 +120,7 @@ def log_sent(engine, request_id, now_s):
 @outlined
 def _notes_resumption(engine, request_id, request):
     """Note whether a request is sent with a part of its answer streamed before, by a replica that was lost."""
-    at = engine.gateway.client_base + request_id * _CLIENT_NUMBERS + _KIND
+    at = kind_at(engine, request_id)
     resumed = not np.isnan(request.first_token_s)
     engine.arena[at] = (engine.arena[at] | RESUMED) if resumed else (engine.arena[at] & ~RESUMED)
     return resumed
@@ -158,7 +157,7 @@ def log_answered(engine, request_id, now_s):
     arena, request = engine.arena, engine.requests[request_id]
     gaps = request.produced_tokens - 1
     if engine.gateway.changes:
-        kind = arena[engine.gateway.client_base + request_id * _CLIENT_NUMBERS + _KIND]
+        kind = arena[kind_at(engine, request_id)]
         gaps = 0 if kind & RESUMED else gaps  # the gap between two replicas is the time of neither
     if gaps > 0:
         log = _log_of(engine, request_id)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.arena import CLIENT_NUMBERS, GENERATION, NEXT_TURN
+from burstenv.engine.arena import GENERATION, NEXT_TURN, client_number
 from burstenv.engine.copies import end_copy, is_hedged, is_void, kind_at
 from burstenv.engine.enums import (
     ABANDONED,
@@ -134,22 +134,16 @@ def bring_token(engine, request_id, now_s):
 
 
 @kernel
-def _client_number(world, request_id, place):
-    """Return the position of a number of a request's client in the arena."""
-    return world.gateway.client_base + request_id * CLIENT_NUMBERS + place
-
-
-@kernel
 def generation_of(world, request_id):
     """Return the number of attempts of a request that are over; 0 if clients only send and wait."""
     if not world.gateway.clients:
         return 0
-    return world.arena[_client_number(world, request_id, GENERATION)]
+    return world.arena[client_number(world, request_id, GENERATION)]
 
 
 @kernel
 def _end_attempt(world, request_id):
-    world.arena[_client_number(world, request_id, GENERATION)] += 1
+    world.arena[client_number(world, request_id, GENERATION)] += 1
 
 
 @kernel
@@ -193,7 +187,7 @@ def _end_turn(world, request_id):
     """Make the events of a request's last attempt stale, and note a turn that has a next one."""
     gateway = world.gateway
     _end_attempt(world, request_id)
-    if gateway.closed_loop and world.arena[_client_number(world, request_id, NEXT_TURN)] >= 0:
+    if gateway.closed_loop and world.arena[client_number(world, request_id, NEXT_TURN)] >= 0:
         note_end(world, request_id)
 
 

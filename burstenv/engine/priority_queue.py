@@ -49,6 +49,23 @@ def _sift_down(arena, requests, base, size, position, request_id):
 
 
 @kernel
+def _replace(arena, requests, base, size, position, request_id):
+    """Replace an entry and restore the heap's order."""
+    if position > 0 and _before(requests, request_id, arena[base + ENTRY * ((position - 1) >> 1) + ENTRY_ID]):
+        _sift_up(arena, requests, base, position, request_id)
+    else:
+        _sift_down(arena, requests, base, size, position, request_id)
+
+
+@kernel
+def _position_of(arena, base, request_id):
+    position = 0
+    while arena[base + ENTRY * position + ENTRY_ID] != request_id:
+        position += 1
+    return position
+
+
+@kernel
 def priority_push(arena, requests, base, size, request_id):
     """Add a request to a queue of ``size`` entries (the caller counts)."""
     _sift_up(arena, requests, base, size, request_id)
@@ -57,26 +74,12 @@ def priority_push(arena, requests, base, size, request_id):
 @kernel
 def priority_remove(arena, requests, base, size, request_id):
     """Remove a request at any position from a queue of ``size`` entries (the caller counts)."""
-    position = 0
-    while arena[base + ENTRY * position + ENTRY_ID] != request_id:
-        position += 1
-    last = size - 1
-    if position == last:
-        return
-    moving = arena[base + ENTRY * last + ENTRY_ID]
-    if position > 0 and _before(requests, moving, arena[base + ENTRY * ((position - 1) >> 1) + ENTRY_ID]):
-        _sift_up(arena, requests, base, position, moving)
-    else:
-        _sift_down(arena, requests, base, last, position, moving)
+    position, last = _position_of(arena, base, request_id), size - 1
+    if position < last:
+        _replace(arena, requests, base, last, position, arena[base + ENTRY * last + ENTRY_ID])
 
 
 @kernel
 def priority_rename(arena, requests, base, size, old, new):
     """Let a request at any position of a queue of ``size`` entries have the id ``new``, with the same priority."""
-    position = 0
-    while arena[base + ENTRY * position + ENTRY_ID] != old:
-        position += 1
-    if position > 0 and _before(requests, new, arena[base + ENTRY * ((position - 1) >> 1) + ENTRY_ID]):
-        _sift_up(arena, requests, base, position, new)
-    else:
-        _sift_down(arena, requests, base, size, position, new)
+    _replace(arena, requests, base, size, _position_of(arena, base, old), new)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, real_at
 from burstenv._jit.heap import BACKWARDS, heap_rename
-from burstenv.engine.arena import CLIENT_NUMBERS, SENT_S
+from burstenv.engine.arena import SENT_S, client_number
 from burstenv.engine.block_keys import sequence_of
 from burstenv.engine.enums import NO_REQUEST, PRIORITY, RUNNING, WAITING
 from burstenv.engine.finish_heap import finish_heap_push, finish_heap_remove
@@ -100,7 +100,7 @@ def change_places(world, one, other):
     a.left_at, b.left_at = b.left_at, a.left_at
     a.decoding, b.decoding = b.decoding, a.decoding
     a.demoted, b.demoted = b.demoted, a.demoted
-    base = world.gateway.client_base + SENT_S
-    mine_s, theirs_s = real_at(arena, base + one * CLIENT_NUMBERS), real_at(arena, base + other * CLIENT_NUMBERS)
-    put_real(arena, base + one * CLIENT_NUMBERS, theirs_s)
-    put_real(arena, base + other * CLIENT_NUMBERS, mine_s)
+    here, there = client_number(world, one, SENT_S), client_number(world, other, SENT_S)
+    sent_s = real_at(arena, here)
+    put_real(arena, here, real_at(arena, there))
+    put_real(arena, there, sent_s)

@@ -18,15 +18,7 @@ import numpy as np
 from numba import types
 
 from burstenv._jit.decorators import detached, kernel, outlined
-from burstenv.engine.background import (
-    find_oldest,
-    may_train,
-    note_backward_before,
-    note_change,
-    note_waiting,
-    set_background_rule,
-    train,
-)
+from burstenv.engine.background import find_oldest, may_train, note_change, note_waiting, set_background_rule, train
 from burstenv.engine.cancelling import forget_tokens, lift
 from burstenv.engine.decode_run import CUT, UNDER_WAY, follow_run, interrupt_run, may_open_run, open_run
 from burstenv.engine.enums import FAILED, RUNNING, WAITING
@@ -43,6 +35,7 @@ from burstenv.engine.queues import (
     tokens_to_compute,
 )
 from burstenv.engine.scheduler import finish_decoders, finish_iteration, start_iteration
+from burstenv.engine.shared_iterations import note_backward_before
 from burstenv.engine.world import engine_type, in_mode
 
 
@@ -55,7 +48,7 @@ def _trains(engine):
 
 @outlined
 def _is_over(engine, until_s):
-    """Return whether the last iteration is, all of its requests cancelled; otherwise its end is the next event."""
+    """Return whether an iteration has ended whose requests were all cancelled; if not, the replica wakes at its end."""
     replica = engine.replica
     if replica.busy_until_s > until_s:
         replica.wake_s = replica.busy_until_s

@@ -12,10 +12,8 @@ from burstenv.engine.asynchronous import (
     await_last_token,
     await_token,
     deliver_to_waiting,
-    lose_token,
-    publish_last_step,
+    stop_computing,
 )
-from burstenv.engine.background import share_iteration
 from burstenv.engine.background_rule import ONE_BY_ONE
 from burstenv.engine.block_keys import publish_decoder, publish_full_blocks, sequence_of
 from burstenv.engine.cancelling import let_leave
@@ -38,6 +36,7 @@ from burstenv.engine.queues import (
     tokens_to_compute,
 )
 from burstenv.engine.records import ADMISSION, CONTESTED
+from burstenv.engine.shared_iterations import share_iteration
 from burstenv.engine.timing import at_pace_s, iteration_time_s
 from burstenv.engine.transfer_ends import hand_out, hands_out, holds_most
 
@@ -100,17 +99,10 @@ def finish_decoders(engine, now_s):
 @outlined
 def _evict_tail(engine):
     """Preempt the last admitted request: its KV is lost, its outputs are kept, it waits again."""
-    replica, spec, requests = engine.replica, engine.spec, engine.requests
+    replica, requests = engine.replica, engine.requests
     victim = replica.running_tail
     request = requests[victim]
-    if request.decoding:
-        stop_decoding(engine, victim)
-        if spec.depth > 1:
-            lose_token(engine, victim)
-        if spec.prefix_caching:
-            publish_last_step(engine, victim)
-    elif victim == replica.prefill_id:
-        replica.prefill_id = NO_REQUEST
+    stop_computing(engine, victim)
     release(engine, request)
     request.recomputed_tokens += request.computed_tokens
     request.computed_tokens = 0

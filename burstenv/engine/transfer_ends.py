@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
-from burstenv.engine.background import note_backward_before, note_change, note_waiting
+from burstenv.engine.background import note_change, note_waiting
 from burstenv.engine.block_keys import sequence_at, sequence_of
 from burstenv.engine.decode_run import interrupt_run, rest_if_idle
 from burstenv.engine.decoders import start_decoding, stop_decoding
@@ -28,6 +28,7 @@ from burstenv.engine.queues import (
 )
 from burstenv.engine.records import BLOCKS, DECODES, LEAVES
 from burstenv.engine.set_aside import find_copied, give_up_aside, has_slots, keep_aside, resume, set_aside
+from burstenv.engine.shared_iterations import note_backward_before
 from burstenv.engine.timing import at_pace_s, iteration_time_s
 
 

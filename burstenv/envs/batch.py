@@ -122,7 +122,7 @@ class EnvironmentBatch(BatchReadings):
         self._component = self._reward.component  # cached: a scalar step is short
         self.defaults: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # load and split of one environment alone
         self.cluster: Cluster = self.scenario.make_cluster(num_envs)
-        self.policy.check_log(self.cluster)
+        self.policy.prepare(self.cluster)
         if background is not None:
             self.cluster.background_by(named_background_rule(background))
         if self.cluster.hands_over:

@@ -147,17 +147,19 @@ class Composite:
         choices = [choice for choice in (self.admission, self.routing, self.health) if choice is not None]
         return any(choice.rule.needs_log or choice.source in (LOG, BOTH) for choice in choices)
 
-    def check_log(self, cluster: Cluster) -> None:
-        """Raise a one-sentence error if a rule reads a log that decisions do not see, or needs faults."""
+    def prepare(self, cluster: Cluster) -> None:
+        """Prepare a cluster to be acted on: make room for the second copies of requests, if a rule sends them.
+
+        Raises:
+            BurstenvError: If a rule reads a log that decisions do not see, or sends requests again where replicas serve
+                for ever or a second copy cannot be.
+        """
         if self.reads_log:
             cluster.check_log(f"policy {self.name}")
+        if self.health is not None and self.health.rule.code == RETRY:
+            cluster.check_faults(f"policy {self.name}: {self.health}")
         if self.health is not None and self.health.rule.code == HEDGE:
             cluster.hold_copies(f"policy {self.name}: {self.health}")
-        if self.health is not None and self.health.rule.code == RETRY and cluster.recovery is None:
-            raise BurstenvError(
-                f"policy {self.name}: {self.health.rule.name} is for replicas that can fail, and those of this cluster "
-                f"serve for ever; leave it out, or give faults"
-            )
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -196,7 +196,7 @@ def play_both(
     )  # fmt: skip
     policy = parse_composite(f"always/random+{rule}/vllm")
     assert policy.health is not None
-    policy.check_log(play.cluster)
+    policy.prepare(play.cluster)
     record = policy.record(play.cluster.mode_names)
     plain = [PlainHealth(policy.health, log, len(specs)) for log in play.reference.logs]
     models = np.array([spec.max_model_len for spec in specs])

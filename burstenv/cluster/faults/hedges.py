@@ -7,7 +7,7 @@ the two, and ``cluster/reference/hedges.py`` says the rules in plain Python.
 
 from __future__ import annotations
 
-from burstenv._jit.decorators import kernel, outlined
+from burstenv._jit.decorators import outlined
 from burstenv.cluster.clients import RESENDS, client_of
 from burstenv.cluster.seats import seat
 from burstenv.cluster.telemetry import note_sent
@@ -33,25 +33,6 @@ def propose_copy(world, request_id, now_s):
     environment.at_gateway, environment.hedging = request_id, 1
 
 
-@kernel
-def _write_copy(request, copy):
-    """Write what the trace says of a request into the row of its copy."""
-    copy.arrival_s = request.arrival_s
-    copy.prompt_tokens = request.prompt_tokens
-    copy.output_tokens = request.output_tokens
-    copy.predicted_tokens = request.predicted_tokens
-    copy.ttft_slo_s = request.ttft_slo_s
-    copy.tpot_slo_s = request.tpot_slo_s
-    copy.worth = request.worth
-    copy.class_code = request.class_code
-    copy.session = request.session
-    copy.priority = request.priority
-    copy.stream = request.stream
-    copy.prefix_stream = request.prefix_stream
-    copy.prefix_tokens = request.prefix_tokens
-    reset_request(copy)
-
-
 @outlined
 def send_copy(world, request_id, r):
     """Send a second copy of a request to replica ``r``, unless that has the first one or has no room for an answer."""
@@ -61,7 +42,8 @@ def send_copy(world, request_id, r):
     if r == request.replica or whole:
         return
     copy = copy_of(world, request_id)
-    _write_copy(request, world.requests[copy])
+    world.requests[copy] = request
+    reset_request(world.requests[copy])
     world.requests[copy].replica = r
     arena[kind_at(world, copy)] = HEDGES
     arena[client_of(world, request_id) + RESENDS] += 1

@@ -34,7 +34,8 @@ from burstenv.cluster.flow_config import AT_ONCE, FlowConfig
 from burstenv.cluster.gateway_log import GatewayLog
 from burstenv.cluster.reference.clients import ReferenceClients
 from burstenv.cluster.reference.event_queue import Event, EventQueue
-from burstenv.cluster.reference.flow import Fullness, ReferenceFlow
+from burstenv.cluster.reference.flow import ReferenceFlow
+from burstenv.cluster.reference.gateway import OF_METRICS, OF_TICKS, ReferenceGateway
 from burstenv.cluster.reference.hand_overs import ReferenceHandOvers
 from burstenv.cluster.reference.hedges import ReferenceHedges
 from burstenv.cluster.reference.lifecycle import Lifecycle
@@ -45,7 +46,7 @@ from burstenv.cluster.scaling.config import ScalingConfig
 from burstenv.cluster.tenants import TenantTable
 from burstenv.cluster.transfer_config import Pick, TransfersConfig
 from burstenv.engine.background_rule import BackgroundRule
-from burstenv.engine.enums import ABANDONED, ACTIVE, FAILED, FAULTED, NO_REQUEST, REJECTED, UNSEEN, WAITING
+from burstenv.engine.enums import ACTIVE, FAILED, FAULTED, NO_REQUEST, REJECTED, UNSEEN, WAITING
 from burstenv.engine.reference.background import ReferenceJob
 from burstenv.engine.reference.engine import EngineLimits
 from burstenv.engine.reference.transfer_ends import TransferringReplica
@@ -55,8 +56,6 @@ _OF_REPLICAS = (EventKind.ITERATION_STARTS, EventKind.ITERATION_ENDS)
 _OF_REQUESTS = (
     EventKind.PLACE, EventKind.DEADLINE, EventKind.SILENCE, EventKind.RETURN, EventKind.SEND, EventKind.ARRIVAL,
 )  # fmt: skip
-_OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
-_OF_TICKS = (*_OF_METRICS, EventKind.TICK, EventKind.MIGRATE, EventKind.SCALE)
 _OF_CHANGES = range(EventKind.FAULT, EventKind.PACE_ENDS + 1)
 
 
@@ -78,7 +77,7 @@ def engine_limits(spec: ReplicaSpec, mode: ModeConfig) -> EngineLimits:
     )
 
 
-class ReferenceCluster:
+class ReferenceCluster(ReferenceGateway):
     """One cluster and one episode, driven as :class:`burstenv.cluster.Cluster` is.
 
     Args:
@@ -240,7 +239,7 @@ class ReferenceCluster:
     def _handle(self, event: Event) -> DecisionKind | None:
         if event.kind == EventKind.DEADLINE and not self._is_kept_waiting(event.subject):
             return None  # it is being computed, or was: its client stays
-        if event.kind not in _OF_METRICS:  # readings change nothing: an episode ends without the last of them
+        if event.kind not in OF_METRICS:  # readings change nothing: an episode ends without the last of them
             self.now_s = event.time_s
         decision = self._handlers[event.kind](event.subject)
         if event.kind in _OF_CHANGES:
@@ -424,133 +423,34 @@ class ReferenceCluster:
     # -- metrics ---------------------------------------------------------------------------------------
 
     def _metrics_read(self, number: int) -> None:
-        if self._queue.holds_any_but(_OF_METRICS):  # otherwise there is no decision to come that could see it
+        if self._queue.holds_any_but(OF_METRICS):  # otherwise there is no decision to come that could see it
             self.telemetry.take(number)
 
-    # -- requests --------------------------------------------------------------------------------------
-
-    def _is_kept_waiting(self, k: int) -> bool:
-        return self.lifecycle.requests[k].is_kept_waiting and self.hedges.waits_for_none(k)
-
-    def _deadline(self, k: int) -> None:
-        """Let the client of a request go that is kept waiting."""
-        request = self.lifecycle.requests[k]
-        self.hedges.give_up(k, self.now_s)
-        if request.status == WAITING:
-            self.replicas[request.replica].withdraw(request.engine, self.now_s)
-            self.foresee(request.replica)
-            self.life.note_drained(request.replica)
-        elif self.flow is not None:
-            self.flow.leave(k)
-        self._clients.attempt_failed(k, "abandonment", ABANDONED, self.now_s)
-
-    def _watch(self, k: int) -> None:
-        """Foresee that a request which was just sent is taken back, unless that was foreseen for an earlier sending."""
-        request = self.lifecycle.requests[k]
-        if not request.watched and request.resends < self.most_resends:
-            request.watched = True
-            self._queue.push(self.lifecycle.sent_s(k) + self.take_back_s, EventKind.SILENCE, k)
-
-    def _take_back(self, k: int) -> DecisionKind | None:
-        """Take a request back whose time is over, or ask for a copy; foresee it anew for one sent again since."""
-        request = self.lifecycle.requests[k]
-        request.watched = False
-        kept_waiting = request.engine.first_token_s is None if self.sends_twice else request.is_kept_waiting
-        if request.status != WAITING or not kept_waiting or self.take_back_s <= 0.0:
-            return None
-        if self.lifecycle.sent_s(k) + self.take_back_s > self.now_s:
-            self._watch(k)
-            return None
-        if self.sends_twice:
-            if not self.hedges.may_send(k):
-                return None
-            self.at_gateway, self.hedging = k, True
-            return DecisionKind.ADMIT_AND_ROUTE
-        self.replicas[request.replica].withdraw(request.engine, self.now_s)
-        self.foresee(request.replica)
-        self.lifecycle.take_back(k, self.now_s)
-        self.life.note_drained(request.replica)
-        self._queue.push(self.now_s, EventKind.RETURN, k)
-        return None
-
-    def _return(self, k: int) -> DecisionKind:
-        self.at_gateway = k
-        return DecisionKind.ADMIT_AND_ROUTE
-
-    def _send(self, k: int) -> DecisionKind | None:
-        if not self._clients.send(k, self.now_s):
-            return None
-        if self.flow is not None and self.flow.queues:
-            self.flow.hold(k)
-            return self._release()
-        self.at_gateway = k
-        return DecisionKind.ADMIT_AND_ROUTE
-
-    def _look(self, _: int) -> DecisionKind | None:
-        self._next_look_s = math.inf
-        return self._release()
-
-    def _look_at(self, time_s: float) -> None:
-        """Foresee the next look at the queue, in place of the one that was foreseen before."""
-        self._look_number += 1
-        self._next_look_s = time_s
-        self._queue.push(time_s, EventKind.LOOK)
-
-    def _release(self) -> DecisionKind | None:
-        """Decide about the next request of the queue, if one may be dispatched."""
-        assert self.flow is not None
-        if not self.flow.queue:
-            return None
-        looks = self._next_look_s < math.inf
-        k = self.flow.dispatch(self._fullness(), lambda: not looks and not self._queue.holds_any_but(_OF_TICKS))
-        if k is None:
-            if not looks:
-                self._look_at(self.now_s + self._look_s)
-            return None
-        if self.flow.queue:
-            self._look_at(self.now_s)
-        elif looks:
-            self._look_number += 1
-            self._next_look_s = math.inf
-        self.at_gateway = k
-        return DecisionKind.ADMIT_AND_ROUTE
-
-    def _fullness(self) -> list[Fullness]:
-        """Return how full the replicas that take requests are, as a decision would see it."""
-        log, seen = self.logs[0], self.telemetry.seen()
-        return [
-            Fullness(
-                log.known(r, self.now_s).in_flight,
-                log.known(r, self.now_s).unanswered,
-                (spec.num_blocks - seen[r].free_blocks) / spec.num_blocks,
-            )
-            for r, spec in enumerate(self.specs)
-            if self.life.lives[r].known == ACTIVE
-        ]
+    # -- transfers, and what happens at fixed times ----------------------------------------------------
 
     def _place(self, k: int) -> DecisionKind:
         self.at_gateway, self.placing = k, True
         return DecisionKind.PLACE_DECODE
 
     def _look_again(self, _: int) -> None:
-        self.transfers.look_again(self._queue.holds_any_but(_OF_TICKS), self.now_s)
+        self.transfers.look_again(self._queue.holds_any_but(OF_TICKS), self.now_s)
 
     def _migrate(self, number: int) -> DecisionKind | None:
-        goes_on = self._queue.holds_any_but(_OF_TICKS)
+        goes_on = self._queue.holds_any_but(OF_TICKS)
         if goes_on or self._tick_s is not None:  # a decision at a tick may let a stuck cluster go on
             self._foresee_migration(number + 1)
         return DecisionKind.MIGRATE if goes_on else None
 
     def _scale(self, number: int) -> DecisionKind | None:
         assert self.scaling is not None
-        goes_on = self._queue.holds_any_but(_OF_TICKS)
+        goes_on = self._queue.holds_any_but(OF_TICKS)
         if goes_on or self._tick_s is not None:  # a decision at a tick may let a stuck cluster go on
             self._foresee_control(number + 1)
             self.scaling.take_sample()
         return DecisionKind.SCALE if goes_on else None
 
     def _tick(self, _: int) -> DecisionKind | None:
-        if self._queue.holds_any_but(_OF_TICKS):
+        if self._queue.holds_any_but(OF_TICKS):
             self._stuck_ticks = 0
             return DecisionKind.TICK
         self._stuck_ticks += 1

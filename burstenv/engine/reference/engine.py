@@ -22,25 +22,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 
 from burstenv.engine.background_rule import ONE_BY_ONE, BackgroundRule
 from burstenv.engine.enums import LIVELOCK_PREEMPTIONS
 from burstenv.engine.livelock import livelock
 from burstenv.engine.reference.background import ReferenceJob
 from burstenv.engine.reference.kv_cache import BlockPool
-from burstenv.engine.reference.modes import TokenCounters, leaves_room, level
+from burstenv.engine.reference.modes import TokenCounters, leaves_room
+from burstenv.engine.reference.queue import STREAMING_FIRST, ReferenceQueue
 from burstenv.engine.reference.records import EngineLimits, Iteration, ReferenceRequest, Scheduled
-from burstenv.errors import BurstenvError
 from burstenv.hardware.latency.hinge import IterationLatency
 
 __all__ = ["EngineLimits", "Iteration", "ReferenceReplica", "ReferenceRequest", "Scheduled"]
 
-GONE = -1  # the number in shares of requests that were cancelled since
-STREAMING_FIRST = -1e12  # queue key of preempted requests with a user already reading
 
-
-class ReferenceReplica:
+class ReferenceReplica(ReferenceQueue):
     """One replica. Give it requests with :meth:`submit`, advance time with :meth:`advance`.
 
     Args:
@@ -49,24 +45,15 @@ class ReferenceReplica:
     """
 
     def __init__(self, limits: EngineLimits, latency: IterationLatency):
-        self.limits = limits
-        self.latency = latency
-        self.clock_s = 0.0  # time of the engine's last check
+        super().__init__(limits, latency)
         self.cut_iterations = 0  # that were in flight when the replica was lost
         self.pool = self._empty_pool()
-        self.running: list[ReferenceRequest] = []
-        self.waiting: list[ReferenceRequest] = []  # fcfs: in order; otherwise unordered
         self.requests: dict[int, ReferenceRequest] = {}
         self.in_flight: deque[Iteration] = deque()  # scheduled and not applied yet, oldest first
         self.iterations: list[Iteration] = []
-        self.rejected: list[int] = []  # rejected from the queue as hopeless
         self._busy_until_s = 0.0
         self._preemptions_without_token = 0
-        self._counters = TokenCounters()
-        self._admitting = False  # under a deferral bound: until the queue is empty
         self.leaving: set[int] = set()  # running requests that no further iteration takes, see transfer_ends.py
-        self.cancelled: set[int] = set()  # copies in the batch, see cluster/reference/hedges.py
-        self.dropped: list[ReferenceRequest] = []  # cancelled copies that are gone
         self.hands_out = False  # requests leave with the token that follows their prompt, see transfer_ends.py
         self._pace = 1.0  # the GPU's part of an iteration takes so many times as long,
         self._copy_pace = 1.0  # and so many times while KV blocks come or go
@@ -104,55 +91,6 @@ class ReferenceReplica:
         request.status = "withdrawn"
         self._wake(now_s)
 
-    def cancel_copy(self, request: ReferenceRequest, now_s: float) -> bool:
-        """Remove one of two copies at ``now_s``, which has brought no token that counts.
-
-        Returns:
-            Whether it is in the batch until the oldest iteration in flight ends. No further iteration takes it then;
-            what the other one in flight computes of it is thrown away.
-        """
-        if request.status == "waiting":
-            self._forget_shares(request.id)
-            self.withdraw(request, now_s)
-            self.dropped.append(request)
-            return False
-        if len(self.in_flight) < self._depth:
-            self._drop(request)
-            self._wake(now_s)
-            return False
-        self.cancelled.add(request.id)
-        return True
-
-    def _drop(self, request: ReferenceRequest) -> None:
-        self.running.remove(request)
-        del self.requests[request.id]
-        self.pool.release(request.blocks)
-        request.blocks = []
-        request.status = "withdrawn"
-        self._forget_shares(request.id)
-        self.dropped.append(request)
-
-    def _forget_shares(self, k: int) -> None:
-        """Let the iterations in flight bring no token of a request that is gone."""
-        for iteration in self.in_flight:
-            iteration.scheduled = [
-                replace(share, id=GONE, samples=False) if share.id == k else share for share in iteration.scheduled
-            ]
-
-    def rename(self, k: int, other: int) -> None:
-        """Let request ``k`` have another number, in the iterations in flight and the last one, too."""
-        if k in self.requests:
-            self.requests[other] = self.requests.pop(k)
-            self.requests[other].id = other
-        if k in self.cancelled:
-            self.cancelled.remove(k)
-            self.cancelled.add(other)
-        for iteration in [*self.in_flight, *self.iterations[-2:]]:
-            iteration.finished = [other if number == k else number for number in iteration.finished]
-            iteration.scheduled = [
-                replace(share, id=other) if share.id == k else share for share in iteration.scheduled
-            ]
-
     def clear(self) -> list[ReferenceRequest]:
         """Lose all requests, the KV cache and the iterations in flight; return the requests."""
         lost = [*self.running, *self.waiting]
@@ -164,7 +102,6 @@ class ReferenceReplica:
         self._preemptions_without_token = 0
         self._counters = TokenCounters()
         self._admitting = False
-        self.cancelled = set()
         for request in lost:
             del self.requests[request.id]
             request.computed_tokens = request.in_flight_tokens = 0
@@ -463,10 +400,6 @@ class ReferenceReplica:
             elif hands_out:
                 self._hand_out(request)
                 iteration.handed_out.append(request.id)
-        self.dropped += [self.requests[k] for k in iteration.finished if k in self.cancelled]
-        for request in [request for request in self.running if request.id in self.cancelled]:
-            self._drop(request)
-        self.cancelled = set()
         iteration.free_after_update = self.pool.free
         if iteration.scheduled or iteration.preempted:
             self.iterations.append(iteration)
@@ -533,63 +466,6 @@ class ReferenceReplica:
         victim.status = "waiting"
         self._welcome(victim)
         self.waiting.insert(0, victim)
-
-    def queue(self) -> list[ReferenceRequest]:
-        """Return the waiting requests, next one first; under fair and mlfq in order of arrival."""
-        if self.limits.order in ("fcfs", "fair", "mlfq"):
-            return self.waiting
-        return sorted(self.waiting, key=self._queue_key)
-
-    def _head(self) -> ReferenceRequest:
-        if self.limits.order == "fcfs":
-            return self.waiting[0]
-        if self.limits.order == "fair":
-            return min(self.waiting, key=lambda r: self._counters.served(self.limits, r))
-        if self.limits.order == "mlfq":
-            return min(self.waiting, key=lambda r: level(self.limits, self.latency, r, self.clock_s))
-        return min(self.waiting, key=self._queue_key)
-
-    def _welcome(self, request: ReferenceRequest) -> None:
-        if self.limits.order == "fair":
-            self._counters.welcome(self.limits, self.waiting, request)
-
-    def _drop_hopeless(self) -> None:
-        """Reject waiting requests that can no longer start in time, unless one with a reading user precedes them."""
-        if any(request.produced_tokens + request.in_flight_tokens > 0 for request in self.waiting):
-            return
-        for request in list(self.waiting):
-            if self._queue_key(request)[0] == 1.0:
-                self.waiting.remove(request)
-                request.status = "rejected"
-                request.finish_s = self.clock_s
-                self.rejected.append(request.id)
-
-    def _opens(self) -> bool:
-        """Return whether admission is open: if deferred, from the first wait of that length until all are in."""
-        if self.limits.deferral_s == 0.0 or not self.waiting:
-            return True
-        if not self.running or self.clock_s - self.waiting[0].arrival_s >= self.limits.deferral_s:
-            self._admitting = True
-        return self._admitting
-
-    def _queue_key(self, request: ReferenceRequest) -> tuple[float, ...]:
-        order = self.limits.order
-        if order == "priority":
-            return (request.priority, request.arrival_s, request.id)
-        if order == "shortest-prompt":
-            return (request.prompt_tokens, request.id)
-        if order == "shortest-predicted":
-            return (request.predicted_tokens, request.id)
-        if order == "longest-prompt":
-            return (-request.prompt_tokens, request.id)
-        if order == "oracle-shortest":
-            return (request.target_tokens - request.produced_tokens - request.in_flight_tokens, request.id)
-        if order == "earliest-deadline":
-            if request.produced_tokens + request.in_flight_tokens > 0:  # its user is reading: first, never hopeless
-                return (0, STREAMING_FIRST + request.arrival_s, request.id)
-            latest_s = request.arrival_s + request.ttft_slo_s - self.latency.lone_prefill_s(request.prompt_tokens)
-            return (float(latest_s < self.clock_s), latest_s, request.id)
-        raise BurstenvError(f"unknown queue order {order!r}")
 
     def _share(self, request: ReferenceRequest, tokens: int, kind: str) -> Scheduled:
         before = request.computed_tokens

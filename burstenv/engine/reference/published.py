@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from burstenv.engine.reference.engine import EngineLimits, Iteration, ReferenceReplica, ReferenceRequest
+from burstenv.engine.reference.cancelling import CancellingReplica
 from burstenv.engine.reference.kv_cache import BlockPool, Key
+from burstenv.engine.reference.records import EngineLimits, Iteration, ReferenceRequest
 from burstenv.hardware.latency.hinge import IterationLatency
 
 Life = tuple[int, int]  # of a block, from one allocation to the next: the block, and its number of allocations
@@ -67,7 +68,7 @@ class _BlockLives(BlockPool):
         super()._forget(block)
 
 
-class PublishingReplica(ReferenceReplica):
+class PublishingReplica(CancellingReplica):
     """A reference replica that keeps its published state."""
 
     def __init__(self, limits: EngineLimits, latency: IterationLatency):

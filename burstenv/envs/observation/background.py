@@ -6,8 +6,9 @@ import numpy as np
 
 from burstenv._jit.decorators import outlined
 from burstenv.cluster.world import engine_of
-from burstenv.engine.background import next_step_s, units_done
+from burstenv.engine.background import next_step_s
 from burstenv.engine.background_rule import ENDLESS
+from burstenv.engine.shared_iterations import unit_tokens, units_done
 from burstenv.envs.observation.features import JOB, LIMIT, TRAINING
 
 _ENDLESS = np.int64(ENDLESS)
@@ -22,7 +23,7 @@ def observe_job(out, at, world):
     for r in range(len(world.specs)):
         spec = world.specs[r]
         if spec.background and spec.job_units < _ENDLESS:
-            per_unit = spec.step_tokens / (float(spec.step_work_tokens) * spec.step_pieces)
+            per_unit = unit_tokens(spec)
             done += units_done(engine_of(world, r), environment.now_s) * per_unit
             wanted += spec.job_units * per_unit
     out[at + JOB.job_left] = 1.0 - done / wanted if wanted > 0.0 else 1.0

@@ -107,7 +107,7 @@ class FleetPlayer:
                 f"{list(sizes)}; one with action offset acts on any"
             )
         fixed = composite_of(environment["admission"], environment["routing"], environment["batching"] or modes[0])
-        fixed.check_log(cluster)
+        fixed.prepare(cluster)
         rule = cluster.scaling_rule
         if environment.get("scaling") is not None:
             own = parse_rule(environment["scaling"], "scaling rule", SCALING_RULES)

@@ -144,7 +144,7 @@ def seat_of(policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight) -> Se
     layout = ActionLayout.build(environment["decide"], environment["action"], count, len(observed.mode_names))
     admission, routing, mode = (environment[part] for part in ("admission", "routing", "batching"))
     fixed = composite_of(admission, routing, mode or observed.mode_names[0])
-    fixed.check_log(cluster)
+    fixed.prepare(cluster)
     settings = settings_of(
         fixed.record(observed.mode_names), {"capacity_per_s": float(sight.capacity_per_s)}, layout.flags(),
         observed.flags(),

@@ -67,7 +67,7 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         return _LookaheadPlayer(policy, cluster, i)
     if not isinstance(policy, Composite):
         raise BurstenvError(f"{type(policy).__name__} is no policy; load_policy makes one from its name")
-    policy.check_log(cluster)
+    policy.prepare(cluster)
     return (_CompiledPlayer if policy.compiled else _MixedPlayer)(policy, cluster, i)
 
 

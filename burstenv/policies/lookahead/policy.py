@@ -139,7 +139,7 @@ def check_base(base: Composite, cluster: Cluster) -> None:
         raise BurstenvError(
             f"policy {base.name}: look-ahead does not simulate second copies of requests; leave out hedge"
         )
-    base.check_log(cluster)
+    base.prepare(cluster)
 
 
 def check_not_scaled(cluster: Cluster) -> None:
