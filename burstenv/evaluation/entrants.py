@@ -38,7 +38,7 @@ def suits(policy: Composite, cluster: Cluster) -> bool:
     try:
         policy.check(cluster.mode_names)
         check_parts(policy, cluster)
-        policy.check_log(cluster)
+        policy.prepare(cluster)
     except BurstenvError:
         return False
     return True
