@@ -110,10 +110,12 @@ def _why_lost(world, at):
 
 @kernel
 def _foresee_schedule_s(engine, now_s):
-    """Return when a replica can schedule an iteration next [s]; a decode run that it is in goes on undisturbed."""
+    """Return when a replica can schedule an iteration next [s]; a decode run goes on, unless it is cut before then."""
     replica = engine.replica
     if replica.run_steps > 0 and replica.wake_s > now_s:
-        return run_schedule_s(engine, now_s)
+        schedule_s = run_schedule_s(engine, now_s)
+        if schedule_s <= replica.run_demotion_s:
+            return schedule_s
     bring_up(engine, now_s)
     return next_schedule_s(engine, now_s)
 

@@ -50,11 +50,16 @@ def kv_tokens(engine, request):
 
 @kernel
 def next_schedule_s(engine, now_s):
-    """Return when the replica can schedule an iteration next: now, or when its oldest one in flight ends [s]."""
+    """Return when the replica can schedule an iteration next: now, or when its oldest one in flight ends [s].
+
+    A decode run that would be cut before that end is interrupted: the iteration, computed anew, may end one bit later.
+    """
     replica, spec = engine.replica, engine.spec
     if replica.in_flight + replica.under_way < spec.depth:
         return now_s
     if not spec.general:
+        if replica.run_steps > 0 and replica.iteration_end_s > replica.run_demotion_s:
+            interrupt_run(engine)
         return replica.iteration_end_s
     return replica.flight0_end_s if replica.first_flight == 0 else replica.flight1_end_s
 
@@ -221,6 +226,7 @@ def _hold(engine, request_id):
         blocks = np.int64(arena[sequence_of(engine, request) + BLOCKS])
     if spec.prefix_caching:
         keep_aside(engine, request_id)
+    request.left_at = 0  # an iteration of this replica; others number their own
     replica.held_blocks += blocks
     replica.held += 1
     return blocks

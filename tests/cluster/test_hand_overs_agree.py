@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burstenv.cluster import ClientsConfig
@@ -80,6 +80,19 @@ def play(
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
 )
+@example(
+    5502,
+    None,
+    {"prefix_caching": True},
+    {"by": "tokens", "gap_tokens": 1, "base_ms": 0.0, "at_once": 3},
+    SLOW,
+    ("flexible", "flexible", "flexible"),
+    True,
+    "scaling and faults",
+    True,
+    0.4,
+    METRICS[2],
+)  # a decode run is cut at the end that a transfer waits for
 def test_hand_overs_are_what_is_written_down(
     seed, config, engine, transfers, link, roles, migrates, changes, switches, tick_s, metrics
 ):

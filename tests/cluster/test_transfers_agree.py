@@ -91,6 +91,9 @@ def play(
 )
 @example(2**20, ClientsConfig(patience=PATIENCE[2]), {}, {}, QUICK, "none", None, METRICS[0])  # a held-back one moves
 @example(2, None, {}, CONFIGS[2], SLOW, "many faults", None, METRICS[0])  # a drain finds no room where it would move
+@example(
+    6267, None, {"prefix_caching": True}, {"by": "tokens", "slowdown": 0.0}, SLOW, "many faults", 0.4, METRICS[0]
+)  # two replicas number iterations alike, one that left a request out and one that is lost with it
 def test_transfers_are_what_is_written_down(seed, config, engine, transfers, link, changes, tick_s, metrics):
     play(seed, config, engine, transfers, link, changes, tick_s=tick_s, metrics=metrics)
 
