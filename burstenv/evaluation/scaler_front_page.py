@@ -82,7 +82,7 @@ def draw(front: ScalerFront) -> Picture:
         style = "reference" if curve.oracle else series(k)
         name = f"{curve.rule} (knows the arrivals)" if curve.oracle else curve.rule
         plot.line([p.cost for p in curve.points], [p.mean_score for p in curve.points], style, name, markers=True)
-        legend.append((style if curve.oracle else f"box {style}", name))
+        legend.append((style, name))
     title = "Score against GPU-hours"
     return Picture(title, "Further up and left is better.", plot.svg(title), tuple(legend))
 

@@ -47,6 +47,8 @@ def standalone(picture: Picture) -> str:
             parts.append(f'<rect class="{style[4:]}" x="10" y="{number(y - 5)}" width="14" height="10"/>')
         else:
             parts.append(f'<path class="line {style}" d="M4 {number(y)}H30"/>')
+            if style.endswith(" again"):  # its mark tells it from the first of its colour
+                parts.append(f'<circle class="dot {style}" cx="17" cy="{number(y)}" r="3"/>')
         parts.append(f'<text class="name" x="38" y="{number(y + 4)}">{escape(text)}</text>')
     height += _ROW * len(picture.legend) + (6.0 if picture.legend else 0.0)
     css = resolved((resources.files("burstenv.pages") / "marks.css").read_text(encoding="utf-8"))
@@ -65,10 +67,11 @@ def _rules() -> list[tuple[tuple[int, int, int], str, frozenset[str], dict[str, 
     css = resolved((resources.files("burstenv.pages") / "marks.css").read_text(encoding="utf-8"))
     found = []
     for place, (selector, body) in enumerate(re.findall(r"([^{}]+)\{([^}]*)\}", css)):
-        tag, *classes = selector.split()[-1].split(".")
         declared = dict(part.split(":", 1) for part in body.split(";") if ":" in part)
-        weight = (len(classes), len(selector.split()) - (not tag), place)
-        found.append((weight, tag, frozenset(classes), {k.strip(): v.strip() for k, v in declared.items()}))
+        for one in selector.split(","):
+            tag, *classes = one.split()[-1].split(".")
+            weight = (len(classes), len(one.split()) - (not tag), place)
+            found.append((weight, tag, frozenset(classes), {k.strip(): v.strip() for k, v in declared.items()}))
     return sorted(found, key=lambda rule: rule[0])
 
 

@@ -146,7 +146,7 @@ def _plot(title: str, caption: str, series: dict[str, Sequence[tuple[float, floa
     for k, (name, points) in enumerate(series.items()):
         ordered = sorted(points, key=lambda point: point[1])
         plot.line([y for _, y in ordered], [x for x, _ in ordered], f"s{k}", name, markers=True)
-        legend.append((f"box s{k}", name))
+        legend.append((f"s{k}", name))
     return Picture(title, caption, plot.svg(title), tuple(legend))
 
 
