@@ -12,7 +12,7 @@ from burstenv.agents.baseline import said_of_tuned
 from burstenv.agents.config import AgentConfig
 from burstenv.cli import main
 from burstenv.config import load, read_yaml, shipped
-from burstenv.envs import scenario as scenario_module
+from burstenv.envs import scenario_draws
 from burstenv.envs.scenario import load_scenario
 from burstenv.evaluation.bound.headroom import best_composite
 from burstenv.evaluation.episode_lists import compare_with_list
@@ -40,7 +40,7 @@ def trace():
 
 
 def with_trace(monkeypatch, name, trace):
-    monkeypatch.setattr(scenario_module, "load_trace", lambda workload: trace)
+    monkeypatch.setattr(scenario_draws, "load_trace", lambda workload: trace)
     return load_scenario(read_yaml(shipped("scenarios")[name]))
 
 
