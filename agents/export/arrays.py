@@ -26,6 +26,21 @@ def export_network(agent: LearnedAgent) -> Network | None:
     return network_of(agent.config, agent.policy, agent.description, agent.name)
 
 
+def exported(agent: LearnedAgent, run: str | Path) -> Network:
+    """Return a loaded agent as plain arrays.
+
+    Raises:
+        BurstenvError: If the compiled inference does not support its network; names the run.
+    """
+    network = export_network(agent)
+    if network is None:
+        raise BurstenvError(
+            f"{run}: its policy ({agent.config.algorithm.name}) cannot be exported; the actors of ppo, maskable-ppo, "
+            f"a2c and evolution can"
+        )
+    return network
+
+
 def network_of(config: AgentConfig, policy: Any, told: dict[str, Any], name: str) -> Network | None:
     """Return a policy as plain arrays; None if the compiled inference does not support its network.
 
@@ -100,12 +115,7 @@ def export_agent(run: str | Path, out: str | Path) -> Path:
     if out.suffix not in (ENDING, ONNX_ENDING):
         raise BurstenvError(f"{out}: an agent is exported to a file that ends in {ENDING} or {ONNX_ENDING}")
     agent = load_agent(run)
-    network = export_network(agent)
-    if network is None:
-        raise BurstenvError(
-            f"{run}: its policy ({agent.config.algorithm.name}) cannot be exported; the actors of ppo, maskable-ppo, "
-            f"a2c and evolution can"
-        )
+    network = exported(agent, run)
     if out.suffix == ONNX_ENDING:
         from burstenv.agents.export.onnx_graph import write_onnx  # needs the extra burstenv[onnx]
 

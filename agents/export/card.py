@@ -1,10 +1,10 @@
-"""The model card of an agent, made from its run's records and its evaluations."""
+"""The model card of an agent or an ensemble, made from its run's records, or its file, and its evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.baseline import TUNED
@@ -13,39 +13,107 @@ from burstenv.agents.run_folder import RunFolder
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationResult
 from burstenv.evaluation.result import Row
-from burstenv.policies.network.policy import DETERMINISTIC, SAMPLED, way_of
+from burstenv.policies.network.ensemble import EnsemblePolicy
+from burstenv.policies.network.policy import DETERMINISTIC, PREFIX, SAMPLED, load_network_policy, way_of
+from burstenv.pretrained import ENDING
 
 POINTS = 100.0
 MATTERS = 0.01  # a difference of a group smaller than this is not listed as a loss
+
+
+class Subject(NamedTuple):
+    """What a card tells of an agent itself.
+
+    Attributes:
+        name: Its name in evaluations that do not have it by that of its file.
+        purpose: First sentence.
+        decide: Its components.
+        scenario: Name of the scenario of its training.
+        training: Lines of the section on training.
+        way: Its own kind of choice.
+        use: Lines of the section on use.
+    """
+
+    name: str
+    purpose: str
+    decide: Sequence[str]
+    scenario: str
+    training: Sequence[str]
+    way: str
+    use: str
 
 
 def card(run: str | Path, reports: Sequence[str | Path], name: str) -> str:
     """Return a model card in Markdown.
 
     Args:
-        run: Run folder of ``burstenv train``.
+        run: Run folder of ``burstenv train``, or the file of an ensemble.
         reports: Folders of ``burstenv evaluate`` (or their ``result.json``) that include the agent by its name
-            (``agent:NAME`` or that of the run), with either kind of choice.
+            (``agent:NAME``, or that of the run or file), with either kind of choice.
         name: Its name as a shipped agent.
 
     Raises:
-        BurstenvError: If the folder is no run, or an evaluation does not include the agent.
+        BurstenvError: If there is no such run or ensemble, or an evaluation does not include the agent.
     """
-    agent = load_agent(run)
-    known = (f"agent:{name}", agent.name)
+    subject = _of_ensemble(Path(run), name) if str(run).endswith(ENDING) else _of_run(run, name)
+    known = (f"agent:{name}", subject.name)
     results = []
     for report in reports:
         path = Path(report)
         result = EvaluationResult.from_json(path / "result.json" if path.is_dir() else path)
         results.append((path, result, _taking_part(result, known, path)))
-    log = RunFolder(run).read_log()
-    parts = [f"# {name}", _summary(agent.config.description, agent.description, results)]
-    parts += ["## Training", _training(agent, log), "## Scores", _SCORES]
-    own = "sampled" if agent.config.draws else "deterministic"
-    parts += [_scores(result, found, own) for _, result, found in results]
+    training = [*subject.training, *_fallbacks([(result, found[0]) for _, result, found in results])]
+    parts = [f"# {name}", _summary(subject, results)]
+    parts += ["## Training", "\n".join(training), "## Scores", _SCORES]
+    parts += [_scores(result, found, subject.way) for _, result, found in results]
     parts += ["## Where it loses", _losses([(result, found) for _, result, found in results])]
-    parts += ["## Use", _use(name, agent)]
+    parts += ["## Use", subject.use]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of_run(run: str | Path, name: str) -> Subject:
+    """Return what a run says of its agent."""
+    agent = load_agent(run)
+    config, told = agent.config, agent.description
+    bound = "" if config.network != "mlp" or config.scales else told["num_replicas"]
+    own, other = ("sampled", DETERMINISTIC) if config.draws else ("deterministic", SAMPLED)
+    lines = _training(agent, RunFolder(run).read_log())
+    return Subject(
+        agent.name, config.description, config.decide, told["scenario"], lines, own,
+        _use(f"--policy agent:{name} --policy 'agent:{name}{other}'", told["modes"], bound),
+    )  # fmt: skip
+
+
+def _of_ensemble(file: Path, name: str) -> Subject:
+    """Return what the file of an ensemble says of it."""
+    policy = load_network_policy(f"{PREFIX}{file}")
+    if not isinstance(policy, EnsemblePolicy):
+        raise BurstenvError(f"{file}: is one network; a card is made of the run folder that it was exported from")
+    told, vote = policy.network.description, policy.network.vote
+    bound = told["num_replicas"] if policy.network.kind == "mlp" else ""
+    weights = sum(array.size for member in policy.network.members for array in member.arrays.values())
+    lines = [
+        f"- An ensemble of {len(vote.members)}: {', '.join(f'`{member.name}`' for member in vote.members)}.",
+        f"- Network: {policy.network.kind}, {weights:,} actor weights together.",
+        f"- Where fewer than {vote.agree} members make the same choice, `{vote.fallback}` decides."
+        if vote.fallback is not None and vote.agree > 1
+        else "- The majority always decides.",
+    ]
+    return Subject(
+        policy.name, f"{len(vote.members)} agents that vote", policy.environment["decide"], told["scenario"], lines,
+        "deterministic", _use(f"--policy agent:{name}", told["modes"], bound),
+    )  # fmt: skip
+
+
+def _fallbacks(results: Sequence[tuple[EvaluationResult, str]]) -> list[str]:
+    """Return how often the rules of an ensemble decided; nothing for other agents."""
+    shares = [
+        f"{POINTS * share:.1f} % on {result.scenario} at load {load:g}"
+        for result, name in results
+        for load in result.loads
+        if (share := result.summary_of(name, load).get("fallback_share")) is not None
+    ]
+    return [f"- Decisions that it left to these rules: {', '.join(shares)}."] if shares else []
 
 
 _SCORES = (
@@ -66,7 +134,7 @@ def _taking_part(result: EvaluationResult, known: tuple[str, ...], path: Path) -
     return found
 
 
-def _summary(described: str, told: dict[str, Any], results: Sequence[tuple[Path, EvaluationResult, list[str]]]) -> str:
+def _summary(subject: Subject, results: Sequence[tuple[Path, EvaluationResult, list[str]]]) -> str:
     headline = []
     for _, result, found in results:
         row = result.difference(found[0], result.headline_load, "best")
@@ -74,12 +142,12 @@ def _summary(described: str, told: dict[str, Any], results: Sequence[tuple[Path,
             f"{_signed(row['mean'])} points{_interval(row)} against the best heuristic of {result.scenario} at load "
             f"{result.headline_load:g} ({result.split} split)"
         )
-    what = " and ".join(told["config"]["decide"])
-    text = described.strip().rstrip(".")
-    return f"{text + '. ' if text else ''}Decides {what}; trained on {told['scenario']}. " + "; ".join(headline) + "."
+    what = " and ".join(subject.decide)
+    text = subject.purpose.strip().rstrip(".")
+    return f"{text + '. ' if text else ''}Decides {what}; trained on {subject.scenario}. " + "; ".join(headline) + "."
 
 
-def _training(agent: Any, log: Sequence[dict[str, Any]]) -> str:
+def _training(agent: Any, log: Sequence[dict[str, Any]]) -> list[str]:
     told, config = agent.description, agent.config
     network = export_network(agent)
     weights = 0 if network is None else sum(array.size for array in network.arrays.values())
@@ -108,7 +176,7 @@ def _training(agent: Any, log: Sequence[dict[str, Any]]) -> str:
     if told.get("command"):
         lines.append(f"- Command: `{told['command']}`")
     lines.append(f"- burstenv {told['burstenv']}.")
-    return "\n".join(lines)
+    return lines
 
 
 def _fixed(config: Any, told: dict[str, Any]) -> str:
@@ -178,13 +246,12 @@ def _lost(row: Row) -> bool:
     return high is not None and high < 0.0 and mean < -MATTERS
 
 
-def _use(name: str, agent: Any) -> str:
-    free = agent.config.network != "mlp" or agent.config.scales
-    bound = "" if free else f" It runs on {agent.description['num_replicas']} replicas only."
-    other = DETERMINISTIC if agent.config.draws else SAMPLED
+def _use(policies: str, modes: Sequence[str], bound: int | str) -> str:
+    """Return how an agent is used, and that it is bound to a number of replicas, if it is to one."""
+    runs = f" It runs on {bound} replicas only." if bound else ""
     return (
-        f"    burstenv evaluate --policy agent:{name} --policy 'agent:{name}{other}' --policy ladder\n\n"
-        f"It needs the features and batching modes of its scenario ({', '.join(agent.description['modes'])}).{bound}"
+        f"    burstenv evaluate {policies} --policy ladder\n\n"
+        f"It needs the features and batching modes of its scenario ({', '.join(modes)}).{runs}"
     )
 
 

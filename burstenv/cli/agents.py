@@ -19,16 +19,35 @@ def register(commands: Commands) -> None:
         sub,
         "export",
         _export,
-        "Write a trained agent as one small file; `agent:FILE` runs it.",
+        "Write a trained agent, or several that vote, as one small file; `agent:FILE` runs it.",
         example="burstenv agents export runs/demo --out demo.npz",
     )
-    export.add_argument("trained", type=Path, metavar="RUN", help="run folder or checkpoint of `train`")
+    export.add_argument(
+        "trained",
+        nargs="+",
+        metavar="RUN",
+        help="run folder or checkpoint of `train`; several of one recipe make an ensemble, and so do FILE.npz and "
+        "agent:NAME",
+    )
     export.add_argument(
         "--out",
         type=output_file(".npz", ".onnx"),
         required=True,
         metavar="FILE",
         help="an .npz file, or an .onnx file, which other runtimes read too",
+    )
+    export.add_argument(
+        "--agree",
+        type=int,
+        metavar="N",
+        help="members of an ensemble that must make the same choice; where fewer do, rules decide (default: more than "
+        "half; 0: the majority always decides)",
+    )
+    export.add_argument(
+        "--fallback",
+        metavar="COMPOSITE",
+        help="the rules that decide where fewer agree (default: those that advise the members, or the best tuned "
+        "composite of their scenario)",
     )
 
     card = add_command(
@@ -38,7 +57,7 @@ def register(commands: Commands) -> None:
         "Write the model card of a trained agent from its run and evaluations.",
         example="burstenv agents card runs/demo reports/demo --name demo-v1 --out demo-v1.md",
     )
-    card.add_argument("trained", type=Path, metavar="RUN", help="run folder of `train`")
+    card.add_argument("trained", type=Path, metavar="RUN", help="run folder of `train`, or the file of an ensemble")
     card.add_argument("report", type=Path, nargs="+", metavar="REPORT", help="folders of `evaluate` that include it")
     card.add_argument("--name", required=True, help="name of the shipped agent, such as joint-v1")
     card.add_argument("--out", type=output_file(".md"), required=True, metavar="FILE.md", help="the file to write")
@@ -90,7 +109,11 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    path = agents_module("export.arrays").export_agent(arguments.trained, arguments.out)
+    trained, asked = arguments.trained, (arguments.agree, arguments.fallback)
+    if len(trained) > 1 or asked != (None, None):
+        path = agents_module("export.ensemble").export_ensemble(trained, arguments.out, *asked)
+    else:
+        path = agents_module("export.arrays").export_agent(trained[0], arguments.out)
     size_kb = path.stat().st_size / 1000.0
     told = f"{path}: {size_kb:.1f} kB; use it as agent:{path}"
     emit(arguments, {"path": str(path), "bytes": path.stat().st_size}, [told])

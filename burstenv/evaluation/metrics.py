@@ -159,6 +159,9 @@ def episode_metrics(
                                         of the GPU-hours where replicas scale / offered worth
     ==================================  =================================================================
 
+    An episode under an ensemble that falls back to rules also has ``fallback_share``, the share of its decisions that
+    the rules made.
+
     Args:
         records: (n,) REQUEST, all of them settled.
         duration_s: Length of the arrivals' window [s].

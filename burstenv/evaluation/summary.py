@@ -24,6 +24,7 @@ INTERVALS = ("score", "attainment", "token_weighted_attainment", "goodput_per_s"
 MEANS = (
     "rejection_share", "preemptions_per_finished", "max_replica_share", "kv_use_mean",
 )  # fmt: skip
+_SOMETIMES = "jain_index", "net", "fallback_share", *BACKGROUND_COUNTS  # means of what not every policy or scenario has
 COMPARED = ("score", "attainment", "token_weighted_attainment")
 QUANTILE_LEVELS = [0.0, 0.005, *(k / 100 for k in range(1, 100)), 0.995, 0.999, 1.0]
 _COUNTS = (
@@ -73,7 +74,10 @@ def summarise(episodes: Sequence[Row], distributions: Sequence[Row]) -> list[Row
             estimate = block_bootstrap([row[name] for row in rows], days).stated()
             out.update({name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high})
         out.update({name: sum(row[name] for row in rows) for name in _COUNTS if name in rows[0]})
-        for name in (*MEANS, *(name for name in ("jain_index", "net", *BACKGROUND_COUNTS) if name in rows[0])):
+        for name in (
+            *MEANS,
+            *(name for name in ("jain_index", "net", "fallback_share", *BACKGROUND_COUNTS) if name in rows[0]),
+        ):
             values = [row[name] for row in rows if row[name] is not None]
             out[name] = float(np.mean(values)) if values else None
         if "availability" in rows[0]:  # the share of all the time that costs

@@ -140,6 +140,8 @@ def _check_network(policy: NetworkPolicy, world: LiveWorld, mode: str) -> None:
     if fixed != mode:
         raise _not_in_force(policy.name, fixed, mode)
     _check_rules(parse_composite(f"{environment['admission']}/{environment['routing']}/{fixed}"), world)
+    if policy.fallback is not None:
+        _check_rules(policy.fallback, world)
     layout = scenario.observed(bool(environment.get("advised")))
     policy.network.check(layout.features(), len(scenario.specs), scenario.config.name)
 

@@ -1,4 +1,4 @@
-"""A policy network in one cluster, compiled: observe, infer, choose, step.
+"""A policy network, or several that vote, in one cluster, compiled: observe, infer, choose, step.
 
 The observation, the mask and the step are those of the environments: an agent decides here as it does there.
 """
@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from burstenv._jit.decorators import long_entry
+from burstenv._jit.decorators import long_entry, outlined
 from burstenv.cluster import Cluster
 from burstenv.cluster.clock import begin, next_epoch
-from burstenv.cluster.gateway import apply_decision
+from burstenv.cluster.gateway import ADMIT, REJECT, apply_decision
 from burstenv.cluster.state import ClusterState
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.envs.action import ActionLayout, decide_with, write_mask
+from burstenv.envs.background_levels import set_level
 from burstenv.envs.exchange import settings_of
 from burstenv.envs.observation.encoder import observe
 from burstenv.envs.observation.features import ObservationLayout
@@ -23,9 +24,15 @@ from burstenv.envs.observation.sessions import no_links, turn_links
 from burstenv.envs.observation.settings import Sight
 from burstenv.envs.step import UNLIMITED
 from burstenv.errors import BurstenvError
+from burstenv.policies.background import BY_RULE
 from burstenv.policies.composite import composite_of
+from burstenv.policies.decide import decide
 from burstenv.policies.network.inference import choose, forward
 from burstenv.policies.network.policy import NetworkPolicy
+from burstenv.policies.network.voting import elect
+from burstenv.policies.records import POLICY
+
+NO_ADVICE = -1
 
 
 class Seat(NamedTuple):
@@ -38,32 +45,69 @@ class Seat(NamedTuple):
     mask: Any
 
 
+class Committee(NamedTuple):
+    """What decides: the members' networks, and the rules where they do not agree.
+
+    Attributes:
+        numbers: (M, K) int64, see ``Network.stacked``.
+        weights: (M, W) float32, see ``Network.stacked``.
+        sizes: (C,) int64, choices of each component.
+        sampled: Whether choices are sampled.
+        ballots: (M, C) int64, the choice of each member, written.
+        agree: Members that must make the same choice.
+        rules: POLICY that decides where fewer do.
+        advice: Index of ``rule_admits`` in the observation of members that rules advise; ``NO_ADVICE`` otherwise.
+    """
+
+    numbers: Any
+    weights: Any
+    sizes: Any
+    sampled: Any
+    ballots: Any
+    agree: Any
+    rules: Any
+    advice: Any
+
+
+@outlined
+def decide_by_rules(committee, world, seat):
+    """Return (admission, replica, mode) by the rules alone.
+
+    Rules that advise the members have decided already; asked once more, their memories would move on twice.
+    """
+    if committee.advice != NO_ADVICE:
+        admits = seat.observation[committee.advice] > 0.5
+        return (ADMIT if admits else REJECT), np.int64(world.memory.advised_replica), np.int64(seat.settings.mode)
+    admission, replica, mode = decide(committee.rules, world)
+    if seat.settings.decides_background:
+        set_level(world, replica, BY_RULE)
+    return admission, np.int64(replica), np.int64(mode)
+
+
 @long_entry
 def network_rollout(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
-    settings, links, actions, observations, masks, numbers, weights, values, sizes, sampled, i, out, max_decisions,
+    settings, links, actions, observations, masks,
+    numbers, weights, sizes, sampled, ballots, agree, rules, advice, values, i, out, max_decisions,
 ):  # fmt: skip
-    """Run one cluster under a network until its episode is done, or for ``max_decisions``; return the number made.
+    """Run one cluster under networks until its episode is done, or for ``max_decisions``; return the number made.
 
     With ``max_decisions`` 0 it makes the present decision without applying it. The first arguments are those
-    of ``Arrays``; then:
+    of ``Arrays``; then those of ``Seat`` and ``Committee``, rows of one where these have records, and:
 
-    settings: (1,) SETTINGS; its POLICY decides the components that the network does not.
+    settings: (1,) SETTINGS; its POLICY decides the components that the networks do not.
     links: (1, E, 2) int32, see ``sessions.turn_links``.
     actions: (1, C) int64, written.
     observations: (1, O) float32, written.
     masks: (1, A) int8, written.
-    numbers: int64, see ``Network.packed``.
-    weights: float32, see ``Network.packed``.
     values: float32, scratch.
-    sizes: (C,) int64, choices of each component.
-    sampled: Whether choices are sampled.
     i: Index of the cluster.
-    out: (3,) int64, the last (admission, replica, mode), written.
+    out: (4,) int64, the last (admission, replica, mode), written, and the number of decisions by the rules, counted on.
     max_decisions: Greatest number of decisions.
     """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     seat = Seat(settings[0], links[0], actions[0], observations[0], masks[0])
+    committee = Committee(numbers, weights, sizes, sampled, ballots, agree, rules[0], advice)
     environment = world.environment
     decisions = 0
     begin(world, False)
@@ -71,9 +115,14 @@ def network_rollout(
         elapsed_s = environment.now_s - environment.last_decision_s if environment.decisions > 0 else 0.0
         observe(world, seat, elapsed_s)
         write_mask(world, seat)
-        forward(numbers, weights, values, seat.observation, len(world.replicas), len(seat.mask))
-        choose(values, seat.mask, sizes, seat.settings.flat, sampled, world.memory, seat.action)
-        admission, replica, mode = decide_with(world, seat)
+        for m in range(len(numbers)):
+            forward(numbers[m], weights[m], values, seat.observation, len(world.replicas), len(seat.mask))
+            choose(values, seat.mask, sizes, seat.settings.flat, sampled, world.memory, ballots[m])
+        if elect(ballots, seat.settings.flat, seat.action) >= agree:
+            admission, replica, mode = decide_with(world, seat)
+        else:
+            admission, replica, mode = decide_by_rules(committee, world, seat)
+            out[3] += 1
         out[0] = admission
         out[1] = replica
         out[2] = mode
@@ -86,7 +135,7 @@ def network_rollout(
 
 
 class NetworkPlayer:
-    """A network in one cluster, for one episode; see :class:`burstenv.envs.play.policy.Player`.
+    """A network, or an ensemble, in one cluster, for one episode; see :class:`burstenv.envs.play.policy.Player`.
 
     Args:
         policy: The network and its kind of choice.
@@ -105,12 +154,14 @@ class NetworkPlayer:
         scratch = policy.network.scratch_size(cluster.num_replicas, num_logits, size)
         if cluster.hands_over:
             cluster.stop_to_place("routing" in policy.environment["decide"], i=i)
-        self._given = (
-            *seat, *policy.network.packed, np.zeros(scratch, np.float32), policy.sizes(cluster.num_replicas),
-            bool(policy.sampled), i,
-        )  # fmt: skip
+        self._given = (*seat, *_committee_of(policy, cluster, sight), np.zeros(scratch, np.float32), i)
         self._sessions = bool(sight.observation.sessions)
-        self._decision = np.zeros(3, np.int64)
+        self._out = np.zeros(4, np.int64)
+
+    @property
+    def fallbacks(self) -> int:
+        """Decisions so far that the rules of an ensemble made, because its members disagreed."""
+        return int(self._out[3])
 
     def follow(self, links: np.ndarray) -> None:
         """Read the conversations from ``links``, (1, E, 2) int32, which its owner keeps up to date as requests come."""
@@ -119,7 +170,7 @@ class NetworkPlayer:
     def decision(self) -> tuple[int, int, int]:
         """Return (admission, replica, mode) for the present decision epoch; call it once per epoch."""
         self._run(0)
-        admission, replica, mode = self._decision.tolist()
+        admission, replica, mode, _ = self._out.tolist()
         return admission, replica, mode
 
     def run(self, max_decisions: int = int(UNLIMITED)) -> int:
@@ -129,7 +180,7 @@ class NetworkPlayer:
     def _run(self, max_decisions: int) -> int:
         if self._sessions:
             check_length(self._given[1], self._state, self._i)
-        return int(network_rollout(*self._state.arrays(), *self._given, self._decision, np.int64(max_decisions)))
+        return int(network_rollout(*self._state.arrays(), *self._given, self._out, np.int64(max_decisions)))
 
 
 def seat_of(policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight) -> Seat:
@@ -154,6 +205,23 @@ def seat_of(policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight) -> Se
         np.zeros((1, len(layout.sizes)), np.int64), np.zeros((1, observed.size), np.float32),
         np.zeros((1, sum(layout.sizes)), np.int8),
     )  # fmt: skip
+
+
+def _committee_of(policy: NetworkPolicy, cluster: Cluster, sight: Sight) -> Committee:
+    """Return what decides in the kernel's form; the one record of rules as a row."""
+    numbers, weights = policy.network.stacked
+    sizes = policy.sizes(cluster.num_replicas)
+    rules, advice = np.zeros(1, POLICY), NO_ADVICE
+    if policy.fallback is not None:
+        policy.fallback.prepare(cluster)
+        rules = policy.fallback.record(cluster.mode_names)
+        if policy.environment.get("advised"):
+            layout = ObservationLayout(cluster.num_replicas, tuple(cluster.mode_names), sight.observation, True)
+            advice = layout.names().index("request.rule_admits")
+    ballots = np.zeros((len(numbers), len(sizes)), np.int64)
+    return Committee(
+        numbers, weights, sizes, bool(policy.sampled), ballots, np.int64(policy.agree), rules, np.int64(advice)
+    )
 
 
 def check_length(links: np.ndarray, state: ClusterState, i: int) -> None:

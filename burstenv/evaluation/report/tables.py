@@ -243,6 +243,7 @@ _BACKGROUND_COLUMNS: _Columns = {
     "background_progress": ("of the job", lambda count, row: percent(count)),
     "background_deadline_met": ("in time", lambda count, row: percent(count)),
 }
+_FALLBACK_COLUMNS: _Columns = {"fallback_share": ("falls back", lambda count, row: percent(count))}
 
 
 def _outcomes(result: EvaluationResult, load: float) -> Table:
@@ -255,15 +256,17 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
             Cell(percent(row["kv_use_mean"])),
             Cell(percent(row["kv_use_max"])),
             Cell(percent(row["max_replica_share"])),
-            *(Cell(show(row[name], row)) for name, (_, show) in further.items()),
+            *(Cell(show(row[name], row) if name in row else ABSENT) for name, (_, show) in further.items()),
         ]
 
-    counted = result.ranking(load)[0]
+    ranking = result.ranking(load)
+    counted, ensembles = ranking[0], any("fallback_share" in row for row in ranking)
     clients, faults = "attempts" in counted, "faults" in counted
     further = {
         **(_CLIENT_COLUMNS if clients else {}), **(_FAULT_COLUMNS if faults else {}),
         **(_TRANSFER_COLUMNS if "migrations" in counted else {}),
         **{name: shown for name, shown in _BACKGROUND_COLUMNS.items() if counted.get(name) is not None},
+        **(_FALLBACK_COLUMNS if ensembles else {}),
     }  # fmt: skip
     columns = [
         "late",
@@ -289,6 +292,8 @@ def _outcomes(result: EvaluationResult, load: float) -> Table:
         caption += " Available is the share of the time that costs; a request came back each time its replica was lost."
     if "background_tokens" in counted:
         caption += " Net is the score with the worth of the tokens that replicas trained in the slack of inference."
+    if ensembles:
+        caption += " An ensemble falls back where its members disagree: the share of its decisions that rules made."
     return Table(f"Outcomes at load {load:g}", caption, columns, _lines(result, load, cells))
 
 

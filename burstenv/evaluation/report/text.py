@@ -161,6 +161,11 @@ def _scores(row: Row) -> str:
     return f"{percent(row['score'])} {percent_interval(row['score_low'], row['score_high'])}"
 
 
+def _fallback(row: Row) -> str:
+    """Return how often the rules of an ensemble decided; nothing for other policies."""
+    return f"  falls back {percent(row['fallback_share'])}" if "fallback_share" in row else ""
+
+
 def _trained(row: Row) -> str:
     """Return what a policy trained in the slack, where replicas fine-tune."""
     if row.get("background_tokens_per_s") is None:
@@ -356,6 +361,6 @@ def summary_lines(result: EvaluationResult) -> list[str]:
             lines.append(
                 f"  {row['policy']:<{width}}  score {_scores(row):<22}  attainment {percent(row['attainment']):>7}  "
                 f"by tokens {percent(row['token_weighted_attainment']):>7}  "
-                f"{_trained(row)}rejects {percent(row['rejection_share']):>7}  {'  '.join(against)}"
+                f"{_trained(row)}rejects {percent(row['rejection_share']):>7}  {'  '.join(against)}{_fallback(row)}"
             )
     return lines

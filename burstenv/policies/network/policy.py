@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from burstenv.cluster.records import MEMORY
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.policies.composite import Composite
 from burstenv.policies.network.inference import choose_all, forward_all
-from burstenv.policies.network.weights import Network
+from burstenv.policies.network.weights import Network, read_file
 from burstenv.pretrained import ENDING, ONNX_ENDING, shipped_agents
 
 PREFIX, SAMPLED, DETERMINISTIC = "agent:", "(sampled)", "(deterministic)"
@@ -82,6 +83,16 @@ class NetworkPolicy:
     def scales(self) -> bool:
         """Whether it decides about the replicas, and about no request."""
         return list(self.environment["decide"]) == ["scaling"]
+
+    @property
+    def agree(self) -> int:
+        """Members of an ensemble that must make the same choice, see ``ensemble.py``; 0 for one network."""
+        return 0
+
+    @property
+    def fallback(self) -> Composite | None:
+        """The rules that decide where fewer members agree; None: there are none."""
+        return None
 
     def sizes(self, num_replicas: int) -> NDArray[np.int64]:
         """Return the number of choices of each component of its action, (C,)."""
@@ -206,7 +217,12 @@ def load_network_policy(text: str) -> NetworkPolicy:
 
 def _read(path: Path, name: str) -> NetworkPolicy:
     if path.suffix != ONNX_ENDING:
-        return NetworkPolicy(Network.load(path), name)
+        from burstenv.policies.network.ensemble import ENSEMBLE, Ensemble, EnsemblePolicy  # they are policies like this
+
+        description, arrays = read_file(path)
+        if ENSEMBLE in description:
+            return EnsemblePolicy(Ensemble.read(description, arrays, str(path)), name)
+        return NetworkPolicy(Network.read(description, arrays, str(path)), name)
     from burstenv.policies.network.onnx import OnnxNetwork, OnnxPolicy  # its runtime is an extra
 
     return OnnxPolicy(OnnxNetwork.load(path), name)

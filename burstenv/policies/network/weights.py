@@ -65,11 +65,7 @@ class Network:
         write_atomic(Path(path), self._bytes())
 
     def _bytes(self) -> bytes:
-        text = json.dumps(self.description, indent=1).encode()
-        out = io.BytesIO()
-        arrays: dict[str, Any] = {**self.arrays, "description": np.frombuffer(text, np.uint8)}
-        np.savez_compressed(out, **arrays)
-        return out.getvalue()
+        return file_bytes(self.description, self.arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Network:
@@ -78,20 +74,12 @@ class Network:
         Raises:
             BurstenvError: If it is missing, or not written by :meth:`save`.
         """
-        try:
-            arrays = read_arrays(path, MOST_BYTES)
-            text = arrays.pop("description", None)
-            if text is None:
-                raise BurstenvError("holds no description")
-        except FileNotFoundError:
-            raise BurstenvError(f"{path}: no such file") from None
-        except BurstenvError as error:
-            raise BurstenvError(f"{path}: is not an agent as `burstenv agents export` writes it: it {error}") from None
-        description = parse_json(text.tobytes(), f"{path}: description")
-        if not isinstance(description, dict):
-            raise BurstenvError(f"{path}: its description is no mapping")
-        check_format(description, path)
-        check_network(description, arrays, str(path))
+        return cls.read(*read_file(path), str(path))
+
+    @classmethod
+    def read(cls, description: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], where: str) -> Network:
+        """Return the network of a file's contents, once they are checked, see ``description.py``."""
+        check_network(description, arrays, where)
         return cls(description, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
     # -- inputs and outputs ------------------------------------------------------------------------
@@ -115,6 +103,12 @@ class Network:
         if self.kind == "mlp":
             return self._packed_mlp(relu)
         return self._packed_set(relu)
+
+    @property
+    def stacked(self) -> tuple[NDArray[np.int64], Floats]:
+        """``packed`` with a leading axis of members, of which there is one."""
+        numbers, weights = self.packed
+        return numbers[None], weights[None]
 
     def with_critic(self, weight: Floats, bias: Floats) -> Network:
         """Return the network with one more output of the context, the critic's; for rollouts alone.
@@ -181,6 +175,37 @@ class Network:
         per_replica = sum(sizes) + 6 * widest + 1
         fixed = 2 * compared + sum(sizes) + 5 * widest + shared + outputs
         return num_logits + observation_size + fixed + num_replicas * per_replica + num_replicas
+
+
+def file_bytes(description: Mapping[str, Any], arrays: Mapping[str, Floats]) -> bytes:
+    """Return an agent's file; the same contents give the same bytes."""
+    out = io.BytesIO()
+    text = np.frombuffer(json.dumps(description, indent=1).encode(), np.uint8)
+    held: dict[str, Any] = {**arrays, "description": text}
+    np.savez_compressed(out, **held)
+    return out.getvalue()
+
+
+def read_file(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the description and the arrays of an agent's file, of which only the format is checked.
+
+    Raises:
+        BurstenvError: If it is missing, or not written by :func:`file_bytes`.
+    """
+    try:
+        arrays = read_arrays(path, MOST_BYTES)
+        text = arrays.pop("description", None)
+        if text is None:
+            raise BurstenvError("holds no description")
+    except FileNotFoundError:
+        raise BurstenvError(f"{path}: no such file") from None
+    except BurstenvError as error:
+        raise BurstenvError(f"{path}: is not an agent as `burstenv agents export` writes it: it {error}") from None
+    description = parse_json(text.tobytes(), f"{path}: description")
+    if not isinstance(description, dict):
+        raise BurstenvError(f"{path}: its description is no mapping")
+    check_format(description, path)
+    return description, arrays
 
 
 def check_format(description: Mapping[str, Any], path: str | Path) -> None:

@@ -1,0 +1,89 @@
+"""Several trained agents as one: an ensemble that votes, with rules for decisions on which it disagrees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from burstenv.agents.agent import load_agent
+from burstenv.agents.baseline import UNTUNED, tuned_policies
+from burstenv.agents.export.arrays import exported
+from burstenv.arguments import checked, optional, whole
+from burstenv.arguments import name as filled
+from burstenv.envs.scenario import Scenario, load_scenario
+from burstenv.errors import BurstenvError
+from burstenv.policies.composite import parse_composite
+from burstenv.policies.network.ensemble import MOST_MEMBERS, Ensemble
+from burstenv.policies.network.policy import PREFIX, load_network_policy
+from burstenv.policies.network.weights import Network
+from burstenv.pretrained import ENDING
+
+
+@checked(agree=optional(whole(0, MOST_MEMBERS + 1)), fallback=optional(filled))
+def export_ensemble(
+    trained: Sequence[str | Path], out: str | Path, agree: int | None = None, fallback: str | None = None
+) -> Path:
+    """Write trained agents as one file for ``agent:FILE.npz``, in which they vote.
+
+    Args:
+        trained: Run folders, checkpoints, ``FILE.npz`` or ``agent:NAME``, in the order of the members.
+        out: The file; it carries the ensemble's name.
+        agree: Members that must make the same choice; where fewer do, the rules of ``fallback`` decide. None: more than
+            half of them.
+        fallback: A composite; None: the rules that advise the members or, without such, the composite tuned for the
+            evaluation load of the first one's scenario, with what the members do not decide as it is in their
+            environment.
+
+    Raises:
+        BurstenvError: If the ending is another, a member cannot be compiled or is no single network, the members differ
+            in more than their weights, or the rules do not fit them.
+    """
+    out = Path(out)
+    if out.suffix != ENDING:
+        raise BurstenvError(f"{out}: an ensemble is exported to a file that ends in {ENDING}")
+    twice = next((one for k, one in enumerate(trained) if str(one) in map(str, trained[:k])), None)
+    if twice is not None:
+        raise BurstenvError(f"{twice} is there twice; each member of an ensemble must be another agent")
+    found = [_member(one) for one in trained]
+    members = [network for network, _ in found]
+    needed = len(members) // 2 + 1 if agree is None else agree
+    if fallback is None and needed > 1:
+        network, scenario = found[0]
+        fallback = _fallback(network.description, scenario, str(out))
+    Ensemble.of(out.stem, members, needed, fallback, str(out)).save(out)
+    return out
+
+
+def _member(trained: str | Path) -> tuple[Network, Scenario | str]:
+    """Return a member, and the scenario of its training or its name."""
+    text = str(trained)
+    if text.startswith(PREFIX) or text.endswith(ENDING):
+        policy = load_network_policy(text if text.startswith(PREFIX) else f"{PREFIX}{text}")
+        if not isinstance(policy.network, Network):
+            raise BurstenvError(f"{text}: a member of an ensemble must be a single network in an {ENDING} file")
+        return policy.network, str(policy.network.description["scenario"])
+    agent = load_agent(trained)
+    return exported(agent, trained), load_scenario(agent.description["scenario_config"])
+
+
+def _fallback(description: Mapping[str, Any], scenario: Scenario | str, where: str) -> str:
+    """Return the rules that decide for members that disagree, where none are named."""
+    acting, modes = description["environment"], description["modes"]
+    own = {
+        "admission": acting["admission"], "routing": acting["routing"], "batching": acting["batching"] or modes[0],
+    }  # fmt: skip
+    if acting.get("advised"):
+        return "/".join(own.values())
+    if isinstance(scenario, str):
+        try:
+            scenario = load_scenario(scenario)
+        except BurstenvError:
+            raise BurstenvError(
+                f"{where}: no tuned composite is known for scenario {scenario!r} of the members; name the rules that "
+                f"decide where they disagree with --fallback, such as {UNTUNED}/{modes[0]}"
+            ) from None
+    tuned = tuned_policies(scenario)
+    best = parse_composite(f"{UNTUNED}/{modes[0]}" if tuned is None else tuned.at(scenario.config.load))
+    rules = {"admission": str(best.admission), "routing": best.routed, "batching": best.batching}
+    return "/".join(rules[part] if part in acting["decide"] else own[part] for part in own)
