@@ -56,7 +56,7 @@ def card(run: str | Path, reports: Sequence[str | Path], name: str) -> str:
         BurstenvError: If there is no such run or ensemble, or an evaluation does not include the agent.
     """
     subject = _of_ensemble(Path(run), name) if str(run).endswith(ENDING) else _of_run(run, name)
-    known = (f"agent:{name}", subject.name)
+    known = tuple(dict.fromkeys((f"agent:{name}", subject.name)))
     results = []
     for report in reports:
         path = Path(report)
@@ -130,7 +130,7 @@ def _taking_part(result: EvaluationResult, known: tuple[str, ...], path: Path) -
     ]
     if not found:
         agents = ", ".join(p["name"] for p in result.agents) or "none"
-        raise BurstenvError(f"{path}: agent {known[1]} took no part in this evaluation; its agents: {agents}")
+        raise BurstenvError(f"{path}: agent {known[-1]} took no part in this evaluation; its agents: {agents}")
     return found
 
 

@@ -241,9 +241,7 @@ def _check_rules(vote: Vote, told: Description, where: str) -> None:
     """Raise a one-sentence error unless the fallback decides what the members decide, and nothing else."""
     if vote.fallback is None:
         if vote.agree > 1:
-            raise BurstenvError(
-                f"{where}: agree {vote.agree} needs a fallback, rules for where fewer agree"
-            )
+            raise BurstenvError(f"{where}: agree {vote.agree} needs a fallback, rules for where fewer agree")
         return
     try:
         rules = parse_composite(vote.fallback)
