@@ -4,6 +4,7 @@
 from .agents.agent import LearnedAgent as LearnedAgent
 from .agents.agent import load_agent as load_agent
 from .agents.export.arrays import export_agent as export_agent
+from .agents.export.ensemble import export_ensemble as export_ensemble
 from .agents.sb3.vec_env import SB3VecEnv as SB3VecEnv
 from .agents.train import TrainingResult as TrainingResult
 from .agents.train import load_agent_config as load_agent_config

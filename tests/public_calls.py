@@ -158,7 +158,8 @@ def _timeline(w: World) -> Any:
     return burstenv.play(w.env(decide="batching"), lambda observation, info: 0, seed=0)
 
 
-LONG = {"evaluate", "tune", "train", "load_agent", "export_agent", "LearnedAgent"}  # right calls stand in other tests
+# Right calls stand in other tests.
+LONG = {"evaluate", "tune", "train", "load_agent", "export_agent", "export_ensemble", "LearnedAgent"}
 BATCHES = ("EnvironmentBatch", "IntervalBatch", "IterationBatch")
 SPEC = {"name": "a", "model": "m", "hardware": "h", "tensor_parallel": 1, "num_blocks": 10, "block_size": 16}
 VALID: dict[str, Callable[[World], tuple[Callable[..., Any], dict[str, Any]]]] = {
@@ -304,6 +305,7 @@ VALID: dict[str, Callable[[World], tuple[Callable[..., Any], dict[str, Any]]]] =
     ),
     "load_agent": plain("load_agent", path="run", scenario=None),
     "export_agent": plain("export_agent", run="run", out="a.npz"),
+    "export_ensemble": plain("export_ensemble", trained=("run", "other"), out="a.npz", agree=None, fallback=None),
     "LearnedAgent": plain(
         "LearnedAgent", config=lambda w: burstenv.load_agent_config("ppo"), policy=None, sizes=(2,), name="a",
         first_mode="vllm", description=None,

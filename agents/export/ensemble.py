@@ -14,7 +14,7 @@ from burstenv.arguments import name as filled
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import parse_composite
-from burstenv.policies.network.ensemble import MOST_MEMBERS, Ensemble
+from burstenv.policies.network.ensemble import MOST_MEMBERS, Ensemble, check_fallback
 from burstenv.policies.network.policy import PREFIX, load_network_policy
 from burstenv.policies.network.weights import Network
 from burstenv.pretrained import ENDING
@@ -45,6 +45,8 @@ def export_ensemble(
     twice = next((one for k, one in enumerate(trained) if str(one) in map(str, trained[:k])), None)
     if twice is not None:
         raise BurstenvError(f"{twice} is there twice; each member of an ensemble must be another agent")
+    if fallback is not None:  # before the members are loaded, which takes longer
+        check_fallback(fallback, str(out))
     found = [_member(one) for one in trained]
     members = [network for network, _ in found]
     needed = len(members) // 2 + 1 if agree is None else agree

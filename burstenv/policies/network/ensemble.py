@@ -237,14 +237,10 @@ def _vote(description: Mapping[str, Any], where: str) -> Vote:
     return parse(Vote, found, f"{where}: {ENSEMBLE}")
 
 
-def _check_rules(vote: Vote, told: Description, where: str) -> None:
-    """Raise a one-sentence error unless the fallback decides what the members decide, and nothing else."""
-    if vote.fallback is None:
-        if vote.agree > 1:
-            raise BurstenvError(f"{where}: agree {vote.agree} needs a fallback, rules for where fewer agree")
-        return
+def check_fallback(text: str, where: str) -> Composite:
+    """Return the composite that decides where members disagree, or raise a one-sentence error if it cannot."""
     try:
-        rules = parse_composite(vote.fallback)
+        rules = parse_composite(text)
     except BurstenvError as error:
         raise BurstenvError(f"{where}: fallback: {error}") from None
     if not rules.compiled or rules.oracle:
@@ -252,6 +248,16 @@ def _check_rules(vote: Vote, told: Description, where: str) -> None:
     further = [str(part) for part in (getattr(rules, kind) for kind in FURTHER_PARTS) if part is not None]
     if further:
         raise BurstenvError(f"{where}: fallback {rules.name} must have three parts; leave out {further[0]}")
+    return rules
+
+
+def _check_rules(vote: Vote, told: Description, where: str) -> None:
+    """Raise a one-sentence error unless the fallback decides what the members decide, and nothing else."""
+    if vote.fallback is None:
+        if vote.agree > 1:
+            raise BurstenvError(f"{where}: agree {vote.agree} needs a fallback, rules for where fewer agree")
+        return
+    rules = check_fallback(vote.fallback, where)
     acting = told.environment
     own = composite_of(acting.admission, acting.routing, acting.batching or told.modes[0])
     if rules.batching not in told.modes:
