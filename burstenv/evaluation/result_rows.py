@@ -245,6 +245,9 @@ def _shape(found: _Result) -> str:
             counted = isinstance(offered, float | int) and offered >= 0 and offered == int(offered)
             if not counted or not share:
                 return f"summary.{k}: {group}_offered must be a count, and {group}_attainment a share or null"
+        fallback = values.get("fallback_share")
+        if fallback is not None and not (isinstance(fallback, float | int) and 0.0 <= fallback <= 1.0):
+            return f"summary.{k}: fallback_share must be a share or null"
     if sorted(pairs.load for pairs in found.pairs) != sorted(found.loads):
         return "pairs: need one entry for each load"
     for k, pairs in enumerate(found.pairs):

@@ -26,7 +26,7 @@ from burstenv.envs.play.other_network import observe_at
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.play.stepping import run_by_steps
 from burstenv.errors import BurstenvError
-from burstenv.evaluation import EvaluationPlan, evaluate
+from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
 from burstenv.evaluation.tasks import load_episode
 from burstenv.evaluation.tuning.tuned_policies import shipped_tuned
 from burstenv.policies import load_policy, parse_composite
@@ -249,6 +249,10 @@ def test_one_command_makes_it_and_reports_tell_how_often_it_falls_back(runs, tmp
     assert mine["fallback_share"] == pytest.approx(np.mean([share for share in shares if share is not None]))
     assert 0.0 < mine["fallback_share"] < 1.0
     assert "falls back" in (out / "report.md").read_text()
+    mine_as_text = [row | {"fallback_share": "x"} for row in result["summary"]]
+    (tmp_path / "wrong.json").write_text(json.dumps({**result, "summary": mine_as_text}))
+    with pytest.raises(BurstenvError, match="fallback_share must be a share or null"):
+        EvaluationResult.from_json(tmp_path / "wrong.json")
     assert main(["agents", "card", str(file), str(out), "--name", "pair", "--out", str(card)]) == 0
     told = card.read_text()
     assert "An ensemble of 2: `tiny-seed0`, `tiny-seed1`." in told
