@@ -96,8 +96,10 @@ def test_clients_are_what_is_written_down(seed, patience, retries, loop, engine,
     tick_s=st.sampled_from([None, 0.4]),
     metrics=st.sampled_from(METRICS),
     take_back_s=st.sampled_from([0.0, 0.15, 0.83]),  # no multiple of a tick: a tie would be up to rounding
-)  # the example: a decoder that was held back fills a block that a request admitted beside it shares
+)  # a decoder that was held back fills a block that a request admitted beside it shares
 @example(255_278, "vLLM's defaults", 15, "fail", 0, 0.0, False, None, None, 0.4, METRICS[0], 0.8)
+# the last event is of a request that was to be taken back, but its replica has begun with it
+@example(9543, "unchunked", 1, "retry", 1, 0.0, False, None, None, None, METRICS[0], 0.83)
 def test_faults_and_scaling_are_what_is_written_down(
     seed, engine, faults, recovery, limit, warm_s, clients, patience, loop, tick_s, metrics, take_back_s
 ):

@@ -239,6 +239,8 @@ class ReferenceCluster(ReferenceGateway):
     def _handle(self, event: Event) -> DecisionKind | None:
         if event.kind == EventKind.DEADLINE and not self._is_kept_waiting(event.subject):
             return None  # it is being computed, or was: its client stays
+        if event.kind == EventKind.SILENCE and not self._is_silent(event.subject, event.time_s):
+            return None  # it was answered, lost or sent again since
         if event.kind not in OF_METRICS:  # readings change nothing: an episode ends without the last of them
             self.now_s = event.time_s
         decision = self._handlers[event.kind](event.subject)

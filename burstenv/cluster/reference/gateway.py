@@ -77,19 +77,22 @@ class ReferenceGateway:
             request.watched = True
             self._queue.push(self.lifecycle.sent_s(k) + self.take_back_s, EventKind.SILENCE, k)
 
-    def _take_back(self, k: int) -> DecisionKind | None:
-        """Take a request back whose time is over, or ask for a copy; foresee it anew for one sent again since."""
+    def _is_silent(self, k: int, time_s: float) -> bool:
+        """Return whether a replica has kept a request waiting too long; foresee it anew for one sent again since."""
         request = self.lifecycle.requests[k]
         request.watched = False
         kept_waiting = request.engine.first_token_s is None if self.sends_twice else request.is_kept_waiting
         if request.status != WAITING or not kept_waiting or self.take_back_s <= 0.0:
-            return None
-        if self.lifecycle.sent_s(k) + self.take_back_s > self.now_s:
+            return False
+        if self.lifecycle.sent_s(k) + self.take_back_s > time_s:
             self._watch(k)
-            return None
+            return False
+        return not self.sends_twice or self.hedges.may_send(k)
+
+    def _take_back(self, k: int) -> DecisionKind | None:
+        """Take a request back from a silent replica, or ask for a second copy."""
+        request = self.lifecycle.requests[k]
         if self.sends_twice:
-            if not self.hedges.may_send(k):
-                return None
             self.at_gateway, self.hedging = k, True
             return DecisionKind.ADMIT_AND_ROUTE
         self.replicas[request.replica].withdraw(request.engine, self.now_s)
