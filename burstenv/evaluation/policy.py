@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,12 @@ from typing_extensions import TypeIs
 
 from burstenv.envs.action import COMPONENTS, decided
 from burstenv.errors import BurstenvError, unknown_name
+from burstenv.evaluation.metrics import share
 from burstenv.policies import Composite, Heuristic, LookaheadPolicy, NetworkPolicy, PythonPolicy, parse_composite
+
+if TYPE_CHECKING:
+    from burstenv.envs.play.network import NetworkPlayer
+    from burstenv.envs.play.policy import Player
 
 # Arguments of the environment that an agent may set; the evaluation sets the others.
 ENVIRONMENT_KEYS = (
@@ -117,6 +122,19 @@ def is_privileged(policy: Agent | Heuristic | NetworkPolicy) -> bool:
     environment = policy.environment
     fixed = (rule for component in COMPONENTS for rule in (environment.get(component) or "").split("+"))
     return bool(environment.get("privileged")) or any(name.startswith(ORACLE_PREFIX) for name in fixed)
+
+
+def fallback_share(policy: Heuristic | NetworkPolicy, player: Player, decisions: int) -> dict[str, float | None]:
+    """Return the metric of an ensemble that falls back to rules, the share of its decisions that they made.
+
+    Args:
+        policy: The policy; others than such an ensemble have no such metric.
+        player: Its player, after the episode.
+        decisions: Number of decisions of the episode.
+    """
+    if not isinstance(policy, NetworkPolicy) or policy.fallback is None:
+        return {}
+    return {"fallback_share": share(cast("NetworkPlayer", player).fallbacks, decisions)}
 
 
 def described(policy: Agent | Heuristic) -> dict[str, Any]:

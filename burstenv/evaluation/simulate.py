@@ -26,7 +26,7 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.fairness import by_priority
 from burstenv.evaluation.metrics import metrics_of, share
 from burstenv.evaluation.offered_load import saturated_rate_per_s
-from burstenv.evaluation.policy import is_privileged
+from burstenv.evaluation.policy import fallback_share, is_privileged
 from burstenv.evaluation.timeline.series import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
 from burstenv.policies import NetworkPolicy, load_policy
@@ -161,8 +161,10 @@ def simulate(
     facts = {name: drawn.metadata[name] for name in ("dropped_oversize", "max_total_tokens", "first_arrival_s")}
     del drawn
     recorder = TimelineRecorder([spec.name for spec in scene.specs]) if timeline else None
-    _run(engine, player_of(played, engine, 0, sight), progress, recorder)
+    player = player_of(played, engine, 0, sight)
+    _run(engine, player, progress, recorder)
     metrics = {**_metrics(engine, requests), **measured, **facts, "unmatched_models": unmatched}
+    metrics |= fallback_share(played, player, int(engine.state.environments["decisions"][0]))
     seen = (
         None
         if recorder is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,11 @@ from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import Episode, EpisodeStore
 from burstenv.evaluation.journal import Unit
-from burstenv.evaluation.metrics import latencies_s, metrics_of, share
-from burstenv.evaluation.policy import Agent, RememberingAgent, is_privileged, runs_alone
+from burstenv.evaluation.metrics import latencies_s, metrics_of
+from burstenv.evaluation.policy import Agent, RememberingAgent, fallback_share, is_privileged, runs_alone
 from burstenv.evaluation.statistics.latency_sketch import Sketch
 from burstenv.evaluation.time_course import course
 from burstenv.policies import Heuristic, NetworkPolicy
-
-if TYPE_CHECKING:
-    from burstenv.envs.play.network import NetworkPlayer
 
 Policy = Heuristic | Agent
 Outcome = tuple[Episode, NDArray[Any], dict[str, float | int | None]]
@@ -130,9 +127,7 @@ def run_alone(
         decisions = player.run()
         records = cluster.records(0)
         metrics = metrics_of(cluster, 0, records, episode.duration_s, model=episode.model)
-        if isinstance(policy, NetworkPolicy) and policy.fallback is not None:
-            metrics["fallback_share"] = share(cast("NetworkPlayer", player).fallbacks, decisions)
-        yield episode, records, metrics
+        yield episode, records, metrics | fallback_share(policy, player, decisions)
 
 
 def _run_agent(scenario: Scenario, split: str, agent: Agent, episodes: Sequence[Episode]) -> Iterator[Outcome]:

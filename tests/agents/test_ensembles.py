@@ -260,7 +260,7 @@ def test_one_command_makes_it_and_reports_tell_how_often_it_falls_back(runs, tmp
     assert f"{100 * mine['fallback_share']:.1f} % on small at load 2" in told
 
 
-def test_members_may_be_shipped_agents_and_the_rules_those_tuned_for_their_scenario(default, tmp_path):
+def test_members_may_be_shipped_agents_and_the_rules_those_tuned_for_their_scenario(default, tmp_path, capsys):
     file = export_ensemble(["agent:joint-v4", "agent:joint-v4(deterministic)"], tmp_path / "twice.npz", agree=3)
     tuned, _ = shipped_tuned(default.config, default.trace)
     policy = load_policy(f"agent:{file}")
@@ -270,6 +270,12 @@ def test_members_may_be_shipped_agents_and_the_rules_those_tuned_for_their_scena
         assert parts[:2] == load_policy(tuned.at(default.config.load)).name.split("/")[:2]
     result = evaluate(EvaluationPlan(default, episodes=1, policies=[policy]), progress=False)
     assert result.summary_of(policy.name, default.config.load)["fallback_share"] == 1.0
+    rows = [f"{k / 10},ChatGPT,{300 + k},100,{400 + k},Conversation log" for k in range(40)]
+    head = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
+    (tmp_path / "trace.csv").write_text("\n".join([head, *rows, ""]))
+    capsys.readouterr()
+    assert main(["simulate", str(tmp_path / "trace.csv"), "--policy", f"agent:{file}"]) == 0
+    assert "rules made 100.0 % of the decisions" in capsys.readouterr().out
 
 
 def altered(network: Network, **changes) -> Network:
