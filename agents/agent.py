@@ -17,8 +17,10 @@ from burstenv.agents.networks import action_heads
 from burstenv.agents.sb3.actors import Actor, build_untrained
 from burstenv.arguments import checked
 from burstenv.config import Config, parse
+from burstenv.envs.acting import acting_features
 from burstenv.envs.action import ActionLayout
-from burstenv.envs.fleet.batch import FleetLayout, fleet_features
+from burstenv.envs.fleet.batch import FleetLayout
+from burstenv.envs.migration.batch import PairLayout
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import command_line
@@ -234,18 +236,18 @@ def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 def _features(config: AgentConfig, scenario: Scenario) -> dict[str, list[str]]:
     """Return the names of what an agent observes, by group."""
-    if config.scales:
-        return fleet_features()
-    return scenario.observed(config.advised).features()
+    return acting_features(config.environment(), scenario)
 
 
-def _heads(layout: ActionLayout | FleetLayout) -> list[int]:
+def _heads(layout: ActionLayout | FleetLayout | PairLayout) -> list[int]:
     return list(layout.sizes) if isinstance(layout, FleetLayout) else action_heads(layout)
 
 
-def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout | FleetLayout:
+def _layout(config: AgentConfig, scenario: Scenario) -> ActionLayout | FleetLayout | PairLayout:
     if config.scales:
         return FleetLayout.build(config.action, scenario)
+    if config.migrates:
+        return PairLayout(len(scenario.specs))
     return ActionLayout.build(
         config.decide, config.environment().get("action", "multi"), len(scenario.specs), len(scenario.mode_names)
     )

@@ -13,7 +13,7 @@ from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, dif
 from burstenv.policies import parse_composite
 
 TUNED = "tuned"
-_PARTS = ("admission", "routing", "batching", "background", "scaling")
+_PARTS = ("admission", "routing", "batching", "background", "scaling", "migration")
 UNTUNED = "size-aware-kv/expected-ttft"  # default teacher: near the top on every scenario
 
 
@@ -36,7 +36,7 @@ def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
     """Return the configuration with ``load: judged`` and all that is ``tuned`` replaced by their values.
 
     The parts are those of the composite that was tuned at the evaluation load. A scenario without tuned composites gets
-    ``always``, ``jsq``, its first mode and its own rules for scaling and the background job.
+    ``always``, ``jsq``, its first mode and its own rules for scaling, migration and the background job.
     """
     changed: dict[str, Any] = {}
     if config.load == "judged":
@@ -47,7 +47,7 @@ def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
         best = None if tuned is None else parse_composite(tuned.at(scenario.config.load))
         without = {
             "admission": "always", "routing": "jsq", "batching": scenario.mode_names[0], "background": None,
-            "scaling": None,
+            "scaling": None, "migration": None,
         }  # fmt: skip
         for part in asked:
             found = without[part] if best is None else getattr(best, "routed" if part == "routing" else part)

@@ -122,7 +122,8 @@ class AgentConfig(Config):
 
     # Its decisions, and the rules for the others (keyword arguments of EnvironmentBatch).
     decide: Annotated[
-        list[Literal["admission", "routing", "batching", "background", "scaling"]], Field(min_length=1, max_length=4)
+        list[Literal["admission", "routing", "batching", "background", "scaling", "migration"]],
+        Field(min_length=1, max_length=4),
     ] = [
         "admission",
         "routing",
@@ -137,6 +138,8 @@ class AgentConfig(Config):
     # scenario's.
     background: str | None = None
     scaling: str | None = None  # the rule that offset adds to; None: the scenario's
+    # The rule that an agent which decides migration begins as, and sees; None: the scenario's.
+    migration: str | None = None
     reward: str = "dense"
     # Whether a trained policy-gradient agent samples its choices, as in training, or takes the most probable one.
     sampled: bool = True
@@ -203,6 +206,16 @@ class AgentConfig(Config):
                 raise ValueError("an agent that decides scaling decides nothing else, and takes no sac or td3")
             if self.warm_start is not None or self.common_arrivals is not None:
                 raise ValueError("an agent that decides scaling has no warm_start and no common_arrivals")
+        if self.migration is not None and not self.migrates:
+            raise ValueError("migration is the rule that an agent with decide [migration] corrects")
+        if "migration" in self.decide:
+            if len(self.decide) > 1 or self.action != "multi" or self.network == "mlp" or not self.evolves:
+                raise ValueError(
+                    "an agent that decides migration decides nothing else, and needs action 'multi', network 'shared' "
+                    "or 'attention', and algorithm evolution"
+                )
+            if self.warm_start is not None:
+                raise ValueError("an agent that decides migration begins as a rule and has no warm_start")
         if self.advised and (self.action != "flat" or self.network == "mlp"):
             raise ValueError("advised needs action 'flat', and network 'shared' or 'attention'")
         if self.advised and self.warm_start is not None:
@@ -261,6 +274,11 @@ class AgentConfig(Config):
         return self.decide == ["scaling"]
 
     @property
+    def migrates(self) -> bool:
+        """Whether it decides about migrations, in the migration environment."""
+        return self.decide == ["migration"]
+
+    @property
     def masked(self) -> bool:
         """Whether illegal choices are masked in training; in evaluations they always are."""
         return isinstance(self.algorithm, MaskablePPOConfig)
@@ -282,6 +300,8 @@ class AgentConfig(Config):
             form = {"interval_s": self.interval_s, "max_admission": self.max_admission}
         if self.scales:
             form = {"action": self.action, "scaling": self.scaling, "observation": "fleet"}
+        if self.migrates:
+            form = {"action": self.action, "migration": self.migration, "observation": "pairs"}
         return {
             "decide": tuple(self.decide),
             **form,

@@ -29,6 +29,7 @@ from torch import nn
 from burstenv.agents.config import AgentConfig
 from burstenv.envs.action import ActionLayout
 from burstenv.envs.fleet.batch import OFFSETS
+from burstenv.envs.migration.batch import PairLayout, PairsObserved, pair_features
 from burstenv.envs.observation.features import LIMIT, ObservationLayout
 from burstenv.policies.background import BOUNDS_S, BUDGETS_TOKENS, BY_RULE, LEVELS
 from burstenv.policies.composite import named_background_rule
@@ -48,6 +49,9 @@ FIRST_REJECTION = 0.2  # probability of rejection before training, in the flat f
 # The logits of an untrained advised agent, which are the rules' decision: of rejection, for a margin of 1 (the tanh of
 # the margin is scaled); and of a replica, for the worst score and for being the rule's choice.
 MARGIN_LOGIT, SCORE_LOGIT, CHOICE_LOGIT = 4.0, 4.0, 0.1
+# The logit of the migration that a rule would begin before training, all others' being 0: small enough for a
+# perturbation of the weights to overcome.
+MIGRATION_LOGIT = 0.5
 
 
 def _mlp(inputs: int, hidden: list[int], activation: type[nn.Module]) -> nn.Sequential:
@@ -151,6 +155,19 @@ class SetExtractor(nn.Module):
             self.relative_logit.weight[0, choice] = CHOICE_LOGIT
             self.relative_logit.weight[0, score] = -SCORE_LOGIT
 
+    def begin_as_a_choice(self, choice: int, logit: float) -> None:
+        """Start with a logit for the replica with 1 among its features, and 0 for the others.
+
+        Args:
+            choice: Position of that feature.
+            logit: Of the replica.
+        """
+        with torch.no_grad():
+            for module in (self.pooled_logits, self.replica_logit, self.relative_logit):
+                for parameter in module.parameters():
+                    parameter.zero_()
+            self.relative_logit.weight[0, choice] = logit
+
     def _encode(self, observations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return replica codes, (B, R, H), relative features, (B, R, 2 C), and the context, (B, H)."""
         shared = observations[:, : self.shared_features]
@@ -219,11 +236,15 @@ class MaskableSetPolicy(_OverReplicas, MaskableActorCriticPolicy):
     """MaskablePPO's policy on a set network."""
 
 
-def begin_as_the_rule(config: AgentConfig, policy: Any, observed: ObservationLayout) -> None:
+def begin_as_the_rule(config: AgentConfig, policy: Any, observed: ObservationLayout | PairsObserved) -> None:
     """Let an untrained agent that corrects a rule decide as the rule does: training begins there.
 
     An actor of offsets prefers none, and explores around the rule; one that decides about a background job likewise.
     """
+    if config.migrates:
+        policy.mlp_extractor.begin_as_a_choice(pair_features()["replica"].index("rule"), MIGRATION_LOGIT)
+        return
+    assert isinstance(observed, ObservationLayout)
     if config.advised:
         features = observed.features()
         shared, own = features["cluster"] + features["request"], features["replica"]
@@ -281,12 +302,14 @@ def policy_class(config: AgentConfig) -> type[ActorCriticPolicy] | type[Maskable
     return MaskableActorCriticPolicy if masked else ActorCriticPolicy
 
 
-def action_heads(layout: ActionLayout) -> list[int]:
+def action_heads(layout: ActionLayout | PairLayout) -> list[int]:
     """Return the heads of a network for an action layout, as :class:`SetExtractor` takes them."""
     return network_heads(layout.decide, layout.flat, layout.num_modes)
 
 
-def policy_arguments(config: AgentConfig, layout: ActionLayout, observed: ObservationLayout) -> dict[str, Any]:
+def policy_arguments(
+    config: AgentConfig, layout: ActionLayout | PairLayout, observed: ObservationLayout | PairsObserved
+) -> dict[str, Any]:
     """Return the keyword arguments of the policy class, for an action and an observation layout."""
     arguments: dict[str, Any] = {
         "net_arch": list(config.net_arch),
@@ -294,7 +317,7 @@ def policy_arguments(config: AgentConfig, layout: ActionLayout, observed: Observ
     }
     if config.network in SET_NETWORKS:
         arguments["extractor"] = {
-            "num_replicas": layout.num_replicas,
+            "num_replicas": observed.num_replicas,
             "shared_features": observed.num_cluster + observed.num_request,
             "replica_features": observed.num_replica,
             "compared": observed.num_replica - len(observed.mode_names),  # all but the modes in force

@@ -185,6 +185,8 @@ def _fixed(config: Any, told: dict[str, Any]) -> str:
     }  # fmt: skip
     if config.background is not None:
         parts["background"] = config.background
+    if config.migrates:
+        parts["the rule it corrects"] = config.migration or told["scenario_config"]["migration"]["rule"]
     if config.action == "offset":
         parts["the rule it adds to"] = config.scaling or told["scenario_config"]["scaling"]["rule"]
     fixed = [f"{part} `{rule}`" for part, rule in parts.items() if part not in config.decide]

@@ -15,7 +15,7 @@ from burstenv.config import shortly
 from burstenv.errors import BurstenvError, unknown_name
 
 _TEXT = ("split", "admission", "routing", "action", "observation")
-_TEXT_OR_NONE = ("batching", "background", "scaling", "render_mode")
+_TEXT_OR_NONE = ("batching", "background", "scaling", "migration", "render_mode")
 _COUNTS = {"num_envs": 100_000, "num_threads": 1_024}  # with the most of each; memory grows with the first
 _MOST_SLOTS = 1_024  # an observation and a mask grow with them
 _LEAST_INTERVAL_S = 1e-3  # an episode of minutes must end within a practical number of steps

@@ -24,6 +24,7 @@ ENVIRONMENT_KEYS = (
     "interval_s", "max_admission",  # the first makes it act in the interval environment
     "background",  # the rule of a fine-tuning job, and a choice of an agent that decides about it
     "scaling",  # the rule that an agent adds offsets to, if it decides scaling
+    "migration",  # the rule whose choice an agent sees, if it decides migration
 )  # fmt: skip
 ORACLE_PREFIX = "oracle-"  # rules that use true output lengths
 TRIVIAL_ADMISSION, TRIVIAL_ROUTING = "always", "jsq"
@@ -104,14 +105,14 @@ def fixed_components(agent: Agent, mode_names: Sequence[str]) -> Composite:
 
     An agent with a good fixed batching mode shines before it has learned anything; this composite is what
     has to be beaten. Decided admission becomes ``always``, decided routing ``jsq`` and decided batching
-    the scenario's first mode. An agent that adds to a scaling rule has that rule.
+    the scenario's first mode. An agent that adds to a scaling rule, or corrects a migration rule, has that rule.
     """
     environment = agent.environment
     own = decided(environment)
     admission = TRIVIAL_ADMISSION if "admission" in own else environment.get("admission", TRIVIAL_ADMISSION)
     routing = TRIVIAL_ROUTING if "routing" in own else environment.get("routing", TRIVIAL_ROUTING)
     batching = None if "batching" in own else environment.get("batching")
-    rule = environment.get("scaling")
+    rule = environment.get("scaling") or environment.get("migration")
     return parse_composite(f"{admission}/{routing}/{batching or mode_names[0]}{f'/{rule}' if rule else ''}")
 
 

@@ -15,7 +15,7 @@ from burstenv._jit.cache import source_digest
 from burstenv.arguments import check_fields, checked, each, having, mapping, number, one_of, optional, whole
 from burstenv.arguments import name as filled
 from burstenv.cluster.cluster import hidden_log
-from burstenv.envs.fleet.batch import fleet_features
+from burstenv.envs.acting import acting_features
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.coverage import coverage
@@ -160,10 +160,8 @@ def evaluate(
             raise hidden_log(f"policy {policy.name}")
     for policy in part.policies:
         if isinstance(policy, NetworkPolicy):
-            advised = bool(policy.environment.get("advised"))
-            features = fleet_features() if policy.scales else scenario.observed(advised).features()
-            count = len(scenario.specs)
-            policy.network.check(features, count, scenario.config.name)
+            features = acting_features(policy.environment, scenario)
+            policy.network.check(features, len(scenario.specs), scenario.config.name)
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
     changed, said = compare_with_list(scenario, plan.split, range(plan.episodes))
     unused = [*plan.unused, said] if said else list(plan.unused)

@@ -131,6 +131,8 @@ def _check_network(policy: NetworkPolicy, world: LiveWorld, mode: str) -> None:
     if "interval_s" in environment:
         raise BurstenvError(f"{policy.name} sets an admission rate at intervals; a gateway decides about each request")
     decide = environment["decide"]
+    if policy.scales or policy.migrates:
+        raise BurstenvError(f"{policy.name} decides {decide[0]}; a gateway in front of engines decides about requests")
     if "batching" in ((decide,) if isinstance(decide, str) else decide):
         raise BurstenvError(f"{policy.name} needs batching modes to choose from, which a running engine does not offer")
     if scenario.config.observation.sessions and world.cached is None:

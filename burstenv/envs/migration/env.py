@@ -32,10 +32,10 @@ class MigrationEnv(BurstGPTEnv):
     | 1 + s (R - 1) + k | from replica s to the k-th of the others, in order of their numbers |
 
     Of the requests that decode on the source, ``pick`` says which moves: ``shortest``, ``newest`` or ``longest``, of
-    the least urgent ones. ``info["action_mask"]`` and ``env.unwrapped.action_masks()`` mark the legal choices. A pair
-    is illegal if the source has no request that could move, either end takes part in a transfer, or the destination has
-    another model or a shorter model length. An illegal action never raises: it counts as 0. So does a pair whose
-    destination has too few free blocks.
+    the least urgent ones; with ``observation="pairs"`` the rule ``migration`` says so. ``info["action_mask"]`` and
+    ``env.unwrapped.action_masks()`` mark the legal choices. A pair is illegal if the source has no request that could
+    move, either end takes part in a transfer, or the destination has another model or a shorter model length. An
+    illegal action never raises: it counts as 0. So does a pair whose destination has too few free blocks.
 
     ## Observation Space
 
@@ -60,6 +60,38 @@ class MigrationEnv(BurstGPTEnv):
     the blocks that the first request of the queue asks for; ``reserved`` blocks await KV that is on its way, ``held``
     ones belong to requests that have left; ``shortest`` and ``longest`` are KV tokens of requests that could move.
     ``env.unwrapped.observation_names`` lists all names in order.
+
+    With ``observation="pairs"`` it is ``Box(-8, 8, (4 + 21 (1 + R (R - 1)),), float32)``: four numbers of the cluster,
+    then the same 21 for every choice, in the order of the actions. All but ``none`` and ``rule`` are 0 for nothing.
+
+    | Num     | Observation        | Unit       | Scale      | Min | Max |
+    |---------|--------------------|------------|------------|-----|-----|
+    | 0       | cluster.rate       | requests/s | capacity   | 0   | 8   |
+    | 1       | cluster.demand     | blocks     | num_blocks | 0   | 8   |
+    | 2       | cluster.waiting    | requests   | 16         | 0   | 8   |
+    | 3       | cluster.transfers  | 1          | R          | 0   | 1   |
+    | 4 + 21 k| none               | 1          | 1          | 0   | 1   |
+    | + 1     | rule               | 1          | 1          | 0   | 1   |
+    | + 2     | source.freeness    | blocks     | 10         | -8  | 8   |
+    | + 3     | source.demand      | blocks     | num_blocks | 0   | 8   |
+    | + 4     | source.head_demand | blocks     | num_blocks | 0   | 8   |
+    | + 5     | source.head_left   | s          | objective  | -8  | 1   |
+    | + 6     | source.waiting     | requests   | 16         | 0   | 8   |
+    | + 7     | source.running     | requests   | 64         | 0   | 8   |
+    | + 8     | source.iteration   | s          | 0.1        | 0   | 8   |
+    | + 9     | destination....    |            |            |     |     |
+    | + 16    | kv                 | tokens     | KV cache   | 0   | 1   |
+    | + 17    | source_after       | blocks     | 10         | -8  | 8   |
+    | + 18    | destination_after  | blocks     | 10         | -8  | 8   |
+    | + 19    | head_room          | blocks     | num_blocks | -8  | 1   |
+    | + 20    | room               | blocks     | num_blocks | -8  | 1   |
+
+    ``rule`` is 1 for the choice of the rule ``migration``: the first legal pair in its order, or none. The seven
+    numbers of the source follow again for the destination. ``demand`` are the blocks used and queued for; ``head_left``
+    is the share of the TTFT objective that is left to the first request of the queue, 1 without one; ``iteration`` the
+    time of one in which all running requests decode. ``kv`` is that of the request that would move, the freeness
+    ``after`` that without it and with it, ``head_room`` the source's free blocks then less those that the first
+    request of its queue asks for, and ``room`` the destination's less those that its whole queue asks for.
 
     ## Rewards
 
@@ -89,7 +121,8 @@ class MigrationEnv(BurstGPTEnv):
     | batching    | str or None    | ``None``            | mode; None: the scenario's first                   |
     | background  | str or None    | ``None``            | rule of a fine-tuning job; None: the scenario's    |
     | pick        | str            | ``"shortest"``      | which request moves: shortest, newest or longest   |
-    | observation | str            | ``"flat"``          | flat or dict                                       |
+    | migration   | str or None    | ``None``            | rule whose choice pairs shows; None: scenario's    |
+    | observation | str            | ``"flat"``          | flat, dict or pairs                                |
     | reward      | str, dict, ... | ``"worth"``         | name, weights or function, as BurstGPT-v0          |
     | privileged  | bool           | ``False``           | show true output lengths to rules                  |
     | render_mode | str or None    | ``None``            | ansi, rgb_array or human                           |
@@ -119,6 +152,7 @@ class MigrationEnv(BurstGPTEnv):
         batching: str | None = None,
         background: str | None = None,
         pick: str = "shortest",
+        migration: str | None = None,
         observation: str = "flat",
         reward: RewardChoice = "worth",
         privileged: bool = False,
@@ -128,6 +162,7 @@ class MigrationEnv(BurstGPTEnv):
         arguments = {
             "scenario": scenario, "trace": trace, "split": split, "load": load, "admission": admission,
             "routing": routing, "batching": batching, "background": background, "pick": pick,
+            "migration": migration,
             "observation": observation, "reward": reward, "privileged": privileged,
         }  # fmt: skip
         self._begin(arguments, unknown, render_mode)
@@ -137,4 +172,4 @@ class MigrationVectorEnv(BurstGPTVectorEnv):
     """``num_envs`` environments of :class:`MigrationEnv`, stepped together; see :class:`BurstGPTVectorEnv`."""
 
     batch_kind = MigrationBatch
-    shared_arguments = (*(name for name in SHARED_ARGUMENTS if name not in ("decide", "action")), "pick")
+    shared_arguments = (*(name for name in SHARED_ARGUMENTS if name not in ("decide", "action")), "pick", "migration")

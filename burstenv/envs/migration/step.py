@@ -12,16 +12,14 @@ from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_e
 from burstenv._jit.positions import positions
 from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.clock import next_epoch
-from burstenv.cluster.departures import chosen, is_way
 from burstenv.cluster.gateway import apply_decision
 from burstenv.cluster.migration import LLUMNIX, LLUMNIX_PAPER, freeness, waiting_demand
 from burstenv.cluster.transfer_config import Pick
 from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.replica import set_mode
-from burstenv.engine.transfer_ends import kv_tokens
 from burstenv.envs.exchange import ALL, OPEN, SHOW, Outputs, exchange_of
+from burstenv.envs.migration.pairs import Form, observe_pairs, tokens_of, write_legal
 from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
 from burstenv.policies.decide import decide
@@ -47,27 +45,16 @@ def _aborted(environment):
     return environment.migrations_begun - environment.migrations - environment.transfers
 
 
-@kernel
-def _kv_of(world, r, pick):
-    """Return the KV tokens of the request of a replica that would migrate, 0 for none."""
-    request_id = chosen(world, r, pick)
-    if request_id == NO_REQUEST:
-        return np.int64(0)
-    return np.int64(kv_tokens(engine_of(world, r), world.requests[request_id]))
-
-
 @merged
-def _observe_ends(world, exchange, pick, begun, done, aborted):
-    """Write what happened to migrations since the last decision, the ends of possible ones, and the legal choices."""
-    out, mask, environment = exchange.observation, exchange.mask, world.environment
+def _observe_ends(world, exchange, begun, done, aborted):
+    """Write what happened to migrations since the last decision, and the ends of possible ones."""
+    out, environment = exchange.observation, world.environment
     count = len(world.replicas)
     at = len(out) - MOVED_LENGTH - END_LENGTH * count
     out[at + MOVED.begun] = clip(environment.migrations_begun - begun)
     out[at + MOVED.done] = clip(environment.migrations - done)
     out[at + MOVED.aborted] = clip(_aborted(environment) - aborted)
     at += MOVED_LENGTH
-    for k in range(len(mask)):
-        mask[k] = 1 if k == 0 else 0
     for r in range(count):
         engine = engine_of(world, r)
         replica, per_block = engine.replica, engine.spec.per_block
@@ -76,77 +63,97 @@ def _observe_ends(world, exchange, pick, begun, done, aborted):
         out[at + END.busy] = replica.transfers / world.gateway.transfers_at_once
         out[at + END.reserved] = clip(replica.reserved_blocks * per_block)
         out[at + END.held] = clip(replica.held_blocks * per_block)
-        out[at + END.shortest] = clip(_kv_of(world, r, _SHORTEST) * engine.spec.per_cache_token)
-        out[at + END.longest] = clip(_kv_of(world, r, _LONGEST) * engine.spec.per_cache_token)
+        out[at + END.shortest] = clip(tokens_of(world, r, _SHORTEST) * engine.spec.per_cache_token)
+        out[at + END.longest] = clip(tokens_of(world, r, _LONGEST) * engine.spec.per_cache_token)
         at += END_LENGTH
-        if not environment.done and chosen(world, r, pick) != NO_REQUEST:
-            for other in range(count):
-                if is_way(world, r, other):
-                    mask[1 + r * (count - 1) + other - (other > r)] = 1
+
+
+@kernel
+def act_on_migration(world, action, pick):
+    """Begin the migration that an action, (1,) int64, stands for, or none."""
+    count = len(world.replicas)
+    number = min(np.int64(action[0]), np.int64(count * (count - 1)))
+    if number > 0:
+        source, destination = pair_of(number, count)
+        migrate(world, source, destination, pick)
 
 
 @outlined
-def _decision(world, exchange, pick, what):
+def serve_until_migration(world, settings):
+    """Let the named rules decide about the requests, until the next decision about a migration or the end."""
+    environment, lazily = world.environment, not settings.sees_cache
+    while True:
+        next_epoch(world, lazily)
+        if environment.done or environment.migrating:
+            return
+        admission, replica, mode = decide(settings, world)
+        apply_decision(world, admission, replica, mode)
+
+
+@merged
+def begin_modes(world, settings):
+    """Put the batching mode of the named rules in force on every replica, before an episode begins."""
+    for r in range(len(world.replicas)):
+        set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], world.environment.now_s)
+
+
+@outlined
+def _decision(world, exchange, form, what):
     """Step one environment (``what`` is ALL), or open or show it; return the elapsed time [s]."""
     environment, settings = world.environment, exchange.settings
-    count = len(world.replicas)
     before_s = environment.now_s
     begun, done, aborted = environment.migrations_begun, environment.migrations, _aborted(environment)
     if what == OPEN:
-        for r in range(count):
-            set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], environment.now_s)
+        begin_modes(world, settings)
     if what == ALL and not environment.done:
-        action = min(np.int64(exchange.action[0]), np.int64(len(exchange.mask) - 1))
-        if action > 0:
-            source, destination = pair_of(action, count)
-            migrate(world, source, destination, pick)
+        act_on_migration(world, exchange.action, form.pick)
     if what != SHOW and not environment.done:
-        lazily = not settings.sees_cache
-        while True:
-            next_epoch(world, lazily)
-            if environment.done or environment.migrating:
-                break
-            admission, replica, mode = decide(settings, world)
-            apply_decision(world, admission, replica, mode)
+        serve_until_migration(world, settings)
         catch_up_all(world)
     if what == OPEN:
         before_s = environment.now_s
     took_s = environment.now_s - before_s
     if what != OPEN:  # requests settled before the first decision are paid by the first step
         pay(world, exchange)
-    observe(world, exchange, took_s)
-    _observe_ends(world, exchange, pick, begun, done, aborted)
+    write_legal(world, exchange.mask, form.pick)
+    if form.pairs:
+        observe_pairs(world, settings, exchange.observation, exchange.mask, form)
+    else:
+        observe(world, exchange, took_s)
+        _observe_ends(world, exchange, begun, done, aborted)
     return took_s
 
 
 @entry
 def step_migrations(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
-    settings, links, actions, observations, masks, rewards, totals, elapsed_s, pick, only, what,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, pick, pairs, rule, low, high, only, what,
 ):  # fmt: skip
     """Step every environment by a decision, or open or show one.
 
     Args are those of ``Arrays`` and ``Outputs``, in this order, and:
 
     elapsed_s: (N,) float64, the step's time in the cluster, written.
-    pick: Which request of a replica migrates, a Pick.
+    pick, pairs, rule, low, high: See ``Form``.
     only: The environment to open or show; unused if ``what`` is ALL.
     what: ALL, OPEN or SHOW.
     """
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    form = Form(pick, pairs, rule, low, high)
     first, end = (0, len(environments)) if what == ALL else (only, only + 1)
     for i in range(first, end):
-        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), pick, what)
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, what)
 
 
 @threaded_entry
 def step_migrations_threads(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
-    settings, links, actions, observations, masks, rewards, totals, elapsed_s, pick,
+    settings, links, actions, observations, masks, rewards, totals, elapsed_s, pick, pairs, rule, low, high,
 ):  # fmt: skip
     """Step every environment by a decision, environments spread over threads; same results."""
     arrays = Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes)
     outputs = Outputs(settings, links, actions, observations, masks, rewards, totals)
+    form = Form(pick, pairs, rule, low, high)
     for i in numba.prange(len(environments)):
-        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), pick, ALL)
+        elapsed_s[i] = _decision(world_of(arrays, i), exchange_of(outputs, i), form, ALL)

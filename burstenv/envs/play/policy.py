@@ -60,6 +60,10 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
             from burstenv.envs.play.fleet import FleetPlayer
 
             return FleetPlayer(policy, cluster, i, sight)
+        if policy.migrates:
+            from burstenv.envs.play.migration import MigrationPlayer
+
+            return MigrationPlayer(policy, cluster, i, sight)
         return (NetworkPlayer if policy.compiled else OtherNetworkPlayer)(policy, cluster, i, sight)
     if isinstance(policy, PythonPolicy):
         return _PythonPlayer(policy, cluster, i)

@@ -14,8 +14,9 @@ from burstenv.errors import BurstenvError
 from burstenv.policies.background import LEVELS
 from burstenv.policies.composite import named_background_rule, parse_composite
 
-COMPONENTS = ("admission", "routing", "batching", "background")
+COMPONENTS = ("admission", "routing", "batching", "background", "migration")
 MOST_REPLICAS = 100_000
+MODE = "mode="  # begins the name of a feature that says whether a batching mode is in force
 MOST_WEIGHT = 1e6  # a trained weight is below 100; logits stay finite
 
 Text = Annotated[str, Field(max_length=1_000)]
@@ -38,11 +39,13 @@ class ActingEnvironment(Config):
     model_config = ConfigDict(strict=True)
 
     decide: Annotated[
-        list[Literal["admission", "routing", "batching", "background", "scaling"]], Field(min_length=1, max_length=4)
+        list[Literal["admission", "routing", "batching", "background", "scaling", "migration"]],
+        Field(min_length=1, max_length=4),
     ]
     action: Literal["flat", "multi", "count", "offset"]
-    observation: Literal["flat", "fleet"] = "flat"
+    observation: Literal["flat", "fleet", "pairs"] = "flat"
     scaling: Text | None = None
+    migration: Text | None = None
     admission: Text = "always"
     routing: Text = "jsq"
     batching: Text | None = None
@@ -71,9 +74,17 @@ class Description(Config):
 
 
 def action_heads(decide: Sequence[str], flat: bool, num_modes: int) -> list[int]:
-    """Return the heads of a network: choices of each component, 0 for one per replica, -1 for the flat form."""
-    sizes = {"admission": 3, "routing": 0, "batching": num_modes, "background": LEVELS}
+    """Return the heads of a network: choices of each component, 0 for one per replica, -1 for the flat form.
+
+    Of a network that decides about migrations the rows are choices: none, and each ordered pair of replicas.
+    """
+    sizes = {"admission": 3, "routing": 0, "batching": num_modes, "background": LEVELS, "migration": 0}
     return [-1] if flat else [sizes[name] for name in COMPONENTS if name in decide]
+
+
+def num_compared(replica: Sequence[str]) -> int:
+    """Return how many features of a replica are also given relative to others: all but the modes, which are last."""
+    return sum(not name.startswith(MODE) for name in replica)
 
 
 def check_network(description: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], where: str) -> None:
@@ -94,8 +105,13 @@ def check_description(description: Mapping[str, Any], where: str) -> Description
     if "scaling" in acting.decide:
         _check_scaler(told, where)
         return told
+    if "migration" in acting.decide:
+        _check_migrator(told, where)
+        return told
     if acting.action not in ("flat", "multi") or acting.observation != "flat" or acting.scaling is not None:
         raise BurstenvError(f"{where}: action count or offset, observation fleet and scaling need decide [scaling]")
+    if acting.migration is not None:
+        raise BurstenvError(f"{where}: environment.migration needs decide [migration]")
     if not told.features.replica:
         raise BurstenvError(f"{where}: features.replica is empty")
     flat = acting.action == "flat"
@@ -112,7 +128,7 @@ def check_description(description: Mapping[str, Any], where: str) -> Description
     for group, names in told.features:
         if len(set(names)) != len(names):
             raise BurstenvError(f"{where}: features.{group} names a feature twice")
-    modes = [f"mode={mode}" for mode in told.modes]
+    modes = [f"{MODE}{mode}" for mode in told.modes]
     if told.features.replica[-len(modes) :] != modes or len(set(modes)) != len(modes):
         raise BurstenvError(f"{where}: features.replica must end with mode=NAME for each of modes, in their order")
     if acting.batching is not None and acting.batching not in told.modes:
@@ -137,9 +153,30 @@ def _check_scaler(told: Description, where: str) -> None:
         raise BurstenvError(f"{where}: an agent that decides scaling is an mlp with one head of 1 to {MOST_REPLICAS}")
     if features.request or features.replica or len(set(features.cluster)) != len(features.cluster):
         raise BurstenvError(f"{where}: an agent that decides scaling has features of the cluster alone, each once")
+    _check_rules(told, acting.scaling, where)
+
+
+def _check_migrator(told: Description, where: str) -> None:
+    """Check an agent that decides about migrations."""
+    acting, features = told.environment, told.features
+    if acting.decide != ["migration"] or acting.action != "multi" or acting.observation != "pairs":
+        raise BurstenvError(
+            f"{where}: an agent that decides migration decides it alone, by action multi, and observes pairs"
+        )
+    if told.network == "mlp" or told.heads != [0]:
+        raise BurstenvError(f"{where}: an agent that decides migration is a shared or attention network with heads [0]")
+    names = features.replica
+    if features.request or not names or any(name.startswith(MODE) for name in names) or len(set(names)) != len(names):
+        raise BurstenvError(f"{where}: an agent that decides migration has features of cluster and pairs, each once")
+    _check_rules(told, acting.migration, where)
+
+
+def _check_rules(told: Description, further: str | None, where: str) -> None:
+    """Check the rules beside an agent that decides about no request."""
+    acting = told.environment
     try:
         rules = f"{acting.admission}/{acting.routing}/{acting.batching or told.modes[0]}"
-        parse_composite(rules if acting.scaling is None else f"{rules}/{acting.scaling}")
+        parse_composite(rules if further is None else f"{rules}/{further}")
     except BurstenvError as error:
         raise BurstenvError(f"{where}: environment: {error}") from None
 
@@ -174,7 +211,7 @@ def _shapes(told: Description, found: Mapping[str, tuple[int, ...]], where: str)
         return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
     shapes: dict[str, tuple[int, ...]] = {}
-    compared = own - len(told.modes)
+    compared = num_compared(told.features.replica)
     inputs = shared + told.num_replicas * own if told.network == "mlp" else shared + own + 2 * compared
     for k, width in enumerate(hidden):
         shapes |= linear(f"{prefix}.{2 * k}", inputs, width)

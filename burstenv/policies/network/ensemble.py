@@ -118,8 +118,11 @@ class Ensemble:
             BurstenvError: If the description contradicts itself or the weights.
         """
         told = check_description(description, where)
-        if "scaling" in told.environment.decide:
-            raise BurstenvError(f"{where}: agents that decide scaling cannot vote; an ensemble decides about requests")
+        for what in ("scaling", "migration"):
+            if what in told.environment.decide:
+                raise BurstenvError(
+                    f"{where}: agents that decide {what} cannot vote; an ensemble decides about requests"
+                )
         if told.sampled:
             raise BurstenvError(f"{where}: members vote by their most probable choices, so sampled must be false")
         vote = _vote(description, where)

@@ -57,8 +57,9 @@ class OnnxNetwork:
             raise BurstenvError(f"{where}: {DESCRIPTION} in its metadata is no mapping")
         check_format(description, where)
         acts = check_description(description, where)
-        if "scaling" in acts.environment.decide:
-            raise BurstenvError(f"{where}: decides about replicas, for which its .npz form is needed")
+        for what in ("scaling", "migration"):
+            if what in acts.environment.decide:
+                raise BurstenvError(f"{where}: decides {what}, for which its .npz form is needed")
         self.description: Mapping[str, Any] = description
         features, count = acts.features, acts.num_replicas
         size = len(features.cluster) + len(features.request) + count * len(features.replica)

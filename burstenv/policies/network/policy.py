@@ -94,6 +94,11 @@ class NetworkPolicy:
         """The rules that decide where fewer members agree; None: there are none."""
         return None
 
+    @property
+    def migrates(self) -> bool:
+        """Whether it decides about migrations: its choices, pairs of replicas and none, take the place of replicas."""
+        return list(self.environment["decide"]) == ["migration"]
+
     def sizes(self, num_replicas: int) -> NDArray[np.int64]:
         """Return the number of choices of each component of its action, (C,)."""
         heads = self.network.description["heads"]

@@ -25,7 +25,7 @@ from burstenv.config import shortly
 from burstenv.errors import BurstenvError
 from burstenv.files import write_atomic
 from burstenv.plain_data import parse_json
-from burstenv.policies.network.description import check_network
+from burstenv.policies.network.description import MODE, check_network, num_compared
 
 KINDS = ("mlp", "shared", "attention")  # codes of network_kernels.KIND
 FORMAT = 1  # of the file
@@ -137,7 +137,7 @@ class Network:
     def _packed_set(self, relu: int) -> tuple[NDArray[np.int64], Floats]:
         arrays, features = self.arrays, self.description["features"]
         shared, own = len(features["cluster"]) + len(features["request"]), len(features["replica"])
-        compared = own - len(self.description["modes"])
+        compared = num_compared(features["replica"])
         encoder = self._layers("encoder")
         sizes = [len(bias) for _, bias in encoder]
         width = sizes[-1]
@@ -223,11 +223,11 @@ def check_features(
     """Raise a one-sentence error if a scenario lacks the features of an agent's training; see ``Network.check``."""
     name = description["name"]
     origin = f"use a scenario like the one it was trained on ({description['scenario']}) or train anew"
-    modes, has = ([f for f in names if f.startswith("mode=")] for names in (
+    modes, has = ([f for f in names if f.startswith(MODE)] for names in (
         description["features"]["replica"], features["replica"],
     ))  # fmt: skip
     if modes != has:
-        known, there = (", ".join(f.removeprefix("mode=") for f in names) for names in (modes, has))
+        known, there = (", ".join(f.removeprefix(MODE) for f in names) for names in (modes, has))
         raise BurstenvError(
             f"agent {name} was trained with batching modes {known}, scenario {where!r} has {there}; {origin}"
         )
