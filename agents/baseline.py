@@ -9,6 +9,7 @@ from typing import Any
 from burstenv.agents.config import AgentConfig
 from burstenv.config import shipped
 from burstenv.envs.scenario import Scenario
+from burstenv.evaluation.entrants import suits
 from burstenv.evaluation.tuning.tuned_policies import FOLDER, TunedPolicies, difference, load_tuned, shipped_tuned
 from burstenv.policies import parse_composite
 
@@ -22,14 +23,14 @@ def tuned_policies(scenario: Scenario) -> TunedPolicies | None:
     """Return the shipped tuned composites of a scenario; None without any.
 
     Composites tuned on another version of the scenario, or on another trace, are better than none: they count if the
-    scenario has their batching modes.
+    scenario has their batching modes and further parts.
     """
     exact, _ = shipped_tuned(scenario.config, scenario.trace)
     if exact is not None or scenario.config.name not in shipped(FOLDER):
         return exact
     other = load_tuned(scenario.config.name, scenario.config.name)
-    known = all(parse_composite(entry.policy).batching in scenario.mode_names for entry in other.policies)
-    return other if known else None
+    cluster = scenario.make_cluster()
+    return other if all(suits(parse_composite(entry.policy), cluster) for entry in other.policies) else None
 
 
 def settled(config: AgentConfig, scenario: Scenario) -> AgentConfig:
@@ -68,7 +69,7 @@ def said_of_tuned(config: AgentConfig, scenario: Scenario) -> str:
     if tuned is None:
         said = f"no composite was tuned on {name}"
         if name in shipped(FOLDER):
-            said = f"the tuned composites shipped for {name} are not used, because this one lacks their batching modes"
+            said = f"the tuned composites shipped for {name} are not used, because this one lacks their modes or parts"
         if rests_on_tuned(config):
             said += f": {UNTUNED}/{scenario.mode_names[0]} teaches"
         return f"{said}; burstenv tune finds better ones"
