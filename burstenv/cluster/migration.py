@@ -59,7 +59,7 @@ def freeness(engine, rule, blocks, requests):
 
 
 @kernel
-def _evens_out(world, source, destination, rule, low, pick):
+def evens_out(world, source, destination, rule, low, pick):
     """Return whether a migration brings the two ends closer, and leaves the destination above the threshold."""
     here, there = engine_of(world, source), engine_of(world, destination)
     request_id = chosen(world, source, pick)
@@ -73,7 +73,7 @@ def _evens_out(world, source, destination, rule, low, pick):
 
 
 @outlined
-def _pair(world, low, high):
+def next_pair(world, low, high):
     """Return the replica with the least freeness below ``low``, and the one with the most above ``high``.
 
     Of those that are in no pair yet; -1 for none. Of equals the first.
@@ -110,7 +110,7 @@ def migrate_by_rule(world):
         engine.replica.freeness = -np.inf if known == DRAINING else freeness(engine, rule, 0, 0)
         engine.replica.paired = known != ACTIVE and known != DRAINING  # it does not serve
     while True:
-        source, destination = _pair(world, low, high)
+        source, destination = next_pair(world, low, high)
         if source < 0 or destination < 0:
             return
         world.replicas[source].paired = 1
@@ -118,6 +118,6 @@ def migrate_by_rule(world):
         if rule == LLUMNIX_BALANCED and world.replicas[source].known == ACTIVE:
             if not is_way(world, source, destination):
                 continue
-            if not _evens_out(world, source, destination, rule, low, pick):
+            if not evens_out(world, source, destination, rule, low, pick):
                 continue
         migrate(world, source, destination, pick)

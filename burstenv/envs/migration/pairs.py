@@ -17,9 +17,9 @@ from burstenv.cluster.migration import (
     LLUMNIX_BALANCED,
     LLUMNIX_PAPER,
     NO_MIGRATION,
-    _evens_out,
-    _pair,
+    evens_out,
     freeness,
+    next_pair,
     waiting_demand,
 )
 from burstenv.cluster.world import engine_of
@@ -96,7 +96,7 @@ def choice_of_rule(world, mask, form):
         replica.freeness = -np.inf if known == DRAINING else freeness(engine_of(world, r), rule, 0, 0)
         replica.paired = known != ACTIVE and known != DRAINING
     while True:
-        source, destination = _pair(world, form.low, form.high)
+        source, destination = next_pair(world, form.low, form.high)
         if source < 0 or destination < 0:
             return 0
         world.replicas[source].paired = 1
@@ -105,7 +105,7 @@ def choice_of_rule(world, mask, form):
         if not mask[number]:
             continue
         balances = rule == LLUMNIX_BALANCED and world.replicas[source].known == ACTIVE
-        if not balances or _evens_out(world, source, destination, rule, form.low, form.pick):
+        if not balances or evens_out(world, source, destination, rule, form.low, form.pick):
             return number
 
 

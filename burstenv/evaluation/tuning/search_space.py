@@ -39,12 +39,15 @@ from burstenv.policies.rule import SOURCE
 ANYTHING = "*"
 _STEP = 0.15  # of a parameter's range, by which a neighbour differs
 _COMPONENTS = ("admission", "routing", "batching", *FURTHER_PARTS)  # in the order of a policy's name
-_UNNAMED = {
-    "health": HEALTH_RULES[ANY],
-    "migration": MIGRATION_RULES[NO_MIGRATION],
-    "placement": PLACEMENT_RULES[FEWEST_REQUESTS],
-    "background": BACKGROUND_RULES[IDLE_ONLY],
-    "flow": FLOW_RULES[AT_ONCE],
+_UNNAMED = {  # the rule of a part that a policy does not name
+    kind: next(rule for rule in rules if rule.code == code)
+    for kind, rules, code in (
+        ("health", HEALTH_RULES, ANY),
+        ("migration", MIGRATION_RULES, NO_MIGRATION),
+        ("placement", PLACEMENT_RULES, FEWEST_REQUESTS),
+        ("background", BACKGROUND_RULES, IDLE_ONLY),
+        ("flow", FLOW_RULES, AT_ONCE),
+    )
 }
 
 
