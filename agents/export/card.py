@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,7 @@ def _of_run(run: str | Path, name: str) -> Subject:
     lines = _training(agent, RunFolder(run).read_log())
     return Subject(
         agent.name, config.description, config.decide, told["scenario"], lines, own,
-        _use(f"--policy agent:{name} --policy 'agent:{name}{other}'", told["modes"], bound),
+        _use(f"--policy agent:{name} --policy 'agent:{name}{other}'", told, bound),
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def _of_ensemble(file: Path, name: str) -> Subject:
     ]
     return Subject(
         policy.name, f"{len(vote.members)} agents that vote", policy.environment["decide"], told["scenario"], lines,
-        "deterministic", _use(f"--policy agent:{name}", told["modes"], bound),
+        "deterministic", _use(f"--policy agent:{name}", told, bound),
     )  # fmt: skip
 
 
@@ -248,12 +248,12 @@ def _lost(row: Row) -> bool:
     return high is not None and high < 0.0 and mean < -MATTERS
 
 
-def _use(policies: str, modes: Sequence[str], bound: int | str) -> str:
-    """Return how an agent is used, and that it is bound to a number of replicas, if it is to one."""
+def _use(policies: str, told: Mapping[str, Any], bound: int | str) -> str:
+    """Return how an agent is used on its scenario, and that it is bound to a number of replicas, if it is to one."""
     runs = f" It runs on {bound} replicas only." if bound else ""
     return (
-        f"    burstenv evaluate {policies} --policy ladder\n\n"
-        f"It needs the features and batching modes of its scenario ({', '.join(modes)}).{runs}"
+        f"    burstenv evaluate --scenario {told['scenario']} {policies} --policy ladder\n\n"
+        f"It needs the features and batching modes of its scenario ({', '.join(told['modes'])}).{runs}"
     )
 
 

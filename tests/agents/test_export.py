@@ -222,6 +222,7 @@ def test_a_card_is_made_of_the_records(run, report, exported, tmp_path, monkeypa
         "| 2 | deterministic |",
         "## Where it loses",
         "`small` version",
+        f"burstenv evaluate --scenario {result['scenario']} --policy agent:tiny-v1 ",
     ):
         assert told in text
     (folder / "tiny-v1.npz").unlink()
