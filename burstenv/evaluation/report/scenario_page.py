@@ -38,9 +38,9 @@ Scenarios of version 3 know what a router in front of vLLM knows: its own log, a
 their requests. `evaluate`, `tune` and the validation of agents use these, and say so if a changed generator or sampler
 gives others.
 
-**Tuned composites** are data, too: `configs/tuned/` holds the best composite found on the validation episodes at each load
-that it names. Most searches had 600 trials, the shortest 40; the tables below say how many. `make tuned` searches all of
-them again and draws the episode lists.
+**Tuned composites** are data, too: `configs/tuned/` holds the best composite found on the validation episodes at each
+load that it names. Most searches had 600 trials, the shortest 40; the tables below say how many. `make tuned` searches
+all of them again and draws the episode lists.
 """
 
 
