@@ -7,6 +7,7 @@ at the gateway's queue. Of several gateways each has its own log; all else is th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from burstenv.cluster.cluster_config import ReplicaSpec
@@ -26,7 +27,7 @@ OF_METRICS = (EventKind.METRICS_READ, EventKind.METRICS_SHOWN)
 OF_TICKS = (*OF_METRICS, EventKind.TICK, EventKind.MIGRATE, EventKind.SCALE)
 
 
-class ReferenceGateway:
+class ReferenceGateway(ABC):
     """The part of :class:`burstenv.cluster.reference.cluster.ReferenceCluster` in front of the replicas."""
 
     specs: Sequence[ReplicaSpec]
@@ -49,9 +50,9 @@ class ReferenceGateway:
     _look_number: int
     _next_look_s: float
 
+    @abstractmethod
     def foresee(self, r: int) -> None:
         """Foresee the next event of a replica that something was changed at."""
-        raise NotImplementedError
 
     # -- clients that give up, and silent replicas -------------------------------------------------------
 

@@ -11,8 +11,6 @@ import numpy as np
 from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
 from burstenv._jit.positions import positions
 from burstenv.cluster.advance import catch_up_all
-from burstenv.cluster.clock import next_epoch
-from burstenv.cluster.gateway import apply_decision
 from burstenv.cluster.roles import set_role
 from burstenv.cluster.scaling.codes import LINEAR
 from burstenv.cluster.scaling.forecast import forecast
@@ -20,15 +18,14 @@ from burstenv.cluster.scaling.resize import num_wanted, requests_on, resize, wan
 from burstenv.cluster.scaling.rules import longest_boot_s
 from burstenv.cluster.scaling.samples import mean_kv_use, mean_rate, mean_requests
 from burstenv.cluster.telemetry import unveil
-from burstenv.cluster.world import Arrays, engine_of, world_of
+from burstenv.cluster.world import Arrays, world_of
 from burstenv.engine.enums import ACTIVE, BOOTING, DOWN, DRAINING, OFF
 from burstenv.engine.lifecycle import settled
-from burstenv.engine.replica import set_mode
 from burstenv.envs.background_levels import set_level
+from burstenv.envs.control_step import begin_modes, serve_until_control
 from burstenv.envs.exchange import ALL, OPEN, SHOW, Outputs, exchange_of
 from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
-from burstenv.policies.decide import decide
 
 RATE_WINDOWS_S = (10.0, 60.0, 180.0)
 # What an action says: which replicas, how many, how many more, which replicas in which role; nothing of them.
@@ -156,18 +153,6 @@ def act_on_fleet(world, action, form, offsets):
 
 
 @outlined
-def serve_until_decision(world, settings):
-    """Let the named rules decide about the requests, until the next decision about the replicas or the end."""
-    environment, lazily = world.environment, not settings.sees_cache
-    while True:
-        next_epoch(world, lazily)
-        if environment.done or environment.scaling:
-            return
-        admission, replica, mode = decide(settings, world)
-        apply_decision(world, admission, replica, mode)
-
-
-@outlined
 def _set_levels(world, action, at):
     """Let each replica work on its fine-tuning job by its choice, from a place of the action on."""
     for r in range(len(world.replicas)):
@@ -180,14 +165,13 @@ def _decision(world, exchange, form, offsets, levels_at, what):
     environment, settings = world.environment, exchange.settings
     before_s, attained, ended = environment.now_s, environment.attained, settled(world)
     if what == OPEN:
-        for r in range(len(world.replicas)):
-            set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], environment.now_s)
+        begin_modes(world, settings)
     if what == ALL and not environment.done:
         act_on_fleet(world, exchange.action, form, offsets)
         if levels_at != NO_LEVELS:
             _set_levels(world, exchange.action, levels_at)
     if what != SHOW and not environment.done:
-        serve_until_decision(world, settings)
+        serve_until_control(world, settings)
         catch_up_all(world)
     if what == OPEN:
         before_s = environment.now_s

@@ -11,18 +11,15 @@ import numpy as np
 from burstenv._jit.decorators import entry, kernel, merged, outlined, threaded_entry
 from burstenv._jit.positions import positions
 from burstenv.cluster.advance import catch_up_all
-from burstenv.cluster.clock import next_epoch
-from burstenv.cluster.gateway import apply_decision
 from burstenv.cluster.migration import LLUMNIX, LLUMNIX_PAPER, freeness, waiting_demand
 from burstenv.cluster.transfer_config import Pick
 from burstenv.cluster.transfers import migrate
 from burstenv.cluster.world import Arrays, engine_of, world_of
-from burstenv.engine.replica import set_mode
+from burstenv.envs.control_step import begin_modes, serve_until_control
 from burstenv.envs.exchange import ALL, OPEN, SHOW, Outputs, exchange_of
 from burstenv.envs.migration.pairs import Form, observe_pairs, tokens_of, write_legal
 from burstenv.envs.observation.encoder import clip, observe
 from burstenv.envs.reward import pay
-from burstenv.policies.decide import decide
 
 # Further features of this environment's observation; for units and scales see the docstring of MigrationEnv.
 MOVED_FEATURES = ("begun", "done", "aborted")
@@ -79,25 +76,6 @@ def act_on_migration(world, action, pick):
 
 
 @outlined
-def serve_until_migration(world, settings):
-    """Let the named rules decide about the requests, until the next decision about a migration or the end."""
-    environment, lazily = world.environment, not settings.sees_cache
-    while True:
-        next_epoch(world, lazily)
-        if environment.done or environment.migrating:
-            return
-        admission, replica, mode = decide(settings, world)
-        apply_decision(world, admission, replica, mode)
-
-
-@merged
-def begin_modes(world, settings):
-    """Put the batching mode of the named rules in force on every replica, before an episode begins."""
-    for r in range(len(world.replicas)):
-        set_mode(engine_of(world, r), settings.mode, world.modes[r, settings.mode], world.environment.now_s)
-
-
-@outlined
 def _decision(world, exchange, form, what):
     """Step one environment (``what`` is ALL), or open or show it; return the elapsed time [s]."""
     environment, settings = world.environment, exchange.settings
@@ -108,7 +86,7 @@ def _decision(world, exchange, form, what):
     if what == ALL and not environment.done:
         act_on_migration(world, exchange.action, form.pick)
     if what != SHOW and not environment.done:
-        serve_until_migration(world, settings)
+        serve_until_control(world, settings)
         catch_up_all(world)
     if what == OPEN:
         before_s = environment.now_s

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from burstenv._jit.decorators import long_entry
 from burstenv.cluster import Cluster
 from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.scaling.codes import BY_CALLER
-from burstenv.cluster.world import Arrays, engine_of, world_of
+from burstenv.cluster.world import Arrays, world_of
 from burstenv.engine.lifecycle import settled
-from burstenv.engine.replica import set_mode
+from burstenv.envs.control_step import begin_modes, serve_until_control
 from burstenv.envs.exchange import settings_of
 from burstenv.envs.fleet.batch import ACTIONS, OFFSETS, FleetLayout, fleet_features
-from burstenv.envs.fleet.step import FLEET_FEATURES, act_on_fleet, observe_fleet, serve_until_decision
+from burstenv.envs.fleet.step import FLEET_FEATURES, act_on_fleet, observe_fleet
 from burstenv.envs.observation.settings import Sight
+from burstenv.envs.play.seats import ControlSeat, fixed_rules
 from burstenv.envs.step import UNLIMITED
 from burstenv.errors import BurstenvError
-from burstenv.policies.composite import composite_of, parse_rule
+from burstenv.policies.composite import parse_rule
 from burstenv.policies.network.inference import choose, forward
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.scaling import SCALING_RULES
-
-
-class Seat(NamedTuple):
-    """The data that a network exchanges with its cluster."""
-
-    settings: Any
-    action: Any
-    observation: Any
-    mask: Any
 
 
 @long_entry
@@ -58,13 +48,12 @@ def fleet_rollout(
     max_decisions: Greatest number of decisions about the replicas.
     """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
-    seat = Seat(settings[0], actions[0], observations[0], masks[0])
+    seat = ControlSeat(settings[0], actions[0], observations[0], masks[0])
     environment = world.environment
     decisions, attained, ended = 0, np.int64(0), np.int64(0)
     if environment.control == 0:
-        for r in range(len(world.replicas)):
-            set_mode(engine_of(world, r), seat.settings.mode, world.modes[r, seat.settings.mode], environment.now_s)
-        serve_until_decision(world, seat.settings)
+        begin_modes(world, seat.settings)
+        serve_until_control(world, seat.settings)
     while not environment.done and decisions < max_decisions:
         catch_up_all(world)
         observe_fleet(world, seat.settings, seat.observation, 0, attained, ended)
@@ -72,7 +61,7 @@ def fleet_rollout(
         forward(numbers, weights, values, seat.observation, 0, len(seat.mask))
         choose(values, seat.mask, sizes, False, sampled, world.memory, seat.action)
         act_on_fleet(world, seat.action, form, offsets)
-        serve_until_decision(world, seat.settings)
+        serve_until_control(world, seat.settings)
         decisions += 1
     catch_up_all(world)
     return decisions
@@ -94,10 +83,8 @@ class FleetPlayer:
     def __init__(self, policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight):
         if cluster.scaling is None:
             raise BurstenvError(f"{policy.name} decides about replicas, and this scenario has no scaling")
-        if not sight.capacity_per_s > 0.0:
-            raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of its observation")
         policy.network.check(fleet_features(), cluster.num_replicas, sight.where)
-        environment, modes = policy.environment, list(cluster.mode_names)
+        environment = policy.environment
         form, count = ACTIONS[environment["action"]], cluster.num_replicas
         least, most, _ = cluster.scaling.numbers(count)
         sizes = FleetLayout(count, least, most, form).sizes
@@ -106,8 +93,7 @@ class FleetPlayer:
                 f"{policy.name} chooses among {policy.sizes(count).tolist()} numbers of replicas, this scenario has "
                 f"{list(sizes)}; one with action offset acts on any"
             )
-        fixed = composite_of(environment["admission"], environment["routing"], environment["batching"] or modes[0])
-        fixed.prepare(cluster)
+        fixed = fixed_rules(policy, cluster, sight)
         rule = cluster.scaling_rule
         if environment.get("scaling") is not None:
             own = parse_rule(environment["scaling"], "scaling rule", SCALING_RULES)
@@ -117,7 +103,7 @@ class FleetPlayer:
         num_logits, size = sum(sizes), len(FLEET_FEATURES)
         self._state = cluster.state
         self._given = (
-            settings_of(fixed.record(modes), {"capacity_per_s": float(sight.capacity_per_s)}),
+            settings_of(fixed.record(list(cluster.mode_names)), {"capacity_per_s": float(sight.capacity_per_s)}),
             np.zeros((1, 1), np.int64), np.zeros((1, size), np.float32), np.ones((1, num_logits), np.int8),
             *policy.network.packed, np.zeros(policy.network.scratch_size(0, num_logits, size), np.float32),
             policy.sizes(count), bool(policy.sampled), form, OFFSETS, i,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from burstenv._jit.decorators import long_entry
@@ -11,25 +9,17 @@ from burstenv.cluster import Cluster
 from burstenv.cluster.advance import catch_up_all
 from burstenv.cluster.migration import BY_CALLER
 from burstenv.cluster.world import Arrays, world_of
+from burstenv.envs.control_step import begin_modes, serve_until_control
 from burstenv.envs.exchange import settings_of
 from burstenv.envs.migration.batch import PICKS, PairLayout, PairsObserved, check_migrates, form_of, pair_features
 from burstenv.envs.migration.pairs import Form, observe_pairs, write_legal
-from burstenv.envs.migration.step import act_on_migration, begin_modes, serve_until_migration
+from burstenv.envs.migration.step import act_on_migration
 from burstenv.envs.observation.settings import Sight
+from burstenv.envs.play.seats import ControlSeat, fixed_rules
 from burstenv.envs.step import UNLIMITED
 from burstenv.errors import BurstenvError
-from burstenv.policies.composite import composite_of
 from burstenv.policies.network.inference import choose, forward
 from burstenv.policies.network.policy import NetworkPolicy
-
-
-class Seat(NamedTuple):
-    """The data that a network exchanges with its cluster."""
-
-    settings: Any
-    action: Any
-    observation: Any
-    mask: Any
 
 
 @long_entry
@@ -56,13 +46,13 @@ def migration_rollout(
     max_decisions: Greatest number of decisions about migrations.
     """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
-    seat = Seat(settings[0], actions[0], observations[0], masks[0])
+    seat = ControlSeat(settings[0], actions[0], observations[0], masks[0])
     form = Form(pick, pairs, rule, low, high)
     environment = world.environment
     decisions = 0
     if environment.offered == 0 and not environment.migrating:
         begin_modes(world, seat.settings)
-        serve_until_migration(world, seat.settings)
+        serve_until_control(world, seat.settings)
     while not environment.done and decisions < max_decisions:
         catch_up_all(world)
         write_legal(world, seat.mask, form.pick)
@@ -70,7 +60,7 @@ def migration_rollout(
         forward(numbers, weights, values, seat.observation, len(seat.mask), len(seat.mask))
         choose(values, seat.mask, sizes, False, sampled, world.memory, seat.action)
         act_on_migration(world, seat.action, form.pick)
-        serve_until_migration(world, seat.settings)
+        serve_until_control(world, seat.settings)
         decisions += 1
     catch_up_all(world)
     return decisions
@@ -91,19 +81,15 @@ class MigrationPlayer:
 
     def __init__(self, policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight):
         check_migrates(cluster, f"{policy.name} decides about migrations, and this scenario")
-        if not sight.capacity_per_s > 0.0:
-            raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of its observation")
         policy.network.check(pair_features(), cluster.num_replicas, sight.where)
-        environment, modes = policy.environment, list(cluster.mode_names)
-        fixed = composite_of(environment["admission"], environment["routing"], environment["batching"] or modes[0])
-        fixed.prepare(cluster)
-        form = form_of(PICKS[0], True, environment.get("migration"), cluster.migration_rule)
+        fixed = fixed_rules(policy, cluster, sight)
+        form = form_of(PICKS[0], True, policy.environment.get("migration"), cluster.migration_rule)
         cluster.migrate_by(BY_CALLER, (), i=i)
         (choices,) = PairLayout(cluster.num_replicas).sizes
         size = PairsObserved(choices).size
         self._state = cluster.state
         self._given = (
-            settings_of(fixed.record(modes), {"capacity_per_s": float(sight.capacity_per_s)}),
+            settings_of(fixed.record(list(cluster.mode_names)), {"capacity_per_s": float(sight.capacity_per_s)}),
             np.zeros((1, 1), np.int64), np.zeros((1, size), np.float32), np.zeros((1, choices), np.int8),
             *policy.network.packed, np.zeros(policy.network.scratch_size(choices, choices, size), np.float32),
             policy.sizes(choices), bool(policy.sampled), *form, i,

@@ -22,10 +22,10 @@ from burstenv.envs.observation.encoder import observe
 from burstenv.envs.observation.features import ObservationLayout
 from burstenv.envs.observation.sessions import no_links, turn_links
 from burstenv.envs.observation.settings import Sight
+from burstenv.envs.play.seats import fixed_rules
 from burstenv.envs.step import UNLIMITED
 from burstenv.errors import BurstenvError
 from burstenv.policies.background import BY_RULE
-from burstenv.policies.composite import composite_of
 from burstenv.policies.decide import decide
 from burstenv.policies.network.inference import choose, forward
 from burstenv.policies.network.policy import NetworkPolicy
@@ -189,13 +189,9 @@ def seat_of(policy: NetworkPolicy, cluster: Cluster, i: int, sight: Sight) -> Se
     advised = bool(policy.environment.get("advised"))
     observed = ObservationLayout(count, tuple(cluster.mode_names), sight.observation, advised)
     policy.network.check(observed.features(), count, sight.where)
-    if not sight.capacity_per_s > 0.0:
-        raise BurstenvError(f"{sight.where}: an agent needs the cluster's capacity, the scale of its observation")
     environment = policy.environment
     layout = ActionLayout.build(environment["decide"], environment["action"], count, len(observed.mode_names))
-    admission, routing, mode = (environment[part] for part in ("admission", "routing", "batching"))
-    fixed = composite_of(admission, routing, mode or observed.mode_names[0])
-    fixed.prepare(cluster)
+    fixed = fixed_rules(policy, cluster, sight)
     settings = settings_of(
         fixed.record(observed.mode_names), {"capacity_per_s": float(sight.capacity_per_s)}, layout.flags(),
         observed.flags(),
