@@ -69,6 +69,7 @@ class ValidationConfig(Config):
         None  # shares of capacity; None: those of the training
     )
     every_steps: Count = 250_000
+    everywhere: bool = False  # also on curriculum.scenarios: the best checkpoint is the best on average over scenarios
     # "tuned": the best tuned composite of each load if the scenario has them, otherwise the teacher, otherwise
     # always/jsq/first mode; or a composite.
     reference: str = "tuned"
@@ -89,7 +90,9 @@ class CurriculumConfig(Config):
     first_load_range: Range | None = None  # the first range
     widen_share: Share = 0.3  # of the budget, over which the first range grows to the full one
     clusters: list[str | ClusterChoice] = []  # with the same number of replicas; environments are divided evenly
-    scenarios: list[str] = []  # with the same actions and observations; divided likewise
+    # With the same actions and observations; environments are divided evenly. Evolution plays one scenario in each
+    # generation, in turn, and their numbers of replicas may differ.
+    scenarios: list[str] = []
 
     @model_validator(mode="after")
     def _consistent(self) -> CurriculumConfig:
@@ -247,7 +250,7 @@ class AgentConfig(Config):
         if self.common_arrivals is not None and self.num_envs % (self.common_arrivals.group * self.num_tasks):
             tasks = f" for each of {self.num_tasks} tasks" if self.num_tasks > 1 else ""
             raise ValueError(f"num_envs must be a multiple of common_arrivals.group{tasks}")
-        if self.num_envs % self.num_tasks:
+        if self.num_envs % self.num_tasks and not self.evolves:
             raise ValueError(f"num_envs must be a multiple of the {self.num_tasks} tasks of the curriculum")
         return self
 

@@ -54,12 +54,17 @@ def _on_cluster(scenario: Scenario, choice: str | ClusterChoice) -> Scenario:
     return moved
 
 
+def of_one_size(scenarios: list[Scenario]) -> list[Scenario]:
+    """Return the scenarios with as many replicas as the first, which can be stepped side by side."""
+    return [scenario for scenario in scenarios if len(scenario.specs) == len(scenarios[0].specs)]
+
+
 def training_environments(config: AgentConfig, scenarios: list[Scenario], seed: int) -> SB3VecEnv:
     """Return the training environments, divided evenly among scenarios.
 
     Args:
         config: The agent's.
-        scenarios: See :func:`training_scenarios`.
+        scenarios: Of one number of replicas, see :func:`training_scenarios` and :func:`of_one_size`.
         seed: Of the episodes.
     """
     each = config.num_envs // len(scenarios)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
+from burstenv.agents.baseline import references
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.groups import sacrifice, worst
 from burstenv.agents.progress import Progress
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.validate import Acts, Score, Validator, described
+from burstenv.envs.scenario import Scenario
 from burstenv.policies import NetworkPolicy
 
 
@@ -57,14 +59,42 @@ class Learner(Protocol):
         """Return the values whose distributions are logged at a validation, by name."""
 
 
+class Examination(NamedTuple):
+    """The validation episodes of a scenario.
+
+    Attributes:
+        name: The scenario's.
+        validator: Plays them.
+        policies: The baseline of each load.
+        reference: Its scores.
+    """
+
+    name: str
+    validator: Validator
+    policies: dict[float, str]
+    reference: Score
+
+    @classmethod
+    def of(cls, config: AgentConfig, scenario: Scenario) -> Examination:
+        """Draw the episodes and let the baselines play them."""
+        validator = Validator(config, scenario)
+        policies = references(config, scenario, validator.loads)
+        return cls(scenario.config.name, validator, policies, validator.judge_composites(policies))
+
+    def judged(self, policy: Acts | NetworkPolicy, group_price: float) -> tuple[Score, float]:
+        """Return a policy's scores, and their mean less the price of the groups that it sacrifices."""
+        score = self.validator.judge(policy)
+        lost = float(sacrifice(score.groups_ahead_of(self.reference)).mean())
+        return score, score.mean - group_price * lost
+
+
 class Monitor:
     """Validates, keeps the best and the last checkpoint, logs, and ends the run.
 
     Args:
         config: The agent's.
         folder: The run folder.
-        validator: The validation episodes.
-        reference: Composites by load, and their scores on the same episodes.
+        examinations: The validation episodes of the scenario, and of others that count for the best checkpoint.
         learning_rate: Receives the remaining share of the budget.
         progress: Shows it all.
         record: Writes a number, or the values of a histogram, under a name to the logger.
@@ -80,8 +110,7 @@ class Monitor:
         self,
         config: AgentConfig,
         folder: RunFolder,
-        validator: Validator,
-        reference: tuple[dict[float, str], Score],
+        examinations: Sequence[Examination],
         learning_rate: LearningRate,
         progress: Progress,
         record: Callable[[str, float | torch.Tensor], None],
@@ -93,8 +122,7 @@ class Monitor:
         self.spent = 0.0  # share of the budget
         self._config = config
         self._folder = folder
-        self._validator = validator
-        self._policies, self._reference = reference
+        self._examinations = examinations
         self._learning_rate = learning_rate
         self._progress = progress
         self._record = record
@@ -181,21 +209,28 @@ class Monitor:
         """Validate the present policy, log it, and keep it if it is the best so far."""
         if self.records and self.records[-1]["steps"] == steps:
             return
-        score = self._validator.judge(learner.actor())
-        ahead, overall = score.ahead_of(self._reference), score.ahead_overall(self._reference)
-        groups = score.groups_ahead_of(self._reference)
-        counted = score.mean - self._config.group_price * float(sacrifice(groups).mean())
+        policy = learner.actor()
+        judged = [examination.judged(policy, self._config.group_price) for examination in self._examinations]
+        counted = sum(value for _, value in judged) / len(judged)
         better = counted > self._best
+        first, score = self._examinations[0], judged[0][0]
+        ahead, overall = score.ahead_of(first.reference), score.ahead_overall(first.reference)
+        groups = score.groups_ahead_of(first.reference)
+        elsewhere = {
+            other.name: described(result.ahead_overall(other.reference))
+            for other, (result, _) in zip(self._examinations[1:], judged[1:], strict=True)
+        }
         record = {
             "steps": steps,
             "wall_s": round(self.wall_s, 2),
             "fps": round(self.fps(steps)),
             "validation": {f"{load:g}": value for load, value in score.by_load().items()},
-            "reference": {f"{load:g}": value for load, value in self._reference.by_load().items()},
-            "reference_policy": {f"{load:g}": name for load, name in self._policies.items()},
+            "reference": {f"{load:g}": value for load, value in first.reference.by_load().items()},
+            "reference_policy": {f"{load:g}": name for load, name in first.policies.items()},
             "ahead_points": {f"{load:g}": described(estimate) for load, estimate in ahead.items()},
             "ahead_points_overall": described(overall),
             "worst_prompts": {f"{load:g}": list(worst(row)) for load, row in zip(score.loads, groups, strict=True)},
+            **({"elsewhere": elsewhere} if elsewhere else {}),
             "best": better,
             "learning_rate": self._learning_rate(0.0),
             **learner.facts(),
@@ -205,6 +240,8 @@ class Monitor:
         self._record("validation/ahead_points", 100.0 * overall.mean)
         for load, value in score.by_load().items():
             self._record(f"validation/score_at_{load:g}", value)
+        for name, points in elsewhere.items():
+            self._record(f"validation/ahead_points_on_{name}", points["mean"])
         for name, values in learner.histograms().items():
             self._record(name, values)
         self._without_better = 0 if better else self._without_better + 1

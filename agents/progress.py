@@ -97,7 +97,7 @@ class LiveTable:
         for record in self._records[-self.ROWS :]:
             cells = [f"{100 * record['validation'][load]:.1f} % ({_signed(record, load)})" for load in loads]
             mark = "[bold green]best[/] " if record["best"] else ""
-            ahead = with_interval(record["ahead_points_overall"]) + behind_text(record)
+            ahead = with_interval(record["ahead_points_overall"]) + behind_text(record) + elsewhere_text(record)
             table.add_row(f"{record['steps']:,}", *cells, mark + ahead)
         if self._records:
             table.caption = reference_text(self._records[-1])
@@ -154,13 +154,19 @@ def ahead_text(record: dict[str, Any]) -> str:
     means = "  ".join(f"{load}: {100 * value:.1f} %" for load, value in record["validation"].items())
     points = record["ahead_points_overall"]
     where = "ahead of" if points["mean"] >= 0 else "to"
-    return f"{means}  {with_interval(points)} points {where} {reference_text(record)}{behind_text(record)}"
+    ahead = f"{means}  {with_interval(points)} points {where} {reference_text(record)}"
+    return ahead + behind_text(record) + elsewhere_text(record)
 
 
 def behind_text(record: dict[str, Any]) -> str:
     """Return the prompt lengths that are farthest behind the baseline; empty if none is by more than a point."""
     load, (lengths, points) = min(record["worst_prompts"].items(), key=lambda group: group[1][1])
     return f"; prompts of {lengths} tokens at load {load}: {points:+.1f}" if points < -1.0 else ""
+
+
+def elsewhere_text(record: dict[str, Any]) -> str:
+    """Return the lead over the baselines of the other scenarios of the training; empty without any."""
+    return "".join(f"; {name} {points['mean']:+.1f}" for name, points in record.get("elsewhere", {}).items())
 
 
 def reference_text(record: dict[str, Any]) -> str:

@@ -18,20 +18,18 @@ from stable_baselines3.common.logger import HParam, KVWriter, Logger, configure
 from burstenv.agents.agent import begin_with, describe_agent, read_description
 from burstenv.agents.baseline import (
     TUNED,
-    references,
     rests_on_tuned,
     said_of_tuned,
     settled,
 )
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.environments import training_environments, training_scenarios
+from burstenv.agents.environments import of_one_size, training_environments, training_scenarios
 from burstenv.agents.imitation.preparation import prepare
-from burstenv.agents.monitor import Finished, LearningRate, Monitor
+from burstenv.agents.monitor import Examination, Finished, LearningRate, Monitor
 from burstenv.agents.progress import Progress, make_progress
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.sb3.algorithms import make_model
 from burstenv.agents.sb3.callback import ModelLearner, TrainingCallback
-from burstenv.agents.validate import Score, Validator
 from burstenv.arguments import checked
 from burstenv.config import load
 from burstenv.envs.scenario import Scenario
@@ -154,10 +152,9 @@ def _train(
     config = settled(config, scenario)
     if resume:
         _check_same_run(config, scenario, folder, seed)
-    validator = Validator(config, scenario)
-    policies = references(config, scenario, validator.loads)
-    reference = validator.judge_composites(policies)
+    examination = Examination.of(config, scenario)
     scenarios = training_scenarios(config, scenario)
+    elsewhere = [Examination.of(config, other) for other in scenarios[1:]] if config.validation.everywhere else []
     if not resume:
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
     shown = make_progress(config, scenario.config.name, seed, progress)
@@ -169,7 +166,7 @@ def _train(
     algorithm = config.algorithm
     learning_rate = LearningRate(algorithm.learning_rate, algorithm.schedule)
     monitor = Monitor(
-        config, folder, validator, (policies, reference), learning_rate, shown, partial(_record, logger), on_validation
+        config, folder, [examination, *elsewhere], learning_rate, shown, partial(_record, logger), on_validation
     )  # fmt: skip
     state = folder.read_state() if resume and folder.resume.is_file() else None
     try:
@@ -181,7 +178,7 @@ def _train(
     finally:
         shown.close()
         logger.close()
-    return _result(folder, monitor, policies, reference, steps)
+    return _result(folder, monitor, examination, steps)
 
 
 def _learn(
@@ -242,8 +239,9 @@ def _evolve(
         begin_with(config, learner.policy, scenarios[0])
         learner.take_policy()
     elif config.warm_start is not None:
-        venv = training_environments(config, scenarios, seed)
-        prepare(config, learner.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
+        alike = of_one_size(scenarios)
+        venv = training_environments(config, alike, seed)
+        prepare(config, learner.policy, venv, alike, seed, shown.say, lambda: monitor.interrupted)
         learner.take_policy()
     try:
         while learner.steps < config.total_steps:
@@ -313,9 +311,7 @@ def _check_same_run(config: AgentConfig, scenario: Scenario, folder: RunFolder, 
             raise BurstenvError(f"{folder.description}: the run was started with {what}; resume it with the same")
 
 
-def _result(
-    folder: RunFolder, monitor: Monitor, policies: dict[float, str], reference: Score, steps: int
-) -> TrainingResult:
+def _result(folder: RunFolder, monitor: Monitor, examination: Examination, steps: int) -> TrainingResult:
     best = next((record for record in reversed(monitor.records) if record["best"]), None)
     numbers: dict[str, Any] = best or {"validation": {}, "ahead_points": {}, "ahead_points_overall": {}}
     return TrainingResult(
@@ -325,8 +321,8 @@ def _result(
         steps=steps,
         wall_s=monitor.wall_s,
         validation={float(load): value for load, value in numbers["validation"].items()},
-        reference_policies=policies,
-        reference=reference.by_load(),
+        reference_policies=examination.policies,
+        reference=examination.reference.by_load(),
         ahead_points={float(load): value for load, value in numbers["ahead_points"].items()},
         ahead_points_overall=numbers["ahead_points_overall"],
         log=monitor.records,

@@ -27,12 +27,13 @@ from burstenv.agents.random_state import random_state, restore_random_state
 from burstenv.agents.sb3.actors import build_untrained
 from burstenv.agents.sb3.histograms import weight_histograms
 from burstenv.agents.stage import Stage, mean_scores
+from burstenv.envs.acting import acting_features
 from burstenv.envs.batch import TRAIN_SEEDS
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import Episode
 from burstenv.policies import parse_composite
 from burstenv.policies.network.policy import NetworkPolicy
-from burstenv.policies.network.weights import Network
+from burstenv.policies.network.weights import Network, check_features
 
 SIGMA_STEP, SIGMA_ENDS = 1.2, 20.0  # factor of a change of sigma, and of all of them together
 
@@ -44,7 +45,7 @@ class EvolutionLearner:
 
     Args:
         config: The agent's.
-        scenarios: Tasks; candidates play all of them, in turn by generation.
+        scenarios: Tasks with the same features; candidates play all of them, in turn by generation.
         seed: Of weights, directions and episodes.
 
     Attributes:
@@ -66,6 +67,9 @@ class EvolutionLearner:
         exported = network_of(config, self.policy, told, config.name)
         assert exported is not None
         self._description = exported.description
+        for other in scenarios[1:]:
+            features = acting_features(config.environment(), other)
+            check_features(self._description, features, len(other.specs), other.config.name)
         self._scenarios = scenarios
         priced = config.group_price > 0.0
         self._stages = [Stage(scenario, config.num_threads, counts_groups=priced) for scenario in scenarios]

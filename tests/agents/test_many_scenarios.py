@@ -1,0 +1,99 @@
+"""One agent for several scenarios: evolution plays all of them, of any size, and validation counts them."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from burstenv.agents.agent import load_agent
+from burstenv.agents.config import AgentConfig
+from burstenv.agents.environments import of_one_size, training_scenarios
+from burstenv.agents.evolution.strategies import EvolutionLearner
+from burstenv.agents.monitor import Examination
+from burstenv.agents.progress import ahead_text
+from burstenv.agents.train import train
+from burstenv.envs.scenario import load_scenario
+from burstenv.errors import BurstenvError
+from tests.agents.conftest import SCENARIO, cluster_of
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory) -> dict[str, str]:
+    """Files of further scenarios: two replicas; four of other hardware; one whose gateway keeps a log."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    found = {}
+    for name, changes in {
+        "two": {"cluster": cluster_of(2)},
+        "equal": {"cluster": cluster_of(4)},
+        "seeing": {"observation": {"log": True}},
+    }.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**SCENARIO, "name": name, **changes}))
+        found[name] = str(path)
+    return found
+
+
+def recipe(scenarios: list[str], **changes) -> AgentConfig:
+    """An evolution in many scenarios that takes seconds."""
+    return AgentConfig.model_validate(
+        {
+            "name": "many", "network": "shared", "net_arch": [8], "batching": "edf-512", "sampled": False,
+            "algorithm": {"name": "evolution", "pairs": 2, "episodes": 1}, "load": 1.5, "total_steps": 6_000,
+            "curriculum": {"scenarios": scenarios},
+            "validation": {"episodes": 2, "every_steps": 3_000, "everywhere": True},
+            **changes,
+        }
+    )  # fmt: skip
+
+
+def test_evolution_plays_the_scenarios_in_turn(scenario, names):
+    config = recipe([names["two"], names["equal"]])
+    scenarios = training_scenarios(config, scenario)
+    learner = EvolutionLearner(config, scenarios, 0)
+    played = []
+    for stage, where in zip(learner._stages, scenarios, strict=True):
+        stage.play = lambda tasks, play=stage.play, where=where: (played.append(where), play(tasks))[1]
+    for _ in range(6):
+        learner.update(0.01, 0.0)
+    assert [where.config.name for where in played] == ["two", "equal", "small"] * 2
+
+
+def test_the_best_checkpoint_is_the_best_over_all_scenarios(scenario, names, tmp_path):
+    config = recipe([names["two"], names["equal"]])
+    result = train(config, scenario, tmp_path / "run", progress=False)
+    assert len(result.log) >= 2
+    agent = load_agent(result.folder, scenario)
+    best = next(record for record in reversed(result.log) if record["best"])
+    assert list(best["elsewhere"]) == ["two", "equal"]
+    means = []
+    for other in training_scenarios(config, scenario):
+        examination = Examination.of(config, other)
+        score = examination.validator.judge(load_agent(result.folder, other))
+        means.append(score.mean)
+        if other is not scenario:
+            lead = best["elsewhere"][other.config.name]["mean"]
+            assert lead == pytest.approx(100 * score.ahead_overall(examination.reference).mean)
+            assert f"; {other.config.name} {lead:+.1f}" in ahead_text(best)
+    assert agent.config.curriculum is not None
+    assert means[0] == pytest.approx(best["validation"]["1.5"])
+    first = result.log[0]
+    gains = [100 * (means[0] - first["validation"]["1.5"])]
+    gains += [best["elsewhere"][name]["mean"] - first["elsewhere"][name]["mean"] for name in best["elsewhere"]]
+    assert sum(gains) >= 0.0
+    assert best is first or sum(gains) > 0.0
+
+
+def test_imitation_takes_the_scenarios_of_the_size_of_the_first(scenario, names, tmp_path):
+    """Where others have another number of replicas, only evolution plays them."""
+    teacher = {"policy": "size-aware-kv/jsq/edf-512", "steps": 512, "chunk_steps": 16, "batch_size": 64}
+    config = recipe([names["two"], names["equal"]], warm_start=teacher, num_envs=9)
+    found = of_one_size(training_scenarios(config, scenario))
+    assert [one.config.name for one in found] == ["small", "equal"]
+    result = train(config, scenario, tmp_path / "run", progress=False)
+    assert result.steps >= 6_000
+
+
+def test_a_scenario_that_shows_other_features_is_rejected(scenario, names):
+    config = recipe([names["seeing"]])
+    with pytest.raises(BurstenvError, match=r"scenario 'seeing' shows \w+ feature \w+, which it does not know"):
+        EvolutionLearner(config, training_scenarios(config, scenario), 0)
