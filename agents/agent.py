@@ -187,25 +187,28 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
     return LearnedAgent(config, policy, layout.sizes, name, scenario.mode_names[0], description)
 
 
-def begin_with(config: AgentConfig, policy: Any, scenario: Scenario) -> None:
+def begin_with(config: AgentConfig, policy: Any, scenario: Scenario, seed: int) -> None:
     """Give a policy the weights of the run that its recipe begins with; nothing without one.
+
+    Args:
+        config: The recipe.
+        policy: The policy of Stable-Baselines3.
+        scenario: The scenario to act in.
+        seed: Of the training; ``{seed}`` in the recipe's path stands for it.
 
     Raises:
         BurstenvError: If it has another network, or acts under other rules.
     """
     if config.begin_with is None:
         return
-    other = load_agent(config.begin_with, scenario)
+    run = config.begin_with.replace("{seed}", str(seed))
+    other = load_agent(run, scenario)
     if other.environment != config.environment():
-        raise BurstenvError(
-            f"begin_with: {config.begin_with} acts in {other.environment}, this recipe in {config.environment()}"
-        )
+        raise BurstenvError(f"begin_with: {run} acts in {other.environment}, this recipe in {config.environment()}")
     try:
         policy.load_state_dict(other.policy.state_dict())
     except RuntimeError:
-        raise BurstenvError(
-            f"begin_with: {config.begin_with} has another network; use its network and net_arch"
-        ) from None
+        raise BurstenvError(f"begin_with: {run} has another network; use its network and net_arch") from None
 
 
 def agent_name(path: str | Path) -> str:

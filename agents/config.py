@@ -91,7 +91,7 @@ class CurriculumConfig(Config):
     widen_share: Share = 0.3  # of the budget, over which the first range grows to the full one
     clusters: list[str | ClusterChoice] = []  # with the same number of replicas; environments are divided evenly
     # With the same actions and observations; environments are divided evenly. Evolution plays one scenario in each
-    # generation, in turn, and their numbers of replicas may differ.
+    # generation, in turn; numbers of replicas may differ, and larger clusters play fewer episodes.
     scenarios: list[str] = []
 
     @model_validator(mode="after")
@@ -177,7 +177,7 @@ class AgentConfig(Config):
     # prompt lengths attains less than under the baseline, beyond one point (``agents/groups.py``).
     group_price: NotNegative = 0.0
     # A run folder or a checkpoint of the same network and rules, whose weights training begins with: such as evolution
-    # after PPO.
+    # after PPO. {seed} stands for the seed of the training.
     begin_with: str | None = None
     stagger: bool = True  # start in the middle of the first episodes, to cover all their phases
     curriculum: CurriculumConfig | None = None

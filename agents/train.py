@@ -203,7 +203,7 @@ def _learn(
         monitor.restore(state["monitor"], model.num_timesteps)
     model.set_logger(logger)
     if state is None:
-        begin_with(config, model.policy, scenarios[0])
+        begin_with(config, model.policy, scenarios[0], seed)
     if state is None and config.warm_start is not None:
         prepare(config, model.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
     callback = CallbackList([TrainingCallback(config, monitor, learner, venv), *callbacks])
@@ -236,7 +236,7 @@ def _evolve(
         learner.restore(state["learner"])
         monitor.restore(state["monitor"], learner.steps)
     elif config.begin_with is not None:
-        begin_with(config, learner.policy, scenarios[0])
+        begin_with(config, learner.policy, scenarios[0], seed)
         learner.take_policy()
     elif config.warm_start is not None:
         alike = of_one_size(scenarios)

@@ -71,6 +71,7 @@ class EvolutionLearner:
             features = acting_features(config.environment(), other)
             check_features(self._description, features, len(other.specs), other.config.name)
         self._scenarios = scenarios
+        self._num_replicas = len(scenarios[0].specs)
         priced = config.group_price > 0.0
         self._stages = [Stage(scenario, config.num_threads, counts_groups=priced) for scenario in scenarios]
         self._facts: dict[str, float | None] = {}
@@ -203,7 +204,9 @@ class EvolutionLearner:
         drawn: list[list[Episode]] = []
         for _ in range(1 if self._settings.common_arrivals else self._settings.pairs):
             own, dealt = [], self._random.permutation(len(loads))
-            for k in range(self._settings.episodes):
+            # About as many decisions in each generation, whatever the number of replicas.
+            count = max(1, round(self._settings.episodes * self._num_replicas / len(scenario.specs)))
+            for k in range(count):
                 # Loads in turn, not at random: an uneven share of hard episodes would hide what is good at each.
                 load = float(loads[dealt[k % len(loads)]]) if span is None else float(self._random.uniform(*span))
                 load = self._config.settled_load or load

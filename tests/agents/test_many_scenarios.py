@@ -12,7 +12,6 @@ from burstenv.agents.evolution.strategies import EvolutionLearner
 from burstenv.agents.monitor import Examination
 from burstenv.agents.progress import ahead_text
 from burstenv.agents.train import train
-from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
 from tests.agents.conftest import SCENARIO, cluster_of
 
@@ -38,7 +37,7 @@ def recipe(scenarios: list[str], **changes) -> AgentConfig:
     return AgentConfig.model_validate(
         {
             "name": "many", "network": "shared", "net_arch": [8], "batching": "edf-512", "sampled": False,
-            "algorithm": {"name": "evolution", "pairs": 2, "episodes": 1}, "load": 1.5, "total_steps": 6_000,
+            "algorithm": {"name": "evolution", "pairs": 2, "episodes": 1}, "load": 4.0, "total_steps": 6_000,
             "curriculum": {"scenarios": scenarios},
             "validation": {"episodes": 2, "every_steps": 3_000, "everywhere": True},
             **changes,
@@ -58,6 +57,29 @@ def test_evolution_plays_the_scenarios_in_turn(scenario, names):
     assert [where.config.name for where in played] == ["two", "equal", "small"] * 2
 
 
+def test_a_larger_cluster_plays_fewer_episodes(scenario, names):
+    """About as many decisions in a generation of each scenario."""
+    config = recipe([names["two"]], algorithm={"name": "evolution", "pairs": 2, "episodes": 3})
+    small, two = training_scenarios(config, scenario)
+    for scenarios, counts in (([small, two], [3, 6]), ([two, small], [3, 2])):
+        learner = EvolutionLearner(config, scenarios, 0)
+        drawn = [learner._draw(one, stage, 0.0) for one, stage in zip(scenarios, learner._stages, strict=True)]
+        assert [len(own) for (own,) in drawn] == counts
+
+
+def test_a_run_begins_with_the_run_of_its_seed(scenario, tmp_path):
+    values = {"curriculum": None, "validation": {"episodes": 2, "every_steps": 100_000}}
+    config = recipe([], **values, total_steps=1)
+    first = [train(config, scenario, tmp_path / f"seed-{k}", seed=k, progress=False) for k in (0, 1)]
+    assert first[0].validation != first[1].validation
+    config = recipe([], **values, total_steps=1, begin_with=str(tmp_path / "seed-{seed}"))
+    second = [train(config, scenario, tmp_path / f"next-{k}", seed=k, progress=False) for k in (0, 1)]
+    for before, after in zip(first, second, strict=True):
+        assert after.log[0]["validation"]["4"] == before.validation[4.0]
+    with pytest.raises(BurstenvError, match="seed-2: no such run folder"):
+        train(config, scenario, tmp_path / "next-2", seed=2, progress=False)
+
+
 def test_the_best_checkpoint_is_the_best_over_all_scenarios(scenario, names, tmp_path):
     config = recipe([names["two"], names["equal"]])
     result = train(config, scenario, tmp_path / "run", progress=False)
@@ -75,9 +97,9 @@ def test_the_best_checkpoint_is_the_best_over_all_scenarios(scenario, names, tmp
             assert lead == pytest.approx(100 * score.ahead_overall(examination.reference).mean)
             assert f"; {other.config.name} {lead:+.1f}" in ahead_text(best)
     assert agent.config.curriculum is not None
-    assert means[0] == pytest.approx(best["validation"]["1.5"])
+    assert means[0] == pytest.approx(best["validation"]["4"])
     first = result.log[0]
-    gains = [100 * (means[0] - first["validation"]["1.5"])]
+    gains = [100 * (means[0] - first["validation"]["4"])]
     gains += [best["elsewhere"][name]["mean"] - first["elsewhere"][name]["mean"] for name in best["elsewhere"]]
     assert sum(gains) >= 0.0
     assert best is first or sum(gains) > 0.0

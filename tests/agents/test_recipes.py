@@ -34,6 +34,7 @@ def cut_short(name: str) -> AgentConfig:
     if values["lessons"] is not None:
         values["lessons"] |= {"labels": 32, "chunks": 1, "chunk_steps": 16, "updates": 2, "batch_size": 16}
     values |= {"num_envs": 8, "total_steps": 384, "batching": "edf-512", "net_arch": [8]}
+    values["begin_with"] = None
     if values["curriculum"] is not None:
         values["curriculum"]["scenarios"] = []
     values["validation"] = {"episodes": 2, "loads": [1.5], "every_steps": 128}
