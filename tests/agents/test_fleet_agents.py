@@ -35,8 +35,8 @@ def scaled():
     return load_scenario(values)
 
 
-def cut_short(**changes):
-    values = load_agent_config("fleet").model_dump()
+def cut_short(recipe="fleet-v1", **changes):
+    values = load_agent_config(recipe).model_dump()
     values["algorithm"] = {"name": "evolution", "pairs": 2, "episodes": 1, "sigma": 0.5}
     values |= {
         "admission": "always",
@@ -57,7 +57,11 @@ PPO = {"name": "ppo", "n_steps": 8, "batch_size": 32, "n_epochs": 1}
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"algorithm": PPO}, {"algorithm": PPO, "action": "count", "scaling": None, "sampled": False}],
+    [
+        {},
+        {"recipe": "fleet", "algorithm": PPO},
+        {"algorithm": PPO, "action": "count", "scaling": None, "sampled": False},
+    ],
     ids=["evolution", "ppo", "count"],
 )
 def test_an_agent_trains_is_loaded_exported_and_evaluated(scaled, tmp_path, changes):

@@ -21,7 +21,7 @@ SHORT = {
     "evolution": {"pairs": 2, "episodes": 1},
 }
 OFF_POLICY = {"buffer_size": 500, "learning_starts": 32, "batch_size": 16}
-OTHERS = {"fleet", "background-v1", "migration-v1"}  # of other scenarios: the tests of agents of each kind
+OTHERS = {"fleet", "fleet-v1", "background-v1", "migration-v1"}  # of other scenarios: the tests of agents of each kind
 
 
 def cut_short(name: str) -> AgentConfig:
