@@ -75,6 +75,7 @@ def register(commands: Commands) -> None:
         metavar="POLICY",
         help="a policy (default: the best heuristic of each evaluation)",
     )
+    results.add_argument("--every-load", action="store_true", help="all loads, not each evaluation's headline alone")
 
     for name in shipped_agents():
         add_command(sub, name, _show, f"Show the card of {name}.", example=f"burstenv agents {name}").set_defaults(
@@ -103,7 +104,7 @@ def _results(arguments: argparse.Namespace) -> int:
     from burstenv.evaluation.result import EvaluationResult
 
     files = [path / "result.json" if path.is_dir() else path for path in arguments.report]
-    table = agent_table([EvaluationResult.from_json(file) for file in files], arguments.against)
+    table = agent_table([EvaluationResult.from_json(file) for file in files], arguments.against, arguments.every_load)
     emit(arguments, {"table": table.splitlines()}, [table])
     return 0
 

@@ -19,7 +19,9 @@ from burstenv.agents.train import train
 from burstenv.cli import main
 from burstenv.envs.scenario import load_scenario
 from burstenv.errors import BurstenvError
-from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate
+from burstenv.evaluation import EvaluationPlan, EvaluationResult, evaluate, interquartile_mean
+from burstenv.evaluation.bound.headroom import Headroom
+from burstenv.evaluation.report import agent_table
 from burstenv.evaluation.simulate import simulate
 from burstenv.policies import NetworkPolicy, load_policy
 from burstenv.workload.workload_config import load_trace, load_workload
@@ -128,6 +130,52 @@ def test_the_table_of_results_has_a_line_for_each_agent(report, capsys):
     assert "| +0.0 [+0.0, +0.0] | 0 of 1 | +0.0 |" in itself  # the file decides as its run
     assert main(["agents", "results", str(report), "--against", "never/jsq/vllm"]) == 1
     assert "never/jsq/vllm is not in the evaluation of small" in capsys.readouterr().err
+
+
+def test_the_share_of_the_room_to_foresight_is_of_the_episodes_that_were_measured(report, monkeypatch, capsys):
+    """A lead over the composite that headroom begins at, on its seeds, by the gain of foresight; else no share."""
+    result = EvaluationResult.from_json(report / "result.json")
+    load, best = result.headline_load, result.best_at(result.headline_load)["policy"]
+
+    def on_first(policy: str) -> float:
+        return next(row["score"] for row in result.episodes if row["policy"] == policy and row["load"] == load)
+
+    def measured(**changes) -> Headroom:
+        values = {
+            "scenario": "small", "version": 1, "scenario_sha256": "", "split": result.split, "load": load,
+            "episodes": 1, "horizon_s": 20.0, "passes": 1, "tuned": True,
+            "steps": [
+                {"name": "best", "policy": best, "score": on_first(best), "gain": 0.0, "low": None, "high": None},
+                {"name": "foresight", "policy": "", "score": 1.0, "gain": 0.04, "low": None, "high": None},
+            ],
+        }  # fmt: skip
+        return Headroom.model_validate({**values, **changes})
+
+    def last_cells() -> list[str]:
+        assert main(["agents", "results", str(report)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line.strip("| ").split(" | ")[-1] for line in lines[2 : 2 + len(result.agents)]] + lines[-1:]
+
+    monkeypatch.setattr(agent_table, "shipped", lambda folder: {"small": None})
+    monkeypatch.setattr(agent_table, "load_config", lambda *where: measured())
+    shares = [(on_first(agent["name"]) - on_first(best)) / 0.04 for agent in result.agents]
+    *cells, last = last_cells()
+    assert cells == [f"{100 * share:.0f} %" for share in shares]
+    assert last.endswith(f"interquartile mean of {len(shares)} lines: {100 * interquartile_mean(shares):.0f} %.")
+    for changes in ({"load": load + 1.0}, {"split": "train"}, {"episodes": 99}):
+        monkeypatch.setattr(agent_table, "load_config", lambda *where, changes=changes: measured(**changes))
+        assert set(last_cells()[:-1]) == {"-"}
+    steps = [step.model_dump() for step in measured().steps]
+    for other in (steps[0] | {"score": 0.123}, steps[0] | {"net": 0.5}):
+        monkeypatch.setattr(agent_table, "load_config", lambda *where, other=other: measured(steps=[other, steps[1]]))
+        assert set(last_cells()[:-1]) == {"-"}
+
+
+def test_results_of_every_load(report, capsys):
+    result = EvaluationResult.from_json(report / "result.json")
+    assert main(["agents", "results", str(report), "--every-load"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [float(cells[1]) for cells in rows] == [load for load in result.loads for _ in result.agents]
 
 
 def test_results_without_an_agent_have_no_table(tmp_path, capsys):
