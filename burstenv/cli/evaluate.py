@@ -50,8 +50,8 @@ def register(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="RUN",
-        help="a run folder or checkpoint of `train`; NAME=PATTERN, such as ppo='runs/ppo-s*', for several training "
-        "seeds of one algorithm; may be repeated",
+        help="a run folder or checkpoint of `train`, or an exported FILE.npz; NAME=PATTERN, such as "
+        "ppo='runs/ppo-s*', for several training seeds of one algorithm; may be repeated",
     )
     sub.add_argument(
         "--both-ways",
@@ -207,17 +207,22 @@ def _policies(given: list[str], scenario: Any) -> tuple[list[str], list[str]]:
 
 def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any], dict[str, list[str]]]:
     """Return the agents, compiled if possible, and the groups of training seeds of one algorithm."""
-    from burstenv.evaluation.checkpoints import checkpoint_digest, find_runs
-    from burstenv.policies.network.policy import way_of
+    from burstenv.evaluation.checkpoints import EXPORTED, checkpoint_digest, find_runs
+    from burstenv.policies.network.policy import load_network_policy, way_of
 
     found, groups = [], {}
     for text in given:
         group, runs = find_runs(text)
-        agents = [agents_module("export.arrays").load_fastest(run, scenario) for run in runs]
+        agents = [
+            load_network_policy(f"agent:{run}").named(run.stem)
+            if run.suffix == EXPORTED
+            else agents_module("export.arrays").load_fastest(run, scenario)
+            for run in runs
+        ]
         for agent, run in zip(agents, runs, strict=True):
             agent.path, agent.digest = run, checkpoint_digest(run)
             if group is not None:
-                agent.name = f"{group}:{run.stem if run.suffix == '.zip' else run.name}"
+                agent.name = f"{group}:{run.name if run.is_dir() else run.stem}"
         twins = [agents_module("export.arrays").twin(agent) for agent in agents] if both_ways else []
         found += [*agents, *twins]
         if group is not None:

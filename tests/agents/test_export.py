@@ -171,6 +171,23 @@ def test_the_share_of_the_room_to_foresight_is_of_the_episodes_that_were_measure
         assert set(last_cells()[:-1]) == {"-"}
 
 
+def test_exported_seeds_are_a_group_like_runs(run, exported, tmp_path):
+    """Beside the run, or without PyTorch; the file decides as the run."""
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump(SCENARIO))
+    folder = tmp_path / "seeds"
+    folder.mkdir()
+    (folder / "a.npz").write_bytes(exported.read_bytes())
+    (folder / "b").symlink_to(run)
+    arguments = ["evaluate", "--scenario", str(small), "--load", "1.5", "--episodes", "2", "--workers", "1"]
+    arguments += ["--tuned", "none", "--policy", "always/jsq/vllm", "--out", str(tmp_path / "report")]
+    assert main([*arguments, "--agent", f"both={folder}/*", "--agent", str(folder / "a.npz")]) == 0
+    result = EvaluationResult.from_json(tmp_path / "report" / "result.json")
+    assert [row["name"] for row in result.agents] == ["both:a", "both:b", "a"]
+    assert [row["members"] for row in result.seeds] == [["both:a", "both:b"]]
+    assert len({result.summary_of(row["name"], 1.5)["score"] for row in result.agents}) == 1
+
+
 def test_results_of_every_load(report, capsys):
     result = EvaluationResult.from_json(report / "result.json")
     assert main(["agents", "results", str(report), "--every-load"]) == 0
