@@ -258,8 +258,9 @@ def test_host_terms_by_the_kind_of_engine_are_a_key_of_the_cluster(asynchronous)
 
 
 BLOCKS_THAT_FIT = {  # where the YAML leaves it to the memory; tuned policies and pinned episodes were made with these
-    "default": {30695, 31428}, "default-x2": {30695, 31428}, "default-x16": {30695, 31428},
-    "default-x64": {30695, 31428}, "llama-2-13b-a100-x4": {3903}, "llama-2-13b-a100-1p3d": {3903},
+    "default": {30695, 31428}, "default-x2": {30695, 31428}, "default-x8": {30695, 31428},
+    "default-x16": {30695, 31428}, "default-x64": {30695, 31428}, "llama-2-13b-a100-x4": {3903},
+    "llama-2-13b-a100-1p3d": {3903},
     "llama-2-13b-a100-x8-flexible": {3903}, "llama-3.1-8b-rtx-4090-x2": {2843},
     "llama-3-70b-h100-tp4-x4": {30695}, "llama-3-70b-h100-tp4-x8": {30695},
     "llama-3-8b-h100-x8": {28558}, "llama-3.1-8b-rtx-4090-x4": {2843}, "llama-3.1-8b-rtx-pro-6000-x4": {35987},
