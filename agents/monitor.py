@@ -75,9 +75,9 @@ class Examination(NamedTuple):
     reference: Score
 
     @classmethod
-    def of(cls, config: AgentConfig, scenario: Scenario) -> Examination:
-        """Draw the episodes and let the baselines play them."""
-        validator = Validator(config, scenario)
+    def of(cls, config: AgentConfig, scenario: Scenario, ray: str | None = None) -> Examination:
+        """Draw the episodes and let the baselines play them; ``ray`` as :class:`Validator` has it."""
+        validator = Validator(config, scenario, ray)
         policies = references(config, scenario, validator.loads)
         return cls(scenario.config.name, validator, policies, validator.judge_composites(policies))
 

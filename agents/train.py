@@ -92,6 +92,7 @@ def train(
     on_validation: Any = None,
     callback: BaseCallback | Sequence[BaseCallback] = (),
     output_formats: Sequence[KVWriter] = (),
+    ray: str | None = None,
 ) -> TrainingResult:
     """Train an agent.
 
@@ -113,20 +114,24 @@ def train(
             without it.
         output_formats: Further outputs of Stable-Baselines3's logger beside TensorBoard, such as one that writes to
             MLflow.
+        ray: Play the episodes of ``evolution`` on a Ray cluster instead of this machine's threads: its address, or
+            ``""`` for a running one. The weights are the same.
 
     Raises:
         BurstenvError: If ``out_dir`` already holds a run and ``resume`` is False, holds no run to resume or one of
-            another configuration, another run is using it, the disk is full, or the configuration does not suit the
-            scenario.
+            another configuration, another run is using it, the disk is full, the configuration does not suit the
+            scenario, or ``ray`` is given to an algorithm that learns on one machine.
     """
     callbacks = [callback] if isinstance(callback, BaseCallback) else list(callback)
     if callbacks and config.evolves:
         raise BurstenvError("callback is for the algorithms of Stable-Baselines3; evolution has on_validation")
+    if ray is not None and not config.evolves:
+        raise BurstenvError(f"ray plays the episodes of evolution; {config.algorithm.name} learns on one machine")
     folder = RunFolder(out_dir)
     with folder.held(resume):
         try:
             return _train(
-                config, scenario, folder, seed, resume, progress, on_validation, callbacks, list(output_formats)
+                config, scenario, folder, seed, resume, progress, on_validation, callbacks, list(output_formats), ray
             )
         except OSError as error:  # such as of TensorBoard's files; checkpoints are whole in any case
             place = error.filename or folder.path
@@ -145,6 +150,7 @@ def _train(
     on_validation: Any,
     callbacks: list[BaseCallback],
     output_formats: list[KVWriter],
+    ray: str | None,
 ) -> TrainingResult:
     torch.set_num_threads(1)  # two threads are slower than one on a busy machine
     asks = rests_on_tuned(config) or config.validation.reference == TUNED
@@ -152,9 +158,9 @@ def _train(
     config = settled(config, scenario)
     if resume:
         _check_same_run(config, scenario, folder, seed)
-    examination = Examination.of(config, scenario)
+    examination = Examination.of(config, scenario, ray)
     scenarios = training_scenarios(config, scenario)
-    elsewhere = [Examination.of(config, other) for other in scenarios[1:]] if config.validation.everywhere else []
+    elsewhere = [Examination.of(config, other, ray) for other in scenarios[1:]] if config.validation.everywhere else []
     if not resume:
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
     shown = make_progress(config, scenario.config.name, seed, progress)
@@ -172,7 +178,7 @@ def _train(
     try:
         with _stopping(monitor):
             parts = (config, scenarios, seed, learning_rate, monitor, shown, logger, state)
-            steps = _evolve(*parts) if config.evolves else _learn(*parts, callbacks)
+            steps = _evolve(*parts, ray) if config.evolves else _learn(*parts, callbacks)
     except KeyboardInterrupt:
         raise BurstenvError(f"{folder.path}: stopped; --resume continues from its last checkpoint") from None
     finally:
@@ -227,11 +233,12 @@ def _evolve(
     shown: Progress,
     logger: Logger,
     state: dict[str, Any] | None,
+    ray: str | None,
 ) -> int:
     """Train with an evolution strategy; returns the decisions trained on."""
     from burstenv.agents.evolution.strategies import EvolutionLearner
 
-    learner = EvolutionLearner(config, scenarios, seed)
+    learner = EvolutionLearner(config, scenarios, seed, ray)
     if state is not None:
         learner.restore(state["learner"])
         monitor.restore(state["monitor"], learner.steps)

@@ -27,6 +27,7 @@ def train_seeds(
     resume: bool = False,
     processes: int = 1,
     progress: bool = True,
+    ray: str | None = None,
 ) -> list[TrainingResult]:
     """Train an agent from several seeds, into ``out_dir/seed-N``.
 
@@ -38,6 +39,7 @@ def train_seeds(
         resume: Continue existing runs and start the others.
         processes: Number of runs at a time.
         progress: Show a line per validation, with the seed in front.
+        ray: Play the episodes of ``evolution`` on a Ray cluster, as :func:`burstenv.agents.train.train` has it.
 
     Returns:
         One result for each seed, in their order.
@@ -52,7 +54,7 @@ def train_seeds(
         folder = seed_folder(out_dir, seed)
         goes_on = resume and (folder / "agent.json").is_file()
         shown = "lines" if progress else False
-        return seed, train(config, scenario, folder, seed, goes_on, shown)
+        return seed, train(config, scenario, folder, seed, goes_on, shown, ray=ray)
 
     results = dict(run_tasks(run, list(seeds), processes))
     return [results[seed] for seed in seeds]

@@ -11,7 +11,8 @@ import numpy as np
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import make_batch
 from burstenv.agents.groups import GroupCounts
-from burstenv.agents.stage import Stage, judged_score, price_of
+from burstenv.agents.ray_stage import make_stage
+from burstenv.agents.stage import judged_score, price_of
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
@@ -81,19 +82,20 @@ class Validator:
     Args:
         config: The agent's; it has the decisions, the number of episodes and the loads.
         scenario: The scenario to act in.
+        ray: Address of a Ray cluster that plays the episodes of exported agents; None: this machine does.
 
     Attributes:
         loads: Shares of capacity.
     """
 
-    def __init__(self, config: AgentConfig, scenario: Scenario):
+    def __init__(self, config: AgentConfig, scenario: Scenario, ray: str | None = None):
         trained = scenario.config.train_loads if config.load is None else [config.load]
         self.loads = tuple(float(load) for load in config.validation.loads or trained)
         self._scenario = scenario
         self._episodes = config.validation.episodes
         self._scales = config.scales
         changed_seeds(scenario, "validation", range(self._episodes))
-        self._stage = Stage(scenario, config.num_threads, counts_groups=True)
+        self._stage = make_stage(scenario, config.num_threads, True, ray)
         self._drawn: list[Episode] = []  # for exported agents
         self._batch = make_batch(config, scenario, self._episodes * len(self.loads), "validation")
 

@@ -302,6 +302,7 @@ VALID: dict[str, Callable[[World], tuple[Callable[..., Any], dict[str, Any]]]] =
     "train": plain(
         "train", config=lambda w: burstenv.load_agent_config("ppo"), scenario=scenario,
         out_dir=lambda w: w.folder / "r", seed=0, resume=False, progress=False, on_validation=None,
+        ray=None,
     ),
     "load_agent": plain("load_agent", path="run", scenario=None),
     "export_agent": plain("export_agent", run="run", out="a.npz"),

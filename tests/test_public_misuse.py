@@ -67,7 +67,8 @@ RIGHT: dict[str, set[str]] = {
         "scenario", "trace", "reference", "chosen", "groups", "command")},
     **{f"{kind}.{name}.description": {"free dict"} for name in ("play", "start") for kind in BATCHES},
     **{key: {"free text", "out"} for key in (
-        "evaluate.folder", "evaluate.ray", "tune.journal", "train.out_dir", "train.progress", "write_report.folder",
+        "evaluate.folder", "evaluate.ray", "tune.journal", "train.out_dir", "train.progress", "train.ray",
+        "write_report.folder",
         "write_leaderboard.path", "EvaluationResult.to_json.path", "export_agent.out")},
     **{f"LearnedAgent.{part}": {"free text", "free dict"} for part in ("name", "first_mode", "description")},
     **{f"Trace.{name}": {"None"} for name in ("prefix_id", "prefix_tokens", "own_class", "tenant")},  # None: none

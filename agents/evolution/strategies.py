@@ -24,6 +24,7 @@ from burstenv.agents.export.arrays import network_of
 from burstenv.agents.groups import GroupCounts, sacrifice
 from burstenv.agents.networks import acting_weights, put_acting_weights
 from burstenv.agents.random_state import random_state, restore_random_state
+from burstenv.agents.ray_stage import make_stage
 from burstenv.agents.sb3.actors import build_untrained
 from burstenv.agents.sb3.histograms import weight_histograms
 from burstenv.agents.stage import Stage, mean_scores
@@ -47,13 +48,14 @@ class EvolutionLearner:
         config: The agent's.
         scenarios: Tasks with the same features; candidates play all of them, in turn by generation.
         seed: Of weights, directions and episodes.
+        ray: Address of a Ray cluster that plays the episodes; None: this machine does.
 
     Attributes:
         policy: The network; its actor is what evolves.
         steps: Decisions so far.
     """
 
-    def __init__(self, config: AgentConfig, scenarios: Sequence[Scenario], seed: int):
+    def __init__(self, config: AgentConfig, scenarios: Sequence[Scenario], seed: int, ray: str | None = None):
         assert isinstance(config.algorithm, EvolutionConfig)
         self._config = config
         self._settings = config.algorithm
@@ -73,7 +75,7 @@ class EvolutionLearner:
         self._scenarios = scenarios
         self._num_replicas = len(scenarios[0].specs)
         priced = config.group_price > 0.0
-        self._stages = [Stage(scenario, config.num_threads, counts_groups=priced) for scenario in scenarios]
+        self._stages = [make_stage(scenario, config.num_threads, priced, ray) for scenario in scenarios]
         self._facts: dict[str, float | None] = {}
         self.take_policy()
 

@@ -45,6 +45,11 @@ def register(commands: Commands) -> None:
     sub.add_argument(
         "--processes", type=int, default=1, help="parallel runs, with several seeds (default: %(default)s)"
     )
+    sub.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help="play the episodes of evolution on a Ray cluster (default address: a running one); the weights are the "
+        "same",
+    )  # fmt: skip
     sub.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out")
     sub.add_argument(
         "--tune", type=int, metavar="N",
@@ -64,7 +69,10 @@ def _train(arguments: argparse.Namespace) -> int:
         config = config.model_copy(update={"total_steps": arguments.steps, "minutes": None})
     seeds = arguments.seed if arguments.seeds is None else list(range(arguments.seeds))
     if arguments.tune is not None:
-        refuse_options(arguments, "beside --tune, which goes on by itself, a trial at a time", "resume", "processes")
+        alone = "beside --tune, which goes on by itself, a trial at a time"
+        refuse_options(arguments, alone, "resume", "processes", "ray")
+    elif arguments.ray is not None:
+        refuse_options(arguments, "beside --ray, which has the cluster's cores", "processes")
     elif len(seeds) == 1:
         refuse_options(arguments, "with one training seed", "processes")
     scenario = task_of(arguments)
@@ -73,8 +81,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if len(seeds) > 1:
         return _train_seeds(arguments, config, scenario, seeds)
     result = train_module.train(
-        config, scenario, arguments.out, seed=seeds[0], resume=arguments.resume, progress=not arguments.json
-    )
+        config, scenario, arguments.out, seed=seeds[0], resume=arguments.resume, progress=not arguments.json,
+        ray=arguments.ray,
+    )  # fmt: skip
     held = coverage(scenario)
     lines = [f"trained on {result.steps:,} decisions in {result.wall_s:.0f} s: {result.stopped}"]
     lines += coverage_sentences(held)
@@ -98,8 +107,9 @@ def _train_seeds(arguments: argparse.Namespace, config: Any, scenario: Any, seed
 
     module = agents_module("training_seeds")
     results = module.train_seeds(
-        config, scenario, arguments.out, seeds, arguments.resume, arguments.processes, not arguments.json
-    )
+        config, scenario, arguments.out, seeds, arguments.resume, arguments.processes, not arguments.json,
+        arguments.ray,
+    )  # fmt: skip
     lines = [f"trained {len(results)} seeds on {results[0].steps:,} decisions each"]
     lines += coverage_sentences(coverage(scenario))
     for load, (mean, spread) in module.over_seeds(results).items():

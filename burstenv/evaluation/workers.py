@@ -75,14 +75,10 @@ def run_tasks(run: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: 
                 future.cancel()
 
 
-def run_tasks_on_ray(
-    run: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], address: str | None = None
-) -> Iterator[ResultT]:
-    """Yield the result of every task, in any order, run by the workers of a Ray cluster.
+def connected_ray(address: str | None = None) -> Any:
+    """Return the module of Ray, connected to a cluster.
 
     Args:
-        run: Runs a task; sent to the cluster once.
-        tasks: The tasks.
         address: Of the cluster, such as ``auto`` or ``ray://head:10001``; None: a running one, else one on this
             machine.
 
@@ -101,11 +97,33 @@ def run_tasks_on_ray(
     for name, module in list(sys.modules.items()):
         if name.startswith(POLICY_MODULES):  # users' files, which the cluster's workers cannot import
             ray.cloudpickle.register_pickle_by_value(module)
+    return ray
+
+
+def ray_cores(ray: Any) -> int:
+    """Return the number of cores of a Ray cluster."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def run_tasks_on_ray(
+    run: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], address: str | None = None
+) -> Iterator[ResultT]:
+    """Yield the result of every task, in any order, run by the workers of a Ray cluster.
+
+    Args:
+        run: Runs a task; sent to the cluster once.
+        tasks: The tasks.
+        address: As :func:`connected_ray`.
+
+    Raises:
+        BurstenvError: As :func:`connected_ray`, or an error of ``run``.
+    """
+    ray = connected_ray(address)
     shared = ray.put(run)
     remote = ray.remote(_run_remotely)
     waiting = iter(tasks)
     pending: list[Any] = []
-    most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    most = _AHEAD * ray_cores(ray)
     while True:
         for task in waiting:
             pending.append(remote.remote(shared, task))
@@ -115,11 +133,16 @@ def run_tasks_on_ray(
             return
         finished, pending = ray.wait(pending, num_returns=1)
         for reference in finished:
-            try:
-                yield ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause if isinstance(getattr(error, "cause", None), BurstenvError) else None
-                raise cause or error from None
+            yield ray_result(ray, reference)
+
+
+def ray_result(ray: Any, reference: Any) -> Any:
+    """Return the result of a remote call; its own error where it failed with a BurstenvError."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(getattr(error, "cause", None), BurstenvError) else None
+        raise cause or error from None
 
 
 def _run_remotely(run: Callable[[Any], Any], task: Any) -> Any:

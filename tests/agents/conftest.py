@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 pytest.importorskip("stable_baselines3", reason="needs the extra burstenv[train]")
 
@@ -55,5 +56,34 @@ def recipe() -> AgentConfig:
             "algorithm": {"name": "ppo", "n_steps": 32, "batch_size": 128, "n_epochs": 2},
             "total_steps": 1024, "checkpoint_every_steps": 512,
             "validation": {"episodes": 2, "loads": [1.0, 2.0], "every_steps": 512},
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def further(tmp_path_factory) -> dict[str, str]:
+    """Files of further scenarios: two replicas; four of other hardware; one whose gateway keeps a log."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    found = {}
+    for name, changes in {
+        "two": {"cluster": cluster_of(2)},
+        "equal": {"cluster": cluster_of(4)},
+        "seeing": {"observation": {"log": True}},
+    }.items():
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**SCENARIO, "name": name, **changes}))
+        found[name] = str(path)
+    return found
+
+
+def evolution_in(scenarios: list[str], **changes) -> AgentConfig:
+    """An evolution in many scenarios that takes seconds."""
+    return AgentConfig.model_validate(
+        {
+            "name": "many", "network": "shared", "net_arch": [8], "batching": "edf-512", "sampled": False,
+            "algorithm": {"name": "evolution", "pairs": 2, "episodes": 1}, "load": 4.0, "total_steps": 6_000,
+            "curriculum": {"scenarios": scenarios},
+            "validation": {"episodes": 2, "every_steps": 3_000, "everywhere": True},
+            **changes,
         }
     )  # fmt: skip

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
 from burstenv.agents.agent import load_agent
-from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import of_one_size, training_scenarios
 from burstenv.agents.evolution.strategies import EvolutionLearner
 from burstenv.agents.monitor import Examination
 from burstenv.agents.progress import ahead_text
 from burstenv.agents.train import train
 from burstenv.errors import BurstenvError
-from tests.agents.conftest import SCENARIO, cluster_of
+from tests.agents.conftest import evolution_in
 
 
-@pytest.fixture(scope="module")
-def names(tmp_path_factory) -> dict[str, str]:
-    """Files of further scenarios: two replicas; four of other hardware; one whose gateway keeps a log."""
-    folder = tmp_path_factory.mktemp("scenarios")
-    found = {}
-    for name, changes in {
-        "two": {"cluster": cluster_of(2)},
-        "equal": {"cluster": cluster_of(4)},
-        "seeing": {"observation": {"log": True}},
-    }.items():
-        path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({**SCENARIO, "name": name, **changes}))
-        found[name] = str(path)
-    return found
-
-
-def recipe(scenarios: list[str], **changes) -> AgentConfig:
-    """An evolution in many scenarios that takes seconds."""
-    return AgentConfig.model_validate(
-        {
-            "name": "many", "network": "shared", "net_arch": [8], "batching": "edf-512", "sampled": False,
-            "algorithm": {"name": "evolution", "pairs": 2, "episodes": 1}, "load": 4.0, "total_steps": 6_000,
-            "curriculum": {"scenarios": scenarios},
-            "validation": {"episodes": 2, "every_steps": 3_000, "everywhere": True},
-            **changes,
-        }
-    )  # fmt: skip
-
-
-def test_evolution_plays_the_scenarios_in_turn(scenario, names):
-    config = recipe([names["two"], names["equal"]])
+def test_evolution_plays_the_scenarios_in_turn(scenario, further):
+    config = evolution_in([further["two"], further["equal"]])
     scenarios = training_scenarios(config, scenario)
     learner = EvolutionLearner(config, scenarios, 0)
     played = []
@@ -57,9 +26,9 @@ def test_evolution_plays_the_scenarios_in_turn(scenario, names):
     assert [where.config.name for where in played] == ["two", "equal", "small"] * 2
 
 
-def test_a_larger_cluster_plays_fewer_episodes(scenario, names):
+def test_a_larger_cluster_plays_fewer_episodes(scenario, further):
     """About as many decisions in a generation of each scenario."""
-    config = recipe([names["two"]], algorithm={"name": "evolution", "pairs": 2, "episodes": 3})
+    config = evolution_in([further["two"]], algorithm={"name": "evolution", "pairs": 2, "episodes": 3})
     small, two = training_scenarios(config, scenario)
     for scenarios, counts in (([small, two], [3, 6]), ([two, small], [3, 2])):
         learner = EvolutionLearner(config, scenarios, 0)
@@ -69,10 +38,10 @@ def test_a_larger_cluster_plays_fewer_episodes(scenario, names):
 
 def test_a_run_begins_with_the_run_of_its_seed(scenario, tmp_path):
     values = {"curriculum": None, "validation": {"episodes": 2, "every_steps": 100_000}}
-    config = recipe([], **values, total_steps=1)
+    config = evolution_in([], **values, total_steps=1)
     first = [train(config, scenario, tmp_path / f"seed-{k}", seed=k, progress=False) for k in (0, 1)]
     assert first[0].validation != first[1].validation
-    config = recipe([], **values, total_steps=1, begin_with=str(tmp_path / "seed-{seed}"))
+    config = evolution_in([], **values, total_steps=1, begin_with=str(tmp_path / "seed-{seed}"))
     second = [train(config, scenario, tmp_path / f"next-{k}", seed=k, progress=False) for k in (0, 1)]
     for before, after in zip(first, second, strict=True):
         assert after.log[0]["validation"]["4"] == before.validation[4.0]
@@ -80,8 +49,8 @@ def test_a_run_begins_with_the_run_of_its_seed(scenario, tmp_path):
         train(config, scenario, tmp_path / "next-2", seed=2, progress=False)
 
 
-def test_the_best_checkpoint_is_the_best_over_all_scenarios(scenario, names, tmp_path):
-    config = recipe([names["two"], names["equal"]])
+def test_the_best_checkpoint_is_the_best_over_all_scenarios(scenario, further, tmp_path):
+    config = evolution_in([further["two"], further["equal"]])
     result = train(config, scenario, tmp_path / "run", progress=False)
     assert len(result.log) >= 2
     agent = load_agent(result.folder, scenario)
@@ -105,17 +74,17 @@ def test_the_best_checkpoint_is_the_best_over_all_scenarios(scenario, names, tmp
     assert best is first or sum(gains) > 0.0
 
 
-def test_imitation_takes_the_scenarios_of_the_size_of_the_first(scenario, names, tmp_path):
+def test_imitation_takes_the_scenarios_of_the_size_of_the_first(scenario, further, tmp_path):
     """Where others have another number of replicas, only evolution plays them."""
     teacher = {"policy": "size-aware-kv/jsq/edf-512", "steps": 512, "chunk_steps": 16, "batch_size": 64}
-    config = recipe([names["two"], names["equal"]], warm_start=teacher, num_envs=9)
+    config = evolution_in([further["two"], further["equal"]], warm_start=teacher, num_envs=9)
     found = of_one_size(training_scenarios(config, scenario))
     assert [one.config.name for one in found] == ["small", "equal"]
     result = train(config, scenario, tmp_path / "run", progress=False)
     assert result.steps >= 6_000
 
 
-def test_a_scenario_that_shows_other_features_is_rejected(scenario, names):
-    config = recipe([names["seeing"]])
+def test_a_scenario_that_shows_other_features_is_rejected(scenario, further):
+    config = evolution_in([further["seeing"]])
     with pytest.raises(BurstenvError, match=r"scenario 'seeing' shows \w+ feature \w+, which it does not know"):
         EvolutionLearner(config, training_scenarios(config, scenario), 0)

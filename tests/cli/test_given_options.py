@@ -112,6 +112,8 @@ REFUSED = [
     ("evaluate --both-ways", "--both-ways"),
     ("evaluate --ray --workers 2", "--workers"),
     ("train --processes 2", "--processes"),
+    ("train --seeds 2 --ray --processes 2", "--processes"),
+    ("train --tune 2 --ray", "--ray"),
     ("train --tune 2 --resume", "--resume"),
     ("train --tune 2 --processes 2", "--processes"),
     ("tune --grid --trials 5", "--trials"),
