@@ -74,7 +74,8 @@ class RayStage(Stage):
         sent = {id(episode): ray.put(episode) for episode in {id(one): one for _, one in tasks}.values()}
         parts = [list(part) for _, part in groupby(tasks, key=lambda task: id(task[0]))]
         outcomes: list[list[Played]] = [[] for _ in parts]
-        free, busy, begun = list(self._actors), {}, 0
+        free, begun = list(self._actors), 0
+        busy: dict[Any, tuple[Any, int]] = {}  # by call: the process, and the place of its part
         while begun < len(parts) or busy:
             while free and begun < len(parts):
                 actor, part = free.pop(), parts[begun]

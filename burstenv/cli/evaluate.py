@@ -213,7 +213,7 @@ def _agents(given: list[str], scenario: Any, both_ways: bool) -> tuple[list[Any]
     found, groups = [], {}
     for text in given:
         group, runs = find_runs(text)
-        agents = [
+        agents: list[Any] = [
             load_network_policy(f"agent:{run}").named(run.stem)
             if run.suffix == EXPORTED
             else agents_module("export.arrays").load_fastest(run, scenario)

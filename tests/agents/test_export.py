@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -186,6 +187,21 @@ def test_exported_seeds_are_a_group_like_runs(run, exported, tmp_path):
     assert [row["name"] for row in result.agents] == ["both:a", "both:b", "a"]
     assert [row["members"] for row in result.seeds] == [["both:a", "both:b"]]
     assert len({result.summary_of(row["name"], 1.5)["score"] for row in result.agents}) == 1
+
+
+def test_prompt_lengths_that_no_request_has_are_no_group(report):
+    """Mooncake's conversations have no prompts of fewer than 600 tokens."""
+    result = EvaluationResult.from_json(report / "result.json")
+    absent = dict.fromkeys(("attainment", "difference"))
+    groups = [row | absent if row["group"] in ("prompt_0_200", "prompt_200_600") else row for row in result.groups]
+    kept = {row["group"] for row in groups if row["attainment"] is not None and row["group"].startswith("prompt_")}
+    for line in agent_table.agent_table([replace(result, groups=groups)]).splitlines()[2:]:
+        worst, _, points = line.strip("| ").split(" | ")[11].partition(": ")
+        assert f"prompt_{worst.replace(' ', '_')}" in kept
+        assert points
+    none = [row | absent for row in result.groups]
+    for line in agent_table.agent_table([replace(result, groups=none)]).splitlines()[2:]:
+        assert line.strip("| ").split(" | ")[11] == "-"
 
 
 def test_results_of_every_load(report, capsys):

@@ -126,8 +126,15 @@ def _lead(result: EvaluationResult, load: float, members: Sequence[str], other: 
 
 
 def _worst_prompts(result: EvaluationResult, load: float, members: Sequence[str], other: str) -> str:
-    """Return the prompt lengths with the lowest difference to another policy, in the mean over runs."""
-    groups = {row["group"] for row in result.groups if row["load"] == load and row["group"].startswith(PROMPTS)}
+    """Return the prompt lengths with the lowest difference to another policy, in the mean over runs.
+
+    Lengths that no request of the evaluation has are left out.
+    """
+    groups = {
+        row["group"]
+        for row in result.groups
+        if row["load"] == load and row["group"].startswith(PROMPTS) and row["attainment"] is not None
+    }
     if not groups:
         return ABSENT
 
