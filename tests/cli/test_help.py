@@ -14,6 +14,7 @@ import pytest
 
 from burstenv.cli import completion
 from burstenv.cli.main import main, make_parser
+from burstenv.pretrained import shipped_agents
 
 SCREEN = (80, 24)  # columns and lines
 WIDE = 100  # columns of the whole help
@@ -120,7 +121,7 @@ def completions(line: str, folder: Path) -> set[str]:
         ("burstenv simulate burstgpt-de", {"burstgpt-default"}),
         (
             "burstenv simulate x --policy agent:joint-v",
-            {f"agent:joint-v{k}" for k in (1, 3, 4, 5)},
+            {f"agent:{name}" for name in shipped_agents() if name.startswith("joint-v")},
         ),
         ("burstenv validate x --latency opt", {"opt-13b_a100-80g_tp1"}),
         ("burstenv train --agent recurr", {"recurrent-ppo"}),
