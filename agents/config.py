@@ -69,7 +69,8 @@ class ValidationConfig(Config):
         None  # shares of capacity; None: those of the training
     )
     every_steps: Count = 250_000
-    everywhere: bool = False  # also on curriculum.scenarios: the best checkpoint is the best on average over scenarios
+    # Also on the curriculum's clusters and scenarios: the best checkpoint is the best on average.
+    everywhere: bool = False
     # "tuned": the best tuned composite of each load if the scenario has them, otherwise the teacher, otherwise
     # always/jsq/first mode; or a composite.
     reference: str = "tuned"

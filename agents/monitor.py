@@ -59,7 +59,7 @@ class Learner(Protocol):
         """Return the values whose distributions are logged at a validation, by name."""
 
 
-class Examination(NamedTuple):
+class ValidationTask(NamedTuple):
     """The validation episodes of a scenario.
 
     Attributes:
@@ -75,7 +75,7 @@ class Examination(NamedTuple):
     reference: Score
 
     @classmethod
-    def of(cls, config: AgentConfig, scenario: Scenario, ray: str | None = None) -> Examination:
+    def of(cls, config: AgentConfig, scenario: Scenario, ray: str | None = None) -> ValidationTask:
         """Draw the episodes and let the baselines play them; ``ray`` as :class:`Validator` has it."""
         validator = Validator(config, scenario, ray)
         policies = references(config, scenario, validator.loads)
@@ -94,7 +94,7 @@ class Monitor:
     Args:
         config: The agent's.
         folder: The run folder.
-        examinations: The validation episodes of the scenario, and of others that count for the best checkpoint.
+        tasks: What is validated: first the scenario itself, then others that count for the best checkpoint, too.
         learning_rate: Receives the remaining share of the budget.
         progress: Shows it all.
         record: Writes a number, or the values of a histogram, under a name to the logger.
@@ -110,7 +110,7 @@ class Monitor:
         self,
         config: AgentConfig,
         folder: RunFolder,
-        examinations: Sequence[Examination],
+        tasks: Sequence[ValidationTask],
         learning_rate: LearningRate,
         progress: Progress,
         record: Callable[[str, float | torch.Tensor], None],
@@ -122,7 +122,7 @@ class Monitor:
         self.spent = 0.0  # share of the budget
         self._config = config
         self._folder = folder
-        self._examinations = examinations
+        self._tasks = tasks
         self._learning_rate = learning_rate
         self._progress = progress
         self._record = record
@@ -210,15 +210,15 @@ class Monitor:
         if self.records and self.records[-1]["steps"] == steps:
             return
         policy = learner.actor()
-        judged = [examination.judged(policy, self._config.group_price) for examination in self._examinations]
+        judged = [task.judged(policy, self._config.group_price) for task in self._tasks]
         counted = sum(value for _, value in judged) / len(judged)
         better = counted > self._best
-        first, score = self._examinations[0], judged[0][0]
+        first, score = self._tasks[0], judged[0][0]
         ahead, overall = score.ahead_of(first.reference), score.ahead_overall(first.reference)
         groups = score.groups_ahead_of(first.reference)
         elsewhere = {
             other.name: described(result.ahead_overall(other.reference))
-            for other, (result, _) in zip(self._examinations[1:], judged[1:], strict=True)
+            for other, (result, _) in zip(self._tasks[1:], judged[1:], strict=True)
         }
         record = {
             "steps": steps,

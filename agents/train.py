@@ -16,16 +16,11 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import HParam, KVWriter, Logger, configure
 
 from burstenv.agents.agent import begin_with, describe_agent, read_description
-from burstenv.agents.baseline import (
-    TUNED,
-    rests_on_tuned,
-    said_of_tuned,
-    settled,
-)
+from burstenv.agents.baseline import TUNED, rests_on_tuned, said_of_tuned, settled
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import of_one_size, training_environments, training_scenarios
 from burstenv.agents.imitation.preparation import prepare
-from burstenv.agents.monitor import Examination, Finished, LearningRate, Monitor
+from burstenv.agents.monitor import Finished, LearningRate, Monitor, ValidationTask
 from burstenv.agents.progress import Progress, make_progress
 from burstenv.agents.run_folder import RunFolder
 from burstenv.agents.sb3.algorithms import make_model
@@ -158,9 +153,9 @@ def _train(
     config = settled(config, scenario)
     if resume:
         _check_same_run(config, scenario, folder, seed)
-    examination = Examination.of(config, scenario, ray)
     scenarios = training_scenarios(config, scenario)
-    elsewhere = [Examination.of(config, other, ray) for other in scenarios[1:]] if config.validation.everywhere else []
+    judged = scenarios if config.validation.everywhere else scenarios[:1]
+    tasks = [ValidationTask.of(config, one, ray) for one in judged]
     if not resume:
         folder.write_json(folder.description, describe_agent(config, scenario, seed))
     shown = make_progress(config, scenario.config.name, seed, progress)
@@ -172,7 +167,7 @@ def _train(
     algorithm = config.algorithm
     learning_rate = LearningRate(algorithm.learning_rate, algorithm.schedule)
     monitor = Monitor(
-        config, folder, [examination, *elsewhere], learning_rate, shown, partial(_record, logger), on_validation
+        config, folder, tasks, learning_rate, shown, partial(_record, logger), on_validation
     )  # fmt: skip
     state = folder.read_state() if resume and folder.resume.is_file() else None
     try:
@@ -184,7 +179,7 @@ def _train(
     finally:
         shown.close()
         logger.close()
-    return _result(folder, monitor, examination, steps)
+    return _result(folder, monitor, tasks[0], steps)
 
 
 def _learn(
@@ -318,7 +313,7 @@ def _check_same_run(config: AgentConfig, scenario: Scenario, folder: RunFolder, 
             raise BurstenvError(f"{folder.description}: the run was started with {what}; resume it with the same")
 
 
-def _result(folder: RunFolder, monitor: Monitor, examination: Examination, steps: int) -> TrainingResult:
+def _result(folder: RunFolder, monitor: Monitor, task: ValidationTask, steps: int) -> TrainingResult:
     best = next((record for record in reversed(monitor.records) if record["best"]), None)
     numbers: dict[str, Any] = best or {"validation": {}, "ahead_points": {}, "ahead_points_overall": {}}
     return TrainingResult(
@@ -328,8 +323,8 @@ def _result(folder: RunFolder, monitor: Monitor, examination: Examination, steps
         steps=steps,
         wall_s=monitor.wall_s,
         validation={float(load): value for load, value in numbers["validation"].items()},
-        reference_policies=examination.policies,
-        reference=examination.reference.by_load(),
+        reference_policies=task.policies,
+        reference=task.reference.by_load(),
         ahead_points={float(load): value for load, value in numbers["ahead_points"].items()},
         ahead_points_overall=numbers["ahead_points_overall"],
         log=monitor.records,

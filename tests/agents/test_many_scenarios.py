@@ -7,7 +7,7 @@ import pytest
 from burstenv.agents.agent import load_agent
 from burstenv.agents.environments import of_one_size, training_scenarios
 from burstenv.agents.evolution.strategies import EvolutionLearner
-from burstenv.agents.monitor import Examination
+from burstenv.agents.monitor import ValidationTask
 from burstenv.agents.progress import ahead_text
 from burstenv.agents.train import train
 from burstenv.errors import BurstenvError
@@ -58,12 +58,12 @@ def test_the_best_checkpoint_is_the_best_over_all_scenarios(scenario, further, t
     assert list(best["elsewhere"]) == ["two", "equal"]
     means = []
     for other in training_scenarios(config, scenario):
-        examination = Examination.of(config, other)
-        score = examination.validator.judge(load_agent(result.folder, other))
+        task = ValidationTask.of(config, other)
+        score = task.validator.judge(load_agent(result.folder, other))
         means.append(score.mean)
         if other is not scenario:
             lead = best["elsewhere"][other.config.name]["mean"]
-            assert lead == pytest.approx(100 * score.ahead_overall(examination.reference).mean)
+            assert lead == pytest.approx(100 * score.ahead_overall(task.reference).mean)
             assert f"; {other.config.name} {lead:+.1f}" in ahead_text(best)
     assert agent.config.curriculum is not None
     assert means[0] == pytest.approx(best["validation"]["4"])
