@@ -175,7 +175,7 @@ class AgentConfig(Config):
     num_threads: Annotated[int, Field(ge=1, le=1_024)] = 1  # of compiled episodes; the result does not depend on it
 
     # Taken off the score, by evolution and by the choice of the best checkpoint, for each point by which a group of
-    # prompt lengths attains less than under the baseline, beyond one point (``agents/groups.py``).
+    # prompt lengths attains less than under the baseline, beyond one point (``agents/play/groups.py``).
     group_price: NotNegative = 0.0
     # A run folder or a checkpoint of the same network and rules, whose weights training begins with: such as evolution
     # after PPO. {seed} stands for the seed of the training.

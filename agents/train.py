@@ -20,9 +20,9 @@ from burstenv.agents.baseline import TUNED, rests_on_tuned, said_of_tuned, settl
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import of_one_size, training_environments, training_scenarios
 from burstenv.agents.imitation.preparation import prepare
-from burstenv.agents.monitor import Finished, LearningRate, Monitor, ValidationTask
-from burstenv.agents.progress import Progress, make_progress
-from burstenv.agents.run_folder import RunFolder
+from burstenv.agents.run.monitor import Finished, LearningRate, Monitor, ValidationTask
+from burstenv.agents.run.progress import Progress, make_progress
+from burstenv.agents.run.run_folder import RunFolder
 from burstenv.agents.sb3.algorithms import make_model
 from burstenv.agents.sb3.callback import ModelLearner, TrainingCallback
 from burstenv.arguments import checked
@@ -98,13 +98,13 @@ def train(
     Args:
         config: The agent and its training.
         scenario: The task.
-        out_dir: Run folder; see :class:`burstenv.agents.run_folder.RunFolder` for its files.
+        out_dir: Run folder; see :class:`burstenv.agents.run.run_folder.RunFolder` for its files.
         seed: Of weights, episodes, actions and minibatches.
         resume: Continue the run in ``out_dir``, up to the budget of ``config``; restart if it was stopped before its
             first checkpoint.
         progress: Show a live table, or lines if standard error is no terminal; ``"lines"`` for lines with the seed.
         on_validation: Called with each record of the log; may raise
-            :class:`burstenv.agents.monitor.Finished` to end the run.
+            :class:`burstenv.agents.run.monitor.Finished` to end the run.
         callback: Callbacks of Stable-Baselines3, such as that of Weights & Biases; not for ``evolution``, which trains
             without it.
         output_formats: Further outputs of Stable-Baselines3's logger beside TensorBoard, such as one that writes to

@@ -14,7 +14,7 @@ import yaml
 
 from burstenv.agents.algorithm_config import ON_POLICY, EvolutionConfig, PPOConfig
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.monitor import Finished
+from burstenv.agents.run.monitor import Finished
 from burstenv.agents.train import TrainingResult, train
 from burstenv.config import parse
 from burstenv.envs.scenario import Scenario

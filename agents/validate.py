@@ -10,9 +10,9 @@ import numpy as np
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import make_batch
-from burstenv.agents.groups import GroupCounts
-from burstenv.agents.ray_stage import make_stage
-from burstenv.agents.stage import judged_score, price_of
+from burstenv.agents.play.groups import GroupCounts
+from burstenv.agents.play.ray_stage import make_stage
+from burstenv.agents.play.stage import judged_score, price_of
 from burstenv.envs.batch import EnvironmentBatch
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
@@ -37,7 +37,7 @@ class Acts(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """Scores on the validation episodes, as :func:`burstenv.agents.stage.judged_score` has them.
+    """Scores on the validation episodes, as :func:`burstenv.agents.play.stage.judged_score` has them.
 
     Attributes:
         loads: Shares of capacity.

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 NEW_HOMES = {
+    "burstenv.agents.monitor": "burstenv.agents.run.monitor",
     "burstenv.agents.vec_env": "burstenv.agents.sb3.vec_env",
     "burstenv.cluster.frontdoor": "burstenv.cluster.gateway",
     "burstenv.envs.core": "burstenv.envs.batch",

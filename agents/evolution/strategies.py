@@ -21,13 +21,13 @@ from burstenv.agents.baseline import references
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import load_range_at
 from burstenv.agents.export.arrays import network_of
-from burstenv.agents.groups import GroupCounts, sacrifice
 from burstenv.agents.networks import acting_weights, put_acting_weights
-from burstenv.agents.random_state import random_state, restore_random_state
-from burstenv.agents.ray_stage import make_stage
+from burstenv.agents.play.groups import GroupCounts, sacrifice
+from burstenv.agents.play.ray_stage import make_stage
+from burstenv.agents.play.stage import Stage, mean_scores
+from burstenv.agents.run.random_state import random_state, restore_random_state
 from burstenv.agents.sb3.actors import build_untrained
 from burstenv.agents.sb3.histograms import weight_histograms
-from burstenv.agents.stage import Stage, mean_scores
 from burstenv.envs.acting import acting_features
 from burstenv.envs.batch import TRAIN_SEEDS
 from burstenv.envs.scenario import Scenario
@@ -187,6 +187,8 @@ class EvolutionLearner:
             return scores
         counts = GroupCounts.stacked([played.groups for played in outcomes if played.groups is not None])
         baseline = self._baseline_groups(place, [episode for _, episode in tasks])
+        if self._settings.pooled:
+            counts, baseline = (each.by(len(candidates)).summed(1) for each in (counts, baseline))
         lost = sacrifice(counts.ahead_of(baseline)).reshape(len(candidates), -1).mean(1)
         return scores - self._config.group_price * lost
 
@@ -210,8 +212,9 @@ class EvolutionLearner:
             count = max(1, round(self._settings.episodes * self._num_replicas / len(scenario.specs)))
             for k in range(count):
                 # Loads in turn, not at random: an uneven share of hard episodes would hide what is good at each.
-                load = float(loads[dealt[k % len(loads)]]) if span is None else float(self._random.uniform(*span))
-                load = self._config.settled_load or load
+                if k == 0 or not self._settings.pooled:
+                    load = float(loads[dealt[k % len(loads)]]) if span is None else float(self._random.uniform(*span))
+                    load = self._config.settled_load or load
                 own.append(stage.draw("train", load, int(self._random.integers(TRAIN_SEEDS))))
             drawn.append(own)
         return drawn

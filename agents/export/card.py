@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from burstenv.agents.agent import load_agent
 from burstenv.agents.baseline import TUNED
 from burstenv.agents.export.arrays import export_network
-from burstenv.agents.run_folder import RunFolder
+from burstenv.agents.run.run_folder import RunFolder
 from burstenv.errors import BurstenvError
 from burstenv.evaluation import EvaluationResult
 from burstenv.evaluation.result import Row
@@ -99,6 +99,8 @@ def _of_ensemble(file: Path, name: str) -> Subject:
         if vote.fallback is not None and vote.agree > 1
         else "- The majority always decides.",
     ]
+    if vote.known is not None:
+        lines.append(f"- Clusters that it knows: {vote.known}. On all others `{vote.fallback}` decides everything.")
     return Subject(
         policy.name, f"{len(vote.members)} agents that vote", policy.environment["decide"], told["scenario"], lines,
         "deterministic", _use(f"--policy agent:{name}", told, bound),

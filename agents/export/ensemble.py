@@ -1,20 +1,25 @@
-"""Several trained agents as one: an ensemble that votes, with rules for decisions on which it disagrees."""
+"""Several trained agents as one: an ensemble that votes, with rules for what it disagrees on or does not know."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.baseline import UNTUNED, tuned_policies
+from burstenv.agents.config import AgentConfig, CurriculumConfig
 from burstenv.agents.export.arrays import exported
 from burstenv.arguments import checked, optional, whole
 from burstenv.arguments import name as filled
+from burstenv.cluster import load_cluster
+from burstenv.config import parse
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import parse_composite
 from burstenv.policies.network.ensemble import MOST_MEMBERS, Ensemble, check_fallback
+from burstenv.policies.network.known_clusters import KnownClusters
 from burstenv.policies.network.policy import PREFIX, load_network_policy
 from burstenv.policies.network.weights import Network
 from burstenv.pretrained import ENDING
@@ -22,7 +27,11 @@ from burstenv.pretrained import ENDING
 
 @checked(agree=optional(whole(0, MOST_MEMBERS + 1)), fallback=optional(filled))
 def export_ensemble(
-    trained: Sequence[str | Path], out: str | Path, agree: int | None = None, fallback: str | None = None
+    trained: Sequence[str | Path],
+    out: str | Path,
+    agree: int | None = None,
+    fallback: str | None = None,
+    known_clusters: bool = False,
 ) -> Path:
     """Write trained agents as one file for ``agent:FILE.npz``, in which they vote.
 
@@ -34,6 +43,8 @@ def export_ensemble(
         fallback: A composite; None: the rules that advise the members or, without such, the composite tuned for the
             evaluation load of the first one's scenario, with what the members do not decide as it is in their
             environment.
+        known_clusters: Whether the rules decide everything on clusters unlike those that all members were trained on,
+            see ``policies/network/known_clusters.py``.
 
     Raises:
         BurstenvError: If the ending is another, a member cannot be compiled or is no single network, the members differ
@@ -50,10 +61,11 @@ def export_ensemble(
     found = [_member(one) for one in trained]
     members = [network for network, _ in found]
     needed = len(members) // 2 + 1 if agree is None else agree
-    if fallback is None and needed > 1:
+    if fallback is None and (needed > 1 or known_clusters):
         network, scenario = found[0]
         fallback = _fallback(network.description, scenario, str(out))
-    Ensemble.of(out.stem, members, needed, fallback, str(out)).save(out)
+    known = _known(found, str(out)) if known_clusters else None
+    Ensemble.of(out.stem, members, needed, fallback, str(out), known).save(out)
     return out
 
 
@@ -67,6 +79,33 @@ def _member(trained: str | Path) -> tuple[Network, Scenario | str]:
         return policy.network, str(policy.network.description["scenario"])
     agent = load_agent(trained)
     return exported(agent, trained), load_scenario(agent.description["scenario_config"])
+
+
+def _known(found: Sequence[tuple[Network, Scenario | str]], where: str) -> KnownClusters:
+    """Return the clusters that all members know."""
+    each = [_trained_on(network, scenario, where) for network, scenario in found]
+    different = next((one for one in each if one != each[0]), None)
+    if different is not None:
+        raise BurstenvError(
+            f"{where}: its members were trained on different clusters ({each[0]}; {different}), so no one range of "
+            f"clusters is known to all; leave out --known-clusters"
+        )
+    return each[0]
+
+
+def _trained_on(network: Network, scenario: Scenario | str, where: str) -> KnownClusters:
+    """Return the clusters that one member knows: of its scenario, and of its recipe's curriculum."""
+    name = network.description["name"]
+    config = parse(AgentConfig, network.description.get("config") or {}, f"{where}: {name}: config")
+    plan = config.curriculum or CurriculumConfig()
+    named = [choice if isinstance(choice, str) else choice.cluster for choice in plan.clusters]
+    try:
+        first = load_scenario(scenario) if isinstance(scenario, str) else scenario
+        further = [load_scenario(other) for other in plan.scenarios]
+        moved = [KnownClusters.of(load_cluster(cluster), first.config.gateways) for cluster in named]
+    except BurstenvError as error:
+        raise BurstenvError(f"{where}: the clusters that {name} was trained on are not known: {error}") from None
+    return reduce(KnownClusters.also, [KnownClusters.of(s.specs, s.config.gateways) for s in (first, *further)] + moved)
 
 
 def _fallback(description: Mapping[str, Any], scenario: Scenario | str, where: str) -> str:

@@ -10,13 +10,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import load_range_at
-from burstenv.agents.monitor import LearningRate, Monitor
-from burstenv.agents.random_state import random_state, restore_random_state
+from burstenv.agents.run.monitor import LearningRate, Monitor
+from burstenv.agents.run.random_state import random_state, restore_random_state
+from burstenv.agents.run.state_file import numbers_of, put_weights, weights_of
 from burstenv.agents.sb3.actors import Actor
 from burstenv.agents.sb3.algorithms import make_model
 from burstenv.agents.sb3.histograms import rollout_histograms, weight_histograms
 from burstenv.agents.sb3.vec_env import SB3VecEnv
-from burstenv.agents.state_file import numbers_of, put_weights, weights_of
 
 _STEP_STATE = ("_last_obs", "_last_episode_starts", "_last_lstm_states")  # state that a rollout continues from
 

@@ -49,6 +49,12 @@ def register(commands: Commands) -> None:
         help="the rules that decide where fewer agree (default: those that advise the members, or the best tuned "
         "composite of their scenario)",
     )
+    export.add_argument(
+        "--known-clusters",
+        action="store_true",
+        help="members, or a single agent, decide on clusters like those of their training alone: as many replicas and "
+        "gateways, as unequal; elsewhere these rules decide everything",
+    )
 
     card = add_command(
         sub,
@@ -111,8 +117,9 @@ def _results(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     trained, asked = arguments.trained, (arguments.agree, arguments.fallback)
-    if len(trained) > 1 or asked != (None, None):
-        path = agents_module("export.ensemble").export_ensemble(trained, arguments.out, *asked)
+    if len(trained) > 1 or asked != (None, None) or arguments.known_clusters:
+        export = agents_module("export.ensemble").export_ensemble
+        path = export(trained, arguments.out, *asked, known_clusters=arguments.known_clusters)
     else:
         path = agents_module("export.arrays").export_agent(trained[0], arguments.out)
     size_kb = path.stat().st_size / 1000.0

@@ -246,7 +246,9 @@ def _lines(result: Simulation) -> list[str]:
         f"attained {m['attained']:,}   late {m['late']:,}   rejected {m['rejected']:,}   failed {m['failed']:,}   "
         f"preemptions {m['preemptions']:,}   iterations {m['iterations']:,}",
     ]
-    if "fallback_share" in m:
+    if "unknown_cluster" in m:
+        lines.append(m["unknown_cluster"])
+    elif "fallback_share" in m:
         lines.append(f"ensemble: rules made {percent(m['fallback_share'])} of the decisions, where members disagreed")
     if "attempts" in m:  # clients with patience, retries or closed loops
         lines.append(

@@ -27,6 +27,7 @@ from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import count_traffic, decay_rates
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.arena import GENERATION, KIND, NEXT_TURN, client_number
+from burstenv.engine.arena_records import CLIENT, FAILS_UPSTREAM, FOLLOWS, WATCHED
 from burstenv.engine.enums import (
     ABANDONED,
     AT_GATEWAY,
@@ -40,7 +41,6 @@ from burstenv.engine.enums import (
 )
 from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.lifecycle import arrive, never_send, reach_gateway, settle, take_away
-from burstenv.engine.records import CLIENT, FAILS_UPSTREAM, FOLLOWS, WATCHED
 from burstenv.engine.replica import withdraw
 from burstenv.engine.reset import reset_request
 

@@ -14,8 +14,8 @@ from burstenv._jit.floats import put_real, put_whole, real_at, whole_at
 from burstenv._jit.positions import places_of
 from burstenv.cluster.flow_config import OUTPUT_PRICE
 from burstenv.engine.arena import NUMBERS_OF_A_TENANCY, TENANT_NUMBERS
+from burstenv.engine.arena_records import TENANT
 from burstenv.engine.enums import NO_REQUEST
-from burstenv.engine.records import TENANT
 
 AT = places_of(TENANT)  # the position of each field among a tenant's numbers
 _QUEUED = -1  # in the place of the outputs that were counted of a request

@@ -20,7 +20,8 @@ from burstenv._jit.decorators import make_ready
 from burstenv.cluster.records import CLASS, GATEWAY, MEMORY
 from burstenv.cluster.world import Arrays
 from burstenv.engine.arena import ArenaLayout, Parts, copy_row
-from burstenv.engine.records import CACHE_LINE, ENTRY, ENVIRONMENT, REPLICA, REPLICA_LOG, REQUEST, TENANT
+from burstenv.engine.arena_records import REPLICA_LOG, TENANT
+from burstenv.engine.records import CACHE_LINE, ENTRY, ENVIRONMENT, REPLICA, REQUEST
 from burstenv.engine.spec import MODE, SPEC
 
 

@@ -7,9 +7,9 @@ from burstenv._jit.floats import put_real, real_at
 from burstenv.cluster.faults.draining import note_one_drained
 from burstenv.cluster.transfer_config import Phase
 from burstenv.cluster.world import engine_of
+from burstenv.engine.arena_records import TRANSFER
 from burstenv.engine.enums import ACTIVE, NO_PLACE, STANDS_STILL
 from burstenv.engine.outage import set_slowdown
-from burstenv.engine.records import TRANSFER
 
 DUE_S, LEFT_S, LEFT_BYTES, SINCE_S, BYTE_S, UNTIL_S = (
     TRANSFER.fields[name][1] // 4  # type: ignore[index]

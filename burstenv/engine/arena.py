@@ -13,20 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from burstenv._jit.decorators import kernel
+from burstenv.engine.arena_records import CLIENT, FAULT, OWN, REPLICA_LOG, SAMPLE, TENANT, TRANSFER
 from burstenv.engine.kv_cache import LOST, NUMBERS_OF_A_SPAN
-from burstenv.engine.records import (
-    CACHE_LINE,
-    CLIENT,
-    ENTRY,
-    EVENT,
-    FAULT,
-    NUMBERS_OF_A_SEQUENCE,
-    OWN,
-    REPLICA_LOG,
-    SAMPLE,
-    TENANT,
-    TRANSFER,
-)
+from burstenv.engine.records import CACHE_LINE, ENTRY, EVENT, NUMBERS_OF_A_SEQUENCE
 
 CLASS_NUMBERS = 4  # integers of a CLASS
 CLIENT_NUMBERS = CLIENT.itemsize // 4  # integers of a CLIENT

@@ -7,13 +7,14 @@ what later ones have computed of it is thrown away.
 from __future__ import annotations
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.arena_records import CANCELLED
 from burstenv.engine.asynchronous import stop_computing
 from burstenv.engine.block_keys import sequence_of
 from burstenv.engine.copies import end_copy, kind_at
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.engine.prefix_cache import give_back_blocks, release
 from burstenv.engine.queues import running_remove
-from burstenv.engine.records import BLOCKS, CANCELLED
+from burstenv.engine.records import BLOCKS
 
 
 @kernel

@@ -12,8 +12,8 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.arena import KIND, client_number
+from burstenv.engine.arena_records import HEDGES
 from burstenv.engine.enums import AWAY
-from burstenv.engine.records import HEDGES
 
 
 @kernel

@@ -13,9 +13,9 @@ from burstenv._jit.decorators import kernel, outlined
 from burstenv._jit.floats import put_real, put_whole, real_at, whole_at
 from burstenv._jit.positions import places_of
 from burstenv.engine.arena import SENT_S, client_number
+from burstenv.engine.arena_records import OWN, REPLICA_LOG, RESUMED
 from burstenv.engine.copies import kind_at, origin_of
 from burstenv.engine.iterations import is_left_out, last_ended_iteration
-from burstenv.engine.records import OWN, REPLICA_LOG, RESUMED
 from burstenv.engine.spec import EVENLY
 
 RECENT_S = 10.0  # time scale of the moving averages, as in the reference

@@ -16,6 +16,7 @@ import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
 from burstenv.engine.arena import GENERATION, NEXT_TURN, client_number
+from burstenv.engine.arena_records import CANCELLED
 from burstenv.engine.copies import end_copy, is_hedged, is_void, kind_at
 from burstenv.engine.enums import (
     ABANDONED,
@@ -42,7 +43,6 @@ from burstenv.engine.gateway_log import (
     log_sent,
     log_token,
 )
-from burstenv.engine.records import CANCELLED
 
 
 @kernel

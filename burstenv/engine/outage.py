@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from burstenv._jit.decorators import kernel, outlined
+from burstenv.engine.arena_records import CANCELLED
 from burstenv.engine.asynchronous import lose_token
 from burstenv.engine.background import change_pace, delay_training, lose_step, stop_training
 from burstenv.engine.copies import forget_copy, kind_at
@@ -20,7 +21,6 @@ from burstenv.engine.iterations import is_set_back
 from burstenv.engine.lifecycle import leave_replica
 from burstenv.engine.published import publish, publish_general
 from burstenv.engine.queues import queue_head, queue_remove, running_remove
-from burstenv.engine.records import CANCELLED
 from burstenv.engine.reset import empty_engine
 
 

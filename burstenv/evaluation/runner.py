@@ -158,13 +158,14 @@ def evaluate(
     for policy in part.policies:  # before the long run
         if isinstance(policy, Composite) and policy.reads_log and not scenario.config.observation.log:
             raise hidden_log(f"policy {policy.name}")
-    for policy in part.policies:
-        if isinstance(policy, NetworkPolicy):
-            features = acting_features(policy.environment, scenario)
-            policy.network.check(features, len(scenario.specs), scenario.config.name)
+    networks = [policy for policy in part.policies if isinstance(policy, NetworkPolicy)]
+    for agent in networks:
+        agent.network.check(acting_features(agent.environment, scenario), len(scenario.specs), scenario.config.name)
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
     changed, said = compare_with_list(scenario, plan.split, range(plan.episodes))
     unused = [*plan.unused, said] if said else list(plan.unused)
+    strangers = (agent.stranger(scenario.specs, scenario.config.gateways) for agent in networks)
+    unused += [sentence for sentence in strangers if sentence]
     for sentence in unused:
         print(f"burstenv: {sentence}", file=sys.stderr)
     origin = {

@@ -62,6 +62,11 @@ class Decider:
         policy = load_policy(name)
         check_policy(policy, world, mode)
         self.name = policy.name
+        unlike = ""
+        if isinstance(policy, NetworkPolicy):
+            unlike = policy.stranger(world.scenario.specs, world.scenario.config.gateways)
+        if unlike:
+            print(f"burstenv: {unlike}", file=sys.stderr)
         self._world = world
         world.rehearse(self._player_in(world, policy).decision)
         self._player = self._player_in(world, policy)  # without a memory of the trial

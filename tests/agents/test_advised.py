@@ -10,8 +10,8 @@ from burstenv.agents.agent import describe_agent, load_agent
 from burstenv.agents.baseline import settled
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.export.arrays import network_of
+from burstenv.agents.play.stage import LocalStage
 from burstenv.agents.sb3.actors import build_untrained
-from burstenv.agents.stage import Stage
 from burstenv.agents.train import train
 from burstenv.config import read_yaml, shipped
 from burstenv.engine.enums import REJECTED
@@ -74,7 +74,7 @@ def records(scenario, policy, episode):
 def assert_equal(scenario, policy, rules: str, load: float) -> set[int]:
     outcomes: set[int] = set()
     for seed in range(2):
-        episode = Stage(scenario).draw("validation", load, seed)
+        episode = LocalStage(scenario).draw("validation", load, seed)
         (made, own), (expected, theirs) = (records(scenario, p, episode) for p in (policy, parse_composite(rules)))
         assert made == expected
         assert same(own, theirs)
@@ -104,7 +104,7 @@ def test_it_begins_as_the_best_tuned_composite(name):
 
 def test_the_environment_shows_the_same_advice(default):
     """An agent that takes the advice from an environment's observation plays the composite's episode."""
-    episode, rules = Stage(default).draw("validation", 2.0, 0), RULES[0]
+    episode, rules = LocalStage(default).draw("validation", 2.0, 0), RULES[0]
     batch = EnvironmentBatch(
         1, default, split="validation", decide=("admission", "routing"), action="flat", advised=True, **of_rules(rules)
     )
@@ -124,7 +124,7 @@ def test_a_tiny_correction_moves_a_threshold(default):
     arrays = {name: array.copy() for name, array in agent.network.arrays.items()}
     arrays["pooled_logits.bias"][:] = 0.4  # a tenth of the KV cache, see MARGIN_LOGIT
     stricter = NetworkPolicy(type(agent.network)(agent.network.description, arrays), "stricter")
-    episode = Stage(default).draw("validation", 2.0, 0)
+    episode = LocalStage(default).draw("validation", 2.0, 0)
     policies = agent, stricter, parse_composite(RULES[0].replace("1.1", "1"))
     rejected = [(records(default, policy, episode)[1]["status"] == REJECTED).sum() for policy in policies]
     assert rejected[0] < rejected[1]
@@ -133,8 +133,8 @@ def test_a_tiny_correction_moves_a_threshold(default):
 
 def test_any_number_of_threads_plays_the_same(default):
     agent = untrained(default, **of_rules(RULES[0]))
-    episodes = [Stage(default).draw("train", load, seed) for seed in range(3) for load in (1.0, 2.0)]
-    alone, together = (Stage(default, threads).play([(agent, e) for e in episodes]) for threads in (1, 3))
+    episodes = [LocalStage(default).draw("train", load, seed) for seed in range(3) for load in (1.0, 2.0)]
+    alone, together = (LocalStage(default, threads).play([(agent, e) for e in episodes]) for threads in (1, 3))
     assert alone == together
     assert len({played.score for played in alone}) > 1
 

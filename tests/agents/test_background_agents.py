@@ -11,7 +11,7 @@ from burstenv.agents.baseline import settled
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.evolution.strategies import EvolutionLearner
 from burstenv.agents.export.arrays import export_agent
-from burstenv.agents.stage import Stage
+from burstenv.agents.play.stage import LocalStage
 from burstenv.agents.train import load_agent_config, train
 from burstenv.config import read_yaml, shipped
 from burstenv.envs.scenario import load_scenario
@@ -52,11 +52,11 @@ def test_untrained_it_is_the_composite_that_it_corrects(slack, network, decide):
         agent.network.arrays["pooled_logits.bias" if network == "shared" else "action_net.bias"][0] = 0.3
         agent = type(agent)(type(agent.network)(agent.network.description, agent.network.arrays), agent.name)
     rule = parse_composite(f"{PARTS['admission']}/{PARTS['routing']}/{mode}/{RULE}")
-    episode = Stage(slack).draw("validation", 1.0, 3)
+    episode = LocalStage(slack).draw("validation", 1.0, 3)
     (made, own), (expected, theirs) = (records(slack, policy, episode) for policy in (agent, rule))
     assert made == expected > 40
     assert same(own, theirs)
-    scores = [played.score for played in Stage(slack).play([(agent, episode), (rule, episode)])]
+    scores = [played.score for played in LocalStage(slack).play([(agent, episode), (rule, episode)])]
     assert scores[0] == scores[1] > 1.0, "with the worth of the tokens"
 
 
@@ -73,10 +73,10 @@ def test_it_trains_is_loaded_exported_and_evaluated(slack, tmp_path):
 
 def test_choices_change_with_the_weights(slack):
     learner = EvolutionLearner(small(), [slack], 0)
-    episode = Stage(slack).draw("validation", 1.0, 3)
+    episode = LocalStage(slack).draw("validation", 1.0, 3)
     shift = np.random.default_rng(0).standard_normal(len(learner._center))
     scores = [
-        Stage(slack).play([(learner._candidate(learner._center + k * shift), episode)])[0].score for k in (0, 1, 2)
+        LocalStage(slack).play([(learner._candidate(learner._center + k * shift), episode)])[0].score for k in (0, 1, 2)
     ]
     assert len(set(scores)) > 1
 

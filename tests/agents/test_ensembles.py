@@ -17,7 +17,7 @@ from burstenv.agents.config import AgentConfig
 from burstenv.agents.evolution.strategies import EvolutionLearner
 from burstenv.agents.export.arrays import compiled
 from burstenv.agents.export.ensemble import export_ensemble
-from burstenv.agents.stage import Stage
+from burstenv.agents.play.stage import LocalStage
 from burstenv.agents.train import train
 from burstenv.cli import main
 from burstenv.cluster.gateway import ADMIT, REJECT
@@ -130,7 +130,7 @@ def test_it_decides_as_a_plain_reading_of_the_rule_does(scenario, data):
     admission, routing = rules.split("/")
     fallback = f"{'always' if form == 'routing' else admission}/{routing}/{MODES[form == 'all']}"
     policy = ensemble(members, data.draw(st.integers(0, count + 1)), fallback)
-    episode = Stage(scenario).draw("validation", 1.5, seed)
+    episode = LocalStage(scenario).draw("validation", 1.5, seed)
     (records, fallbacks), (read, told) = (way(scenario, policy, episode) for way in (played, read_plainly))
     assert fallbacks == told
     assert same(records, read)
@@ -162,7 +162,7 @@ def test_act_is_the_majority_of_the_members(scenario):
 
 def test_one_member_is_the_agent_itself_and_agree_up_to_one_the_majority(scenario):
     members = [member(scenario, seed=seed) for seed in range(3)]
-    episode = Stage(scenario).draw("validation", 1.5, 0)
+    episode = LocalStage(scenario).draw("validation", 1.5, 0)
     rules = "never/jsq/vllm"
     alone = played(scenario, ensemble(members[:1], 0).members[0], episode)[0]
     assert same(alone, played(scenario, ensemble(members[:1], 1, rules), episode)[0])
@@ -180,7 +180,7 @@ def test_with_more_to_agree_than_there_are_it_is_the_rules(default, rules):
     shifted = {name: array + np.float32(0.3) for name, array in advised.arrays.items()}
     advised_too = [advised, Network({**advised.description, "name": "other"}, shifted)]
     for seed in range(2):
-        episode = Stage(default).draw("validation", 2.0, seed)
+        episode = LocalStage(default).draw("validation", 2.0, seed)
         expected = played(default, parse_composite(rules), episode)[0]
         for members in (plain, advised_too):
             records, fallbacks = played(default, ensemble(members, 3, parse_composite(rules).name), episode)
@@ -194,10 +194,10 @@ def test_the_fine_tuning_job_falls_back_to_its_rule(slack):  # noqa: F811
     shift = np.random.default_rng(0).standard_normal(len(learner._center))
     members = [learner._candidate(learner._center + k * shift).network for k in range(2)]
     rules = "/".join(PARTS.values())
-    episode = Stage(slack).draw("validation", 1.0, 3)
+    episode = LocalStage(slack).draw("validation", 1.0, 3)
     scores = [
         one.score
-        for one in Stage(slack).play(
+        for one in LocalStage(slack).play(
             [(ensemble(members, 3, rules), episode), (learner.actor(), episode), (ensemble(members, 0), episode)]
         )
     ]

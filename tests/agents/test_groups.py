@@ -7,8 +7,8 @@ import pytest
 
 from burstenv.agents.baseline import settled
 from burstenv.agents.evolution.strategies import EvolutionLearner
-from burstenv.agents.groups import ROOM, GroupCounts, sacrifice, worst
-from burstenv.agents.stage import Stage
+from burstenv.agents.play.groups import ROOM, GroupCounts, sacrifice, worst
+from burstenv.agents.play.stage import LocalStage
 from burstenv.agents.train import load_agent_config
 from burstenv.envs.scenario import load_scenario
 from burstenv.evaluation.metrics import PROMPT_BUCKETS
@@ -25,13 +25,13 @@ def default():
 
 def test_counts_are_those_of_the_metrics(default):
     policy = parse_composite("size-aware-kv(limit=1.1,prompt=0.3)/jsq/vllm")
-    episode = Stage(default).draw("validation", 2.0, 0)
+    episode = LocalStage(default).draw("validation", 2.0, 0)
     _, records, metrics = next(run_alone(default.make_cluster(), policy, [episode], default.sight))
     counts = GroupCounts.of(records)
     names = [f"prompt_{bucket}" for bucket in PROMPT_BUCKETS]
     assert counts.attained.tolist() == [metrics[f"{name}_attained"] for name in names]
     assert counts.offered.tolist() == [metrics[f"{name}_offered"] for name in names]
-    assert Stage(default, counts_groups=True).play([(policy, episode)])[0].groups.attained.tolist() == list(
+    assert LocalStage(default, counts_groups=True).play([(policy, episode)])[0].groups.attained.tolist() == list(
         counts.attained
     )
 
@@ -58,7 +58,7 @@ def test_an_agent_that_is_its_baseline_pays_nothing_and_others_pay_for_the_worst
     shifts[1] = np.random.default_rng(0).normal(0.0, 0.3, shifts.shape[1])  # far from the rule
     scores = [one._play(one._center + shifts, 0.0) for one in (free, priced)]  # of the same episode
     assert scores[0][0] == scores[1][0]
-    stage = Stage(default, counts_groups=True)
+    stage = LocalStage(default, counts_groups=True)
     again = learner(default, PRICE)
     episode = again._draw(default, stage, 0.0)[0][0]
     own, baseline = stage.play([(again._candidate(again._center + shift), episode) for shift in shifts[::-1]])

@@ -7,8 +7,8 @@ import pytest
 from burstenv.agents.agent import load_agent
 from burstenv.agents.environments import of_one_size, training_scenarios
 from burstenv.agents.evolution.strategies import EvolutionLearner
-from burstenv.agents.monitor import ValidationTask
-from burstenv.agents.progress import ahead_text
+from burstenv.agents.run.monitor import ValidationTask
+from burstenv.agents.run.progress import ahead_text
 from burstenv.agents.train import train
 from burstenv.errors import BurstenvError
 from tests.agents.conftest import evolution_in

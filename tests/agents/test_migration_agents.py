@@ -12,7 +12,7 @@ from burstenv.agents.agent import load_agent
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.evolution.strategies import EvolutionLearner
 from burstenv.agents.export.arrays import export_agent
-from burstenv.agents.stage import Stage
+from burstenv.agents.play.stage import LocalStage
 from burstenv.agents.train import load_agent_config, train
 from burstenv.agents.validate import Validator
 from burstenv.config import read_yaml, shipped
@@ -77,7 +77,7 @@ def played(scenario, policy, episode, max_decisions: int | None = None):
 @pytest.mark.parametrize("factor", [0.0, 1.0])
 def test_compiled_play_is_acting_in_the_environment(small, network, factor):
     policy = shifted(small, factor, network=network)
-    episode = Stage(small).draw("validation", 1.0, 3)
+    episode = LocalStage(small).draw("validation", 1.0, 3)
     records, begun = played(small, policy, episode)
     assert begun > 5
     assert same(records, played(small, policy, episode, 7)[0]), "in parts"
@@ -94,7 +94,7 @@ def test_compiled_play_is_acting_in_the_environment(small, network, factor):
 def test_untrained_it_is_its_rule_where_one_pair_is_all(rule):
     """Of two replicas at most one pair migrates at a time: the agent begins what the rule begins."""
     scenario = scenario_of(2)
-    episode = Stage(scenario).draw("validation", 1.0, 3)
+    episode = LocalStage(scenario).draw("validation", 1.0, 3)
     gateway = "/".join(GATEWAY.values())
     own = played(scenario, shifted(scenario, 0.0, migration=rule), episode)
     other = played(scenario, parse_composite(f"{gateway}/{rule}"), episode)
@@ -148,7 +148,7 @@ def test_it_plays_on_another_number_of_replicas(small):
     policy = shifted(small, 1.0)
     for replicas in (2, 5):
         other = scenario_of(replicas)
-        assert played(other, policy, Stage(other).draw("validation", 1.0, 3))[1] > 0
+        assert played(other, policy, LocalStage(other).draw("validation", 1.0, 3))[1] > 0
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_it_needs_migration_and_a_rule_that_pairs(small):
 
 
 def test_choices_change_with_the_weights(small):
-    stage = Stage(small)
+    stage = LocalStage(small)
     episode = stage.draw("validation", 1.0, 3)
     begun = {played(small, shifted(small, factor, seed=1), episode)[1] for factor in (0.0, 0.5, 2.0)}
     assert len(begun) > 1

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.progress import LiveTable, clock
+from burstenv.agents.run.progress import LiveTable, clock
 from burstenv.agents.train import load_agent_config, train
 from burstenv.agents.training_seeds import over_seeds, train_seeds
 from burstenv.agents.tune import tune_agent

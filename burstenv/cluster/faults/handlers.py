@@ -21,7 +21,7 @@ from burstenv.cluster.traffic import decay_rates
 from burstenv.cluster.transfer_losses import follow_changes, forsake, go_on, interrupt, lose
 from burstenv.cluster.transfer_stages import pace_of
 from burstenv.cluster.world import engine_of, world_type
-from burstenv.engine import records
+from burstenv.engine import arena_records
 from burstenv.engine.arena import FAULT_NUMBERS
 from burstenv.engine.copies import kind_at
 from burstenv.engine.enums import ACTIVE, BOOTING, DOWN, DRAINING, FAULTED, NO_REQUEST, OFF
@@ -31,7 +31,7 @@ from burstenv.engine.outage import clear, drop_cancelled, freeze, lose_work, set
 from burstenv.engine.replica import let_train
 
 _TIME_S, _DURATION_S, _DETECT_S, _REPAIR_S, _BOOT_S, _FACTOR, _REPLICA, _KIND, _ELSEWHERE = (
-    records.FAULT.fields[name][1] // 4  # type: ignore[index]
+    arena_records.FAULT.fields[name][1] // 4  # type: ignore[index]
     for name in ("time_s", "duration_s", "detect_s", "repair_s", "boot_s", "factor", "replica", "kind", "elsewhere")
 )
 _CRASH, _HANG, _SLOW, _SPOT, _PACE, _START, _STOP = (int(kind) for kind in FaultKind)

@@ -13,10 +13,10 @@ from burstenv.cluster.seats import seat
 from burstenv.cluster.telemetry import note_sent
 from burstenv.cluster.traffic import decay_rates
 from burstenv.cluster.world import engine_of
+from burstenv.engine.arena_records import HEDGES
 from burstenv.engine.copies import copy_of, kind_at
 from burstenv.engine.gateway_log import gateway_of
 from burstenv.engine.queues import tokens_to_compute
-from burstenv.engine.records import HEDGES
 from burstenv.engine.replica import enqueue
 from burstenv.engine.reset import reset_request
 

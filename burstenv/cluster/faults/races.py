@@ -11,10 +11,10 @@ import numpy as np
 from burstenv._jit.decorators import detached, kernel, outlined
 from burstenv.cluster.advance import catch_up
 from burstenv.cluster.world import engine_of, world_type
+from burstenv.engine.arena_records import CANCELLED
 from burstenv.engine.copies import copy_of, end_copy, forget_copy, is_hedged, kind_at, origin_of
 from burstenv.engine.enums import WAITING
 from burstenv.engine.lifecycle import finish
-from burstenv.engine.records import CANCELLED
 from burstenv.engine.renaming import change_places, rename
 from burstenv.engine.replica import cancel_copy
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from burstenv.config import shortly
-from burstenv.engine.records import FAULT
+from burstenv.engine.arena_records import FAULT
 from burstenv.errors import BurstenvError, unknown_name
 
 RECOVERIES = ("fail", "retry", "continue")  # what becomes of the requests of a lost replica, see RecoveryConfig

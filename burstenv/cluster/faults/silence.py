@@ -21,10 +21,10 @@ from burstenv.cluster.seats import seat
 from burstenv.cluster.traffic import decay_rates
 from burstenv.cluster.world import engine_of, world_type
 from burstenv.engine.arena import KIND, SENT_S
+from burstenv.engine.arena_records import WATCHED
 from burstenv.engine.enums import RUNNING, WAITING
 from burstenv.engine.gateway_log import gateway_of, log_lost
 from burstenv.engine.lifecycle import come_back
-from burstenv.engine.records import WATCHED
 from burstenv.engine.replica import withdraw
 
 

@@ -15,8 +15,8 @@ from burstenv._jit.positions import places_of
 from burstenv.cluster.traffic import request_s
 from burstenv.cluster.world import engine_of
 from burstenv.engine.arena import SAMPLE_NUMBERS
+from burstenv.engine.arena_records import SAMPLE
 from burstenv.engine.enums import ACTIVE
-from burstenv.engine.records import SAMPLE
 
 AT = places_of(SAMPLE)
 

@@ -23,20 +23,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from burstenv.engine.background_rule import ONE_BY_ONE, BackgroundRule
 from burstenv.engine.enums import LIVELOCK_PREEMPTIONS
 from burstenv.engine.livelock import livelock
 from burstenv.engine.reference.background import ReferenceJob
-from burstenv.engine.reference.kv_cache import BlockPool
 from burstenv.engine.reference.modes import TokenCounters, leaves_room
-from burstenv.engine.reference.queue import STREAMING_FIRST, ReferenceQueue
+from burstenv.engine.reference.queue import STREAMING_FIRST
 from burstenv.engine.reference.records import EngineLimits, Iteration, ReferenceRequest, Scheduled
+from burstenv.engine.reference.slack import ReferenceSlack
 from burstenv.hardware.latency.hinge import IterationLatency
 
 __all__ = ["EngineLimits", "Iteration", "ReferenceReplica", "ReferenceRequest", "Scheduled"]
 
 
-class ReferenceReplica(ReferenceQueue):
+class ReferenceReplica(ReferenceSlack):
     """One replica. Give it requests with :meth:`submit`, advance time with :meth:`advance`.
 
     Args:
@@ -58,9 +57,6 @@ class ReferenceReplica(ReferenceQueue):
         self._pace = 1.0  # the GPU's part of an iteration takes so many times as long,
         self._copy_pace = 1.0  # and so many times while KV blocks come or go
         self.job: ReferenceJob | None = None  # what it works on in the slack, see background.py
-
-    def _empty_pool(self) -> BlockPool:
-        return BlockPool(self.limits.num_blocks)
 
     # -- calls from outside ------------------------------------------------------------------------
 
@@ -178,59 +174,10 @@ class ReferenceReplica(ReferenceQueue):
             self.submit(request, request.arrival_s)
         self.advance(float("inf"))
 
-    def _wake(self, now_s: float) -> None:
-        """Apply a change at ``now_s``: an engine that is idle, or had nothing to schedule, checks its queue then."""
-        if self.job:
-            self.job.unservable = False
-            self.job.catch_up(now_s)
-            if self.job.end_s is not None:
-                return  # what is under way ends first
-        if len(self.in_flight) < self._depth:
-            self.clock_s = max(self.clock_s, now_s)
-
-    @property
-    def _depth(self) -> int:
-        """Most iterations in flight."""
-        return 2 if self.limits.asynchronous else 1
-
     @property
     def may_schedule(self) -> bool:
         """Whether there are requests, and room for another iteration in flight."""
         return len(self.in_flight) < self._depth and bool(self.running or self.waiting)
-
-    @property
-    def trains(self) -> bool:
-        """Whether a step of the job runs apart, which has to end before anything else."""
-        return self.job is not None and self.job.end_s is not None
-
-    @property
-    def may_train(self) -> bool:
-        """Whether a step of the job may run apart: nothing runs, and nothing is on its way."""
-        if self.job is None or self.running or len(self.in_flight) == self._depth:
-            return False
-        return self.job.may_run and not any(iteration.scheduled for iteration in self.in_flight)
-
-    def set_background(self, rule: BackgroundRule, now_s: float) -> None:
-        """Change at ``now_s`` when the replica works on its job: between two steps, and from the next iteration on."""
-        assert self.job is not None
-        self._wake(now_s)
-        self.job.rule = rule
-
-    def let_train(self, active: bool, now_s: float) -> None:
-        """Let the job, if there is one, go on at ``now_s``, or halt: no further step begins."""
-        if self.job and self.job.halted == active:
-            self._wake(now_s)
-            self.job.halted = not active
-
-    def lose_step(self, now_s: float) -> None:
-        """Lose what the job, if there is one, has trained beyond whole steps."""
-        if self.job:
-            self.job.lose(sum(iteration.shared_units for iteration in self.in_flight), now_s)
-
-    @property
-    def free_blocks(self) -> int:
-        """Free KV blocks, cached ones included."""
-        return self.pool.free
 
     # -- one iteration -----------------------------------------------------------------------------
 
@@ -406,34 +353,6 @@ class ReferenceReplica(ReferenceQueue):
 
     # -- parts -------------------------------------------------------------------------------------
 
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self.limits.block_size)
-
-    def _grow(self, request: ReferenceRequest, tokens: int) -> bool:
-        """Give the request the blocks for ``tokens`` tokens, if enough are free."""
-        missing = self._blocks(min(tokens, self.limits.max_model_len)) - len(request.blocks)
-        if missing > self.pool.free:
-            return False
-        request.blocks += self.pool.take(max(0, missing))
-        return True
-
-    def _cached_prefix(self, request: ReferenceRequest) -> list[int]:
-        """Return the cached blocks a request can share; at least one token is always computed."""
-        if not self.limits.prefix_caching:
-            return []
-        size = self.limits.block_size
-        return self.pool.cached_prefix([request.block_key(k, size) for k in range((request.known_tokens - 1) // size)])
-
-    def _publish(self, request: ReferenceRequest, tokens: int) -> None:
-        """Set the keys of the request's blocks that are full with known tokens."""
-        if not self.limits.prefix_caching:
-            return
-        size = self.limits.block_size
-        for index in range(min(tokens, request.known_tokens) // size - 1, -1, -1):
-            if self.pool.is_published(request.blocks[index]):
-                break
-            self.pool.publish(request.blocks[index], request.block_key(index, size))
-
     def _may_admit(self) -> bool:
         """Return whether the batch has room for another request."""
         return len(self.running) < self.limits.max_num_seqs
@@ -477,35 +396,3 @@ class ReferenceReplica(ReferenceQueue):
             decode=tokens == 1 and before >= request.prompt_tokens,
             samples=before + tokens == request.known_tokens + request.in_flight_tokens,
         )
-
-    @property
-    def _one_by_one(self) -> bool:
-        return self.job is not None and bool(self.job.rule.flags & ONE_BY_ONE)
-
-    def _shared_s(self, scheduled: list[Scheduled]) -> float:
-        """Return the iteration's time with the work of the job that it shares, which then counts."""
-        if self.job is None or not scheduled:
-            return self._duration_s(scheduled)
-        tokens = self.job.share(
-            self.limits, scheduled, [*self.running, *self.waiting], lambda n: self._duration_s(scheduled, n)
-        )
-        return self._duration_s(scheduled, tokens) + (self.job.take(tokens) if tokens else 0.0)
-
-    def _duration_s(self, scheduled: list[Scheduled], shared_tokens: int = 0) -> float:
-        """Return the iteration's time, with so many tokens of the job; a step that only preempts takes none."""
-        if not scheduled:
-            return 0.0
-        prefills = [s for s in scheduled if not s.decode]
-        decodes = [s for s in scheduled if s.decode]
-        attention = sum(s.tokens * s.computed_before + s.tokens * (s.tokens + 1) // 2 for s in prefills)
-        if shared_tokens and self.job:
-            attention += shared_tokens * self.job.work.pairs
-        sequences = len(scheduled) + (shared_tokens > 0)
-        time_s = self.latency.iteration_s(
-            prefill_tokens=sum(s.tokens for s in prefills) + shared_tokens,
-            prefill_attention=attention,
-            decodes=len(decodes),
-            decode_context_tokens=sum(s.computed_before + 1 for s in decodes),
-            sequences=sequences,
-        )
-        return time_s + (self._pace * self._copy_pace - 1.0) * (time_s - self.latency.host_s(sequences))

@@ -160,7 +160,7 @@ class NetworkPlayer:
 
     @property
     def fallbacks(self) -> int:
-        """Decisions so far that the rules of an ensemble made, because its members disagreed."""
+        """Decisions so far that the rules of an ensemble made: its members disagreed, or do not know the cluster."""
         return int(self._out[3])
 
     def follow(self, links: np.ndarray) -> None:
@@ -214,10 +214,10 @@ def _committee_of(policy: NetworkPolicy, cluster: Cluster, sight: Sight) -> Comm
         if policy.environment.get("advised"):
             layout = ObservationLayout(cluster.num_replicas, tuple(cluster.mode_names), sight.observation, True)
             advice = layout.names().index("request.rule_admits")
+    unlike = policy.stranger(cluster.specs, cluster.state.layout.gateways)
+    agree = len(numbers) + 1 if unlike else policy.agree  # more than there are: the rules always decide
     ballots = np.zeros((len(numbers), len(sizes)), np.int64)
-    return Committee(
-        numbers, weights, sizes, bool(policy.sampled), ballots, np.int64(policy.agree), rules, np.int64(advice)
-    )
+    return Committee(numbers, weights, sizes, bool(policy.sampled), ballots, np.int64(agree), rules, np.int64(advice))
 
 
 def check_length(links: np.ndarray, state: ClusterState, i: int) -> None:

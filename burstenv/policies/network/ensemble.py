@@ -1,5 +1,7 @@
 """Ensembles: networks that vote on each decision, and fixed rules that decide where too few of them agree.
 
+The rules may also decide everything on clusters unlike those of the training (``known_clusters.py``).
+
 A file of an ensemble is that of an agent (``weights.py``): the arrays of member ``k`` have ``k.`` before their names,
 and the description, which all members share, holds an ``ensemble`` besides. ``burstenv agents export`` makes one of
 several runs or agents.
@@ -7,12 +9,10 @@ several runs or agents.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,15 @@ from pydantic import ConfigDict, Field
 
 from burstenv.config import Config, parse
 from burstenv.errors import BurstenvError
-from burstenv.files import write_atomic
 from burstenv.policies.composite import FURTHER_PARTS, Composite, composite_of, parse_composite
 from burstenv.policies.network.description import Description, Text, check_description
+from burstenv.policies.network.known_clusters import KnownClusters
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.voting import elect_all
-from burstenv.policies.network.weights import Floats, Network, check_features, file_bytes
+from burstenv.policies.network.weights import AgentFile, Floats, Network, check_features, file_bytes
+
+if TYPE_CHECKING:
+    from burstenv.cluster import ReplicaSpec
 
 ENSEMBLE = "ensemble"  # key of the description
 MOST_MEMBERS = 100
@@ -54,7 +57,8 @@ class Vote(Config):
         members: One entry for each member.
         agree: Members that must make the same choice; where fewer do, the rules of ``fallback`` decide. Up to 1 they
             never do; with more than there are members they always do.
-        fallback: A composite; None: only with ``agree`` of at most 1.
+        fallback: A composite; None: only with ``agree`` of at most 1, and without ``known``.
+        known: Clusters on which the members decide; elsewhere the rules always do. None: all.
     """
 
     model_config = ConfigDict(strict=True)
@@ -62,10 +66,11 @@ class Vote(Config):
     members: Annotated[list[Member], Field(min_length=1, max_length=MOST_MEMBERS)]
     agree: Annotated[int, Field(ge=0, le=MOST_MEMBERS + 1)]
     fallback: Text | None = None
+    known: KnownClusters | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Ensemble:
+class Ensemble(AgentFile):
     """Networks that vote; see :class:`burstenv.policies.network.weights.Network`, whose place it takes.
 
     Attributes:
@@ -78,7 +83,13 @@ class Ensemble:
 
     @classmethod
     def of(
-        cls, name: str, members: Sequence[Network], agree: int, fallback: str | None, where: str = "ensemble"
+        cls,
+        name: str,
+        members: Sequence[Network],
+        agree: int,
+        fallback: str | None,
+        where: str = "ensemble",
+        known: KnownClusters | None = None,
     ) -> Ensemble:
         """Return an ensemble of networks.
 
@@ -88,6 +99,7 @@ class Ensemble:
             agree: See :class:`Vote`.
             fallback: See :class:`Vote`.
             where: What the ensemble is called in errors.
+            known: See :class:`Vote`.
 
         Raises:
             BurstenvError: If the members differ in more than their weights, or the rules do not fit them.
@@ -107,6 +119,8 @@ class Ensemble:
         own = [{k: v for k, v in m.description.items() if k == "name" or k not in Description.model_fields}
                for m in members]  # fmt: skip
         vote = {"members": own, "agree": agree, "fallback": fallback}
+        if known is not None:
+            vote["known"] = known.model_dump()
         description = {**common, "name": name, "sampled": False, ENSEMBLE: vote}
         return cls.read(description, _joined([dict(member.arrays) for member in members]), where)
 
@@ -150,15 +164,6 @@ class Ensemble:
         """How it decides."""
         return _vote(self.description, "ensemble")
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the file that :meth:`save` writes."""
-        return hashlib.sha256(self._bytes()).hexdigest()
-
-    def save(self, path: str | Path) -> None:
-        """Write the file, atomically; the same ensemble gives the same bytes."""
-        write_atomic(Path(path), self._bytes())
-
     def _bytes(self) -> bytes:
         return file_bytes(self.description, _joined([dict(member.arrays) for member in self.members]))
 
@@ -186,7 +191,8 @@ class EnsemblePolicy(NetworkPolicy):
     """An ensemble that acts, in compiled code, as :class:`NetworkPolicy` does.
 
     Each member takes its most probable choice; ``voting.elect`` defines their joint one. Where fewer than ``agree``
-    members made it, the rules of ``fallback`` decide instead.
+    members made it, the rules of ``fallback`` decide instead, and on clusters that the members do not know they decide
+    everything.
     """
 
     network: Ensemble  # type: ignore[assignment]
@@ -208,6 +214,14 @@ class EnsemblePolicy(NetworkPolicy):
         told = zip(self.network.members, self.network.vote.members, strict=True)
         return tuple(NetworkPolicy(network, member.name, sampled=False) for network, member in told)
 
+    def stranger(self, specs: Sequence[ReplicaSpec], gateways: int) -> str:
+        """Say in which way a cluster is unlike those that the members know; empty if they decide there."""
+        known = self.network.vote.known
+        unlike = "" if known is None else known.stranger(KnownClusters.of(specs, gateways))
+        return (
+            f"{self.name}: its rules, {self.network.vote.fallback}, decide everything here: {unlike}" if unlike else ""
+        )
+
     def twin(self) -> NetworkPolicy:
         """Raise: members do not draw."""
         raise BurstenvError(f"{self.name} is an ensemble, which takes the most probable choices of its members alone")
@@ -222,10 +236,10 @@ class EnsemblePolicy(NetworkPolicy):
         Raises:
             BurstenvError: If rules may decide: they read the cluster, which observations do not show.
         """
-        if self.agree > 1:
+        if self.agree > 1 or self.network.vote.known is not None:
             raise BurstenvError(
                 f"{self.name} falls back to rules that read the cluster: it acts in evaluate, simulate, serve and "
-                f"env.policy_action, and on observations alone with agree 0"
+                f"env.policy_action, and on observations alone with agree 0 and no known clusters"
             )
         ballots = np.stack([member.act(observations, masks) for member in self.members], 1)
         actions = np.zeros((len(ballots), ballots.shape[2]), np.int64)
@@ -259,6 +273,8 @@ def _check_rules(vote: Vote, told: Description, where: str) -> None:
     if vote.fallback is None:
         if vote.agree > 1:
             raise BurstenvError(f"{where}: agree {vote.agree} needs a fallback, rules for where fewer agree")
+        if vote.known is not None:
+            raise BurstenvError(f"{where}: known clusters need a fallback, rules for the others")
         return
     rules = check_fallback(vote.fallback, where)
     acting = told.environment

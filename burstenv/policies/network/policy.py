@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from burstenv.policies.composite import Composite
 from burstenv.policies.network.inference import choose_all, forward_all
 from burstenv.policies.network.weights import Network, read_file
 from burstenv.pretrained import ENDING, ONNX_ENDING, shipped_agents
+
+if TYPE_CHECKING:
+    from burstenv.cluster import ReplicaSpec
 
 PREFIX, SAMPLED, DETERMINISTIC = "agent:", "(sampled)", "(deterministic)"
 _WRITTEN = re.compile(r"^agent:(?P<agent>.+?)(?P<way>\((?:sampled|deterministic)\))?$", re.DOTALL)
@@ -91,8 +94,17 @@ class NetworkPolicy:
 
     @property
     def fallback(self) -> Composite | None:
-        """The rules that decide where fewer members agree; None: there are none."""
+        """The rules that decide where fewer members agree, and on clusters unknown to them; None: there are none."""
         return None
+
+    def stranger(self, specs: Sequence[ReplicaSpec], gateways: int) -> str:
+        """Say in which way a cluster is unlike those that an ensemble knows; empty if it knows it, and for a network.
+
+        Args:
+            specs: Of the replicas.
+            gateways: Number of gateways with a log each.
+        """
+        return ""
 
     @property
     def migrates(self) -> bool:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,8 +36,25 @@ GROUPS = ("cluster", "request", "replica")
 Floats = NDArray[np.float32]
 
 
+class AgentFile(ABC):
+    """An agent as it is written to a file."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file that :meth:`save` writes: agents with equal digests decide alike."""
+        return hashlib.sha256(self._bytes()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, atomically; the same agent gives the same bytes."""
+        write_atomic(Path(path), self._bytes())
+
+    @abstractmethod
+    def _bytes(self) -> bytes:
+        """Return the contents of the file."""
+
+
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(AgentFile):
     """A policy network and its inputs.
 
     Attributes:
@@ -54,15 +72,6 @@ class Network:
     def kind(self) -> str:
         """One of ``KINDS``."""
         return str(self.description["network"])
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the file that :meth:`save` writes: networks with equal digests decide alike."""
-        return hashlib.sha256(self._bytes()).hexdigest()
-
-    def save(self, path: str | Path) -> None:
-        """Write the file, atomically; the same network gives the same bytes."""
-        write_atomic(Path(path), self._bytes())
 
     def _bytes(self) -> bytes:
         return file_bytes(self.description, self.arrays)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from burstenv.agents.groups import GroupCounts
+from burstenv.agents.play.groups import GroupCounts
 from burstenv.cluster import Cluster
 from burstenv.envs.play.policy import player_of
 from burstenv.envs.scenario import Scenario
@@ -50,8 +51,29 @@ def price_of(scenario: Scenario, scales: bool) -> float:
     return scenario.scaling.price_per_gpu_h if scales and scenario.scaling is not None else 0.0
 
 
-class Stage:
-    """Clusters of one scenario in which policies play, one for each thread.
+class Stage(ABC):
+    """A scenario in which policies play whole episodes.
+
+    Args:
+        scenario: The scenario.
+        counts_groups: Whether to count requests by prompt length.
+    """
+
+    def __init__(self, scenario: Scenario, counts_groups: bool = False):
+        self._scenario = scenario
+        self._counts_groups = counts_groups
+
+    def draw(self, split: str, load: float, seed: int) -> Episode:
+        """Draw an episode at a share of capacity."""
+        return draw_episode(self._scenario, split, load, seed, load * self._scenario.capacity_per_s(split))
+
+    @abstractmethod
+    def play(self, tasks: Sequence[tuple[Composite | NetworkPolicy, Episode]]) -> list[Played]:
+        """Play episodes, each under a policy, and return their outcomes in the same order."""
+
+
+class LocalStage(Stage):
+    """Plays in clusters of this machine, one for each thread.
 
     Args:
         scenario: The scenario.
@@ -60,14 +82,9 @@ class Stage:
     """
 
     def __init__(self, scenario: Scenario, num_threads: int = 1, counts_groups: bool = False):
-        self._counts_groups = counts_groups
-        self._scenario = scenario
+        super().__init__(scenario, counts_groups)
         self._clusters = [scenario.make_cluster() for _ in range(num_threads)]
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
-
-    def draw(self, split: str, load: float, seed: int) -> Episode:
-        """Draw an episode at a share of capacity."""
-        return draw_episode(self._scenario, split, load, seed, load * self._scenario.capacity_per_s(split))
 
     def play(self, tasks: Sequence[tuple[Composite | NetworkPolicy, Episode]]) -> list[Played]:
         """Play episodes, each under a policy, and return their outcomes in the same order."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from burstenv.agents.agent import BEST_FILE, DESCRIPTION_FILE, LAST_FILE
-from burstenv.agents.state_file import read_state, write_state
+from burstenv.agents.run.state_file import read_state, write_state
 from burstenv.errors import BurstenvError
 from burstenv.files import locked, writing
 from burstenv.plain_data import read_json

@@ -11,9 +11,9 @@ import torch
 
 from burstenv.agents.baseline import references
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.groups import sacrifice, worst
-from burstenv.agents.progress import Progress
-from burstenv.agents.run_folder import RunFolder
+from burstenv.agents.play.groups import sacrifice, worst
+from burstenv.agents.run.progress import Progress
+from burstenv.agents.run.run_folder import RunFolder
 from burstenv.agents.validate import Acts, Score, Validator, described
 from burstenv.envs.scenario import Scenario
 from burstenv.policies import NetworkPolicy

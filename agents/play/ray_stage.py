@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from burstenv.agents.stage import Played, Stage
+from burstenv.agents.play.stage import LocalStage, Played, Stage
 from burstenv.envs.scenario import Scenario
 from burstenv.evaluation.episodes import Episode
 from burstenv.evaluation.workers import connected_ray, ray_cores, ray_result
@@ -18,7 +18,7 @@ class RemoteStages:
     """The stages of a process of the cluster, one for each scenario that it was asked about; plays on one core."""
 
     def __init__(self) -> None:
-        self._stages: dict[str, Stage] = {}
+        self._stages: dict[str, LocalStage] = {}
 
     def play(
         self, key: str, scenario: Sequence[Any], counts_groups: bool, policy: Any, episodes: Sequence[Any]
@@ -28,14 +28,14 @@ class RemoteStages:
         Args:
             key: Of the stage.
             scenario: Its scenario, a reference to Ray's object store in a list; read for a new key alone.
-            counts_groups: As :class:`burstenv.agents.stage.Stage`.
+            counts_groups: As :class:`burstenv.agents.play.stage.LocalStage`.
             policy: The policy.
             episodes: References.
         """
         import ray  # type: ignore[import-not-found,unused-ignore]
 
         if key not in self._stages:
-            self._stages[key] = Stage(ray.get(scenario[0]), counts_groups=counts_groups)
+            self._stages[key] = LocalStage(ray.get(scenario[0]), counts_groups=counts_groups)
         return self._stages[key].play([(policy, episode) for episode in ray.get(list(episodes))])
 
 
@@ -59,7 +59,7 @@ class RayStage(Stage):
     """
 
     def __init__(self, scenario: Scenario, counts_groups: bool, address: str | None):
-        super().__init__(scenario, counts_groups=counts_groups)
+        super().__init__(scenario, counts_groups)
         self._ray = connected_ray(address)
         self._actors = _processes(self._ray, self._ray.get_runtime_context().get_job_id())
         self._given = self._ray.put(scenario)
@@ -92,5 +92,5 @@ class RayStage(Stage):
 def make_stage(scenario: Scenario, num_threads: int, counts_groups: bool, ray: str | None) -> Stage:
     """Return a stage on threads of this machine, or on a Ray cluster (``ray``: its address, ``""``: a running one)."""
     if ray is None:
-        return Stage(scenario, num_threads, counts_groups)
+        return LocalStage(scenario, num_threads, counts_groups)
     return RayStage(scenario, counts_groups, ray or None)

@@ -1,0 +1,1 @@
+"""Whole episodes under candidates, compiled: on the threads of a machine or on a Ray cluster, by prompt length."""
