@@ -13,7 +13,7 @@ import torch
 from pydantic import ConfigDict, Field
 
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.networks import action_heads
+from burstenv.agents.networks import acting_weights, action_heads, put_acting_weights
 from burstenv.agents.sb3.actors import Actor, build_untrained
 from burstenv.arguments import checked
 from burstenv.config import Config, parse
@@ -25,8 +25,10 @@ from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import command_line
 from burstenv.plain_data import read_json
-from burstenv.policies.network.description import Features
-from burstenv.policies.network.weights import MOST_BYTES, check_features
+from burstenv.policies.network.description import ActingEnvironment, Description, Features
+from burstenv.policies.network.policy import PREFIX, load_network_policy
+from burstenv.policies.network.weights import MOST_BYTES, Network, check_features
+from burstenv.pretrained import ENDING
 
 DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
 
@@ -188,7 +190,9 @@ def load_agent(path: str | Path, scenario: Scenario | None = None) -> LearnedAge
 
 
 def begin_with(config: AgentConfig, policy: Any, scenario: Scenario, seed: int) -> None:
-    """Give a policy the weights of the run that its recipe begins with; nothing without one.
+    """Give a policy the weights of the run, or of the exported agent, that its recipe begins with; nothing without one.
+
+    Of an exported agent these are the actor's; the critic, which an evolution has no use for, stays untrained.
 
     Args:
         config: The recipe.
@@ -202,13 +206,37 @@ def begin_with(config: AgentConfig, policy: Any, scenario: Scenario, seed: int) 
     if config.begin_with is None:
         return
     run = config.begin_with.replace("{seed}", str(seed))
+    if run.startswith(PREFIX) or run.endswith(ENDING):
+        _begin_with_exported(config, policy, scenario, run)
+        return
     other = load_agent(run, scenario)
     if other.environment != config.environment():
         raise BurstenvError(f"begin_with: {run} acts in {other.environment}, this recipe in {config.environment()}")
     try:
         policy.load_state_dict(other.policy.state_dict())
     except RuntimeError:
-        raise BurstenvError(f"begin_with: {run} has another network; use its network and net_arch") from None
+        raise _other_network(run) from None
+
+
+def _begin_with_exported(config: AgentConfig, policy: Any, scenario: Scenario, named: str) -> None:
+    """Give a policy the weights of ``agent:NAME`` or ``FILE.npz``."""
+    network = load_network_policy(named if named.startswith(PREFIX) else f"{PREFIX}{named}").network
+    if not isinstance(network, Network):
+        raise BurstenvError(f"begin_with: {named} is no single network in an {ENDING} file")
+    theirs = Description.model_validate(dict(network.description)).environment
+    own = ActingEnvironment.model_validate({**config.environment(), "decide": list(config.decide)})
+    if theirs != own:
+        raise BurstenvError(f"begin_with: {named} acts in {theirs}, this recipe in {own}")
+    network.check(_features(config, scenario), len(scenario.specs), scenario.config.name)
+    kinds = network.kind, str(network.description["activation"])
+    shapes = [{name: array.shape for name, array in a.items()} for a in (network.arrays, acting_weights(policy))]
+    if kinds != (config.network, config.activation) or shapes[0] != shapes[1]:
+        raise _other_network(named)
+    put_acting_weights(policy, dict(network.arrays))
+
+
+def _other_network(run: str) -> BurstenvError:
+    return BurstenvError(f"begin_with: {run} has another network; use its network, net_arch and activation")
 
 
 def agent_name(path: str | Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from burstenv.config import Config
 
@@ -134,15 +134,6 @@ class EvolutionConfig(Config):
     schedule: Schedule = "linear"
     weight_decay: NotNegative = 0.0  # towards the first weights
     common_arrivals: bool = True  # all candidates of a generation play the same episodes
-    # All episodes of a generation are of one load, and requests by prompt length are counted over all of them: one
-    # episode has too few requests of a length to tell a sacrifice from chance.
-    pooled: bool = False
-
-    @model_validator(mode="after")
-    def _compared_at_one_load(self) -> EvolutionConfig:
-        if self.pooled and not self.common_arrivals:
-            raise ValueError("pooled needs common_arrivals: candidates at different loads cannot be ranked")
-        return self
 
 
 AlgorithmConfig = Annotated[

@@ -177,8 +177,8 @@ class AgentConfig(Config):
     # Taken off the score, by evolution and by the choice of the best checkpoint, for each point by which a group of
     # prompt lengths attains less than under the baseline, beyond one point (``agents/play/groups.py``).
     group_price: NotNegative = 0.0
-    # A run folder or a checkpoint of the same network and rules, whose weights training begins with: such as evolution
-    # after PPO. {seed} stands for the seed of the training.
+    # A run folder or a checkpoint of the same network and rules, or an exported agent (agent:NAME, FILE.npz), whose
+    # weights training begins with: such as evolution after PPO. {seed} stands for the seed of the training.
     begin_with: str | None = None
     stagger: bool = True  # start in the middle of the first episodes, to cover all their phases
     curriculum: CurriculumConfig | None = None

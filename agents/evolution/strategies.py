@@ -187,8 +187,6 @@ class EvolutionLearner:
             return scores
         counts = GroupCounts.stacked([played.groups for played in outcomes if played.groups is not None])
         baseline = self._baseline_groups(place, [episode for _, episode in tasks])
-        if self._settings.pooled:
-            counts, baseline = (each.by(len(candidates)).summed(1) for each in (counts, baseline))
         lost = sacrifice(counts.ahead_of(baseline)).reshape(len(candidates), -1).mean(1)
         return scores - self._config.group_price * lost
 
@@ -211,10 +209,13 @@ class EvolutionLearner:
             # About as many decisions in each generation, whatever the number of replicas.
             count = max(1, round(self._settings.episodes * self._num_replicas / len(scenario.specs)))
             for k in range(count):
-                # Loads in turn, not at random: an uneven share of hard episodes would hide what is good at each.
-                if k == 0 or not self._settings.pooled:
-                    load = float(loads[dealt[k % len(loads)]]) if span is None else float(self._random.uniform(*span))
-                    load = self._config.settled_load or load
+                # Loads in turn, not at random: an uneven share of hard episodes would hide what is good at each. Of a
+                # range, each episode has a part of its own.
+                if span is None:
+                    load = float(loads[dealt[k % len(loads)]])
+                else:
+                    load = span[0] + (span[1] - span[0]) * (k + float(self._random.random())) / count
+                load = self._config.settled_load or load
                 own.append(stage.draw("train", load, int(self._random.integers(TRAIN_SEEDS))))
             drawn.append(own)
         return drawn

@@ -32,10 +32,6 @@ class GroupCounts(NamedTuple):
         """Return counts of many episodes, (E, B)."""
         return cls(np.array([one.attained for one in counts]), np.array([one.offered for one in counts]))
 
-    def by(self, count: int) -> GroupCounts:
-        """Return counts of ``count`` policies that played equally many episodes in a row, (count, E, B), of (n, B)."""
-        return GroupCounts(*(each.reshape(count, -1, len(PROMPT_BUCKETS)) for each in self))
-
     def summed(self, axis: int) -> GroupCounts:
         """Return the counts of all episodes along an axis together."""
         return GroupCounts(self.attained.sum(axis), self.offered.sum(axis))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from burstenv.agents.agent import load_agent
 from burstenv.agents.environments import of_one_size, training_scenarios
 from burstenv.agents.evolution.strategies import EvolutionLearner
+from burstenv.agents.export.arrays import export_agent
+from burstenv.agents.export.ensemble import export_ensemble
 from burstenv.agents.run.monitor import ValidationTask
 from burstenv.agents.run.progress import ahead_text
 from burstenv.agents.train import train
+from burstenv.envs.observation.features import ObservationConfig
+from burstenv.envs.scenario import Scenario
 from burstenv.errors import BurstenvError
 from tests.agents.conftest import evolution_in
 
@@ -34,6 +39,41 @@ def test_a_larger_cluster_plays_fewer_episodes(scenario, further):
         learner = EvolutionLearner(config, scenarios, 0)
         drawn = [learner._draw(one, stage, 0.0) for one, stage in zip(scenarios, learner._stages, strict=True)]
         assert [len(own) for (own,) in drawn] == counts
+
+
+def test_of_a_range_of_loads_each_episode_has_a_part(scenario):
+    values = {"algorithm": {"name": "evolution", "pairs": 2, "episodes": 4}, "load": None}
+    config = evolution_in([], **values | {"curriculum": {"load_range": [1.0, 2.0]}})
+    learner = EvolutionLearner(config, [scenario], 0)
+    drawn = [[episode.load for episode in learner._draw(scenario, learner._stages[0], 0.0)[0]] for _ in range(50)]
+    parts = np.floor((np.array(drawn) - 1.0) * 4.0)
+    assert (parts == np.arange(4)).all()
+    assert np.std([loads[0] for loads in drawn]) > 0.05
+
+
+def test_a_run_begins_with_an_exported_agent(scenario, tmp_path):
+    values = {"curriculum": None, "validation": {"episodes": 2, "every_steps": 100_000}}
+    first = train(evolution_in([], **values, total_steps=6_000), scenario, tmp_path / "first", progress=False)
+    file = export_agent(first.folder, tmp_path / "first.npz")
+    config = evolution_in([], **values, total_steps=1, begin_with=str(file))
+    second = train(config, scenario, tmp_path / "second", seed=5, progress=False)
+    assert second.log[0]["validation"]["4"] == first.validation[4.0]
+    ensemble = export_ensemble([file], tmp_path / "ensemble.npz", agree=0)
+    for k, (changes, said) in enumerate(
+        (
+            ({"begin_with": "agent:joint-v0"}, "unknown agent 'joint-v0'"),
+            ({"begin_with": str(ensemble)}, "is no single network"),
+            ({"begin_with": str(file), "net_arch": [9]}, "another network; use its network, net_arch and activation"),
+            ({"begin_with": str(file), "activation": "relu"}, "another network"),
+            ({"begin_with": str(file), "batching": "vllm"}, "acts in .*batching='edf-512'.*this recipe in .*'vllm'"),
+        )
+    ):
+        with pytest.raises(BurstenvError, match=said):
+            train(config.model_copy(update=changes), scenario, tmp_path / str(k), progress=False)
+    seen = ObservationConfig(forecast=True)
+    elsewhere = Scenario(scenario.config.model_copy(update={"observation": seen}))
+    with pytest.raises(BurstenvError, match="trained on other observations"):
+        train(config, elsewhere, tmp_path / "elsewhere", progress=False)
 
 
 def test_a_run_begins_with_the_run_of_its_seed(scenario, tmp_path):
