@@ -26,8 +26,9 @@ from burstenv.errors import BurstenvError
 from burstenv.evaluation.provenance import command_line
 from burstenv.plain_data import read_json
 from burstenv.policies.network.description import ActingEnvironment, Description, Features
+from burstenv.policies.network.ensemble import single_network
 from burstenv.policies.network.policy import PREFIX, load_network_policy
-from burstenv.policies.network.weights import MOST_BYTES, Network, check_features
+from burstenv.policies.network.weights import MOST_BYTES, check_features
 from burstenv.pretrained import ENDING
 
 DESCRIPTION_FILE, BEST_FILE, LAST_FILE = "agent.json", "best.zip", "last.zip"
@@ -220,8 +221,8 @@ def begin_with(config: AgentConfig, policy: Any, scenario: Scenario, seed: int) 
 
 def _begin_with_exported(config: AgentConfig, policy: Any, scenario: Scenario, named: str) -> None:
     """Give a policy the weights of ``agent:NAME`` or ``FILE.npz``."""
-    network = load_network_policy(named if named.startswith(PREFIX) else f"{PREFIX}{named}").network
-    if not isinstance(network, Network):
+    network = single_network(load_network_policy(named if named.startswith(PREFIX) else f"{PREFIX}{named}"))
+    if network is None:
         raise BurstenvError(f"begin_with: {named} is no single network in an {ENDING} file")
     theirs = Description.model_validate(dict(network.description)).environment
     own = ActingEnvironment.model_validate({**config.environment(), "decide": list(config.decide)})

@@ -18,7 +18,7 @@ from burstenv.config import parse
 from burstenv.envs.scenario import Scenario, load_scenario
 from burstenv.errors import BurstenvError
 from burstenv.policies.composite import parse_composite
-from burstenv.policies.network.ensemble import MOST_MEMBERS, Ensemble, check_fallback
+from burstenv.policies.network.ensemble import MOST_MEMBERS, Ensemble, check_fallback, single_network
 from burstenv.policies.network.known_clusters import KnownClusters
 from burstenv.policies.network.policy import PREFIX, load_network_policy
 from burstenv.policies.network.weights import Network
@@ -74,9 +74,10 @@ def _member(trained: str | Path) -> tuple[Network, Scenario | str]:
     text = str(trained)
     if text.startswith(PREFIX) or text.endswith(ENDING):
         policy = load_network_policy(text if text.startswith(PREFIX) else f"{PREFIX}{text}")
-        if not isinstance(policy.network, Network):
+        network = single_network(policy)
+        if network is None:
             raise BurstenvError(f"{text}: a member of an ensemble must be a single network in an {ENDING} file")
-        return policy.network, str(policy.network.description["scenario"])
+        return network, str(network.description["scenario"])
     agent = load_agent(trained)
     return exported(agent, trained), load_scenario(agent.description["scenario_config"])
 

@@ -370,8 +370,11 @@ def test_what_an_ensemble_does_not_do(scenario, runs, tmp_path):
     with pytest.raises(BurstenvError, match=r"no tuned composite is known for scenario 'small'.*--fallback"):
         export_ensemble([file], tmp_path / "one.npz", agree=2)
     assert main(["agents", "export", str(file), "--out", str(tmp_path / "one.npz"), "--agree", "0"]) == 0
+    export_ensemble([tmp_path / "one.npz"], tmp_path / "again.npz", agree=0)  # its only member
+    assert load_policy(f"agent:{tmp_path / 'again.npz'}").members[0].digest == members[0].digest
+    export_ensemble([*runs], tmp_path / "two.npz", agree=0)
     with pytest.raises(BurstenvError, match="a member of an ensemble must be a single network"):
-        export_ensemble([tmp_path / "one.npz"], tmp_path / "two.npz")
+        export_ensemble([tmp_path / "two.npz"], tmp_path / "three.npz")
 
 
 @examples(100)

@@ -58,7 +58,10 @@ def test_a_run_begins_with_an_exported_agent(scenario, tmp_path):
     config = evolution_in([], **values, total_steps=1, begin_with=str(file))
     second = train(config, scenario, tmp_path / "second", seed=5, progress=False)
     assert second.log[0]["validation"]["4"] == first.validation[4.0]
-    ensemble = export_ensemble([file], tmp_path / "ensemble.npz", agree=0)
+    alone = export_ensemble([file], tmp_path / "alone.npz", agree=0)  # as good as its only member
+    third = train(config.model_copy(update={"begin_with": str(alone)}), scenario, tmp_path / "third", progress=False)
+    assert third.log[0]["validation"]["4"] == first.validation[4.0]
+    ensemble = export_ensemble([file, second.folder], tmp_path / "ensemble.npz", agree=0)
     for k, (changes, said) in enumerate(
         (
             ({"begin_with": "agent:joint-v0"}, "unknown agent 'joint-v0'"),

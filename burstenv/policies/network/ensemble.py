@@ -247,6 +247,14 @@ class EnsemblePolicy(NetworkPolicy):
         return actions
 
 
+def single_network(policy: NetworkPolicy) -> Network | None:
+    """Return the network of a policy, or the only member of an ensemble; None for several, or another runtime's."""
+    network: Any = policy.network
+    if isinstance(network, Ensemble) and len(network.members) == 1:
+        return network.members[0]
+    return network if isinstance(network, Network) else None
+
+
 def _vote(description: Mapping[str, Any], where: str) -> Vote:
     found = description[ENSEMBLE]
     if not isinstance(found, Mapping):
