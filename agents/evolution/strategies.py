@@ -209,12 +209,8 @@ class EvolutionLearner:
             # About as many decisions in each generation, whatever the number of replicas.
             count = max(1, round(self._settings.episodes * self._num_replicas / len(scenario.specs)))
             for k in range(count):
-                # Loads in turn, not at random: an uneven share of hard episodes would hide what is good at each. Of a
-                # range, each episode has a part of its own.
-                if span is None:
-                    load = float(loads[dealt[k % len(loads)]])
-                else:
-                    load = span[0] + (span[1] - span[0]) * (k + float(self._random.random())) / count
+                # Loads in turn, not at random: an uneven share of hard episodes would hide what is good at each.
+                load = float(loads[dealt[k % len(loads)]]) if span is None else float(self._random.uniform(*span))
                 load = self._config.settled_load or load
                 own.append(stage.draw("train", load, int(self._random.integers(TRAIN_SEEDS))))
             drawn.append(own)

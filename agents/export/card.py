@@ -92,17 +92,22 @@ def _of_ensemble(file: Path, name: str) -> Subject:
     told, vote = policy.network.description, policy.network.vote
     bound = told["num_replicas"] if policy.network.kind == "mlp" else ""
     weights = sum(array.size for member in policy.network.members for array in member.arrays.values())
+    how, deciding = f"{len(vote.members)} agents that vote", "The majority always decides."
+    if vote.loads is not None:
+        loads = ", ".join(f"{load:g}" for load in vote.loads)
+        how = f"{len(vote.members)} agents, by load"
+        deciding = f"The member of the load nearest to the traffic decides: {loads}."
+    elif vote.fallback is not None and vote.agree > 1:
+        deciding = f"Where fewer than {vote.agree} members make the same choice, `{vote.fallback}` decides."
     lines = [
         f"- An ensemble of {len(vote.members)}: {', '.join(f'`{member.name}`' for member in vote.members)}.",
         f"- Network: {policy.network.kind}, {weights:,} actor weights together.",
-        f"- Where fewer than {vote.agree} members make the same choice, `{vote.fallback}` decides."
-        if vote.fallback is not None and vote.agree > 1
-        else "- The majority always decides.",
+        f"- {deciding}",
     ]
     if vote.known is not None:
         lines.append(f"- Clusters that it knows: {vote.known}. On all others `{vote.fallback}` decides everything.")
     return Subject(
-        policy.name, f"{len(vote.members)} agents that vote", policy.environment["decide"], told["scenario"], lines,
+        policy.name, how, policy.environment["decide"], told["scenario"], lines,
         "deterministic", _use(f"--policy agent:{name}", told, bound),
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from burstenv.agents.agent import load_agent
 from burstenv.agents.baseline import UNTUNED, tuned_policies
 from burstenv.agents.config import AgentConfig, CurriculumConfig
 from burstenv.agents.export.arrays import exported
-from burstenv.arguments import checked, optional, whole
+from burstenv.arguments import checked, each, number, optional, whole
 from burstenv.arguments import name as filled
 from burstenv.cluster import load_cluster
 from burstenv.config import parse
@@ -25,13 +25,14 @@ from burstenv.policies.network.weights import Network
 from burstenv.pretrained import ENDING
 
 
-@checked(agree=optional(whole(0, MOST_MEMBERS + 1)), fallback=optional(filled))
+@checked(agree=optional(whole(0, MOST_MEMBERS + 1)), fallback=optional(filled), loads=optional(each(number())))
 def export_ensemble(
     trained: Sequence[str | Path],
     out: str | Path,
     agree: int | None = None,
     fallback: str | None = None,
     known_clusters: bool = False,
+    loads: Sequence[float] | None = None,
 ) -> Path:
     """Write trained agents as one file for ``agent:FILE.npz``, in which they vote.
 
@@ -45,6 +46,8 @@ def export_ensemble(
             environment.
         known_clusters: Whether the rules decide everything on clusters unlike those that all members were trained on,
             see ``policies/network/known_clusters.py``.
+        loads: One for each member, ascending [shares of capacity]: the member whose load is nearest to the traffic
+            decides, without a vote.
 
     Raises:
         BurstenvError: If the ending is another, a member cannot be compiled or is no single network, the members differ
@@ -60,12 +63,13 @@ def export_ensemble(
         check_fallback(fallback, str(out))
     found = [_member(one) for one in trained]
     members = [network for network, _ in found]
-    needed = len(members) // 2 + 1 if agree is None else agree
+    voting = 0 if loads is not None else len(members) // 2 + 1  # by default
+    needed = voting if agree is None else agree
     if fallback is None and (needed > 1 or known_clusters):
         network, scenario = found[0]
         fallback = _fallback(network.description, scenario, str(out))
     known = _known(found, str(out)) if known_clusters else None
-    Ensemble.of(out.stem, members, needed, fallback, str(out), known).save(out)
+    Ensemble.of(out.stem, members, needed, fallback, str(out), known, loads).save(out)
     return out
 
 

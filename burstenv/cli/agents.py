@@ -50,6 +50,13 @@ def register(commands: Commands) -> None:
         "composite of their scenario)",
     )
     export.add_argument(
+        "--loads",
+        type=float,
+        nargs="+",
+        metavar="LOAD",
+        help="one load for each member, ascending: the member whose load is nearest to the traffic decides, no vote",
+    )
+    export.add_argument(
         "--known-clusters",
         action="store_true",
         help="members, or a single agent, decide on clusters like those of their training alone: as many replicas and "
@@ -117,9 +124,9 @@ def _results(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     trained, asked = arguments.trained, (arguments.agree, arguments.fallback)
-    if len(trained) > 1 or asked != (None, None) or arguments.known_clusters:
-        export = agents_module("export.ensemble").export_ensemble
-        path = export(trained, arguments.out, *asked, known_clusters=arguments.known_clusters)
+    further = {"known_clusters": arguments.known_clusters, "loads": arguments.loads}
+    if len(trained) > 1 or asked != (None, None) or any(further.values()):
+        path = agents_module("export.ensemble").export_ensemble(trained, arguments.out, *asked, **further)
     else:
         path = agents_module("export.arrays").export_agent(trained[0], arguments.out)
     size_kb = path.stat().st_size / 1000.0

@@ -306,5 +306,5 @@ def _training_of(runs: list[tuple[str, Path]]) -> list[dict[str, Any]] | None:
     found: list[dict[str, Any]] = []
     for name, run in dict.fromkeys(runs):
         folder = run if run.is_dir() else run.parent
-        found += [{**record, "run": name} for record in agents_module("run_folder").RunFolder(folder).read_log()]
+        found += [{**record, "run": name} for record in agents_module("run.run_folder").RunFolder(folder).read_log()]
     return found or None

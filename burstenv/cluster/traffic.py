@@ -38,6 +38,18 @@ def count_traffic(world, request):
 
 
 @kernel
+def rate_per_s(world):
+    """Return the slow average of the requests that reach the gateway, also right after its start [requests/s].
+
+    The average itself begins at 0 and comes up to the traffic within minutes. Divided by the weight that the time so
+    far has in it, it is unbiased from the first second on (as Adam corrects its moments: Kingma and Ba 2015).
+    """
+    environment = world.environment
+    weight = -math.expm1(-environment.now_s / SLOW_WINDOW_S)
+    return environment.rate_slow_per_s / weight if weight > 0.0 else 0.0
+
+
+@kernel
 def request_s(world):
     """Return the integral of the requests that are not settled over time, up to now [requests s]."""
     environment = world.environment

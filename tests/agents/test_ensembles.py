@@ -371,7 +371,8 @@ def test_what_an_ensemble_does_not_do(scenario, runs, tmp_path):
         export_ensemble([file], tmp_path / "one.npz", agree=2)
     assert main(["agents", "export", str(file), "--out", str(tmp_path / "one.npz"), "--agree", "0"]) == 0
     export_ensemble([tmp_path / "one.npz"], tmp_path / "again.npz", agree=0)  # its only member
-    assert load_policy(f"agent:{tmp_path / 'again.npz'}").members[0].digest == members[0].digest
+    again = load_policy(f"agent:{tmp_path / 'again.npz'}").members[0].network.arrays
+    assert all(np.array_equal(again[name], array) for name, array in members[0].arrays.items())
     export_ensemble([*runs], tmp_path / "two.npz", agree=0)
     with pytest.raises(BurstenvError, match="a member of an ensemble must be a single network"):
         export_ensemble([tmp_path / "two.npz"], tmp_path / "three.npz")

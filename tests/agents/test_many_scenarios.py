@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from burstenv.agents.agent import load_agent
@@ -39,16 +38,6 @@ def test_a_larger_cluster_plays_fewer_episodes(scenario, further):
         learner = EvolutionLearner(config, scenarios, 0)
         drawn = [learner._draw(one, stage, 0.0) for one, stage in zip(scenarios, learner._stages, strict=True)]
         assert [len(own) for (own,) in drawn] == counts
-
-
-def test_of_a_range_of_loads_each_episode_has_a_part(scenario):
-    values = {"algorithm": {"name": "evolution", "pairs": 2, "episodes": 4}, "load": None}
-    config = evolution_in([], **values | {"curriculum": {"load_range": [1.0, 2.0]}})
-    learner = EvolutionLearner(config, [scenario], 0)
-    drawn = [[episode.load for episode in learner._draw(scenario, learner._stages[0], 0.0)[0]] for _ in range(50)]
-    parts = np.floor((np.array(drawn) - 1.0) * 4.0)
-    assert (parts == np.arange(4)).all()
-    assert np.std([loads[0] for loads in drawn]) > 0.05
 
 
 def test_a_run_begins_with_an_exported_agent(scenario, tmp_path):

@@ -14,6 +14,7 @@ from burstenv.cluster import Cluster
 from burstenv.cluster.clock import begin, next_epoch
 from burstenv.cluster.gateway import ADMIT, REJECT, apply_decision
 from burstenv.cluster.state import ClusterState
+from burstenv.cluster.traffic import rate_per_s
 from burstenv.cluster.world import Arrays, world_of
 from burstenv.envs.action import ActionLayout, decide_with, write_mask
 from burstenv.envs.background_levels import set_level
@@ -29,7 +30,7 @@ from burstenv.policies.background import BY_RULE
 from burstenv.policies.decide import decide
 from burstenv.policies.network.inference import choose, forward
 from burstenv.policies.network.policy import NetworkPolicy
-from burstenv.policies.network.voting import elect
+from burstenv.policies.network.voting import elect, nearest
 from burstenv.policies.records import POLICY
 
 NO_ADVICE = -1
@@ -55,6 +56,8 @@ class Committee(NamedTuple):
         sampled: Whether choices are sampled.
         ballots: (M, C) int64, the choice of each member, written.
         agree: Members that must make the same choice.
+        loads: (M,) float64 shares of capacity: the member whose load is nearest to the traffic decides alone; (0,): all
+            of them vote.
         rules: POLICY that decides where fewer do.
         advice: Index of ``rule_admits`` in the observation of members that rules advise; ``NO_ADVICE`` otherwise.
     """
@@ -65,6 +68,7 @@ class Committee(NamedTuple):
     sampled: Any
     ballots: Any
     agree: Any
+    loads: Any
     rules: Any
     advice: Any
 
@@ -88,7 +92,7 @@ def decide_by_rules(committee, world, seat):
 def network_rollout(
     environments, memories, replicas, arenas, requests, gateway, specs, modes,
     settings, links, actions, observations, masks,
-    numbers, weights, sizes, sampled, ballots, agree, rules, advice, values, i, out, max_decisions,
+    numbers, weights, sizes, sampled, ballots, agree, loads, rules, advice, values, i, out, max_decisions,
 ):  # fmt: skip
     """Run one cluster under networks until its episode is done, or for ``max_decisions``; return the number made.
 
@@ -107,18 +111,22 @@ def network_rollout(
     """
     world = world_of(Arrays(environments, memories, replicas, arenas, requests, gateway, specs, modes), i)
     seat = Seat(settings[0], links[0], actions[0], observations[0], masks[0])
-    committee = Committee(numbers, weights, sizes, sampled, ballots, agree, rules[0], advice)
+    committee = Committee(numbers, weights, sizes, sampled, ballots, agree, loads, rules[0], advice)
     environment = world.environment
+    first, end = 0, len(numbers)
     decisions = 0
     begin(world, False)
     while not environment.done and (decisions < max_decisions or max_decisions == 0):
         elapsed_s = environment.now_s - environment.last_decision_s if environment.decisions > 0 else 0.0
         observe(world, seat, elapsed_s)
         write_mask(world, seat)
-        for m in range(len(numbers)):
+        if len(loads) > 0:
+            first = nearest(loads, rate_per_s(world) / seat.settings.capacity_per_s)
+            end = first + 1
+        for m in range(first, end):
             forward(numbers[m], weights[m], values, seat.observation, len(world.replicas), len(seat.mask))
             choose(values, seat.mask, sizes, seat.settings.flat, sampled, world.memory, ballots[m])
-        if elect(ballots, seat.settings.flat, seat.action) >= agree:
+        if elect(ballots[first:end], seat.settings.flat, seat.action) >= agree:
             admission, replica, mode = decide_with(world, seat)
         else:
             admission, replica, mode = decide_by_rules(committee, world, seat)
@@ -217,7 +225,10 @@ def _committee_of(policy: NetworkPolicy, cluster: Cluster, sight: Sight) -> Comm
     unlike = policy.stranger(cluster.specs, cluster.state.layout.gateways)
     agree = len(numbers) + 1 if unlike else policy.agree  # more than there are: the rules always decide
     ballots = np.zeros((len(numbers), len(sizes)), np.int64)
-    return Committee(numbers, weights, sizes, bool(policy.sampled), ballots, np.int64(agree), rules, np.int64(advice))
+    loads = np.array(policy.loads, np.float64)
+    return Committee(
+        numbers, weights, sizes, bool(policy.sampled), ballots, np.int64(agree), loads, rules, np.int64(advice)
+    )
 
 
 def check_length(links: np.ndarray, state: ClusterState, i: int) -> None:

@@ -1,6 +1,7 @@
 """Ensembles: networks that vote on each decision, and fixed rules that decide where too few of them agree.
 
-The rules may also decide everything on clusters unlike those of the training (``known_clusters.py``).
+The rules may also decide everything on clusters unlike those of the training (``known_clusters.py``). Instead of
+voting, members may be for one load each: the one whose load is nearest to the traffic decides.
 
 A file of an ensemble is that of an agent (``weights.py``): the arrays of member ``k`` have ``k.`` before their names,
 and the description, which all members share, holds an ``ensemble`` besides. ``burstenv agents export`` makes one of
@@ -59,6 +60,8 @@ class Vote(Config):
             never do; with more than there are members they always do.
         fallback: A composite; None: only with ``agree`` of at most 1, and without ``known``.
         known: Clusters on which the members decide; elsewhere the rules always do. None: all.
+        loads: The load of each member, as a share of capacity: the member whose load is nearest to the rate at the
+            gateway, averaged over a minute, decides. None: all of them vote.
     """
 
     model_config = ConfigDict(strict=True)
@@ -67,6 +70,7 @@ class Vote(Config):
     agree: Annotated[int, Field(ge=0, le=MOST_MEMBERS + 1)]
     fallback: Text | None = None
     known: KnownClusters | None = None
+    loads: Annotated[list[Annotated[float, Field(gt=0.0, le=1e3)]], Field(max_length=MOST_MEMBERS)] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +94,7 @@ class Ensemble(AgentFile):
         fallback: str | None,
         where: str = "ensemble",
         known: KnownClusters | None = None,
+        loads: Sequence[float] | None = None,
     ) -> Ensemble:
         """Return an ensemble of networks.
 
@@ -100,6 +105,7 @@ class Ensemble(AgentFile):
             fallback: See :class:`Vote`.
             where: What the ensemble is called in errors.
             known: See :class:`Vote`.
+            loads: See :class:`Vote`.
 
         Raises:
             BurstenvError: If the members differ in more than their weights, or the rules do not fit them.
@@ -121,6 +127,8 @@ class Ensemble(AgentFile):
         vote = {"members": own, "agree": agree, "fallback": fallback}
         if known is not None:
             vote["known"] = known.model_dump()
+        if loads is not None:
+            vote["loads"] = [float(load) for load in loads]
         description = {**common, "name": name, "sampled": False, ENSEMBLE: vote}
         return cls.read(description, _joined([dict(member.arrays) for member in members]), where)
 
@@ -141,6 +149,7 @@ class Ensemble(AgentFile):
             raise BurstenvError(f"{where}: members vote by their most probable choices, so sampled must be false")
         vote = _vote(description, where)
         _check_rules(vote, told, where)
+        _check_loads(vote, where)
         own: list[dict[str, NDArray[Any]]] = [{} for _ in vote.members]
         for name, array in arrays.items():
             number, _, of_member = name.partition(".")
@@ -190,9 +199,9 @@ class Ensemble(AgentFile):
 class EnsemblePolicy(NetworkPolicy):
     """An ensemble that acts, in compiled code, as :class:`NetworkPolicy` does.
 
-    Each member takes its most probable choice; ``voting.elect`` defines their joint one. Where fewer than ``agree``
-    members made it, the rules of ``fallback`` decide instead, and on clusters that the members do not know they decide
-    everything.
+    Each member takes its most probable choice; ``voting.elect`` defines their joint one, and with loads the member of
+    the nearest one decides alone. Where fewer than ``agree`` members made it, the rules of ``fallback`` decide instead,
+    and on clusters that the members do not know they decide everything.
     """
 
     network: Ensemble  # type: ignore[assignment]
@@ -201,6 +210,11 @@ class EnsemblePolicy(NetworkPolicy):
     def agree(self) -> int:
         """Members that must make the same choice."""
         return self.network.vote.agree
+
+    @property
+    def loads(self) -> tuple[float, ...]:
+        """Loads for which the members are; none where they vote."""
+        return tuple(self.network.vote.loads or ())
 
     @property
     def fallback(self) -> Composite | None:
@@ -236,6 +250,11 @@ class EnsemblePolicy(NetworkPolicy):
         Raises:
             BurstenvError: If rules may decide: they read the cluster, which observations do not show.
         """
+        if self.loads:
+            raise BurstenvError(
+                f"{self.name} has members for different loads and chooses by the traffic so far: it acts in evaluate, "
+                f"simulate, serve and env.policy_action, not on observations alone"
+            )
         if self.agree > 1 or self.network.vote.known is not None:
             raise BurstenvError(
                 f"{self.name} falls back to rules that read the cluster: it acts in evaluate, simulate, serve and "
@@ -274,6 +293,18 @@ def check_fallback(text: str, where: str) -> Composite:
     if further:
         raise BurstenvError(f"{where}: fallback {rules.name} must have three parts; leave out {further[0]}")
     return rules
+
+
+def _check_loads(vote: Vote, where: str) -> None:
+    """Raise a one-sentence error unless each member has its load, and decides alone there."""
+    if vote.loads is None:
+        return
+    if len(vote.loads) != len(vote.members):
+        raise BurstenvError(f"{where}: {len(vote.members)} members need as many loads, got {len(vote.loads)}")
+    if any(later <= load for load, later in zip(vote.loads, vote.loads[1:], strict=False)):
+        raise BurstenvError(f"{where}: loads {vote.loads} must ascend, one for each member")
+    if vote.agree > 1:
+        raise BurstenvError(f"{where}: with loads one member decides alone, so agree {vote.agree} must be 0 or 1")
 
 
 def _check_rules(vote: Vote, told: Description, where: str) -> None:

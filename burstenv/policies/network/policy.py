@@ -93,6 +93,11 @@ class NetworkPolicy:
         return 0
 
     @property
+    def loads(self) -> tuple[float, ...]:
+        """Loads for which the members of an ensemble are [shares of capacity]; none where they vote, or for one."""
+        return ()
+
+    @property
     def fallback(self) -> Composite | None:
         """The rules that decide where fewer members agree, and on clusters unknown to them; None: there are none."""
         return None

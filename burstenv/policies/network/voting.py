@@ -1,4 +1,4 @@
-"""The vote of several networks on one decision, compiled."""
+"""The vote of several networks on one decision, or the choice of the one that makes it, compiled."""
 
 from __future__ import annotations
 
@@ -58,6 +58,16 @@ def elect(ballots, flat, action):
     for k in range(action.shape[0]):
         action[k] = ballots[best, k]
     return most
+
+
+@kernel
+def nearest(loads, load):
+    """Return the index of the load that is nearest to one; of two equally near, the lower."""
+    best = 0
+    for m in range(1, len(loads)):
+        if abs(loads[m] - load) < abs(loads[best] - load):
+            best = m
+    return best
 
 
 @entry
