@@ -114,6 +114,6 @@ def test_one_command_makes_it(scenario, tmp_path, capsys):
     capsys.readouterr()
     assert (
         main(["agents", "export", *files, "--loads", "1", "2", "--agree", "2", "--fallback", RULES, "--out", str(out)])
-        == 2
+        == 1
     )
     assert "with loads one member decides alone" in capsys.readouterr().err
