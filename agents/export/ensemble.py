@@ -99,7 +99,7 @@ def _known(found: Sequence[tuple[Network, Scenario | str]], where: str) -> Known
 
 
 def _trained_on(network: Network, scenario: Scenario | str, where: str) -> KnownClusters:
-    """Return the clusters that one member knows: of its scenario, and of its recipe's curriculum."""
+    """Return the clusters that one member knows: of its scenario, its recipe's curriculum, and what it began with."""
     name = network.description["name"]
     config = parse(AgentConfig, network.description.get("config") or {}, f"{where}: {name}: config")
     plan = config.curriculum or CurriculumConfig()
@@ -110,7 +110,11 @@ def _trained_on(network: Network, scenario: Scenario | str, where: str) -> Known
         moved = [KnownClusters.of(load_cluster(cluster), first.config.gateways) for cluster in named]
     except BurstenvError as error:
         raise BurstenvError(f"{where}: the clusters that {name} was trained on are not known: {error}") from None
-    return reduce(KnownClusters.also, [KnownClusters.of(s.specs, s.config.gateways) for s in (first, *further)] + moved)
+    known = [KnownClusters.of(s.specs, s.config.gateways) for s in (first, *further)] + moved
+    begun = (config.begin_with or "").replace("{seed}", str(network.description.get("seed")))
+    if begun.startswith(PREFIX) or begun.endswith(ENDING) or (begun and Path(begun).exists()):
+        known.append(_trained_on(*_member(begun), where))  # of a run that is gone nothing is known
+    return reduce(KnownClusters.also, known)
 
 
 def _fallback(description: Mapping[str, Any], scenario: Scenario | str, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -126,6 +127,19 @@ def test_one_command_makes_it_and_every_command_says_why_its_rules_decide(run, t
     card = tmp_path / "careful.md"
     assert main(["agents", "card", str(file), str(out), "--name", "careful", "--out", str(card)]) == 0
     assert "Clusters that it knows: 4 to 6 replicas, up to 1 gateway, KV caches" in card.read_text()
+
+
+def test_what_it_began_with_is_known_too(run, tmp_path):
+    first = shutil.copytree(run, tmp_path / "first")
+    values = {"algorithm": {"name": "evolution", "pairs": 2, "episodes": 1}, "begin_with": str(first), "net_arch": [8]}
+    validation = {"episodes": 2, "loads": [1.0], "every_steps": 100}
+    config = AgentConfig.model_validate({**values, "sampled": False, "total_steps": 1, "validation": validation})
+    after = train(config, on(cluster_of(9)), tmp_path / "after", progress=False).folder
+    for known in ((4, 9), (9, 9)):  # the first began on 4 and 6 replicas; of a run that is gone nothing is known
+        export_ensemble([after], tmp_path / "after.npz", fallback=RULES, known_clusters=True)
+        found = load_policy(f"agent:{tmp_path / 'after.npz'}").network.vote.known
+        assert (found.fewest, found.most) == known
+        shutil.rmtree(first, ignore_errors=True)
 
 
 def test_members_of_other_clusters_and_rules_that_are_missing(run, scenario, tmp_path):
