@@ -348,7 +348,8 @@ def test_onnx_gives_the_same_logits_and_decisions(run, exported, scenario, tmp_p
 def test_a_shipped_agent_has_a_card_and_loses_less_than_half_of_what_the_defaults_lose(name):
     policy = load_policy(f"agent:{name}")
     told = policy.network.description
-    assert policy.sampled is (told["config"]["algorithm"]["name"] == "ppo")
+    trained = told["ensemble"]["members"] if "ensemble" in told else [told]
+    assert all(policy.sampled is (one["config"]["algorithm"]["name"] == "ppo") for one in trained)
     assert f"trained on {told['scenario']}" in pretrained.card_of(name)
     plan = EvaluationPlan(load_scenario(told["scenario"]), episodes=2, policies=[policy.name, "always/jsq/vllm"])
     result = evaluate(plan, progress=False)
