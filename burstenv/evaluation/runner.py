@@ -164,8 +164,8 @@ def evaluate(
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
     changed, said = compare_with_list(scenario, plan.split, range(plan.episodes))
     unused = [*plan.unused, said] if said else list(plan.unused)
-    strangers = (agent.stranger(scenario.specs, scenario.config.gateways) for agent in networks)
-    unused += [sentence for sentence in strangers if sentence]
+    reasons = (agent.why_unknown(scenario.specs, scenario.config.gateways) for agent in networks)
+    unused += [sentence for sentence in reasons if sentence]
     for sentence in unused:
         print(f"burstenv: {sentence}", file=sys.stderr)
     origin = {

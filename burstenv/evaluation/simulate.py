@@ -165,7 +165,7 @@ def simulate(
     _run(engine, player, progress, recorder)
     metrics = {**_metrics(engine, requests), **measured, **facts, "unmatched_models": unmatched}
     metrics |= fallback_share(played, player, int(engine.state.environments["decisions"][0]))
-    unlike = played.stranger(scene.specs, scene.config.gateways) if isinstance(played, NetworkPolicy) else ""
+    unlike = played.why_unknown(scene.specs, scene.config.gateways) if isinstance(played, NetworkPolicy) else ""
     if unlike:
         metrics["unknown_cluster"] = unlike
     seen = (

@@ -64,7 +64,7 @@ class Decider:
         self.name = policy.name
         unlike = ""
         if isinstance(policy, NetworkPolicy):
-            unlike = policy.stranger(world.scenario.specs, world.scenario.config.gateways)
+            unlike = policy.why_unknown(world.scenario.specs, world.scenario.config.gateways)
         if unlike:
             print(f"burstenv: {unlike}", file=sys.stderr)
         self._world = world

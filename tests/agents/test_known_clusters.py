@@ -42,7 +42,7 @@ def test_on_known_clusters_its_members_decide_and_on_others_its_rules_byte_for_b
     for where, known in ((scenario, True), (on(cluster_of(4)), True), (on(cluster_of(5)), False)):
         episode = LocalStage(where).draw("validation", 1.5, 0)
         records, fallbacks = played(where, policy, episode)
-        said = policy.stranger(where.specs, where.config.gateways)
+        said = policy.why_unknown(where.specs, where.config.gateways)
         assert same(records, played(where, policy.members[0] if known else parse_composite(RULES), episode)[0])
         assert (fallbacks == 0) == known == (said == "")
     assert said == f"one: its rules, {RULES}, decide everything here: 5 replicas, trained on 4"
@@ -66,7 +66,7 @@ def test_on_known_clusters_its_members_decide_and_on_others_its_rules_byte_for_b
 def test_what_makes_a_cluster_unlike_the_known_ones(changes, said):
     known = KnownClusters(fewest=2, most=16, gateways=1, kv_ratio=1.0, speed_ratio=3.0)
     one = KnownClusters(fewest=4, most=4, gateways=1, kv_ratio=1.0, speed_ratio=1.0).model_copy(update=changes)
-    assert known.stranger(one) == said
+    assert known.why_unknown(one) == said
 
 
 def test_the_numbers_are_those_of_the_replicas():

@@ -222,7 +222,7 @@ def _committee_of(policy: NetworkPolicy, cluster: Cluster, sight: Sight) -> Comm
         if policy.environment.get("advised"):
             layout = ObservationLayout(cluster.num_replicas, tuple(cluster.mode_names), sight.observation, True)
             advice = layout.names().index("request.rule_admits")
-    unlike = policy.stranger(cluster.specs, cluster.state.layout.gateways)
+    unlike = policy.why_unknown(cluster.specs, cluster.state.layout.gateways)
     agree = len(numbers) + 1 if unlike else policy.agree  # more than there are: the rules always decide
     ballots = np.zeros((len(numbers), len(sizes)), np.int64)
     loads = np.array(policy.loads, np.float64)

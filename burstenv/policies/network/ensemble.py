@@ -218,7 +218,7 @@ class EnsemblePolicy(NetworkPolicy):
 
     @property
     def fallback(self) -> Composite | None:
-        """The rules that decide where fewer do; None: the majority always decides."""
+        """The rules that decide where fewer do, and on clusters that members do not know; None: members always do."""
         named = self.network.vote.fallback
         return None if named is None else parse_composite(named)
 
@@ -228,10 +228,10 @@ class EnsemblePolicy(NetworkPolicy):
         told = zip(self.network.members, self.network.vote.members, strict=True)
         return tuple(NetworkPolicy(network, member.name, sampled=False) for network, member in told)
 
-    def stranger(self, specs: Sequence[ReplicaSpec], gateways: int) -> str:
+    def why_unknown(self, specs: Sequence[ReplicaSpec], gateways: int) -> str:
         """Say in which way a cluster is unlike those that the members know; empty if they decide there."""
         known = self.network.vote.known
-        unlike = "" if known is None else known.stranger(KnownClusters.of(specs, gateways))
+        unlike = "" if known is None else known.why_unknown(KnownClusters.of(specs, gateways))
         return (
             f"{self.name}: its rules, {self.network.vote.fallback}, decide everything here: {unlike}" if unlike else ""
         )
@@ -248,7 +248,8 @@ class EnsemblePolicy(NetworkPolicy):
         """Choose for a batch as :meth:`NetworkPolicy.act`, if rules never decide.
 
         Raises:
-            BurstenvError: If rules may decide: they read the cluster, which observations do not show.
+            BurstenvError: If rules may decide, or the traffic chooses the member: observations show neither the whole
+                cluster nor the time so far.
         """
         if self.loads:
             raise BurstenvError(

@@ -39,7 +39,12 @@ class KnownClusters(Config):
 
     @classmethod
     def of(cls, specs: Sequence[ReplicaSpec], gateways: int) -> KnownClusters:
-        """Return those exactly like one."""
+        """Return those exactly like one cluster.
+
+        Args:
+            specs: Its replicas; KV caches are compared in tokens, speeds in seconds per prefill token.
+            gateways: Its gateways with a log each.
+        """
         kv_tokens = [spec.num_blocks * spec.block_size for spec in specs]
         token_s = [spec.latency.prefill_token_s() for spec in specs]
         return cls(
@@ -60,7 +65,7 @@ class KnownClusters(Config):
             speed_ratio=max(self.speed_ratio, other.speed_ratio),
         )
 
-    def stranger(self, cluster: KnownClusters) -> str:
+    def why_unknown(self, cluster: KnownClusters) -> str:
         """Return in which way one cluster (of :meth:`of`) is unlike the known ones; empty if it is like them."""
         if not self.fewest <= cluster.most <= self.most:
             return f"{cluster.most} replicas, trained on {self._size}"

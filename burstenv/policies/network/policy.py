@@ -102,7 +102,7 @@ class NetworkPolicy:
         """The rules that decide where fewer members agree, and on clusters unknown to them; None: there are none."""
         return None
 
-    def stranger(self, specs: Sequence[ReplicaSpec], gateways: int) -> str:
+    def why_unknown(self, specs: Sequence[ReplicaSpec], gateways: int) -> str:
         """Say in which way a cluster is unlike those that an ensemble knows; empty if it knows it, and for a network.
 
         Args:
