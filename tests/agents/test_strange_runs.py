@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
-from burstenv.agents import run_folder
 from burstenv.agents.agent import load_agent
 from burstenv.agents.config import AgentConfig
+from burstenv.agents.run import run_folder
 from burstenv.agents.run.run_folder import RunFolder
 from burstenv.agents.run.state_file import read_state, write_state
 from burstenv.agents.train import train
