@@ -22,8 +22,9 @@ demo: setup
 	$(BIN)/burstenv train --agent demo --out runs/demo
 	$(BIN)/burstenv evaluate --agent runs/demo --out reports/demo
 
+# A file's tests stay in one process: what they share (trained runs, machine code) is made once.
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The gateway in front of real vLLM servers with simulated GPU time; a few minutes, not part of `make test`.
 real: setup $(ENGINES)/.ready

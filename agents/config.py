@@ -45,12 +45,16 @@ class WarmStartConfig(Config):
 
 
 class LessonsConfig(Config):
-    """Improve on the warm start's teacher by simulating the worth of every choice in the true future.
+    """Improve on the teacher, or on the student itself, by simulating the worth of every choice in the true future.
 
     Only the lessons use the future: the student sees its own observations, and learns the best choice on average.
     """
 
-    labels: Count = 60_000  # labelled decisions
+    # All later decisions in the simulated future: the warm start's teacher, or the student as it is before the lessons
+    # (policy iteration: search, distil, search with the student).
+    base: Literal["teacher", "student"] = "teacher"
+    rounds: Count = 1  # of lessons one after another; the student of each is the base of the next
+    labels: Count = 60_000  # labelled decisions of a round
     horizon_s: Positive = 20.0  # requests that arrive until then are simulated to their end
     chunks: Count = 12  # of decisions; the student learns between them
     chunk_steps: Count = 256  # decisions of each environment in a chunk
@@ -184,7 +188,7 @@ class AgentConfig(Config):
     curriculum: CurriculumConfig | None = None
     common_arrivals: CommonArrivalsConfig | None = None
     warm_start: WarmStartConfig | None = None
-    lessons: LessonsConfig | None = None  # after the warm start, from its teacher on
+    lessons: LessonsConfig | None = None  # after the warm start, or the weights of begin_with
     validation: ValidationConfig = ValidationConfig()
     checkpoint_every_steps: Count = 2_000_000
 
@@ -234,8 +238,14 @@ class AgentConfig(Config):
             raise ValueError("an agent that decides background begins at a rule and has no warm_start")
         if self.begin_with is not None and self.warm_start is not None:
             raise ValueError("begin_with takes the weights of another run, which a warm_start would overwrite")
-        if self.lessons is not None and (self.warm_start is None or self.action != "flat"):
-            raise ValueError("lessons need action 'flat' and a warm_start with a teacher")
+        if self.lessons is not None:
+            taught = self.warm_start is not None or (self.lessons.base == "student" and self.begin_with is not None)
+            if not taught or self.action != "flat":
+                raise ValueError(
+                    "lessons need action 'flat', and a warm_start with a teacher or, with base 'student', begin_with"
+                )
+            if self.lessons.base == "teacher" and self.lessons.rounds > 1:
+                raise ValueError("rounds of lessons need base 'student': a teacher is the same in each of them")
         if self.continuous:
             return self
         if self.action == "flat" and sorted(self.decide) != ["admission", "routing"]:
@@ -291,6 +301,11 @@ class AgentConfig(Config):
     def draws(self) -> bool:
         """Whether the trained agent samples its choices."""
         return self.sampled and isinstance(self.algorithm, ON_POLICY) and self.algorithm.name != "recurrent-ppo"
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it imitates or takes lessons before it trains."""
+        return self.warm_start is not None or self.lessons is not None
 
     @property
     def evolves(self) -> bool:

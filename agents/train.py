@@ -205,7 +205,7 @@ def _learn(
     model.set_logger(logger)
     if state is None:
         begin_with(config, model.policy, scenarios[0], seed)
-    if state is None and config.warm_start is not None:
+    if state is None and config.is_prepared:
         prepare(config, model.policy, venv, scenarios, seed, shown.say, lambda: monitor.interrupted)
     callback = CallbackList([TrainingCallback(config, monitor, learner, venv), *callbacks])
     try:
@@ -237,13 +237,12 @@ def _evolve(
     if state is not None:
         learner.restore(state["learner"])
         monitor.restore(state["monitor"], learner.steps)
-    elif config.begin_with is not None:
+    else:
         begin_with(config, learner.policy, scenarios[0], seed)
-        learner.take_policy()
-    elif config.warm_start is not None:
-        alike = of_one_size(scenarios)
-        venv = training_environments(config, alike, seed)
-        prepare(config, learner.policy, venv, alike, seed, shown.say, lambda: monitor.interrupted)
+        if config.is_prepared:
+            alike = of_one_size(scenarios)
+            venv = training_environments(config, alike, seed)
+            prepare(config, learner.policy, venv, alike, seed, shown.say, lambda: monitor.interrupted)
         learner.take_policy()
     try:
         while learner.steps < config.total_steps:

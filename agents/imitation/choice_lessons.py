@@ -1,8 +1,9 @@
 """Lessons: learn from the worth of every choice, simulated in the true future.
 
 For a share of the student's decisions each choice (reject, or any replica) is simulated in the true future, with a base
-composite making all later decisions (:mod:`burstenv.policies.lookahead.choice_worth`). The student does not see that
-future, so the result is one sample of a choice's expected worth given the observation. All choices share the same
+making all later decisions: a composite (:mod:`burstenv.policies.lookahead.choice_worth`), or the student itself as it
+was before (:mod:`burstenv.envs.play.agent_choice_worth`), which makes it policy iteration. The student does not see
+that future, so the result is one sample of a choice's expected worth given the observation. All choices share the same
 future, so their differences have little noise. The student learns to minimise its loss over its own states: one step of
 policy improvement over the base (AggreVaTe, Ross and Bagnell 2014; the gain over the base is the mean advantage over
 the student's own states, Kakade and Langford, ICML 2002).
@@ -10,24 +11,33 @@ the student's own states, Kakade and Langford, ICML 2002).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from burstenv.agents.agent import describe_agent
 from burstenv.agents.config import AgentConfig
 from burstenv.agents.environments import load_range_at
+from burstenv.agents.export.arrays import network_of
 from burstenv.agents.sb3.actors import Actor
 from burstenv.agents.sb3.joint_batch import JointBatch
 from burstenv.agents.sb3.returns import discounted
 from burstenv.agents.sb3.vec_env import SB3VecEnv
 from burstenv.engine.enums import NO_REQUEST
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.observation.settings import Sight
+from burstenv.envs.play.agent_choice_worth import AgentChoiceWorth
+from burstenv.envs.scenario import Scenario
+from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
 from burstenv.policies.batching import canonical_mode
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
+from burstenv.policies.network.policy import NetworkPolicy
+
+Bases = Mapping[float, str] | NetworkPolicy  # of one scenario: composites by load, or an agent
 
 
 @dataclass(frozen=True)
@@ -49,17 +59,22 @@ class Judge:
 
     Args:
         batch: The environments; the action is the flat one.
-        policies: The base composite of each load; the nearest to an episode's load is taken.
+        bases: The base composite of each load, of which the nearest to an episode's load is taken; or an agent.
         horizon_s: Simulated time of arrivals [s].
         batching: The agent's mode, used in the simulated future; None: the composite's own.
     """
 
-    def __init__(self, batch: EnvironmentBatch, policies: Mapping[float, str], horizon_s: float, batching: str | None):
+    def __init__(self, batch: EnvironmentBatch, bases: Bases, horizon_s: float, batching: str | None):
         self._batch = batch
-        self._loads = np.array(sorted(policies))
-        self._worth = []
+        self._worth: list[ChoiceWorth] = []
+        if isinstance(bases, NetworkPolicy):
+            sight = Sight(batch.scenario.config.observation, batch.scenario.capacity_per_s("train"), "lessons")
+            self._loads = np.array([1.0])
+            self._worth.append(AgentChoiceWorth(batch.cluster, bases, horizon_s, sight))
+            return
+        self._loads = np.array(sorted(bases))
         for load in self._loads:
-            base = parse_composite(policies[load])
+            base = parse_composite(bases[load])
             if batching is not None:
                 base = replace(base, batching=canonical_mode(batching))
             self._worth.append(ChoiceWorth(batch.cluster, base, horizon_s))
@@ -111,7 +126,7 @@ def take_lessons(
     config: AgentConfig,
     policy: ActorCriticPolicy,
     venv: SB3VecEnv,
-    bases: list[dict[float, str]],
+    bases: Sequence[Bases],
     seed: int,
     on_progress: Callable[[LessonResult], None] | None = None,
 ) -> LessonResult:
@@ -121,7 +136,7 @@ def take_lessons(
         config: The agent's, with ``lessons``.
         policy: The student; changed in place.
         venv: Environments; reset and then stepped, by the student.
-        bases: For each scenario of ``venv``, the base composite of each load.
+        bases: For each scenario of ``venv``, what decides in the simulated futures.
         seed: Of the labelled decisions, the student's choices and the order of gradient steps.
         on_progress: Called after every chunk.
     """
@@ -181,6 +196,18 @@ def take_lessons(
         if on_progress is not None:
             on_progress(result)
     return result
+
+
+def student_of(config: AgentConfig, policy: ActorCriticPolicy, scenario: Scenario, seed: int) -> NetworkPolicy:
+    """Return a policy as it is now, compiled, taking its most probable choices.
+
+    Raises:
+        BurstenvError: If its network cannot be compiled.
+    """
+    network = network_of(config, policy, describe_agent(config, scenario, seed), config.name)
+    if network is None:
+        raise BurstenvError("lessons with base 'student' simulate a compiled agent, and its network cannot be compiled")
+    return NetworkPolicy(network, config.name, sampled=False)
 
 
 def _looked_into(

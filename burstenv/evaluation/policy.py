@@ -83,6 +83,13 @@ def runs_alone(policy: Any) -> TypeIs[Heuristic | NetworkPolicy]:
     return is_heuristic(policy) or isinstance(policy, NetworkPolicy)
 
 
+def agent_in(policy: Any) -> NetworkPolicy | None:
+    """Return the exported agent that a policy is, or that it looks ahead over; None without one."""
+    if isinstance(policy, LookaheadPolicy):
+        return policy.agent
+    return policy if isinstance(policy, NetworkPolicy) else None
+
+
 def check_agent(agent: Agent) -> None:
     """Raise a one-sentence error unless ``agent`` follows the protocol."""
     if not isinstance(agent, Agent):

@@ -24,7 +24,7 @@ from burstenv.evaluation.episode_lists import compare_with_list
 from burstenv.evaluation.episodes import EpisodeStore
 from burstenv.evaluation.journal import JOURNAL, Journal, Key, Unit
 from burstenv.evaluation.metrics import LATENCIES
-from burstenv.evaluation.policy import Agent, is_heuristic
+from burstenv.evaluation.policy import Agent, agent_in, is_heuristic
 from burstenv.evaluation.provenance import manifest, provenance
 from burstenv.evaluation.result import EvaluationResult, Row
 from burstenv.evaluation.statistics.latency_sketch import Sketch
@@ -158,14 +158,14 @@ def evaluate(
     for policy in part.policies:  # before the long run
         if isinstance(policy, Composite) and policy.reads_log and not scenario.config.observation.log:
             raise hidden_log(f"policy {policy.name}")
-    networks = [policy for policy in part.policies if isinstance(policy, NetworkPolicy)]
+    networks = [agent for policy in part.policies if (agent := agent_in(policy)) is not None]
     for agent in networks:
         agent.network.check(acting_features(agent.environment, scenario), len(scenario.specs), scenario.config.name)
     unit_per_s = scenario.capacity_per_s(plan.capacity_split or plan.split)
     changed, said = compare_with_list(scenario, plan.split, range(plan.episodes))
     unused = [*plan.unused, said] if said else list(plan.unused)
     reasons = (agent.why_unknown(scenario.specs, scenario.config.gateways) for agent in networks)
-    unused += [sentence for sentence in reasons if sentence]
+    unused += dict.fromkeys(sentence for sentence in reasons if sentence)
     for sentence in unused:
         print(f"burstenv: {sentence}", file=sys.stderr)
     origin = {

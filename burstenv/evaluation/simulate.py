@@ -26,10 +26,10 @@ from burstenv.errors import BurstenvError, unknown_name
 from burstenv.evaluation.fairness import by_priority
 from burstenv.evaluation.metrics import metrics_of, share
 from burstenv.evaluation.offered_load import saturated_rate_per_s
-from burstenv.evaluation.policy import fallback_share, is_privileged
+from burstenv.evaluation.policy import agent_in, fallback_share, is_privileged
 from burstenv.evaluation.timeline.series import Timeline, TimelineRecorder
 from burstenv.files import write_atomic
-from burstenv.policies import NetworkPolicy, load_policy
+from burstenv.policies import load_policy
 from burstenv.workload import CLASSES, Trace
 from burstenv.workload.describe import rate_per_s
 from burstenv.workload.shaping.rates import SCALINGS
@@ -143,7 +143,8 @@ def simulate(
     unmatched, predictor = _unmatched_models(trace, scene), scene.predictor_on(trace)
     del trace  # the engine takes its columns
     sight = None
-    if isinstance(played, NetworkPolicy):
+    agent = agent_in(played)
+    if agent is not None:
         scene.capacity_per_s("train")  # the scale of the traffic in an agent's observation
         sight = scene.sight
     added = tuple(mode for mode in played.modes if mode not in scene.mode_names)
@@ -165,7 +166,7 @@ def simulate(
     _run(engine, player, progress, recorder)
     metrics = {**_metrics(engine, requests), **measured, **facts, "unmatched_models": unmatched}
     metrics |= fallback_share(played, player, int(engine.state.environments["decisions"][0]))
-    unlike = played.why_unknown(scene.specs, scene.config.gateways) if isinstance(played, NetworkPolicy) else ""
+    unlike = "" if agent is None else agent.why_unknown(scene.specs, scene.config.gateways)
     if unlike:
         metrics["unknown_cluster"] = unlike
     seen = (

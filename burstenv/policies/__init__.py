@@ -9,7 +9,8 @@ from burstenv.policies.batching import BATCHING_MODES, BATCHING_RULES, BatchingR
 from burstenv.policies.composite import Composite, RuleChoice, parse_composite, parse_rule
 from burstenv.policies.heuristics import admission_rule, policy, routing_rule
 from burstenv.policies.load import Heuristic, Policy, load_policy, load_policy_file, loaded_files, named_in_data
-from burstenv.policies.lookahead.policy import Lookahead, LookaheadPolicy, parse_lookahead
+from burstenv.policies.lookahead.playing import Lookahead
+from burstenv.policies.lookahead.policy import LookaheadPolicy, parse_lookahead
 from burstenv.policies.network.policy import NetworkPolicy
 from burstenv.policies.network.weights import Network
 from burstenv.policies.python_policy import PythonPolicy

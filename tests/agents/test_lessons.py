@@ -4,15 +4,22 @@ import numpy as np
 import pytest
 import torch
 
+from burstenv.agents.agent import load_agent
 from burstenv.agents.config import AgentConfig
-from burstenv.agents.imitation.choice_lessons import Judge, advantages, take_lessons
+from burstenv.agents.export.arrays import export_agent
+from burstenv.agents.imitation.choice_lessons import Judge, advantages, student_of, take_lessons
+from burstenv.agents.networks import acting_weights
 from burstenv.agents.sb3.actors import build_untrained
 from burstenv.agents.sb3.vec_env import SB3VecEnv
+from burstenv.agents.train import train
 from burstenv.config import parse
 from burstenv.envs.batch import EnvironmentBatch
+from burstenv.envs.play.network import NetworkPlayer
+from burstenv.envs.scenario import load_scenario
 from burstenv.envs.step import UNLIMITED, rollout
 from burstenv.errors import BurstenvError
 from burstenv.policies import parse_composite
+from tests.agents.conftest import SCENARIO, cluster_of
 
 BASE = "always/jsq/edf-512"
 
@@ -95,7 +102,63 @@ def test_a_student_comes_to_choose_what_is_worth_more(two_replicas):
     assert 1200 < said[-1].labels < 1800
 
 
-def test_lessons_need_the_flat_action_and_a_teacher():
+@pytest.mark.parametrize("observation", [{}, {"log": True, "sessions": True, "scrape_period_s": 0.3}])
+def test_worth_under_the_student_is_what_it_earns_after_a_choice(observation):
+    """With the student as the base, a choice is worth what the student's own play of the rest of the episode earns."""
+    where = load_scenario({**SCENARIO, "cluster": cluster_of(2), "observation": observation})
+    batch = EnvironmentBatch(
+        4, where, load=4.0, decide=("admission", "routing"), action="flat", batching="edf-512", reward="dense"
+    )
+    venv = SB3VecEnv(batch)
+    venv.reset()
+    config = AgentConfig.model_validate(
+        {"name": "a", "net_arch": [8], "algorithm": {"name": "evolution"}, "batching": "edf-512", "sampled": False}
+    )
+    student = student_of(config, build_untrained(config, where), where, 0)
+    judge = Judge(batch, student, horizon_s=1e6, batching=None)
+    for _ in range(40):
+        venv.step(np.ones((4, 1), np.int64))
+    places = np.flatnonzero(batch.cluster.state.environments["at_gateway"] >= 0)
+    before = [array.tobytes() for array in batch.cluster.state.arrays()]
+    values, own = judge.look(places)
+    assert [array.tobytes() for array in batch.cluster.state.arrays()] == before
+    assert len(places) > 1
+    for row, i in enumerate(places.tolist()):
+        earned = batch.cluster.state.environments["attained_worth"][i]
+        for choice in range(3):
+            state = batch.cluster.state.clone()
+            cluster = where.make_cluster(4)
+            cluster.state.grow_requests(state.requests.shape[1])
+            cluster.state.restore(state)
+            admission, replica = (1, choice - 1) if choice else (0, 0)
+            player = NetworkPlayer(student, cluster, i, where.sight)
+            assert player.decision()[0] == (own[row] > 0)
+            cluster.decide(i, admission, replica, player.decision()[2])
+            cluster.next_epoch(i)
+            player.run()
+            assert cluster.state.environments["attained_worth"][i] - earned == values[row, choice]
+
+
+def test_a_student_goes_on_from_an_agent_by_lessons_in_rounds(two_replicas, tmp_path):
+    """Policy iteration in a training: the weights that evolution begins with are those after the lessons."""
+    values = {
+        "name": "first", "network": "shared", "net_arch": [8], "batching": "edf-512", "sampled": False, "load": 2.0,
+        "algorithm": {"name": "evolution", "pairs": 1, "episodes": 1}, "total_steps": 1, "num_envs": 8,
+        "validation": {"episodes": 2},
+    }  # fmt: skip
+    first = train(AgentConfig.model_validate(values), two_replicas, tmp_path / "first", progress=False)
+    export_agent(first.folder, tmp_path / "first.npz")
+    lessons = {"base": "student", "rounds": 2, "labels": 60, "chunks": 1, "chunk_steps": 16, "updates": 20}
+    values |= {"begin_with": str(tmp_path / "first.npz"), "lessons": lessons | {"batch_size": 32, "horizon_s": 2}}
+    taught = train(AgentConfig.model_validate(values), two_replicas, tmp_path / "taught", progress=False)
+    weights = [acting_weights(load_agent(result.last, two_replicas).policy) for result in (first, taught)]
+    assert any(not np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_lessons_need_the_flat_action_and_a_base():
     for without in ({"action": "multi", "warm_start": {"policy": BASE}}, {"action": "flat"}):
-        with pytest.raises(BurstenvError, match="lessons need action 'flat' and a warm_start"):
+        with pytest.raises(BurstenvError, match="lessons need action 'flat', and a warm_start"):
             parse(AgentConfig, {"name": "a", "lessons": {"labels": 100}, **without}, "recipe")
+    given = {"lessons": {"rounds": 2}, "warm_start": {"policy": BASE}}
+    with pytest.raises(BurstenvError, match="rounds of lessons need base 'student'"):
+        parse(AgentConfig, {"name": "a", **given}, "recipe")

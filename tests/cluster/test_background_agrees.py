@@ -135,7 +135,7 @@ class BackgroundPlay(Play):
             assert math.isclose(trained[r, 3], lost_tokens, rel_tol=1e-12), r
 
 
-@examples(150)
+@examples(60)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),
@@ -148,7 +148,7 @@ def test_background_work_is_what_is_written_down(seed, engine, tables, tick_s, m
     play(seed, None, engine, tables, tick_s=tick_s, metrics=metrics)
 
 
-@examples(100)
+@examples(40)
 @given(
     seed=st.integers(0, 2**20),
     patience=st.sampled_from(PATIENCE),
@@ -163,7 +163,7 @@ def test_background_work_beside_clients_is_what_is_written_down(seed, patience, 
     play(seed, config, engine, tick_s=tick_s)
 
 
-@examples(150)
+@examples(60)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),
@@ -181,7 +181,7 @@ def test_background_work_on_replicas_that_change_is_what_is_written_down(
     play(seed, config, engine, change=change, tick_s=tick_s, metrics=metrics)
 
 
-@examples(60)
+@examples(24)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),
@@ -197,7 +197,7 @@ def test_background_work_behind_a_queue_is_what_is_written_down(seed, engine, ru
     play(seed, config, engine, change=change, metrics=metrics, flow=FlowConfig(look_s=0.05), queue=queue)
 
 
-@examples(150)
+@examples(60)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),

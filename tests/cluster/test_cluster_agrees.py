@@ -52,7 +52,7 @@ def play(seed: int, config: ClientsConfig | None, engine: str, faults: int = 0, 
     return result
 
 
-@examples(100)
+@examples(50)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),
@@ -64,7 +64,7 @@ def test_a_cluster_is_what_is_written_down(seed, engine, tick_s, batching_period
     play(seed, None, engine, tick_s=tick_s, batching_period_s=batching_period_s, metrics=metrics)
 
 
-@examples(150)
+@examples(75)
 @given(
     seed=st.integers(0, 2**20),
     patience=st.sampled_from(PATIENCE),
@@ -82,7 +82,7 @@ def test_clients_are_what_is_written_down(seed, patience, retries, loop, engine,
     play(seed, config, engine, tick_s=tick_s, metrics=metrics)
 
 
-@examples(100)
+@examples(50)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),

@@ -89,7 +89,7 @@ def play(seed: int, config: ClientsConfig | None, engine: str, rule: int, faults
     return result
 
 
-@examples(60)
+@examples(30)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),
@@ -102,7 +102,7 @@ def test_a_queue_is_what_is_written_down(seed, engine, rule, tick_s, metrics, re
     play(seed, None, engine, rule, tick_s=tick_s, metrics=metrics, relays=relays)
 
 
-@examples(60)
+@examples(30)
 @given(
     seed=st.integers(0, 2**20),
     patience=st.sampled_from(PATIENCE),
@@ -118,7 +118,7 @@ def test_clients_leave_it_and_come_again(seed, patience, retries, loop, engine, 
     play(seed, config, engine, rule, tick_s=tick_s, metrics=metrics)
 
 
-@examples(40)
+@examples(20)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),

@@ -66,7 +66,7 @@ def play(
     return result
 
 
-@examples(80)
+@examples(40)
 @given(
     seed=st.integers(0, 2**20),
     config=st.sampled_from([None, *(ClientsConfig(patience=PATIENCE[2], closed_loop=loop) for loop in LOOPS)]),

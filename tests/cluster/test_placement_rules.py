@@ -90,7 +90,7 @@ def play(
     return result
 
 
-@examples(60)
+@examples(30)
 @given(
     seed=st.integers(0, 2**20),
     name=st.sampled_from(list(RULES)),

@@ -138,7 +138,7 @@ class Look:
             assert name == "dense" or math.isclose(got, want, rel_tol=1e-6, abs_tol=1e-6), (name, got, want)
 
 
-@examples(200)
+@examples(100)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),

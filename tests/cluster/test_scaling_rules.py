@@ -96,7 +96,7 @@ def play(
     return result
 
 
-@examples(200)
+@examples(100)
 @given(
     seed=st.integers(0, 2**20),
     rule=st.sampled_from(list(RULES)),
@@ -116,7 +116,7 @@ def test_rules_are_what_is_written_down(
     play(seed, rule, which, engine, faults, clients, recovery, gateways, tick_s=tick_s, metrics=metrics)
 
 
-@examples(100)
+@examples(50)
 @given(
     seed=st.integers(0, 2**20),
     engine=st.sampled_from(list(ENGINES)),

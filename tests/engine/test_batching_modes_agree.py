@@ -55,7 +55,7 @@ def mode_cases(draw) -> RecordedCase:
     return replace(case, limits=limits, requests=requests)
 
 
-@examples(300)
+@examples(150)
 @given(mode_cases())
 def test_random_modes_agree(case):
     check(case)

@@ -123,7 +123,7 @@ def check(case: RecordedCase) -> ReferenceReplica | None:
     return reference
 
 
-@examples(250)
+@examples(150)
 @given(cases())
 def test_random_configurations_agree(case):
     check(case)

@@ -21,7 +21,7 @@ from burstenv.evaluation.simulate import simulate
 from burstenv.evaluation.timeline.series import FLEET
 from burstenv.policies import load_policy, parse_composite
 from burstenv.policies.lookahead.choice_worth import ChoiceWorth
-from burstenv.policies.lookahead.policy import Lookahead
+from burstenv.policies.lookahead.playing import Lookahead
 
 OFTEN = {
     "name": "often",

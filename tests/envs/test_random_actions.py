@@ -1,7 +1,7 @@
 """Random actions, of every id: observations stay finite and in their space, no request is lost, time never runs back.
 
-``BURSTENV_SOAK=10 pytest -s tests/envs/test_random_actions.py -k million`` takes ten times as many actions and says how
-many episodes they were; about 900 actions are one, 20 of the interval environment.
+``BURSTENV_SOAK=100 pytest -s tests/envs/test_random_actions.py -k many`` takes a hundred times as many actions and says
+how many episodes they were; about 900 actions are one, 20 of the interval environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from tests.envs.ids import arrays_in, every_id, every_native_id, masked
 
 OUTCOMES = ("attained", "late", "rejected", "failed")
-N = 256
+N = 64
 SOAK = float(os.environ.get("BURSTENV_SOAK", "1"))
 masked_or_not = pytest.mark.parametrize("legal", [True, False], ids=["masked", "unmasked"])
 
@@ -51,9 +51,9 @@ def test_random_actions_keep_the_invariants(make, env_id, legal):
 @pytest.mark.slow
 @every_native_id
 @masked_or_not
-def test_a_million_random_actions_keep_the_invariants(make_vec, env_id, legal):
+def test_many_random_actions_keep_the_invariants(make_vec, env_id, legal):
     controls = "Interval" in env_id or "Fleet" in env_id  # a step of these is the work of tens of decisions
-    actions = 50_000 if controls else 1_000_000
+    actions = 6_400 if controls else 128_000
     actions = int(actions * SOAK)
     envs = make_vec(env_id, N, load=None, reward="worth")
     envs.action_space.seed(0)

@@ -5,6 +5,7 @@ The observation, the mask and the step are those of the environments: an agent d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,6 +175,26 @@ class NetworkPlayer:
     def follow(self, links: np.ndarray) -> None:
         """Read the conversations from ``links``, (1, E, 2) int32, which its owner keeps up to date as requests come."""
         self._given = (self._given[0], links, *self._given[2:])
+
+    @property
+    def links(self) -> np.ndarray:
+        """The conversations that it reads, (1, E, 2) int32; see ``sessions.turn_links``."""
+        return self._given[1]
+
+    def play(self, arrays: Sequence[Any], i: int, links: np.ndarray, max_decisions: int) -> tuple[int, int, int]:
+        """Play another cluster of the same build, such as a copy of this one; return the last decision.
+
+        Args:
+            arrays: Those of ``Arrays``, and possibly others after them, as in ``Copies``.
+            i: Index of the cluster in them.
+            links: Its conversations, (1, E, 2) int32.
+            max_decisions: Greatest number of decisions; 0 makes the present one without carrying it out.
+        """
+        state, given = arrays[: len(Arrays._fields)], (self._given[0], links, *self._given[2:-1], i)
+        out = np.zeros(4, np.int64)
+        network_rollout(*state, *given, out, np.int64(max_decisions))
+        admission, replica, mode, _ = out.tolist()
+        return admission, replica, mode
 
     def decision(self) -> tuple[int, int, int]:
         """Return (admission, replica, mode) for the present decision epoch; call it once per epoch."""

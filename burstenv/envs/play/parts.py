@@ -30,7 +30,7 @@ def _has(cluster: Cluster) -> dict[str, bool]:
 def _named(policy: Policy, kind: str) -> RuleChoice | None:
     """Return a policy's own rule of a kind; None: the scenario's. Look-ahead fine-tunes as its first base does."""
     if kind == "background" and isinstance(policy, LookaheadPolicy):
-        policy = policy.bases[0]
+        return next((base.background for base in policy.composites), None)
     return getattr(policy, kind) if isinstance(policy, Composite) else None
 
 
@@ -63,5 +63,6 @@ def put_parts(policy: Policy, cluster: Cluster, i: int) -> None:
             put(code, parameters, i=i)
     if has["background"] and cluster.state.environments["decisions"][i] == 0:
         trains = _named(policy, "background")
-        own = policy.environment.get("background") if isinstance(policy, NetworkPolicy) else trains
+        agent = policy.agent if isinstance(policy, LookaheadPolicy) else policy
+        own = agent.environment.get("background") if isinstance(agent, NetworkPolicy) else trains
         cluster.background_by(cluster.background_rule if own is None else named_background_rule(str(own)), i)

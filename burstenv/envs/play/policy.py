@@ -54,8 +54,7 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
         from burstenv.envs.play.network import NetworkPlayer  # kernels for agents only
         from burstenv.envs.play.other_network import OtherNetworkPlayer
 
-        if sight is None:
-            raise BurstenvError(f"{policy.name}: an agent needs a scenario that defines its observation")
+        sight = _needed(sight, policy)
         if policy.scales:
             from burstenv.envs.play.fleet import FleetPlayer
 
@@ -68,11 +67,21 @@ def player_of(policy: Policy, cluster: Cluster, i: int = 0, sight: Sight | None 
     if isinstance(policy, PythonPolicy):
         return _PythonPlayer(policy, cluster, i)
     if isinstance(policy, LookaheadPolicy):
-        return _LookaheadPlayer(policy, cluster, i)
+        if policy.agent is None:
+            return _LookaheadPlayer(policy, cluster, i)
+        from burstenv.envs.play.agent_lookahead import AgentLookaheadPlayer
+
+        return AgentLookaheadPlayer(policy, cluster, i, _needed(sight, policy))
     if not isinstance(policy, Composite):
         raise BurstenvError(f"{type(policy).__name__} is no policy; load_policy makes one from its name")
     policy.prepare(cluster)
     return (_CompiledPlayer if policy.compiled else _MixedPlayer)(policy, cluster, i)
+
+
+def _needed(sight: Sight | None, policy: Policy) -> Sight:
+    if sight is None:
+        raise BurstenvError(f"{policy.name}: an agent needs a scenario that defines its observation")
+    return sight
 
 
 class _CompiledPlayer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from burstenv._jit.decorators import entry
+from burstenv._jit.decorators import entry, kernel
 from burstenv.cluster import Cluster
 from burstenv.cluster.gateway import ADMIT, REJECT
 from burstenv.cluster.world import world_of
@@ -20,12 +20,45 @@ from burstenv.policies.composite import Composite
 from burstenv.policies.decide import decide
 from burstenv.policies.estimates import tokens_to_hold
 from burstenv.policies.lookahead.clone import copies, copy_cluster
-from burstenv.policies.lookahead.policy import check_base, check_not_scaled
+from burstenv.policies.lookahead.playing import check_base, check_not_scaled
 from burstenv.policies.lookahead.search import FUTURE, Bench
 from burstenv.policies.lookahead.steps import REWARDS, UNPLANNED, code_of
 from burstenv.policies.lookahead.trials import close_at, first_beyond, first_needed, first_open, try_out
 
 WORTH = np.array([float(name == "worth") for name in REWARDS])  # the reward that counts
+
+
+@kernel
+def _copy_until(source, i, scratch, until_s):
+    """Copy cluster ``i`` over the future, with the requests that arrive until ``until_s``.
+
+    Returns the number of the first copied request, that after the last one, and that of the first one too late.
+    """
+    world = world_of(source, i)
+    low = first_needed(world, first_open(world, 0))
+    beyond = first_beyond(world, until_s)
+    end = world.environment.num_requests
+    high = end if world.gateway.closed_loop else min(end, beyond + 1)
+    copy_cluster(source, i, scratch, FUTURE, low, high)
+    return low, high, beyond
+
+
+@entry
+def copy_future(source, i, scratch, until_s, span):
+    """Copy cluster ``i`` over the future of ``scratch``, with the requests that arrive until ``until_s``.
+
+    ``span``, (4,) int64, written: numbers of the future's first request, of that after its last, and of the first one
+    too late; and the smallest model length of a replica that is a choice, see ``estimates.tokens_to_hold``.
+    """
+    world = world_of(source, i)
+    span[0], span[1], span[2] = _copy_until(source, i, scratch, until_s)
+    span[3] = tokens_to_hold(world, world.requests[world.environment.at_gateway])
+
+
+@entry
+def close_future(scratch, until_s, span):
+    """Stop the future's arrivals at ``until_s``; ``span`` is that of :func:`copy_future`."""
+    close_at(world_of(scratch, FUTURE), span[2], until_s)
 
 
 @entry
@@ -47,11 +80,7 @@ def _worth(source, i, scratch, base, horizon_s, reward, trial, nothing, worth):
     environment = world.environment
     for c in range(worth.shape[1]):
         worth[i, c] = np.nan
-    low = first_needed(world, first_open(world, 0))
-    beyond = first_beyond(world, environment.now_s + horizon_s)
-    end = environment.num_requests
-    high = end if world.gateway.closed_loop else min(end, beyond + 1)
-    copy_cluster(source, i, scratch, FUTURE, low, high)
+    low, high, beyond = _copy_until(source, i, scratch, environment.now_s + horizon_s)
     # The base decides in the copy, because a decision changes the policies' memory.
     admission, replica, mode = decide(base[0], future)
     close_at(future, beyond, environment.now_s + horizon_s)
@@ -114,7 +143,11 @@ class ChoiceWorth:
             if environments["done"][i] or environments["at_gateway"][i] == NO_REQUEST:
                 self.values[i], self.own[i] = np.nan, NO_REQUEST
                 continue
-            self.own[i] = _worth(
-                self._source, i, self._scratch, self._base, self._horizon_s, WORTH, self._trial, self._nothing,
-                self.values,
-            )  # fmt: skip
+            self.own[i] = self._look(i)
+
+    def _look(self, i: int) -> int:
+        """Fill row ``i`` of ``values``, of an environment with a choice to make; return the base's own choice."""
+        choice = _worth(
+            self._source, i, self._scratch, self._base, self._horizon_s, WORTH, self._trial, self._nothing, self.values
+        )  # fmt: skip
+        return int(choice)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from burstenv._jit.decorators import entry, outlined
+from burstenv._jit.decorators import entry, kernel, outlined
 from burstenv.cluster.clock import begin
 from burstenv.cluster.world import world_of
 from burstenv.engine.enums import NO_REQUEST
@@ -18,7 +18,7 @@ from burstenv.policies.lookahead.clone import copy_cluster
 from burstenv.policies.lookahead.foresight import foresee
 from burstenv.policies.lookahead.futures import imagine_arrivals, imagine_state, knows_enough
 from burstenv.policies.lookahead.replays import foresee_apart, replicas_are_apart
-from burstenv.policies.lookahead.search import SQUARES, SUM, Search
+from burstenv.policies.lookahead.search import SQUARES, SUM, opened
 from burstenv.policies.lookahead.stale_metrics import begin_notes, note_epoch, reading_shown, reconstruct
 from burstenv.policies.lookahead.steps import carry_out, decide_by, decision_of, go_on
 from burstenv.policies.lookahead.trials import (
@@ -54,7 +54,7 @@ def _imagine(search, role, low, future):
 
 
 @outlined
-def _best_by_moments(search, base):
+def best_by_moments(search, base):
     """Return the code of the best choice if it beats the base's own by the margins; otherwise the base's."""
     settings, moments, values, own = search.settings, search.moments, search.values, choice_of(base)
     _, replica, mode = decision_of(base)
@@ -74,25 +74,58 @@ def _best_by_moments(search, base):
 
 
 @outlined
+def imagine_all(search, low):
+    """Sample all futures; return the number of the first request that a trial needs, -1 if the base must decide.
+
+    It must where too little is known yet, and where a sampled past differs from the true one.
+    """
+    world = world_of(search.source, search.i)
+    role = reading_shown(world, search.notes)
+    if not knows_enough(world.environment) or role < 0:
+        return np.int64(-1)
+    if world.gateway.scrape_period_s > 0.0:
+        low = search.notes.low[role]
+    for future in range(search.settings.futures):
+        if not _imagine(search, role, low, future):
+            return np.int64(-1)
+    return np.int64(low)
+
+
+@outlined
+def list_trials(search, own, replica):
+    """Mark the replicas to simulate beside the base's own choice, and clear the moments of all choices."""
+    moments = search.moments
+    make_shortlist(world_of(search.source, search.i), search.settings.replicas, replica, search.shortlist)
+    if own > 0:
+        search.shortlist[own - 1] = 0  # its worth is known
+    for c in range(len(search.values)):
+        moments[SUM, c] = 0.0
+        moments[SQUARES, c] = 0.0
+
+
+@kernel
+def take_value(search, c, future, value):
+    """Count the value of a choice in a future, compared with the base's own there."""
+    more = value - search.owns[future]
+    search.moments[SUM, c] += more
+    search.moments[SQUARES, c] += more**2
+
+
+@outlined
 def _weigh(search, low):
     """Choose for the request at the gateway by the rewards of sampled futures; return the choice's code.
 
     All choices share the same futures; only the choice differs.
     """
-    world, moments, policy = world_of(search.source, search.i), search.moments, search.policies[0]
-    futures = search.settings.futures
-    base = decide_by(policy, world)
+    policy, futures = search.policies[0], search.settings.futures
+    base = decide_by(policy, world_of(search.source, search.i))
     own = choice_of(base)
     _, replica, mode = decision_of(base)
-    role = reading_shown(world, search.notes)
-    if not knows_enough(world.environment) or role < 0:
+    low = imagine_all(search, low)
+    if low < 0:
         return base
-    if world.gateway.scrape_period_s > 0.0:
-        low = search.notes.low[role]
     total, lost = 0.0, 0
     for future in range(futures):
-        if not _imagine(search, role, low, future):
-            return base
         value, missed = try_out(search, future, policy, search.nothing, low, search.ends[future], base, np.inf)
         search.owns[future] = value
         total += value
@@ -100,20 +133,15 @@ def _weigh(search, low):
     search.values[own] = total / futures
     if lost == 0:
         return base
-    make_shortlist(world, search.settings.replicas, replica, search.shortlist)
-    for c in range(len(search.values)):
-        moments[SUM, c] = 0.0
-        moments[SQUARES, c] = 0.0
+    list_trials(search, own, replica)
     for future in range(futures):
-        high, own_value = search.ends[future], search.owns[future]
         for c in range(len(search.values)):
             if c == own or (c > 0 and not search.shortlist[c - 1]):
                 continue
             code = code_of_choice(c, replica, mode)
-            value, missed = try_out(search, future, policy, search.nothing, low, high, code, np.inf)
-            moments[SUM, c] += value - own_value
-            moments[SQUARES, c] += (value - own_value) ** 2
-    return _best_by_moments(search, base)
+            value, _ = try_out(search, future, policy, search.nothing, low, search.ends[future], code, np.inf)
+            take_value(search, c, future, value)
+    return best_by_moments(search, base)
 
 
 @outlined
@@ -126,23 +154,19 @@ def _choose(search, low):
 
 
 @entry
-def look_ahead(
-    source, i, scratch, readings, notes, policies, lengths, settings, plan, fates, covered, trial, nothing, values,
-    shortlist, moments, ends, owns, out, max_decisions,
-):  # fmt: skip
-    """Run cluster ``i`` under look-ahead, for ``max_decisions`` or to its end; return the number made.
+def look_ahead(given, out, max_decisions):
+    """Run a cluster under look-ahead, for ``max_decisions`` or to its end; return the number made.
 
-    With ``max_decisions`` 0 the present decision is only written into ``out``. The arguments are those of ``Search``,
-    in this order, of all clusters: notes (1,), settings (1,), values (N, 1 + R); and
+    With ``max_decisions`` 0 the present decision is only written into ``out``.
 
-    out: (N, 3) int64, the last decision (admission, replica, mode), written.
-    max_decisions: Greatest number of decisions.
+    Args:
+        given: Search, see ``opened``.
+        out: (N, 3) int64, the last decision of each cluster (admission, replica, mode), written.
+        max_decisions: Greatest number of decisions.
     """
-    search = Search(
-        source, i, scratch, readings, notes[0], policies, lengths, settings[0], plan, fates, covered, trial, nothing,
-        settings[0].reward, values[i], shortlist, moments, ends, owns,
-    )  # fmt: skip
-    world = world_of(source, i)
+    search = opened(given)
+    i, policies, plan = search.i, search.policies, search.plan
+    world = world_of(search.source, i)
     environment = world.environment
     begin(world, False)
     reads = search.settings.futures > 0 and world.gateway.scrape_period_s > 0.0

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from burstenv._jit.decorators import merged
+
 FUTURE = 0  # cluster of the scratch state: the true future, or the first sampled one; the last cluster is for trials
 SUM, SQUARES = 0, 1  # rows of the moments
 UNKNOWN, SERVED, REJECTION, MISSED = 0, 1, 2, 3  # fates: not simulated, attained, rejected, lost in another way
@@ -43,7 +45,7 @@ class Bench(NamedTuple):
 
 
 class Search(NamedTuple):
-    """The data of a search; also a Bench.
+    """The data of a search; also a Bench. Python passes it to entries, which begin with :func:`opened`.
 
     Attributes:
         source: Copies of the clusters to decide in.
@@ -87,3 +89,16 @@ class Search(NamedTuple):
     moments: Any
     ends: Any
     owns: Any
+
+
+@merged  # compiled functions cannot return records
+def opened(given):
+    """Return a search whose data came from Python, where one record is an array of one: (1,) notes and settings.
+
+    Its values are those of all clusters, (N, 1 + R), and its reward that of the settings.
+    """
+    return Search(
+        given.source, given.i, given.scratch, given.readings, given.notes[0], given.policies, given.lengths,
+        given.settings[0], given.plan, given.fates, given.covered, given.trial, given.nothing, given.settings[0].reward,
+        given.values[given.i], given.shortlist, given.moments, given.ends, given.owns,
+    )  # fmt: skip
