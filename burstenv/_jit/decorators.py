@@ -18,8 +18,10 @@ from burstenv._jit.blas import leave_blas_unimported
 from burstenv._jit.cache import bounds_are_checked, is_cold, keep_on_disk
 from burstenv._jit.interpreted import INTERPRETED, interpreted_entry
 from burstenv._jit.linking import Detached, EntryKernel, InnerKernel
+from burstenv._jit.quicker_compiler import compile_quicker
 
 leave_blas_unimported()
+compile_quicker()
 
 # Kernels own no memory: without numba's runtime they cannot allocate, and calls between them count no
 # references, which took half of the time of a replay. Arithmetic is IEEE.
@@ -135,7 +137,7 @@ def announce_first_use() -> None:
     global _announced
     if not _announced and _COLD and not INTERPRETED:
         print(
-            "burstenv: compiling the engine, once per installation (about half a minute) ...",
+            "burstenv: compiling the engine, once per installation (a minute or two) ...",
             file=sys.stderr,
             flush=True,
         )
